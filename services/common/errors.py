@@ -12,6 +12,8 @@ Engines do not import this module (they travel without gRPC); servers translate 
 
 from __future__ import annotations
 
+from typing import cast
+
 import grpc
 import grpc.aio
 from google.protobuf import any_pb2, duration_pb2
@@ -87,7 +89,7 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> LightTtsError:
     """The leaf a downstream service meant, so that a refusal crosses every hop with its meaning and hints."""
     field: str | None = None
     retry_after: float | None = None
-    status = rpc_status.from_call(error)
+    status = rpc_status.from_call(cast(grpc.Call, error))  # it reads the trailing metadata alone
     for detail in status.details if status is not None else ():
         bad, retry = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
         if detail.Unpack(bad) and bad.field_violations:

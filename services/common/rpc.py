@@ -1,0 +1,111 @@
+"""What happens around every call: request id, readiness, metrics, and errors turned into rich statuses."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+import structlog
+from grpc_status import rpc_status
+
+from services.common import metrics
+from services.common.errors import Internal, LightTtsError, Unavailable, from_rpc_error, to_status
+from services.common.telemetry import REQUEST_ID_KEY, bind_request_id, current_request_id, new_request_id
+
+log = structlog.get_logger(__name__)
+
+
+def channel_options(max_message_bytes: int) -> list[tuple[str, int]]:
+    """gRPC options of both ends: message limit, and keepalive that notices a frozen peer within about 3 s."""
+    return [
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.keepalive_time_ms", 2000),
+        ("grpc.keepalive_timeout_ms", 1000),
+        ("grpc.http2.ping_timeout_ms", 1000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+        # A stopped reader must be felt within a second of audio, not after minutes of it.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", 64 * 1024),
+    ]
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps every handler but gRPC's own (health, reflection).
+
+    While `refusal` is a text, new calls are refused with UNAVAILABLE and that text (loading, draining).
+    Handlers raise `LightTtsError`s; any other exception is a defect: logged in full, answered as INTERNAL.
+    """
+
+    def __init__(self) -> None:
+        self.refusal: str | None = "loading the model; try again shortly"
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        handler: Any = await continuation(handler_call_details)
+        method = str(handler_call_details.method)
+        if handler is None or method.startswith("/grpc."):
+            return handler  # type: ignore[no-any-return]
+        kind = "_".join("stream" if s else "unary" for s in (handler.request_streaming, handler.response_streaming))
+        wrap = self._streaming if handler.response_streaming else self._unary
+        make = getattr(grpc, f"{kind}_rpc_method_handler")
+        return make(  # type: ignore[no-any-return]
+            wrap(method, getattr(handler, kind)),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    def _unary(self, method: str, behaviour: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            async with self._guard(method, context):
+                return await behaviour(request, context)
+
+        return call
+
+    def _streaming(self, method: str, behaviour: Callable[..., Any]) -> Callable[..., AsyncIterator[Any]]:
+        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+            async with self._guard(method, context), contextlib.aclosing(behaviour(request, context)) as responses:
+                async for response in responses:
+                    yield response
+
+        return call
+
+    @contextlib.asynccontextmanager
+    async def _guard(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[None]:
+        metadata = dict(context.invocation_metadata() or ())
+        bind_request_id(str(metadata.get(REQUEST_ID_KEY) or new_request_id()))
+        metrics.RPC_STARTED.labels(method).inc()
+        metrics.RPC_ACTIVE.labels(method).inc()
+        started = time.monotonic()
+        code = grpc.StatusCode.CANCELLED
+        try:
+            if self.refusal is not None:
+                raise Unavailable(self.refusal, retry_after=1.0)
+            yield
+            code = grpc.StatusCode.OK
+        except (LightTtsError, grpc.aio.AioRpcError) as error:
+            meant = error if isinstance(error, LightTtsError) else from_rpc_error(error)
+            code = meant.code
+            log.info("call refused", method=method, code=code.name, message=meant.message)
+            await context.abort_with_status(rpc_status.to_status(to_status(meant)))
+        except grpc.aio.AbortError:
+            code = context.code() or grpc.StatusCode.UNKNOWN
+            raise
+        except Exception:
+            code = grpc.StatusCode.INTERNAL
+            log.exception("call failed", method=method)
+            defect = Internal(f"internal error; the server's log has the details under request {current_request_id()}")
+            await context.abort_with_status(rpc_status.to_status(to_status(defect)))
+        finally:
+            metrics.RPC_ACTIVE.labels(method).dec()
+            metrics.RPC_FINISHED.labels(method, code.name).inc()
+            metrics.RPC_SECONDS.labels(method).observe(time.monotonic() - started)

@@ -1,0 +1,167 @@
+"""The life of a service process: listen, load, report SERVING, serve, drain on SIGTERM, exit.
+
+The port answers health checks from the first moment; SERVING comes only when the model is loaded and warmed.
+On SIGTERM or SIGINT: NOT_SERVING, a notice, no new streams, hand-over or finish within the grace, exit 0. A second
+signal ends the process at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import grpc.aio
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from services.common import metrics
+from services.common.modeldir import ModelDirError
+from services.common.rpc import CallInterceptor, channel_options
+from services.common.settings import ServiceSettings
+from services.common.telemetry import configure_logging
+
+log = structlog.get_logger(__name__)
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+TERMINATION_LOG = Path("/dev/termination-log")
+"""Where Kubernetes reads the reason of a container's death."""
+
+
+class StartError(Exception):
+    """The service cannot start; the message says why and what to do."""
+
+
+class Service(Protocol):
+    """What the bootstrap needs of a service."""
+
+    name: str
+    """Short name: encode, llm, decode, gateway."""
+    rpc_services: tuple[str, ...]
+    """Full names of the gRPC services it offers, for health and reflection."""
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Adds the handlers; called before the server listens."""
+
+    async def start(self) -> None:
+        """Loads and warms what is served. Raises StartError or ModelDirError when it cannot be served."""
+
+    async def drain(self) -> None:
+        """Called when no new streams come: hand over what can go on elsewhere."""
+
+    async def close(self) -> None:
+        """Releases everything. Called exactly once, also after a failed start."""
+
+
+class ServiceServer:
+    """One service behind one gRPC port. Tests run it in process; `run` is its life as a process of its own."""
+
+    def __init__(self, service: Service, settings: ServiceSettings) -> None:
+        self.service = service
+        self.settings = settings
+        self.port = 0
+        self._interceptor = CallInterceptor()
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(
+            interceptors=[self._interceptor],
+            # Two processes on one port would share its calls in silence; a taken port must be an error.
+            options=[*channel_options(settings.max_message_bytes), ("grpc.so_reuseport", 0)],
+        )
+
+    @property
+    def address(self) -> str:
+        return f"{self.settings.host}:{self.port}"
+
+    async def start(self) -> None:
+        """Listens, loads, reports SERVING. Raises StartError or ModelDirError; call `close` afterwards in any case."""
+        self.service.register(self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (*self.service.rpc_services, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+        await self._report(NOT_SERVING)
+        wanted = f"{self.settings.host}:{self.settings.port}"
+        try:
+            self.port = self._server.add_insecure_port(wanted)
+        except RuntimeError as error:
+            raise StartError(f"cannot listen on {wanted}: is another process using it? Set LIGHTTTS_PORT") from error
+        await self._server.start()
+        log.info("loading", address=self.address)
+        await self.service.start()
+        self._interceptor.refusal = None
+        await self._report(SERVING)
+        log.info("serving", address=self.address)
+
+    async def drain(self) -> None:
+        """Takes the service out of rotation, lets running streams move or finish, and stops listening."""
+        await self._report(NOT_SERVING)
+        await asyncio.sleep(self.settings.drain_notice_seconds)
+        self._interceptor.refusal = "draining; another worker will serve you"
+        await self.service.drain()
+        await self._server.stop(self.settings.drain_grace_seconds)
+
+    async def close(self) -> None:
+        """Stops at once; running calls are cancelled."""
+        self._interceptor.refusal = "stopping"
+        await self._report(NOT_SERVING)
+        await self._server.stop(0)
+        await self.service.close()
+
+    async def _report(self, status: int) -> None:
+        metrics.READY.set(1 if status == SERVING else 0)
+        for name in ("", *self.service.rpc_services):
+            await self._health.set(name, status)
+
+
+def run(make_service: Callable[[], Service], settings: ServiceSettings, name: str) -> int:
+    """Runs a service until it is told to stop and returns the process's exit code."""
+    configure_logging(name, settings.worker_name, settings.log_level, settings.log_format)
+    try:
+        asyncio.run(_live(make_service, settings))
+    except (StartError, ModelDirError) as error:
+        log.error("cannot start", reason=str(error))
+        _write_termination_message(str(error))
+        return 1
+    return 0
+
+
+async def _live(make_service: Callable[[], Service], settings: ServiceSettings) -> None:
+    stop = asyncio.Event()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            os._exit(1)
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    server = ServiceServer(make_service(), settings)
+    try:
+        metrics.serve_metrics(settings.host, settings.metrics_port)
+    except OSError as error:
+        raise StartError(f"cannot serve metrics on port {settings.metrics_port}: {error}") from error
+    starting = asyncio.create_task(server.start())
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            await starting
+            await stopping
+            log.info("draining")
+            await server.drain()
+    finally:
+        for task in (starting, stopping):
+            task.cancel()
+        await asyncio.gather(starting, stopping, return_exceptions=True)
+        await server.close()
+        log.info("stopped")
+
+
+def _write_termination_message(message: str) -> None:
+    if TERMINATION_LOG.exists() and os.access(TERMINATION_LOG, os.W_OK):
+        TERMINATION_LOG.write_text(message[:4096], encoding="utf-8")

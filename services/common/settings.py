@@ -1,0 +1,70 @@
+"""Settings every service shares: one frozen, documented class per service builds on `ServiceSettings`.
+
+Values come from command-line flags (`--log-level debug`), then from the environment (`LIGHTTTS_LOG_LEVEL=debug`),
+then from the defaults below. `--help` of each service prints every field with its text.
+"""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+EMBEDDED_MODEL = Path(__file__).resolve().parents[2] / "models" / "tiny"
+
+
+class Settings(BaseSettings):
+    """Base of all settings: `LIGHTTTS_` environment prefix, immutable, unknown flags refused."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LIGHTTTS_",
+        frozen=True,
+        extra="forbid",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+    )
+
+    @classmethod
+    def from_command_line(cls, arguments: list[str] | None = None) -> Self:
+        """Parses `arguments` (default: the process's own) over the environment; exits with usage on a wrong flag."""
+        return cls(_cli_parse_args=True if arguments is None else arguments)
+
+
+class ServiceSettings(Settings):
+    """What every process of the system can be told."""
+
+    host: str = "127.0.0.1"
+    """Address the gRPC server listens on; 0.0.0.0 or [::] in containers."""
+    port: int = Field(default=0, ge=0, le=65535)
+    """Port of the gRPC server; 0 takes a free one."""
+    metrics_port: int = Field(default=0, ge=0, le=65535)
+    """Port of the Prometheus endpoint /metrics; 0 turns it off."""
+    worker_name: str = Field(default_factory=socket.gethostname)
+    """Name of this worker in events, logs and metrics; the pod's name in a cluster."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe log line that is written."""
+    log_format: Literal["auto", "json", "plain"] = "auto"
+    """json for machines, plain for people; auto writes plain on a terminal."""
+    drain_notice_seconds: float = Field(default=1.0, ge=0)
+    """On SIGTERM: seconds between reporting NOT_SERVING and refusing new streams, for clients to look away."""
+    drain_grace_seconds: float = Field(default=30.0, ge=0)
+    """On SIGTERM: longest wait for running streams to finish."""
+    max_message_bytes: int = Field(default=16 * 2**20, gt=0)
+    """Largest gRPC message accepted, in bytes."""
+
+
+class ModelServiceSettings(ServiceSettings):
+    """What a service that runs a model can be told beside."""
+
+    model_dir: Path = EMBEDDED_MODEL
+    """Model directory in the official CosyVoice2/3 layout; default: the embedded demonstration voice."""
+    torch_threads: int = Field(default=1, ge=1)
+    """CPU threads torch may use for one operation."""
+    heartbeat_seconds: float = Field(default=0.1, gt=0)
+    """Seconds between signs of life on a stream."""

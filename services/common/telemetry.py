@@ -1,0 +1,63 @@
+"""Structured logs: plain on a terminal, JSON elsewhere, every line with the request id it belongs to."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import uuid
+from typing import Literal
+
+import structlog
+
+REQUEST_ID_KEY = "x-request-id"
+"""gRPC metadata key and HTTP header that carry the request id from hop to hop."""
+
+
+def configure_logging(service: str, worker: str, level: str, style: Literal["auto", "json", "plain"]) -> None:
+    """Sets up logging of the whole process, standard-library loggers included. Call once, at start."""
+    plain = style == "plain" or (style == "auto" and sys.stderr.isatty())
+    renderer: structlog.types.Processor = (
+        structlog.dev.ConsoleRenderer() if plain else structlog.processors.JSONRenderer(ensure_ascii=False)
+    )
+    shared: list[structlog.types.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    tail: list[structlog.types.Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
+    if not plain:
+        tail.append(structlog.processors.format_exc_info)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[*tail, renderer]),
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    for noisy in ("httpx", "httpcore", "uvicorn.access", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(service=service, worker=worker)
+
+
+def new_request_id() -> str:
+    """A fresh request id: 32 hex digits."""
+    return uuid.uuid4().hex
+
+
+def bind_request_id(request_id: str) -> None:
+    """Makes every log line of the current task and its children carry `request_id`."""
+    structlog.contextvars.bind_contextvars(request_id=request_id)
+
+
+def current_request_id() -> str:
+    """The request id bound to the current task, or an empty string."""
+    return str(structlog.contextvars.get_contextvars().get("request_id", ""))

@@ -17,7 +17,9 @@ def configure_logging(service: str, worker: str, level: str, style: Literal["aut
     """Sets up logging of the whole process, standard-library loggers included. Call once, at start."""
     plain = style == "plain" or (style == "auto" and sys.stderr.isatty())
     renderer: structlog.types.Processor = (
-        structlog.dev.ConsoleRenderer() if plain else structlog.processors.JSONRenderer(ensure_ascii=False)
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        if plain
+        else structlog.processors.JSONRenderer(ensure_ascii=False)
     )
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,

@@ -1,0 +1,62 @@
+"""How events reach the task of one call: from an engine's thread, from a reader task, or as a failure."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Mailbox(Generic[T]):
+    """Events for one call, in order. Created in the call's task; `post` may be called from any thread.
+
+    It holds no more than its senders are allowed to produce: engines stop at a stream's lead, readers at a message.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._items: asyncio.Queue[T | BaseException] = asyncio.Queue()
+
+    def post(self, item: T) -> None:
+        """Delivers an event; when the call's loop has ended, nobody is left to read it and it is dropped."""
+        self._deliver(item)
+
+    def fail(self, error: BaseException) -> None:
+        """Makes the reader's next `take` raise `error`."""
+        self._deliver(error)
+
+    def _deliver(self, item: T | BaseException) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._items.put_nowait, item)
+
+    async def take(self, wait: float | None = None) -> T | None:
+        """The next event, or None after `wait` seconds without one. Raises what was passed to `fail`."""
+        try:
+            async with asyncio.timeout(wait):
+                item = await self._items.get()
+        except TimeoutError:
+            return None
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+
+@contextlib.asynccontextmanager
+async def background(work: Coroutine[Any, Any, None], mailbox: Mailbox[T]) -> AsyncIterator[None]:
+    """Runs `work` beside the block and ends with it; a failure of the work surfaces through the mailbox."""
+
+    async def watch() -> None:
+        try:
+            await work
+        except Exception as error:  # noqa: BLE001 - whatever happened belongs to the call, which raises it
+            mailbox.fail(error)
+
+    task = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

@@ -1,6 +1,78 @@
-PY := .venv/bin/python
-PROTOS := $(wildcard protos/lighttts/v1/*.proto)
+# light-tts: `make` prints this file's targets. Needs python3 (3.11 or newer) and make; the rest is installed into .venv.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
 
-lighttts/.made: $(PROTOS)
-	PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) -m grpc_tools.protoc -Iprotos --python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. $(PROTOS)
-	touch $@
+PYTHON ?= python3
+# An additional package index for torch, for example PyTorch's own CPU index, whose build is much smaller than PyPI's.
+TORCH_INDEX ?=
+# Further arguments of `make test`: make test ARGS="-k pool -x"
+ARGS ?=
+
+BIN := .venv/bin
+PROTOS := $(wildcard protos/lighttts/v1/*.proto)
+BUF_VERSION := 1.75.0
+BUF := .tools/buf-$(BUF_VERSION)/node_modules/.bin/buf
+
+.PHONY: help setup protos demo run test test-system lint format clean
+
+help: ## Show the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: .venv/.ready ## Create .venv and install everything (TORCH_INDEX=url adds an index for torch)
+
+protos: lighttts/.made ## Generate the lighttts package from protos/
+
+demo: setup protos ## Start the whole system, speak one sentence into demo.wav, stop
+	@$(BIN)/light-tts demo
+
+run: setup protos ## Start the whole system and leave it serving until Ctrl-C
+	@$(BIN)/light-tts up
+
+test: setup protos ## Run the tests that need Python wheels only (ARGS="-k name")
+	@$(BIN)/python -m pytest -m "not system" $(ARGS)
+
+test-system: setup protos $(BUF) ## Run what needs npm or Debian packages: so far, buf over the protos
+	@$(BUF) lint protos
+	@$(BUF) format --diff --exit-code protos
+	@echo "buf: the protos follow the style guide and its format"
+
+lint: setup protos ## Check style, types and protos (ruff, mypy --strict, buf where npm is at hand)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@if command -v npm >/dev/null; then $(MAKE) $(BUF) && $(BUF) lint protos && echo "buf lint: no issues"; \
+	else echo "buf lint: skipped, npm is not installed"; fi
+
+format: setup ## Format the Python code and sort its imports
+	@$(BIN)/ruff check --select I --fix --quiet .
+	@$(BIN)/ruff format .
+
+clean: ## Remove everything that was generated, .venv included
+	@rm -rf .venv .tools lighttts build .run demo.wav *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# pip's words go to a log; people see one line per large download, and the log's end when something fails.
+.venv/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "light-tts needs Python 3.11 or newer; '$(PYTHON)' is" \
+	    "$$($(PYTHON) --version 2>&1 || true). Try: make PYTHON=python3.12 setup" >&2; exit 1; }
+	@echo "Installing into .venv (a few minutes at the first time; all of pip's output: .venv/install.log)"
+	@$(PYTHON) -m venv .venv
+	@PYTHONUNBUFFERED=1 $(BIN)/pip install --disable-pip-version-check --progress-bar off -c constraints.txt \
+	    $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[dev]' 2>&1 \
+	  | tee .venv/install.log \
+	  | awk '/Downloading .* MB\)/ || /^Installing collected/ { print "  " substr($$0, 1, 100); fflush() }' \
+	  || { tail -n 15 .venv/install.log >&2; echo "Installing failed; the lines above say why." >&2; exit 1; }
+	@touch $@
+
+lighttts/.made: $(PROTOS) | .venv/.ready
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=. --grpc_python_out=. \
+	    --mypy_out=quiet:. --mypy_grpc_out=quiet:. $(PROTOS)
+	@touch $@
+
+$(BUF):
+	@command -v npm >/dev/null || { echo "this needs npm (Debian package npm)" >&2; exit 1; }
+	@npm install --silent --no-save --prefix .tools/buf-$(BUF_VERSION) @bufbuild/buf@$(BUF_VERSION)
+	@touch $@

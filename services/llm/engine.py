@@ -1,0 +1,255 @@
+"""The llm engine: one thread that schedules, runs and postprocesses, step after step.
+
+Callers on any thread submit requests and get events; everything else happens in the engine thread, which takes
+callers' commands between two steps. A failure stays with the sequence that caused it, and whatever ends a sequence
+(its last token, an error, a cancel, closing) frees its K/V blocks through the one method `_drop`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import Counter
+from collections.abc import Callable
+from collections.abc import Sequence as Ids
+from dataclasses import dataclass
+
+from services.common.modeldir import ModelDir
+from services.llm.backends import Backend
+from services.llm.layout import RequestError
+from services.llm.scheduler import EngineLimits, Order, Scheduler, Work, fifo
+from services.llm.sequence import Event, FailedEvent, Request, Sequence, TokensEvent, check_text_ids
+
+OnEvent = Callable[[Event], None]
+
+
+class EngineFull(Exception):
+    """The engine runs and queues as many sequences as its limits allow; try another worker, or later."""
+
+
+class EngineClosed(Exception):
+    """The engine was closed; no sequence runs any more."""
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """The engine after its latest turn."""
+
+    waiting: int = 0
+    running: int = 0
+    """Sequences that hold K/V blocks."""
+    held: int = 0
+    """Of those running, the ones that cannot run now: held back by their token budget, or awaiting text."""
+    kv_blocks_used: int = 0
+    kv_blocks_total: int = 0
+    batch_size: int = 0
+    """Sequences in the latest turn; 0 when there was nothing to run."""
+    model_steps: int = 0
+    tokens_generated: int = 0
+    prefill_tokens: int = 0
+    preemptions: int = 0
+    finished: int = 0
+    cancelled: int = 0
+    failed: int = 0
+
+
+class Handle:
+    """A submitted request, as its submitter names it to the engine."""
+
+    __slots__ = ("_on_event", "_sequence")
+
+    def __init__(self, sequence: Sequence, on_event: OnEvent) -> None:
+        self._sequence = sequence
+        self._on_event = on_event
+
+
+class LlmEngine:
+    """Continuous batching of speech-token generation over one backend. Thread-safe; owns one thread."""
+
+    def __init__(
+        self, backend: Backend, model: ModelDir, limits: EngineLimits | None = None, order: Order = fifo
+    ) -> None:
+        self.limits = limits or EngineLimits()
+        self.steps = 0
+        """Turns of the loop, idle ones included: while it grows the engine is alive."""
+        self._backend, self._model = backend, model
+        self._scheduler = Scheduler(self.limits, order)
+        self._arrivals = itertools.count()
+        self._wake = threading.Condition()
+        self._commands: list[Callable[[], object]] = []
+        self._live: dict[Sequence, Handle] = {}
+        self._closing = False
+        self._counts: Counter[str] = Counter()
+        self._batch_size = 0
+        self._stats = EngineStats(kv_blocks_total=self.limits.num_blocks)
+        backend.reserve(self.limits.num_blocks, self.limits.block_size)
+        self._thread = threading.Thread(target=self._run, name="llm-engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: Request, on_event: OnEvent) -> Handle:
+        """Queues a request. `on_event` is called from the engine thread and must not block.
+
+        The last event of a sequence is a TokensEvent with `last` or a FailedEvent; none follows a cancel that has
+        taken effect. Raises RequestError (bad request), EngineFull (try elsewhere or later), EngineClosed.
+        """
+        sequence = Sequence(request, self._model, self.limits.max_request_tokens, next(self._arrivals))
+        handle = Handle(sequence, on_event)
+        with self._wake:
+            if self._closing:
+                raise EngineClosed("the engine is closed")
+            if len(self._live) >= self.limits.max_running + self.limits.max_waiting:
+                raise EngineFull(f"{len(self._live)} requests are running or waiting, which is this engine's limit")
+            self._live[sequence] = handle
+        self._post(lambda: self._start(handle))
+        return handle
+
+    def cancel(self, handle: Handle) -> None:
+        """Stops a sequence before the next step at the latest; does nothing when it has already ended."""
+        handle._sequence.closed = True  # at once, so that a step under way reports nothing more
+        self._post(lambda: self._drop(handle, "cancelled"))
+
+    def set_max_tokens(self, handle: Handle, max_tokens: int | None) -> None:
+        """Holds generation once `max_tokens` raw ids are decoded (resumed ones included); None lifts the hold."""
+        if max_tokens is not None and max_tokens < 0:
+            raise RequestError(f"max_tokens {max_tokens} is negative; use 0 to hold generation back")
+        self._post(lambda: setattr(handle._sequence, "max_tokens", max_tokens))
+
+    def append_text(self, handle: Handle, ids: Ids[int]) -> None:
+        """Adds text to a request submitted with `text_complete=False`. Raises RequestError for ids out of range.
+
+        Text beyond the request's token limit fails the sequence with a RequestError event.
+        """
+        check_text_ids(ids, self._model.llm)
+        self._post(lambda: self._guarded(handle, lambda: handle._sequence.add_text(ids)))
+
+    def end_text(self, handle: Handle) -> None:
+        """Says that the text is complete; an empty text fails the sequence with a RequestError event."""
+        self._post(lambda: self._guarded(handle, handle._sequence.end_text))
+
+    @property
+    def alive(self) -> bool:
+        """False once the engine is closed; every submit is then refused."""
+        return not self._closing
+
+    def stats(self) -> EngineStats:
+        """A snapshot taken after the latest turn."""
+        return self._stats
+
+    def close(self) -> None:
+        """Fails every live sequence with EngineClosed and ends the thread; safe to call twice."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _post(self, command: Callable[[], object]) -> None:
+        with self._wake:
+            self._commands.append(command)
+            self._wake.notify()
+
+    def _run(self) -> None:
+        try:
+            busy = False
+            while not self._closing:
+                busy = self._turn(busy)
+        finally:  # also after a defect of the loop itself: nobody is left waiting for an engine that is gone
+            with self._wake:
+                self._closing = True
+                handles = list(self._live.values())
+            for handle in handles:
+                self._fail(handle, EngineClosed("the engine was closed before the utterance ended"))
+            self._stats = self._snapshot()
+
+    def _turn(self, busy: bool) -> bool:
+        """Takes the callers' commands, then does one step; sleeps first when the last turn had nothing to do."""
+        with self._wake:
+            if not (busy or self._commands or self._closing):
+                self._wake.wait(self.limits.heartbeat_s)
+            commands, self._commands = self._commands, []
+        for command in commands:
+            command()
+        busy = self._step()
+        self.steps += 1
+        self._stats = self._snapshot()
+        return busy
+
+    def _step(self) -> bool:
+        """Schedule, run, postprocess; false when there was nothing to do."""
+        batch = self._scheduler.schedule()
+        for work, token in self._execute(batch) if batch else ():
+            work.sequence.computed += work.count
+            self._counts["prefill_tokens"] += work.count if work.count > 1 else 0
+            if token is not None and not work.sequence.closed:
+                self._accept(self._live[work.sequence], token)
+        self._counts["model_steps"] += bool(batch)
+        self._batch_size = len(batch)
+        return bool(batch)
+
+    def _execute(self, batch: list[Work]) -> list[tuple[Work, int | None]]:
+        """Runs a batch; if it fails, runs its items one by one so that only the culprits fail."""
+        try:
+            return list(zip(batch, self._backend.step(batch), strict=True))
+        except Exception as error:  # noqa: BLE001 - whatever a model raises must not end the loop that serves others
+            if len(batch) == 1:
+                self._fail(self._live[batch[0].sequence], error)
+                return []
+        return [pair for work in batch for pair in self._execute([work])]
+
+    def _accept(self, handle: Handle, token: int) -> None:
+        self._counts["tokens_generated"] += 1
+        event = handle._sequence.accept(token)
+        if event.last:
+            self._drop(handle, "finished")
+        self._emit(handle, event)
+
+    def _start(self, handle: Handle) -> None:
+        sequence = handle._sequence
+        if sequence.closed:
+            return
+        if sequence.finish_reason is not None:  # resumed where nothing is left to decode
+            self._drop(handle, "finished")
+            self._emit(handle, TokensEvent((), (), True, sequence.finish_reason))
+        else:
+            self._scheduler.add(sequence)
+
+    def _guarded(self, handle: Handle, change: Callable[[], None]) -> None:
+        try:
+            if not handle._sequence.closed:
+                change()
+        except RequestError as error:
+            self._fail(handle, error)
+
+    def _emit(self, handle: Handle, event: Event) -> None:
+        try:
+            handle._on_event(event)
+        except Exception:  # noqa: BLE001 - a listener that raises has lost its own stream, nobody else's
+            self._drop(handle, "failed")
+
+    def _fail(self, handle: Handle, error: Exception) -> None:
+        cancelled = handle._sequence.closed
+        if self._drop(handle, "cancelled" if cancelled else "failed") and not cancelled:
+            self._emit(handle, FailedEvent(error))
+
+    def _drop(self, handle: Handle, outcome: str) -> bool:
+        """Forgets a sequence and frees all it holds; false when that had already happened."""
+        with self._wake:
+            known = self._live.pop(handle._sequence, None) is not None
+        handle._sequence.closed = True
+        if known:
+            self._scheduler.remove(handle._sequence)
+            self._counts[outcome] += 1
+        return known
+
+    def _snapshot(self) -> EngineStats:
+        scheduler = self._scheduler
+        return EngineStats(
+            waiting=len(scheduler.waiting),
+            running=len(scheduler.running),
+            held=sum(not sequence.runnable for sequence in scheduler.running),
+            kv_blocks_used=scheduler.allocator.used,
+            kv_blocks_total=scheduler.allocator.num_blocks,
+            batch_size=self._batch_size,
+            preemptions=scheduler.preemptions,
+            **self._counts,
+        )

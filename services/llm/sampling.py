@@ -1,0 +1,143 @@
+"""Repetition-aware sampling (RAS, spec section 4.5), vectorised over a batch on its device.
+
+A draw picks the largest of log p + Gumbel noise, and the noise is a hash of (seed, position, token id, draw): the same
+on every device and whatever else is in the batch, so that a moved, preempted or resumed sequence draws as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+_MASK32 = 0xFFFFFFFF
+_ID_BITS = 20  # speech vocabularies have far fewer ids than 2^20
+
+
+@dataclass(frozen=True)
+class SamplingRow:
+    """One sequence's sampling in this step."""
+
+    seed: int
+    position: int
+    """Index of the token to draw among the sequence's decoded ids."""
+    temperature: float
+    top_p: float
+    top_k: int
+    repeats: float
+    """The drawn id is replaced when it occurs at least this often in `window`; infinity turns the rule off."""
+    window: Sequence[int]
+    """The latest decoded ids."""
+
+
+class Draw(Protocol):
+    """The two random choices of RAS."""
+
+    def nucleus(self, probabilities: Tensor, ids: Tensor, kept: Tensor) -> Tensor:
+        """Chooses one of each row's kept entries. All [B, K], sorted, the kept ones first. Returns indices [B]."""
+
+    def full(self, rows: Tensor, scores: Tensor) -> Tensor:
+        """Chooses from softmax(scores) [R, S] for the batch rows `rows` [R]. Returns ids [R]."""
+
+
+def ras_sample(logits: Tensor, rows: Sequence[SamplingRow], banned: Tensor, draw: Draw) -> Tensor:
+    """Draws one id per row: from the nucleus first, again from everything if that id was recently decoded.
+
+    logits [B, S] float32, banned [B, S] bool; returns ids [B].
+    """
+    device = logits.device
+    temperature = torch.tensor([row.temperature for row in rows], device=device)
+    scores = torch.log_softmax(logits / temperature[:, None], dim=-1).masked_fill(banned, -torch.inf)
+    probabilities, ids, kept = nucleus(
+        scores, torch.tensor([row.top_p for row in rows], device=device), [row.top_k for row in rows]
+    )
+    chosen = ids.gather(1, draw.nucleus(probabilities, ids, kept)[:, None])
+    width = max(len(row.window) for row in rows)
+    window = torch.tensor([[*row.window, *[-1] * (width - len(row.window))] for row in rows], device=device)
+    occurrences = (window == chosen).sum(dim=1)
+    repeated = (occurrences >= torch.tensor([row.repeats for row in rows], device=device)).nonzero()[:, 0]
+    if repeated.numel():
+        # Without the repeated id, and without top-k and top-p.
+        again = scores[repeated].scatter(1, chosen[repeated], -torch.inf)
+        chosen[repeated] = draw.full(repeated, again)[:, None]
+    return chosen[:, 0]
+
+
+def nucleus(scores: Tensor, top_p: Tensor, top_k: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """The most probable ids of each row: probabilities, ids and which entries are kept, all [B, K], descending.
+
+    Entries are kept while their number is below top_k and those before them sum to less than top_p [B]; equal
+    probabilities stand in order of id, as in a stable sort.
+    """
+    probabilities = torch.softmax(scores, dim=-1)
+    size = probabilities.shape[-1]
+    # Float bits of non-negative numbers order like the numbers; the id below them makes every key unique, so that
+    # top-k equals a stable sort on every device.
+    descending_ids = size - 1 - torch.arange(size, device=scores.device)
+    keys = (probabilities.view(torch.int32).long() << _ID_BITS) | descending_ids
+    ids = keys.topk(min(max(top_k), size), dim=-1).indices
+    top = probabilities.gather(1, ids)
+    before = torch.cat((torch.zeros_like(top[:, :1]), top.cumsum(dim=-1)[:, :-1]), dim=-1)
+    rank = torch.arange(ids.shape[1], device=scores.device)
+    limit = torch.tensor(list(top_k), device=scores.device)
+    return top, ids, (before < top_p[:, None]) & (rank < limit[:, None])
+
+
+class CounterDraw:
+    """Gumbel-max draws with counter-based noise."""
+
+    def __init__(self, rows: Sequence[SamplingRow], device: torch.device) -> None:
+        low = torch.tensor([row.seed & _MASK32 for row in rows], device=device)
+        high = torch.tensor([row.seed >> 32 for row in rows], device=device)
+        position = torch.tensor([row.position for row in rows], device=device)
+        self._key = mix32(mix32(mix32(low + 1) ^ high) + position)
+
+    def nucleus(self, probabilities: Tensor, ids: Tensor, kept: Tensor) -> Tensor:
+        scores = probabilities.log().masked_fill(~kept, -torch.inf)
+        return (scores + gumbel(self._key, 0, ids)).argmax(dim=-1)
+
+    def full(self, rows: Tensor, scores: Tensor) -> Tensor:
+        ids = torch.arange(scores.shape[-1], device=scores.device).expand_as(scores)
+        return (scores + gumbel(self._key[rows], 1, ids)).argmax(dim=-1)
+
+
+class MultinomialDraw:
+    """Upstream's draws: `torch.multinomial` on a CPU generator, row by row. For parity checks only."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self._generator = generator
+
+    def nucleus(self, probabilities: Tensor, ids: Tensor, kept: Tensor) -> Tensor:
+        # The generator's consumption depends on the length of the list, so exactly the kept entries go in.
+        chosen = [self._one(row[: int(count)]) for row, count in zip(probabilities, kept.sum(dim=1), strict=True)]
+        return torch.stack(chosen).to(ids.device)
+
+    def full(self, rows: Tensor, scores: Tensor) -> Tensor:
+        return torch.stack([self._one(row) for row in scores.softmax(dim=-1)]).to(rows.device)
+
+    def _one(self, probabilities: Tensor) -> Tensor:
+        return torch.multinomial(probabilities.cpu(), 1, generator=self._generator)[0]
+
+
+def gumbel(key: Tensor, draw: int, ids: Tensor) -> Tensor:
+    """Standard Gumbel noise [B, K] float32 for row keys [B] and token ids [B, K]."""
+    bits = mix32(mix32(key + draw)[:, None] ^ mix32(ids + 1))
+    # -log(-log(1 - v)) with v in (0, 1): the large values, which decide, come from small v, where float32 is finest.
+    uniform = ((bits.double() + 0.5) / 2**32).float().clamp(max=1 - 2**-24)
+    return -torch.log(-torch.log1p(-uniform))
+
+
+def mix32(x: Tensor) -> Tensor:
+    """A bijective hash of the low 32 bits of an int64 tensor (xor-shift and multiply).
+
+    Both multipliers are below 2^31, so no product leaves int64 and every device computes the same.
+    """
+    x = x & _MASK32
+    x = x ^ (x >> 16)
+    x = (x * 0x21F0AAAD) & _MASK32
+    x = x ^ (x >> 15)
+    x = (x * 0x735A2D97) & _MASK32
+    return x ^ (x >> 15)

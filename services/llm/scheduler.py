@@ -1,0 +1,154 @@
+"""Which sequences take part in the next step, and with how many rows.
+
+Iteration-level scheduling: every step anew, decoding sequences advance by one row and sequences with more rows to
+feed (a new prompt, a text block, a recomputation) by as many as the step's prefill budget leaves. Sequences without a
+place in the K/V cache wait; when blocks run out, the last in order is preempted and later recomputed from its rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from services.llm.blocks import BlockAllocator
+from services.llm.sequence import Sequence
+
+Order = Callable[[Sequence], tuple[float, ...]]
+"""A sort key: the smallest runs first, keeps its blocks longest, and is admitted first."""
+
+
+def fifo(sequence: Sequence) -> tuple[float, ...]:
+    """First come, first served."""
+    return (sequence.arrival,)
+
+
+def earliest_deadline(sequence: Sequence) -> tuple[float, ...]:
+    """The most urgent first; those without a deadline last, in order of arrival."""
+    deadline = sequence.request.deadline
+    return (math.inf if deadline is None else deadline, sequence.arrival)
+
+
+@dataclass(frozen=True)
+class EngineLimits:
+    """What one engine takes on."""
+
+    max_running: int = 32
+    """Sequences that hold K/V blocks at once, so also the largest batch."""
+    max_waiting: int = 128
+    """Sequences beyond `max_running` that may queue; one more is refused."""
+    total_tokens: int = 32768
+    """Size of the K/V cache in rows, all sequences together."""
+    max_request_tokens: int = 4096
+    """Rows one sequence may take: prompt, text and speech together."""
+    prefill_tokens: int = 512
+    """Rows of prompt fed per step at most, so that a long prompt does not stall the streams that decode."""
+    admission_interval: int = 1
+    """Steps between admissions; more lets prompts gather into fewer, larger steps."""
+    block_size: int = 16
+    """Rows per K/V block."""
+    heartbeat_s: float = 0.1
+    """An idle engine turns at least this often, so that its step counter tells a live loop from a hung one."""
+
+    def __post_init__(self) -> None:
+        if min(self.max_running, self.prefill_tokens, self.admission_interval, self.block_size) < 1:
+            raise ValueError("max_running, prefill_tokens, admission_interval and block_size must be at least 1")
+        if self.max_waiting < 0 or self.heartbeat_s <= 0:
+            raise ValueError("max_waiting must not be negative and heartbeat_s must be positive")
+        if not 0 < self.max_request_tokens <= self.num_blocks * self.block_size:
+            raise ValueError(
+                f"max_request_tokens {self.max_request_tokens} must fit into total_tokens {self.total_tokens}"
+            )
+
+    @property
+    def num_blocks(self) -> int:
+        return self.total_tokens // self.block_size
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Feed the next `count` rows of `sequence`; `samples` says whether a token follows the last of them."""
+
+    sequence: Sequence
+    start: int
+    count: int
+    samples: bool
+
+
+class Scheduler:
+    """Waiting and running sequences, and the blocks the running ones hold. Used by the engine thread alone."""
+
+    def __init__(self, limits: EngineLimits, order: Order = fifo) -> None:
+        self.limits = limits
+        self.allocator = BlockAllocator(limits.num_blocks, limits.block_size)
+        self.waiting: list[Sequence] = []
+        self.running: list[Sequence] = []
+        self.preemptions = 0
+        self._order = order
+        self._since_admission = limits.admission_interval
+
+    def add(self, sequence: Sequence) -> None:
+        self.waiting.append(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forgets a sequence, wherever it is, and frees its blocks."""
+        self.allocator.release(sequence.blocks)
+        for queue in (self.waiting, self.running):
+            if sequence in queue:
+                queue.remove(sequence)
+
+    def schedule(self) -> list[Work]:
+        """Chooses the next step's work; every chosen sequence has blocks for the rows it is to feed."""
+        self._admit()
+        batch: list[Work] = []
+        prefill_left = self.limits.prefill_tokens
+        for sequence in sorted(self.running, key=self._order):
+            count = min(sequence.pending, prefill_left) if sequence.pending > 1 else sequence.pending
+            preempted = sequence not in self.running  # by one before it in this loop
+            if preempted or count == 0 or not sequence.runnable:
+                continue
+            if self._reserve(sequence, sequence.computed + count):
+                prefill_left -= count if sequence.pending > 1 else 0
+                batch.append(Work(sequence, sequence.computed, count, samples=count == sequence.pending))
+        return batch
+
+    def _admit(self) -> None:
+        """Moves waiting sequences in while there is room for their rows and the first token after them."""
+        self._since_admission += 1
+        idle = not any(s.runnable for s in self.running)
+        if self._since_admission < self.limits.admission_interval and not idle:
+            return
+        for sequence in sorted(self.waiting, key=self._order):
+            if not sequence.runnable:
+                continue
+            rows = sequence.pending + 1
+            while len(self.running) >= self.limits.max_running or self.allocator.shortage([], rows):
+                victim = self._last_held()
+                if victim is None:
+                    return
+                self._preempt(victim)
+            self.waiting.remove(sequence)
+            self.running.append(sequence)
+            self.allocator.grow(sequence.blocks, rows)
+            self._since_admission = 0
+
+    def _reserve(self, sequence: Sequence, rows: int) -> bool:
+        """Gives `sequence` blocks for `rows` rows, preempting those behind it; false if it had to yield itself."""
+        while self.allocator.shortage(sequence.blocks, rows):
+            victim = self._last_held() or max(self.running, key=self._order)
+            self._preempt(victim)
+            if victim is sequence:
+                return False
+        self.allocator.grow(sequence.blocks, rows)
+        return True
+
+    def _last_held(self) -> Sequence | None:
+        """Of the running sequences that cannot run now (held back, or awaiting text) the last in order."""
+        return max((s for s in self.running if not s.runnable), key=self._order, default=None)
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.allocator.release(sequence.blocks)
+        sequence.computed = 0
+        self.running.remove(sequence)
+        self.waiting.append(sequence)
+        self.preemptions += 1

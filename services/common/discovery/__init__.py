@@ -1,0 +1,7 @@
+"""Who the workers of a service are: full sets of addresses, delivered each time they change."""
+
+from services.common.discovery.base import Discovery, discover
+from services.common.discovery.dns import DnsDiscovery
+from services.common.discovery.static import StaticDiscovery
+
+__all__ = ["Discovery", "DnsDiscovery", "StaticDiscovery", "discover"]

@@ -1,0 +1,100 @@
+"""The flow-matching solver: Euler steps from noise to mel with classifier-free guidance (spec section 5.3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from services.decode.flow.past import Pass, Past
+
+NOISE_FRAMES = 15000
+"""Frames of noise, prompt included: the longest utterance (300 s)."""
+GUIDANCE_ROWS = 2
+"""Row 0 sees the conditioning, row 1 does not."""
+
+
+class Estimator(Protocol):
+    """What the solver asks of a network: CosyVoice2's UNet now, CosyVoice3's transformer by the same interface."""
+
+    layers: int
+
+    def time_terms(self, t: Tensor) -> list[Tensor]: ...
+
+    def __call__(self, x: Tensor, time_terms: list[Tensor], frames: Pass) -> Tensor: ...
+
+
+def noise_table(mel: int = 80) -> Tensor:
+    """The model's constant noise [15000, mel] (the transpose of the spec's, so that frames come first)."""
+    generator = torch.Generator("cpu").manual_seed(0)
+    return torch.randn(1, mel, NOISE_FRAMES, generator=generator)[0].T.contiguous()
+
+
+def euler_times(steps: int) -> list[tuple[Tensor, Tensor]]:
+    """(t, dt) of each Euler step on the cosine schedule, t accumulated in float32 as upstream does."""
+    span = 1 - torch.cos(torch.linspace(0, 1, steps + 1) * 0.5 * math.pi)
+    t, dt = span[0], span[1] - span[0]
+    times = []
+    for step in range(1, steps + 1):
+        times.append((t, dt))
+        t = t + dt
+        if step < steps:
+            dt = span[step + 1] - t
+    return times
+
+
+class Solver:
+    """Runs the estimator over all Euler steps for the new frames of a batch of streams."""
+
+    def __init__(self, estimator: Estimator, *, steps: int, cfg_rate: float, mel: int, device: torch.device) -> None:
+        self._estimator, self._cfg_rate = estimator, cfg_rate
+        self._noise = noise_table(mel).to(device)
+        times = euler_times(steps)
+        self._dts = [float(dt) for _, dt in times]
+        with torch.inference_mode():
+            self._terms = [estimator.time_terms(t.reshape(1).to(device)) for t, _ in times]
+
+    @property
+    def steps(self) -> int:
+        return len(self._dts)
+
+    def noise(self, start: int, end: int) -> Tensor:
+        """Frames [start, end) of the constant noise, prompt included: [end - start, mel]."""
+        return self._noise[start:end]
+
+    def solve(
+        self,
+        x: Tensor,
+        mu: Tensor,
+        speakers: Tensor,
+        cond: Tensor,
+        open_pass: Callable[[int], Pass],
+        on_step: Callable[[], None],
+    ) -> tuple[Tensor, Sequence[Pass]]:
+        """Noise to mel for new frames: x, mu, cond [S, N, mel], speakers [S, mel] -> ([S, N, mel], the passes).
+
+        `open_pass(step)` gives each step's pass over its own pasts (they differ: keys depend on that step's x); the
+        caller commits them. `on_step` is called after each step, so that a supervisor sees progress.
+        """
+        streams, frames, mel = x.shape
+        rows = x.new_zeros(streams, GUIDANCE_ROWS, frames, 4 * mel)
+        rows[:, 0, :, mel : 2 * mel] = mu
+        rows[:, 0, :, 2 * mel : 3 * mel] = speakers[:, None]
+        rows[:, 0, :, 3 * mel :] = cond
+        passes = []
+        for step, (dt, terms) in enumerate(zip(self._dts, self._terms, strict=True)):
+            rows[..., :mel] = x[:, None]
+            passes.append(open_pass(step))
+            velocity = self._estimator(rows.flatten(0, 1), terms, passes[-1]).view(streams, GUIDANCE_ROWS, frames, mel)
+            guided = (1.0 + self._cfg_rate) * velocity[:, 0] - self._cfg_rate * velocity[:, 1]
+            x = x + dt * guided
+            on_step()
+        return x, passes
+
+
+def step_pasts(pasts: Sequence[list[Past] | None], step: int) -> list[Past | None]:
+    """Each stream's past of one Euler step; None for streams that keep none."""
+    return [stream[step] if stream is not None else None for stream in pasts]

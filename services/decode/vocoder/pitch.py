@@ -1,0 +1,65 @@
+"""Pitch and phase, in float64 whatever the model's precision (spec section 7.1, 7.2).
+
+Phase is a running sum: a pitch that differs in the last float32 digits between two computations of the same frame
+moves every later sample. In float64 a streamed vocoder equals one run over the whole mel to float32 rounding.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+PITCH_REACH = 5
+"""Frames on either side that one frame's pitch depends on: five convolutions over three frames each."""
+
+
+class PitchPredictor(nn.Module):
+    """Mel to fundamental frequency in Hz."""
+
+    def __init__(self, mel: int, channels: int) -> None:
+        super().__init__()
+        widths = [mel] + [channels] * PITCH_REACH
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            layers += [nn.Conv1d(before, after, 3, padding=1), nn.ELU()]
+        self.condnet = nn.Sequential(*layers)
+        self.classifier = nn.Linear(channels, 1)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """[B, mel, M] -> Hz, non-negative, [B, M]."""
+        out: Tensor = self.classifier(self.condnet(mel).transpose(1, 2))
+        return out[..., 0].abs()
+
+
+def cycles_per_frame(f0: Tensor, harmonics: int, sample_rate: int, hop: int) -> Tensor:
+    """How many turns each harmonic makes during a frame: f0 [M] in Hz, float64 -> [M, harmonics]."""
+    order = torch.arange(1, harmonics + 1, dtype=f0.dtype, device=f0.device)
+    return torch.remainder(f0[:, None] * order / sample_rate, 1.0) * hop
+
+
+def accumulate(turns: Tensor, before: Tensor) -> Tensor:
+    """Phase at the end of each frame, in turns: turns [M, H], before [H] (the phase so far) -> [M, H]."""
+    return before + torch.cumsum(turns, dim=0)
+
+
+def interpolate_phase(phase: Tensor, before: Tensor | None, hop: int) -> Tensor:
+    """Phase per frame to phase per sample, linear between frame centres: [M, H] -> [M * hop, H], in turns of [0, 1).
+
+    `before` [H] is the frame ahead of the first one; None at the utterance's beginning, where the phase is held at
+    its first value, as it is at its last value after the end.
+    """
+    first = phase[:1] if before is None else before[None]
+    padded = torch.cat((first, phase, phase[-1:]))
+    offset = (torch.arange(hop, dtype=phase.dtype, device=phase.device) + 0.5) / hop - 0.5
+    early, late = offset[: hop // 2, None], offset[hop // 2 :, None]
+    previous, here, following = padded[:-2, None], padded[1:-1, None], padded[2:, None]
+    samples = torch.cat((here + early * (here - previous), here + late * (following - here)), dim=1)
+    return torch.remainder(samples, 1.0).flatten(0, 1)
+
+
+def voiced(f0: Tensor, threshold: float, hop: int) -> Tensor:
+    """Which samples are voiced: f0 [M] -> bool [M * hop, 1]."""
+    return F.threshold(f0, threshold, 0.0).gt(0).repeat_interleave(hop)[:, None]

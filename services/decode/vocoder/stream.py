@@ -1,0 +1,120 @@
+"""HiFT as a stream: mel frames in, samples out, equal to one run over the whole mel.
+
+The generator looks a few frames to either side. A stream keeps some frames to its left and holds back some to its
+right; each call runs the generator over one window and returns its trustworthy middle. There is no cross-fade: phase
+continues in float64 and noise is a function of the absolute sample, so neighbouring windows agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from services.common.modeldir import VocoderConfig
+from services.common.weights import load_strict
+from services.decode.vocoder.hift import Generator
+from services.decode.vocoder.pitch import PITCH_REACH, PitchPredictor, accumulate, cycles_per_frame
+from services.decode.vocoder.source import HarmonicSource, NoiseTable
+
+
+@dataclass(frozen=True)
+class Context:
+    """Frames a sample needs on either side of its own to come out as if the whole mel were there."""
+
+    left: int
+    right: int
+
+
+@dataclass
+class VocoderState:
+    """One stream's vocoder as data; small (about 20 kB) and never evicted.
+
+    emitted  frames whose samples have been returned
+    start    absolute frame of `mel`'s first row
+    mel      float32 [n, mel]: left context, then frames still held back
+    phase    float64 [harmonics], turns at the end of frame `source_start - 1`
+    """
+
+    seed: int
+    phase: Tensor = field(repr=False)
+    mel: Tensor = field(repr=False)
+    emitted: int = 0
+    start: int = 0
+
+    @property
+    def source_start(self) -> int:
+        """The first frame whose pitch the window can tell: the frames before it only serve as its context."""
+        return self.start + PITCH_REACH if self.start else 0
+
+
+class Vocoder:
+    """The vocoder of one checkpoint. Not thread-safe: one engine thread owns it."""
+
+    def __init__(
+        self, config: VocoderConfig, weights: Mapping[str, Tensor], context: Context, device: torch.device | None = None
+    ) -> None:
+        """Raises ModelDirError when the weights do not fit the configuration."""
+        self.config, self.context = config, context
+        self.device = device or torch.device("cpu")
+        self.generator = Generator(config)
+        self.source = HarmonicSource(config)
+        self.pitch = PitchPredictor(config.in_channels, config.f0_channels)
+        prefixes = {"m_source.": self.source, "f0_predictor.": self.pitch}
+        for prefix, module in prefixes.items():
+            part = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+            load_strict(module, part, f"hift.pt ({prefix}*)")
+        load_strict(self.generator, weights, "hift.pt", ignore=tuple(prefixes))
+        for module in (self.generator, self.source, self.pitch):
+            module.to(self.device).eval().requires_grad_(False)
+        self.pitch.double()
+        self.noise = NoiseTable(self.source.harmonics)
+        self.noise.to(self.device)
+
+    def open(self, seed: int) -> VocoderState:
+        """A stream's state before its first frame."""
+        return VocoderState(
+            seed=seed,
+            phase=torch.zeros(self.source.harmonics, dtype=torch.float64, device=self.device),
+            mel=torch.zeros(0, self.config.in_channels, device=self.device),
+        )
+
+    @torch.inference_mode()
+    def append(self, state: VocoderState, mel: Tensor, last: bool) -> Tensor:
+        """Takes the next mel frames [n, mel] and returns the samples now certain, [frames * hop], possibly none.
+
+        With `last` everything held back comes out too.
+        """
+        window = torch.cat((state.mel, mel.to(self.device)))
+        end = state.start + window.shape[0]
+        ready = end if last else max(state.emitted, end - self.context.right)
+        if ready == state.emitted:
+            state.mel = window
+            return window.new_zeros(0)
+        audio, phase = self.run_window(state, window)
+        hop, source_start = self.config.hop, state.source_start
+        samples = audio[(state.emitted - source_start) * hop : (ready - source_start) * hop].clone()
+        state.emitted = ready
+        self._trim(state, window, phase, source_start)
+        return samples
+
+    def run_window(self, state: VocoderState, window: Tensor) -> tuple[Tensor, Tensor]:
+        """Samples [n * hop] of the window's frames from `state.source_start` on, and their phase [n, harmonics]."""
+        config, first = self.config, state.source_start - state.start
+        f0 = self.pitch(window.T[None].double())[0, first:]
+        turns = cycles_per_frame(f0, self.source.harmonics, config.sample_rate, config.hop)
+        phase = accumulate(turns, state.phase)
+        before = state.phase if state.source_start else None
+        noise = self.noise.read(state.seed, state.source_start * config.hop, f0.shape[0] * config.hop)
+        source = self.source(f0, phase, before, noise)
+        return self.generator(window[first:].T[None], source[None])[0], phase
+
+    def _trim(self, state: VocoderState, window: Tensor, phase: Tensor, source_start: int) -> None:
+        """Drops the frames no later window needs; `phase` begins at `source_start`."""
+        start = max(state.start, state.emitted - self.context.left - PITCH_REACH)
+        state.mel = window[start - state.start :].clone()
+        state.start = start
+        if state.source_start > source_start:
+            state.phase = torch.remainder(phase[state.source_start - 1 - source_start], 1.0)

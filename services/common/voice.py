@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from services.common.modeldir import ModelDir
+
 _FORMAT = b"light-tts voice 1"
 
 
@@ -74,3 +76,15 @@ def model_identity(files: Iterable[Path]) -> str:
             stream.seek(max(65536, size - 65536))
             digest.update(stream.read())
     return digest.hexdigest()
+
+
+def voice_identity(model: ModelDir) -> str:
+    """The fingerprint of what a voice is computed from: configuration, tokenizer and front-end graphs.
+
+    The llm, flow and vocoder weights are left out on purpose: a voice does not depend on them, so checkpoints
+    fine-tuned from one base share its voices.
+    """
+    names = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json")
+    tokenizer = [path for path in (model.tokenizer_dir / name for name in names) if path.is_file()]
+    yaml = model.path / f"{model.family}.yaml"
+    return model_identity([yaml, model.speaker_encoder, model.speech_tokenizer, *tokenizer])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from services.common.errors import InvalidInput
 from services.common.modeldir import BundledVoice, ModelDir
-from services.common.voice import Voice, model_identity, voice_hash
+from services.common.voice import Voice, voice_hash, voice_identity
 from services.encode.audio import DEFAULT_LIMITS, AudioLimits, read_prompt
 from services.encode.features import TOKEN_RATE, prompt_mel, resample
 from services.encode.frontend import TextFrontend
@@ -64,15 +64,3 @@ class VoiceExtractor:
     def bundled(self, voice: BundledVoice) -> Voice:
         """A voice that ships inside the model directory."""
         return self.extract(voice.audio.read_bytes(), voice.transcript)
-
-
-def voice_identity(model: ModelDir) -> str:
-    """The fingerprint of what a voice is computed from: configuration, tokenizer and front-end graphs.
-
-    The llm, flow and vocoder weights are left out on purpose: a voice does not depend on them, so checkpoints
-    fine-tuned from one base share its voices.
-    """
-    names = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json")
-    tokenizer = [path for path in (model.tokenizer_dir / name for name in names) if path.is_file()]
-    yaml = model.path / f"{model.family}.yaml"
-    return model_identity([yaml, model.speaker_encoder, model.speech_tokenizer, *tokenizer])

@@ -1,0 +1,286 @@
+"""One utterance at the decode pool: tokens go in, audio comes out, whatever happens to the workers.
+
+A worker that dies, falls silent, stands still or drains loses the utterance to another one: every token so far is sent
+again with the last resume record, and what the listener already has is dropped by sample index.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeAlias
+
+import grpc
+import grpc.aio
+import structlog
+from prometheus_client import Counter
+
+from lighttts.v1 import audio_pb2, decode_pb2, decode_pb2_grpc
+from services.common.errors import Internal, Overloaded, Unavailable, from_rpc_error
+from services.common.pool import FailureReason, Lease, Pool
+from services.common.telemetry import REQUEST_ID_KEY
+from services.common.voice import Voice
+from services.common.voice_message import to_message
+
+log = structlog.get_logger(__name__)
+
+MOVES = Counter("lighttts_llm_decode_moves_total", "Utterances moved to another decode worker.", ["reason"])
+SAMPLE_BYTES = 4
+"""Workers answer in 32-bit floats."""
+Call: TypeAlias = "grpc.aio.StreamStreamCall[decode_pb2.DecodeRequest, decode_pb2.DecodeResponse]"
+
+
+@dataclass(frozen=True)
+class MovePolicy:
+    """When a worker has lost an utterance, and how often that may happen."""
+
+    silence_seconds: float = 3.0
+    """Without any message for so long, a worker is taken for frozen."""
+    stall_seconds: float = 15.0
+    """With heartbeats but no engine step for so long, its engine is taken for hung."""
+    max_moves: int = 3
+    """Moves one utterance may make before it fails."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """A worker took the utterance."""
+
+    worker: str
+    sample_rate: int
+
+
+@dataclass(frozen=True)
+class Moved:
+    """The utterance went on elsewhere."""
+
+    from_worker: str
+    reason: str
+
+
+Event = Started | Moved | decode_pb2.DecodedAudio
+
+
+class LossReason(StrEnum):
+    """Why an utterance left a worker, as metrics count it."""
+
+    DIED = "died"
+    SILENT = "silent"
+    STALLED = "stalled"
+    BROKE_PROTOCOL = "broke protocol"
+    FULL = "full"
+    DRAINING = "draining"
+
+
+# What the pool should hear of it. A full or draining worker has not failed; its health or its next answer tells.
+_FAILURES = {
+    LossReason.DIED: FailureReason.DIED,
+    LossReason.SILENT: FailureReason.STALLED,
+    LossReason.STALLED: FailureReason.STALLED,
+    LossReason.BROKE_PROTOCOL: FailureReason.INVALID,
+}
+# Statuses that say more about the worker than about the utterance: another worker may do better.
+_ELSEWHERE = {
+    grpc.StatusCode.UNAVAILABLE: LossReason.DIED,
+    grpc.StatusCode.CANCELLED: LossReason.DIED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: LossReason.FULL,
+}
+
+
+class WorkerLost(Exception):
+    """This worker will not finish the utterance; another one may."""
+
+    def __init__(self, reason: LossReason) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+
+
+@dataclass
+class _Outgoing:
+    """What one call has been sent."""
+
+    voice_wanted: bool = False
+    tokens: int = 0
+    last: bool = False
+    position: float = 0.0
+
+
+class DecodeStream:
+    """Tokens in by `push`, audio out by `events`. Belongs to one event loop; `push` never blocks."""
+
+    def __init__(
+        self, pool: Pool, start: decode_pb2.DecodeStart, voice: Voice, model_id: str, policy: MovePolicy
+    ) -> None:
+        self._pool = pool
+        self._start = start
+        self._voice = voice
+        self._model_id = model_id
+        self._policy = policy
+        self._tokens: list[int] = []
+        self._last = False
+        self._position = 0.0
+        self._changed = asyncio.Event()
+        self._record = b""
+        self._next_sample = 0
+        self._sequence = 0
+
+    def push(self, ids: Sequence[int], *, last: bool) -> None:
+        """Adds speech tokens; `last` ends the utterance."""
+        self._tokens.extend(ids)
+        self._last = self._last or last
+        self._changed.set()
+
+    def report_position(self, seconds: float) -> None:
+        """Passes the listener's position on, in seconds of this utterance's audio."""
+        self._position = seconds
+        self._changed.set()
+
+    async def events(self) -> AsyncGenerator[Event]:
+        """Yields until the last audio. Raises Unavailable or Overloaded when no worker is left, or what one refused."""
+        lost: dict[str, LossReason] = {}
+        while True:
+            async with self._lease(lost) as worker:
+                try:
+                    async with aclosing(self._converse(worker)) as events:
+                        async for event in events:
+                            yield event
+                            if isinstance(event, decode_pb2.DecodedAudio) and event.audio.last:
+                                return
+                except WorkerLost as error:
+                    reason = error.reason
+                    if reason in _FAILURES:
+                        worker.report_failure(_FAILURES[reason])
+            lost[worker.address] = reason
+            log.warning("decode worker lost an utterance", worker=worker.address, reason=reason, lost=len(lost))
+            if len(lost) > self._policy.max_moves:
+                raise Unavailable(f"{len(lost)} decode workers lost this utterance; the last one {reason}")
+            MOVES.labels(reason.value).inc()
+            yield Moved(worker.address, reason.value)
+
+    @asynccontextmanager
+    async def _lease(self, lost: Mapping[str, LossReason]) -> AsyncGenerator[Lease]:
+        """A worker that has not lost this utterance yet; without any, the reason that helps the client most."""
+        full = bool(lost) and all(reason is LossReason.FULL for reason in lost.values())
+        try:
+            async with self._pool.lease(exclude=lost.keys(), wait_seconds=0 if full else None) as worker:
+                yield worker
+        except Unavailable as error:
+            if full:
+                raise Overloaded("every decode worker is full; try again shortly") from error
+            raise
+
+    async def _converse(self, worker: Lease) -> AsyncGenerator[Event]:
+        """One worker's part of the utterance: until its last audio, or WorkerLost."""
+        stub = decode_pb2_grpc.DecodeStub(worker.channel)
+        call = stub.Decode(metadata=((REQUEST_ID_KEY, self._start.request_id),))
+        outgoing = _Outgoing()
+        writer = asyncio.create_task(self._write(call, outgoing))
+        watch = ProgressWatch(self._policy)
+        try:
+            while True:
+                response = await _read(call, watch)
+                match response.WhichOneof("response"):
+                    case "need_voice":
+                        outgoing.voice_wanted = True
+                        self._changed.set()
+                    case "started":
+                        yield Started(response.started.worker, response.started.sample_rate)
+                    case "audio":
+                        audio = self._advance(response.audio)
+                        if audio is not None:
+                            yield audio
+                    case "hand_over":
+                        raise WorkerLost(LossReason.DRAINING)
+        finally:
+            writer.cancel()
+            call.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
+
+    async def _write(self, call: Call, outgoing: _Outgoing) -> None:
+        """Sends what this call has not been sent yet, whenever something changes. The reader sees its failures."""
+        start = decode_pb2.DecodeStart()
+        start.CopyFrom(self._start)
+        start.resume_record = self._record
+        await call.write(decode_pb2.DecodeRequest(start=start))
+        while True:
+            self._changed.clear()
+            if outgoing.voice_wanted:
+                outgoing.voice_wanted = False
+                await call.write(decode_pb2.DecodeRequest(voice=to_message(self._voice, self._model_id)))
+            fresh = self._tokens[outgoing.tokens :]
+            if fresh or self._last > outgoing.last:
+                tokens = decode_pb2.SpeechTokens(ids=fresh, first_index=outgoing.tokens, last=self._last)
+                outgoing.tokens += len(fresh)
+                outgoing.last = self._last
+                await call.write(decode_pb2.DecodeRequest(tokens=tokens))
+            if self._position > outgoing.position:
+                outgoing.position = self._position
+                position = audio_pb2.PlaybackPosition(seconds=self._position)
+                await call.write(decode_pb2.DecodeRequest(position=position))
+            await self._changed.wait()
+
+    def _advance(self, decoded: decode_pb2.DecodedAudio) -> decode_pb2.DecodedAudio | None:
+        """Numbers the audio for the listener and drops what they have; None when nothing of it is new."""
+        audio = decoded.audio
+        known = self._next_sample - audio.first_sample
+        if known < 0:
+            raise Internal(f"a decode worker skipped {-known} samples")
+        self._record = decoded.resume_record
+        audio.pcm = audio.pcm[known * SAMPLE_BYTES :]
+        if not audio.pcm and not audio.last:
+            return None
+        audio.first_sample = self._next_sample
+        audio.sequence = self._sequence
+        self._next_sample += len(audio.pcm) // SAMPLE_BYTES
+        self._sequence += 1
+        return decoded
+
+
+class ProgressWatch:
+    """Tells a slow worker from a failed one by its heartbeats: only a step count that stands still means failure."""
+
+    def __init__(self, policy: MovePolicy) -> None:
+        self._policy = policy
+        self._steps = -1
+        self._progress_at = time.monotonic()
+
+    @property
+    def silence_seconds(self) -> float:
+        return self._policy.silence_seconds
+
+    def progress(self) -> None:
+        """Audio came: the worker is alive whatever its count says."""
+        self._progress_at = time.monotonic()
+
+    def beat(self, heartbeat: audio_pb2.Heartbeat) -> None:
+        """Raises WorkerLost when the engine owes us work and has not stepped for too long."""
+        waiting = heartbeat.state in (audio_pb2.Heartbeat.STATE_WAITING, audio_pb2.Heartbeat.STATE_WARMING)
+        if heartbeat.steps != self._steps or waiting:
+            self._steps = heartbeat.steps
+            self._progress_at = time.monotonic()
+        elif time.monotonic() - self._progress_at > self._policy.stall_seconds:
+            raise WorkerLost(LossReason.STALLED)
+
+
+async def _read(call: Call, watch: ProgressWatch) -> decode_pb2.DecodeResponse:
+    """The next message that is no heartbeat. Raises WorkerLost, or the error the worker meant for the client."""
+    while True:
+        try:
+            async with asyncio.timeout(watch.silence_seconds):
+                response = await call.read()
+        except TimeoutError as error:
+            raise WorkerLost(LossReason.SILENT) from error
+        except grpc.aio.AioRpcError as error:
+            if error.code() in _ELSEWHERE:
+                raise WorkerLost(_ELSEWHERE[error.code()]) from error
+            raise from_rpc_error(error) from error
+        if not isinstance(response, decode_pb2.DecodeResponse):  # grpc.aio.EOF
+            raise WorkerLost(LossReason.BROKE_PROTOCOL)
+        if response.WhichOneof("response") != "heartbeat":
+            watch.progress()
+            return response
+        watch.beat(response.heartbeat)

@@ -105,6 +105,7 @@ class Sequence:
     silent_run: int = 0
     text_length: int = 0
     """Text ids received so far, the prompt's not counted."""
+    text_ended: bool = False
 
     def __post_init__(self) -> None:
         request, config = self.request, self.model.llm
@@ -147,11 +148,15 @@ class Sequence:
         return self.layout.ready and not held and not self.closed
 
     def add_text(self, ids: Ids[int]) -> None:
+        if self.text_ended:
+            raise RequestError("text arrived after its end; send it as a new request")
         self.layout.add_text(ids)
         self.text_length += len(ids)
 
     def end_text(self) -> None:
-        self.layout.end_text()
+        if not self.text_ended:
+            self.text_ended = True
+            self.layout.end_text()
 
     def accept(self, token: int) -> TokensEvent:
         """Takes the next token and says what it means to the listener."""

@@ -1,0 +1,106 @@
+"""Our own draws: distributed as RAS says, reproducible, independent of the rest of the batch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from services.llm.sampling import CounterDraw, SamplingRow, gumbel, mix32, ras_sample
+
+CPU = torch.device("cpu")
+ROW = SamplingRow(0, 0, temperature=1.0, top_p=0.8, top_k=25, repeats=math.inf, window=())
+DRAWS = 20_000
+
+
+def draw(logits: Tensor, rows: list[SamplingRow], banned: Tensor | None = None) -> list[int]:
+    if banned is None:
+        banned = torch.zeros_like(logits, dtype=torch.bool)
+    ids: list[int] = ras_sample(logits, rows, banned, CounterDraw(rows, CPU)).tolist()
+    return ids
+
+
+def frequencies(logits: Tensor, row: SamplingRow, *, by: str = "seed") -> Tensor:
+    rows = [replace(row, **{by: i}) for i in range(DRAWS)]
+    drawn = draw(logits.expand(DRAWS, -1), rows)
+    return torch.bincount(torch.tensor(drawn), minlength=logits.shape[-1]) / DRAWS
+
+
+@pytest.mark.parametrize("by", ["seed", "position"])
+def test_nucleus_draws_follow_the_kept_probabilities(by: str) -> None:
+    probabilities = torch.tensor([[0.05, 0.4, 0.3, 0.05, 0.2]])
+    # 0.4 + 0.3 is below 0.8, so 0.2 is kept too, and the rest is not.
+    expected = torch.tensor([0, 0.4, 0.3, 0, 0.2]) / 0.9
+    torch.testing.assert_close(frequencies(probabilities.log(), ROW, by=by), expected, atol=0.015, rtol=0)
+
+
+def test_top_k_and_temperature() -> None:
+    probabilities = torch.tensor([[0.05, 0.4, 0.3, 0.05, 0.2]])
+    row = replace(ROW, top_p=1.0, top_k=2, temperature=0.5)
+    expected = torch.tensor([0, 0.16, 0.09, 0, 0]) / 0.25
+    torch.testing.assert_close(frequencies(probabilities.log(), row), expected, atol=0.015, rtol=0)
+
+
+def test_a_repeated_id_is_replaced_from_all_others() -> None:
+    probabilities = torch.tensor([[0.9, 0.05, 0.03, 0.02]])
+    row = replace(ROW, repeats=2.0, window=(0, 3, 0))
+    expected = torch.tensor([0, 0.5, 0.3, 0.2])
+    torch.testing.assert_close(frequencies(probabilities.log(), row), expected, atol=0.015, rtol=0)
+    assert draw(probabilities.log(), [replace(row, window=(0, 3, 1))]) == [0]
+    assert draw(probabilities.log(), [replace(row, repeats=math.inf)]) == [0]
+
+
+def test_banned_ids_are_never_drawn() -> None:
+    logits = torch.tensor([[9.0, 1.0, 0.0]]).repeat(500, 1)
+    banned = torch.tensor([[True, False, False]]).repeat(500, 1)
+    rows = [replace(ROW, seed=i, repeats=1.0, window=(1,)) for i in range(500)]
+    assert set(draw(logits, rows, banned)) == {2}
+
+
+def test_a_row_draws_the_same_in_any_batch() -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits = 2 * torch.randn(32, 729, generator=generator)
+    rows = [
+        SamplingRow(
+            seed=2**40 + i,
+            position=i,
+            temperature=0.5 + i / 20,
+            top_p=0.5 + i / 70,
+            top_k=1 + i,
+            repeats=1.0,
+            window=tuple(logits[i].topk(i % 5).indices.tolist()),
+        )
+        for i in range(32)
+    ]
+    together = draw(logits, rows)
+    assert together == [draw(logits[i : i + 1], rows[i : i + 1])[0] for i in range(32)]
+    assert together == draw(logits.flip(0), rows[::-1])[::-1]
+
+
+def test_noise_is_standard_gumbel_and_fixed_for_all_time() -> None:
+    noise = gumbel(mix32(torch.arange(200)), 0, torch.arange(1000).expand(200, -1)).double()
+    assert noise.isfinite().all()
+    assert abs(noise.mean().item() - 0.5772) < 0.01
+    assert abs(noise.std().item() - math.pi / math.sqrt(6)) < 0.01
+
+
+def test_draws_are_fixed_for_all_time() -> None:
+    """A moved stream continues on another machine and another version: these may never change."""
+    values = [0, 1, 2**32 - 1, 12345]
+    assert mix32(torch.tensor(values)).tolist() == [mix_integer(value) for value in values]
+    rows = [replace(ROW, seed=seed, position=p, top_p=1.0, top_k=729) for seed in (0, 7, 2**64 - 1) for p in range(4)]
+    assert draw(torch.zeros(len(rows), 729), rows) == PINNED
+
+
+def mix_integer(x: int) -> int:
+    x ^= x >> 16
+    x = x * 0x21F0AAAD % 2**32
+    x ^= x >> 15
+    x = x * 0x735A2D97 % 2**32
+    return x ^ (x >> 15)
+
+
+PINNED = [537, 543, 16...393, 710, ...]

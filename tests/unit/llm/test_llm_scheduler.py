@@ -1,0 +1,122 @@
+"""Which sequences run next: block bookkeeping, prefill budget, admission, order."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from llm_support import utterance
+
+from services.common.modeldir import ModelDir
+from services.llm.blocks import BlockAllocator
+from services.llm.layout import Prompt
+from services.llm.scheduler import EngineLimits, Order, Scheduler, Work, earliest_deadline, fifo
+from services.llm.sequence import Request, Sequence
+
+LONG = Request((1, 2, 3, 4, 5), Prompt(tuple(range(40)), tuple(range(50))))
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 30)), max_size=40), st.integers(1, 7))
+def test_blocks_are_never_shared_nor_lost(growths: list[tuple[int, int]], block_size: int) -> None:
+    allocator = BlockAllocator(20, block_size)
+    owners: list[list[int]] = [[] for _ in range(5)]
+    for owner, rows in growths:
+        blocks = owners[owner]
+        if rows == 0:
+            allocator.release(blocks)
+        elif allocator.shortage(blocks, rows):
+            with pytest.raises(MemoryError):
+                allocator.grow(blocks, rows)
+        else:
+            allocator.grow(blocks, rows)
+            assert len(blocks) * block_size >= rows
+        held = [block for blocks in owners for block in blocks]
+        assert len(held) == len(set(held)) == allocator.used
+    for blocks in owners:
+        allocator.release(blocks)
+    assert allocator.used == 0
+
+
+class Bench:
+    """A scheduler whose steps are played by hand."""
+
+    def __init__(self, model: ModelDir, limits: EngineLimits, order: Order = fifo) -> None:
+        self.model, self.scheduler, self.count = model, Scheduler(limits, order), 0
+
+    def add(self, request: Request) -> Sequence:
+        sequence = Sequence(request, self.model, self.scheduler.limits.max_request_tokens, self.count)
+        self.count += 1
+        self.scheduler.add(sequence)
+        return sequence
+
+    def step(self) -> list[Work]:
+        batch = self.scheduler.schedule()
+        for work in batch:
+            work.sequence.computed += work.count
+            if work.samples:
+                work.sequence.accept(7)
+        return batch
+
+
+def test_a_long_prompt_does_not_stall_a_running_stream(mini_dir: ModelDir) -> None:
+    bench = Bench(mini_dir, EngineLimits(prefill_tokens=20))
+    running = bench.add(utterance(1))
+    bench.step()
+    long = bench.add(LONG)
+    chunks = []
+    while not long.decoded:
+        by_sequence = {work.sequence: work for work in bench.step()}
+        assert by_sequence[running].samples
+        chunks.append(by_sequence[long].count)
+    assert chunks == [20, 20, 20, 20, 17]
+
+
+def test_waiting_requests_gather_between_admissions(mini_dir: ModelDir) -> None:
+    bench = Bench(mini_dir, EngineLimits(admission_interval=4))
+    bench.add(utterance(1))
+    bench.step()
+    bench.add(utterance(2))
+    bench.add(utterance(3))
+    assert [len(bench.step()) for _ in range(4)] == [1, 1, 1, 3]
+
+
+@pytest.mark.parametrize(("order", "expected"), [(fifo, [0, 1, 2]), (earliest_deadline, [2, 0, 1])])
+def test_order_decides_who_is_admitted_first(mini_dir: ModelDir, order: Order, expected: list[int]) -> None:
+    bench = Bench(mini_dir, EngineLimits(max_running=1), order)
+    deadlines = [9.0, None, 3.0]
+    sequences = [bench.add(replace(utterance(number), deadline=when)) for number, when in enumerate(deadlines)]
+    admitted = []
+    for _ in sequences:
+        (work,) = bench.step()
+        admitted.append(sequences.index(work.sequence))
+        bench.scheduler.remove(work.sequence)
+    assert admitted == expected
+    assert bench.scheduler.allocator.used == 0
+
+
+def test_the_last_in_order_yields_its_blocks(mini_dir: ModelDir) -> None:
+    bench = Bench(mini_dir, EngineLimits(total_tokens=30, max_request_tokens=30, block_size=1))
+    first, second = bench.add(utterance(1)), bench.add(utterance(2))
+    while bench.scheduler.preemptions == 0:
+        bench.step()
+    assert (second.computed, second.blocks) == (0, [])
+    assert first.pending == 1
+    decoded = list(second.decoded)
+    bench.scheduler.remove(first)
+    bench.step()
+    assert second.decoded == [*decoded, 7]
+
+
+def test_a_held_sequence_yields_before_any_that_can_run(mini_dir: ModelDir) -> None:
+    bench = Bench(mini_dir, EngineLimits(max_running=2))
+    held = bench.add(replace(utterance(1), max_tokens=1))
+    other = bench.add(utterance(2))
+    bench.step()
+    newcomer = bench.add(utterance(3))
+    assert {work.sequence for work in bench.step()} == {other, newcomer}
+    assert held.blocks == []
+    held.max_tokens = None
+    bench.scheduler.remove(other)
+    assert {work.sequence for work in bench.step()} == {held, newcomer}

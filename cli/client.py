@@ -1,0 +1,129 @@
+"""Speaking through a gateway's streaming API, with the figures a listener cares about."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+import grpc
+import grpc.aio
+
+from lighttts.v1 import tts_pb2, tts_pb2_grpc
+from lighttts.v1.audio_pb2 import AudioChunk
+from services.common.errors import from_rpc_error
+
+CONNECT_TIMEOUT = 5.0
+"""Seconds to wait for a connection before saying that no gateway is there."""
+
+
+class ClientError(Exception):
+    """The request failed; the message says why and what to do."""
+
+
+@dataclass
+class Speech:
+    """What became of one request. Times are measured here, at the client, from the moment the text was sent."""
+
+    seed: int = 0
+    sample_rate: int = 0
+    chunks: int = 0
+    samples: int = 0
+    time_to_first_audio: float = 0.0
+    seconds_spent: float = 0.0
+    """Until the last audio arrived."""
+    underrun_seconds: float = 0.0
+    """Silence a listener heard who played from the first chunk on; reported by the gateway."""
+    decode_workers: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def audio_seconds(self) -> float:
+        return self.samples / self.sample_rate if self.sample_rate else 0.0
+
+    @property
+    def real_time_factor(self) -> float:
+        """Seconds spent per second of audio; below 1 the system keeps up with a listener."""
+        return self.seconds_spent / self.audio_seconds if self.samples else 0.0
+
+
+async def speak(
+    server: str, config: tts_pb2.SynthesisConfig, text: str, on_audio: Callable[[AudioChunk], None]
+) -> Speech:
+    """Speaks `text` through StreamingSynthesize; `on_audio` gets every chunk (s16le, mono) as it arrives.
+
+    Raises ClientError.
+    """
+    async with grpc.aio.insecure_channel(server) as channel:
+        await _connect(channel, server)
+        speech = Speech()
+        started = time.monotonic()
+        responses = tts_pb2_grpc.TextToSpeechStub(channel).StreamingSynthesize(_requests(config, text))
+        try:
+            async for response in responses:
+                if response.HasField("audio") and response.audio.pcm:
+                    speech.seconds_spent = time.monotonic() - started
+                    _count(speech, response.audio)
+                    on_audio(response.audio)
+                else:
+                    _note(speech, response)
+        except grpc.aio.AioRpcError as error:
+            raise _client_error(error, server) from error
+        return speech
+
+
+async def list_voices(server: str) -> tts_pb2.ListVoicesResponse:
+    """The voices a gateway offers. Raises ClientError."""
+    async with grpc.aio.insecure_channel(server) as channel:
+        await _connect(channel, server)
+        try:
+            return await tts_pb2_grpc.VoicesStub(channel).ListVoices(tts_pb2.ListVoicesRequest(), timeout=30.0)
+        except grpc.aio.AioRpcError as error:
+            raise _client_error(error, server) from error
+
+
+async def _connect(channel: grpc.aio.Channel, server: str) -> None:
+    no_gateway = f"no gateway answers at {server}. Start one with `light-tts up`, or name one with --server"
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            state = channel.get_state(try_to_connect=True)
+            while state != grpc.ChannelConnectivity.READY:
+                if state == grpc.ChannelConnectivity.TRANSIENT_FAILURE:  # refused: nothing listens there
+                    raise ClientError(no_gateway)
+                await channel.wait_for_state_change(state)
+                state = channel.get_state()
+    except TimeoutError as error:
+        raise ClientError(no_gateway) from error
+
+
+async def _requests(config: tts_pb2.SynthesisConfig, text: str) -> AsyncIterator[tts_pb2.StreamingSynthesizeRequest]:
+    yield tts_pb2.StreamingSynthesizeRequest(config=config)
+    yield tts_pb2.StreamingSynthesizeRequest(text=text)
+    yield tts_pb2.StreamingSynthesizeRequest(end=tts_pb2.End())
+
+
+def _count(speech: Speech, audio: AudioChunk) -> None:
+    if speech.chunks == 0:
+        speech.time_to_first_audio = speech.seconds_spent
+        speech.sample_rate = audio.sample_rate
+    speech.chunks += 1
+    speech.samples += len(audio.pcm) // 2
+
+
+def _note(speech: Speech, response: tts_pb2.StreamingSynthesizeResponse) -> None:
+    if response.HasField("started"):
+        speech.seed = response.started.seed
+    elif response.HasField("warning"):
+        speech.warnings.append(response.warning.message)
+    elif response.HasField("resumed"):
+        speech.warnings.append(f"moved to another worker: {response.resumed.reason}")
+    elif response.HasField("finished"):
+        speech.underrun_seconds = response.finished.underrun_seconds
+        speech.decode_workers = list(response.finished.decode_workers)
+
+
+def _client_error(error: grpc.aio.AioRpcError, server: str) -> ClientError:
+    meant = from_rpc_error(error)
+    hint = f" (try again in {meant.retry_after:.0f} s)" if meant.retry_after else ""
+    return ClientError(f"{server} answered {error.code().name}: {meant.message}{hint}")

@@ -1,0 +1,52 @@
+"""What the commands say and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Coroutine
+from typing import Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from cli.worker import WorkerEvent
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+_COLOURS = {"starting": "dim", "serving": "green", "died": "bold red", "stopped": "dim"}
+
+
+def show_event(event: WorkerEvent) -> None:
+    """One line per event of a stack's process; deaths stand out."""
+    colour = _COLOURS[event.kind]
+    err.print(f"  {event.worker:<10} [{colour}]{event.kind:<9}[/] ", end="")
+    err.print(event.detail, markup=False, soft_wrap=True)
+
+
+def fail(message: str) -> NoReturn:
+    """Says what went wrong and ends the command with status 1."""
+    err.print("[bold red]error:[/] ", end="")
+    err.print(message, markup=False, soft_wrap=True)
+    raise typer.Exit(1)
+
+
+def run(main: Coroutine[Any, Any, None]) -> bool:
+    """Runs `main`; on Ctrl-C, SIGTERM or a closed terminal cancels it and returns False once it has cleaned up.
+
+    A second signal cancels the cleaning up as well, which then kills what it would have stopped.
+    """
+
+    async def guarded() -> bool:
+        task = asyncio.ensure_future(main)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, task.cancel)
+        await asyncio.wait({task})
+        if task.cancelled():
+            return False
+        task.result()
+        return True
+
+    return asyncio.run(guarded())

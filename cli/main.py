@@ -1,0 +1,149 @@
+"""The `light-tts` command line: options here, each command's work in a module of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from cli import doctor as doctor_module
+from cli.client import ClientError, list_voices
+from cli.console import err, fail, out, run, show_event
+from cli.demo import SENTENCE
+from cli.demo import demo as run_demo
+from cli.ports import PortError, default_ports, free_ports
+from cli.say import make_config, say_to_file, show_speech
+from cli.stack import Stack, StackConfig
+from cli.worker import WorkerError
+from services.common.settings import EMBEDDED_MODEL
+
+app = typer.Typer(
+    help="Zero-shot streaming text-to-speech as gRPC microservices.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Server = Annotated[str, typer.Option(envvar="LIGHTTTS_SERVER", help="The gateway's gRPC address, host:port.")]
+ModelDirectory = Annotated[
+    Path, typer.Option(envvar="LIGHTTTS_MODEL_DIR", help="Model directory in the official CosyVoice2/3 layout.")
+]
+
+
+class PortChoice(StrEnum):
+    """Where a stack's processes listen."""
+
+    default = "default"
+    free = "free"
+
+
+@app.command()
+def up(
+    decode: Annotated[int, typer.Option(min=1, max=32, help="Number of decode workers.")] = 2,
+    model_dir: ModelDirectory = EMBEDDED_MODEL,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The gateway's gRPC port.")] = 50050,
+    http_port: Annotated[int, typer.Option(min=1, max=65535, help="The gateway's HTTP port.")] = 8080,
+    ports: Annotated[
+        PortChoice, typer.Option(help="default: 50050 and up as documented; free: whatever is free.")
+    ] = PortChoice.default,
+    log_dir: Annotated[Path, typer.Option(help="Where each process writes its log.")] = Path(".run"),
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Run the whole system on this machine until Ctrl-C; a process that dies is started again."""
+    try:
+        chosen = free_ports(decode) if ports is PortChoice.free else default_ports(decode, port, http_port)
+        config = StackConfig(
+            model_dir=model_dir, decode_workers=decode, ports=chosen, log_dir=log_dir, log_level=log_level
+        )
+        run(_serve(config))
+    except (PortError, WorkerError) as error:
+        fail(str(error))
+
+
+async def _serve(config: StackConfig) -> None:
+    err.print(f"Starting encode, llm, {config.decode_workers} decode workers and the gateway (logs: {config.log_dir}):")
+    async with Stack(config, show_event) as stack:
+        server = "" if stack.ports.gateway.grpc == 50050 else f" --server {stack.gateway.address}"
+        out.print(f"Serving: gRPC {stack.gateway.address}, HTTP {stack.http_url}. Try:")
+        out.print(f'  light-tts say "Good morning, Alice, welcome to London."{server}', soft_wrap=True)
+        out.print("Ctrl-C stops everything.")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            err.print("Stopping:")
+
+
+@app.command()
+def say(
+    text: Annotated[str, typer.Argument(help="What to say.")],
+    voice: Annotated[str | None, typer.Option(help="A voice of the gateway; see `light-tts voices`.")] = None,
+    out_file: Annotated[Path, typer.Option("--out", help="The WAV file to write.")] = Path("out.wav"),
+    seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same speech.")] = None,
+    speed: Annotated[float, typer.Option(help="Speaking rate, 0.5 to 2.")] = 1.0,
+    prompt_audio: Annotated[Path | None, typer.Option(help="A recording of the voice to speak with.")] = None,
+    prompt_text: Annotated[str | None, typer.Option(help="What that recording says, word for word.")] = None,
+    server: Server = "127.0.0.1:50050",
+) -> None:
+    """Speak a text into a WAV file through the gateway's streaming API and show the figures."""
+    try:
+        config = make_config(voice, prompt_audio, prompt_text, seed, speed)
+        speech = asyncio.run(say_to_file(server, config, text, out_file))
+    except ClientError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    show_speech(speech, out_file)
+
+
+@app.command()
+def voices(server: Server = "127.0.0.1:50050") -> None:
+    """List the voices a gateway speaks with."""
+    try:
+        answer = asyncio.run(list_voices(server))
+    except ClientError as error:
+        fail(str(error))
+    table = Table("voice", "languages", "description", box=None, pad_edge=False)
+    for entry in answer.voices:
+        mark = " (default)" if entry.name == answer.default_voice else ""
+        table.add_row(f"{entry.name}{mark}", ", ".join(entry.languages), entry.description)
+    out.print(table)
+
+
+@app.command()
+def doctor(
+    model_dir: Annotated[Path, typer.Argument(help="Model directory to examine.")] = EMBEDDED_MODEL,
+) -> None:
+    """Check versions, devices, ports and the model directory; say what to do about what is wrong."""
+    colours = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+    failures = 0
+    for finding in doctor_module.examine(model_dir):
+        failures += finding.level == "fail"
+        out.print(f"[{colours[finding.level]}]{finding.level:<4}[/] ", end="")
+        out.print(finding.what, markup=False, soft_wrap=True)
+        if finding.remedy:
+            out.print(f"     → {finding.remedy}", markup=False, soft_wrap=True)
+    if failures:
+        fail(f"{failures} of these must be mended before light-tts can run")
+
+
+@app.command()
+def demo(
+    out_file: Annotated[Path, typer.Option("--out", help="The WAV file to write.")] = Path("demo.wav"),
+    text: Annotated[str, typer.Option(help="What to say.")] = SENTENCE,
+) -> None:
+    """Start everything on free ports, speak one sentence, show the figures, stop everything."""
+    try:
+        if not run(run_demo(out_file, text)):
+            err.print("stopped before the end")
+            raise typer.Exit(130)
+    except (PortError, WorkerError, ClientError) as error:
+        fail(str(error))
+
+
+def main() -> None:
+    """Entry point of the `light-tts` command."""
+    app()

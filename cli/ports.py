@@ -1,0 +1,101 @@
+"""Which ports the processes of a local stack listen on."""
+
+from __future__ import annotations
+
+import random
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+HOST = "127.0.0.1"
+FREE_RANGE = range(20000, 32000)
+"""Free ports are taken from here: below the range from which systems number outgoing connections, so that no
+connection of ours can sit on a port between its choice and its use."""
+
+
+class PortError(Exception):
+    """A port cannot be had; the message names it and says what to do."""
+
+
+@dataclass(frozen=True)
+class ServicePorts:
+    """The two ports of one process: gRPC and Prometheus metrics."""
+
+    grpc: int
+    metrics: int
+
+
+@dataclass(frozen=True)
+class StackPorts:
+    """The ports of a whole stack: one gateway, one encode, one llm, and as many decode workers as wanted."""
+
+    gateway: ServicePorts
+    http: int
+    encode: ServicePorts
+    llm: ServicePorts
+    decode: tuple[ServicePorts, ...]
+
+    def named(self) -> Iterator[tuple[str, int]]:
+        """Every port with what it is for, as shown to people."""
+        yield "gateway gRPC", self.gateway.grpc
+        yield "gateway HTTP", self.http
+        yield "gateway metrics", self.gateway.metrics
+        workers = {"encode": self.encode, "llm": self.llm}
+        workers |= {f"decode-{number}": ports for number, ports in enumerate(self.decode, start=1)}
+        for name, ports in workers.items():
+            yield f"{name} gRPC", ports.grpc
+            yield f"{name} metrics", ports.metrics
+
+
+def default_ports(decode_workers: int, gateway: int = 50050, http: int = 8080) -> StackPorts:
+    """The documented ports: 50050 and 8080 for clients, 50051 and up for workers, 9100 and up for metrics."""
+    return StackPorts(
+        gateway=ServicePorts(gateway, 9100),
+        http=http,
+        encode=ServicePorts(50051, 9101),
+        llm=ServicePorts(50052, 9102),
+        decode=tuple(ServicePorts(50061 + i, 9111 + i) for i in range(decode_workers)),
+    )
+
+
+def free_ports(decode_workers: int) -> StackPorts:
+    """Ports nobody listens on now. Raises PortError when there are not enough."""
+    wanted = 7 + 2 * decode_workers
+    candidates = random.sample(FREE_RANGE, len(FREE_RANGE))
+    found = []
+    for port in candidates:
+        if is_free(port):
+            found.append(port)
+        if len(found) == wanted:
+            break
+    else:
+        raise PortError(f"fewer than {wanted} ports are free in {FREE_RANGE.start}-{FREE_RANGE.stop - 1} of {HOST}")
+    pairs = [ServicePorts(*found[i : i + 2]) for i in range(0, wanted - 1, 2)]
+    return StackPorts(gateway=pairs[0], http=found[-1], encode=pairs[1], llm=pairs[2], decode=tuple(pairs[3:]))
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen on `port` of the loopback address now."""
+    with socket.socket() as probe:
+        # As servers do: connections that have ended but linger in the kernel do not occupy the port.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+        return True
+
+
+def require_free(ports: StackPorts) -> None:
+    """Raises PortError naming every port that is wanted twice or that another process uses."""
+    named = list(ports.named())
+    numbers = [port for _, port in named]
+    double = sorted({port for port in numbers if numbers.count(port) > 1})
+    if double:
+        raise PortError(f"port {double[0]} is wanted by two services; choose other values for --port and --http-port")
+    taken = [f"{port} ({name})" for name, port in named if not is_free(port)]
+    if taken:
+        raise PortError(
+            f"in use on {HOST}: {', '.join(taken)}. Is light-tts running already? Stop the other process, choose "
+            "--port and --http-port, or let every service take a free port with --ports free"
+        )

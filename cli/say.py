@@ -1,0 +1,76 @@
+"""`light-tts say`: one text to a WAV file, written while it is being spoken."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import soundfile
+from rich.table import Table
+
+from cli.client import ClientError, Speech, speak
+from cli.console import out
+from lighttts.v1 import audio_pb2, tts_pb2
+
+
+def make_config(
+    voice: str | None, prompt_audio: Path | None, prompt_text: str | None, seed: int | None, speed: float
+) -> tts_pb2.SynthesisConfig:
+    """The request's configuration. Raises ClientError when the options do not go together."""
+    config = tts_pb2.SynthesisConfig(format=audio_pb2.SAMPLE_FORMAT_S16LE, speed=speed)
+    if seed is not None:
+        config.seed = seed
+    if prompt_audio is not None or prompt_text is not None:
+        if prompt_audio is None or prompt_text is None:
+            raise ClientError(
+                "a voice of your own needs both --prompt-audio (a recording) and --prompt-text (its words)"
+            )
+        if voice is not None:
+            raise ClientError("choose either --voice or --prompt-audio with --prompt-text")
+        try:
+            config.prompt.audio = prompt_audio.read_bytes()
+        except OSError as error:
+            raise ClientError(f"cannot read {prompt_audio}: {error.strerror}") from error
+        config.prompt.transcript = prompt_text
+    elif voice is not None:
+        config.voice_name = voice
+    return config
+
+
+async def say_to_file(server: str, config: tts_pb2.SynthesisConfig, text: str, path: Path) -> Speech:
+    """Speaks `text` into a 16-bit WAV file that grows as audio arrives. Raises ClientError.
+
+    The file is created with the first audio: a refused request leaves an existing file as it was.
+    """
+    wav: soundfile.SoundFile | None = None
+
+    def write(audio: audio_pb2.AudioChunk) -> None:
+        nonlocal wav
+        if wav is None:
+            wav = soundfile.SoundFile(path, "w", audio.sample_rate, channels=1, subtype="PCM_16", format="WAV")
+        wav.buffer_write(audio.pcm, dtype="int16")
+
+    try:
+        speech = await speak(server, config, text, write)
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise ClientError(f"cannot write {path}: {error}") from error
+    finally:
+        if wav is not None:
+            wav.close()
+    if wav is None:
+        raise ClientError("the gateway sent no audio for this text; its log has the reason")
+    return speech
+
+
+def show_speech(speech: Speech, path: Path) -> None:
+    """The figures of one request, as a small table."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_row("written", f"{path} ({speech.audio_seconds:.2f} s of speech, seed {speech.seed})")
+    table.add_row("time to first audio", f"{speech.time_to_first_audio:.2f} s")
+    table.add_row("real-time factor", f"{speech.real_time_factor:.2f}")
+    table.add_row("chunks", str(speech.chunks))
+    table.add_row("decode workers", ", ".join(speech.decode_workers))
+    if speech.underrun_seconds:
+        table.add_row("playback waited", f"{speech.underrun_seconds:.2f} s")
+    for warning in speech.warnings:
+        table.add_row("warning", warning)
+    out.print(table)

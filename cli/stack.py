@@ -1,0 +1,131 @@
+"""The whole system as processes on loopback: what `light-tts up` and `demo` run, and what end-to-end tests break.
+
+async with Stack(StackConfig(decode_workers=2)) as stack:
+    ...                        # stack.gateway.address serves
+    stack.decode[0].kill()     # and comes back by itself
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from cli.ports import HOST, ServicePorts, StackPorts, free_ports, require_free
+from cli.worker import Worker, WorkerEvent, WorkerSpec
+from services.common.settings import EMBEDDED_MODEL
+
+
+@dataclass(frozen=True)
+class StackConfig:
+    """What a local stack consists of."""
+
+    model_dir: Path = EMBEDDED_MODEL
+    decode_workers: int = 2
+    ports: StackPorts | None = None
+    """None takes free ports, so that several stacks run side by side."""
+    log_dir: Path = Path(".run")
+    """One log file per process is written here; older ones are overwritten."""
+    log_level: str = "info"
+    torch_threads: int = 1
+    start_timeout: float = 180.0
+    """Longest wait for one process to load its model, in seconds."""
+    stop_grace: float = 10.0
+    """Seconds a process may take to stop before it is killed."""
+    restart_dead: bool = True
+    """Start a process again when it dies; tests that want it to stay dead say False."""
+
+
+class Stack:
+    """Encode, llm, decode workers and a gateway. Entering starts them all and waits until they serve.
+
+    Raises PortError when a port is taken and WorkerError when a process does not start; leaving, also by an error or
+    a cancellation, stops every process that was started.
+    """
+
+    def __init__(self, config: StackConfig, on_event: Callable[[WorkerEvent], None] = lambda event: None) -> None:
+        self.config = config
+        self.ports = config.ports or free_ports(config.decode_workers)
+        decode_target = _target(self.ports.decode)
+        upstream = ("--encode-target", _target([self.ports.encode]), "--llm-target", _target([self.ports.llm]))
+        model = ("--model-dir", str(config.model_dir), "--torch-threads", str(config.torch_threads))
+
+        def worker(name: str, module: str, ports: ServicePorts, *flags: str) -> Worker:
+            spec = self._spec(name, module, ports, flags)
+            return Worker(spec, on_event, config.start_timeout, config.restart_dead)
+
+        self.encode = worker("encode", "services.encode", self.ports.encode, *model)
+        self.llm = worker("llm", "services.llm", self.ports.llm, *model, "--decode-target", decode_target)
+        self.decode = [
+            worker(f"decode-{number}", "services.decode", ports, *model)
+            for number, ports in enumerate(self.ports.decode, start=1)
+        ]
+        self.gateway = worker("gateway", "gateway", self.ports.gateway, *upstream, "--http-port", str(self.ports.http))
+
+    @property
+    def http_url(self) -> str:
+        """Where the gateway's HTTP interface answers."""
+        return f"http://{HOST}:{self.ports.http}"
+
+    def workers(self) -> Iterator[Worker]:
+        """Every process, the gateway last."""
+        yield from (self.encode, self.llm, *self.decode, self.gateway)
+
+    async def __aenter__(self) -> Self:
+        require_free(self.ports)
+        self.config.log_dir.mkdir(parents=True, exist_ok=True)
+        for worker in self.workers():
+            worker.spec.log_file.write_bytes(b"")
+        try:
+            await _all_or_first_error([worker.start() for worker in self.workers()])
+        except BaseException:  # cancellation too: nothing that was started may stay behind
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Stops every process; cancelling this call kills those that are still running."""
+        await asyncio.gather(*(worker.stop(self.config.stop_grace) for worker in self.workers()))
+
+    def _spec(self, name: str, module: str, ports: ServicePorts, flags: tuple[str, ...]) -> WorkerSpec:
+        common = {
+            "--host": HOST,
+            "--port": ports.grpc,
+            "--metrics-port": ports.metrics,
+            "--worker-name": name,
+            "--log-level": self.config.log_level,
+            "--log-format": "json",
+            # Everything stops together here: half of the grace for what still speaks, half for the rest.
+            "--drain-grace-seconds": self.config.stop_grace / 2,
+        }
+        return WorkerSpec(
+            name=name,
+            module=module,
+            flags=(*(str(part) for pair in common.items() for part in pair), *flags),
+            address=f"{HOST}:{ports.grpc}",
+            metrics_port=ports.metrics,
+            log_file=self.config.log_dir / f"{name}.log",
+        )
+
+
+def _target(workers: list[ServicePorts] | tuple[ServicePorts, ...]) -> str:
+    return "static:///" + ",".join(f"{HOST}:{ports.grpc}" for ports in workers)
+
+
+async def _all_or_first_error(starts: list[Coroutine[None, None, None]]) -> None:
+    """Runs all; at the first error cancels the others and raises it as it is, not as a group."""
+    tasks = [asyncio.ensure_future(start) for start in starts]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

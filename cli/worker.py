@@ -1,0 +1,212 @@
+"""One process of a local stack: started, watched until it serves, restarted when it dies, stopped for good."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+FIRST_BACKOFF = 0.5
+LONGEST_BACKOFF = 30.0
+"""Seconds before a dead worker is started again: doubled after each death, up to the longest."""
+FORGIVEN_AFTER = 60.0
+"""Seconds of service after which the backoff begins anew."""
+HEALTH_INTERVAL = 0.1
+"""Seconds between looks at a starting worker's health."""
+
+
+class WorkerError(Exception):
+    """A worker did not start; the message names it, says why, and ends with the last lines of its log."""
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """How one process is started: `python -m module *flags`, reachable at `address`, writing to `log_file`."""
+
+    name: str
+    module: str
+    flags: tuple[str, ...]
+    address: str
+    metrics_port: int
+    log_file: Path
+
+
+@dataclass(frozen=True)
+class WorkerEvent:
+    """Something that happened to a worker, for people to read."""
+
+    worker: str
+    kind: Literal["starting", "serving", "died", "stopped"]
+    detail: str
+
+
+class Worker:
+    """A supervised process in a process group of its own, so that a terminal's Ctrl-C reaches the supervisor alone."""
+
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        on_event: Callable[[WorkerEvent], None],
+        start_timeout: float,
+        restart_dead: bool,
+    ) -> None:
+        self.spec = spec
+        self.name = spec.name
+        self.address = spec.address
+        self._on_event = on_event
+        self._start_timeout = start_timeout
+        self._restart_dead = restart_dead
+        self._process: asyncio.subprocess.Process | None = None
+        self._watcher: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id while it runs."""
+        return self._process.pid if self._process is not None and self._process.returncode is None else None
+
+    async def start(self) -> None:
+        """Starts the process and waits until it serves. Raises WorkerError when it dies or takes too long."""
+        await self._spawn()
+        await self._until_serving()
+        self._watcher = asyncio.create_task(self._watch(), name=f"watch {self.name}")
+
+    async def stop(self, grace: float) -> None:
+        """Stops it for good: SIGTERM, and SIGKILL after `grace` seconds or when this call is cancelled."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
+            self._watcher = None
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        try:
+            self._signal(signal.SIGTERM)
+            self.thaw()  # a frozen process hears SIGTERM only when it goes on
+            await asyncio.wait_for(process.wait(), grace)
+        except TimeoutError:
+            self._event("died", f"did not stop within {grace:.0f} s, killed")
+        finally:
+            self.kill()
+            await process.wait()
+        self._event("stopped", f"exit code {process.returncode}")
+
+    async def restart(self, grace: float = 5.0) -> None:
+        """Stops it if it runs, starts it again and waits until it serves. Raises WorkerError."""
+        await self.stop(grace)
+        await self.start()
+
+    def kill(self) -> None:
+        """Ends the process at once (SIGKILL), as a crash would; the supervisor then does what it does after a death."""
+        self._signal(signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """Halts the process where it is (SIGSTOP): its connections stay open, nothing answers."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Lets a frozen process go on (SIGCONT)."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
+
+    async def _spawn(self) -> None:
+        self._event("starting", f"log: {self.spec.log_file}")
+        with self.spec.log_file.open("ab") as output:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                self.spec.module,
+                *self.spec.flags,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    async def _until_serving(self) -> None:
+        started = time.monotonic()
+        while not await is_serving(self.address):
+            if self.pid is None:
+                raise WorkerError(f"{self.name} ended while starting ({self._ending()}).\n{self._log_tail()}")
+            if time.monotonic() - started > self._start_timeout:
+                limit = f"{self._start_timeout:.0f} s"
+                raise WorkerError(f"{self.name} did not get ready within {limit}.\n{self._log_tail()}")
+            await asyncio.sleep(HEALTH_INTERVAL)
+        self._event("serving", f"on {self.address} after {time.monotonic() - started:.1f} s")
+
+    async def _watch(self) -> None:
+        backoff = FIRST_BACKOFF
+        while self._process is not None:
+            began = time.monotonic()
+            await self._process.wait()
+            if not self._restart_dead:
+                self._event("died", self._ending())
+                return
+            if time.monotonic() - began > FORGIVEN_AFTER:
+                backoff = FIRST_BACKOFF
+            self._event("died", f"{self._ending()}; starting it again in {backoff:.1f} s (log: {self.spec.log_file})")
+            await asyncio.sleep(backoff)
+            backoff = min(2 * backoff, LONGEST_BACKOFF)
+            await self._spawn()
+            try:
+                await self._until_serving()
+            except WorkerError as error:
+                self._event("died", str(error))
+                self.kill()
+
+    def _ending(self) -> str:
+        code = None if self._process is None else self._process.returncode
+        if code is not None and code < 0:
+            return f"ended by {signal.Signals(-code).name}"
+        return f"exit code {code}"
+
+    def _log_tail(self, lines: int = 15) -> str:
+        try:
+            text = self.spec.log_file.read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            return f"Its log cannot be read: {error}"
+        tail = [f"  {readable(line)}" for line in text.splitlines()[-lines:]]
+        return "\n".join([f"The end of {self.spec.log_file}:", *tail])
+
+    def _event(self, kind: Literal["starting", "serving", "died", "stopped"], detail: str) -> None:
+        self._on_event(WorkerEvent(self.name, kind, detail))
+
+
+def readable(line: str) -> str:
+    """A log line for people: JSON as `level event key=value ...`, an exception's traceback below; others unchanged."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return line
+    if not isinstance(record, dict) or "event" not in record:
+        return line
+    skipped = ("event", "level", "timestamp", "logger", "service", "worker", "exception")
+    fields = "".join(f" {key}={value}" for key, value in record.items() if key not in skipped)
+    trace = f"\n{record['exception']}" if "exception" in record else ""
+    return f"{record.get('level', '')} {record['event']}{fields}{trace}".strip()
+
+
+async def is_serving(address: str) -> bool:
+    """Whether the gRPC service at `address` reports SERVING now."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)  # its published types leave the methods out
+        try:
+            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=1.0)
+        except grpc.aio.AioRpcError:
+            return False
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)

@@ -1,0 +1,40 @@
+"""A process that behaves as a service does towards its supervisor: run as `python fake_service.py --port N`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+
+async def serve(port: int, ready: bool, deaf: bool) -> None:
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, (lambda: None) if deaf else stop.set)
+    servicer = health.aio.HealthServicer()
+    status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+    await servicer.set("", status)
+    server = grpc.aio.server()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    await stop.wait()
+    await server.stop(0)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--fail", help="end at once with this JSON line in the log")
+    parser.add_argument("--never-ready", action="store_true")
+    parser.add_argument("--deaf", action="store_true", help="ignore SIGTERM")
+    options = parser.parse_args()
+    if options.fail:
+        logging.basicConfig(format="%(message)s")
+        logging.error(options.fail)
+        sys.exit(1)
+    asyncio.run(serve(options.port, not options.never_ready, options.deaf))

@@ -1,0 +1,123 @@
+"""The client against a gateway that answers from a script, over real gRPC on loopback."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc.aio
+import numpy as np
+import pytest
+import soundfile
+from grpc_status import rpc_status
+
+from cli.client import ClientError, list_voices, speak
+from cli.ports import free_ports
+from cli.say import make_config, say_to_file
+from lighttts.v1 import tts_pb2, tts_pb2_grpc
+from lighttts.v1.audio_pb2 import AudioChunk
+from services.common.errors import InvalidInput, Overloaded, to_status
+
+PCM = np.arange(-300, 300, dtype="<i2")
+
+
+class ScriptedGateway(tts_pb2_grpc.TextToSpeechServicer, tts_pb2_grpc.VoicesServicer):
+    """Speaks two chunks for every text but the words that make it refuse."""
+
+    def __init__(self) -> None:
+        self.requests: list[tts_pb2.StreamingSynthesizeRequest] = []
+
+    async def StreamingSynthesize(self, request_iterator, context):  # type: ignore[no-untyped-def]
+        self.requests = [request async for request in request_iterator]
+        text = self.requests[1].text
+        if text == "refuse":
+            error = InvalidInput("no such voice", field="voice_name")
+            await context.abort_with_status(rpc_status.to_status(to_status(error)))
+        yield tts_pb2.StreamingSynthesizeResponse(started=tts_pb2.Started(sample_rate=24000, seed=7))
+        for sequence, part in enumerate(np.split(PCM, 2)):
+            chunk = AudioChunk(sequence=sequence, first_sample=300 * sequence, pcm=part.tobytes(), sample_rate=24000)
+            yield tts_pb2.StreamingSynthesizeResponse(audio=chunk)
+            if text == "break":
+                await context.abort_with_status(rpc_status.to_status(to_status(Overloaded("full", retry_after=2.0))))
+        yield tts_pb2.StreamingSynthesizeResponse(audio=AudioChunk(last=True, sample_rate=24000))
+        yield tts_pb2.StreamingSynthesizeResponse(warning=tts_pb2.Warning(message="clipped"))
+        yield tts_pb2.StreamingSynthesizeResponse(finished=tts_pb2.Finished(decode_workers=["decode-1"]))
+
+    async def ListVoices(self, request, context):  # type: ignore[no-untyped-def]
+        return tts_pb2.ListVoicesResponse(voices=[tts_pb2.Voice(name="slt")], default_voice="slt")
+
+
+@pytest.fixture
+def gateway() -> ScriptedGateway:
+    return ScriptedGateway()
+
+
+@pytest.fixture
+async def server(gateway: ScriptedGateway) -> AsyncIterator[str]:
+    server = grpc.aio.server()
+    tts_pb2_grpc.add_TextToSpeechServicer_to_server(gateway, server)
+    tts_pb2_grpc.add_VoicesServicer_to_server(gateway, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield f"127.0.0.1:{port}"
+    await server.stop(0)
+
+
+async def test_speech_is_written_and_counted(server: str, gateway: ScriptedGateway, tmp_path: Path) -> None:
+    path = tmp_path / "out.wav"
+    config = make_config("slt", None, None, seed=0, speed=1.5)
+    speech = await say_to_file(server, config, "Hello.", path)
+    samples, rate = soundfile.read(path, dtype="int16")
+    assert rate == 24000
+    np.testing.assert_array_equal(samples, PCM)
+    assert (speech.chunks, speech.samples, speech.seed) == (2, 600, 7)
+    assert speech.audio_seconds == 600 / 24000
+    assert speech.decode_workers == ["decode-1"]
+    assert speech.warnings == ["clipped"]
+    assert 0 < speech.time_to_first_audio <= speech.seconds_spent
+    sent = gateway.requests[0].config
+    assert (sent.voice_name, sent.speed, sent.HasField("seed")) == ("slt", 1.5, True)
+    assert [request.WhichOneof("request") for request in gateway.requests] == ["config", "text", "end"]
+
+
+async def test_a_refusal_is_told_and_no_file_is_touched(server: str, tmp_path: Path) -> None:
+    path = tmp_path / "out.wav"
+    path.write_bytes(b"kept")
+    with pytest.raises(ClientError, match="INVALID_ARGUMENT: no such voice"):
+        await say_to_file(server, make_config("slt", None, None, None, 1.0), "refuse", path)
+    assert path.read_bytes() == b"kept"
+
+
+async def test_what_was_spoken_before_a_failure_is_kept(server: str, tmp_path: Path) -> None:
+    path = tmp_path / "out.wav"
+    with pytest.raises(ClientError, match=r"RESOURCE_EXHAUSTED: full \(try again in 2 s\)"):
+        await say_to_file(server, make_config("slt", None, None, None, 1.0), "break", path)
+    assert soundfile.info(path).frames == 300
+
+
+async def test_an_unwritable_file_is_told(server: str, tmp_path: Path) -> None:
+    with pytest.raises(ClientError, match="cannot write"):
+        await say_to_file(server, make_config(None, None, None, None, 1.0), "Hello.", tmp_path / "no" / "out.wav")
+
+
+async def test_voices_are_listed(server: str) -> None:
+    assert (await list_voices(server)).default_voice == "slt"
+
+
+async def test_a_missing_gateway_is_told() -> None:
+    nobody = f"127.0.0.1:{free_ports(1).gateway.grpc}"
+    with pytest.raises(ClientError, match=r"no gateway answers .*light-tts up"):
+        await speak(nobody, tts_pb2.SynthesisConfig(), "Hello.", lambda audio: None)
+
+
+def test_a_prompt_needs_recording_and_words(tmp_path: Path) -> None:
+    recording = tmp_path / "prompt.wav"
+    with pytest.raises(ClientError, match="needs both"):
+        make_config(None, recording, None, None, 1.0)
+    with pytest.raises(ClientError, match="choose either"):
+        make_config("slt", recording, "Words.", None, 1.0)
+    with pytest.raises(ClientError, match="cannot read"):
+        make_config(None, recording, "Words.", None, 1.0)
+    recording.write_bytes(b"RIFF")
+    config = make_config(None, recording, "Words.", None, 1.0)
+    assert (config.prompt.audio, config.prompt.transcript) == (b"RIFF", "Words.")

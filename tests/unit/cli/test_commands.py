@@ -1,0 +1,66 @@
+"""The commands as a user types them."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.main import app
+from cli.ports import free_ports
+from services.common.settings import EMBEDDED_MODEL
+
+runner = CliRunner()
+
+
+def test_help_names_every_command() -> None:
+    result = runner.invoke(app, ["--help"])
+    assert result.exit_code == 0
+    for command in ("up", "say", "voices", "doctor", "demo"):
+        assert command in result.output
+
+
+@pytest.mark.parametrize("command", [["say", "Hello."], ["voices"]])
+def test_commands_without_a_gateway_say_how_to_start_one(command: list[str]) -> None:
+    server = f"127.0.0.1:{free_ports(1).gateway.grpc}"
+    result = runner.invoke(app, [*command, "--server", server])
+    assert result.exit_code == 1
+    assert "light-tts up" in result.output
+
+
+def test_up_names_a_taken_port() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        result = runner.invoke(app, ["up", "--port", str(port)])
+    assert result.exit_code == 1
+    assert f"{port} (gateway gRPC)" in result.output
+
+
+def test_doctor_finds_the_embedded_model_sound() -> None:
+    result = runner.invoke(app, ["doctor"])
+    assert result.exit_code == 0, result.output
+    for part in ("llm.pt", "flow.pt", "hift.pt", "campplus.onnx"):
+        assert part in result.output
+
+
+def test_doctor_names_what_is_broken(tmp_path: Path) -> None:
+    broken = tmp_path / "model"
+    shutil.copytree(EMBEDDED_MODEL, broken)
+    (broken / "flow.pt").write_bytes(b"half a file")
+    (broken / "campplus.onnx").write_bytes(b"half a file")
+    result = runner.invoke(app, ["doctor", str(broken)])
+    assert result.exit_code == 1
+    assert "flow.pt is damaged" in result.output
+    assert "campplus.onnx is no readable ONNX graph" in result.output
+    assert "2 of these must be mended" in result.output
+
+
+def test_doctor_names_a_missing_directory(tmp_path: Path) -> None:
+    result = runner.invoke(app, ["doctor", str(tmp_path / "nowhere")])
+    assert result.exit_code == 1
+    assert "does not exist" in result.output

@@ -1,0 +1,37 @@
+"""What the decode service can be told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from services.common.settings import ModelServiceSettings
+
+
+class DecodeSettings(ModelServiceSettings):
+    """Settings of a decode worker: speech tokens in, audio out."""
+
+    port: int = Field(default=50061, ge=0, le=65535)
+    """Port of the gRPC server; 0 takes a free one."""
+    decode_backend: Literal["torch", "clocked"] = "torch"
+    """torch computes; clocked sleeps for a cost model and emits deterministic audio (load and fault tests)."""
+    decode_cost_file: Path | None = None
+    """Cost model of the clocked backend: a JSON file, see services/decode/backends.py."""
+    device: str = "cpu"
+    """Device of the model: cpu, cuda, cuda:1 ..."""
+    decode_max_streams: int = Field(default=32, ge=1)
+    """Utterances open at once; one more is refused."""
+    decode_max_queue: int = Field(default=10, ge=1)
+    """Utterances that may wait for their first audio; while so many do, a new one is refused."""
+    decode_max_batch_size: int = Field(default=1, ge=1)
+    """Hops of different utterances decoded as one batch."""
+    first_audio_target_seconds: float = Field(default=0.5, gt=0)
+    """Wanted time from opening an utterance to its first audio, when a request names none."""
+    max_unread_seconds: float = Field(default=10.0, gt=0)
+    """Audio that may wait for a slow reader before its utterance pauses."""
+    voice_cache_count: int = Field(default=256, ge=1)
+    """Voices kept in memory at most."""
+    voice_cache_bytes: int = Field(default=256 * 2**20, ge=1)
+    """Bytes of voices kept in memory at most."""

@@ -53,6 +53,6 @@ def test_prompt_mel(fmax: float | None, name: str) -> None:
 
 def test_graphs() -> None:
     model = open_model_dir(MINI)
-    assert largest_error(SpeakerEncoder(model.speaker_encoder)(AUDIO_16K), GRAPHS["embedding"][0]) < 1e-3
+    assert largest_error(SpeakerEncoder(model.speaker_encoder)(AUDIO_16K), GRAPHS["embedding"][0]) < 1e-4
     tokens = SpeechTokenizer(model.speech_tokenizer, model.llm.speech_tokens)(AUDIO_16K)
     np.testing.assert_array_equal(tokens, GRAPHS["speech_token_raw"][0])

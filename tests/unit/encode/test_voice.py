@@ -206,7 +206,7 @@ def test_a_header_that_claims_more_than_there_is_gives_what_there_is() -> None:
         (lambda: encoded(np.full(96000, 0.5, dtype=np.float32)), "is silent"),
         (lambda: encoded(np.full(96000, np.nan, dtype=np.float32), subtype="FLOAT"), "not numbers"),
         (lambda: encoded(np.full(96000, np.inf, dtype=np.float32), subtype="FLOAT"), "not numbers"),
-        (flac_bomb, "longer than 60 s|is silent|cannot be decoded"),
+        (flac_bomb, "is silent"),
         (lambda: bytes(33 * 2**20), "34603008 bytes; send at most 33554432"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -1,7 +1,7 @@
 """The paged K/V cache, and one step's rows laid out over it.
 
-Keys and values of all sequences share two tensors cut into blocks of `block_size` rows; a sequence owns a list of
-blocks, and row p of it lies in slot `blocks[p // block_size] * block_size + p % block_size`.
+Keys and values of all sequences share two tensors cut into blocks of `block_size` rows. A sequence owns a list of
+blocks; its row p lies in block `blocks[p // block_size]` at offset `p % block_size`.
 """
 
 from __future__ import annotations
@@ -16,15 +16,48 @@ from services.common.modeldir import LlmConfig
 
 
 class KVCache:
-    """`keys` and `values`: [layers, slots, kv_heads, head_dim]."""
+    """`keys` and `values`: [layers, blocks, kv_heads, block_size, head_dim]."""
 
     def __init__(
         self, config: LlmConfig, num_blocks: int, block_size: int, device: torch.device, dtype: torch.dtype
     ) -> None:
         self.block_size = block_size
-        shape = (config.num_layers, num_blocks * block_size, config.num_kv_heads, config.head_dim)
+        shape = (config.num_layers, num_blocks, config.num_kv_heads, block_size, config.head_dim)
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self._gathered = torch.empty((2, 0, block_size, config.head_dim), device=device, dtype=dtype)
+
+    def open(self, batch: StepBatch) -> None:
+        """Clears the blocks the batch is the first to write to.
+
+        Rows beyond a sequence's end are masked, but a NaN that a failed sequence left there would pass the mask.
+        """
+        self.keys.index_fill_(1, batch.opened, 0)
+        self.values.index_fill_(1, batch.opened, 0)
+
+    def write(self, layer: int, batch: StepBatch, keys: Tensor, values: Tensor) -> None:
+        """Stores the batch's own rows [N, kv_heads, head_dim]."""
+        self.keys[layer][batch.blocks, :, batch.offsets] = keys
+        self.values[layer][batch.blocks, :, batch.offsets] = values
+
+    def read(self, layer: int, table: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, kv_heads, W * block_size, head_dim] of the blocks `table` [B, W] names.
+
+        They are valid until the next read: all reads share one buffer, since allocating it anew would cost several
+        times the copy itself.
+        """
+        sequences, width = table.shape
+        kv_heads, head_dim = self.keys.shape[2], self.keys.shape[4]
+        heads = torch.arange(kv_heads, device=table.device)
+        rows = (table[:, None, :] * kv_heads + heads[:, None]).flatten()
+        if rows.numel() > self._gathered.shape[1]:
+            self._gathered = self._gathered.new_empty((2, 2 * rows.numel(), *self._gathered.shape[2:]))
+        both = []
+        for stored, buffer in zip((self.keys, self.values), self._gathered, strict=True):
+            out = buffer[: rows.numel()]
+            torch.index_select(stored[layer].flatten(0, 1), 0, rows, out=out)
+            both.append(out.view(sequences, kv_heads, width * self.block_size, head_dim))
+        return both[0], both[1]
 
 
 @dataclass(frozen=True)
@@ -38,12 +71,14 @@ class Rows:
 
 @dataclass(frozen=True)
 class Segment:
-    """Several rows of one sequence: rows `begin:end` of the batch see `slots` [L] under `mask` [end - begin, L]."""
+    """Several rows of one sequence: rows `begin:end` of the batch."""
 
     begin: int
     end: int
-    slots: Tensor
+    table: Tensor
+    """[1, W] its blocks up to the last of these rows."""
     mask: Tensor
+    """[end - begin, W * block_size] true where a row sees a position."""
 
 
 @dataclass(frozen=True)
@@ -54,24 +89,27 @@ class StepBatch:
     """[N] input codes."""
     positions: Tensor
     """[N]"""
-    slots: Tensor
-    """[N] where each row's own K/V goes."""
+    blocks: Tensor
+    """[N] the block each row's own K/V goes to."""
+    offsets: Tensor
+    """[N] and where in it."""
+    opened: Tensor
+    """Blocks that hold no row of their sequence yet."""
     last: Tensor
     """[sequences] each sequence's last row, in the order the sequences were given."""
-    decode_slots: Tensor
-    """[D, L] the slots each decoding row sees, padded with a slot of its own."""
+    decode_table: Tensor
+    """[D, W] the blocks each decoding row sees, padded with its first."""
     decode_mask: Tensor
-    """[D, 1, 1, L] true where a slot counts."""
+    """[D, 1, 1, W * block_size] true where a position counts."""
     segments: tuple[Segment, ...]
 
 
 def lay_out(items: Sequence[Rows], block_size: int, device: torch.device) -> StepBatch:
     """Flattens the rows of a step, single rows first."""
     order = sorted(range(len(items)), key=lambda i: len(items[i].codes) > 1)
-    single = [items[i] for i in order if len(items[i].codes) == 1]
     codes: list[int] = []
     positions: list[int] = []
-    slots: list[int] = []
+    blocks: list[int] = []
     last = [0] * len(items)
     segments = []
     for i in order:
@@ -79,38 +117,34 @@ def lay_out(items: Sequence[Rows], block_size: int, device: torch.device) -> Ste
         begin, stop = len(codes), item.start + len(item.codes)
         codes.extend(item.codes)
         positions.extend(range(item.start, stop))
-        slots.extend(item.blocks[p // block_size] * block_size + p % block_size for p in range(item.start, stop))
+        blocks.extend(item.blocks[p // block_size] for p in range(item.start, stop))
         last[i] = len(codes) - 1
         if len(item.codes) > 1:
-            segments.append(_segment(item, begin, block_size, device))
-    decode_slots, decode_mask = _decode_context(single, block_size, device)
+            table, exists = _context([item], block_size, device)
+            visible = torch.arange(exists.shape[-1], device=device)
+            causal = visible <= torch.arange(item.start, stop, device=device)[:, None]
+            segments.append(Segment(begin, begin + len(item.codes), table, causal))
+    decode_table, decode_mask = _context([item for item in items if len(item.codes) == 1], block_size, device)
+    offsets = [p % block_size for p in positions]
+    opened = [block for block, offset in zip(blocks, offsets, strict=True) if offset == 0]
     return StepBatch(
         codes=torch.tensor(codes, device=device),
         positions=torch.tensor(positions, device=device),
-        slots=torch.tensor(slots, device=device),
+        blocks=torch.tensor(blocks, device=device),
+        offsets=torch.tensor(offsets, device=device),
+        opened=torch.tensor(opened, device=device, dtype=torch.long),
         last=torch.tensor(last, device=device),
-        decode_slots=decode_slots,
-        decode_mask=decode_mask,
+        decode_table=decode_table,
+        decode_mask=decode_mask[:, None, None, :],
         segments=tuple(segments),
     )
 
 
-def _segment(item: Rows, begin: int, block_size: int, device: torch.device) -> Segment:
-    stop = item.start + len(item.codes)
-    blocks = torch.tensor(item.blocks[: -(-stop // block_size)], device=device)
-    slots = (blocks[:, None] * block_size + torch.arange(block_size, device=device)).flatten()[:stop]
-    queries = torch.arange(item.start, stop, device=device)
-    mask = torch.arange(stop, device=device)[None, :] <= queries[:, None]
-    return Segment(begin, begin + len(item.codes), slots, mask)
-
-
-def _decode_context(items: Sequence[Rows], block_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    lengths = [item.start + 1 for item in items]
+def _context(items: Sequence[Rows], block_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Block tables [B, W] up to each item's last row, and which of their positions [B, W * block_size] exist."""
+    lengths = [item.start + len(item.codes) for item in items]
     width = -(-max(lengths, default=0) // block_size)
     tables = [(list(item.blocks[:width]) + [item.blocks[0]] * width)[:width] for item in items]
-    blocks = torch.tensor(tables, device=device, dtype=torch.long).reshape(len(items), width)
-    slots = (blocks[:, :, None] * block_size + torch.arange(block_size, device=device)).flatten(1)
-    mask = torch.arange(width * block_size, device=device) < torch.tensor(lengths, device=device)[:, None]
-    # Padding names the sequence's own first slot: whatever another sequence left in a block (NaN included) is not read.
-    slots = torch.where(mask, slots, blocks[:, :1] * block_size)
-    return slots, mask[:, None, None, :]
+    table = torch.tensor(tables, device=device, dtype=torch.long).reshape(len(items), width)
+    length = torch.tensor(lengths, device=device, dtype=torch.long)
+    return table, torch.arange(width * block_size, device=device) < length[:, None]

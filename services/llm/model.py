@@ -26,32 +26,27 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, self.kv_heads * self.head_dim)
         self.o_proj = nn.Linear(self.heads * self.head_dim, config.hidden_size, bias=False)
 
-    def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], batch: StepBatch, keys: Tensor, values: Tensor
-    ) -> Tensor:
-        """x [N, hidden]; writes this step's keys and values into [slots, kv_heads, head_dim], then attends."""
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], batch: StepBatch, cache: KVCache, layer: int) -> Tensor:
+        """x [N, hidden]; writes this step's keys and values into the cache, then attends over it."""
         rows = x.shape[0]
         query = _rotate(self.q_proj(x).view(rows, self.heads, self.head_dim), rotary)
-        keys[batch.slots] = _rotate(self.k_proj(x).view(rows, self.kv_heads, self.head_dim), rotary)
-        values[batch.slots] = self.v_proj(x).view(rows, self.kv_heads, self.head_dim)
+        key = _rotate(self.k_proj(x).view(rows, self.kv_heads, self.head_dim), rotary)
+        cache.write(layer, batch, key, self.v_proj(x).view(rows, self.kv_heads, self.head_dim))
         # Query heads that share a K/V head become more queries of it, so K/V are never repeated.
         query = query.view(rows, self.kv_heads, -1, self.head_dim)
         attended = []
-        decoding = batch.decode_slots.shape[0]
+        decoding = batch.decode_table.shape[0]
         if decoding:
-            k = keys[batch.decode_slots].transpose(1, 2)
-            v = values[batch.decode_slots].transpose(1, 2)
-            out = F.scaled_dot_product_attention(query[:decoding], k, v, attn_mask=batch.decode_mask)
+            keys, values = cache.read(layer, batch.decode_table)
+            out = F.scaled_dot_product_attention(query[:decoding], keys, values, attn_mask=batch.decode_mask)
             attended.append(out.reshape(decoding, -1))
         for segment in batch.segments:
-            q = query[segment.begin : segment.end]
-            count, _, group, _ = q.shape
-            q = q.permute(1, 2, 0, 3).reshape(1, self.kv_heads, group * count, self.head_dim)
-            k = keys[segment.slots].transpose(0, 1)[None]
-            v = values[segment.slots].transpose(0, 1)[None]
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=segment.mask.repeat(group, 1))
-            out = out.view(self.heads, count, self.head_dim).transpose(0, 1)
-            attended.append(out.reshape(count, -1))
+            q = query[segment.begin : segment.end].permute(1, 2, 0, 3)
+            group, count = q.shape[1:3]
+            keys, values = cache.read(layer, segment.table)
+            mask = segment.mask.repeat(group, 1)
+            out = F.scaled_dot_product_attention(q.flatten(1, 2)[None], keys, values, attn_mask=mask)
+            attended.append(out.view(self.heads, count, self.head_dim).transpose(0, 1).reshape(count, -1))
         output: Tensor = self.o_proj(torch.cat(attended))
         return output
 
@@ -80,10 +75,8 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = Mlp(config)
 
-    def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], batch: StepBatch, keys: Tensor, values: Tensor
-    ) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), rotary, batch, keys, values)
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], batch: StepBatch, cache: KVCache, layer: int) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), rotary, batch, cache, layer)
         out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return out
 
@@ -130,10 +123,11 @@ class SpeechLM(nn.Module):
     def forward(self, batch: StepBatch, cache: KVCache) -> Tensor:
         """Hidden states [N, hidden] after the final norm; the batch's K/V are in the cache afterwards."""
         decoder = self.llm.model.model
+        cache.open(batch)
         x = self.embed(batch.codes)
         rotary = self._rotary(batch.positions, x.dtype)
         for index, layer in enumerate(decoder.layers):
-            x = layer(x, rotary, batch, cache.keys[index], cache.values[index])
+            x = layer(x, rotary, batch, cache, index)
         hidden: Tensor = decoder.norm(x)
         return hidden
 

@@ -1,0 +1,39 @@
+"""The whole system as processes on loopback, one stack for all end-to-end tests, and figures shown at the end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from cli.stack import Stack, StackConfig
+from tests.support.figures import Figure
+
+_FIGURES = pytest.StashKey[dict[str, str]]()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    """One encode, one llm, two decode workers and a gateway on the embedded voice; what dies stays dead."""
+    config = StackConfig(decode_workers=2, log_dir=tmp_path_factory.mktemp("stack"), restart_dead=False)
+    async with Stack(config) as stack:
+        yield stack
+
+
+@pytest.fixture
+def figure(request: pytest.FixtureRequest) -> Figure:
+    """Records a measured figure; all of them are printed when the tests are through."""
+
+    def record(name: str, value: str) -> None:
+        request.config.stash.setdefault(_FIGURES, {})[name] = value
+
+    return record
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    figures = config.stash.get(_FIGURES, {})
+    if figures:
+        terminalreporter.section("figures")
+        for name, value in figures.items():
+            terminalreporter.write_line(f"{name:<50} {value}")

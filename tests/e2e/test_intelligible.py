@@ -1,0 +1,83 @@
+"""The embedded voice is judged by a speech recogniser, stage by stage (docs/benchmarks.md has the figures).
+
+Each stage hears the 25 held-out sentences of `models/tiny/heldout25.txt` and must be understood as often as stated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from services.common.modeldir import ModelDir, open_model_dir
+from services.common.settings import EMBEDDED_MODEL
+from services.decode.backends import Hop
+from services.decode.state import StreamSpec
+from services.decode.torch_backend import TorchBackend
+from services.encode.features import prompt_mel, resample
+from services.encode.frontend import TextFrontend
+from services.encode.graphs import SpeechTokenizer
+from services.encode.normalise import Normaliser
+from services.encode.voice import VoiceExtractor
+from tests.support.figures import Figure
+from tests.support.recogniser import RECORDING_RATE, SENTENCES, Recogniser, recording
+
+F32 = NDArray[np.float32]
+
+
+@pytest.fixture(scope="module")
+def model() -> ModelDir:
+    return open_model_dir(EMBEDDED_MODEL)
+
+
+@pytest.fixture(scope="module")
+def backend(model: ModelDir) -> TorchBackend:
+    backend = TorchBackend(model)
+    backend.warm_up()
+    return backend
+
+
+def understood(speak: Callable[[int], F32], rate: int) -> int:
+    """How many sentences are understood as what they are."""
+    recogniser = Recogniser()
+    return sum(recogniser.hear(speak(number), rate) == number for number in range(len(SENTENCES)))
+
+
+def test_the_recordings_themselves_are_understood(figure: Figure) -> None:
+    heard = understood(recording, RECORDING_RATE)
+    figure("understood: the recordings", f"{heard} of {len(SENTENCES)}")
+    assert heard == len(SENTENCES)
+
+
+def test_copy_synthesis_is_understood(model: ModelDir, backend: TorchBackend, figure: Figure) -> None:
+    """Recording to mel to vocoder: what the vocoder alone costs."""
+
+    def speak(number: int) -> F32:
+        mel = prompt_mel(resample(recording(number), RECORDING_RATE, model.mel.sample_rate), model.mel)
+        samples = backend.vocoder.append(backend.vocoder.open(seed=number), torch.from_numpy(mel), last=True)
+        return samples.numpy()
+
+    heard = understood(speak, model.sample_rate)
+    figure("understood: recording → mel → vocoder", f"{heard} of {len(SENTENCES)}")
+    assert heard >= 24
+
+
+def test_resynthesis_from_tokens_is_understood(model: ModelDir, backend: TorchBackend, figure: Figure) -> None:
+    """Recording to speech tokens to flow to vocoder, in the voice of the bundled prompt: no language model."""
+    voice = VoiceExtractor(model, TextFrontend(model, Normaliser("builtin"))).bundled(model.card.voices[0])
+    tokenizer = SpeechTokenizer(model.speech_tokenizer, model.llm.speech_tokens)
+
+    def speak(number: int) -> F32:
+        tokens = tokenizer(resample(recording(number), RECORDING_RATE, 16000)).tolist()
+        state = backend.open(StreamSpec(voice.speech_tokens, voice.mel, voice.embedding, seed=number))
+        end = len(voice.speech_tokens) + len(tokens)
+        (audio,) = backend.run([Hop(state, tokens, end, final=True)], beat=lambda: None)
+        assert not isinstance(audio, Exception)
+        return audio.samples
+
+    heard = understood(speak, model.sample_rate)
+    figure("understood: recording → tokens → flow → vocoder", f"{heard} of {len(SENTENCES)}")
+    assert heard >= 24

@@ -11,11 +11,12 @@ the official files cannot say (languages, splitter limits, whether it was traine
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from services.common.hyperyaml import read_hyper_yaml
 
 Family = Literal["cosyvoice2", "cosyvoice3"]
 FAMILIES: tuple[Family, ...] = ("cosyvoice2", "cosyvoice3")
@@ -220,7 +221,7 @@ def open_model_dir(path: str | Path) -> ModelDir:
     missing = [name for name in needed if not (root / name).is_file()]
     if missing:
         raise ModelDirError(f"{root} lacks {', '.join(missing)}; fetch the checkpoint again")
-    raw = read_hyper_yaml(root / f"{family}.yaml")
+    raw = _read_yaml(root / f"{family}.yaml")
     qwen = _read_json(root / "CosyVoice-BlankEN" / "config.json")
     try:
         return _build(root, family, raw, qwen)
@@ -334,6 +335,13 @@ def _ints(values: Any) -> tuple[int, ...]:
     return tuple(int(v) for v in values)
 
 
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        return read_hyper_yaml(path)
+    except (OSError, ValueError) as error:
+        raise ModelDirError(f"{error}; fetch the checkpoint again") from error
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -348,7 +356,7 @@ def _read_card(root: Path) -> Card:
     path = root / CARD
     if not path.is_file():
         return Card(name=root.name)
-    data = read_hyper_yaml(path)
+    data = _read_yaml(path)
     unknown = set(data) - {"name", "description", "languages", "split", "text_streaming", "voices"}
     if unknown:
         raise ModelDirError(f"{path}: unknown keys {', '.join(sorted(unknown))}")
@@ -369,53 +377,3 @@ def _read_card(root: Path) -> Card:
         text_streaming=data.get("text_streaming", default.text_streaming),
         voices=tuple(voices),
     )
-
-
-def read_hyper_yaml(path: Path) -> dict[str, Any]:
-    """Reads a hyperpyyaml file as plain data: object tags become the mapping below them, `!ref` is resolved.
-
-    Nothing is imported or called, whatever the tags say. Raises ModelDirError when the file is not valid YAML.
-    """
-    import yaml  # here: only services that open a model directory need it
-
-    class Loader(yaml.SafeLoader):
-        pass
-
-    def construct(loader: yaml.SafeLoader, tag: str, node: yaml.Node) -> Any:
-        if isinstance(node, yaml.MappingNode):
-            return loader.construct_mapping(node, deep=True)
-        if isinstance(node, yaml.SequenceNode):
-            return loader.construct_sequence(node, deep=True)
-        value = loader.construct_scalar(node)  # type: ignore[arg-type]
-        return _Reference(str(value)) if tag == "ref" else value
-
-    Loader.add_multi_constructor("!", construct)
-    try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader)  # noqa: S506 - a SafeLoader subclass
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ModelDirError(f"{path} is not valid YAML ({error}); fetch the checkpoint again") from error
-    if not isinstance(data, dict):
-        raise ModelDirError(f"{path} is not a YAML mapping; fetch the checkpoint again")
-    return {key: _resolve(value, data, path) for key, value in data.items()}
-
-
-class _Reference(str):
-    """An unresolved `!ref` expression."""
-
-
-def _resolve(value: Any, root: Mapping[str, Any], path: Path) -> Any:
-    if isinstance(value, _Reference):
-        product: Any = None
-        for factor in re.split(r"\s*\*\s*", value):
-            name = re.fullmatch(r"<([\w.]+)>", factor)
-            try:
-                term = _resolve(root[name.group(1)], root, path) if name else int(factor)
-            except (KeyError, ValueError) as error:
-                raise ModelDirError(f"{path}: cannot resolve !ref {value}") from error
-            product = term if product is None else product * term
-        return product
-    if isinstance(value, dict):
-        return {key: _resolve(item, root, path) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_resolve(item, root, path) for item in value]
-    return value

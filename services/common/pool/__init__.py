@@ -1,0 +1,18 @@
+"""The workers of one service: one channel each, watched for health, leased one per utterance."""
+
+from services.common.pool.channel import open_channel
+from services.common.pool.picker import LeastLoaded, Picker, RoundRobin
+from services.common.pool.pool import Lease, Pool
+from services.common.pool.worker import FailureReason, WorkerInfo, WorkerState
+
+__all__ = [
+    "FailureReason",
+    "Lease",
+    "LeastLoaded",
+    "Picker",
+    "Pool",
+    "RoundRobin",
+    "WorkerInfo",
+    "WorkerState",
+    "open_channel",
+]

@@ -1,0 +1,42 @@
+"""How a worker is dialled."""
+
+from __future__ import annotations
+
+import grpc
+import grpc.aio
+
+from services.common.rpc import channel_options
+
+_RECONNECT_LEAST_MS = 100
+_RECONNECT_MOST_MS = 1000
+_CONNECT_TIMEOUT_MS = 2000
+
+
+def open_channel(
+    address: str,
+    *,
+    max_message_bytes: int = 16 * 2**20,
+    credentials: grpc.ChannelCredentials | None = None,
+    server_name: str | None = None,
+) -> grpc.aio.Channel:
+    """A channel with a connection of its own to one worker; it connects at its first call.
+
+    `credentials` make it TLS. Workers are dialled by IP address, so `server_name` says which name their certificate
+    bears. A lost connection is tried again after 0.1 s, then less often, at least about once a second.
+    """
+    options: list[tuple[str, int | str]] = [
+        *channel_options(max_message_bytes),
+        # Channels to one address would share a connection, and its flow control, through the global pool.
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.initial_reconnect_backoff_ms", _RECONNECT_LEAST_MS),
+        ("grpc.max_reconnect_backoff_ms", _RECONNECT_MOST_MS),
+        # gRPC's name for the time a connection attempt gets: 20 s by default, too long behind a silent address.
+        ("grpc.min_reconnect_backoff_ms", _CONNECT_TIMEOUT_MS),
+        # Workers are reached directly, whatever proxy the environment names for the way out.
+        ("grpc.enable_http_proxy", 0),
+    ]
+    if credentials is None:
+        return grpc.aio.insecure_channel(address, options=options)
+    if server_name is not None:
+        options.append(("grpc.ssl_target_name_override", server_name))
+    return grpc.aio.secure_channel(address, credentials, options=options)

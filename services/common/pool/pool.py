@@ -1,0 +1,220 @@
+"""The pool: discovery on one side, leases on the other, every worker's health between them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+from contextlib import aclosing, asynccontextmanager
+
+import grpc.aio
+import structlog
+
+from services.common.discovery import Discovery
+from services.common.errors import Unavailable
+from services.common.pool.channel import open_channel
+from services.common.pool.metrics import REFUSALS, WORKERS_KNOWN
+from services.common.pool.picker import Picker, RoundRobin
+from services.common.pool.worker import FailureReason, Worker, WorkerInfo
+
+log = structlog.get_logger(__name__)
+
+RETRY_AFTER_SECONDS = 1.0
+
+
+class Lease:
+    """The right to run streams on one worker; its channel stays open until the lease is released."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    @property
+    def address(self) -> str:
+        """`host:port` of the worker, as `exclude` takes it."""
+        return self._worker.address
+
+    @property
+    def channel(self) -> grpc.aio.Channel:
+        """The worker's channel; it belongs to the pool, do not close it."""
+        return self._worker.channel
+
+    def report_failure(self, reason: FailureReason) -> None:
+        """Tells the pool that the worker failed this lease. It gets no new leases until its health turns to SERVING
+        anew or a short ejection is over, which doubles from failure to failure."""
+        self._worker.eject(reason)
+
+
+class Pool:
+    """The workers of one gRPC service, one channel each.
+
+    A worker is given leases while discovery lists it, its standard health watch says SERVING and no failure was
+    reported of it lately. A worker that discovery no longer lists gets none, and keeps its channel until its last lease
+    is released. Everything runs on the event loop that calls `start`; no method but `lease` and `close` waits.
+    """
+
+    def __init__(
+        self,
+        discovery: Discovery,
+        service: str,
+        *,
+        name: str,
+        picker: Picker | None = None,
+        dial: Callable[[str], grpc.aio.Channel] = open_channel,
+        wait_seconds: float = 5.0,
+        max_waiting: int = 1000,
+        ejection_seconds: float = 1.0,
+    ) -> None:
+        """
+        Args:
+            discovery: where the workers are, see `services.common.discovery.discover`.
+            service: full name of the gRPC service whose health is watched, `lighttts.v1.Decode`.
+            name: short name in metrics, logs and errors, unique in the process: `decode`.
+            picker: who is next; round robin by default.
+            dial: opens a channel to an address; bind credentials or limits with `functools.partial`.
+            wait_seconds: longest wait of a lease for a healthy worker.
+            max_waiting: leases that may wait at once; more are refused at once.
+            ejection_seconds: how long a worker rests after its first reported failure.
+        """
+        self._discovery = discovery
+        self._service = service
+        self._name = name
+        self._picker: Picker = picker if picker is not None else RoundRobin()
+        self._dial = dial
+        self._wait_seconds = wait_seconds
+        self._max_waiting = max_waiting
+        self._ejection_seconds = ejection_seconds
+        self._workers: dict[str, Worker] = {}
+        self._discovering: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+        self._waiting = 0
+        self._closed = False
+
+    async def start(self) -> None:
+        """Starts looking for workers and returns at once. Raises RuntimeError when called twice."""
+        if self._discovering is not None or self._closed:
+            raise RuntimeError(f"the pool {self._name!r} was started before")
+        WORKERS_KNOWN.labels(self._name).set(0)
+        self._discovering = self._spawn(self._discover(), "discovery")
+
+    async def close(self) -> None:
+        """Ends every task and channel of the pool. Waiting leases are refused; RPCs still running are cancelled."""
+        self._closed = True
+        if self._discovering is not None:
+            self._discovering.cancel()
+            await asyncio.wait([self._discovering])
+        for worker in list(self._workers.values()):
+            worker.delist()
+            self._drop(worker)
+        self._wake()
+        if self._closing:
+            await asyncio.wait(self._closing)
+        WORKERS_KNOWN.remove_by_labels({"pool": self._name})
+        REFUSALS.remove_by_labels({"pool": self._name})
+
+    def workers(self) -> tuple[WorkerInfo, ...]:
+        """Every worker known now, by address; a removed one as long as a lease holds it."""
+        return tuple(worker.info() for _, worker in sorted(self._workers.items()))
+
+    @asynccontextmanager
+    async def lease(self, *, exclude: Collection[str] = (), wait_seconds: float | None = None) -> AsyncIterator[Lease]:
+        """Leases the next healthy worker whose address is not in `exclude`, for one utterance.
+
+        Waits up to `wait_seconds` (default: the pool's) for one to become healthy; 0 means not at all. Raises
+        Unavailable, with a retry hint, when none did, when too many leases wait already, or when the pool is closed.
+        """
+        worker = await self._acquire(exclude, self._wait_seconds if wait_seconds is None else wait_seconds)
+        try:
+            yield Lease(worker)
+        finally:
+            worker.end_lease()
+            if not worker.listed and worker.active == 0:
+                self._drop(worker)
+
+    async def _acquire(self, exclude: Collection[str], wait_seconds: float) -> Worker:
+        """Picks a worker and begins a lease on it, both in one step of the loop."""
+        worker = self._take(exclude)
+        if worker is None and wait_seconds > 0 and self._waiting < self._max_waiting:
+            self._waiting += 1
+            try:
+                async with asyncio.timeout(wait_seconds):
+                    while worker is None and not self._closed:
+                        await self._changed.wait()
+                        worker = self._take(exclude)
+            except TimeoutError:
+                log.warning("no worker in time", pool=self._name, seconds=wait_seconds)
+            finally:
+                self._waiting -= 1
+        if worker is None:
+            raise self._refusal(exclude)
+        return worker
+
+    def _take(self, exclude: Collection[str]) -> Worker | None:
+        candidates = [worker for worker in self._workers.values() if worker.pickable and worker.address not in exclude]
+        if not candidates:
+            return None
+        worker = self._picker.pick(candidates)
+        worker.begin_lease()
+        return worker
+
+    def _refusal(self, exclude: Collection[str]) -> Unavailable:
+        if self._closed:
+            return Unavailable(
+                f"this process is stopping and uses no {self._name} workers", retry_after=RETRY_AFTER_SECONDS
+            )
+        REFUSALS.labels(self._name).inc()
+        states = Counter(
+            "tried before" if worker.pickable and worker.address in exclude else worker.state.value
+            for worker in self._workers.values()
+        )
+        why = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none is known"
+        return Unavailable(f"no {self._name} worker can take this now ({why})", retry_after=RETRY_AFTER_SECONDS)
+
+    async def _discover(self) -> None:
+        async with aclosing(self._discovery.watch()) as sets:
+            async for addresses in sets:
+                self._apply(addresses)
+
+    def _apply(self, addresses: frozenset[str]) -> None:
+        listed = {worker.address for worker in self._workers.values() if worker.listed}
+        log.info("workers listed", pool=self._name, target=self._discovery.target, addresses=sorted(addresses))
+        for address in addresses - listed:
+            self._enlist(address)
+        for address in listed - addresses:
+            worker = self._workers[address]
+            worker.delist()
+            if worker.active == 0:
+                self._drop(worker)
+        WORKERS_KNOWN.labels(self._name).set(len(addresses))
+
+    def _enlist(self, address: str) -> None:
+        """Adds a worker, or takes back one that was removed while leases still hold it."""
+        worker = self._workers.get(address)
+        if worker is None:
+            channel = self._dial(address)
+            worker = Worker(self._name, address, channel, self._service, self._ejection_seconds, self._wake)
+            self._workers[address] = worker
+        worker.enlist()
+
+    def _drop(self, worker: Worker) -> None:
+        """Forgets a worker and closes its channel in the background; nothing to do if that was done before."""
+        if self._workers.get(worker.address) is worker:
+            del self._workers[worker.address]
+            worker.forget()
+            task = self._spawn(worker.close(), f"closing {worker.address}")
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    def _wake(self) -> None:
+        """Lets every waiting lease look again."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _spawn(self, work: Coroutine[None, None, None], what: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=f"pool {self._name}: {what}")
+        task.add_done_callback(self._report_defect)
+        return task
+
+    def _report_defect(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (defect := task.exception()) is not None:
+            log.error("a task of the pool failed", pool=self._name, task=task.get_name(), exc_info=defect)

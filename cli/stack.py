@@ -8,8 +8,8 @@ async with Stack(StackConfig(decode_workers=2)) as stack:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -35,6 +35,8 @@ class StackConfig:
     """Longest wait for one process to load its model, in seconds."""
     stop_grace: float = 10.0
     """Seconds a process may take to stop before it is killed."""
+    flags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Further flags per service (encode, llm, decode, gateway), beyond those the stack sets itself."""
     restart_dead: bool = True
     """Start a process again when it dies; tests that want it to stay dead say False."""
 
@@ -54,7 +56,8 @@ class Stack:
         model = ("--model-dir", str(config.model_dir), "--torch-threads", str(config.torch_threads))
 
         def worker(name: str, module: str, ports: ServicePorts, *flags: str) -> Worker:
-            spec = self._spec(name, module, ports, flags)
+            extra = config.flags.get(module.removeprefix("services."), ())
+            spec = self._spec(name, module, ports, (*flags, *extra))
             return Worker(spec, on_event, config.start_timeout, config.restart_dead)
 
         self.encode = worker("encode", "services.encode", self.ports.encode, *model)

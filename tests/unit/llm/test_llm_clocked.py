@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from llm_support import Listener, MakeEngine, run, utterance
+from llm_support import ROOT, Listener, MakeEngine, run, utterance
 
 from services.common.modeldir import ModelDir
 from services.llm.backends import ClockedBackend, CostModel
@@ -47,6 +47,12 @@ def test_a_step_costs_what_the_model_says(make_engine: MakeEngine, mini_dir: Mod
     with make_engine(backend=ClockedBackend(mini_dir.llm, COSTS, slept.append)) as engine:
         count = len(run(engine, request).ids)
     assert slept == pytest.approx([0.011 + 5 * 0.0001] + [0.011] * count)
+
+
+def test_the_shipped_cost_files_are_readable() -> None:
+    paths = list((ROOT / "services" / "llm" / "costs").glob("*.json"))
+    assert paths
+    assert all(CostModel.read(path).step_s > 0 for path in paths)
 
 
 def test_cost_files(tmp_path: Path) -> None:

@@ -1,0 +1,275 @@
+"""The decode engine: one thread that picks hops, runs them and hands out audio, turn after turn.
+
+Callers on any thread open streams and push tokens; everything else happens in the engine thread, which takes callers'
+commands between two batches. A failure stays with the stream that caused it, and whatever ends a stream (its last
+audio, an error, a cancel, closing) frees its state through the one method `_drop`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from services.decode.backends import Backend, Hop, HopAudio, check_tokens
+from services.decode.events import AudioEvent, EngineStats, Event, FailedEvent, OnEvent
+from services.decode.scheduler import EngineLimits, Job, Order, Stream, fifo, ready_jobs
+from services.decode.state import ResumeRecord, StreamError, StreamSpec
+
+
+class EngineFull(Exception):
+    """The engine holds as many streams as its limits allow; try another worker, or later."""
+
+
+class EngineClosed(Exception):
+    """The engine was closed; no stream runs any more."""
+
+
+class Handle:
+    """An open stream, as its opener names it to the engine."""
+
+    __slots__ = ("_on_event", "_stream")
+
+    def __init__(self, stream: Stream, on_event: OnEvent) -> None:
+        self._stream = stream
+        self._on_event = on_event
+
+
+class DecodeEngine:
+    """Turns tokens of many streams into audio over one backend. Thread-safe; owns one thread."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        limits: EngineLimits | None = None,
+        order: Order = fifo,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.limits = limits or EngineLimits()
+        self.steps = 0
+        """Grows while the engine is alive: each turn, idle ones included, and each Euler step within a batch."""
+        self._backend, self._order, self._clock = backend, order, clock
+        self._wake = threading.Condition()
+        self._commands: list[Callable[[], object]] = []
+        self._live: dict[Stream, Handle] = {}
+        self._closing = False
+        self._counts: Counter[str] = Counter()
+        self._busy_s = 0.0
+        self._ready: list[Job] = []
+        self._batch: list[Job] = []
+        self._stats = EngineStats()
+        self._thread = threading.Thread(target=self._run, name="decode-engine", daemon=True)
+        self._thread.start()
+
+    def open(self, spec: StreamSpec, on_event: OnEvent) -> Handle:
+        """Opens a stream. `on_event` is called from the engine thread and must not block.
+
+        The last event of a stream is an AudioEvent with `last` or a FailedEvent; none follows a cancel that has taken
+        effect. Raises StreamError (bad spec), EngineFull (try elsewhere or later), EngineClosed.
+        """
+        self._backend.check(spec)
+        stream = Stream(spec, self._clock(), spec.plan)
+        if spec.resume:
+            record = ResumeRecord.from_bytes(spec.resume)
+            stream.plan, stream.done = record.plan, record.done
+            stream.emitted = stream.acknowledged = record.emitted * self._backend.format.frame_samples
+        handle = Handle(stream, on_event)
+        with self._wake:
+            if self._closing:
+                raise EngineClosed("the engine is closed")
+            if len(self._live) >= self.limits.max_streams:
+                raise EngineFull(f"{len(self._live)} streams are open, which is this engine's limit")
+            if self._stats.queued >= self.limits.max_queue:
+                raise EngineFull(f"{self._stats.queued} streams wait for their first audio, which is the queue's limit")
+            self._live[stream] = handle
+        return handle
+
+    def push(self, handle: Handle, tokens: Sequence[int], last: bool = False) -> None:
+        """Adds generated tokens; `last` says that none follow (then `tokens` may be empty).
+
+        Ids outside the vocabulary, tokens after the last and utterances that grow too long fail the stream with a
+        StreamError event. Does nothing when the stream has already ended.
+        """
+        ids = [int(token) for token in tokens]
+        self._post(lambda: self._guarded(handle, lambda: self._take(handle, ids, last)))
+
+    def cancel(self, handle: Handle) -> None:
+        """Stops a stream: no event follows a batch that is under way. Does nothing when it has already ended."""
+        handle._stream.closed = True  # at once, so that a batch under way reports nothing more
+        self._post(lambda: self._drop(handle, "cancelled"))
+
+    def report_position(self, handle: Handle, seconds_played: float) -> None:
+        """Says where in the utterance the listener is now; hops and urgency follow it instead of the wall clock."""
+        now = self._clock()
+        self._post(lambda: setattr(handle._stream, "played", (seconds_played, now)))
+
+    def acknowledge(self, handle: Handle, samples: int) -> None:
+        """Says that the audio before absolute sample `samples` has been sent on.
+
+        A stream with more than its `max_unread_s` unacknowledged pauses: this is how a slow reader holds it back.
+        """
+        self._post(lambda: setattr(handle._stream, "acknowledged", max(samples, handle._stream.acknowledged)))
+
+    @property
+    def alive(self) -> bool:
+        """False once the engine is closed; every open is then refused."""
+        return not self._closing
+
+    def stats(self) -> EngineStats:
+        """A snapshot taken after the latest turn."""
+        return self._stats
+
+    def close(self) -> None:
+        """Fails every live stream with EngineClosed and ends the thread; safe to call twice."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _post(self, command: Callable[[], object]) -> None:
+        with self._wake:
+            self._commands.append(command)
+            self._wake.notify()
+
+    def _run(self) -> None:
+        try:
+            while not self._closing:
+                self._turn()
+        finally:  # also after a defect of the loop itself: nobody is left waiting for an engine that is gone
+            with self._wake:
+                self._closing = True
+                handles = list(self._live.values())
+            for handle in handles:
+                self._fail(handle, EngineClosed("the engine was closed before the utterance ended"))
+            self._ready, self._batch = [], []
+            self._stats = self._snapshot()
+
+    def _turn(self) -> None:
+        """Takes the callers' commands, then runs one batch; sleeps first when the last turn had nothing to do."""
+        with self._wake:
+            if not (self._batch or self._commands or self._closing):
+                self._wake.wait(self.limits.heartbeat_s)
+            commands, self._commands = self._commands, []
+        for command in commands:
+            command()
+        with self._wake:
+            streams = list(self._live)
+        self._ready = ready_jobs(streams, self._clock(), self._backend.format, self.limits)
+        self._batch = sorted(self._ready, key=self._order)[: self.limits.max_batch]
+        self._stats = self._snapshot()
+        self._step(self._batch)
+        self._beat()
+        self._stats = self._snapshot()
+
+    def _beat(self) -> None:
+        self.steps += 1
+
+    def _step(self, batch: list[Job]) -> None:
+        if not batch:
+            return
+        began = self._clock()
+        results = self._execute(batch)
+        self._busy_s += self._clock() - began
+        self._counts["batches"] += 1
+        for job, result in results:
+            handle = self._live.get(job.stream)
+            if handle is None or job.stream.closed:
+                continue
+            if isinstance(result, Exception):
+                self._fail(handle, result)
+            else:
+                self._advance(handle, job, result)
+
+    def _execute(self, batch: list[Job]) -> list[tuple[Job, HopAudio | Exception]]:
+        """Runs a batch; if it fails, runs its hops one by one so that only the culprits fail."""
+        try:
+            hops = [self._hop(job) for job in batch]
+            return list(zip(batch, self._backend.run(hops, self._beat), strict=True))
+        except Exception as error:  # noqa: BLE001 - whatever a model raises must not end the loop that serves others
+            if len(batch) == 1:
+                return [(batch[0], error)]
+        return [pair for job in batch for pair in self._execute([job])]
+
+    def _hop(self, job: Job) -> Hop:
+        stream = job.stream
+        if stream.state is None:
+            stream.state = self._backend.open(stream.spec)
+        return Hop(stream.state, stream.tokens, job.end, job.final)
+
+    def _advance(self, handle: Handle, job: Job, audio: HopAudio) -> None:
+        """Takes a hop's audio into the stream and hands it out."""
+        stream, rate = job.stream, self._backend.format.sample_rate
+        self._counts["hops"] += 1
+        self._counts["tokens_decoded"] += job.end - min(stream.done, job.end)
+        self._counts["samples"] += audio.samples.shape[0]
+        stream.done, stream.ready_since = job.end, None
+        stream.emitted = audio.first_sample + audio.samples.shape[0]
+        if stream.played is None and audio.samples.shape[0]:
+            stream.played = (audio.first_sample / rate, self._clock())
+        last = job.final and stream.done == stream.available
+        if last:
+            self._drop(handle, "finished")
+        if last or audio.samples.shape[0]:
+            spoken = int(audio.record.emitted * stream.spec.speed) // self._backend.format.frames_per_token
+            spoken = len(stream.tokens) if last else min(spoken, len(stream.tokens))
+            record = audio.record.to_bytes()
+            self._emit(handle, AudioEvent(audio.first_sample, audio.samples, record, spoken, last))
+
+    def _take(self, handle: Handle, tokens: list[int], last: bool) -> None:
+        stream, audio = handle._stream, self._backend.format
+        if stream.ended:
+            raise StreamError("tokens came after the last one; open a new stream for a new utterance")
+        check_tokens(tokens, audio.vocab_size)
+        if stream.available + len(tokens) > audio.max_tokens:
+            raise StreamError(f"an utterance may hold {audio.max_tokens} tokens, prompt included; split the text")
+        stream.tokens += tokens
+        stream.ended = last
+        if last and stream.done >= stream.available:  # nothing left to decode, so no hop will say that this is the end
+            self._drop(handle, "finished")
+            nothing = np.zeros(0, np.float32)
+            self._emit(handle, AudioEvent(stream.emitted, nothing, stream.spec.resume, len(stream.tokens), True))
+
+    def _guarded(self, handle: Handle, change: Callable[[], None]) -> None:
+        try:
+            if not handle._stream.closed:
+                change()
+        except StreamError as error:
+            self._fail(handle, error)
+
+    def _emit(self, handle: Handle, event: Event) -> None:
+        try:
+            handle._on_event(event)
+        except Exception:  # noqa: BLE001 - a listener that raises has lost its own stream, nobody else's
+            self._drop(handle, "failed")
+
+    def _fail(self, handle: Handle, error: Exception) -> None:
+        cancelled = handle._stream.closed
+        if self._drop(handle, "cancelled" if cancelled else "failed") and not cancelled:
+            self._emit(handle, FailedEvent(error))
+
+    def _drop(self, handle: Handle, outcome: str) -> bool:
+        """Forgets a stream and frees all it holds; false when that had already happened."""
+        stream = handle._stream
+        with self._wake:
+            known = self._live.pop(stream, None) is not None
+        stream.closed, stream.state = True, None
+        self._counts[outcome] += known
+        return known
+
+    def _snapshot(self) -> EngineStats:
+        with self._wake:
+            streams = list(self._live)
+        states = [stream.state for stream in streams if stream.state is not None]
+        return EngineStats(
+            streams=len(streams),
+            queued=sum(job.stream.played is None and not job.stream.closed for job in self._ready),
+            ready=len(self._ready),
+            batch_size=len(self._batch),
+            state_bytes=sum(map(self._backend.state_bytes, states)),
+            busy_s=self._busy_s,
+            **self._counts,
+        )

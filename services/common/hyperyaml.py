@@ -33,26 +33,34 @@ def read_hyper_yaml(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not valid YAML ({error})") from error
     if not isinstance(data, dict):
         raise ValueError(f"{path} is not a YAML mapping")
-    return {key: _resolve(value, data, path) for key, value in data.items()}
+    try:
+        return {key: _resolve(value, data, ()) for key, value in data.items()}
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 class _Reference(str):
     """An unresolved `!ref` expression."""
 
 
-def _resolve(value: Any, root: Mapping[str, Any], path: Path) -> Any:
+def _resolve(value: Any, root: Mapping[str, Any], within: tuple[str, ...]) -> Any:
+    """`within` names the references being resolved, so that a circle is noticed."""
     if isinstance(value, _Reference):
+        if value in within:
+            raise ValueError(f"!ref {value} refers to itself")
         product: Any = None
         for factor in re.split(r"\s*\*\s*", value):
             name = re.fullmatch(r"<([\w.]+)>", factor)
+            if name is not None and name.group(1) not in root:
+                raise ValueError(f"!ref {value} names a key that does not exist")
             try:
-                term = _resolve(root[name.group(1)], root, path) if name else int(factor)
-            except (KeyError, ValueError) as error:
-                raise ValueError(f"{path}: cannot resolve !ref {value}") from error
-            product = term if product is None else product * term
+                term = _resolve(root[name.group(1)], root, (*within, value)) if name else int(factor)
+                product = term if product is None else product * term
+            except TypeError as error:
+                raise ValueError(f"!ref {value} multiplies what are not numbers") from error
         return product
     if isinstance(value, dict):
-        return {key: _resolve(item, root, path) for key, item in value.items()}
+        return {key: _resolve(item, root, within) for key, item in value.items()}
     if isinstance(value, list):
-        return [_resolve(item, root, path) for item in value]
+        return [_resolve(item, root, within) for item in value]
     return value

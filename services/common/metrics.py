@@ -22,4 +22,4 @@ LATENCY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2,
 def serve_metrics(host: str, port: int) -> None:
     """Serves /metrics from a daemon thread; port 0 means not at all. Raises OSError when the port is taken."""
     if port:
-        start_http_server(port, addr=host)
+        start_http_server(port, addr=host.strip("[]"))  # gRPC wants brackets around IPv6 addresses, sockets do not

@@ -223,13 +223,14 @@ def open_model_dir(path: str | Path) -> ModelDir:
         raise ModelDirError(f"{root} lacks {', '.join(missing)}; fetch the checkpoint again")
     raw = _read_yaml(root / f"{family}.yaml")
     qwen = _read_json(root / "CosyVoice-BlankEN" / "config.json")
+    card = _read_card(root)
     try:
-        return _build(root, family, raw, qwen)
+        return _build(root, family, raw, qwen, card)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise ModelDirError(f"{root / f'{family}.yaml'}: missing or malformed node ({error!r})") from error
 
 
-def _build(root: Path, family: Family, raw: Mapping[str, Any], qwen: Mapping[str, Any]) -> ModelDir:
+def _build(root: Path, family: Family, raw: Mapping[str, Any], qwen: Mapping[str, Any], card: Card) -> ModelDir:
     llm, flow, hift = raw["llm"], raw["flow"], raw["hift"]
     encoder = flow.get("encoder", {})
     decoder = flow["decoder"]
@@ -320,7 +321,7 @@ def _build(root: Path, family: Family, raw: Mapping[str, Any], qwen: Mapping[str
             fmin=float(mel.get("fmin", 0)),
             fmax=_fmax(mel, family),
         ),
-        card=_read_card(root),
+        card=card,
         raw=raw,
     )
 
@@ -359,21 +360,28 @@ def _read_card(root: Path) -> Card:
     data = _read_yaml(path)
     unknown = set(data) - {"name", "description", "languages", "split", "text_streaming", "voices"}
     if unknown:
-        raise ModelDirError(f"{path}: unknown keys {', '.join(sorted(unknown))}")
-    if data.get("text_streaming", "interleaved") not in ("interleaved", "sentence"):
-        raise ModelDirError(f"{path}: text_streaming must be 'interleaved' or 'sentence'")
-    voices = []
-    for voice in data.get("voices", ()):
-        audio, transcript = root / voice["audio"], root / voice["transcript"]
-        if not audio.is_file() or not transcript.is_file():
-            raise ModelDirError(f"{path}: voice {voice['name']!r} names a file that does not exist")
-        voices.append(BundledVoice(voice["name"], audio, transcript.read_text(encoding="utf-8").strip()))
+        raise ModelDirError(f"{path}: unknown keys {', '.join(sorted(map(str, unknown)))}")
     default = Card(name=root.name)
-    return Card(
-        name=str(data.get("name", root.name)),
-        description=str(data.get("description", "")).strip(),
-        languages=tuple(data.get("languages", default.languages)),
-        split=SplitConfig(**data.get("split", {})),
-        text_streaming=data.get("text_streaming", default.text_streaming),
-        voices=tuple(voices),
-    )
+    streaming, languages = data.get("text_streaming", default.text_streaming), data.get("languages", default.languages)
+    if streaming not in ("interleaved", "sentence"):
+        raise ModelDirError(f"{path}: text_streaming must be 'interleaved' or 'sentence'")
+    if isinstance(languages, str):
+        raise ModelDirError(f"{path}: languages must be a list: [{languages}]")
+    try:
+        return Card(
+            name=str(data.get("name", root.name)),
+            description=str(data.get("description", "")).strip(),
+            languages=tuple(languages),
+            split=SplitConfig(**data.get("split", {})),
+            text_streaming=streaming,
+            voices=tuple(_bundled_voice(root, entry) for entry in data.get("voices", ())),
+        )
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ModelDirError(f"{path}: missing or malformed entry ({error!r})") from error
+
+
+def _bundled_voice(root: Path, entry: Mapping[str, Any]) -> BundledVoice:
+    audio, transcript = root / entry["audio"], root / entry["transcript"]
+    if not audio.is_file() or not transcript.is_file():
+        raise ValueError(f"voice {entry['name']!r} names a file that does not exist")
+    return BundledVoice(entry["name"], audio, transcript.read_text(encoding="utf-8").strip())

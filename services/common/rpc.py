@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -45,6 +46,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self) -> None:
         self.refusal: str | None = "loading the model; try again shortly"
+        self.idle = asyncio.Event()
+        """Set while no call runs. gRPC's own do not count: a health watch lasts as long as its client likes."""
+        self.idle.set()
+        self._active = 0
 
     async def intercept_service(
         self,
@@ -84,7 +89,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         metadata = dict(context.invocation_metadata() or ())
         bind_request_id(str(metadata.get(REQUEST_ID_KEY) or new_request_id()))
         metrics.RPC_STARTED.labels(method).inc()
-        metrics.RPC_ACTIVE.labels(method).inc()
+        self._count(method, 1)
         started = time.monotonic()
         code = grpc.StatusCode.CANCELLED
         try:
@@ -106,6 +111,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             defect = Internal(f"internal error; the server's log has the details under request {current_request_id()}")
             await context.abort_with_status(rpc_status.to_status(to_status(defect)))
         finally:
-            metrics.RPC_ACTIVE.labels(method).dec()
+            self._count(method, -1)
             metrics.RPC_FINISHED.labels(method, code.name).inc()
             metrics.RPC_SECONDS.labels(method).observe(time.monotonic() - started)
+
+    def _count(self, method: str, change: int) -> None:
+        metrics.RPC_ACTIVE.labels(method).inc(change)
+        self._active += change
+        if self._active:
+            self.idle.clear()
+        else:
+            self.idle.set()

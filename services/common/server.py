@@ -8,6 +8,7 @@ signal ends the process at once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Callable
@@ -29,6 +30,8 @@ log = structlog.get_logger(__name__)
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+FLUSH_SECONDS = 0.2
+"""For the last statuses to leave once every call has ended."""
 TERMINATION_LOG = Path("/dev/termination-log")
 """Where Kubernetes reads the reason of a container's death."""
 
@@ -102,7 +105,10 @@ class ServiceServer:
         await asyncio.sleep(self.settings.drain_notice_seconds)
         self._interceptor.refusal = "draining; another worker will serve you"
         await self.service.drain()
-        await self._server.stop(self.settings.drain_grace_seconds)
+        # Not by gRPC's own grace: it refuses new calls without a word and waits for health watches, which never end.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._interceptor.idle.wait(), self.settings.drain_grace_seconds)
+        await self._server.stop(FLUSH_SECONDS)
 
     async def close(self) -> None:
         """Stops at once; running calls are cancelled."""
@@ -126,6 +132,10 @@ def run(make_service: Callable[[], Service], settings: ServiceSettings, name: st
         log.error("cannot start", reason=str(error))
         _write_termination_message(str(error))
         return 1
+    except Exception as error:
+        log.exception("failed")
+        _write_termination_message(f"{type(error).__name__}: {error}")
+        return 1
     return 0
 
 
@@ -140,11 +150,13 @@ async def _live(make_service: Callable[[], Service], settings: ServiceSettings) 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    server = ServiceServer(make_service(), settings)
     try:
         metrics.serve_metrics(settings.host, settings.metrics_port)
     except OSError as error:
-        raise StartError(f"cannot serve metrics on port {settings.metrics_port}: {error}") from error
+        raise StartError(
+            f"cannot serve metrics on port {settings.metrics_port} ({error}); set LIGHTTTS_METRICS_PORT"
+        ) from error
+    server = ServiceServer(make_service(), settings)
     starting = asyncio.create_task(server.start())
     stopping = asyncio.create_task(stop.wait())
     try:

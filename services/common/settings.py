@@ -7,10 +7,11 @@ then from the defaults below. `--help` of each service prints every field with i
 from __future__ import annotations
 
 import socket
+import sys
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 EMBEDDED_MODEL = Path(__file__).resolve().parents[2] / "models" / "tiny"
@@ -32,8 +33,18 @@ class Settings(BaseSettings):
 
     @classmethod
     def from_command_line(cls, arguments: list[str] | None = None) -> Self:
-        """Parses `arguments` (default: the process's own) over the environment; exits with usage on a wrong flag."""
-        return cls(_cli_parse_args=True if arguments is None else arguments)
+        """Parses `arguments` (default: the process's own) over the environment.
+
+        A wrong flag or value ends the process with exit code 2 and a line on stderr that names it.
+        """
+        try:
+            return cls(_cli_parse_args=True if arguments is None else arguments)
+        except ValidationError as error:
+            for problem in error.errors(include_url=False):
+                name = str(problem["loc"][0]) if problem["loc"] else "settings"
+                flag, variable = name.replace("_", "-"), name.upper()
+                sys.stderr.write(f"--{flag} (LIGHTTTS_{variable}): {problem['msg']}, got {problem['input']!r}\n")
+            raise SystemExit(2) from error
 
 
 class ServiceSettings(Settings):

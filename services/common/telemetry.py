@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import uuid
-from typing import Literal
+from typing import Any, Literal
 
 import structlog
 
@@ -21,7 +21,13 @@ def configure_logging(service: str, worker: str, level: str, style: Literal["aut
         if plain
         else structlog.processors.JSONRenderer(ensure_ascii=False)
     )
+
+    def sign(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        # Not by context variables: threads start without them.
+        return {"service": service, "worker": worker, **event}
+
     shared: list[structlog.types.Processor] = [
+        sign,
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
@@ -46,8 +52,6 @@ def configure_logging(service: str, worker: str, level: str, style: Literal["aut
     root.setLevel(level.upper())
     for noisy in ("httpx", "httpcore", "uvicorn.access", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    structlog.contextvars.clear_contextvars()
-    structlog.contextvars.bind_contextvars(service=service, worker=worker)
 
 
 def new_request_id() -> str:

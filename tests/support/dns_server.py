@@ -17,7 +17,8 @@ SOA = ". admin.test. 1 60 60 60 60"
 class DnsServer(asyncio.DatagramProtocol):
     """Answers A and AAAA queries over UDP from `records`; counts queries by (name, type).
 
-    `records` maps a name to its addresses of either family; a name that is absent does not exist.
+    `records` maps a name to its addresses of either family; a name that is absent does not exist. Record types in
+    `silent` get no answer at all.
     """
 
     def __init__(self, ttl: int = 1) -> None:
@@ -26,6 +27,7 @@ class DnsServer(asyncio.DatagramProtocol):
         self.records: dict[str, list[str]] = {}
         self.authoritative = True
         self.failing = False
+        self.silent: set[str] = set()
         self.queries: Counter[tuple[str, str]] = Counter()
         self._transport: asyncio.DatagramTransport | None = None
         self._arrived = asyncio.Event()
@@ -53,6 +55,8 @@ class DnsServer(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         query = dns.message.from_wire(data)
+        if dns.rdatatype.to_text(query.question[0].rdtype) in self.silent:
+            return
         assert self._transport is not None
         self._transport.sendto(self._answer(query).to_wire(), addr)
 

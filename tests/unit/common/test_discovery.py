@@ -124,3 +124,12 @@ async def test_trouble_keeps_the_last_known_workers(server: DnsServer, trouble: 
         server.records[NAME] = ["127.0.0.2"]
         assert await change == {"127.0.0.2:50053"}
     assert failures(server) >= 1
+
+
+async def test_one_address_family_without_answers_does_not_hold_up_the_other(server: DnsServer) -> None:
+    server.records[NAME] = ["127.0.0.1"]
+    server.silent = {"AAAA"}
+    async with asyncio.timeout(20), aclosing(discover(target(server)).watch()) as sets:
+        assert await anext(sets) == {"127.0.0.1:50053"}
+        server.records[NAME] = ["127.0.0.2"]
+        assert await anext(sets) == {"127.0.0.2:50053"}

@@ -9,14 +9,23 @@ import pytest_asyncio
 
 from cli.stack import Stack, StackConfig
 from tests.support.figures import Figure
+from tests.support.spoken import LEAD_SECONDS
 
 _FIGURES = pytest.StashKey[dict[str, str]]()
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    """One encode, one llm, two decode workers and a gateway on the embedded voice; what dies stays dead."""
-    config = StackConfig(decode_workers=2, log_dir=tmp_path_factory.mktemp("stack"), restart_dead=False)
+    """One encode, one llm, two decode workers and a gateway on the embedded voice; what dies stays dead.
+
+    Speech is generated at most LEAD_SECONDS ahead of its audio, so that tests can count on it.
+    """
+    config = StackConfig(
+        decode_workers=2,
+        log_dir=tmp_path_factory.mktemp("stack"),
+        flags={"llm": ("--lead-seconds", str(LEAD_SECONDS))},
+        restart_dead=False,
+    )
     async with Stack(config) as stack:
         yield stack
 

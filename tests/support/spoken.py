@@ -1,0 +1,40 @@
+"""Speaking through a running stack, with everything that came back."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cli.client import Speech, speak
+from cli.say import make_config
+from cli.stack import Stack
+from lighttts.v1.audio_pb2 import AudioChunk
+
+LEAD_SECONDS = 2.0
+"""How far ahead of its audio the tests' stack generates speech."""
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """One request's figures, its chunks, and its samples [n] in [-1, 1]."""
+
+    speech: Speech
+    chunks: list[AudioChunk]
+    samples: NDArray[np.float32]
+
+
+async def say(stack: Stack, text: str, seed: int = 1, voice: str = "slt") -> Spoken:
+    """Speaks one text through the gateway's streaming API."""
+    chunks: list[AudioChunk] = []
+    config = make_config(voice, None, None, seed, 1.0)
+    speech = await speak(stack.gateway.address, config, text, chunks.append)
+    samples = np.frombuffer(b"".join(chunk.pcm for chunk in chunks), "<i2").astype(np.float32) / 32768
+    return Spoken(speech, chunks, samples)
+
+
+async def served_by(stack: Stack, utterances: int) -> Counter[str]:
+    """Which decode workers served so many short utterances, one after the other."""
+    return Counter([(await say(stack, "We do not tell.")).speech.decode_workers[0] for _ in range(utterances)])

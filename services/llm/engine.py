@@ -119,8 +119,9 @@ class LlmEngine:
 
         Text beyond the request's token limit fails the sequence with a RequestError event.
         """
-        check_text_ids(ids, self._model.llm)
-        self._post(lambda: self._guarded(handle, lambda: handle._sequence.add_text(ids)))
+        text = tuple(ids)
+        check_text_ids(text, self._model.llm)
+        self._post(lambda: self._guarded(handle, lambda: handle._sequence.add_text(text)))
 
     def end_text(self, handle: Handle) -> None:
         """Says that the text is complete; an empty text fails the sequence with a RequestError event."""

@@ -22,7 +22,8 @@ from services.llm.scheduler import EngineLimits, Work
 from services.llm.sequence import Event, Request, SamplingOptions
 from services.llm.torch_backend import NonFiniteLogits, TorchBackend
 
-UTTERANCES = [utterance(number) for number in range(8)]
+UTTERANCES = [utterance(number) for number in range(7)]
+UTTERANCES.append(Request(tuple(range(12)), sampling=SamplingOptions(seed=7), text_order="interleaved", max_seconds=1))
 
 
 class GatedBackend(TorchBackend):

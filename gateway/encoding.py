@@ -1,0 +1,24 @@
+"""Samples to bytes: the services pass 32-bit floats, listeners get what they asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lighttts.v1 import audio_pb2
+
+FLOAT_BYTES = 4
+
+
+def encode(pcm: bytes, sample_format: audio_pb2.SampleFormat.ValueType) -> bytes:
+    """`pcm` (float32 little endian, mono) in `sample_format`."""
+    return pcm if sample_format == audio_pb2.SAMPLE_FORMAT_F32LE else to_s16le(pcm)
+
+
+def to_s16le(pcm: bytes) -> bytes:
+    """Float32 samples as signed 16-bit ones: full scale is 32768, rounded to the nearest, clipped, NaN is silence.
+
+    Samples that came from 16-bit audio (divided by 32768) come back exactly.
+    """
+    scaled = np.rint(np.frombuffer(pcm, dtype="<f4") * np.float32(32768.0))
+    samples: bytes = np.nan_to_num(np.clip(scaled, -32768, 32767), nan=0.0).astype("<i2").tobytes()
+    return samples

@@ -1,0 +1,144 @@
+"""The product's own API: `lighttts.v1.TextToSpeech` and `lighttts.v1.Voices`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import grpc.aio
+
+from gateway import metrics
+from gateway.options import SpeechOptions, check_text
+from gateway.output import Event
+from gateway.session import CancelInput, FlushInput, Input, PositionInput, Session, Stages, TextInput, one_text
+from lighttts.v1 import audio_pb2, tts_pb2, tts_pb2_grpc
+from services.common.errors import InvalidInput
+
+if TYPE_CHECKING:
+    Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+FRONT = "grpc"
+
+
+class TextToSpeechServicer(tts_pb2_grpc.TextToSpeechServicer):
+    """Handlers raise LightTtsErrors; the server's interceptor turns them into rich statuses."""
+
+    def __init__(self, stages: Stages) -> None:
+        self._stages = stages
+
+    async def Synthesize(
+        self, request: tts_pb2.SynthesizeRequest, context: Context
+    ) -> AsyncIterator[tts_pb2.SynthesizeResponse]:
+        with metrics.count_errors(FRONT):
+            check_text(request.text, self._stages.settings.max_text_chars)
+            options = SpeechOptions.from_config(request.config, self._stages.settings.max_prompt_bytes)
+            async with Session(self._stages, options, one_text(request.text)) as session:
+                async for event in session:
+                    response = _synthesize_response(event)
+                    if response is not None:
+                        yield response
+                    if isinstance(event, tts_pb2.Finished):
+                        context.set_trailing_metadata(_trailers(event))
+
+    async def StreamingSynthesize(
+        self, request_iterator: AsyncIterator[tts_pb2.StreamingSynthesizeRequest], context: Context
+    ) -> AsyncIterator[tts_pb2.StreamingSynthesizeResponse]:
+        with metrics.count_errors(FRONT):
+            config = await _config(request_iterator)
+            options = SpeechOptions.from_config(config, self._stages.settings.max_prompt_bytes)
+            async with Session(self._stages, options, _inputs(request_iterator)) as session:
+                async for event in session:
+                    yield _streaming_response(event)
+                    if isinstance(event, tts_pb2.Finished):
+                        context.set_trailing_metadata(_trailers(event))
+
+
+class VoicesServicer(tts_pb2_grpc.VoicesServicer):
+    def __init__(self, stages: Stages) -> None:
+        self._stages = stages
+
+    async def ListVoices(self, request: tts_pb2.ListVoicesRequest, context: Context) -> tts_pb2.ListVoicesResponse:
+        with metrics.count_errors(FRONT):
+            voices = self._stages.voices
+            description = f"Comes with {voices.model.name}."
+            return tts_pb2.ListVoicesResponse(
+                voices=[
+                    tts_pb2.Voice(name=name, description=description, languages=voices.model.languages)
+                    for name in voices.model.voices
+                ],
+                default_voice=voices.default_voice,
+            )
+
+
+async def _config(requests: AsyncIterator[tts_pb2.StreamingSynthesizeRequest]) -> tts_pb2.SynthesisConfig:
+    async for request in requests:
+        if request.WhichOneof("request") == "config":
+            return request.config
+        break
+    raise InvalidInput(
+        "the first message must be the config; then text, flush, cancel, position and end", field="config"
+    )
+
+
+async def _inputs(requests: AsyncIterator[tts_pb2.StreamingSynthesizeRequest]) -> AsyncGenerator[Input]:
+    async for request in requests:
+        match request.WhichOneof("request"):
+            case "text":
+                yield TextInput(request.text)
+            case "flush":
+                yield FlushInput()
+            case "cancel":
+                yield CancelInput()
+            case "position":
+                yield PositionInput(request.position.seconds)
+            case "end":
+                return
+            case "config":
+                raise InvalidInput("a stream has one config, its first message; open a new stream", field="config")
+            case _:
+                raise InvalidInput("an empty message; send text, flush, cancel, position or end", field="request")
+
+
+def _streaming_response(event: Event) -> tts_pb2.StreamingSynthesizeResponse:
+    match event:
+        case tts_pb2.Mark():
+            return tts_pb2.StreamingSynthesizeResponse(mark=event)
+        case tts_pb2.Spoken():
+            return tts_pb2.StreamingSynthesizeResponse(spoken=event)
+        case tts_pb2.Started():
+            return tts_pb2.StreamingSynthesizeResponse(started=event)
+        case audio_pb2.AudioChunk():
+            return tts_pb2.StreamingSynthesizeResponse(audio=event)
+        case tts_pb2.Warning():
+            return tts_pb2.StreamingSynthesizeResponse(warning=event)
+        case tts_pb2.Resumed():
+            return tts_pb2.StreamingSynthesizeResponse(resumed=event)
+        case tts_pb2.Finished():
+            return tts_pb2.StreamingSynthesizeResponse(finished=event)
+
+
+def _synthesize_response(event: Event) -> tts_pb2.SynthesizeResponse | None:
+    match event:
+        case tts_pb2.Started():
+            return tts_pb2.SynthesizeResponse(started=event)
+        case audio_pb2.AudioChunk():
+            return tts_pb2.SynthesizeResponse(audio=event)
+        case tts_pb2.Warning():
+            return tts_pb2.SynthesizeResponse(warning=event)
+        case tts_pb2.Resumed():
+            return tts_pb2.SynthesizeResponse(resumed=event)
+        case tts_pb2.Finished():
+            return tts_pb2.SynthesizeResponse(finished=event)
+        case _:  # of use only where text and audio overlap
+            return None
+
+
+def _trailers(finished: tts_pb2.Finished) -> tuple[tuple[str, str], ...]:
+    return (
+        ("lighttts-time-to-first-audio", f"{finished.time_to_first_audio:.4f}"),
+        ("lighttts-audio-seconds", f"{finished.audio_seconds:.4f}"),
+        ("lighttts-real-time-factor", f"{finished.real_time_factor:.4f}"),
+        ("lighttts-underrun-seconds", f"{finished.underrun_seconds:.4f}"),
+        ("lighttts-chunks", str(finished.chunks)),
+        ("lighttts-decode-workers", ",".join(finished.decode_workers)),
+    )

@@ -1,0 +1,64 @@
+"""What happens around every HTTP request: its id, and a limit on what it may send."""
+
+from __future__ import annotations
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from services.common.telemetry import REQUEST_ID_KEY, bind_request_id, new_request_id
+
+_LONGEST_REQUEST_ID = 128
+
+
+class RequestId:
+    """Takes over the caller's request id or makes one, for logs, workers and the response's header."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _sound(dict(scope["headers"]).get(REQUEST_ID_KEY.encode(), b"")) or new_request_id()
+        bind_request_id(request_id)
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (REQUEST_ID_KEY.encode(), request_id.encode())]
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)
+
+
+class BodyLimit:
+    """Stops reading a body at its limit: 413, whether or not its length was announced."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        received = 0
+
+        async def receive_some() -> Message:
+            nonlocal received
+            message = await receive()
+            if message["type"] == "http.request":
+                received += len(message.get("body", b""))
+                if received > self._max_bytes:
+                    # Closing spares us the rest of the body.
+                    raise HTTPException(
+                        413,
+                        f"the request has more than {self._max_bytes} bytes; send less audio",
+                        headers={"connection": "close"},
+                    )
+            return message
+
+        await self._app(scope, receive_some, send)
+
+
+def _sound(request_id: bytes) -> str:
+    """The id if it may travel in headers, metadata and logs, else nothing."""
+    text = request_id.decode("latin-1")
+    return text if len(text) <= _LONGEST_REQUEST_ID and text.isascii() and text.isprintable() else ""

@@ -1,0 +1,95 @@
+"""A session as an HTTP response: raw PCM, streamed or whole."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+from fastapi.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from gateway import metrics
+from gateway.options import SpeechOptions
+from gateway.session import Session, Stages, one_text
+from lighttts.v1 import audio_pb2
+from services.common.errors import Internal, LightTtsError
+
+log = structlog.get_logger(__name__)
+
+MEDIA_TYPE = "audio/pcm"
+
+
+class GenerationError(Internal):
+    """A synthesis that failed on our side, as LightTTS's clients know it: 417, without stream only."""
+
+    http_status = 417
+
+
+class SpeechResponse(Response):
+    """Speaks one text. The status is decided by the first audio: errors before it are answered as errors.
+
+    A client that disconnects, at whatever moment, cancels the synthesis. An error after the first audio cuts the
+    connection, so that the client cannot take what it has for the whole.
+    """
+
+    def __init__(self, stages: Stages, options: SpeechOptions, text: str, *, stream: bool) -> None:
+        self.status_code = 200
+        self.media_type = MEDIA_TYPE
+        self.background = None
+        self.init_headers()  # instead of the base's own start: there is no body yet whose length it could state
+        self._stages = stages
+        self._options = options
+        self._text = text
+        self._stream = stream
+        self._begun = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        speaking = asyncio.create_task(self._speak(send))
+        leaving = asyncio.create_task(_disconnected(receive))
+        try:
+            await asyncio.wait({speaking, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (speaking, leaving):
+                if not task.done():
+                    task.cancel()
+            await asyncio.wait({speaking, leaving})
+        if not speaking.cancelled():
+            speaking.result()
+
+    async def _speak(self, send: Send) -> None:
+        try:
+            async with Session(self._stages, self._options, one_text(self._text)) as session:
+                await (self._send_stream(session, send) if self._stream else self._send_whole(session, send))
+        except LightTtsError as error:
+            if not self._begun:
+                if isinstance(error, Internal) and not self._stream:
+                    raise GenerationError(error.message) from error
+                raise
+            metrics.ERRORS.labels("http", error.reason).inc()
+            log.warning("synthesis broke off after its first audio", message=error.message)
+
+    async def _send_stream(self, session: Session, send: Send) -> None:
+        async for event in session:
+            if isinstance(event, audio_pb2.AudioChunk) and event.pcm:
+                if not self._begun:
+                    await self._begin(send)
+                await send({"type": "http.response.body", "body": event.pcm, "more_body": True})
+        if not self._begun:
+            await self._begin(send)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send_whole(self, session: Session, send: Send) -> None:
+        parts = [event.pcm async for event in session if isinstance(event, audio_pb2.AudioChunk)]
+        body = b"".join(parts)
+        self.raw_headers.append((b"content-length", str(len(body)).encode()))
+        await self._begin(send)
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def _begin(self, send: Send) -> None:
+        self._begun = True
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,41 @@
+"""What the gateway measures, as a listener would."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from services.common.errors import LightTtsError
+from services.common.metrics import LATENCY_BUCKETS
+
+TIME_TO_FIRST_AUDIO = Histogram(
+    "lighttts_gateway_time_to_first_audio_seconds",
+    "From a stream's first text to its first audio.",
+    buckets=LATENCY_BUCKETS,
+)
+REAL_TIME_FACTOR = Histogram(
+    "lighttts_gateway_real_time_factor",
+    "Seconds spent per second of audio, by stream.",
+    buckets=(0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1, 1.2, 1.5, 2, 3, 5),
+)
+SESSIONS_ACTIVE = Gauge("lighttts_gateway_sessions_active", "Streams served now.")
+AUDIO_SECONDS = Counter("lighttts_gateway_audio_delivered_seconds_total", "Audio delivered, in seconds.")
+UNDERRUN_SECONDS = Counter(
+    "lighttts_gateway_underrun_seconds_total", "Silence heard by listeners who play from the first chunk on."
+)
+CANCELLATIONS = Counter("lighttts_gateway_cancellations_total", "Speech that was cut off, by who did it.", ["by"])
+"""`by`: `barge_in` (a cancel message), `client` (it went away)."""
+LLM_RETRIES = Counter("lighttts_gateway_llm_retries_total", "Utterances begun again at another llm worker.")
+ERRORS = Counter("lighttts_gateway_errors_total", "Requests that failed, by interface and reason.", ["front", "reason"])
+
+
+@contextlib.contextmanager
+def count_errors(front: str) -> Iterator[None]:
+    """Counts an error that leaves the block."""
+    try:
+        yield
+    except Exception as error:
+        ERRORS.labels(front, error.reason if isinstance(error, LightTtsError) else LightTtsError.reason).inc()
+        raise

@@ -1,0 +1,122 @@
+"""What a request asks for, checked. Every front builds a `SynthesisConfig` and passes through here."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lighttts.v1 import audio_pb2, llm_pb2, tts_pb2
+from services.common.errors import InvalidInput
+
+MIN_SPEED, MAX_SPEED = 0.5, 2.0
+
+
+@dataclass(frozen=True)
+class NamedVoice:
+    """A voice the gateway knows; the empty name is the default one."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class PromptVoice:
+    """A recording of the caller's own."""
+
+    audio: bytes
+    transcript: str
+
+
+@dataclass(frozen=True)
+class SpeechOptions:
+    """How to speak. `from_config` is the only way in."""
+
+    voice: NamedVoice | PromptVoice
+    style: str
+    sample_format: audio_pb2.SampleFormat.ValueType
+    speed: float
+    seed: int
+    sampling: llm_pb2.SamplingOptions
+    urgency: audio_pb2.Urgency.Class.ValueType
+
+    @classmethod
+    def from_config(cls, config: tts_pb2.SynthesisConfig, max_prompt_bytes: int) -> SpeechOptions:
+        """Raises InvalidInput, naming the field and what to change."""
+        _check_sampling(config.sampling)
+        sample_format = config.format or audio_pb2.SAMPLE_FORMAT_S16LE
+        if sample_format not in (audio_pb2.SAMPLE_FORMAT_S16LE, audio_pb2.SAMPLE_FORMAT_F32LE):
+            raise InvalidInput("unknown sample format; ask for S16LE or F32LE", field="config.format")
+        urgency = config.urgency or audio_pb2.Urgency.CLASS_INTERACTIVE
+        if urgency not in (audio_pb2.Urgency.CLASS_INTERACTIVE, audio_pb2.Urgency.CLASS_OFFLINE):
+            raise InvalidInput("unknown urgency; say INTERACTIVE or OFFLINE", field="config.urgency")
+        return cls(
+            voice=_voice(config, max_prompt_bytes),
+            style=config.style,
+            sample_format=sample_format,
+            speed=_speed(config.speed),
+            # 32 bits: enough for every voice to sound new, and short enough for a person to repeat.
+            seed=config.seed if config.HasField("seed") else secrets.randbits(32),
+            sampling=config.sampling,
+            urgency=urgency,
+        )
+
+
+def check_text(text: str, max_chars: int) -> None:
+    """Raises InvalidInput unless `text` is of a length and has something to speak."""
+    if not text.strip():
+        raise InvalidInput("text is empty; send at least one word", field="text")
+    if len(text) > max_chars:
+        raise InvalidInput(
+            f"text has {len(text)} characters; {max_chars} are allowed: send it in several requests", field="text"
+        )
+    if not speakable(text):
+        raise InvalidInput("text holds nothing to speak, only punctuation; send at least one word", field="text")
+
+
+def speakable(text: str) -> bool:
+    """Whether `text` has a letter or digit of any script."""
+    return any(character.isalnum() for character in text)
+
+
+def _voice(config: tts_pb2.SynthesisConfig, max_prompt_bytes: int) -> NamedVoice | PromptVoice:
+    if config.WhichOneof("voice") != "prompt":
+        return NamedVoice(config.voice_name)
+    prompt = config.prompt
+    if not prompt.audio:
+        raise InvalidInput("the prompt has no audio; send a recording of 1 to 30 seconds", field="config.prompt.audio")
+    if len(prompt.audio) > max_prompt_bytes:
+        raise InvalidInput(
+            f"the prompt audio has {len(prompt.audio)} bytes; {max_prompt_bytes} are allowed: send a shorter recording",
+            field="config.prompt.audio",
+        )
+    if not prompt.transcript.strip():
+        raise InvalidInput(
+            "the prompt has no transcript; send the words spoken in the recording", field="config.prompt.transcript"
+        )
+    return PromptVoice(prompt.audio, prompt.transcript)
+
+
+def _speed(speed: float) -> float:
+    if speed == 0:
+        return 1.0
+    if not MIN_SPEED <= speed <= MAX_SPEED:  # NaN too fails every comparison
+        raise InvalidInput(f"speed is {speed}; it must be {MIN_SPEED} to {MAX_SPEED}", field="config.speed")
+    return speed
+
+
+_SAMPLING_RULES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "temperature": (lambda value: math.isfinite(value) and value >= 0, "0 or more"),
+    "top_p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    "top_k": (lambda value: value >= 1, "1 or more"),
+    "max_seconds": (lambda value: math.isfinite(value) and value > 0, "above 0"),
+}
+
+
+def _check_sampling(sampling: llm_pb2.SamplingOptions) -> None:
+    for descriptor, value in sampling.ListFields():
+        allowed, rule = _SAMPLING_RULES.get(descriptor.name, (None, ""))
+        if allowed is not None and not allowed(value):
+            raise InvalidInput(
+                f"{descriptor.name} is {value}; it must be {rule}", field=f"config.sampling.{descriptor.name}"
+            )

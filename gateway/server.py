@@ -1,0 +1,97 @@
+"""The gateway as a service: what it holds and its life."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+
+import grpc.aio
+import structlog
+
+from gateway.admission import Admission
+from gateway.fronts.grpc import TextToSpeechServicer, VoicesServicer
+from gateway.fronts.http import create_app
+from gateway.http_server import HttpServer
+from gateway.session import Stages
+from gateway.settings import GatewaySettings
+from gateway.voices import Voices
+from lighttts.v1 import tts_pb2_grpc
+from services.common.discovery import discover
+from services.common.errors import LightTtsError
+from services.common.pool import Pool, open_channel
+from services.common.server import StartError
+
+log = structlog.get_logger(__name__)
+
+_START_POLL_SECONDS = 0.5
+
+
+class GatewayService:
+    """Satisfies services.common.server.Service; HTTP is served from the same loop."""
+
+    name = "gateway"
+    rpc_services: tuple[str, ...] = ("lighttts.v1.TextToSpeech", "lighttts.v1.Voices")
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        """Raises StartError for a target that cannot be understood. Create it on the running loop."""
+        encode = _pool("encode", settings.encode_target, "lighttts.v1.Encode", settings)
+        llm = _pool("llm", settings.llm_target, "lighttts.v1.Llm", settings)
+        voices = Voices(encode, default_voice=settings.default_voice, cache_bytes=settings.voice_cache_bytes)
+        self._settings = settings
+        self._stages = Stages(settings, voices, encode, llm, Admission(settings.max_sessions))
+        self._http = HttpServer(create_app(self._stages), settings.host, settings.http_port)
+        self._polling: asyncio.Task[None] | None = None
+
+    @property
+    def http_port(self) -> int:
+        """The port of the HTTP server, once started."""
+        return self._http.port
+
+    def register(self, server: grpc.aio.Server) -> None:
+        tts_pb2_grpc.add_TextToSpeechServicer_to_server(TextToSpeechServicer(self._stages), server)
+        tts_pb2_grpc.add_VoicesServicer_to_server(VoicesServicer(self._stages), server)
+
+    async def start(self) -> None:
+        """Serves HTTP at once (liveness has to answer), then waits until the encode service can be asked."""
+        await self._http.start()
+        log.info("http", port=self.http_port)
+        await self._stages.encode.start()
+        await self._stages.llm.start()
+        while True:
+            if await self._refresh():
+                break
+            await asyncio.sleep(_START_POLL_SECONDS)
+        self._polling = asyncio.create_task(self._poll(), name="model poll")
+
+    async def drain(self) -> None:
+        await self._stages.admission.drain(self._settings.drain_grace_seconds)
+
+    async def close(self) -> None:
+        if self._polling is not None:
+            self._polling.cancel()
+            await asyncio.wait({self._polling})
+        await self._http.close()
+        await self._stages.llm.close()
+        await self._stages.encode.close()
+
+    async def _poll(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.model_poll_seconds)
+            await self._refresh()
+
+    async def _refresh(self) -> bool:
+        try:
+            await self._stages.voices.refresh()
+        except LightTtsError as error:
+            log.warning("cannot ask the encode service what it serves", reason=error.message)
+            return False
+        return True
+
+
+def _pool(name: str, target: str, service: str, settings: GatewaySettings) -> Pool:
+    try:
+        discovery = discover(target)
+    except ValueError as error:
+        raise StartError(f"LIGHTTTS_{name.upper()}_TARGET: {error}") from error
+    dial = functools.partial(open_channel, max_message_bytes=settings.max_message_bytes)
+    return Pool(discovery, service, name=name, dial=dial, wait_seconds=settings.worker_wait_seconds)

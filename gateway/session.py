@@ -1,0 +1,196 @@
+"""One client's stream, whatever front it came through: inputs in, events out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self, TypeAlias
+
+from gateway import metrics, tasks
+from gateway.admission import Admission
+from gateway.inbox import Flush
+from gateway.options import SpeechOptions
+from gateway.output import Event, Output
+from gateway.settings import GatewaySettings
+from gateway.stats import PlaybackStats
+from gateway.turn import Speaker, Turn
+from gateway.utterance import LlmStage
+from gateway.voices import Voices
+from lighttts.v1 import tts_pb2, voice_pb2
+from services.common.errors import InvalidInput, LightTtsError
+from services.common.pool import Pool
+from services.common.telemetry import current_request_id
+
+
+@dataclass(frozen=True)
+class TextInput:
+    text: str
+
+
+@dataclass(frozen=True)
+class FlushInput:
+    """Speak what has come; a Mark answers."""
+
+
+@dataclass(frozen=True)
+class CancelInput:
+    """Drop what has not been sent."""
+
+
+@dataclass(frozen=True)
+class PositionInput:
+    """The client has played so many seconds of the stream's audio."""
+
+    seconds: float
+
+
+Input: TypeAlias = TextInput | FlushInput | CancelInput | PositionInput
+
+
+async def one_text(text: str) -> AsyncGenerator[Input]:
+    """The inputs of a request whose text is complete."""
+    yield TextInput(text)
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What all sessions of a gateway share."""
+
+    settings: GatewaySettings
+    voices: Voices
+    encode: Pool
+    llm: Pool
+    admission: Admission
+
+
+class Session:
+    """A stream of events about a stream of inputs.
+
+        async with Session(stages, options, inputs) as session:
+            async for event in session: ...
+
+    The end of `inputs` is the end of the text; an error they raise ends the session. Leaving the block, however that
+    happens, cancels every call downstream and waits until all its tasks have ended. Entering raises Overloaded or
+    Unavailable; iterating raises any LightTtsError.
+    """
+
+    def __init__(self, stages: Stages, options: SpeechOptions, inputs: AsyncGenerator[Input]) -> None:
+        self._stages = stages
+        self._options = options
+        self._inputs = inputs
+        self._stats = PlaybackStats()
+        self._output = Output(options.sample_format, self._stats)
+        self._announced = asyncio.Event()
+        self._voice = voice_pb2.VoiceContent()
+        self._speaker = Speaker(
+            encode=stages.encode,
+            llm=LlmStage(stages.llm, stages.settings.llm_silence_seconds, stages.settings.audio_queue_messages),
+            options=options,
+            request_id=current_request_id(),
+            interleaved=stages.settings.interleaved_text and stages.voices.model.interleaved_text,
+            voice=self._announced_voice,
+        )
+        self._received = 0
+        self._flushes = 0
+        self._task: asyncio.Task[None] | None = None
+        self._place = contextlib.ExitStack()
+
+    async def __aenter__(self) -> Self:
+        self._place.enter_context(self._stages.admission.admit(self))
+        self._task = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._place:
+            if self._task is not None and not self._task.done():
+                metrics.CANCELLATIONS.labels("client").inc()
+                self._task.cancel()
+                await asyncio.wait({self._task})
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self._output.events
+
+    def abort(self, error: LightTtsError) -> None:
+        """Ends the session at once; whoever reads its events gets `error`."""
+        if self._task is not None and self._task.cancel():
+            self._output.events.close(error)
+
+    async def _run(self) -> None:
+        try:
+            async with tasks.group() as group, contextlib.aclosing(self._inputs):
+                group.create_task(self._announce())
+                await self._converse(group)
+            await self._output.send(self._stats.finished())
+        except Exception as error:  # noqa: BLE001 - whatever happened belongs to the reader of the events, who raises it
+            self._output.events.close(error)
+        else:
+            self._output.events.close()
+
+    async def _announce(self) -> None:
+        self._output.sample_rate = self._stages.voices.model.sample_rate
+        self._voice = await self._stages.voices.resolve(self._options.voice)
+        started = tts_pb2.Started(
+            request_id=self._speaker.request_id,
+            voice_hash=self._voice.voice_hash,
+            sample_rate=self._output.sample_rate,
+            seed=self._options.seed,
+            max_text_chars=self._stages.settings.max_text_chars,
+        )
+        await self._output.send(started)
+        for warning in self._voice.warnings:
+            await self._output.send(tts_pb2.Warning(message=warning))
+        self._announced.set()
+
+    async def _announced_voice(self) -> voice_pb2.VoiceContent:
+        await self._announced.wait()
+        return self._voice
+
+    async def _converse(self, group: asyncio.TaskGroup) -> None:
+        turn = Turn(self._speaker, self._output, self._stats, number=0, offset=0)
+        task = group.create_task(turn.run())
+        async for item in self._inputs:
+            match item:
+                case TextInput(text):
+                    self._take_text(turn, text)
+                case FlushInput():
+                    self._take_flush(turn)
+                case PositionInput(seconds):
+                    turn.report_position(seconds)
+                case CancelInput():
+                    await self._cancel(turn, task)
+                    turn = Turn(self._speaker, self._output, self._stats, turn.number + 1, self._received)
+                    task = group.create_task(turn.run())
+        turn.end()
+        await asyncio.wait({task})
+
+    def _take_text(self, turn: Turn, text: str) -> None:
+        if not text:
+            return
+        self._received += len(text)
+        limit = self._stages.settings.max_text_chars
+        if self._received - turn.spoken > limit:
+            raise InvalidInput(
+                f"more than {limit} characters wait to be spoken; send text no faster than it is spoken", field="text"
+            )
+        turn.feed(text)
+
+    def _take_flush(self, turn: Turn) -> None:
+        limit = self._stages.settings.max_pending_flushes
+        if len(turn.unmarked) >= limit:
+            raise InvalidInput(f"{limit} flushes wait for their audio; wait for their marks", field="flush")
+        turn.flush(Flush(self._flushes))
+        self._flushes += 1
+
+    async def _cancel(self, turn: Turn, task: asyncio.Task[None]) -> None:
+        metrics.CANCELLATIONS.labels("barge_in").inc()
+        task.cancel()
+        await asyncio.wait({task})
+        self._stats.pause()
+        await self._announced.wait()
+        for flush in turn.unmarked:
+            await self._output.send(tts_pb2.Mark(flush=flush.number))

@@ -1,0 +1,44 @@
+"""What the gateway can be told."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from services.common.settings import ServiceSettings
+
+
+class GatewaySettings(ServiceSettings):
+    """Settings of the gateway: what applications talk to, over gRPC and HTTP."""
+
+    port: int = Field(default=50050, ge=0, le=65535)
+    """Port of the gRPC server; 0 takes a free one."""
+    http_port: int = Field(default=8080, ge=0, le=65535)
+    """Port of the HTTP server; 0 takes a free one."""
+    max_message_bytes: int = Field(default=24 * 2**20, gt=0)
+    """Largest gRPC message accepted, in bytes; a prompt has to fit into one."""
+    encode_target: str = "static:///127.0.0.1:50051"
+    """Where the encode workers are: static:///host:port,host:port or dns://[server[:port]]/name:port."""
+    llm_target: str = "static:///127.0.0.1:50052"
+    """Where the llm workers are: static:///host:port,host:port or dns://[server[:port]]/name:port."""
+    default_voice: str = ""
+    """Voice of requests that name none; empty takes the checkpoint's first."""
+    interleaved_text: bool = False
+    """Speak a sentence while its text still arrives, where the checkpoint can; otherwise sentence by sentence."""
+    max_sessions: int = Field(default=256, ge=1)
+    """Streams served at once over all interfaces; one more is refused."""
+    max_text_chars: int = Field(default=20_000, ge=1)
+    """Longest text, in characters, that may wait to be spoken in one stream."""
+    max_pending_flushes: int = Field(default=100, ge=1)
+    """Flushes of one stream that may wait for their audio."""
+    max_prompt_bytes: int = Field(default=20 * 2**20, ge=1)
+    """Largest prompt audio file, in bytes."""
+    voice_cache_bytes: int = Field(default=128 * 2**20, ge=0)
+    """Bytes of voices kept in memory at most."""
+    audio_queue_messages: int = Field(default=4, ge=1)
+    """Audio messages held for one utterance while the listener does not read; then its workers are paused."""
+    worker_wait_seconds: float = Field(default=5.0, ge=0)
+    """Longest wait for a worker to become available before a request is refused."""
+    llm_silence_seconds: float = Field(default=10.0, gt=0)
+    """An llm worker that sends nothing, not even a heartbeat, for so long is taken for lost."""
+    model_poll_seconds: float = Field(default=15.0, gt=0)
+    """Seconds between looking up what the encode service serves."""

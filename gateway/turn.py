@@ -1,0 +1,177 @@
+"""What is said between two cancels: text in, utterances side by side, audio out in order."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import struct
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from gateway import tasks
+from gateway.channel import Channel
+from gateway.inbox import End, Flush, Inbox
+from gateway.options import SpeechOptions
+from gateway.output import Output
+from gateway.segment import Segment
+from gateway.stats import PlaybackStats
+from gateway.utterance import AudioPart, LlmStage, Utterance
+from lighttts.v1 import audio_pb2, encode_pb2, llm_pb2, tts_pb2, voice_pb2
+from services.common.errors import LightTtsError
+from services.common.pool import Pool
+
+UTTERANCES_AHEAD = 1
+"""Utterances that may be generated while an earlier one is delivered: the gap between two is never heard, and a
+barge-in wastes no more than this."""
+ORDER_ITEMS = 64
+"""Utterances and flushes that may wait for delivery; utterances are bounded by the above, this bounds flushes."""
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """How a session speaks, the same in all its turns."""
+
+    encode: Pool
+    llm: LlmStage
+    options: SpeechOptions
+    request_id: str
+    interleaved: bool
+    voice: Callable[[], Awaitable[voice_pb2.VoiceContent]]
+    """Waits until the session has been announced to the client, then gives its voice."""
+
+
+class Turn:
+    """One turn. `feed`, `flush` and `end` never wait; `run` ends with the last audio, or is cancelled."""
+
+    def __init__(self, speaker: Speaker, output: Output, stats: PlaybackStats, number: int, offset: int) -> None:
+        """`number`: 0, 1, 2 ... in the session; `offset`: characters of the session's text before this turn."""
+        self.number = number
+        self.offset = offset
+        self.unmarked: deque[Flush] = deque()
+        """Flushes whose Mark has not been sent."""
+        self._speaker = speaker
+        self._output = output
+        self._stats = stats
+        self._inbox = Inbox()
+        self._latest: str | Flush | End = ""
+        self._order: Channel[Utterance | Flush] = Channel(ORDER_ITEMS)
+        self._ahead = asyncio.Semaphore(1 + UTTERANCES_AHEAD)
+        self._utterances = 0
+        self._open: Utterance | None = None
+        self._delivering: Utterance | None = None
+        self._delivered_from = 0
+        self.spoken = offset
+        """Characters of the session's text that have been spoken."""
+
+    def feed(self, text: str) -> None:
+        self._stats.text()
+        self._put(text)
+
+    def flush(self, flush: Flush) -> None:
+        self.unmarked.append(flush)
+        self._put(flush)
+
+    def end(self) -> None:
+        self._put(End())
+
+    def report_position(self, seconds: float) -> None:
+        """Where the listener is in the session's audio."""
+        if self._delivering is not None:
+            self._delivering.report_position(seconds - self._delivered_from / self._output.sample_rate)
+
+    async def run(self) -> None:
+        """Raises what any stage raised, after the audio that came before it was sent."""
+        async with tasks.group() as group:
+            group.create_task(self._plan(group))
+            await self._speaker.voice()  # nothing goes out before the announcement
+            async for item in self._order:
+                if isinstance(item, Flush):
+                    await self._mark(item)
+                else:
+                    await self._deliver(item)
+                    self._ahead.release()
+
+    def _put(self, item: str | Flush | End) -> None:
+        self._latest = item
+        self._inbox.put(item)
+
+    async def _plan(self, group: asyncio.TaskGroup) -> None:
+        """Text to utterances, each generating as soon as it is known and not too far ahead of the listener."""
+        try:
+            offset = self.offset
+            border: Flush | End | None = None
+            while not isinstance(border, End):
+                segment = Segment(self._inbox)
+                if await segment.begin():
+                    await self._encode(segment, offset, group)
+                offset += segment.characters
+                border = segment.border
+                if isinstance(border, Flush):
+                    await self._order.send(border)
+        except LightTtsError as error:
+            self._order.close(error)
+        else:
+            self._order.close()
+
+    async def _encode(self, segment: Segment, offset: int, group: asyncio.TaskGroup) -> None:
+        async def on_run(run: encode_pb2.EncodedText) -> None:
+            utterance = self._open if self._open is not None else await self._begin(group)
+            utterance.end_offset = offset + run.end
+            utterance.say(run.ids, last=run.last)
+            self._open = None if run.last else utterance
+
+        start = encode_pb2.EncodeTextStart(request_id=self._speaker.request_id, interleaved=self._speaker.interleaved)
+        await segment.encode(self._speaker.encode, start, on_run)
+        if self._open is not None:  # the border ends it, whether or not its last run said so
+            self._open.say((), last=True)
+            self._open = None
+
+    async def _begin(self, group: asyncio.TaskGroup) -> Utterance:
+        await self._ahead.acquire()
+        voice = await self._speaker.voice()
+        options = self._speaker.options
+        start = llm_pb2.GenerateStart(
+            request_id=self._speaker.request_id,
+            style=options.style,
+            voice_hash=voice.voice_hash,
+            prompt_use=llm_pb2.PROMPT_USE_ZERO_SHOT,
+            sampling=options.sampling,
+            seed=utterance_seed(options.seed, self.number, self._utterances),
+            urgency=_urgency(options),
+            speed=options.speed,
+        )
+        self._utterances += 1
+        utterance = Utterance(self._speaker.llm, start, voice, self._output.sample_rate)
+        group.create_task(utterance.run())
+        await self._order.send(utterance)
+        return utterance
+
+    async def _deliver(self, utterance: Utterance) -> None:
+        self._delivering, self._delivered_from = utterance, self._output.samples
+        async for part in utterance.parts:
+            if isinstance(part, AudioPart):
+                await self._output.audio(part.pcm, last=part.last)
+            else:
+                await self._output.send(part)
+        self._delivering = None
+        self.spoken = utterance.end_offset
+        self._stats.utterance(utterance.decode_worker)
+        await self._output.send(tts_pb2.Spoken(text_offset=self.spoken, sample=self._output.samples))
+
+    async def _mark(self, flush: Flush) -> None:
+        if self._latest is flush:
+            self._stats.pause()
+        await self._output.send(tts_pb2.Mark(flush=flush.number))
+        self.unmarked.popleft()
+
+
+def utterance_seed(seed: int, turn: int, utterance: int) -> int:
+    """An utterance's own 64-bit seed: a request's utterances differ, and the same request gives the same ones."""
+    digest = hashlib.blake2b(struct.pack("<QQQ", seed, turn, utterance), digest_size=8)
+    return int.from_bytes(digest.digest(), "little")
+
+
+def _urgency(options: SpeechOptions) -> audio_pb2.Urgency:
+    # `class` is a word of the language, so it cannot be written as a keyword argument.
+    return audio_pb2.Urgency(**{"class": options.urgency})

@@ -1,0 +1,139 @@
+"""The voices a gateway can speak with: the checkpoint's own by name, any other by a prompt."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
+
+import grpc
+import grpc.aio
+import structlog
+
+from gateway.downstream import meaning
+from gateway.options import NamedVoice, PromptVoice
+from gateway.single_flight import SingleFlight
+from lighttts.v1 import encode_pb2, encode_pb2_grpc, voice_pb2
+from services.common.errors import NotFound, Unavailable
+from services.common.pool import Pool
+from services.common.telemetry import REQUEST_ID_KEY, current_request_id
+from services.common.voice import voice_hash
+
+log = structlog.get_logger(__name__)
+
+UPLOAD_PART_BYTES = 64 * 1024
+
+T = TypeVar("T")
+
+
+class Voices:
+    """Knows what the encode service serves and turns a request's voice into its content, once per voice."""
+
+    def __init__(self, encode: Pool, *, default_voice: str, cache_bytes: int) -> None:
+        """`default_voice`: name of the voice of requests that name none; empty means the checkpoint's first."""
+        self._encode = encode
+        self._default_voice = default_voice
+        self._cache = _ContentCache(cache_bytes)
+        self._flights: SingleFlight[str, voice_pb2.VoiceContent] = SingleFlight()
+        self._model: encode_pb2.DescribeModelResponse | None = None
+
+    @property
+    def model(self) -> encode_pb2.DescribeModelResponse:
+        """What the encode service serves. Raises Unavailable before the first `refresh` has succeeded."""
+        if self._model is None:
+            raise Unavailable("the encode service has not been reached yet; try again shortly", retry_after=1.0)
+        return self._model
+
+    @property
+    def default_voice(self) -> str:
+        """Name of the voice of requests that name none; empty when the checkpoint has no voices."""
+        return self._default_voice or next(iter(self.model.voices), "")
+
+    async def refresh(self) -> None:
+        """Looks up what is served. Raises Unavailable, or what the encode service answered."""
+
+        async def describe(stub: encode_pb2_grpc.EncodeAsyncStub) -> encode_pb2.DescribeModelResponse:
+            return await stub.DescribeModel(encode_pb2.DescribeModelRequest())
+
+        model = await self._call(describe)
+        if self._model is None or self._model.model != model.model:
+            log.info("model served", model=model.name, identity=model.model, voices=list(model.voices))
+            self._cache.clear()
+        self._model = model
+
+    async def resolve(self, voice: NamedVoice | PromptVoice) -> voice_pb2.VoiceContent:
+        """The voice's content. Raises NotFound, naming the known voices, or InvalidInput for a bad prompt."""
+        if isinstance(voice, NamedVoice):
+            name = voice.name or self.default_voice
+            if name not in self.model.voices:
+                known = ", ".join(sorted(self.model.voices)) or "none: send a prompt instead"
+                raise NotFound(f"there is no voice {name!r}; known voices: {known}", field="config.voice_name")
+            key = f"name {name}"
+            header = encode_pb2.EncodeVoiceHeader(request_id=current_request_id(), bundled_voice=name)
+            audio = b""
+        else:
+            audio = voice.audio
+            # Megabytes: hashing them here would hold up everybody's audio.
+            key = await asyncio.to_thread(voice_hash, audio, voice.transcript, self.model.model)
+            header = encode_pb2.EncodeVoiceHeader(request_id=current_request_id(), transcript=voice.transcript)
+        content = self._cache.get(key)
+        if content is None:
+            content = await self._flights.run(key, lambda: self._extract(key, header, audio))
+        return content
+
+    async def _extract(self, key: str, header: encode_pb2.EncodeVoiceHeader, audio: bytes) -> voice_pb2.VoiceContent:
+        metadata = ((REQUEST_ID_KEY, header.request_id),)
+
+        async def encode(stub: encode_pb2_grpc.EncodeAsyncStub) -> encode_pb2.EncodeVoiceResponse:
+            return await stub.EncodeVoice(_parts(header, audio), metadata=metadata)
+
+        content = (await self._call(encode)).voice
+        self._cache.put(key, content)
+        return content
+
+    async def _call(self, work: Callable[[encode_pb2_grpc.EncodeAsyncStub], Awaitable[T]]) -> T:
+        """Runs a call that may be repeated at one encode worker, and once more elsewhere when that one was lost."""
+        lost: str | None = None
+        while True:
+            async with self._encode.lease(exclude=() if lost is None else (lost,)) as worker:
+                try:
+                    return await work(encode_pb2_grpc.EncodeStub(worker.channel))
+                except grpc.aio.AioRpcError as error:
+                    if error.code() != grpc.StatusCode.UNAVAILABLE or lost is not None:
+                        raise meaning(error) from error
+                    log.warning("encode worker lost a call", worker=worker.address, detail=error.details())
+                    lost = worker.address
+
+
+async def _parts(header: encode_pb2.EncodeVoiceHeader, audio: bytes) -> AsyncIterator[encode_pb2.EncodeVoiceRequest]:
+    yield encode_pb2.EncodeVoiceRequest(header=header)
+    for start in range(0, len(audio), UPLOAD_PART_BYTES):
+        yield encode_pb2.EncodeVoiceRequest(audio=audio[start : start + UPLOAD_PART_BYTES])
+
+
+class _ContentCache:
+    """The most recently used voices, within a number of bytes."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._contents: OrderedDict[str, voice_pb2.VoiceContent] = OrderedDict()  # least recently used first
+        self._bytes = 0
+
+    def get(self, key: str) -> voice_pb2.VoiceContent | None:
+        content = self._contents.get(key)
+        if content is not None:
+            self._contents.move_to_end(key)
+        return content
+
+    def put(self, key: str, content: voice_pb2.VoiceContent) -> None:
+        if key not in self._contents:
+            self._contents[key] = content
+            self._bytes += content.ByteSize()
+        while self._bytes > self._max_bytes:
+            _, dropped = self._contents.popitem(last=False)
+            self._bytes -= dropped.ByteSize()
+
+    def clear(self) -> None:
+        self._contents.clear()
+        self._bytes = 0

@@ -1,0 +1,334 @@
+"""What goes wrong at the gateway: bad input, lost workers, full house, shutdown. Each a clear error, nothing left."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from gateway.turn import utterance_seed
+from lighttts.v1 import audio_pb2, llm_pb2, tts_pb2
+from services.common.errors import Internal, InvalidInput, NotFound, Unavailable
+from tests.support.fake_stages import Conversation, Rig, Script, ids_of, rig, samples, speech, until
+
+SEED = 7
+Status = grpc.StatusCode
+
+
+def config(**fields: Any) -> tts_pb2.SynthesisConfig:
+    return tts_pb2.SynthesisConfig(seed=SEED, format=audio_pb2.SAMPLE_FORMAT_F32LE, **fields)
+
+
+def expected(text: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return speech(ids_of(text), utterance_seed(SEED, 0, 0))
+
+
+async def synthesize(r: Rig, text: str, configuration: tts_pb2.SynthesisConfig) -> list[Any]:
+    call = r.tts.Synthesize(tts_pb2.SynthesizeRequest(config=configuration, text=text))
+    return [getattr(response, response.WhichOneof("event") or "") async for response in call]
+
+
+async def refused(r: Rig, text: str, configuration: tts_pb2.SynthesisConfig) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await synthesize(r, text, configuration)
+    return refusal.value
+
+
+def violated_field(error: grpc.aio.AioRpcError) -> str:
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    for detail in status.details if status else ():
+        bad = error_details_pb2.BadRequest()
+        if detail.Unpack(bad):
+            return str(bad.field_violations[0].field)
+    return ""
+
+
+async def test_bad_requests_are_refused_and_say_what_to_change() -> None:
+    prompt = tts_pb2.Prompt
+    cases: list[tuple[str, tts_pb2.SynthesisConfig, str, str]] = [
+        ("", config(), "text", "empty"),
+        (" \n", config(), "text", "empty"),
+        ("... !?", config(), "text", "only punctuation"),
+        ("a" * 100_000, config(), "text", "20000 are allowed"),
+        ("Hi.", config(speed=math.nan), "config.speed", "0.5 to 2"),
+        ("Hi.", config(speed=-1), "config.speed", "0.5 to 2"),
+        ("Hi.", config(speed=100), "config.speed", "0.5 to 2"),
+        ("Hi.", config(prompt=prompt(audio=b"RIFF")), "config.prompt.transcript", "words spoken"),
+        ("Hi.", config(prompt=prompt(transcript="hi")), "config.prompt.audio", "send a recording"),
+        ("Hi.", config(prompt=prompt(audio=b"x" * 2_000_001, transcript="hi")), "config.prompt.audio", "shorter"),
+        ("Hi.", config(prompt=prompt(audio=b"BAD", transcript="hi")), "prompt.audio", "not audio"),
+        ("Hi.", config(sampling=llm_pb2.SamplingOptions(top_p=math.nan)), "config.sampling.top_p", "at most 1"),
+        ("Hi.", config(sampling=llm_pb2.SamplingOptions(temperature=-1)), "config.sampling.temperature", "0 or more"),
+        ("Hi.", tts_pb2.SynthesisConfig(format=99), "config.format", "S16LE"),  # type: ignore[arg-type]
+        ("Hi.", config(urgency=9), "config.urgency", "INTERACTIVE"),
+    ]
+    async with rig(max_prompt_bytes=2_000_000) as r:
+        for text, configuration, field, words in cases:
+            error = await refused(r, text, configuration)
+            assert (error.code(), violated_field(error)) == (Status.INVALID_ARGUMENT, field), error.details()
+            assert words in (error.details() or "")
+        assert np.array_equal(samples(await synthesize(r, "Hi.", config())), expected("Hi."))
+
+
+async def test_an_unknown_voice_is_told_the_known_ones() -> None:
+    async with rig() as r:
+        error = await refused(r, "Hi.", config(voice_name="nobody"))
+        assert error.code() == Status.NOT_FOUND
+        assert "'nobody'" in (error.details() or "")
+        assert "rms, slt" in (error.details() or "")
+
+
+async def test_what_the_llm_refuses_reaches_the_client_as_it_is() -> None:
+    async with rig() as r:
+        r.llm.scripts[0] = Script(fail_at_hop=0, error=NotFound("there is no style 'x'", field="start.style"))
+        error = await refused(r, "Hi.", config(style="x"))
+        assert (error.code(), error.details()) == (Status.NOT_FOUND, "there is no style 'x'")
+        assert len(r.llm.calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("messages", "words"),
+    [
+        ([tts_pb2.StreamingSynthesizeRequest(text="Hi.")], "first message must be the config"),
+        ([], "first message must be the config"),
+        ([tts_pb2.StreamingSynthesizeRequest()], "first message must be the config"),
+        ([tts_pb2.StreamingSynthesizeRequest(config=config())] * 2, "one config"),
+        ([tts_pb2.StreamingSynthesizeRequest(config=config()), tts_pb2.StreamingSynthesizeRequest()], "empty message"),
+    ],
+)
+async def test_wrong_messages(messages: list[tts_pb2.StreamingSynthesizeRequest], words: str) -> None:
+    async with rig() as r:
+        with pytest.raises(grpc.aio.AioRpcError, match=words) as refusal:
+            async for _ in r.tts.StreamingSynthesize(iter(messages)):
+                pass
+        assert refusal.value.code() == Status.INVALID_ARGUMENT
+
+
+async def test_the_text_limit_of_a_stream_is_on_what_waits_to_be_spoken() -> None:
+    async with rig(max_text_chars=20) as r:
+        client = await Conversation(r).begin()
+        for _ in range(5):  # more than 20 characters in all
+            await client.text("Ten chars.")
+            await client.next_of(tts_pb2.Spoken)
+        await client.text("Twenty-one characters")
+        with pytest.raises(grpc.aio.AioRpcError, match="more than 20 characters"):
+            await client.rest()
+
+
+async def test_too_many_flushes_at_once() -> None:
+    async with rig(max_pending_flushes=3) as r:
+        r.llm.scripts[0] = Script(hold={0: asyncio.Event()})
+        client = await Conversation(r).begin()
+        await client.text("One.")
+        await until(lambda: len(r.llm.calls) == 1)
+        for _ in range(4):
+            await client.flush()
+        with pytest.raises(grpc.aio.AioRpcError, match="wait for their marks"):
+            await client.rest()
+        await r.llm.calls[0].cancelled.wait()
+
+
+async def test_a_prompt_is_uploaded_in_parts_and_encoded_once() -> None:
+    audio = bytes(range(256)) * 1000
+    mine = config(prompt=tts_pb2.Prompt(audio=audio, transcript="hello"))
+    async with rig() as r:
+        r.encode.voice_gate.clear()
+        both = [asyncio.create_task(synthesize(r, "Hi.", mine)) for _ in range(2)]
+        await until(lambda: len(r.encode.uploads) == 1)
+        r.encode.voice_gate.set()
+        await asyncio.gather(*both)
+        await synthesize(r, "Hi.", mine)
+        ((header, parts),) = r.encode.uploads
+        assert header.transcript == "hello"
+        assert b"".join(parts) == audio
+        assert max(map(len, parts)) == 64 * 1024
+        await synthesize(r, "Hi.", config(prompt=tts_pb2.Prompt(audio=audio, transcript="other words")))
+        assert len(r.encode.uploads) == 2
+
+
+async def test_who_leaves_does_not_take_the_voice_from_the_others() -> None:
+    async with rig() as r:
+        r.encode.voice_gate.clear()
+        leaving, staying = (asyncio.create_task(synthesize(r, "Hi.", config())) for _ in range(2))
+        await until(lambda: len(r.encode.uploads) == 1)
+        leaving.cancel()
+        await asyncio.wait({leaving})
+        r.encode.voice_gate.set()
+        assert np.array_equal(samples(await staying), expected("Hi."))
+        assert len(r.encode.uploads) == 1
+
+
+async def test_a_worker_that_lacks_the_voice_gets_it() -> None:
+    async with rig() as r:
+        r.llm.scripts[0] = Script(need_voice=True)
+        await synthesize(r, "Hi.", config())
+        voice = r.llm.calls[0].voice
+        assert voice is not None
+        assert voice.voice_hash == r.llm.calls[0].start.voice_hash
+
+
+async def test_an_utterance_lost_before_its_audio_is_begun_again_elsewhere() -> None:
+    async with rig(llms=2) as r:
+        for llm in r.llms:
+            llm.scripts[0] = Script(fail_at_hop=0, error=Unavailable("draining"))
+        first = asyncio.create_task(synthesize(r, "Hi.", config()))
+        await until(lambda: any(llm.calls for llm in r.llms))
+        taken, other = sorted(r.llms, key=lambda llm: -len(llm.calls))
+        other.scripts.clear()
+        assert np.array_equal(samples(await first), expected("Hi."))
+        assert (len(taken.calls), len(other.calls)) == (1, 1)
+
+
+async def test_it_is_begun_again_only_once() -> None:
+    async with rig(llms=2) as r:
+        for llm in r.llms:
+            llm.scripts[0] = Script(fail_at_hop=0, error=Unavailable("out of order"))
+        error = await refused(r, "Hi.", config())
+        assert (error.code(), error.details()) == (Status.UNAVAILABLE, "out of order")
+        assert [len(llm.calls) for llm in r.llms] == [1, 1]
+
+
+async def test_without_another_worker_the_first_ones_reason_is_told() -> None:
+    async with rig() as r:
+        r.llm.scripts[0] = Script(fail_at_hop=0, error=Unavailable("out of order"))
+        error = await refused(r, "Hi.", config())
+        assert (error.code(), error.details()) == (Status.UNAVAILABLE, "out of order")
+
+
+async def test_a_worker_lost_after_audio_is_an_error_and_the_audio_before_it_is_kept() -> None:
+    async with rig(llms=2) as r:
+        for llm in r.llms:
+            llm.scripts[0] = Script(fail_at_hop=2, error=Unavailable("gone"), hold={2: asyncio.Event()})
+        client = await Conversation(r).begin()
+        await client.text("A long sentence.")
+        await client.next_of(audio_pb2.AudioChunk)
+        await client.next_of(audio_pb2.AudioChunk)
+        for llm in r.llms:
+            llm.scripts[0].hold[2].set()
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await client.rest()
+        assert (error.value.code(), error.value.details()) == (Status.UNAVAILABLE, "gone")
+        assert np.array_equal(samples(client.events), expected("A long sentence.")[: 8 * 240])
+
+
+async def test_an_error_ahead_comes_after_the_audio_before_it() -> None:
+    async with rig() as r:
+        release = asyncio.Event()
+        r.llm.scripts = {0: Script(hold={1: release}), 1: Script(fail_at_hop=0, error=Internal("broken"))}
+        client = await Conversation(r).begin()
+        await client.text("One is long. Two.")
+        await until(lambda: len(r.llm.calls) == 2)
+        await r.llm.calls[1].cancelled.wait()
+        release.set()
+        with pytest.raises(grpc.aio.AioRpcError, match="broken"):
+            await client.rest()
+        assert np.array_equal(samples(client.events), expected("One is long."))
+
+
+async def test_a_killed_llm_worker_costs_the_utterance_ahead_nothing() -> None:
+    async with rig(llms=2) as r:
+        release = asyncio.Event()
+        for llm in r.llms:
+            llm.scripts[0] = Script(hold={1: release})
+        client = await Conversation(r).begin()
+        await client.text("One is long. Two is also long.")
+        await client.end()
+        await until(lambda: all(llm.calls and llm.calls[0].hops == 1 for llm in r.llms))
+        ahead = next(n for n, llm in enumerate(r.llms) if llm.calls[0].ids == ids_of(" Two is also long."))
+        await r.llm_servers[ahead].close()
+        release.set()
+        second = speech(ids_of(" Two is also long."), utterance_seed(SEED, 0, 1))
+        assert np.array_equal(samples(await client.rest()), np.concatenate([expected("One is long."), second]))
+
+
+async def test_a_silent_llm_worker_is_taken_for_lost() -> None:
+    async with rig(llm_silence_seconds=0.2) as r:
+        r.llm.scripts[0] = Script(hold={0: asyncio.Event()})
+        error = await refused(r, "Hi.", config())
+        assert error.code() == Status.UNAVAILABLE
+        assert "silent" in (error.details() or "")
+
+
+async def test_no_llm_worker() -> None:
+    async with rig(worker_wait_seconds=0) as r:
+        await r.llm_servers[0].close()
+        error = await refused(r, "Hi.", config())
+        assert error.code() == Status.UNAVAILABLE
+
+
+async def test_a_full_house_refuses_at_once_with_a_hint() -> None:
+    async with rig(max_sessions=1) as r:
+        r.llm.scripts[0] = Script(hold={0: asyncio.Event()})
+        client = await Conversation(r).begin()
+        await client.next_of(tts_pb2.Started)
+        error = await refused(r, "Hi.", config())
+        assert error.code() == Status.RESOURCE_EXHAUSTED
+        retry = error_details_pb2.RetryInfo()
+        status = rpc_status.from_call(error)  # type: ignore[arg-type]
+        assert any(detail.Unpack(retry) for detail in status.details)
+        client.call.cancel()
+
+
+async def test_draining_lets_a_running_stream_finish() -> None:
+    async with rig() as r:
+        release = asyncio.Event()
+        r.llm.scripts[0] = Script(hold={1: release})
+        client = await Conversation(r).begin()
+        await client.text("One is long.")
+        await client.end()
+        await client.next_of(audio_pb2.AudioChunk)
+        draining = asyncio.create_task(r.server.drain())
+        while (await r.http.get("/readiness")).json() != {"status": "stopping"}:
+            pass
+        error = await refused(r, "Hi.", config())
+        assert error.code() == Status.UNAVAILABLE
+        release.set()
+        assert np.array_equal(samples(await client.rest()), expected("One is long."))
+        await draining
+
+
+async def test_draining_ends_what_outlasts_its_grace_with_a_reason() -> None:
+    async with rig(drain_grace_seconds=0.1) as r:
+        r.llm.scripts[0] = Script(hold={1: asyncio.Event()})
+        client = await Conversation(r).begin()
+        await client.text("One is long.")
+        await client.next_of(audio_pb2.AudioChunk)
+        draining = asyncio.create_task(r.server.drain())
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await client.rest()
+        assert error.value.code() == Status.UNAVAILABLE
+        assert "send the rest" in (error.value.details() or "")
+        await r.llm.calls[0].cancelled.wait()
+        await draining
+
+
+async def test_a_new_checkpoint_gets_its_voices_extracted_anew() -> None:
+    async with rig(model_poll_seconds=0.05) as r:
+        await synthesize(r, "Hi.", config())
+        r.encode.identity = "model-2"
+        while len(r.encode.uploads) < 2:  # the rig's limit ends a vain wait
+            await synthesize(r, "Hi.", config())
+
+
+async def test_voices_are_listed() -> None:
+    async with rig() as r:
+        listed = await r.voices.ListVoices(tts_pb2.ListVoicesRequest())
+        assert [(voice.name, list(voice.languages)) for voice in listed.voices] == [("rms", ["en"]), ("slt", ["en"])]
+        assert listed.default_voice == "rms"
+    async with rig(default_voice="slt") as r:
+        assert (await r.voices.ListVoices(tts_pb2.ListVoicesRequest())).default_voice == "slt"
+        assert (await synthesize(r, "Hi.", config()))[0].voice_hash == "hash of slt"
+
+
+async def test_unknown_inputs_name_their_cause_not_ours() -> None:
+    async with rig() as r:
+        r.llm.scripts[0] = Script(fail_at_hop=0, error=InvalidInput("the text is not English", field="text"))
+        error = await refused(r, "Hi.", config())
+        assert (error.code(), violated_field(error)) == (Status.INVALID_ARGUMENT, "text")

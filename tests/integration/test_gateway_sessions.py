@@ -1,0 +1,325 @@
+"""Sessions of the gateway's own API over fake stages: order, continuity, pipelining, barge-in, endings."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import pytest
+from prometheus_client import REGISTRY
+
+from gateway.turn import utterance_seed
+from lighttts.v1 import audio_pb2, llm_pb2, tts_pb2
+from tests.support.fake_stages import Conversation, Rig, Script, chunks, ids_of, rig, samples, speech, until
+
+SEED = 7
+
+
+def config(**fields: Any) -> tts_pb2.SynthesisConfig:
+    return tts_pb2.SynthesisConfig(seed=SEED, format=audio_pb2.SAMPLE_FORMAT_F32LE, **fields)
+
+
+def expected(*sentences: str, turn: int = 0) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.concatenate(
+        [speech(ids_of(text), utterance_seed(SEED, turn, number)) for number, text in enumerate(sentences)]
+    )
+
+
+async def synthesize(r: Rig, text: str, **fields: Any) -> list[Any]:
+    call = r.tts.Synthesize(tts_pb2.SynthesizeRequest(config=config(**fields), text=text))
+    return [getattr(response, response.WhichOneof("event") or "") async for response in call]
+
+
+async def test_a_text_is_spoken_in_order_and_numbered_without_gap() -> None:
+    async with rig() as r:
+        events = await synthesize(r, "One. Two. Three.")
+        assert np.array_equal(samples(events), expected("One.", " Two.", " Three."))
+        started, finished = events[0], events[-1]
+        assert (started.sample_rate, started.seed, started.voice_hash) == (24000, SEED, "hash of rms")
+        assert finished.chunks == len(chunks(events))
+        assert finished.audio_seconds == pytest.approx(len(samples(events)) / 24000)
+        assert list(finished.decode_workers) == ["decode-0", "decode-1", "decode-2"]
+        assert [event.message for event in events if isinstance(event, tts_pb2.Warning)] == ["a bit quiet"]
+        assert [chunk.last for chunk in chunks(events)].count(True) == 3
+
+
+async def test_the_same_seed_speaks_the_same_and_the_servers_choice_is_told() -> None:
+    async with rig() as r:
+        first, again = await synthesize(r, "One. Two."), await synthesize(r, "One. Two.")
+        assert np.array_equal(samples(first), samples(again))
+        call = r.tts.Synthesize(tts_pb2.SynthesizeRequest(text="One."))
+        started = (await call.read()).started
+        await until(lambda: len(r.llm.calls) == 5)
+        assert r.llm.calls[4].start.seed == utterance_seed(started.seed, 0, 0)
+        call.cancel()
+
+
+async def test_options_reach_the_llm() -> None:
+    async with rig() as r:
+        sampling = llm_pb2.SamplingOptions(top_k=5, max_seconds=3)
+        urgency = audio_pb2.Urgency.CLASS_OFFLINE
+        await synthesize(r, "One.", speed=1.5, style="calm", sampling=sampling, urgency=urgency, voice_name="slt")
+        start = r.llm.calls[0].start
+        assert (start.speed, start.style, start.sampling, start.voice_hash) == (1.5, "calm", sampling, "hash of slt")
+        assert getattr(start.urgency, "class") == urgency
+        assert start.prompt_use == llm_pb2.PROMPT_USE_ZERO_SHOT
+        assert start.request_id
+
+
+async def test_s16_is_the_default_format() -> None:
+    async with rig() as r:
+        call = r.tts.Synthesize(tts_pb2.SynthesizeRequest(config=tts_pb2.SynthesisConfig(seed=SEED), text="One."))
+        pcm = b"".join([response.audio.pcm async for response in call])
+        assert np.array_equal(np.frombuffer(pcm, "<i2"), np.rint(expected("One.") * 32768).astype(np.int16))
+
+
+async def test_figures_stand_in_the_trailers() -> None:
+    async with rig() as r:
+        call = r.tts.Synthesize(tts_pb2.SynthesizeRequest(config=config(), text="One. Two."))
+        finished = [response.finished async for response in call][-1]
+        trailers = dict(await call.trailing_metadata())
+        assert int(trailers["lighttts-chunks"]) == finished.chunks
+        assert trailers["lighttts-decode-workers"] == "decode-0,decode-1"
+        assert float(trailers["lighttts-time-to-first-audio"]) == pytest.approx(finished.time_to_first_audio, abs=1e-3)
+
+
+async def test_the_next_utterance_starts_while_one_is_spoken_and_no_earlier_than_that() -> None:
+    async with rig() as r:
+        release = asyncio.Event()
+        r.llm.scripts[0] = Script(hold={1: release})
+        client = await Conversation(r).begin()
+        await client.text("One is long. Two. Three.")
+        await client.end()
+        await client.next_of(audio_pb2.AudioChunk)
+        await until(lambda: len(r.llm.calls) == 2)
+        await r.llm.calls[1].ended.wait()
+        assert not r.llm.calls[0].ended.is_set()
+        assert len(r.llm.calls) == 2, "only one utterance may be ahead of the one that is spoken"
+        release.set()
+        assert np.array_equal(samples(await client.rest()), expected("One is long.", " Two.", " Three."))
+
+
+async def test_a_reader_who_stops_is_felt_by_the_llm() -> None:
+    async with rig(audio_queue_messages=2) as r:
+        client = await Conversation(r, tts_pb2.SynthesisConfig(format=audio_pb2.SAMPLE_FORMAT_F32LE)).begin()
+        await client.text("x" * 19_000 + ".")  # 18 MB of samples: more than may be in flight
+        await until(lambda: bool(r.llm.calls) and r.llm.calls[0].hops > 3)
+        hops = -1
+        while hops != r.llm.calls[0].hops:
+            hops = r.llm.calls[0].hops
+            await asyncio.sleep(0.3)
+        assert hops < 19_000 / r.llm.HOP_IDS / 2
+        client.call.cancel()
+        await r.llm.calls[0].cancelled.wait()
+
+
+async def test_fragments_of_any_size_say_the_same() -> None:
+    async with rig() as r:
+        client = await Conversation(r).begin()
+        for character in "One. Two. Three.":
+            await client.text(character)
+        await client.end()
+        assert np.array_equal(samples(await client.rest()), expected("One.", " Two.", " Three."))
+
+
+async def test_ten_thousand_empty_fragments_are_nothing() -> None:
+    async with rig() as r:
+        client = await Conversation(r).begin()
+        await client.text("One. ")
+        for _ in range(10_000):
+            await client.text("")
+        await client.text("Two.")
+        await client.end()
+        assert np.array_equal(samples(await client.rest()), expected("One.", " Two."))
+        assert "".join(r.encode.texts[0]) == "One. Two."
+
+
+async def test_interleaved_runs_are_forwarded_as_they_come() -> None:
+    async with rig(interleaved_text=True) as r:
+        client = await Conversation(r).begin()
+        await client.text("One two ")
+        await until(lambda: bool(r.llm.calls) and r.llm.calls[0].ids == ids_of("One two "))
+        assert not r.llm.calls[0].text_complete.is_set()
+        await client.text("three.")
+        await client.end()
+        assert np.array_equal(samples(await client.rest()), expected("One two three."))
+        assert r.llm.calls[0].text_messages == 3
+
+
+async def test_flush_speaks_an_unfinished_sentence_and_is_marked_after_its_audio() -> None:
+    async with rig() as r:
+        client = await Conversation(r).begin()
+        await client.text("One. Two")
+        await client.flush()
+        mark = await client.next_of(tts_pb2.Mark)
+        assert mark.flush == 0
+        assert np.array_equal(samples(client.events), expected("One.", " Two"))
+        await until(lambda: r.encode.open_texts == 0)  # a pause holds nothing downstream
+        await client.flush()
+        assert (await client.next_of(tts_pb2.Mark)).flush == 1
+        await client.text(" Three.")
+        await client.end()
+        assert np.array_equal(samples(await client.rest()), expected("One.", " Two", " Three."))
+
+
+async def test_flush_ends_an_interleaved_utterance() -> None:
+    async with rig(interleaved_text=True) as r:
+        client = await Conversation(r).begin()
+        await client.text("One two ")  # nothing is held back, so no run says that it is the last
+        await client.flush()
+        await client.next_of(tts_pb2.Mark)
+        assert np.array_equal(samples(client.events), expected("One two "))
+        client.call.cancel()
+
+
+async def test_a_flush_of_nothing_is_marked_after_the_announcement() -> None:
+    async with rig() as r:
+        r.encode.voice_gate.clear()
+        client = await Conversation(r).begin()
+        await client.flush()
+        await client.text(" ... ")
+        await client.flush()
+        await until(lambda: len(r.encode.uploads) == 1)
+        r.encode.voice_gate.set()
+        await client.end()
+        kinds = [type(event) for event in await client.rest()]
+        assert kinds == [tts_pb2.Started, tts_pb2.Warning, tts_pb2.Mark, tts_pb2.Mark, tts_pb2.Finished]
+        assert r.encode.texts == [], "punctuation alone opens no call"
+
+
+async def test_spoken_tells_how_far_into_the_text_the_audio_has_come() -> None:
+    async with rig() as r:
+        client = await Conversation(r).begin()
+        await client.text("One. Two")
+        await client.flush()
+        await client.text(" Three.")
+        await client.end()
+        spoken = [event for event in await client.rest() if isinstance(event, tts_pb2.Spoken)]
+        assert [event.text_offset for event in spoken] == [4, 8, 15]
+        assert [event.sample for event in spoken] == [4 * 240, 8 * 240, 15 * 240]
+
+
+async def test_cancel_stops_both_utterances_and_the_stream_goes_on() -> None:
+    async with rig() as r:
+        never = asyncio.Event()
+        r.llm.scripts = {0: Script(hold={1: never}), 1: Script(hold={0: never})}
+        client = await Conversation(r).begin()
+        await client.text("One is long. Two. Three.")
+        await client.flush()
+        await client.next_of(audio_pb2.AudioChunk)
+        await until(lambda: len(r.llm.calls) == 2)
+        await client.cancel()
+        await r.llm.calls[0].cancelled.wait()
+        await r.llm.calls[1].cancelled.wait()
+        assert (await client.next_of(tts_pb2.Mark)).flush == 0, "cancelled text counts as done"
+        await client.text("Yes?.")
+        await client.end()
+        events = await client.rest()
+        heard = speech(ids_of("One is long."), utterance_seed(SEED, 0, 0))[: 4 * 240]
+        assert np.array_equal(samples(events), np.concatenate([heard, expected("Yes?.", turn=1)]))
+        offsets = [event.text_offset for event in events if isinstance(event, tts_pb2.Spoken)]
+        assert offsets == [len("One is long. Two. Three.Yes?.")]
+        assert len(r.llm.calls) == 3
+
+
+async def test_cancel_is_seen_behind_text_that_waits() -> None:
+    async with rig() as r:
+        r.llm.scripts[0] = Script(hold={0: asyncio.Event()})
+        client = await Conversation(r).begin()
+        for _ in range(500):
+            await client.text("A sentence that has to wait. ")
+        await client.cancel()
+        await client.text("Now.")
+        await client.end()
+        assert np.array_equal(samples(await client.rest()), expected("Now.", turn=1))
+
+
+async def test_cancel_again_and_again() -> None:
+    async with rig() as r:
+        client = await Conversation(r).begin()
+        for _ in range(20):
+            await client.text("One. Two.")
+            await client.cancel()
+        await client.cancel()
+        await client.text("Three.")
+        await client.end()
+        events = await client.rest()
+        samples(events)
+        assert isinstance(events[-1], tts_pb2.Finished)
+        await until(lambda: all(call.cancelled.is_set() or call.ended.is_set() for call in r.llm.calls))
+
+
+async def test_half_close_means_end() -> None:
+    async with rig() as r:
+        client = await Conversation(r).begin()
+        await client.text("One.")
+        await client.call.done_writing()
+        assert np.array_equal(samples(await client.rest()), expected("One."))
+        assert isinstance(client.events[-1], tts_pb2.Finished)
+
+
+async def test_an_end_without_text_is_a_clean_end() -> None:
+    async with rig() as r:
+        client = await Conversation(r).begin()
+        await client.end()
+        assert [type(event) for event in await client.rest()] == [tts_pb2.Started, tts_pb2.Warning, tts_pb2.Finished]
+
+
+async def test_a_client_that_vanishes_frees_everything_downstream() -> None:
+    async with rig() as r:
+        r.llm.scripts[0] = Script(hold={1: asyncio.Event()})
+        before = cancellations()
+        client = await Conversation(r).begin()
+        await client.text("One is long. And more")  # the encoder waits for the rest of this sentence
+        await client.next_of(audio_pb2.AudioChunk)
+        client.call.cancel()
+        await r.llm.calls[0].cancelled.wait()
+        await until(lambda: r.encode.open_texts == 0)
+        await until(lambda: active_sessions() == 0)
+        assert cancellations() == before + 1
+
+
+async def test_a_client_that_vanishes_before_its_voice_is_known() -> None:
+    async with rig() as r:
+        r.encode.voice_gate.clear()
+        client = await Conversation(r).begin()
+        await client.text("One.")
+        await until(lambda: len(r.encode.uploads) == 1)
+        client.call.cancel()
+        await until(lambda: active_sessions() == 0)
+        r.encode.voice_gate.set()
+
+
+async def test_the_listeners_position_reaches_the_utterance_it_is_in() -> None:
+    async with rig() as r:
+        release = asyncio.Event()
+        r.llm.scripts[1] = Script(hold={1: release})
+        client = await Conversation(r).begin()
+        await client.text("One. Two is longer.")
+        await client.next_of(tts_pb2.Spoken)
+        await client.next_of(audio_pb2.AudioChunk)
+        await client.position(0.05)
+        await r.llm.calls[1].positioned.wait()
+        assert r.llm.calls[1].positions == [pytest.approx(0.05 - 4 * 240 / 24000)]
+        release.set()
+        await client.end()
+        await client.rest()
+
+
+async def test_a_move_of_the_decode_worker_is_told_and_what_is_sent_again_is_dropped() -> None:
+    async with rig() as r:
+        r.llm.scripts[0] = Script(moved=True, repeat_samples=100)
+        events = await synthesize(r, "One is moved.")
+        assert np.array_equal(samples(events), expected("One is moved."))
+        assert [event.reason for event in events if isinstance(event, tts_pb2.Resumed)] == [
+            "decode worker decode-0 was lost: died"
+        ]
+
+
+def active_sessions() -> float:
+    return REGISTRY.get_sample_value("lighttts_gateway_sessions_active") or 0.0
+
+
+def cancellations() -> float:
+    return REGISTRY.get_sample_value("lighttts_gateway_cancellations_total", {"by": "client"}) or 0.0

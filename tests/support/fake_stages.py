@@ -1,0 +1,366 @@
+"""Encode and llm workers whose every step a test decides, behind real servers, and a real gateway over them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import grpc.aio
+import httpx
+import numpy as np
+from prometheus_client import REGISTRY
+
+from gateway.server import GatewayService
+from gateway.settings import GatewaySettings
+from lighttts.v1 import (
+    audio_pb2,
+    encode_pb2,
+    encode_pb2_grpc,
+    llm_pb2,
+    llm_pb2_grpc,
+    tts_pb2,
+    tts_pb2_grpc,
+    voice_pb2,
+)
+from services.common.errors import InvalidInput, LightTtsError
+from services.common.server import ServiceServer
+from services.common.settings import ServiceSettings
+
+SAMPLE_RATE = 24000
+SAMPLES_PER_ID = 240
+LIMIT_SECONDS = 30
+VOICES = ("rms", "slt")
+
+
+def speech(ids: list[int], seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """The fake llm's audio of an utterance: a function of its ids and seed."""
+    ramp = np.linspace(-0.5, 0.5, SAMPLES_PER_ID, dtype=np.float32)
+    return np.concatenate([ramp * np.float32((value + seed % 97) % 101 / 101) for value in ids])
+
+
+def ids_of(text: str) -> list[int]:
+    return [ord(character) for character in text]
+
+
+class FakeEncode(encode_pb2_grpc.EncodeServicer):
+    """A sentence, ended by a full stop, is an utterance; an id is a code point. Interleaved: a word is a run."""
+
+    name = "encode"
+    rpc_services = ("lighttts.v1.Encode",)
+
+    def __init__(self) -> None:
+        self.uploads: list[tuple[encode_pb2.EncodeVoiceHeader, list[bytes]]] = []
+        self.texts: list[list[str]] = []
+        """Fragments of each EncodeText call."""
+        self.open_texts = 0
+        self.voice_gate = asyncio.Event()
+        self.voice_gate.set()
+        self.identity = "model-1"
+
+    def register(self, server: grpc.aio.Server) -> None:
+        encode_pb2_grpc.add_EncodeServicer_to_server(self, server)
+
+    async def start(self) -> None: ...
+    async def drain(self) -> None: ...
+    async def close(self) -> None: ...
+
+    async def DescribeModel(self, request: Any, context: Any) -> encode_pb2.DescribeModelResponse:
+        return encode_pb2.DescribeModelResponse(
+            model=self.identity,
+            name="fake",
+            family="cosyvoice2",
+            sample_rate=SAMPLE_RATE,
+            languages=["en"],
+            voices=VOICES,
+            interleaved_text=True,
+        )
+
+    async def EncodeVoice(self, request_iterator: Any, context: Any) -> encode_pb2.EncodeVoiceResponse:
+        header = (await anext(aiter(request_iterator))).header
+        parts = [request.audio async for request in request_iterator]
+        self.uploads.append((header, parts))
+        await self.voice_gate.wait()
+        if b"".join(parts).startswith(b"BAD"):
+            raise InvalidInput("the prompt is not audio; send WAV, FLAC, MP3 or Ogg", field="prompt.audio")
+        name = header.bundled_voice or header.transcript
+        content = voice_pb2.VoiceContent(voice_hash=f"hash of {name}", model=self.identity, warnings=["a bit quiet"])
+        return encode_pb2.EncodeVoiceResponse(voice=content)
+
+    async def EncodeText(self, request_iterator: Any, context: Any) -> AsyncIterator[encode_pb2.EncodeTextResponse]:
+        fragments: list[str] = []
+        self.texts.append(fragments)
+        self.open_texts += 1
+        try:
+            start = (await anext(aiter(request_iterator))).start
+            borders = (" ", ".") if start.interleaved else (".",)
+            text, offset, utterance = "", 0, 0
+            async for request in request_iterator:
+                fragments.append(request.fragment)
+                text += request.fragment
+                while cut := 1 + min((at for border in borders if (at := text.find(border)) >= 0), default=-1):
+                    last = text[cut - 1] == "."
+                    yield _run(utterance, text[:cut], offset, last)
+                    text, offset, utterance = text[cut:], offset + cut, utterance + last
+            if text.strip():
+                yield _run(utterance, text, offset, last=True)
+        finally:
+            self.open_texts -= 1
+
+
+def _run(utterance: int, text: str, offset: int, last: bool) -> encode_pb2.EncodeTextResponse:
+    run = encode_pb2.EncodedText(
+        utterance=utterance, ids=ids_of(text), text=text, start=offset, end=offset + len(text), last=last
+    )
+    return encode_pb2.EncodeTextResponse(text=run)
+
+
+@dataclass
+class Script:
+    """What happens in one Generate call."""
+
+    fail_at_hop: int | None = None
+    error: LightTtsError | None = None
+    need_voice: bool = False
+    hold: dict[int, asyncio.Event] = field(default_factory=dict)
+    """Hop n waits for its event."""
+    repeat_samples: int = 0
+    """Every hop but the first begins with so many samples of the one before."""
+    moved: bool = False
+
+
+@dataclass
+class Generation:
+    """What one Generate call has seen."""
+
+    number: int
+    start: llm_pb2.GenerateStart
+    script: Script
+    ids: list[int] = field(default_factory=list)
+    text_messages: int = 0
+    voice: voice_pb2.VoiceContent | None = None
+    positions: list[float] = field(default_factory=list)
+    hops: int = 0
+    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    text_complete: asyncio.Event = field(default_factory=asyncio.Event)
+    voice_came: asyncio.Event = field(default_factory=asyncio.Event)
+    positioned: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class FakeLlm(llm_pb2_grpc.LlmServicer):
+    """Speaks `HOP_IDS` ids per audio message. `scripts[n]` directs the n-th call."""
+
+    name = "llm"
+    rpc_services = ("lighttts.v1.Llm",)
+    HOP_IDS = 4
+
+    def __init__(self) -> None:
+        self.scripts: dict[int, Script] = {}
+        self.calls: list[Generation] = []
+
+    def register(self, server: grpc.aio.Server) -> None:
+        llm_pb2_grpc.add_LlmServicer_to_server(self, server)
+
+    async def start(self) -> None: ...
+    async def drain(self) -> None: ...
+    async def close(self) -> None: ...
+
+    async def Generate(self, request_iterator: Any, context: Any) -> AsyncIterator[llm_pb2.GenerateResponse]:
+        start = (await anext(aiter(request_iterator))).start
+        number = len(self.calls)
+        call = Generation(number, start, self.scripts.get(number, Script()))
+        self.calls.append(call)
+        reader = asyncio.create_task(self._read(request_iterator, call))
+        try:
+            async for response in self._speak(call):
+                yield response
+            call.ended.set()
+        finally:
+            reader.cancel()
+            if not call.ended.is_set():
+                call.cancelled.set()
+
+    async def _read(self, requests: Any, call: Generation) -> None:
+        async for request in requests:
+            match request.WhichOneof("request"):
+                case "voice":
+                    call.voice = request.voice
+                    call.voice_came.set()
+                case "text":
+                    call.ids.extend(request.text.ids)
+                    call.text_messages += 1
+                    if request.text.last:
+                        call.text_complete.set()
+                case "position":
+                    call.positions.append(request.position.seconds)
+                    call.positioned.set()
+
+    async def _speak(self, call: Generation) -> AsyncIterator[llm_pb2.GenerateResponse]:
+        if call.script.need_voice:
+            need = audio_pb2.NeedVoice(voice_hash=call.start.voice_hash)
+            yield llm_pb2.GenerateResponse(need_voice=need)
+            await call.voice_came.wait()
+        started = llm_pb2.GenerateStarted(llm_worker="llm-0", decode_worker="decode-0", sample_rate=SAMPLE_RATE)
+        yield llm_pb2.GenerateResponse(started=started)
+        await call.text_complete.wait()
+        pcm = speech(call.ids, call.start.seed)
+        hop = self.HOP_IDS * SAMPLES_PER_ID
+        for first in range(0, len(pcm), hop):
+            if call.hops in call.script.hold:
+                await call.script.hold[call.hops].wait()
+            if call.hops == call.script.fail_at_hop:
+                assert call.script.error is not None
+                raise call.script.error
+            if call.script.moved and call.hops == 1:
+                moved = llm_pb2.DecodeMoved(from_worker="decode-0", to_worker="decode-1", reason="died")
+                yield llm_pb2.GenerateResponse(moved=moved)
+            begin = max(0, first - call.script.repeat_samples)
+            chunk = audio_pb2.AudioChunk(
+                sequence=call.hops,
+                first_sample=begin,
+                pcm=pcm[begin : first + hop].astype("<f4").tobytes(),
+                format=audio_pb2.SAMPLE_FORMAT_F32LE,
+                sample_rate=SAMPLE_RATE,
+                last=first + hop >= len(pcm),
+            )
+            call.hops += 1
+            yield llm_pb2.GenerateResponse(audio=llm_pb2.GeneratedAudio(audio=chunk))
+            yield llm_pb2.GenerateResponse(heartbeat=audio_pb2.Heartbeat(steps=call.hops))
+        worker = f"decode-{call.number}"
+        yield llm_pb2.GenerateResponse(done=llm_pb2.GenerateDone(decode_worker=worker))
+
+
+@dataclass
+class Rig:
+    """A gateway over fakes, and a client of it."""
+
+    encode: FakeEncode
+    llms: list[FakeLlm]
+    llm_servers: list[ServiceServer]
+    gateway: GatewayService
+    server: ServiceServer
+    channel: grpc.aio.Channel
+    http: httpx.AsyncClient
+
+    @property
+    def llm(self) -> FakeLlm:
+        return self.llms[0]
+
+    @property
+    def tts(self) -> tts_pb2_grpc.TextToSpeechAsyncStub:
+        return tts_pb2_grpc.TextToSpeechStub(self.channel)
+
+    @property
+    def voices(self) -> tts_pb2_grpc.VoicesAsyncStub:
+        return tts_pb2_grpc.VoicesStub(self.channel)
+
+
+@asynccontextmanager
+async def rig(llms: int = 1, **settings: Any) -> AsyncIterator[Rig]:
+    """Starts everything; afterwards no task may be left that was not there before."""
+    before = asyncio.all_tasks()
+    async with asyncio.timeout(LIMIT_SECONDS):
+        async with AsyncExitStack() as stack:
+            encode, workers = FakeEncode(), [FakeLlm() for _ in range(llms)]
+            encode_server = await _serve(stack, encode, ServiceSettings())
+            llm_servers = [await _serve(stack, llm, ServiceSettings()) for llm in workers]
+            options: dict[str, Any] = {"drain_notice_seconds": 0, "http_port": 0, "port": 0} | settings
+            gateway_settings = GatewaySettings(
+                encode_target=f"static:///{encode_server.address}",
+                llm_target="static:///" + ",".join(server.address for server in llm_servers),
+                **options,
+            )
+            gateway = GatewayService(gateway_settings)
+            server = await _serve(stack, gateway, gateway_settings)
+            channel = grpc.aio.insecure_channel(server.address, options=[("grpc.max_send_message_length", 64 * 2**20)])
+            stack.push_async_callback(channel.close)
+            url = f"http://127.0.0.1:{gateway.http_port}"
+            http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, trust_env=False, timeout=None))  # noqa: S113 - the rig has its own limit
+            for llm in llm_servers:
+                labels = {"pool": "llm", "worker": llm.address}
+                await until(lambda labels=labels: REGISTRY.get_sample_value("lighttts_pool_healthy", labels) == 1)
+            yield Rig(encode, workers, llm_servers, gateway, server, channel, http)
+        await until(lambda: not asyncio.all_tasks() - before)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Waits until `holds`; the rig's own limit ends a vain wait."""
+    while not holds():  # noqa: ASYNC110 - what is awaited may lie in another process or library
+        await asyncio.sleep(0.005)
+
+
+async def _serve(stack: AsyncExitStack, service: Any, settings: ServiceSettings) -> ServiceServer:
+    server = ServiceServer(service, settings)
+    stack.push_async_callback(server.close)
+    await server.start()
+    return server
+
+
+Sender = Callable[[tts_pb2.StreamingSynthesizeRequest], Awaitable[None]]
+
+
+class Conversation:
+    """A client of StreamingSynthesize."""
+
+    def __init__(self, rig_: Rig, config: tts_pb2.SynthesisConfig | None = None) -> None:
+        self.call = rig_.tts.StreamingSynthesize()
+        self._config = config or tts_pb2.SynthesisConfig(seed=7, format=audio_pb2.SAMPLE_FORMAT_F32LE)
+        self.events: list[Any] = []
+
+    async def begin(self) -> Conversation:
+        await self.call.write(tts_pb2.StreamingSynthesizeRequest(config=self._config))
+        return self
+
+    async def text(self, text: str) -> None:
+        await self.call.write(tts_pb2.StreamingSynthesizeRequest(text=text))
+
+    async def flush(self) -> None:
+        await self.call.write(tts_pb2.StreamingSynthesizeRequest(flush=tts_pb2.Flush()))
+
+    async def cancel(self) -> None:
+        await self.call.write(tts_pb2.StreamingSynthesizeRequest(cancel=tts_pb2.Cancel()))
+
+    async def position(self, seconds: float) -> None:
+        position = audio_pb2.PlaybackPosition(seconds=seconds)
+        await self.call.write(tts_pb2.StreamingSynthesizeRequest(position=position))
+
+    async def end(self) -> None:
+        await self.call.write(tts_pb2.StreamingSynthesizeRequest(end=tts_pb2.End()))
+
+    async def next(self) -> Any:
+        """The next event, or None at the end."""
+        response = await self.call.read()
+        if not isinstance(response, tts_pb2.StreamingSynthesizeResponse):
+            return None
+        event = getattr(response, response.WhichOneof("event") or "")
+        self.events.append(event)
+        return event
+
+    async def next_of(self, kind: type) -> Any:
+        """The next event of a kind; the others on the way are kept in `events`."""
+        while not isinstance(event := await self.next(), kind):
+            assert event is not None, f"the stream ended without {kind.__name__}"
+        return event
+
+    async def rest(self) -> list[Any]:
+        """Reads to the end; returns all events of the stream."""
+        while await self.next() is not None:
+            pass
+        return self.events
+
+
+def chunks(events: list[Any]) -> list[audio_pb2.AudioChunk]:
+    return [event for event in events if isinstance(event, audio_pb2.AudioChunk)]
+
+
+def samples(events: list[Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """The stream's audio, after checking that it is numbered without gap or overlap."""
+    position = 0
+    for sequence, chunk in enumerate(chunks(events)):
+        assert (chunk.sequence, chunk.first_sample) == (sequence, position)
+        position += len(chunk.pcm) // 4
+    return np.frombuffer(b"".join(chunk.pcm for chunk in chunks(events)), dtype="<f4")

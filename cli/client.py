@@ -84,7 +84,9 @@ async def list_voices(server: str) -> tts_pb2.ListVoicesResponse:
 
 
 async def _connect(channel: grpc.aio.Channel, server: str) -> None:
-    no_gateway = f"no gateway answers at {server}. Start one with `light-tts up`, or name one with --server"
+    no_gateway = (
+        f"no gateway answers at {server}. Start one with `light-tts up` (or `make run`), or name one with --server"
+    )
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):
             state = channel.get_state(try_to_connect=True)

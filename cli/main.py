@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -69,7 +70,7 @@ async def _serve(config: StackConfig) -> None:
     async with Stack(config, show_event) as stack:
         server = "" if stack.ports.gateway.grpc == 50050 else f" --server {stack.gateway.address}"
         out.print(f"Serving: gRPC {stack.gateway.address}, HTTP {stack.http_url}. Try:")
-        out.print(f'  light-tts say "Good morning, Alice, welcome to London."{server}', soft_wrap=True)
+        out.print(f'  {sys.argv[0]} say "Good morning, Alice, welcome to London."{server}', soft_wrap=True)
         out.print("Ctrl-C stops everything.")
         try:
             await asyncio.Event().wait()

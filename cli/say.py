@@ -57,7 +57,7 @@ async def say_to_file(server: str, config: tts_pb2.SynthesisConfig, text: str, p
         if wav is not None:
             wav.close()
     if wav is None:
-        raise ClientError("the gateway sent no audio for this text; its log has the reason")
+        raise ClientError("nothing was spoken: the text holds no words")
     return speech
 
 

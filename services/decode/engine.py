@@ -82,8 +82,9 @@ class DecodeEngine:
                 raise EngineClosed("the engine is closed")
             if len(self._live) >= self.limits.max_streams:
                 raise EngineFull(f"{len(self._live)} streams are open, which is this engine's limit")
-            if self._stats.queued >= self.limits.max_queue:
-                raise EngineFull(f"{self._stats.queued} streams wait for their first audio, which is the queue's limit")
+            queued = sum(stream.queued for stream in self._live)
+            if queued >= self.limits.max_queue:
+                raise EngineFull(f"{queued} streams wait for their first audio, which is the queue's limit")
             self._live[stream] = handle
         return handle
 
@@ -94,6 +95,7 @@ class DecodeEngine:
         StreamError event. Does nothing when the stream has already ended.
         """
         ids = [int(token) for token in tokens]
+        handle._stream.fed_at = self._clock()  # at once, so that `open` counts it as queued
         self._post(lambda: self._guarded(handle, lambda: self._take(handle, ids, last)))
 
     def cancel(self, handle: Handle) -> None:
@@ -206,7 +208,7 @@ class DecodeEngine:
         self._counts["hops"] += 1
         self._counts["tokens_decoded"] += job.end - min(stream.done, job.end)
         self._counts["samples"] += audio.samples.shape[0]
-        stream.done, stream.ready_since = job.end, None
+        stream.done, stream.advanced_at, stream.ready_since = job.end, self._clock(), None
         stream.emitted = audio.first_sample + audio.samples.shape[0]
         if stream.played is None and audio.samples.shape[0]:
             stream.played = (audio.first_sample / rate, self._clock())
@@ -228,6 +230,8 @@ class DecodeEngine:
             raise StreamError(f"an utterance may hold {audio.max_tokens} tokens, prompt included; split the text")
         stream.tokens += tokens
         stream.ended = last
+        if last and stream.done > stream.available:
+            raise StreamError("the resume record is ahead of the tokens; push every token from the utterance's first")
         if last and stream.done >= stream.available:  # nothing left to decode, so no hop will say that this is the end
             self._drop(handle, "finished")
             nothing = np.zeros(0, np.float32)
@@ -266,7 +270,7 @@ class DecodeEngine:
         states = [stream.state for stream in streams if stream.state is not None]
         return EngineStats(
             streams=len(streams),
-            queued=sum(job.stream.played is None and not job.stream.closed for job in self._ready),
+            queued=sum(stream.queued for stream in streams),
             ready=len(self._ready),
             batch_size=len(self._batch),
             state_bytes=sum(map(self._backend.state_bytes, states)),

@@ -40,7 +40,7 @@ class EngineStats:
 
     streams: int = 0
     queued: int = 0
-    """Streams that wait for their first audio with tokens at hand."""
+    """Streams that wait for their first audio, tokens given."""
     ready: int = 0
     """Hops that could have run at the latest turn."""
     batch_size: int = 0

@@ -55,6 +55,10 @@ class Stream:
     """Absolute samples the caller has taken on."""
     played: tuple[float, float] | None = None
     """(seconds played, when that was): reported by the client, or 0 at the first audio."""
+    fed_at: float | None = None
+    """When tokens were last pushed, taken or not."""
+    advanced_at: float = 0.0
+    """When the latest hop ended."""
     ready_since: float | None = None
     """Since when the next hop could have run; None while it cannot."""
 
@@ -66,6 +70,11 @@ class Stream:
     def available(self) -> int:
         """Absolute tokens known, prompt included."""
         return self.prompt + len(self.tokens)
+
+    @property
+    def queued(self) -> bool:
+        """Waits for its first audio, tokens given."""
+        return self.fed_at is not None and self.played is None and not self.closed
 
     def lead(self, now: float, sample_rate: int) -> float:
         """Seconds of audio made beyond what the listener has heard by now; endless when nobody listens."""
@@ -109,7 +118,7 @@ def ready_jobs(streams: Iterable[Stream], now: float, audio: AudioFormat, limits
             stream.ready_since = None
             continue
         if stream.ready_since is None:
-            stream.ready_since = now
+            stream.ready_since = max(stream.fed_at or stream.arrival, stream.advanced_at)
         jobs.append(Job(stream, end, stream.ended, stream.ready_since, _deadline(stream, now, audio, limits)))
     return jobs
 

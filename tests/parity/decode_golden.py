@@ -21,8 +21,6 @@ from services.decode.vocoder.context import layer_bound
 from services.decode.vocoder.pitch import accumulate, cycles_per_frame
 from services.decode.vocoder.stream import Vocoder
 
-torch.set_num_threads(1)
-
 MINI = Path(__file__).parents[1] / "data" / "cosyvoice2-mini"
 CACHE_FRAMES, CACHE_SAMPLES = 8, 3840
 

@@ -1,0 +1,120 @@
+"""What the decode tests share: made-up voices, a listener, and engines that are closed again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.common.modeldir import open_model_dir
+from services.decode.backends import Backend
+from services.decode.engine import DecodeEngine
+from services.decode.events import AudioEvent, Event, FailedEvent
+from services.decode.state import StreamSpec
+from services.decode.torch_backend import TorchBackend
+
+ROOT = Path(__file__).parents[3]
+TIMEOUT = 60.0
+"""Seconds after which a test that waits for an engine gives up; nothing is measured by it."""
+
+
+@cache
+def mini_backend() -> TorchBackend:
+    """The random-weight checkpoint, warmed; shared, since no state lives in it."""
+    backend = TorchBackend(open_model_dir(ROOT / "tests" / "data" / "cosyvoice2-mini"))
+    backend.warm_up()
+    return backend
+
+
+def voice(prompt: int = 30, **options: Any) -> StreamSpec:
+    """A made-up voice with `prompt` tokens; `options` are StreamSpec's."""
+    rng = np.random.default_rng(prompt)
+    return StreamSpec(
+        prompt_tokens=rng.integers(0, 700, prompt).astype(np.int32),
+        prompt_mel=(2 * rng.standard_normal((2 * prompt, 80)) - 5).astype(np.float32),
+        embedding=rng.standard_normal(192).astype(np.float32),
+        **options,
+    )
+
+
+def speech(count: int, seed: int = 0) -> list[int]:
+    """`count` token ids."""
+    return [int(token) for token in np.random.default_rng(seed).integers(0, 700, count)]
+
+
+class Listener:
+    """Collects a stream's events. `wait` returns the audio or raises what the stream failed with."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.changed = threading.Condition()
+
+    def __call__(self, event: Event) -> None:
+        with self.changed:
+            self.events.append(event)
+            self.changed.notify_all()
+
+    @property
+    def audio_events(self) -> list[AudioEvent]:
+        return [event for event in self.events if isinstance(event, AudioEvent)]
+
+    def wait_events(self, count: int) -> list[AudioEvent]:
+        with self.changed:
+            assert self.changed.wait_for(lambda: len(self.events) >= count, TIMEOUT)
+        return self.audio_events
+
+    def wait(self) -> NDArray[np.float32]:
+        with self.changed:
+            assert self.changed.wait_for(lambda: bool(self.events) and self._ended(), TIMEOUT)
+        end = self.events[-1]
+        if isinstance(end, FailedEvent):
+            raise end.error
+        return joined(self.audio_events)
+
+    def _ended(self) -> bool:
+        end = self.events[-1]
+        return isinstance(end, FailedEvent) or end.last
+
+
+def joined(events: Sequence[AudioEvent]) -> NDArray[np.float32]:
+    """The events' samples; checks that each begins where the one before ended."""
+    for before, after in pairwise(events):
+        assert after.first_sample == before.first_sample + before.samples.shape[0]
+    return np.concatenate([event.samples for event in events])
+
+
+@contextmanager
+def running(backend: Backend, **options: Any) -> Iterator[DecodeEngine]:
+    engine = DecodeEngine(backend, **options)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def speak(engine: DecodeEngine, spec: StreamSpec, tokens: Sequence[int], feed: int = 1000) -> Listener:
+    """Opens a stream and pushes all tokens, `feed` at a time."""
+    listener = Listener()
+    handle = engine.open(spec, listener)
+    pieces = [tokens[start : start + feed] for start in range(0, len(tokens), feed)]
+    for piece in pieces[:-1]:
+        engine.push(handle, piece)
+    engine.push(handle, pieces[-1] if pieces else [], last=True)
+    return listener
+
+
+def wait_until(condition: Any) -> None:
+    """Waits until `condition()` holds."""
+    pause = threading.Event()
+    for _ in range(int(TIMEOUT / 0.005)):
+        if condition():
+            return
+        pause.wait(0.005)
+    raise AssertionError("the condition never came true")

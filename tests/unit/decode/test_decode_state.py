@@ -1,0 +1,70 @@
+"""Stream specs and resume records."""
+
+from __future__ import annotations
+
+import decode_support as support
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.decode.chunks import ChunkPlan
+from services.decode.state import ResumeRecord, StreamError
+
+
+def record(rows: int = 15, harmonics: int = 9) -> ResumeRecord:
+    rng = np.random.default_rng(0)
+    mel = rng.standard_normal((rows, 80)).astype(np.float32)
+    return ResumeRecord(ChunkPlan(40), 2**63 + 5, 75, 10 + rows, 10, mel, rng.random(harmonics))
+
+
+@pytest.mark.parametrize("rows", [0, 15])
+def test_record_survives_its_bytes(rows: int) -> None:
+    before = record(rows)
+    after = ResumeRecord.from_bytes(before.to_bytes())
+    assert (after.plan, after.seed, after.done) == (before.plan, before.seed, before.done)
+    assert (after.emitted, after.start) == (before.emitted, before.start)
+    assert np.array_equal(after.mel, before.mel)
+    assert np.array_equal(after.phase, before.phase)
+    assert len(before.to_bytes()) < 15_000
+
+
+@given(st.binary(max_size=200))
+def test_other_bytes_are_not_a_record(data: bytes) -> None:
+    with pytest.raises(StreamError, match="start the utterance anew"):
+        ResumeRecord.from_bytes(data)
+
+
+@given(st.data())
+def test_a_damaged_record_is_noticed(data: st.DataObject) -> None:
+    damaged = bytearray(record().to_bytes())
+    index = data.draw(st.integers(0, len(damaged) - 1))
+    damaged[index] ^= data.draw(st.integers(1, 255))
+    with pytest.raises(StreamError, match="start the utterance anew"):
+        ResumeRecord.from_bytes(bytes(damaged[: data.draw(st.integers(index + 1, len(damaged)))]))
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("speed", 0.0), ("speed", float("nan")), ("seed", -1), ("max_unread_s", 0.0)]
+)
+def test_senseless_specs_are_refused(option: str, value: float) -> None:
+    with pytest.raises(StreamError, match=option):
+        support.voice(**{option: value})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompt_mel": np.zeros((59, 80), np.float32)}, "cut both to the same duration"),
+        ({"prompt_tokens": np.full(30, 6561, np.int32)}, "speech token 6561"),
+        ({"embedding": np.zeros(100, np.float32)}, "speaker embedding"),
+        ({"embedding": np.full(192, np.nan, np.float32)}, "not finite"),
+        ({"resume": b"nonsense"}, "start the utterance anew"),
+        ({"resume": record(harmonics=8).to_bytes()}, "another model"),
+    ],
+)
+def test_voices_that_do_not_fit_the_model_are_refused(change: dict[str, object], message: str) -> None:
+    spec = support.voice()
+    fields = {name: getattr(spec, name) for name in ("prompt_tokens", "prompt_mel", "embedding")}
+    with pytest.raises(StreamError, match=message):
+        support.mini_backend().check(type(spec)(**{**fields, **change}))

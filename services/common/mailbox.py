@@ -13,12 +13,13 @@ T = TypeVar("T")
 class Mailbox(Generic[T]):
     """Events for one call, in order. Created in the call's task; `post` may be called from any thread.
 
-    It holds no more than its senders are allowed to produce: engines stop at a stream's lead, readers at a message.
+    It holds no more than its senders are allowed to produce: engines stop at a stream's lead, and what a peer produces
+    is delivered by `send`.
     """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._items: asyncio.Queue[T | BaseException] = asyncio.Queue()
+        self._items: asyncio.Queue[tuple[T | BaseException, asyncio.Future[None] | None]] = asyncio.Queue()
 
     def post(self, item: T) -> None:
         """Delivers an event; when the call's loop has ended, nobody is left to read it and it is dropped."""
@@ -30,15 +31,23 @@ class Mailbox(Generic[T]):
 
     def _deliver(self, item: T | BaseException) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._items.put_nowait, item)
+            self._loop.call_soon_threadsafe(self._items.put_nowait, (item, None))
+
+    async def send(self, item: T) -> None:
+        """Delivers an event and waits until it is taken: a peer that sends without end is held back by its reader."""
+        taken = self._loop.create_future()
+        self._items.put_nowait((item, taken))
+        await taken
 
     async def take(self, wait: float | None = None) -> T | None:
         """The next event, or None after `wait` seconds without one. Raises what was passed to `fail`."""
         try:
             async with asyncio.timeout(wait):
-                item = await self._items.get()
+                item, taken = await self._items.get()
         except TimeoutError:
             return None
+        if taken is not None and not taken.done():
+            taken.set_result(None)
         if isinstance(item, BaseException):
             raise item
         return item

@@ -37,13 +37,17 @@ def from_message(message: voice_pb2.VoiceContent, model: str) -> Voice:
         raise InvalidInput(f"voice mel has {len(message.mel)} bytes, expected {expected}", field="voice.mel")
     if len(message.embedding) != EMBEDDING_SIZE:
         raise InvalidInput(f"voice embedding has {len(message.embedding)} values", field="voice.embedding")
+    mel = np.frombuffer(message.mel, dtype="<f4").reshape(-1, MEL_BINS).astype(np.float32)
+    embedding = np.array(message.embedding, dtype=np.float32)
+    if not (np.isfinite(mel).all() and np.isfinite(embedding).all()):
+        raise InvalidInput("voice mel or embedding holds values that are not finite numbers", field="voice")
     return Voice(
         hash=message.voice_hash,
         transcript=message.transcript,
         prompt_text_ids=np.array(message.prompt_text_ids, dtype=np.int32),
         speech_tokens=tokens,
-        mel=np.frombuffer(message.mel, dtype="<f4").reshape(-1, MEL_BINS).astype(np.float32),
-        embedding=np.array(message.embedding, dtype=np.float32),
+        mel=mel,
+        embedding=embedding,
         seconds=message.seconds,
         warnings=tuple(message.warnings),
     )

@@ -7,11 +7,9 @@ again with the last resume record, and what the listener already has is dropped 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TypeAlias
 
 import grpc
@@ -20,11 +18,12 @@ import structlog
 from prometheus_client import Counter
 
 from lighttts.v1 import audio_pb2, decode_pb2, decode_pb2_grpc
-from services.common.errors import Internal, Overloaded, Unavailable, from_rpc_error
+from services.common.errors import Overloaded, Unavailable, from_rpc_error
 from services.common.pool import FailureReason, Lease, Pool
-from services.common.telemetry import REQUEST_ID_KEY
+from services.common.telemetry import REQUEST_ID_KEY, current_request_id
 from services.common.voice import Voice
 from services.common.voice_message import to_message
+from services.llm.watch import LossReason, MovePolicy, ProgressWatch, WorkerLost
 
 log = structlog.get_logger(__name__)
 
@@ -32,18 +31,6 @@ MOVES = Counter("lighttts_llm_decode_moves_total", "Utterances moved to another 
 SAMPLE_BYTES = 4
 """Workers answer in 32-bit floats."""
 Call: TypeAlias = "grpc.aio.StreamStreamCall[decode_pb2.DecodeRequest, decode_pb2.DecodeResponse]"
-
-
-@dataclass(frozen=True)
-class MovePolicy:
-    """When a worker has lost an utterance, and how often that may happen."""
-
-    silence_seconds: float = 3.0
-    """Without any message for so long, a worker is taken for frozen."""
-    stall_seconds: float = 15.0
-    """With heartbeats but no engine step for so long, its engine is taken for hung."""
-    max_moves: int = 3
-    """Moves one utterance may make before it fails."""
 
 
 @dataclass(frozen=True)
@@ -56,24 +43,14 @@ class Started:
 
 @dataclass(frozen=True)
 class Moved:
-    """The utterance went on elsewhere."""
+    """The utterance went on elsewhere; told when the new worker has taken it."""
 
     from_worker: str
+    to_worker: str
     reason: str
 
 
 Event = Started | Moved | decode_pb2.DecodedAudio
-
-
-class LossReason(StrEnum):
-    """Why an utterance left a worker, as metrics count it."""
-
-    DIED = "died"
-    SILENT = "silent"
-    STALLED = "stalled"
-    BROKE_PROTOCOL = "broke protocol"
-    FULL = "full"
-    DRAINING = "draining"
 
 
 # What the pool should hear of it. A full or draining worker has not failed; its health or its next answer tells.
@@ -89,14 +66,7 @@ _ELSEWHERE = {
     grpc.StatusCode.CANCELLED: LossReason.DIED,
     grpc.StatusCode.RESOURCE_EXHAUSTED: LossReason.FULL,
 }
-
-
-class WorkerLost(Exception):
-    """This worker will not finish the utterance; another one may."""
-
-    def __init__(self, reason: LossReason) -> None:
-        super().__init__(reason.value)
-        self.reason = reason
+_OWES_NOTHING = (audio_pb2.Heartbeat.STATE_WAITING, audio_pb2.Heartbeat.STATE_WARMING)
 
 
 @dataclass
@@ -127,6 +97,10 @@ class DecodeStream:
         self._record = b""
         self._next_sample = 0
         self._sequence = 0
+        self._worker: str | None = None
+        """The worker that took the utterance last, by name."""
+        self._loss: LossReason | None = None
+        """Why that worker lost it, until the next one has taken it."""
 
     def push(self, ids: Sequence[int], *, last: bool) -> None:
         """Adds speech tokens; `last` ends the utterance."""
@@ -154,12 +128,12 @@ class DecodeStream:
                     reason = error.reason
                     if reason in _FAILURES:
                         worker.report_failure(_FAILURES[reason])
-            lost[worker.address] = reason
-            log.warning("decode worker lost an utterance", worker=worker.address, reason=reason, lost=len(lost))
-            if len(lost) > self._policy.max_moves:
-                raise Unavailable(f"{len(lost)} decode workers lost this utterance; the last one {reason}")
-            MOVES.labels(reason.value).inc()
-            yield Moved(worker.address, reason.value)
+            lost[worker.address] = self._loss = reason
+            losses = sum(reason is not LossReason.FULL for reason in lost.values())
+            log.warning("decode worker lost an utterance", peer=worker.address, reason=reason.value, losses=losses)
+            if losses > self._policy.max_moves:
+                message = f"{losses} decode workers lost this utterance; the last one {reason.value}"
+                raise Unavailable(message, retry_after=1.0)
 
     @asynccontextmanager
     async def _lease(self, lost: Mapping[str, LossReason]) -> AsyncGenerator[Lease]:
@@ -176,9 +150,10 @@ class DecodeStream:
     async def _converse(self, worker: Lease) -> AsyncGenerator[Event]:
         """One worker's part of the utterance: until its last audio, or WorkerLost."""
         stub = decode_pb2_grpc.DecodeStub(worker.channel)
-        call = stub.Decode(metadata=((REQUEST_ID_KEY, self._start.request_id),))
+        call = stub.Decode(metadata=((REQUEST_ID_KEY, current_request_id()),))
         outgoing = _Outgoing()
         writer = asyncio.create_task(self._write(call, outgoing))
+        writer.add_done_callback(lambda _: call.cancel())  # without a writer there is nothing more to read
         watch = ProgressWatch(self._policy)
         try:
             while True:
@@ -188,47 +163,66 @@ class DecodeStream:
                         outgoing.voice_wanted = True
                         self._changed.set()
                     case "started":
-                        yield Started(response.started.worker, response.started.sample_rate)
+                        for news in self._taken_by(response.started):
+                            yield news
                     case "audio":
+                        if response.audio.audio.last and not outgoing.last:
+                            raise WorkerLost(LossReason.BROKE_PROTOCOL)
                         audio = self._advance(response.audio)
                         if audio is not None:
                             yield audio
                     case "hand_over":
                         raise WorkerLost(LossReason.DRAINING)
+                watch.progress()  # only now: our own reader may have kept us, which is not the worker's fault
+        except WorkerLost:
+            if writer.done() and not writer.cancelled():
+                writer.result()  # a defect of ours, if that is what ended the call
+            raise
         finally:
             writer.cancel()
             call.cancel()
             await asyncio.gather(writer, return_exceptions=True)
 
+    def _taken_by(self, started: decode_pb2.DecodeStarted) -> list[Event]:
+        news: list[Event] = [Started(started.worker, started.sample_rate)]
+        if self._worker is not None and self._loss is not None:
+            MOVES.labels(self._loss.value).inc()
+            news.insert(0, Moved(self._worker, started.worker, self._loss.value))
+        self._worker, self._loss = started.worker, None
+        return news
+
     async def _write(self, call: Call, outgoing: _Outgoing) -> None:
-        """Sends what this call has not been sent yet, whenever something changes. The reader sees its failures."""
+        """Sends what this call has not been sent yet, whenever something changes."""
         start = decode_pb2.DecodeStart()
         start.CopyFrom(self._start)
         start.resume_record = self._record
-        await call.write(decode_pb2.DecodeRequest(start=start))
-        while True:
-            self._changed.clear()
-            if outgoing.voice_wanted:
-                outgoing.voice_wanted = False
-                await call.write(decode_pb2.DecodeRequest(voice=to_message(self._voice, self._model_id)))
-            fresh = self._tokens[outgoing.tokens :]
-            if fresh or self._last > outgoing.last:
-                tokens = decode_pb2.SpeechTokens(ids=fresh, first_index=outgoing.tokens, last=self._last)
-                outgoing.tokens += len(fresh)
-                outgoing.last = self._last
-                await call.write(decode_pb2.DecodeRequest(tokens=tokens))
-            if self._position > outgoing.position:
-                outgoing.position = self._position
-                position = audio_pb2.PlaybackPosition(seconds=self._position)
-                await call.write(decode_pb2.DecodeRequest(position=position))
-            await self._changed.wait()
+        try:
+            await call.write(decode_pb2.DecodeRequest(start=start))
+            while True:
+                self._changed.clear()
+                if outgoing.voice_wanted:
+                    outgoing.voice_wanted = False
+                    await call.write(decode_pb2.DecodeRequest(voice=to_message(self._voice, self._model_id)))
+                fresh = self._tokens[outgoing.tokens :]
+                if fresh or self._last > outgoing.last:
+                    tokens = decode_pb2.SpeechTokens(ids=fresh, first_index=outgoing.tokens, last=self._last)
+                    outgoing.tokens += len(fresh)
+                    outgoing.last = self._last
+                    await call.write(decode_pb2.DecodeRequest(tokens=tokens))
+                if self._position > outgoing.position:
+                    outgoing.position = self._position
+                    position = audio_pb2.PlaybackPosition(seconds=self._position)
+                    await call.write(decode_pb2.DecodeRequest(position=position))
+                await self._changed.wait()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            return  # the call has ended; its reader learns why
 
     def _advance(self, decoded: decode_pb2.DecodedAudio) -> decode_pb2.DecodedAudio | None:
         """Numbers the audio for the listener and drops what they have; None when nothing of it is new."""
         audio = decoded.audio
         known = self._next_sample - audio.first_sample
-        if known < 0:
-            raise Internal(f"a decode worker skipped {-known} samples")
+        if known < 0 or len(audio.pcm) % SAMPLE_BYTES:
+            raise WorkerLost(LossReason.BROKE_PROTOCOL)
         self._record = decoded.resume_record
         audio.pcm = audio.pcm[known * SAMPLE_BYTES :]
         if not audio.pcm and not audio.last:
@@ -238,32 +232,6 @@ class DecodeStream:
         self._next_sample += len(audio.pcm) // SAMPLE_BYTES
         self._sequence += 1
         return decoded
-
-
-class ProgressWatch:
-    """Tells a slow worker from a failed one by its heartbeats: only a step count that stands still means failure."""
-
-    def __init__(self, policy: MovePolicy) -> None:
-        self._policy = policy
-        self._steps = -1
-        self._progress_at = time.monotonic()
-
-    @property
-    def silence_seconds(self) -> float:
-        return self._policy.silence_seconds
-
-    def progress(self) -> None:
-        """Audio came: the worker is alive whatever its count says."""
-        self._progress_at = time.monotonic()
-
-    def beat(self, heartbeat: audio_pb2.Heartbeat) -> None:
-        """Raises WorkerLost when the engine owes us work and has not stepped for too long."""
-        waiting = heartbeat.state in (audio_pb2.Heartbeat.STATE_WAITING, audio_pb2.Heartbeat.STATE_WARMING)
-        if heartbeat.steps != self._steps or waiting:
-            self._steps = heartbeat.steps
-            self._progress_at = time.monotonic()
-        elif time.monotonic() - self._progress_at > self._policy.stall_seconds:
-            raise WorkerLost(LossReason.STALLED)
 
 
 async def _read(call: Call, watch: ProgressWatch) -> decode_pb2.DecodeResponse:
@@ -281,6 +249,6 @@ async def _read(call: Call, watch: ProgressWatch) -> decode_pb2.DecodeResponse:
         if not isinstance(response, decode_pb2.DecodeResponse):  # grpc.aio.EOF
             raise WorkerLost(LossReason.BROKE_PROTOCOL)
         if response.WhichOneof("response") != "heartbeat":
-            watch.progress()
             return response
-        watch.beat(response.heartbeat)
+        beat = response.heartbeat
+        watch.beat(beat.steps, owes_nothing=beat.state in _OWES_NOTHING)

@@ -96,18 +96,22 @@ class LlmService(llm_pb2_grpc.LlmServicer):
 
 def _load_engine(settings: LlmSettings, model: ModelDir) -> LlmEngine:
     torch.set_num_threads(settings.torch_threads)
-    limits = EngineLimits(
-        max_running=settings.max_running,
-        max_waiting=settings.max_waiting,
-        total_tokens=settings.total_tokens,
-        max_request_tokens=settings.max_request_tokens,
-        prefill_tokens=settings.prefill_tokens,
-    )
+    try:
+        limits = EngineLimits(
+            max_running=settings.max_running,
+            max_waiting=settings.max_waiting,
+            total_tokens=settings.total_tokens,
+            max_request_tokens=settings.max_request_tokens,
+            prefill_tokens=settings.prefill_tokens,
+        )
+    except ValueError as error:
+        raise StartError(f"the engine's limits contradict each other: {error}") from error
     return LlmEngine(_backend(settings, model), model, limits)
 
 
 def _backend(settings: LlmSettings, model: ModelDir) -> Backend:
     if settings.llm_backend == "torch":
+        _check_device(settings.device)
         return TorchBackend(load_speech_lm(model, settings.device))
     if settings.llm_cost_file is None:
         raise StartError("the clocked backend needs a cost file; set LIGHTTTS_LLM_COST_FILE")
@@ -115,6 +119,14 @@ def _backend(settings: LlmSettings, model: ModelDir) -> Backend:
         return ClockedBackend(model.llm, CostModel.read(settings.llm_cost_file))
     except ValueError as error:
         raise StartError(str(error)) from error
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        first_line = str(error).splitlines()[0]
+        raise StartError(f"cannot use device {device!r} ({first_line}); set LIGHTTTS_DEVICE, cpu for one") from error
 
 
 def _warm_up(engine: LlmEngine, model: ModelDir) -> None:

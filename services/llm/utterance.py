@@ -6,28 +6,26 @@ it comes. Ending the call, however it ends, frees the engine's slot within a ste
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from lighttts.v1 import audio_pb2, decode_pb2, llm_pb2, voice_pb2
-from services.common.errors import Internal, InvalidInput, LightTtsError, Overloaded, Unavailable
+from services.common.errors import InvalidInput, Overloaded, Unavailable
 from services.common.mailbox import Mailbox, background
-from services.common.modeldir import ModelDir
+from services.common.modeldir import FlowConfig, ModelDir
 from services.common.pool import Pool
 from services.common.voice import Voice
 from services.common.voice_cache import VoiceCache
 from services.common.voice_message import from_message
 from services.llm import decoding
 from services.llm.engine import EngineClosed, EngineFull, Handle, LlmEngine
+from services.llm.hops import HopPlan
 from services.llm.layout import Prompt, RequestError
-from services.llm.sequence import FailedEvent, Request, SamplingOptions, TokensEvent
+from services.llm.sequence import FailedEvent, Request, SamplingOptions, TokensEvent, check_request
 from services.llm.settings import LlmSettings
-
-RELAY_WINDOW = 4
-"""Audio messages that may wait for a slow reader; more would hide from the decode worker that nobody reads."""
+from services.llm.watch import MovePolicy
 
 
 @dataclass(frozen=True)
@@ -80,24 +78,30 @@ class Utterance:
             raise InvalidInput("start names no voice", field="start.voice_hash")
         if start.style:
             raise InvalidInput(f"there is no style {start.style!r}; leave it empty", field="start.style")
+        if start.HasField("resume"):
+            raise InvalidInput("this worker cannot continue another one's utterance; start anew", field="start.resume")
         self._stage = stage
         self._start = start
+        self._hops = _hop_plan(start, stage.model.flow)
         self._mailbox: Mailbox[_Event] = Mailbox()
-        self._window = asyncio.Semaphore(RELAY_WINDOW)
         self._progress = _Progress()
+        self._beat_at = time.monotonic() + stage.settings.heartbeat_seconds
 
     async def run(self, requests: AsyncIterator[llm_pb2.GenerateRequest]) -> AsyncGenerator[llm_pb2.GenerateResponse]:
         """Raises InvalidInput, Overloaded or Unavailable with what to do."""
+        voices, voice_hash = self._stage.voices, self._start.voice_hash
         async with background(self._read(requests), self._mailbox):
-            voices = self._stage.voices
-            if self._start.voice_hash not in voices:
-                need = audio_pb2.NeedVoice(voice_hash=self._start.voice_hash)
-                yield llm_pb2.GenerateResponse(need_voice=need)
-                voices.put(await self._voice_content())
-            with voices.lease(self._start.voice_hash) as voice:
+            if voice_hash not in voices:
+                yield llm_pb2.GenerateResponse(need_voice=audio_pb2.NeedVoice(voice_hash=voice_hash))
+                async for beat in self._receive(lambda: voice_hash in voices):
+                    yield beat
+            with voices.lease(voice_hash) as voice:
                 if voice is None:
                     raise Overloaded("the voice cache is full of voices in use; try again shortly")
-                await self._whole_text()
+                async for beat in self._receive(lambda: self._progress.text_complete):
+                    yield beat
+                if not self._progress.text:
+                    raise InvalidInput("there is no text to speak", field="text")
                 async with aclosing(self._speak(voice)) as responses:
                     async for response in responses:
                         yield response
@@ -106,40 +110,57 @@ class Utterance:
         async for request in requests:
             match request.WhichOneof("request"):
                 case "voice":
-                    self._mailbox.post(request.voice)
+                    await self._mailbox.send(request.voice)
                 case "text":
-                    self._mailbox.post(request.text)
+                    await self._mailbox.send(request.text)
                 case "position":
-                    self._mailbox.post(request.position)
+                    await self._mailbox.send(request.position)
                 case _:
                     raise InvalidInput("after start only voice, text and position may follow", field="request")
-        self._mailbox.post(_TextEnd())
+        await self._mailbox.send(_TextEnd())
 
-    async def _voice_content(self) -> Voice:
-        while True:
-            event = await self._mailbox.take()
+    async def _take(self) -> _Event | None:
+        """The next event; None when a sign of life is due, however many events there are."""
+        wait = self._beat_at - time.monotonic()
+        event = await self._mailbox.take(wait) if wait > 0 else None
+        if event is None:
+            self._beat_at = time.monotonic() + self._stage.settings.heartbeat_seconds
+        return event
+
+    async def _receive(self, complete: Callable[[], bool]) -> AsyncGenerator[llm_pb2.GenerateResponse]:
+        """Collects voice and text until `complete`; yields signs of life meanwhile."""
+        while not complete():
+            event = await self._take()
             if isinstance(event, voice_pb2.VoiceContent):
-                if event.voice_hash != self._start.voice_hash:
-                    raise InvalidInput("the voice sent is not the one that start names", field="voice.voice_hash")
-                return from_message(event, self._stage.model_id)
-            self._note_text(event)
-            if isinstance(event, _TextEnd):
-                raise InvalidInput("the stream ended before the voice was sent", field="voice")
+                self._stage.voices.put(self._checked(event))
+            elif isinstance(event, llm_pb2.TextTokens):
+                self._add_text(event)
+            elif isinstance(event, _TextEnd):
+                if self._start.voice_hash not in self._stage.voices:
+                    raise InvalidInput("the stream ended before the voice was sent", field="voice")
+                self._progress.text_complete = True
+            elif event is None:
+                yield self._heartbeat()
 
-    async def _whole_text(self) -> None:
-        while not self._progress.text_complete:
-            self._note_text(await self._mailbox.take())
-        if not self._progress.text:
-            raise InvalidInput("there is no text to speak", field="text")
+    def _checked(self, content: voice_pb2.VoiceContent) -> Voice:
+        """The voice that start names, fit for every later utterance that names it. Raises InvalidInput."""
+        if content.voice_hash != self._start.voice_hash:
+            raise InvalidInput("the voice sent is not the one that start names", field="voice.voice_hash")
+        voice = from_message(content, self._stage.model_id)
+        try:
+            check_request(Request((), _prompt(voice)), self._stage.model.llm)
+        except RequestError as error:
+            raise InvalidInput(str(error), field="voice") from error
+        return voice
 
-    def _note_text(self, event: _Event | None) -> None:
-        if isinstance(event, llm_pb2.TextTokens):
-            if self._progress.text_complete:
-                raise InvalidInput("text followed the last text", field="text")
-            self._progress.text.extend(event.ids)
-            self._progress.text_complete = event.last
-        elif isinstance(event, _TextEnd):
-            self._progress.text_complete = True
+    def _add_text(self, text: llm_pb2.TextTokens) -> None:
+        progress, most = self._progress, self._stage.settings.max_request_tokens
+        if progress.text_complete:
+            raise InvalidInput("text followed the last text; send it as a new utterance", field="text")
+        if len(progress.text) + len(text.ids) > most:
+            raise InvalidInput(f"the text has more than {most} tokens; split it into utterances", field="text")
+        progress.text.extend(text.ids)
+        progress.text_complete = text.last
 
     async def _speak(self, voice: Voice) -> AsyncGenerator[llm_pb2.GenerateResponse]:
         handle = self._submit(voice)
@@ -148,16 +169,17 @@ class Utterance:
             async with background(self._relay(decode), self._mailbox):
                 spoken = False
                 while not spoken:
-                    event = await self._mailbox.take(self._stage.settings.heartbeat_seconds)
+                    event = await self._take()
                     if isinstance(event, TokensEvent):
                         self._pass_on(event, decode, voice)
                     elif isinstance(event, audio_pb2.PlaybackPosition):
                         decode.report_position(event.seconds)
+                    elif isinstance(event, llm_pb2.TextTokens):
+                        self._add_text(event)
                     elif isinstance(event, FailedEvent):
                         raise _meaning(event.error) from event.error
                     elif isinstance(event, decode_pb2.DecodedAudio):
                         yield self._audio(event, handle)
-                        self._window.release()
                         spoken = event.audio.last
                     elif isinstance(event, decoding.Started | decoding.Moved):
                         yield self._news(event)
@@ -170,12 +192,9 @@ class Utterance:
     def _submit(self, voice: Voice) -> Handle:
         start, settings = self._start, self._stage.settings
         options = start.sampling
-        prompt = Prompt()
-        if start.prompt_use != llm_pb2.PROMPT_USE_TIMBRE:
-            prompt = Prompt(tuple(voice.prompt_text_ids.tolist()), tuple(voice.speech_tokens.tolist()))
         request = Request(
             text_ids=tuple(self._progress.text),
-            prompt=prompt,
+            prompt=Prompt() if start.prompt_use == llm_pb2.PROMPT_USE_TIMBRE else _prompt(voice),
             sampling=SamplingOptions(
                 seed=start.seed,
                 temperature=options.temperature if options.HasField("temperature") else 1.0,
@@ -183,9 +202,10 @@ class Utterance:
                 top_k=options.top_k if options.HasField("top_k") else None,
                 ras=options.repetition_aware if options.HasField("repetition_aware") else True,
             ),
-            max_seconds=min(options.max_seconds or settings.max_seconds, settings.max_seconds),
+            max_seconds=min(options.max_seconds, settings.max_seconds)
+            if options.HasField("max_seconds")
+            else settings.max_seconds,
             max_tokens=self._ceiling(tokens_spoken=0),
-            resume_ids=tuple(start.resume.raw_ids),
         )
         try:
             return self._stage.engine.submit(request, self._mailbox.post)
@@ -193,14 +213,13 @@ class Utterance:
             raise _meaning(error) from error
 
     def _ceiling(self, tokens_spoken: int) -> int:
-        """Raw ids the engine may have generated when `tokens_spoken` have become audio."""
-        return tokens_spoken + int(self._stage.settings.lead_seconds * self._stage.model.token_rate)
+        """Raw ids the engine may have generated when `tokens_spoken` have become audio; never less than a hop more."""
+        lead = int(self._stage.settings.lead_seconds * self._stage.model.token_rate)
+        return tokens_spoken + max(lead, self._hops.longest)
 
     def _decode_stream(self, voice: Voice) -> decoding.DecodeStream:
         start, settings = self._start, self._stage.settings
-        policy = decoding.MovePolicy(
-            settings.decode_silence_seconds, settings.decode_stall_seconds, settings.decode_max_moves
-        )
+        policy = MovePolicy(settings.decode_silence_seconds, settings.decode_stall_seconds, settings.decode_max_moves)
         message = decode_pb2.DecodeStart(
             request_id=start.request_id,
             voice_hash=start.voice_hash,
@@ -215,9 +234,8 @@ class Utterance:
     async def _relay(self, decode: decoding.DecodeStream) -> None:
         async with aclosing(decode.events()) as events:
             async for event in events:
-                if isinstance(event, decode_pb2.DecodedAudio):
-                    await self._window.acquire()
-                self._mailbox.post(event)
+                # At the reader's pace: what waits here would hide from the decode worker that nobody reads.
+                await self._mailbox.send(event)
 
     def _pass_on(self, event: TokensEvent, decode: decoding.DecodeStream, voice: Voice) -> None:
         """Collects tokens until they complete a chunk and its lookahead, or the utterance."""
@@ -228,7 +246,7 @@ class Utterance:
         progress.raw += len(event.raw_ids)
         progress.unreported.extend(event.raw_ids)
         progress.unsent.extend(event.ids)
-        if not event.last and progress.generated < self._next_hop(len(voice.speech_tokens)):
+        if not event.last and progress.generated < self._hops.next(len(voice.speech_tokens), progress.sent):
             return
         if not progress.sent:
             progress.done.first_hop = progress.since_start()
@@ -240,13 +258,6 @@ class Utterance:
         decode.push(progress.unsent, last=event.last)
         progress.sent += len(progress.unsent)
         progress.unsent.clear()
-
-    def _next_hop(self, prompt_tokens: int) -> int:
-        """Tokens that complete the chunk under way, borders being multiples of the chunk, prompt included."""
-        flow = self._stage.model.flow
-        spoken = max(0, self._progress.sent - flow.lookahead_tokens)
-        border = (prompt_tokens + spoken) // flow.chunk_tokens + 1
-        return border * flow.chunk_tokens - prompt_tokens + flow.lookahead_tokens
 
     def _audio(self, decoded: decode_pb2.DecodedAudio, handle: Handle) -> llm_pb2.GenerateResponse:
         progress = self._progress
@@ -266,7 +277,7 @@ class Utterance:
 
     def _news(self, event: decoding.Started | decoding.Moved) -> llm_pb2.GenerateResponse:
         if isinstance(event, decoding.Moved):
-            moved = llm_pb2.DecodeMoved(from_worker=event.from_worker, reason=event.reason)
+            moved = llm_pb2.DecodeMoved(from_worker=event.from_worker, to_worker=event.to_worker, reason=event.reason)
             return llm_pb2.GenerateResponse(moved=moved)
         self._progress.done.decode_worker = event.worker
         started = llm_pb2.GenerateStarted(
@@ -275,19 +286,35 @@ class Utterance:
         return llm_pb2.GenerateResponse(started=started)
 
     def _heartbeat(self) -> llm_pb2.GenerateResponse:
-        running = self._progress.generated > 0
-        state = audio_pb2.Heartbeat.STATE_RUNNING if running else audio_pb2.Heartbeat.STATE_QUEUED
+        state = audio_pb2.Heartbeat.STATE_RUNNING
+        if not self._progress.text_complete:
+            state = audio_pb2.Heartbeat.STATE_WAITING
+        elif not self._progress.generated:
+            state = audio_pb2.Heartbeat.STATE_QUEUED
         return llm_pb2.GenerateResponse(heartbeat=audio_pb2.Heartbeat(steps=self._stage.engine.steps, state=state))
 
 
-def _meaning(error: Exception) -> LightTtsError:
-    """What an engine's error means to a client."""
+def _prompt(voice: Voice) -> Prompt:
+    return Prompt(tuple(voice.prompt_text_ids.tolist()), tuple(voice.speech_tokens.tolist()))
+
+
+def _hop_plan(start: llm_pb2.GenerateStart, flow: FlowConfig) -> HopPlan:
+    if not start.HasField("chunk_plan"):
+        return HopPlan.default(flow)
+    try:
+        return HopPlan(start.chunk_plan.first_border, start.chunk_plan.chunk, flow.lookahead_tokens)
+    except ValueError as error:
+        raise InvalidInput(str(error), field="start.chunk_plan") from error
+
+
+def _meaning(error: Exception) -> Exception:
+    """What an engine's error means to a client; anything unforeseen is a defect and stays what it is."""
     match error:
         case RequestError():
             return InvalidInput(str(error))
         case EngineFull():
             return Overloaded(str(error))
         case EngineClosed():
-            return Unavailable(str(error))
+            return Unavailable(str(error), retry_after=1.0)
         case _:
-            return Internal(f"generation failed: {error}")
+            return error

@@ -2,6 +2,7 @@
 
 from services.common.discovery.base import Discovery, discover
 from services.common.discovery.dns import DnsDiscovery
+from services.common.discovery.kubernetes import KubernetesDiscovery
 from services.common.discovery.static import StaticDiscovery
 
-__all__ = ["Discovery", "DnsDiscovery", "StaticDiscovery", "discover"]
+__all__ = ["Discovery", "DnsDiscovery", "KubernetesDiscovery", "StaticDiscovery", "discover"]

@@ -7,6 +7,7 @@ from typing import Protocol
 from urllib.parse import SplitResult, urlsplit
 
 from services.common.discovery.dns import DnsDiscovery
+from services.common.discovery.kubernetes import KubernetesDiscovery
 from services.common.discovery.static import StaticDiscovery
 
 
@@ -28,6 +29,7 @@ class Discovery(Protocol):
 _SCHEMES: dict[str, tuple[Callable[[SplitResult], Discovery], str]] = {
     "static": (StaticDiscovery.from_url, "static:///host:port,host:port"),
     "dns": (DnsDiscovery.from_url, "dns:///name:port or dns://server:port/name:port"),
+    "kubernetes": (KubernetesDiscovery.from_url, "kubernetes:///service[.namespace][:port]"),
 }
 
 
@@ -36,6 +38,7 @@ def discover(target: str) -> Discovery:
 
     * `static:///host:port,host:port`: a fixed list.
     * `dns://[server[:port]]/name:port`: the A and AAAA records of a name, polled.
+    * `kubernetes:///service[.namespace][:port]`: the Ready pods behind a service, watched.
 
     Raises ValueError, with what to write instead, for an unknown scheme or a malformed target.
     """

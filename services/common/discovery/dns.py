@@ -27,15 +27,11 @@ import dns.name
 import dns.rdatatype
 import dns.resolver
 import structlog
-from prometheus_client import Counter
 
 from services.common.discovery.addresses import join_address, split_address
+from services.common.discovery.metrics import FAILURES
 
 log = structlog.get_logger(__name__)
-
-FAILURES = Counter(
-    "lighttts_discovery_failures_total", "Lookups that failed; the last known addresses stood.", ["target"]
-)
 
 _LEAST_SECONDS = 1.0
 _MOST_NEGATIVE_SECONDS = 30.0

@@ -9,13 +9,15 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 # Further arguments of `make test`: make test ARGS="-k pool -x"
 ARGS ?=
+# The folder of `make parity`: a model directory in official format with arrays beside it.
+GOLDEN ?= tests/data/cosyvoice2-mini
 
 BIN := .venv/bin
 PROTOS := $(wildcard protos/lighttts/v1/*.proto)
 BUF_VERSION := 1.75.0
 BUF := .tools/buf-$(BUF_VERSION)/node_modules/.bin/buf
 
-.PHONY: help setup protos demo run test test-system lint format clean
+.PHONY: help setup protos demo run test parity test-system lint format clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +34,9 @@ run: setup protos ## Start the whole system and leave it serving until Ctrl-C
 
 test: setup protos ## Run the tests that need Python wheels only (ARGS="-k name")
 	@$(BIN)/python -m pytest -m "not system" $(ARGS)
+
+parity: setup protos ## Compare every array of a folder of golden vectors (GOLDEN=DIR): error, tolerance, pass
+	@$(BIN)/python -m tests.parity "$(GOLDEN)"
 
 test-system: setup protos $(BUF) ## Run what needs npm or Debian packages: so far, buf over the protos
 	@$(BUF) lint protos

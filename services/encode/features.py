@@ -92,9 +92,13 @@ def prompt_mel(audio: F32, config: MelConfig) -> F32:
     left = (config.n_fft - config.window) // 2
     window = np.pad(_hann(config.window), (left, config.n_fft - config.window - left))
     magnitude = np.sqrt(np.abs(np.fft.rfft(frames * window)) ** 2 + 1e-9)
+    return np.log(np.maximum(magnitude @ mel_filters(config).T, 1e-5)).astype(np.float32)
+
+
+def mel_filters(config: MelConfig) -> F64:
+    """The prompt mel's filter bank: [bins, n_fft // 2 + 1] (spec section 3.4)."""
     top = config.sample_rate / 2 if config.fmax is None else config.fmax
-    filters = _slaney_filters(config.sample_rate, config.n_fft, config.bins, config.fmin, top)
-    return np.log(np.maximum(magnitude @ filters.T, 1e-5)).astype(np.float32)
+    return _slaney_filters(config.sample_rate, config.n_fft, config.bins, config.fmin, top)
 
 
 def _frames(audio: F64, size: int, hop: int) -> F64:

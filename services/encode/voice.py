@@ -5,6 +5,7 @@ from __future__ import annotations
 from services.common.errors import InvalidInput
 from services.common.modeldir import BundledVoice, ModelDir
 from services.common.voice import Voice, voice_hash, voice_identity
+from services.encode.alignment import align
 from services.encode.audio import DEFAULT_LIMITS, AudioLimits, read_prompt
 from services.encode.features import TOKEN_RATE, prompt_mel, resample
 from services.encode.frontend import TextFrontend
@@ -46,16 +47,15 @@ class VoiceExtractor:
         warnings = [*prompt.warnings, *check_transcript(transcript, prompt.seconds)]
         speech = resample(prompt.samples, prompt.rate, TOKEN_RATE)
         mel = prompt_mel(resample(prompt.samples, prompt.rate, self._mel.sample_rate), self._mel)
-        tokens = self._tokens(speech)
-        length = min(len(mel) // self._frames_per_token, len(tokens))  # spec section 3.5
-        if not length:
+        tokens, mel = align(self._tokens(speech), mel, self._frames_per_token)
+        if not len(tokens):
             raise InvalidInput("prompt audio holds no speech the model can use; send another recording", field="audio")
         return Voice(
             hash=self.hash(audio, transcript),
             transcript=transcript.strip(),
             prompt_text_ids=text_ids,
-            speech_tokens=tokens[:length].copy(),
-            mel=mel[: length * self._frames_per_token].copy(),
+            speech_tokens=tokens.copy(),
+            mel=mel.copy(),
             embedding=self._speaker(speech),
             seconds=prompt.seconds,
             warnings=tuple(warnings),

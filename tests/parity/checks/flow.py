@@ -1,0 +1,147 @@
+"""The flow: noise, encoder, estimator, mel in one shot, recomputed and appended (spec sections 5 and 6.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from services.decode.chunks import ChunkPlan
+from services.decode.flow.model import FlowHop, FlowState
+from services.decode.flow.past import Pass
+from services.decode.flow.solver import euler_times, noise_table
+from tests.parity.golden import Golden, ids
+from tests.parity.registry import check
+from tests.parity.report import Row, close, equal
+
+
+def plans(golden: Golden) -> tuple[ChunkPlan, ChunkPlan]:
+    """Upstream's `streaming` False and True."""
+    chunk = golden.model.flow.chunk_tokens
+    return ChunkPlan.whole(), ChunkPlan(chunk, chunk)
+
+
+def open_stream(golden: Golden, plan: ChunkPlan) -> FlowState:
+    """The golden prompt's stream before its first token."""
+    inputs = {name: torch.from_numpy(array) for name, array in golden.arrays("tts_inputs.npz").items()}
+    return golden.flow.open(inputs["prompt_token"][0], inputs["prompt_feat"][0], inputs["embedding"][0], plan)
+
+
+def tokens(golden: Golden) -> list[int]:
+    return list(ids(golden.arrays("tts_inputs.npz")["token"]))
+
+
+def mel_after(golden: Golden, state: FlowState, count: int, *, final: bool, keep: bool) -> Tensor:
+    """New frames [n, mel] of the stream's first `count` golden tokens, its lookahead known and no more."""
+    known = count if final else count + golden.model.flow.lookahead_tokens
+    state.tokens = tokens(golden)[:known]
+    return golden.flow.append([FlowHop(state, state.prompt + count, final, keep)])[0]
+
+
+@check("flow_noise.npz")
+def noise(golden: Golden) -> Iterator[Row]:
+    golden.require_family("cosyvoice2", "flow")
+    arrays = golden.arrays("flow_noise.npz")
+    table = noise_table(golden.model.flow.output_size).T[None]
+    yield equal("flow_noise.npz: noise_shape", list(table.shape), arrays["noise_shape"])
+    first, last = arrays["noise_first"], arrays["noise_last"]
+    yield close("flow_noise.npz: noise_first", table[..., : first.shape[-1]], first, 0)
+    yield close("flow_noise.npz: noise_last", table[..., -last.shape[-1] :], last, 0)
+    for name in arrays.matching(r"noise_row0_first(\d+)"):
+        yield close(f"flow_noise.npz: {name.group()}", table[0, 0, : int(name.group(1))], arrays[name.group()], 0)
+    for name in arrays.matching(r"noise_used_\d+"):
+        used = arrays[name.group()]
+        yield close(f"flow_noise.npz: {name.group()}", table[..., : used.shape[-1]], used, 0)
+    yield close("flow_noise.npz: noise_sum_f64", table.double().sum(), arrays["noise_sum_f64"], 1e-6)
+    times = euler_times(golden.model.flow.steps)
+    span = [float(t) for t, _ in times] + [float(sum(dt for _, dt in times))]
+    yield close("flow_noise.npz: t_span", span, arrays["t_span"], 1e-6)
+
+
+@check("flow_encoder.npz")
+@torch.inference_mode()
+def encoder(golden: Golden) -> Iterator[Row]:
+    golden.require_family("cosyvoice2", "flow")
+    arrays, flow, tolerance = golden.arrays("flow_encoder.npz"), golden.flow, golden.tolerance["mel"]
+    speaker = open_stream(golden, ChunkPlan()).speaker
+    yield close("flow_encoder.npz: spk80", speaker, arrays["spk80"][0], tolerance)
+    token_in = torch.from_numpy(arrays["token_in"])
+    embedded = flow.encoder.embed(flow.input_embedding(token_in))
+    expected = arrays["embed_scaled"]
+    yield close("flow_encoder.npz: embed_scaled", embedded[:, : expected.shape[1]], expected, tolerance)
+    context = embedded.new_zeros(1, golden.model.flow.lookahead_tokens, embedded.shape[2])
+    one = Pass([None], [embedded.shape[1]], [None], layers=1)
+    out = flow.encoder.pre_lookahead_layer(torch.cat((embedded, context), dim=1), one)
+    expected = arrays["pre_lookahead_out"]
+    yield close("flow_encoder.npz: pre_lookahead_out", out[:, : expected.shape[1]], expected, tolerance)
+    for name in arrays.matching(r"(h|mu)_stream([01])_final(1|0_(\d+))"):
+        kind, streaming, count = name.group(1), int(name.group(2)), name.group(4)
+        hidden = _encode(golden, token_in[0], int(count) if count else None, plans(golden)[streaming])
+        ours = flow.encoder_proj(hidden) if kind == "mu" else hidden
+        yield close(f"flow_encoder.npz: {name.group()}", ours, arrays[name.group()], tolerance)
+
+
+def _encode(golden: Golden, token_in: Tensor, count: int | None, plan: ChunkPlan) -> Tensor:
+    """Hidden rows of the first `count` tokens, those after them as context; of all tokens when `count` is None."""
+    flow, config = golden.flow, golden.model.flow
+    known = len(token_in) if count is None else count
+    embedded = flow.encoder.embed(flow.input_embedding(token_in[: known + config.lookahead_tokens]))
+    missing = known + config.lookahead_tokens - embedded.shape[0]
+    padded = torch.cat((embedded, embedded.new_zeros(missing, embedded.shape[1])))
+    ratio = config.mel_frames_per_token
+    at_tokens = Pass([None], [known], [_visible(plan, 1, known)], layers=config.encoder_blocks)
+    at_frames = Pass([None], [ratio * known], [_visible(plan, ratio, known)], layers=config.encoder_up_blocks)
+    hidden: Tensor = flow.encoder(padded[None], at_tokens, at_frames)
+    return hidden
+
+
+def _visible(plan: ChunkPlan, ratio: int, count: int) -> Tensor:
+    """[n, n] true where position i may look at j, with `ratio` positions per token."""
+    ends = torch.tensor([ratio * min(count, plan.chunk_end(i // ratio)) for i in range(ratio * count)])
+    return torch.arange(ratio * count) < ends[:, None]
+
+
+@check("flow_estimator.npz")
+@torch.inference_mode()
+def estimator(golden: Golden) -> Iterator[Row]:
+    golden.require_family("cosyvoice2", "flow")
+    arrays, network, tolerance = golden.arrays("flow_estimator.npz"), golden.flow.estimator, golden.tolerance["mel"]
+    inputs = {name: torch.from_numpy(arrays[name]) for name in ("x", "mu", "cond", "spks", "t")}
+    batch, _, frames = inputs["x"].shape
+    speakers = inputs["spks"][..., None].expand(-1, -1, frames)
+    rows = torch.cat((inputs["x"], inputs["mu"], speakers, inputs["cond"]), dim=1).transpose(1, 2)
+    yield close("flow_estimator.npz: time_emb", network.time_mlp(inputs["t"]), arrays["time_emb"], tolerance)
+    ratio = golden.model.flow.mel_frames_per_token
+    for name in arrays.matching(r"out_stream([01])"):
+        visible = _visible(plans(golden)[int(name.group(1))], ratio, -(-frames // ratio))[:frames, :frames]
+        whole = Pass([None], [frames], [visible], rows=batch, layers=network.layers)
+        out = network(rows, network.time_terms(inputs["t"]), whole)
+        yield close(f"flow_estimator.npz: {name.group()}", out.transpose(1, 2), arrays[name.group()], tolerance)
+
+
+@check("flow_mel.npz")
+def mel(golden: Golden) -> Iterator[Row]:
+    golden.require_family("cosyvoice2", "flow")
+    arrays, tolerance = golden.arrays("flow_mel.npz"), golden.tolerance["mel"]
+    everything = len(tokens(golden))
+    for name, plan in zip(("mel_nonstream_final", "mel_stream_final"), plans(golden), strict=True):
+        ours = mel_after(golden, open_stream(golden, plan), everything, final=True, keep=False)
+        yield close(f"flow_mel.npz: {name}", ours.T[None], arrays[name], tolerance)
+    ends = sorted(int(name.group(1)) for name in arrays.matching(r"mel_stream_nonfinal_upto(\d+)"))
+    plan = plans(golden)[1]
+    for keep in (False, True):
+        note = "appended to kept state" if keep else "recomputed"
+        pieces = _pieces(golden, plan, [*ends, everything], keep=keep)
+        for end, piece in zip(ends, pieces, strict=False):
+            name = f"mel_stream_nonfinal_upto{end}"
+            yield close(f"flow_mel.npz: {name}", piece.T[None], arrays[name], golden.tolerance["streamed mel"], note)
+        whole = np.concatenate(pieces).T[None]
+        expected = arrays["mel_stream_final"]
+        yield close("flow_mel.npz: mel_stream_final", whole, expected, golden.tolerance["streamed mel"], note)
+
+
+def _pieces(golden: Golden, plan: ChunkPlan, ends: Sequence[int], *, keep: bool) -> list[Tensor]:
+    state = open_stream(golden, plan)
+    return [mel_after(golden, state, end, final=end == ends[-1], keep=keep and end != ends[-1]) for end in ends]

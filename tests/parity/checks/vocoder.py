@@ -1,0 +1,72 @@
+"""The vocoder, each part fed with the golden input of that part (spec section 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from services.decode.vocoder.pitch import accumulate, cycles_per_frame, voiced
+from tests.parity.golden import Arrays, Golden
+from tests.parity.registry import check
+from tests.parity.report import Row, Verdict, close, equal
+from tests.parity.upstream import zero_noise_source
+
+
+@check("hift.npz: source")
+@torch.inference_mode()
+def source(golden: Golden) -> Iterator[Row]:
+    golden.require_family("cosyvoice2", "vocoder")
+    arrays, vocoder, tolerance = golden.arrays("hift.npz"), golden.vocoder, golden.tolerance
+    mel, config = torch.from_numpy(arrays["mel"]), golden.model.vocoder
+    f0 = vocoder.pitch(mel.double())
+    yield close("hift.npz: f0", f0, arrays["f0"], tolerance["f0"])
+    uv = voiced(f0[0], config.voiced_threshold, config.hop)[:: config.hop]
+    yield equal("hift.npz: f0 above the voiced threshold", uv[:, 0], arrays["f0"][0] > config.voiced_threshold)
+    yield _voicing(uv[None].float(), arrays)
+    for name in arrays.matching(r"sine_zero_noise_first(\d+)"):
+        ours = _sines(golden, f0[0], None)[None, : int(name.group(1))]
+        yield close(f"hift.npz: {name.group()}", ours, arrays[name.group()], tolerance["source"])
+    silent = zero_noise_source(vocoder, mel[0].T)[None, None]
+    yield close("hift.npz: source_zero_noise", silent, arrays["source_zero_noise"], tolerance["source"])
+    draws = torch.from_numpy(arrays["noise"][0])
+    noisy = vocoder.source.l_linear(_sines(golden, f0[0], draws)).tanh().T[None, :, : draws.shape[0]]
+    expected = arrays["source_with_noise"][..., : draws.shape[0]]
+    note = f"the first {draws.shape[0]} samples, from the golden's noise"
+    yield close("hift.npz: source_with_noise", noisy, expected, tolerance["source"], note)
+
+
+def _voicing(uv: Tensor, arrays: Arrays) -> Row:
+    """Known of one golden folder: its `uv` is zero throughout, while its own f0 and sines are voiced."""
+    if not arrays["uv"].any() and arrays["source_zero_noise"].std() > 0.01 and bool(uv.any()):
+        note = "all zero, against the folder's own f0 and source: upstream's unused second output, not voicing"
+        return Row("hift.npz: uv", Verdict.SKIPPED, note=note)
+    return equal("hift.npz: uv", uv, arrays["uv"])
+
+
+def _sines(golden: Golden, f0: Tensor, draws: Tensor | None) -> Tensor:
+    """Per-harmonic signal [M * hop, harmonics]; `draws` are the first samples' noise, the rest is 0."""
+    source, config = golden.vocoder.source, golden.model.vocoder
+    turns = cycles_per_frame(f0, source.harmonics, config.sample_rate, config.hop)
+    noise = torch.zeros(config.hop * f0.shape[0], source.harmonics)
+    if draws is not None:
+        noise[: draws.shape[0]] = draws
+    return source.sines(f0, accumulate(turns, turns.new_zeros(source.harmonics)), None, noise)
+
+
+@check("hift.npz: waveform")
+@torch.inference_mode()
+def waveform(golden: Golden) -> Iterator[Row]:
+    golden.require_family("cosyvoice2", "vocoder")
+    arrays, generator, tolerance = golden.arrays("hift.npz"), golden.vocoder.generator, golden.tolerance["waveform"]
+    spectrum = generator.source_spectrum(torch.from_numpy(arrays["source_with_noise"])[:, 0])
+    half = spectrum.shape[1] // 2
+    for name, part in (("stft_real", spectrum[:, :half]), ("stft_imag", spectrum[:, half:])):
+        yield close(f"hift.npz: {name}", part[..., : arrays[name].shape[-1]], arrays[name], tolerance)
+    mel = torch.from_numpy(arrays["mel"])
+    before = arrays["conv_pre_out"]
+    yield close("hift.npz: conv_pre_out", generator.conv_pre(mel)[..., : before.shape[-1]], before, tolerance)
+    for name in arrays.matching(r"wav_from_(source_\w+)"):
+        audio = generator(mel, torch.from_numpy(arrays[name.group(1)])[:, 0])
+        yield close(f"hift.npz: {name.group()}", audio, arrays[name.group()], tolerance)

@@ -1,0 +1,81 @@
+"""`python -m tests.parity` on folders that are not the mini: other sizes, parts missing, parts damaged."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.parity.__main__ import main
+from tests.parity.enlarge import enlarge
+
+MINI = Path(__file__).parents[1] / "data" / "cosyvoice2-mini"
+
+
+def run(folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, str]]:
+    """The exit status, and the verdict of each line of the table (the last of those with one name)."""
+    status = main([str(folder)])
+    lines = [re.split(r"\s{2,}", line) for line in capsys.readouterr().out.splitlines()]
+    verdicts = {"pass", "FAIL", "absent", "skipped"}
+    return status, {line[0]: next(cell for cell in line if cell in verdicts) for line in lines if verdicts & set(line)}
+
+
+def test_other_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    enlarge(MINI, tmp_path / "larger")
+    status, verdicts = run(tmp_path / "larger", capsys)
+    assert status == 0
+    not_passed = {name for name, verdict in verdicts.items() if verdict != "pass"}
+    assert not_passed == {"state_dict_shapes.json", "hift.npz: uv"}
+
+
+def test_a_smaller_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Optional files and arrays may be missing, and there may be fewer or more cases."""
+    folder = tmp_path / "fewer"
+    shutil.copytree(MINI, folder)
+    for name in ("bistream_a_prompt.npz", "token2wav.npz", "spk2info.pt", "features.npz", "README.md", "config.json"):
+        (folder / name).unlink()
+    ras = dict(np.load(folder / "ras.npz"))
+    kept = {name: array for name, array in ras.items() if name.startswith(("case0", "case3"))}
+    twelfth = {name.replace("case3", "case12"): array for name, array in kept.items() if "case3" in name}
+    np.savez(folder / "ras.npz", **kept, **twelfth)
+    status, verdicts = run(folder, capsys)
+    assert status == 0
+    assert verdicts["token2wav.npz"] == verdicts["features.npz"] == verdicts["spk2info.pt"] == "absent"
+    assert verdicts["ras.npz: case12_ids_seed0to7"] == "pass"
+    assert "ras.npz: case1_nucleus_ids" not in verdicts
+    assert verdicts["bistream_b_noprompt.npz: call_lengths"] == "pass"
+
+
+def test_damage_fails_and_spares_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(MINI, folder)
+    (folder / "hift.pt").write_bytes((folder / "hift.pt").read_bytes()[:5000])
+    (folder / "ras.npz").write_bytes(b"no archive")
+    llm = dict(np.load(folder / "llm.npz"))
+    llm["logits"][0, 3, 5] += 1e-3
+    llm["hidden"] = llm["hidden"][:, :-1]
+    np.savez(folder / "llm.npz", **llm)
+    status, verdicts = run(folder, capsys)
+    assert status == 1
+    failed = {name for name, verdict in verdicts.items() if verdict == "FAIL"}
+    whole = {"hift.pt", "hift.npz: source", "hift.npz: waveform", "ras.npz", "token2wav.npz", "state_dict_shapes.json"}
+    assert failed == whole | {"llm.npz: logits", "llm.npz: hidden"}
+    assert verdicts["flow_mel.npz: mel_stream_final"] == "pass"
+
+
+def test_an_unknown_array_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "new"
+    shutil.copytree(MINI, folder)
+    noise = dict(np.load(folder / "flow_noise.npz"))
+    np.savez(folder / "flow_noise.npz", **noise, surprise=np.zeros(3))
+    status, verdicts = run(folder, capsys)
+    assert status == 0
+    assert verdicts["flow_noise.npz: surprise"] == "skipped"
+
+
+def test_no_folder_and_an_empty_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "nowhere")]) == 2
+    assert run(tmp_path, capsys)[0] == 1

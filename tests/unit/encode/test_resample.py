@@ -1,0 +1,17 @@
+"""The resampler at rates the goldens do not show."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from services.encode.features import resample
+
+
+@pytest.mark.parametrize("rate", [16000, 22050, 32000, 44100, 44101, 48000])
+def test_resampler_keeps_a_tone_at_any_rate(rate: int) -> None:
+    tone = np.sin(2 * np.pi * 440 * np.arange(rate) / rate).astype(np.float32)
+    expected = np.sin(2 * np.pi * 440 * np.arange(24000) / 24000)
+    ours = resample(tone, rate, 24000)
+    assert len(ours) == 24000
+    assert np.abs(ours - expected)[100:-100].max() < 1e-3

@@ -17,11 +17,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from services.common.modeldir import ModelDir
 from services.decode.chunks import ChunkPlan
 from services.decode.speed import frames_ready
 from services.decode.state import ResumeRecord, StreamError, StreamSpec
 
 Samples = NDArray[np.float32]
+MAX_FRAMES = 15000
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,18 @@ class AudioFormat:
     """Tokens that must be known beyond a hop's end, unless the utterance ends there."""
     vocab_size: int = 6561
     max_tokens: int = 7500
-    """Longest utterance, prompt included."""
+    """Longest utterance, prompt included: as far as the flow's noise reaches (300 s, spec section 5.3)."""
+
+    @classmethod
+    def of(cls, model: ModelDir) -> AudioFormat:
+        return cls(
+            sample_rate=model.sample_rate,
+            frame_samples=model.vocoder.hop,
+            frames_per_token=model.flow.mel_frames_per_token,
+            lookahead_tokens=model.flow.lookahead_tokens,
+            vocab_size=model.flow.vocab_size,
+            max_tokens=MAX_FRAMES // model.flow.mel_frames_per_token,
+        )
 
 
 @dataclass(frozen=True)

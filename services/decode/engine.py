@@ -209,6 +209,7 @@ class DecodeEngine:
         self._counts["tokens_decoded"] += job.end - min(stream.done, job.end)
         self._counts["samples"] += audio.samples.shape[0]
         stream.done, stream.advanced_at, stream.ready_since = job.end, self._clock(), None
+        stream.state_bytes = self._backend.state_bytes(stream.state)
         stream.emitted = audio.first_sample + audio.samples.shape[0]
         if stream.played is None and audio.samples.shape[0]:
             stream.played = (audio.first_sample / rate, self._clock())
@@ -267,13 +268,12 @@ class DecodeEngine:
     def _snapshot(self) -> EngineStats:
         with self._wake:
             streams = list(self._live)
-        states = [stream.state for stream in streams if stream.state is not None]
         return EngineStats(
             streams=len(streams),
             queued=sum(stream.queued for stream in streams),
             ready=len(self._ready),
             batch_size=len(self._batch),
-            state_bytes=sum(map(self._backend.state_bytes, states)),
+            state_bytes=sum(stream.state_bytes for stream in streams),
             busy_s=self._busy_s,
             **self._counts,
         )

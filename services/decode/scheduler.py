@@ -49,6 +49,7 @@ class Stream:
     ended: bool = False
     """No token follows."""
     state: Any = field(default=None, repr=False)
+    state_bytes: int = 0
     closed: bool = False
     """Cancelled, finished or failed: nothing more is reported."""
     acknowledged: int = 0

@@ -14,7 +14,6 @@ from services.common.weights import read_weights
 from services.decode.backends import AudioFormat, Hop, HopAudio, check_tokens
 from services.decode.chunks import ChunkPlan
 from services.decode.flow.model import Flow, FlowHop, FlowState
-from services.decode.flow.solver import NOISE_FRAMES
 from services.decode.state import ResumeRecord, StreamError, StreamSpec
 from services.decode.vocoder.context import layer_bound, measure_context
 from services.decode.vocoder.stream import Vocoder, VocoderState
@@ -48,14 +47,7 @@ class TorchBackend:
         self.vocoder = Vocoder(
             model.vocoder, read_weights(model.weights_file("hift")), layer_bound(model.vocoder), self.device
         )
-        self.format = AudioFormat(
-            sample_rate=model.sample_rate,
-            frame_samples=model.vocoder.hop,
-            frames_per_token=model.flow.mel_frames_per_token,
-            lookahead_tokens=model.flow.lookahead_tokens,
-            vocab_size=model.flow.vocab_size,
-            max_tokens=NOISE_FRAMES // model.flow.mel_frames_per_token,
-        )
+        self.format = AudioFormat.of(model)
 
     def check(self, spec: StreamSpec) -> None:
         config, tokens = self.flow.config, spec.prompt_tokens.shape[0]

@@ -96,17 +96,8 @@ class Flow(nn.Module):
     def open(self, prompt_tokens: Tensor, prompt_mel: Tensor, embedding: Tensor, plan: ChunkPlan) -> FlowState:
         """A stream's empty state: prompt_tokens int [P], prompt_mel [2P, mel], embedding [speaker_dim].
 
-        Raises ValueError when the shapes disagree or a prompt token is out of range.
+        The arguments are the caller's to check (`TorchBackend.check`).
         """
-        frames, mel = self._ratio * prompt_tokens.shape[0], self.config.output_size
-        if tuple(prompt_mel.shape) != (frames, mel):
-            raise ValueError(
-                f"the prompt mel is {list(prompt_mel.shape)}, but {prompt_tokens.shape[0]} prompt tokens need "
-                f"[{frames}, {mel}]; cut both to the same duration"
-            )
-        if tuple(embedding.shape) != (self.config.speaker_dim,):
-            raise ValueError(f"the speaker embedding is {list(embedding.shape)}, expected [{self.config.speaker_dim}]")
-        self.check_tokens(prompt_tokens.tolist())
         speaker = self.spk_embed_affine_layer(F.normalize(embedding.to(self.device, torch.float32), dim=0))
         return FlowState(
             prompt_tokens=prompt_tokens.to(self.device, torch.int64),
@@ -114,12 +105,6 @@ class Flow(nn.Module):
             speaker=speaker,
             plan=plan,
         )
-
-    def check_tokens(self, tokens: Sequence[int]) -> None:
-        """Raises ValueError naming the first id outside the vocabulary."""
-        bad = next((token for token in tokens if not 0 <= token < self.config.vocab_size), None)
-        if bad is not None:
-            raise ValueError(f"speech token {bad} is outside this model's 0 … {self.config.vocab_size - 1}")
 
     @torch.inference_mode()
     def append(self, hops: Sequence[FlowHop], on_step: Callable[[], None] = lambda: None) -> list[Tensor]:

@@ -23,7 +23,7 @@ def test_whole_is_one_chunk() -> None:
     assert ChunkPlan.whole().chunks(0, 7000) == [(0, 7000)]
 
 
-@settings(derandomize=True)
+@settings(deadline=None, derandomize=True)
 @given(plans, st.integers(0, 300), st.integers(1, 300))
 def test_chunks_tile_any_range_and_agree_with_chunk_end(plan: ChunkPlan, start: int, length: int) -> None:
     end = start + length
@@ -34,7 +34,7 @@ def test_chunks_tile_any_range_and_agree_with_chunk_end(plan: ChunkPlan, start: 
         assert all(min(end, plan.chunk_end(token)) == stop for token in range(begin, stop))
 
 
-@settings(derandomize=True)
+@settings(deadline=None, derandomize=True)
 @given(plans)
 def test_plan_survives_serialisation(plan: ChunkPlan) -> None:
     assert ChunkPlan.from_ints(plan.to_ints()) == plan

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lighttts.v1 import audio_pb2
 
@@ -19,6 +20,7 @@ def to_s16le(pcm: bytes) -> bytes:
 
     Samples that came from 16-bit audio (divided by 32768) come back exactly.
     """
-    scaled = np.rint(np.frombuffer(pcm, dtype="<f4") * np.float32(32768.0))
-    samples: bytes = np.nan_to_num(np.clip(scaled, -32768, 32767), nan=0.0).astype("<i2").tobytes()
-    return samples
+    samples = np.nan_to_num(np.frombuffer(pcm, dtype="<f4"), nan=0.0, posinf=1.0, neginf=-1.0)
+    scaled = np.rint(np.clip(samples, -1.0, 1.0) * np.float32(32768.0))
+    integers: NDArray[np.int16] = np.minimum(scaled, 32767).astype("<i2")
+    return integers.tobytes()

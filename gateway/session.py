@@ -108,7 +108,8 @@ class Session:
     ) -> None:
         with self._place:
             if self._task is not None and not self._task.done():
-                metrics.CANCELLATIONS.labels("client").inc()
+                if not self._task.cancelling():  # nor was it aborted
+                    metrics.CANCELLATIONS.labels("client").inc()
                 self._task.cancel()
                 await asyncio.wait({self._task})
 

@@ -22,7 +22,7 @@ from services.common.errors import LightTtsError
 from services.common.pool import Pool
 
 UTTERANCES_AHEAD = 1
-"""Utterances that may be generated while an earlier one is delivered: the gap between two is never heard, and a
+"""Utterances that may be generated while an earlier one is delivered, so that no gap is heard between two and a
 barge-in wastes no more than this."""
 ORDER_ITEMS = 64
 """Utterances and flushes that may wait for delivery; utterances are bounded by the above, this bounds flushes."""
@@ -58,6 +58,7 @@ class Turn:
         self._order: Channel[Utterance | Flush] = Channel(ORDER_ITEMS)
         self._ahead = asyncio.Semaphore(1 + UTTERANCES_AHEAD)
         self._utterances = 0
+        self._newest: Utterance | None = None
         self._open: Utterance | None = None
         self._delivering: Utterance | None = None
         self._delivered_from = 0
@@ -129,6 +130,9 @@ class Turn:
 
     async def _begin(self, group: asyncio.TaskGroup) -> Utterance:
         await self._ahead.acquire()
+        if self._newest is not None:
+            # Until its first audio an utterance has the workers for itself: nobody waits longer for what is said first.
+            await self._newest.audible.wait()
         voice = await self._speaker.voice()
         options = self._speaker.options
         start = llm_pb2.GenerateStart(
@@ -143,6 +147,7 @@ class Turn:
         )
         self._utterances += 1
         utterance = Utterance(self._speaker.llm, start, voice, self._output.sample_rate)
+        self._newest = utterance
         group.create_task(utterance.run())
         await self._order.send(utterance)
         return utterance

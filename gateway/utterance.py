@@ -9,18 +9,15 @@ from typing import TypeAlias
 
 import grpc
 import grpc.aio
-import structlog
 
 from gateway import metrics, tasks
 from gateway.channel import Channel
-from gateway.downstream import meaning
+from gateway.downstream import at_one_or_another
 from gateway.encoding import FLOAT_BYTES
 from lighttts.v1 import audio_pb2, llm_pb2, llm_pb2_grpc, tts_pb2, voice_pb2
 from services.common.errors import Internal, LightTtsError, Unavailable
 from services.common.pool import Pool
 from services.common.telemetry import REQUEST_ID_KEY
-
-log = structlog.get_logger(__name__)
 
 _Call: TypeAlias = "grpc.aio.StreamStreamCall[llm_pb2.GenerateRequest, llm_pb2.GenerateResponse]"
 
@@ -76,6 +73,8 @@ class Utterance:
         self._texts: list[llm_pb2.TextTokens] = []
         self._position = 0.0
         self._changed = asyncio.Event()
+        self.audible = asyncio.Event()
+        """Its first audio has come, or never will."""
 
     def say(self, ids: Sequence[int], *, last: bool) -> None:
         """Adds text tokens; `last` ends the utterance."""
@@ -90,34 +89,21 @@ class Utterance:
     async def run(self) -> None:
         """Generates until the last audio. Errors reach the reader of `parts`, after the audio that came before."""
         try:
-            await self._generate()
+            await at_one_or_another(self.stage.pool, self._attempt, self._may_repeat)
         except LightTtsError as error:
             self.parts.close(error)
         else:
             self.parts.close()
+        finally:
+            self.audible.set()
 
-    async def _generate(self) -> None:
-        lost: Unavailable | None = None
-        excluded: tuple[str, ...] = ()
-        while True:
-            try:
-                # A second worker has to be there at once: what the first one said tells more than a timeout.
-                async with self.stage.pool.lease(exclude=excluded, wait_seconds=0 if lost else None) as worker:
-                    excluded = (worker.address,)
-                    try:
-                        await self._attempt(worker.channel)
-                    except grpc.aio.AioRpcError as error:
-                        raise meaning(error) from error
-                return
-            except Unavailable as error:
-                if lost is not None:
-                    raise lost from error
-                if self.parts.taken or not excluded:
-                    raise
-                lost = error
-            self.parts.clear()
-            metrics.LLM_RETRIES.inc()
-            log.warning("llm worker lost an utterance before its audio", worker=excluded[0], reason=lost.message)
+    def _may_repeat(self) -> bool:
+        """Whether a second worker may begin again; then nothing of the first one is left."""
+        if self.parts.taken:
+            return False
+        self.parts.clear()
+        metrics.LLM_RETRIES.inc()
+        return True
 
     async def _attempt(self, channel: grpc.aio.Channel) -> None:
         call = llm_pb2_grpc.LlmStub(channel).Generate(metadata=((REQUEST_ID_KEY, self.start.request_id),))
@@ -188,6 +174,7 @@ class Utterance:
             raise Internal(f"an llm worker skipped {-known} samples")
         pcm = audio.pcm[known * FLOAT_BYTES :]
         sent.samples += len(pcm) // FLOAT_BYTES
+        self.audible.set()
         sent.complete = sent.complete or audio.last
         if pcm or audio.last:
             await self.parts.send(AudioPart(pcm, audio.last))

@@ -7,11 +7,9 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
-import grpc
-import grpc.aio
 import structlog
 
-from gateway.downstream import meaning
+from gateway.downstream import at_one_or_another
 from gateway.options import NamedVoice, PromptVoice
 from gateway.single_flight import SingleFlight
 from lighttts.v1 import encode_pb2, encode_pb2_grpc, voice_pb2
@@ -93,17 +91,10 @@ class Voices:
         return content
 
     async def _call(self, work: Callable[[encode_pb2_grpc.EncodeAsyncStub], Awaitable[T]]) -> T:
-        """Runs a call that may be repeated at one encode worker, and once more elsewhere when that one was lost."""
-        lost: str | None = None
-        while True:
-            async with self._encode.lease(exclude=() if lost is None else (lost,)) as worker:
-                try:
-                    return await work(encode_pb2_grpc.EncodeStub(worker.channel))
-                except grpc.aio.AioRpcError as error:
-                    if error.code() != grpc.StatusCode.UNAVAILABLE or lost is not None:
-                        raise meaning(error) from error
-                    log.warning("encode worker lost a call", worker=worker.address, detail=error.details())
-                    lost = worker.address
+        """Runs a call, which may be repeated, at an encode worker."""
+        return await at_one_or_another(
+            self._encode, lambda channel: work(encode_pb2_grpc.EncodeStub(channel)), may_repeat=lambda: True
+        )
 
 
 async def _parts(header: encode_pb2.EncodeVoiceHeader, audio: bytes) -> AsyncIterator[encode_pb2.EncodeVoiceRequest]:

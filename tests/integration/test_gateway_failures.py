@@ -153,6 +153,13 @@ async def test_a_prompt_is_uploaded_in_parts_and_encoded_once() -> None:
         assert len(r.encode.uploads) == 2
 
 
+async def test_voices_that_do_not_fit_are_encoded_again() -> None:
+    async with rig(voice_cache_bytes=40) as r:
+        for name in ("rms", "rms", "slt", "slt", "rms"):
+            await synthesize(r, "Hi.", config(voice_name=name))
+        assert [header.bundled_voice for header, _ in r.encode.uploads] == ["rms", "slt", "rms"]
+
+
 async def test_who_leaves_does_not_take_the_voice_from_the_others() -> None:
     async with rig() as r:
         r.encode.voice_gate.clear()
@@ -176,12 +183,14 @@ async def test_a_worker_that_lacks_the_voice_gets_it() -> None:
 
 async def test_an_utterance_lost_before_its_audio_is_begun_again_elsewhere() -> None:
     async with rig(llms=2) as r:
+        told = asyncio.Event()
         for llm in r.llms:
-            llm.scripts[0] = Script(fail_at_hop=0, error=Unavailable("draining"))
+            llm.scripts[0] = Script(fail_at_hop=0, error=Unavailable("draining"), hold={0: told})
         first = asyncio.create_task(synthesize(r, "Hi.", config()))
         await until(lambda: any(llm.calls for llm in r.llms))
         taken, other = sorted(r.llms, key=lambda llm: -len(llm.calls))
         other.scripts.clear()
+        told.set()
         assert np.array_equal(samples(await first), expected("Hi."))
         assert (len(taken.calls), len(other.calls)) == (1, 1)
 

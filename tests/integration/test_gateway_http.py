@@ -43,17 +43,15 @@ async def test_both_spellings_speak_raw_pcm(path: str, stream: str | None) -> No
 
 async def test_streamed_audio_is_the_whole_audio_and_leaves_before_the_end() -> None:
     async with rig() as r:
-        release = asyncio.Event()
-        r.llm.scripts[0] = Script(hold={0: release})
-        r.llm.scripts[1] = Script(hold={0: release})
+        release, later = asyncio.Event(), asyncio.Event()
+        r.llm.scripts = {0: Script(hold={0: release}), 1: Script(hold={0: later})}
         request = asyncio.create_task(read_first(r))
-        await until(lambda: len(r.llm.calls) == 2)
+        await until(lambda: len(r.llm.calls) == 1)
         assert not request.done(), "the status waits for the first audio"
-        later = asyncio.Event()
-        r.llm.calls[1].script.hold = {0: later}
         release.set()
         response, first, rest = await request
         assert first
+        await until(lambda: len(r.llm.calls) == 2)
         assert not r.llm.calls[1].ended.is_set()
         later.set()
         pcm = np.frombuffer(first + b"".join([part async for part in rest]), "<i2")

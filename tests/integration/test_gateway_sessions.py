@@ -86,11 +86,14 @@ async def test_figures_stand_in_the_trailers() -> None:
 
 async def test_the_next_utterance_starts_while_one_is_spoken_and_no_earlier_than_that() -> None:
     async with rig() as r:
-        release = asyncio.Event()
-        r.llm.scripts[0] = Script(hold={1: release})
+        first, release = asyncio.Event(), asyncio.Event()
+        r.llm.scripts[0] = Script(hold={0: first, 1: release})
         client = await Conversation(r).begin()
         await client.text("One is long. Two. Three.")
         await client.end()
+        await until(lambda: len(r.llm.calls) == 1 and r.encode.open_texts == 0)
+        assert len(r.llm.calls) == 1, "nothing competes with the first audio"
+        first.set()
         await client.next_of(audio_pb2.AudioChunk)
         await until(lambda: len(r.llm.calls) == 2)
         await r.llm.calls[1].ended.wait()

@@ -1,0 +1,201 @@
+"""The session's parts: channel, inbox, shared work, voice cache, admission, seeds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway import tasks
+from gateway.admission import Admission
+from gateway.channel import Channel
+from gateway.inbox import End, Flush, Inbox
+from gateway.options import speakable
+from gateway.single_flight import SingleFlight
+from gateway.turn import utterance_seed
+from services.common.errors import LightTtsError, Overloaded, Unavailable
+
+
+async def collect(items: AsyncIterator[int]) -> list[int]:
+    return [item async for item in items]
+
+
+async def test_a_channel_holds_its_sender_back() -> None:
+    channel: Channel[int] = Channel(2)
+    await channel.send(0)
+    await channel.send(1)
+    third = asyncio.create_task(channel.send(2))
+    await asyncio.sleep(0)
+    assert not third.done()
+    assert await anext(channel) == 0
+    await third
+    channel.close()
+    assert await collect(channel) == [1, 2]
+    assert await collect(channel) == []
+    assert channel.taken == 3
+
+
+async def test_a_cancelled_send_has_sent_nothing() -> None:
+    channel: Channel[int] = Channel(1)
+    await channel.send(0)
+    waiting = asyncio.create_task(channel.send(1))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    assert await anext(channel) == 0
+    await channel.send(2)
+    channel.close()
+    assert await collect(channel) == [2]
+
+
+async def test_an_error_comes_after_what_was_sent() -> None:
+    channel: Channel[int] = Channel(1)
+    await channel.send(0)
+    channel.close(Unavailable("gone"))
+    assert await anext(channel) == 0
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await anext(channel)
+
+
+async def test_a_cleared_channel_has_its_room_back() -> None:
+    channel: Channel[int] = Channel(2)
+    for number in range(2):
+        await channel.send(number)
+    channel.clear()
+    for number in range(2, 4):
+        await channel.send(number)
+    channel.close()
+    assert await collect(channel) == [2, 3]
+
+
+async def test_the_inbox_joins_text_up_to_each_border() -> None:
+    inbox = Inbox()
+    for item in ("a", "b", Flush(0), "c", Flush(1), Flush(2), "d", End()):
+        inbox.put(item)
+    assert [await inbox.take() for _ in range(7)] == ["ab", Flush(0), "c", Flush(1), Flush(2), "d", End()]
+
+
+async def test_the_inbox_waits() -> None:
+    inbox = Inbox()
+    taking = asyncio.create_task(inbox.take())
+    await asyncio.sleep(0)
+    assert not taking.done()
+    inbox.put("a")
+    assert await taking == "a"
+
+
+async def test_equal_work_is_done_once_and_its_error_is_everybodys() -> None:
+    flights: SingleFlight[str, int] = SingleFlight()
+    begun = 0
+    gate = asyncio.Event()
+
+    async def work() -> int:
+        nonlocal begun
+        begun += 1
+        await gate.wait()
+        if begun == 1:
+            raise Unavailable("once")
+        return begun
+
+    both = [asyncio.create_task(flights.run("key", work)) for _ in range(2)]
+    await asyncio.sleep(0)
+    gate.set()
+    results = await asyncio.gather(*both, return_exceptions=True)
+    assert [type(result) for result in results] == [Unavailable, Unavailable]
+    assert await flights.run("key", work) == 2
+
+
+async def test_work_nobody_waits_for_is_cancelled_and_then_begun_anew() -> None:
+    flights: SingleFlight[str, int] = SingleFlight()
+    cancelled = 0
+
+    async def never() -> int:
+        nonlocal cancelled
+        try:
+            return await asyncio.Future[int]()
+        finally:
+            cancelled += 1
+
+    async def at_once() -> int:
+        return 1
+
+    waiting = [asyncio.create_task(flights.run("key", never)) for _ in range(2)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    await asyncio.wait({waiting[0]})
+    assert cancelled == 0
+    waiting[1].cancel()
+    await asyncio.wait({waiting[1]})
+    assert cancelled == 1
+    assert await flights.run("key", at_once) == 1
+
+
+class Running:
+    def __init__(self) -> None:
+        self.aborted = asyncio.Event()
+
+    def abort(self, error: LightTtsError) -> None:
+        self.aborted.set()
+
+
+async def test_admission_is_bounded_and_gives_places_back() -> None:
+    admission = Admission(1)
+    with admission.admit(Running()), pytest.raises(Overloaded), admission.admit(Running()):
+        pass
+    with admission.admit(Running()):
+        pass
+
+
+async def test_draining_admits_nobody_and_aborts_who_stays() -> None:
+    admission, running = Admission(2), Running()
+    with admission.admit(running):
+        draining = asyncio.create_task(admission.drain(0))
+        await running.aborted.wait()
+        assert not draining.done()
+        with pytest.raises(Unavailable), admission.admit(Running()):
+            pass
+    await draining
+
+
+async def test_a_group_raises_its_first_error_as_it_is() -> None:
+    async def fail() -> None:
+        raise Unavailable("gone")
+
+    async def nested() -> None:
+        async with tasks.group() as outer:
+            outer.create_task(asyncio.Event().wait())
+            async with tasks.group() as inner:
+                inner.create_task(fail())
+                await asyncio.Event().wait()
+
+    with pytest.raises(Unavailable):
+        await nested()
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(0, 100), st.integers(0, 100))
+def test_every_utterance_has_a_seed_of_its_own(seed: int, turn: int, utterance: int) -> None:
+    own = utterance_seed(seed, turn, utterance)
+    assert own == utterance_seed(seed, turn, utterance)
+    assert 0 <= own < 2**64
+    assert own not in (utterance_seed(seed, turn, utterance + 1), utterance_seed(seed, turn + 1, utterance))
+
+
+@pytest.mark.parametrize(
+    ("text", "has_speech"),
+    [
+        ("", False),
+        (" \n", False),
+        ("...!?", False),
+        ("。！", False),
+        ("🙂", False),
+        ("a", True),
+        ("你", True),
+        ("7", True),
+    ],
+)
+def test_what_can_be_spoken(text: str, has_speech: bool) -> None:
+    assert speakable(text) is has_speech

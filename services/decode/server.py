@@ -106,15 +106,8 @@ def _backend(settings: DecodeSettings, model: ModelDir) -> Backend:
         return TorchBackend(model, settings.device)
     if settings.decode_cost_file is None:
         raise StartError("the clocked backend needs a cost file; set LIGHTTTS_DECODE_COST_FILE")
-    audio = AudioFormat(
-        sample_rate=model.sample_rate,
-        frame_samples=model.vocoder.hop,
-        frames_per_token=model.flow.mel_frames_per_token,
-        lookahead_tokens=model.flow.lookahead_tokens,
-        vocab_size=model.flow.vocab_size,
-    )
     try:
-        return ClockedBackend(CostModel.read(settings.decode_cost_file), audio)
+        return ClockedBackend(CostModel.read(settings.decode_cost_file), AudioFormat.of(model))
     except ValueError as error:
         raise StartError(str(error)) from error
 

@@ -68,7 +68,8 @@ clean: ## Remove everything that was generated, .venv included
 	@PYTHONUNBUFFERED=1 $(BIN)/pip install --disable-pip-version-check --progress-bar off -c constraints.txt \
 	    $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[dev]' 2>&1 \
 	  | tee .venv/install.log \
-	  | awk '/Downloading .* MB\)/ || /^Installing collected/ { print "  " substr($$0, 1, 100); fflush() }' \
+	  | awk '/Downloading .* MB\)/ { sub(/-[^-]*-[^-]*-[^- ]*\.whl/, ""); sub(/^ */, "  "); print; fflush() } \
+	         /^Installing collected/ { print "  Unpacking"; fflush() }' \
 	  || { tail -n 15 .venv/install.log >&2; echo "Installing failed; the lines above say why." >&2; exit 1; }
 	@touch $@
 

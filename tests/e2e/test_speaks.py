@@ -103,6 +103,17 @@ async def test_a_dead_decode_worker_is_left_out_and_welcomed_back(stack: Stack) 
     assert sorted((await served_by(stack, 4)).items()) == [("decode-1", 2), ("decode-2", 2)]
 
 
+async def test_an_utterance_survives_its_decode_worker(stack: Stack) -> None:
+    undisturbed = await say(stack, LONG, seed=3)
+    (last,) = await served_by(stack, 1)
+    turn = next(worker for worker in stack.decode if worker.name != last)  # two workers, by turns
+    disturbed = await say(stack, LONG, seed=3, on_first_chunk=turn.kill)
+    await turn.restart()
+    assert any("moved to another worker" in warning for warning in disturbed.speech.warnings)
+    assert disturbed.samples.shape == undisturbed.samples.shape
+    np.testing.assert_allclose(disturbed.samples, undisturbed.samples, atol=1e-3)
+
+
 async def one(request: encode_pb2.EncodeVoiceRequest) -> AsyncIterator[encode_pb2.EncodeVoiceRequest]:
     yield request
 

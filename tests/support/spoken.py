@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,11 +27,23 @@ class Spoken:
     samples: NDArray[np.float32]
 
 
-async def say(stack: Stack, text: str, seed: int = 1, voice: str = "slt") -> Spoken:
+async def say(
+    stack: Stack,
+    text: str,
+    seed: int = 1,
+    voice: str = "slt",
+    on_first_chunk: Callable[[], None] = lambda: None,
+) -> Spoken:
     """Speaks one text through the gateway's streaming API."""
     chunks: list[AudioChunk] = []
+
+    def take(chunk: AudioChunk) -> None:
+        chunks.append(chunk)
+        if len(chunks) == 1:
+            on_first_chunk()
+
     config = make_config(voice, None, None, seed, 1.0)
-    speech = await speak(stack.gateway.address, config, text, chunks.append)
+    speech = await speak(stack.gateway.address, config, text, take)
     samples = np.frombuffer(b"".join(chunk.pcm for chunk in chunks), "<i2").astype(np.float32) / 32768
     return Spoken(speech, chunks, samples)
 

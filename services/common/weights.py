@@ -81,4 +81,6 @@ def load_strict(module: nn.Module, weights: Mapping[str, Tensor], source: str, i
             problems.append(f"{label}: {', '.join(keys[:3])}{more}")
     if problems:
         raise ModelDirError(f"{source} does not fit its configuration ({'; '.join(problems)})")
-    module.load_state_dict({key: weights[key] for key in wanted})
+    # A module without storage of its own takes the tensors over, so that the weights are in memory once.
+    taken_over = any(value.is_meta for value in wanted.values())
+    module.load_state_dict({key: weights[key] for key in wanted}, assign=taken_over)

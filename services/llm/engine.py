@@ -8,7 +8,9 @@ callers' commands between two steps. A failure stays with the sequence that caus
 from __future__ import annotations
 
 import itertools
+import math
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from collections.abc import Sequence as Ids
@@ -21,6 +23,21 @@ from services.llm.scheduler import EngineLimits, Order, Scheduler, Work, fifo
 from services.llm.sequence import Event, FailedEvent, Request, Sequence, TokensEvent, check_text_ids
 
 OnEvent = Callable[[Event], None]
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """One step that ran, for whoever keeps statistics."""
+
+    batch_size: int
+    seconds: float
+    tokens: int
+    prefill_tokens: int
+    preemptions: int
+    """Sequences that lost their blocks when the step was scheduled."""
+
+
+OnStep = Callable[[StepReport], None]
 
 
 class EngineFull(Exception):
@@ -40,6 +57,8 @@ class EngineStats:
     """Sequences that hold K/V blocks."""
     held: int = 0
     """Of those running, the ones that cannot run now: held back by their token budget, or awaiting text."""
+    paused: int = 0
+    """Sequences that could run and waited in the latest turn, being far ahead of their listeners."""
     kv_blocks_used: int = 0
     kv_blocks_total: int = 0
     batch_size: int = 0
@@ -56,24 +75,35 @@ class EngineStats:
 class Handle:
     """A submitted request, as its submitter names it to the engine."""
 
-    __slots__ = ("_on_event", "_sequence")
+    __slots__ = ("_on_event", "_sequence", "resumed")
 
     def __init__(self, sequence: Sequence, on_event: OnEvent) -> None:
         self._sequence = sequence
         self._on_event = on_event
+        self.resumed = sequence.resumed
+        """Ids to be spoken among the request's `resume_ids`, for which no event comes."""
 
 
 class LlmEngine:
     """Continuous batching of speech-token generation over one backend. Thread-safe; owns one thread."""
 
     def __init__(
-        self, backend: Backend, model: ModelDir, limits: EngineLimits | None = None, order: Order = fifo
+        self,
+        backend: Backend,
+        model: ModelDir,
+        limits: EngineLimits | None = None,
+        order: Order = fifo,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        on_step: OnStep | None = None,
     ) -> None:
+        """`on_step` is called from the engine thread and must neither block nor raise."""
         self.limits = limits or EngineLimits()
         self.steps = 0
         """Turns of the loop, idle ones included: while it grows the engine is alive."""
         self._backend, self._model = backend, model
-        self._scheduler = Scheduler(self.limits, order)
+        self._scheduler = Scheduler(self.limits, order, clock)
+        self._on_step = on_step
         self._arrivals = itertools.count()
         self._wake = threading.Condition()
         self._commands: list[Callable[[], object]] = []
@@ -113,6 +143,12 @@ class LlmEngine:
         if max_tokens is not None and max_tokens < 0:
             raise RequestError(f"max_tokens {max_tokens} is negative; use 0 to hold generation back")
         self._post(lambda: setattr(handle._sequence, "max_tokens", max_tokens))
+
+    def set_play_at(self, handle: Handle, play_at: float | None) -> None:
+        """Says when the listener hears (or wants to hear) the beginning; deadlines follow from it."""
+        if play_at is not None and not math.isfinite(play_at):
+            raise RequestError("play_at is not a finite number of seconds")
+        self._post(lambda: setattr(handle._sequence, "play_at", play_at))
 
     def append_text(self, handle: Handle, ids: Ids[int]) -> None:
         """Adds text to a request submitted with `text_complete=False`. Raises RequestError for ids out of range.
@@ -170,22 +206,37 @@ class LlmEngine:
             commands, self._commands = self._commands, []
         for command in commands:
             command()
-        busy = self._step()
+        for _ in range(self.limits.steps_per_turn):
+            busy = self._step()
+            if not busy:
+                break
         self.steps += 1
         self._stats = self._snapshot()
         return busy
 
     def _step(self) -> bool:
         """Schedule, run, postprocess; false when there was nothing to do."""
+        started, preemptions, before = time.perf_counter(), self._scheduler.preemptions, self._counts.copy()
         batch = self._scheduler.schedule()
-        for work, token in self._execute(batch) if batch else ():
+        self._batch_size = len(batch)
+        if not batch:
+            return False
+        for work, token in self._execute(batch):
             work.sequence.computed += work.count
             self._counts["prefill_tokens"] += work.count if work.count > 1 else 0
             if token is not None and not work.sequence.closed:
                 self._accept(self._live[work.sequence], token)
-        self._counts["model_steps"] += bool(batch)
-        self._batch_size = len(batch)
-        return bool(batch)
+        self._counts["model_steps"] += 1
+        if self._on_step is not None:
+            report = StepReport(
+                batch_size=len(batch),
+                seconds=time.perf_counter() - started,
+                tokens=self._counts["tokens_generated"] - before["tokens_generated"],
+                prefill_tokens=self._counts["prefill_tokens"] - before["prefill_tokens"],
+                preemptions=self._scheduler.preemptions - preemptions,
+            )
+            self._on_step(report)
+        return True
 
     def _execute(self, batch: list[Work]) -> list[tuple[Work, int | None]]:
         """Runs a batch; if it fails, runs its items one by one so that only the culprits fail."""
@@ -248,6 +299,7 @@ class LlmEngine:
             waiting=len(scheduler.waiting),
             running=len(scheduler.running),
             held=sum(not sequence.runnable for sequence in scheduler.running),
+            paused=len(scheduler.paused),
             kv_blocks_used=scheduler.allocator.used,
             kv_blocks_total=scheduler.allocator.num_blocks,
             batch_size=self._batch_size,

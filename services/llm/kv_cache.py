@@ -13,32 +13,61 @@ import torch
 from torch import Tensor
 
 from services.common.modeldir import LlmConfig
+from services.llm.attention import DecodeAttention, gathered
+from services.llm.int8 import quantize
 
 
 class KVCache:
-    """`keys` and `values`: [layers, blocks, kv_heads, block_size, head_dim]."""
+    """`keys` and `values`: [layers, blocks, kv_heads, block_size, head_dim].
+
+    Quantised, they hold int8, and `key_scales` and `value_scales` [layers, blocks, kv_heads, block_size, 1] what one
+    step of each row is worth.
+    """
 
     def __init__(
-        self, config: LlmConfig, num_blocks: int, block_size: int, device: torch.device, dtype: torch.dtype
+        self,
+        config: LlmConfig,
+        num_blocks: int,
+        block_size: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        quantized: bool = False,
+        attend: DecodeAttention = gathered,
     ) -> None:
+        """`dtype` is what attention computes in; `attend` is how single rows attend over their sequences' blocks."""
         self.block_size = block_size
+        self.dtype = dtype
+        self.attend = attend
         shape = (config.num_layers, num_blocks, config.num_kv_heads, block_size, config.head_dim)
-        self.keys = torch.zeros(shape, device=device, dtype=dtype)
-        self.values = torch.zeros(shape, device=device, dtype=dtype)
-        self._gathered = torch.empty((2, 0, block_size, config.head_dim), device=device, dtype=dtype)
+        stored = torch.int8 if quantized else dtype
+        self.keys = torch.zeros(shape, device=device, dtype=stored)
+        self.values = torch.zeros(shape, device=device, dtype=stored)
+        scales = (*shape[:-1], 1 if quantized else 0)
+        self.key_scales = torch.zeros(scales, device=device)
+        self.value_scales = torch.zeros(scales, device=device)
+        self._gathered = torch.empty((2, 0, block_size, config.head_dim), device=device, dtype=stored)
+
+    @property
+    def quantized(self) -> bool:
+        return self.keys.dtype == torch.int8
 
     def open(self, batch: StepBatch) -> None:
         """Clears the blocks the batch is the first to write to.
 
         Rows beyond a sequence's end are masked, but a NaN that a failed sequence left there would pass the mask.
         """
-        self.keys.index_fill_(1, batch.opened, 0)
-        self.values.index_fill_(1, batch.opened, 0)
+        for stored in (self.key_scales, self.value_scales) if self.quantized else (self.keys, self.values):
+            stored.index_fill_(1, batch.opened, 0)
 
     def write(self, layer: int, batch: StepBatch, keys: Tensor, values: Tensor) -> None:
         """Stores the batch's own rows [N, kv_heads, head_dim]."""
-        self.keys[layer][batch.blocks, :, batch.offsets] = keys
-        self.values[layer][batch.blocks, :, batch.offsets] = values
+        where = (batch.blocks, slice(None), batch.offsets)
+        if self.quantized:
+            keys, self.key_scales[layer][where] = quantize(keys)
+            values, self.value_scales[layer][where] = quantize(values)
+        self.keys[layer][where] = keys
+        self.values[layer][where] = values
 
     def read(self, layer: int, table: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [B, kv_heads, W * block_size, head_dim] of the blocks `table` [B, W] names.
@@ -53,9 +82,12 @@ class KVCache:
         if rows.numel() > self._gathered.shape[1]:
             self._gathered = self._gathered.new_empty((2, 2 * rows.numel(), *self._gathered.shape[2:]))
         both = []
-        for stored, buffer in zip((self.keys, self.values), self._gathered, strict=True):
+        sides = ((self.keys, self.key_scales), (self.values, self.value_scales))
+        for (stored, scales), buffer in zip(sides, self._gathered, strict=True):
             out = buffer[: rows.numel()]
             torch.index_select(stored[layer].flatten(0, 1), 0, rows, out=out)
+            if self.quantized:
+                out = (out * scales[layer].flatten(0, 1)[rows]).to(self.dtype)
             both.append(out.view(sequences, kv_heads, width * self.block_size, head_dim))
         return both[0], both[1]
 
@@ -99,8 +131,10 @@ class StepBatch:
     """[sequences] each sequence's last row, in the order the sequences were given."""
     decode_table: Tensor
     """[D, W] the blocks each decoding row sees, padded with its first."""
+    decode_lengths: Tensor
+    """[D] positions each decoding row sees, its own included."""
     decode_mask: Tensor
-    """[D, 1, 1, W * block_size] true where a position counts."""
+    """[D, 1, 1, W * block_size] the same as a mask: true where a position counts."""
     segments: tuple[Segment, ...]
 
 
@@ -120,11 +154,11 @@ def lay_out(items: Sequence[Rows], block_size: int, device: torch.device) -> Ste
         blocks.extend(item.blocks[p // block_size] for p in range(item.start, stop))
         last[i] = len(codes) - 1
         if len(item.codes) > 1:
-            table, exists = _context([item], block_size, device)
-            visible = torch.arange(exists.shape[-1], device=device)
+            table, _ = _context([item], block_size, device)
+            visible = torch.arange(table.shape[1] * block_size, device=device)
             causal = visible <= torch.arange(item.start, stop, device=device)[:, None]
             segments.append(Segment(begin, begin + len(item.codes), table, causal))
-    decode_table, decode_mask = _context([item for item in items if len(item.codes) == 1], block_size, device)
+    decode_table, decode_lengths = _context([item for item in items if len(item.codes) == 1], block_size, device)
     offsets = [p % block_size for p in positions]
     opened = [block for block, offset in zip(blocks, offsets, strict=True) if offset == 0]
     return StepBatch(
@@ -135,16 +169,21 @@ def lay_out(items: Sequence[Rows], block_size: int, device: torch.device) -> Ste
         opened=torch.tensor(opened, device=device, dtype=torch.long),
         last=torch.tensor(last, device=device),
         decode_table=decode_table,
-        decode_mask=decode_mask[:, None, None, :],
+        decode_lengths=decode_lengths,
+        decode_mask=existing(decode_table, decode_lengths, block_size)[:, None, None, :],
         segments=tuple(segments),
     )
 
 
 def _context(items: Sequence[Rows], block_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Block tables [B, W] up to each item's last row, and which of their positions [B, W * block_size] exist."""
+    """Block tables [B, W] up to each item's last row, and how many positions [B] that is."""
     lengths = [item.start + len(item.codes) for item in items]
     width = -(-max(lengths, default=0) // block_size)
     tables = [(list(item.blocks[:width]) + [item.blocks[0]] * width)[:width] for item in items]
     table = torch.tensor(tables, device=device, dtype=torch.long).reshape(len(items), width)
-    length = torch.tensor(lengths, device=device, dtype=torch.long)
-    return table, torch.arange(width * block_size, device=device) < length[:, None]
+    return table, torch.tensor(lengths, device=device, dtype=torch.long)
+
+
+def existing(table: Tensor, lengths: Tensor, block_size: int) -> Tensor:
+    """Which of the positions in the blocks of `table` [B, W] exist: [B, W * block_size]."""
+    return torch.arange(table.shape[1] * block_size, device=table.device) < lengths[:, None]

@@ -5,12 +5,16 @@ Source: spec sections 4.1 and 4.2, and 9 for CosyVoice3. Module names spell the 
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from services.common.modeldir import LlmConfig, ModelDir
 from services.common.weights import load_strict, read_weights
+from services.llm.attention import causal, rotary_table, rotate
+from services.llm.int8 import Int8Linear
 from services.llm.kv_cache import KVCache, StepBatch
 from services.llm.layout import special_ids
 
@@ -24,30 +28,29 @@ class Attention(nn.Module):
         self.q_proj = nn.Linear(config.hidden_size, self.heads * self.head_dim)
         self.k_proj = nn.Linear(config.hidden_size, self.kv_heads * self.head_dim)
         self.v_proj = nn.Linear(config.hidden_size, self.kv_heads * self.head_dim)
-        self.o_proj = nn.Linear(self.heads * self.head_dim, config.hidden_size, bias=False)
+        self.o_proj: nn.Module = nn.Linear(self.heads * self.head_dim, config.hidden_size, bias=False)
+        self.qkv_proj: nn.Module = nn.Identity()
+
+    def fuse(self) -> None:
+        """One product instead of three."""
+        self.qkv_proj = fused(self.q_proj, self.k_proj, self.v_proj)
+        del self.q_proj, self.k_proj, self.v_proj
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], batch: StepBatch, cache: KVCache, layer: int) -> Tensor:
         """x [N, hidden]; writes this step's keys and values into the cache, then attends over it."""
         rows = x.shape[0]
-        query = _rotate(self.q_proj(x).view(rows, self.heads, self.head_dim), rotary)
-        key = _rotate(self.k_proj(x).view(rows, self.kv_heads, self.head_dim), rotary)
-        cache.write(layer, batch, key, self.v_proj(x).view(rows, self.kv_heads, self.head_dim))
-        # Query heads that share a K/V head become more queries of it, so K/V are never repeated.
-        query = query.view(rows, self.kv_heads, -1, self.head_dim)
+        qkv = self.qkv_proj(x).view(rows, -1, self.head_dim)
+        rotated = rotate(qkv[:, : self.heads + self.kv_heads], rotary)
+        cache.write(layer, batch, rotated[:, self.heads :], qkv[:, self.heads + self.kv_heads :])
+        query = rotated[:, : self.heads].reshape(rows, self.kv_heads, -1, self.head_dim)
         attended = []
         decoding = batch.decode_table.shape[0]
         if decoding:
-            keys, values = cache.read(layer, batch.decode_table)
-            out = F.scaled_dot_product_attention(query[:decoding], keys, values, attn_mask=batch.decode_mask)
-            attended.append(out.reshape(decoding, -1))
+            attended.append(cache.attend(query[:decoding], layer, batch, cache))
         for segment in batch.segments:
-            q = query[segment.begin : segment.end].permute(1, 2, 0, 3)
-            group, count = q.shape[1:3]
             keys, values = cache.read(layer, segment.table)
-            mask = segment.mask.repeat(group, 1)
-            out = F.scaled_dot_product_attention(q.flatten(1, 2)[None], keys, values, attn_mask=mask)
-            attended.append(out.view(self.heads, count, self.head_dim).transpose(0, 1).reshape(count, -1))
-        output: Tensor = self.o_proj(torch.cat(attended))
+            attended.append(causal(query[segment.begin : segment.end], keys, values, segment.mask))
+        output: Tensor = self.o_proj(torch.cat([out.reshape(len(out), -1) for out in attended]))
         return output
 
 
@@ -58,15 +61,22 @@ class Mlp(nn.Module):
         super().__init__()
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.down_proj: nn.Module = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_up_proj: nn.Module = nn.Identity()
+
+    def fuse(self) -> None:
+        """One product instead of two."""
+        self.gate_up_proj = fused(self.gate_proj, self.up_proj)
+        del self.gate_proj, self.up_proj
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
+        out: Tensor = self.down_proj(F.silu(gate) * up)
         return out
 
 
 class DecoderLayer(nn.Module):
-    """Pre-norm attention and feed-forward."""
+    """Pre-norm attention and feed-forward. The residual stream and the norms are float32 at any precision."""
 
     def __init__(self, config: LlmConfig) -> None:
         super().__init__()
@@ -75,10 +85,28 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = Mlp(config)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], batch: StepBatch, cache: KVCache, layer: int) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), rotary, batch, cache, layer)
-        out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+    def forward(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        batch: StepBatch,
+        cache: KVCache,
+        layer: int,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x).to(dtype), rotary, batch, cache, layer)
+        out: Tensor = x + self.mlp(self.post_attention_layernorm(x).to(dtype))
         return out
+
+
+def fused(*parts: nn.Linear) -> nn.Linear:
+    """One linear layer whose output is the outputs of `parts` side by side."""
+    weight = torch.cat([part.weight for part in parts])
+    whole = nn.Linear(weight.shape[1], weight.shape[0], bias=parts[0].bias is not None, device="meta")
+    whole.weight = nn.Parameter(weight)
+    if parts[0].bias is not None:
+        whole.bias = nn.Parameter(torch.cat([part.bias for part in parts]))
+    return whole
 
 
 class Qwen2Decoder(nn.Module):
@@ -120,14 +148,30 @@ class SpeechLM(nn.Module):
         self.speech_embedding = nn.Embedding(speech_rows, config.hidden_size)
         self.llm_decoder = nn.Linear(config.hidden_size, speech_rows, bias=own_rows)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the layers compute in; norms, residual stream, positions and logits are float32 whatever it is."""
+        return self.speech_embedding.weight.dtype
+
+    def fuse(self) -> None:
+        """Joins products that share their input. To be called once, when the official weights are in place."""
+        for layer in self.layers:
+            layer.self_attn.fuse()
+            layer.mlp.fuse()
+
+    @property
+    def layers(self) -> list[DecoderLayer]:
+        return [layer for layer in self.llm.model.model.layers if isinstance(layer, DecoderLayer)]
+
     def forward(self, batch: StepBatch, cache: KVCache) -> Tensor:
-        """Hidden states [N, hidden] after the final norm; the batch's K/V are in the cache afterwards."""
+        """Float32 hidden states [N, hidden] after the final norm; the batch's K/V are in the cache afterwards."""
         decoder = self.llm.model.model
         cache.open(batch)
-        x = self.embed(batch.codes)
-        rotary = self._rotary(batch.positions, x.dtype)
+        dtype = self.dtype
+        x = self.embed(batch.codes).float()
+        rotary = rotary_table(batch.positions, self.config.head_dim, self.config.rope_theta)
         for index, layer in enumerate(decoder.layers):
-            x = layer(x, rotary, batch, cache, index)
+            x = layer(x, rotary, batch, cache, index, dtype)
         hidden: Tensor = decoder.norm(x)
         return hidden
 
@@ -148,29 +192,48 @@ class SpeechLM(nn.Module):
         scores: Tensor = self.llm_decoder(hidden)
         return scores.float()
 
-    def _rotary(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """cos and sin [N, 1, head_dim], the two halves equal."""
-        half = torch.arange(0, self.config.head_dim, 2, device=positions.device, dtype=torch.float32)
-        frequency = self.config.rope_theta ** -(half / self.config.head_dim)
-        angle = (positions.float()[:, None] * frequency).repeat(1, 2)[:, None, :]
-        return angle.cos().to(dtype), angle.sin().to(dtype)
-
-
-def _rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    """Half-split rotary embedding of x [N, heads, head_dim]."""
-    cos, sin = rotary
-    low, high = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-high, low), dim=-1) * sin
-
 
 def load_speech_lm(
-    model_dir: ModelDir, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    model_dir: ModelDir,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    *,
+    path: Path | None = None,
+    int8_weights: bool = False,
 ) -> SpeechLM:
-    """Loads `llm.pt`. Raises ModelDirError naming keys that are missing or misshapen."""
-    path = model_dir.weights_file("llm")
+    """Loads `llm.pt`, or another checkpoint of the same shape from `path`, ready to run.
+
+    Raises ModelDirError naming keys that are missing or misshapen.
+    """
+    path = path or model_dir.weights_file("llm")
     weights = read_weights(path)
     with torch.device("meta"):
         model = SpeechLM(model_dir.llm)
-    model.to_empty(device="cpu")
     load_strict(model, weights, str(path), ignore=("llm.model.lm_head.",))
-    return model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    model.fuse()
+    return set_precision(model, dtype, int8_weights=int8_weights).to(device).eval().requires_grad_(False)
+
+
+def set_precision(model: SpeechLM, dtype: torch.dtype, *, int8_weights: bool = False) -> SpeechLM:
+    """Brings a fused model's embeddings and layers to `dtype`; norms and the output layer stay float32.
+
+    With `int8_weights` the layers' products multiply 8-bit integers (see `services.llm.int8`).
+    """
+    for layer in model.layers:
+        attention, mlp = layer.self_attn, layer.mlp
+        attention.qkv_proj, attention.o_proj = (
+            _linear(part, dtype, int8_weights) for part in (attention.qkv_proj, attention.o_proj)
+        )
+        mlp.gate_up_proj, mlp.down_proj = (
+            _linear(part, dtype, int8_weights) for part in (mlp.gate_up_proj, mlp.down_proj)
+        )
+    for embedding in (model.llm.model.model.embed_tokens, model.llm_embedding, model.speech_embedding):
+        if embedding is not None:
+            embedding.to(dtype)
+    return model
+
+
+def _linear(part: nn.Module, dtype: torch.dtype, int8_weights: bool) -> nn.Module:
+    if int8_weights and isinstance(part, nn.Linear):
+        return Int8Linear(part, dtype)
+    return part.to(dtype)

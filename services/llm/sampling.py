@@ -15,6 +15,8 @@ from torch import Tensor
 
 _MASK32 = 0xFFFFFFFF
 _ID_BITS = 20  # speech vocabularies have far fewer ids than 2^20
+NOT_FINITE = -1
+"""Drawn in place of an id where the logits hold NaN or infinity."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,44 @@ class SamplingRow:
     """The latest decoded ids."""
 
 
+@dataclass(frozen=True)
+class SamplingBatch:
+    """`SamplingRow`s as tensors on one device, B of them."""
+
+    seed: Tensor
+    """[B, 2] int64: low and high 32 bits."""
+    position: Tensor
+    """[B] int64"""
+    temperature: Tensor
+    """[B] float32"""
+    top_p: Tensor
+    """[B] float32"""
+    top_k: Tensor
+    """[B] int64"""
+    repeats: Tensor
+    """[B] float32"""
+    window: Tensor
+    """[B, w] int64, -1 where there is nothing."""
+    most_kept: int
+    """No row's top_k is larger."""
+
+    @classmethod
+    def of(cls, rows: Sequence[SamplingRow], device: torch.device) -> SamplingBatch:
+        width = max(len(row.window) for row in rows)
+        return cls(
+            seed=torch.tensor([[row.seed & _MASK32, row.seed >> 32] for row in rows], device=device),
+            position=torch.tensor([row.position for row in rows], device=device),
+            temperature=torch.tensor([row.temperature for row in rows], device=device),
+            top_p=torch.tensor([row.top_p for row in rows], device=device),
+            top_k=torch.tensor([row.top_k for row in rows], device=device),
+            repeats=torch.tensor([row.repeats for row in rows], device=device),
+            window=torch.tensor(
+                [[*row.window, *[-1] * (width - len(row.window))] for row in rows], device=device, dtype=torch.long
+            ),
+            most_kept=max(row.top_k for row in rows),
+        )
+
+
 class Draw(Protocol):
     """The two random choices of RAS."""
 
@@ -46,24 +86,29 @@ class Draw(Protocol):
 def ras_sample(logits: Tensor, rows: Sequence[SamplingRow], banned: Tensor, draw: Draw) -> Tensor:
     """Draws one id per row: from the nucleus first, again from everything if that id was recently decoded.
 
-    logits [B, S] float32, banned [B, S] bool; returns ids [B].
+    logits [B, S] float32, banned [B, S] bool; returns ids [B], or NOT_FINITE for a row whose logits are not.
     """
-    device = logits.device
-    temperature = torch.tensor([row.temperature for row in rows], device=device)
-    scores = torch.log_softmax(logits / temperature[:, None], dim=-1).masked_fill(banned, -torch.inf)
-    probabilities, ids, kept = nucleus(
-        scores, torch.tensor([row.top_p for row in rows], device=device), [row.top_k for row in rows]
-    )
+    return sample(logits, SamplingBatch.of(rows, logits.device), banned, draw)
+
+
+def sample(logits: Tensor, batch: SamplingBatch, banned: Tensor, draw: Draw) -> Tensor:
+    """`ras_sample` of rows that are on the device already. On a GPU nothing here waits for the device."""
+    finite = logits.isfinite().all(dim=-1)
+    scores = torch.log_softmax(logits.nan_to_num() / batch.temperature[:, None], dim=-1).masked_fill(banned, -torch.inf)
+    probabilities, ids, kept = _nucleus(scores, batch.top_p, batch.top_k, batch.most_kept)
     chosen = ids.gather(1, draw.nucleus(probabilities, ids, kept)[:, None])
-    width = max(len(row.window) for row in rows)
-    window = torch.tensor([[*row.window, *[-1] * (width - len(row.window))] for row in rows], device=device)
-    occurrences = (window == chosen).sum(dim=1)
-    repeated = (occurrences >= torch.tensor([row.repeats for row in rows], device=device)).nonzero()[:, 0]
-    if repeated.numel():
-        # Without the repeated id, and without top-k and top-p.
-        again = scores[repeated].scatter(1, chosen[repeated], -torch.inf)
-        chosen[repeated] = draw.full(repeated, again)[:, None]
-    return chosen[:, 0]
+    repeated = (batch.window == chosen).sum(dim=1) >= batch.repeats
+    # Without the repeated id, and without top-k and top-p.
+    if logits.device.type == "cpu":
+        rows = repeated.nonzero()[:, 0]  # counting costs nothing here, and a draw from everything does
+        if rows.numel():
+            again = scores[rows].scatter(1, chosen[rows], -torch.inf)
+            chosen[rows] = draw.full(rows, again)[:, None]
+    else:
+        rows = torch.arange(len(logits), device=logits.device)
+        again = scores.scatter(1, chosen, -torch.inf)
+        chosen = torch.where(repeated[:, None], draw.full(rows, again)[:, None], chosen)
+    return torch.where(finite, chosen[:, 0], NOT_FINITE)
 
 
 def nucleus(scores: Tensor, top_p: Tensor, top_k: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -72,28 +117,28 @@ def nucleus(scores: Tensor, top_p: Tensor, top_k: Sequence[int]) -> tuple[Tensor
     Entries are kept while their number is below top_k and those before them sum to less than top_p [B]; equal
     probabilities stand in order of id, as in a stable sort.
     """
+    return _nucleus(scores, top_p, torch.tensor(list(top_k), device=scores.device), max(top_k))
+
+
+def _nucleus(scores: Tensor, top_p: Tensor, top_k: Tensor, most_kept: int) -> tuple[Tensor, Tensor, Tensor]:
     probabilities = torch.softmax(scores, dim=-1)
     size = probabilities.shape[-1]
     # Float bits of non-negative numbers order like the numbers; the id below them makes every key unique, so that
     # top-k equals a stable sort on every device.
     descending_ids = size - 1 - torch.arange(size, device=scores.device)
     keys = (probabilities.view(torch.int32).long() << _ID_BITS) | descending_ids
-    ids = keys.topk(min(max(top_k), size), dim=-1).indices
+    ids = keys.topk(min(most_kept, size), dim=-1).indices
     top = probabilities.gather(1, ids)
     before = torch.cat((torch.zeros_like(top[:, :1]), top.cumsum(dim=-1)[:, :-1]), dim=-1)
     rank = torch.arange(ids.shape[1], device=scores.device)
-    limit = torch.tensor(list(top_k), device=scores.device)
-    return top, ids, (before < top_p[:, None]) & (rank < limit[:, None])
+    return top, ids, (before < top_p[:, None]) & (rank < top_k[:, None])
 
 
 class CounterDraw:
     """Gumbel-max draws with counter-based noise."""
 
-    def __init__(self, rows: Sequence[SamplingRow], device: torch.device) -> None:
-        low = torch.tensor([row.seed & _MASK32 for row in rows], device=device)
-        high = torch.tensor([row.seed >> 32 for row in rows], device=device)
-        position = torch.tensor([row.position for row in rows], device=device)
-        self._key = mix32(mix32(mix32(low + 1) ^ high) + position)
+    def __init__(self, batch: SamplingBatch) -> None:
+        self._key = mix32(mix32(mix32(batch.seed[:, 0] + 1) ^ batch.seed[:, 1]) + batch.position)
 
     def nucleus(self, probabilities: Tensor, ids: Tensor, kept: Tensor) -> Tensor:
         scores = probabilities.log().masked_fill(~kept, -torch.inf)

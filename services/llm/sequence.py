@@ -50,8 +50,11 @@ class Request:
     """A runaway stop: at most this much speech."""
     max_tokens: int | None = None
     """Generation is held once this many raw ids are decoded (`resume_ids` included); None never holds."""
-    deadline: float | None = None
-    """Seconds on a monotonic clock; for engines that order work by deadline. None: no hurry."""
+    play_at: float | None = None
+    """When the listener hears (or wants to hear) the beginning, on the engine's monotonic clock; what is due next
+    follows from it. None: nobody waits."""
+    style: str = ""
+    """Which of the backend's checkpoints speaks; empty: its first."""
     upstream_stops: bool = False
     """Upstream's stop and ban rules in `whole` order instead of ours; for parity checks."""
 
@@ -99,6 +102,11 @@ class Sequence:
     computed: int = 0
     """Rows whose K/V lie in `blocks`."""
     max_tokens: int | None = None
+    play_at: float | None = None
+    spoken: int = 0
+    """Ids to be spoken so far."""
+    resumed: tuple[int, ...] = ()
+    """Those of `resume_ids` that are to be spoken."""
     finish_reason: FinishReason | None = None
     closed: bool = False
     """Finished, failed or cancelled: never run again."""
@@ -110,7 +118,7 @@ class Sequence:
     def __post_init__(self) -> None:
         request, config = self.request, self.model.llm
         check_request(request, config)
-        self.max_tokens = request.max_tokens
+        self.max_tokens, self.play_at = request.max_tokens, request.play_at
         own, options = self.model.sampling, request.sampling
         self.sampling = SamplingConfig(
             top_p=own.top_p if options.top_p is None else options.top_p,
@@ -133,8 +141,7 @@ class Sequence:
         self.add_text(request.text_ids)
         if request.text_complete:
             self.end_text()
-        for token in request.resume_ids:
-            self._replay(token)
+        self.resumed = tuple(spoken for token in request.resume_ids for spoken in self._replay(token))
 
     @property
     def pending(self) -> int:
@@ -146,6 +153,11 @@ class Sequence:
         """Whether the next step can advance it: not awaiting text, not held back by its token budget."""
         held = self.max_tokens is not None and len(self.decoded) >= self.max_tokens
         return self.layout.ready and not held and not self.closed
+
+    @property
+    def due(self) -> float:
+        """When the listener runs dry, or wants the first audio, if no more tokens come; endless when nobody waits."""
+        return math.inf if self.play_at is None else self.play_at + self.spoken / self.model.token_rate
 
     def add_text(self, ids: Ids[int]) -> None:
         if self.text_ended:
@@ -167,6 +179,7 @@ class Sequence:
             return TokensEvent((), (), last, outcome.finish)
         self.decoded.append(token)
         ids = (token,) if outcome.spoken and not self._too_silent(token) else ()
+        self.spoken += len(ids)
         return TokensEvent(ids, (token,), last, outcome.finish)
 
     def _too_silent(self, token: int) -> bool:
@@ -176,13 +189,13 @@ class Sequence:
         self.silent_run += 1
         return self.silent_run > MAX_SILENT_RUN
 
-    def _replay(self, token: int) -> None:
+    def _replay(self, token: int) -> tuple[int, ...]:
         if not self.layout.ready or self.finish_reason is not None:
             raise RequestError("resume_ids go beyond what the text allows; send the same text as the first run")
         forced = self.layout.constraint().forced
         if forced is not None and token != forced:
             raise RequestError(f"resume_ids[{len(self.decoded)}] must be {forced}; send the first run's ids unchanged")
-        self.accept(token)
+        return self.accept(token).ids
 
 
 def check_request(request: Request, config: LlmConfig) -> None:
@@ -204,8 +217,8 @@ def check_request(request: Request, config: LlmConfig) -> None:
     _positive(request.max_seconds, "max_seconds", 3600.0)
     if request.max_tokens is not None and request.max_tokens < 0:
         raise RequestError(f"max_tokens {request.max_tokens} is negative; use 0 to hold generation back")
-    if request.deadline is not None and not math.isfinite(request.deadline):
-        raise RequestError("deadline is not a finite number of seconds")
+    if request.play_at is not None and not math.isfinite(request.play_at):
+        raise RequestError("play_at is not a finite number of seconds")
 
 
 def check_text_ids(ids: Ids[int], config: LlmConfig, name: str = "text id") -> None:

@@ -3,71 +3,173 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from services.llm.kv_cache import KVCache, Rows, StepBatch, lay_out
+from services.llm.attention import DecodeAttention, gathered
+from services.llm.decode_program import DecodeProgram
+from services.llm.kv_cache import KVCache, Rows, lay_out
 from services.llm.model import SpeechLM
-from services.llm.sampling import CounterDraw, Draw, SamplingRow, ras_sample
+from services.llm.sampling import NOT_FINITE, CounterDraw, Draw, SamplingBatch, SamplingRow, sample
 from services.llm.scheduler import Work
+
+BAN_KINDS = 16
+"""Different sets of allowed special ids a checkpoint's layouts can ask for, at most."""
+DrawFactory = Callable[[Sequence[SamplingRow], torch.device], Draw]
 
 
 class NonFiniteLogits(ArithmeticError):
     """The model produced NaN or infinity; the input or the precision does not suit it."""
 
 
+@dataclass(frozen=True)
+class TorchOptions:
+    """How the model is run; results differ by no more than rounding."""
+
+    int8_kv: bool = False
+    """Keys and values are kept as 8-bit integers: a quarter of float32's memory."""
+    attend: DecodeAttention = gathered
+    """How decoding rows attend over their blocks."""
+    program_rows: tuple[int, ...] = ()
+    """Batch sizes for which decode steps run as fixed-shape programs: CUDA graphs on a GPU."""
+    program_tokens: int = 4096
+    """Rows one sequence may take in a program: the engine's max_request_tokens."""
+
+
 class TorchBackend:
-    """Runs a `SpeechLM` on its device. Used by one thread at a time."""
+    """Runs one or several `SpeechLM`s of equal shape on one device. Used by one thread at a time."""
 
     def __init__(
-        self, model: SpeechLM, draw: Callable[[Sequence[SamplingRow], torch.device], Draw] = CounterDraw
+        self,
+        model: SpeechLM,
+        draw: DrawFactory | None = None,
+        *,
+        styles: Mapping[str, SpeechLM] | None = None,
+        options: TorchOptions | None = None,
     ) -> None:
-        """`draw` makes each step's random choices; anything but the default is for parity checks."""
-        self._model = model
+        """`model` serves the style "", `styles` the others.
+
+        `draw` makes each step's random choices; anything but the default is for parity checks.
+        """
+        self._models = {"": model, **(styles or {})}
+        self._config = model.config
+        self._options = options or TorchOptions()
         self._draw = draw
-        weight = model.speech_embedding.weight
-        self._device, self._dtype = weight.device, weight.dtype
+        self._device, self._dtype = model.speech_embedding.weight.device, model.dtype
         self._cache: KVCache | None = None
-        self._bans: dict[frozenset[int], Tensor] = {}
+        self._programs: dict[str, list[DecodeProgram]] = {}
+        self._ban_kinds: dict[frozenset[int], int] = {}
+        self._bans = torch.zeros(
+            (BAN_KINDS, model.speech_embedding.num_embeddings), dtype=torch.bool, device=self._device
+        )
 
     def reserve(self, num_blocks: int, block_size: int) -> None:
-        self._cache = KVCache(self._model.config, num_blocks, block_size, self._device, self._dtype)
+        options = self._options
+        # One block more than the scheduler knows of: where the unused rows of a program write.
+        self._cache = KVCache(
+            self._config,
+            num_blocks + 1,
+            block_size,
+            self._device,
+            self._dtype,
+            quantized=options.int8_kv,
+            attend=options.attend,
+        )
+        width = min(num_blocks, -(-options.program_tokens // block_size))
+        self._programs = {
+            style: [DecodeProgram(model, self._cache, self._bans, rows, width) for rows in sorted(options.program_rows)]
+            for style, model in self._models.items()
+        }
+        if self._device.type == "cuda":
+            self._record()
+
+    @torch.inference_mode()
+    def _record(self) -> None:
+        """Records every program, the largest first, whose memory the smaller ones then share."""
+        pool = None
+        for programs in self._programs.values():
+            for program in reversed(programs):
+                pool = program.record(pool)
 
     @torch.inference_mode()
     def step(self, batch: Sequence[Work]) -> list[int | None]:
-        """One forward pass over the batch's rows. Raises NonFiniteLogits if any sequence's logits are not finite."""
+        """One forward pass per style over the batch's rows. Raises NonFiniteLogits naming the precision."""
         if self._cache is None:
             raise RuntimeError("reserve() the K/V cache before the first step")
-        rows = [_rows(work) for work in batch]
-        laid_out = lay_out(rows, self._cache.block_size, self._device)
-        hidden = self._model(laid_out, self._cache)
-        return self._tokens(batch, laid_out, hidden)
-
-    def _tokens(self, batch: Sequence[Work], laid_out: StepBatch, hidden: Tensor) -> list[int | None]:
         tokens: list[int | None] = [None] * len(batch)
-        sampled = [i for i, work in enumerate(batch) if work.samples]
-        if not sampled:
-            return tokens
-        logits = self._model.logits(hidden[laid_out.last[sampled]])
-        if not bool(logits.isfinite().all()):
-            raise NonFiniteLogits("the model produced logits that are not finite")
-        constraints = [batch[i].sequence.layout.constraint() for i in sampled]
-        rows = [_sampling_row(batch[i]) for i in sampled]
-        banned = torch.stack([self._banned(constraint.allowed) for constraint in constraints])
-        ids = ras_sample(logits, rows, banned, self._draw(rows, self._device)).tolist()
-        for i, constraint, token in zip(sampled, constraints, ids, strict=True):
-            tokens[i] = token if constraint.forced is None else constraint.forced
+        for style in dict.fromkeys(work.sequence.request.style for work in batch):
+            chosen = [i for i, work in enumerate(batch) if work.sequence.request.style == style]
+            program, in_program = self._program(style, [batch[i] for i in chosen])
+            decoding = [chosen[i] for i in in_program]
+            if program is not None:
+                rows = [self._decode_row(batch[i]) for i in decoding]
+                self._store(tokens, batch, decoding, program.step(rows))
+            rest = [i for i in chosen if i not in set(decoding)]
+            if rest:
+                sampled, drawn = self._run(self._models[style], [batch[i] for i in rest], self._cache)
+                self._store(tokens, batch, [rest[i] for i in sampled], drawn)
         return tokens
 
-    def _banned(self, allowed: frozenset[int]) -> Tensor:
-        """[S]: true for every special id that is not allowed."""
-        if allowed not in self._bans:
-            mask = torch.arange(self._model.speech_embedding.num_embeddings) >= self._model.config.speech_tokens
-            mask[sorted(allowed)] = False
-            self._bans[allowed] = mask.to(self._device)
-        return self._bans[allowed]
+    def _program(self, style: str, batch: Sequence[Work]) -> tuple[DecodeProgram | None, list[int]]:
+        """The smallest program for the batch's decoding rows, and which those are."""
+        fits = [
+            i
+            for i, work in enumerate(batch)
+            if self._programs[style]
+            and (work.count == 1 and work.samples)
+            and len(work.sequence.layout.rows) <= self._options.program_tokens
+            and DecodeProgram.serves(_sampling_row(work))
+        ]
+        for program in self._programs[style]:
+            if 0 < len(fits) <= program.rows:
+                return program, fits
+        return None, []
+
+    def _decode_row(self, work: Work) -> tuple[int, int, Sequence[int], int, SamplingRow]:
+        sequence = work.sequence
+        ban = self._ban_kind(sequence.layout.constraint().allowed)
+        return sequence.layout.rows[work.start], work.start, sequence.blocks, ban, _sampling_row(work)
+
+    def _run(self, model: SpeechLM, batch: Sequence[Work], cache: KVCache) -> tuple[list[int], list[int]]:
+        """Which items of the batch sample, and what they drew."""
+        laid_out = lay_out([_rows(work) for work in batch], cache.block_size, self._device)
+        hidden = model(laid_out, cache)
+        sampled = [i for i, work in enumerate(batch) if work.samples]
+        return sampled, self._sample(model, [batch[i] for i in sampled], hidden[laid_out.last[sampled]])
+
+    def _sample(self, model: SpeechLM, batch: Sequence[Work], hidden: Tensor) -> list[int]:
+        if not batch:
+            return []
+        rows = [_sampling_row(work) for work in batch]
+        banned = self._bans[[self._ban_kind(work.sequence.layout.constraint().allowed) for work in batch]]
+        sampling = SamplingBatch.of(rows, self._device)
+        draw = CounterDraw(sampling) if self._draw is None else self._draw(rows, self._device)
+        ids: list[int] = sample(model.logits(hidden), sampling, banned, draw).tolist()
+        return ids
+
+    def _store(
+        self, tokens: list[int | None], batch: Sequence[Work], where: Sequence[int], drawn: Sequence[int]
+    ) -> None:
+        if NOT_FINITE in drawn:
+            name = str(self._dtype).removeprefix("torch.")
+            raise NonFiniteLogits(f"the model's logits in {name} are not finite; a wider precision may help")
+        for i, token in zip(where, drawn, strict=True):
+            forced = batch[i].sequence.layout.constraint().forced
+            tokens[i] = token if forced is None else forced
+
+    def _ban_kind(self, allowed: frozenset[int]) -> int:
+        """Which row of `_bans` is true for every special id that is not allowed."""
+        if allowed not in self._ban_kinds:
+            kind = len(self._ban_kinds)
+            if kind == BAN_KINDS:
+                raise RuntimeError(f"more than {BAN_KINDS} different sets of allowed ids")
+            self._bans[kind, self._config.speech_tokens :] = True
+            self._bans[kind, sorted(allowed)] = False
+            self._ban_kinds[allowed] = kind
+        return self._ban_kinds[allowed]
 
 
 def _rows(work: Work) -> Rows:

@@ -290,7 +290,7 @@ BAD = {
     "tau_r": replace(UTTERANCES[1], sampling=SamplingOptions(tau_r=-math.inf)),
     "max_seconds": replace(UTTERANCES[1], max_seconds=math.inf),
     "max_tokens": replace(UTTERANCES[1], max_tokens=-1),
-    "deadline": replace(UTTERANCES[1], deadline=math.nan),
+    "play_at": replace(UTTERANCES[1], play_at=math.nan),
     "split the text": replace(UTTERANCES[1], text_ids=(1,) * 5000),
 }
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from services.llm.sampling import CounterDraw, SamplingRow, gumbel, mix32, ras_sample
+from services.llm.sampling import NOT_FINITE, CounterDraw, SamplingBatch, SamplingRow, gumbel, mix32, ras_sample
 
 CPU = torch.device("cpu")
 ROW = SamplingRow(0, 0, temperature=1.0, top_p=0.8, top_k=25, repeats=math.inf, window=())
@@ -19,7 +19,7 @@ DRAWS = 20_000
 def draw(logits: Tensor, rows: list[SamplingRow], banned: Tensor | None = None) -> list[int]:
     if banned is None:
         banned = torch.zeros_like(logits, dtype=torch.bool)
-    ids: list[int] = ras_sample(logits, rows, banned, CounterDraw(rows, CPU)).tolist()
+    ids: list[int] = ras_sample(logits, rows, banned, CounterDraw(SamplingBatch.of(rows, CPU))).tolist()
     return ids
 
 

@@ -86,7 +86,7 @@ def test_waiting_requests_gather_between_admissions(mini_dir: ModelDir) -> None:
 def test_order_decides_who_is_admitted_first(mini_dir: ModelDir, order: Order, expected: list[int]) -> None:
     bench = Bench(mini_dir, EngineLimits(max_running=1), order)
     deadlines = [9.0, None, 3.0]
-    sequences = [bench.add(replace(utterance(number), deadline=when)) for number, when in enumerate(deadlines)]
+    sequences = [bench.add(replace(utterance(number), play_at=when)) for number, when in enumerate(deadlines)]
     admitted = []
     for _ in sequences:
         (work,) = bench.step()

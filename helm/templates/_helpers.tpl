@@ -1,0 +1,130 @@
+{{/* Names, labels and images. Templates of one service take (dict "root" $ "name" "decode" ...). */}}
+
+{{- define "light-tts.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 50 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "light-tts.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" }}
+{{- else if contains (include "light-tts.name" .) .Release.Name }}
+{{- .Release.Name | trunc 50 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name (include "light-tts.name" .) | trunc 50 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- define "light-tts.component" -}}
+{{ include "light-tts.fullname" .root }}-{{ .name }}
+{{- end }}
+
+{{- define "light-tts.selector" -}}
+app.kubernetes.io/name: {{ include "light-tts.name" .root }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .name }}
+{{- end }}
+
+{{- define "light-tts.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+{{ include "light-tts.selector" . }}
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* metadata of an object; "suffix" replaces the component's name in the object's. */}}
+{{- define "light-tts.metadata" -}}
+name: {{ include "light-tts.component" . }}
+namespace: {{ .root.Release.Namespace }}
+labels:
+  {{- include "light-tts.labels" . | nindent 2 }}
+{{- with mergeOverwrite (dict) .root.Values.commonAnnotations (.annotations | default dict) }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* (dict "root" $ "image" map): registry/repository:tag, or @digest. */}}
+{{- define "light-tts.image" -}}
+{{- $registry := default .image.registry .root.Values.global.imageRegistry }}
+{{- $version := .root.Chart.AppVersion }}
+{{- $tag := default (ternary (printf "%s-%s" $version .image.variant) $version (ne (default "" .image.variant) "")) .image.tag }}
+{{- $reference := ternary (printf "@%s" .image.digest) (printf ":%s" $tag) (ne (default "" .image.digest) "") }}
+{{- with $registry }}{{ . }}/{{ end }}{{ .image.repository }}{{ $reference }}
+{{- end }}
+
+{{- define "light-tts.serviceAccount" -}}
+{{- $account := default dict (index .root.Values .name).serviceAccount }}
+{{- if eq (toString $account.create) "false" }}
+{{- default "default" $account.name }}
+{{- else }}
+{{- default (include "light-tts.component" .) $account.name }}
+{{- end }}
+{{- end }}
+
+{{- define "light-tts.pullSecrets" -}}
+{{- with .Values.global.imagePullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "light-tts.podSecurity" -}}
+securityContext:
+  runAsNonRoot: true
+  {{- with .Values.podSecurityContext }}
+  runAsUser: {{ .runAsUser }}
+  runAsGroup: {{ .runAsGroup }}
+  fsGroup: {{ .fsGroup }}
+  fsGroupChangePolicy: OnRootMismatch
+  {{- with .supplementalGroups }}
+  supplementalGroups: {{ toJson . }}
+  {{- end }}
+  {{- end }}
+  seccompProfile:
+    type: RuntimeDefault
+{{- end }}
+
+{{- define "light-tts.containerSecurity" -}}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  runAsNonRoot: true
+  capabilities:
+    drop: [ALL]
+  seccompProfile:
+    type: RuntimeDefault
+{{- end }}
+
+{{/* Where the pods of a service are, for the services that call them: (dict "root" $ "name" "decode"). */}}
+{{- define "light-tts.target" -}}
+{{- $values := index .root.Values .name }}
+{{- $service := include "light-tts.component" . }}
+{{- if eq .root.Values.discovery "dns" -}}
+dns:///{{ $service }}.{{ .root.Release.Namespace }}.svc.{{ .root.Values.clusterDomain }}.:{{ $values.containerPorts.grpc }}
+{{- else -}}
+kubernetes:///{{ $service }}.{{ .root.Release.Namespace }}:grpc
+{{- end }}
+{{- end }}
+
+{{/* Whether an autoscaler owns the replicas. */}}
+{{- define "light-tts.autoscaled" -}}
+{{- $scaling := default dict .values.autoscaling }}
+{{- if or (dig "hpa" "enabled" false $scaling) (dig "keda" "enabled" false $scaling) }}true{{ end }}
+{{- end }}
+
+{{/* Replicas there are at least. */}}
+{{- define "light-tts.leastReplicas" -}}
+{{- $scaling := default dict .values.autoscaling }}
+{{- if dig "hpa" "enabled" false $scaling }}
+{{- dig "hpa" "minReplicas" 1 $scaling }}
+{{- else if dig "keda" "enabled" false $scaling }}
+{{- dig "keda" "minReplicas" 1 $scaling }}
+{{- else }}
+{{- dig "replicaCount" 1 .values }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,74 @@
+{{/* A NetworkPolicy per service: who may call it, and whom it may call. The kubelet's probes are always let in. */}}
+
+{{- define "light-tts.dnsEgress" -}}
+- ports:
+    - {port: 53, protocol: UDP}
+    - {port: 53, protocol: TCP}
+{{- end }}
+
+{{- define "light-tts.networkPolicy" -}}
+{{- $root := .root }}
+{{- $policy := .root.Values.networkPolicy }}
+{{- $ports := (index .root.Values .name).containerPorts }}
+{{- if $policy.enabled }}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata:
+  {{- include "light-tts.metadata" . | nindent 2 }}
+spec:
+  podSelector:
+    matchLabels:
+      {{- include "light-tts.selector" . | nindent 6 }}
+  policyTypes: [Ingress, Egress]
+  ingress:
+    - ports:
+        {{- range $port, $number := $ports }}
+        - port: {{ $port }}
+        {{- end }}
+      {{- if .callers }}
+      from:
+        {{- range .callers }}
+        - podSelector:
+            matchLabels:
+              {{- include "light-tts.selector" (dict "root" $root "name" .) | nindent 14 }}
+        {{- end }}
+      {{- else if $policy.extraIngressFrom }}
+      from:
+        {{- toYaml $policy.extraIngressFrom | nindent 8 }}
+        - podSelector:
+            matchLabels:
+              {{- include "light-tts.selector" (dict "root" $root "name" "test") | nindent 14 }}
+      {{- end }}
+    {{- if and $root.Values.metrics.enabled (ne .name "single") }}
+    - ports:
+        - port: metrics
+      from:
+        {{- if $policy.metricsFrom }}
+        {{- toYaml $policy.metricsFrom | nindent 8 }}
+        {{- else }}
+        - namespaceSelector: {}
+        {{- end }}
+    {{- end }}
+  egress:
+    {{- include "light-tts.dnsEgress" . | nindent 4 }}
+    {{- range .targets }}
+    - to:
+        - podSelector:
+            matchLabels:
+              {{- include "light-tts.selector" (dict "root" $root "name" .) | nindent 14 }}
+      ports:
+        - port: grpc
+    {{- end }}
+    {{- if and .targets (eq $root.Values.discovery "kubernetes") }}
+    # The API server, whose address a policy cannot name.
+    - ports:
+        - port: 443
+        - port: 6443
+    {{- else if and .model (include "light-tts.hasFetchContainer" $root) (eq $root.Values.model.fetch.by "initContainer") }}
+    # Where the model is fetched from.
+    - ports:
+        - port: 443
+    {{- end }}
+{{- end }}
+{{- end }}

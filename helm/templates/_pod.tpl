@@ -1,0 +1,172 @@
+{{/* The pod of a service: one container, probed by gRPC, as the restricted pod security standard wants it. */}}
+
+{{- define "light-tts.resources" -}}
+{{- if or (dig "resources" "requests" dict .) (dig "resources" "limits" dict .) (dig "resources" "claims" list .) }}
+resources:
+  {{- toYaml .resources | nindent 2 }}
+{{- else }}
+{{- $requests := dict }}
+{{- $limits := dict }}
+{{- with .cpu }}{{ $_ := set $requests "cpu" . }}{{ end }}
+{{- with .memory }}{{ $_ := set $requests "memory" . }}{{ $_ := set $limits "memory" . }}{{ end }}
+{{- if gt (int (dig "gpu" "count" 0 .)) 0 }}
+{{- $_ := set $limits (default "nvidia.com/gpu" .gpu.resource) (int .gpu.count) }}
+{{- end }}
+resources:
+  requests:
+    {{- toYaml $requests | nindent 4 }}
+  limits:
+    {{- toYaml $limits | nindent 4 }}
+{{- end }}
+{{- end }}
+
+{{/* (dict "kind" "startupProbe" "service" "readiness" "values" map "period" seconds "port" "grpc") */}}
+{{- define "light-tts.probe" -}}
+{{- $probe := default dict (index .values .kind) }}
+{{- if ne (toString $probe.enabled) "false" }}
+{{ .kind }}:
+  grpc:
+    port: {{ .port }}
+    service: {{ .service }}
+  initialDelaySeconds: {{ default 0 $probe.initialDelaySeconds }}
+  periodSeconds: {{ default .period $probe.periodSeconds }}
+  timeoutSeconds: {{ default 2 $probe.timeoutSeconds }}
+  failureThreshold: {{ default 3 $probe.failureThreshold }}
+{{- end }}
+{{- end }}
+
+{{- define "light-tts.probes" -}}
+{{- include "light-tts.probe" (merge (dict "kind" "startupProbe" "service" "readiness" "period" 5) .) }}
+{{- include "light-tts.probe" (merge (dict "kind" "readinessProbe" "service" "readiness" "period" 2) .) }}
+{{- include "light-tts.probe" (merge (dict "kind" "livenessProbe" "service" "liveness" "period" 10) .) }}
+{{- end }}
+
+{{/* From the end of the pod to its death: the sleep before SIGTERM, the notice, the grace, and a margin. */}}
+{{- define "light-tts.grace" -}}
+{{- $settings := default dict .settings }}
+{{- $derived := addf (default 0 .preStopSeconds) (default 1 $settings.drain_notice_seconds) (default 30 $settings.drain_grace_seconds) 15 }}
+{{- default (int (ceil $derived)) .terminationGracePeriodSeconds }}
+{{- end }}
+
+{{- define "light-tts.scheduling" -}}
+{{- $values := index .root.Values .name }}
+{{- range $key := list "runtimeClassName" "priorityClassName" }}
+{{- with index $values $key }}
+{{ $key }}: {{ . }}
+{{- end }}
+{{- end }}
+{{- range $key := list "nodeSelector" "tolerations" "affinity" }}
+{{- with index $values $key }}
+{{ $key }}:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+topologySpreadConstraints:
+{{- if $values.topologySpreadConstraints }}
+  {{- toYaml $values.topologySpreadConstraints | nindent 2 }}
+{{- else }}
+{{- range $key := list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
+  - maxSkew: 1
+    topologyKey: {{ $key }}
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels:
+        {{- include "light-tts.selector" $ | nindent 8 }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "light-tts.volumes" -}}
+{{- $root := .root }}
+{{- $values := index .root.Values .name }}
+volumes:
+  - name: tmp
+    emptyDir: {}
+  {{- if .model }}
+  - name: cache
+    emptyDir:
+      sizeLimit: {{ $root.Values.engineCache.sizeLimit }}
+  {{- if ne $root.Values.model.mode "embedded" }}
+  {{- include "light-tts.modelVolume" $root | nindent 2 }}
+  {{- end }}
+  {{- end }}
+  {{- with $values.extraVolumes }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end }}
+
+{{- define "light-tts.volumeMounts" -}}
+{{- $values := index .root.Values .name }}
+volumeMounts:
+  - name: tmp
+    mountPath: /tmp
+  {{- if .model }}
+  - name: cache
+    mountPath: /cache
+  {{- if ne .root.Values.model.mode "embedded" }}
+  - name: model
+    mountPath: {{ .root.Values.model.mountPath }}
+    readOnly: true
+  {{- end }}
+  {{- end }}
+  {{- with $values.extraVolumeMounts }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end }}
+
+{{- define "light-tts.container" -}}
+{{- $root := .root }}
+{{- $values := index .root.Values .name }}
+- name: {{ .name }}
+  image: {{ include "light-tts.image" (dict "root" $root "image" $values.image) }}
+  imagePullPolicy: {{ default "IfNotPresent" $values.image.pullPolicy }}
+  command: {{ toRawJson (default .command $values.command) }}
+  envFrom:
+    - configMapRef:
+        name: {{ include "light-tts.component" . }}
+    {{- with $values.extraEnvVarsSecret }}
+    - secretRef:
+        name: {{ . }}
+    {{- end }}
+  env:
+    {{- include "light-tts.env" . | trim | nindent 4 }}
+  ports:
+    {{- range $port, $number := $values.containerPorts }}
+    - name: {{ $port }}
+      containerPort: {{ $number }}
+    {{- end }}
+    {{- if and $root.Values.metrics.enabled (ne .name "single") }}
+    - name: metrics
+      containerPort: {{ $root.Values.metrics.port }}
+    {{- end }}
+  {{- include "light-tts.probes" (dict "values" $values "port" $values.containerPorts.grpc) | trim | nindent 2 }}
+  {{- with $values.preStopSeconds }}
+  lifecycle:
+    preStop:
+      sleep:
+        seconds: {{ . }}
+  {{- end }}
+  {{- include "light-tts.resources" $values | trim | nindent 2 }}
+  {{- include "light-tts.containerSecurity" $root | nindent 2 }}
+  terminationMessagePolicy: FallbackToLogsOnError
+  {{- include "light-tts.volumeMounts" . | nindent 2 }}
+{{- end }}
+
+{{- define "light-tts.podSpec" -}}
+{{- $root := .root }}
+{{- $values := index .root.Values .name }}
+serviceAccountName: {{ include "light-tts.serviceAccount" . }}
+automountServiceAccountToken: {{ and (eq $root.Values.discovery "kubernetes") (not (empty .targets)) }}
+enableServiceLinks: false
+{{- include "light-tts.pullSecrets" $root }}
+{{ include "light-tts.podSecurity" $root }}
+terminationGracePeriodSeconds: {{ include "light-tts.grace" $values }}
+{{- include "light-tts.scheduling" . }}
+{{- if and .model (include "light-tts.hasFetchContainer" $root) }}
+initContainers:
+  {{- include "light-tts.fetchContainer" (dict "root" $root "wait" (eq $root.Values.model.fetch.by "job")) | nindent 2 }}
+{{- end }}
+containers:
+  {{- include "light-tts.container" . | nindent 2 }}
+{{ include "light-tts.volumes" . }}
+{{- end }}

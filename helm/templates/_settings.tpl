@@ -1,0 +1,70 @@
+{{/* Settings as environment variables: LIGHTTTS_<NAME>, one ConfigMap per service. */}}
+
+{{/* A setting's text: JSON but for strings, so that large numbers keep their digits. */}}
+{{- define "light-tts.settingText" -}}
+{{- if kindIs "string" . }}{{ . }}{{ else }}{{ toRawJson . }}{{ end }}
+{{- end }}
+
+{{/* The settings of a service: what the values say, and the device that its GPUs ask for. */}}
+{{- define "light-tts.settings" -}}
+{{- $values := index .root.Values .name }}
+{{- $settings := deepCopy (default dict $values.settings) }}
+{{- if gt (int (dig "gpu" "count" 0 $values)) 0 }}
+{{- if has .name (list "llm" "decode" "single") }}
+{{- $settings = merge $settings (dict "device" "cuda") }}
+{{- end }}
+{{- if has .name (list "encode") }}
+{{- $settings = merge $settings (dict "onnx_providers" (list "CUDAExecutionProvider" "CPUExecutionProvider")) }}
+{{- end }}
+{{- end }}
+{{- range $key, $value := $settings }}
+LIGHTTTS_{{ upper $key }}: {{ include "light-tts.settingText" $value | quote }}
+{{- end }}
+{{- end }}
+
+{{- define "light-tts.configMap" -}}
+apiVersion: v1
+kind: ConfigMap
+metadata:
+  {{- include "light-tts.metadata" . | nindent 2 }}
+data:
+  {{- include "light-tts.settings" . | nindent 2 }}
+{{- end }}
+
+{{/* What the chart decides itself; it wins over the ConfigMap. */}}
+{{- define "light-tts.env" -}}
+{{- $root := .root }}
+{{- $values := index .root.Values .name }}
+- name: LIGHTTTS_HOST
+  value: {{ $root.Values.listenAddress | quote }}
+- name: LIGHTTTS_PORT
+  value: {{ $values.containerPorts.grpc | quote }}
+- name: LIGHTTTS_METRICS_PORT
+  value: {{ ternary (int $root.Values.metrics.port) 0 (and $root.Values.metrics.enabled (ne .name "single")) | quote }}
+- name: LIGHTTTS_WORKER_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.name
+{{- if hasKey $values.containerPorts "http" }}
+- name: LIGHTTTS_HTTP_PORT
+  value: {{ $values.containerPorts.http | quote }}
+{{- end }}
+{{- range .targets }}
+- name: LIGHTTTS_{{ upper . }}_TARGET
+  value: {{ include "light-tts.target" (dict "root" $root "name" .) | quote }}
+{{- end }}
+{{- if .model }}
+{{- include "light-tts.modelEnv" $root }}
+- name: XDG_CACHE_HOME
+  value: /cache
+- name: TORCHINDUCTOR_CACHE_DIR
+  value: /cache/inductor
+- name: TRITON_CACHE_DIR
+  value: /cache/triton
+- name: CUDA_CACHE_PATH
+  value: /cache/cuda
+{{- end }}
+{{- with $values.extraEnvVars }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,67 @@
+{{/* Combinations that cannot work are refused with a sentence. The schema has refused unknown names before. */}}
+
+{{- define "light-tts.validate" -}}
+{{- include "light-tts.validateModel" . }}
+{{- if .Values.single.enabled }}
+{{- include "light-tts.validateWorkload" (dict "root" . "name" "single" "values" .Values.single) }}
+{{- else }}
+{{- range $name := list "encode" "llm" "decode" "gateway" }}
+{{- include "light-tts.validateWorkload" (dict "root" $ "name" $name "values" (index $.Values $name)) }}
+{{- end }}
+{{- end }}
+{{- $gateway := .Values.gateway }}
+{{- if and (dig "ingress" "enabled" false $gateway) (not (dig "ingress" "hostname" "" $gateway)) }}
+{{- fail "gateway.ingress is enabled without a host: set gateway.ingress.hostname." }}
+{{- end }}
+{{- range $route := list "httpRoute" "grpcRoute" }}
+{{- if and (dig $route "enabled" false $gateway) (not (dig $route "parentRefs" list $gateway)) }}
+{{- fail (printf "gateway.%s is enabled without a Gateway: name one in gateway.%s.parentRefs." $route $route) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "light-tts.validateWorkload" -}}
+{{- $name := .name }}
+{{- $gpus := int (dig "gpu" "count" 0 .values) }}
+{{- $hpa := default dict (dig "autoscaling" "hpa" dict .values) }}
+{{- $keda := default dict (dig "autoscaling" "keda" dict .values) }}
+{{- $scaled := include "light-tts.autoscaled" (dict "values" .values) }}
+{{- if and (not $scaled) (lt (int (dig "replicaCount" 1 .values)) 1) }}
+{{- fail (printf "%s.replicaCount is 0: nothing can be spoken without %s; use 1 or more." $name $name) }}
+{{- end }}
+{{- if and (eq .root.Values.profile "cpu") (gt $gpus 0) }}
+{{- fail (printf "%s.gpu.count is %d, but profile is cpu: set %s.gpu.count to 0, or profile to gpu." $name $gpus $name) }}
+{{- end }}
+{{- if and $hpa.enabled $keda.enabled }}
+{{- fail (printf "%s.autoscaling has both hpa and keda enabled: they would undo each other's work; enable one." $name) }}
+{{- end }}
+{{- range $kind, $scaler := dict "hpa" $hpa "keda" $keda }}
+{{- if and $scaler.enabled (gt (int (default 1 $scaler.minReplicas)) (int (default 4 $scaler.maxReplicas))) }}
+{{- fail (printf "%s.autoscaling.%s: minReplicas is above maxReplicas." $name $kind) }}
+{{- end }}
+{{- end }}
+{{- $targets := default dict (dig "autoscaling" "targets" dict .values) }}
+{{- if and $scaled (not $targets.cpuPercent) (not $targets.metrics) }}
+{{- fail (printf "%s.autoscaling has nothing to go by: set %s.autoscaling.targets.cpuPercent or .metrics." $name $name) }}
+{{- end }}
+{{- if and $keda.enabled $targets.metrics (not $keda.serverAddress) }}
+{{- fail (printf "%s.autoscaling.keda does not know Prometheus: set %s.autoscaling.keda.serverAddress." $name $name) }}
+{{- end }}
+{{- end }}
+
+{{- define "light-tts.validateModel" -}}
+{{- $model := .Values.model }}
+{{- $fetch := $model.fetch }}
+{{- if and (eq $model.mode "hostPath") (not $model.hostPath.path) }}
+{{- fail "model.mode is hostPath without a path: set model.hostPath.path to a directory of the nodes." }}
+{{- end }}
+{{- if and (eq $model.mode "image") (not $model.image.repository) }}
+{{- fail "model.mode is image without an image: set model.image.repository." }}
+{{- end }}
+{{- if and (has $model.mode (list "emptyDir" "hostPath")) (eq $fetch.by "job") }}
+{{- fail (printf "model.mode is %s, which a Job on another node cannot fill: set model.fetch.by to initContainer%s." $model.mode (ternary ", or to none" "" (eq $model.mode "hostPath"))) }}
+{{- end }}
+{{- if and (eq $model.mode "emptyDir") (eq $fetch.by "none") }}
+{{- fail "model.mode is emptyDir, but nothing fetches the model into it: set model.fetch.by to initContainer." }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,1 @@
+"""The layout of the official 0.5B checkpoint, for proofs and measurements without its weights."""

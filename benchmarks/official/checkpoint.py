@@ -1,0 +1,88 @@
+"""Writes a CosyVoice2-0.5B directory with random weights: official file names, key names, shapes and sizes.
+
+It speaks noise, and costs what the real one costs. `shapes.txt` lists the tensors of the official state dicts
+(spec sections 4.2, 5 and 7.4), one pattern per line: file, key with `{first-last}` or `{a,b}` for numbers, shape.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from itertools import product
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+HERE = Path(__file__).parent
+MINI = HERE.parents[1] / "tests" / "data" / "cosyvoice2-mini"
+Shapes = dict[str, dict[str, tuple[int, ...]]]
+# One tensor under two names in the official file, as Qwen2's tied embeddings are.
+_TIED = {"llm.model.lm_head.weight": "llm.model.model.embed_tokens.weight"}
+
+
+def official_shapes() -> Shapes:
+    """Key to shape for each of `llm`, `flow` and `hift`."""
+    shapes: Shapes = {}
+    for line in (HERE / "shapes.txt").read_text(encoding="utf-8").splitlines():
+        part, pattern, shape = line.split()
+        for key in _expand(pattern):
+            shapes.setdefault(part, {})[key] = tuple(int(size) for size in shape.split("x"))
+    return shapes
+
+
+def _expand(pattern: str) -> Iterator[str]:
+    pieces = re.split(r"\{([^}]*)\}", pattern)
+    for numbers in product(*(_numbers(span) for span in pieces[1::2])):
+        texts = [str(number) for number in numbers] + [""]
+        yield "".join(text + number for text, number in zip(pieces[::2], texts, strict=True))
+
+
+def _numbers(span: str) -> list[int]:
+    if "-" in span:
+        first, last = span.split("-")
+        return list(range(int(first), int(last) + 1))
+    return [int(number) for number in span.split(",")]
+
+
+def random_state(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, Tensor]:
+    """Float32 tensors whose layers neither explode nor fade: norms of 1, matrices scaled by their inputs."""
+    generator = torch.Generator().manual_seed(seed)
+    state = {key: _random(key, shape, generator) for key, shape in shapes.items() if key not in _TIED}
+    for key, original in _TIED.items():
+        if key in shapes:
+            state[key] = state[original]
+    return state
+
+
+def _random(key: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    if len(shape) == 1:
+        scale = key.endswith((".weight", ".alpha"))
+        return torch.ones(shape) if scale else 0.02 * torch.randn(shape, generator=generator)
+    if key.endswith("original0"):
+        return torch.full(shape, 0.5)
+    if "embed" in key:
+        return 0.02 * torch.randn(shape, generator=generator)
+    return torch.randn(shape, generator=generator) / math.sqrt(math.prod(shape[1:]))
+
+
+def write_checkpoint(directory: Path, seed: int = 0) -> None:
+    """Writes the whole directory (3 GB) but for the two ONNX graphs; `directory` must not exist.
+
+    Raises FileExistsError, or OSError when the disk is full.
+    """
+    tokenizer = directory / "CosyVoice-BlankEN"
+    tokenizer.mkdir(parents=True)
+    shutil.copy(HERE / "cosyvoice2.yaml", directory)
+    shutil.copy(HERE / "config.json", tokenizer)
+    for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):  # few tokens, but the file format is theirs
+        shutil.copy(MINI / "CosyVoice-BlankEN" / name, tokenizer)
+    for part, shapes in official_shapes().items():
+        torch.save(random_state(shapes, seed), directory / f"{part}.pt")
+
+
+def parameters(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """How many numbers the tensors hold, shared ones counted once."""
+    return sum(math.prod(shape) for key, shape in shapes.items() if key not in _TIED)

@@ -16,8 +16,8 @@ from cli.client import ClientError, list_voices
 from cli.console import err, fail, out, run, show_event
 from cli.demo import SENTENCE
 from cli.demo import demo as run_demo
-from cli.ports import PortError, default_ports, free_ports
-from cli.say import make_config, say_to_file, show_speech
+from cli.ports import HOST, PortError, default_ports, free_ports
+from cli.say import check_speech, make_config, say_to_file, show_speech
 from cli.stack import Stack, StackConfig
 from cli.worker import WorkerError
 from services.common.settings import EMBEDDED_MODEL
@@ -46,6 +46,7 @@ class PortChoice(StrEnum):
 def up(
     decode: Annotated[int, typer.Option(min=1, max=32, help="Number of decode workers.")] = 2,
     model_dir: ModelDirectory = EMBEDDED_MODEL,
+    host: Annotated[str, typer.Option(help="Address the gateway listens on; 0.0.0.0 for other machines.")] = HOST,
     port: Annotated[int, typer.Option(min=1, max=65535, help="The gateway's gRPC port.")] = 50050,
     http_port: Annotated[int, typer.Option(min=1, max=65535, help="The gateway's HTTP port.")] = 8080,
     ports: Annotated[
@@ -58,7 +59,12 @@ def up(
     try:
         chosen = free_ports(decode) if ports is PortChoice.free else default_ports(decode, port, http_port)
         config = StackConfig(
-            model_dir=model_dir, decode_workers=decode, ports=chosen, log_dir=log_dir, log_level=log_level
+            model_dir=model_dir,
+            decode_workers=decode,
+            gateway_host=host,
+            ports=chosen,
+            log_dir=log_dir,
+            log_level=log_level,
         )
         run(_serve(config))
     except (PortError, WorkerError) as error:
@@ -87,12 +93,15 @@ def say(
     speed: Annotated[float, typer.Option(help="Speaking rate, 0.5 to 2.")] = 1.0,
     prompt_audio: Annotated[Path | None, typer.Option(help="A recording of the voice to speak with.")] = None,
     prompt_text: Annotated[str | None, typer.Option(help="What that recording says, word for word.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Fail unless what came is speech of a likely length.")] = False,
     server: Server = "127.0.0.1:50050",
 ) -> None:
     """Speak a text into a WAV file through the gateway's streaming API and show the figures."""
     try:
         config = make_config(voice, prompt_audio, prompt_text, seed, speed)
         speech = asyncio.run(say_to_file(server, config, text, out_file))
+        if check:
+            check_speech(text, speech, out_file)
     except ClientError as error:
         fail(str(error))
     except KeyboardInterrupt:

@@ -11,6 +11,11 @@ from cli.client import ClientError, Speech, speak
 from cli.console import out
 from lighttts.v1 import audio_pb2, tts_pb2
 
+SECONDS_PER_CHARACTER = (0.02, 0.5)
+"""What speech takes at least and at most, in any language and at any speed."""
+QUIETEST_PEAK = 0.01
+"""Of full scale."""
+
 
 def make_config(
     voice: str | None, prompt_audio: Path | None, prompt_text: str | None, seed: int | None, speed: float
@@ -59,6 +64,18 @@ async def say_to_file(server: str, config: tts_pb2.SynthesisConfig, text: str, p
     if wav is None:
         raise ClientError("nothing was spoken: the text holds no words")
     return speech
+
+
+def check_speech(text: str, speech: Speech, path: Path) -> None:
+    """Raises ClientError unless `path` holds sound, of a length that `text` can have."""
+    samples, _ = soundfile.read(path, dtype="float32")
+    if len(samples) != speech.samples:
+        raise ClientError(f"{path} holds {len(samples)} samples, but {speech.samples} were received")
+    least, most = (len(text) * seconds for seconds in SECONDS_PER_CHARACTER)
+    if not least <= speech.audio_seconds <= most + 1.0:
+        raise ClientError(f"{speech.audio_seconds:.2f} s of audio are no speech of {len(text)} characters")
+    if abs(samples).max() < QUIETEST_PEAK:
+        raise ClientError("the audio is silent; the model or its voice is damaged")
 
 
 def show_speech(speech: Speech, path: Path) -> None:

@@ -25,6 +25,8 @@ class StackConfig:
 
     model_dir: Path = EMBEDDED_MODEL
     decode_workers: int = 2
+    gateway_host: str = HOST
+    """Address the gateway listens on; the services behind it stay on loopback."""
     ports: StackPorts | None = None
     """None takes free ports, so that several stacks run side by side."""
     log_dir: Path = Path(".run")
@@ -100,7 +102,7 @@ class Stack:
 
     def _spec(self, name: str, module: str, ports: ServicePorts, flags: tuple[str, ...]) -> WorkerSpec:
         common = {
-            "--host": HOST,
+            "--host": self.config.gateway_host if module == "gateway" else HOST,
             "--port": ports.grpc,
             "--metrics-port": ports.metrics,
             "--worker-name": name,

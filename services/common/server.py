@@ -28,6 +28,10 @@ from services.common.telemetry import configure_logging
 
 log = structlog.get_logger(__name__)
 
+LIVENESS = "liveness"
+"""Health service name that says only that the process does its work: SERVING while loading and draining too."""
+READINESS = "readiness"
+"""Health service name that says whether new work is welcome; the same as the gRPC services' own names and ""."""
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 FLUSH_SECONDS = 0.2
@@ -86,6 +90,7 @@ class ServiceServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (*self.service.rpc_services, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
+        await self._health.set(LIVENESS, SERVING)
         await self._report(NOT_SERVING)
         wanted = f"{self.settings.host}:{self.settings.port}"
         try:
@@ -119,7 +124,7 @@ class ServiceServer:
 
     async def _report(self, status: int) -> None:
         metrics.READY.set(1 if status == SERVING else 0)
-        for name in ("", *self.service.rpc_services):
+        for name in ("", READINESS, *self.service.rpc_services):
             await self._health.set(name, status)
 
 

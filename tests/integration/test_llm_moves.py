@@ -1,0 +1,218 @@
+"""Utterances that lose their decode worker: the listener gets every sample once, whatever happens to workers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from services.common.errors import InvalidInput, Overloaded, Unavailable
+from tests.support.decode_worker import DecodeWorker, StartWorker, audio_of
+from tests.support.llm import SPEECH_TOKENS, TEXT, Llm, Spoken, all_free, llm_service, metric, refusal, until
+
+QUICK = {"decode_silence_seconds": 0.5, "decode_stall_seconds": 0.3}
+"""For the workers that stop in mid-sentence: seconds after which they are given up."""
+
+
+async def first_worker(workers: list[DecodeWorker], llm: Llm) -> DecodeWorker:
+    """The worker whose turn it is; a short utterance shows it, since the turns then go on in order of address."""
+    await llm.speak(TEXT[:1])
+    spoke = next(index for index, worker in enumerate(workers) if worker.calls)
+    workers[spoke].calls.clear()
+    return workers[(spoke + 1) % len(workers)]
+
+
+async def two_workers(worker: StartWorker) -> list[DecodeWorker]:
+    return sorted([await worker("a"), await worker("b")], key=lambda made: made.address)
+
+
+@pytest.mark.parametrize("after", [0, 1, 3])
+@pytest.mark.parametrize(
+    ("cue", "reason"),
+    [
+        ("die_after", "died"),
+        ("silent_after", "silent"),
+        ("stand_still_after", "stalled"),
+        ("hand_over_after", "draining"),
+        ("end_after", "broke protocol"),
+        ("skip_after", "broke protocol"),
+        ("claim_last_after", "broke protocol"),
+    ],
+)
+async def test_a_lost_utterance_goes_on_elsewhere(
+    worker: StartWorker, tmp_path: Path, cue: str, reason: str, after: int
+) -> None:
+    workers = await two_workers(worker)
+    # A lead of 3 s makes hops come while audio goes, so that nothing says `last` before the loss.
+    async with llm_service(tmp_path, *(made.address for made in workers), lead_seconds=3.0, **QUICK) as llm:
+        lossy = await first_worker(workers, llm)
+        saved = next(made for made in workers if made is not lossy)
+        for made in workers:
+            made.script.needs_voice = True
+        setattr(lossy.script, cue, after)
+        moves = metric("lighttts_llm_decode_moves_total", reason=reason)
+        spoken = await llm.speak()
+        await all_free()
+        await lossy.calls[0].ended.wait()
+    assert np.array_equal(spoken.samples, audio_of(saved.calls[0].tokens))
+    assert spoken.raw_ids == saved.calls[0].tokens
+    assert len(spoken.raw_ids) == SPEECH_TOKENS
+    assert bool(saved.calls[0].start.resume_record) == bool(after)
+    assert saved.calls[0].hops[0][0] == 0
+    assert [(move.from_worker, move.to_worker, move.reason) for move in spoken.moved] == [
+        (lossy.name, saved.name, reason)
+    ]
+    assert [started.decode_worker for started in spoken.started] == [lossy.name, saved.name]
+    assert spoken.done is not None
+    assert spoken.done.decode_worker == saved.name
+    assert metric("lighttts_llm_decode_moves_total", reason=reason) == moves + 1
+
+
+@pytest.mark.parametrize("overlap", [1, 25, 1000])
+async def test_audio_sent_again_after_a_move_is_dropped(worker: StartWorker, tmp_path: Path, overlap: int) -> None:
+    workers = await two_workers(worker)
+    async with llm_service(tmp_path, *(made.address for made in workers)) as llm:
+        lossy = await first_worker(workers, llm)
+        saved = next(made for made in workers if made is not lossy)
+        lossy.script.die_after = 2
+        saved.script.overlap = overlap
+        spoken = await llm.speak()
+    assert np.array_equal(spoken.samples, audio_of(saved.calls[0].tokens))
+    assert len(saved.calls[0].tokens) == SPEECH_TOKENS
+
+
+async def test_a_killed_workers_utterances_all_move(worker: StartWorker, tmp_path: Path) -> None:
+    workers = await two_workers(worker)
+    gate = asyncio.Event()
+    for made in workers:
+        made.script.gate = gate
+    async with llm_service(tmp_path, *(made.address for made in workers)) as llm:
+        speaking = [asyncio.create_task(llm.speak(seed=seed)) for seed in range(6)]
+        await until(lambda: [len(made.calls) for made in workers] == [3, 3])
+        await workers[0].stop()
+        gate.set()
+        spoken = await asyncio.gather(*speaking)
+        alone = [await llm.speak(seed=seed) for seed in range(6)]
+        await all_free()
+    assert sum(len(one.moved) for one in spoken) == 3
+    for one, other in zip(spoken, alone, strict=True):
+        assert np.array_equal(one.samples, other.samples)
+    assert len(workers[0].calls) == 3  # later utterances do not try it
+
+
+async def test_an_utterance_moves_as_often_as_it_may(worker: StartWorker, tmp_path: Path) -> None:
+    workers = [await worker(f"w{index}", die_after=1) for index in range(4)]
+    addresses = [made.address for made in workers]
+    async with llm_service(tmp_path, *addresses, decode_max_moves=2) as llm:
+        spoken = Spoken()
+        code, error = await refusal(llm.responses(spoken))
+        await all_free()
+    assert code is grpc.StatusCode.UNAVAILABLE
+    assert "3 decode workers lost this utterance; the last one died" in error.message
+    assert error.retry_after == 1.0
+    assert len(spoken.moved) == 2
+    assert sum(len(made.calls) for made in workers) == 3
+
+
+async def test_a_full_worker_is_passed_over(worker: StartWorker, tmp_path: Path) -> None:
+    full = (grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
+    workers = [await worker(f"w{index}", refusal=full) for index in range(5)] + [await worker("free")]
+    async with llm_service(tmp_path, *(made.address for made in workers), decode_max_moves=1) as llm:
+        for _ in range(3):
+            spoken = await llm.speak()
+            assert [started.decode_worker for started in spoken.started] == ["free"]
+            assert not spoken.moved  # it had begun nowhere else
+        workers[-1].script.refusal = full
+        code, error = await refusal(llm.responses(Spoken()))
+        await all_free()
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert isinstance(error, Overloaded)
+    assert "every decode worker is full" in error.message
+    assert error.retry_after == 1.0
+
+
+async def test_without_workers_an_utterance_is_refused(worker: StartWorker, tmp_path: Path) -> None:
+    gone = await worker()
+    await gone.stop()
+    async with llm_service(tmp_path, gone.address, decode_wait_seconds=0.1) as llm:
+        code, error = await refusal(llm.responses(Spoken()))
+        await all_free()
+    assert code is grpc.StatusCode.UNAVAILABLE
+    assert isinstance(error, Unavailable)
+    assert "no decode worker can take this now" in error.message
+    assert error.retry_after == 1.0
+
+
+async def test_the_last_worker_lost_is_unavailable(worker: StartWorker, tmp_path: Path) -> None:
+    only = await worker(die_after=1)
+    async with llm_service(tmp_path, only.address, decode_wait_seconds=0.1) as llm:
+        spoken = Spoken()
+        code, _ = await refusal(llm.responses(spoken))
+        await all_free()
+    assert code is grpc.StatusCode.UNAVAILABLE
+    assert len(spoken.audio) == 1
+
+
+async def test_what_a_worker_refuses_for_good_is_passed_on(worker: StartWorker, tmp_path: Path) -> None:
+    workers = await two_workers(worker)
+    for made in workers:
+        made.script.refusal = (grpc.StatusCode.INVALID_ARGUMENT, "speed 9 is out of range; send 0.5 to 2")
+    async with llm_service(tmp_path, *(made.address for made in workers)) as llm:
+        code, error = await refusal(llm.responses(Spoken(), speed=9.0))
+        await all_free()
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert isinstance(error, InvalidInput)
+    assert error.message == "speed 9 is out of range; send 0.5 to 2"
+    assert sum(len(made.calls) for made in workers) == 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+async def test_utterances_are_split_evenly(worker: StartWorker, tmp_path: Path, count: int) -> None:
+    workers = [await worker(f"w{index}") for index in range(count)]
+    async with llm_service(tmp_path, *(made.address for made in workers)) as llm:
+        await all_serving(count)
+        spoken = await asyncio.gather(*(llm.speak(seed=seed) for seed in range(12)))
+    assert Counter(one.started[0].decode_worker for one in spoken) == {made.name: 12 // count for made in workers}
+    assert len({tuple(one.raw_ids) for one in spoken}) == 12
+
+
+async def all_serving(count: int) -> None:
+    await until(lambda: metric("lighttts_pool_workers_known", pool="decode") == count)
+
+
+@pytest.mark.parametrize("moment", ["queued", "before audio", "while audio flows"])
+async def test_a_client_that_goes_away_frees_everything(worker: StartWorker, tmp_path: Path, moment: str) -> None:
+    gate = asyncio.Event()
+    decode = await worker(gate=gate)
+    options: dict[str, Any] = {"lead_seconds": 2.0, "max_running": 1}
+    async with llm_service(tmp_path, decode.address, **options) as llm:
+        if moment == "queued":
+            other = Spoken()
+            playing = llm.responses(other)
+            await anext(playing)
+            await until(lambda: len(decode.calls) == 1 and bool(decode.calls[0].hops))
+        if moment == "while audio flows":
+            gate.set()
+        spoken = Spoken()
+        async with aclosing(llm.responses(spoken, tuple(range(5, 205)))) as responses:
+            async for _ in responses:
+                if spoken.audio if moment == "while audio flows" else "started" in spoken.kinds:
+                    break
+        call = decode.calls[-1]
+        await call.ended.wait()
+        assert call.cancelled
+        assert not call.last
+        if moment == "queued":
+            gate.set()
+            async for _ in playing:
+                pass
+            assert np.array_equal(other.samples, audio_of(decode.calls[0].tokens))
+        await all_free()
+        gate.set()
+        assert (await llm.speak()).done is not None

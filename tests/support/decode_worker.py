@@ -1,0 +1,211 @@
+"""A decode worker for tests of the llm service: a real gRPC server whose audio is a function of the tokens alone."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+
+import grpc
+import grpc.aio
+import numpy as np
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from numpy.typing import NDArray
+
+from lighttts.v1 import audio_pb2, decode_pb2, decode_pb2_grpc, voice_pb2
+
+SERVICE = "lighttts.v1.Decode"
+SAMPLE_RATE = 24000
+SAMPLES_PER_TOKEN = 960
+CHUNK, LOOKAHEAD = 25, 3
+PROMPT_TOKENS = 10
+"""Length of the prompt of the voices these tests speak with."""
+BEAT_SECONDS = 0.02
+
+
+def audio_of(tokens: list[int], first: int = 0) -> NDArray[np.float32]:
+    """What tokens sound like: each sample depends on its token, its place in the token and the token's place."""
+    places = np.arange(first, first + len(tokens))[:, None]
+    mixed = 31 * np.array(tokens, dtype=np.int64)[:, None] + 17 * places + 7 * np.arange(SAMPLES_PER_TOKEN)
+    return (mixed % 65521).astype(np.float32).reshape(-1)
+
+
+@dataclass
+class Script:
+    """What a worker does beside decoding. Counts are audio messages of a call sent before it happens."""
+
+    needs_voice: bool = False
+    refusal: tuple[grpc.StatusCode, str] | None = None
+    die_after: int | None = None
+    silent_after: int | None = None
+    stand_still_after: int | None = None
+    hand_over_after: int | None = None
+    end_after: int | None = None
+    """Closes the stream as if all were said."""
+    skip_after: int | None = None
+    """Leaves a token's samples out."""
+    claim_last_after: int | None = None
+    """Says `last` although more tokens come."""
+    overlap: int = 0
+    """Tokens spoken again after a resume."""
+    gate: asyncio.Event | None = None
+    """No audio before it is set."""
+
+
+@dataclass
+class Call:
+    """What one call was asked and how it ended."""
+
+    start: decode_pb2.DecodeStart
+    request_id: str = ""
+    voice: voice_pb2.VoiceContent | None = None
+    tokens: list[int] = field(default_factory=list)
+    hops: list[tuple[int, int, bool]] = field(default_factory=list)
+    """First index, count and the last flag of every tokens message."""
+    positions: list[float] = field(default_factory=list)
+    last: bool = False
+    audio_messages: int = 0
+    cancelled: bool = False
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class DecodeWorker(decode_pb2_grpc.DecodeServicer):
+    """One worker on loopback."""
+
+    def __init__(self, name: str = "decode", script: Script | None = None) -> None:
+        self.name = name
+        self.script = script or Script()
+        self.calls: list[Call] = []
+        self.called = asyncio.Event()
+        self.port = 0
+        self._steps = 0
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        await self._health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        decode_pb2_grpc.add_DecodeServicer_to_server(self, self._server)
+        self.port = self._server.add_insecure_port("127.0.0.1:0")
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """At once, as a killed process: running streams break."""
+        await self._server.stop(None)
+
+    async def Decode(
+        self,
+        request_iterator: AsyncIterator[decode_pb2.DecodeRequest],
+        context: grpc.aio.ServicerContext[decode_pb2.DecodeRequest, decode_pb2.DecodeResponse],
+    ) -> AsyncIterator[decode_pb2.DecodeResponse]:
+        first = await anext(request_iterator)
+        metadata = dict(context.invocation_metadata() or ())
+        call = Call(first.start, str(metadata.get("x-request-id", "")))
+        self.calls.append(call)
+        self.called.set()
+        reader = asyncio.create_task(_read(request_iterator, call))
+        try:
+            async for response in self._serve(call, context):
+                yield response
+        except asyncio.CancelledError:
+            call.cancelled = True
+            raise
+        finally:
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+            call.ended.set()
+
+    async def _serve(
+        self, call: Call, context: grpc.aio.ServicerContext[decode_pb2.DecodeRequest, decode_pb2.DecodeResponse]
+    ) -> AsyncIterator[decode_pb2.DecodeResponse]:
+        script = self.script
+        if script.refusal is not None:
+            await context.abort(*script.refusal)
+        if script.needs_voice:
+            need = audio_pb2.NeedVoice(voice_hash=call.start.voice_hash)
+            yield decode_pb2.DecodeResponse(need_voice=need)
+            while call.voice is None:
+                await _wait(call.changed, BEAT_SECONDS)
+        started = decode_pb2.DecodeStarted(worker=self.name, sample_rate=SAMPLE_RATE)
+        yield decode_pb2.DecodeResponse(started=started)
+        record = call.start.resume_record
+        spoken = max(0, struct.unpack("<I", record)[0] - script.overlap) if record else 0
+        while True:
+            sent = call.audio_messages
+            if sent == script.die_after:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "killed")
+            if sent == script.end_after:
+                return
+            if sent == script.silent_after:
+                await asyncio.Event().wait()
+            if sent == script.hand_over_after:
+                yield decode_pb2.DecodeResponse(hand_over=decode_pb2.HandOver(reason="draining"))
+                await asyncio.Event().wait()
+            reach = self._reach(call, spoken)
+            if reach is None or sent == script.stand_still_after:
+                self._steps += sent != script.stand_still_after
+                state = audio_pb2.Heartbeat.STATE_RUNNING
+                yield decode_pb2.DecodeResponse(heartbeat=audio_pb2.Heartbeat(steps=self._steps, state=state))
+                await _wait(call.changed, BEAT_SECONDS)
+                continue
+            yield self._audio(call, spoken + (sent == script.skip_after), reach)
+            spoken = reach
+            call.audio_messages += 1
+            if call.last and spoken == len(call.tokens):
+                return
+
+    def _reach(self, call: Call, spoken: int) -> int | None:
+        """Where the next audio ends, in tokens: at a chunk border whose lookahead is there, or at the end."""
+        if self.script.gate is not None and not self.script.gate.is_set():
+            return None
+        if call.last:
+            return len(call.tokens)
+        prompt = len(call.voice.speech_tokens) if call.voice is not None else PROMPT_TOKENS
+        border = (len(call.tokens) - LOOKAHEAD + prompt) // CHUNK * CHUNK - prompt
+        return border if border > spoken else None
+
+    def _audio(self, call: Call, begin: int, end: int) -> decode_pb2.DecodeResponse:
+        audio = audio_pb2.AudioChunk(
+            sequence=call.audio_messages,
+            first_sample=begin * SAMPLES_PER_TOKEN,
+            pcm=audio_of(call.tokens[begin:end], begin).tobytes(),
+            format=audio_pb2.SAMPLE_FORMAT_F32LE,
+            sample_rate=SAMPLE_RATE,
+            last=(call.last and end == len(call.tokens)) or call.audio_messages == self.script.claim_last_after,
+        )
+        decoded = decode_pb2.DecodedAudio(audio=audio, resume_record=struct.pack("<I", end), tokens_spoken=end)
+        return decode_pb2.DecodeResponse(audio=decoded)
+
+
+StartWorker = Callable[..., Awaitable[DecodeWorker]]
+"""Starts a worker by name, with the fields of `Script`."""
+
+
+async def _read(requests: AsyncIterator[decode_pb2.DecodeRequest], call: Call) -> None:
+    async for request in requests:
+        match request.WhichOneof("request"):
+            case "voice":
+                call.voice = request.voice
+            case "tokens":
+                assert request.tokens.first_index == len(call.tokens)
+                call.hops.append((request.tokens.first_index, len(request.tokens.ids), request.tokens.last))
+                call.tokens.extend(request.tokens.ids)
+                call.last = request.tokens.last
+            case "position":
+                call.positions.append(request.position.seconds)
+        call.changed.set()
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return
+    event.clear()

@@ -16,7 +16,10 @@ from cli.client import ClientError, list_voices
 from cli.console import err, fail, out, run, show_event
 from cli.demo import SENTENCE
 from cli.demo import demo as run_demo
+from cli.fetch import FetchError
+from cli.fetch import fetch as fetch_checkpoint
 from cli.ports import HOST, PortError, default_ports, free_ports
+from cli.progress import DownloadProgress
 from cli.say import check_speech, make_config, say_to_file, show_speech
 from cli.stack import Stack, StackConfig
 from cli.worker import WorkerError
@@ -40,6 +43,13 @@ class PortChoice(StrEnum):
 
     default = "default"
     free = "free"
+
+
+class CheckpointFamily(StrEnum):
+    """What `fetch` knows."""
+
+    cosyvoice2 = "cosyvoice2"
+    cosyvoice3 = "cosyvoice3"
 
 
 @app.command()
@@ -138,6 +148,24 @@ def doctor(
             out.print(f"     → {finding.remedy}", markup=False, soft_wrap=True)
     if failures:
         fail(f"{failures} of these must be mended before light-tts can run")
+
+
+@app.command()
+def fetch(
+    family: Annotated[CheckpointFamily, typer.Argument(help="Which official checkpoint.")],
+    directory: Annotated[Path | None, typer.Argument(help="Where to put it; default: models/NAME.")] = None,
+) -> None:
+    """Download an official checkpoint from the Hugging Face hub; run it again to go on after an interruption."""
+    target = directory or Path("models") / family.value
+    try:
+        with DownloadProgress() as progress:
+            fetch_checkpoint(family.value, target, progress)
+    except FetchError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        err.print("stopped; the same command goes on from here")
+        raise typer.Exit(130) from None
+    out.print(f"Try: {sys.argv[0]} up --model-dir {target}", soft_wrap=True)
 
 
 @app.command()

@@ -1,0 +1,221 @@
+"""`light-tts fetch`: an official checkpoint from the Hugging Face hub, whole and checked.
+
+Only the files the services read are fetched (the Qwen2 weights beside the tokenizer are not: `llm.pt` holds them).
+What is there already and intact stays, and an interrupted file goes on at its last byte, also in a later run; the hub's
+own library begins such a file anew. `HF_ENDPOINT` names another hub or a mirror, `HF_TOKEN` is sent when set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx
+
+from services.common.modeldir import Family, ModelDirError, open_model_dir
+
+REPOSITORIES: dict[Family, str] = {
+    "cosyvoice2": "FunAudioLLM/CosyVoice2-0.5B",
+    "cosyvoice3": "FunAudioLLM/Fun-CosyVoice3-0.5B-2512",
+}
+HUB = "https://huggingface.co"
+_OPTIONAL = ("README.md", "spk2info.pt", "config.json")
+SPARE_BYTES = 2**28
+"""Room left on the disk after the download."""
+ATTEMPTS = 5
+"""Connections in a row that may break without a byte before a file is given up."""
+_BLOCK = 2**20
+_TIMEOUT = httpx.Timeout(30.0)
+
+
+class FetchError(Exception):
+    """The checkpoint could not be fetched; the message says why and what to do."""
+
+
+class Progress(Protocol):
+    """Who is told how it goes."""
+
+    def note(self, line: str) -> None:
+        """Something a person should read."""
+
+    def begin(self, name: str, size: int, done: int) -> None:
+        """A file is being fetched, `done` of its `size` bytes are here."""
+
+    def advance(self, count: int) -> None:
+        """So many bytes more."""
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of the repository. Large ones carry a SHA-256, others git's blob id (SHA-1 over a header and the file)."""
+
+    path: str
+    size: int
+    sha256: str | None
+    blob_id: str | None
+
+    def matches(self, local: Path) -> bool:
+        """Whether `local` is this file, byte for byte. Raises FetchError when the hub gave no checksum."""
+        if not local.is_file() or local.stat().st_size != self.size:
+            return False
+        if self.sha256 is None and self.blob_id is None:
+            raise FetchError(f"the hub gives no checksum for {self.path}, so it cannot be checked; use another mirror")
+        digest = hashlib.sha256()
+        if self.sha256 is None:
+            digest = hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)
+        with local.open("rb") as stream:
+            while block := stream.read(_BLOCK):
+                digest.update(block)
+        return digest.hexdigest() == (self.sha256 or self.blob_id)
+
+
+def fetch(
+    family: Family,
+    directory: Path,
+    progress: Progress,
+    repository: str | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Downloads what `directory` lacks of the checkpoint and checks all of it. Raises FetchError.
+
+    Running it again after any failure goes on where it stopped.
+    """
+    name = repository or REPOSITORIES[family]
+    hub = os.environ.get("HF_ENDPOINT", "").rstrip("/") or HUB
+    token = os.environ.get("HF_TOKEN")
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        with httpx.Client(base_url=hub, headers=headers, follow_redirects=True, timeout=_TIMEOUT) as client:
+            commit, files = _list(client, name, family)
+            _Download(client, f"/{name}/resolve/{commit}", directory, progress, sleep).run(name, files)
+    except httpx.HTTPError as error:
+        raise FetchError(f"cannot fetch {name} from {hub} ({_reason(error)})") from error
+    except OSError as error:
+        raise FetchError(f"cannot write to {directory} ({error.strerror or error})") from error
+    try:
+        open_model_dir(directory)
+    except ModelDirError as error:
+        raise FetchError(f"{name} was fetched, but is no usable model directory: {error}") from error
+
+
+def _reason(error: httpx.HTTPError) -> str:
+    if isinstance(error, httpx.HTTPStatusError):
+        status = error.response.status_code
+        if status in (401, 403):
+            return f"status {status}; check the name, and HF_TOKEN if the repository is not public"
+        if status == 404:
+            return "status 404; there is no such repository or file"
+        return f"status {status}; run the same command again later, it goes on where it stopped"
+    detail = str(error) or type(error).__name__
+    return f"{detail}; run the same command again to go on, or name a mirror with HF_ENDPOINT"
+
+
+def _needed(family: Family) -> tuple[str, ...]:
+    tokenizer = ("config.json", "vocab.json", "merges.txt", "tokenizer_config.json")
+    return (
+        f"{family}.yaml",
+        *(f"CosyVoice-BlankEN/{name}" for name in tokenizer),
+        "campplus.onnx",
+        f"speech_tokenizer_v{family[-1]}.onnx",
+        "hift.pt",
+        "flow.pt",
+        "llm.pt",
+    )
+
+
+def _list(client: httpx.Client, name: str, family: Family) -> tuple[str, list[RemoteFile]]:
+    """The repository's commit and the files to fetch, small ones first."""
+    answer = client.get(f"/api/models/{name}", params={"blobs": "true"})
+    answer.raise_for_status()
+    try:
+        data: Mapping[str, Any] = answer.json()
+        listed = {str(entry["rfilename"]): _remote_file(entry) for entry in data["siblings"]}
+        commit = str(data["sha"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise FetchError(
+            f"{client.base_url} does not answer as a model hub does ({error!r}); check HF_ENDPOINT"
+        ) from error
+    missing = [path for path in _needed(family) if path not in listed]
+    if missing:
+        raise FetchError(f"{name} lacks {', '.join(missing)}: it is no {family} checkpoint")
+    return commit, [listed[path] for path in (*_OPTIONAL, *_needed(family)) if path in listed]
+
+
+def _remote_file(entry: Mapping[str, Any]) -> RemoteFile:
+    large = entry.get("lfs") or {}
+    return RemoteFile(str(entry["rfilename"]), int(entry["size"]), large.get("sha256"), entry.get("blobId"))
+
+
+@dataclass(frozen=True)
+class _Download:
+    client: httpx.Client
+    base: str
+    directory: Path
+    progress: Progress
+    sleep: Callable[[float], None]
+
+    def run(self, name: str, files: list[RemoteFile]) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        lacking = [file for file in files if not file.matches(self.directory / file.path)]
+        total = sum(file.size for file in lacking)
+        self.progress.note(
+            f"{name}: {len(files) - len(lacking)} of {len(files)} files are here, {total / 1e9:.2f} GB to go"
+        )
+        self._check_space(lacking)
+        for file in lacking:
+            self._fetch(file)
+        self.progress.note(f"{self.directory}: all {len(files)} files are here and their checksums are right")
+
+    def _check_space(self, files: list[RemoteFile]) -> None:
+        here = sum(self._part(file).stat().st_size for file in files if self._part(file).is_file())
+        wanted = sum(file.size for file in files) - here + SPARE_BYTES
+        free = shutil.disk_usage(self.directory).free
+        if files and free < wanted:
+            raise FetchError(
+                f"{self.directory} has {free / 1e9:.1f} GB of free disk, {wanted / 1e9:.1f} GB are needed; make room or"
+                " name another directory"
+            )
+
+    def _part(self, file: RemoteFile) -> Path:
+        return self.directory / f"{file.path}.part"
+
+    def _fetch(self, file: RemoteFile) -> None:
+        part = self._part(file)
+        part.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
+        self.progress.begin(file.path, file.size, part.stat().st_size)
+        failures = 0
+        while (here := part.stat().st_size) < file.size:
+            try:
+                self._receive(file, part, here)
+            except httpx.TransportError:
+                failures = 0 if part.stat().st_size > here else failures + 1
+                if failures >= ATTEMPTS:
+                    raise
+                self.sleep(min(2.0**failures, 30.0))
+        if not file.matches(part):
+            part.unlink()
+            raise FetchError(f"{file.path} arrived damaged (its checksum is wrong) and was removed; fetch it again")
+        part.replace(self.directory / file.path)
+
+    def _receive(self, file: RemoteFile, part: Path, here: int) -> None:
+        """Appends what one connection brings."""
+        # Compressed bytes could not be counted, so none are asked for.
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={here}-"} if here else {})
+        with self.client.stream("GET", f"{self.base}/{file.path}", headers=headers) as answer:
+            answer.raise_for_status()
+            resumed = answer.status_code == httpx.codes.PARTIAL_CONTENT
+            if here and not resumed:
+                self.progress.begin(file.path, file.size, 0)
+            with part.open("ab" if resumed else "wb") as stream:
+                for block in answer.iter_raw():
+                    stream.write(block)
+                    self.progress.advance(len(block))
+                    if stream.tell() > file.size:
+                        raise FetchError(f"{file.path} is larger than the hub says; use another mirror")

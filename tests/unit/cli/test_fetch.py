@@ -1,0 +1,127 @@
+"""`light-tts fetch` against a hub on loopback: whole, resumed, damaged, refused."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from cli import fetch as fetch_module
+from cli.fetch import REPOSITORIES, FetchError, fetch
+from services.common.modeldir import open_model_dir
+from tests.support.model_hub import ModelHub
+
+MINI = Path(__file__).parents[2] / "data" / "cosyvoice2-mini"
+NAMES = ("cosyvoice2.yaml", "campplus.onnx", "speech_tokenizer_v2.onnx", "llm.pt", "flow.pt", "hift.pt", "spk2info.pt")
+
+
+@pytest.fixture(autouse=True)
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModelHub]:
+    files = {name: (MINI / name).read_bytes() for name in NAMES}
+    tokenizer = MINI / "CosyVoice-BlankEN"
+    files |= {f"CosyVoice-BlankEN/{path.name}": path.read_bytes() for path in tokenizer.iterdir()}
+    with ModelHub(REPOSITORIES["cosyvoice2"], files) as served:
+        monkeypatch.setenv("HF_ENDPOINT", served.url)
+        yield served
+
+
+@dataclass
+class Told:
+    """What a person would have seen."""
+
+    lines: list[str] = field(default_factory=list)
+    files: list[tuple[str, int, int]] = field(default_factory=list)
+    received: int = 0
+
+    def note(self, line: str) -> None:
+        self.lines.append(line)
+
+    def begin(self, name: str, size: int, done: int) -> None:
+        self.files.append((name, size, done))
+
+    def advance(self, count: int) -> None:
+        self.received += count
+
+
+def run(directory: Path, repository: str | None = None) -> Told:
+    told = Told()
+    fetch("cosyvoice2", directory, told, repository, sleep=lambda seconds: None)
+    return told
+
+
+def test_a_whole_checkpoint(hub: ModelHub, tmp_path: Path) -> None:
+    told = run(tmp_path / "model")
+    assert open_model_dir(tmp_path / "model").family == "cosyvoice2"
+    assert (tmp_path / "model" / "llm.pt").read_bytes() == hub.files["llm.pt"]
+    assert not (tmp_path / "model" / "CosyVoice-BlankEN" / "model.safetensors").exists()
+    assert ("llm.pt", len(hub.files["llm.pt"]), 0) in told.files
+    assert told.received == sum(size for _, size, _ in told.files)
+    assert "checksums are right" in told.lines[-1]
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_what_is_there_is_not_fetched_again(hub: ModelHub, tmp_path: Path) -> None:
+    run(tmp_path)
+    hub.sent.clear()
+    (tmp_path / "hift.pt").write_bytes(b"damaged")
+    same_size = bytearray((tmp_path / "flow.pt").read_bytes())
+    same_size[1000] ^= 1
+    (tmp_path / "flow.pt").write_bytes(same_size)
+    run(tmp_path)
+    assert sorted(hub.sent) == ["flow.pt", "hift.pt"]
+    assert (tmp_path / "hift.pt").read_bytes() == hub.files["hift.pt"]
+    assert (tmp_path / "flow.pt").read_bytes() == hub.files["flow.pt"]
+
+
+def test_an_interrupted_download_goes_on(hub: ModelHub, tmp_path: Path) -> None:
+    hub.cut_once["llm.pt"] = 300_000
+    hub.refuse_after_cut = True
+    with pytest.raises(FetchError, match="run the same command again"):
+        run(tmp_path)
+    hub.down = False
+    hub.ranges.clear()
+    told = run(tmp_path)
+    assert told.files == [("llm.pt", len(hub.files["llm.pt"]), 300_000)]
+    assert hub.ranges == [("llm.pt", "bytes=300000-")]
+    assert (tmp_path / "llm.pt").read_bytes() == hub.files["llm.pt"]
+
+
+def test_a_cut_connection_is_mended_within_one_run(hub: ModelHub, tmp_path: Path) -> None:
+    hub.cut_once["flow.pt"] = 100_000
+    run(tmp_path)
+    assert hub.ranges == [("flow.pt", "bytes=100000-")]
+    assert (tmp_path / "flow.pt").read_bytes() == hub.files["flow.pt"]
+
+
+def test_a_wrong_checksum_is_refused(hub: ModelHub, tmp_path: Path) -> None:
+    hub.corrupt.add("campplus.onnx")
+    with pytest.raises(FetchError, match=r"campplus\.onnx arrived damaged"):
+        run(tmp_path)
+    assert not (tmp_path / "campplus.onnx").exists()
+
+
+def test_a_full_disk_is_seen_before_the_download(
+    hub: ModelHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(fetch_module.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(FetchError, match=r"0\.0 GB of free disk"):
+        run(tmp_path)
+    assert not hub.sent
+
+
+def test_a_repository_without_the_files(hub: ModelHub, tmp_path: Path) -> None:
+    del hub.files["llm.pt"]
+    with pytest.raises(FetchError, match=r"lacks llm\.pt"):
+        run(tmp_path)
+
+
+def test_no_such_repository_and_no_hub(hub: ModelHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FetchError, match=r"nobody/nothing .* no such repository"):
+        run(tmp_path, "nobody/nothing")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(FetchError, match="HF_ENDPOINT"):
+        run(tmp_path)

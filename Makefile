@@ -17,7 +17,7 @@ PROTOS := $(wildcard protos/lighttts/v1/*.proto)
 BUF_VERSION := 1.75.0
 BUF := .tools/buf-$(BUF_VERSION)/node_modules/.bin/buf
 
-.PHONY: help setup protos demo run test parity full-size test-system lint format clean
+.PHONY: help setup protos demo run test parity full-size test-system chart lint format clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ test-system: setup protos $(BUF) ## Run what needs npm or Debian packages: so fa
 	@$(BUF) lint protos
 	@$(BUF) format --diff --exit-code protos
 	@echo "buf: the protos follow the style guide and its format"
+
+chart: setup protos ## Hold the Helm chart to Helm 3 and 4, to Kubernetes' schemas and to what it says (fetches helm once)
+	@$(BIN)/python -m pytest tests/chart $(ARGS)
 
 lint: setup protos ## Check style, types and protos (ruff, mypy --strict, buf where npm is at hand)
 	@$(BIN)/ruff check .

@@ -277,7 +277,7 @@ class EngineCache(Values):
 
 class NetworkPolicy(Values):
     enabled: bool = True
-    extra_ingress_from: list[Object] = []
+    gateway_from: list[Object] = []
     """Who may speak to the gateway; empty lets everyone."""
     metrics_from: list[Object] = []
     """Who may scrape metrics; empty lets every pod of the cluster."""

@@ -20,7 +20,7 @@
 {{- end }}
 
 {{- define "light-tts.modelVolume" -}}
-{{- $model := .Values.model }}
+{{- $model := .Values.model -}}
 - name: model
   {{- if eq $model.mode "pvc" }}
   persistentVolumeClaim:
@@ -42,7 +42,7 @@
 {{/* The container that fetches: (dict "root" $ "wait" bool). With "wait" it only waits for what the Job fetches. */}}
 {{- define "light-tts.fetchContainer" -}}
 {{- $root := .root }}
-{{- $fetch := .root.Values.model.fetch }}
+{{- $fetch := .root.Values.model.fetch -}}
 - name: fetch-model
   image: {{ include "light-tts.image" (dict "root" $root "image" $root.Values.gateway.image) }}
   imagePullPolicy: {{ default "IfNotPresent" $root.Values.gateway.image.pullPolicy }}

@@ -33,9 +33,9 @@ spec:
             matchLabels:
               {{- include "light-tts.selector" (dict "root" $root "name" .) | nindent 14 }}
         {{- end }}
-      {{- else if $policy.extraIngressFrom }}
+      {{- else if $policy.gatewayFrom }}
       from:
-        {{- toYaml $policy.extraIngressFrom | nindent 8 }}
+        {{- toYaml $policy.gatewayFrom | nindent 8 }}
         - podSelector:
             matchLabels:
               {{- include "light-tts.selector" (dict "root" $root "name" "test") | nindent 14 }}

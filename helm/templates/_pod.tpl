@@ -78,7 +78,7 @@ topologySpreadConstraints:
 
 {{- define "light-tts.volumes" -}}
 {{- $root := .root }}
-{{- $values := index .root.Values .name }}
+{{- $values := index .root.Values .name -}}
 volumes:
   - name: tmp
     emptyDir: {}
@@ -96,7 +96,7 @@ volumes:
 {{- end }}
 
 {{- define "light-tts.volumeMounts" -}}
-{{- $values := index .root.Values .name }}
+{{- $values := index .root.Values .name -}}
 volumeMounts:
   - name: tmp
     mountPath: /tmp
@@ -116,7 +116,7 @@ volumeMounts:
 
 {{- define "light-tts.container" -}}
 {{- $root := .root }}
-{{- $values := index .root.Values .name }}
+{{- $values := index .root.Values .name -}}
 - name: {{ .name }}
   image: {{ include "light-tts.image" (dict "root" $root "image" $values.image) }}
   imagePullPolicy: {{ default "IfNotPresent" $values.image.pullPolicy }}
@@ -154,7 +154,7 @@ volumeMounts:
 
 {{- define "light-tts.podSpec" -}}
 {{- $root := .root }}
-{{- $values := index .root.Values .name }}
+{{- $values := index .root.Values .name -}}
 serviceAccountName: {{ include "light-tts.serviceAccount" . }}
 automountServiceAccountToken: {{ and (eq $root.Values.discovery "kubernetes") (not (empty .targets)) }}
 enableServiceLinks: false

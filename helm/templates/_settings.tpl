@@ -28,7 +28,7 @@ kind: ConfigMap
 metadata:
   {{- include "light-tts.metadata" . | nindent 2 }}
 data:
-  {{- include "light-tts.settings" . | nindent 2 }}
+  {{- include "light-tts.settings" . | trim | nindent 2 }}
 {{- end }}
 
 {{/* What the chart decides itself; it wins over the ConfigMap. */}}

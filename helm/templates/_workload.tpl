@@ -42,7 +42,7 @@ spec:
 
 {{- define "light-tts.service" -}}
 {{- $values := index .root.Values .name }}
-{{- $service := default dict $values.service }}
+{{- $service := default dict $values.service -}}
 apiVersion: v1
 kind: Service
 metadata:
@@ -72,7 +72,7 @@ spec:
 
 {{- define "light-tts.deployment" -}}
 {{- $root := .root }}
-{{- $values := index .root.Values .name }}
+{{- $values := index .root.Values .name -}}
 apiVersion: apps/v1
 kind: Deployment
 metadata:
@@ -105,8 +105,9 @@ spec:
   template:
     metadata:
       labels:
-        {{- include "light-tts.labels" . | nindent 8 }}
-        {{- with $values.podLabels }}
+        {{- /* No versions here: pods are replaced when they change, not when the chart does. */}}
+        {{- include "light-tts.selector" . | nindent 8 }}
+        {{- with mergeOverwrite (dict) $root.Values.commonLabels (default dict $values.podLabels) }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
       annotations:

@@ -1,0 +1,85 @@
+"""Values that cannot work are refused before anything is installed, with the path or a sentence that helps."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.helm import Helm, HelmError
+
+pytestmark = pytest.mark.system
+
+
+@pytest.mark.parametrize(
+    ("setting", "path"),
+    [
+        ("decod.replicaCount=2", "decod"),
+        ("decode.replicas=2", "replicas"),
+        ("decode.settings.max_stream=2", "max_stream"),
+        ('decode.settings.host="0.0.0.0"', "host"),
+        ("gateway.settings.device=1", "device"),
+        ("llm.image.tags=1", "tags"),
+        ("encode.startupProbe.failureTreshold=3", "failureTreshold"),
+        ("decode.gpu.counts=1", "counts"),
+        ('decode.tolerations=[{"keys":"a"}]', "keys"),
+        ("model.pvc.sise=1", "sise"),
+        ("networkPolicy.enable=true", "enable"),
+        ("single.decode=1", "decode"),
+    ],
+)
+def test_a_mistyped_name_is_refused_with_its_path(each_helm: Helm, setting: str, path: str) -> None:
+    with pytest.raises(HelmError, match=rf"[Aa]dditional propert.*{path}"):
+        each_helm.render("values.yaml", setting)
+
+
+@pytest.mark.parametrize(
+    ("setting", "path"),
+    [
+        ('decode.replicaCount="three"', "decode.replicaCount"),
+        ("decode.gpu.count=-1", "decode.gpu.count"),
+        ("decode.settings.decode_max_streams=0", "decode.settings.decode_max_streams"),
+        ('llm.settings.log_level="loud"', "llm.settings.log_level"),
+        ('model.mode="s3"', "model.mode"),
+        ('encode.image.digest="sha256:12"', "encode.image.digest"),
+        ("metrics.port=99999", "metrics.port"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_path(each_helm: Helm, setting: str, path: str) -> None:
+    with pytest.raises(HelmError) as refused:
+        each_helm.render("values.yaml", setting)
+    assert path in str(refused.value).replace("/", ".")
+
+
+@pytest.mark.parametrize(
+    ("profile", "settings", "sentence"),
+    [
+        ("values.yaml", ["llm.replicaCount=0"], "llm.replicaCount is 0"),
+        ("values.yaml", ["decode.replicaCount=0"], "decode.replicaCount is 0"),
+        ("values-cpu.yaml", ["decode.gpu.count=1"], "decode.gpu.count is 1, but profile is cpu"),
+        (
+            "values.yaml",
+            ["decode.autoscaling.hpa.enabled=true", "decode.autoscaling.keda.enabled=true"],
+            "both hpa and keda",
+        ),
+        ("values.yaml", ["decode.autoscaling.keda.enabled=true"], "decode.autoscaling.keda.serverAddress"),
+        (
+            "values.yaml",
+            ["decode.autoscaling.hpa.enabled=true", "decode.autoscaling.hpa.minReplicas=9"],
+            "minReplicas is above maxReplicas",
+        ),
+        (
+            "values.yaml",
+            ["encode.autoscaling.hpa.enabled=true", "encode.autoscaling.targets.cpuPercent=0"],
+            "encode.autoscaling has nothing to go by",
+        ),
+        ("values.yaml", ['model.mode="hostPath"'], "model.hostPath.path"),
+        ("values.yaml", ['model.mode="image"'], "model.image.repository"),
+        ("values.yaml", ['model.mode="emptyDir"'], "model.fetch.by to initContainer"),
+        ("values.yaml", ["gateway.ingress.enabled=true"], "gateway.ingress.hostname"),
+        ("values.yaml", ["gateway.grpcRoute.enabled=true"], "gateway.grpcRoute.parentRefs"),
+    ],
+)
+def test_a_combination_that_cannot_work_is_refused_with_a_sentence(
+    each_helm: Helm, profile: str, settings: list[str], sentence: str
+) -> None:
+    with pytest.raises(HelmError, match=sentence):
+        each_helm.render(profile, *settings)

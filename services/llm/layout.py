@@ -175,7 +175,7 @@ class InterleavedText:
         self._decoded = 0
         self._last: int | None = None
         self._state: Literal["collecting", "decoding", "final"] = "collecting"
-        self._ended = False
+        self._received = self._ended = False
 
     @property
     def ready(self) -> bool:
@@ -183,12 +183,13 @@ class InterleavedText:
 
     def add_text(self, ids: Ids[int]) -> None:
         self._arrived.extend(ids)
+        self._received = self._received or bool(ids)
         if self._reach() > self._rule.max_rows:
             raise _too_long(self._reach(), self._rule)
         self._advance()
 
     def end_text(self) -> None:
-        if not self._text and not self._arrived and not self.rows:
+        if not self._received:
             raise RequestError("the text is empty; send at least one text id")
         self._ended = True
         self._advance()

@@ -308,3 +308,15 @@ def test_limits_that_cannot_work_are_refused() -> None:
         EngineLimits(block_size=0)
     with pytest.raises(ValueError, match="max_waiting"):
         EngineLimits(max_waiting=-1)
+
+
+def test_interleaved_text_may_end_within_the_prompts_speech(make_engine: MakeEngine) -> None:
+    """Its only block of text stands beside the first prompt speech; that is no empty text."""
+    prompt = Prompt((), tuple(range(20)))
+    with make_engine() as engine:
+        whole = run(engine, Request((1, 2, 3, 4, 5), prompt, text_order="interleaved", max_seconds=1))
+        assert whole.finish_reason is not None
+        empty = Listener()
+        handle = engine.submit(Request((), prompt, text_complete=False, text_order="interleaved"), empty)
+        engine.end_text(handle)
+        assert "empty" in str(empty.wait().error)

@@ -43,7 +43,8 @@ class Bench:
     """A scheduler whose steps are played by hand."""
 
     def __init__(self, model: ModelDir, limits: EngineLimits, order: Order = fifo) -> None:
-        self.model, self.scheduler, self.count = model, Scheduler(limits, order), 0
+        self.model, self.count, self.now = model, 0, 100.0
+        self.scheduler = Scheduler(limits, order, lambda: self.now)
 
     def add(self, request: Request) -> Sequence:
         sequence = Sequence(request, self.model, self.scheduler.limits.max_request_tokens, self.count)
@@ -58,6 +59,10 @@ class Bench:
             if work.samples:
                 work.sequence.accept(7)
         return batch
+
+    def runs(self, *sequences: Sequence) -> bool:
+        """Plays a step; whether just these took part."""
+        return {work.sequence for work in self.step()} == set(sequences)
 
 
 def test_a_long_prompt_does_not_stall_a_running_stream(mini_dir: ModelDir) -> None:
@@ -120,3 +125,55 @@ def test_a_held_sequence_yields_before_any_that_can_run(mini_dir: ModelDir) -> N
     held.max_tokens = None
     bench.scheduler.remove(other)
     assert {work.sequence for work in bench.step()} == {held, newcomer}
+
+
+def test_a_stream_far_ahead_pauses_while_another_needs_the_step(mini_dir: ModelDir) -> None:
+    bench = Bench(mini_dir, EngineLimits(lead_s=2.0), earliest_deadline)
+    playing = bench.add(replace(utterance(1), play_at=100.0, max_seconds=60))
+    while playing.due - bench.now <= 2.0:
+        assert bench.runs(playing)
+    assert playing.spoken == 51
+    assert bench.runs(playing), "nobody else needs the step"
+    newcomer = bench.add(replace(utterance(2), play_at=100.5))
+    assert bench.runs(newcomer)
+    assert bench.scheduler.paused == {playing}
+    assert playing.blocks, "there is room for both"
+    bench.now = 100.2
+    assert bench.runs(playing, newcomer), "its lead is used up"
+    newcomer.max_tokens = 0
+    bench.now = 90.0
+    assert bench.runs(playing), "one that is held does not need the step"
+
+
+def test_who_pauses_yields_a_place_to_a_newcomer(mini_dir: ModelDir) -> None:
+    bench = Bench(mini_dir, EngineLimits(max_running=1, lead_s=2.0), earliest_deadline)
+    offline = bench.add(replace(utterance(1), play_at=160.0, max_seconds=60))
+    assert bench.runs(offline)
+    newcomer = bench.add(replace(utterance(2), play_at=100.5))
+    assert bench.runs(newcomer)
+    assert (offline.blocks, bench.scheduler.preemptions) == ([], 1)
+    bench.scheduler.remove(newcomer)
+    assert bench.runs(offline)
+
+
+def test_offline_work_is_never_starved(mini_dir: ModelDir) -> None:
+    """Interactive streams come without end; one nobody waits for gets its turn once it has waited long enough."""
+    bench = Bench(mini_dir, EngineLimits(max_running=1, lead_s=2.0), earliest_deadline)
+    offline = bench.add(replace(utterance(1), play_at=160.0))
+    for _ in range(200):
+        newcomer = bench.add(replace(utterance(2), play_at=bench.now + 0.5))
+        bench.step()
+        bench.now += 0.5
+        bench.scheduler.remove(newcomer)
+        if offline.decoded:
+            break
+    assert 155.0 < bench.now < 165.0
+
+
+def test_the_most_urgent_comes_first(mini_dir: ModelDir) -> None:
+    bench = Bench(mini_dir, EngineLimits(prefill_tokens=4), earliest_deadline)
+    first = bench.add(replace(LONG, play_at=101.0))
+    second = bench.add(replace(LONG, play_at=100.5))
+    assert bench.runs(second)
+    first.play_at = 100.1
+    assert bench.runs(first)

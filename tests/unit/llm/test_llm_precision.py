@@ -1,0 +1,183 @@
+"""Every way to run the model against plain float32: lower precision, 8-bit integers, fixed-shape steps."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from llm_support import ROOT, Listener, MakeEngine, run, utterance
+from torch import Tensor
+
+from services.common.modeldir import ModelDir, open_model_dir
+from services.llm.int8 import Int8Linear, quantize
+from services.llm.kv_cache import KVCache, Rows, lay_out
+from services.llm.layout import InputCodes
+from services.llm.model import SpeechLM, load_speech_lm
+from services.llm.scheduler import EngineLimits
+from services.llm.sequence import SamplingOptions
+from services.llm.torch_backend import NonFiniteLogits, TorchBackend, TorchOptions
+
+CPU = torch.device("cpu")
+LIMITS = EngineLimits(max_running=6, total_tokens=480, max_request_tokens=96, block_size=4)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> ModelDir:
+    """Trained weights: what rounding does to random ones says little."""
+    torch.set_num_threads(1)
+    return open_model_dir(ROOT / "models" / "tiny")
+
+
+@pytest.fixture(scope="module")
+def float32(tiny: ModelDir) -> Tensor:
+    return spoken_logits(tiny, load_speech_lm(tiny))
+
+
+@torch.inference_mode()
+def spoken_logits(directory: ModelDir, model: SpeechLM, *, int8_kv: bool = False) -> Tensor:
+    """Logits along one utterance: a prompt fed at once, then sixty given tokens one by one."""
+    codes, generator = InputCodes(directory.llm), torch.Generator().manual_seed(1)
+    text = torch.randint(0, 400, (20,), generator=generator).tolist()
+    speech = torch.randint(0, directory.llm.speech_tokens, (60,), generator=generator).tolist()
+    prompt = [codes.sos, *text, codes.task]
+    cache = KVCache(directory.llm, 20, 16, CPU, model.dtype, quantized=int8_kv)
+    blocks = list(range(10))
+    hidden = [model(lay_out([Rows(prompt, 0, blocks)], 16, CPU), cache)]
+    for position, token in enumerate(speech, start=len(prompt)):
+        hidden.append(model(lay_out([Rows([codes.speech(token)], position, blocks)], 16, CPU), cache))
+    return model.logits(torch.cat(hidden))
+
+
+PRECISIONS = {
+    "bfloat16": ({"dtype": torch.bfloat16}, False, 5e-4),
+    "float16": ({"dtype": torch.float16}, False, 2e-5),
+    "int8 weights": ({"int8_weights": True}, False, 5e-3),
+    "int8 weights, bfloat16": ({"int8_weights": True, "dtype": torch.bfloat16}, False, 5e-3),
+    "int8 K/V": ({}, True, 5e-4),
+    "int8 K/V, bfloat16": ({"dtype": torch.bfloat16}, True, 1e-3),
+}
+
+
+@pytest.mark.parametrize("name", PRECISIONS)
+def test_lower_precision_hardly_changes_what_is_drawn_from(tiny: ModelDir, float32: Tensor, name: str) -> None:
+    options, int8_kv, bound = PRECISIONS[name]
+    logits = spoken_logits(tiny, load_speech_lm(tiny, **options), int8_kv=int8_kv)
+    assert logits.dtype == torch.float32
+    divergence = (float32.softmax(-1) * (float32.log_softmax(-1) - logits.log_softmax(-1))).sum(-1)
+    assert 0 < divergence.mean() < bound
+    assert (logits.argmax(-1) == float32.argmax(-1)).float().mean() > 0.95
+
+
+def test_quantised_rows_come_back_within_half_a_step() -> None:
+    x = torch.randn(5, 3, 64, generator=torch.Generator().manual_seed(2)) * torch.tensor([1e-3, 1, 1e3])[:, None]
+    stored, scale = quantize(x)
+    assert ((stored * scale - x).abs() <= scale / 2 * 1.001).all()
+    assert quantize(torch.zeros(1, 4))[0].tolist() == [[0, 0, 0, 0]]
+
+
+def test_an_int8_product_is_the_float_product_of_the_rounded_factors() -> None:
+    linear = torch.nn.Linear(48, 32)
+    x = torch.randn(7, 48)
+    weight, weight_scale = quantize(linear.weight.detach())
+    rounded, row_scale = quantize(x)
+    expected = (rounded * row_scale).double() @ (weight * weight_scale).double().t() + linear.bias.detach()
+    torch.testing.assert_close(Int8Linear(linear, torch.float32)(x).double(), expected, atol=1e-5, rtol=1e-5)
+    x[3, 0] = math.nan
+    assert Int8Linear(linear, torch.float32)(x).isfinite().all(dim=1).tolist() == [True] * 3 + [False] + [True] * 3
+
+
+@pytest.mark.parametrize("int8_kv", [False, True])
+def test_fixed_shape_steps_yield_the_same_tokens(make_engine: MakeEngine, mini_model: SpeechLM, int8_kv: bool) -> None:
+    """Programs of 1, 2 and 4 rows, and batches too large for any."""
+    requests = [utterance(number) for number in range(7)]
+    plain = TorchBackend(mini_model, options=TorchOptions(int8_kv=int8_kv))
+    with make_engine(LIMITS, plain) as engine:
+        alone = [run(engine, request).raw_ids for request in requests]
+    options = TorchOptions(int8_kv=int8_kv, program_rows=(4, 1, 2), program_tokens=96)
+    with make_engine(LIMITS, TorchBackend(mini_model, options=options)) as engine:
+        assert [run(engine, request).raw_ids for request in requests] == alone
+        listeners = [Listener() for _ in requests]
+        for request, listener in zip(requests, listeners, strict=True):
+            engine.submit(request, listener)
+        assert [listener.wait().raw_ids for listener in listeners] == alone
+
+
+def test_sampling_a_program_cannot_hold_runs_without_it(make_engine: MakeEngine, mini_model: SpeechLM) -> None:
+    request = replace(utterance(3), sampling=SamplingOptions(seed=3, top_k=6000, win_size=500))
+    with make_engine(LIMITS) as engine:
+        expected = run(engine, request).raw_ids
+    with make_engine(
+        LIMITS, TorchBackend(mini_model, options=TorchOptions(program_rows=(4,), program_tokens=96))
+    ) as engine:
+        assert run(engine, request).raw_ids == expected
+
+
+def test_numbers_too_large_for_float16_fail_their_own_sequence_with_a_remedy(
+    make_engine: MakeEngine, mini_dir: ModelDir
+) -> None:
+    model = load_speech_lm(mini_dir, dtype=torch.float16)
+    with torch.no_grad():
+        model.llm.model.model.embed_tokens.weight[399] = math.inf
+    with make_engine(LIMITS, TorchBackend(model, options=TorchOptions(program_rows=(2,), program_tokens=96))) as engine:
+        bad = Listener()
+        engine.submit(replace(utterance(1), text_ids=(399, 2)), bad)
+        assert run(engine, utterance(2)).finish_reason is not None
+        assert isinstance(bad.wait().error, NonFiniteLogits)
+        assert "float16 are not finite; a wider precision may help" in str(bad.error)
+
+
+def test_styles_share_a_step_and_speak_differently(
+    make_engine: MakeEngine, mini_model: SpeechLM, mini_dir: ModelDir
+) -> None:
+    other = load_speech_lm(mini_dir)
+    with torch.no_grad():
+        other.llm_decoder.weight.copy_(other.llm_decoder.weight.flip(0))
+    with make_engine(LIMITS, TorchBackend(other)) as engine:
+        theirs = run(engine, utterance(3)).raw_ids
+    for options in (TorchOptions(), TorchOptions(program_rows=(1, 4), program_tokens=96)):
+        backend = TorchBackend(mini_model, styles={"other": other}, options=options)
+        with make_engine(LIMITS, backend) as engine:
+            ours, styled = Listener(), Listener()
+            engine.submit(utterance(3), ours)
+            engine.submit(replace(utterance(3), style="other"), styled)
+            assert styled.wait().raw_ids == theirs != ours.wait().raw_ids
+
+
+PAGED_CHECK = """
+import torch
+from services.common.modeldir import open_model_dir
+from services.llm.attention import gathered
+from services.llm.kv_cache import KVCache, Rows, lay_out
+from services.llm.paged_kernel import paged
+config = open_model_dir("models/tiny").llm
+generator = torch.Generator().manual_seed(0)
+for quantized in (False, True):
+    cache = KVCache(config, 80, 16, torch.device("cpu"), torch.float32, quantized=quantized)
+    for stored in (cache.keys, cache.values):
+        stored.copy_((50 * torch.randn(stored.shape, generator=generator)).clamp(-127, 127))
+    for scales in (cache.key_scales, cache.value_scales):
+        scales.uniform_(0, 0.05, generator=generator)
+    blocks = torch.randperm(80, generator=generator).tolist()
+    items = [Rows([1], start, blocks[12 * i :]) for i, start in enumerate((0, 3, 17, 63, 64, 150))]
+    batch = lay_out(items, 16, torch.device("cpu"))
+    shape = (len(items), config.num_kv_heads, config.num_heads // config.num_kv_heads, config.head_dim)
+    query = torch.randn(shape, generator=generator) / (1 if quantized else 50)
+    for layer in (0, 3):
+        expected = gathered(query, layer, batch, cache)
+        torch.testing.assert_close(paged(query, layer, batch, cache), expected, atol=1e-4, rtol=1e-4)
+"""
+
+
+def test_the_paged_kernel_in_tritons_interpreter() -> None:
+    """Without a GPU the kernel's arithmetic can still be run: Triton has an interpreter, one per process."""
+    pytest.importorskip("triton", reason="the triton package is part of GPU images only")
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, "-c", PAGED_CHECK], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,142 @@
+"""What a model directory is and what it lacks, for `light-tts doctor`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from cli.finding import Finding
+from services.common.modeldir import CARD, FAMILIES, Family, ModelDir, ModelDirError, open_model_dir
+
+# What each file is for, in the words a person who lacks it needs (spec section 1).
+_TOKENIZER = "CosyVoice-BlankEN/"
+_ROLES = {
+    "llm.pt": "the llm service's weights",
+    "flow.pt": "the decode service's flow",
+    "hift.pt": "the decode service's vocoder",
+    "campplus.onnx": "the speaker encoder: no voice can be extracted without it",
+    "speech_tokenizer_v2.onnx": "the speech tokenizer: no voice can be extracted without it",
+    "speech_tokenizer_v3.onnx": "the speech tokenizer: no voice can be extracted without it",
+    _TOKENIZER + "config.json": "the language model's sizes",
+    _TOKENIZER + "vocab.json": "the text tokenizer",
+    _TOKENIZER + "merges.txt": "the text tokenizer",
+}
+_USED = {*_ROLES, CARD, "config.json", "README.md", "spk2info.pt", *(f"{family}.yaml" for family in FAMILIES)}
+_LARGE = 50e6
+"""Bytes from which an unused file is worth naming."""
+
+
+def examine_checkpoint(path: Path) -> Iterator[Finding]:
+    """Says what the directory is, names every file it lacks, reads every weight and loads every graph."""
+    family = family_of(path)
+    if family is None:
+        yield _no_checkpoint(path)
+        return
+    lacking = list(_lacking(path, family))
+    for name in lacking:
+        remedy = f"`light-tts fetch {family} {path}` brings what is missing of an official checkpoint"
+        yield Finding("fail", f"model {path}: {name} is missing ({_ROLES[name]})", remedy)
+    try:
+        model = open_model_dir(path)
+    except ModelDirError as error:
+        if not lacking:
+            yield Finding("fail", f"model: {error}", "mend the named file or fetch the checkpoint again")
+        return
+    yield _summary(model)
+    yield from _unused(path)
+    yield from _check_weights(model)
+    for graph in (model.speech_tokenizer, model.speaker_encoder):
+        yield _check_graph(graph)
+    yield from _check_speakers(model)
+
+
+def family_of(path: Path) -> Family | None:
+    """The family whose configuration file the directory holds."""
+    return next((family for family in FAMILIES if (path / f"{family}.yaml").is_file()), None)
+
+
+def _no_checkpoint(path: Path) -> Finding:
+    remedy = "the embedded voice is models/tiny; `light-tts fetch cosyvoice2 DIR` downloads the official checkpoint"
+    if not path.is_dir():
+        return Finding("fail", f"model: {path} does not exist", remedy)
+    if (path / "cosyvoice.yaml").is_file():
+        return Finding(
+            "fail", f"model: {path} is a checkpoint of the first CosyVoice, which light-tts does not speak", remedy
+        )
+    inside = next((child for child in sorted(path.iterdir()) if child.is_dir() and family_of(child)), None)
+    if inside is not None:
+        return Finding("fail", f"model: {path} is no model directory, but {inside} is", "name that one")
+    names = " nor ".join(f"{family}.yaml" for family in FAMILIES)
+    return Finding("fail", f"model: {path} is no model directory: it holds neither {names}", remedy)
+
+
+def _lacking(path: Path, family: Family) -> Iterator[str]:
+    other = "speech_tokenizer_v2.onnx" if family == "cosyvoice3" else "speech_tokenizer_v3.onnx"
+    whole_tokenizer = (path / _TOKENIZER / "tokenizer.json").is_file()
+    for name in _ROLES:
+        covered = whole_tokenizer and name in (_TOKENIZER + "vocab.json", _TOKENIZER + "merges.txt")
+        if name != other and not covered and not (path / name).is_file():
+            yield name
+
+
+def _summary(model: ModelDir) -> Finding:
+    voices = ", ".join(voice.name for voice in model.card.voices) or "none"
+    return Finding(
+        "ok",
+        f"model {model.path}: {model.card.name}, {model.family}, {model.sample_rate} Hz, "
+        f"languages {', '.join(model.card.languages)}, bundled voices {voices}",
+    )
+
+
+def _unused(path: Path) -> Iterator[Finding]:
+    large = [file for file in sorted(path.rglob("*")) if file.is_file() and file.stat().st_size > _LARGE]
+    unused = [file for file in large if str(file.relative_to(path)) not in _USED and ".cache" not in file.parts]
+    if unused:
+        total = sum(file.stat().st_size for file in unused) / 1e9
+        names = ", ".join(str(file.relative_to(path)) for file in unused)
+        yield Finding("ok", f"not read by light-tts and safe to remove, {total:.1f} GB: {names}")
+
+
+def _check_weights(model: ModelDir) -> Iterator[Finding]:
+    try:
+        from services.common.weights import read_weights
+    except ImportError as error:
+        yield Finding("fail", f"weights cannot be read without torch ({error})", "run `make setup`")
+        return
+    for part in ("llm", "flow", "hift"):
+        file = model.weights_file(part)
+        try:
+            weights = read_weights(file)
+        except ModelDirError as error:
+            yield Finding("fail", f"model: {error}", "replace the file; the checkpoint is damaged")
+            continue
+        parameters = sum(value.numel() for value in weights.values())
+        yield Finding("ok", f"{file.name}: {len(weights)} tensors, {parameters / 1e6:.2f} M parameters")
+
+
+def _check_graph(path: Path) -> Finding:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        return Finding("fail", f"onnxruntime does not import ({error})", "run `make setup`")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # it would write its own error beside ours
+    open_session: Callable[..., object] = onnxruntime.InferenceSession
+    try:
+        open_session(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # noqa: BLE001 - onnxruntime raises types of its own without a common base
+        return Finding("fail", f"{path.name} is no readable ONNX graph ({error})", "fetch the checkpoint again")
+    return Finding("ok", f"{path.name}: readable")
+
+
+def _check_speakers(model: ModelDir) -> Iterator[Finding]:
+    from services.encode.speakers import FILE, read_speakers  # here, because it needs what _check_weights looked for
+
+    if not (model.path / FILE).is_file():
+        return
+    try:
+        speakers = read_speakers(model.path / FILE, model)
+    except ModelDirError as error:
+        yield Finding("fail", f"model: {error}", "remove the file, or register its speakers again")
+        return
+    yield Finding("ok", f"{FILE}: {len(speakers)} registered speakers: {', '.join(speakers)}")

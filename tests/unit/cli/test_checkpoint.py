@@ -1,0 +1,60 @@
+"""What `light-tts doctor DIR` says of directories, whole and not."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+
+from cli.checkpoint import examine_checkpoint
+
+DATA = Path(__file__).parents[2] / "data"
+
+
+def report(path: Path) -> dict[str, list[str]]:
+    """What was found, by level."""
+    found: dict[str, list[str]] = {"ok": [], "warn": [], "fail": []}
+    for finding in examine_checkpoint(path):
+        found[finding.level].append(finding.what)
+        assert finding.level == "ok" or finding.remedy
+    return found
+
+
+def test_a_whole_directory() -> None:
+    found = report(DATA / "cosyvoice2-mini")
+    assert not found["fail"]
+    assert any("cosyvoice2, 24000 Hz" in line for line in found["ok"])
+    assert "spk2info.pt: 2 registered speakers: mini_a, mini_b" in found["ok"]
+
+
+def test_every_missing_file_is_named_with_its_purpose() -> None:
+    missing = report(DATA / "cosyvoice3-mini")["fail"]
+    assert [line.split(": ")[1].split()[0] for line in missing] == [
+        "flow.pt",
+        "hift.pt",
+        "campplus.onnx",
+        "speech_tokenizer_v3.onnx",
+    ]
+    assert "no voice can be extracted without it" in missing[-1]
+
+
+def test_what_is_no_model_directory(tmp_path: Path) -> None:
+    assert "does not exist" in report(tmp_path / "nowhere")["fail"][0]
+    assert "no model directory: it holds neither" in report(tmp_path)["fail"][0]
+    assert f"but {DATA / 'cosyvoice2-mini'} is" in report(DATA)["fail"][0]
+    (tmp_path / "cosyvoice.yaml").touch()
+    assert "first CosyVoice" in report(tmp_path)["fail"][0]
+
+
+def test_damage_is_found(tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(DATA / "cosyvoice2-mini", broken)
+    (broken / "flow.pt").write_bytes((broken / "flow.pt").read_bytes()[:5000])
+    (broken / "campplus.onnx").write_bytes(b"no graph")
+    torch.save({"somebody": {"embedding": torch.zeros(3)}}, broken / "spk2info.pt")
+    found = report(broken)["fail"]
+    assert len(found) == 3
+    assert "flow.pt" in found[0]
+    assert "campplus.onnx" in found[1]
+    assert "'somebody' cannot be used" in found[2]

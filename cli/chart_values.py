@@ -247,8 +247,8 @@ class TokenSecret(Values):
 class Fetch(Values):
     """How the model gets into the cache."""
 
-    by: Literal["job", "initContainer", "none"] = "job"
-    """none: the cache is filled already."""
+    enabled: bool = True
+    """A Job fills a claim, an init container each pod's emptyDir. Without it a claim is taken as filled."""
     token_secret: TokenSecret = TokenSecret()
     extra_env_vars: list[Object] = []
     resources: Resources = Resources()
@@ -257,7 +257,7 @@ class Fetch(Values):
 
 class Model(Values):
     name: str = "cosyvoice2"
-    """What `light-tts fetch` fetches, and the directory's name in the cache."""
+    """What `light-tts fetch` fetches (cosyvoice2, cosyvoice3), and the directory's name in the cache."""
     mode: Literal["embedded", "pvc", "hostPath", "emptyDir", "image"] = "pvc"
     """Where pods find it; embedded is the demonstration voice inside the images."""
     mount_path: str = "/models"

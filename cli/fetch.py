@@ -30,6 +30,8 @@ SPARE_BYTES = 2**28
 """Room left on the disk after the download."""
 ATTEMPTS = 5
 """Connections in a row that may break without a byte before a file is given up."""
+WAIT_SECONDS = 2.0
+"""Between two looks for a checkpoint that another process fetches."""
 _BLOCK = 2**20
 _TIMEOUT = httpx.Timeout(30.0)
 
@@ -102,6 +104,28 @@ def fetch(
         open_model_dir(directory)
     except ModelDirError as error:
         raise FetchError(f"{name} was fetched, but is no usable model directory: {error}") from error
+
+
+def wait_for(directory: Path, seconds: float, progress: Progress, sleep: Callable[[float], None] = time.sleep) -> None:
+    """Waits until another process has fetched a checkpoint into `directory`: a file gets its name when it is whole.
+
+    Raises FetchError, with what is missing, when there is none after `seconds`.
+    """
+    told = ""
+    waited = 0.0
+    while True:
+        try:
+            open_model_dir(directory)
+        except ModelDirError as error:
+            if waited >= seconds:
+                raise FetchError(f"after {seconds:.0f} s of waiting there is still no model: {error}") from error
+            if str(error) != told:
+                told = str(error)
+                progress.note(f"waiting for the model: {told}")
+        else:
+            return
+        sleep(WAIT_SECONDS)
+        waited += WAIT_SECONDS
 
 
 def _reason(error: httpx.HTTPError) -> str:

@@ -16,7 +16,7 @@ from cli.client import ClientError, list_voices
 from cli.console import err, fail, out, run, show_event
 from cli.demo import SENTENCE
 from cli.demo import demo as run_demo
-from cli.fetch import FetchError
+from cli.fetch import FetchError, wait_for
 from cli.fetch import fetch as fetch_checkpoint
 from cli.ports import HOST, PortError, default_ports, free_ports
 from cli.progress import DownloadProgress
@@ -154,11 +154,15 @@ def doctor(
 def fetch(
     family: Annotated[CheckpointFamily, typer.Argument(help="Which official checkpoint.")],
     directory: Annotated[Path | None, typer.Argument(help="Where to put it; default: models/NAME.")] = None,
+    wait: Annotated[float, typer.Option(min=0, help="Download nothing; wait so many seconds until it is there.")] = 0,
 ) -> None:
     """Download an official checkpoint from the Hugging Face hub; run it again to go on after an interruption."""
     target = directory or Path("models") / family.value
     try:
         with DownloadProgress() as progress:
+            if wait:
+                wait_for(target, wait, progress)
+                return
             fetch_checkpoint(family.value, target, progress)
     except FetchError as error:
         fail(str(error))

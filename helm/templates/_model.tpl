@@ -1,4 +1,4 @@
-{{/* Where the model lies. Pods mount it read-only; a Job or an init container has fetched it. */}}
+{{/* Where the model lies. Pods mount it read-only; a Job (claim) or an init container (emptyDir) has fetched it. */}}
 
 {{- define "light-tts.modelPath" -}}
 {{- if eq .Values.model.mode "image" -}}
@@ -28,7 +28,7 @@
   {{- else if eq $model.mode "hostPath" }}
   hostPath:
     path: {{ $model.hostPath.path }}
-    type: {{ ternary "DirectoryOrCreate" "Directory" (eq $model.fetch.by "initContainer") }}
+    type: Directory
   {{- else if eq $model.mode "emptyDir" }}
   emptyDir:
     sizeLimit: {{ $model.emptyDir.sizeLimit }}
@@ -46,8 +46,8 @@
 - name: fetch-model
   image: {{ include "light-tts.image" (dict "root" $root "image" $root.Values.gateway.image) }}
   imagePullPolicy: {{ default "IfNotPresent" $root.Values.gateway.image.pullPolicy }}
-  command: [light-tts, fetch, {{ $root.Values.model.name | quote }}, --to, {{ include "light-tts.modelPath" $root | quote }}
-    {{- if .wait }}, --wait{{ end }}]
+  command: [light-tts, fetch, {{ $root.Values.model.name | quote }}, {{ include "light-tts.modelPath" $root | quote }}
+    {{- if .wait }}, --wait, "3600"{{ end }}]
   env:
     - name: HOME
       value: /tmp
@@ -79,5 +79,5 @@
 
 {{/* Whether pods have an init container for the model. */}}
 {{- define "light-tts.hasFetchContainer" -}}
-{{- if and (has .Values.model.mode (list "pvc" "hostPath" "emptyDir")) (ne .Values.model.fetch.by "none") }}true{{ end }}
+{{- if and (has .Values.model.mode (list "pvc" "emptyDir")) .Values.model.fetch.enabled }}true{{ end }}
 {{- end }}

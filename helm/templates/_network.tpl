@@ -65,7 +65,7 @@ spec:
     - ports:
         - port: 443
         - port: 6443
-    {{- else if and .model (include "light-tts.hasFetchContainer" $root) (eq $root.Values.model.fetch.by "initContainer") }}
+    {{- else if and .model (include "light-tts.hasFetchContainer" $root) (eq $root.Values.model.mode "emptyDir") }}
     # Where the model is fetched from.
     - ports:
         - port: 443

@@ -164,7 +164,7 @@ terminationGracePeriodSeconds: {{ include "light-tts.grace" $values }}
 {{- include "light-tts.scheduling" . }}
 {{- if and .model (include "light-tts.hasFetchContainer" $root) }}
 initContainers:
-  {{- include "light-tts.fetchContainer" (dict "root" $root "wait" (eq $root.Values.model.fetch.by "job")) | nindent 2 }}
+  {{- include "light-tts.fetchContainer" (dict "root" $root "wait" (eq $root.Values.model.mode "pvc")) | nindent 2 }}
 {{- end }}
 containers:
   {{- include "light-tts.container" . | nindent 2 }}

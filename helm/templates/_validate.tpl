@@ -51,17 +51,16 @@
 
 {{- define "light-tts.validateModel" -}}
 {{- $model := .Values.model }}
-{{- $fetch := $model.fetch }}
 {{- if and (eq $model.mode "hostPath") (not $model.hostPath.path) }}
 {{- fail "model.mode is hostPath without a path: set model.hostPath.path to a directory of the nodes." }}
 {{- end }}
 {{- if and (eq $model.mode "image") (not $model.image.repository) }}
 {{- fail "model.mode is image without an image: set model.image.repository." }}
 {{- end }}
-{{- if and (has $model.mode (list "emptyDir" "hostPath")) (eq $fetch.by "job") }}
-{{- fail (printf "model.mode is %s, which a Job on another node cannot fill: set model.fetch.by to initContainer%s." $model.mode (ternary ", or to none" "" (eq $model.mode "hostPath"))) }}
+{{- if and (eq $model.mode "emptyDir") (not $model.fetch.enabled) }}
+{{- fail "model.mode is emptyDir, but nothing fetches the model into it: set model.fetch.enabled to true." }}
 {{- end }}
-{{- if and (eq $model.mode "emptyDir") (eq $fetch.by "none") }}
-{{- fail "model.mode is emptyDir, but nothing fetches the model into it: set model.fetch.by to initContainer." }}
+{{- if and (include "light-tts.hasFetchContainer" .) (not (has $model.name (list "cosyvoice2" "cosyvoice3"))) }}
+{{- fail (printf "model.name is %s, which cannot be fetched: use cosyvoice2 or cosyvoice3, or set model.fetch.enabled to false and fill the volume yourself." $model.name) }}
 {{- end }}
 {{- end }}

@@ -13,9 +13,9 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "values.yaml on hostPath": (
         'model.mode="hostPath"',
         'model.hostPath.path="/srv/models"',
-        'model.fetch.by="none"',
     ),
-    "values.yaml on emptyDir": ('model.mode="emptyDir"', 'model.fetch.by="initContainer"'),
+    "values.yaml on emptyDir": ('model.mode="emptyDir"',),
+    "values.yaml on a claim of mine": ('model.pvc.existingClaim="mine"', "model.fetch.enabled=false"),
     "values.yaml on an image": ('model.mode="image"', 'model.image.repository="models/cosyvoice2"'),
     "values.yaml with everything": (
         'global={"imageRegistry":"registry.example","imagePullSecrets":["pull"]}',

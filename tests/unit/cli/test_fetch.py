@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cli import fetch as fetch_module
-from cli.fetch import REPOSITORIES, FetchError, fetch
+from cli.fetch import REPOSITORIES, FetchError, fetch, wait_for
 from services.common.modeldir import open_model_dir
 from tests.support.model_hub import ModelHub
 
@@ -125,3 +125,16 @@ def test_no_such_repository_and_no_hub(hub: ModelHub, tmp_path: Path, monkeypatc
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(FetchError, match="HF_ENDPOINT"):
         run(tmp_path)
+
+
+def test_another_process_may_be_waited_for(tmp_path: Path) -> None:
+    told = Told()
+    steps = iter([lambda: (tmp_path / "cosyvoice2.yaml").write_text("half"), lambda: run(tmp_path)])
+    wait_for(tmp_path, 60, told, sleep=lambda seconds: next(steps)())
+    assert len(told.lines) == 2
+    assert "waiting for the model" in told.lines[0]
+
+
+def test_waiting_ends_with_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(FetchError, match=r"after 10 s .* no model: .*cosyvoice"):
+        wait_for(tmp_path, 10, Told(), sleep=lambda seconds: None)

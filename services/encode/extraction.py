@@ -28,7 +28,6 @@ class VoiceSource:
     ) -> None:
         self._extractor = extractor
         self._bundled = {voice.name: voice for voice in model.card.voices}
-        self._bundled_hashes: dict[str, str] = {}
         self._cache = cache
         self._limit = parallel + max_queue
         self._threads = ThreadPoolExecutor(parallel, thread_name_prefix="voice")
@@ -56,7 +55,7 @@ class VoiceSource:
 
     async def prompt(self, audio: bytes, transcript: str) -> tuple[Voice, bool]:
         """The voice of a prompt, and whether it was cached. Raises InvalidInput; Overloaded when the queue is full."""
-        key = self._extractor.hash(audio, transcript)
+        key = await asyncio.to_thread(self._extractor.hash, audio, transcript)  # tens of milliseconds for a large file
         voice = self._cache.get(key)
         if voice is not None:
             REQUESTS.labels("cached").inc()

@@ -12,6 +12,7 @@ import grpc.aio
 from lighttts.v1 import encode_pb2, encode_pb2_grpc
 from services.common.errors import InvalidInput, Unavailable
 from services.common.modeldir import ModelDir, open_model_dir
+from services.common.server import StartError
 from services.common.voice import Voice, voice_identity
 from services.common.voice_cache import VoiceCache
 from services.common.voice_message import to_message
@@ -52,7 +53,10 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
     async def start(self) -> None:
         self._state = await asyncio.to_thread(_load, self._settings)
         for name in self._state.voices.names:  # warms the graphs, and the voices of the house are ready
-            await self._state.voices.bundled(name)
+            try:
+                await self._state.voices.bundled(name)
+            except InvalidInput as error:
+                raise StartError(f"voice {name!r} of {self._settings.model_dir} cannot be used: {error}") from error
 
     async def drain(self) -> None:
         """Running calls are short; the server waits for them."""

@@ -1,0 +1,328 @@
+"""The encode service over the wire: voices once per prompt, text in any fragments, bad input in clear words."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import threading
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+import soundfile
+from numpy.typing import NDArray
+
+from lighttts.v1 import encode_pb2, encode_pb2_grpc, voice_pb2
+from services.common.errors import InvalidInput, LightTtsError, NotFound, Overloaded, from_rpc_error
+from services.common.pool import open_channel
+from services.common.server import ServiceServer
+from services.common.voice import Voice, voice_hash
+from services.encode.server import EncodeService
+from services.encode.settings import EncodeSettings
+from services.encode.voice import VoiceExtractor
+from tests.support.llm import metric, until
+
+TINY = Path(__file__).parents[2] / "models" / "tiny"
+SLT = (TINY / "prompt_slt.wav").read_bytes()
+SLT_WORDS = (TINY / "prompt_slt.txt").read_text().strip()
+Request = encode_pb2.EncodeVoiceRequest
+
+
+@asynccontextmanager
+async def encode_service(**changes: Any) -> AsyncIterator[Any]:
+    """The service over models/tiny, and its stub; the block's time is limited."""
+    settings = EncodeSettings(**({"port": 0, "normaliser": "builtin"} | changes))
+    server = ServiceServer(EncodeService(settings), settings)
+    try:
+        await server.start()
+        async with asyncio.timeout(30), open_channel(server.address) as channel:
+            yield encode_pb2_grpc.EncodeStub(channel)
+    finally:
+        await server.close()
+
+
+def header(**prompt: str) -> Request:
+    return Request(header=encode_pb2.EncodeVoiceHeader(request_id="r", **prompt))
+
+
+async def encode_voice(stub: Any, *requests: Request) -> encode_pb2.EncodeVoiceResponse:
+    async def outgoing() -> AsyncIterator[Request]:
+        for request in requests:
+            yield request
+
+    return await stub.EncodeVoice(outgoing())
+
+
+async def encode_prompt(
+    stub: Any, audio: bytes, words: str = SLT_WORDS, part: int = 2**20
+) -> encode_pb2.EncodeVoiceResponse:
+    parts = [Request(audio=audio[start : start + part]) for start in range(0, len(audio), part)]
+    return await encode_voice(stub, header(transcript=words), *parts)
+
+
+async def refused(call: Any) -> tuple[grpc.StatusCode, LightTtsError]:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value.code(), from_rpc_error(caught.value)
+
+
+def wav(samples: NDArray[Any], rate: int = 24000, subtype: str = "PCM_16") -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format="WAV", subtype=subtype)
+    return file.getvalue()
+
+
+def sound(seconds: float, rate: int = 24000) -> NDArray[np.float64]:
+    """Noise that swells four times a second, loud enough to be no silence."""
+    times = np.arange(int(seconds * rate)) / rate
+    return np.random.default_rng(1).normal(0, 0.1, len(times)) * (1.2 + np.sin(2 * np.pi * 4 * times)) / 2
+
+
+async def test_the_model_describes_itself() -> None:
+    async with encode_service() as stub:
+        model = await stub.DescribeModel(encode_pb2.DescribeModelRequest())
+        voice = (await encode_voice(stub, header(bundled_voice="slt"))).voice
+    assert (model.name, model.family, model.sample_rate) == ("tiny", "cosyvoice2", 24000)
+    assert (list(model.languages), list(model.voices)) == (["en"], ["slt", "rms"])
+    assert not model.interleaved_text
+    assert "demonstration" in model.description
+    assert voice.model == model.model
+
+
+async def test_a_prompt_in_parts_is_the_bundled_voice() -> None:
+    extracted = metric("lighttts_encode_voices_total", outcome="extracted")
+    async with encode_service() as stub:
+        # The voices of the house are ready from the start.
+        assert metric("lighttts_encode_voices_total", outcome="extracted") == extracted + 2
+        bundled = await encode_voice(stub, header(bundled_voice="slt"))
+        uploaded = await encode_prompt(stub, SLT, part=1000)
+        by_hash = await encode_voice(stub, header(voice_hash=bundled.voice.voice_hash))
+        assert metric("lighttts_encode_voices_total", outcome="extracted") == extracted + 2
+        other = await encode_prompt(stub, SLT, SLT_WORDS + " Yes.")
+    assert bundled.cached
+    assert uploaded.cached
+    assert by_hash.cached
+    assert bundled.voice == uploaded.voice == by_hash.voice
+    assert not other.cached
+    voice = bundled.voice
+    assert voice.voice_hash == voice_hash(SLT, SLT_WORDS, voice.model)
+    assert other.voice.voice_hash != voice.voice_hash
+    assert other.voice.mel == voice.mel
+    assert len(voice.mel) == len(voice.speech_tokens) * 2 * 80 * 4
+    assert 50 <= len(voice.speech_tokens) <= 60  # 2.2 s at 25 Hz
+    assert len(voice.embedding) == 192
+
+
+async def test_an_extracted_voice_equals_the_bundled_one() -> None:
+    """The same recording once more, so that nothing comes from the cache."""
+    async with encode_service() as first, encode_service(cache_capacity=1) as second:
+        bundled = await encode_voice(first, header(bundled_voice="slt"))
+        fresh = await encode_prompt(second, SLT)
+    assert not fresh.cached  # rms was extracted after slt and took the only place
+    assert fresh.voice == bundled.voice
+
+
+class Gate:
+    """Holds every extraction until it is opened, and counts them."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.opened = threading.Event()
+        self.entered: list[str] = []
+        extract = VoiceExtractor.extract
+
+        def gated(extractor: VoiceExtractor, audio: bytes, transcript: str) -> Voice:
+            self.entered.append(transcript)
+            assert self.opened.wait(30)
+            return extract(extractor, audio, transcript)
+
+        patch.setattr(VoiceExtractor, "extract", gated)
+
+
+async def test_equal_prompts_are_extracted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with encode_service() as stub:
+        extracted = metric("lighttts_encode_voices_total", outcome="extracted")
+        gate = Gate(monkeypatch)
+        words = SLT_WORDS + " Again."
+        calls = [asyncio.create_task(encode_prompt(stub, SLT, words)) for _ in range(20)]
+        await until(lambda: len(gate.entered) == 1)
+        calls[0].cancel()  # one that goes away takes nothing from the others
+        gate.opened.set()
+        answers = await asyncio.gather(*calls[1:])
+        assert (await encode_prompt(stub, SLT, words)).cached
+    assert gate.entered == [words]
+    assert metric("lighttts_encode_voices_total", outcome="extracted") == extracted + 1
+    assert len({answer.voice.SerializeToString(deterministic=True) for answer in answers}) == 1
+
+
+async def test_text_and_cached_voices_are_served_while_extraction_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with encode_service(parallel=2, max_queue=1) as stub:
+        gate = Gate(monkeypatch)
+        busy = [asyncio.create_task(encode_prompt(stub, SLT, f"{SLT_WORDS} {word}.")) for word in ("One", "Two", "Six")]
+        await until(lambda: len(gate.entered) == 2 and metric("lighttts_encode_voices_in_work") == 3)
+        code, error = await refused(encode_prompt(stub, SLT, SLT_WORDS + " Ten."))
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert isinstance(error, Overloaded)
+        assert error.retry_after == 1.0
+        assert (await encode_voice(stub, header(bundled_voice="slt"))).cached
+        assert await pieces(stub, ["Hello there."])
+        assert not any(call.done() for call in busy)
+        gate.opened.set()
+        assert all(answer.voice.speech_tokens for answer in await asyncio.gather(*busy))
+        assert metric("lighttts_encode_voices_in_work") == 0
+        assert not (await encode_prompt(stub, SLT, SLT_WORDS + " Ten.")).cached
+
+
+async def pieces(
+    stub: Any, messages: Sequence[str | encode_pb2.EncodeTextFlush], **start: bool
+) -> list[encode_pb2.EncodeTextResponse]:
+    async def outgoing() -> AsyncIterator[encode_pb2.EncodeTextRequest]:
+        yield encode_pb2.EncodeTextRequest(start=encode_pb2.EncodeTextStart(request_id="r", **start))
+        for message in messages:
+            if isinstance(message, str):
+                yield encode_pb2.EncodeTextRequest(fragment=message)
+            else:
+                yield encode_pb2.EncodeTextRequest(flush=message)
+
+    return [response async for response in stub.EncodeText(outgoing())]
+
+
+FLUSH = encode_pb2.EncodeTextFlush()
+TEXT = "The train leaves at 9. Dr. Smith paid 25 dollars! Who knows?"
+
+
+@pytest.mark.parametrize("size", [1, 3, 17])
+async def test_fragments_make_the_same_pieces_as_the_whole(size: int) -> None:
+    async with encode_service() as stub:
+        whole = await pieces(stub, [TEXT])
+        fragments = [TEXT[start : start + size] for start in range(0, len(TEXT), size)]
+        assert await pieces(stub, fragments) == whole
+    texts = [response.text for response in whole]
+    assert [text.utterance for text in texts] == list(range(len(texts)))
+    assert all(text.last and text.ids for text in texts)
+    assert len(texts) == 3
+    assert (texts[0].start, texts[-1].end) == (0, len(TEXT))
+    assert "nine" in texts[0].text
+
+
+async def test_a_flush_speaks_what_has_come() -> None:
+    async with encode_service() as stub:
+        answers = await pieces(stub, ["Hello", " there", FLUSH, FLUSH, " my friend"])
+    kinds = [answer.WhichOneof("response") for answer in answers]
+    assert kinds == ["text", "flushed", "flushed", "text"]
+    assert [answer.text.end for answer in answers if answer.HasField("text")] == [11, 21]
+    assert [answer.text.utterance for answer in answers if answer.HasField("text")] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("messages", "words"),
+    [
+        ([], "text is empty"),
+        ([""], "text is empty"),
+        (["  \n "], "only punctuation or blanks"),
+        (["...", "?!"], "only punctuation or blanks"),
+        (["x" * 100_000], "longer than 20000 characters"),
+        (["hello there. "] * 2000, "longer than 20000 characters"),
+        (["你好"], "this model speaks en"),
+    ],
+    ids=["nothing", "empty", "blanks", "punctuation", "100 kB", "many fragments", "another language"],
+)
+async def test_text_that_cannot_be_spoken_is_refused(messages: list[str], words: str) -> None:
+    async with encode_service() as stub:
+        code, error = await refused(pieces(stub, messages))
+        assert await pieces(stub, ["Hello there."])
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert isinstance(error, InvalidInput)
+    assert error.field == "text"
+    assert words in error.message
+
+
+async def test_bad_first_messages_are_refused() -> None:
+    async with encode_service() as stub:
+
+        async def text(*requests: encode_pb2.EncodeTextRequest) -> None:
+            async def outgoing() -> AsyncIterator[encode_pb2.EncodeTextRequest]:
+                for request in requests:
+                    yield request
+
+            async for _ in stub.EncodeText(outgoing()):
+                pass
+
+        start = encode_pb2.EncodeTextRequest(start=encode_pb2.EncodeTextStart())
+        interleaved = encode_pb2.EncodeTextRequest(start=encode_pb2.EncodeTextStart(interleaved=True))
+        cases: list[tuple[Any, str | None]] = [
+            (text(), "start"),
+            (text(encode_pb2.EncodeTextRequest(fragment="Hello.")), "start"),
+            (text(start, start), "request"),
+            (text(interleaved), "interleaved"),
+            (encode_voice(stub), "header"),
+            (encode_voice(stub, Request(audio=SLT)), "header"),
+            (encode_voice(stub, header()), "transcript"),
+            (encode_voice(stub, header(transcript="Hello"), header(transcript="Hello")), "request"),
+        ]
+        for call, field in cases:
+            code, error = await refused(call)
+            assert (code, error.field) == (grpc.StatusCode.INVALID_ARGUMENT, field)
+
+
+SPEECH = sound(3.0)
+WORDS = "These are the words that someone says."
+BAD_PROMPTS: dict[str, tuple[bytes, str, str, str]] = {
+    "0.1 s": (wav(sound(0.1)), "Hi", "audio", "send at least 1 s"),
+    "31 s": (wav(sound(31.0, 16000), 16000), WORDS * 10, "audio", "31.0 s long; cut it to 30 s"),
+    "61 s": (wav(sound(61.0, 16000), 16000, "PCM_U8"), WORDS, "audio", "longer than 60 s"),
+    "silence": (wav(np.zeros(72000)), WORDS, "audio", "silent"),
+    "not audio": (b"<html>not found</html>" * 100, WORDS, "audio", "cannot be decoded"),
+    "cut header": (SLT[:20], WORDS, "audio", "cannot be decoded"),
+    "no samples": (wav(np.zeros(0)), WORDS, "audio", "no samples"),
+    "8 kHz": (wav(sound(3.0, 8000), 8000), WORDS, "audio", "sampled at 8000 Hz"),
+    "not numbers": (wav(np.full(72000, np.nan), subtype="FLOAT"), WORDS, "audio", "not numbers"),
+    "no audio": (b"", WORDS, "audio", "audio is missing"),
+    "too many bytes": (bytes(2**20 + 1), WORDS, "audio", "larger than 1048576 bytes"),
+    "no transcript": (wav(SPEECH), "", "transcript", "transcript is missing"),
+    "blank transcript": (wav(SPEECH), " \n", "transcript", "transcript is missing"),
+    "punctuation": (wav(SPEECH), "...?!", "transcript", "no words"),
+    "far too many words": (wav(SPEECH), WORDS * 20, "transcript", "3.0 s long"),
+    "another language": (wav(SPEECH), "这是一个例子", "transcript", "this model speaks en"),
+}
+
+
+async def test_bad_prompts_are_refused_and_the_next_is_unharmed() -> None:
+    async with encode_service(max_prompt_bytes=2**20, parallel=1, max_queue=0) as stub:
+        good = await encode_voice(stub, header(bundled_voice="slt"))
+        for name, (audio, words, field, says) in BAD_PROMPTS.items():
+            code, error = await refused(encode_prompt(stub, audio, words))
+            assert (code, error.field) == (grpc.StatusCode.INVALID_ARGUMENT, field), (name, error.message)
+            assert says in error.message, (name, error.message)
+        assert (await encode_prompt(stub, SLT)).voice == good.voice
+        fresh = await encode_prompt(stub, SLT, SLT_WORDS + " Yes.")
+    assert fresh.voice.mel == good.voice.mel
+    assert isinstance(fresh.voice, voice_pb2.VoiceContent)
+
+
+async def test_voices_that_are_not_there() -> None:
+    async with encode_service() as stub:
+        for prompt, words in (
+            ({"bundled_voice": "nobody"}, "comes with: slt, rms"),
+            ({"voice_hash": "0" * 64}, "send its prompt again"),
+        ):
+            code, error = await refused(encode_voice(stub, header(**prompt)))
+            assert code is grpc.StatusCode.NOT_FOUND
+            assert isinstance(error, NotFound)
+            assert words in error.message
+
+
+async def test_a_client_that_vanishes_mid_upload_disturbs_nobody() -> None:
+    async with encode_service() as stub:
+        for _ in range(5):
+            call = stub.EncodeVoice()
+            await call.write(header(transcript=SLT_WORDS))
+            await call.write(Request(audio=SLT[:5000]))
+            call.cancel()
+        method = "/lighttts.v1.Encode/EncodeVoice"
+        await until(lambda: metric("lighttts_rpc_active", method=method) == 0)
+        assert (await encode_prompt(stub, SLT)).cached

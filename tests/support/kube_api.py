@@ -67,8 +67,8 @@ class KubeApi:
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
         self.refuse: int | None = None
-        self.token: str | None = None
-        """Demanded of every request, when given."""
+        self.rights: dict[str, frozenset[str]] | None = None
+        """What the bearer of each token may do (list, watch); None lets everyone do everything."""
         self.requests: Counter[str] = Counter()
         """Lists and watches that were asked for."""
         self.watched_from: list[str] = []
@@ -163,8 +163,12 @@ class KubeApi:
             self._changed.notify_all()
         if self.refuse is not None:
             return _failure(self.refuse, "Forbidden" if self.refuse == 403 else "InternalError")
-        if self.token is not None and request.headers.get("Authorization", "").lower() != f"bearer {self.token}":
-            return _failure(401, "Unauthorized")
+        if self.rights is not None:
+            token = request.headers.get("Authorization", "").partition(" ")[2]
+            if token not in self.rights:
+                return _failure(401, "Unauthorized")
+            if kind not in self.rights[token]:
+                return _failure(403, "Forbidden")
         selector, namespace = request.query.get("labelSelector", ""), request.match_info["namespace"]
         if kind == "watch":
             return await self._watch(request, namespace, selector)

@@ -249,7 +249,7 @@ async def test_in_a_pod_the_mounted_token_and_certificate_are_used(
     monkeypatch.setattr(f"{loader}.SERVICE_CERT_FILENAME", str(certificate))
     monkeypatch.setattr(discovery_module, "NAMESPACE_FILE", tmp_path / "namespace")
     async with KubeApi(context) as api:
-        api.token = (tmp_path / "token").read_text()
+        api.rights = {"of-the-pod": frozenset({"list", "watch"})}
         monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
         monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(api.port))
         await api.put(endpoint_slice("a", "decode", [endpoint("10.0.0.1", "one")]))

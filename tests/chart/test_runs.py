@@ -1,0 +1,145 @@
+"""What the chart says is what runs: its pods as processes, found, added, drained and killed as in a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import pytest_asyncio
+from numpy.typing import NDArray
+
+from cli.client import Speech, speak
+from cli.say import make_config
+from lighttts.v1.audio_pb2 import AudioChunk
+from tests.support.cluster import Cluster, Pod
+from tests.support.helm import VERSIONS, helm
+
+pytestmark = [pytest.mark.system, pytest.mark.asyncio(loop_scope="session")]
+
+LONG = "And who is this person you are speaking of?"
+SHORT = "We do not tell."
+SETTINGS = ("llm.settings.lead_seconds=2", "decode.settings.drain_notice_seconds=0")
+"""So that there is something to interrupt: no tokens far ahead, and a drained pod hands over at once."""
+
+RIGHTS_MISSING = "the service account needs get, list and watch of endpointslices in speech"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session", params=["kubernetes", "dns"])
+async def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
+    objects = helm(VERSIONS[-1]).render("values-cpu.yaml", *SETTINGS, f'discovery="{request.param}"')
+    async with Cluster(objects, tmp_path_factory.mktemp(request.param)) as cluster:
+        yield cluster
+
+
+async def say(
+    cluster: Cluster, text: str, on_first_chunk: Callable[[], None] = lambda: None
+) -> tuple[Speech, NDArray[np.float32]]:
+    """One text through the gateway, and its samples."""
+    parts: list[bytes] = []
+
+    def take(chunk: AudioChunk) -> None:
+        parts.append(chunk.pcm)
+        if len(parts) == 1:
+            on_first_chunk()
+
+    server = cluster.reach("light-tts-gateway", "grpc")
+    speech = await speak(server, make_config("slt", None, None, 7, 1.0), text, take)
+    return speech, np.frombuffer(b"".join(parts), "<i2").astype(np.float32) / 32768
+
+
+async def workers_of(cluster: Cluster, utterances: int) -> list[str]:
+    return [(await say(cluster, SHORT))[0].decode_workers[0] for _ in range(utterances)]
+
+
+def names(cluster: Cluster) -> set[str]:
+    return {pod.name for pod in cluster.running("decode")}
+
+
+async def known_to_llm(cluster: Cluster, address: str) -> bool:
+    """Whether the llm pod's pool would give this decode worker an utterance, as its metrics tell."""
+    llm = cluster.running("llm")[0]
+    async with httpx.AsyncClient() as client:
+        text = (await client.get(f"http://{llm.address}:{llm.port('metrics')}/metrics")).text
+    return re.search(rf'lighttts_pool_healthy{{pool="decode",worker="{re.escape(address)}"}} 1', text) is not None
+
+
+async def test_every_decode_pod_speaks(cluster: Cluster) -> None:
+    assert set(await workers_of(cluster, 4)) == names(cluster)
+    assert len(names(cluster)) == 2
+
+
+async def test_the_test_of_helm_passes(cluster: Cluster, tmp_path: Path) -> None:
+    objects = helm(VERSIONS[-1]).render("values-cpu.yaml")
+    pod = next(item for item in objects if item["kind"] == "Pod")
+    given = list(pod["spec"]["containers"][0]["command"])
+    assert given[-1] == "light-tts-gateway.speech.svc:50050"
+    command = [part.replace("/tmp", str(tmp_path)) for part in given[:-1]]  # noqa: S108 - the pod's own volume
+    code, output = await cluster.run(pod["spec"], [*command, cluster.reach("light-tts-gateway", "grpc")])
+    assert code == 0, output
+    assert "real-time factor" in output
+
+
+async def test_an_added_pod_is_used_soon_after_it_is_ready(cluster: Cluster) -> None:
+    pod = await cluster.scale("decode")
+    while not await known_to_llm(cluster, f"{pod.address}:{pod.port('grpc')}"):
+        assert time.monotonic() - pod.ready_at < 10, "the llm pod does not see the new decode pod"
+    assert time.monotonic() - pod.ready_at < 2
+    assert pod.name in await workers_of(cluster, 3)
+
+
+async def next_in_turn(cluster: Cluster) -> Pod:
+    """The decode pod that the next utterance goes to: the one after the last, by address."""
+    (last,) = await workers_of(cluster, 1)
+    pods = sorted(cluster.running("decode"), key=lambda pod: f"{pod.address}:")
+    return pods[([pod.name for pod in pods].index(last) + 1) % len(pods)]
+
+
+def assert_continued(disturbed: Speech, samples: NDArray[np.float32], undisturbed: NDArray[np.float32]) -> None:
+    assert any("moved to another worker" in warning for warning in disturbed.warnings)
+    assert samples.shape == undisturbed.shape
+    np.testing.assert_allclose(samples, undisturbed, atol=1e-3)
+
+
+async def test_speech_outlives_the_end_of_its_pod(cluster: Cluster) -> None:
+    _, undisturbed = await say(cluster, LONG)
+    pod = await next_in_turn(cluster)
+    ending: list[asyncio.Task[int]] = []
+    speech, samples = await say(cluster, LONG, lambda: ending.append(asyncio.create_task(cluster.delete(pod))))
+    assert await ending[0] == 0, pod.log_tail()
+    assert_continued(speech, samples, undisturbed)
+    assert pod.name not in await workers_of(cluster, 3)
+
+
+async def test_speech_outlives_the_death_of_its_pod_and_the_pod_comes_back(cluster: Cluster) -> None:
+    _, undisturbed = await say(cluster, LONG)
+    pod = await next_in_turn(cluster)
+    speech, samples = await say(cluster, LONG, pod.kill)
+    assert_continued(speech, samples, undisturbed)
+    await cluster.until(lambda: pod.restarts == 1 and pod.ready, pod)
+    while not await known_to_llm(cluster, f"{pod.address}:{pod.port('grpc')}"):
+        assert time.monotonic() - pod.ready_at < 10, "the llm pod does not see the decode pod again"
+    assert pod.name in await workers_of(cluster, 2)
+
+
+async def test_discovery_outlives_the_api_server(cluster: Cluster) -> None:
+    await cluster.api.stop()
+    assert set(await workers_of(cluster, 4)) == names(cluster)
+    await cluster.api.start()
+
+
+async def test_a_gateway_without_the_right_to_watch_finds_nobody(tmp_path: Path) -> None:
+    objects = helm(VERSIONS[-1]).render("values-cpu.yaml")
+    granted = [item for item in objects if item["kind"] != "RoleBinding"]
+    wanted = [item for item in granted if item["kind"] != "Deployment" or item["metadata"]["name"].endswith("gateway")]
+    async with Cluster(wanted, tmp_path, wait=False) as cluster:
+        (pod,) = cluster.running("gateway")
+        async with asyncio.timeout(60):
+            while RIGHTS_MISSING not in pod.log_tail():  # noqa: ASYNC110 - another process writes it
+                await asyncio.sleep(0.1)
+        assert not pod.ready

@@ -1,8 +1,8 @@
 """A cluster in small: runs rendered manifests as local processes, each pod at a loopback address of its own.
 
 It does what a cluster would do with them: a kubelet (command line, environment, volumes, gRPC probes, the end of a
-pod), a controller of endpoint slices behind the stand-in API server, a DNS server with the headless services' names, and
-the rights that Roles give. A pod without a mounted token gets no way to the API server.
+pod), a controller of endpoint slices behind the stand-in API server, a DNS server with the headless services' names,
+and the rights that Roles give. A pod without a mounted token gets no way to the API server.
 
 In the place of a pod's own network stands its loopback address: `0.0.0.0` in a pod's environment becomes that address,
 and `dns:///` the DNS server's. Probes look five times a second, so that tests need not wait for the manifests' periods.

@@ -57,13 +57,12 @@ class Mailbox(Generic[T]):
 async def background(work: Coroutine[Any, Any, None], mailbox: Mailbox[T]) -> AsyncIterator[None]:
     """Runs `work` beside the block and ends with it; a failure of the work surfaces through the mailbox."""
 
-    async def watch() -> None:
-        try:
-            await work
-        except Exception as error:  # noqa: BLE001 - whatever happened belongs to the call, which raises it
+    def report(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
             mailbox.fail(error)
 
-    task = asyncio.create_task(watch())
+    task = asyncio.create_task(work)
+    task.add_done_callback(report)
     try:
         yield
     finally:

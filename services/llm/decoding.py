@@ -18,6 +18,7 @@ import structlog
 from prometheus_client import Counter
 
 from lighttts.v1 import audio_pb2, decode_pb2, decode_pb2_grpc
+from services.common.call_end import CallEnd
 from services.common.errors import Overloaded, Unavailable, from_rpc_error
 from services.common.pool import FailureReason, Lease, Pool
 from services.common.telemetry import REQUEST_ID_KEY, current_request_id
@@ -151,13 +152,14 @@ class DecodeStream:
         """One worker's part of the utterance: until its last audio, or WorkerLost."""
         stub = decode_pb2_grpc.DecodeStub(worker.channel)
         call = stub.Decode(metadata=((REQUEST_ID_KEY, current_request_id()),))
+        end = CallEnd(call)
         outgoing = _Outgoing()
         writer = asyncio.create_task(self._write(call, outgoing))
         writer.add_done_callback(lambda _: call.cancel())  # without a writer there is nothing more to read
         watch = ProgressWatch(self._policy)
         try:
             while True:
-                response = await _read(call, watch)
+                response = await _read(call, end, watch)
                 match response.WhichOneof("response"):
                     case "need_voice":
                         outgoing.voice_wanted = True
@@ -234,7 +236,7 @@ class DecodeStream:
         return decoded
 
 
-async def _read(call: Call, watch: ProgressWatch) -> decode_pb2.DecodeResponse:
+async def _read(call: Call, end: CallEnd, watch: ProgressWatch) -> decode_pb2.DecodeResponse:
     """The next message that is no heartbeat. Raises WorkerLost, or the error the worker meant for the client."""
     while True:
         try:
@@ -243,9 +245,10 @@ async def _read(call: Call, watch: ProgressWatch) -> decode_pb2.DecodeResponse:
         except TimeoutError as error:
             raise WorkerLost(LossReason.SILENT) from error
         except grpc.aio.AioRpcError as error:
-            if error.code() in _ELSEWHERE:
-                raise WorkerLost(_ELSEWHERE[error.code()]) from error
-            raise from_rpc_error(error) from error
+            answer = await end.error(error)
+            if answer.code() in _ELSEWHERE:
+                raise WorkerLost(_ELSEWHERE[answer.code()]) from error
+            raise from_rpc_error(answer) from error
         if not isinstance(response, decode_pb2.DecodeResponse):  # grpc.aio.EOF
             raise WorkerLost(LossReason.BROKE_PROTOCOL)
         if response.WhichOneof("response") != "heartbeat":

@@ -1,0 +1,71 @@
+"""How a client's call ended, in the server's words."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+
+T = TypeVar("T")
+
+_WRITE_FAILED = "Internal error from Core"
+"""grpcio's details when a write failed."""
+_PATIENCE_SECONDS = 0.2
+
+
+class CallEnd:
+    """Keeps the status the server sent. Make one right after the call, before anything is written to it.
+
+    A server that refuses a stream while the client still writes makes that write fail, and grpcio then overwrites the
+    server's status with an INTERNAL of its own (grpc/grpc issue 36066): a full worker would look like a broken one.
+    """
+
+    def __init__(self, call: Any) -> None:
+        self._sent: grpc.aio.AioRpcError | None = None
+        self._known = asyncio.Event()
+        call.add_done_callback(self._note)
+
+    async def error(self, error: grpc.aio.AioRpcError) -> grpc.aio.AioRpcError:
+        """What `error` hides: the server's status, or UNAVAILABLE when none comes because the connection broke."""
+        if not _is_local(error):
+            return error
+        try:
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                await self._known.wait()
+        except TimeoutError:
+            pass
+        if self._sent is not None:
+            return self._sent
+        nothing = grpc.aio.Metadata()
+        return grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, "the connection broke while sending")
+
+    def _note(self, call: Any) -> None:
+        """Called whenever grpcio sets the call's status, so before and after it is overwritten."""
+        error = _at_once(_status(call))
+        if self._sent is None and not _is_local(error):
+            self._sent = error
+            self._known.set()
+
+
+def _is_local(error: grpc.aio.AioRpcError) -> bool:
+    return error.code() is grpc.StatusCode.INTERNAL and error.details() == _WRITE_FAILED
+
+
+async def _status(call: Any) -> grpc.aio.AioRpcError:
+    return grpc.aio.AioRpcError(
+        await call.code(), await call.initial_metadata(), await call.trailing_metadata(), await call.details()
+    )
+
+
+def _at_once(work: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that has nothing to wait for; a task would come too late."""
+    try:
+        work.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    work.close()
+    raise RuntimeError("the call's status is not known yet")

@@ -73,6 +73,25 @@ class HopAudio:
     record: ResumeRecord
 
 
+@dataclass(frozen=True)
+class BackendCounts:
+    """Counted since the start, but for `kept_bytes`."""
+
+    kept_bytes: int = 0
+    """Memory of kept states now, shared parts once."""
+    budget_bytes: int = 0
+    """Memory that states may take."""
+    recomputed_frames: int = 0
+    """Mel frames computed again because their stream had lost its state or could not keep it."""
+    non_finite: int = 0
+    """Hops computed again in float32 because the faster way gave values that are not finite."""
+    prompts_computed: int = 0
+    prompts_shared: int = 0
+    flow_s: float = 0.0
+    vocoder_s: float = 0.0
+    """Seconds spent in each phase."""
+
+
 class Backend(Protocol):
     """Makes audio. Its states are opaque to the engine; all calls come from one thread at a time."""
 
@@ -92,7 +111,16 @@ class Backend(Protocol):
         """
 
     def state_bytes(self, state: Any) -> int:
-        """Memory that a stream's state holds."""
+        """Memory that a stream's state holds, what it shares with others included."""
+
+    def has_room(self, hops: Sequence[Hop]) -> bool:
+        """Whether all of these hops' streams can keep what makes their next hop cheap."""
+
+    def evict(self, state: Any) -> int:
+        """Forgets what can be computed again, which changes cost and not audio; returns the bytes given up."""
+
+    def counts(self) -> BackendCounts:
+        """What the backend has done since the start."""
 
     def warm_up(self) -> None:
         """Decodes a short made-up utterance, so that the first real one is as fast as the next."""
@@ -179,6 +207,15 @@ class ClockedBackend:
 
     def state_bytes(self, state: ClockedState) -> int:
         return 0
+
+    def has_room(self, hops: Sequence[Hop]) -> bool:
+        return True
+
+    def evict(self, state: ClockedState) -> int:
+        return 0
+
+    def counts(self) -> BackendCounts:
+        return BackendCounts()
 
     def warm_up(self) -> None:
         """Nothing to warm."""

@@ -50,6 +50,12 @@ class ChunkPlan:
             return self.first_border
         return -(-position // self.chunk_tokens) * self.chunk_tokens
 
+    def border_at_most(self, position: int) -> int:
+        """The last border at or before `position` (tokens); 0 when there is none."""
+        if position < self.first_border:
+            return 0
+        return max(self.first_border, position // self.chunk_tokens * self.chunk_tokens)
+
     def chunk_end(self, token: int) -> int:
         """The border that ends the chunk holding `token`: attention sees every position before it."""
         return self.border_at_least(token + 1)

@@ -135,6 +135,7 @@ class Session:
                 prompt_tokens=voice.speech_tokens,
                 prompt_mel=voice.mel,
                 embedding=voice.embedding,
+                voice=voice.hash,
                 seed=start.seed,
                 plan=plan,
                 full_attention_last=start.full_attention_last_chunk,

@@ -31,6 +31,8 @@ class StreamSpec:
     prompt_tokens: NDArray[np.int32] = field(repr=False)
     prompt_mel: NDArray[np.float32] = field(repr=False)
     embedding: NDArray[np.float32] = field(repr=False)
+    voice: str = ""
+    """Content hash of these three; streams that name the same one share the prompt's work. Empty shares nothing."""
     seed: int = 0
     plan: ChunkPlan = field(default_factory=ChunkPlan)
     full_attention_last: bool = False

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,9 +12,12 @@ from torch import Tensor
 
 from services.common.modeldir import ModelDir
 from services.common.weights import read_weights
-from services.decode.backends import AudioFormat, Hop, HopAudio, check_tokens
+from services.decode.backends import AudioFormat, BackendCounts, Hop, HopAudio, check_tokens
 from services.decode.chunks import ChunkPlan
 from services.decode.flow.model import Flow, FlowHop, FlowState
+from services.decode.flow.pool import EMPTY, Layout, PastPool, block_bytes
+from services.decode.memory import MOST_STREAMS, default_budget
+from services.decode.prompts import Prompts
 from services.decode.state import ResumeRecord, StreamError, StreamSpec
 from services.decode.vocoder.context import layer_bound, measure_context
 from services.decode.vocoder.stream import Vocoder, VocoderState
@@ -34,20 +38,50 @@ class TorchState:
     stretch: Stretch
     vocoder: VocoderState
     full_attention_last: bool
+    voice: str
     skip: int = 0
+
+
+@dataclass(frozen=True)
+class Precision:
+    """In which numbers the flow computes and keeps what it remembers. The vocoder always runs in float32."""
+
+    compute: torch.dtype = torch.float32
+    state: torch.dtype = torch.float32
 
 
 class TorchBackend:
     """Flow and vocoder on one device. Used by one thread at a time."""
 
-    def __init__(self, model: ModelDir, device: str | torch.device = "cpu") -> None:
-        """Loads the checkpoint. Raises ModelDirError when its weights are missing or do not fit."""
+    def __init__(
+        self,
+        model: ModelDir,
+        device: str | torch.device = "cpu",
+        precision: Precision | None = None,
+        state_bytes: int | None = None,
+    ) -> None:
+        """Loads the checkpoint; `state_bytes` is the memory that streams' states may take (default: `default_budget`).
+
+        Raises ModelDirError when the weights are missing or do not fit.
+        """
         self.device = torch.device(device)
-        self.flow = Flow(model.flow, read_weights(model.weights_file("flow")), self.device)
+        self.format = AudioFormat.of(model)
+        self.precision = precision or Precision()
+        weights = read_weights(model.weights_file("flow"))
+        self._state_bytes = state_bytes
+        self.flow = Flow(model.flow, weights, self.device, self.precision.compute, self._make_pool)
         self.vocoder = Vocoder(
             model.vocoder, read_weights(model.weights_file("hift")), layer_bound(model.vocoder), self.device
         )
-        self.format = AudioFormat.of(model)
+        self.prompts = Prompts(self.flow)
+        self._recomputed = self._non_finite = 0
+        self._flow_s = self._vocoder_s = 0.0
+
+    def _make_pool(self, layouts: Mapping[str, Layout], block_tokens: int) -> PastPool:
+        budget = default_budget(self.device) if self._state_bytes is None else self._state_bytes
+        blocks = budget // block_bytes(layouts, self.precision.state)
+        longest = -(-self.format.max_tokens // block_tokens)
+        return PastPool(layouts, block_tokens, min(blocks, MOST_STREAMS * longest), self.precision.state, self.device)
 
     def check(self, spec: StreamSpec) -> None:
         config, tokens = self.flow.config, spec.prompt_tokens.shape[0]
@@ -82,21 +116,50 @@ class TorchBackend:
             torch.tensor(spec.embedding, dtype=torch.float32),
             record.plan if record else spec.plan,
         )
-        return TorchState(flow, Stretch(spec.speed), vocoder, spec.full_attention_last, vocoder.emitted)
+        return TorchState(flow, Stretch(spec.speed), vocoder, spec.full_attention_last, spec.voice, vocoder.emitted)
 
     def run(self, hops: Sequence[Hop], beat: Callable[[], None]) -> list[HopAudio | Exception]:
-        mels = self.flow.append([self._flow_hop(hop) for hop in hops], beat)
-        results: list[HopAudio | Exception] = []
-        for hop, mel in zip(hops, mels, strict=True):
-            try:
-                results.append(self._vocode(hop, mel))
-            except (ArithmeticError, RuntimeError, ValueError) as error:
-                results.append(error)
-            beat()
+        began = time.perf_counter()
+        flow_hops = [self._flow_hop(hop) for hop in hops]
+        for hop in hops:
+            self.prompts.begin(hop.state.voice, hop.state.flow, beat)
+        done = [(hop.state.flow.done, hop.state.flow.past.tokens if hop.state.flow.past else 0) for hop in hops]
+        mels = self._finite(flow_hops, self.flow.append(flow_hops, beat), [before for before, _ in done], beat)
+        self._recomputed += self.format.frames_per_token * sum(max(0, known - kept) for known, kept in done)
+        flowed = time.perf_counter()
+        results = self._vocode(hops, mels)
+        beat()
+        self._flow_s += flowed - began
+        self._vocoder_s += time.perf_counter() - flowed
         return results
 
     def state_bytes(self, state: TorchState) -> int:
-        return state.flow.past.nbytes() if state.flow.past else 0
+        return len(state.flow.past.blocks) * self.flow.pool.block_bytes if state.flow.past else 0
+
+    def has_room(self, hops: Sequence[Hop]) -> bool:
+        pool = self.flow.pool
+        wanted = sum(pool.missing(hop.state.flow.past or EMPTY, hop.end) for hop in hops if not self._ends(hop))
+        while wanted > pool.free_blocks:
+            if not self.prompts.forget_one():
+                return False
+        return True
+
+    def evict(self, state: TorchState) -> int:
+        freed, state.flow.past = self.state_bytes(state), None
+        return freed
+
+    def counts(self) -> BackendCounts:
+        pool = self.flow.pool
+        return BackendCounts(
+            kept_bytes=(pool.blocks - pool.free_blocks) * pool.block_bytes,
+            budget_bytes=pool.blocks * pool.block_bytes,
+            recomputed_frames=self._recomputed,
+            non_finite=self._non_finite,
+            prompts_computed=self.prompts.computed,
+            prompts_shared=self.prompts.shared,
+            flow_s=self._flow_s,
+            vocoder_s=self._vocoder_s,
+        )
 
     def warm_up(self) -> None:
         """Decodes made-up tokens and measures the vocoder's context on their mel (`measure_context`)."""
@@ -110,27 +173,77 @@ class TorchBackend:
         mels += self.flow.append([FlowHop(state, state.available, final=True, keep=False)])
         self.vocoder.context = measure_context(self.vocoder, torch.cat(mels))
 
+    def _ends(self, hop: Hop) -> bool:
+        return hop.final and hop.end == hop.state.flow.prompt + len(hop.tokens)
+
     def _flow_hop(self, hop: Hop) -> FlowHop:
         flow: FlowState = hop.state.flow
         flow.tokens = list(hop.tokens)
-        ends = hop.final and hop.end == flow.available
-        if ends and hop.state.full_attention_last:
+        if self._ends(hop) and hop.state.full_attention_last:
             flow.plan, flow.past = ChunkPlan.whole(), None
-        return FlowHop(flow, hop.end, hop.final, keep=not ends)
+        return FlowHop(flow, hop.end, hop.final, keep=not self._ends(hop))
 
-    def _vocode(self, hop: Hop, mel: Tensor) -> HopAudio:
+    def _finite(
+        self, hops: Sequence[FlowHop], mels: list[Tensor], done: Sequence[int], beat: Callable[[], None]
+    ) -> list[Tensor]:
+        """Computes hops whose mel is not finite again in float32; what still is not is left for its stream to fail."""
+        for index, (hop, mel) in enumerate(zip(hops, mels, strict=True)):
+            if bool(torch.isfinite(mel).all()):
+                continue
+            if hop.state.past is not None:
+                self.flow.pool.scrub(hop.state.past)
+            hop.state.past, hop.state.done = None, done[index]
+            if self.precision != Precision():
+                self._non_finite += 1
+                mels[index] = self.flow.append([replace(hop, exact=True)], beat)[0]
+            else:
+                hop.state.done = hop.end
+        return mels
+
+    def _vocode(self, hops: Sequence[Hop], mels: Sequence[Tensor]) -> list[HopAudio | Exception]:
+        """The hops' audio, or why one has none."""
+        pieces: list[tuple[VocoderState, Tensor, bool] | Exception] = []
+        for hop, mel in zip(hops, mels, strict=True):
+            try:
+                pieces.append(self._piece(hop, mel))
+            except (ArithmeticError, RuntimeError, ValueError) as error:
+                pieces.append(error)
+        first = [hop.state.vocoder.emitted for hop in hops]
+        good = [piece for piece in pieces if not isinstance(piece, Exception)]
+        made = iter(self._samples(good))
+        results: list[HopAudio | Exception] = []
+        for hop, piece, start in zip(hops, pieces, first, strict=True):
+            samples = piece if isinstance(piece, Exception) else next(made)
+            if isinstance(samples, Exception):
+                results.append(samples)
+            elif not bool(torch.isfinite(samples).all()):
+                results.append(NonFiniteAudio("the vocoder produced values that are not finite numbers"))
+            else:
+                start *= self.format.frame_samples
+                results.append(HopAudio(start, samples.cpu().numpy(), self._record(hop.state)))
+        return results
+
+    def _samples(self, pieces: Sequence[tuple[VocoderState, Tensor, bool]]) -> list[Tensor | Exception]:
+        """As one batch; if that fails, one by one, so that only the culprits fail."""
+        try:
+            return [*self.vocoder.append_all(pieces)]
+        except RuntimeError as error:
+            if len(pieces) == 1:
+                return [error]
+        return [made for piece in pieces for made in self._samples([piece])]
+
+    def _piece(self, hop: Hop, mel: Tensor) -> tuple[VocoderState, Tensor, bool]:
+        """What the vocoder gets of a hop's mel: stretched, and without what was spoken elsewhere."""
         state: TorchState = hop.state
-        last = hop.final and hop.end == state.flow.available
+        last = self._ends(hop)
         frames = state.stretch.append(mel, last)
         new = frames[state.skip :]
         state.skip = max(0, state.skip - frames.shape[0])
         if last and state.skip:
             raise StreamError("the resume record is ahead of the tokens; push every token from the utterance's first")
-        first = state.vocoder.emitted
-        samples = self.vocoder.append(state.vocoder, new, last)
-        if not bool(torch.isfinite(samples).all() and torch.isfinite(new).all()):
-            raise NonFiniteAudio("the model produced values that are not finite numbers")
-        return HopAudio(first * self.format.frame_samples, samples.cpu().numpy(), self._record(state))
+        if not bool(torch.isfinite(new).all()):
+            raise NonFiniteAudio("the flow produced values that are not finite numbers")
+        return state.vocoder, new, last
 
     def _record(self, state: TorchState) -> ResumeRecord:
         vocoder = state.vocoder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,21 +14,13 @@ from services.common.modeldir import FlowConfig
 from services.common.weights import load_strict
 from services.decode.chunks import ChunkPlan
 from services.decode.flow.encoder import Encoder
-from services.decode.flow.past import Pass, Past
-from services.decode.flow.solver import GUIDANCE_ROWS, NOISE_FRAMES, Solver, step_pasts
+from services.decode.flow.past import Pass, Window, chunk_mask
+from services.decode.flow.pool import EMPTY, Layout, Past, PastPool
+from services.decode.flow.solver import GUIDANCE_ROWS, NOISE_FRAMES, Estimator, Solver
 from services.decode.flow.unet import UNet
 
-
-@dataclass
-class FlowPast:
-    """Everything the flow remembers of a stream's first `tokens` tokens; drop it and it is recomputed."""
-
-    tokens: Past
-    frames: Past
-    steps: list[Past]
-
-    def nbytes(self) -> int:
-        return sum(past.nbytes() for past in (self.tokens, self.frames, *self.steps))
+SMALL_POOL = 64
+"""Blocks of a flow that was given no pool."""
 
 
 @dataclass
@@ -36,7 +29,7 @@ class FlowState:
 
     prompt_tokens  int64 [P]; prompt_mel float32 [2P, mel]; speaker float32 [mel], already projected
     done           tokens whose frames have been returned, prompt included
-    past           None when nothing is kept: the next hop then recomputes from token 0, with the same result
+    past           what is kept; None recomputes from token 0 at the next hop, with the same result
     """
 
     prompt_tokens: Tensor
@@ -44,7 +37,7 @@ class FlowState:
     speaker: Tensor
     plan: ChunkPlan
     done: int = 0
-    past: FlowPast | None = None
+    past: Past | None = None
     tokens: list[int] = field(default_factory=list)
     """Generated tokens so far (the prompt's are not in here)."""
 
@@ -62,20 +55,34 @@ class FlowState:
 class FlowHop:
     """Decode one stream up to absolute token `end`; `final` says that no token will follow the ones known.
 
-    `keep` = False leaves no past behind (a stream's last hop, or one that recomputes each time).
+    `keep` = False leaves no past behind (a stream's last hop, or one that recomputes each time); so does a full pool.
     """
 
     state: FlowState
     end: int
     final: bool
     keep: bool = True
+    exact: bool = False
+    """In float32 throughout, from token 0 and without leaving a past: what is asked for when faster ways failed."""
 
 
 class Flow(nn.Module):
     """The flow model of one checkpoint. Not thread-safe: one engine thread owns it."""
 
-    def __init__(self, config: FlowConfig, weights: Mapping[str, Tensor], device: torch.device | None = None) -> None:
-        """Raises ModelDirError when the weights do not fit the configuration."""
+    def __init__(
+        self,
+        config: FlowConfig,
+        weights: Mapping[str, Tensor],
+        device: torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
+        make_pool: Callable[[Mapping[str, Layout], int], PastPool] | None = None,
+    ) -> None:
+        """The estimator, nearly all of the work, computes in `dtype`; the rest in float32.
+
+        `make_pool(layouts, block_tokens)` makes room for streams' pasts; by default, for a few short ones.
+
+        Raises ModelDirError when the weights do not fit the configuration.
+        """
         super().__init__()
         self.config = config
         self.input_embedding = nn.Embedding(config.vocab_size, config.input_size)
@@ -89,8 +96,17 @@ class Flow(nn.Module):
         self.encoder.sinusoids.to(self.device)
         self._ratio = config.mel_frames_per_token
         self.estimator: UNet = self.decoder["estimator"]  # type: ignore[assignment]
-        self.solver = Solver(
-            self.estimator, steps=config.steps, cfg_rate=config.cfg_rate, mel=config.output_size, device=self.device
+        self.exact = self._solver(self.estimator)
+        self.solver = self.exact
+        if dtype != torch.float32:
+            self.solver = self._solver(copy.deepcopy(self.estimator).to(dtype))
+        make = make_pool or (lambda layouts, tokens: PastPool(layouts, tokens, SMALL_POOL, device=self.device))
+        self.pool = make(self.layouts(), config.chunk_tokens)
+
+    def _solver(self, estimator: Estimator) -> Solver:
+        config = self.config
+        return Solver(
+            estimator, steps=config.steps, cfg_rate=config.cfg_rate, mel=config.output_size, device=self.device
         )
 
     def open(self, prompt_tokens: Tensor, prompt_mel: Tensor, embedding: Tensor, plan: ChunkPlan) -> FlowState:
@@ -106,6 +122,17 @@ class Flow(nn.Module):
             plan=plan,
         )
 
+    def layouts(self) -> dict[str, Layout]:
+        """What a pool must hold: the encoder at token rate and at mel rate, the estimator at every Euler step."""
+        config, tokens = self.config, self.config.chunk_tokens
+        heads, frames = config.encoder_heads, tokens * self._ratio
+        width = config.encoder_width // heads
+        return {
+            "tokens": Layout(config.encoder_blocks, tokens, heads, width),
+            "frames": Layout(config.encoder_up_blocks, frames, heads, width),
+            "estimator": self.estimator.layout(frames, self.solver.steps, GUIDANCE_ROWS),
+        }
+
     @torch.inference_mode()
     def append(self, hops: Sequence[FlowHop], on_step: Callable[[], None] = lambda: None) -> list[Tensor]:
         """Decodes each stream's tokens up to its hop's end; returns its new mel frames [2 * new, mel], no prompt.
@@ -113,32 +140,60 @@ class Flow(nn.Module):
         Frames already returned never change, so hops may be cut anywhere on the plan's borders; a stream without
         past is computed from token 0. If it raises, no state has changed.
         """
-        starts = [hop.state.past.tokens.length if hop.state.past else 0 for hop in hops]
-        for hop, start in zip(hops, starts, strict=True):
-            self._check(hop, start)
-        pasts = [self._past(hop) for hop in hops]
-        lengths = [hop.end - start for hop, start in zip(hops, starts, strict=True)]
-        mu, encoder_passes = self._encode(hops, pasts, starts, lengths)
-        x, cond = self._start(hops, starts, mu)
-        frame_lengths = [self._ratio * length for length in lengths]
-        masks = self._masks(hops, starts, self._ratio)
-        step_lists = [past.steps if past else None for past in pasts]
-        mel, step_passes = self.solver.solve(
-            x,
-            mu,
-            torch.stack([hop.state.speaker for hop in hops]),
-            cond,
-            lambda step: Pass(
-                step_pasts(step_lists, step), frame_lengths, masks, rows=GUIDANCE_ROWS, layers=self.estimator.layers
-            ),
-            on_step,
-        )
-        for each in (*encoder_passes, *step_passes):
-            each.commit()
+        pasts: list[tuple[Past, Past | None]] = []
+        for hop in hops:
+            before = hop.state.past if hop.state.past and not hop.exact else EMPTY
+            self._check(hop, before.tokens)
+            wanted = (hop.keep and not hop.exact) or before.tokens > 0
+            after = self.pool.extend(before, hop.end) if wanted else None
+            pasts.append((before, after) if after else (EMPTY, None))
+        rows: list[Tensor] = [torch.empty(0)] * len(hops)
+        for group in self._groups(hops, pasts):
+            mels = self._decode([hops[i] for i in group], [pasts[i] for i in group], on_step)
+            for index, mel in zip(group, mels, strict=True):
+                rows[index] = mel
         return [
-            self._finish(hop, past, start, rows)
-            for hop, past, start, rows in zip(hops, pasts, starts, mel, strict=True)
+            self._finish(hop, before, after, mel) for hop, (before, after), mel in zip(hops, pasts, rows, strict=True)
         ]
+
+    def _groups(self, hops: Sequence[FlowHop], pasts: Sequence[tuple[Past, Past | None]]) -> list[list[int]]:
+        """Which hops go together: with a past or without, and none padded to more than twice its length."""
+        groups: list[list[int]] = []
+        length = [hop.end - before.tokens for hop, (before, _) in zip(hops, pasts, strict=True)]
+        for index in sorted(range(len(hops)), key=length.__getitem__):
+            group = groups[-1] if groups else []
+            first = group[0] if group else index
+            alike = hops[index].exact == hops[first].exact and (pasts[index][1] is None) == (pasts[first][1] is None)
+            if group and alike and length[index] <= 2 * length[first]:
+                group.append(index)
+            else:
+                groups.append([index])
+        return groups
+
+    def _decode(
+        self, hops: Sequence[FlowHop], pasts: Sequence[tuple[Past, Past | None]], on_step: Callable[[], None]
+    ) -> Tensor:
+        """Mel frames of every hop's new tokens, [S, longest, mel]."""
+        starts = [before.tokens for before, _ in pasts]
+        befores, afters = [before for before, _ in pasts], [after for _, after in pasts if after]
+        lengths = [hop.end - start for hop, start in zip(hops, starts, strict=True)]
+
+        def over(name: str, ratio: int, rows: int = 1) -> Callable[[int], Pass]:
+            scaled = [ratio * length for length in lengths]
+            ends = [self._visible(hop, start, ratio) for hop, start in zip(hops, starts, strict=True)]
+            mask = chunk_mask(ends, [ratio * start for start in starts], scaled, rows)
+            mask = None if mask is None else mask.to(self.device)
+            if not afters:
+                return lambda step: Pass(scaled, mask, rows=rows)
+            window = Window(befores, afters, self.pool.block_tokens, ratio, self.device)
+            return lambda step: Pass(scaled, mask, rows=rows, arena=self.pool.arenas[name], window=window, step=step)
+
+        embedded = self._embed(hops, starts, max(lengths))
+        mu = self.encoder_proj(self.encoder(embedded, over("tokens", 1)(0), over("frames", self._ratio)(0)))
+        x, cond = self._start(hops, starts, mu)
+        speakers = torch.stack([hop.state.speaker for hop in hops])
+        solver = self.exact if hops[0].exact else self.solver
+        return solver.solve(x, mu, speakers, cond, over("estimator", self._ratio, GUIDANCE_ROWS), on_step)
 
     def _check(self, hop: FlowHop, start: int) -> None:
         state = hop.state
@@ -148,46 +203,22 @@ class Flow(nn.Module):
         if self._ratio * hop.end > NOISE_FRAMES:
             raise ValueError(f"an utterance may hold {NOISE_FRAMES // self._ratio} tokens, prompt included")
 
-    def _past(self, hop: FlowHop) -> FlowPast | None:
-        if hop.state.past is not None or not hop.keep:
-            return hop.state.past
-        return FlowPast(Past(), Past(), [Past() for _ in range(self.solver.steps)])
+    def _visible(self, hop: FlowHop, start: int, ratio: int) -> Tensor | None:
+        """Before which position each new one may look (`ratio` positions per token); None for everything."""
+        chunks = hop.state.plan.chunks(start, hop.end)
+        if len(chunks) == 1:
+            return None
+        return torch.cat([torch.full((ratio * (end - begin),), ratio * end) for begin, end in chunks])
 
-    def _masks(self, hops: Sequence[FlowHop], starts: Sequence[int], ratio: int) -> list[Tensor | None]:
-        """Per stream, which positions each new one may look at (`ratio` positions per token); None for all."""
-        masks: list[Tensor | None] = []
-        for hop, start in zip(hops, starts, strict=True):
-            chunks = hop.state.plan.chunks(start, hop.end)
-            if len(chunks) == 1:
-                masks.append(None)
-                continue
-            ends = torch.cat([torch.full((ratio * (end - begin),), ratio * end) for begin, end in chunks])
-            masks.append((torch.arange(ratio * hop.end) < ends[:, None]).to(self.device))
-        return masks
-
-    def _encode(
-        self, hops: Sequence[FlowHop], pasts: Sequence[FlowPast | None], starts: Sequence[int], lengths: Sequence[int]
-    ) -> tuple[Tensor, tuple[Pass, Pass]]:
-        longest, lookahead = max(lengths), self.config.lookahead_tokens
-        config = self.config
-        embedded = torch.zeros(len(hops), longest + lookahead, config.encoder_width, device=self.device)
+    def _embed(self, hops: Sequence[FlowHop], starts: Sequence[int], longest: int) -> Tensor:
+        """The new tokens and their lookahead, embedded: [S, longest + lookahead, width], zero where nothing is."""
+        lookahead = self.config.lookahead_tokens
+        embedded = torch.zeros(len(hops), longest + lookahead, self.config.encoder_width, device=self.device)
         for row, (hop, start) in enumerate(zip(hops, starts, strict=True)):
             known = torch.tensor(hop.state.tokens, dtype=torch.int64, device=self.device)
             ids = torch.cat((hop.state.prompt_tokens, known))[start : hop.end + lookahead]
             embedded[row, : ids.shape[0]] = self.encoder.embed(self.input_embedding(ids))
-        tokens = Pass(
-            [past.tokens if past else None for past in pasts],
-            lengths,
-            self._masks(hops, starts, 1),
-            layers=config.encoder_blocks,
-        )
-        frames = Pass(
-            [past.frames if past else None for past in pasts],
-            [self._ratio * length for length in lengths],
-            self._masks(hops, starts, self._ratio),
-            layers=config.encoder_up_blocks,
-        )
-        return self.encoder_proj(self.encoder(embedded, tokens, frames)), (tokens, frames)
+        return embedded
 
     def _start(self, hops: Sequence[FlowHop], starts: Sequence[int], mu: Tensor) -> tuple[Tensor, Tensor]:
         """The noise and the prompt condition of the new frames, padded like mu."""
@@ -199,9 +230,10 @@ class Flow(nn.Module):
             cond[row, : prompt.shape[0]] = prompt
         return x, cond
 
-    def _finish(self, hop: FlowHop, past: FlowPast | None, start: int, rows: Tensor) -> Tensor:
+    def _finish(self, hop: FlowHop, before: Past, after: Past | None, rows: Tensor) -> Tensor:
         state = hop.state
         first = max(state.done, state.prompt)
-        state.past = past if hop.keep else None
+        state.past = after if hop.keep and not hop.exact else None
         state.done = hop.end
+        start = before.tokens
         return rows[self._ratio * (first - start) : self._ratio * (hop.end - start)].clone()

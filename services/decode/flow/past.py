@@ -1,76 +1,89 @@
-"""What a causal network remembers of the frames it has already seen, and one pass of new frames over it.
+"""New positions of several streams going through one network, over what the streams remember.
 
-A `Past` is plain data: the keys and values of every attention layer and the last input rows of every causal
-convolution. A network is written once, against a `Pass`: with an empty past it computes a stream from its beginning
-(recompute), with a filled one it appends (spec section 6.3). Several streams with pasts of different lengths go
-through one pass as rows padded on the right; padding never reaches a valid row, since convolutions look left only and
-attention runs per stream.
+A network is written once, against a `Pass`: without a past it computes streams from their beginning (recompute), with
+one it appends (spec section 6.3). Streams with pasts of different lengths share a pass as rows padded on the right;
+padding never reaches a valid row, since convolutions look left only and attention is masked by absolute position.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-GROWTH = 1.5
+from services.decode.flow.pool import Arena, Past
 
 
-@dataclass
-class Past:
-    """One network's memory of `length` positions of one stream; `rows` batch rows belong to it (2 under CFG).
+class Window:
+    """Where a batch's new positions go and its pasts are, at `ratio` positions per token; for every layer the same."""
 
-    keys_values  [layers, 2, rows, heads, capacity, head_dim]; None while empty. Grown geometrically, so an append
-                 writes its own positions and copies nothing else.
-    tails        per convolution [rows, width, channels]: the inputs it still needs to its left.
-    """
+    def __init__(
+        self, before: Sequence[Past], after: Sequence[Past], block_tokens: int, ratio: int, device: torch.device
+    ) -> None:
+        self.keys = ratio * max(past.tokens for past in after)
+        """Positions of the longest stream, its new ones included."""
+        self.starts = [ratio * past.tokens for past in before]
+        self.lengths = [ratio * past.tokens - start for past, start in zip(after, self.starts, strict=True)]
+        self.slots_before = torch.tensor([past.slot.index if past.slot else 0 for past in before], device=device)
+        self.slots_after = torch.tensor([past.slot.index if past.slot else 0 for past in after], device=device)
+        size = block_tokens * ratio
+        numbers = [[block.index for block in past.blocks] for past in after]
+        self.blocks = _blocks(numbers, device)
+        places = [
+            [row[position // size] * size + position % size for position in range(start, start + length)]
+            for row, start, length in zip(numbers, self.starts, self.lengths, strict=True)
+        ]
+        flat = [place for row in places for place in row]
+        run = flat == list(range(flat[0], flat[0] + len(flat)))
+        self.places = slice(flat[0], flat[0] + len(flat)) if run else torch.tensor(flat, device=device)
 
-    length: int = 0
-    keys_values: Tensor | None = field(default=None, repr=False)
-    tails: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
-    def nbytes(self) -> int:
-        tensors = [*self.tails.values(), *([] if self.keys_values is None else [self.keys_values])]
-        return sum(tensor.nbytes for tensor in tensors)
+def _blocks(numbers: Sequence[Sequence[int]], device: torch.device) -> Tensor | slice:
+    """Every stream's blocks in one row, as many for each; one stream's neighbouring blocks are read where they lie."""
+    first = numbers[0][0]
+    if len(numbers) == 1 and list(numbers[0]) == list(range(first, first + len(numbers[0]))):
+        return slice(first, first + len(numbers[0]))
+    longest = max(len(row) for row in numbers)
+    return torch.tensor(
+        [number for row in numbers for number in [*row, *[row[0]] * (longest - len(row))]], device=device
+    )
 
 
 class Pass:
-    """New positions of several streams going through one network: `[streams * rows, padded length, channels]`.
+    """New positions of S streams: tensors are `[rows * S, padded length, channels]`, the streams innermost.
 
-    `lengths` says how many of each stream's positions are valid. A past of None is an empty one that is not kept:
-    the stream is computed from position 0 and leaves nothing behind. Nothing in a past changes before `commit`, so a
-    pass that fails half-way leaves every stream as it was.
+    Without an arena the streams are computed from their beginning and leave nothing behind. With one, `window` says
+    where their pasts are; nothing that a past holds is overwritten, so a pass that fails leaves every stream as it
+    was.
     """
 
     def __init__(
         self,
-        pasts: Sequence[Past | None],
         lengths: Sequence[int],
-        masks: Sequence[Tensor | None],
+        mask: Tensor | None,
         *,
         rows: int = 1,
-        layers: int,
+        arena: Arena | None = None,
+        window: Window | None = None,
+        step: int = 0,
     ) -> None:
-        """`masks[s]` is [length, past + length], true where a query may look, or None when it may look everywhere."""
-        self._pasts, self.lengths, self.masks = pasts, lengths, masks
-        self._rows, self._layers = rows, layers
-        self._new_tails: list[dict[int, Tensor]] = [{} for _ in pasts]
-        self.starts = [past.length if past else 0 for past in pasts]
+        """`lengths` are the valid positions per stream; `mask` comes from `chunk_mask`."""
+        self.lengths, self.mask, self.rows = lengths, mask, rows
+        self.starts = window.starts if window else [0] * len(lengths)
+        self.keys = window.keys if window else max(lengths)
+        self._arena, self._window, self._step = arena, window, step
 
     def left(self, layer: int, x: Tensor, width: int) -> Tensor:
         """`x` [R, N, C] with the `width` positions before it in front (zeros at a stream's beginning)."""
-        tails = []
-        for past in self._pasts:
-            tail = past.tails.get(layer) if past else None
-            tails.append(x.new_zeros(self._rows, width, x.shape[-1]) if tail is None else tail)
-        extended = torch.cat((torch.cat(tails), x), dim=1)
-        for index, (past, length) in enumerate(zip(self._pasts, self.lengths, strict=True)):
-            if past is not None:
-                rows = extended[index * self._rows : (index + 1) * self._rows]
-                self._new_tails[index][layer] = rows[:, length : length + width].clone()
+        if self._arena is None or self._window is None:
+            return F.pad(x, (0, 0, width, 0))
+        tails = self._arena.tails(self._step, layer, width, x.shape[-1], x.dtype)
+        extended = torch.cat((tails.index_select(1, self._window.slots_before).flatten(0, 1), x), dim=1)
+        rows = extended.view(self.rows, -1, *extended.shape[1:])
+        for index, length in enumerate(self.lengths):
+            tails[:, self._window.slots_after[index]] = rows[:, index, length : length + width]
         return extended
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, biases: Sequence[Tensor] | None = None) -> Tensor:
@@ -78,38 +91,48 @@ class Pass:
 
         `biases[s]` is an additive term [heads, length, past + length], already scaled.
         """
-        out = q.new_zeros(q.shape[0], q.shape[1], q.shape[2] * q.shape[3])
-        for index, length in enumerate(self.lengths):
-            rows = slice(index * self._rows, (index + 1) * self._rows)
-            query, key, value = (t[rows, :length].transpose(1, 2) for t in (q, k, v))
-            past = self._pasts[index]
-            if past is not None:
-                key, value = self._extend(past, layer, key, value)
-            mask = self.masks[index]
-            if biases is not None:
-                bias = biases[index]
-                mask = bias if mask is None else bias.masked_fill(~mask, float("-inf"))
-            heard = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-            out[rows, :length] = heard.transpose(1, 2).flatten(2)
-        return out
+        if self._arena is not None and self._window is not None:
+            k, v = self._remember(self._arena, self._window, layer, k, v)
+        mask = self._masked(biases, q)
+        heard = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask)
+        return heard.transpose(1, 2).flatten(2)
 
-    def commit(self) -> None:
-        """Makes the new positions part of every kept past."""
-        for past, length, tails in zip(self._pasts, self.lengths, self._new_tails, strict=True):
-            if past is not None:
-                past.length += length
-                past.tails.update(tails)
+    def _remember(self, arena: Arena, window: Window, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Stores the new keys and values; returns those of all positions, past ones included."""
+        heads, width = k.shape[2:]
+        new = torch.stack((k, v)).view(2, self.rows, -1, k.shape[1], heads * width)
+        if min(self.lengths) < new.shape[3] or len(self.lengths) > 1:
+            valid = [new[:, :, index, :length] for index, length in enumerate(self.lengths)]
+            arena.write(self._step, layer, window.places, torch.cat(valid, dim=2))
+        else:
+            arena.write(self._step, layer, window.places, new[:, :, 0])
+        kept = arena.read(self._step, layer, window.blocks, k.dtype)
+        kept = kept.view(2, self.rows, len(self.lengths), -1, heads, width)[:, :, :, : window.keys].flatten(1, 2)
+        return kept[0], kept[1]
 
-    def _extend(self, past: Past, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        rows, heads, new, width = key.shape
-        end = past.length + new
-        store = past.keys_values
-        if store is None or store.shape[4] < end:
-            capacity = end if store is None else max(end, int(store.shape[4] * GROWTH))
-            grown = key.new_empty(self._layers, 2, rows, heads, capacity, width)
-            if store is not None:
-                grown[..., : past.length, :] = store[..., : past.length, :]
-            past.keys_values = store = grown
-        store[layer, 0, :, :, past.length : end] = key
-        store[layer, 1, :, :, past.length : end] = value
-        return store[layer, 0, :, :, :end], store[layer, 1, :, :, :end]
+    def _masked(self, biases: Sequence[Tensor] | None, q: Tensor) -> Tensor | None:
+        if biases is None:
+            return None if self.mask is None else self.mask.to(q.dtype)
+        bias = q.new_zeros(len(biases), q.shape[2], q.shape[1], self.keys)
+        for index, one in enumerate(biases):
+            bias[index, :, : one.shape[1], : one.shape[2]] = one
+        return bias if self.mask is None else bias + self.mask.to(q.dtype)
+
+
+def chunk_mask(
+    ends: Sequence[Tensor | None], starts: Sequence[int], lengths: Sequence[int], rows: int
+) -> Tensor | None:
+    """The additive mask [rows * S, 1, N, keys]: minus infinity where a position may not look.
+
+    `ends[s]` [length] says before which absolute position each new one may look; None lets all see everything of
+    their stream. None when a single stream needs no mask.
+    """
+    if len(lengths) == 1 and ends[0] is None:
+        return None
+    longest = max(lengths)
+    keys = max(start + length for start, length in zip(starts, lengths, strict=True))
+    before = torch.ones(len(lengths), longest, 1)  # padding sees position 0, so that no row is empty
+    for row, end, start, length in zip(before, ends, starts, lengths, strict=True):
+        row[:length, 0] = start + length if end is None else end
+    mask = torch.where(torch.arange(keys) < before, 0.0, float("-inf"))
+    return mask.repeat(rows, 1, 1)[:, None]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from services.decode.flow.past import Pass, Past
+from services.decode.flow.past import Pass
+from services.decode.flow.pool import Layout
 
 NOISE_FRAMES = 15000
 """Frames of noise, prompt included: the longest utterance (300 s)."""
@@ -20,7 +21,10 @@ GUIDANCE_ROWS = 2
 class Estimator(Protocol):
     """What the solver asks of a network: CosyVoice2's UNet now, CosyVoice3's transformer by the same interface."""
 
-    layers: int
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def layout(self, positions: int, steps: int, rows: int) -> Layout: ...
 
     def time_terms(self, t: Tensor) -> list[Tensor]: ...
 
@@ -50,12 +54,14 @@ class Solver:
     """Runs the estimator over all Euler steps for the new frames of a batch of streams."""
 
     def __init__(self, estimator: Estimator, *, steps: int, cfg_rate: float, mel: int, device: torch.device) -> None:
+        """The estimator may run in lower precision than float32; x and the Euler sum stay in float32."""
         self._estimator, self._cfg_rate = estimator, cfg_rate
         self._noise = noise_table(mel).to(device)
         times = euler_times(steps)
         self._dts = [float(dt) for _, dt in times]
         with torch.inference_mode():
-            self._terms = [estimator.time_terms(t.reshape(1).to(device)) for t, _ in times]
+            terms = [estimator.time_terms(t.reshape(1).to(device)) for t, _ in times]
+        self._terms = [[term.to(estimator.dtype) for term in step] for step in terms]
 
     @property
     def steps(self) -> int:
@@ -73,28 +79,21 @@ class Solver:
         cond: Tensor,
         open_pass: Callable[[int], Pass],
         on_step: Callable[[], None],
-    ) -> tuple[Tensor, Sequence[Pass]]:
-        """Noise to mel for new frames: x, mu, cond [S, N, mel], speakers [S, mel] -> ([S, N, mel], the passes).
+    ) -> Tensor:
+        """Noise to mel for new frames: x, mu, cond [S, N, mel], speakers [S, mel] -> [S, N, mel].
 
-        `open_pass(step)` gives each step's pass over its own pasts (they differ: keys depend on that step's x); the
-        caller commits them. `on_step` is called after each step, so that a supervisor sees progress.
+        `open_pass(step)` gives each step's pass over its own pasts (they differ: keys depend on that step's x).
+        `on_step` is called after each step, so that a supervisor sees progress.
         """
         streams, frames, mel = x.shape
-        rows = x.new_zeros(streams, GUIDANCE_ROWS, frames, 4 * mel)
-        rows[:, 0, :, mel : 2 * mel] = mu
-        rows[:, 0, :, 2 * mel : 3 * mel] = speakers[:, None]
-        rows[:, 0, :, 3 * mel :] = cond
-        passes = []
+        rows = x.new_zeros(GUIDANCE_ROWS, streams, frames, 4 * mel)
+        rows[0, ..., mel : 2 * mel] = mu
+        rows[0, ..., 2 * mel : 3 * mel] = speakers[:, None]
+        rows[0, ..., 3 * mel :] = cond
         for step, (dt, terms) in enumerate(zip(self._dts, self._terms, strict=True)):
-            rows[..., :mel] = x[:, None]
-            passes.append(open_pass(step))
-            velocity = self._estimator(rows.flatten(0, 1), terms, passes[-1]).view(streams, GUIDANCE_ROWS, frames, mel)
-            guided = (1.0 + self._cfg_rate) * velocity[:, 0] - self._cfg_rate * velocity[:, 1]
-            x = x + dt * guided
+            rows[..., :mel] = x
+            velocity = self._estimator(rows.flatten(0, 1).to(self._estimator.dtype), terms, open_pass(step)).float()
+            with_voice, without = velocity.view(GUIDANCE_ROWS, streams, frames, mel)
+            x = x + dt * ((1.0 + self._cfg_rate) * with_voice - self._cfg_rate * without)
             on_step()
-        return x, passes
-
-
-def step_pasts(pasts: Sequence[list[Past] | None], step: int) -> list[Past | None]:
-    """Each stream's past of one Euler step; None for streams that keep none."""
-    return [stream[step] if stream is not None else None for stream in pasts]
+        return x

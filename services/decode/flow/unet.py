@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from services.common.modeldir import FlowConfig
 from services.decode.flow.past import Pass
+from services.decode.flow.pool import Layout
 
 _SINUSOIDS = 320
 
@@ -123,12 +124,13 @@ class TimeEmbedding(nn.Module):
         half = _SINUSOIDS // 2
         rate = torch.exp(torch.arange(half, dtype=torch.float32, device=t.device) * -(math.log(10000.0) / (half - 1)))
         angle = 1000.0 * t[:, None] * rate
-        out: Tensor = self.linear_2(F.silu(self.linear_1(torch.cat((angle.sin(), angle.cos()), dim=-1))))
+        waves = torch.cat((angle.sin(), angle.cos()), dim=-1).to(self.linear_1.weight.dtype)
+        out: Tensor = self.linear_2(F.silu(self.linear_1(waves)))
         return out
 
 
 class UNet(nn.Module):
-    """The estimator. `layers` is how many attention layers a past must hold."""
+    """The estimator."""
 
     def __init__(self, config: FlowConfig) -> None:
         super().__init__()
@@ -156,6 +158,16 @@ class UNet(nn.Module):
     def _plain_conv(self) -> CausalConv:
         self._convs += 1
         return CausalConv(self._channels, self._channels, self._convs - 1)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which precision it computes."""
+        return self.final_proj.weight.dtype
+
+    def layout(self, positions: int, steps: int, rows: int) -> Layout:
+        """What a pool must hold of it."""
+        heads, head_dim = self._heads
+        return Layout(self.layers, positions, heads, head_dim, steps, rows)
 
     def time_terms(self, t: Tensor) -> list[Tensor]:
         """What flow time adds in each residual block, in order: [T] -> tensors [T, 1, channels]."""

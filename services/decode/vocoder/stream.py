@@ -7,7 +7,8 @@ continues in float64 and noise is a function of the absolute sample, so neighbou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -81,35 +82,69 @@ class Vocoder:
             mel=torch.zeros(0, self.config.in_channels, device=self.device),
         )
 
-    @torch.inference_mode()
     def append(self, state: VocoderState, mel: Tensor, last: bool) -> Tensor:
         """Takes the next mel frames [n, mel] and returns the samples now certain, [frames * hop], possibly none.
 
         With `last` everything held back comes out too.
         """
-        window = torch.cat((state.mel, mel.to(self.device)))
-        end = state.start + window.shape[0]
-        ready = end if last else max(state.emitted, end - self.context.right)
-        if ready == state.emitted:
-            state.mel = window
-            return window.new_zeros(0)
-        audio, phase = self.run_window(state, window)
-        hop, source_start = self.config.hop, state.source_start
-        samples = audio[(state.emitted - source_start) * hop : (ready - source_start) * hop].clone()
-        state.emitted = ready
-        self._trim(state, window, phase, source_start)
-        return samples
+        return self.append_all([(state, mel, last)])[0]
+
+    @torch.inference_mode()
+    def append_all(self, pieces: Sequence[tuple[VocoderState, Tensor, bool]]) -> list[Tensor]:
+        """`append` for several streams; windows of one length, as hops in mid-stream have, go through as one batch.
+
+        If it raises, no state has changed.
+        """
+        windows = [torch.cat((state.mel, mel.to(self.device))) for state, mel, _ in pieces]
+        ready, groups = [], defaultdict(list)
+        for index, ((state, _, last), window) in enumerate(zip(pieces, windows, strict=True)):
+            end = state.start + window.shape[0]
+            ready.append(end if last else max(state.emitted, end - self.context.right))
+            if ready[index] > state.emitted:
+                groups[window.shape[0] - (state.source_start - state.start)].append(index)
+        made: dict[int, tuple[Tensor, Tensor]] = {}
+        for group in groups.values():
+            made.update(zip(group, self._run([(pieces[i][0], windows[i]) for i in group]), strict=True))
+        return [
+            self._take(state, window, ready[index], made.get(index))
+            for index, ((state, _, _), window) in enumerate(zip(pieces, windows, strict=True))
+        ]
 
     def run_window(self, state: VocoderState, window: Tensor) -> tuple[Tensor, Tensor]:
         """Samples [n * hop] of the window's frames from `state.source_start` on, and their phase [n, harmonics]."""
-        config, first = self.config, state.source_start - state.start
+        return self._run([(state, window)])[0]
+
+    def _run(self, windows: Sequence[tuple[VocoderState, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+        """`run_window` of windows that leave equally many frames."""
+        mels, sources, phases = [], [], []
+        for state, window in windows:
+            first = state.source_start - state.start
+            source, phase = self._excite(state, window, first)
+            mels.append(window[first:].T)
+            sources.append(source)
+            phases.append(phase)
+        return list(zip(self.generator(torch.stack(mels), torch.stack(sources)), phases, strict=True))
+
+    def _excite(self, state: VocoderState, window: Tensor, first: int) -> tuple[Tensor, Tensor]:
+        config = self.config
         f0 = self.pitch(window.T[None].double())[0, first:]
         turns = cycles_per_frame(f0, self.source.harmonics, config.sample_rate, config.hop)
         phase = accumulate(turns, state.phase)
         before = state.phase if state.source_start else None
         noise = self.noise.read(state.seed, state.source_start * config.hop, f0.shape[0] * config.hop)
-        source = self.source(f0, phase, before, noise)
-        return self.generator(window[first:].T[None], source[None])[0], phase
+        return self.source(f0, phase, before, noise), phase
+
+    def _take(self, state: VocoderState, window: Tensor, ready: int, made: tuple[Tensor, Tensor] | None) -> Tensor:
+        """The samples now certain; moves the stream on."""
+        if made is None:
+            state.mel = window
+            return window.new_zeros(0)
+        audio, phase = made
+        hop, source_start = self.config.hop, state.source_start
+        samples = audio[(state.emitted - source_start) * hop : (ready - source_start) * hop].clone()
+        state.emitted = ready
+        self._trim(state, window, phase, source_start)
+        return samples
 
     def _trim(self, state: VocoderState, window: Tensor, phase: Tensor, source_start: int) -> None:
         """Drops the frames no later window needs; `phase` begins at `source_start`."""

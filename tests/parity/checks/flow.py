@@ -10,7 +10,7 @@ from torch import Tensor
 
 from services.decode.chunks import ChunkPlan
 from services.decode.flow.model import FlowHop, FlowState
-from services.decode.flow.past import Pass
+from services.decode.flow.past import Pass, chunk_mask
 from services.decode.flow.solver import euler_times, noise_table
 from tests.parity.golden import Golden, ids
 from tests.parity.registry import check
@@ -72,7 +72,7 @@ def encoder(golden: Golden) -> Iterator[Row]:
     expected = arrays["embed_scaled"]
     yield close("flow_encoder.npz: embed_scaled", embedded[:, : expected.shape[1]], expected, tolerance)
     context = embedded.new_zeros(1, golden.model.flow.lookahead_tokens, embedded.shape[2])
-    one = Pass([None], [embedded.shape[1]], [None], layers=1)
+    one = Pass([embedded.shape[1]], None)
     out = flow.encoder.pre_lookahead_layer(torch.cat((embedded, context), dim=1), one)
     expected = arrays["pre_lookahead_out"]
     yield close("flow_encoder.npz: pre_lookahead_out", out[:, : expected.shape[1]], expected, tolerance)
@@ -91,16 +91,15 @@ def _encode(golden: Golden, token_in: Tensor, count: int | None, plan: ChunkPlan
     missing = known + config.lookahead_tokens - embedded.shape[0]
     padded = torch.cat((embedded, embedded.new_zeros(missing, embedded.shape[1])))
     ratio = config.mel_frames_per_token
-    at_tokens = Pass([None], [known], [_visible(plan, 1, known)], layers=config.encoder_blocks)
-    at_frames = Pass([None], [ratio * known], [_visible(plan, ratio, known)], layers=config.encoder_up_blocks)
+    at_tokens, at_frames = _whole(plan, 1, known), _whole(plan, ratio, ratio * known)
     hidden: Tensor = flow.encoder(padded[None], at_tokens, at_frames)
     return hidden
 
 
-def _visible(plan: ChunkPlan, ratio: int, count: int) -> Tensor:
-    """[n, n] true where position i may look at j, with `ratio` positions per token."""
-    ends = torch.tensor([ratio * min(count, plan.chunk_end(i // ratio)) for i in range(ratio * count)])
-    return torch.arange(ratio * count) < ends[:, None]
+def _whole(plan: ChunkPlan, ratio: int, count: int, rows: int = 1) -> Pass:
+    """A pass over `count` positions from the stream's beginning, `ratio` per token, chunked by `plan`."""
+    ends = torch.tensor([min(count, ratio * plan.chunk_end(i // ratio)) for i in range(count)])
+    return Pass([count], chunk_mask([ends], [0], [count], rows), rows=rows)
 
 
 @check("flow_estimator.npz")
@@ -115,8 +114,7 @@ def estimator(golden: Golden) -> Iterator[Row]:
     yield close("flow_estimator.npz: time_emb", network.time_mlp(inputs["t"]), arrays["time_emb"], tolerance)
     ratio = golden.model.flow.mel_frames_per_token
     for name in arrays.matching(r"out_stream([01])"):
-        visible = _visible(plans(golden)[int(name.group(1))], ratio, -(-frames // ratio))[:frames, :frames]
-        whole = Pass([None], [frames], [visible], rows=batch, layers=network.layers)
+        whole = _whole(plans(golden)[int(name.group(1))], ratio, frames, rows=batch)
         out = network(rows, network.time_terms(inputs["t"]), whole)
         yield close(f"flow_estimator.npz: {name.group()}", out.transpose(1, 2), arrays[name.group()], tolerance)
 

@@ -1,0 +1,177 @@
+"""Where streams' pasts live: blocks of one chunk in one arena per network, taken and given back by number.
+
+A `Past` is a list of blocks and never changes: a hop makes a new one, which shares every block of the one before and
+adds fresh ones. So a hop that fails leaves its stream as it was, streams of one voice share the prompt's blocks, and
+evicting a stream is forgetting its past: a block is free again when the last past that holds it is gone.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+FP8_MAX = torch.finfo(torch.float8_e4m3fn).max
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What one network keeps per position: keys and values of `layers` in each of `steps`, for `rows` batch rows."""
+
+    layers: int
+    positions: int
+    """Positions of one block."""
+    heads: int
+    head_dim: int
+    steps: int = 1
+    rows: int = 1
+
+    @property
+    def block_values(self) -> int:
+        return 2 * self.layers * self.steps * self.rows * self.positions * self.heads * self.head_dim
+
+
+class _Number:
+    """A block's or a slot's place in the arenas; the place is free again when nobody holds the number any more."""
+
+    __slots__ = ("__weakref__", "index")
+
+    def __init__(self, index: int, free: set[int]) -> None:
+        self.index = index
+        weakref.finalize(self, free.add, index).atexit = False
+
+
+@dataclass(frozen=True, eq=False)
+class Past:
+    """What the flow remembers of a stream's first `tokens` tokens."""
+
+    tokens: int = 0
+    blocks: tuple[_Number, ...] = field(default=(), repr=False)
+    slot: _Number | None = field(default=None, repr=False)
+    """Where the convolutions' tails are; None at a stream's beginning, where they are zero."""
+
+
+EMPTY = Past()
+
+
+class PastPool:
+    """A fixed number of blocks, each room for `block_tokens` tokens of one stream.
+
+    The arenas are zero pages that the system gives out when they are first written, so an unused block costs nothing
+    on a CPU. Values are kept as `dtype`; float8_e4m3fn carries a float32 scale per position and row.
+    """
+
+    def __init__(
+        self,
+        layouts: Mapping[str, Layout],
+        block_tokens: int,
+        blocks: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
+    ) -> None:
+        if blocks < 0 or block_tokens < 1:
+            raise ValueError(f"a pool of {blocks} blocks of {block_tokens} tokens makes no sense")
+        self.block_tokens, self.blocks = block_tokens, blocks
+        self.block_bytes = block_bytes(layouts, dtype)
+        self.arenas = {name: Arena(layout, blocks, dtype, device) for name, layout in layouts.items()}
+        self._free = set(range(blocks))
+        self._slots = set(range(1, blocks + 2))  # slot 0 stays zero: the beginning of every stream
+
+    @property
+    def free_blocks(self) -> int:
+        return len(self._free)
+
+    def missing(self, past: Past, end: int) -> int:
+        """How many blocks `past` still needs to reach `end` tokens."""
+        return -(-end // self.block_tokens) - len(past.blocks)
+
+    def extend(self, past: Past, end: int) -> Past | None:
+        """A past with room for tokens up to `end`, sharing what `past` holds; None when the pool has no room."""
+        wanted = self.missing(past, end)
+        if wanted > len(self._free) or not self._slots:
+            return None
+        blocks = list(past.blocks)
+        for _ in range(wanted):
+            blocks.append(self._take(blocks[-1].index if blocks else None))
+        slot = self._slots.pop()
+        return Past(end, tuple(blocks), _Number(slot, self._slots))
+
+    def scrub(self, past: Past) -> None:
+        """Overwrites blocks that may hold values that are not finite, which no mask would hide from their next user."""
+        for arena in self.arenas.values():
+            for block in past.blocks:
+                arena.scrub(block.index)
+
+    def _take(self, after: int | None) -> _Number:
+        """The block behind `after` if it is free, so that a stream's blocks can be read without gathering them."""
+        index = after + 1 if after is not None and after + 1 in self._free else self._roomiest()
+        self._free.remove(index)
+        return _Number(index, self._free)
+
+    def _roomiest(self) -> int:
+        """The middle of the longest free run, its beginning when that is the arena's."""
+        free = sorted(self._free)
+        breaks = [0, *(i for i, (a, b) in enumerate(pairwise(free), start=1) if b != a + 1), len(free)]
+        start, end = max(pairwise(breaks), key=lambda run: run[1] - run[0])
+        return free[start] if free[start] == 0 else free[(start + end) // 2]
+
+
+def block_bytes(layouts: Mapping[str, Layout], dtype: torch.dtype) -> int:
+    """Memory of one block, scales included."""
+    values = sum(layout.block_values for layout in layouts.values())
+    if dtype != torch.float8_e4m3fn:
+        return values * dtype.itemsize
+    return values + sum(4 * layout.block_values // (layout.heads * layout.head_dim) for layout in layouts.values())
+
+
+class Arena:
+    """Keys, values and convolution tails of one network, for every block and slot of the pool."""
+
+    def __init__(self, layout: Layout, blocks: int, dtype: torch.dtype, device: torch.device | None) -> None:
+        self.layout, self._device = layout, device
+        self._slots = blocks + 2
+        self._scaled = dtype == torch.float8_e4m3fn
+        self._dtype = dtype
+        shape = (layout.steps * layout.layers, 2, layout.rows, blocks, layout.positions)
+        stored = torch.uint8 if self._scaled else dtype  # index operations know bytes, not float8
+        self._values = torch.zeros(*shape, layout.heads * layout.head_dim, dtype=stored, device=device)
+        self._scales = torch.zeros(*shape, 1, device=device) if self._scaled else None
+        self._tails: dict[int, Tensor] = {}
+
+    def write(self, step: int, layer: int, at: Tensor | slice, keys_values: Tensor) -> None:
+        """Puts [2, rows, n, heads * head_dim] at n positions of the arena, counted over its blocks."""
+        where = step * self.layout.layers + layer
+        if self._scales is not None:
+            scale = keys_values.abs().amax(dim=-1, keepdim=True).float().clamp_min(1e-12) / FP8_MAX
+            self._scales[where].flatten(2, 3)[:, :, at] = scale
+            keys_values = (keys_values.float() / scale).to(torch.float8_e4m3fn).view(torch.uint8)
+        self._values[where].flatten(2, 3)[:, :, at] = keys_values.to(self._values.dtype)
+
+    def read(self, step: int, layer: int, blocks: Tensor | slice, dtype: torch.dtype) -> Tensor:
+        """The positions of `blocks` in order: [2, rows, blocks * positions, heads * head_dim]; a view where it can."""
+        where = step * self.layout.layers + layer
+        values = _pick(self._values[where], blocks).flatten(2, 3)
+        if self._scales is None:
+            return values.to(dtype)
+        scales = _pick(self._scales[where], blocks).flatten(2, 3)
+        return (values.view(torch.float8_e4m3fn).to(scales.dtype) * scales).to(dtype)
+
+    def tails(self, step: int, layer: int, width: int, channels: int, dtype: torch.dtype) -> Tensor:
+        """One convolution's tails of every slot: [rows, slots, width, channels]."""
+        if layer not in self._tails:
+            shape = (self.layout.steps, self.layout.rows, self._slots, width, channels)
+            self._tails[layer] = torch.zeros(shape, dtype=dtype, device=self._device)
+        return self._tails[layer][step]
+
+    def scrub(self, block: int) -> None:
+        self._values[:, :, :, block].zero_()
+        if self._scales is not None:
+            self._scales[:, :, :, block].zero_()
+
+
+def _pick(values: Tensor, blocks: Tensor | slice) -> Tensor:
+    return values[:, :, blocks] if isinstance(blocks, slice) else values.index_select(2, blocks)

@@ -1,0 +1,214 @@
+"""What streams remember: shared between streams of a voice, evicted, kept in fewer bits, in a pool with a bound."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import decode_support as support
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.common.modeldir import open_model_dir
+from services.decode.backends import Hop
+from services.decode.chunks import ChunkPlan
+from services.decode.flow.pool import EMPTY, Layout, PastPool
+from services.decode.memory import default_budget, free_memory
+from services.decode.state import StreamSpec
+from services.decode.torch_backend import Precision, TorchBackend
+
+SAME = 1e-3
+COUNT = 120
+
+
+def small_pool(blocks: int = 6, dtype: torch.dtype = torch.float32) -> PastPool:
+    return PastPool({"net": Layout(2, 4, 2, 8, rows=2)}, 4, blocks, dtype)
+
+
+def backend(precision: Precision | None = None, blocks: int | None = None) -> TorchBackend:
+    model = open_model_dir(support.ROOT / "tests" / "data" / "cosyvoice2-mini")
+    budget = None if blocks is None else blocks * support.mini_backend().flow.pool.block_bytes
+    made = TorchBackend(model, precision=precision, state_bytes=budget)
+    made.vocoder.context = support.mini_backend().vocoder.context
+    return made
+
+
+@cache
+def undisturbed(prompt: int, plan: ChunkPlan) -> np.ndarray:
+    return speak(support.mini_backend(), support.voice(prompt, plan=plan), [25, 50, 25])
+
+
+def speak(
+    over: TorchBackend, spec: StreamSpec, hops: list[int], before_hop: Callable[[object], object] = lambda state: None
+) -> np.ndarray:
+    """All audio of COUNT tokens, in hops of these sizes and then 25."""
+    tokens, state, made = support.speech(COUNT), over.open(spec), []
+    prompt, end = spec.prompt_tokens.shape[0], spec.prompt_tokens.shape[0]
+    while end < prompt + COUNT:
+        end = min(spec.plan.border_at_least(end + hops[min(len(made), len(hops) - 1)]), prompt + COUNT)
+        before_hop(state)
+        (audio,) = over.run([Hop(state, tokens, end, final=True)], lambda: None)
+        if isinstance(audio, Exception):
+            raise audio
+        made.append(audio.samples)
+    return np.concatenate(made)
+
+
+def test_blocks_are_shared_and_come_back_when_nobody_holds_them() -> None:
+    pool = small_pool()
+    first = pool.extend(EMPTY, 8)
+    assert first is not None
+    assert (len(first.blocks), pool.free_blocks) == (2, 4)
+    longer, other = pool.extend(first, 10), pool.extend(first, 12)
+    assert longer is not None
+    assert other is not None
+    assert longer.blocks[:2] == other.blocks[:2] == first.blocks
+    assert pool.free_blocks == 2
+    assert pool.extend(other, 24) is None
+    del first, other
+    assert pool.free_blocks == 3
+    del longer
+    assert pool.free_blocks == 6
+
+
+def test_a_streams_blocks_lie_side_by_side_where_they_can() -> None:
+    pool = small_pool(8)
+    first, second = pool.extend(EMPTY, 4), pool.extend(EMPTY, 4)
+    assert first is not None
+    assert second is not None
+    first, second = pool.extend(first, 16), pool.extend(second, 16)
+    assert first is not None
+    assert second is not None
+    assert [block.index for block in first.blocks] == [0, 1, 2, 3]
+    assert [block.index for block in second.blocks] == [4, 5, 6, 7]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "error"), [(torch.bfloat16, 2**-8), (torch.float16, 2**-11), (torch.float8_e4m3fn, 2**-4)]
+)
+def test_arenas_round_to_their_precision(dtype: torch.dtype, error: float) -> None:
+    arena = small_pool(dtype=dtype).arenas["net"]
+    values = torch.randn(2, 2, 4, 16, generator=torch.Generator().manual_seed(0)) * 1e3
+    arena.write(0, 1, slice(4, 8), values)
+    read = arena.read(0, 1, torch.tensor([1]), torch.float32)
+    assert ((read - values).abs() <= error * values.abs() + 1e-6 * values.abs().max() + 2).all()
+    assert not arena.read(0, 0, slice(0, 6), torch.float32).any()
+
+
+@pytest.mark.parametrize("plan", [ChunkPlan(), ChunkPlan(50, 25), ChunkPlan(40, 25)])
+@pytest.mark.parametrize("prompt", [27, 30, 60, 80])
+def test_a_known_voice_starts_from_what_its_streams_share(prompt: int, plan: ChunkPlan) -> None:
+    over = backend()
+    spec = support.voice(prompt, plan=plan, voice="ada")
+    shared = over.prompts.length(prompt, plan)
+    assert shared % 25 == 0
+    assert shared <= prompt - 3
+    for _ in range(3):
+        audio = speak(over, spec, [25, 50, 25])
+        assert np.abs(audio - undisturbed(prompt, plan)).max() <= SAME
+    counts = over.counts()
+    assert (counts.prompts_computed, counts.prompts_shared) == ((1, 2) if shared else (0, 0))
+    gc.collect()
+    assert over.flow.pool.blocks - over.flow.pool.free_blocks == shared // 25  # only the prompt is still kept
+
+
+def test_voices_and_plans_do_not_share() -> None:
+    over = backend()
+    for voice in ("ada", "bob"):
+        for plan in (ChunkPlan(), ChunkPlan(50, 25)):
+            speak(over, support.voice(80, plan=plan, voice=voice), [50])
+    assert over.counts().prompts_computed == 4
+    assert over.counts().prompts_shared == 0
+
+
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(
+    prompt=st.integers(0, 70),
+    border=st.sampled_from([25, 40, 50]),
+    hops=st.lists(st.sampled_from([1, 25, 50, 100]), min_size=1, max_size=4),
+    evicted=st.sets(st.integers(0, 5)),
+    voice=st.sampled_from(["", "ada"]),
+)
+def test_eviction_changes_nothing(prompt: int, border: int, hops: list[int], evicted: set[int], voice: str) -> None:
+    over, plan, count = support.mini_backend(), ChunkPlan(border, 25), 0
+
+    def evict(state: object) -> None:
+        nonlocal count
+        if count in evicted:
+            over.evict(state)
+            assert over.state_bytes(state) == 0
+        count += 1
+
+    voice = voice and f"{voice} {prompt}"
+    audio = speak(over, support.voice(prompt, plan=plan, voice=voice), hops, evict)
+    assert np.abs(audio - undisturbed(prompt, plan)).max() <= SAME
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 3, 5])
+def test_a_full_pool_costs_time_and_no_audio(blocks: int) -> None:
+    over = backend(blocks=blocks)
+    before = over.counts().recomputed_frames
+    audio = speak(over, support.voice(60, voice="ada"), [25])
+    assert np.abs(audio - undisturbed(60, ChunkPlan())).max() <= SAME
+    assert over.counts().kept_bytes <= blocks * over.flow.pool.block_bytes
+    assert over.counts().recomputed_frames > before
+
+
+ERRORS = {
+    Precision(state=torch.bfloat16): 0.02,
+    Precision(state=torch.float16): 0.003,
+    Precision(state=torch.float8_e4m3fn): 0.1,
+    Precision(torch.bfloat16, torch.bfloat16): 0.1,
+}
+"""Largest mean error of the mel (its standard deviation is about 1) that each precision may make on the mini."""
+
+
+@pytest.mark.parametrize("precision", ERRORS)
+def test_fewer_bits_cost_a_stated_error(precision: Precision) -> None:
+    exact, rounded = (flow_mel(one) for one in (support.mini_backend(), backend(precision)))
+    assert exact.shape == rounded.shape
+    assert (exact - rounded).abs().mean() <= ERRORS[precision]
+    assert (exact - rounded).abs().max() > 0
+
+
+def flow_mel(over: TorchBackend) -> torch.Tensor:
+    state, mels = over.open(support.voice(60)), []
+    state.flow.tokens = support.speech(COUNT)
+    for end in (75, 100, 150, 180):
+        mels += over.flow.append([over._flow_hop(Hop(state, state.flow.tokens, end, final=True))])
+    return torch.cat(mels)
+
+
+def test_a_failed_hop_leaves_its_stream_as_it_was() -> None:
+    over = backend()
+    spec, tokens = support.voice(30), support.speech(COUNT)
+    state = over.open(spec)
+    over.run([Hop(state, tokens, 50, final=True)], lambda: None)
+    kept, free = state.flow.past, over.flow.pool.free_blocks
+
+    def fail() -> None:
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        over.run([Hop(state, tokens, 75, final=True)], fail)
+    gc.collect()
+    assert state.flow.past is kept
+    assert over.flow.pool.free_blocks == free
+
+
+def test_memory_is_found_where_the_system_tells(tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:       200 kB\nMemAvailable:   100 kB\n")
+    assert free_memory(tmp_path, meminfo) == 100 * 1024
+    (tmp_path / "memory.max").write_text("90000\n")
+    (tmp_path / "memory.current").write_text("80000\n")
+    assert free_memory(tmp_path, meminfo) == 10_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_memory(tmp_path, meminfo) == 100 * 1024
+    assert free_memory(tmp_path / "no", tmp_path / "none") == 4 * 2**30
+    assert default_budget(torch.device("cpu")) > 0

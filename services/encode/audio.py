@@ -53,6 +53,8 @@ class PromptAudio:
     samples: NDArray[np.float32]
     rate: int
     warnings: tuple[str, ...] = field(default=())
+    silence: tuple[float, float] = (0.0, 0.0)
+    """Seconds before the first and after the last sound."""
 
     @property
     def seconds(self) -> float:
@@ -69,7 +71,7 @@ def read_prompt(data: bytes, limits: AudioLimits = DEFAULT_LIMITS) -> PromptAudi
         raise _refusal("prompt audio holds values that are not numbers (NaN or infinity); export the file again")
     warnings: list[str] = []
     samples = _check_level(samples, limits, warnings)
-    samples = _trim(samples, rate, limits, warnings)
+    samples, silence = _trim(samples, rate, limits, warnings)
     seconds = len(samples) / rate
     if seconds < limits.min_seconds:
         raise _refusal(
@@ -80,7 +82,7 @@ def read_prompt(data: bytes, limits: AudioLimits = DEFAULT_LIMITS) -> PromptAudi
         raise _refusal(f"prompt audio is {seconds:.1f} s long; cut it to {limits.max_seconds:g} s or less")
     if seconds < limits.good_seconds:
         warnings.append(f"the prompt is short ({seconds:.1f} s); {limits.good_seconds:g} s or more copy a voice better")
-    return PromptAudio(samples, rate, tuple(warnings))
+    return PromptAudio(samples, rate, tuple(warnings), silence)
 
 
 def _decode(data: bytes, limits: AudioLimits) -> tuple[NDArray[np.float32], int]:
@@ -140,8 +142,12 @@ def _check_level(samples: NDArray[np.float32], limits: AudioLimits, warnings: li
     return samples
 
 
-def _trim(samples: NDArray[np.float32], rate: int, limits: AudioLimits, warnings: list[str]) -> NDArray[np.float32]:
+def _trim(
+    samples: NDArray[np.float32], rate: int, limits: AudioLimits, warnings: list[str]
+) -> tuple[NDArray[np.float32], tuple[float, float]]:
     """Cuts long silence at both ends, leaving `keep_silence_seconds` before the first and after the last sound.
+
+    Returns the samples and the seconds of silence left at either end.
 
     Silence is 50 dB below the loudest 20 ms, so the soft start of a word is never taken for it; less than twice the
     kept margin is left alone, because pauses of that length are part of how a person speaks.
@@ -159,7 +165,7 @@ def _trim(samples: NDArray[np.float32], rate: int, limits: AudioLimits, warnings
     for seconds, place in ((first / rate, "start"), ((len(samples) - last) / rate, "end")):
         if seconds:
             warnings.append(f"{seconds:.1f} s of silence at the {place} of the prompt were cut")
-    return samples[first:last]
+    return samples[first:last], ((start - first) / rate, (last - end) / rate)
 
 
 def _refusal(message: str) -> InvalidInput:

@@ -12,8 +12,9 @@ from services.encode import special_tokens
 from services.encode.normalise import Normaliser, language_of, only_punctuation
 from services.encode.tokenizer import TextTokenizer
 
-COSYVOICE3_PREFIX = f"You are a helpful assistant.{special_tokens.END_OF_PROMPT}"
-"""What stands before a CosyVoice3 prompt's transcript (spec section 9)."""
+_ASSISTANT = "You are a helpful assistant."
+COSYVOICE3_PREFIX = f"{_ASSISTANT}{special_tokens.END_OF_PROMPT}"
+"""What stands before a CosyVoice3 prompt's transcript, or before a text without one (spec section 9)."""
 
 # Scripts that give a language away, and the languages written in them. Latin letters say nothing: any text has them.
 _SCRIPTS: tuple[tuple[str, regex.Pattern[str], frozenset[str]], ...] = (
@@ -51,6 +52,21 @@ class TextFrontend:
                 raise InvalidInput(
                     f"{field} holds {name} ({found.group()!r}), but this model speaks {speaks}", field=field
                 )
+
+    def instruct_ids(self, instruction: str) -> tuple[int, ...]:
+        """Ids of what comes before a text when the prompt's own text is not used (spec sections 3.6 and 9).
+
+        `instruction` says how to speak, as it is written; an empty one asks for cross-lingual speech, before which
+        CosyVoice2 puts nothing. Raises InvalidInput when the model knows no instructions.
+        """
+        text = instruction.strip()
+        self.check(text, field="instruct_text")
+        if special_tokens.END_OF_PROMPT not in text:
+            if self._family == "cosyvoice3":
+                text = f"{_ASSISTANT} {text}{special_tokens.END_OF_PROMPT}" if text else COSYVOICE3_PREFIX
+            elif text:
+                text += special_tokens.END_OF_PROMPT
+        return tuple(self.tokenizer.encode(text, field="instruct_text")) if text else ()
 
     def prompt_ids(self, transcript: str) -> NDArray[np.int32]:
         """[n] ids of a prompt's transcript, normalised whole, never split (spec sections 2.1 and 9).

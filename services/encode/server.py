@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 
 import grpc.aio
 
@@ -13,10 +15,11 @@ from lighttts.v1 import encode_pb2, encode_pb2_grpc
 from services.common.errors import InvalidInput, Unavailable
 from services.common.modeldir import ModelDir, open_model_dir
 from services.common.server import StartError
-from services.common.voice import Voice, voice_identity
+from services.common.voice import voice_identity
 from services.common.voice_cache import VoiceCache
 from services.common.voice_message import to_message
-from services.encode.extraction import VoiceSource
+from services.encode import metrics
+from services.encode.extraction import Found, VoiceSource
 from services.encode.frontend import TextFrontend
 from services.encode.graphs import GraphOptions
 from services.encode.normalise import Normaliser
@@ -54,7 +57,7 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
         self._state = await asyncio.to_thread(_load, self._settings)
         for name in self._state.voices.names:  # warms the graphs, and the voices of the house are ready
             try:
-                await self._state.voices.bundled(name)
+                await self._state.voices.named(name)
             except InvalidInput as error:
                 raise StartError(f"voice {name!r} of {self._settings.model_dir} cannot be used: {error}") from error
 
@@ -99,26 +102,44 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
         first = await anext(request_iterator, None)
         if first is None or first.WhichOneof("request") != "header":
             raise InvalidInput("the first message must be header", field="header")
-        voice, cached = await self._find(loaded.voices, first.header, request_iterator)
-        return encode_pb2.EncodeVoiceResponse(voice=to_message(voice, loaded.identity), cached=cached)
+        found = await self._find(loaded.voices, first.header, request_iterator)
+        return encode_pb2.EncodeVoiceResponse(
+            voice=to_message(found.voice, loaded.identity), cached=found.cached, seconds=found.seconds
+        )
+
+    async def EncodeSpeech(
+        self,
+        request_iterator: AsyncIterator[encode_pb2.EncodeSpeechRequest],
+        context: grpc.aio.ServicerContext[encode_pb2.EncodeSpeechRequest, encode_pb2.EncodeSpeechResponse],
+    ) -> encode_pb2.EncodeSpeechResponse:
+        loaded = self._loaded
+        first = await anext(request_iterator, None)
+        if first is None or first.WhichOneof("request") != "header":
+            raise InvalidInput("the first message must be header", field="header")
+        speech = await loaded.voices.speech(await self._receive(request_iterator))
+        return encode_pb2.EncodeSpeechResponse(speech_tokens=speech.tokens.tolist(), warnings=speech.warnings)
 
     async def _find(
         self,
         voices: VoiceSource,
         header: encode_pb2.EncodeVoiceHeader,
         parts: AsyncIterator[encode_pb2.EncodeVoiceRequest],
-    ) -> tuple[Voice, bool]:
+    ) -> Found:
         match header.WhichOneof("prompt"):
             case "bundled_voice":
-                return await voices.bundled(header.bundled_voice)
+                return await voices.named(header.bundled_voice)
             case "voice_hash":
-                return voices.known(header.voice_hash), True
+                return voices.known(header.voice_hash)
             case "transcript":
                 return await voices.prompt(await self._receive(parts), header.transcript)
+            case "timbre_only":
+                return await voices.prompt(await self._receive(parts), None)
             case _:
                 raise InvalidInput("transcript is missing; send the words the prompt audio speaks", field="transcript")
 
-    async def _receive(self, parts: AsyncIterator[encode_pb2.EncodeVoiceRequest]) -> bytes:
+    async def _receive(
+        self, parts: AsyncIterator[encode_pb2.EncodeVoiceRequest] | AsyncIterator[encode_pb2.EncodeSpeechRequest]
+    ) -> bytes:
         audio = bytearray()
         async for part in parts:
             if part.WhichOneof("request") != "audio":
@@ -142,22 +163,36 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
         if first is None or first.WhichOneof("request") != "start":
             raise InvalidInput("the first message must be start", field="start")
         encoder = self._text_encoder(first.start)
-        numbered = _Numbering()
-        loop = asyncio.get_running_loop()
-        async for request in request_iterator:
-            match request.WhichOneof("request"):
-                case "fragment":
-                    pieces = await loop.run_in_executor(self._text_threads, encoder.push, request.fragment)
-                case "flush":
-                    pieces = await loop.run_in_executor(self._text_threads, encoder.flush)
-                case _:
-                    raise InvalidInput("after start only fragment and flush may follow", field="request")
-            for piece in pieces:
-                yield numbered.response(piece)
-            if request.HasField("flush"):
-                yield encode_pb2.EncodeTextResponse(flushed=encode_pb2.EncodeTextFlush())
-        for piece in await loop.run_in_executor(self._text_threads, encoder.finish):
+        numbered = _Numbering(self._instruct_ids(first.start))
+        async with aclosing(_with_pauses(request_iterator, self._settings.text_idle_seconds)) as requests:
+            async for request in requests:
+                for piece in await self._encode(encoder, request):
+                    yield numbered.response(piece)
+                if request is not None and request.HasField("flush"):
+                    yield encode_pb2.EncodeTextResponse(flushed=encode_pb2.EncodeTextFlush())
+        for piece in await self._in_text_thread(encoder.finish):
             yield numbered.response(piece)
+
+    async def _encode(self, encoder: TextEncoder, request: encode_pb2.EncodeTextRequest | None) -> list[Piece]:
+        """The pieces a request makes certain; None stands for a pause."""
+        match request.WhichOneof("request") if request is not None else "pause":
+            case "fragment" if request is not None:
+                metrics.TEXT_CHARACTERS.inc(len(request.fragment))
+                return await self._in_text_thread(partial(encoder.push, request.fragment))
+            case "flush":
+                return await self._in_text_thread(encoder.flush)
+            case "pause":
+                return await self._in_text_thread(encoder.pause)
+            case _:
+                raise InvalidInput("after start only fragment and flush may follow", field="request")
+
+    async def _in_text_thread(self, work: Callable[[], list[Piece]]) -> list[Piece]:
+        return await asyncio.get_running_loop().run_in_executor(self._text_threads, work)
+
+    def _instruct_ids(self, start: encode_pb2.EncodeTextStart) -> tuple[int, ...]:
+        if not start.HasField("instruct_text"):
+            return ()
+        return self._loaded.frontend.instruct_ids(start.instruct_text)
 
     def _text_encoder(self, start: encode_pb2.EncodeTextStart) -> TextEncoder:
         loaded = self._loaded
@@ -169,10 +204,12 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
 
 
 class _Numbering:
-    """Counts utterances: one ends with each final piece."""
+    """Counts utterances: one ends with each final piece, the next begins with the instruction."""
 
-    def __init__(self) -> None:
+    def __init__(self, instruct_ids: tuple[int, ...]) -> None:
+        self._instruct_ids = instruct_ids
         self._utterance = 0
+        self._begun = False
 
     def response(self, piece: Piece) -> encode_pb2.EncodeTextResponse:
         text = encode_pb2.EncodedText(
@@ -182,9 +219,34 @@ class _Numbering:
             start=piece.start,
             end=piece.end,
             last=piece.final,
+            instruct_ids=() if self._begun else self._instruct_ids,
         )
+        self._begun = not piece.final
         self._utterance += piece.final
         return encode_pb2.EncodeTextResponse(text=text)
+
+
+async def _with_pauses(
+    requests: AsyncIterator[encode_pb2.EncodeTextRequest], idle_seconds: float
+) -> AsyncGenerator[encode_pb2.EncodeTextRequest | None]:
+    """The requests, and None once whenever none has come for `idle_seconds`."""
+
+    async def take() -> encode_pb2.EncodeTextRequest | None:
+        return await anext(requests, None)
+
+    paused = True  # before the first text nothing is held back
+    while True:
+        arriving = asyncio.ensure_future(take())
+        try:
+            if not paused and not (await asyncio.wait({arriving}, timeout=idle_seconds))[0]:
+                yield None
+            request = await arriving
+        finally:
+            arriving.cancel()
+        if request is None:
+            return
+        paused = False
+        yield request
 
 
 def _load(settings: EncodeSettings) -> _Loaded:

@@ -26,6 +26,8 @@ class EncodeSettings(ModelServiceSettings):
     """Reader of numbers and symbols: wetext, the built-in rules, or wetext where it is installed."""
     max_text_chars: int = Field(default=20_000, ge=1)
     """Longest text of one stream, in characters."""
+    text_idle_seconds: float = Field(default=0.3, gt=0)
+    """Interleaved text: after so long without any, what was held back for its sake is released."""
     max_prompt_bytes: int = Field(default=20 * 2**20, ge=1)
     """Largest prompt audio file, in bytes."""
     cache_capacity: int = Field(default=1024, ge=1)

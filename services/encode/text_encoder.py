@@ -39,6 +39,10 @@ class TextEncoder(Protocol):
         """The pieces that `fragment` makes certain."""
         ...
 
+    def pause(self) -> list[Piece]:
+        """What is held back only for the sake of text that does not come: the client has sent none for a while."""
+        ...
+
     def flush(self) -> list[Piece]:
         """Everything held back: what was said so far is to be spoken as it stands; more may follow."""
         ...
@@ -92,6 +96,9 @@ class SentenceEncoder:
     def push(self, fragment: str) -> list[Piece]:
         self._intake.accept(fragment)
         return self._encode(self._segmenter.push(fragment))
+
+    def pause(self) -> list[Piece]:
+        return []  # half a sentence read on its own sounds worse than a late one
 
     def flush(self) -> list[Piece]:
         pieces = self._encode(self._segmenter.flush())
@@ -154,6 +161,13 @@ class InterleavedEncoder:
         self._text += fragment
         end = _last_safe_border(self._text)
         return [self._take(end, final=False)] if end else []
+
+    def pause(self) -> list[Piece]:
+        """The last word too, unless it is an open bracket, which may become a special token.
+
+        Should the word go on after all, its ids are those of two words; without a pause they never are.
+        """
+        return [] if not self._text or _OPENED.search(self._text) else [self._take(len(self._text), final=False)]
 
     def flush(self) -> list[Piece]:
         return [self._take(len(self._text), final=True)] if self._text else []

@@ -24,7 +24,7 @@ from services.common.server import ServiceServer
 from services.common.voice import Voice, voice_hash
 from services.encode.server import EncodeService
 from services.encode.settings import EncodeSettings
-from services.encode.voice import VoiceExtractor
+from services.encode.voice import OnStep, VoiceExtractor
 from tests.support.llm import metric, until
 
 TINY = Path(__file__).parents[2] / "models" / "tiny"
@@ -135,10 +135,10 @@ class Gate:
         self.entered: list[str] = []
         extract = VoiceExtractor.extract
 
-        def gated(extractor: VoiceExtractor, audio: bytes, transcript: str) -> Voice:
+        def gated(extractor: VoiceExtractor, audio: bytes, transcript: str, on_step: OnStep) -> Voice:
             self.entered.append(transcript)
             assert self.opened.wait(30)
-            return extract(extractor, audio, transcript)
+            return extract(extractor, audio, transcript, on_step)
 
         patch.setattr(VoiceExtractor, "extract", gated)
 

@@ -1,0 +1,34 @@
+"""What the encode service counts beside the calls every service counts."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from services.common.metrics import LATENCY_BUCKETS
+from services.common.voice_cache import VoiceCache
+
+VOICES = Counter(
+    "lighttts_encode_voices_total",
+    "Voices and recordings asked for, by outcome: cached, registered, extracted, invalid, refused, failed.",
+    ["outcome"],
+)
+SECONDS = Histogram(
+    "lighttts_encode_voice_seconds", "Time to extract one voice, waiting included.", buckets=LATENCY_BUCKETS
+)
+STEP_SECONDS = Histogram(
+    "lighttts_encode_step_seconds",
+    "Time of one step of an extraction: decode, features, speech_tokens, embedding.",
+    ["step"],
+    buckets=LATENCY_BUCKETS,
+)
+IN_WORK = Gauge("lighttts_encode_voices_in_work", "Voices being extracted or waiting for it.")
+PROMPT_BYTES = Counter("lighttts_encode_prompt_bytes_total", "Bytes of prompt audio received.")
+CACHE_VOICES = Gauge("lighttts_encode_cache_voices", "Voices in the cache.")
+CACHE_BYTES = Gauge("lighttts_encode_cache_bytes", "Bytes of voices in the cache.")
+TEXT_CHARACTERS = Counter("lighttts_encode_text_characters_total", "Characters of text received.")
+
+
+def watch_cache(cache: VoiceCache) -> None:
+    """Lets Prometheus read the cache's own counts at scrape time."""
+    CACHE_VOICES.set_function(lambda: len(cache))
+    CACHE_BYTES.set_function(lambda: cache.nbytes)

@@ -1,0 +1,112 @@
+"""What the encode service gives for each mode: registered speakers, timbre alone, instructions, source speech."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from lighttts.v1 import encode_pb2, encode_pb2_grpc
+from services.common.errors import from_rpc_error
+from services.common.modeldir import open_model_dir
+from services.common.pool import open_channel
+from services.common.server import ServiceServer
+from services.encode.server import EncodeService
+from services.encode.settings import EncodeSettings
+from services.encode.tokenizer import TextTokenizer
+
+MINI = Path(__file__).parents[1] / "data" / "cosyvoice2-mini"
+AUDIO = (Path(__file__).parents[2] / "models" / "tiny" / "prompt_slt.wav").read_bytes()
+TEXT = encode_pb2.EncodeTextRequest
+
+
+@pytest.fixture
+async def stub() -> AsyncIterator[Any]:
+    """The service over the mini checkpoint, which has registered speakers and takes interleaved text."""
+    settings = EncodeSettings(port=0, normaliser="builtin", model_dir=MINI, text_idle_seconds=0.05)
+    server = ServiceServer(EncodeService(settings), settings)
+    try:
+        await server.start()
+        async with asyncio.timeout(30), open_channel(server.address) as channel:
+            yield encode_pb2_grpc.EncodeStub(channel)
+    finally:
+        await server.close()
+
+
+async def encode_voice(stub: Any, *audio: bytes, **prompt: Any) -> encode_pb2.EncodeVoiceResponse:
+    async def outgoing() -> AsyncIterator[encode_pb2.EncodeVoiceRequest]:
+        yield encode_pb2.EncodeVoiceRequest(header=encode_pb2.EncodeVoiceHeader(**prompt))
+        for part in audio:
+            yield encode_pb2.EncodeVoiceRequest(audio=part)
+
+    return await stub.EncodeVoice(outgoing())
+
+
+async def encode_text(stub: Any, text: str, **start: Any) -> list[encode_pb2.EncodedText]:
+    async def outgoing() -> AsyncIterator[encode_pb2.EncodeTextRequest]:
+        yield TEXT(start=encode_pb2.EncodeTextStart(**start))
+        yield TEXT(fragment=text)
+
+    return [response.text async for response in stub.EncodeText(outgoing())]
+
+
+async def test_registered_speakers_are_voices(stub: Any) -> None:
+    described = await stub.DescribeModel(encode_pb2.DescribeModelRequest())
+    assert list(described.voices) == ["mini_a", "mini_b"]
+    answer = await encode_voice(stub, bundled_voice="mini_b")
+    assert answer.cached
+    assert len(answer.voice.embedding) == 192
+    assert not answer.voice.speech_tokens
+    assert answer.voice.mel == b""
+
+
+async def test_a_prompt_for_its_timbre_needs_no_words(stub: Any) -> None:
+    answer = await encode_voice(stub, AUDIO, timbre_only=True)
+    assert answer.voice.speech_tokens
+    assert not answer.voice.prompt_text_ids
+    assert set(answer.seconds) == {"decode", "features", "speech_tokens", "embedding"}
+    assert (await encode_voice(stub, AUDIO, timbre_only=True)).cached
+
+
+async def test_speech_to_be_converted(stub: Any) -> None:
+    async def outgoing(*audio: bytes) -> AsyncIterator[encode_pb2.EncodeSpeechRequest]:
+        yield encode_pb2.EncodeSpeechRequest(header=encode_pb2.EncodeSpeechHeader())
+        for part in audio:
+            yield encode_pb2.EncodeSpeechRequest(audio=part)
+
+    speech = await stub.EncodeSpeech(outgoing(AUDIO[:1000], AUDIO[1000:]))
+    voice = (await encode_voice(stub, AUDIO, timbre_only=True)).voice
+    assert list(speech.speech_tokens)[: len(voice.speech_tokens)] == list(voice.speech_tokens)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.EncodeSpeech(outgoing(b"no audio"))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "cannot be decoded" in from_rpc_error(caught.value).message
+
+
+async def test_instructions_go_before_every_utterance(stub: Any) -> None:
+    ids = TextTokenizer(open_model_dir(MINI)).encode("say it angrily<|endofprompt|>")
+    runs = await encode_text(stub, "hello world. " * 30, instruct_text="say it angrily")
+    assert len(runs) > 1
+    assert all(list(run.instruct_ids) == ids for run in runs)
+    assert not any(run.instruct_ids for run in await encode_text(stub, "hello world", instruct_text=""))
+    assert not any(run.instruct_ids for run in await encode_text(stub, "hello world"))
+    interleaved = await encode_text(stub, "hello world, over there", interleaved=True, instruct_text="say it angrily")
+    assert [list(run.instruct_ids) for run in interleaved] == [ids] + [[]] * (len(interleaved) - 1)
+
+
+async def test_a_pause_releases_the_last_word(stub: Any) -> None:
+    call = stub.EncodeText()
+    await call.write(TEXT(start=encode_pb2.EncodeTextStart(interleaved=True)))
+    await call.write(TEXT(fragment="hello wor"))
+    first = (await call.read()).text
+    second = (await call.read()).text  # comes although no more text did
+    assert (first.text, second.text) == ("hello", " wor")
+    assert not second.last
+    await call.write(TEXT(fragment="ld"))
+    await call.done_writing()
+    assert (await call.read()).text.text == "ld"

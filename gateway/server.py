@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 
 import grpc.aio
 import structlog
@@ -18,7 +17,7 @@ from gateway.voices import Voices
 from lighttts.v1 import tts_pb2_grpc
 from services.common.discovery import discover
 from services.common.errors import LightTtsError
-from services.common.pool import Pool, open_channel
+from services.common.pool import Pool, dialler
 from services.common.server import StartError
 
 log = structlog.get_logger(__name__)
@@ -93,5 +92,4 @@ def _pool(name: str, target: str, service: str, settings: GatewaySettings) -> Po
         discovery = discover(target)
     except ValueError as error:
         raise StartError(f"LIGHTTTS_{name.upper()}_TARGET: {error}") from error
-    dial = functools.partial(open_channel, max_message_bytes=settings.max_message_bytes)
-    return Pool(discovery, service, name=name, dial=dial, wait_seconds=settings.worker_wait_seconds)
+    return Pool(discovery, service, name=name, dial=dialler(settings), wait_seconds=settings.worker_wait_seconds)

@@ -12,6 +12,8 @@ class GatewaySettings(ServiceSettings):
 
     port: int = Field(default=50050, ge=0, le=65535)
     """Port of the gRPC server; 0 takes a free one."""
+    tls_listen: bool = False
+    """Whether applications too must have a certificate of the services' own authority."""
     http_port: int = Field(default=8080, ge=0, le=65535)
     """Port of the HTTP server; 0 takes a free one."""
     max_message_bytes: int = Field(default=24 * 2**20, gt=0)

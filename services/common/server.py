@@ -25,6 +25,7 @@ from services.common.modeldir import ModelDirError
 from services.common.rpc import CallInterceptor, channel_options
 from services.common.settings import ServiceSettings
 from services.common.telemetry import configure_logging
+from services.common.tls import TlsError, server_credentials
 
 log = structlog.get_logger(__name__)
 
@@ -74,6 +75,7 @@ class ServiceServer:
         self.port = 0
         self._interceptor = CallInterceptor()
         self._health = health.aio.HealthServicer()
+        self._probes: grpc.aio.Server | None = None
         self._server = grpc.aio.server(
             interceptors=[self._interceptor],
             # Two processes on one port would share its calls in silence; a taken port must be an error.
@@ -94,15 +96,39 @@ class ServiceServer:
         await self._report(NOT_SERVING)
         wanted = f"{self.settings.host}:{self.settings.port}"
         try:
-            self.port = self._server.add_insecure_port(wanted)
+            self.port = self._listen(wanted)
         except RuntimeError as error:
             raise StartError(f"cannot listen on {wanted}: is another process using it? Set LIGHTTTS_PORT") from error
         await self._server.start()
+        await self._start_probes()
         log.info("loading", address=self.address)
         await self.service.start()
         self._interceptor.refusal = None
         await self._report(SERVING)
         log.info("serving", address=self.address)
+
+    def _listen(self, wanted: str) -> int:
+        files = self.settings.tls
+        if files is None or not self.settings.tls_listen:
+            return self._server.add_insecure_port(wanted)
+        try:
+            credentials = server_credentials(files)
+        except TlsError as error:
+            raise StartError(f"mutual TLS: {error}; see LIGHTTTS_TLS_CERT, _KEY and _CA") from error
+        return self._server.add_secure_port(wanted, credentials)
+
+    async def _start_probes(self) -> None:
+        """Health alone, in plaintext, where probes have no certificate."""
+        if not self.settings.health_port:
+            return
+        wanted = f"{self.settings.host}:{self.settings.health_port}"
+        self._probes = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._probes)
+        try:
+            self._probes.add_insecure_port(wanted)
+        except RuntimeError as error:
+            raise StartError(f"cannot listen on {wanted}; set LIGHTTTS_HEALTH_PORT") from error
+        await self._probes.start()
 
     async def drain(self) -> None:
         """Takes the service out of rotation, lets running streams move or finish, and stops listening."""
@@ -120,6 +146,8 @@ class ServiceServer:
         self._interceptor.refusal = "stopping"
         await self._report(NOT_SERVING)
         await self._server.stop(0)
+        if self._probes is not None:
+            await self._probes.stop(0)
         await self.service.close()
 
     async def _report(self, status: int) -> None:
@@ -133,7 +161,7 @@ def run(make_service: Callable[[], Service], settings: ServiceSettings, name: st
     configure_logging(name, settings.worker_name, settings.log_level, settings.log_format)
     try:
         asyncio.run(_live(make_service, settings))
-    except (StartError, ModelDirError) as error:
+    except (StartError, ModelDirError, TlsError) as error:
         log.error("cannot start", reason=str(error))
         _write_termination_message(str(error))
         return 1

@@ -11,8 +11,10 @@ import sys
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.common.tls import TlsFiles
 
 EMBEDDED_MODEL = Path(__file__).resolve().parents[2] / "models" / "tiny"
 
@@ -41,7 +43,10 @@ class Settings(BaseSettings):
             return cls(_cli_parse_args=True if arguments is None else arguments)
         except ValidationError as error:
             for problem in error.errors(include_url=False):
-                name = str(problem["loc"][0]) if problem["loc"] else "settings"
+                if not problem["loc"]:  # about several settings at once
+                    sys.stderr.write(f"{problem['msg']}\n")
+                    continue
+                name = str(problem["loc"][0])
                 flag, variable = name.replace("_", "-"), name.upper()
                 sys.stderr.write(f"--{flag} (LIGHTTTS_{variable}): {problem['msg']}, got {problem['input']!r}\n")
             raise SystemExit(2) from error
@@ -66,8 +71,34 @@ class ServiceSettings(Settings):
     """On SIGTERM: seconds between reporting NOT_SERVING and refusing new streams, for clients to look away."""
     drain_grace_seconds: float = Field(default=30.0, ge=0)
     """On SIGTERM: longest wait for running streams to finish."""
+    tls_cert: Path | None = None
+    """This worker's certificate chain (PEM) for mutual TLS between the services; with tls_key and tls_ca."""
+    tls_key: Path | None = None
+    """Its private key (PEM)."""
+    tls_ca: Path | None = None
+    """Certificates (PEM) of the authority that signs every worker's certificate."""
+    tls_server_name: str = "light-tts.internal"
+    """Name that every worker's certificate bears; workers are dialled by address."""
+    tls_listen: bool = True
+    """Whether the gRPC port speaks TLS as well, when there is a certificate."""
+    health_port: int = Field(default=0, ge=0, le=65535)
+    """Plaintext port for health checks alone, for probes that have no certificate; 0 is none."""
     max_message_bytes: int = Field(default=16 * 2**20, gt=0)
     """Largest gRPC message accepted, in bytes."""
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> Self:
+        given = [name for name in ("tls_cert", "tls_key", "tls_ca") if getattr(self, name) is not None]
+        if len(given) not in (0, 3):
+            raise ValueError(f"mutual TLS needs tls_cert, tls_key and tls_ca; only {', '.join(given)} is given")
+        return self
+
+    @property
+    def tls(self) -> TlsFiles | None:
+        """The files of mutual TLS; None without it."""
+        if self.tls_cert is None or self.tls_key is None or self.tls_ca is None:
+            return None
+        return TlsFiles(self.tls_cert, self.tls_key, self.tls_ca)
 
 
 class ModelServiceSettings(ServiceSettings):

@@ -6,7 +6,6 @@ import asyncio
 import queue
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
-from functools import partial
 
 import grpc.aio
 import structlog
@@ -17,7 +16,7 @@ from lighttts.v1 import llm_pb2, llm_pb2_grpc
 from services.common.discovery import discover
 from services.common.errors import InvalidInput, Unavailable
 from services.common.modeldir import ModelDir, open_model_dir
-from services.common.pool import Pool, open_channel
+from services.common.pool import Pool, dialler
 from services.common.server import StartError
 from services.common.voice import voice_identity
 from services.common.voice_cache import VoiceCache
@@ -61,7 +60,7 @@ class LlmService(llm_pb2_grpc.LlmServicer):
         except ValueError as error:
             raise StartError(f"LIGHTTTS_DECODE_TARGET: {error}") from error
         model = open_model_dir(settings.model_dir)
-        dial = partial(open_channel, max_message_bytes=settings.max_message_bytes)
+        dial = dialler(settings)
         wait = settings.decode_wait_seconds
         pool = Pool(workers, "lighttts.v1.Decode", name="decode", dial=dial, wait_seconds=wait)
         engine = await asyncio.to_thread(_load_engine, settings, model)

@@ -1,6 +1,6 @@
 """The workers of one service: one channel each, watched for health, leased one per utterance."""
 
-from services.common.pool.channel import open_channel
+from services.common.pool.channel import dialler, open_channel
 from services.common.pool.picker import LeastLoaded, Picker, RoundRobin
 from services.common.pool.pool import Lease, Pool
 from services.common.pool.worker import FailureReason, WorkerInfo, WorkerState
@@ -14,5 +14,6 @@ __all__ = [
     "RoundRobin",
     "WorkerInfo",
     "WorkerState",
+    "dialler",
     "open_channel",
 ]

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import grpc
 import grpc.aio
+import structlog
 
 from services.common.rpc import channel_options
+from services.common.settings import ServiceSettings
+from services.common.tls import TlsError, channel_credentials
+
+log = structlog.get_logger(__name__)
 
 _RECONNECT_LEAST_MS = 100
 _RECONNECT_MOST_MS = 1000
@@ -40,3 +48,29 @@ def open_channel(
     if server_name is not None:
         options.append(("grpc.ssl_target_name_override", server_name))
     return grpc.aio.secure_channel(address, credentials, options=options)
+
+
+def dialler(settings: ServiceSettings) -> Callable[[str], grpc.aio.Channel]:
+    """Opens channels to workers as `settings` say: message limit, and mutual TLS with the files as they are by then.
+
+    Raises TlsError when the files cannot be read; while they cannot be later, those read before stay in use.
+    """
+    files = settings.tls
+    if files is None:
+        return partial(open_channel, max_message_bytes=settings.max_message_bytes)
+    credentials = channel_credentials(files)
+
+    def dial(address: str) -> grpc.aio.Channel:
+        nonlocal credentials
+        try:
+            credentials = channel_credentials(files)
+        except TlsError as error:
+            log.warning("dialling with the certificate of before", reason=str(error))
+        return open_channel(
+            address,
+            max_message_bytes=settings.max_message_bytes,
+            credentials=credentials,
+            server_name=settings.tls_server_name,
+        )
+
+    return dial

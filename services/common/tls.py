@@ -1,0 +1,85 @@
+"""Mutual TLS between the services, from PEM files that may be replaced while they are in use.
+
+A server reads them again when they change, so a renewed certificate serves the next connection. A client reads them
+when it dials a worker; connections it has already keep what they began with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import grpc
+import structlog
+
+log = structlog.get_logger(__name__)
+
+
+class TlsError(Exception):
+    """The files cannot be used; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class TlsFiles:
+    """One identity, and the authority whose certificates are trusted."""
+
+    certificate: Path
+    """The chain, own certificate first."""
+    key: Path
+    authority: Path
+
+    def read(self) -> tuple[bytes, bytes, bytes]:
+        """Certificate, key and authority, PEM. Raises TlsError."""
+        certificate, key, authority = (_read(path) for path in (self.certificate, self.key, self.authority))
+        return certificate, key, authority
+
+
+def _read(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise TlsError(f"cannot read {path} ({error.strerror or error})") from error
+    if b"-----BEGIN" not in content:
+        raise TlsError(f"{path} is no PEM file")
+    return content
+
+
+def channel_credentials(files: TlsFiles) -> grpc.ChannelCredentials:
+    """Credentials of a client, as the files are now. Raises TlsError."""
+    certificate, key, authority = files.read()
+    return grpc.ssl_channel_credentials(authority, key, certificate)
+
+
+def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
+    """Credentials of a server that demands certificates of the same authority. Raises TlsError."""
+    renewal = _Renewal(files)
+    fetch = cast(Callable[[], grpc.ServerCertificateConfiguration], renewal)  # None is allowed: nothing has changed
+    return grpc.dynamic_ssl_server_credentials(renewal.first, fetch, require_client_authentication=True)
+
+
+class _Renewal:
+    """Asked by gRPC at every handshake, in a thread of its own: a configuration when the files have changed."""
+
+    def __init__(self, files: TlsFiles) -> None:
+        self._files = files
+        self._used = files.read()
+        self.first = _configuration(self._used)
+
+    def __call__(self) -> grpc.ServerCertificateConfiguration | None:
+        try:
+            found = self._files.read()
+        except TlsError as error:
+            log.warning("the certificate in use stays", reason=str(error))
+            return None
+        if found == self._used:
+            return None
+        self._used = found
+        log.info("certificate renewed", file=str(self._files.certificate))
+        return _configuration(found)
+
+
+def _configuration(content: tuple[bytes, bytes, bytes]) -> grpc.ServerCertificateConfiguration:
+    certificate, key, authority = content
+    return grpc.ssl_server_certificate_configuration([(key, certificate)], root_certificates=authority)

@@ -1,0 +1,34 @@
+"""Certificates for tests, made by openssl: an authority, and identities it signs."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from services.common.tls import TlsFiles
+
+_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
+
+
+class Authority:
+    """Signs certificates for `light-tts.internal`, kept in a folder as a Kubernetes Secret is mounted."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        self._key = folder / "ca.key"
+        self.certificate = folder / "ca.crt"
+        _openssl("-subj", "/CN=authority", "-keyout", str(self._key), "-out", str(self.certificate))
+
+    def issue(self, folder: Path, name: str = "light-tts.internal") -> TlsFiles:
+        """Writes ca.crt, tls.key and tls.crt into `folder`; again renews them."""
+        folder.mkdir(parents=True, exist_ok=True)
+        files = TlsFiles(folder / "tls.crt", folder / "tls.key", folder / "ca.crt")
+        files.authority.write_bytes(self.certificate.read_bytes())
+        signed = ("-CA", str(self.certificate), "-CAkey", str(self._key), "-addext", "basicConstraints=CA:FALSE")
+        names = ("-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}")
+        _openssl(*signed, *names, "-keyout", str(files.key), "-out", str(files.certificate))
+        return files
+
+
+def _openssl(*arguments: str) -> None:
+    subprocess.run(["openssl", "req", "-x509", *_KEY, *arguments], check=True, capture_output=True)

@@ -84,8 +84,17 @@ class DecodeStream:
     """Tokens in by `push`, audio out by `events`. Belongs to one event loop; `push` never blocks."""
 
     def __init__(
-        self, pool: Pool, start: decode_pb2.DecodeStart, voice: Voice, model_id: str, policy: MovePolicy
+        self,
+        pool: Pool,
+        start: decode_pb2.DecodeStart,
+        voice: Voice,
+        model_id: str,
+        policy: MovePolicy,
+        *,
+        record: bytes = b"",
+        next_sample: int = 0,
     ) -> None:
+        """`record` and `next_sample` continue audio of an earlier run; the tokens are pushed from the first one on."""
         self._pool = pool
         self._start = start
         self._voice = voice
@@ -95,8 +104,8 @@ class DecodeStream:
         self._last = False
         self._position = 0.0
         self._changed = asyncio.Event()
-        self._record = b""
-        self._next_sample = 0
+        self._record = record
+        self._next_sample = next_sample
         self._sequence = 0
         self._worker: str | None = None
         """The worker that took the utterance last, by name."""

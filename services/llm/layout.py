@@ -26,6 +26,10 @@ class RequestError(ValueError):
     """The request cannot be served as it is; the message says what to change."""
 
 
+class TextMissing(RequestError):
+    """What is to be resumed goes beyond the text given so far; with more of it the request may do."""
+
+
 def special_ids(config: LlmConfig) -> range:
     """The ids after the speech ids, used or not: rows of the speech embedding and of the output layer."""
     count = 3 if config.family == "cosyvoice2" else 200

@@ -5,6 +5,7 @@ Source: spec sections 4.1 and 4.2, and 9 for CosyVoice3. Module names spell the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -84,6 +85,7 @@ class DecoderLayer(nn.Module):
         self.self_attn = Attention(config)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = Mlp(config)
+        self.feed_forward: Callable[[Tensor, torch.dtype], Tensor] = self._feed_forward
 
     def forward(
         self,
@@ -95,6 +97,9 @@ class DecoderLayer(nn.Module):
         dtype: torch.dtype,
     ) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x).to(dtype), rotary, batch, cache, layer)
+        return self.feed_forward(x, dtype)
+
+    def _feed_forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         out: Tensor = x + self.mlp(self.post_attention_layernorm(x).to(dtype))
         return out
 
@@ -158,6 +163,12 @@ class SpeechLM(nn.Module):
         for layer in self.layers:
             layer.self_attn.fuse()
             layer.mlp.fuse()
+
+    def compile_parts(self, *, undo: bool = False) -> None:
+        """Has the layers' parts without attention compiled at their first use; attention is one kernel already."""
+        for layer in self.layers:
+            plain = layer._feed_forward
+            layer.feed_forward = plain if undo else torch.compile(plain, dynamic=True)
 
     @property
     def layers(self) -> list[DecoderLayer]:

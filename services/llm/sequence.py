@@ -8,7 +8,16 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from services.common.modeldir import LlmConfig, ModelDir, SamplingConfig
-from services.llm.layout import FinishReason, InterleavedText, Layout, LengthRule, Prompt, RequestError, WholeText
+from services.llm.layout import (
+    FinishReason,
+    InterleavedText,
+    Layout,
+    LengthRule,
+    Prompt,
+    RequestError,
+    TextMissing,
+    WholeText,
+)
 
 # CosyVoice3 ids that sound as silence (spec section 4.7): at most MAX_SILENT_RUN of them in a row are spoken.
 SILENT_IDS = frozenset({1, 2, 28, 29, 55, 248, 494, 2241, 2242, 2322, 2323})
@@ -190,8 +199,10 @@ class Sequence:
         return self.silent_run > MAX_SILENT_RUN
 
     def _replay(self, token: int) -> tuple[int, ...]:
-        if not self.layout.ready or self.finish_reason is not None:
-            raise RequestError("resume_ids go beyond what the text allows; send the same text as the first run")
+        if not self.layout.ready:
+            raise TextMissing("resume_ids go beyond what the text allows; send the same text as the first run")
+        if self.finish_reason is not None:
+            raise RequestError("resume_ids go on after the utterance's end; send the first run's ids unchanged")
         forced = self.layout.constraint().forced
         if forced is not None and token != forced:
             raise RequestError(f"resume_ids[{len(self.decoded)}] must be {forced}; send the first run's ids unchanged")

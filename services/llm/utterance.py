@@ -6,26 +6,30 @@ it comes. Ending the call, however it ends, frees the engine's slot within a ste
 
 from __future__ import annotations
 
+import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from lighttts.v1 import audio_pb2, decode_pb2, llm_pb2, voice_pb2
-from services.common.errors import InvalidInput, Overloaded, Unavailable
+from services.common.errors import InvalidInput, Overloaded
 from services.common.mailbox import Mailbox, background
-from services.common.modeldir import FlowConfig, ModelDir
+from services.common.modeldir import ModelDir
 from services.common.pool import Pool
 from services.common.voice import Voice
 from services.common.voice_cache import VoiceCache
 from services.common.voice_message import from_message
-from services.llm import decoding
+from services.llm import decoding, metrics, requests
 from services.llm.engine import EngineClosed, EngineFull, Handle, LlmEngine
-from services.llm.hops import HopPlan
-from services.llm.layout import Prompt, RequestError
-from services.llm.sequence import FailedEvent, Request, SamplingOptions, TokensEvent, check_request
+from services.llm.layout import Prompt, RequestError, TextMissing
+from services.llm.progress import Progress
+from services.llm.sequence import FailedEvent, Request, TokensEvent, check_request
 from services.llm.settings import LlmSettings
 from services.llm.watch import MovePolicy
+
+_ORDERS = {"whole": llm_pb2.TEXT_ORDER_WHOLE, "interleaved": llm_pb2.TEXT_ORDER_INTERLEAVED}
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,9 @@ class Stage:
     voices: VoiceCache
     model: ModelDir
     model_id: str
+    styles: tuple[str, ...]
+    """Names, the default one first."""
+    end_of_prompt: int | None
     settings: LlmSettings
 
 
@@ -50,64 +57,50 @@ _Event = (
 ) | decoding.Event
 
 
-@dataclass
-class _Progress:
-    """What the utterance has come to."""
-
-    started_at: float = field(default_factory=time.monotonic)
-    text: list[int] = field(default_factory=list)
-    text_complete: bool = False
-    unsent: list[int] = field(default_factory=list)
-    """Speech tokens not yet passed on to the decode stage."""
-    sent: int = 0
-    unreported: list[int] = field(default_factory=list)
-    """Raw ids the gateway has not been told of."""
-    generated: int = 0
-    raw: int = 0
-    done: llm_pb2.GenerateDone = field(default_factory=llm_pb2.GenerateDone)
-
-    def since_start(self) -> float:
-        return time.monotonic() - self.started_at
-
-
 class Utterance:
     """One `Generate` call. `run` yields its responses and ends with the last audio and GenerateDone."""
 
     def __init__(self, stage: Stage, start: llm_pb2.GenerateStart) -> None:
-        if not start.voice_hash:
-            raise InvalidInput("start names no voice", field="start.voice_hash")
-        if start.style:
-            raise InvalidInput(f"there is no style {start.style!r}; leave it empty", field="start.style")
-        if start.HasField("resume"):
-            raise InvalidInput("this worker cannot continue another one's utterance; start anew", field="start.resume")
+        requests.check_start(start, stage.model, stage.styles)
         self._stage = stage
         self._start = start
-        self._hops = _hop_plan(start, stage.model.flow)
         self._mailbox: Mailbox[_Event] = Mailbox()
-        self._progress = _Progress()
+        self._progress = Progress(requests.hop_plan(start, stage.model.flow), stage.model.token_rate)
+        self._order: requests.TextOrder = "whole"
+        self._tried_with = 0
+        """Text ids with which a resume was tried in vain."""
         self._beat_at = time.monotonic() + stage.settings.heartbeat_seconds
 
-    async def run(self, requests: AsyncIterator[llm_pb2.GenerateRequest]) -> AsyncGenerator[llm_pb2.GenerateResponse]:
+    async def run(self, inputs: AsyncIterator[llm_pb2.GenerateRequest]) -> AsyncGenerator[llm_pb2.GenerateResponse]:
         """Raises InvalidInput, Overloaded or Unavailable with what to do."""
-        voices, voice_hash = self._stage.voices, self._start.voice_hash
-        async with background(self._read(requests), self._mailbox):
-            if voice_hash not in voices:
-                yield llm_pb2.GenerateResponse(need_voice=audio_pb2.NeedVoice(voice_hash=voice_hash))
-                async for beat in self._receive(lambda: voice_hash in voices):
-                    yield beat
-            with voices.lease(voice_hash) as voice:
-                if voice is None:
-                    raise Overloaded("the voice cache is full of voices in use; try again shortly")
-                async for beat in self._receive(lambda: self._progress.text_complete):
-                    yield beat
-                if not self._progress.text:
-                    raise InvalidInput("there is no text to speak", field="text")
-                async with aclosing(self._speak(voice)) as responses:
-                    async for response in responses:
-                        yield response
+        try:
+            async with background(self._read(inputs), self._mailbox), aclosing(self._serve()) as responses:
+                async for response in responses:
+                    yield response
+        except (asyncio.CancelledError, GeneratorExit):
+            metrics.CANCELLED.labels(self._progress.phase).inc()
+            raise
 
-    async def _read(self, requests: AsyncIterator[llm_pb2.GenerateRequest]) -> None:
-        async for request in requests:
+    async def _serve(self) -> AsyncGenerator[llm_pb2.GenerateResponse]:
+        voices, voice_hash = self._stage.voices, self._start.voice_hash
+        if voice_hash not in voices:
+            yield llm_pb2.GenerateResponse(need_voice=audio_pb2.NeedVoice(voice_hash=voice_hash))
+            async for beat in self._receive(lambda: voice_hash in voices):
+                yield beat
+        with voices.lease(voice_hash) as voice:
+            if voice is None:
+                raise Overloaded("the voice cache is full of voices in use; try again shortly")
+            handle: Handle | None = None
+            while handle is None:
+                async for beat in self._receive(self._enough_text):
+                    yield beat
+                handle = self._submit(voice)
+            async with aclosing(self._speak(voice, handle)) as responses:
+                async for response in responses:
+                    yield response
+
+    async def _read(self, inputs: AsyncIterator[llm_pb2.GenerateRequest]) -> None:
+        async for request in inputs:
             match request.WhichOneof("request"):
                 case "voice":
                     await self._mailbox.send(request.voice)
@@ -147,8 +140,9 @@ class Utterance:
         if content.voice_hash != self._start.voice_hash:
             raise InvalidInput("the voice sent is not the one that start names", field="voice.voice_hash")
         voice = from_message(content, self._stage.model_id)
+        prompt = Prompt(tuple(voice.prompt_text_ids.tolist()), tuple(voice.speech_tokens.tolist()))
         try:
-            check_request(Request((), _prompt(voice)), self._stage.model.llm)
+            check_request(Request((), prompt), self._stage.model.llm)
         except RequestError as error:
             raise InvalidInput(str(error), field="voice") from error
         return voice
@@ -162,60 +156,99 @@ class Utterance:
         progress.text.extend(text.ids)
         progress.text_complete = text.last
 
-    async def _speak(self, voice: Voice) -> AsyncGenerator[llm_pb2.GenerateResponse]:
-        handle = self._submit(voice)
+    def _enough_text(self) -> bool:
+        progress = self._progress
+        early = requests.may_interleave(self._start, self._stage.model)
+        return progress.text_complete or (early and len(progress.text) > self._tried_with)
+
+    def _submit(self, voice: Voice) -> Handle | None:
+        """Hands the utterance to the engine; None when what is to be resumed needs more text than has come."""
+        start, stage, progress = self._start, self._stage, self._progress
+        if not progress.text:
+            raise InvalidInput("there is no text to speak", field="text")
+        raw_ids = tuple(start.resume.raw_ids)
+        self._order = requests.text_order(start, stage.model, text_complete=progress.text_complete)
+        request = Request(
+            text_ids=tuple(progress.text),
+            prompt=requests.prompt_of(start, voice, self._order, stage.end_of_prompt),
+            sampling=requests.sampling_of(start),
+            text_complete=progress.text_complete,
+            text_order=self._order,
+            resume_ids=raw_ids,
+            max_seconds=requests.longest_seconds(start, stage.settings),
+            max_tokens=self._ceiling(len(raw_ids)),
+            play_at=progress.started_at + requests.first_audio_after(start, stage.settings),
+            style=requests.engine_style(start),
+        )
+        try:
+            handle = stage.engine.submit(request, self._mailbox.post)
+        except TextMissing as error:
+            if progress.text_complete:
+                raise InvalidInput(str(error), field="start.resume.raw_ids") from error
+            self._tried_with = len(progress.text)
+            return None
+        except (RequestError, EngineFull, EngineClosed) as error:
+            raise requests.meaning(error) from error
+        progress.submitted_at = time.monotonic()
+        progress.resume(len(raw_ids), handle.resumed)
+        return handle
+
+    def _ceiling(self, raw_ids_spoken: int) -> int:
+        """Raw ids the engine may have generated when so many have become audio; never less than a hop more."""
+        lead = int(self._stage.settings.lead_seconds * self._stage.model.token_rate)
+        return raw_ids_spoken + max(lead, self._progress.hops.longest)
+
+    async def _speak(self, voice: Voice, handle: Handle) -> AsyncGenerator[llm_pb2.GenerateResponse]:
         decode = self._decode_stream(voice)
+        self._pass_on(decode, voice)
         try:
             async with background(self._relay(decode), self._mailbox):
                 spoken = False
                 while not spoken:
                     event = await self._take()
-                    if isinstance(event, TokensEvent):
-                        self._pass_on(event, decode, voice)
-                    elif isinstance(event, audio_pb2.PlaybackPosition):
-                        decode.report_position(event.seconds)
-                    elif isinstance(event, llm_pb2.TextTokens):
-                        self._add_text(event)
-                    elif isinstance(event, FailedEvent):
-                        raise _meaning(event.error) from event.error
-                    elif isinstance(event, decode_pb2.DecodedAudio):
+                    if isinstance(event, decode_pb2.DecodedAudio):
                         yield self._audio(event, handle)
                         spoken = event.audio.last
                     elif isinstance(event, decoding.Started | decoding.Moved):
                         yield self._news(event)
                     elif event is None:
                         yield self._heartbeat()
+                    else:
+                        self._advance(event, handle, decode, voice)
                 yield llm_pb2.GenerateResponse(done=self._progress.done)
         finally:
             self._stage.engine.cancel(handle)
 
-    def _submit(self, voice: Voice) -> Handle:
-        start, settings = self._start, self._stage.settings
-        options = start.sampling
-        request = Request(
-            text_ids=tuple(self._progress.text),
-            prompt=Prompt() if start.prompt_use == llm_pb2.PROMPT_USE_TIMBRE else _prompt(voice),
-            sampling=SamplingOptions(
-                seed=start.seed,
-                temperature=options.temperature if options.HasField("temperature") else 1.0,
-                top_p=options.top_p if options.HasField("top_p") else None,
-                top_k=options.top_k if options.HasField("top_k") else None,
-                ras=options.repetition_aware if options.HasField("repetition_aware") else True,
-            ),
-            max_seconds=min(options.max_seconds, settings.max_seconds)
-            if options.HasField("max_seconds")
-            else settings.max_seconds,
-            max_tokens=self._ceiling(tokens_spoken=0),
-        )
-        try:
-            return self._stage.engine.submit(request, self._mailbox.post)
-        except (RequestError, EngineFull, EngineClosed) as error:
-            raise _meaning(error) from error
+    def _advance(self, event: _Event, handle: Handle, decode: decoding.DecodeStream, voice: Voice) -> None:
+        """Takes what needs no answer: tokens, more text, the listener's position."""
+        if isinstance(event, TokensEvent):
+            self._progress.take(event)
+            self._pass_on(decode, voice)
+        elif isinstance(event, FailedEvent):
+            raise requests.meaning(event.error) from event.error
+        elif isinstance(event, llm_pb2.TextTokens):
+            self._add_text(event)
+            self._pass_text(handle, tuple(event.ids))
+        elif isinstance(event, _TextEnd) and not self._progress.text_complete:
+            self._progress.text_complete = True
+            self._pass_text(handle, ())
+        elif isinstance(event, audio_pb2.PlaybackPosition):
+            self._listener_at(event.seconds, handle)
+            decode.report_position(event.seconds)
 
-    def _ceiling(self, tokens_spoken: int) -> int:
-        """Raw ids the engine may have generated when `tokens_spoken` have become audio; never less than a hop more."""
-        lead = int(self._stage.settings.lead_seconds * self._stage.model.token_rate)
-        return tokens_spoken + max(lead, self._hops.longest)
+    def _pass_text(self, handle: Handle, ids: tuple[int, ...]) -> None:
+        engine = self._stage.engine
+        try:
+            engine.append_text(handle, ids)
+        except RequestError as error:
+            raise requests.meaning(error) from error
+        if self._progress.text_complete:
+            engine.end_text(handle)
+
+    def _pass_on(self, decode: decoding.DecodeStream, voice: Voice) -> None:
+        hop = self._progress.next_hop(len(voice.speech_tokens))
+        if hop is not None:
+            decode.push(hop, last=self._progress.ended)
 
     def _decode_stream(self, voice: Voice) -> decoding.DecodeStream:
         start, settings = self._start, self._stage.settings
@@ -229,7 +262,16 @@ class Utterance:
             speed=start.speed,
             full_attention_last_chunk=start.full_attention_last_chunk,
         )
-        return decoding.DecodeStream(self._stage.pool, message, voice, self._stage.model_id, policy)
+        resume = start.resume
+        return decoding.DecodeStream(
+            self._stage.pool,
+            message,
+            voice,
+            self._stage.model_id,
+            policy,
+            record=resume.decode_record,
+            next_sample=resume.next_sample,
+        )
 
     async def _relay(self, decode: decoding.DecodeStream) -> None:
         async with aclosing(decode.events()) as events:
@@ -237,43 +279,23 @@ class Utterance:
                 # At the reader's pace: what waits here would hide from the decode worker that nobody reads.
                 await self._mailbox.send(event)
 
-    def _pass_on(self, event: TokensEvent, decode: decoding.DecodeStream, voice: Voice) -> None:
-        """Collects tokens until they complete a chunk and its lookahead, or the utterance."""
-        progress = self._progress
-        if not progress.generated and event.raw_ids:
-            progress.done.first_token = progress.since_start()
-        progress.generated += len(event.ids)
-        progress.raw += len(event.raw_ids)
-        progress.unreported.extend(event.raw_ids)
-        progress.unsent.extend(event.ids)
-        if not event.last and progress.generated < self._hops.next(len(voice.speech_tokens), progress.sent):
-            return
-        if not progress.sent:
-            progress.done.first_hop = progress.since_start()
-        if event.last:
-            stopped = event.finish_reason == "stop"
-            reason = llm_pb2.GenerateDone.REASON_STOP if stopped else llm_pb2.GenerateDone.REASON_LENGTH
-            progress.done.reason = reason
-            progress.done.speech_tokens = progress.generated
-        decode.push(progress.unsent, last=event.last)
-        progress.sent += len(progress.unsent)
-        progress.unsent.clear()
-
     def _audio(self, decoded: decode_pb2.DecodedAudio, handle: Handle) -> llm_pb2.GenerateResponse:
-        progress = self._progress
-        if not progress.done.first_audio:
-            progress.done.first_audio = progress.since_start()
+        progress, engine = self._progress, self._stage.engine
+        first = progress.heard_from is None
+        audio = progress.heard(decoded)
+        if first and progress.heard_from is not None and not requests.offline(self._start):
+            engine.set_play_at(handle, progress.heard_from)
         silent = progress.raw - progress.generated
-        self._stage.engine.set_max_tokens(handle, self._ceiling(decoded.tokens_spoken + silent))
-        audio = llm_pb2.GeneratedAudio(
-            audio=decoded.audio,
-            decode_record=decoded.resume_record,
-            raw_ids=progress.unreported,
-            tokens_generated=progress.generated,
-            tokens_spoken=decoded.tokens_spoken,
-        )
-        progress.unreported.clear()
+        engine.set_max_tokens(handle, self._ceiling(decoded.tokens_spoken + silent))
         return llm_pb2.GenerateResponse(audio=audio)
+
+    def _listener_at(self, seconds: float, handle: Handle) -> None:
+        """Deadlines follow the listener rather than the clock once they say where they are."""
+        if not math.isfinite(seconds):
+            raise InvalidInput(f"position {seconds} is not a number of seconds", field="position.seconds")
+        if self._progress.heard_from is not None and not requests.offline(self._start):
+            self._progress.heard_from = time.monotonic() - seconds
+            self._stage.engine.set_play_at(handle, self._progress.heard_from)
 
     def _news(self, event: decoding.Started | decoding.Moved) -> llm_pb2.GenerateResponse:
         if isinstance(event, decoding.Moved):
@@ -281,7 +303,10 @@ class Utterance:
             return llm_pb2.GenerateResponse(moved=moved)
         self._progress.done.decode_worker = event.worker
         started = llm_pb2.GenerateStarted(
-            llm_worker=self._stage.settings.worker_name, decode_worker=event.worker, sample_rate=event.sample_rate
+            llm_worker=self._stage.settings.worker_name,
+            decode_worker=event.worker,
+            sample_rate=event.sample_rate,
+            text_order=_ORDERS[self._order],
         )
         return llm_pb2.GenerateResponse(started=started)
 
@@ -292,29 +317,3 @@ class Utterance:
         elif not self._progress.generated:
             state = audio_pb2.Heartbeat.STATE_QUEUED
         return llm_pb2.GenerateResponse(heartbeat=audio_pb2.Heartbeat(steps=self._stage.engine.steps, state=state))
-
-
-def _prompt(voice: Voice) -> Prompt:
-    return Prompt(tuple(voice.prompt_text_ids.tolist()), tuple(voice.speech_tokens.tolist()))
-
-
-def _hop_plan(start: llm_pb2.GenerateStart, flow: FlowConfig) -> HopPlan:
-    if not start.HasField("chunk_plan"):
-        return HopPlan.default(flow)
-    try:
-        return HopPlan(start.chunk_plan.first_border, start.chunk_plan.chunk, flow.lookahead_tokens)
-    except ValueError as error:
-        raise InvalidInput(str(error), field="start.chunk_plan") from error
-
-
-def _meaning(error: Exception) -> Exception:
-    """What an engine's error means to a client; anything unforeseen is a defect and stays what it is."""
-    match error:
-        case RequestError():
-            return InvalidInput(str(error))
-        case EngineFull():
-            return Overloaded(str(error))
-        case EngineClosed():
-            return Unavailable(str(error), retry_after=1.0)
-        case _:
-            return error

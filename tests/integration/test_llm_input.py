@@ -49,6 +49,7 @@ def sampled(**options: object) -> llm_pb2.GenerateRequest:
     return starting(sampling=llm_pb2.SamplingOptions(**options))  # type: ignore[arg-type]
 
 
+WHOLE = llm_pb2.TEXT_ORDER_WHOLE
 FULL_TEXT = text_message(TEXT)
 REFUSED: dict[str, tuple[list[llm_pb2.GenerateRequest], str | None, str]] = {
     "nothing": ([], "start", "first message must be start"),
@@ -56,8 +57,27 @@ REFUSED: dict[str, tuple[list[llm_pb2.GenerateRequest], str | None, str]] = {
     "start twice": ([starting(), starting()], "request", "after start only"),
     "an empty message": ([starting(), llm_pb2.GenerateRequest()], "request", "after start only"),
     "no voice named": ([starting(voice_hash="")], "start.voice_hash", "names no voice"),
-    "unknown style": ([starting(style="opera")], "start.style", "no style 'opera'"),
-    "resume": ([starting(resume=llm_pb2.GenerateResume(raw_ids=[1]))], "start.resume", "start anew"),
+    "resume without order": ([starting(resume=llm_pb2.GenerateResume(raw_ids=[1]))], "start.text_order", "text order"),
+    "resume before its start": (
+        [starting(resume=llm_pb2.GenerateResume(next_sample=-1), text_order=WHOLE)],
+        "start.resume.next_sample",
+        "negative",
+    ),
+    "resume beyond the text": (
+        [starting(resume=llm_pb2.GenerateResume(raw_ids=[1] * 500), text_order=WHOLE), voiced(VOICE), FULL_TEXT],
+        None,
+        "after the utterance's end",
+    ),
+    "resume with ids out of range": (
+        [starting(resume=llm_pb2.GenerateResume(raw_ids=[-1]), text_order=WHOLE), voiced(VOICE), FULL_TEXT],
+        None,
+        "resume id -1",
+    ),
+    "interleaved text for a sentence model": (
+        [starting(text_order=llm_pb2.TEXT_ORDER_INTERLEAVED)],
+        "start.text_order",
+        "sentence by sentence",
+    ),
     "half-close before voice": ([starting(), FULL_TEXT], "voice", "before the voice"),
     "another voice": ([starting(), voiced(make_voice("two"))], "voice.voice_hash", "not the one"),
     "another model's voice": ([starting(), changed(model="other")], "voice.model", "another model"),
@@ -102,6 +122,9 @@ async def test_bad_input_is_refused_in_clear_words(worker: StartWorker, tmp_path
             assert code is grpc.StatusCode.INVALID_ARGUMENT, name
             assert error.field == field, name
             assert any(word in error.message for word in words.split("|")), (name, error.message)
+        code, error = await refusal(llm.generate(starting(style="opera")))
+        assert (code, error.field) == (grpc.StatusCode.NOT_FOUND, "start.style")
+        assert error.message == "there is no style 'opera'; choose one of default"
         gate.set()
         async for _ in playing:
             pass

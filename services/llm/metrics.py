@@ -1,0 +1,71 @@
+"""What the llm service counts, for Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from services.common.metrics import LATENCY_BUCKETS
+from services.llm.engine import LlmEngine, StepReport
+
+WAITING = Gauge("lighttts_llm_sequences_waiting", "Utterances queued for K/V blocks.")
+RUNNING = Gauge("lighttts_llm_sequences_running", "Utterances that hold K/V blocks.")
+HELD = Gauge("lighttts_llm_sequences_held", "Of those running, the ones at their lead's ceiling or awaiting text.")
+PAUSED = Gauge("lighttts_llm_sequences_paused", "Utterances that let others go first, being far ahead.")
+KV_USED = Gauge("lighttts_llm_kv_blocks_used", "K/V blocks in use.")
+KV_TOTAL = Gauge("lighttts_llm_kv_blocks", "K/V blocks there are.")
+TURNS = Gauge("lighttts_llm_engine_turns", "Turns the engine's loop has made; a live engine's number grows.")
+BATCH = Histogram(
+    "lighttts_llm_batch_size", "Utterances in one engine step.", buckets=(1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 256)
+)
+STEP_SECONDS = Histogram(
+    "lighttts_llm_step_duration_seconds",
+    "Length of engine steps, scheduling and sampling included.",
+    buckets=(0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1),
+)
+TOKENS = Counter("lighttts_llm_tokens_generated_total", "Speech tokens generated.")
+PREFILLED = Counter("lighttts_llm_prefill_tokens_total", "Prompt and text rows fed, recomputed ones included.")
+PREEMPTIONS = Counter("lighttts_llm_preemptions_total", "Utterances that lost their K/V blocks to others.")
+FIRST_TOKEN = Histogram(
+    "lighttts_llm_first_token_seconds",
+    "From an utterance's submission to the engine to its first token.",
+    buckets=LATENCY_BUCKETS,
+)
+LEAD = Histogram(
+    "lighttts_llm_lead_seconds",
+    "Speech generated beyond what the listener has heard, at each audio message.",
+    buckets=(0, 0.25, 0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 30),
+)
+CANCELLED = Counter(
+    "lighttts_llm_cancellations_total",
+    "Utterances their client left, by what they were doing: voice, text, queued, generating, speaking.",
+    ["phase"],
+)
+
+
+def count_step(step: StepReport) -> None:
+    """Called by the engine after each step."""
+    BATCH.observe(step.batch_size)
+    STEP_SECONDS.observe(step.seconds)
+    TOKENS.inc(step.tokens)
+    PREFILLED.inc(step.prefill_tokens)
+    PREEMPTIONS.inc(step.preemptions)
+
+
+def export(engine: LlmEngine) -> None:
+    """Lets Prometheus read the engine's state at scrape time."""
+
+    def read(field: str) -> Callable[[], float]:
+        return lambda: float(getattr(engine.stats(), field))
+
+    for gauge, field in (
+        (WAITING, "waiting"),
+        (RUNNING, "running"),
+        (HELD, "held"),
+        (PAUSED, "paused"),
+        (KV_USED, "kv_blocks_used"),
+        (KV_TOTAL, "kv_blocks_total"),
+    ):
+        gauge.set_function(read(field))
+    TURNS.set_function(lambda: float(engine.steps))

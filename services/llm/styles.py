@@ -1,0 +1,49 @@
+"""Styles: further checkpoints of the llm beside the directory's own, one of which speaks each utterance.
+
+`style_config.json` in the model directory names them: `{"lora_info": [{"style_name": ..., "llm_path": ...}]}`. Flow and
+vocoder are shared. A style is a voice's manner, a worker is a process: every worker serves every style.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from services.common.modeldir import ModelDir, ModelDirError
+
+STYLE_FILE = "style_config.json"
+DEFAULT = "default"
+"""The directory's own `llm.pt`, unless an entry of this name replaces it."""
+
+
+def read_styles(model: ModelDir) -> dict[str, Path]:
+    """Style names and their checkpoints, the default one first. Relative paths count from the model directory.
+
+    Raises ModelDirError naming the file and the entry that is wrong.
+    """
+    styles = {DEFAULT: model.weights_file("llm")}
+    path = model.path / STYLE_FILE
+    if not path.is_file():
+        return styles
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))["lora_info"]
+        listed = [_entry(model, entry) for entry in entries]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        form = '{"lora_info": [{"style_name": "...", "llm_path": "..."}]}'
+        raise ModelDirError(f"{path} must have the form {form} ({error!r})") from error
+    names = [name for name, _ in listed]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ModelDirError(f"{path} names {', '.join(twice)} more than once")
+    missing = [str(checkpoint) for _, checkpoint in listed if not checkpoint.is_file()]
+    if missing:
+        raise ModelDirError(f"{path} names files that do not exist: {', '.join(missing)}")
+    return styles | dict(listed)
+
+
+def _entry(model: ModelDir, entry: Mapping[str, str]) -> tuple[str, Path]:
+    name, path = entry["style_name"], entry["llm_path"]
+    if not (isinstance(name, str) and name and isinstance(path, str) and path):
+        raise ValueError("style_name and llm_path must be texts that are not empty")
+    return name, model.path / path

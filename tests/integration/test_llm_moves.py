@@ -14,7 +14,18 @@ import pytest
 
 from services.common.errors import InvalidInput, Overloaded, Unavailable
 from tests.support.decode_worker import DecodeWorker, StartWorker, audio_of
-from tests.support.llm import SPEECH_TOKENS, TEXT, Llm, Spoken, all_free, llm_service, metric, refusal, until
+from tests.support.llm import (
+    SPEECH_TOKENS,
+    TEXT,
+    Llm,
+    Spoken,
+    all_free,
+    all_serving,
+    llm_service,
+    metric,
+    refusal,
+    until,
+)
 
 QUICK = {"decode_silence_seconds": 0.5, "decode_stall_seconds": 0.3}
 """For the workers that stop in mid-sentence: seconds after which they are given up."""
@@ -22,6 +33,7 @@ QUICK = {"decode_silence_seconds": 0.5, "decode_stall_seconds": 0.3}
 
 async def first_worker(workers: list[DecodeWorker], llm: Llm) -> DecodeWorker:
     """The worker whose turn it is; a short utterance shows it, since the turns then go on in order of address."""
+    await all_serving([made.address for made in workers])
     await llm.speak(TEXT[:1])
     spoke = next(index for index, worker in enumerate(workers) if worker.calls)
     workers[spoke].calls.clear()
@@ -93,6 +105,7 @@ async def test_a_killed_workers_utterances_all_move(worker: StartWorker, tmp_pat
     for made in workers:
         made.script.gate = gate
     async with llm_service(tmp_path, *(made.address for made in workers)) as llm:
+        await all_serving([made.address for made in workers])
         speaking = [asyncio.create_task(llm.speak(seed=seed)) for seed in range(6)]
         await until(lambda: [len(made.calls) for made in workers] == [3, 3])
         await workers[0].stop()
@@ -110,6 +123,7 @@ async def test_an_utterance_moves_as_often_as_it_may(worker: StartWorker, tmp_pa
     workers = [await worker(f"w{index}", die_after=1) for index in range(4)]
     addresses = [made.address for made in workers]
     async with llm_service(tmp_path, *addresses, decode_max_moves=2) as llm:
+        await all_serving(addresses)
         spoken = Spoken()
         code, error = await refusal(llm.responses(spoken))
         await all_free()
@@ -124,6 +138,7 @@ async def test_a_full_worker_is_passed_over(worker: StartWorker, tmp_path: Path)
     full = (grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
     workers = [await worker(f"w{index}", refusal=full) for index in range(5)] + [await worker("free")]
     async with llm_service(tmp_path, *(made.address for made in workers), decode_max_moves=1) as llm:
+        await all_serving([made.address for made in workers])
         for _ in range(3):
             spoken = await llm.speak()
             assert [started.decode_worker for started in spoken.started] == ["free"]
@@ -176,14 +191,10 @@ async def test_what_a_worker_refuses_for_good_is_passed_on(worker: StartWorker, 
 async def test_utterances_are_split_evenly(worker: StartWorker, tmp_path: Path, count: int) -> None:
     workers = [await worker(f"w{index}") for index in range(count)]
     async with llm_service(tmp_path, *(made.address for made in workers)) as llm:
-        await all_serving(count)
+        await all_serving([made.address for made in workers])
         spoken = await asyncio.gather(*(llm.speak(seed=seed) for seed in range(12)))
     assert Counter(one.started[0].decode_worker for one in spoken) == {made.name: 12 // count for made in workers}
     assert len({tuple(one.raw_ids) for one in spoken}) == 12
-
-
-async def all_serving(count: int) -> None:
-    await until(lambda: metric("lighttts_pool_workers_known", pool="decode") == count)
 
 
 @pytest.mark.parametrize("moment", ["queued", "before audio", "while audio flows"])

@@ -161,14 +161,14 @@ class DecodeWorker(decode_pb2_grpc.DecodeServicer):
                 return
 
     def _reach(self, call: Call, spoken: int) -> int | None:
-        """Where the next audio ends, in tokens: at a chunk border whose lookahead is there, or at the end."""
+        """Where the next audio ends, in tokens: at the next chunk border if its lookahead is there, or at the end."""
         if self.script.gate is not None and not self.script.gate.is_set():
             return None
-        if call.last:
-            return len(call.tokens)
         prompt = len(call.voice.speech_tokens) if call.voice is not None else PROMPT_TOKENS
-        border = (len(call.tokens) - LOOKAHEAD + prompt) // CHUNK * CHUNK - prompt
-        return border if border > spoken else None
+        border = ((spoken + prompt) // CHUNK + 1) * CHUNK - prompt
+        if call.last:
+            return min(border, len(call.tokens))
+        return border if border + LOOKAHEAD <= len(call.tokens) else None
 
     def _audio(self, call: Call, begin: int, end: int) -> decode_pb2.DecodeResponse:
         audio = audio_pb2.AudioChunk(

@@ -184,6 +184,11 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.005)
 
 
+async def all_serving(addresses: Sequence[str]) -> None:
+    """Waits until the pool may use every one of these decode workers."""
+    await until(lambda: all(metric("lighttts_pool_healthy", pool="decode", worker=one) == 1 for one in addresses))
+
+
 async def all_free() -> None:
     """Waits until nothing of any utterance is left in the engine."""
     names = ("sequences_running", "sequences_waiting", "kv_blocks_used")

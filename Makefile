@@ -13,7 +13,7 @@ ARGS ?=
 GOLDEN ?= tests/data/cosyvoice2-mini
 
 BIN := .venv/bin
-PROTOS := $(wildcard protos/lighttts/v1/*.proto)
+PROTOS := $(wildcard protos/lighttts/v1/*.proto protos/lighttts/compat/*.proto)
 BUF_VERSION := 1.75.0
 BUF := .tools/buf-$(BUF_VERSION)/node_modules/.bin/buf
 

@@ -56,9 +56,10 @@ lint: setup protos ## Check style, types and protos (ruff, mypy --strict, buf wh
 	@if command -v npm >/dev/null; then $(MAKE) $(BUF) && $(BUF) lint protos && echo "buf lint: no issues"; \
 	else echo "buf lint: skipped, npm is not installed"; fi
 
-format: setup ## Format the Python code and sort its imports
+format: setup protos ## Format the Python code, sort its imports, and write the chart's schema anew from the settings
 	@$(BIN)/ruff check --select I --fix --quiet .
 	@$(BIN)/ruff format .
+	@$(BIN)/python -m cli.chart_schema helm/values.schema.json
 
 clean: ## Remove everything that was generated, .venv included
 	@rm -rf .venv .tools lighttts build .run demo.wav *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

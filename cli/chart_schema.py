@@ -1,9 +1,10 @@
-"""`python -m cli.chart_schema`: the schema of the chart's values, from the values' types and the services' settings."""
+"""`python -m cli.chart_schema helm/values.schema.json`: the schema of the chart's values, from the values' types and the services' settings."""
 
 from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from cli.chart_values import ChartValues
@@ -25,11 +26,17 @@ CHART_OWNED = frozenset(
         "port",
         "http_port",
         "metrics_port",
+        "health_port",
         "worker_name",
         "model_dir",
         "encode_target",
         "llm_target",
         "decode_target",
+        "tls_cert",
+        "tls_key",
+        "tls_ca",
+        "tls_server_name",
+        "tls_listen",
     }
 )
 """Settings the chart derives from other values; one that was given twice could only contradict itself."""
@@ -78,9 +85,9 @@ def _plain(node: Any) -> Any:
     }
 
 
-def main() -> None:
-    sys.stdout.write(schema_text())
+def main(path: Path) -> None:
+    path.write_text(schema_text(), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]))

@@ -296,6 +296,35 @@ class PodSecurityContext(Values):
     """For hosts that give GPUs to a group."""
 
 
+class IssuerRef(Values):
+    name: str = ""
+    kind: str = "Issuer"
+    group: str = "cert-manager.io"
+
+
+class CertManager(Values):
+    """A Certificate of cert-manager makes the Secret."""
+
+    enabled: bool = False
+    issuer_ref: IssuerRef = IssuerRef()
+    duration: str = "8760h"
+    renew_before: str = "4380h"
+    """Early: clients take a renewed certificate for the workers they dial from then on, so that pods that were started
+    before must be replaced within this time."""
+
+
+class Tls(Values):
+    """Mutual TLS between the services; the gateway's own ports stay as they are."""
+
+    enabled: bool = False
+    existing_secret: str = ""
+    """Secret with tls.crt, tls.key and ca.crt, of a certificate that bears serverName."""
+    server_name: str = "light-tts.internal"
+    cert_manager: CertManager = CertManager()
+    health_port: int = Field(50099, ge=1, le=65535)
+    """Plaintext port of health checks alone: the kubelet has no certificate."""
+
+
 class Global(Values):
     image_registry: str = ""
     image_pull_secrets: list[str] = []
@@ -328,4 +357,5 @@ class ChartValues(Values):
     metrics: Metrics = Metrics()
     network_policy: NetworkPolicy = NetworkPolicy()
     pod_security_context: PodSecurityContext = PodSecurityContext()
+    tls: Tls = Tls()
     tests: Tests = Tests()

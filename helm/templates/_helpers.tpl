@@ -64,6 +64,10 @@ annotations:
 {{- end }}
 {{- end }}
 
+{{- define "light-tts.tlsSecret" -}}
+{{- default (printf "%s-tls" (include "light-tts.fullname" .)) .Values.tls.existingSecret }}
+{{- end }}
+
 {{- define "light-tts.pullSecrets" -}}
 {{- with .Values.global.imagePullSecrets }}
 imagePullSecrets:

@@ -82,6 +82,12 @@ topologySpreadConstraints:
 volumes:
   - name: tmp
     emptyDir: {}
+  {{- if $root.Values.tls.enabled }}
+  - name: tls
+    secret:
+      secretName: {{ include "light-tts.tlsSecret" $root }}
+      defaultMode: 0440
+  {{- end }}
   {{- if .model }}
   - name: cache
     emptyDir:
@@ -100,6 +106,11 @@ volumes:
 volumeMounts:
   - name: tmp
     mountPath: /tmp
+  {{- if .root.Values.tls.enabled }}
+  - name: tls
+    mountPath: /tls
+    readOnly: true
+  {{- end }}
   {{- if .model }}
   - name: cache
     mountPath: /cache
@@ -139,7 +150,12 @@ volumeMounts:
     - name: metrics
       containerPort: {{ $root.Values.metrics.port }}
     {{- end }}
-  {{- include "light-tts.probes" (dict "values" $values "port" $values.containerPorts.grpc) | trim | nindent 2 }}
+    {{- if $root.Values.tls.enabled }}
+    - name: health
+      containerPort: {{ $root.Values.tls.healthPort }}
+    {{- end }}
+  {{- $probed := ternary $root.Values.tls.healthPort $values.containerPorts.grpc $root.Values.tls.enabled }}
+  {{- include "light-tts.probes" (dict "values" $values "port" $probed) | trim | nindent 2 }}
   {{- with $values.preStopSeconds }}
   lifecycle:
     preStop:

@@ -49,6 +49,18 @@ data:
 - name: LIGHTTTS_HTTP_PORT
   value: {{ $values.containerPorts.http | quote }}
 {{- end }}
+{{- if $root.Values.tls.enabled }}
+- name: LIGHTTTS_TLS_CERT
+  value: /tls/tls.crt
+- name: LIGHTTTS_TLS_KEY
+  value: /tls/tls.key
+- name: LIGHTTTS_TLS_CA
+  value: /tls/ca.crt
+- name: LIGHTTTS_TLS_SERVER_NAME
+  value: {{ $root.Values.tls.serverName | quote }}
+- name: LIGHTTTS_HEALTH_PORT
+  value: {{ $root.Values.tls.healthPort | quote }}
+{{- end }}
 {{- range .targets }}
 - name: LIGHTTTS_{{ upper . }}_TARGET
   value: {{ include "light-tts.target" (dict "root" $root "name" .) | quote }}

@@ -2,6 +2,7 @@
 
 {{- define "light-tts.validate" -}}
 {{- include "light-tts.validateModel" . }}
+{{- include "light-tts.validateTls" . }}
 {{- if .Values.single.enabled }}
 {{- include "light-tts.validateWorkload" (dict "root" . "name" "single" "values" .Values.single) }}
 {{- else }}
@@ -62,5 +63,24 @@
 {{- end }}
 {{- if and (include "light-tts.hasFetchContainer" .) (not (has $model.name (list "cosyvoice2" "cosyvoice3"))) }}
 {{- fail (printf "model.name is %s, which cannot be fetched: use cosyvoice2 or cosyvoice3, or set model.fetch.enabled to false and fill the volume yourself." $model.name) }}
+{{- end }}
+{{- end }}
+
+{{- define "light-tts.validateTls" -}}
+{{- with .Values.tls }}
+{{- if .enabled }}
+{{- if $.Values.single.enabled }}
+{{- fail "tls is between pods, and single has one: set tls.enabled to false." }}
+{{- end }}
+{{- if and (not .existingSecret) (not .certManager.enabled) }}
+{{- fail "tls is enabled without certificates: name a Secret in tls.existingSecret, or enable tls.certManager." }}
+{{- end }}
+{{- if and .certManager.enabled .existingSecret }}
+{{- fail "tls has both an existingSecret and certManager, which would overwrite it: choose one." }}
+{{- end }}
+{{- if and .certManager.enabled (not .certManager.issuerRef.name) }}
+{{- fail "tls.certManager is enabled without an issuer: set tls.certManager.issuerRef.name." }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end }}

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from cli.client import Speech, speak
 from cli.say import make_config
+from cli.worker import is_serving
 from lighttts.v1.audio_pb2 import AudioChunk
+from tests.support.certificates import Authority
 from tests.support.cluster import Cluster, Pod
 from tests.support.helm import VERSIONS, helm
 
@@ -131,6 +133,17 @@ async def test_discovery_outlives_the_api_server(cluster: Cluster) -> None:
     await cluster.api.stop()
     assert set(await workers_of(cluster, 4)) == names(cluster)
     await cluster.api.start()
+
+
+async def test_with_mutual_tls_everything_speaks_and_strangers_do_not(tmp_path: Path) -> None:
+    secret = Authority(tmp_path / "authority").issue(tmp_path / "secret").certificate.parent
+    objects = helm(VERSIONS[-1]).render("values-cpu.yaml", "tls.enabled=true", 'tls.existingSecret="certificates"')
+    async with Cluster(objects, tmp_path / "pods", {"certificates": secret}) as cluster:
+        assert set(await workers_of(cluster, 4)) == names(cluster)
+        for component in ("encode", "llm", "decode"):
+            (pod, *_) = cluster.running(component)
+            assert not await is_serving(f"{pod.address}:{pod.port('grpc')}")
+            assert await is_serving(f"{pod.address}:{pod.port('health')}")
 
 
 async def test_a_gateway_without_the_right_to_watch_finds_nobody(tmp_path: Path) -> None:

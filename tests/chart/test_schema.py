@@ -11,7 +11,7 @@ from tests.support.helm import CHART
 
 def test_the_committed_schema_is_current() -> None:
     committed = (CHART / "values.schema.json").read_text(encoding="utf-8")
-    assert committed == schema_text(), "run: python -m cli.chart_schema > helm/values.schema.json"
+    assert committed == schema_text(), "run: make format"
 
 
 def test_every_setting_is_a_value_with_its_text() -> None:

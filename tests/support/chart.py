@@ -17,6 +17,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "values.yaml on emptyDir": ('model.mode="emptyDir"',),
     "values.yaml on a claim of mine": ('model.pvc.existingClaim="mine"', "model.fetch.enabled=false"),
     "values.yaml on an image": ('model.mode="image"', 'model.image.repository="models/cosyvoice2"'),
+    "values.yaml with cert-manager": (
+        "tls.enabled=true",
+        'tls.certManager={"enabled":true,"issuerRef":{"name":"ca","kind":"ClusterIssuer"}}',
+    ),
     "values.yaml with everything": (
         'global={"imageRegistry":"registry.example","imagePullSecrets":["pull"]}',
         'commonLabels={"team":"speech"}',

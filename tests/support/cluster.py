@@ -17,7 +17,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,13 +71,16 @@ class Pod:
 class Cluster:
     """Enter it with the objects of a release; leaving stops everything."""
 
-    def __init__(self, objects: list[Manifest], folder: Path, wait: bool = True) -> None:
-        """Without `wait` entering does not wait for Ready pods."""
+    def __init__(
+        self, objects: list[Manifest], folder: Path, secrets: Mapping[str, Path] | None = None, wait: bool = True
+    ) -> None:
+        """`secrets` are folders of files by name. Without `wait` entering does not wait for Ready pods."""
         self.api = KubeApi()
         self.dns = DnsServer()
         self.pods: list[Pod] = []
         self._objects = objects
         self._folder = folder
+        self._secrets = dict(secrets or {})
         self._wait = wait
         self._network = f"127.{random.randrange(1, 255)}.{random.randrange(1, 255)}"
         self._hosts: Iterator[int] = iter(range(1, 255))
@@ -221,8 +224,10 @@ class Cluster:
         for entry in pod.container.get("env", []):
             source = entry.get("valueFrom")
             values[entry["name"]] = entry["value"] if source is None else fields[source["fieldRef"]["fieldPath"]]
+        volumes = {volume["name"]: volume for volume in pod.spec["volumes"]}
         for mount in pod.container["volumeMounts"]:
-            place = pod.log.parent / "volumes" / mount["name"]
+            secret = volumes[mount["name"]].get("secret")
+            place = self._secrets[secret["secretName"]] if secret else pod.log.parent / "volumes" / mount["name"]
             place.mkdir(parents=True, exist_ok=True)
             values = {name: _moved(value, mount["mountPath"], place) for name, value in values.items()}
         for name, value in values.items():

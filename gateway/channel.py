@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -26,8 +27,19 @@ class Channel(Generic[T]):
 
     async def send(self, item: T) -> None:
         """Passes an item on as soon as there is room. Cancelled while waiting, it has not passed it on."""
+        await self.send_made(lambda: item)
+
+    async def send_made(self, make: Callable[[], T | None]) -> None:
+        """Passes on what `make` returns, unless that is None. It runs once there is room, so it may have effects."""
         await self._room.acquire()
-        self._items.put_nowait(item)
+        item = None
+        try:
+            item = make()
+        finally:
+            if item is None:
+                self._room.release()
+        if item is not None:
+            self._items.put_nowait(item)
 
     def close(self, error: Exception | None = None) -> None:
         """Ends the channel; with `error`, the reader gets that after the items that wait."""

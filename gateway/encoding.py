@@ -1,18 +1,11 @@
-"""Samples to bytes: the services pass 32-bit floats, listeners get what they asked for."""
+"""Sample layouts: the services pass 32-bit floats, most listeners want 16-bit integers."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lighttts.v1 import audio_pb2
-
 FLOAT_BYTES = 4
-
-
-def encode(pcm: bytes, sample_format: audio_pb2.SampleFormat.ValueType) -> bytes:
-    """`pcm` (float32 little endian, mono) in `sample_format`."""
-    return pcm if sample_format == audio_pb2.SAMPLE_FORMAT_F32LE else to_s16le(pcm)
 
 
 def to_s16le(pcm: bytes) -> bytes:

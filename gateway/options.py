@@ -7,10 +7,12 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from gateway.audio.formats import AudioFormat
 from lighttts.v1 import audio_pb2, llm_pb2, tts_pb2
 from services.common.errors import InvalidInput
 
 MIN_SPEED, MAX_SPEED = 0.5, 2.0
+MAX_INSTRUCTION_CHARS = 1000
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class NamedVoice:
 
 @dataclass(frozen=True)
 class PromptVoice:
-    """A recording of the caller's own."""
+    """A recording of the caller's own; without a transcript it gives its timbre alone."""
 
     audio: bytes
     transcript: str
@@ -33,8 +35,11 @@ class SpeechOptions:
     """How to speak. `from_config` is the only way in."""
 
     voice: NamedVoice | PromptVoice
+    instruction: str | None
+    """None speaks on as the prompt began (zero-shot); else the prompt gives its timbre alone and this says how to
+    speak: in words, or empty for cross-lingual speech."""
     style: str
-    sample_format: audio_pb2.SampleFormat.ValueType
+    audio: AudioFormat
     speed: float
     seed: int
     sampling: llm_pb2.SamplingOptions
@@ -44,16 +49,14 @@ class SpeechOptions:
     def from_config(cls, config: tts_pb2.SynthesisConfig, max_prompt_bytes: int) -> SpeechOptions:
         """Raises InvalidInput, naming the field and what to change."""
         _check_sampling(config.sampling)
-        sample_format = config.format or audio_pb2.SAMPLE_FORMAT_S16LE
-        if sample_format not in (audio_pb2.SAMPLE_FORMAT_S16LE, audio_pb2.SAMPLE_FORMAT_F32LE):
-            raise InvalidInput("unknown sample format; ask for S16LE or F32LE", field="config.format")
         urgency = config.urgency or audio_pb2.Urgency.CLASS_INTERACTIVE
         if urgency not in (audio_pb2.Urgency.CLASS_INTERACTIVE, audio_pb2.Urgency.CLASS_OFFLINE):
             raise InvalidInput("unknown urgency; say INTERACTIVE or OFFLINE", field="config.urgency")
         return cls(
-            voice=_voice(config, max_prompt_bytes),
+            voice=_voice(config, max_prompt_bytes, needs_transcript=_instruction(config) is None),
+            instruction=_instruction(config),
             style=config.style,
-            sample_format=sample_format,
+            audio=AudioFormat.from_config(config),
             speed=_speed(config.speed),
             # 32 bits: enough for every voice to sound new, and short enough for a person to repeat.
             seed=config.seed if config.HasField("seed") else secrets.randbits(32),
@@ -79,7 +82,26 @@ def speakable(text: str) -> bool:
     return any(character.isalnum() for character in text)
 
 
-def _voice(config: tts_pb2.SynthesisConfig, max_prompt_bytes: int) -> NamedVoice | PromptVoice:
+def _instruction(config: tts_pb2.SynthesisConfig) -> str | None:
+    instruction: str = config.instruct_text.strip()
+    instructed = config.mode == tts_pb2.SPEECH_MODE_INSTRUCT
+    if instructed and not instruction:
+        raise InvalidInput("the instruction is empty; say how to speak", field="config.instruct_text")
+    if instruction and not instructed:
+        raise InvalidInput("an instruction needs the mode INSTRUCT", field="config.mode")
+    if len(instruction) > MAX_INSTRUCTION_CHARS:
+        raise InvalidInput(
+            f"the instruction has {len(instruction)} characters; {MAX_INSTRUCTION_CHARS} are allowed: say it shorter",
+            field="config.instruct_text",
+        )
+    if config.mode not in tts_pb2.SpeechMode.values():
+        raise InvalidInput("unknown mode; say ZERO_SHOT, CROSS_LINGUAL or INSTRUCT", field="config.mode")
+    return instruction if instructed or config.mode == tts_pb2.SPEECH_MODE_CROSS_LINGUAL else None
+
+
+def _voice(
+    config: tts_pb2.SynthesisConfig, max_prompt_bytes: int, *, needs_transcript: bool
+) -> NamedVoice | PromptVoice:
     if config.WhichOneof("voice") != "prompt":
         return NamedVoice(config.voice_name)
     prompt = config.prompt
@@ -90,11 +112,11 @@ def _voice(config: tts_pb2.SynthesisConfig, max_prompt_bytes: int) -> NamedVoice
             f"the prompt audio has {len(prompt.audio)} bytes; {max_prompt_bytes} are allowed: send a shorter recording",
             field="config.prompt.audio",
         )
-    if not prompt.transcript.strip():
+    if needs_transcript and not prompt.transcript.strip():
         raise InvalidInput(
             "the prompt has no transcript; send the words spoken in the recording", field="config.prompt.transcript"
         )
-    return PromptVoice(prompt.audio, prompt.transcript)
+    return PromptVoice(prompt.audio, prompt.transcript if needs_transcript else "")
 
 
 def _speed(speed: float) -> float:

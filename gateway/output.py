@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TypeAlias
 
+from gateway.audio.formats import AudioFormat
+from gateway.audio.pipeline import AudioPipeline
 from gateway.channel import Channel
-from gateway.encoding import FLOAT_BYTES, encode
+from gateway.encoding import FLOAT_BYTES
 from gateway.stats import PlaybackStats
 from lighttts.v1 import audio_pb2, tts_pb2
+from services.common.errors import Internal
 
 Event: TypeAlias = (
     tts_pb2.Started
@@ -19,6 +23,9 @@ Event: TypeAlias = (
     | tts_pb2.Finished
 )
 
+ENCODED_SECONDS = 0.25
+"""Audio encoded in one go where that costs (5 ms for this much Opus), so that others get their turn in between."""
+
 
 class Output:
     """Numbers and encodes audio, and hands events to a reader, who may have one waiting and no more.
@@ -26,34 +33,78 @@ class Output:
     What `send` and `audio` have returned from is numbered and will be read; a cancelled one has left no trace.
     """
 
-    def __init__(self, sample_format: audio_pb2.SampleFormat.ValueType, stats: PlaybackStats) -> None:
+    def __init__(self, format_: AudioFormat, stats: PlaybackStats) -> None:
         self.events: Channel[Event] = Channel(1)
-        self.sample_rate = 0
-        """Samples per second; to be set before the first audio."""
+        self.model_rate = 0
+        """Samples per second of what `audio` gets."""
         self.samples = 0
-        """Samples sent so far."""
+        """Samples sent so far, at `sample_rate`."""
+        self._told = 0
+        """Samples that chunks sent so far cover; an encoder may hold some back."""
         self._sequence = 0
-        self._format = sample_format
+        self._format = format_
         self._stats = stats
+        self._pipeline: AudioPipeline | None = None
+
+    def open(self, model_rate: int) -> None:
+        """To be called before the first audio. Raises InvalidInput when there is no encoder for the format."""
+        self.model_rate = model_rate
+        self._pipeline = AudioPipeline(self._format, model_rate)
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples per second of what the listener gets, once opened."""
+        return self._opened.rate
 
     async def send(self, event: Event) -> None:
         await self.events.send(event)
+        if isinstance(event, tts_pb2.Mark):
+            self._opened.new_turn()
 
     async def audio(self, pcm: bytes, *, last: bool) -> None:
         """Sends float32 samples; `last` marks the end of an utterance."""
-        samples = len(pcm) // FLOAT_BYTES
-        if not samples and not last:
-            return
+        bare = bool(self._format.encoding.sample_format)
+        piece = len(pcm) if bare else int(ENCODED_SECONDS * self.model_rate) * FLOAT_BYTES
+        for start in range(0, max(len(pcm), 1), max(piece, 1)):
+            part, end = pcm[start : start + piece], start + piece >= len(pcm)
+            if part or last:
+                # Encoders cannot go back, so samples enter them only when what comes out is certain to be read.
+                await self.events.send_made(functools.partial(self._encode, part, last=last and end))
+
+    async def finish(self) -> None:
+        """Sends what the encoder still holds: the end of the file."""
+        await self.events.send_made(lambda: self._chunk(self._opened.finish(), last=False))
+
+    def cut(self) -> None:
+        """The utterance under way was cancelled."""
+        self._opened.cut()
+
+    def _encode(self, pcm: bytes, *, last: bool) -> audio_pb2.AudioChunk | None:
+        encoded = self._opened.push(pcm, last=last)
+        self.samples += encoded.samples
+        if encoded.samples:
+            self._stats.audio(encoded.samples / self.sample_rate)
+        return self._chunk(encoded.data, last=last)
+
+    def _chunk(self, data: bytes, *, last: bool) -> audio_pb2.AudioChunk | None:
+        """The next message; None when there is nothing to tell."""
+        if not data and not last:
+            return None
         chunk = audio_pb2.AudioChunk(
             sequence=self._sequence,
-            first_sample=self.samples,
-            pcm=encode(pcm, self._format),
-            format=self._format,
+            first_sample=self._told,
+            pcm=data,
+            format=self._format.encoding.sample_format,
+            encoding=self._format.encoding.number,
             sample_rate=self.sample_rate,
             last=last,
         )
-        await self.events.send(chunk)
         self._sequence += 1
-        self.samples += samples
-        if samples:
-            self._stats.audio(samples / self.sample_rate)
+        self._told = self.samples
+        return chunk
+
+    @property
+    def _opened(self) -> AudioPipeline:
+        if self._pipeline is None:
+            raise Internal("audio was sent before the stream was opened")
+        return self._pipeline

@@ -82,7 +82,7 @@ class Session:
         self._options = options
         self._inputs = inputs
         self._stats = PlaybackStats()
-        self._output = Output(options.sample_format, self._stats)
+        self._output = Output(options.audio, self._stats)
         self._announced = asyncio.Event()
         self._voice = voice_pb2.VoiceContent()
         self._speaker = Speaker(
@@ -127,13 +127,14 @@ class Session:
                 group.create_task(self._announce())
                 await self._converse(group)
             await self._output.send(self._stats.finished())
+            await self._output.finish()
         except Exception as error:  # noqa: BLE001 - whatever happened belongs to the reader of the events, who raises it
             self._output.events.close(error)
         else:
             self._output.events.close()
 
     async def _announce(self) -> None:
-        self._output.sample_rate = self._stages.voices.model.sample_rate
+        self._output.open(self._stages.voices.model.sample_rate)
         self._voice = await self._stages.voices.resolve(self._options.voice)
         started = tts_pb2.Started(
             request_id=self._speaker.request_id,
@@ -194,4 +195,5 @@ class Session:
         self._stats.pause()
         await self._announced.wait()
         for flush in turn.unmarked:
+        self._output.cut()
             await self._output.send(tts_pb2.Mark(flush=flush.number))

@@ -146,7 +146,7 @@ class Turn:
             speed=options.speed,
         )
         self._utterances += 1
-        utterance = Utterance(self._speaker.llm, start, voice, self._output.sample_rate)
+        utterance = Utterance(self._speaker.llm, start, voice, self._output.model_rate)
         self._newest = utterance
         group.create_task(utterance.run())
         await self._order.send(utterance)

@@ -1,0 +1,150 @@
+"""What may be done to speech before it is encoded: trimming its start, levelling its loudness.
+
+Both look at whole frames of 10 ms counted from the start of an utterance, so their result does not depend on the pieces
+the samples come in; both hold back less than two frames and give them out when the utterance ends.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+Samples = NDArray[np.float32]
+
+FRAME_SECONDS = 0.01
+
+
+class Frames:
+    """Cuts a run of samples into whole frames."""
+
+    def __init__(self, rate: int) -> None:
+        self.length = round(rate * FRAME_SECONDS)
+        self._rest = np.zeros(0, np.float32)
+
+    def push(self, samples: Samples, *, last: bool) -> Samples:
+        """All whole frames so far, end to end; with `last` the rest too, and the next sample begins a new run."""
+        joined = np.concatenate([self._rest, samples])
+        end = len(joined) if last else len(joined) - len(joined) % self.length
+        self._rest = joined[end:]
+        return joined[:end]
+
+    def energies(self, samples: Samples) -> NDArray[np.float64]:
+        """Mean square of each frame of what `push` returned; a last frame may be short."""
+        starts = np.arange(0, len(samples), self.length)
+        lengths = np.diff(np.append(starts, len(samples)))
+        squares = np.square(samples, dtype=np.float64)
+        return np.add.reduceat(squares, starts) / lengths if len(starts) else np.zeros(0)
+
+    def restart(self) -> None:
+        self._rest = np.zeros(0, np.float32)
+
+
+class SilenceTrimmer:
+    """Drops silence before the first sound once `arm` was called; the first frames of sound keep a short run-up."""
+
+    THRESHOLD = 10 ** (-45 / 10)
+    """Mean square of a frame, full scale 1, from which on it is sound."""
+    RUN_UP_FRAMES = 4
+    LONGEST_FRAMES = 200
+    """After 2 s nothing more is dropped: what is so long was meant."""
+
+    def __init__(self, rate: int) -> None:
+        self._frames = Frames(rate)
+        self._armed = True
+        self._dropped = 0
+        self._run_up = np.zeros(0, np.float32)
+
+    def arm(self) -> None:
+        """What begins next is to begin with sound."""
+        self._armed = True
+        self._dropped = 0
+
+    def push(self, samples: Samples, *, last: bool) -> Samples:
+        """The samples to be heard. An utterance without any sound leaves nothing."""
+        if not self._armed:
+            return samples
+        framed = self._frames.push(samples, last=last)
+        sounding = np.flatnonzero(self._frames.energies(framed) >= self.THRESHOLD)
+        frames = -(-len(framed) // self._frames.length)
+        first = min(int(sounding[0]) if len(sounding) else frames, max(0, self.LONGEST_FRAMES - self._dropped))
+        self._dropped += first
+        cut = first * self._frames.length
+        run_up = self.RUN_UP_FRAMES * self._frames.length
+        held = np.concatenate([self._run_up, framed[:cut]])[-run_up:]
+        if first == frames:
+            self._run_up = np.zeros(0, np.float32) if last else held
+            return framed[:0]
+        self._armed = False
+        rest = self._frames.push(np.zeros(0, np.float32), last=True)
+        self._run_up = np.zeros(0, np.float32)
+        return np.concatenate([held, framed[cut:], rest])
+
+    def restart(self) -> None:
+        """Forgets what is held back."""
+        self._frames.restart()
+        self._run_up = np.zeros(0, np.float32)
+
+
+class Leveller:
+    """Brings speech to one loudness: a slow gain towards a target, and no peak above the ceiling.
+
+    Loudness is the mean square of the frames that hold sound, remembered for about three seconds, over all utterances
+    of a stream. The gain follows it by at most 0.1 dB per frame (10 dB per second); between frames it is interpolated.
+    A frame is held back until the next one is known, so that the gain can come down before a peak.
+    """
+
+    TARGET_DB = -20.0
+    GATE = 10 ** (-50 / 10)
+    MEMORY_FRAMES = 300
+    MOST_DB = 12.0
+    """What is quieter than the target by more than this stays so; its noise would come up with it."""
+    STEP_DB = 0.1
+    CEILING = 10 ** (-1 / 20)
+
+    def __init__(self, rate: int) -> None:
+        self._frames = Frames(rate)
+        self._gain_db = 0.0
+        self._loudness = 0.0
+        self._heard = 0
+        self._held = np.zeros(0, np.float32)
+        self._held_limit = math.inf
+        self._border_gain = 1.0
+
+    def push(self, samples: Samples, *, last: bool) -> Samples:
+        framed = self._frames.push(samples, last=last)
+        length = self._frames.length
+        out: list[Samples] = []
+        for number, energy in enumerate(self._frames.energies(framed)):
+            frame = framed[number * length : (number + 1) * length]
+            peak = float(np.abs(frame).max(initial=0.0))
+            limit = self.CEILING / peak if peak else math.inf
+            gain = self._follow(float(energy))
+            out.append(self._give(min(gain, limit, self._held_limit)))
+            self._held, self._held_limit = frame, limit
+        if last:
+            out.append(self._give(min(10 ** (self._gain_db / 20), self._held_limit)))
+            self._held, self._held_limit = self._held[:0], math.inf
+        return np.concatenate([*out, framed[:0]])
+
+    def _follow(self, energy: float) -> float:
+        """The gain wanted after a frame of this energy."""
+        if energy > self.GATE:
+            self._heard += 1
+            self._loudness += (energy - self._loudness) / min(self._heard, self.MEMORY_FRAMES)
+            wanted = self.TARGET_DB - 10 * math.log10(self._loudness)
+            change = min(self.MOST_DB, wanted) - self._gain_db
+            self._gain_db += max(-self.STEP_DB, min(self.STEP_DB, change))
+        return float(10 ** (self._gain_db / 20))
+
+    def _give(self, gain: float) -> Samples:
+        """The held frame, its gain gliding from that of its first border to `gain` at its second."""
+        start, self._border_gain = min(self._border_gain, self._held_limit), gain
+        glide = np.linspace(start, gain, len(self._held), endpoint=False)
+        return (self._held * glide).astype(np.float32)
+
+    def restart(self) -> None:
+        """Forgets the samples held back, not the loudness heard so far."""
+        self._frames.restart()
+        self._held, self._held_limit = self._held[:0], math.inf

@@ -61,8 +61,8 @@ async def test_a_lost_utterance_goes_on_elsewhere(
     worker: StartWorker, tmp_path: Path, cue: str, reason: str, after: int
 ) -> None:
     workers = await two_workers(worker)
-    # A lead of 3 s makes hops come while audio goes, so that nothing says `last` before the loss.
-    async with llm_service(tmp_path, *(made.address for made in workers), lead_seconds=3.0, **QUICK) as llm:
+    # This lead lets the last token be generated only after the fourth audio, so that none is `last` before the loss.
+    async with llm_service(tmp_path, *(made.address for made in workers), lead_seconds=2.0, **QUICK) as llm:
         lossy = await first_worker(workers, llm)
         saved = next(made for made in workers if made is not lossy)
         for made in workers:

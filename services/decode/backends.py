@@ -113,6 +113,9 @@ class Backend(Protocol):
     def state_bytes(self, state: Any) -> int:
         """Memory that a stream's state holds, what it shares with others included."""
 
+    def kept_tokens(self, state: Any) -> int:
+        """How many of a stream's first tokens need not be computed again."""
+
     def has_room(self, hops: Sequence[Hop]) -> bool:
         """Whether all of these hops' streams can keep what makes their next hop cheap."""
 
@@ -179,9 +182,17 @@ class ClockedBackend:
 
     BEATS = 10
 
-    def __init__(self, costs: CostModel, audio: AudioFormat, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        costs: CostModel,
+        audio: AudioFormat,
+        sleep: Callable[[float], None] = time.sleep,
+        *,
+        recompute: bool = False,
+    ) -> None:
+        """With `recompute`, every hop pays for its whole history, as backends without state do."""
         self.format = audio
-        self._costs, self._sleep = costs, sleep
+        self._costs, self._sleep, self._recompute = costs, sleep, recompute
 
     def check(self, spec: StreamSpec) -> None:
         check_tokens(spec.prompt_tokens.tolist(), self.format.vocab_size)
@@ -198,7 +209,7 @@ class ClockedBackend:
         return ClockedState(record.seed, record.plan, prompt, spec.speed, emitted=record.emitted)
 
     def run(self, hops: Sequence[Hop], beat: Callable[[], None]) -> list[HopAudio | Exception]:
-        tokens = sum(hop.end - hop.state.done for hop in hops)
+        tokens = sum(hop.end - self.kept_tokens(hop.state) for hop in hops)
         seconds = self._costs.seconds(len(hops), self.format.frames_per_token * tokens)
         for _ in range(self.BEATS):
             self._sleep(seconds / self.BEATS)
@@ -207,6 +218,9 @@ class ClockedBackend:
 
     def state_bytes(self, state: ClockedState) -> int:
         return 0
+
+    def kept_tokens(self, state: ClockedState) -> int:
+        return 0 if self._recompute else state.done
 
     def has_room(self, hops: Sequence[Hop]) -> bool:
         return True

@@ -14,9 +14,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from services.decode.admission import overload
 from services.decode.backends import Backend, Hop, HopAudio, check_tokens
-from services.decode.events import AudioEvent, EngineStats, Event, FailedEvent, OnEvent
-from services.decode.scheduler import EngineLimits, Job, Order, Stream, fifo, ready_jobs
+from services.decode.events import AudioEvent, EngineStats, Event, FailedEvent, Observer, OnEvent
+from services.decode.scheduler import EngineLimits, Job, Order, Stream, deadline, demand, pick, ready_jobs, victims
+from services.decode.service_time import ServiceTime
 from services.decode.state import ResumeRecord, StreamError, StreamSpec
 
 
@@ -45,19 +47,22 @@ class DecodeEngine:
         self,
         backend: Backend,
         limits: EngineLimits | None = None,
-        order: Order = fifo,
+        order: Order = deadline,
+        observer: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limits = limits or EngineLimits()
         self.steps = 0
         """Grows while the engine is alive: each turn, idle ones included, and each Euler step within a batch."""
         self._backend, self._order, self._clock = backend, order, clock
+        self._observer = observer or Observer()
+        self._times = ServiceTime()
         self._wake = threading.Condition()
         self._commands: list[Callable[[], object]] = []
         self._live: dict[Stream, Handle] = {}
         self._closing = False
         self._counts: Counter[str] = Counter()
-        self._busy_s = 0.0
+        self._busy_s = self._underrun_s = 0.0
         self._ready: list[Job] = []
         self._batch: list[Job] = []
         self._stats = EngineStats()
@@ -85,8 +90,20 @@ class DecodeEngine:
             queued = sum(stream.queued for stream in self._live)
             if queued >= self.limits.max_queue:
                 raise EngineFull(f"{queued} streams wait for their first audio, which is the queue's limit")
+            self._admit(stream)
             self._live[stream] = handle
         return handle
+
+    def _admit(self, stream: Stream) -> None:
+        """Raises EngineFull when the stream would make a playing one late."""
+        if not self.limits.admission:
+            return
+        now, audio = self._clock(), self._backend.format
+        taken = [demand(live, now, audio, self.limits) for live in self._live]
+        new = demand(stream, now, audio, self.limits)
+        why = overload(now, taken, new, self._times, self.limits.max_batch, stream.spec.hops.token_rate)
+        if why is not None:
+            raise EngineFull(why)
 
     def push(self, handle: Handle, tokens: Sequence[int], last: bool = False) -> None:
         """Adds generated tokens; `last` says that none follow (then `tokens` may be empty).
@@ -160,8 +177,9 @@ class DecodeEngine:
             command()
         with self._wake:
             streams = list(self._live)
-        self._ready = ready_jobs(streams, self._clock(), self._backend.format, self.limits)
-        self._batch = sorted(self._ready, key=self._order)[: self.limits.max_batch]
+        now, audio = self._clock(), self._backend.format
+        self._ready = ready_jobs(streams, now, audio, self.limits, self._times, self._backend.kept_tokens)
+        self._batch = pick(self._ready, self._order, now, self.limits, self._times)
         self._stats = self._snapshot()
         self._step(self._batch)
         self._beat()
@@ -175,8 +193,11 @@ class DecodeEngine:
             return
         began = self._clock()
         results = self._execute(batch)
-        self._busy_s += self._clock() - began
+        seconds = self._clock() - began
+        self._busy_s += seconds
         self._counts["batches"] += 1
+        self._times.observe(sum(job.tokens for job in batch), seconds)
+        self._observer.batch(len(batch), seconds)
         for job, result in results:
             handle = self._live.get(job.stream)
             if handle is None or job.stream.closed:
@@ -190,6 +211,7 @@ class DecodeEngine:
         """Runs a batch; if it fails, runs its hops one by one so that only the culprits fail."""
         try:
             hops = [self._hop(job) for job in batch]
+            self._make_room(batch, hops)
             return list(zip(batch, self._backend.run(hops, self._beat), strict=True))
         except Exception as error:  # noqa: BLE001 - whatever a model raises must not end the loop that serves others
             if len(batch) == 1:
@@ -202,17 +224,31 @@ class DecodeEngine:
             stream.state = self._backend.open(stream.spec)
         return Hop(stream.state, stream.tokens, job.end, job.final)
 
+    def _make_room(self, batch: list[Job], hops: list[Hop]) -> None:
+        """Takes memory from streams that are far ahead, as far as this batch needs it for its own states."""
+        if self._backend.has_room(hops):
+            return
+        mates = {job.stream for job in batch}
+        with self._wake:
+            others = [stream for stream in self._live if stream not in mates]
+        urgent = min(batch, key=lambda job: job.deadline)
+        for stream in victims(others, urgent, self._clock(), self._backend.format):
+            self._counts["evicted_bytes"] += self._backend.evict(stream.state)
+            self._counts["evictions"] += 1
+            stream.state_bytes = 0
+            if self._backend.has_room(hops):
+                return
+
     def _advance(self, handle: Handle, job: Job, audio: HopAudio) -> None:
         """Takes a hop's audio into the stream and hands it out."""
-        stream, rate = job.stream, self._backend.format.sample_rate
+        stream = job.stream
         self._counts["hops"] += 1
         self._counts["tokens_decoded"] += job.end - min(stream.done, job.end)
         self._counts["samples"] += audio.samples.shape[0]
         stream.done, stream.advanced_at, stream.ready_since = job.end, self._clock(), None
+        self._hear(stream, audio)
         stream.state_bytes = self._backend.state_bytes(stream.state)
         stream.emitted = audio.first_sample + audio.samples.shape[0]
-        if stream.played is None and audio.samples.shape[0]:
-            stream.played = (audio.first_sample / rate, self._clock())
         last = job.final and stream.done == stream.available
         if last:
             self._drop(handle, "finished")
@@ -221,6 +257,22 @@ class DecodeEngine:
             spoken = len(stream.tokens) if last else min(spoken, len(stream.tokens))
             record = audio.record.to_bytes()
             self._emit(handle, AudioEvent(audio.first_sample, audio.samples, record, spoken, last))
+
+    def _hear(self, stream: Stream, audio: HopAudio) -> None:
+        """What new audio means to the listener: the first of it, a gap before it, or a lead that grows."""
+        now, rate = stream.advanced_at, self._backend.format.sample_rate
+        if not audio.samples.shape[0] or stream.spec.offline:
+            return
+        if stream.played is None:
+            stream.played = (audio.first_sample / rate, now)
+            self._observer.first_audio(now - stream.arrival)
+            return
+        dry = stream.dry(now, rate)
+        self._observer.lead(stream.lead(now, rate))
+        if dry > 0:
+            self._counts["underruns"] += 1
+            self._underrun_s += dry
+            stream.played = (stream.emitted / rate, now)  # they waited, so their place is where the audio had ended
 
     def _take(self, handle: Handle, tokens: list[int], last: bool) -> None:
         stream, audio = handle._stream, self._backend.format
@@ -266,6 +318,7 @@ class DecodeEngine:
         return known
 
     def _snapshot(self) -> EngineStats:
+        now = self._clock()
         with self._wake:
             streams = list(self._live)
         return EngineStats(
@@ -275,5 +328,16 @@ class DecodeEngine:
             batch_size=len(self._batch),
             state_bytes=sum(stream.state_bytes for stream in streams),
             busy_s=self._busy_s,
+            underrun_s=self._underrun_s,
+            oldest_s=_oldest(streams, now, offline=False),
+            oldest_offline_s=_oldest(streams, now, offline=True),
+            offline=sum(stream.spec.offline for stream in streams),
+            backend=self._backend.counts(),
             **self._counts,
         )
+
+
+def _oldest(streams: Sequence[Stream], now: float, *, offline: bool) -> float:
+    """How long the first of the queued streams of one class has waited."""
+    queued = (stream for stream in streams if stream.queued and stream.spec.offline == offline)
+    return max((now - (stream.fed_at or now) for stream in queued), default=0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from services.decode.backends import Samples
+from services.decode.backends import BackendCounts, Samples
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +52,30 @@ class EngineStats:
     samples: int = 0
     busy_s: float = 0.0
     """Seconds spent in batches since the start."""
+    underruns: int = 0
+    """Times a listener ran out of audio, by the wall clock or their own reports."""
+    underrun_s: float = 0.0
+    evictions: int = 0
+    evicted_bytes: int = 0
+    offline: int = 0
+    """Streams nobody listens to while they are made."""
+    oldest_s: float = 0.0
+    """How long the queued stream that has waited longest has, among those somebody listens to."""
+    oldest_offline_s: float = 0.0
+    backend: BackendCounts = field(default_factory=BackendCounts)
     finished: int = 0
     cancelled: int = 0
     failed: int = 0
+
+
+class Observer:
+    """Is told what happens, from the engine's thread; this one does nothing with it."""
+
+    def batch(self, size: int, seconds: float) -> None:
+        """A batch of `size` hops ran."""
+
+    def first_audio(self, seconds: float) -> None:
+        """A stream gave its first audio so long after it was opened."""
+
+    def lead(self, seconds: float) -> None:
+        """A playing stream had so much audio left when the next came."""

@@ -36,8 +36,10 @@ class Prompts:
         end = plan.border_at_most(prompt - self._flow.config.lookahead_tokens)
         return 0 if end % self._flow.pool.block_tokens else end
 
-    def known(self, voice: str, state: FlowState) -> bool:
-        return (voice, state.plan) in self._pasts
+    def kept_tokens(self, voice: str, state: FlowState) -> int:
+        """Tokens a stream without a past would not have to compute."""
+        past = self._pasts.get((voice, state.plan))
+        return past.tokens if past is not None else 0
 
     def begin(self, voice: str, state: FlowState, beat: Callable[[], None]) -> None:
         """Gives a stream without a past its voice's, which is computed at first use and when there is room."""

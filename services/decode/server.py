@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
 import grpc.aio
+import structlog
 import torch
-from prometheus_client import Gauge
 
 from lighttts.v1 import decode_pb2, decode_pb2_grpc
 from services.common.errors import InvalidInput, Unavailable
@@ -19,19 +19,20 @@ from services.common.voice_cache import VoiceCache
 from services.decode.backends import AudioFormat, Backend, ClockedBackend, CostModel
 from services.decode.chunks import ChunkPlan
 from services.decode.engine import DecodeEngine
-from services.decode.scheduler import EngineLimits
+from services.decode.metrics import EngineCollector, PrometheusObserver
+from services.decode.scheduler import ORDERS, EngineLimits
 from services.decode.session import Session, Stage
 from services.decode.settings import DecodeSettings
-from services.decode.torch_backend import TorchBackend
+from services.decode.torch_backend import Precision, TorchBackend
 
-STREAMS = Gauge("lighttts_decode_streams", "Utterances open.")
-QUEUED = Gauge("lighttts_decode_streams_queued", "Utterances that wait for their first audio with tokens at hand.")
-READY = Gauge("lighttts_decode_hops_ready", "Hops that could have run at the engine's latest turn.")
-BATCH = Gauge("lighttts_decode_batch_size", "Hops in the latest batch.")
-STATE_BYTES = Gauge("lighttts_decode_state_bytes", "Memory that streams' states hold.")
-BUSY = Gauge("lighttts_decode_busy_seconds", "Seconds spent in batches since the start.")
-SAMPLES = Gauge("lighttts_decode_samples", "Audio samples made since the start.")
-STEPS = Gauge("lighttts_decode_engine_steps", "Steps the engine has made; a live engine's number grows.")
+log = structlog.get_logger(__name__)
+
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float8": torch.float8_e4m3fn,
+}
 
 
 class DecodeService(decode_pb2_grpc.DecodeServicer):
@@ -43,6 +44,7 @@ class DecodeService(decode_pb2_grpc.DecodeServicer):
     def __init__(self, settings: DecodeSettings) -> None:
         self._settings = settings
         self._stage: Stage | None = None
+        self._metrics: EngineCollector | None = None
         self._sessions: set[Session] = set()
 
     def register(self, server: grpc.aio.Server) -> None:
@@ -50,13 +52,15 @@ class DecodeService(decode_pb2_grpc.DecodeServicer):
 
     async def start(self) -> None:
         self._stage = await asyncio.to_thread(_load, self._settings)
-        _export(self._stage.engine)
+        self._metrics = EngineCollector(self._stage.engine)
 
     async def drain(self) -> None:
         for session in self._sessions:
             session.hand_over()
 
     async def close(self) -> None:
+        if self._metrics is not None:
+            self._metrics.close()
         if self._stage is not None:
             await asyncio.to_thread(self._stage.engine.close)
 
@@ -90,9 +94,10 @@ def _load(settings: DecodeSettings) -> Stage:
         max_queue=settings.decode_max_queue,
         max_batch=settings.decode_max_batch_size,
         first_audio_s=settings.first_audio_target_seconds,
+        admission=_admission(settings, backend),
     )
     return Stage(
-        engine=DecodeEngine(backend, limits),
+        engine=DecodeEngine(backend, limits, ORDERS[settings.decode_policy], PrometheusObserver()),
         voices=VoiceCache(settings.voice_cache_count, settings.voice_cache_bytes),
         model_id=voice_identity(model),
         plan=ChunkPlan(model.flow.chunk_tokens, model.flow.chunk_tokens),
@@ -103,29 +108,35 @@ def _load(settings: DecodeSettings) -> Stage:
 
 def _backend(settings: DecodeSettings, model: ModelDir) -> Backend:
     if settings.decode_backend == "torch":
-        return TorchBackend(model, settings.device)
+        return _torch_backend(settings, model)
     if settings.decode_cost_file is None:
         raise StartError("the clocked backend needs a cost file; set LIGHTTTS_DECODE_COST_FILE")
     try:
-        return ClockedBackend(CostModel.read(settings.decode_cost_file), AudioFormat.of(model))
+        costs = CostModel.read(settings.decode_cost_file)
     except ValueError as error:
         raise StartError(str(error)) from error
+    return ClockedBackend(costs, AudioFormat.of(model), recompute=settings.decode_clocked_recompute)
 
 
-def _export(engine: DecodeEngine) -> None:
-    """Lets Prometheus read the engine's own counts at scrape time."""
+def _torch_backend(settings: DecodeSettings, model: ModelDir) -> TorchBackend:
+    """On the device asked for; on the CPU, loudly, when a GPU is absent or cannot be initialised."""
+    compute = _DTYPES[settings.decode_precision]
+    state = compute if settings.decode_state_precision == "auto" else _DTYPES[settings.decode_state_precision]
+    budget = settings.decode_state_bytes or None
+    if settings.device != "cpu":
+        try:
+            torch.zeros(1, device=settings.device)
+            return TorchBackend(model, settings.device, Precision(compute, state), budget)
+        except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+            log.error(
+                "cannot use this device; DECODING ON THE CPU INSTEAD, which is far slower",
+                device=settings.device,
+                reason=str(error).splitlines()[0],
+            )
+    return TorchBackend(model, "cpu", Precision(compute, state), budget)
 
-    def read(field: str) -> Callable[[], float]:
-        return lambda: float(getattr(engine.stats(), field))
 
-    for gauge, field in (
-        (STREAMS, "streams"),
-        (QUEUED, "queued"),
-        (READY, "ready"),
-        (BATCH, "batch_size"),
-        (STATE_BYTES, "state_bytes"),
-        (BUSY, "busy_s"),
-        (SAMPLES, "samples"),
-    ):
-        gauge.set_function(read(field))
-    STEPS.set_function(lambda: float(engine.steps))
+def _admission(settings: DecodeSettings, backend: Backend) -> bool:
+    if settings.decode_admission != "auto":
+        return settings.decode_admission == "on"
+    return not isinstance(backend, TorchBackend) or backend.device.type != "cpu"

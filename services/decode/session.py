@@ -12,7 +12,7 @@ from services.common.mailbox import Mailbox, background
 from services.common.voice import Voice
 from services.common.voice_cache import VoiceCache
 from services.common.voice_message import from_message
-from services.decode.chunks import ChunkPlan
+from services.decode.chunks import ChunkPlan, HopPolicy
 from services.decode.engine import DecodeEngine, EngineClosed, EngineFull, Handle
 from services.decode.events import AudioEvent, FailedEvent
 from services.decode.settings import DecodeSettings
@@ -144,6 +144,7 @@ class Session:
                 deadline=time.monotonic() + target,
                 offline=getattr(start.urgency, "class") == audio_pb2.Urgency.CLASS_OFFLINE,
                 max_unread_s=settings.max_unread_seconds,
+                hops=HopPolicy(sizes=(plan.chunk_tokens,)) if settings.decode_fixed_hops else HopPolicy(),
             )
             return self._stage.engine.open(spec, self._mailbox.post)
         except (ValueError, EngineFull, EngineClosed) as error:

@@ -18,13 +18,27 @@ class DecodeSettings(ModelServiceSettings):
     decode_backend: Literal["torch", "clocked"] = "torch"
     """torch computes; clocked sleeps for a cost model and emits deterministic audio (load and fault tests)."""
     decode_cost_file: Path | None = None
-    """Cost model of the clocked backend: a JSON file, see services/decode/backends.py."""
+    """Cost model of the clocked backend: a JSON file, see services/decode/backends.py and services/decode/costs."""
+    decode_clocked_recompute: bool = False
+    """The clocked backend pays for a stream's whole history with every hop, as servers without state do."""
+    decode_fixed_hops: bool = False
+    """Hops of one chunk whatever the lead, to compare policies."""
     device: str = "cpu"
-    """Device of the model: cpu, cuda, cuda:1 ..."""
+    """Device of the model: cpu, cuda, cuda:1 ... The CPU stands in, said loudly, for a GPU that is absent or fails."""
+    decode_precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Numbers the flow's estimator computes in; the vocoder always runs in float32 and pitch in float64."""
+    decode_state_precision: Literal["auto", "float32", "bfloat16", "float16", "float8"] = "auto"
+    """Numbers in which streams' states are kept; auto is the precision of computing. See docs/benchmarks.md."""
+    decode_state_bytes: int = Field(default=0, ge=0)
+    """Memory for streams' states; 0 takes 80% of a GPU's free memory, or a quarter of the machine's."""
+    decode_policy: Literal["deadline", "fifo"] = "deadline"
+    """Who decodes next: whoever must begin first to be in time, or whoever was ready first."""
+    decode_admission: Literal["auto", "on", "off"] = "auto"
+    """Refuse an utterance that would make a playing one late. auto: not when the CPU computes, which may stutter."""
     decode_max_streams: int = Field(default=32, ge=1)
-    """Utterances open at once; one more is refused."""
+    """Utterances open at once; one more is refused. Other servers call it decode_paral_num."""
     decode_max_queue: int = Field(default=10, ge=1)
-    """Utterances that may wait for their first audio; while so many do, a new one is refused."""
+    """Utterances that may wait for their first audio on this worker; while so many do, a new one is refused."""
     decode_max_batch_size: int = Field(default=1, ge=1)
     """Hops of different utterances decoded as one batch."""
     first_audio_target_seconds: float = Field(default=0.5, gt=0)

@@ -136,6 +136,11 @@ class TorchBackend:
     def state_bytes(self, state: TorchState) -> int:
         return len(state.flow.past.blocks) * self.flow.pool.block_bytes if state.flow.past else 0
 
+    def kept_tokens(self, state: TorchState) -> int:
+        if state.flow.past is not None:
+            return state.flow.past.tokens
+        return self.prompts.kept_tokens(state.voice, state.flow)
+
     def has_room(self, hops: Sequence[Hop]) -> bool:
         pool = self.flow.pool
         wanted = sum(pool.missing(hop.state.flow.past or EMPTY, hop.end) for hop in hops if not self._ends(hop))

@@ -1,0 +1,218 @@
+"""Who decodes next, who is taken on, whose state goes: the rules alone, and in the engine over the clocked backend."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import decode_support as support
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from services.decode.admission import Demand, busy_share, first_late, overload
+from services.decode.backends import AudioFormat, ClockedBackend, CostModel, Hop
+from services.decode.chunks import HopPolicy
+from services.decode.engine import DecodeEngine, EngineFull
+from services.decode.scheduler import EngineLimits, Job, Stream, deadline, fifo, pick, ready_jobs, victims
+from services.decode.service_time import ServiceTime
+from services.decode.state import StreamSpec
+
+AUDIO = AudioFormat()
+COSTS = CostModel(batch_s=0.1, stream_s=0.0, frame_s=0.002)
+
+
+def times(base: float = 0.1, per_token: float = 0.004) -> ServiceTime:
+    made = ServiceTime()
+    for tokens in (25, 100, 50, 200):
+        made.observe(tokens, base + per_token * tokens)
+    return made
+
+
+def stream(name: str = "", **fields: Any) -> Stream:
+    spec = support.voice(0, voice=name, **{key: fields.pop(key) for key in ("offline", "deadline") if key in fields})
+    made = Stream(spec, fields.pop("arrival", 0.0), spec.plan)
+    made.tokens = support.speech(300)
+    for key, value in fields.items():
+        setattr(made, key, value)
+    return made
+
+
+def job(due: float, since: float = 0.0, tokens: int = 25, service: float = 0.2) -> Job:
+    return Job(stream(), tokens, False, since, due, tokens, service)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0])
+def test_service_times_are_learnt(scale: float) -> None:
+    learnt = times(0.1 * scale, 0.004 * scale)
+    assert learnt.seconds([25, 50]) == pytest.approx(0.4 * scale, rel=0.02)
+    assert not ServiceTime().known
+    assert ServiceTime().seconds([25]) == 0
+
+
+def test_service_times_of_batches_of_one_size() -> None:
+    learnt = ServiceTime()
+    for _ in range(20):
+        learnt.observe(25, 0.5)
+    assert learnt.seconds([25]) == pytest.approx(0.5, rel=0.02)
+    assert learnt.seconds([50]) >= 0.5
+
+
+def test_playing_streams_go_by_when_they_run_dry_and_offline_work_last() -> None:
+    new = stream("new", fed_at=9.0, arrival=9.0)
+    near = stream("near", done=25, emitted=24000, played=(0.0, 9.2))
+    far = stream("far", done=100, emitted=96000, played=(0.0, 9.2))
+    offline = stream("offline", offline=True, fed_at=1.0)
+    aged = stream("aged", offline=True, fed_at=-40.0, ready_since=-25.0)
+    jobs = ready_jobs([offline, far, aged, near, new], 10.0, AUDIO, EngineLimits(), times(), lambda state: 0)
+    assert [one.stream.spec.voice for one in sorted(jobs, key=deadline)] == ["aged", "new", "near", "far", "offline"]
+    assert min(jobs, key=fifo).stream.spec.voice == "aged"
+
+
+def test_a_hop_that_takes_longer_must_begin_earlier() -> None:
+    quick, slow = job(due=5.0, service=0.2), job(due=5.5, service=2.0)
+    assert pick([quick, slow], deadline, 0.0, EngineLimits(), times()) == [slow]
+    assert pick([replace(quick, ready_since=-1.0), slow], fifo, 0.0, EngineLimits(), times())[0].deadline == 5.0
+
+
+def test_a_batch_grows_until_it_would_be_late() -> None:
+    limits = EngineLimits(max_batch=8)
+    jobs = [job(due=0.45), *(job(due=5.0) for _ in range(6))]
+    assert len(pick(jobs, deadline, 0.0, limits, times())) == 3  # 0.1 s and 0.1 s more for each
+    assert len(pick(jobs, deadline, 0.4, limits, times())) == 7  # late anyway, so all that helps is work per second
+    assert len(pick(jobs, fifo, 0.0, limits, times())) == 7
+    assert pick([], deadline, 0.0, limits, times()) == []
+
+
+def test_admission_reckons_with_what_was_measured() -> None:
+    def playing(count: int, lead: float = 2.0) -> list[Demand]:
+        return [Demand(25, lead) for _ in range(count)]
+
+    new = Demand(50, 0.5)
+    assert busy_share(playing(4), times(), 1, 25.0) == pytest.approx(0.8, rel=0.02)
+    assert overload(0.0, playing(3), new, times(), 1, 25.0) is None
+    assert "4 streams play here" in str(overload(0.0, playing(4), new, times(), 1, 25.0))
+    assert overload(0.0, playing(4), new, times(), 8, 25.0) is None  # a batch shares its fixed cost
+    assert "run dry" in str(overload(0.0, playing(3, lead=0.75), new, times(), 1, 25.0))
+    assert overload(0.0, playing(4), replace(new, listening=False), times(), 1, 25.0) is None
+    assert overload(0.0, [], Demand(5000, 0.0), times(), 1, 25.0) is None
+    assert overload(0.0, playing(50), new, ServiceTime(), 1, 25.0) is None
+
+
+@hypothesis_settings(deadline=None, derandomize=True)
+@given(st.lists(st.tuples(st.integers(1, 100), st.floats(0, 5)), max_size=8), st.integers(1, 200), st.floats(0, 5))
+def test_nobody_promised_is_late_by_what_is_admitted(streams: list[tuple[int, float]], tokens: int, due: float) -> None:
+    demands, new = [Demand(*one) for one in streams], Demand(tokens, due)
+    if first_late(0.0, demands, times()) is None and overload(0.0, demands, new, times(), 1, 25.0) is None and demands:
+        assert first_late(0.0, [*demands, new], times(), judged=len(demands)) is None
+
+
+def test_an_engine_at_capacity_refuses_and_recovers() -> None:
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    backend = ClockedBackend(COSTS, AUDIO, sleep)
+    engine = DecodeEngine(backend, clock=lambda: now[0])
+    try:
+        support.speak(engine, support.voice(0), support.speech(200)).wait()
+        open_streams = []
+        with pytest.raises(EngineFull, match="streams play here"):  # noqa: PT012 - which one is refused is not the point
+            for _ in range(20):
+                open_streams.append(engine.open(support.voice(0), support.Listener()))
+        assert 3 <= len(open_streams) <= 5
+        engine.open(support.voice(0, offline=True), support.Listener())
+        engine.cancel(open_streams[0])
+        support.wait_until(lambda: engine.stats().streams == len(open_streams))
+        engine.open(support.voice(0), support.Listener())
+    finally:
+        engine.close()
+
+
+def test_a_listener_who_ran_dry_is_counted_and_waited_for() -> None:
+    now = [0.0]
+    backend = ClockedBackend(CostModel(0.0, 0.0, 0.0, 0), AUDIO, lambda seconds: None)
+    engine = DecodeEngine(backend, clock=lambda: now[0])
+    listener = support.Listener()
+    try:
+        handle = engine.open(support.voice(0, hops=HopPolicy(15, (25,))), listener)
+        engine.push(handle, support.speech(28))
+        listener.wait_events(1)
+        support.wait_until(lambda: engine.stats().queued == 0)
+        now[0] = 3.0  # two seconds after the first one of audio was over
+        engine.push(handle, support.speech(22))
+        engine.push(handle, support.speech(3))
+        listener.wait_events(2)
+        support.wait_until(lambda: engine.stats().underruns == 1)
+        assert engine.stats().underrun_s == pytest.approx(2.0)
+        now[0] = 3.9  # heard all but a tenth of a second of the second one
+        engine.push(handle, support.speech(22), last=True)
+        listener.wait()
+        assert engine.stats().underruns == 1
+    finally:
+        engine.close()
+
+
+def test_memory_goes_to_whoever_is_nearer_to_running_dry() -> None:
+    near = replace_state(stream("near", done=25, emitted=24000, played=(0.0, 0.0)))
+    far = replace_state(stream("far", done=200, emitted=192000, played=(0.0, 0.0)))
+    offline = replace_state(stream("offline", offline=True))
+    stateless = stream("stateless", done=200, emitted=192000, played=(0.0, 0.0))
+    everyone = [near, far, offline, stateless]
+    urgent = Job(stream("new", fed_at=0.0), 25, False, 0.0, 0.5)
+    assert [one.spec.voice for one in victims(everyone, urgent, 0.0, AUDIO)] == ["offline", "far"]
+    relaxed = replace(urgent, stream=far)
+    assert [one.spec.voice for one in victims([near, offline], relaxed, 0.0, AUDIO)] == ["offline"]
+    assert offline.lead(0.0, 24000) == math.inf
+
+
+def replace_state(made: Stream) -> Stream:
+    made.state_bytes = 1
+    return made
+
+
+def test_a_full_memory_is_taken_from_the_stream_far_ahead() -> None:
+    class Small(ClockedBackend):
+        """Room for one stream's state."""
+
+        kept: int | None = None
+
+        def has_room(self, hops: Any) -> bool:
+            return self.kept in (None, *(id(hop.state) for hop in hops))
+
+        def run(self, hops: Any, beat: Any) -> Any:
+            self.kept = id(hops[0].state)
+            return super().run(hops, beat)
+
+        def state_bytes(self, state: Any) -> int:
+            return 1000 * (self.kept == id(state))
+
+        def evict(self, state: Any) -> int:
+            self.kept = None
+            return 1000
+
+    with support.running(Small(CostModel(0, 0, 0, 0), AUDIO, lambda seconds: None)) as engine:
+        ahead = support.Listener()
+        handle = engine.open(support.voice(0), ahead)
+        engine.push(handle, support.speech(203))
+        ahead.wait_events(3)
+        support.wait_until(lambda: engine.stats().state_bytes == 1000)
+        audio = support.speak(engine, support.voice(0), support.speech(60)).wait()
+        assert audio.shape == (57_600,)
+        assert (engine.stats().evictions, engine.stats().evicted_bytes) == (1, 1000)
+        engine.push(handle, [], last=True)
+        assert ahead.wait().shape == (960 * 203,)
+
+
+def test_recomputing_servers_pay_for_the_whole_history() -> None:
+    slept: list[float] = []
+    backend = ClockedBackend(CostModel(0.0, 0.0, 0.001, 0), AUDIO, slept.append, recompute=True)
+    spec: StreamSpec = support.voice(50)
+    state, tokens = backend.open(spec), support.speech(100)
+    for end in (75, 100):
+        backend.run([Hop(state, tokens, end, final=False)], lambda: None)
+    assert np.isclose(sum(slept), 0.001 * 2 * (75 + 100))

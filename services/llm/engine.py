@@ -249,8 +249,8 @@ class LlmEngine:
         return [pair for work in batch for pair in self._execute([work])]
 
     def _accept(self, handle: Handle, token: int) -> None:
-        self._counts["tokens_generated"] += 1
         event = handle._sequence.accept(token)
+        self._counts["tokens_generated"] += len(event.raw_ids)
         if event.last:
             self._drop(handle, "finished")
         self._emit(handle, event)

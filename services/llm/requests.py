@@ -28,6 +28,11 @@ def check_start(start: llm_pb2.GenerateStart, model: ModelDir, styles: Collectio
         raise InvalidInput("start names no voice", field="start.voice_hash")
     if start.style and start.style not in styles:
         raise NotFound(f"there is no style {start.style!r}; choose one of {', '.join(styles)}", field="start.style")
+    if start.instruct_ids and start.prompt_use != llm_pb2.PROMPT_USE_TIMBRE:
+        raise InvalidInput(
+            "an instruction stands in place of the prompt's text; use the prompt's timbre alone",
+            field="start.instruct_ids",
+        )
     interleaved = start.text_order == llm_pb2.TEXT_ORDER_INTERLEAVED
     if interleaved and model.card.text_streaming != "interleaved":
         raise InvalidInput("this model speaks sentence by sentence; its text is whole", field="start.text_order")
@@ -58,10 +63,18 @@ def text_order(start: llm_pb2.GenerateStart, model: ModelDir, *, text_complete: 
 
 
 def prompt_of(start: llm_pb2.GenerateStart, voice: Voice, order: TextOrder, end_of_prompt: int | None) -> Prompt:
-    """What precedes the text. In interleaved order an instruction before `<|endofprompt|>` follows sos directly."""
-    if start.prompt_use == llm_pb2.PROMPT_USE_TIMBRE:
-        return Prompt()
+    """What precedes the text. In interleaved order an instruction before `<|endofprompt|>` follows sos directly.
+
+    Raises InvalidInput for a voice that was made for its timbre alone and is to speak zero-shot.
+    """
     text, speech = tuple(voice.prompt_text_ids.tolist()), tuple(voice.speech_tokens.tolist())
+    if start.prompt_use == llm_pb2.PROMPT_USE_TIMBRE:
+        text, speech = tuple(start.instruct_ids), ()
+    elif speech and not text:
+        raise InvalidInput(
+            "this voice has no transcript; send the words of its prompt, or use its timbre alone",
+            field="start.prompt_use",
+        )
     if order == "whole" or end_of_prompt not in text:
         return Prompt(text, speech)
     border = text.index(end_of_prompt) + 1

@@ -19,6 +19,7 @@ from services.common.server import StartError
 from services.common.voice import voice_identity
 from services.common.voice_cache import VoiceCache
 from services.llm import metrics
+from services.llm.conversion import Conversion
 from services.llm.engine import LlmEngine
 from services.llm.loading import load_engine, warm_up
 from services.llm.requests import end_of_prompt_id
@@ -102,7 +103,8 @@ class LlmService(llm_pb2_grpc.LlmServicer):
         first = await anext(request_iterator, None)
         if first is None or first.WhichOneof("request") != "start":
             raise InvalidInput("the first message must be start", field="start")
-        async with aclosing(Utterance(stage, first.start).run(request_iterator)) as responses:
+        kind = Conversion if first.start.speech_tokens else Utterance
+        async with aclosing(kind(stage, first.start).run(request_iterator)) as responses:
             async for response in responses:
                 yield response
 

@@ -13,7 +13,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import grpc.aio
 import structlog
@@ -35,6 +35,8 @@ READINESS = "readiness"
 """Health service name that says whether new work is welcome; the same as the gRPC services' own names and ""."""
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+ALIVE_POLL_SECONDS = 0.25
+"""Between two looks at whether the service's engine still runs."""
 FLUSH_SECONDS = 0.2
 """For the last statuses to leave once every call has ended."""
 TERMINATION_LOG = Path("/dev/termination-log")
@@ -66,6 +68,27 @@ class Service(Protocol):
         """Releases everything. Called exactly once, also after a failed start."""
 
 
+class ServiceFailed(Exception):
+    """The service has ended while its process lives on; only a new process helps."""
+
+
+@runtime_checkable
+class Mortal(Protocol):
+    """A service that can end before its process does, because the thread of its engine has."""
+
+    @property
+    def alive(self) -> bool:
+        """False once nothing can be served any more."""
+
+
+@runtime_checkable
+class Guarded(Protocol):
+    """A service that looks at calls before its handlers do."""
+
+    interceptors: tuple[grpc.aio.ServerInterceptor, ...]
+    """They may raise nothing, but may answer with a handler that raises LightTtsErrors."""
+
+
 class ServiceServer:
     """One service behind one gRPC port. Tests run it in process; `run` is its life as a process of its own."""
 
@@ -73,11 +96,14 @@ class ServiceServer:
         self.service = service
         self.settings = settings
         self.port = 0
+        self.failed = asyncio.Event()
+        """Set once the service has ended by itself."""
+        self._watching: asyncio.Task[None] | None = None
         self._interceptor = CallInterceptor()
         self._health = health.aio.HealthServicer()
         self._probes: grpc.aio.Server | None = None
         self._server = grpc.aio.server(
-            interceptors=[self._interceptor],
+            interceptors=[self._interceptor, *(service.interceptors if isinstance(service, Guarded) else ())],
             # Two processes on one port would share its calls in silence; a taken port must be an error.
             options=[*channel_options(settings.max_message_bytes), ("grpc.so_reuseport", 0)],
         )
@@ -106,15 +132,17 @@ class ServiceServer:
         self._interceptor.refusal = None
         await self._report(SERVING)
         log.info("serving", address=self.address)
+        if isinstance(self.service, Mortal):
+            self._watching = asyncio.create_task(self._watch(self.service))
 
     def _listen(self, wanted: str) -> int:
-        files = self.settings.tls
-        if files is None or not self.settings.tls_listen:
+        files = self.settings.tls_of_server
+        if files is None:
             return self._server.add_insecure_port(wanted)
         try:
             credentials = server_credentials(files)
         except TlsError as error:
-            raise StartError(f"mutual TLS: {error}; see LIGHTTTS_TLS_CERT, _KEY and _CA") from error
+            raise StartError(f"TLS: {error}; see LIGHTTTS_TLS_CERT, _KEY and _CA") from error
         return self._server.add_secure_port(wanted, credentials)
 
     async def _start_probes(self) -> None:
@@ -144,11 +172,22 @@ class ServiceServer:
     async def close(self) -> None:
         """Stops at once; running calls are cancelled."""
         self._interceptor.refusal = "stopping"
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait({self._watching})
         await self._report(NOT_SERVING)
         await self._server.stop(0)
         if self._probes is not None:
             await self._probes.stop(0)
         await self.service.close()
+
+    async def _watch(self, service: Mortal) -> None:
+        while service.alive:  # noqa: ASYNC110 - a thread's death sets no event
+            await asyncio.sleep(ALIVE_POLL_SECONDS)
+        self._interceptor.refusal = "failed; another worker will serve you"
+        await self._health.set(LIVENESS, NOT_SERVING)
+        await self._report(NOT_SERVING)
+        self.failed.set()
 
     async def _report(self, status: int) -> None:
         metrics.READY.set(1 if status == SERVING else 0)
@@ -163,6 +202,10 @@ def run(make_service: Callable[[], Service], settings: ServiceSettings, name: st
         asyncio.run(_live(make_service, settings))
     except (StartError, ModelDirError, TlsError) as error:
         log.error("cannot start", reason=str(error))
+        _write_termination_message(str(error))
+        return 1
+    except ServiceFailed as error:
+        log.error("failed", reason=str(error))
         _write_termination_message(str(error))
         return 1
     except Exception as error:
@@ -196,7 +239,11 @@ async def _live(make_service: Callable[[], Service], settings: ServiceSettings) 
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             await starting
-            await stopping
+            failing = asyncio.create_task(server.failed.wait())
+            await asyncio.wait({stopping, failing}, return_when=asyncio.FIRST_COMPLETED)
+            failing.cancel()
+            if server.failed.is_set():
+                raise ServiceFailed(f"the {server.service.name} engine's thread has ended; its error is in the log")
             log.info("draining")
             await server.drain()
     finally:

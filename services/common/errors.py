@@ -3,7 +3,12 @@
     LightTtsError
     ├── InvalidInput        what the client sent cannot be served; the message says what to change
     ├── NotFound            a voice, a style or a model that does not exist here
+    ├── AlreadyExists       the name is taken by something else
+    ├── Unauthenticated     no valid key came with the request; the message says where it belongs
+    ├── Forbidden           the key is valid and does not allow this
+    ├── TimedOut            the client took too long
     ├── Overloaded          refused at once because serving it would make others late; carries a retry hint
+    │   └── QuotaExceeded   refused because this caller has used up its share; carries a retry hint
     ├── Unavailable         no worker can serve it now; trying again later may help
     └── Internal            a defect of ours; the details are in the log under the request's id
 
@@ -17,6 +22,7 @@ from typing import cast
 import grpc
 import grpc.aio
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -50,6 +56,30 @@ class NotFound(LightTtsError):
     reason = "NOT_FOUND"
 
 
+class AlreadyExists(LightTtsError):
+    code = grpc.StatusCode.ALREADY_EXISTS
+    http_status = 409
+    reason = "ALREADY_EXISTS"
+
+
+class Unauthenticated(LightTtsError):
+    code = grpc.StatusCode.UNAUTHENTICATED
+    http_status = 401
+    reason = "UNAUTHENTICATED"
+
+
+class Forbidden(LightTtsError):
+    code = grpc.StatusCode.PERMISSION_DENIED
+    http_status = 403
+    reason = "FORBIDDEN"
+
+
+class TimedOut(LightTtsError):
+    code = grpc.StatusCode.DEADLINE_EXCEEDED
+    http_status = 408
+    reason = "TIMED_OUT"
+
+
 class Overloaded(LightTtsError):
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
     http_status = 429
@@ -57,6 +87,18 @@ class Overloaded(LightTtsError):
 
     def __init__(self, message: str, *, field: str | None = None, retry_after: float | None = 1.0) -> None:
         super().__init__(message, field=field, retry_after=retry_after)
+
+
+class QuotaExceeded(Overloaded):
+    """`subject` is whose share it is, as the caller knows itself."""
+
+    reason = "QUOTA_EXCEEDED"
+
+    def __init__(
+        self, message: str, *, field: str | None = None, retry_after: float | None = 1.0, subject: str = ""
+    ) -> None:
+        super().__init__(message, field=field, retry_after=retry_after)
+        self.subject = subject
 
 
 class Unavailable(LightTtsError):
@@ -69,11 +111,20 @@ class Internal(LightTtsError):
     pass
 
 
-_LEAVES: tuple[type[LightTtsError], ...] = (InvalidInput, NotFound, Overloaded, Unavailable)
+_LEAVES: tuple[type[LightTtsError], ...] = (
+    InvalidInput,
+    NotFound,
+    AlreadyExists,
+    Unauthenticated,
+    Forbidden,
+    TimedOut,
+    Overloaded,
+    Unavailable,
+)
 
 
 def to_status(error: LightTtsError) -> status_pb2.Status:
-    """The rich gRPC status of an error: ErrorInfo always, BadRequest with a field, RetryInfo with a retry hint."""
+    """The rich gRPC status of an error: ErrorInfo always; BadRequest, RetryInfo and QuotaFailure where they apply."""
     details: list[any_pb2.Any] = [_pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN))]
     if error.field is not None:
         violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.message)
@@ -82,6 +133,9 @@ def to_status(error: LightTtsError) -> status_pb2.Status:
         delay = duration_pb2.Duration()
         delay.FromNanoseconds(int(error.retry_after * 1e9))
         details.append(_pack(error_details_pb2.RetryInfo(retry_delay=delay)))
+    if isinstance(error, QuotaExceeded):
+        used_up = error_details_pb2.QuotaFailure.Violation(subject=error.subject, description=error.message)
+        details.append(_pack(error_details_pb2.QuotaFailure(violations=[used_up])))
     return status_pb2.Status(code=error.code.value[0], message=error.message, details=details)
 
 
@@ -100,9 +154,7 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> LightTtsError:
     return leaf(error.details() or error.code().name, field=field, retry_after=retry_after)
 
 
-def _pack(
-    message: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest | error_details_pb2.RetryInfo,
-) -> any_pb2.Any:
+def _pack(message: Message) -> any_pb2.Any:
     packed = any_pb2.Any()
     packed.Pack(message)
     return packed

@@ -100,6 +100,11 @@ class ServiceSettings(Settings):
             return None
         return TlsFiles(self.tls_cert, self.tls_key, self.tls_ca)
 
+    @property
+    def tls_of_server(self) -> TlsFiles | None:
+        """What the gRPC port speaks TLS with; None for plaintext."""
+        return self.tls if self.tls_listen else None
+
 
 class ModelServiceSettings(ServiceSettings):
     """What a service that runs a model can be told beside."""

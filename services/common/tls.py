@@ -1,4 +1,4 @@
-"""Mutual TLS between the services, from PEM files that may be replaced while they are in use.
+"""TLS from PEM files that may be replaced while they are in use: mutual between the services, either way for clients.
 
 A server reads them again when they change, so a renewed certificate serves the next connection. A client reads them
 when it dials a worker; connections it has already keep what they began with.
@@ -6,6 +6,7 @@ when it dials a worker; connections it has already keep what they began with.
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,17 +24,24 @@ class TlsError(Exception):
 
 @dataclass(frozen=True)
 class TlsFiles:
-    """One identity, and the authority whose certificates are trusted."""
+    """One identity, and the authority whose certificates are trusted; a server without one asks for none."""
 
     certificate: Path
     """The chain, own certificate first."""
     key: Path
-    authority: Path
+    authority: Path | None = None
 
-    def read(self) -> tuple[bytes, bytes, bytes]:
+    def read(self) -> tuple[bytes, bytes, bytes | None]:
         """Certificate, key and authority, PEM. Raises TlsError."""
-        certificate, key, authority = (_read(path) for path in (self.certificate, self.key, self.authority))
-        return certificate, key, authority
+        certificate, key = _read(self.certificate), _read(self.key)
+        return certificate, key, None if self.authority is None else _read(self.authority)
+
+    def check(self) -> None:
+        """Raises TlsError unless the key belongs to the certificate, which while both are replaced it may not."""
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.certificate, self.key)
+        except (OSError, ssl.SSLError) as error:
+            raise TlsError(f"{self.certificate} and {self.key} are no certificate with its key ({error})") from error
 
 
 def _read(path: Path) -> bytes:
@@ -53,10 +61,12 @@ def channel_credentials(files: TlsFiles) -> grpc.ChannelCredentials:
 
 
 def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
-    """Credentials of a server that demands certificates of the same authority. Raises TlsError."""
+    """Credentials of a server; with an authority it demands certificates of that one. Raises TlsError."""
     renewal = _Renewal(files)
     fetch = cast(Callable[[], grpc.ServerCertificateConfiguration], renewal)  # None is allowed: nothing has changed
-    return grpc.dynamic_ssl_server_credentials(renewal.first, fetch, require_client_authentication=True)
+    return grpc.dynamic_ssl_server_credentials(
+        renewal.first, fetch, require_client_authentication=files.authority is not None
+    )
 
 
 class _Renewal:
@@ -65,21 +75,23 @@ class _Renewal:
     def __init__(self, files: TlsFiles) -> None:
         self._files = files
         self._used = files.read()
+        files.check()
         self.first = _configuration(self._used)
 
     def __call__(self) -> grpc.ServerCertificateConfiguration | None:
         try:
             found = self._files.read()
+            if found == self._used:
+                return None
+            self._files.check()
         except TlsError as error:
             log.warning("the certificate in use stays", reason=str(error))
-            return None
-        if found == self._used:
             return None
         self._used = found
         log.info("certificate renewed", file=str(self._files.certificate))
         return _configuration(found)
 
 
-def _configuration(content: tuple[bytes, bytes, bytes]) -> grpc.ServerCertificateConfiguration:
+def _configuration(content: tuple[bytes, bytes, bytes | None]) -> grpc.ServerCertificateConfiguration:
     certificate, key, authority = content
     return grpc.ssl_server_certificate_configuration([(key, certificate)], root_certificates=authority)

@@ -23,7 +23,7 @@ class Authority:
         """Writes ca.crt, tls.key and tls.crt into `folder`; again renews them."""
         folder.mkdir(parents=True, exist_ok=True)
         files = TlsFiles(folder / "tls.crt", folder / "tls.key", folder / "ca.crt")
-        files.authority.write_bytes(self.certificate.read_bytes())
+        (folder / "ca.crt").write_bytes(self.certificate.read_bytes())
         signed = ("-CA", str(self.certificate), "-CAkey", str(self._key), "-addext", "basicConstraints=CA:FALSE")
         names = ("-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}")
         _openssl(*signed, *names, "-keyout", str(files.key), "-out", str(files.certificate))

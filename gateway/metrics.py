@@ -22,12 +22,15 @@ REAL_TIME_FACTOR = Histogram(
 )
 SESSIONS_ACTIVE = Gauge("lighttts_gateway_sessions_active", "Streams served now.")
 AUDIO_SECONDS = Counter("lighttts_gateway_audio_delivered_seconds_total", "Audio delivered, in seconds.")
+AUDIO_RECEIVED_SECONDS = Counter(
+    "lighttts_gateway_audio_generated_seconds_total", "Audio got from the workers; what is not delivered is wasted."
+)
 UNDERRUN_SECONDS = Counter(
     "lighttts_gateway_underrun_seconds_total", "Silence heard by listeners who play from the first chunk on."
 )
 CANCELLATIONS = Counter("lighttts_gateway_cancellations_total", "Speech that was cut off, by who did it.", ["by"])
 """`by`: `barge_in` (a cancel message), `client` (it went away)."""
-LLM_RETRIES = Counter("lighttts_gateway_llm_retries_total", "Utterances begun again at another llm worker.")
+LLM_MOVES = Counter("lighttts_gateway_llm_moves_total", "Utterances another llm worker went on with.", ["reason"])
 ERRORS = Counter("lighttts_gateway_errors_total", "Requests that failed, by interface and reason.", ["front", "reason"])
 
 

@@ -21,6 +21,7 @@ from gateway.utterance import LlmStage
 from gateway.voices import Voices
 from lighttts.v1 import tts_pb2, voice_pb2
 from services.common.errors import InvalidInput, LightTtsError
+from services.common.failover import MovePolicy
 from services.common.pool import Pool
 from services.common.telemetry import current_request_id
 
@@ -87,7 +88,7 @@ class Session:
         self._voice = voice_pb2.VoiceContent()
         self._speaker = Speaker(
             encode=stages.encode,
-            llm=LlmStage(stages.llm, stages.settings.llm_silence_seconds, stages.settings.audio_queue_messages),
+            llm=LlmStage(stages.llm, move_policy(stages.settings), stages.settings.audio_queue_messages),
             options=options,
             request_id=current_request_id(),
             interleaved=stages.settings.interleaved_text and stages.voices.model.interleaved_text,
@@ -126,8 +127,8 @@ class Session:
             async with tasks.group() as group, contextlib.aclosing(self._inputs):
                 group.create_task(self._announce())
                 await self._converse(group)
-            await self._output.send(self._stats.finished())
             await self._output.finish()
+            await self._output.send(self._stats.finished())
         except Exception as error:  # noqa: BLE001 - whatever happened belongs to the reader of the events, who raises it
             self._output.events.close(error)
         else:
@@ -194,6 +195,11 @@ class Session:
         await asyncio.wait({task})
         self._stats.pause()
         await self._announced.wait()
-        for flush in turn.unmarked:
         self._output.cut()
+        for flush in turn.unmarked:
             await self._output.send(tts_pb2.Mark(flush=flush.number))
+
+
+def move_policy(settings: GatewaySettings) -> MovePolicy:
+    """When an llm worker has lost an utterance."""
+    return MovePolicy(settings.llm_silence_seconds, settings.llm_stall_seconds, settings.llm_max_moves)

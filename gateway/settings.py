@@ -40,7 +40,13 @@ class GatewaySettings(ServiceSettings):
     """Audio messages held for one utterance while the listener does not read; then its workers are paused."""
     worker_wait_seconds: float = Field(default=5.0, ge=0)
     """Longest wait for a worker to become available before a request is refused."""
-    llm_silence_seconds: float = Field(default=10.0, gt=0)
-    """An llm worker that sends nothing, not even a heartbeat, for so long is taken for lost."""
+    llm_silence_seconds: float = Field(default=3.0, gt=0)
+    """An llm worker that sends nothing, not even a heartbeat, for so long is taken for frozen; another one goes on."""
+    llm_stall_seconds: float = Field(default=15.0, gt=0)
+    """An llm worker whose engine makes no step for so long is taken for hung; another one goes on."""
+    llm_max_moves: int = Field(default=3, ge=0)
+    """Times one utterance may go on at another llm worker before it fails."""
+    max_lead_seconds: float = Field(default=15.0, gt=0)
+    """Seconds of audio a conversation is sent ahead of its listener; offline work and whole texts are not held back."""
     model_poll_seconds: float = Field(default=15.0, gt=0)
     """Seconds between looking up what the encode service serves."""

@@ -144,6 +144,8 @@ class Turn:
             seed=utterance_seed(options.seed, self.number, self._utterances),
             urgency=_urgency(options),
             speed=options.speed,
+            # Said rather than left to when text happens to arrive, so that fragmentation changes nothing.
+            text_order=llm_pb2.TEXT_ORDER_INTERLEAVED if self._speaker.interleaved else llm_pb2.TEXT_ORDER_WHOLE,
         )
         self._utterances += 1
         utterance = Utterance(self._speaker.llm, start, voice, self._output.model_rate)

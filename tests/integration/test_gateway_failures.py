@@ -15,7 +15,7 @@ from grpc_status import rpc_status
 
 from gateway.turn import utterance_seed
 from lighttts.v1 import audio_pb2, llm_pb2, tts_pb2
-from services.common.errors import Internal, InvalidInput, NotFound, Unavailable
+from services.common.errors import Internal, InvalidInput, NotFound
 from tests.support.fake_stages import Conversation, Rig, Script, ids_of, rig, samples, speech, until
 
 SEED = 7
@@ -181,52 +181,6 @@ async def test_a_worker_that_lacks_the_voice_gets_it() -> None:
         assert voice.voice_hash == r.llm.calls[0].start.voice_hash
 
 
-async def test_an_utterance_lost_before_its_audio_is_begun_again_elsewhere() -> None:
-    async with rig(llms=2) as r:
-        told = asyncio.Event()
-        for llm in r.llms:
-            llm.scripts[0] = Script(fail_at_hop=0, error=Unavailable("draining"), hold={0: told})
-        first = asyncio.create_task(synthesize(r, "Hi.", config()))
-        await until(lambda: any(llm.calls for llm in r.llms))
-        taken, other = sorted(r.llms, key=lambda llm: -len(llm.calls))
-        other.scripts.clear()
-        told.set()
-        assert np.array_equal(samples(await first), expected("Hi."))
-        assert (len(taken.calls), len(other.calls)) == (1, 1)
-
-
-async def test_it_is_begun_again_only_once() -> None:
-    async with rig(llms=2) as r:
-        for llm in r.llms:
-            llm.scripts[0] = Script(fail_at_hop=0, error=Unavailable("out of order"))
-        error = await refused(r, "Hi.", config())
-        assert (error.code(), error.details()) == (Status.UNAVAILABLE, "out of order")
-        assert [len(llm.calls) for llm in r.llms] == [1, 1]
-
-
-async def test_without_another_worker_the_first_ones_reason_is_told() -> None:
-    async with rig() as r:
-        r.llm.scripts[0] = Script(fail_at_hop=0, error=Unavailable("out of order"))
-        error = await refused(r, "Hi.", config())
-        assert (error.code(), error.details()) == (Status.UNAVAILABLE, "out of order")
-
-
-async def test_a_worker_lost_after_audio_is_an_error_and_the_audio_before_it_is_kept() -> None:
-    async with rig(llms=2) as r:
-        for llm in r.llms:
-            llm.scripts[0] = Script(fail_at_hop=2, error=Unavailable("gone"), hold={2: asyncio.Event()})
-        client = await Conversation(r).begin()
-        await client.text("A long sentence.")
-        await client.next_of(audio_pb2.AudioChunk)
-        await client.next_of(audio_pb2.AudioChunk)
-        for llm in r.llms:
-            llm.scripts[0].hold[2].set()
-        with pytest.raises(grpc.aio.AioRpcError) as error:
-            await client.rest()
-        assert (error.value.code(), error.value.details()) == (Status.UNAVAILABLE, "gone")
-        assert np.array_equal(samples(client.events), expected("A long sentence.")[: 8 * 240])
-
-
 async def test_an_error_ahead_comes_after_the_audio_before_it() -> None:
     async with rig() as r:
         release = asyncio.Event()
@@ -239,30 +193,6 @@ async def test_an_error_ahead_comes_after_the_audio_before_it() -> None:
         with pytest.raises(grpc.aio.AioRpcError, match="broken"):
             await client.rest()
         assert np.array_equal(samples(client.events), expected("One is long."))
-
-
-async def test_a_killed_llm_worker_costs_the_utterance_ahead_nothing() -> None:
-    async with rig(llms=2) as r:
-        release = asyncio.Event()
-        for llm in r.llms:
-            llm.scripts[0] = Script(hold={1: release})
-        client = await Conversation(r).begin()
-        await client.text("One is long. Two is also long.")
-        await client.end()
-        await until(lambda: all(llm.calls and llm.calls[0].hops == 1 for llm in r.llms))
-        ahead = next(n for n, llm in enumerate(r.llms) if llm.calls[0].ids == ids_of(" Two is also long."))
-        await r.llm_servers[ahead].close()
-        release.set()
-        second = speech(ids_of(" Two is also long."), utterance_seed(SEED, 0, 1))
-        assert np.array_equal(samples(await client.rest()), np.concatenate([expected("One is long."), second]))
-
-
-async def test_a_silent_llm_worker_is_taken_for_lost() -> None:
-    async with rig(llm_silence_seconds=0.2) as r:
-        r.llm.scripts[0] = Script(hold={0: asyncio.Event()})
-        error = await refused(r, "Hi.", config())
-        assert error.code() == Status.UNAVAILABLE
-        assert "silent" in (error.details() or "")
 
 
 async def test_no_llm_worker() -> None:

@@ -127,6 +127,15 @@ class Script:
     need_voice: bool = False
     hold: dict[int, asyncio.Event] = field(default_factory=dict)
     """Hop n waits for its event."""
+    stop_at_hop: int | None = None
+    """Ends the call there as if all was said."""
+    skip_at_hop: int | None = None
+    """That hop lacks its first sample."""
+    beats_at_hop: int | None = None
+    """Sends heartbeats from there on and nothing else."""
+    beating_steps: bool = False
+    """Whether those heartbeats' step counts grow."""
+    beating_state: audio_pb2.Heartbeat.State.ValueType = audio_pb2.Heartbeat.STATE_RUNNING
     repeat_samples: int = 0
     """Every hop but the first begins with so many samples of the one before."""
     moved: bool = False
@@ -141,6 +150,7 @@ class Generation:
     script: Script
     ids: list[int] = field(default_factory=list)
     text_messages: int = 0
+    beats: int = 0
     voice: voice_pb2.VoiceContent | None = None
     positions: list[float] = field(default_factory=list)
     hops: int = 0
@@ -158,7 +168,8 @@ class FakeLlm(llm_pb2_grpc.LlmServicer):
     rpc_services = ("lighttts.v1.Llm",)
     HOP_IDS = 4
 
-    def __init__(self) -> None:
+    def __init__(self, number: int = 0) -> None:
+        self.number = number
         self.scripts: dict[int, Script] = {}
         self.calls: list[Generation] = []
 
@@ -204,21 +215,38 @@ class FakeLlm(llm_pb2_grpc.LlmServicer):
             need = audio_pb2.NeedVoice(voice_hash=call.start.voice_hash)
             yield llm_pb2.GenerateResponse(need_voice=need)
             await call.voice_came.wait()
-        started = llm_pb2.GenerateStarted(llm_worker="llm-0", decode_worker="decode-0", sample_rate=SAMPLE_RATE)
+        started = llm_pb2.GenerateStarted(
+            llm_worker=f"llm-{self.number}",
+            decode_worker="decode-0",
+            sample_rate=SAMPLE_RATE,
+            text_order=call.start.text_order or llm_pb2.TEXT_ORDER_WHOLE,
+        )
         yield llm_pb2.GenerateResponse(started=started)
         await call.text_complete.wait()
         pcm = speech(call.ids, call.start.seed)
         hop = self.HOP_IDS * SAMPLES_PER_ID
-        for first in range(0, len(pcm), hop):
+        resume = call.start.resume
+        known, sent = resume.next_sample, len(resume.raw_ids)
+        assert list(resume.raw_ids) == call.ids[:sent]
+        assert resume.decode_record == (b"record at %d" % known if known else b"")
+        for first in range(known, len(pcm), hop):
             if call.hops in call.script.hold:
                 await call.script.hold[call.hops].wait()
             if call.hops == call.script.fail_at_hop:
                 assert call.script.error is not None
                 raise call.script.error
+            if call.hops == call.script.stop_at_hop:
+                return
+            while call.hops == call.script.beats_at_hop:
+                call.beats += 1
+                steps = call.beats * call.script.beating_steps
+                beat = audio_pb2.Heartbeat(steps=steps, state=call.script.beating_state)
+                yield llm_pb2.GenerateResponse(heartbeat=beat)
+                await asyncio.sleep(0.01)
             if call.script.moved and call.hops == 1:
                 moved = llm_pb2.DecodeMoved(from_worker="decode-0", to_worker="decode-1", reason="died")
                 yield llm_pb2.GenerateResponse(moved=moved)
-            begin = max(0, first - call.script.repeat_samples)
+            begin = max(0, first - call.script.repeat_samples) + (call.hops == call.script.skip_at_hop)
             chunk = audio_pb2.AudioChunk(
                 sequence=call.hops,
                 first_sample=begin,
@@ -228,7 +256,13 @@ class FakeLlm(llm_pb2_grpc.LlmServicer):
                 last=first + hop >= len(pcm),
             )
             call.hops += 1
-            yield llm_pb2.GenerateResponse(audio=llm_pb2.GeneratedAudio(audio=chunk))
+            end = first + len(pcm[first : first + hop])
+            raw_ids = call.ids[sent : end // SAMPLES_PER_ID]
+            sent += len(raw_ids)
+            record = b"record at %d" % end
+            yield llm_pb2.GenerateResponse(
+                audio=llm_pb2.GeneratedAudio(audio=chunk, raw_ids=raw_ids, decode_record=record)
+            )
             yield llm_pb2.GenerateResponse(heartbeat=audio_pb2.Heartbeat(steps=call.hops))
         worker = f"decode-{call.number}"
         yield llm_pb2.GenerateResponse(done=llm_pb2.GenerateDone(decode_worker=worker))
@@ -265,10 +299,12 @@ async def rig(llms: int = 1, **settings: Any) -> AsyncIterator[Rig]:
     before = asyncio.all_tasks()
     async with asyncio.timeout(LIMIT_SECONDS):
         async with AsyncExitStack() as stack:
-            encode, workers = FakeEncode(), [FakeLlm() for _ in range(llms)]
+            encode, workers = FakeEncode(), [FakeLlm(number) for number in range(llms)]
             encode_server = await _serve(stack, encode, ServiceSettings())
             llm_servers = [await _serve(stack, llm, ServiceSettings()) for llm in workers]
-            options: dict[str, Any] = {"drain_notice_seconds": 0, "http_port": 0, "port": 0} | settings
+            # A held worker sends no heartbeats; only tests of that take it for lost.
+            patient = {"llm_silence_seconds": LIMIT_SECONDS}
+            options: dict[str, Any] = {"drain_notice_seconds": 0, "http_port": 0, "port": 0} | patient | settings
             gateway_settings = GatewaySettings(
                 encode_target=f"static:///{encode_server.address}",
                 llm_target="static:///" + ",".join(server.address for server in llm_servers),

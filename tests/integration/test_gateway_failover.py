@@ -1,0 +1,189 @@
+"""Lost llm workers: killed, frozen, hung, full or wrong. Another one goes on; no sample is repeated or missing."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+
+from gateway.turn import utterance_seed
+from lighttts.v1 import audio_pb2, llm_pb2, tts_pb2
+from services.common.errors import InvalidInput, Overloaded, Unavailable
+from tests.support.fake_stages import (
+    SAMPLES_PER_ID,
+    Conversation,
+    FakeLlm,
+    Rig,
+    Script,
+    ids_of,
+    rig,
+    samples,
+    speech,
+    until,
+)
+
+SEED = 7
+TEXT = "A long sentence."
+Status = grpc.StatusCode
+
+
+def config() -> tts_pb2.SynthesisConfig:
+    return tts_pb2.SynthesisConfig(seed=SEED, format=audio_pb2.SAMPLE_FORMAT_F32LE)
+
+
+def expected(text: str, number: int = 0) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return speech(ids_of(text), utterance_seed(SEED, 0, number))
+
+
+async def synthesize(r: Rig, text: str = TEXT) -> list[Any]:
+    call = r.tts.Synthesize(tts_pb2.SynthesizeRequest(config=config(), text=text))
+    return [getattr(response, response.WhichOneof("event") or "") async for response in call]
+
+
+async def refused(r: Rig, text: str = TEXT) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await synthesize(r, text)
+    return refusal.value
+
+
+def first_of_each(r: Rig, **script: Any) -> None:
+    """Directs the first call of every worker, whichever gets it."""
+    for llm in r.llms:
+        llm.scripts[0] = Script(**script)
+
+
+def by_calls(r: Rig) -> tuple[FakeLlm, FakeLlm]:
+    """The worker that was called first, and the other one."""
+    first, other = sorted(r.llms, key=lambda llm: -len(llm.calls))
+    return first, other
+
+
+@pytest.mark.parametrize("hop", range(4))
+@pytest.mark.parametrize("end", ["dies", "falls silent", "stands still", "stops", "skips"])
+async def test_another_worker_goes_on_where_the_first_one_was_lost(hop: int, end: str) -> None:
+    scripts: dict[str, dict[str, Any]] = {
+        "dies": {"fail_at_hop": hop, "error": Unavailable("gone")},
+        "falls silent": {"hold": {hop: asyncio.Event()}},
+        "stands still": {"beats_at_hop": hop},
+        "stops": {"stop_at_hop": hop},
+        "skips": {"skip_at_hop": hop},
+    }
+    limits = {"falls silent": {"llm_silence_seconds": 0.3}, "stands still": {"llm_stall_seconds": 0.3}}
+    async with rig(llms=2, **limits.get(end, {})) as r:
+        r.llms[0].scripts[0] = Script(**scripts[end])
+        while not r.llms[0].calls:  # whose turn it is
+            events = await synthesize(r)
+        assert np.array_equal(samples(events), expected(TEXT))
+        (lost,), went_on = r.llms[0].calls, r.llms[1].calls[-1]
+        await until(lambda: lost.cancelled.is_set() or lost.ended.is_set())
+        assert went_on.ids == lost.ids
+        assert went_on.start.seed == lost.start.seed
+        assert went_on.start.resume.next_sample == hop * FakeLlm.HOP_IDS * SAMPLES_PER_ID
+        assert went_on.start.text_order == llm_pb2.TEXT_ORDER_WHOLE
+        (resumed,) = [event.reason for event in events if isinstance(event, tts_pb2.Resumed)]
+        assert "llm-1 went on" in resumed
+
+
+async def test_what_a_worker_repeats_is_dropped() -> None:
+    async with rig(llms=2) as r:
+        for llm in r.llms:
+            llm.scripts = {0: Script(fail_at_hop=2, error=Unavailable("gone"), repeat_samples=100)}
+        events = await synthesize(r)
+        assert np.array_equal(samples(events), expected(TEXT))
+
+
+async def test_a_slow_worker_is_not_left() -> None:
+    async with rig(llms=2, llm_stall_seconds=0.1) as r:
+        waiting = audio_pb2.Heartbeat.STATE_WAITING
+        first_of_each(r, beats_at_hop=1, beating_steps=True)
+        for llm in r.llms:
+            llm.scripts[1] = Script(beats_at_hop=1, beating_state=waiting)
+        calls = [asyncio.create_task(synthesize(r)) for _ in range(4)]
+        await until(lambda: all(len(llm.calls) == 2 and all(c.beats > 30 for c in llm.calls) for llm in r.llms))
+        for llm in r.llms:
+            for call in llm.calls:
+                call.script.beats_at_hop = None
+        for events in await asyncio.gather(*calls):
+            assert np.array_equal(samples(events), expected(TEXT))
+        assert [len(llm.calls) for llm in r.llms] == [2, 2]
+
+
+async def test_a_full_worker_is_passed_by_and_a_full_house_is_told() -> None:
+    async with rig(llms=2) as r:
+        r.llms[0].scripts = {n: Script(fail_at_hop=0, error=Overloaded("128 wait")) for n in range(9)}
+        while not r.llms[0].calls:
+            assert np.array_equal(samples(await synthesize(r)), expected(TEXT))
+        r.llms[1].scripts = {n: Script(fail_at_hop=0, error=Overloaded("128 wait")) for n in range(9)}
+        error = await refused(r)
+        assert error.code() == Status.RESOURCE_EXHAUSTED
+        assert "every llm worker is full" in (error.details() or "")
+
+
+async def test_what_a_worker_refuses_is_not_asked_of_another() -> None:
+    async with rig(llms=2) as r:
+        first_of_each(r, fail_at_hop=0, error=InvalidInput("the text is not English", field="text"))
+        assert (await refused(r)).code() == Status.INVALID_ARGUMENT
+        assert sum(len(llm.calls) for llm in r.llms) == 1
+
+
+async def test_an_utterance_that_no_worker_can_speak_ends_after_its_moves() -> None:
+    async with rig(llms=2, llm_max_moves=1) as r:
+        first_of_each(r, fail_at_hop=1, error=Unavailable("out of order"))
+        client = await Conversation(r, config()).begin()
+        await client.text(TEXT)
+        await client.next_of(audio_pb2.AudioChunk)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await client.rest()
+        assert error.value.code() == Status.UNAVAILABLE
+        assert "out of order" in (error.value.details() or "")
+        assert [len(llm.calls) for llm in r.llms] == [1, 1]
+        audio = samples(client.events)
+        assert np.array_equal(audio, expected(TEXT)[: len(audio)])
+
+
+async def test_the_only_worker_is_asked_again_when_it_serves_again() -> None:
+    async with rig() as r:
+        r.llm.scripts[0] = Script(fail_at_hop=2, error=Unavailable("restarting"))
+        assert np.array_equal(samples(await synthesize(r)), expected(TEXT))
+        assert len(r.llm.calls) == 2
+
+
+async def test_the_only_worker_that_does_not_come_back_is_told_in_its_own_words() -> None:
+    async with rig(worker_wait_seconds=0) as r:
+        r.llm.scripts[0] = Script(fail_at_hop=2, error=Unavailable("out of order"))
+        error = await refused(r)
+        assert (error.code(), error.details()) == (Status.UNAVAILABLE, "out of order")
+
+
+async def test_a_killed_worker_is_missed_by_neither_the_utterance_spoken_nor_the_one_ahead() -> None:
+    async with rig(llms=2) as r:
+        release = asyncio.Event()
+        first_of_each(r, hold={1: release})
+        client = await Conversation(r).begin()
+        await client.text("One is long. Two is also long.")
+        await client.end()
+        await until(lambda: all(llm.calls and llm.calls[0].hops == 1 for llm in r.llms))
+        spoken = next(n for n, llm in enumerate(r.llms) if llm.calls[0].ids == ids_of("One is long."))
+        await r.llm_servers[spoken].close()
+        release.set()
+        both = np.concatenate([expected("One is long."), expected(" Two is also long.", 1)])
+        assert np.array_equal(samples(await client.rest()), both)
+
+
+async def test_interleaved_text_goes_on_too() -> None:
+    async with rig(llms=2, interleaved_text=True) as r:
+        first_of_each(r, fail_at_hop=1, error=Unavailable("gone"))
+        client = await Conversation(r).begin()
+        await client.text("One two ")
+        await until(lambda: any(llm.calls and llm.calls[0].ids for llm in r.llms))
+        await client.text("three four.")
+        for llm in r.llms:
+            llm.scripts[0].fail_at_hop = None if not llm.calls else 1
+        await client.end()
+        assert np.array_equal(samples(await client.rest()), expected("One two three four."))
+        orders = {call.start.text_order for llm in r.llms for call in llm.calls}
+        assert orders == {llm_pb2.TEXT_ORDER_INTERLEAVED}

@@ -1,0 +1,40 @@
+"""Breaks decode workers at random moments of playing utterances; `make faults`.
+
+    python -m tests.faults [--clocked 100] [--embedded 20] [--seed 0]
+
+Exit status 1 when any utterance lost, repeated or changed a sample, failed, or when a drained worker did not leave.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.faults.harness import break_often, summary
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--clocked", type=int, default=100, help="faults with the clocked backends")
+    parser.add_argument("--embedded", type=int, default=20, help="faults with the embedded voice")
+    parser.add_argument("--seed", type=int, default=0, help="decides moments, workers and sentences")
+    options = parser.parse_args()
+    wrong = 0
+    for kind, times in (("clocked", options.clocked), ("embedded", options.embedded)):
+        if not times:
+            continue
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="faults-") as logs:
+            outcomes = asyncio.run(break_often(kind, times, Path(logs), options.seed))
+        wrong += sum(bool(outcome.wrong) for outcome in outcomes)
+        sys.stdout.write(f"{summary(kind, outcomes)}\n  in {time.monotonic() - started:.0f} s\n")
+        sys.stdout.flush()
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

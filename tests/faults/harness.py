@@ -1,0 +1,192 @@
+"""Breaks decode workers while utterances play, and compares what the client got with what it gets undisturbed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cli.client import ClientError
+from cli.stack import Stack, StackConfig
+from cli.worker import Worker, is_serving
+from tests.support.spoken import say
+
+Fault = Literal["kill", "freeze", "drain"]
+FAULTS: tuple[Fault, ...] = ("kill", "freeze", "drain")
+WORKERS = 3
+AT_ONCE = 3
+"""Utterances that play when a worker breaks: as many as workers, so that nearly always one is hit."""
+SENTENCES = (
+    "And who is this person you are speaking of?",
+    "I have not seen the other one for years, and I do not know where he went.",
+    "We do not tell what we heard in the house.",
+)
+TIERS = {"clocked": 0.0, "embedded": 1e-3 + 2**-15}
+"""Largest difference of a sample: none where audio is a function of the tokens, else float32's, and one s16 step."""
+LEAVES_WITHIN = 8.0
+"""Seconds in which a drained worker must have left."""
+UTTERANCE_LIMIT = 60.0
+"""Seconds after which an utterance is given up as hanging."""
+
+
+@dataclass
+class Outcome:
+    """One fault and what became of the utterances it met."""
+
+    fault: Fault
+    worker: str
+    after: float
+    """Seconds from the requests to the fault."""
+    moved: int = 0
+    wrong: list[str] = field(default_factory=list)
+    """What should not have happened; empty when every utterance was whole and equal at its tier."""
+
+
+class FaultStack:
+    """A stack whose decode workers are broken one after the other and come back."""
+
+    def __init__(self, kind: Literal["clocked", "embedded"], log_dir: Path, seed: int) -> None:
+        self.kind = kind
+        self._random = random.Random(seed)
+        self._stack = Stack(_config(kind, log_dir))
+        self._whole: list[NDArray[np.float32]] = []
+        self._length = 0.0
+        self._returning: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> FaultStack:
+        await self._stack.__aenter__()
+        try:
+            for number, text in enumerate(SENTENCES):
+                self._whole.append((await say(self._stack, text, seed=number)).samples)
+            started = time.monotonic()
+            await asyncio.gather(*(say(self._stack, text, seed=number) for number, text in enumerate(SENTENCES)))
+            self._length = time.monotonic() - started
+        except BaseException:
+            await self._stack.close()
+            raise
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        for task in self._returning:
+            task.cancel()
+        await asyncio.gather(*self._returning, return_exceptions=True)
+        await self._stack.close()
+
+    async def run(self, fault: Fault) -> Outcome:
+        """Speaks AT_ONCE utterances, breaks a worker at a random moment while they play, brings it back later."""
+        await self._healthy(at_least=2)
+        worker = self._random.choice([worker for worker in self._stack.decode if await is_serving(worker.address)])
+        outcome = Outcome(fault, worker.name, self._random.uniform(0.0, self._length))
+        numbers = [self._random.randrange(len(SENTENCES)) for _ in range(AT_ONCE)]
+        speaking = [asyncio.create_task(self._speak(number, outcome)) for number in numbers]
+        await asyncio.sleep(outcome.after)
+        left = asyncio.create_task(self._break(worker, fault, outcome))
+        await asyncio.gather(*speaking)
+        await left
+        self._returning = [task for task in self._returning if not task.done()]
+        self._returning.append(asyncio.create_task(self._bring_back(worker, fault)))
+        return outcome
+
+    async def _speak(self, number: int, outcome: Outcome) -> None:
+        try:
+            async with asyncio.timeout(UTTERANCE_LIMIT):
+                spoken = await say(self._stack, SENTENCES[number], seed=number)
+        except (ClientError, TimeoutError) as error:
+            outcome.wrong.append(f"utterance {number}: {error or 'hangs'}")
+            return
+        outcome.moved += any("moved" in warning for warning in spoken.speech.warnings)
+        outcome.wrong += differences(number, spoken.samples, self._whole[number], TIERS[self.kind])
+        ends = np.cumsum([len(chunk.pcm) // 2 for chunk in spoken.chunks])
+        if [chunk.first_sample for chunk in spoken.chunks] != [0, *ends[:-1]]:
+            outcome.wrong.append(f"utterance {number}: its chunks do not follow each other")
+
+    async def _break(self, worker: Worker, fault: Fault, outcome: Outcome) -> None:
+        match fault:
+            case "kill":
+                worker.kill()
+            case "freeze":
+                worker.freeze()
+            case "drain":
+                began = time.monotonic()
+                await worker.stop(grace=2 * LEAVES_WITHIN)
+                took = time.monotonic() - began
+                if took > LEAVES_WITHIN:
+                    outcome.wrong.append(f"{worker.name} needed {took:.1f} s to leave")
+
+    async def _bring_back(self, worker: Worker, fault: Fault) -> None:
+        if fault == "freeze":
+            worker.thaw()
+        else:
+            await worker.restart()
+
+    async def _healthy(self, at_least: int) -> None:
+        """Waits until so many workers serve: a fault is to cost one, not the last one."""
+        async with asyncio.timeout(UTTERANCE_LIMIT):
+            serving = 0
+            while serving < at_least:
+                serving = sum([await is_serving(worker.address) for worker in self._stack.decode])
+
+
+def differences(number: int, samples: NDArray[np.float32], whole: NDArray[np.float32], tolerance: float) -> list[str]:
+    """What is wrong with an utterance's samples; nothing when none is lost, repeated or changed."""
+    if samples.shape != whole.shape:
+        return [f"utterance {number}: {samples.shape[0]} samples instead of {whole.shape[0]}"]
+    worst = float(np.abs(samples - whole).max(initial=0.0))
+    return [f"utterance {number}: a sample differs by {worst:.2g}"] if worst > tolerance else []
+
+
+async def break_often(kind: Literal["clocked", "embedded"], times: int, log_dir: Path, seed: int) -> list[Outcome]:
+    """Breaks a worker so many times, each kind of fault in turn, and tells of each as it happened."""
+    outcomes = []
+    async with FaultStack(kind, log_dir, seed) as stack:
+        for number in range(times):
+            outcomes.append(await stack.run(FAULTS[number % len(FAULTS)]))
+    return outcomes
+
+
+def summary(kind: str, outcomes: Sequence[Outcome]) -> str:
+    """One line per kind of fault, and everything that was wrong."""
+    counts = Counter(outcome.fault for outcome in outcomes)
+    moved = Counter[str]()
+    for outcome in outcomes:
+        moved[outcome.fault] += outcome.moved
+    wrong = [f"  {one.fault} of {one.worker} after {one.after:.2f} s: {text}" for one in outcomes for text in one.wrong]
+    lines = [f"{kind}: {len(outcomes)} faults, {AT_ONCE * len(outcomes)} utterances, {len(wrong)} wrong"]
+    lines += [
+        f"  {fault}: {counts[fault]} faults, {moved[fault]} utterances moved" for fault in FAULTS if counts[fault]
+    ]
+    return "\n".join([*lines, *wrong])
+
+
+def _config(kind: Literal["clocked", "embedded"], log_dir: Path) -> StackConfig:
+    llm = ["--lead-seconds", "2", "--decode-silence-seconds", "1.0"]
+    decode = ["--drain-notice-seconds", "0.3"]
+    if kind == "clocked":
+        log_dir.mkdir(parents=True, exist_ok=True)
+        costs = {
+            "llm": {"step_s": 0.004, "step_s_per_sequence": 0.0002, "prefill_s_per_token": 1e-5},
+            "decode": {"batch_s": 0.05, "stream_s": 0.02, "frame_s": 0.0005},
+        }
+        for flags, service in ((llm, "llm"), (decode, "decode")):
+            path = log_dir / f"{service}-costs.json"
+            path.write_text(json.dumps(costs[service]), encoding="utf-8")
+            flags += [f"--{service}-backend", "clocked", f"--{service}-cost-file", str(path)]
+        decode += ["--decode-admission", "off"]
+    with suppress(FileExistsError):
+        log_dir.mkdir(parents=True)
+    return StackConfig(
+        decode_workers=WORKERS,
+        log_dir=log_dir,
+        flags={"llm": tuple(llm), "decode": tuple(decode)},
+        restart_dead=False,
+    )

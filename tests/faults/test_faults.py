@@ -1,0 +1,23 @@
+"""A few of `make faults`' hundreds of faults, in every run of the tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from tests.faults.harness import break_often, differences, summary
+
+
+async def test_utterances_survive_broken_workers(tmp_path: Path) -> None:
+    outcomes = await break_often("clocked", 5, tmp_path, seed=1)
+    assert len(outcomes) == 5
+    assert not any(outcome.wrong for outcome in outcomes), summary("clocked", outcomes)
+    assert sum(outcome.moved for outcome in outcomes) > 0
+
+
+def test_what_differs_is_noticed() -> None:
+    whole = np.arange(100, dtype=np.float32)
+    assert differences(0, whole, whole, 0.0) == []
+    assert "99 samples instead of 100" in differences(0, whole[1:], whole, 1.0)[0]
+    assert "differs by 1" in differences(0, whole + 1, whole, 0.5)[0]

@@ -1,4 +1,4 @@
-"""`python -m cli.chart_schema helm/values.schema.json`: the schema of the chart's values, from the values' types and the services' settings."""
+"""`python -m cli.chart_schema helm/values.schema.json`: the schema of the values, from their types and the settings."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from cli.say import make_config
 from cli.worker import is_serving
 from lighttts.v1.audio_pb2 import AudioChunk
 from tests.support.certificates import Authority
+from tests.support.chart import scaling_metrics
 from tests.support.cluster import Cluster, Pod
 from tests.support.helm import VERSIONS, helm
 
@@ -63,11 +64,14 @@ def names(cluster: Cluster) -> set[str]:
     return {pod.name for pod in cluster.running("decode")}
 
 
+async def metrics_of(pod: Pod) -> str:
+    async with httpx.AsyncClient() as client:
+        return (await client.get(f"http://{pod.address}:{pod.port('metrics')}/metrics")).text
+
+
 async def known_to_llm(cluster: Cluster, address: str) -> bool:
     """Whether the llm pod's pool would give this decode worker an utterance, as its metrics tell."""
-    llm = cluster.running("llm")[0]
-    async with httpx.AsyncClient() as client:
-        text = (await client.get(f"http://{llm.address}:{llm.port('metrics')}/metrics")).text
+    text = await metrics_of(cluster.running("llm")[0])
     return re.search(rf'lighttts_pool_healthy{{pool="decode",worker="{re.escape(address)}"}} 1', text) is not None
 
 
@@ -85,6 +89,12 @@ async def test_the_test_of_helm_passes(cluster: Cluster, tmp_path: Path) -> None
     code, output = await cluster.run(pod["spec"], [*command, cluster.reach("light-tts-gateway", "grpc")])
     assert code == 0, output
     assert "real-time factor" in output
+
+
+async def test_pods_have_the_metrics_they_are_scaled_by(cluster: Cluster) -> None:
+    for service, names in scaling_metrics().items():
+        text = await metrics_of(cluster.running(service)[0])
+        assert all(f"\n{name} " in text for name in names), service
 
 
 async def test_an_added_pod_is_used_soon_after_it_is_ready(cluster: Cluster) -> None:

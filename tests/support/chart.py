@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from tests.support.helm import PROFILES, helm
+import yaml
+
+from tests.support.helm import CHART, PROFILES, helm
 
 VARIANTS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(PROFILES, ()),
@@ -55,6 +57,13 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     ),
 }
 """Ways to install: a values file, then settings; together they reach every branch of the templates."""
+
+
+def scaling_metrics() -> dict[str, set[str]]:
+    """The metrics each service is scaled by, as values.yaml has them."""
+    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    services = ("encode", "llm", "decode", "gateway")
+    return {name: set(values[name]["autoscaling"]["targets"].get("metrics", {})) for name in services}
 
 
 @functools.cache

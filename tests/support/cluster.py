@@ -32,6 +32,8 @@ from tests.support.kube_api import KubeApi, endpoint, endpoint_slice
 PROBE_SECONDS = 0.2
 RESTART_SECONDS = 1.0
 START_SECONDS = 120.0
+HOPELESS = 3
+"""Restarts of a starting pod after which nobody waits for it."""
 Manifest = dict[str, Any]
 
 
@@ -181,7 +183,8 @@ class Cluster:
             raise AssertionError(f"{pod.name} did not get there:\n{pod.log_tail()}") from None
 
     async def _until_ready(self, pod: Pod) -> None:
-        await self.until(lambda: pod.ready, pod)
+        await self.until(lambda: pod.ready or pod.restarts >= HOPELESS, pod)
+        assert pod.ready, f"{pod.name} does not start:\n{pod.log_tail()}"
 
     def _of_kind(self, kind: str) -> list[Manifest]:
         return [item for item in self._objects if item["kind"] == kind]

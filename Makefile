@@ -17,7 +17,7 @@ PROTOS := $(wildcard protos/lighttts/v1/*.proto protos/lighttts/compat/*.proto)
 BUF_VERSION := 1.75.0
 BUF := .tools/buf-$(BUF_VERSION)/node_modules/.bin/buf
 
-.PHONY: help setup protos demo run test parity full-size test-system chart lint format clean
+.PHONY: help setup protos demo run test parity full-size faults test-system chart lint format clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ test: setup protos ## Run the tests that need Python wheels only (ARGS="-k name"
 
 parity: setup protos ## Compare every array of a folder of golden vectors (GOLDEN=DIR): error, tolerance, pass
 	@$(BIN)/python -m tests.parity "$(GOLDEN)"
+
+faults: setup protos ## Kill, freeze and drain decode workers while utterances play: 100 times clocked, 20 times for real
+	@$(BIN)/python -m tests.faults $(ARGS)
 
 full-size: setup protos ## Prove the 0.5B layout: random weights, written, loaded and spoken with (4 GB disk, 6 GB memory)
 	@$(BIN)/python -m benchmarks.full_size

@@ -80,9 +80,12 @@ class Progress:
     def heard(self, decoded: decode_pb2.DecodedAudio) -> llm_pb2.GeneratedAudio:
         """Notes audio that is about to be relayed, and wraps it."""
         now = time.monotonic()
+        first = None
         if self.heard_from is None:
             self.heard_from = now - decoded.audio.first_sample / max(1, decoded.audio.sample_rate)
-            self.done.first_audio = now - self.started_at
+            done = self.done
+            done.first_audio = now - self.started_at
+            first = llm_pb2.FirstTimes(token=done.first_token, hop=done.first_hop, audio=done.first_audio)
         metrics.LEAD.observe(max(0.0, self.heard_from + self.generated / self.token_rate - now))
         audio = llm_pb2.GeneratedAudio(
             audio=decoded.audio,
@@ -90,6 +93,7 @@ class Progress:
             raw_ids=self.unreported,
             tokens_generated=self.generated,
             tokens_spoken=decoded.tokens_spoken,
+            first=first,
         )
         self.unreported.clear()
         return audio

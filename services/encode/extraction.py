@@ -51,6 +51,11 @@ class VoiceSource:
         """Bundled voices, then registered speakers."""
         return (*self._bundled, *(name for name in self._speakers if name not in self._bundled))
 
+    @property
+    def busy(self) -> int:
+        """Voices and recordings being worked on or waiting for it."""
+        return self._work
+
     async def named(self, name: str) -> Found:
         """A voice of the model directory. Raises NotFound naming those there are."""
         bundled = self._bundled.get(name)

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import struct
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from gateway import tasks
@@ -117,18 +117,22 @@ class Turn:
 
     async def _encode(self, segment: Segment, offset: int, group: asyncio.TaskGroup) -> None:
         async def on_run(run: encode_pb2.EncodedText) -> None:
-            utterance = self._open if self._open is not None else await self._begin(group)
+            utterance = self._open if self._open is not None else await self._begin(group, run.instruct_ids)
             utterance.end_offset = offset + run.end
             utterance.say(run.ids, last=run.last)
             self._open = None if run.last else utterance
 
-        start = encode_pb2.EncodeTextStart(request_id=self._speaker.request_id, interleaved=self._speaker.interleaved)
+        start = encode_pb2.EncodeTextStart(
+            request_id=self._speaker.request_id,
+            interleaved=self._speaker.interleaved,
+            instruct_text=self._speaker.options.instruction,
+        )
         await segment.encode(self._speaker.encode, start, on_run)
         if self._open is not None:  # the border ends it, whether or not its last run said so
             self._open.say((), last=True)
             self._open = None
 
-    async def _begin(self, group: asyncio.TaskGroup) -> Utterance:
+    async def _begin(self, group: asyncio.TaskGroup, instruct_ids: Sequence[int]) -> Utterance:
         await self._ahead.acquire()
         if self._newest is not None:
             # Until its first audio an utterance has the workers for itself: nobody waits longer for what is said first.
@@ -139,7 +143,8 @@ class Turn:
             request_id=self._speaker.request_id,
             style=options.style,
             voice_hash=voice.voice_hash,
-            prompt_use=llm_pb2.PROMPT_USE_ZERO_SHOT,
+            prompt_use=_prompt_use(options),
+            instruct_ids=instruct_ids,
             sampling=options.sampling,
             seed=utterance_seed(options.seed, self.number, self._utterances),
             urgency=_urgency(options),
@@ -177,6 +182,10 @@ def utterance_seed(seed: int, turn: int, utterance: int) -> int:
     """An utterance's own 64-bit seed: a request's utterances differ, and the same request gives the same ones."""
     digest = hashlib.blake2b(struct.pack("<QQQ", seed, turn, utterance), digest_size=8)
     return int.from_bytes(digest.digest(), "little")
+
+
+def _prompt_use(options: SpeechOptions) -> llm_pb2.PromptUse.ValueType:
+    return llm_pb2.PROMPT_USE_ZERO_SHOT if options.instruction is None else llm_pb2.PROMPT_USE_TIMBRE
 
 
 def _urgency(options: SpeechOptions) -> audio_pb2.Urgency:

@@ -74,7 +74,11 @@ class Voices:
             audio = voice.audio
             # Megabytes: hashing them here would hold up everybody's audio.
             key = await asyncio.to_thread(voice_hash, audio, voice.transcript, self.model.model)
-            header = encode_pb2.EncodeVoiceHeader(request_id=current_request_id(), transcript=voice.transcript)
+            header = encode_pb2.EncodeVoiceHeader(request_id=current_request_id())
+            if voice.transcript:
+                header.transcript = voice.transcript
+            else:
+                header.timbre_only = True
         content = self._cache.get(key)
         if content is None:
             content = await self._flights.run(key, lambda: self._extract(key, header, audio))

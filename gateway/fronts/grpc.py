@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import grpc.aio
 
 from gateway import metrics
+from gateway.conversion import ConversionSession
 from gateway.options import SpeechOptions, check_text
 from gateway.output import Event
 from gateway.session import CancelInput, FlushInput, Input, PositionInput, Session, Stages, TextInput, one_text
@@ -49,6 +50,24 @@ class TextToSpeechServicer(tts_pb2_grpc.TextToSpeechServicer):
             async with Session(self._stages, options, _inputs(request_iterator)) as session:
                 async for event in session:
                     yield _streaming_response(event)
+                    if isinstance(event, tts_pb2.Finished):
+                        context.set_trailing_metadata(_trailers(event))
+
+    async def ConvertVoice(
+        self, request: tts_pb2.ConvertVoiceRequest, context: Context
+    ) -> AsyncIterator[tts_pb2.ConvertVoiceResponse]:
+        with metrics.count_errors(FRONT):
+            config = tts_pb2.SynthesisConfig()
+            config.CopyFrom(request.config)
+            # Only the voice's timbre is used, as in cross-lingual speech: no transcript, no instruction.
+            config.mode = tts_pb2.SPEECH_MODE_CROSS_LINGUAL
+            config.ClearField("instruct_text")
+            options = SpeechOptions.from_config(config, self._stages.settings.max_prompt_bytes)
+            async with ConversionSession(self._stages, options, request.audio) as session:
+                async for event in session:
+                    response = _convert_response(event)
+                    if response is not None:
+                        yield response
                     if isinstance(event, tts_pb2.Finished):
                         context.set_trailing_metadata(_trailers(event))
 
@@ -130,6 +149,22 @@ def _synthesize_response(event: Event) -> tts_pb2.SynthesizeResponse | None:
         case tts_pb2.Finished():
             return tts_pb2.SynthesizeResponse(finished=event)
         case _:  # of use only where text and audio overlap
+            return None
+
+
+def _convert_response(event: Event) -> tts_pb2.ConvertVoiceResponse | None:
+    match event:
+        case tts_pb2.Started():
+            return tts_pb2.ConvertVoiceResponse(started=event)
+        case audio_pb2.AudioChunk():
+            return tts_pb2.ConvertVoiceResponse(audio=event)
+        case tts_pb2.Warning():
+            return tts_pb2.ConvertVoiceResponse(warning=event)
+        case tts_pb2.Resumed():
+            return tts_pb2.ConvertVoiceResponse(resumed=event)
+        case tts_pb2.Finished():
+            return tts_pb2.ConvertVoiceResponse(finished=event)
+        case _:  # of use only where there is text
             return None
 
 

@@ -1,0 +1,97 @@
+"""The modes as an application asks for them, through the gateway and the real services over the mini checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+import pytest_asyncio
+
+from cli.stack import Stack, StackConfig
+from lighttts.v1 import tts_pb2, tts_pb2_grpc
+from services.common.errors import from_rpc_error
+
+MINI = Path(__file__).parents[1] / "data" / "cosyvoice2-mini"
+PROMPT = Path(__file__).parents[2] / "models" / "tiny" / "prompt_slt.wav"
+WORDS = PROMPT.with_suffix(".txt").read_text(encoding="utf-8").strip()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stub(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Any]:
+    config = StackConfig(model_dir=MINI, decode_workers=1, log_dir=tmp_path_factory.mktemp("logs"))
+    async with Stack(config) as stack, grpc.aio.insecure_channel(stack.gateway.address) as channel:
+        yield tts_pb2_grpc.TextToSpeechStub(channel)
+
+
+def config(**fields: Any) -> tts_pb2.SynthesisConfig:
+    made = tts_pb2.SynthesisConfig(seed=3, **fields)
+    made.sampling.max_seconds = 1.0
+    return made
+
+
+def prompt(transcript: str = "") -> tts_pb2.Prompt:
+    return tts_pb2.Prompt(audio=PROMPT.read_bytes(), transcript=transcript)
+
+
+async def audio_of(responses: Any) -> bytes:
+    return b"".join([response.audio.pcm async for response in responses])
+
+
+async def speak(stub: Any, **fields: Any) -> bytes:
+    return await audio_of(stub.Synthesize(tts_pb2.SynthesizeRequest(config=config(**fields), text="hello world")))
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_every_mode(stub: Any) -> None:
+    instruct = {"mode": tts_pb2.SPEECH_MODE_INSTRUCT, "instruct_text": "say it angrily"}
+    spoken = [
+        await speak(stub, prompt=prompt(WORDS)),
+        await speak(stub, prompt=prompt(), mode=tts_pb2.SPEECH_MODE_CROSS_LINGUAL),
+        await speak(stub, prompt=prompt(), **instruct),
+        await speak(stub, voice_name="mini_a"),
+        await speak(stub, voice_name="mini_b"),
+    ]
+    assert all(spoken)
+    assert len(set(spoken)) == len(spoken)
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_recording_with_another_voice(stub: Any) -> None:
+    request = tts_pb2.ConvertVoiceRequest(config=config(voice_name="mini_a"), audio=PROMPT.read_bytes())
+    finished = tts_pb2.Finished()
+    samples = 0
+    async for response in stub.ConvertVoice(request):
+        samples += len(response.audio.pcm) // 2
+        if response.HasField("finished"):
+            finished = response.finished
+    assert samples % 960 == 0
+    assert finished.audio_seconds == pytest.approx(samples / 24000)
+    assert 2.0 < finished.audio_seconds < 2.5  # as long as the recording
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"prompt": prompt()}, "no transcript"),
+        ({"mode": tts_pb2.SPEECH_MODE_INSTRUCT}, "instruction is empty"),
+        ({"instruct_text": "angrily"}, "needs the mode INSTRUCT"),
+        ({"mode": tts_pb2.SPEECH_MODE_INSTRUCT, "instruct_text": "x" * 1001}, "say it shorter"),
+    ],
+)
+async def test_what_does_not_go_together(stub: Any, fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await speak(stub, **fields)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert words in from_rpc_error(caught.value).message
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_nothing_to_convert(stub: Any) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await audio_of(stub.ConvertVoice(tts_pb2.ConvertVoiceRequest(config=config(voice_name="mini_a"))))
+    assert "send a recording" in from_rpc_error(caught.value).message

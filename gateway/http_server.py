@@ -11,6 +11,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from services.common.server import StartError
+from services.common.tls import TlsFiles, server_context
 
 _SHUTDOWN_SECONDS = 5
 
@@ -18,7 +19,7 @@ _SHUTDOWN_SECONDS = 5
 class HttpServer:
     """Serves an ASGI application on the running loop, from `start` to `close`."""
 
-    def __init__(self, app: ASGIApp, host: str, port: int) -> None:
+    def __init__(self, app: ASGIApp, host: str, port: int, tls: TlsFiles | None = None) -> None:
         self._host = host
         self._port = port
         config = uvicorn.Config(
@@ -31,6 +32,8 @@ class HttpServer:
             server_header=False,
             timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
         )
+        self._config = config
+        self._tls = tls
         self._server = _Uvicorn(config)
         self._serving: asyncio.Task[None] | None = None
 
@@ -40,7 +43,10 @@ class HttpServer:
         return self._port
 
     async def start(self) -> None:
-        """Listens and returns. Raises StartError when the port is taken."""
+        """Listens and returns. Raises StartError when the port is taken, TlsError when the certificate is no good."""
+        self._config.load()
+        if self._tls is not None:
+            self._config.ssl = server_context(self._tls)
         try:
             # uvicorn would end the process when it cannot bind, so it is given a socket.
             listener = socket.create_server((self._host, self._port), family=_family(self._host), backlog=2048)

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from gateway.access.caller import current_caller
 from gateway.audio.formats import AudioFormat
 from lighttts.v1 import audio_pb2, llm_pb2, tts_pb2
 from services.common.errors import InvalidInput
@@ -61,7 +62,7 @@ class SpeechOptions:
             # 32 bits: enough for every voice to sound new, and short enough for a person to repeat.
             seed=config.seed if config.HasField("seed") else secrets.randbits(32),
             sampling=config.sampling,
-            urgency=urgency,
+            urgency=current_caller().urgency(urgency),
         )
 
 

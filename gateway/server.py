@@ -7,6 +7,9 @@ import asyncio
 import grpc.aio
 import structlog
 
+from gateway.access.door import Door, DoorInterceptor
+from gateway.access.keys import KeyFileError, KeyRing
+from gateway.access.quota import LocalQuotas
 from gateway.admission import Admission
 from gateway.fronts.grpc import TextToSpeechServicer, VoicesServicer
 from gateway.fronts.http import create_app
@@ -37,8 +40,11 @@ class GatewayService:
         llm = _pool("llm", settings.llm_target, "lighttts.v1.Llm", settings)
         voices = Voices(encode, default_voice=settings.default_voice, cache_bytes=settings.voice_cache_bytes)
         self._settings = settings
-        self._stages = Stages(settings, voices, encode, llm, Admission(settings.max_sessions))
-        self._http = HttpServer(create_app(self._stages), settings.host, settings.http_port)
+        self._stages = Stages(settings, voices, encode, llm, Admission(settings.max_sessions), LocalQuotas())
+        door = Door(_keys(settings))
+        self.interceptors: tuple[grpc.aio.ServerInterceptor, ...] = (DoorInterceptor(door),)
+        app = create_app(self._stages, door)
+        self._http = HttpServer(app, settings.host, settings.http_port, settings.public_tls)
         self._polling: asyncio.Task[None] | None = None
 
     @property
@@ -85,6 +91,18 @@ class GatewayService:
             log.warning("cannot ask the encode service what it serves", reason=error.message)
             return False
         return True
+
+
+def _keys(settings: GatewaySettings) -> KeyRing | None:
+    if settings.api_keys_file is None:
+        log.warning("no API keys are configured: everybody who reaches this gateway may use it")
+        return None
+    try:
+        keys = KeyRing(settings.api_keys_file)
+    except KeyFileError as error:
+        raise StartError(f"LIGHTTTS_API_KEYS_FILE: {error}") from error
+    log.info("only callers with a key are let in", keys=len(keys))
+    return keys
 
 
 def _pool(name: str, target: str, service: str, settings: GatewaySettings) -> Pool:

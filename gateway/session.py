@@ -10,7 +10,9 @@ from types import TracebackType
 from typing import Self, TypeAlias
 
 from gateway import metrics, tasks
-from gateway.admission import Admission
+from gateway.access.caller import current_caller
+from gateway.access.quota import Quotas
+from gateway.admission import Abortable, Admission
 from gateway.inbox import Flush
 from gateway.options import SpeechOptions
 from gateway.output import Event, Output
@@ -20,7 +22,7 @@ from gateway.turn import Speaker, Turn
 from gateway.utterance import LlmStage
 from gateway.voices import Voices
 from lighttts.v1 import tts_pb2, voice_pb2
-from services.common.errors import InvalidInput, LightTtsError
+from services.common.errors import InvalidInput, LightTtsError, TimedOut
 from services.common.failover import MovePolicy
 from services.common.pool import Pool
 from services.common.telemetry import current_request_id
@@ -65,6 +67,14 @@ class Stages:
     encode: Pool
     llm: Pool
     admission: Admission
+    quotas: Quotas
+
+    @contextlib.asynccontextmanager
+    async def place(self, session: Abortable) -> AsyncIterator[None]:
+        """Room for one more session of the current caller. Raises Overloaded, QuotaExceeded or Unavailable."""
+        with self.admission.admit(session):
+            async with self.quotas.stream(current_caller()):
+                yield
 
 
 class Session:
@@ -95,19 +105,20 @@ class Session:
             voice=self._announced_voice,
         )
         self._received = 0
+        self._inputs_taken = 0
         self._flushes = 0
         self._task: asyncio.Task[None] | None = None
-        self._place = contextlib.ExitStack()
+        self._place = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        self._place.enter_context(self._stages.admission.admit(self))
+        await self._place.enter_async_context(self._stages.place(self))
         self._task = asyncio.create_task(self._run())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._place:
+        async with self._place:
             if self._task is not None and not self._task.done():
                 if not self._task.cancelling():  # nor was it aborted
                     metrics.CANCELLATIONS.labels("client").inc()
@@ -126,13 +137,27 @@ class Session:
         try:
             async with tasks.group() as group, contextlib.aclosing(self._inputs):
                 group.create_task(self._announce())
+                idle = group.create_task(self._watch_idle())
                 await self._converse(group)
+                idle.cancel()
             await self._output.finish()
             await self._output.send(self._stats.finished())
         except Exception as error:  # noqa: BLE001 - whatever happened belongs to the reader of the events, who raises it
             self._output.events.close(error)
         else:
             self._output.events.close()
+        finally:
+            # Not only on leaving: a client that reads no more never gets there.
+            await self._place.aclose()
+
+    async def _watch_idle(self) -> None:
+        """Ends a session that nobody writes to and nobody reads from."""
+        seconds = self._stages.settings.idle_seconds
+        seen: tuple[int, int] | None = None
+        while (now := (self._inputs_taken, self._output.events.taken)) != seen:
+            seen = now
+            await asyncio.sleep(seconds)  # not an event: what is waited for is that nothing happens
+        raise TimedOut(f"nothing came and nothing was read for {seconds:g} s; open a new stream when there is text")
 
     async def _announce(self) -> None:
         self._output.open(self._stages.voices.model.sample_rate)
@@ -157,6 +182,7 @@ class Session:
         turn = Turn(self._speaker, self._output, self._stats, number=0, offset=0)
         task = group.create_task(turn.run())
         async for item in self._inputs:
+            self._inputs_taken += 1
             match item:
                 case TextInput(text):
                     self._take_text(turn, text)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, SecretStr, model_validator
 
 from services.common.settings import ServiceSettings
+from services.common.tls import TlsFiles
 
 
 class GatewaySettings(ServiceSettings):
@@ -50,3 +54,38 @@ class GatewaySettings(ServiceSettings):
     """Seconds of audio a conversation is sent ahead of its listener; offline work and whole texts are not held back."""
     model_poll_seconds: float = Field(default=15.0, gt=0)
     """Seconds between looking up what the encode service serves."""
+    idle_seconds: float = Field(default=300.0, gt=0)
+    """A stream on which nothing is sent and nothing is read for so long is ended."""
+    api_keys_file: Path | None = None
+    """YAML file of API keys, by their hashes (see docs/security.md); without one everybody is let in."""
+    public_tls_cert: Path | None = None
+    """Certificate chain (PEM) that applications see, over gRPC and HTTPS; with public_tls_key."""
+    public_tls_key: Path | None = None
+    """Its private key (PEM)."""
+    public_tls_ca: Path | None = None
+    """Certificates (PEM) of an authority: applications must then present a certificate it has signed."""
+    redis_url: SecretStr | None = None
+    """redis:// or rediss:// address of what several gateways share: quotas, and voices and results if told so."""
+    redis_prefix: str = "lighttts:"
+    """What every key in Redis begins with."""
+
+    @model_validator(mode="after")
+    def _check_public_tls(self) -> Self:
+        if (self.public_tls_cert is None) != (self.public_tls_key is None):
+            raise ValueError("public_tls_cert and public_tls_key belong together; only one is given")
+        if self.public_tls_ca is not None and self.public_tls_cert is None:
+            raise ValueError("public_tls_ca needs public_tls_cert and public_tls_key")
+        if self.public_tls_cert is not None and self.tls_listen:
+            raise ValueError("public_tls_cert and tls_listen exclude each other: one port has one certificate")
+        return self
+
+    @property
+    def public_tls(self) -> TlsFiles | None:
+        """What applications are met with; None for plaintext."""
+        if self.public_tls_cert is None or self.public_tls_key is None:
+            return None
+        return TlsFiles(self.public_tls_cert, self.public_tls_key, self.public_tls_ca)
+
+    @property
+    def tls_of_server(self) -> TlsFiles | None:
+        return self.public_tls or super().tls_of_server

@@ -11,6 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from gateway import metrics
+from gateway.access.door import Door, DoorMiddleware
 from gateway.fronts import lighttts
 from gateway.fronts.middleware import BodyLimit, RequestId
 from gateway.session import Stages
@@ -23,10 +24,11 @@ FORM_BYTES = 2**20
 """What a form may hold beside the prompt: texts and the form's own framing."""
 
 
-def create_app(stages: Stages) -> FastAPI:
+def create_app(stages: Stages, door: Door) -> FastAPI:
     """The application behind the HTTP port."""
     app = FastAPI(title="light-tts", description="Zero-shot streaming text-to-speech", docs_url=None, redoc_url=None)
     app.add_middleware(BodyLimit, max_bytes=stages.settings.max_prompt_bytes + FORM_BYTES)
+    app.add_middleware(DoorMiddleware, door=door, refuse=error_response)
     app.add_middleware(RequestId)
     app.add_exception_handler(LightTtsError, _refuse)
     app.add_exception_handler(StarletteHTTPException, _refuse_request)
@@ -77,6 +79,11 @@ def _add_health(app: FastAPI, stages: Stages) -> None:
 async def _refuse(request: Request, error: Exception) -> Response:
     if not isinstance(error, LightTtsError):
         raise error
+    return error_response(request, error)
+
+
+def error_response(request: Request, error: LightTtsError) -> Response:
+    """The answer to a request that fails with `error`."""
     metrics.ERRORS.labels(FRONT, error.reason).inc()
     headers = {} if error.retry_after is None else {"retry-after": str(math.ceil(error.retry_after))}
     return JSONResponse({"message": error.message}, error.http_status, headers)

@@ -69,6 +69,39 @@ def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
     )
 
 
+def server_context(files: TlsFiles) -> ssl.SSLContext:
+    """The same for servers that are not gRPC: a renewed certificate serves the next handshake. Raises TlsError.
+
+    The authority is the one of the start: a connection's demands cannot be changed once it has begun.
+    """
+    used = files.read()
+    newest = context = _context(files)
+
+    def renew(connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, began_with: ssl.SSLContext) -> None:
+        nonlocal used, newest
+        try:
+            found = files.read()
+            if found != used:
+                newest, used = _context(files), found
+                log.info("certificate renewed", file=str(files.certificate))
+        except TlsError as error:
+            log.warning("the certificate in use stays", reason=str(error))
+        connection.context = newest
+
+    context.sni_callback = renew
+    return context
+
+
+def _context(files: TlsFiles) -> ssl.SSLContext:
+    files.check()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files.certificate, files.key)
+    if files.authority is not None:
+        context.load_verify_locations(files.authority)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
 class _Renewal:
     """Asked by gRPC at every handshake, in a thread of its own: a configuration when the files have changed."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import product
 from pathlib import Path
 
@@ -68,10 +68,11 @@ def _random(key: str, shape: tuple[int, ...], generator: torch.Generator) -> Ten
     return torch.randn(shape, generator=generator) / math.sqrt(math.prod(shape[1:]))
 
 
-def write_checkpoint(directory: Path, seed: int = 0) -> None:
-    """Writes the whole directory (3 GB) but for the two ONNX graphs; `directory` must not exist.
+def write_checkpoint(directory: Path, seed: int = 0, parts: Collection[str] = ("llm", "flow", "hift")) -> None:
+    """Writes the directory (3 GB) but for the two ONNX graphs; `directory` must not exist.
 
-    Raises FileExistsError, or OSError when the disk is full.
+    Weights not among `parts` are left empty, for who needs one stage only. Raises FileExistsError, or OSError when the disk
+    is full.
     """
     tokenizer = directory / "CosyVoice-BlankEN"
     tokenizer.mkdir(parents=True)
@@ -80,7 +81,10 @@ def write_checkpoint(directory: Path, seed: int = 0) -> None:
     for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):  # few tokens, but the file format is theirs
         shutil.copy(MINI / "CosyVoice-BlankEN" / name, tokenizer)
     for part, shapes in official_shapes().items():
-        torch.save(random_state(shapes, seed), directory / f"{part}.pt")
+        if part in parts:
+            torch.save(random_state(shapes, seed), directory / f"{part}.pt")
+        else:
+            (directory / f"{part}.pt").touch()
 
 
 def parameters(shapes: Mapping[str, tuple[int, ...]]) -> int:

@@ -85,7 +85,7 @@ async def _serve(config: StackConfig) -> None:
     err.print(f"Starting encode, llm, {config.decode_workers} decode workers and the gateway (logs: {config.log_dir}):")
     async with Stack(config, show_event) as stack:
         server = "" if stack.ports.gateway.grpc == 50050 else f" --server {stack.gateway.address}"
-        out.print(f"Serving: gRPC {stack.gateway.address}, HTTP {stack.http_url}. Try:")
+        out.print(f"Serving: gRPC {stack.gateway.address}, HTTP and a page to try it {stack.http_url}. Try:")
         out.print(f'  {sys.argv[0]} say "Good morning, Alice, welcome to London."{server}', soft_wrap=True)
         out.print("Ctrl-C stops everything.")
         try:

@@ -31,6 +31,8 @@ class StackPorts:
 
     gateway: ServicePorts
     http: int
+    cosyvoice: int
+    """Of the gateway too: where CosyVoice's own clients are served."""
     encode: ServicePorts
     llm: ServicePorts
     decode: tuple[ServicePorts, ...]
@@ -39,6 +41,7 @@ class StackPorts:
         """Every port with what it is for, as shown to people."""
         yield "gateway gRPC", self.gateway.grpc
         yield "gateway HTTP", self.http
+        yield "gateway CosyVoice", self.cosyvoice
         yield "gateway metrics", self.gateway.metrics
         workers = {"encode": self.encode, "llm": self.llm}
         workers |= {f"decode-{number}": ports for number, ports in enumerate(self.decode, start=1)}
@@ -48,10 +51,11 @@ class StackPorts:
 
 
 def default_ports(decode_workers: int, gateway: int = 50050, http: int = 8080) -> StackPorts:
-    """The documented ports: 50050 and 8080 for clients, 50051 and up for workers, 9100 and up for metrics."""
+    """The documented ports: 50050, 8080 and 50000 for clients, 50051 and up for workers, 9100 and up for metrics."""
     return StackPorts(
         gateway=ServicePorts(gateway, 9100),
         http=http,
+        cosyvoice=50000,
         encode=ServicePorts(50051, 9101),
         llm=ServicePorts(50052, 9102),
         decode=tuple(ServicePorts(50061 + i, 9111 + i) for i in range(decode_workers)),
@@ -60,7 +64,7 @@ def default_ports(decode_workers: int, gateway: int = 50050, http: int = 8080) -
 
 def free_ports(decode_workers: int) -> StackPorts:
     """Ports nobody listens on now. Raises PortError when there are not enough."""
-    wanted = 7 + 2 * decode_workers
+    wanted = 8 + 2 * decode_workers
     candidates = random.sample(FREE_RANGE, len(FREE_RANGE))
     found = []
     for port in candidates:
@@ -70,8 +74,9 @@ def free_ports(decode_workers: int) -> StackPorts:
             break
     else:
         raise PortError(f"fewer than {wanted} ports are free in {FREE_RANGE.start}-{FREE_RANGE.stop - 1} of {HOST}")
-    pairs = [ServicePorts(*found[i : i + 2]) for i in range(0, wanted - 1, 2)]
-    return StackPorts(gateway=pairs[0], http=found[-1], encode=pairs[1], llm=pairs[2], decode=tuple(pairs[3:]))
+    http, cosyvoice, *rest = found
+    pairs = [ServicePorts(*rest[i : i + 2]) for i in range(0, len(rest), 2)]
+    return StackPorts(pairs[0], http, cosyvoice, encode=pairs[1], llm=pairs[2], decode=tuple(pairs[3:]))
 
 
 def is_free(port: int) -> bool:

@@ -68,12 +68,18 @@ class Stack:
             worker(f"decode-{number}", "services.decode", ports, *model)
             for number, ports in enumerate(self.ports.decode, start=1)
         ]
-        self.gateway = worker("gateway", "gateway", self.ports.gateway, *upstream, "--http-port", str(self.ports.http))
+        doors = ("--http-port", str(self.ports.http), "--cosyvoice-port", str(self.ports.cosyvoice))
+        self.gateway = worker("gateway", "gateway", self.ports.gateway, *upstream, *doors)
 
     @property
     def http_url(self) -> str:
         """Where the gateway's HTTP interface answers."""
         return f"http://{HOST}:{self.ports.http}"
+
+    @property
+    def cosyvoice_address(self) -> str:
+        """Where CosyVoice's own clients are served, over gRPC and HTTP."""
+        return f"{HOST}:{self.ports.cosyvoice}"
 
     def workers(self) -> Iterator[Worker]:
         """Every process, the gateway last."""

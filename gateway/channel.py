@@ -25,6 +25,11 @@ class Channel(Generic[T]):
         self.taken = 0
         """Items the reader has got so far."""
 
+    @property
+    def waiting(self) -> int:
+        """Items that wait for the reader."""
+        return self._items.qsize()
+
     async def send(self, item: T) -> None:
         """Passes an item on as soon as there is room. Cancelled while waiting, it has not passed it on."""
         await self.send_made(lambda: item)

@@ -55,7 +55,7 @@ class ConversionSession(Session):
                 await self._output.audio(part.pcm, last=part.last)
             else:
                 await self._output.send(part)
-        self._stats.utterance(utterance.decode_worker)
+        self._stats.utterance(utterance.decode_worker, utterance.speech_tokens)
 
 
 async def _no_inputs() -> AsyncGenerator[Input]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from services.common.server import StartError
 from services.common.tls import TlsFiles, server_context
@@ -19,13 +20,27 @@ _SHUTDOWN_SECONDS = 5
 class HttpServer:
     """Serves an ASGI application on the running loop, from `start` to `close`."""
 
-    def __init__(self, app: ASGIApp, host: str, port: int, tls: TlsFiles | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        host: str,
+        port: int,
+        tls: TlsFiles | None = None,
+        *,
+        max_frame_bytes: int = 2**24,
+        protocol: type[H11Protocol] = H11Protocol,
+        port_setting: str = "LIGHTTTS_HTTP_PORT",
+    ) -> None:
+        """`max_frame_bytes`: of one WebSocket message. `port_setting`: what to change when the port is taken."""
+        self._port_setting = port_setting
         self._host = host
         self._port = port
         config = uvicorn.Config(
             app,
             lifespan="off",
-            ws="none",
+            http=protocol,
+            ws="websockets-sansio",
+            ws_max_size=max_frame_bytes,
             log_config=None,
             log_level="warning",
             access_log=False,
@@ -49,9 +64,11 @@ class HttpServer:
             self._config.ssl = server_context(self._tls)
         try:
             # uvicorn would end the process when it cannot bind, so it is given a socket.
-            listener = socket.create_server((self._host, self._port), family=_family(self._host), backlog=2048)
+            listener = _listen(self._host.strip("[]"), self._port)  # gRPC wants brackets around IPv6, sockets do not
         except OSError as error:
-            raise StartError(f"cannot listen on {self._host}:{self._port}: {error}; set LIGHTTTS_HTTP_PORT") from error
+            raise StartError(
+                f"cannot listen on {self._host}:{self._port}: {error}; set {self._port_setting}"
+            ) from error
         self._port = listener.getsockname()[1]
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="http server")
 
@@ -68,5 +85,8 @@ class _Uvicorn(uvicorn.Server):
         yield  # signals belong to the process's own bootstrap
 
 
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket; `::` takes IPv4 as well, as gRPC's does."""
+    if ":" in host:
+        return socket.create_server((host, port), family=socket.AF_INET6, backlog=2048, dualstack_ipv6=host == "::")
+    return socket.create_server((host, port), backlog=2048)

@@ -11,12 +11,17 @@ from gateway.access.door import Door, DoorInterceptor
 from gateway.access.keys import KeyFileError, KeyRing
 from gateway.access.quota import LocalQuotas
 from gateway.admission import Admission
+from gateway.fronts import cosyvoice_grpc, riva
+from gateway.fronts.cosyvoice_grpc import CosyVoiceServicer
 from gateway.fronts.grpc import TextToSpeechServicer, VoicesServicer
-from gateway.fronts.http import create_app
+from gateway.fronts.http import create_app, create_cosyvoice_app
+from gateway.fronts.riva import RivaServicer
 from gateway.http_server import HttpServer
 from gateway.session import Stages
 from gateway.settings import GatewaySettings
+from gateway.shared_port import http_or_grpc
 from gateway.voices import Voices
+from lighttts.compat import cosyvoice_pb2_grpc, riva_tts_pb2_grpc
 from lighttts.v1 import tts_pb2_grpc
 from services.common.discovery import discover
 from services.common.errors import LightTtsError
@@ -32,7 +37,12 @@ class GatewayService:
     """Satisfies services.common.server.Service; HTTP is served from the same loop."""
 
     name = "gateway"
-    rpc_services: tuple[str, ...] = ("lighttts.v1.TextToSpeech", "lighttts.v1.Voices")
+    rpc_services: tuple[str, ...] = (
+        "lighttts.v1.TextToSpeech",
+        "lighttts.v1.Voices",
+        riva.NAME,
+        cosyvoice_grpc.NAME,
+    )
 
     def __init__(self, settings: GatewaySettings) -> None:
         """Raises StartError for a target that cannot be understood. Create it on the running loop."""
@@ -44,7 +54,10 @@ class GatewayService:
         door = Door(_keys(settings))
         self.interceptors: tuple[grpc.aio.ServerInterceptor, ...] = (DoorInterceptor(door),)
         app = create_app(self._stages, door)
-        self._http = HttpServer(app, settings.host, settings.http_port, settings.public_tls)
+        limit = settings.max_prompt_bytes
+        self._http = HttpServer(app, settings.host, settings.http_port, settings.public_tls, max_frame_bytes=limit)
+        self._loopback_grpc_port = 0
+        self._cosyvoice = self._cosyvoice_server(door)
         self._polling: asyncio.Task[None] | None = None
 
     @property
@@ -52,7 +65,16 @@ class GatewayService:
         """The port of the HTTP server, once started."""
         return self._http.port
 
+    @property
+    def cosyvoice_port(self) -> int:
+        """The port of CosyVoice's clients, once started; 0 when there is none."""
+        return 0 if self._cosyvoice is None else self._cosyvoice.port
+
     def register(self, server: grpc.aio.Server) -> None:
+        riva_tts_pb2_grpc.add_RivaSpeechSynthesisServicer_to_server(RivaServicer(self._stages), server)
+        cosyvoice_pb2_grpc.add_CosyVoiceServicer_to_server(CosyVoiceServicer(self._stages), server)
+        if self._cosyvoice is not None:
+            self._loopback_grpc_port = server.add_insecure_port("127.0.0.1:0")
         tts_pb2_grpc.add_TextToSpeechServicer_to_server(TextToSpeechServicer(self._stages), server)
         tts_pb2_grpc.add_VoicesServicer_to_server(VoicesServicer(self._stages), server)
 
@@ -60,6 +82,9 @@ class GatewayService:
         """Serves HTTP at once (liveness has to answer), then waits until the encode service can be asked."""
         await self._http.start()
         log.info("http", port=self.http_port)
+        if self._cosyvoice is not None:
+            await self._cosyvoice.start()
+            log.info("cosyvoice", port=self.cosyvoice_port)
         await self._stages.encode.start()
         await self._stages.llm.start()
         while True:
@@ -76,8 +101,23 @@ class GatewayService:
             self._polling.cancel()
             await asyncio.wait({self._polling})
         await self._http.close()
+        if self._cosyvoice is not None:
+            await self._cosyvoice.close()
         await self._stages.llm.close()
         await self._stages.encode.close()
+
+    def _cosyvoice_server(self, door: Door) -> HttpServer | None:
+        """Its clients take HTTP and gRPC at the same port for granted, and speak no TLS."""
+        settings = self._settings
+        if settings.cosyvoice_port == "off":
+            return None
+        return HttpServer(
+            create_cosyvoice_app(self._stages, door),
+            settings.host,
+            settings.cosyvoice_port,
+            protocol=http_or_grpc(lambda: self._loopback_grpc_port),
+            port_setting="LIGHTTTS_COSYVOICE_PORT (or 'off')",
+        )
 
     async def _poll(self) -> None:
         while True:

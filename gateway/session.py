@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self, TypeAlias
 
@@ -14,6 +14,7 @@ from gateway.access.caller import current_caller
 from gateway.access.quota import Quotas
 from gateway.admission import Abortable, Admission
 from gateway.inbox import Flush
+from gateway.ledger import Ledger
 from gateway.options import SpeechOptions
 from gateway.output import Event, Output
 from gateway.settings import GatewaySettings
@@ -68,6 +69,14 @@ class Stages:
     llm: Pool
     admission: Admission
     quotas: Quotas
+    ledger: Ledger = field(default_factory=Ledger)
+
+    @property
+    def llm_stage(self) -> LlmStage:
+        """What an utterance needs to be spoken."""
+        settings = self.settings
+        policy = MovePolicy(settings.llm_silence_seconds, settings.llm_stall_seconds, settings.llm_max_moves)
+        return LlmStage(self.llm, policy, self.ledger, settings.audio_queue_messages)
 
     @contextlib.asynccontextmanager
     async def place(self, session: Abortable) -> AsyncIterator[None]:
@@ -98,7 +107,7 @@ class Session:
         self._voice = voice_pb2.VoiceContent()
         self._speaker = Speaker(
             encode=stages.encode,
-            llm=LlmStage(stages.llm, move_policy(stages.settings), stages.settings.audio_queue_messages),
+            llm=stages.llm_stage,
             options=options,
             request_id=current_request_id(),
             interleaved=stages.settings.interleaved_text and stages.voices.model.interleaved_text,
@@ -135,13 +144,14 @@ class Session:
 
     async def _run(self) -> None:
         try:
-            async with tasks.group() as group, contextlib.aclosing(self._inputs):
-                group.create_task(self._announce())
-                idle = group.create_task(self._watch_idle())
-                await self._converse(group)
-                idle.cancel()
-            await self._output.finish()
-            await self._output.send(self._stats.finished())
+            with self._stages.ledger.request():
+                async with tasks.group() as group, contextlib.aclosing(self._inputs):
+                    group.create_task(self._announce())
+                    idle = group.create_task(self._watch_idle())
+                    await self._converse(group)
+                    idle.cancel()
+                await self._output.finish()
+                await self._output.send(self._stats.finished())
         except Exception as error:  # noqa: BLE001 - whatever happened belongs to the reader of the events, who raises it
             self._output.events.close(error)
         else:
@@ -224,8 +234,3 @@ class Session:
         self._output.cut()
         for flush in turn.unmarked:
             await self._output.send(tts_pb2.Mark(flush=flush.number))
-
-
-def move_policy(settings: GatewaySettings) -> MovePolicy:
-    """When an llm worker has lost an utterance."""
-    return MovePolicy(settings.llm_silence_seconds, settings.llm_stall_seconds, settings.llm_max_moves)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
@@ -20,6 +20,11 @@ class GatewaySettings(ServiceSettings):
     """Whether applications too must have a certificate of the services' own authority."""
     http_port: int = Field(default=8080, ge=0, le=65535)
     """Port of the HTTP server; 0 takes a free one."""
+    cosyvoice_port: Annotated[int, Field(ge=0, le=65535)] | Literal["off"] = 50000
+    """Port where CosyVoice's own clients are served, over gRPC and HTTP alike, always without TLS, as they have none; 0
+    takes a free one, off serves none."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose web pages may call the HTTP interfaces, as JSON: ["https://app.example"]; none unless set."""
     max_message_bytes: int = Field(default=24 * 2**20, gt=0)
     """Largest gRPC message accepted, in bytes; a prompt has to fit into one."""
     encode_target: str = "static:///127.0.0.1:50051"

@@ -28,6 +28,8 @@ class PlaybackStats:
         self._underrun_seconds = 0.0
         self._chunks = 0
         self._decode_workers: list[str] = []
+        self._text_tokens = 0
+        self._speech_tokens = 0
 
     def text(self) -> None:
         """Text arrived."""
@@ -61,9 +63,14 @@ class PlaybackStats:
             self._busy_seconds += self._last_audio - self._busy_since
         self._busy_since = self._dry_at = None
 
-    def utterance(self, decode_worker: str) -> None:
-        """An utterance was sent; `decode_worker` finished it."""
+    def read(self, text_tokens: int) -> None:
+        """The model got so many tokens of text to speak."""
+        self._text_tokens += text_tokens
+
+    def utterance(self, decode_worker: str, speech_tokens: int = 0) -> None:
+        """An utterance of so many tokens was sent; `decode_worker` finished it."""
         self._decode_workers.append(decode_worker)
+        self._speech_tokens += speech_tokens
 
     def finished(self) -> tts_pb2.Finished:
         """The figures at the end of the stream."""
@@ -81,4 +88,6 @@ class PlaybackStats:
             underrun_seconds=self._underrun_seconds,
             chunks=self._chunks,
             decode_workers=self._decode_workers,
+            text_tokens=self._text_tokens,
+            speech_tokens=self._speech_tokens,
         )

@@ -120,6 +120,7 @@ class Turn:
             utterance = self._open if self._open is not None else await self._begin(group, run.instruct_ids)
             utterance.end_offset = offset + run.end
             utterance.say(run.ids, last=run.last)
+            self._stats.read(len(run.ids))
             self._open = None if run.last else utterance
 
         start = encode_pb2.EncodeTextStart(
@@ -168,7 +169,7 @@ class Turn:
                 await self._output.send(part)
         self._delivering = None
         self.spoken = utterance.end_offset
-        self._stats.utterance(utterance.decode_worker)
+        self._stats.utterance(utterance.decode_worker, utterance.speech_tokens)
         await self._output.send(tts_pb2.Spoken(text_offset=self.spoken, sample=self._output.samples))
 
     async def _mark(self, flush: Flush) -> None:

@@ -10,6 +10,7 @@ from gateway import metrics
 from gateway.channel import Channel
 from gateway.encoding import FLOAT_BYTES
 from gateway.generation import generate
+from gateway.ledger import Ledger
 from gateway.record import UtteranceRecord
 from lighttts.v1 import llm_pb2, tts_pb2, voice_pb2
 from services.common.errors import Internal, LightTtsError
@@ -31,6 +32,7 @@ class LlmStage:
 
     pool: Pool
     policy: MovePolicy
+    ledger: Ledger
     queue_messages: int
     """Audio messages held while nobody reads; then reading stops and the worker feels it."""
 
@@ -51,6 +53,8 @@ class Utterance:
     end_offset: int = 0
     """Characters of the session's text that have been spoken when this utterance has."""
     decode_worker: str = ""
+    speech_tokens: int = 0
+    """Generated, once it has ended."""
     parts: Channel[AudioPart | tts_pb2.Resumed] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -60,6 +64,11 @@ class Utterance:
         """Why the last worker lost it, until the next one has taken it."""
         self.audible = asyncio.Event()
         """Its first audio has come, or never will."""
+
+    @property
+    def waiting(self) -> int:
+        """Audio messages that wait for the listener."""
+        return self.parts.waiting
 
     def say(self, ids: Sequence[int], *, last: bool) -> None:
         """Adds text tokens; `last` ends the utterance."""
@@ -72,7 +81,8 @@ class Utterance:
     async def run(self) -> None:
         """Generates until the last audio. Errors reach the reader of `parts`, after the audio that came before."""
         try:
-            await self._generate()
+            with self.stage.ledger.utterance(self):
+                await self._generate()
         except LightTtsError as error:
             self.parts.close(error)
         else:
@@ -107,6 +117,7 @@ class Utterance:
                 await self.parts.send(tts_pb2.Resumed(reason=reason))
             case "done":
                 self.decode_worker = response.done.decode_worker or self.decode_worker
+                self.speech_tokens = response.done.speech_tokens
 
     async def _started(self, started: llm_pb2.GenerateStarted) -> None:
         if started.sample_rate != self.sample_rate:

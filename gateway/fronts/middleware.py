@@ -17,7 +17,7 @@ class RequestId:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         request_id = _sound(dict(scope["headers"]).get(REQUEST_ID_KEY.encode(), b"")) or new_request_id()

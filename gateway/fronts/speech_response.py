@@ -1,8 +1,10 @@
-"""A session as an HTTP response: raw PCM, streamed or whole."""
+"""A session as an HTTP response, streamed or whole."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 import structlog
 from fastapi.responses import Response
@@ -12,17 +14,9 @@ from gateway import metrics
 from gateway.options import SpeechOptions
 from gateway.session import Session, Stages, one_text
 from lighttts.v1 import audio_pb2
-from services.common.errors import Internal, LightTtsError
+from services.common.errors import LightTtsError
 
 log = structlog.get_logger(__name__)
-
-MEDIA_TYPE = "audio/pcm"
-
-
-class GenerationError(Internal):
-    """A synthesis that failed on our side, as LightTTS's clients know it: 417, without stream only."""
-
-    http_status = 417
 
 
 class SpeechResponse(Response):
@@ -32,15 +26,26 @@ class SpeechResponse(Response):
     connection, so that the client cannot take what it has for the whole.
     """
 
-    def __init__(self, stages: Stages, options: SpeechOptions, text: str, *, stream: bool) -> None:
+    def __init__(
+        self,
+        stages: Stages,
+        options: SpeechOptions,
+        text: str,
+        *,
+        stream: bool = True,
+        media_type: str | None = None,
+        frame: Callable[[Session], AsyncGenerator[bytes]] | None = None,
+    ) -> None:
+        """`frame`: what is sent of a session, as `media_type`; without it the audio's own bytes and type."""
         self.status_code = 200
-        self.media_type = MEDIA_TYPE
+        self.media_type = media_type or options.audio.encoding.media_type
         self.background = None
         self.init_headers()  # instead of the base's own start: there is no body yet whose length it could state
         self._stages = stages
         self._options = options
         self._text = text
         self._stream = stream
+        self._frame = frame or audio_bytes
         self._begun = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,29 +63,28 @@ class SpeechResponse(Response):
 
     async def _speak(self, send: Send) -> None:
         try:
-            async with Session(self._stages, self._options, one_text(self._text)) as session:
-                await (self._send_stream(session, send) if self._stream else self._send_whole(session, send))
+            async with (
+                Session(self._stages, self._options, one_text(self._text)) as session,
+                contextlib.aclosing(self._frame(session)) as parts,
+            ):
+                await (self._send_stream(parts, send) if self._stream else self._send_whole(parts, send))
         except LightTtsError as error:
             if not self._begun:
-                if isinstance(error, Internal) and not self._stream:
-                    raise GenerationError(error.message) from error
                 raise
             metrics.ERRORS.labels("http", error.reason).inc()
             log.warning("synthesis broke off after its first audio", message=error.message)
 
-    async def _send_stream(self, session: Session, send: Send) -> None:
-        async for event in session:
-            if isinstance(event, audio_pb2.AudioChunk) and event.pcm:
-                if not self._begun:
-                    await self._begin(send)
-                await send({"type": "http.response.body", "body": event.pcm, "more_body": True})
+    async def _send_stream(self, parts: AsyncIterator[bytes], send: Send) -> None:
+        async for part in parts:
+            if not self._begun:
+                await self._begin(send)
+            await send({"type": "http.response.body", "body": part, "more_body": True})
         if not self._begun:
             await self._begin(send)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _send_whole(self, session: Session, send: Send) -> None:
-        parts = [event.pcm async for event in session if isinstance(event, audio_pb2.AudioChunk)]
-        body = b"".join(parts)
+    async def _send_whole(self, parts: AsyncIterator[bytes], send: Send) -> None:
+        body = b"".join([part async for part in parts])
         self.raw_headers.append((b"content-length", str(len(body)).encode()))
         await self._begin(send)
         await send({"type": "http.response.body", "body": body, "more_body": False})
@@ -88,6 +92,13 @@ class SpeechResponse(Response):
     async def _begin(self, send: Send) -> None:
         self._begun = True
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+
+
+async def audio_bytes(session: Session) -> AsyncGenerator[bytes]:
+    """The audio of a session, in pieces, as the listener wants it."""
+    async for event in session:
+        if isinstance(event, audio_pb2.AudioChunk) and event.pcm:
+            yield event.pcm
 
 
 async def _disconnected(receive: Receive) -> None:

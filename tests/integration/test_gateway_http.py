@@ -14,7 +14,7 @@ from gateway.server import GatewayService
 from gateway.settings import GatewaySettings
 from services.common.errors import Internal, NotFound, Unavailable
 from services.common.server import ServiceServer, StartError
-from tests.support.fake_stages import Rig, Script, ids_of, rig, until
+from tests.support.fake_stages import STYLES, Rig, Script, ids_of, rig, until
 
 WAV = b"RIFF a recording"
 FORM = {"tts_text": "One. Two.", "prompt_text": "hello"}
@@ -219,7 +219,7 @@ async def test_health_is_true() -> None:
 async def test_models_metrics_and_request_ids() -> None:
     async with rig() as r:
         for method in ("GET", "POST"):
-            assert (await r.http.request(method, "/query_tts_model")).json() == {"tts_models": ["default"]}
+            assert (await r.http.request(method, "/query_tts_model")).json() == {"tts_models": list(STYLES)}
         response = await r.http.post(
             "/inference_zero_shot", data=FORM, files={"prompt_wav": ("a", WAV)}, headers={"x-request-id": "mine-1"}
         )

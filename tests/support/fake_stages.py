@@ -34,6 +34,7 @@ SAMPLE_RATE = 24000
 SAMPLES_PER_ID = 240
 LIMIT_SECONDS = 30
 VOICES = ("rms", "slt")
+STYLES = ("default", "calm")
 
 
 def speech(ids: list[int], seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -180,6 +181,9 @@ class FakeLlm(llm_pb2_grpc.LlmServicer):
     async def drain(self) -> None: ...
     async def close(self) -> None: ...
 
+    async def ListStyles(self, request: Any, context: Any) -> llm_pb2.ListStylesResponse:
+        return llm_pb2.ListStylesResponse(styles=STYLES)
+
     async def Generate(self, request_iterator: Any, context: Any) -> AsyncIterator[llm_pb2.GenerateResponse]:
         start = (await anext(aiter(request_iterator))).start
         number = len(self.calls)
@@ -304,7 +308,7 @@ async def rig(llms: int = 1, **settings: Any) -> AsyncIterator[Rig]:
             llm_servers = [await _serve(stack, llm, ServiceSettings()) for llm in workers]
             # A held worker sends no heartbeats; only tests of that take it for lost.
             patient = {"llm_silence_seconds": LIMIT_SECONDS}
-            options: dict[str, Any] = {"drain_notice_seconds": 0, "http_port": 0, "port": 0} | patient | settings
+            options: dict[str, Any] = {"drain_notice_seconds": 0, "http_port": 0, "port": 0, "cosyvoice_port": "off"} | patient | settings
             gateway_settings = GatewaySettings(
                 encode_target=f"static:///{encode_server.address}",
                 llm_target="static:///" + ",".join(server.address for server in llm_servers),

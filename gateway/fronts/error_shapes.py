@@ -1,0 +1,118 @@
+"""Errors over HTTP, in the shape that a door's clients know: one place for all of them."""
+
+from __future__ import annotations
+
+import math
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exception_handlers import request_validation_exception_handler
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from gateway import metrics
+from services.common.errors import LightTtsError
+from services.common.telemetry import current_request_id
+
+FRONT = "http"
+OPENAI_PREFIX = "/v1/"
+
+
+class MessageError(BaseModel):
+    """What went wrong and what to do, as LightTTS says it."""
+
+    message: str
+
+
+class OpenAIErrorDetail(BaseModel):
+    message: str
+    type: str = Field(examples=["invalid_request_error"])
+    param: str | None = Field(description="The field of the request that is at fault.")
+    code: str | None
+
+
+class OpenAIError(BaseModel):
+    """An error in OpenAI's shape."""
+
+    error: OpenAIErrorDetail
+
+
+_REFUSALS = {
+    400: "The request cannot be served as it is; the message says what to change.",
+    404: "There is no such voice or style.",
+    413: "The request is too large.",
+    429: "Too much at once; `Retry-After` says when to try again.",
+    500: "A defect of ours; the server's log has the details.",
+    503: "No worker can serve it now; `Retry-After` says when to try again.",
+}
+Responses = dict[int | str, dict[str, Any]]
+MESSAGE_ERRORS: Responses = {
+    status: {"model": MessageError, "description": description} for status, description in _REFUSALS.items()
+}
+OPENAI_ERRORS: Responses = {
+    status: {"model": OpenAIError, "description": description} for status, description in _REFUSALS.items()
+}
+
+
+def add_error_shapes(app: FastAPI) -> None:
+    """Has every error of `app` answered in the shape of the door it left by."""
+    app.add_exception_handler(LightTtsError, _refuse)
+    app.add_exception_handler(HTTPException, _refuse_request)
+    app.add_exception_handler(RequestValidationError, _refuse_form)
+    app.add_exception_handler(Exception, _fail)
+
+
+def error_response(request: Request, error: LightTtsError) -> Response:
+    """The answer to a request that fails with `error`."""
+    metrics.ERRORS.labels(FRONT, error.reason).inc()
+    headers = {} if error.retry_after is None else {"retry-after": str(math.ceil(error.retry_after))}
+    return _answer(request, error.http_status, error.message, error.field, error.reason.lower(), headers)
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    if not isinstance(error, LightTtsError):
+        raise error
+    return error_response(request, error)
+
+
+async def _refuse_request(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    metrics.ERRORS.labels(FRONT, f"HTTP_{error.status_code}").inc()
+    reason = HTTPStatus(error.status_code).name.lower()
+    return _answer(request, error.status_code, str(error.detail), None, reason, dict(error.headers or {}))
+
+
+async def _refuse_form(request: Request, error: Exception) -> Response:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    metrics.ERRORS.labels(FRONT, "INVALID_FORM").inc()
+    if not request.url.path.startswith(OPENAI_PREFIX):
+        # Values that JSON cannot hold (NaN, files) must not turn the refusal into a failure.
+        plain = [{key: problem[key] for key in ("type", "loc", "msg")} for problem in error.errors()]
+        return await request_validation_exception_handler(request, RequestValidationError(plain))
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"] if part != "body") or None
+    return _answer(request, 400, f"{field or 'the body'}: {first['msg']}", field, "invalid_input", {})
+
+
+async def _fail(request: Request, error: Exception) -> Response:
+    metrics.ERRORS.labels(FRONT, LightTtsError.reason).inc()
+    message = f"internal error; the server's log has the details under request {current_request_id()}"
+    return _answer(request, 500, message, None, "internal", {})
+
+
+def _answer(
+    request: Request, status: int, message: str, field: str | None, reason: str, headers: dict[str, str]
+) -> Response:
+    shape: BaseModel = MessageError(message=message)
+    if request.url.path.startswith(OPENAI_PREFIX):
+        kind = _OPENAI_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+        shape = OpenAIError(error=OpenAIErrorDetail(message=message, type=kind, param=field, code=reason))
+    return JSONResponse(shape.model_dump(), status, headers)
+
+
+_OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}

@@ -74,12 +74,21 @@ class DecodeProgram:
         self._fill(rows)
         self._integers.copy_(self._host_integers, non_blocking=True)
         self._floats.copy_(self._host_floats, non_blocking=True)
+        self.replay()
+        ids: list[int] = self._drawn[: len(rows)].tolist()
+        return ids
+
+    @property
+    def recorded(self) -> bool:
+        """Whether it runs as a CUDA graph."""
+        return self._graph is not None
+
+    def replay(self) -> None:
+        """Runs the step with what it was filled with; the device may still be at it afterwards."""
         if self._graph is None:
             self._run()
         else:
             self._graph.replay()
-        ids: list[int] = self._drawn[: len(rows)].tolist()
-        return ids
 
     def _run(self) -> None:
         numbers, floats, size = self._integers, self._floats, self._cache.block_size

@@ -61,6 +61,8 @@ class TorchBackend:
         self._device, self._dtype = model.speech_embedding.weight.device, model.dtype
         self._cache: KVCache | None = None
         self._programs: dict[str, list[DecodeProgram]] = {}
+        self.latest_program: DecodeProgram | None = None
+        """What the latest step that could run as a program ran as; for measurements."""
         self._ban_kinds: dict[frozenset[int], int] = {}
         self._bans = torch.zeros(
             (BAN_KINDS, model.speech_embedding.num_embeddings), dtype=torch.bool, device=self._device
@@ -105,6 +107,7 @@ class TorchBackend:
             program, in_program = self._program(style, [batch[i] for i in chosen])
             decoding = [chosen[i] for i in in_program]
             if program is not None:
+                self.latest_program = program
                 rows = [self._decode_row(batch[i]) for i in decoding]
                 self._store(tokens, batch, decoding, program.step(rows))
             rest = [i for i in chosen if i not in set(decoding)]

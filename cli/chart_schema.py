@@ -32,6 +32,7 @@ CHART_OWNED = frozenset(
         "encode_target",
         "llm_target",
         "decode_target",
+        "api_keys_file",
         "tls_cert",
         "tls_key",
         "tls_ca",

@@ -205,7 +205,14 @@ class Route(Values):
     annotations: StringMap = {}
 
 
+class SecretKey(Values):
+    existing_secret: str = ""
+    key: str = ""
+
+
 class GatewayWorkload(Workload):
+    api_keys: SecretKey = SecretKey()
+    """Secret that holds the file of API keys' hashes; without one everybody is let in."""
     container_ports: GatewayPorts = GatewayPorts()
     service: GatewayService = GatewayService()
     ingress: Ingress = Ingress()
@@ -283,9 +290,35 @@ class NetworkPolicy(Values):
     """Who may scrape metrics; empty lets every pod of the cluster."""
 
 
+class PodMonitor(Values):
+    """Has the Prometheus operator scrape every pod."""
+
+    enabled: bool = False
+    interval: str = "15s"
+    labels: StringMap = {}
+
+
+class PrometheusRule(Values):
+    """The alerts; docs/operations.md says what to do about each."""
+
+    enabled: bool = False
+    labels: StringMap = {}
+
+
+class Dashboards(Values):
+    """ConfigMaps with the labels by which Grafana's sidecar finds dashboards."""
+
+    enabled: bool = True
+    labels: StringMap = {}
+    annotations: StringMap = {}
+
+
 class Metrics(Values):
     enabled: bool = True
     port: int = Field(9090, ge=1, le=65535)
+    pod_monitor: PodMonitor = PodMonitor()
+    prometheus_rule: PrometheusRule = PrometheusRule()
+    dashboards: Dashboards = Dashboards()
 
 
 class PodSecurityContext(Values):
@@ -332,6 +365,8 @@ class Global(Values):
 
 class Tests(Values):
     sentence: str = "Hello, this is the tiny voice speaking."
+    api_key: SecretKey = SecretKey()
+    """Secret that holds an API key, where the gateway wants one."""
 
 
 class ChartValues(Values):

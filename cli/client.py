@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -53,13 +54,15 @@ async def speak(
 ) -> Speech:
     """Speaks `text` through StreamingSynthesize; `on_audio` gets every chunk (s16le, mono) as it arrives.
 
-    Raises ClientError.
+    An API key is taken from LIGHTTTS_API_KEY; on a command line others could read it. Raises ClientError.
     """
     async with grpc.aio.insecure_channel(server) as channel:
         await _connect(channel, server)
         speech = Speech()
         started = time.monotonic()
-        responses = tts_pb2_grpc.TextToSpeechStub(channel).StreamingSynthesize(_requests(config, text))
+        responses = tts_pb2_grpc.TextToSpeechStub(channel).StreamingSynthesize(
+            _requests(config, text), metadata=_api_key()
+        )
         try:
             async for response in responses:
                 if response.HasField("audio") and response.audio.pcm:
@@ -78,9 +81,16 @@ async def list_voices(server: str) -> tts_pb2.ListVoicesResponse:
     async with grpc.aio.insecure_channel(server) as channel:
         await _connect(channel, server)
         try:
-            return await tts_pb2_grpc.VoicesStub(channel).ListVoices(tts_pb2.ListVoicesRequest(), timeout=30.0)
+            return await tts_pb2_grpc.VoicesStub(channel).ListVoices(
+                tts_pb2.ListVoicesRequest(), timeout=30.0, metadata=_api_key()
+            )
         except grpc.aio.AioRpcError as error:
             raise _client_error(error, server) from error
+
+
+def _api_key() -> tuple[tuple[str, str], ...]:
+    key = os.environ.get("LIGHTTTS_API_KEY")
+    return (("authorization", f"Bearer {key}"),) if key else ()
 
 
 async def _connect(channel: grpc.aio.Channel, server: str) -> None:

@@ -34,12 +34,15 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 {{- end }}
 {{- end }}
 
-{{/* metadata of an object; "suffix" replaces the component's name in the object's. */}}
+{{/* metadata of an object; "labels" and "annotations" are further ones. */}}
 {{- define "light-tts.metadata" -}}
 name: {{ include "light-tts.component" . }}
 namespace: {{ .root.Release.Namespace }}
 labels:
   {{- include "light-tts.labels" . | nindent 2 }}
+  {{- with .labels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
 {{- with mergeOverwrite (dict) .root.Values.commonAnnotations (.annotations | default dict) }}
 annotations:
   {{- toYaml . | nindent 2 }}
@@ -62,6 +65,11 @@ annotations:
 {{- else }}
 {{- default (include "light-tts.component" .) $account.name }}
 {{- end }}
+{{- end }}
+
+{{/* Whether the gRPC port wants TLS, so that probes need a plaintext one. */}}
+{{- define "light-tts.hasHealthPort" -}}
+{{- if or .root.Values.tls.enabled (dig "settings" "public_tls_cert" "" (index .root.Values .name)) }}true{{ end }}
 {{- end }}
 
 {{- define "light-tts.tlsSecret" -}}

@@ -88,6 +88,12 @@ volumes:
       secretName: {{ include "light-tts.tlsSecret" $root }}
       defaultMode: 0440
   {{- end }}
+  {{- with dig "apiKeys" "existingSecret" "" $values }}
+  - name: keys
+    secret:
+      secretName: {{ . }}
+      defaultMode: 0440
+  {{- end }}
   {{- if .model }}
   - name: cache
     emptyDir:
@@ -109,6 +115,11 @@ volumeMounts:
   {{- if .root.Values.tls.enabled }}
   - name: tls
     mountPath: /tls
+    readOnly: true
+  {{- end }}
+  {{- if dig "apiKeys" "existingSecret" "" $values }}
+  - name: keys
+    mountPath: /keys
     readOnly: true
   {{- end }}
   {{- if .model }}
@@ -150,11 +161,11 @@ volumeMounts:
     - name: metrics
       containerPort: {{ $root.Values.metrics.port }}
     {{- end }}
-    {{- if $root.Values.tls.enabled }}
+    {{- if include "light-tts.hasHealthPort" . }}
     - name: health
       containerPort: {{ $root.Values.tls.healthPort }}
     {{- end }}
-  {{- $probed := ternary $root.Values.tls.healthPort $values.containerPorts.grpc $root.Values.tls.enabled }}
+  {{- $probed := ternary $root.Values.tls.healthPort $values.containerPorts.grpc (eq (include "light-tts.hasHealthPort" .) "true") }}
   {{- include "light-tts.probes" (dict "values" $values "port" $probed) | trim | nindent 2 }}
   {{- with $values.preStopSeconds }}
   lifecycle:

@@ -49,6 +49,10 @@ data:
 - name: LIGHTTTS_HTTP_PORT
   value: {{ $values.containerPorts.http | quote }}
 {{- end }}
+{{- if dig "apiKeys" "existingSecret" "" $values }}
+- name: LIGHTTTS_API_KEYS_FILE
+  value: /keys/{{ $values.apiKeys.key }}
+{{- end }}
 {{- if $root.Values.tls.enabled }}
 - name: LIGHTTTS_TLS_CERT
   value: /tls/tls.crt
@@ -58,6 +62,8 @@ data:
   value: /tls/ca.crt
 - name: LIGHTTTS_TLS_SERVER_NAME
   value: {{ $root.Values.tls.serverName | quote }}
+{{- end }}
+{{- if include "light-tts.hasHealthPort" . }}
 - name: LIGHTTTS_HEALTH_PORT
   value: {{ $root.Values.tls.healthPort | quote }}
 {{- end }}

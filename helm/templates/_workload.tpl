@@ -58,7 +58,6 @@ spec:
   loadBalancerSourceRanges: {{ toJson . }}
   {{- end }}
   {{- end }}
-  ipFamilyPolicy: PreferDualStack
   selector:
     {{- include "light-tts.selector" . | nindent 4 }}
   ports:

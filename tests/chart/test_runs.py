@@ -12,11 +12,13 @@ import httpx
 import numpy as np
 import pytest
 import pytest_asyncio
+import yaml
 from numpy.typing import NDArray
 
-from cli.client import Speech, speak
+from cli.client import ClientError, Speech, speak
 from cli.say import make_config
 from cli.worker import is_serving
+from gateway.access.keys import key_hash, new_key
 from lighttts.v1.audio_pb2 import AudioChunk
 from tests.support.certificates import Authority
 from tests.support.chart import scaling_metrics
@@ -145,10 +147,21 @@ async def test_discovery_outlives_the_api_server(cluster: Cluster) -> None:
     await cluster.api.start()
 
 
-async def test_with_mutual_tls_everything_speaks_and_strangers_do_not(tmp_path: Path) -> None:
-    secret = Authority(tmp_path / "authority").issue(tmp_path / "secret").certificate.parent
-    objects = helm(VERSIONS[-1]).render("values-cpu.yaml", "tls.enabled=true", 'tls.existingSecret="certificates"')
-    async with Cluster(objects, tmp_path / "pods", {"certificates": secret}) as cluster:
+async def test_with_mutual_tls_and_api_keys_strangers_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secrets = {"certificates": tmp_path / "certificates", "api-keys": tmp_path / "keys"}
+    Authority(tmp_path / "authority").issue(secrets["certificates"])
+    key = new_key()
+    secrets["api-keys"].mkdir()
+    entry = {"name": "test", "sha256": key_hash(key)}
+    (secrets["api-keys"] / "keys.yaml").write_text(yaml.safe_dump({"keys": [entry]}), encoding="utf-8")
+    settings = ("tls.enabled=true", 'tls.existingSecret="certificates"', 'gateway.apiKeys.existingSecret="api-keys"')
+    objects = helm(VERSIONS[-1]).render("values-cpu.yaml", *settings)
+    async with Cluster(objects, tmp_path / "pods", secrets) as cluster:
+        with pytest.raises(ClientError, match="UNAUTHENTICATED"):
+            await say(cluster, SHORT)
+        monkeypatch.setenv("LIGHTTTS_API_KEY", key)
         assert set(await workers_of(cluster, 4)) == names(cluster)
         for component in ("encode", "llm", "decode"):
             (pod, *_) = cluster.running(component)

@@ -9,16 +9,18 @@ import structlog
 
 from gateway.access.door import Door, DoorInterceptor
 from gateway.access.keys import KeyFileError, KeyRing
-from gateway.access.quota import LocalQuotas
 from gateway.admission import Admission
 from gateway.fronts import cosyvoice_grpc, riva
 from gateway.fronts.cosyvoice_grpc import CosyVoiceServicer
-from gateway.fronts.grpc import TextToSpeechServicer, VoicesServicer
+from gateway.fronts.grpc import TextToSpeechServicer
+from gateway.fronts.grpc_voices import VoicesServicer
 from gateway.fronts.http import create_app, create_cosyvoice_app
 from gateway.fronts.riva import RivaServicer
 from gateway.http_server import HttpServer
+from gateway.library.library import UploadLimits, VoiceLibrary
 from gateway.session import Stages
 from gateway.settings import GatewaySettings
+from gateway.shared import open_shared
 from gateway.shared_port import http_or_grpc
 from gateway.voices import Voices
 from lighttts.compat import cosyvoice_pb2_grpc, riva_tts_pb2_grpc
@@ -48,9 +50,14 @@ class GatewayService:
         """Raises StartError for a target that cannot be understood. Create it on the running loop."""
         encode = _pool("encode", settings.encode_target, "lighttts.v1.Encode", settings)
         llm = _pool("llm", settings.llm_target, "lighttts.v1.Llm", settings)
-        voices = Voices(encode, default_voice=settings.default_voice, cache_bytes=settings.voice_cache_bytes)
+        self._shared = shared = open_shared(settings)
+        voices = Voices(
+            encode, shared.store, default_voice=settings.default_voice, cache_bytes=settings.voice_cache_bytes
+        )
         self._settings = settings
-        self._stages = Stages(settings, voices, encode, llm, Admission(settings.max_sessions), LocalQuotas())
+        admission = Admission(settings.max_sessions)
+        library = VoiceLibrary(shared.store, voices, shared.quotas, _upload_limits(settings))
+        self._stages = Stages(settings, voices, encode, llm, admission, shared.quotas, library)
         door = Door(_keys(settings))
         self.interceptors: tuple[grpc.aio.ServerInterceptor, ...] = (DoorInterceptor(door),)
         app = create_app(self._stages, door)
@@ -80,6 +87,7 @@ class GatewayService:
 
     async def start(self) -> None:
         """Serves HTTP at once (liveness has to answer), then waits until the encode service can be asked."""
+        await self._shared.start()
         await self._http.start()
         log.info("http", port=self.http_port)
         if self._cosyvoice is not None:
@@ -105,6 +113,7 @@ class GatewayService:
             await self._cosyvoice.close()
         await self._stages.llm.close()
         await self._stages.encode.close()
+        await self._shared.close()
 
     def _cosyvoice_server(self, door: Door) -> HttpServer | None:
         """Its clients take HTTP and gRPC at the same port for granted, and speak no TLS."""
@@ -127,6 +136,7 @@ class GatewayService:
     async def _refresh(self) -> bool:
         try:
             await self._stages.voices.refresh()
+            await self._stages.voices.sweep()
         except LightTtsError as error:
             log.warning("cannot ask the encode service what it serves", reason=error.message)
             return False
@@ -143,6 +153,15 @@ def _keys(settings: GatewaySettings) -> KeyRing | None:
         raise StartError(f"LIGHTTTS_API_KEYS_FILE: {error}") from error
     log.info("only callers with a key are let in", keys=len(keys))
     return keys
+
+
+def _upload_limits(settings: GatewaySettings) -> UploadLimits:
+    return UploadLimits(
+        bytes=settings.max_prompt_bytes,
+        seconds=settings.upload_seconds,
+        at_once=settings.max_uploads,
+        voices=settings.max_voices,
+    )
 
 
 def _pool(name: str, target: str, service: str, settings: GatewaySettings) -> Pool:

@@ -15,6 +15,7 @@ from gateway.access.quota import Quotas
 from gateway.admission import Abortable, Admission
 from gateway.inbox import Flush
 from gateway.ledger import Ledger
+from gateway.library.library import VoiceLibrary
 from gateway.options import SpeechOptions
 from gateway.output import Event, Output
 from gateway.settings import GatewaySettings
@@ -69,6 +70,7 @@ class Stages:
     llm: Pool
     admission: Admission
     quotas: Quotas
+    library: VoiceLibrary
     ledger: Ledger = field(default_factory=Ledger)
 
     @property

@@ -73,6 +73,16 @@ class GatewaySettings(ServiceSettings):
     """redis:// or rediss:// address of what several gateways share: quotas, and voices and results if told so."""
     redis_prefix: str = "lighttts:"
     """What every key in Redis begins with."""
+    voice_store: Literal["directory", "redis"] = "directory"
+    """Where registered voices are kept; redis needs redis_url."""
+    voices_dir: Path = Path(".voices")
+    """Directory of registered voices; gateways that share it share the voices. Made when the first voice comes."""
+    max_voices: int = Field(default=1000, ge=0)
+    """Voices that one owner may have registered."""
+    max_uploads: int = Field(default=8, ge=1)
+    """Voices that may be uploaded at once, over all callers."""
+    upload_seconds: float = Field(default=60.0, gt=0)
+    """Longest time a voice's upload may take."""
 
     @model_validator(mode="after")
     def _check_public_tls(self) -> Self:
@@ -82,6 +92,12 @@ class GatewaySettings(ServiceSettings):
             raise ValueError("public_tls_ca needs public_tls_cert and public_tls_key")
         if self.public_tls_cert is not None and self.tls_listen:
             raise ValueError("public_tls_cert and tls_listen exclude each other: one port has one certificate")
+        return self
+
+    @model_validator(mode="after")
+    def _check_redis(self) -> Self:
+        if self.voice_store == "redis" and self.redis_url is None:
+            raise ValueError("voice_store redis needs redis_url")
         return self
 
     @property

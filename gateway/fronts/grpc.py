@@ -1,4 +1,4 @@
-"""The product's own API: `lighttts.v1.TextToSpeech` and `lighttts.v1.Voices`."""
+"""The product's own API: `lighttts.v1.TextToSpeech`."""
 
 from __future__ import annotations
 
@@ -70,23 +70,6 @@ class TextToSpeechServicer(tts_pb2_grpc.TextToSpeechServicer):
                         yield response
                     if isinstance(event, tts_pb2.Finished):
                         context.set_trailing_metadata(_trailers(event))
-
-
-class VoicesServicer(tts_pb2_grpc.VoicesServicer):
-    def __init__(self, stages: Stages) -> None:
-        self._stages = stages
-
-    async def ListVoices(self, request: tts_pb2.ListVoicesRequest, context: Context) -> tts_pb2.ListVoicesResponse:
-        with metrics.count_errors(FRONT):
-            voices = self._stages.voices
-            description = f"Comes with {voices.model.name}."
-            return tts_pb2.ListVoicesResponse(
-                voices=[
-                    tts_pb2.Voice(name=name, description=description, languages=voices.model.languages)
-                    for name in voices.model.voices
-                ],
-                default_voice=voices.default_voice,
-            )
 
 
 async def _config(requests: AsyncIterator[tts_pb2.StreamingSynthesizeRequest]) -> tts_pb2.SynthesisConfig:

@@ -1,0 +1,98 @@
+"""A registered voice, as it is kept: the facts here, the recording and what was extracted from it beside."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass
+
+from services.common.errors import InvalidInput
+
+MAX_TRANSCRIPT_CHARS = 2000
+MAX_DESCRIPTION_CHARS = 500
+MAX_LANGUAGES = 20
+
+_ID = re.compile(r"v[0-9a-f]{32}")
+_NAME = re.compile(r"\w[\w .-]{0,63}")
+_LANGUAGE = re.compile(r"[A-Za-z0-9-]{1,35}")
+
+
+@dataclass(frozen=True)
+class VoiceRecord:
+    """The facts. The person recorded has agreed to the use of their voice, or there would be no record."""
+
+    id: str
+    owner: str
+    name: str
+    description: str
+    languages: tuple[str, ...]
+    transcript: str
+    seconds: float
+    """Length of the recording as it is used."""
+    warnings: tuple[str, ...]
+    created: float
+    """Unix time."""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> VoiceRecord:
+        """Raises ValueError, KeyError or TypeError for what `to_json` has not written."""
+        fields = json.loads(text)
+        return cls(**{**fields, "languages": tuple(fields["languages"]), "warnings": tuple(fields["warnings"])})
+
+
+@dataclass(frozen=True)
+class NewVoice:
+    """What a caller says of a voice it registers; `check` before use."""
+
+    name: str
+    transcript: str
+    consent: bool
+    description: str = ""
+    languages: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Raises InvalidInput, naming the field."""
+        if not self.consent:
+            raise InvalidInput(
+                "consent is missing; set it once the person recorded has agreed to this use of their voice",
+                field="header.consent",
+            )
+        if not _NAME.fullmatch(self.name) or is_id(self.name):
+            raise InvalidInput(
+                "a voice's name has 1 to 64 letters, digits, spaces, dots, dashes or underscores, and begins with a"
+                " letter, digit or underscore",
+                field="header.name",
+            )
+        if not self.transcript.strip():
+            raise InvalidInput("the transcript is missing; send the words of the recording", field="header.transcript")
+        if len(self.transcript) > MAX_TRANSCRIPT_CHARS:
+            raise InvalidInput(
+                f"the transcript has {len(self.transcript)} characters; 30 s of speech have fewer than"
+                f" {MAX_TRANSCRIPT_CHARS}",
+                field="header.transcript",
+            )
+        if len(self.description) > MAX_DESCRIPTION_CHARS:
+            raise InvalidInput(
+                f"the description has more than {MAX_DESCRIPTION_CHARS} characters; shorten it",
+                field="header.description",
+            )
+        if len(self.languages) > MAX_LANGUAGES or not all(_LANGUAGE.fullmatch(name) for name in self.languages):
+            raise InvalidInput(f"languages are at most {MAX_LANGUAGES} tags like en or zh-CN", field="header.languages")
+
+
+def voice_id(audio: bytes, transcript: str) -> str:
+    """The address of a recording and its transcript, whatever model will speak with it."""
+    digest = hashlib.sha256(b"light-tts registered voice 1")
+    for part in (audio, transcript.encode("utf-8", "surrogatepass")):
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return f"v{digest.hexdigest()[:32]}"
+
+
+def is_id(text: str) -> bool:
+    """Whether `text` has the form of an id; no name has."""
+    return _ID.fullmatch(text) is not None

@@ -1,0 +1,53 @@
+"""What a gateway keeps beyond one request, and may share with other gateways: voices, quotas."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+
+from gateway.access.quota import LocalQuotas, Quotas
+from gateway.access.shared_quota import SharedQuotas
+from gateway.library.directory import DirectoryStore
+from gateway.library.redis import RedisStore
+from gateway.library.store import VoiceStore
+from gateway.redis_client import connect
+from gateway.settings import GatewaySettings
+from services.common.errors import Unavailable
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Made by `open_shared`, released by `close`."""
+
+    store: VoiceStore
+    quotas: Quotas
+    redis: Redis | None
+
+    async def start(self) -> None:
+        """Clears up what a crash left."""
+        if isinstance(self.store, DirectoryStore):
+            try:
+                await self.store.sweep()
+            except Unavailable as error:  # speech with other voices does not depend on it
+                log.warning("registered voices cannot be used", reason=error.message)
+
+    async def close(self) -> None:
+        if self.redis is not None:
+            await self.redis.aclose()
+
+
+def open_shared(settings: GatewaySettings) -> Shared:
+    """Connects to nothing yet. Raises StartError for settings that cannot work."""
+    if settings.redis_url is None:
+        return Shared(DirectoryStore(settings.voices_dir), LocalQuotas(), None)
+    redis = connect(settings.redis_url.get_secret_value())
+    prefix = settings.redis_prefix
+    store = RedisStore(redis, prefix) if settings.voice_store == "redis" else DirectoryStore(settings.voices_dir)
+    return Shared(store, SharedQuotas(redis, prefix), redis)

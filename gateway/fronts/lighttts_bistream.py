@@ -75,7 +75,7 @@ async def _options(websocket: WebSocket, max_prompt_bytes: int) -> SpeechOptions
     start = _parse(StartFrame, await _receive_text(websocket))
     audio = (await _receive(websocket)).get("bytes")
     if not isinstance(audio, bytes):
-        raise InvalidInput("the second frame must be binary: the whole prompt audio file", field="audio")
+        raise InvalidInput("the second frame must be binary: the whole prompt audio file")
     config = tts_pb2.SynthesisConfig(
         prompt=tts_pb2.Prompt(audio=audio, transcript=start.prompt_text),
         style=style_of(start.tts_model_name),

@@ -1,0 +1,141 @@
+"""LightTTS's WebSocket, by a client written from its wire contract."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from services.common.errors import Internal
+from tests.support.fake_stages import Rig, Script, ids_of, rig, until
+
+WAV = b"RIFF a recording"
+START = {"prompt_text": "hello", "tts_model_name": "default"}
+
+
+@asynccontextmanager
+async def socket(r: Rig) -> AsyncIterator[ClientConnection]:
+    url = f"ws://127.0.0.1:{r.gateway.http_port}/inference_zero_shot_bistream"
+    async with connect(url, max_size=None, proxy=None) as connection:
+        yield connection
+
+
+async def send(connection: ClientConnection, *frames: dict[str, Any] | bytes | str) -> None:
+    for frame in frames:
+        await connection.send(json.dumps(frame) if isinstance(frame, dict) else frame)
+
+
+async def hear(connection: ClientConnection) -> tuple[bytes, list[Any], int]:
+    """The audio, the text frames and the close code."""
+    audio, texts = b"", []
+    try:
+        while True:
+            frame = await connection.recv()
+            if isinstance(frame, bytes):
+                audio += frame
+            else:
+                texts.append(json.loads(frame))
+    except ConnectionClosed as closed:
+        assert closed.rcvd is not None
+        return audio, texts, closed.rcvd.code
+
+
+async def test_fragments_are_spoken_and_the_socket_closes_cleanly() -> None:
+    async with rig() as r, socket(r) as connection:
+        await send(connection, START, WAV, {"tts_text": "On"}, {"tts_text": "e. Tw"}, {"tts_text": "o."})
+        await send(connection, {"finish": True})
+        audio, texts, code = await hear(connection)
+        assert (len(audio), texts, code) == (len("One. Two.") * 240 * 2, [], 1000)
+        assert [call.ids for call in r.llm.calls] == [ids_of("One."), ids_of(" Two.")]
+        ((header, parts),) = r.encode.uploads
+        assert (header.transcript, b"".join(parts)) == ("hello", WAV)
+
+
+async def test_audio_comes_while_text_does() -> None:
+    async with rig() as r, socket(r) as connection:
+        await send(connection, START, WAV, {"tts_text": "One. "})
+        assert isinstance(await connection.recv(), bytes)
+        await send(connection, {"tts_text": "Two."}, {"finish": True})
+        audio, _, code = await hear(connection)
+        assert np.frombuffer(audio, "<i2").size > 0
+        assert code == 1000
+
+
+async def test_finish_before_any_text_closes_cleanly() -> None:
+    async with rig() as r, socket(r) as connection:
+        await send(connection, START, WAV, {"finish": True})
+        assert await hear(connection) == (b"", [], 1000)
+
+
+async def test_style_is_passed_on_and_text_after_finish_is_not_spoken() -> None:
+    async with rig() as r, socket(r) as connection:
+        await send(connection, START | {"tts_model_name": "calm"}, WAV, {"tts_text": "One."}, {"finish": True})
+        await send(connection, {"tts_text": "Two."})
+        await hear(connection)
+        assert [(call.start.style, call.ids) for call in r.llm.calls] == [("calm", ids_of("One."))]
+
+
+async def test_bad_audio_closes_with_its_own_code() -> None:
+    async with rig() as r:
+        for audio in (b"BAD", b""):
+            async with socket(r) as connection:
+                await send(connection, START, audio, {"tts_text": "One."})
+                assert await hear(connection) == (b"", [], 1003)
+                assert connection.close_reason == "audio file format is incorrect"
+
+
+@pytest.mark.parametrize(
+    ("frames", "words"),
+    [
+        (["no json"], "JSON"),
+        ([{"prompt_text": 7}], "prompt_text"),
+        ([{}], "prompt_text"),
+        ([b"audio first"], "second"),
+        ([START, {"tts_text": "One."}], "binary"),
+        ([START, WAV, b"more audio"], "second"),
+        ([START, WAV, {"tts_text": ["One."]}], "tts_text"),
+        ([START, WAV, '{"tts_text": "\\ud800"}'], "cannot be read"),
+        ([START, WAV, {"tts_text": "a" * 30_000}], "20000"),
+        ([{"prompt_text": " "}, WAV], "transcript"),
+    ],
+)
+async def test_what_cannot_be_read_is_said_in_a_text_frame(frames: list[Any], words: str) -> None:
+    async with rig() as r:
+        async with socket(r) as connection:
+            await send(connection, *frames)
+            audio, texts, code = await hear(connection)
+            assert (audio, code) == (b"", 1008)
+            assert list(texts[0]) == ["error"]
+            assert words in texts[0]["error"]
+        async with socket(r) as connection:
+            await send(connection, START, WAV, {"tts_text": "One."}, {"finish": True})
+            assert (await hear(connection))[2] == 1000
+
+
+async def test_a_failure_of_ours_is_told_after_the_audio_before_it() -> None:
+    async with rig() as r, socket(r) as connection:
+        r.llm.scripts[0] = Script(fail_at_hop=1, error=Internal("the model produced nothing"))
+        await send(connection, START, WAV, {"tts_text": "A long sentence."}, {"finish": True})
+        audio, texts, code = await hear(connection)
+        assert audio
+        assert (texts, code) == ([{"error": "the model produced nothing"}], 1011)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+async def test_a_client_that_leaves_frees_everything(finished: bool) -> None:
+    async with rig() as r:
+        r.llm.scripts[0] = Script(hold={1: asyncio.Event()})
+        async with socket(r) as connection:
+            await send(connection, START, WAV, {"tts_text": "A long sentence."})
+            if finished:
+                await send(connection, {"finish": True})
+            await connection.recv()
+        await r.llm.calls[0].cancelled.wait()
+        await until(lambda: r.encode.open_texts == 0)

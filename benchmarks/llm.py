@@ -2,7 +2,8 @@
 
 Beside each step stand the floor (the bytes of the weights over the measured memory bandwidth: no step that reads every
 weight once can be faster) and, where transformers is installed, its plain decode loop over the same weights. On a GPU
-the bare replay of the step's CUDA graph is measured too. `--costs FILE` writes what the clocked backend needs to keep
+the bare replay of the step's CUDA graph is measured too. On one CPU thread times are processor time, so that other
+programs on the machine hardly disturb them. `--costs FILE` writes what the clocked backend needs to keep
 this machine's time (services/llm/backends.py); the files in services/llm/costs were made that way.
 """
 
@@ -19,7 +20,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.llm_peers import FULL_SIZE, TransformersLoop, memory_bandwidth, random_model, step_bytes
+from benchmarks.llm_peers import (
+    FULL_SIZE,
+    Clock,
+    TransformersLoop,
+    clock_of,
+    memory_bandwidth,
+    random_model,
+    step_bytes,
+)
 from services.common.modeldir import ModelDir, open_model_dir
 from services.llm.attention import gathered
 from services.llm.backends import CostModel
@@ -41,14 +50,15 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     device = torch.device(args.device)
-    bandwidth = memory_bandwidth(device)
+    clock = clock_of(device)
+    bandwidth = memory_bandwidth(device, clock)
     load = os.getloadavg()[0]
     print(f"memory bandwidth {bandwidth / 1e9:.1f} GB/s, {torch.get_num_threads()} thread(s), load average {load:.1f}")
     for dtype in args.dtypes:
         model_dir, model = make_model(args, getattr(torch, dtype), device)
         print(f"\n{'0.5B, random weights' if args.full_size else args.model_dir}, {args.device}, {dtype}", end="")
         print(", int8 weights" * args.int8_weights + ", int8 K/V" * args.int8_kv)
-        measure(args, model_dir, model, step_bytes(model) / bandwidth)
+        measure(args, model_dir, model, step_bytes(model) / bandwidth, clock)
 
 
 def make_model(args: argparse.Namespace, dtype: torch.dtype, device: torch.device) -> tuple[ModelDir, SpeechLM]:
@@ -59,12 +69,12 @@ def make_model(args: argparse.Namespace, dtype: torch.dtype, device: torch.devic
     return model_dir, load_speech_lm(model_dir, device, dtype, int8_weights=args.int8_weights)
 
 
-def measure(args: argparse.Namespace, model_dir: ModelDir, model: SpeechLM, floor: float) -> None:
-    peer = None if args.no_transformers else transformers_loop(model)
+def measure(args: argparse.Namespace, model_dir: ModelDir, model: SpeechLM, floor: float, clock: Clock) -> None:
+    peer = None if args.no_transformers else transformers_loop(model, clock)
     results: list[tuple[int, float]] = []
     print("batch  step p10 ms    p50    p95  tokens/s  x batch 1  x floor  replay ms  transformers ms  tokens/s")
     for batch in args.batches:
-        bench = Bench(model_dir, model, args, batch)
+        bench = Bench(model_dir, model, args, batch, clock)
         p10, p50, p95 = np.percentile(bench.decode(batch, args.steps), [10, 50, 95])
         # On a shared machine the fastest tenth says more about the code than the median does.
         results.append((batch, p10))
@@ -82,9 +92,9 @@ def measure(args: argparse.Namespace, model_dir: ModelDir, model: SpeechLM, floo
         print(f"wrote {args.costs}")
 
 
-def transformers_loop(model: SpeechLM) -> TransformersLoop | None:
+def transformers_loop(model: SpeechLM, clock: Clock) -> TransformersLoop | None:
     try:
-        return TransformersLoop(model)
+        return TransformersLoop(model, clock)
     except (ImportError, ValueError) as error:
         print(f"no comparison with transformers: {error}")
         return None
@@ -115,7 +125,9 @@ def arguments() -> argparse.Namespace:
 class Bench:
     """Plays the engine's step without its thread."""
 
-    def __init__(self, model_dir: ModelDir, model: SpeechLM, args: argparse.Namespace, batch: int) -> None:
+    def __init__(
+        self, model_dir: ModelDir, model: SpeechLM, args: argparse.Namespace, batch: int, clock: Clock
+    ) -> None:
         self.model_dir = model_dir
         self.limits = EngineLimits(
             max_running=batch, total_tokens=batch * REQUEST_TOKENS, max_request_tokens=REQUEST_TOKENS
@@ -126,6 +138,7 @@ class Bench:
 
             attend, programs = paged, (batch,)
         options = TorchOptions(args.int8_kv, attend, programs, REQUEST_TOKENS)
+        self.clock = clock
         self.backend = TorchBackend(model, options=options)
         self.backend.reserve(self.limits.num_blocks, self.limits.block_size)
 
@@ -167,10 +180,10 @@ class Bench:
         return sequence
 
     def _step(self, scheduler: Scheduler) -> float:
-        start = time.perf_counter()
+        start = self.clock()
         work = scheduler.schedule()
         tokens = self.backend.step(work)
-        seconds = time.perf_counter() - start
+        seconds = self.clock() - start
         for item, token in zip(work, tokens, strict=True):
             item.sequence.computed += item.count
             if token is not None:

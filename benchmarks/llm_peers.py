@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -49,28 +50,37 @@ def step_bytes(model: SpeechLM) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def memory_bandwidth(device: torch.device) -> float:
+Clock = Callable[[], float]
+
+
+def clock_of(device: torch.device) -> Clock:
+    """Seconds: of the processor on one CPU thread, so that other programs' turns do not count; else of the wall."""
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    return time.process_time if alone else time.perf_counter
+
+
+def memory_bandwidth(device: torch.device, clock: Clock) -> float:
     """Bytes per second at which this device reads a large tensor, best of several passes."""
     block = torch.ones(128 * 2**20 if device.type == "cuda" else 64 * 2**20, device=device)
     best = 0.0
     for _ in range(7):
-        start = time.perf_counter()
+        start = clock()
         block.sum().item()
-        best = max(best, block.numel() * block.element_size() / (time.perf_counter() - start))
+        best = max(best, block.numel() * block.element_size() / (clock() - start))
     return best
 
 
 class TransformersLoop:
     """Hugging Face's Qwen2 with its own K/V cache, one token per sequence and turn; it shares the model's weights."""
 
-    def __init__(self, model: SpeechLM) -> None:
+    def __init__(self, model: SpeechLM, clock: Clock) -> None:
         """Raises ImportError without transformers, ValueError for weights that are not floats."""
         from transformers import DynamicCache, Qwen2Config, Qwen2Model
 
         config = model.config
         if any(not isinstance(layer.mlp.down_proj, nn.Linear) for layer in model.layers):
             raise ValueError("transformers has no counterpart of these 8-bit layers")
-        self._model, self._new_cache = model, DynamicCache
+        self._model, self._new_cache, self._clock = model, DynamicCache, clock
         with torch.device("meta"):
             self._peer = Qwen2Model(
                 Qwen2Config(
@@ -105,13 +115,13 @@ class TransformersLoop:
         rows = model.speech_embedding(torch.ones((batch, 1), dtype=torch.long, device=device))
         seconds = []
         for _ in range(steps + 1):
-            start = time.perf_counter()
+            start = self._clock()
             hidden: Tensor = self._peer(inputs_embeds=rows, past_key_values=cache, use_cache=True).last_hidden_state
             scores = model.llm_decoder(hidden[:, -1].float())[:, : model.config.speech_tokens]
             tokens = torch.multinomial(scores.softmax(-1), 1)
             rows = model.speech_embedding(tokens)
             tokens.tolist()  # the caller needs them
-            seconds.append(time.perf_counter() - start)
+            seconds.append(self._clock() - start)
         return seconds[1:]
 
 

@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Builds the images of one variant, or pushes them:   Dockerfiles/build.sh build|push cpu|cuda
+#
+#   BUILDER     docker, podman or buildah (default: docker)
+#   BASE_IMAGE  Debian with python3 and venv (default: python:3.11-slim-bookworm)
+#   IMAGES      registry and path before the names (default: docker.io/light-tts)
+#   VERSION     the tag (default: the chart's appVersion)
+#   TENSORRT    yes puts TensorRT into decode's CUDA variant
+#   EXTRAS      extras of the gateway (default: k8s,redis; aac is the other)
+#   BUILD_FLAGS further arguments of every build, such as an index: --build-arg PIP_EXTRA_INDEX_URL=...
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+action=${1:?build or push}
+variant=${2:?cpu or cuda}
+builder=${BUILDER:-docker}
+images=${IMAGES:-docker.io/light-tts}
+version=${VERSION:-$(sed -n 's/^appVersion: "\(.*\)"$/\1/p' helm/Chart.yaml)}
+base=$images/light-tts-base:$version
+
+read -ra flags <<<"${BUILD_FLAGS:-}"
+if [[ -n ${BASE_IMAGE:-} ]]; then
+  flags+=(--build-arg "BASE_IMAGE=$BASE_IMAGE")
+fi
+
+case $variant in
+  cpu | cuda) ;;
+  *) echo "the variant is $variant; it must be cpu or cuda" >&2; exit 2 ;;
+esac
+
+build() {  # dockerfile, tag, further arguments
+  echo "building $2"
+  "$builder" build "${flags[@]}" "${@:3}" -f "Dockerfiles/$1.Dockerfile" -t "$2" .
+}
+
+case $action in
+  build)
+    build base "$base" --build-arg "EXTRAS=${EXTRAS:-k8s,redis}"
+    build base "$base-$variant" --build-arg EXTRAS=k8s,redis,models,text --build-arg "VARIANT=$variant"
+    build gateway "$images/light-tts-gateway:$version" --build-arg "BASE=$base"
+    for service in encode llm; do
+      build "$service" "$images/light-tts-$service:$version-$variant" --build-arg "BASE=$base-$variant"
+    done
+    build decode "$images/light-tts-decode:$version-$variant" --build-arg "BASE=$base-$variant" \
+      --build-arg "TENSORRT=${TENSORRT:-no}"
+    ;;
+  push)
+    for image in gateway:$version {encode,llm,decode}:$version-$variant; do
+      "$builder" push "$images/light-tts-$image"
+    done
+    ;;
+  *) echo "what to do is $action; it must be build or push" >&2; exit 2 ;;
+esac

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from services.common.errors import InvalidInput, NotFound, Overloaded
@@ -60,7 +60,9 @@ class VoiceSource:
         """A voice of the model directory. Raises NotFound naming those there are."""
         bundled = self._bundled.get(name)
         if bundled is not None:
-            return await self.prompt(await asyncio.to_thread(bundled.audio.read_bytes), bundled.transcript)
+            found = await self.prompt(await asyncio.to_thread(bundled.audio.read_bytes), bundled.transcript)
+            # Whoever asks for a voice by name did not make its recording: there is nothing for them to mend.
+            return replace(found, voice=replace(found.voice, warnings=()))
         if name in self._speakers:
             metrics.VOICES.labels("registered").inc()
             return Found(self._speakers[name], cached=True)

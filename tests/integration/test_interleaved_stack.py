@@ -1,6 +1,7 @@
-"""Encode, llm, decode and gateway over a checkpoint trained for text streaming: speech begins before the text ends.
+"""Encode, llm, decode and gateway together: speech begins before the text ends, and between sentences is no gap.
 
-The weights are the goldens' random ones, so what is heard is noise; when it is heard is what counts here.
+The checkpoint for text streaming is the goldens', whose weights are random: what is heard of it is noise, and when it
+is heard is what counts.
 """
 
 from __future__ import annotations
@@ -29,14 +30,16 @@ from tests.support.llm import metric, until
 
 ROOT = Path(__file__).parents[2]
 MINI = ROOT / "tests" / "data" / "cosyvoice2-mini"
-LIMIT_SECONDS = 60
+TINY = ROOT / "models" / "tiny"
+LIMIT_SECONDS = 120
+SAMPLES_PER_TOKEN = 960
 SECONDS = 4.0
 """Longest utterance: random weights do not end by themselves."""
 QUICK: dict[str, Any] = {"port": 0, "drain_notice_seconds": 0.0}
 
 
 @asynccontextmanager
-async def stack(**llm: Any) -> AsyncIterator[Any]:
+async def stack(model_dir: Path = MINI, *, interleaved: bool = True, **llm: Any) -> AsyncIterator[Any]:
     """The real four services in this process; a stub of the gateway's API."""
     torch.set_num_threads(1)
     async with asyncio.timeout(LIMIT_SECONDS), AsyncExitStack() as opened:
@@ -47,12 +50,12 @@ async def stack(**llm: Any) -> AsyncIterator[Any]:
             await server.start()
             return f"static:///{server.address}"
 
-        model = QUICK | {"model_dir": MINI}
+        model = QUICK | {"model_dir": model_dir}
         decode = await serve(DecodeService, DecodeSettings(**model))
         speech = await serve(LlmService, LlmSettings(**model, decode_target=decode, **llm))
         encode = await serve(EncodeService, EncodeSettings(**model))
         targets = {"encode_target": encode, "llm_target": speech}
-        front = {"http_port": 0, "cosyvoice_port": "off", "interleaved_text": True}
+        front = {"http_port": 0, "cosyvoice_port": "off", "interleaved_text": interleaved}
         gateway = await serve(GatewayService, GatewaySettings(**QUICK, **targets, **front))
         channel = await opened.enter_async_context(open_channel(gateway.removeprefix("static:///")))
         yield tts_pb2_grpc.TextToSpeechStub(channel)
@@ -93,6 +96,31 @@ async def test_speech_begins_before_the_text_ends() -> None:
     assert len(spoken) == 1, "all of it is one utterance"
     assert spoken[0].text_offset == len("".join(WORDS))
     assert 1.0 < seconds <= SECONDS
+
+
+SENTENCES = "We do not tell. And who is this person? The weather is warm on Friday."
+
+
+async def test_the_next_sentence_is_ready_when_one_has_been_delivered(tmp_path: Path) -> None:
+    """By the time a sentence has been handed out, speech of the next is there: counted, so that no clock matters."""
+    costs = tmp_path / "costs.json"
+    costs.write_text('{"step_s": 0, "step_s_per_sequence": 0, "prefill_s_per_token": 0, "tokens_per_text_id": 8}')
+    async with stack(TINY, interleaved=False, llm_backend="clocked", llm_cost_file=costs) as tts:
+        before = metric("lighttts_llm_tokens_generated_total")
+        call = tts.StreamingSynthesize()
+        await call.write(tts_pb2.StreamingSynthesizeRequest(config=config()))
+        await call.write(tts_pb2.StreamingSynthesizeRequest(text=SENTENCES))
+        await call.write(tts_pb2.StreamingSynthesizeRequest(end=tts_pb2.End()))
+        events: list[Any] = []
+        ahead: list[float] = []
+        while not (events and isinstance(events[-1], tts_pb2.Finished)):
+            events.append(await next_event(call))
+            if isinstance(events[-1], tts_pb2.Spoken):
+                generated = metric("lighttts_llm_tokens_generated_total") - before
+                ahead.append(generated - events[-1].sample / SAMPLES_PER_TOKEN)
+    assert len(ahead) == 3
+    assert min(ahead[:-1]) >= 28, "a first hop at least"
+    assert ahead[-1] == 0
 
 
 async def next_event(call: Any) -> Any:

@@ -7,32 +7,22 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
 import grpc.aio
-import structlog
 import torch
 
 from lighttts.v1 import decode_pb2, decode_pb2_grpc
 from services.common.errors import InvalidInput, Unavailable
-from services.common.modeldir import ModelDir, open_model_dir
-from services.common.server import StartError
+from services.common.modeldir import open_model_dir
 from services.common.voice import voice_identity
 from services.common.voice_cache import VoiceCache
-from services.decode.backends import AudioFormat, Backend, ClockedBackend, CostModel
+from services.decode.backends import Backend
 from services.decode.chunks import ChunkPlan
 from services.decode.engine import DecodeEngine
+from services.decode.loading import load_backend
 from services.decode.metrics import EngineCollector, PrometheusObserver
 from services.decode.scheduler import ORDERS, EngineLimits
 from services.decode.session import Session, Stage
 from services.decode.settings import DecodeSettings
-from services.decode.torch_backend import Precision, TorchBackend
-
-log = structlog.get_logger(__name__)
-
-_DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "float8": torch.float8_e4m3fn,
-}
+from services.decode.torch_backend import TorchBackend
 
 
 class DecodeService(decode_pb2_grpc.DecodeServicer):
@@ -87,8 +77,7 @@ class DecodeService(decode_pb2_grpc.DecodeServicer):
 def _load(settings: DecodeSettings) -> Stage:
     torch.set_num_threads(settings.torch_threads)
     model = open_model_dir(settings.model_dir)
-    backend = _backend(settings, model)
-    backend.warm_up()
+    backend = load_backend(settings, model)
     limits = EngineLimits(
         max_streams=settings.decode_max_streams,
         max_queue=settings.decode_max_queue,
@@ -104,36 +93,6 @@ def _load(settings: DecodeSettings) -> Stage:
         sample_rate=model.sample_rate,
         settings=settings,
     )
-
-
-def _backend(settings: DecodeSettings, model: ModelDir) -> Backend:
-    if settings.decode_backend == "torch":
-        return _torch_backend(settings, model)
-    if settings.decode_cost_file is None:
-        raise StartError("the clocked backend needs a cost file; set LIGHTTTS_DECODE_COST_FILE")
-    try:
-        costs = CostModel.read(settings.decode_cost_file)
-    except ValueError as error:
-        raise StartError(str(error)) from error
-    return ClockedBackend(costs, AudioFormat.of(model), recompute=settings.decode_clocked_recompute)
-
-
-def _torch_backend(settings: DecodeSettings, model: ModelDir) -> TorchBackend:
-    """On the device asked for; on the CPU, loudly, when a GPU is absent or cannot be initialised."""
-    compute = _DTYPES[settings.decode_precision]
-    state = compute if settings.decode_state_precision == "auto" else _DTYPES[settings.decode_state_precision]
-    budget = settings.decode_state_bytes or None
-    if settings.device != "cpu":
-        try:
-            torch.zeros(1, device=settings.device)
-            return TorchBackend(model, settings.device, Precision(compute, state), budget)
-        except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-            log.error(
-                "cannot use this device; DECODING ON THE CPU INSTEAD, which is far slower",
-                device=settings.device,
-                reason=str(error).splitlines()[0],
-            )
-    return TorchBackend(model, "cpu", Precision(compute, state), budget)
 
 
 def _admission(settings: DecodeSettings, backend: Backend) -> bool:

@@ -15,8 +15,11 @@ class DecodeSettings(ModelServiceSettings):
 
     port: int = Field(default=50061, ge=0, le=65535)
     """Port of the gRPC server; 0 takes a free one."""
-    decode_backend: Literal["torch", "clocked"] = "torch"
-    """torch computes; clocked sleeps for a cost model and emits deterministic audio (load and fault tests)."""
+    decode_backend: Literal["auto", "torch", "onnx", "tensorrt", "clocked"] = "auto"
+    """torch appends to kept states; onnx and tensorrt recompute; auto takes the fastest that works here and logs why
+    another one does not. clocked sleeps for a cost model and emits deterministic audio (load and fault tests)."""
+    decode_cache_dir: Path = Path.home() / ".cache" / "light-tts"
+    """Where exported graphs and built engines are kept; `light-tts prepare` fills it ahead."""
     decode_cost_file: Path | None = None
     """Cost model of the clocked backend: a JSON file, see services/decode/backends.py and services/decode/costs."""
     decode_clocked_recompute: bool = False
@@ -29,6 +32,8 @@ class DecodeSettings(ModelServiceSettings):
     """Numbers the flow's estimator computes in; the vocoder always runs in float32 and pitch in float64."""
     decode_state_precision: Literal["auto", "float32", "bfloat16", "float16", "float8"] = "auto"
     """Numbers in which streams' states are kept; auto is the precision of computing. See docs/benchmarks.md."""
+    decode_keep_state: bool = True
+    """Let streams keep what they computed; without, every hop computes its stream's whole history again."""
     decode_state_bytes: int = Field(default=0, ge=0)
     """Memory for streams' states; 0 takes 80% of a GPU's free memory, or a quarter of the machine's."""
     decode_policy: Literal["deadline", "fifo"] = "deadline"

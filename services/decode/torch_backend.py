@@ -14,7 +14,7 @@ from services.common.modeldir import ModelDir
 from services.common.weights import read_weights
 from services.decode.backends import AudioFormat, BackendCounts, Hop, HopAudio, check_tokens
 from services.decode.chunks import ChunkPlan
-from services.decode.flow.model import Flow, FlowHop, FlowState
+from services.decode.flow.model import EstimatorFactory, Flow, FlowHop, FlowState
 from services.decode.flow.pool import EMPTY, Layout, PastPool, block_bytes
 from services.decode.memory import MOST_STREAMS, default_budget
 from services.decode.prompts import Prompts
@@ -59,8 +59,10 @@ class TorchBackend:
         device: str | torch.device = "cpu",
         precision: Precision | None = None,
         state_bytes: int | None = None,
+        make_estimator: EstimatorFactory | None = None,
     ) -> None:
         """Loads the checkpoint; `state_bytes` is the memory that streams' states may take (default: `default_budget`).
+        `make_estimator` puts an exported graph in the estimator's place; it goes with `state_bytes` 0.
 
         Raises ModelDirError when the weights are missing or do not fit.
         """
@@ -69,7 +71,9 @@ class TorchBackend:
         self.precision = precision or Precision()
         weights = read_weights(model.weights_file("flow"))
         self._state_bytes = state_bytes
-        self.flow = Flow(model.flow, weights, self.device, self.precision.compute, self._make_pool)
+        self._substituted = make_estimator is not None
+        compute = self.precision.compute
+        self.flow = Flow(model.flow, weights, self.device, compute, self._make_pool, make_estimator)
         self.vocoder = Vocoder(
             model.vocoder, read_weights(model.weights_file("hift")), layer_bound(model.vocoder), self.device
         )
@@ -198,7 +202,7 @@ class TorchBackend:
             if hop.state.past is not None:
                 self.flow.pool.scrub(hop.state.past)
             hop.state.past, hop.state.done = None, done[index]
-            if self.precision != Precision():
+            if self.precision != Precision() or self._substituted:
                 self._non_finite += 1
                 mels[index] = self.flow.append([replace(hop, exact=True)], beat)[0]
             else:

@@ -19,6 +19,7 @@ from services.decode.flow.pool import EMPTY, Layout, Past, PastPool
 from services.decode.flow.solver import GUIDANCE_ROWS, NOISE_FRAMES, Estimator, Solver
 from services.decode.flow.unet import UNet
 
+EstimatorFactory = Callable[[UNet], Estimator]
 SMALL_POOL = 64
 """Blocks of a flow that was given no pool."""
 
@@ -76,10 +77,12 @@ class Flow(nn.Module):
         device: torch.device | None = None,
         dtype: torch.dtype = torch.float32,
         make_pool: Callable[[Mapping[str, Layout], int], PastPool] | None = None,
+        make_estimator: EstimatorFactory | None = None,
     ) -> None:
         """The estimator, nearly all of the work, computes in `dtype`; the rest in float32.
 
         `make_pool(layouts, block_tokens)` makes room for streams' pasts; by default, for a few short ones.
+        `make_estimator(network)` makes what computes in the network's place; it must know pasts if the pool has room.
 
         Raises ModelDirError when the weights do not fit the configuration.
         """
@@ -98,7 +101,9 @@ class Flow(nn.Module):
         self.estimator: UNet = self.decoder["estimator"]  # type: ignore[assignment]
         self.exact = self._solver(self.estimator)
         self.solver = self.exact
-        if dtype != torch.float32:
+        if make_estimator is not None:
+            self.solver = self._solver(make_estimator(self.estimator))
+        elif dtype != torch.float32:
             self.solver = self._solver(copy.deepcopy(self.estimator).to(dtype))
         make = make_pool or (lambda layouts, tokens: PastPool(layouts, tokens, SMALL_POOL, device=self.device))
         self.pool = make(self.layouts(), config.chunk_tokens)

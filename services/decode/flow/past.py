@@ -75,6 +75,11 @@ class Pass:
         self.keys = window.keys if window else max(lengths)
         self._arena, self._window, self._step = arena, window, step
 
+    @property
+    def keeps(self) -> bool:
+        """Whether streams have a past, or leave one."""
+        return self._arena is not None
+
     def left(self, layer: int, x: Tensor, width: int) -> Tensor:
         """`x` [R, N, C] with the `width` positions before it in front (zeros at a stream's beginning)."""
         if self._arena is None or self._window is None:

@@ -136,6 +136,7 @@ class UNet(nn.Module):
         super().__init__()
         self._counts = config.n_blocks
         channels, mel = config.channels, config.output_size
+        self.inputs = 4 * mel
         self._channels, self._heads = channels, (config.num_heads, config.attention_head_dim)
         self._time_width = 4 * channels
         self.layers = 0

@@ -1,0 +1,87 @@
+"""The estimator as an ONNX graph: whole streams from their beginning, any batch, any length, the chunk mask included.
+
+A graph keeps no state, so it serves recompute only: every hop pays for its stream's history. One graph serves ONNX
+Runtime and, built into an engine, TensorRT. Peers export without the mask and for a batch of two, which changes the
+audio of whoever streams.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from services.decode.flow.past import Pass
+from services.decode.flow.unet import UNet
+
+OPSET = 17
+GRAPH_VERSION = 1
+"""Part of every cache key: raise it when the graph changes."""
+INPUTS, OUTPUT = ("x", "terms", "mask"), "velocity"
+
+
+class WholeStreams(nn.Module):
+    """The estimator without a past: x [B, N, 4 * mel], terms [stages, channels], mask [B, 1, N, N] -> [B, N, mel].
+
+    `terms` are the time terms of one Euler step; `mask` is 0 where a frame may look and minus infinity elsewhere.
+    """
+
+    def __init__(self, estimator: UNet) -> None:
+        super().__init__()
+        self.estimator = estimator
+
+    def forward(self, x: Tensor, terms: Tensor, mask: Tensor) -> Tensor:
+        out: Tensor = self.estimator(x, [term[None, None] for term in terms.unbind(0)], Pass([x.shape[1]], mask))
+        return out
+
+
+def export(estimator: UNet, path: Path) -> None:
+    """Writes the graph to `path`, in one step, so that no reader finds half of it."""
+    frames, stages = 100, len(estimator.time_terms(torch.zeros(1)))
+    weight = estimator.final_proj.weight
+    channels = weight.shape[1]
+    inputs = (
+        torch.zeros(2, frames, estimator.inputs, dtype=weight.dtype),
+        torch.zeros(stages, channels, dtype=weight.dtype),
+        torch.zeros(2, 1, frames, frames, dtype=weight.dtype),
+    )
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter that needs no further package says that another one is newer
+        torch.onnx.export(
+            WholeStreams(estimator).eval(),
+            inputs,
+            cast(str, buffer),  # a file will do as well as its name
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=list(INPUTS),
+            output_names=[OUTPUT],
+            dynamic_axes={
+                "x": {0: "batch", 1: "frames"},
+                "mask": {0: "batch", 2: "frames", 3: "frames"},
+                OUTPUT: {0: "batch", 1: "frames"},
+            },
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".partial")
+    temporary.write_bytes(buffer.getvalue())
+    temporary.replace(path)
+
+
+def weights_hash(estimator: nn.Module) -> str:
+    """Sixteen hexadecimal digits that stand for the weights: what was built from others must not be used."""
+    digest = hashlib.sha256(f"graph {GRAPH_VERSION}".encode())
+    for name, value in sorted(estimator.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def graph_path(cache: Path, estimator: nn.Module) -> Path:
+    """Where a cache keeps the graph of these weights."""
+    return cache / f"estimator-{weights_hash(estimator)}.onnx"

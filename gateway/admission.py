@@ -11,7 +11,12 @@ from gateway import metrics
 from services.common.errors import LightTtsError, Overloaded, Unavailable
 
 
-class Abortable(Protocol):
+class Admitted(Protocol):
+    """Something that runs for a client."""
+
+    def retire(self) -> None:
+        """Asks its client to go on elsewhere, at a moment that does not hurt."""
+
     def abort(self, error: LightTtsError) -> None:
         """Ends it at once; its client gets `error`."""
 
@@ -21,7 +26,7 @@ class Admission:
 
     def __init__(self, max_sessions: int) -> None:
         self._max_sessions = max_sessions
-        self._sessions: set[Abortable] = set()
+        self._sessions: set[Admitted] = set()
         self._draining = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -31,7 +36,7 @@ class Admission:
         return self._draining
 
     @contextlib.contextmanager
-    def admit(self, session: Abortable) -> Iterator[None]:
+    def admit(self, session: Admitted) -> Iterator[None]:
         """Holds a place while the block runs. Raises Overloaded or, while draining, Unavailable."""
         if self._draining:
             raise Unavailable("this gateway is stopping; another one will serve you", retry_after=1.0)
@@ -49,8 +54,10 @@ class Admission:
                 self._idle.set()
 
     async def drain(self, grace_seconds: float) -> None:
-        """Admits no more, waits for those running to finish, and aborts what is left after `grace_seconds`."""
+        """Admits no more, asks those running to leave, and aborts what is left after `grace_seconds`."""
         self._draining = True
+        for session in list(self._sessions):
+            session.retire()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_seconds):
                 await self._idle.wait()

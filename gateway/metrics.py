@@ -7,12 +7,19 @@ from collections.abc import Iterator
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from lighttts.v1 import tts_pb2
 from services.common.errors import LightTtsError
 from services.common.metrics import LATENCY_BUCKETS
 
 TIME_TO_FIRST_AUDIO = Histogram(
     "lighttts_gateway_time_to_first_audio_seconds",
     "From a stream's first text to its first audio.",
+    buckets=LATENCY_BUCKETS,
+)
+FIRST_AUDIO_STAGE = Histogram(
+    "lighttts_gateway_first_audio_stage_seconds",
+    "Where the time to first audio went: encode, first_token, first_hop, decode, delivery. They sum to the whole.",
+    ["stage"],
     buckets=LATENCY_BUCKETS,
 )
 REAL_TIME_FACTOR = Histogram(
@@ -32,6 +39,16 @@ CANCELLATIONS = Counter("lighttts_gateway_cancellations_total", "Speech that was
 """`by`: `barge_in` (a cancel message), `client` (it went away)."""
 LLM_MOVES = Counter("lighttts_gateway_llm_moves_total", "Utterances another llm worker went on with.", ["reason"])
 ERRORS = Counter("lighttts_gateway_errors_total", "Requests that failed, by interface and reason.", ["front", "reason"])
+
+
+STAGES = ("encode", "first_token", "first_hop", "decode", "delivery")
+
+
+def observe_first_audio(first: tts_pb2.FirstAudio) -> None:
+    """Counts a stream's first audio, as a whole and by stage."""
+    TIME_TO_FIRST_AUDIO.observe(first.seconds)
+    for stage in STAGES:
+        FIRST_AUDIO_STAGE.labels(stage).observe(getattr(first, stage))
 
 
 @contextlib.contextmanager

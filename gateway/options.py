@@ -43,6 +43,8 @@ class SpeechOptions:
     audio: AudioFormat
     speed: float
     seed: int
+    seed_given: bool
+    """Whether the caller chose it."""
     sampling: llm_pb2.SamplingOptions
     urgency: audio_pb2.Urgency.Class.ValueType
 
@@ -61,6 +63,7 @@ class SpeechOptions:
             speed=_speed(config.speed),
             # 32 bits: enough for every voice to sound new, and short enough for a person to repeat.
             seed=config.seed if config.HasField("seed") else secrets.randbits(32),
+            seed_given=config.HasField("seed"),
             sampling=config.sampling,
             urgency=current_caller().urgency(urgency),
         )
@@ -76,6 +79,18 @@ def check_text(text: str, max_chars: int) -> None:
         )
     if not speakable(text):
         raise InvalidInput("text holds nothing to speak, only punctuation; send at least one word", field="text")
+
+
+def checked_start(start_sample: int, options: SpeechOptions) -> int:
+    """Raises InvalidInput unless an answer can be asked for from this sample on."""
+    if start_sample < 0:
+        raise InvalidInput(f"start_sample is {start_sample}; it must be 0 or more", field="start_sample")
+    if start_sample and not options.seed_given:
+        raise InvalidInput("the rest of an answer needs its seed; send the one that Started told", field="config.seed")
+    if start_sample and not options.audio.encoding.sample_format:
+        name = options.audio.encoding.name
+        raise InvalidInput(f"{name} cannot begin in the middle; ask for PCM_S16LE or PCM_F32LE", field="config.audio")
+    return start_sample
 
 
 def speakable(text: str) -> bool:

@@ -9,6 +9,8 @@ from gateway.audio.formats import AudioFormat
 from gateway.audio.pipeline import AudioPipeline
 from gateway.channel import Channel
 from gateway.encoding import FLOAT_BYTES
+from gateway.listener import Listener
+from gateway.spoken import SpokenText
 from gateway.stats import PlaybackStats
 from lighttts.v1 import audio_pb2, tts_pb2
 from services.common.errors import Internal
@@ -20,6 +22,8 @@ Event: TypeAlias = (
     | tts_pb2.Spoken
     | tts_pb2.Warning
     | tts_pb2.Resumed
+    | tts_pb2.Reconnect
+    | tts_pb2.FirstAudio
     | tts_pb2.Finished
 )
 
@@ -28,17 +32,21 @@ ENCODED_SECONDS = 0.25
 
 
 class Output:
-    """Numbers and encodes audio, and hands events to a reader, who may have one waiting and no more.
+    """Numbers, paces and encodes audio, and hands events to a reader, who may have one waiting and no more.
 
     What `send` and `audio` have returned from is numbered and will be read; a cancelled one has left no trace.
     """
 
-    def __init__(self, format_: AudioFormat, stats: PlaybackStats) -> None:
+    def __init__(self, format_: AudioFormat, stats: PlaybackStats, listener: Listener, start_sample: int = 0) -> None:
+        """`start_sample`: the first one that is sent; only for bare samples."""
         self.events: Channel[Event] = Channel(1)
+        self.listener = listener
+        self.spoken = SpokenText()
         self.model_rate = 0
         """Samples per second of what `audio` gets."""
         self.samples = 0
         """Samples sent so far, at `sample_rate`."""
+        self._start_sample = start_sample
         self._told = 0
         """Samples that chunks sent so far cover; an encoder may hold some back."""
         self._sequence = 0
@@ -68,8 +76,11 @@ class Output:
         for start in range(0, max(len(pcm), 1), max(piece, 1)):
             part, end = pcm[start : start + piece], start + piece >= len(pcm)
             if part or last:
+                await self.listener.room(len(part) / FLOAT_BYTES / self.model_rate)
                 # Encoders cannot go back, so samples enter them only when what comes out is certain to be read.
                 await self.events.send_made(functools.partial(self._encode, part, last=last and end))
+                if (first := self._stats.take_first_audio()) is not None:
+                    await self.events.send(first)
 
     async def finish(self) -> None:
         """Sends what the encoder still holds: the end of the file."""
@@ -78,13 +89,18 @@ class Output:
     def cut(self) -> None:
         """The utterance under way was cancelled."""
         self._opened.cut()
+        self.listener.cut()
 
     def _encode(self, pcm: bytes, *, last: bool) -> audio_pb2.AudioChunk | None:
         encoded = self._opened.push(pcm, last=last)
+        skipped = min(encoded.samples, max(0, self._start_sample - self.samples))
+        data = encoded.data[skipped * len(encoded.data) // encoded.samples :] if skipped else encoded.data
         self.samples += encoded.samples
-        if encoded.samples:
-            self._stats.audio(encoded.samples / self.sample_rate)
-        return self._chunk(encoded.data, last=last)
+        self._told += skipped
+        if sent := encoded.samples - skipped:
+            self._stats.audio(sent / self.sample_rate)
+            self.listener.sent(sent / self.sample_rate)
+        return self._chunk(data, last=last)
 
     def _chunk(self, data: bytes, *, last: bool) -> audio_pb2.AudioChunk | None:
         """The next message; None when there is nothing to tell."""

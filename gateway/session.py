@@ -12,18 +12,19 @@ from typing import Self, TypeAlias
 from gateway import metrics, tasks
 from gateway.access.caller import current_caller
 from gateway.access.quota import Quotas
-from gateway.admission import Abortable, Admission
+from gateway.admission import Admission, Admitted
 from gateway.inbox import Flush
 from gateway.ledger import Ledger
 from gateway.library.library import VoiceLibrary
-from gateway.options import SpeechOptions
+from gateway.listener import Listener
+from gateway.options import SpeechOptions, checked_start
 from gateway.output import Event, Output
 from gateway.settings import GatewaySettings
 from gateway.stats import PlaybackStats
 from gateway.turn import Speaker, Turn
 from gateway.utterance import LlmStage
 from gateway.voices import Voices
-from lighttts.v1 import tts_pb2, voice_pb2
+from lighttts.v1 import audio_pb2, tts_pb2, voice_pb2
 from services.common.errors import InvalidInput, LightTtsError, TimedOut
 from services.common.failover import MovePolicy
 from services.common.pool import Pool
@@ -81,7 +82,7 @@ class Stages:
         return LlmStage(self.llm, policy, self.ledger, settings.audio_queue_messages)
 
     @contextlib.asynccontextmanager
-    async def place(self, session: Abortable) -> AsyncIterator[None]:
+    async def place(self, session: Admitted) -> AsyncIterator[None]:
         """Room for one more session of the current caller. Raises Overloaded, QuotaExceeded or Unavailable."""
         with self.admission.admit(session):
             async with self.quotas.stream(current_caller()):
@@ -99,12 +100,28 @@ class Session:
     Unavailable; iterating raises any LightTtsError.
     """
 
-    def __init__(self, stages: Stages, options: SpeechOptions, inputs: AsyncGenerator[Input]) -> None:
+    def __init__(
+        self,
+        stages: Stages,
+        options: SpeechOptions,
+        inputs: AsyncGenerator[Input],
+        *,
+        conversation: bool = False,
+        start_sample: int = 0,
+    ) -> None:
+        """`conversation`: somebody listens while they speak, so audio keeps close to them, and they can be asked to go
+        elsewhere in a pause. `start_sample`: the first one wanted. Raises InvalidInput for one that cannot be had."""
         self._stages = stages
         self._options = options
         self._inputs = inputs
         self._stats = PlaybackStats()
-        self._output = Output(options.audio, self._stats)
+        self._conversation = conversation
+        listener = Listener(self._max_lead)
+        self._output = Output(options.audio, self._stats, listener, checked_start(start_sample, options))
+        self._quiet = asyncio.Event()
+        """Set while nothing is to be spoken."""
+        self._quiet.set()
+        self._retired = asyncio.Event()
         self._announced = asyncio.Event()
         self._voice = voice_pb2.VoiceContent()
         self._speaker = Speaker(
@@ -139,6 +156,11 @@ class Session:
     def __aiter__(self) -> AsyncIterator[Event]:
         return self._output.events
 
+    def retire(self) -> None:
+        """Asks the client, as soon as nothing is being spoken, to go on at another gateway."""
+        if self._conversation:
+            self._retired.set()
+
     def abort(self, error: LightTtsError) -> None:
         """Ends the session at once; whoever reads its events gets `error`."""
         if self._task is not None and self._task.cancel():
@@ -149,9 +171,10 @@ class Session:
             with self._stages.ledger.request():
                 async with tasks.group() as group, contextlib.aclosing(self._inputs):
                     group.create_task(self._announce())
-                    idle = group.create_task(self._watch_idle())
+                    beside = [group.create_task(work) for work in (self._watch_idle(), self._say_reconnect())]
                     await self._converse(group)
-                    idle.cancel()
+                    for task in beside:
+                        task.cancel()
                 await self._output.finish()
                 await self._output.send(self._stats.finished())
         except Exception as error:  # noqa: BLE001 - whatever happened belongs to the reader of the events, who raises it
@@ -174,24 +197,41 @@ class Session:
     async def _announce(self) -> None:
         self._output.open(self._stages.voices.model.sample_rate)
         self._voice = await self._stages.voices.resolve(self._options.voice)
+        if self._voice.seconds:  # until the first utterance tells
+            heard = self._voice.seconds * self._output.sample_rate / self._options.speed
+            self._output.spoken.pace = len(self._voice.transcript) / heard
         started = tts_pb2.Started(
             request_id=self._speaker.request_id,
             voice_hash=self._voice.voice_hash,
             sample_rate=self._output.sample_rate,
             seed=self._options.seed,
             max_text_chars=self._stages.settings.max_text_chars,
+            max_pending_flushes=self._stages.settings.max_pending_flushes,
+            max_lead_seconds=self._max_lead or 0.0,
         )
         await self._output.send(started)
         for warning in self._voice.warnings:
             await self._output.send(tts_pb2.Warning(message=warning))
         self._announced.set()
 
+    @property
+    def _max_lead(self) -> float | None:
+        offline = self._options.urgency == audio_pb2.Urgency.CLASS_OFFLINE
+        return self._stages.settings.max_lead_seconds if self._conversation and not offline else None
+
+    async def _say_reconnect(self) -> None:
+        await self._retired.wait()
+        await self._announced.wait()
+        await self._quiet.wait()
+        seconds = self._stages.settings.drain_grace_seconds
+        await self._output.send(tts_pb2.Reconnect(reason="this gateway is stopping", within_seconds=seconds))
+
     async def _announced_voice(self) -> voice_pb2.VoiceContent:
         await self._announced.wait()
         return self._voice
 
     async def _converse(self, group: asyncio.TaskGroup) -> None:
-        turn = Turn(self._speaker, self._output, self._stats, number=0, offset=0)
+        turn = Turn(self._speaker, self._output, self._stats, self._quiet, number=0, offset=0)
         task = group.create_task(turn.run())
         async for item in self._inputs:
             self._inputs_taken += 1
@@ -201,11 +241,14 @@ class Session:
                 case FlushInput():
                     self._take_flush(turn)
                 case PositionInput(seconds):
+                    self._output.listener.report(seconds)
                     turn.report_position(seconds)
                 case CancelInput():
                     await self._cancel(turn, task)
-                    turn = Turn(self._speaker, self._output, self._stats, turn.number + 1, self._received)
+                    number, offset = turn.number + 1, self._received
+                    turn = Turn(self._speaker, self._output, self._stats, self._quiet, number, offset)
                     task = group.create_task(turn.run())
+        self._output.listener.mute()
         turn.end()
         await asyncio.wait({task})
 
@@ -233,6 +276,9 @@ class Session:
         await asyncio.wait({task})
         self._stats.pause()
         await self._announced.wait()
+        cut = turn.cut()
         self._output.cut()
+        self._quiet.set()
+        await self._output.send(cut)
         for flush in turn.unmarked:
             await self._output.send(tts_pb2.Mark(flush=flush.number))

@@ -4,9 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 from gateway import metrics
-from lighttts.v1 import tts_pb2
+from lighttts.v1 import llm_pb2, tts_pb2
+
+
+@dataclass
+class SpeechTimes:
+    """How an utterance's first audio came about. Moments are on the monotonic clock."""
+
+    asked_at: float = 0.0
+    """When the first llm worker was called; 0 before that."""
+    called_at: float = 0.0
+    """When the one was called that made the first audio."""
+    first: llm_pb2.FirstTimes = field(default_factory=llm_pb2.FirstTimes)
+    """What that worker measured, from its call on."""
 
 
 class PlaybackStats:
@@ -19,6 +33,9 @@ class PlaybackStats:
         self._clock = clock
         self._first_text: float | None = None
         self._first_audio: float | None = None
+        self._times = SpeechTimes()
+        self._first: tts_pb2.FirstAudio | None = None
+        self._first_told = False
         self._busy_since: float | None = None
         self._last_audio = 0.0
         self._dry_at: float | None = None
@@ -39,13 +56,18 @@ class PlaybackStats:
         if self._busy_since is None:
             self._busy_since = self._last_audio = now
 
+    def speaks(self, times: SpeechTimes) -> None:
+        """What comes next is this utterance's audio."""
+        self._times = times
+
     def audio(self, seconds: float) -> None:
         """A chunk went out."""
         now = self._clock()
         if self._first_audio is None:
             self._first_audio = now
             if self._first_text is not None:
-                metrics.TIME_TO_FIRST_AUDIO.observe(now - self._first_text)
+                self._first = _split(self._first_text, self._times, now)
+                metrics.observe_first_audio(self._first)
         if self._dry_at is None:
             self._dry_at = now
         late = max(0.0, now - self._dry_at)
@@ -56,6 +78,13 @@ class PlaybackStats:
         self._last_audio = now
         metrics.AUDIO_SECONDS.inc(seconds)
         metrics.UNDERRUN_SECONDS.inc(late)
+
+    def take_first_audio(self) -> tts_pb2.FirstAudio | None:
+        """Where the time to the first audio went; once, as soon as that is known."""
+        if self._first is None or self._first_told:
+            return None
+        self._first_told = True
+        return self._first
 
     def pause(self) -> None:
         """Everything asked for was sent or cancelled."""
@@ -75,14 +104,12 @@ class PlaybackStats:
     def finished(self) -> tts_pb2.Finished:
         """The figures at the end of the stream."""
         self.pause()
-        first = 0.0
-        if self._first_audio is not None and self._first_text is not None:
-            first = self._first_audio - self._first_text
         factor = self._busy_seconds / self._audio_seconds if self._audio_seconds else 0.0
         if self._audio_seconds:
             metrics.REAL_TIME_FACTOR.observe(factor)
         return tts_pb2.Finished(
-            time_to_first_audio=first,
+            time_to_first_audio=self._first.seconds if self._first is not None else 0.0,
+            first_audio=self._first,
             audio_seconds=self._audio_seconds,
             real_time_factor=factor,
             underrun_seconds=self._underrun_seconds,
@@ -91,3 +118,20 @@ class PlaybackStats:
             text_tokens=self._text_tokens,
             speech_tokens=self._speech_tokens,
         )
+
+
+def _split(first_text: float, times: SpeechTimes, now: float) -> tts_pb2.FirstAudio:
+    """The time to the first audio by stage: each ends no earlier than the one before, the last one has the rest."""
+    lost = times.called_at - times.asked_at  # with workers that came to nothing
+    ends = [times.asked_at - first_text]
+    for measured in (times.first.token, times.first.hop, times.first.audio):
+        ends.append(min(now - first_text, max(ends[-1], ends[0] + lost + measured)))
+    encode, first_token, first_hop, decode = ends[0], *(after - before for before, after in pairwise(ends))
+    return tts_pb2.FirstAudio(
+        seconds=now - first_text,
+        encode=encode,
+        first_token=first_token,
+        first_hop=first_hop,
+        decode=decode,
+        delivery=now - first_text - ends[-1],
+    )

@@ -44,8 +44,11 @@ class Speaker:
 class Turn:
     """One turn. `feed`, `flush` and `end` never wait; `run` ends with the last audio, or is cancelled."""
 
-    def __init__(self, speaker: Speaker, output: Output, stats: PlaybackStats, number: int, offset: int) -> None:
-        """`number`: 0, 1, 2 ... in the session; `offset`: characters of the session's text before this turn."""
+    def __init__(
+        self, speaker: Speaker, output: Output, stats: PlaybackStats, quiet: asyncio.Event, number: int, offset: int
+    ) -> None:
+        """`quiet`: set while nothing is to be spoken; `number`: 0, 1, 2 ... in the session; `offset`: characters of the
+        session's text before this turn."""
         self.number = number
         self.offset = offset
         self.unmarked: deque[Flush] = deque()
@@ -53,6 +56,11 @@ class Turn:
         self._speaker = speaker
         self._output = output
         self._stats = stats
+        self._quiet = quiet
+        self._fed = offset
+        self._to_speak = offset
+        """Characters of the session's text up to the last letter or digit; nothing behind it will be spoken."""
+        self._first_sample = output.samples
         self._inbox = Inbox()
         self._latest: str | Flush | End = ""
         self._order: Channel[Utterance | Flush] = Channel(ORDER_ITEMS)
@@ -67,6 +75,10 @@ class Turn:
 
     def feed(self, text: str) -> None:
         self._stats.text()
+        if words := _last_letter(text):
+            self._quiet.clear()
+            self._to_speak = self._fed + words
+        self._fed += len(text)
         self._put(text)
 
     def flush(self, flush: Flush) -> None:
@@ -77,7 +89,7 @@ class Turn:
         self._put(End())
 
     def report_position(self, seconds: float) -> None:
-        """Where the listener is in the session's audio."""
+        """Where the listener is in the session's audio, in seconds."""
         if self._delivering is not None:
             self._delivering.report_position(seconds - self._delivered_from / self._output.sample_rate)
 
@@ -161,20 +173,41 @@ class Turn:
         return utterance
 
     async def _deliver(self, utterance: Utterance) -> None:
-        self._delivering, self._delivered_from = utterance, self._output.samples
+        output = self._output
+        self._delivering, self._delivered_from = utterance, output.samples
+        self._stats.speaks(utterance.times)
+        output.spoken.begin(self.spoken, output.samples)
         async for part in utterance.parts:
             if isinstance(part, AudioPart):
-                await self._output.audio(part.pcm, last=part.last)
+                output.spoken.reaches(utterance.end_offset)
+                await output.audio(part.pcm, last=part.last)
             else:
-                await self._output.send(part)
+                await output.send(part)
         self._delivering = None
         self.spoken = utterance.end_offset
+        output.spoken.reaches(self.spoken)
+        output.spoken.end(output.samples)
+        output.spoken.forget(self._played)
         self._stats.utterance(utterance.decode_worker, utterance.speech_tokens)
-        await self._output.send(tts_pb2.Spoken(text_offset=self.spoken, sample=self._output.samples))
+        await output.send(tts_pb2.Spoken(text_offset=self.spoken, sample=output.samples))
+        if self.spoken >= self._to_speak:
+            self._quiet.set()
+
+    @property
+    def _played(self) -> int:
+        """The sample the listener has come to."""
+        return int(self._output.listener.position * self._output.sample_rate)
+
+    def cut(self) -> tts_pb2.Spoken:
+        """What of it was heard, after it was cancelled."""
+        sample = min(max(self._played, self._first_sample), self._output.samples)
+        offset, estimated = self._output.spoken.heard(sample)
+        return tts_pb2.Spoken(text_offset=max(offset, self.offset), sample=sample, cut=True, estimated=estimated)
 
     async def _mark(self, flush: Flush) -> None:
         if self._latest is flush:
             self._stats.pause()
+            self._quiet.set()
         await self._output.send(tts_pb2.Mark(flush=flush.number))
         self.unmarked.popleft()
 
@@ -187,6 +220,11 @@ def utterance_seed(seed: int, turn: int, utterance: int) -> int:
 
 def _prompt_use(options: SpeechOptions) -> llm_pb2.PromptUse.ValueType:
     return llm_pb2.PROMPT_USE_ZERO_SHOT if options.instruction is None else llm_pb2.PROMPT_USE_TIMBRE
+
+
+def _last_letter(text: str) -> int:
+    """How many characters of `text` come before what follows its last letter or digit."""
+    return next((end for end in range(len(text), 0, -1) if text[end - 1].isalnum()), 0)
 
 
 def _urgency(options: SpeechOptions) -> audio_pb2.Urgency:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -12,6 +13,7 @@ from gateway.encoding import FLOAT_BYTES
 from gateway.generation import generate
 from gateway.ledger import Ledger
 from gateway.record import UtteranceRecord
+from gateway.stats import SpeechTimes
 from lighttts.v1 import llm_pb2, tts_pb2, voice_pb2
 from services.common.errors import Internal, LightTtsError
 from services.common.failover import Losses, MovePolicy, WorkerLost
@@ -62,6 +64,7 @@ class Utterance:
         self._record = UtteranceRecord(self.start, self.voice)
         self._lost: WorkerLost | None = None
         """Why the last worker lost it, until the next one has taken it."""
+        self.times = SpeechTimes()
         self.audible = asyncio.Event()
         """Its first audio has come, or never will."""
 
@@ -94,6 +97,9 @@ class Utterance:
         losses = Losses(self.stage.pool, self.stage.policy, "llm")
         while not self._record.complete:
             async with losses.lease() as worker:
+                if not self._record.samples:
+                    self.times.called_at = time.monotonic()
+                    self.times.asked_at = self.times.asked_at or self.times.called_at
                 try:
                     await generate(worker.channel, self._record, self.stage.policy, self._handle)
                 except WorkerLost as loss:
@@ -107,6 +113,8 @@ class Utterance:
             case "started":
                 await self._started(response.started)
             case "audio":
+                if response.audio.HasField("first") and not self._record.samples:
+                    self.times.first = response.audio.first
                 pcm = self._record.take(response.audio)
                 metrics.AUDIO_RECEIVED_SECONDS.inc(len(pcm) / FLOAT_BYTES / self.sample_rate)
                 self.audible.set()

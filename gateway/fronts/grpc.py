@@ -33,7 +33,8 @@ class TextToSpeechServicer(tts_pb2_grpc.TextToSpeechServicer):
         with metrics.count_errors(FRONT):
             check_text(request.text, self._stages.settings.max_text_chars)
             options = SpeechOptions.from_config(request.config, self._stages.settings.max_prompt_bytes)
-            async with Session(self._stages, options, one_text(request.text)) as session:
+            inputs = one_text(request.text)
+            async with Session(self._stages, options, inputs, start_sample=request.start_sample) as session:
                 async for event in session:
                     response = _synthesize_response(event)
                     if response is not None:
@@ -47,7 +48,8 @@ class TextToSpeechServicer(tts_pb2_grpc.TextToSpeechServicer):
         with metrics.count_errors(FRONT):
             config = await _config(request_iterator)
             options = SpeechOptions.from_config(config, self._stages.settings.max_prompt_bytes)
-            async with Session(self._stages, options, _inputs(request_iterator)) as session:
+            inputs = _inputs(request_iterator)
+            async with Session(self._stages, options, inputs, conversation=True) as session:
                 async for event in session:
                     yield _streaming_response(event)
                     if isinstance(event, tts_pb2.Finished):
@@ -115,6 +117,10 @@ def _streaming_response(event: Event) -> tts_pb2.StreamingSynthesizeResponse:
             return tts_pb2.StreamingSynthesizeResponse(warning=event)
         case tts_pb2.Resumed():
             return tts_pb2.StreamingSynthesizeResponse(resumed=event)
+        case tts_pb2.Reconnect():
+            return tts_pb2.StreamingSynthesizeResponse(reconnect=event)
+        case tts_pb2.FirstAudio():
+            return tts_pb2.StreamingSynthesizeResponse(first_audio=event)
         case tts_pb2.Finished():
             return tts_pb2.StreamingSynthesizeResponse(finished=event)
 
@@ -129,6 +135,8 @@ def _synthesize_response(event: Event) -> tts_pb2.SynthesizeResponse | None:
             return tts_pb2.SynthesizeResponse(warning=event)
         case tts_pb2.Resumed():
             return tts_pb2.SynthesizeResponse(resumed=event)
+        case tts_pb2.FirstAudio():
+            return tts_pb2.SynthesizeResponse(first_audio=event)
         case tts_pb2.Finished():
             return tts_pb2.SynthesizeResponse(finished=event)
         case _:  # of use only where text and audio overlap
@@ -159,4 +167,8 @@ def _trailers(finished: tts_pb2.Finished) -> tuple[tuple[str, str], ...]:
         ("lighttts-underrun-seconds", f"{finished.underrun_seconds:.4f}"),
         ("lighttts-chunks", str(finished.chunks)),
         ("lighttts-decode-workers", ",".join(finished.decode_workers)),
+        *(
+            (f"lighttts-first-audio-{stage.replace('_', '-')}", f"{getattr(finished.first_audio, stage):.4f}")
+            for stage in metrics.STAGES
+        ),
     )

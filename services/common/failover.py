@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import cast
 
 import grpc
 import grpc.aio
 import structlog
+from grpc_status import rpc_status
 
 from services.common.errors import Overloaded, Unavailable, from_rpc_error
 from services.common.pool import FailureReason, Lease, Pool, WorkerState
@@ -25,6 +27,8 @@ class LossReason(StrEnum):
     SILENT = "silent"
     STALLED = "stalled"
     BROKE_PROTOCOL = "broke protocol"
+    REFUSED = "refused"
+    """It lives and said that it cannot serve: draining, or nothing behind it."""
     FULL = "full"
     DRAINING = "draining"
 
@@ -32,11 +36,12 @@ class LossReason(StrEnum):
 class WorkerLost(Exception):
     """This worker will not finish the stream; another one may."""
 
-    def __init__(self, reason: LossReason, said: str = "") -> None:
+    def __init__(self, reason: LossReason, said: str = "", retry_after: float | None = 1.0) -> None:
         super().__init__(said or reason.value)
         self.reason = reason
         self.said = said
         """The worker's own words, if it had any."""
+        self.retry_after = retry_after
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,8 @@ _ELSEWHERE = {
     grpc.StatusCode.CANCELLED: LossReason.DIED,
     grpc.StatusCode.RESOURCE_EXHAUSTED: LossReason.FULL,
 }
-# What the pool should hear of it. A full or draining worker has not failed; its health or its next answer tells.
+_NOT_AGAIN = {LossReason.FULL, LossReason.REFUSED}
+# What the pool should hear of it. A worker that answers has not failed; its health or its next answer tells.
 _FAILURES = {
     LossReason.DIED: FailureReason.DIED,
     LossReason.SILENT: FailureReason.STALLED,
@@ -93,8 +99,12 @@ _FAILURES = {
 
 def lost_or_refused(error: grpc.aio.AioRpcError) -> Exception:
     """What to raise for a failed stream: WorkerLost where another worker may do better, else what the worker meant."""
-    reason = _ELSEWHERE.get(error.code())
-    return from_rpc_error(error) if reason is None else WorkerLost(reason, error.details() or "")
+    meant, reason = from_rpc_error(error), _ELSEWHERE.get(error.code())
+    if reason is None:
+        return meant
+    if reason is LossReason.DIED and rpc_status.from_call(cast(grpc.Call, error)) is not None:
+        reason = LossReason.REFUSED  # a broken connection brings no status of ours
+    return WorkerLost(reason, meant.message, meant.retry_after)
 
 
 class Losses:
@@ -107,24 +117,27 @@ class Losses:
         self._stage = stage
         self._lost: dict[str, LossReason] = {}
         self._moves = 0
-        self._said = ""
-        """Why the last worker lost it, in its own words."""
+        self._last: Unavailable | None = None
+        """Why the last worker lost it."""
 
     @asynccontextmanager
     async def lease(self) -> AsyncGenerator[Lease]:
         """The next worker to try. Raises Overloaded when all are full, Unavailable when there is none."""
-        full = bool(self._lost) and all(reason is LossReason.FULL for reason in self._lost.values())
+        reasons = set(self._lost.values())
         # A worker that lost the stream is tried again only where no other serves, once its health has come back.
-        exclude = self._lost.keys() if full or self._others_serve() else ()
-        try:
-            async with self._pool.lease(exclude=exclude, wait_seconds=0 if full else None) as worker:
-                yield worker
-        except Unavailable as error:
-            if full:
-                raise Overloaded(f"every {self._stage} worker is full; try again shortly") from error
-            if self._said:
-                raise Unavailable(self._said, retry_after=error.retry_after) from error
-            raise
+        again = not self._others_serve()
+        exclude = [address for address, reason in self._lost.items() if reason in _NOT_AGAIN or not again]
+        async with AsyncExitStack() as stack:
+            try:
+                # What the workers answered tells more than a vain wait for another one.
+                wait_seconds = 0 if reasons and reasons <= _NOT_AGAIN else None
+                lease = self._pool.lease(exclude=exclude, wait_seconds=wait_seconds)
+                worker = await stack.enter_async_context(lease)
+            except Unavailable as error:
+                if reasons == {LossReason.FULL}:
+                    raise Overloaded(f"every {self._stage} worker is full; try again shortly") from error
+                raise self._last or error from error
+            yield worker
 
     def _others_serve(self) -> bool:
         return any(
@@ -134,7 +147,8 @@ class Losses:
     def note(self, worker: Lease, loss: WorkerLost) -> None:
         """Counts a loss and tells the pool. Raises Unavailable when the stream has moved too often."""
         self._lost[worker.address] = loss.reason
-        self._said = loss.said or f"the {self._stage} worker was lost ({loss.reason.value}); try again"
+        said = loss.said or f"the {self._stage} worker was lost ({loss.reason.value}); try again"
+        self._last = Unavailable(said, retry_after=loss.retry_after)
         self._moves += loss.reason is not LossReason.FULL
         if loss.reason in _FAILURES:
             worker.report_failure(_FAILURES[loss.reason])
@@ -142,4 +156,4 @@ class Losses:
             "worker lost a stream", stage=self._stage, peer=worker.address, reason=loss.reason.value, said=loss.said
         )
         if self._moves > self._policy.max_moves:
-            raise Unavailable(f"{self._moves} {self._stage} workers lost this stream; {self._said}", retry_after=1.0)
+            raise Unavailable(f"{self._moves} {self._stage} workers lost this stream; {said}", retry_after=1.0)

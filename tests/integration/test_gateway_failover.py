@@ -147,16 +147,26 @@ async def test_an_utterance_that_no_worker_can_speak_ends_after_its_moves() -> N
 
 async def test_the_only_worker_is_asked_again_when_it_serves_again() -> None:
     async with rig() as r:
-        r.llm.scripts[0] = Script(fail_at_hop=2, error=Unavailable("restarting"))
+        r.llm.scripts[0] = Script(stop_at_hop=2)
         assert np.array_equal(samples(await synthesize(r)), expected(TEXT))
         assert len(r.llm.calls) == 2
 
 
 async def test_the_only_worker_that_does_not_come_back_is_told_in_its_own_words() -> None:
     async with rig(worker_wait_seconds=0) as r:
-        r.llm.scripts[0] = Script(fail_at_hop=2, error=Unavailable("out of order"))
+        r.llm.scripts[0] = Script(stop_at_hop=2)
         error = await refused(r)
-        assert (error.code(), error.details()) == (Status.UNAVAILABLE, "out of order")
+        assert error.code() == Status.UNAVAILABLE
+        assert "ended an utterance before its last audio" in (error.details() or "")
+
+
+async def test_a_worker_that_answers_that_it_cannot_serve_is_believed_and_not_shunned() -> None:
+    async with rig() as r:
+        r.llm.scripts[0] = Script(fail_at_hop=2, error=Unavailable("no decode worker"))
+        error = await refused(r)
+        assert (error.code(), error.details()) == (Status.UNAVAILABLE, "no decode worker")
+        assert np.array_equal(samples(await synthesize(r)), expected(TEXT))
+        assert len(r.llm.calls) == 2
 
 
 async def test_a_killed_worker_is_missed_by_neither_the_utterance_spoken_nor_the_one_ahead() -> None:

@@ -172,6 +172,8 @@ class FakeLlm(llm_pb2_grpc.LlmServicer):
     def __init__(self, number: int = 0) -> None:
         self.number = number
         self.scripts: dict[int, Script] = {}
+        self.first = llm_pb2.FirstTimes()
+        """What it says of every call's first audio."""
         self.calls: list[Generation] = []
 
     def register(self, server: grpc.aio.Server) -> None:
@@ -265,7 +267,9 @@ class FakeLlm(llm_pb2_grpc.LlmServicer):
             sent += len(raw_ids)
             record = b"record at %d" % end
             yield llm_pb2.GenerateResponse(
-                audio=llm_pb2.GeneratedAudio(audio=chunk, raw_ids=raw_ids, decode_record=record)
+                audio=llm_pb2.GeneratedAudio(
+                    audio=chunk, raw_ids=raw_ids, decode_record=record, first=self.first if call.hops == 1 else None
+                )
             )
             yield llm_pb2.GenerateResponse(heartbeat=audio_pb2.Heartbeat(steps=call.hops))
         worker = f"decode-{call.number}"

@@ -1,0 +1,220 @@
+"""A conversation in detail: audio keeps close to its listener, a cut says what was heard, a drain asks to leave."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+
+from gateway.turn import utterance_seed
+from lighttts.v1 import audio_pb2, llm_pb2, tts_pb2
+from tests.support.fake_stages import Conversation, Rig, Script, chunks, ids_of, rig, samples, speech, until
+
+SEED = 7
+HOP_SECONDS = 0.04
+Status = grpc.StatusCode
+
+
+def config(**fields: Any) -> tts_pb2.SynthesisConfig:
+    return tts_pb2.SynthesisConfig(seed=SEED, format=audio_pb2.SAMPLE_FORMAT_F32LE, **fields)
+
+
+def expected(*sentences: str, turn: int = 0) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.concatenate(
+        [speech(ids_of(text), utterance_seed(SEED, turn, number)) for number, text in enumerate(sentences)]
+    )
+
+
+async def synthesize(r: Rig, text: str, configuration: tts_pb2.SynthesisConfig, start_sample: int = 0) -> list[Any]:
+    request = tts_pb2.SynthesizeRequest(config=configuration, text=text, start_sample=start_sample)
+    return [getattr(response, response.WhichOneof("event") or "") async for response in r.tts.Synthesize(request)]
+
+
+async def test_limits_are_told_at_the_start() -> None:
+    async with rig(max_lead_seconds=3, max_pending_flushes=5) as r:
+        client = await Conversation(r).begin()
+        started = await client.next_of(tts_pb2.Started)
+        assert (started.max_lead_seconds, started.max_pending_flushes, started.max_text_chars) == (3, 5, 20_000)
+        client.call.cancel()
+        (started, *_) = await synthesize(r, "One.", config())
+        assert started.max_lead_seconds == 0, "a whole text is not held back"
+
+
+async def test_audio_runs_no_further_ahead_of_a_reporting_listener_than_the_lead() -> None:
+    async with rig(max_lead_seconds=2.5 * HOP_SECONDS) as r:
+        client = await Conversation(r).begin()
+        await client.position(0)
+        await client.text("One is rather long, and this listener is slow." + " And two." * 3)
+        await client.flush()
+        played = sent = 0.0
+        while not isinstance(event := await client.next(), tts_pb2.Mark):
+            if isinstance(event, audio_pb2.AudioChunk):
+                sent += len(event.pcm) / 4 / 24000
+                assert sent - played <= 2.5 * HOP_SECONDS + 1e-6
+                played = max(0.0, sent - 1.5 * HOP_SECONDS)
+                await client.position(played)
+        assert sent == pytest.approx(
+            len("One is rather long, and this listener is slow. And two. And two. And two.") / 100
+        )
+        client.call.cancel()
+
+
+async def test_a_listener_who_stands_still_gets_nothing_more_until_they_move() -> None:
+    async with rig(max_lead_seconds=2.5 * HOP_SECONDS, audio_queue_messages=1) as r:
+        client = await Conversation(r).begin()
+        await client.position(0)
+        await client.text("x" * 400 + ".")
+        for _ in range(2):
+            await client.next_of(audio_pb2.AudioChunk)
+        waiting = asyncio.create_task(client.next_of(audio_pb2.AudioChunk))
+        barge_in = await Conversation(r).begin()  # another session goes on meanwhile
+        await barge_in.text("Yes.")
+        await barge_in.end()
+        assert np.array_equal(samples(await barge_in.rest()), expected("Yes."))
+        assert not waiting.done()
+        await client.position(HOP_SECONDS)
+        await waiting
+        client.call.cancel()
+
+
+async def test_the_end_of_the_text_lets_go_of_a_listener_who_never_reported() -> None:
+    async with rig(max_lead_seconds=0.01) as r:
+        client = await Conversation(r).begin()
+        await client.text("x" * 3000 + ".")  # half a minute
+        await client.end()
+        assert len(samples(await client.rest())) == 3001 * 240
+
+
+async def test_offline_work_is_not_held_back() -> None:
+    async with rig(max_lead_seconds=0.01) as r:
+        client = await Conversation(r, config(urgency=audio_pb2.Urgency.CLASS_OFFLINE)).begin()
+        await client.position(0)
+        await client.text("x" * 3000 + ".")
+        await client.flush()
+        await client.next_of(tts_pb2.Mark)
+        client.call.cancel()
+
+
+@pytest.mark.parametrize("seconds", [math.nan, math.inf, -1.0])
+async def test_a_position_that_is_none_is_refused(seconds: float) -> None:
+    async with rig() as r:
+        client = await Conversation(r).begin()
+        await client.position(seconds)
+        with pytest.raises(grpc.aio.AioRpcError, match="position is") as refusal:
+            await client.rest()
+        assert refusal.value.code() == Status.INVALID_ARGUMENT
+
+
+async def test_a_cut_says_what_was_heard_by_the_listeners_own_word() -> None:
+    async with rig() as r:
+        r.llm.scripts[1] = Script(hold={2: asyncio.Event()})
+        client = await Conversation(r).begin()
+        await client.text("One is ten. Two is not heard to its end.")
+        await client.flush()
+        await client.next_of(tts_pb2.Spoken)
+        for _ in range(2):
+            await client.next_of(audio_pb2.AudioChunk)
+        await client.position((11 + 5) * 240 / 24000)
+        await client.cancel()
+        cut = await client.next_of(tts_pb2.Spoken)
+        assert (cut.cut, cut.estimated) == (True, True)
+        assert (cut.text_offset, cut.sample) == (11 + 5, (11 + 5) * 240)
+        assert isinstance(await client.next(), tts_pb2.Mark)
+        await client.text("Yes.")
+        await client.end()
+        events = await client.rest()
+        heard = np.concatenate([expected("One is ten."), speech(ids_of(" Two is not heard to its end."), second())])
+        sent = len(samples(events)) - len(expected("Yes.", turn=1))
+        assert sent == (11 + 8) * 240
+        assert np.array_equal(samples(events), np.concatenate([heard[:sent], expected("Yes.", turn=1)]))
+        assert events[-2].text_offset == len("One is ten. Two is not heard to its end.Yes.")
+
+
+def second() -> int:
+    return utterance_seed(SEED, 0, 1)
+
+
+async def test_a_cut_of_nothing_is_answered_too() -> None:
+    async with rig() as r:
+        client = await Conversation(r).begin()
+        await client.cancel()
+        cut = await client.next_of(tts_pb2.Spoken)
+        assert (cut.cut, cut.text_offset, cut.sample, cut.estimated) == (True, 0, 0, False)
+        await client.text("Unheard.")
+        await client.cancel()
+        assert (await client.next_of(tts_pb2.Spoken)).text_offset == 0
+        client.call.cancel()
+
+
+async def test_a_drain_asks_a_silent_conversation_to_leave_at_once_and_a_speaking_one_in_its_next_pause() -> None:
+    async with rig(drain_grace_seconds=20) as r:
+        release = asyncio.Event()
+        r.llm.scripts[0] = Script(hold={1: release})
+        silent, speaking = await Conversation(r).begin(), await Conversation(r).begin()
+        await silent.next_of(tts_pb2.Started)
+        await speaking.text("One is long. ")
+        await speaking.next_of(audio_pb2.AudioChunk)
+        draining = asyncio.create_task(r.server.drain())
+        reconnect = await silent.next_of(tts_pb2.Reconnect)
+        assert reconnect.within_seconds == 20
+        await silent.end()
+        await silent.rest()
+        release.set()
+        await speaking.next_of(tts_pb2.Reconnect)
+        assert np.array_equal(samples(speaking.events), expected("One is long."))
+        await speaking.end()
+        assert isinstance((await speaking.rest())[-1], tts_pb2.Finished)
+        await draining
+
+
+@pytest.mark.parametrize("start", [0, 1, 959, 960, 961, 4 * 240, 5 * 240 + 7, 20 * 240, 10**9])
+async def test_the_rest_of_an_answer_can_be_asked_for(start: int) -> None:
+    async with rig() as r:
+        whole = expected("One is long.", " Two.")
+        events = await synthesize(r, "One is long. Two.", config(), start)
+        audio = chunks(events)
+        assert np.array_equal(np.frombuffer(b"".join(chunk.pcm for chunk in audio), "<f4"), whole[start:])
+        position = min(start, len(whole))
+        for chunk in audio:
+            if chunk.pcm:
+                assert chunk.first_sample == position
+                position += len(chunk.pcm) // 4
+        assert events[-1].audio_seconds == pytest.approx(len(whole[start:]) / 24000)
+
+
+async def test_the_rest_of_an_answer_needs_its_seed_and_bare_samples() -> None:
+    cases = [
+        (tts_pb2.SynthesisConfig(), 5, "seed"),
+        (config(), -1, "0 or more"),
+        (tts_pb2.SynthesisConfig(seed=1, audio=audio_pb2.AudioOutput(encoding=audio_pb2.AUDIO_ENCODING_WAV)), 5, "PCM"),
+    ]
+    async with rig() as r:
+        for configuration, start, words in cases:
+            with pytest.raises(grpc.aio.AioRpcError, match=words) as refusal:
+                await synthesize(r, "One.", configuration, start)
+            assert refusal.value.code() == Status.INVALID_ARGUMENT
+        await until(lambda: not r.llm.calls)
+
+
+async def test_the_time_to_first_audio_is_split_without_rest_and_told_behind_that_audio() -> None:
+    async with rig() as r:
+        r.llm.first = llm_pb2.FirstTimes(token=0.0001, hop=0.0002, audio=0.0004)
+        call = r.tts.Synthesize(tts_pb2.SynthesizeRequest(config=config(), text="One. Two."))
+        events = [getattr(response, response.WhichOneof("event") or "") async for response in call]
+        kinds = [type(event) for event in events]
+        assert kinds.count(tts_pb2.FirstAudio) == 1
+        assert kinds.index(tts_pb2.FirstAudio) == kinds.index(audio_pb2.AudioChunk) + 1
+        first, finished = events[kinds.index(tts_pb2.FirstAudio)], events[-1]
+        assert finished.first_audio == first
+        assert finished.time_to_first_audio == first.seconds
+        parts = [first.encode, first.first_token, first.first_hop, first.decode, first.delivery]
+        assert all(part >= 0 for part in parts)
+        assert sum(parts) == pytest.approx(first.seconds)
+        assert (first.first_token, first.first_hop) == (pytest.approx(0.0001), pytest.approx(0.0001))
+        trailers = dict(await call.trailing_metadata())
+        assert float(trailers["lighttts-first-audio-first-token"]) == pytest.approx(0.0001)

@@ -17,9 +17,12 @@ CODE = ("services", "gateway", "cli", "tests", "benchmarks")
 
 SERVER_SIDE = {"__init__", "__main__", "server", "settings"}
 """Files of a service that speak gRPC or read settings; everything else is its engine."""
-TRANSLATORS = {"llm": {"utterance", "decoding", "conversion"}, "decode": {"session", "metrics"}}
+TRANSLATORS = {
+    "llm": {"utterance", "decoding", "conversion", "loading", "metrics", "progress", "requests"},
+    "decode": {"session", "metrics", "loading", "prepare"},
+}
 """Further files beside the server that hold one stream: the engine on one side, gRPC on the other."""
-ENGINE_MAY_IMPORT = {"torch", "triton", "numpy", "services.common.modeldir", "services.common.weights"}
+ENGINE_MAY_IMPORT = {"torch", "triton", "numpy", "onnxruntime", "services.common.modeldir", "services.common.weights"}
 """Beside the standard library and the service's own modules. Triton comes with torch's CUDA builds: kernels use it."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +13,7 @@ import typer
 from rich.table import Table
 
 from cli import doctor as doctor_module
+from cli.bench import Load, offer, report
 from cli.client import ClientError, list_voices
 from cli.console import err, fail, out, run, show_event
 from cli.demo import SENTENCE
@@ -55,6 +57,9 @@ class CheckpointFamily(StrEnum):
 @app.command()
 def up(
     decode: Annotated[int, typer.Option(min=1, max=32, help="Number of decode workers.")] = 2,
+    devices: Annotated[
+        str, typer.Option(help="Devices of the decode workers, by turns, and of the llm: cuda:0,cuda:1 or cpu.")
+    ] = "",
     model_dir: ModelDirectory = EMBEDDED_MODEL,
     host: Annotated[str, typer.Option(help="Address the gateway listens on; 0.0.0.0 for other machines.")] = HOST,
     port: Annotated[int, typer.Option(min=1, max=65535, help="The gateway's gRPC port.")] = 50050,
@@ -71,6 +76,7 @@ def up(
         config = StackConfig(
             model_dir=model_dir,
             decode_workers=decode,
+            devices=tuple(device.strip() for device in devices.split(",") if device.strip()),
             gateway_host=host,
             ports=chosen,
             log_dir=log_dir,
@@ -92,6 +98,45 @@ async def _serve(config: StackConfig) -> None:
             await asyncio.Event().wait()
         finally:
             err.print("Stopping:")
+
+
+@app.command()
+def prepare(
+    model_dir: ModelDirectory = EMBEDDED_MODEL,
+    backend: Annotated[str, typer.Option(help="onnx or tensorrt.")] = "onnx",
+    device: Annotated[str, typer.Option(help="Device it is built for: cpu, cuda, cuda:1 ...")] = "cpu",
+    max_batch_size: Annotated[int, typer.Option(min=1, help="Largest batch an engine must take.")] = 8,
+) -> None:
+    """Export the decode stage's graph and build its engine ahead, so that a worker starts in seconds."""
+    flags = ("--model-dir", str(model_dir), "--device", device, "--decode-max-batch-size", str(max_batch_size))
+    command = (sys.executable, "-m", "services.decode.prepare", "--decode-backend", backend, *flags)
+    raise typer.Exit(subprocess.run(command, check=False).returncode)  # noqa: S603 - our own module, torch stays there
+
+
+@app.command()
+def bench(
+    rates: Annotated[str, typer.Option(help="Utterances per second, one load each: 0.5,1,2.")] = "0.2,0.5,1",
+    seconds: Annotated[float, typer.Option(min=1.0, help="Length of each load.")] = 30.0,
+    text: Annotated[str, typer.Option(help="What is said.")] = SENTENCE,
+    voice: Annotated[str | None, typer.Option(help="A voice of the gateway.")] = None,
+    server: Server = "127.0.0.1:50050",
+) -> None:
+    """Offer a gateway Poisson loads and show what listeners had of them."""
+    table = Table(
+        *("rate/s", "streams", "asked", "refused", "first audio p50", "p95", "underruns/stream", "real-time factor"),
+        box=None,
+    )
+    try:
+        for rate in (float(rate) for rate in rates.split(",")):
+            load = Load(text, rate, seconds, voice)
+            one = report(load, asyncio.run(offer(server, load)))
+            shown = (one.offered, one.p50_first_audio, one.p95_first_audio, one.underruns_per_stream)
+            offered, p50, p95, underruns = (f"{figure:.2f}" for figure in shown)
+            counts = (str(one.asked), str(one.refused))
+            table.add_row(f"{rate:g}", offered, *counts, p50, p95, underruns, f"{one.real_time_factor:.2f}")
+    except ValueError as error:
+        fail(f"--rates must be numbers above zero with commas between ({error})")
+    out.print(table)
 
 
 @app.command()

@@ -25,6 +25,8 @@ class StackConfig:
 
     model_dir: Path = EMBEDDED_MODEL
     decode_workers: int = 2
+    devices: tuple[str, ...] = ()
+    """Devices of the decode workers, by turns, the llm on the first one; none leaves each service its own default."""
     gateway_host: str = HOST
     """Address the gateway listens on; the services behind it stay on loopback."""
     ports: StackPorts | None = None
@@ -63,10 +65,11 @@ class Stack:
             return Worker(spec, on_event, config.start_timeout, config.restart_dead)
 
         self.encode = worker("encode", "services.encode", self.ports.encode, *model)
-        self.llm = worker("llm", "services.llm", self.ports.llm, *model, "--decode-target", decode_target)
+        llm_device = ("--device", config.devices[0]) if config.devices else ()
+        self.llm = worker("llm", "services.llm", self.ports.llm, *model, *llm_device, "--decode-target", decode_target)
         self.decode = [
-            worker(f"decode-{number}", "services.decode", ports, *model)
-            for number, ports in enumerate(self.ports.decode, start=1)
+            worker(f"decode-{index + 1}", "services.decode", ports, *model, *_placement(config, index))
+            for index, ports in enumerate(self.ports.decode)
         ]
         doors = ("--http-port", str(self.ports.http), "--cosyvoice-port", str(self.ports.cosyvoice))
         self.gateway = worker("gateway", "gateway", self.ports.gateway, *upstream, *doors)
@@ -125,6 +128,17 @@ class Stack:
             metrics_port=ports.metrics,
             log_file=self.config.log_dir / f"{name}.log",
         )
+
+
+def _placement(config: StackConfig, index: int) -> tuple[str, ...]:
+    """Which device a decode worker gets, and how much of its memory; the llm counts as one more on the first."""
+    if not config.devices:
+        return ()
+    count = len(config.devices)
+    device = config.devices[index % count]
+    others = [config.devices[worker % count] for worker in range(config.decode_workers)] + [config.devices[0]]
+    share = min(0.95, round(1 / others.count(device), 2))
+    return ("--device", device, "--decode-memory-fraction", str(share))
 
 
 def _target(workers: list[ServicePorts] | tuple[ServicePorts, ...]) -> str:

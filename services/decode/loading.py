@@ -12,6 +12,7 @@ from services.common.modeldir import ModelDir
 from services.common.server import StartError
 from services.decode.backends import AudioFormat, Backend, ClockedBackend, CostModel
 from services.decode.flow.model import EstimatorFactory
+from services.decode.memory import default_budget
 from services.decode.onnx_estimator import onnx_estimator
 from services.decode.settings import DecodeSettings
 from services.decode.tensorrt_estimator import tensorrt_estimator
@@ -82,7 +83,11 @@ def _warm(
     kept = settings.decode_state_precision
     precision = Precision(compute, compute if kept == "auto" else DTYPES[kept])
     keeps = factory is None and settings.decode_keep_state
-    budget = settings.decode_state_bytes or None if keeps else 0
+    budget = 0
+    if keeps:
+        budget = settings.decode_state_bytes or default_budget(device, settings.decode_memory_fraction)
+    if device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(settings.decode_memory_fraction, device)
     backend = TorchBackend(model, device, precision, budget, factory)
     backend.warm_up()
     return backend

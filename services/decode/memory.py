@@ -16,12 +16,12 @@ CGROUP = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
 
 
-def default_budget(device: torch.device) -> int:
-    """Bytes for kept states on `device`."""
+def default_budget(device: torch.device, fraction: float = 1.0) -> int:
+    """Bytes for kept states on `device`, of which this process may take `fraction`."""
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return int(GPU_SHARE * free)
-    return int(CPU_SHARE * free_memory())
+        free, total = torch.cuda.mem_get_info(device)
+        return int(GPU_SHARE * max(0, min(free, int(fraction * total) - torch.cuda.memory_reserved(device))))
+    return int(CPU_SHARE * fraction * free_memory())
 
 
 def free_memory(cgroup: Path = CGROUP, meminfo: Path = MEMINFO) -> int:

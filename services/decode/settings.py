@@ -36,6 +36,8 @@ class DecodeSettings(ModelServiceSettings):
     """Let streams keep what they computed; without, every hop computes its stream's whole history again."""
     decode_state_bytes: int = Field(default=0, ge=0)
     """Memory for streams' states; 0 takes 80% of a GPU's free memory, or a quarter of the machine's."""
+    decode_memory_fraction: float = Field(default=1.0, gt=0, le=1)
+    """Share of the device's memory this process may take, where several share it."""
     decode_policy: Literal["deadline", "fifo"] = "deadline"
     """Who decodes next: whoever must begin first to be in time, or whoever was ready first."""
     decode_admission: Literal["auto", "on", "off"] = "auto"

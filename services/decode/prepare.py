@@ -1,0 +1,31 @@
+"""`python -m services.decode.prepare`: builds what a worker with the same settings would build at its start."""
+
+from __future__ import annotations
+
+import sys
+
+import structlog
+
+from services.common.modeldir import ModelDirError, open_model_dir
+from services.common.server import StartError
+from services.common.telemetry import configure_logging
+from services.decode.loading import prepare
+from services.decode.settings import DecodeSettings
+
+log = structlog.get_logger(__name__)
+
+
+def main() -> int:
+    settings = DecodeSettings.from_command_line()
+    configure_logging("decode", settings.worker_name, settings.log_level, settings.log_format)
+    try:
+        cache = prepare(open_model_dir(settings.model_dir), settings)
+    except (StartError, ModelDirError) as error:
+        log.error("cannot prepare", reason=str(error))
+        return 1
+    log.info("prepared", backend=settings.decode_backend, cache=str(cache))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

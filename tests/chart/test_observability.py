@@ -1,0 +1,106 @@
+"""Dashboards and alerts ask for metrics that exist, every metric is on one of them, and every alert has its runbook."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cli.dashboards.__main__ import BOARDS, write
+from tests.support.helm import CHART, ROOT, VERSIONS, helm
+from tests.support.metric_names import OUTSIDE, names_in, registered
+
+OPERATIONS = ROOT / "docs" / "operations.md"
+ALERT_TESTS = Path(__file__).with_name("alerts.test.yaml")
+
+
+def rules() -> list[dict[str, Any]]:
+    groups = yaml.safe_load((CHART / "files" / "alerts.yaml").read_text(encoding="utf-8"))["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def alerts() -> list[dict[str, Any]]:
+    return [rule for rule in rules() if "alert" in rule]
+
+
+def expressions() -> list[str]:
+    return [query.expr for board in BOARDS for query in board.queries()] + [rule["expr"] for rule in rules()]
+
+
+def anchors(markdown: str) -> set[str]:
+    """The places that a link can name, as code forges make them of headings."""
+    headings = re.findall(r"^#+ (.+)$", markdown, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_committed_dashboards_are_current(tmp_path: Path) -> None:
+    write(tmp_path)
+    made = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()}
+    committed = {path.name: path.read_text(encoding="utf-8") for path in (CHART / "dashboards").iterdir()}
+    assert committed == made, "run: make format"
+
+
+@pytest.mark.parametrize("expr", expressions())
+def test_every_query_asks_for_metrics_that_exist(expr: str) -> None:
+    known = OUTSIDE.union(*registered().values())
+    assert names_in(expr) <= known
+    assert names_in(expr) or "lighttts:" in expr
+
+
+def test_every_metric_is_on_a_panel_or_in_an_alert() -> None:
+    asked = set().union(*map(names_in, expressions()))
+    assert not {family for family, series in registered().items() if not series & asked}
+    assert asked >= OUTSIDE, "the list of outside metrics names one that nobody asks for"
+
+
+def test_every_panel_says_why_it_is_there() -> None:
+    for board in BOARDS:
+        panels = [panel for row in board.rows for panel in row.panels]
+        assert all(panel.why.endswith(".") for panel in panels)
+        assert len({panel.title for panel in panels}) == len(panels)
+
+
+def test_every_alert_has_a_runbook_a_severity_and_a_test() -> None:
+    tested = ALERT_TESTS.read_text(encoding="utf-8")
+    known = anchors(OPERATIONS.read_text(encoding="utf-8"))
+    for alert in alerts():
+        path, _, anchor = alert["annotations"]["runbook"].partition("#")
+        assert (ROOT / path, anchor) == (OPERATIONS, alert["alert"].lower())
+        assert anchor in known, f"docs/operations.md lacks a section {alert['alert']}"
+        assert alert["labels"]["severity"] in ("page", "ticket")
+        assert re.search(rf"\b{alert['alert']}\b", tested)
+
+
+def test_the_chart_installs_them() -> None:
+    settings = (
+        "metrics.podMonitor.enabled=true",
+        'metrics.podMonitor.labels={"release":"prometheus"}',
+        "metrics.prometheusRule.enabled=true",
+        'metrics.prometheusRule.labels={"release":"prometheus"}',
+    )
+    objects = helm(VERSIONS[-1]).render("values.yaml", *settings)
+    (rule,) = [item for item in objects if item["kind"] == "PrometheusRule"]
+    assert [each for group in rule["spec"]["groups"] for each in group["rules"]] == rules()
+    (monitor,) = [item for item in objects if item["kind"] == "PodMonitor"]
+    assert {item["metadata"]["labels"]["release"] for item in (rule, monitor)} == {"prometheus"}
+    wanted = monitor["spec"]["selector"]["matchLabels"]
+    pods = [item["spec"]["template"] for item in objects if item["kind"] == "Deployment"]
+    assert all(wanted.items() <= pod["metadata"]["labels"].items() for pod in pods)
+    ports = [{port["name"] for port in pod["spec"]["containers"][0]["ports"]} for pod in pods]
+    assert all(monitor["spec"]["podMetricsEndpoints"][0]["port"] in names for names in ports)
+    boards = [item for item in objects if item["metadata"]["labels"].get("grafana_dashboard") == "1"]
+    assert {json.loads(text)["uid"] for item in boards for text in item["data"].values()} == {b.uid for b in BOARDS}
+
+
+@pytest.mark.system
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool (Debian package prometheus)")
+def test_alerts_fire_and_keep_quiet() -> None:
+    for command in (["check", "rules", CHART / "files" / "alerts.yaml"], ["test", "rules", ALERT_TESTS]):
+        done = subprocess.run(["promtool", *command], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr

@@ -7,6 +7,8 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 # An additional package index for torch, for example PyTorch's own CPU index, whose build is much smaller than PyPI's.
 TORCH_INDEX ?=
+# Of the images: cpu or cuda.
+VARIANT ?= cpu
 # Further arguments of `make test`: make test ARGS="-k pool -x"
 ARGS ?=
 # The folder of `make parity`: a model directory in official format with arrays beside it.
@@ -17,10 +19,10 @@ PROTOS := $(wildcard protos/lighttts/v1/*.proto protos/lighttts/compat/*.proto)
 BUF_VERSION := 1.75.0
 BUF := .tools/buf-$(BUF_VERSION)/node_modules/.bin/buf
 
-.PHONY: help setup protos demo run test parity full-size faults test-system chart lint format clean
+.PHONY: help setup protos demo run test parity full-size faults test-system chart images push images-check lint format clean
 
 help: ## Show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: .venv/.ready ## Create .venv and install everything (TORCH_INDEX=url adds an index for torch)
 
@@ -52,6 +54,15 @@ test-system: setup protos $(BUF) ## Run what needs npm or Debian packages: so fa
 chart: setup protos ## Hold the Helm chart to Helm 3 and 4, to Kubernetes' schemas and to what it says (fetches helm once)
 	@$(BIN)/python -m pytest tests/chart $(ARGS)
 
+images: ## Build the images (VARIANT=cuda, BASE_IMAGE, IMAGES, TENSORRT=yes ...: see Dockerfiles/build.sh)
+	@Dockerfiles/build.sh build $(VARIANT)
+
+push: ## Push the images that `make images` built
+	@Dockerfiles/build.sh push $(VARIANT)
+
+images-check: ## Build the CPU images from a local base and let containers of them speak (root on Debian 12, 10 minutes)
+	@TORCH_INDEX="$(TORCH_INDEX)" tests/images/check.sh
+
 lint: setup protos ## Check style, types and protos (ruff, mypy --strict, buf where npm is at hand)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -59,10 +70,12 @@ lint: setup protos ## Check style, types and protos (ruff, mypy --strict, buf wh
 	@if command -v npm >/dev/null; then $(MAKE) $(BUF) && $(BUF) lint protos && echo "buf lint: no issues"; \
 	else echo "buf lint: skipped, npm is not installed"; fi
 
-format: setup protos ## Format the Python code, sort its imports, and write the chart's schema anew from the settings
+format: setup protos ## Format the Python code, sort its imports, and write what is made from it: schema, dashboards, settings
 	@$(BIN)/ruff check --select I --fix --quiet .
 	@$(BIN)/ruff format .
 	@$(BIN)/python -m cli.chart_schema helm/values.schema.json
+	@$(BIN)/python -m cli.dashboards helm/dashboards
+	@$(BIN)/python -m cli.settings_reference docs/settings.md
 
 clean: ## Remove everything that was generated, .venv included
 	@rm -rf .venv .tools lighttts build .run demo.wav *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

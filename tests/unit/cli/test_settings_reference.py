@@ -1,0 +1,16 @@
+"""The committed page of settings is the one its sources make."""
+
+from __future__ import annotations
+
+from cli.chart_schema import SERVICES
+from cli.settings_reference import reference
+from tests.support.helm import ROOT
+
+
+def test_the_committed_page_is_current() -> None:
+    assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == reference(), "run: make format"
+
+
+def test_every_setting_is_on_it() -> None:
+    page = reference()
+    assert all(f"| `{field}`" in page for settings in SERVICES.values() for field in settings.model_fields)

@@ -27,7 +27,7 @@ class ServicePorts:
 
 @dataclass(frozen=True)
 class StackPorts:
-    """The ports of a whole stack: one gateway, one encode, one llm, and as many decode workers as wanted."""
+    """The ports of a whole stack: one gateway, one encode, and as many llm and decode workers as wanted."""
 
     gateway: ServicePorts
     http: int
@@ -36,6 +36,7 @@ class StackPorts:
     encode: ServicePorts
     llm: ServicePorts
     decode: tuple[ServicePorts, ...]
+    more_llms: tuple[ServicePorts, ...] = ()
 
     def named(self) -> Iterator[tuple[str, int]]:
         """Every port with what it is for, as shown to people."""
@@ -44,6 +45,7 @@ class StackPorts:
         yield "gateway CosyVoice", self.cosyvoice
         yield "gateway metrics", self.gateway.metrics
         workers = {"encode": self.encode, "llm": self.llm}
+        workers |= {f"llm-{number}": ports for number, ports in enumerate(self.more_llms, start=2)}
         workers |= {f"decode-{number}": ports for number, ports in enumerate(self.decode, start=1)}
         for name, ports in workers.items():
             yield f"{name} gRPC", ports.grpc
@@ -62,9 +64,9 @@ def default_ports(decode_workers: int, gateway: int = 50050, http: int = 8080) -
     )
 
 
-def free_ports(decode_workers: int) -> StackPorts:
+def free_ports(decode_workers: int, llm_workers: int = 1) -> StackPorts:
     """Ports nobody listens on now. Raises PortError when there are not enough."""
-    wanted = 8 + 2 * decode_workers
+    wanted = 6 + 2 * (decode_workers + llm_workers)
     candidates = random.sample(FREE_RANGE, len(FREE_RANGE))
     found = []
     for port in candidates:
@@ -76,7 +78,9 @@ def free_ports(decode_workers: int) -> StackPorts:
         raise PortError(f"fewer than {wanted} ports are free in {FREE_RANGE.start}-{FREE_RANGE.stop - 1} of {HOST}")
     http, cosyvoice, *rest = found
     pairs = [ServicePorts(*rest[i : i + 2]) for i in range(0, len(rest), 2)]
-    return StackPorts(pairs[0], http, cosyvoice, encode=pairs[1], llm=pairs[2], decode=tuple(pairs[3:]))
+    gateway, encode, llm, *workers = pairs
+    more_llms, decode = tuple(workers[: llm_workers - 1]), tuple(workers[llm_workers - 1 :])
+    return StackPorts(gateway, http, cosyvoice, encode, llm, decode, more_llms)
 
 
 def is_free(port: int) -> bool:

@@ -25,8 +25,9 @@ class StackConfig:
 
     model_dir: Path = EMBEDDED_MODEL
     decode_workers: int = 2
+    llm_workers: int = 1
     devices: tuple[str, ...] = ()
-    """Devices of the decode workers, by turns, the llm on the first one; none leaves each service its own default."""
+    """Devices of the decode workers, by turns, the llms on the first one; none leaves each service its own default."""
     gateway_host: str = HOST
     """Address the gateway listens on; the services behind it stay on loopback."""
     ports: StackPorts | None = None
@@ -46,7 +47,7 @@ class StackConfig:
 
 
 class Stack:
-    """Encode, llm, decode workers and a gateway. Entering starts them all and waits until they serve.
+    """Encode, llm and decode workers and a gateway. Entering starts them all and waits until they serve.
 
     Raises PortError when a port is taken and WorkerError when a process does not start; leaving, also by an error or
     a cancellation, stops every process that was started.
@@ -54,9 +55,10 @@ class Stack:
 
     def __init__(self, config: StackConfig, on_event: Callable[[WorkerEvent], None] = lambda event: None) -> None:
         self.config = config
-        self.ports = config.ports or free_ports(config.decode_workers)
+        self.ports = config.ports or free_ports(config.decode_workers, config.llm_workers)
         decode_target = _target(self.ports.decode)
-        upstream = ("--encode-target", _target([self.ports.encode]), "--llm-target", _target([self.ports.llm]))
+        llm_ports = (self.ports.llm, *self.ports.more_llms)
+        upstream = ("--encode-target", _target([self.ports.encode]), "--llm-target", _target(llm_ports))
         model = ("--model-dir", str(config.model_dir), "--torch-threads", str(config.torch_threads))
 
         def worker(name: str, module: str, ports: ServicePorts, *flags: str) -> Worker:
@@ -66,13 +68,22 @@ class Stack:
 
         self.encode = worker("encode", "services.encode", self.ports.encode, *model)
         llm_device = ("--device", config.devices[0]) if config.devices else ()
-        self.llm = worker("llm", "services.llm", self.ports.llm, *model, *llm_device, "--decode-target", decode_target)
+        llm_flags = (*model, *llm_device, "--decode-target", decode_target)
+        self.llms = [
+            worker(f"llm-{number}" if number > 1 else "llm", "services.llm", ports, *llm_flags)
+            for number, ports in enumerate(llm_ports, start=1)
+        ]
         self.decode = [
             worker(f"decode-{index + 1}", "services.decode", ports, *model, *_placement(config, index))
             for index, ports in enumerate(self.ports.decode)
         ]
         doors = ("--http-port", str(self.ports.http), "--cosyvoice-port", str(self.ports.cosyvoice))
         self.gateway = worker("gateway", "gateway", self.ports.gateway, *upstream, *doors)
+
+    @property
+    def llm(self) -> Worker:
+        """The first llm worker, mostly the only one."""
+        return self.llms[0]
 
     @property
     def http_url(self) -> str:
@@ -86,7 +97,7 @@ class Stack:
 
     def workers(self) -> Iterator[Worker]:
         """Every process, the gateway last."""
-        yield from (self.encode, self.llm, *self.decode, self.gateway)
+        yield from (self.encode, *self.llms, *self.decode, self.gateway)
 
     async def __aenter__(self) -> Self:
         require_free(self.ports)

@@ -1,6 +1,6 @@
-"""Breaks decode workers at random moments of playing utterances; `make faults`.
+"""Breaks decode and llm workers at random moments of playing utterances; `make faults`.
 
-    python -m tests.faults [--clocked 100] [--embedded 20] [--seed 0]
+    python -m tests.faults [--stage llm] [--clocked 100] [--embedded 20] [--seed 0]
 
 Exit status 1 when any utterance lost, repeated or changed a sample, failed, or when a drained worker did not leave.
 """
@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from tests.faults.harness import break_often, summary
+from tests.faults.harness import FAULTS, break_often, summary
 
 
 def main() -> int:
@@ -22,16 +23,18 @@ def main() -> int:
     parser.add_argument("--clocked", type=int, default=100, help="faults with the clocked backends")
     parser.add_argument("--embedded", type=int, default=20, help="faults with the embedded voice")
     parser.add_argument("--seed", type=int, default=0, help="decides moments, workers and sentences")
+    parser.add_argument("--stage", choices=list(FAULTS), action="append", help="which workers; default: both by turns")
     options = parser.parse_args()
     wrong = 0
-    for kind, times in (("clocked", options.clocked), ("embedded", options.embedded)):
+    kinds = (("clocked", options.clocked), ("embedded", options.embedded))
+    for stage, (kind, times) in itertools.product(options.stage or FAULTS, kinds):
         if not times:
             continue
         started = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="faults-") as logs:
-            outcomes = asyncio.run(break_often(kind, times, Path(logs), options.seed))
+            outcomes = asyncio.run(break_often(kind, stage, times, Path(logs), options.seed))
         wrong += sum(bool(outcome.wrong) for outcome in outcomes)
-        sys.stdout.write(f"{summary(kind, outcomes)}\n  in {time.monotonic() - started:.0f} s\n")
+        sys.stdout.write(f"{stage}, {summary(kind, outcomes)}\n  in {time.monotonic() - started:.0f} s\n")
         sys.stdout.flush()
     return 1 if wrong else 0
 

@@ -1,4 +1,4 @@
-"""Breaks decode workers while utterances play, and compares what the client got with what it gets undisturbed."""
+"""Breaks llm or decode workers while utterances play, and compares what the client got with the undisturbed speech."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ from cli.worker import Worker, is_serving
 from tests.support.spoken import say
 
 Fault = Literal["kill", "freeze", "drain"]
-FAULTS: tuple[Fault, ...] = ("kill", "freeze", "drain")
+Stage = Literal["llm", "decode"]
+FAULTS: dict[Stage, tuple[Fault, ...]] = {
+    "decode": ("kill", "freeze", "drain"),
+    "llm": ("kill", "freeze"),  # a draining one finishes what it has
+}
 WORKERS = 3
 AT_ONCE = 3
 """Utterances that play when a worker breaks: as many as workers, so that nearly always one is hit."""
@@ -53,12 +57,13 @@ class Outcome:
 
 
 class FaultStack:
-    """A stack whose decode workers are broken one after the other and come back."""
+    """A stack whose workers of one stage are broken one after the other and come back."""
 
-    def __init__(self, kind: Literal["clocked", "embedded"], log_dir: Path, seed: int) -> None:
+    def __init__(self, kind: Literal["clocked", "embedded"], stage: Stage, log_dir: Path, seed: int) -> None:
         self.kind = kind
         self._random = random.Random(seed)
-        self._stack = Stack(_config(kind, log_dir))
+        self._stack = Stack(_config(kind, stage, log_dir))
+        self._workers = self._stack.decode if stage == "decode" else self._stack.llms
         self._whole: list[NDArray[np.float32]] = []
         self._length = 0.0
         self._returning: list[asyncio.Task[None]] = []
@@ -85,7 +90,7 @@ class FaultStack:
     async def run(self, fault: Fault) -> Outcome:
         """Speaks AT_ONCE utterances, breaks a worker at a random moment while they play, brings it back later."""
         await self._healthy(at_least=2)
-        worker = self._random.choice([worker for worker in self._stack.decode if await is_serving(worker.address)])
+        worker = self._random.choice([worker for worker in self._workers if await is_serving(worker.address)])
         outcome = Outcome(fault, worker.name, self._random.uniform(0.0, self._length))
         numbers = [self._random.randrange(len(SENTENCES)) for _ in range(AT_ONCE)]
         speaking = [asyncio.create_task(self._speak(number, outcome)) for number in numbers]
@@ -134,7 +139,7 @@ class FaultStack:
         async with asyncio.timeout(UTTERANCE_LIMIT):
             serving = 0
             while serving < at_least:
-                serving = sum([await is_serving(worker.address) for worker in self._stack.decode])
+                serving = sum([await is_serving(worker.address) for worker in self._workers])
 
 
 def differences(number: int, samples: NDArray[np.float32], whole: NDArray[np.float32], tolerance: float) -> list[str]:
@@ -145,12 +150,15 @@ def differences(number: int, samples: NDArray[np.float32], whole: NDArray[np.flo
     return [f"utterance {number}: a sample differs by {worst:.2g}"] if worst > tolerance else []
 
 
-async def break_often(kind: Literal["clocked", "embedded"], times: int, log_dir: Path, seed: int) -> list[Outcome]:
+async def break_often(
+    kind: Literal["clocked", "embedded"], stage: Stage, times: int, log_dir: Path, seed: int
+) -> list[Outcome]:
     """Breaks a worker so many times, each kind of fault in turn, and tells of each as it happened."""
     outcomes = []
-    async with FaultStack(kind, log_dir, seed) as stack:
+    faults = FAULTS[stage]
+    async with FaultStack(kind, stage, log_dir, seed) as stack:
         for number in range(times):
-            outcomes.append(await stack.run(FAULTS[number % len(FAULTS)]))
+            outcomes.append(await stack.run(faults[number % len(faults)]))
     return outcomes
 
 
@@ -162,13 +170,11 @@ def summary(kind: str, outcomes: Sequence[Outcome]) -> str:
         moved[outcome.fault] += outcome.moved
     wrong = [f"  {one.fault} of {one.worker} after {one.after:.2f} s: {text}" for one in outcomes for text in one.wrong]
     lines = [f"{kind}: {len(outcomes)} faults, {AT_ONCE * len(outcomes)} utterances, {len(wrong)} wrong"]
-    lines += [
-        f"  {fault}: {counts[fault]} faults, {moved[fault]} utterances moved" for fault in FAULTS if counts[fault]
-    ]
+    lines += [f"  {fault}: {counts[fault]} faults, {moved[fault]} utterances moved" for fault in counts]
     return "\n".join([*lines, *wrong])
 
 
-def _config(kind: Literal["clocked", "embedded"], log_dir: Path) -> StackConfig:
+def _config(kind: Literal["clocked", "embedded"], stage: Stage, log_dir: Path) -> StackConfig:
     llm = ["--lead-seconds", "2", "--decode-silence-seconds", "1.0"]
     decode = ["--drain-notice-seconds", "0.3"]
     if kind == "clocked":
@@ -186,7 +192,8 @@ def _config(kind: Literal["clocked", "embedded"], log_dir: Path) -> StackConfig:
         log_dir.mkdir(parents=True)
     return StackConfig(
         decode_workers=WORKERS,
+        llm_workers=WORKERS if stage == "llm" else 1,
         log_dir=log_dir,
-        flags={"llm": tuple(llm), "decode": tuple(decode)},
+        flags={"llm": tuple(llm), "decode": tuple(decode), "gateway": ("--llm-silence-seconds", "1.0")},
         restart_dead=False,
     )

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from tests.faults.harness import break_often, differences, summary
+from tests.faults.harness import FAULTS, Stage, break_often, differences, summary
 
 
-async def test_utterances_survive_broken_workers(tmp_path: Path) -> None:
-    outcomes = await break_often("clocked", 5, tmp_path, seed=1)
+@pytest.mark.parametrize("stage", FAULTS)
+async def test_utterances_survive_broken_workers(tmp_path: Path, stage: Stage) -> None:
+    outcomes = await break_often("clocked", stage, 5, tmp_path, seed=1)
     assert len(outcomes) == 5
     assert not any(outcome.wrong for outcome in outcomes), summary("clocked", outcomes)
     assert sum(outcome.moved for outcome in outcomes) > 0

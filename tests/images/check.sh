@@ -23,7 +23,7 @@ finish() {
       echo "--- $name" && podman logs --tail 15 "$name" 2>&1 || true
     done
   fi
-  podman rm --force --time 0 "${containers[@]/#/}" >/dev/null 2>&1 || true
+  podman rm --force --time 0 "${containers[@]}" >/dev/null 2>&1 || true
   podman network rm --force "$network" >/dev/null 2>&1 || true
   rm -rf "$scratch"
   exit "$code"
@@ -111,8 +111,12 @@ say() {
 
 # Starting takes seconds; until then the gateway has no workers.
 speak_first() {
-  for _ in $(seq 60); do
+  local name
+  for _ in $(seq 90); do
     say "Good morning, Alice, welcome to London." && return
+    for name in "${containers[@]}"; do
+      [[ $(podman inspect --format '{{.State.Running}}' "$name") == true ]] || { echo "$name has ended" && return 1; }
+    done
     sleep 2
   done
   return 1
@@ -139,7 +143,7 @@ show_sizes
 start
 echo "waiting until they serve"
 speak_first >"$scratch/first" 2>&1 || { tail -n 5 "$scratch/first" >&2; exit 1; }
-cat "$scratch/first" | tail -n 6
+tail -n 5 "$scratch/first"
 : >"$scratch/workers"
 for number in 1 2 3 4 5 6; do
   say "Keep up the good work." >"$scratch/said"

@@ -7,6 +7,7 @@ again with the last resume record, and what the listener already has is dropped 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -15,20 +16,28 @@ from typing import TypeAlias
 import grpc
 import grpc.aio
 import structlog
-from prometheus_client import Counter
+from prometheus_client import Counter, Histogram
 
 from lighttts.v1 import audio_pb2, decode_pb2, decode_pb2_grpc
 from services.common.call_end import CallEnd
 from services.common.errors import Overloaded, Unavailable, from_rpc_error
-from services.common.pool import FailureReason, Lease, Pool
+from services.common.metrics import LATENCY_BUCKETS
+from services.common.pool import FailureReason, Lease, Pool, WorkerState
 from services.common.telemetry import REQUEST_ID_KEY, current_request_id
 from services.common.voice import Voice
 from services.common.voice_message import to_message
+from services.llm.suspicion import Suspects
 from services.llm.watch import LossReason, MovePolicy, ProgressWatch, WorkerLost
 
 log = structlog.get_logger(__name__)
 
 MOVES = Counter("lighttts_llm_decode_moves_total", "Utterances moved to another decode worker.", ["reason"])
+LOSSES = Counter("lighttts_llm_decode_losses_total", "Utterances lost by a decode worker, moved or not.", ["reason"])
+SEAM = Histogram(
+    "lighttts_llm_decode_seam_seconds",
+    "From the loss of an utterance to its next audio; what the listener's lead must cover.",
+    buckets=LATENCY_BUCKETS,
+)
 SAMPLE_BYTES = 4
 """Workers answer in 32-bit floats."""
 Call: TypeAlias = "grpc.aio.StreamStreamCall[decode_pb2.DecodeRequest, decode_pb2.DecodeResponse]"
@@ -93,13 +102,20 @@ class DecodeStream:
         *,
         record: bytes = b"",
         next_sample: int = 0,
+        suspects: Suspects | None = None,
     ) -> None:
-        """`record` and `next_sample` continue audio of an earlier run; the tokens are pushed from the first one on."""
+        """`record` and `next_sample` continue audio of an earlier run; the tokens are pushed from the first one on.
+
+        `suspects` is shared by all streams of a pool.
+        """
         self._pool = pool
         self._start = start
         self._voice = voice
         self._model_id = model_id
         self._policy = policy
+        self._suspects = suspects or Suspects()
+        self._lost: dict[str, LossReason] = {}
+        """Workers that lost this utterance, by address."""
         self._tokens: list[int] = []
         self._last = False
         self._position = 0.0
@@ -109,6 +125,8 @@ class DecodeStream:
         self._sequence = 0
         self._worker: str | None = None
         """The worker that took the utterance last, by name."""
+        self._lost_at: float | None = None
+        """When a worker lost it, until its next audio."""
         self._loss: LossReason | None = None
         """Why that worker lost it, until the next one has taken it."""
 
@@ -125,7 +143,7 @@ class DecodeStream:
 
     async def events(self) -> AsyncGenerator[Event]:
         """Yields until the last audio. Raises Unavailable or Overloaded when no worker is left, or what one refused."""
-        lost: dict[str, LossReason] = {}
+        lost = self._lost
         while True:
             async with self._lease(lost) as worker:
                 try:
@@ -139,6 +157,8 @@ class DecodeStream:
                     if reason in _FAILURES:
                         worker.report_failure(_FAILURES[reason])
             lost[worker.address] = self._loss = reason
+            LOSSES.labels(reason.value).inc()
+            self._lost_at = time.monotonic()
             losses = sum(reason is not LossReason.FULL for reason in lost.values())
             log.warning("decode worker lost an utterance", peer=worker.address, reason=reason.value, losses=losses)
             if losses > self._policy.max_moves:
@@ -165,7 +185,8 @@ class DecodeStream:
         outgoing = _Outgoing()
         writer = asyncio.create_task(self._write(call, outgoing))
         writer.add_done_callback(lambda _: call.cancel())  # without a writer there is nothing more to read
-        watch = ProgressWatch(self._policy)
+        watch = ProgressWatch(self._policy, lambda: self._may_leave(worker))
+        draining = False
         try:
             while True:
                 response = await _read(call, end, watch)
@@ -183,7 +204,9 @@ class DecodeStream:
                         if audio is not None:
                             yield audio
                     case "hand_over":
-                        raise WorkerLost(LossReason.DRAINING)
+                        draining = True
+                if draining and self._elsewhere(worker):
+                    raise WorkerLost(LossReason.DRAINING)
                 watch.progress()  # only now: our own reader may have kept us, which is not the worker's fault
         except WorkerLost:
             if writer.done() and not writer.cancelled():
@@ -193,6 +216,14 @@ class DecodeStream:
             writer.cancel()
             call.cancel()
             await asyncio.gather(writer, return_exceptions=True)
+
+    def _elsewhere(self, worker: Lease) -> bool:
+        """Whether another worker could go on. Without one, a draining worker is better than none: it speaks on."""
+        others = (info for info in self._pool.workers() if info.address not in (worker.address, *self._lost))
+        return any(info.state is WorkerState.SERVING for info in others)
+
+    def _may_leave(self, worker: Lease) -> bool:
+        return self._suspects.suspect(worker.address, len(self._pool.workers()))
 
     def _taken_by(self, started: decode_pb2.DecodeStarted) -> list[Event]:
         news: list[Event] = [Started(started.worker, started.sample_rate)]
@@ -238,6 +269,9 @@ class DecodeStream:
         audio.pcm = audio.pcm[known * SAMPLE_BYTES :]
         if not audio.pcm and not audio.last:
             return None
+        if self._lost_at is not None:
+            SEAM.observe(time.monotonic() - self._lost_at)
+            self._lost_at = None
         audio.first_sample = self._next_sample
         audio.sequence = self._sequence
         self._next_sample += len(audio.pcm) // SAMPLE_BYTES
@@ -249,10 +283,7 @@ async def _read(call: Call, end: CallEnd, watch: ProgressWatch) -> decode_pb2.De
     """The next message that is no heartbeat. Raises WorkerLost, or the error the worker meant for the client."""
     while True:
         try:
-            async with asyncio.timeout(watch.silence_seconds):
-                response = await call.read()
-        except TimeoutError as error:
-            raise WorkerLost(LossReason.SILENT) from error
+            response = await _next(call, watch)
         except grpc.aio.AioRpcError as error:
             answer = await end.error(error)
             if answer.code() in _ELSEWHERE:
@@ -264,3 +295,16 @@ async def _read(call: Call, end: CallEnd, watch: ProgressWatch) -> decode_pb2.De
             return response
         beat = response.heartbeat
         watch.beat(beat.steps, owes_nothing=beat.state in _OWES_NOTHING)
+
+
+async def _next(call: Call, watch: ProgressWatch) -> object:
+    """The next message, or gRPC's end mark. Raises WorkerLost when a worker is silent and may be left for that."""
+    read = asyncio.ensure_future(call.read())
+    try:
+        while not read.done():
+            await asyncio.wait({read}, timeout=watch.silence_seconds)
+            if not read.done():
+                watch.silent()
+        return read.result()
+    finally:
+        read.cancel()

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lighttts.v1 import audio_pb2, decode_pb2, llm_pb2, voice_pb2
 from services.common.errors import InvalidInput, Overloaded
@@ -27,6 +27,7 @@ from services.llm.layout import Prompt, RequestError, TextMissing
 from services.llm.progress import Progress
 from services.llm.sequence import FailedEvent, Request, TokensEvent, check_request
 from services.llm.settings import LlmSettings
+from services.llm.suspicion import Suspects
 from services.llm.watch import MovePolicy
 
 _ORDERS = {"whole": llm_pb2.TEXT_ORDER_WHOLE, "interleaved": llm_pb2.TEXT_ORDER_INTERLEAVED}
@@ -45,6 +46,7 @@ class Stage:
     """Names, the default one first."""
     end_of_prompt: int | None
     settings: LlmSettings
+    suspects: Suspects = field(default_factory=Suspects)
 
 
 @dataclass(frozen=True)
@@ -271,6 +273,7 @@ class Utterance:
             policy,
             record=resume.decode_record,
             next_sample=resume.next_sample,
+            suspects=self._stage.suspects,
         )
 
     async def _relay(self, decode: decoding.DecodeStream) -> None:

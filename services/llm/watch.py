@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -41,8 +42,10 @@ class MovePolicy:
 class ProgressWatch:
     """Tells a slow worker from a failed one by its heartbeats: only a step count that stands still means failure."""
 
-    def __init__(self, policy: MovePolicy) -> None:
+    def __init__(self, policy: MovePolicy, may_leave: Callable[[], bool] = lambda: True) -> None:
+        """`may_leave` is asked before a worker is given up on suspicion; if not, the utterance waits on."""
         self._policy = policy
+        self._may_leave = may_leave
         self._steps = -1
         self._progress_at = time.monotonic()
 
@@ -60,4 +63,11 @@ class ProgressWatch:
             self._steps = steps
             self._progress_at = time.monotonic()
         elif time.monotonic() - self._progress_at > self._policy.stall_seconds:
-            raise WorkerLost(LossReason.STALLED)
+            if self._may_leave():
+                raise WorkerLost(LossReason.STALLED)
+            self._progress_at = time.monotonic()
+
+    def silent(self) -> None:
+        """Nothing came for `silence_seconds`. Raises WorkerLost when the worker may be left for that."""
+        if self._may_leave():
+            raise WorkerLost(LossReason.SILENT)

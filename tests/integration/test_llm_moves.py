@@ -174,6 +174,15 @@ async def test_the_last_worker_lost_is_unavailable(worker: StartWorker, tmp_path
     assert len(spoken.audio) == 1
 
 
+async def test_a_draining_worker_that_is_the_last_one_speaks_on(worker: StartWorker, tmp_path: Path) -> None:
+    only = await worker(hand_over_after=1, speaks_on=True)
+    async with llm_service(tmp_path, only.address, decode_wait_seconds=0.1) as llm:
+        spoken = await llm.speak()
+        await all_free()
+    assert np.array_equal(spoken.samples, audio_of(only.calls[0].tokens))
+    assert not spoken.moved
+
+
 async def test_what_a_worker_refuses_for_good_is_passed_on(worker: StartWorker, tmp_path: Path) -> None:
     workers = await two_workers(worker)
     for made in workers:

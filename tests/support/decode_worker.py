@@ -41,6 +41,8 @@ class Script:
     silent_after: int | None = None
     stand_still_after: int | None = None
     hand_over_after: int | None = None
+    speaks_on: bool = False
+    """Goes on after asking to hand over, as a real one does until its client has left."""
     end_after: int | None = None
     """Closes the stream as if all were said."""
     skip_after: int | None = None
@@ -146,7 +148,9 @@ class DecodeWorker(decode_pb2_grpc.DecodeServicer):
                 await asyncio.Event().wait()
             if sent == script.hand_over_after:
                 yield decode_pb2.DecodeResponse(hand_over=decode_pb2.HandOver(reason="draining"))
-                await asyncio.Event().wait()
+                if not script.speaks_on:
+                    await asyncio.Event().wait()
+                script.hand_over_after = None
             reach = self._reach(call, spoken)
             if reach is None or sent == script.stand_still_after:
                 self._steps += sent != script.stand_still_after

@@ -175,7 +175,7 @@ def summary(kind: str, outcomes: Sequence[Outcome]) -> str:
 
 
 def _config(kind: Literal["clocked", "embedded"], stage: Stage, log_dir: Path) -> StackConfig:
-    llm = ["--lead-seconds", "2", "--decode-silence-seconds", "1.0"]
+    llm = ["--lead-seconds", "2", "--decode-silence-seconds", "1.0" if kind == "clocked" else "3.0"]
     decode = ["--drain-notice-seconds", "0.3"]
     if kind == "clocked":
         log_dir.mkdir(parents=True, exist_ok=True)

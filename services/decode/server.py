@@ -37,6 +37,11 @@ class DecodeService(decode_pb2_grpc.DecodeServicer):
         self._metrics: EngineCollector | None = None
         self._sessions: set[Session] = set()
 
+    @property
+    def alive(self) -> bool:
+        """False once the engine's loop has ended: no utterance will ever be served again by this process."""
+        return self._stage is None or self._stage.engine.alive
+
     def register(self, server: grpc.aio.Server) -> None:
         decode_pb2_grpc.add_DecodeServicer_to_server(self, server)
 

@@ -6,6 +6,8 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 
+import structlog
+
 from lighttts.v1 import audio_pb2, decode_pb2, voice_pb2
 from services.common.errors import Internal, InvalidInput, LightTtsError, Overloaded, Unavailable
 from services.common.mailbox import Mailbox, background
@@ -17,6 +19,11 @@ from services.decode.engine import DecodeEngine, EngineClosed, EngineFull, Handl
 from services.decode.events import AudioEvent, FailedEvent
 from services.decode.settings import DecodeSettings
 from services.decode.state import StreamError, StreamSpec
+
+log = structlog.get_logger(__name__)
+
+MAX_EARLY_MESSAGES = 64
+"""Token messages held while the voice is on its way; a client that never sends it must not fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -103,14 +110,14 @@ class Session:
         async for request in requests:
             match request.WhichOneof("request"):
                 case "voice":
-                    self._mailbox.post(request.voice)
+                    await self._mailbox.send(request.voice)
                 case "tokens":
-                    self._mailbox.post(request.tokens)
+                    await self._mailbox.send(request.tokens)
                 case "position":
-                    self._mailbox.post(request.position)
+                    await self._mailbox.send(request.position)
                 case _:
                     raise InvalidInput("after start only voice, tokens and position may follow", field="request")
-        self._mailbox.post(_TokensEnd())
+        await self._mailbox.send(_TokensEnd())
 
     async def _voice_content(self) -> Voice:
         while True:
@@ -120,6 +127,8 @@ class Session:
                     raise InvalidInput("the voice sent is not the one that start names", field="voice.voice_hash")
                 return from_message(event, self._stage.model_id)
             if isinstance(event, decode_pb2.SpeechTokens):
+                if len(self._received.early) >= MAX_EARLY_MESSAGES:
+                    raise InvalidInput("send the voice that was asked for before more tokens", field="voice")
                 self._received.early.append(event)
             elif isinstance(event, _TokensEnd):
                 raise InvalidInput("the stream ended before the voice was sent", field="voice")
@@ -216,4 +225,5 @@ def _meaning(error: Exception) -> LightTtsError:
         case EngineClosed():
             return Unavailable(str(error))
         case _:
-            return Internal(f"decoding failed: {error}")
+            log.error("decoding failed", error=repr(error), exc_info=error)
+            return Internal("decoding failed; the server's log has the details under this request")

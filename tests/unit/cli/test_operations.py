@@ -1,0 +1,47 @@
+"""The operator's guide names settings that exist, and the systemd unit a command line that does."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import typer
+
+from cli.chart_schema import SERVICES
+from cli.main import app
+from services.llm.settings import LlmSettings
+from tests.support.helm import ROOT
+
+GUIDE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+TUNE = GUIDE.partition("\n## Tune\n")[2].partition("\n## ")[0]
+
+
+def test_the_settings_of_the_guide_exist() -> None:
+    known = {field for settings in SERVICES.values() for field in settings.model_fields}
+    rows = [line.split("|") for line in TUNE.splitlines() if line.startswith("| `")]
+    here = " ".join(row[2] for row in rows) + TUNE.rpartition("|\n")[2]
+    assert not set(re.findall(r"`([a-z0-9]+(?:_[a-z0-9]+)+)`", here)) - known
+
+
+def test_every_name_of_the_older_guide_is_told() -> None:
+    older = re.findall(r"\[(\w+)\]", " ".join(str(field.description) for field in LlmSettings.model_fields.values()))
+    assert older
+    assert all(re.search(rf"^\| `.*{name}", TUNE, re.MULTILINE) for name in older)
+
+
+def test_links_within_the_repository_lead_somewhere() -> None:
+    targets = re.findall(r"\]\(([^)#:]+)\)", GUIDE)
+    assert targets
+    assert all((ROOT / "docs" / target).exists() for target in targets)
+
+
+def test_the_systemd_unit_starts_a_command_that_exists() -> None:
+    unit = (ROOT / "deploy" / "light-tts.service").read_text(encoding="utf-8")
+    start = re.search(r"^ExecStart=((?:.*\\\n)*.*)$", unit, re.MULTILINE)
+    assert start is not None
+    program, command, *arguments = shlex.split(start[1].replace("\\\n", " "))
+    assert program.endswith("/light-tts")
+    group = typer.main.get_command(app)
+    context = group.make_context("light-tts", [command, *arguments], resilient_parsing=True)
+    _, up, rest = group.resolve_command(context, [command, *arguments])
+    assert up.make_context(command, rest).params["devices"]

@@ -29,6 +29,7 @@ CHART_OWNED = frozenset(
         "health_port",
         "worker_name",
         "model_dir",
+        "decode_cache_dir",
         "encode_target",
         "llm_target",
         "decode_target",

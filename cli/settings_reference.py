@@ -54,6 +54,8 @@ def _default(schema: dict[str, Any]) -> str:
         return ""
     if default == str(EMBEDDED_MODEL):
         return "the embedded voice"
+    if isinstance(default, str):
+        return f"`{default.replace(str(Path.home()), '~')}`"
     if isinstance(default, bool):
         return str(default).lower()
     if isinstance(default, list):

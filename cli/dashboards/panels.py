@@ -90,9 +90,10 @@ def quantiles(histogram: str, *wanted: float, by: str = "", name: str = "") -> t
     )
 
 
-def mean(histogram: str, name: str = "mean") -> Query:
-    """Mean of a histogram's observations."""
-    return Query(f"sum({rate(histogram + '_sum')}) / sum({rate(histogram + '_count')})", name)
+def mean(histogram: str, name: str = "mean", by: str = "") -> Query:
+    """Mean of a histogram's observations, per value of the label `by`."""
+    total_of, number_of = _sum(rate(histogram + "_sum"), by), _sum(rate(histogram + "_count"), by)
+    return Query(f"{total_of} / {number_of}", name)
 
 
 def _sum(expr: str, by: str) -> str:

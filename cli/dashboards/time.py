@@ -19,6 +19,12 @@ _STAGES = Row(
             ),
         ),
         Panel(
+            "Parts of the time to first audio (mean)",
+            "As the gateway measures them; stacked in thought they are the whole.",
+            "s",
+            (mean("lighttts_gateway_first_audio_stage_seconds", "{{stage}}", by="stage"),),
+        ),
+        Panel(
             "Length of calls (p95)",
             "Streams last as long as their audio; unary calls should be short.",
             "s",

@@ -104,6 +104,15 @@ _ANSWERS = Row(
             ),
         ),
         Panel(
+            "Utterances lost by decode workers",
+            "Moved or not, by reason; and how long it took to the next audio, which the listener's lead must cover.",
+            "short",
+            (
+                per_second("lighttts_llm_decode_losses_total", "reason"),
+                *quantiles("lighttts_llm_decode_seam_seconds", 0.95, name="seconds to the next audio"),
+            ),
+        ),
+        Panel(
             "Whole texts remembered",
             "Where the result cache is on: remembered or shared speech costs no GPU.",
             "ops",

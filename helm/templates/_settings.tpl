@@ -75,6 +75,10 @@ data:
 {{- include "light-tts.modelEnv" $root }}
 - name: XDG_CACHE_HOME
   value: /cache
+{{- if has .name (list "decode" "single") }}
+- name: LIGHTTTS_DECODE_CACHE_DIR
+  value: /cache/engines
+{{- end }}
 - name: TORCHINDUCTOR_CACHE_DIR
   value: /cache/inductor
 - name: TRITON_CACHE_DIR

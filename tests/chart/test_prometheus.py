@@ -32,6 +32,7 @@ EMPTY_WHEN_ALL_IS_WELL = {
     "lighttts_gateway_llm_moves_total": "no llm worker died",
     "lighttts_gateway_results_total": "the result cache is off by default",
     "lighttts_llm_cancellations_total": "nobody went away",
+    "lighttts_llm_decode_losses_total": "no decode worker died",
     "lighttts_llm_decode_moves_total": "no decode worker died",
     "lighttts_pool_failures_total": "no worker failed",
     "lighttts_pool_refusals_total": "there was a worker for everybody",

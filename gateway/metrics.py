@@ -38,6 +38,10 @@ UNDERRUN_SECONDS = Counter(
 CANCELLATIONS = Counter("lighttts_gateway_cancellations_total", "Speech that was cut off, by who did it.", ["by"])
 """`by`: `barge_in` (a cancel message), `client` (it went away)."""
 LLM_MOVES = Counter("lighttts_gateway_llm_moves_total", "Utterances another llm worker went on with.", ["reason"])
+RESULTS = Counter(
+    "lighttts_gateway_results_total", "Whole texts asked for while the result cache is on, by what came of it.", ["how"]
+)
+"""`how`: `remembered`, `shared` (with a request under way), `spoken`."""
 ERRORS = Counter("lighttts_gateway_errors_total", "Requests that failed, by interface and reason.", ["front", "reason"])
 
 

@@ -44,7 +44,7 @@ class SpeechOptions:
     speed: float
     seed: int
     seed_given: bool
-    """Whether the caller chose it."""
+    """Whether the caller asked for this one, or it was chosen here."""
     sampling: llm_pb2.SamplingOptions
     urgency: audio_pb2.Urgency.Class.ValueType
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import AsyncIterable
 from typing import TypeAlias
 
 from gateway.audio.formats import AudioFormat
@@ -26,6 +27,8 @@ Event: TypeAlias = (
     | tts_pb2.FirstAudio
     | tts_pb2.Finished
 )
+
+Events: TypeAlias = AsyncIterable[Event]
 
 ENCODED_SECONDS = 0.25
 """Audio encoded in one go where that costs (5 ms for this much Opus), so that others get their turn in between."""

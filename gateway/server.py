@@ -56,8 +56,9 @@ class GatewayService:
         )
         self._settings = settings
         admission = Admission(settings.max_sessions)
-        library = VoiceLibrary(shared.store, voices, shared.quotas, _upload_limits(settings))
-        self._stages = Stages(settings, voices, encode, llm, admission, shared.quotas, library)
+        results = None if shared.results is None else shared.results.store
+        library = VoiceLibrary(shared.store, voices, shared.quotas, _upload_limits(settings), results)
+        self._stages = Stages(settings, voices, encode, llm, admission, shared.quotas, library, shared.results)
         door = Door(_keys(settings))
         self.interceptors: tuple[grpc.aio.ServerInterceptor, ...] = (DoorInterceptor(door),)
         app = create_app(self._stages, door)

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self, TypeAlias
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 from gateway import metrics, tasks
 from gateway.access.caller import current_caller
@@ -29,6 +29,9 @@ from services.common.errors import InvalidInput, LightTtsError, TimedOut
 from services.common.failover import MovePolicy
 from services.common.pool import Pool
 from services.common.telemetry import current_request_id
+
+if TYPE_CHECKING:
+    from gateway.results.speech import Results
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Stages:
     admission: Admission
     quotas: Quotas
     library: VoiceLibrary
+    results: Results | None = None
     ledger: Ledger = field(default_factory=Ledger)
 
     @property

@@ -83,6 +83,18 @@ class GatewaySettings(ServiceSettings):
     """Voices that may be uploaded at once, over all callers."""
     upload_seconds: float = Field(default=60.0, gt=0)
     """Longest time a voice's upload may take."""
+    result_cache: Literal["off", "memory", "redis"] = "off"
+    """Whether finished speech is kept and given again when the same text, voice, options and seed are asked for."""
+    result_cache_bytes: int = Field(default=256 * 2**20, ge=0)
+    """Bytes of speech kept in memory at most."""
+    result_cache_seconds: int = Field(default=86_400, ge=1)
+    """Speech in Redis lapses so long after the last one with its voice came."""
+    result_cache_text_chars: int = Field(default=1000, ge=1)
+    """Longer texts are always spoken anew."""
+    result_cache_any_seed: bool = False
+    """Whether requests that leave the seed open may get the same speech again; otherwise only those that set it."""
+    result_cache_generation: str = ""
+    """Any text; change it when the checkpoints' weights change, so that nothing of before is given again."""
 
     @model_validator(mode="after")
     def _check_public_tls(self) -> Self:
@@ -96,8 +108,9 @@ class GatewaySettings(ServiceSettings):
 
     @model_validator(mode="after")
     def _check_redis(self) -> Self:
-        if self.voice_store == "redis" and self.redis_url is None:
-            raise ValueError("voice_store redis needs redis_url")
+        for name in ("voice_store", "result_cache"):
+            if getattr(self, name) == "redis" and self.redis_url is None:
+                raise ValueError(f"{name} redis needs redis_url")
         return self
 
     @property

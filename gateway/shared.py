@@ -1,4 +1,4 @@
-"""What a gateway keeps beyond one request, and may share with other gateways: voices, quotas."""
+"""What a gateway keeps beyond one request, and may share with other gateways: voices, quotas, results."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from gateway.library.directory import DirectoryStore
 from gateway.library.redis import RedisStore
 from gateway.library.store import VoiceStore
 from gateway.redis_client import connect
+from gateway.results.speech import Results
+from gateway.results.store import MemoryResults, RedisResults, ResultStore
 from gateway.settings import GatewaySettings
 from services.common.errors import Unavailable
 
@@ -28,6 +30,7 @@ class Shared:
 
     store: VoiceStore
     quotas: Quotas
+    results: Results | None
     redis: Redis | None
 
     async def start(self) -> None:
@@ -46,8 +49,21 @@ class Shared:
 def open_shared(settings: GatewaySettings) -> Shared:
     """Connects to nothing yet. Raises StartError for settings that cannot work."""
     if settings.redis_url is None:
-        return Shared(DirectoryStore(settings.voices_dir), LocalQuotas(), None)
+        return Shared(DirectoryStore(settings.voices_dir), LocalQuotas(), _results(settings, None), None)
     redis = connect(settings.redis_url.get_secret_value())
     prefix = settings.redis_prefix
     store = RedisStore(redis, prefix) if settings.voice_store == "redis" else DirectoryStore(settings.voices_dir)
-    return Shared(store, SharedQuotas(redis, prefix), redis)
+    return Shared(store, SharedQuotas(redis, prefix), _results(settings, redis), redis)
+
+
+def _results(settings: GatewaySettings, redis: Redis | None) -> Results | None:
+    store: ResultStore
+    if settings.result_cache == "off":
+        return None
+    if settings.result_cache == "redis" and redis is not None:
+        store = RedisResults(redis, settings.redis_prefix, settings.result_cache_seconds)
+    else:
+        store = MemoryResults(settings.result_cache_bytes)
+    return Results(
+        store, settings.result_cache_any_seed, settings.result_cache_text_chars, settings.result_cache_generation
+    )

@@ -92,7 +92,7 @@ class Voices:
         header = encode_pb2.EncodeVoiceHeader(request_id=current_request_id(), transcript=transcript)
         return await self._encode_voice(header, audio)
 
-    async def forget(self, record: VoiceRecord) -> None:
+    def forget(self, record: VoiceRecord) -> None:
         """Drops what is held here of a registered voice that was deleted."""
         self._cache.drop(_registered_key(record.owner, record.id))
 

@@ -12,7 +12,8 @@ from gateway.fronts import cosyvoice
 from gateway.fronts.fields import named_as
 from gateway.fronts.prompt_audio import as_wav, is_file
 from gateway.fronts.speech_response import audio_bytes
-from gateway.session import Session, Stages, one_text
+from gateway.results.speech import speech
+from gateway.session import Stages
 from lighttts.compat import cosyvoice_pb2, cosyvoice_pb2_grpc
 from lighttts.v1 import tts_pb2
 from services.common.errors import InvalidInput
@@ -40,7 +41,7 @@ class CosyVoiceServicer(cosyvoice_pb2_grpc.CosyVoiceServicer):
         with metrics.count_errors(FRONT), named_as(FIELDS):
             config, text = _meaning(request)
             options = cosyvoice.checked(self._stages, config, text)
-            async with Session(self._stages, options, one_text(text)) as session:
+            async with speech(self._stages, options, text) as session:
                 async for audio in audio_bytes(session):
                     for start in range(0, len(audio), PART_BYTES):
                         yield cosyvoice_pb2.Response(tts_audio=audio[start : start + PART_BYTES])

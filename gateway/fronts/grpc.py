@@ -11,7 +11,8 @@ from gateway import metrics
 from gateway.conversion import ConversionSession
 from gateway.options import SpeechOptions, check_text
 from gateway.output import Event
-from gateway.session import CancelInput, FlushInput, Input, PositionInput, Session, Stages, TextInput, one_text
+from gateway.results.speech import speech
+from gateway.session import CancelInput, FlushInput, Input, PositionInput, Session, Stages, TextInput
 from lighttts.v1 import audio_pb2, tts_pb2, tts_pb2_grpc
 from services.common.errors import InvalidInput
 
@@ -33,8 +34,8 @@ class TextToSpeechServicer(tts_pb2_grpc.TextToSpeechServicer):
         with metrics.count_errors(FRONT):
             check_text(request.text, self._stages.settings.max_text_chars)
             options = SpeechOptions.from_config(request.config, self._stages.settings.max_prompt_bytes)
-            inputs = one_text(request.text)
-            async with Session(self._stages, options, inputs, start_sample=request.start_sample) as session:
+            start = request.start_sample
+            async with speech(self._stages, options, request.text, start_sample=start) as session:
                 async for event in session:
                     response = _synthesize_response(event)
                     if response is not None:

@@ -13,7 +13,8 @@ from gateway.fronts.error_shapes import MESSAGE_ERRORS
 from gateway.fronts.fields import named_as
 from gateway.fronts.speech_response import SpeechResponse, audio_bytes
 from gateway.options import SpeechOptions, check_text
-from gateway.session import Session, Stages
+from gateway.output import Events
+from gateway.session import Stages
 from lighttts.v1 import audio_pb2, tts_pb2
 from services.common.errors import Internal, InvalidInput
 
@@ -100,7 +101,7 @@ def pcm(sample_rate: int) -> audio_pb2.AudioOutput:
     return audio_pb2.AudioOutput(encoding=audio_pb2.AUDIO_ENCODING_PCM_S16LE, sample_rate=sample_rate)
 
 
-async def _whole(session: Session) -> AsyncGenerator[bytes]:
+async def _whole(session: Events) -> AsyncGenerator[bytes]:
     with generation_errors():
         async for part in audio_bytes(session):
             yield part

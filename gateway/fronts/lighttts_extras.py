@@ -16,7 +16,8 @@ from gateway.fronts.lighttts import DEFAULT_STYLE, SAMPLE_RATE, pcm, style_of
 from gateway.fronts.speech_response import audio_bytes
 from gateway.ledger import ConcurrentStats
 from gateway.options import SpeechOptions, check_text
-from gateway.session import Session, Stages, one_text
+from gateway.results.speech import speech
+from gateway.session import Stages
 from gateway.styles import list_styles
 from lighttts.v1 import audio_pb2, tts_pb2
 from services.common.errors import InvalidInput, LightTtsError
@@ -113,7 +114,7 @@ def _options(stages: Stages, batch: BatchRequest) -> SpeechOptions:
 async def _speak(stages: Stages, options: SpeechOptions, text: str) -> BatchItem:
     try:
         check_text(text, stages.settings.max_text_chars)
-        async with Session(stages, options, one_text(text)) as session:
+        async with speech(stages, options, text) as session:
             samples = b"".join([part async for part in audio_bytes(session)])
     except LightTtsError as error:
         return BatchItem(error=error.message)

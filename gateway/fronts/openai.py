@@ -17,7 +17,8 @@ from gateway.fronts.inline_audio import InlineAudio, decode_audio
 from gateway.fronts.speech_response import SpeechResponse
 from gateway.fronts.voice_list import voice_names
 from gateway.options import SpeechOptions, check_text
-from gateway.session import Session, Stages
+from gateway.output import Events
+from gateway.session import Stages
 from gateway.styles import list_styles
 from lighttts.v1 import audio_pb2, tts_pb2
 from services.common.errors import NotFound
@@ -153,7 +154,7 @@ async def _voice(stages: Stages, voice: str | VoiceId) -> str:
     return "" if name in OPENAI_VOICES and name not in await voice_names(stages) else name
 
 
-async def _events(session: Session) -> AsyncGenerator[bytes]:
+async def _events(session: Events) -> AsyncGenerator[bytes]:
     """A session as server-sent events."""
     async for event in session:
         match event:

@@ -17,7 +17,8 @@ from gateway.fronts.riva_request import FIELDS
 from gateway.fronts.speech_response import audio_bytes
 from gateway.fronts.voice_list import voice_names
 from gateway.options import SpeechOptions, check_text, speakable
-from gateway.session import FlushInput, Input, Session, Stages, TextInput, one_text
+from gateway.results.speech import speech
+from gateway.session import FlushInput, Input, Session, Stages, TextInput
 from lighttts.compat import riva_common_pb2, riva_tts_pb2, riva_tts_pb2_grpc
 from lighttts.v1 import audio_pb2, tts_pb2
 from services.common.errors import InvalidInput
@@ -46,7 +47,7 @@ class RivaServicer(riva_tts_pb2_grpc.RivaSpeechSynthesisServicer):
         with metrics.count_errors(FRONT), named_as(FIELDS):
             check_text(request.text, self._stages.settings.max_text_chars)
             options = self._options(request)
-            async with Session(self._stages, options, one_text(request.text)) as session:
+            async with speech(self._stages, options, request.text) as session:
                 audio = b"".join([part async for part in audio_bytes(session)])
             return _response(request, audio)
 

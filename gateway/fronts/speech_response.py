@@ -12,7 +12,9 @@ from starlette.types import Receive, Scope, Send
 
 from gateway import metrics
 from gateway.options import SpeechOptions
-from gateway.session import Session, Stages, one_text
+from gateway.output import Events
+from gateway.results.speech import speech
+from gateway.session import Stages
 from lighttts.v1 import audio_pb2
 from services.common.errors import LightTtsError
 
@@ -34,7 +36,7 @@ class SpeechResponse(Response):
         *,
         stream: bool = True,
         media_type: str | None = None,
-        frame: Callable[[Session], AsyncGenerator[bytes]] | None = None,
+        frame: Callable[[Events], AsyncGenerator[bytes]] | None = None,
     ) -> None:
         """`frame`: what is sent of a session, as `media_type`; without it the audio's own bytes and type."""
         self.status_code = 200
@@ -64,7 +66,7 @@ class SpeechResponse(Response):
     async def _speak(self, send: Send) -> None:
         try:
             async with (
-                Session(self._stages, self._options, one_text(self._text)) as session,
+                speech(self._stages, self._options, self._text) as session,
                 contextlib.aclosing(self._frame(session)) as parts,
             ):
                 await (self._send_stream(parts, send) if self._stream else self._send_whole(parts, send))
@@ -94,7 +96,7 @@ class SpeechResponse(Response):
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
 
 
-async def audio_bytes(session: Session) -> AsyncGenerator[bytes]:
+async def audio_bytes(session: Events) -> AsyncGenerator[bytes]:
     """The audio of a session, in pieces, as the listener wants it."""
     async for event in session:
         if isinstance(event, audio_pb2.AudioChunk) and event.pcm:

@@ -14,8 +14,10 @@ from gateway.access.caller import Caller
 from gateway.access.quota import Quotas
 from gateway.library.record import NewVoice, VoiceRecord, voice_id
 from gateway.library.store import VoiceStore, find
+from gateway.results.store import ResultStore
 from gateway.voices import Voices
 from services.common.errors import AlreadyExists, InvalidInput, NotFound, Overloaded, QuotaExceeded, TimedOut
+from services.common.voice import voice_hash
 
 audit = structlog.get_logger("gateway.audit")
 """One line per act: who (key and owner), what, which voice."""
@@ -42,12 +44,14 @@ class VoiceLibrary:
         voices: Voices,
         quotas: Quotas,
         limits: UploadLimits,
+        results: ResultStore | None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._voices = voices
         self._quotas = quotas
         self._limits = limits
+        self._results = results
         self._now = now
         self._uploads = 0
 
@@ -99,9 +103,13 @@ class VoiceLibrary:
     async def delete(self, caller: Caller, name_or_id: str) -> VoiceRecord:
         """Removes a voice for good. Raises NotFound."""
         record = await find(self._store, caller.owner, name_or_id)
-        if record is None or not await self._store.delete(caller.owner, record.id):
+        audio = None if record is None else await self._store.audio(caller.owner, record.id)
+        if record is None or audio is None or not await self._store.delete(caller.owner, record.id):
             raise NotFound(f"you have no voice {name_or_id!r}; ListVoices names those you have", field="voice")
-        await self._voices.forget(record)
+        self._voices.forget(record)
+        if self._results is not None:
+            hash_ = await asyncio.to_thread(voice_hash, audio, record.transcript, self._voices.model.model)
+            await self._results.forget(hash_)
         self._note("voice deleted", caller, record)
         return record
 

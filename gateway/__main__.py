@@ -1,11 +1,10 @@
-"""`python -m gateway`: runs the gateway."""
+"""`python -m gateway`: runs the gateway, in as many processes as it is told."""
 
 import sys
 
-from gateway.server import GatewayService
 from gateway.settings import GatewaySettings
-from services.common.server import run
+from gateway.workers import serve, supervise
 
 if __name__ == "__main__":
     settings = GatewaySettings.from_command_line()
-    sys.exit(run(lambda: GatewayService(settings), settings, GatewayService.name))
+    sys.exit(supervise(settings) if settings.workers > 1 else serve(settings))

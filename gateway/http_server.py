@@ -30,10 +30,13 @@ class HttpServer:
         max_frame_bytes: int = 2**24,
         protocol: type[H11Protocol] = H11Protocol,
         port_setting: str = "LIGHTTTS_HTTP_PORT",
+        share_port: bool = False,
     ) -> None:
-        """`max_frame_bytes`: of one WebSocket message. `port_setting`: what to change when the port is taken."""
+        """`max_frame_bytes`: of one WebSocket message. `port_setting`: what to change when the port is taken.
+        `share_port`: other processes may listen on it too."""
         self._port_setting = port_setting
         self._host = host
+        self._share_port = share_port
         self._port = port
         config = uvicorn.Config(
             app,
@@ -64,7 +67,9 @@ class HttpServer:
             self._config.ssl = server_context(self._tls)
         try:
             # uvicorn would end the process when it cannot bind, so it is given a socket.
-            listener = _listen(self._host.strip("[]"), self._port)  # gRPC wants brackets around IPv6, sockets do not
+            listener = _listen(
+                self._host.strip("[]"), self._port, self._share_port
+            )  # gRPC wants brackets around IPv6, sockets do not
         except OSError as error:
             raise StartError(
                 f"cannot listen on {self._host}:{self._port}: {error}; set {self._port_setting}"
@@ -85,8 +90,8 @@ class _Uvicorn(uvicorn.Server):
         yield  # signals belong to the process's own bootstrap
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, share: bool) -> socket.socket:
     """A listening socket; `::` takes IPv4 as well, as gRPC's does."""
-    if ":" in host:
-        return socket.create_server((host, port), family=socket.AF_INET6, backlog=2048, dualstack_ipv6=host == "::")
-    return socket.create_server((host, port), backlog=2048)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    both = host == "::"
+    return socket.create_server((host, port), family=family, backlog=2048, reuse_port=share, dualstack_ipv6=both)

@@ -63,7 +63,14 @@ class GatewayService:
         self.interceptors: tuple[grpc.aio.ServerInterceptor, ...] = (DoorInterceptor(door),)
         app = create_app(self._stages, door)
         limit = settings.max_prompt_bytes
-        self._http = HttpServer(app, settings.host, settings.http_port, settings.public_tls, max_frame_bytes=limit)
+        self._http = HttpServer(
+            app,
+            settings.host,
+            settings.http_port,
+            settings.public_tls,
+            max_frame_bytes=limit,
+            share_port=settings.share_ports,
+        )
         self._loopback_grpc_port = 0
         self._cosyvoice = self._cosyvoice_server(door)
         self._polling: asyncio.Task[None] | None = None
@@ -127,6 +134,7 @@ class GatewayService:
             settings.cosyvoice_port,
             protocol=http_or_grpc(lambda: self._loopback_grpc_port),
             port_setting="LIGHTTTS_COSYVOICE_PORT (or 'off')",
+            share_port=settings.share_ports,
         )
 
     async def _poll(self) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from fastapi import APIRouter, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from gateway.access.door import Door, DoorMiddleware
 from gateway.fronts import cosyvoice_http, lighttts, lighttts_bistream, lighttts_extras, openai, openai_voices, page
 from gateway.fronts.error_shapes import add_error_shapes, error_response
 from gateway.fronts.middleware import BodyLimit, RequestId
 from gateway.session import Stages
+from services.common.metrics import exposition
 from services.common.pool import Pool, WorkerState
 
 FORM_BYTES = 2**20
@@ -96,7 +97,7 @@ def _health(stages: Stages) -> APIRouter:
 
     @routes.get("/metrics")
     async def prometheus() -> Response:
-        """Prometheus metrics of this process."""
-        return Response(generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})
+        """Prometheus metrics, of all processes behind this port."""
+        return Response(exposition(), headers={"content-type": CONTENT_TYPE_LATEST})
 
     return routes

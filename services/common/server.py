@@ -104,8 +104,7 @@ class ServiceServer:
         self._probes: grpc.aio.Server | None = None
         self._server = grpc.aio.server(
             interceptors=[self._interceptor, *(service.interceptors if isinstance(service, Guarded) else ())],
-            # Two processes on one port would share its calls in silence; a taken port must be an error.
-            options=[*channel_options(settings.max_message_bytes), ("grpc.so_reuseport", 0)],
+            options=[*channel_options(settings.max_message_bytes), *settings.server_options],
         )
 
     @property

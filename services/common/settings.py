@@ -94,6 +94,12 @@ class ServiceSettings(Settings):
         return self
 
     @property
+    def server_options(self) -> list[tuple[str, int]]:
+        """gRPC options of the server, beside those that both ends have."""
+        # Two processes on one port would share its calls in silence; a taken port must be an error.
+        return [("grpc.so_reuseport", 0)]
+
+    @property
     def tls(self) -> TlsFiles | None:
         """The files of mutual TLS; None without it."""
         if self.tls_cert is None or self.tls_key is None or self.tls_ca is None:

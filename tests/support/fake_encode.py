@@ -1,0 +1,91 @@
+"""An encode worker whose every step a test decides."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc.aio
+
+from lighttts.v1 import encode_pb2, encode_pb2_grpc, voice_pb2
+from services.common.errors import InvalidInput
+
+SAMPLE_RATE = 24000
+VOICES = ("rms", "slt")
+
+
+def ids_of(text: str) -> list[int]:
+    return [ord(character) for character in text]
+
+
+class FakeEncode(encode_pb2_grpc.EncodeServicer):
+    """A sentence, ended by a full stop, is an utterance; an id is a code point. Interleaved: a word is a run."""
+
+    name = "encode"
+    rpc_services = ("lighttts.v1.Encode",)
+
+    def __init__(self) -> None:
+        self.uploads: list[tuple[encode_pb2.EncodeVoiceHeader, list[bytes]]] = []
+        self.texts: list[list[str]] = []
+        """Fragments of each EncodeText call."""
+        self.open_texts = 0
+        self.voice_gate = asyncio.Event()
+        self.voice_gate.set()
+        self.identity = "model-1"
+
+    def register(self, server: grpc.aio.Server) -> None:
+        encode_pb2_grpc.add_EncodeServicer_to_server(self, server)
+
+    async def start(self) -> None: ...
+    async def drain(self) -> None: ...
+    async def close(self) -> None: ...
+
+    async def DescribeModel(self, request: Any, context: Any) -> encode_pb2.DescribeModelResponse:
+        return encode_pb2.DescribeModelResponse(
+            model=self.identity,
+            name="fake",
+            family="cosyvoice2",
+            sample_rate=SAMPLE_RATE,
+            languages=["en"],
+            voices=VOICES,
+            interleaved_text=True,
+        )
+
+    async def EncodeVoice(self, request_iterator: Any, context: Any) -> encode_pb2.EncodeVoiceResponse:
+        header = (await anext(aiter(request_iterator))).header
+        parts = [request.audio async for request in request_iterator]
+        self.uploads.append((header, parts))
+        await self.voice_gate.wait()
+        if b"".join(parts).startswith(b"BAD"):
+            raise InvalidInput("the prompt is not audio; send WAV, FLAC, MP3 or Ogg", field="prompt.audio")
+        name = header.bundled_voice or header.transcript
+        content = voice_pb2.VoiceContent(voice_hash=f"hash of {name}", model=self.identity, warnings=["a bit quiet"])
+        return encode_pb2.EncodeVoiceResponse(voice=content)
+
+    async def EncodeText(self, request_iterator: Any, context: Any) -> AsyncIterator[encode_pb2.EncodeTextResponse]:
+        fragments: list[str] = []
+        self.texts.append(fragments)
+        self.open_texts += 1
+        try:
+            start = (await anext(aiter(request_iterator))).start
+            borders = (" ", ".") if start.interleaved else (".",)
+            text, offset, utterance = "", 0, 0
+            async for request in request_iterator:
+                fragments.append(request.fragment)
+                text += request.fragment
+                while cut := 1 + min((at for border in borders if (at := text.find(border)) >= 0), default=-1):
+                    last = text[cut - 1] == "."
+                    yield _run(utterance, text[:cut], offset, last)
+                    text, offset, utterance = text[cut:], offset + cut, utterance + last
+            if text.strip():
+                yield _run(utterance, text, offset, last=True)
+        finally:
+            self.open_texts -= 1
+
+
+def _run(utterance: int, text: str, offset: int, last: bool) -> encode_pb2.EncodeTextResponse:
+    run = encode_pb2.EncodedText(
+        utterance=utterance, ids=ids_of(text), text=text, start=offset, end=offset + len(text), last=last
+    )
+    return encode_pb2.EncodeTextResponse(text=run)

@@ -77,6 +77,7 @@ def test_every_alert_has_a_runbook_a_severity_and_a_test() -> None:
         assert re.search(rf"\b{alert['alert']}\b", tested)
 
 
+@pytest.mark.system
 def test_the_chart_installs_them() -> None:
     settings = (
         "metrics.podMonitor.enabled=true",

@@ -1,4 +1,4 @@
-"""Every mode through encode, llm and decode over the mini checkpoint: which prompt parts each stage gets, what comes out."""
+"""Every mode through encode, llm and decode over the mini checkpoint: what each stage gets of the prompt."""
 
 from __future__ import annotations
 

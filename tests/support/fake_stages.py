@@ -28,6 +28,7 @@ from services.common.errors import LightTtsError
 from services.common.server import ServiceServer
 from services.common.settings import ServiceSettings
 from tests.support.fake_encode import SAMPLE_RATE, FakeEncode
+from tests.support.fake_encode import ids_of as ids_of
 
 SAMPLES_PER_ID = 240
 LIMIT_SECONDS = 30

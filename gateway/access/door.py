@@ -23,6 +23,8 @@ log = structlog.get_logger(__name__)
 HOW = "send it as 'authorization: Bearer KEY' or 'x-api-key: KEY'"
 OPEN_PATHS = frozenset({"/", "/health", "/healthz", "/liveness", "/readiness", "/metrics"})
 """HTTP paths that need no key: probes, metrics, and the page, which asks for one itself."""
+OPEN_PREFIX = "/web/"
+"""The page's own files."""
 _KEY_PARAMETERS = frozenset({"api_key", "apikey", "api-key", "key", "token", "access_token"})
 _POLICY_VIOLATION = 1008
 """WebSocket close code; before the handshake it becomes HTTP 403."""
@@ -94,6 +96,10 @@ def _refusal(error: LightTtsError) -> grpc.RpcMethodHandler[Any, Any]:
     return grpc.stream_stream_rpc_method_handler(refuse)
 
 
+def _open(path: str) -> bool:
+    return path in OPEN_PATHS or path.startswith(OPEN_PREFIX)
+
+
 class DoorMiddleware:
     """Lets HTTP requests in with their caller bound, before anything of their body is read."""
 
@@ -103,7 +109,7 @@ class DoorMiddleware:
         self._refuse = refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] in ("http", "websocket") and scope["path"] not in OPEN_PATHS:
+        if scope["type"] in ("http", "websocket") and not _open(scope["path"]):
             headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
             try:
                 bind_caller(self._door.caller(headers, scope["query_string"].decode("latin-1")))

@@ -29,7 +29,7 @@ def router(stages: Stages) -> APIRouter:
     def speak(config: tts_pb2.SynthesisConfig, text: str) -> Response:
         with named_as(FIELDS):
             options = cosyvoice.checked(stages, config, text)
-        return SpeechResponse(stages, options, text)
+        return SpeechResponse(stages, options, text, FIELDS)
 
     @routes.get("/inference_sft", include_in_schema=False)
     @routes.post("/inference_sft")

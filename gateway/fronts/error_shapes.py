@@ -42,7 +42,9 @@ class OpenAIError(BaseModel):
 
 _REFUSALS = {
     400: "The request cannot be served as it is; the message says what to change.",
+    401: "An API key is needed, or this one is not valid.",
     404: "There is no such voice or style.",
+    408: "The request took too long to come.",
     413: "The request is too large.",
     429: "Too much at once; `Retry-After` says when to try again.",
     500: "A defect of ours; the server's log has the details.",
@@ -95,7 +97,8 @@ async def _refuse_form(request: Request, error: Exception) -> Response:
         plain = [{key: problem[key] for key in ("type", "loc", "msg")} for problem in error.errors()]
         return await request_validation_exception_handler(request, RequestValidationError(plain))
     first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"] if part != "body") or None
+    # What follows the field's name says which of its allowed forms did not fit, in words of the framework.
+    field = next((str(part) for part in first["loc"] if part != "body"), None)
     return _answer(request, 400, f"{field or 'the body'}: {first['msg']}", field, "invalid_input", {})
 
 

@@ -86,7 +86,7 @@ def router(stages: Stages, *, sample_rate: int = SAMPLE_RATE, stream_by_default:
                 speed=speed,
             )
             options = SpeechOptions.from_config(config, stages.settings.max_prompt_bytes)
-        return SpeechResponse(stages, options, tts_text, stream=stream, frame=None if stream else _whole)
+        return SpeechResponse(stages, options, tts_text, FIELDS, stream=stream, frame=None if stream else _whole)
 
     return routes
 

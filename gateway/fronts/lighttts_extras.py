@@ -6,14 +6,14 @@ import asyncio
 import base64
 from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field, StringConstraints
 
 from gateway.fronts.error_shapes import MESSAGE_ERRORS
 from gateway.fronts.fields import named_as
 from gateway.fronts.inline_audio import InlineAudio, decode_audio
 from gateway.fronts.lighttts import DEFAULT_STYLE, SAMPLE_RATE, pcm, style_of
-from gateway.fronts.speech_response import audio_bytes
+from gateway.fronts.speech_response import audio_bytes, while_connected
 from gateway.ledger import ConcurrentStats
 from gateway.options import SpeechOptions, check_text
 from gateway.results.speech import speech
@@ -72,7 +72,7 @@ def router(stages: Stages) -> APIRouter:
         return stages.ledger.snapshot()
 
     @routes.post("/synthesize_batch")
-    async def synthesize_batch(batch: BatchRequest) -> BatchAnswer:
+    async def synthesize_batch(batch: BatchRequest, request: Request) -> BatchAnswer:
         """Speaks several texts; one that fails does not touch the others. Nobody waits for it: others go first."""
         with named_as(FIELDS):
             options = _options(stages, batch)
@@ -82,9 +82,13 @@ def router(stages: Stages) -> APIRouter:
             async with places:
                 return await _speak(stages, options, text)
 
-        async with asyncio.TaskGroup() as group:
-            speaking = [group.create_task(one(text)) for text in batch.texts]
-        return BatchAnswer(sample_rate=SAMPLE_RATE, results=[task.result() for task in speaking])
+        async def all_of_them() -> list[BatchItem]:
+            async with asyncio.TaskGroup() as group:
+                speaking = [group.create_task(one(text)) for text in batch.texts]
+            return [task.result() for task in speaking]
+
+        results = await while_connected(request.receive, all_of_them())
+        return BatchAnswer(sample_rate=SAMPLE_RATE, results=results or [])
 
     return routes
 

@@ -15,8 +15,7 @@ from gateway.fronts.error_shapes import OPENAI_ERRORS
 from gateway.fronts.fields import named_as
 from gateway.fronts.inline_audio import InlineAudio, decode_audio
 from gateway.fronts.speech_response import SpeechResponse
-from gateway.fronts.voice_list import voice_names
-from gateway.options import SpeechOptions, check_text
+from gateway.options import NamedVoice, SpeechOptions, check_text
 from gateway.output import Events
 from gateway.session import Stages
 from gateway.styles import list_styles
@@ -95,8 +94,8 @@ def router(stages: Stages) -> APIRouter:
             check_text(request.input, MAX_INPUT_CHARS)
             options = SpeechOptions.from_config(await _meaning(stages, request), stages.settings.max_prompt_bytes)
         if request.stream_format == "sse":
-            return SpeechResponse(stages, options, request.input, media_type="text/event-stream", frame=_events)
-        return SpeechResponse(stages, options, request.input)
+            return SpeechResponse(stages, options, request.input, FIELDS, media_type="text/event-stream", frame=_events)
+        return SpeechResponse(stages, options, request.input, FIELDS)
 
     @routes.get("/models")
     async def models() -> ModelList:
@@ -151,7 +150,12 @@ async def _style(stages: Stages, model: str) -> str:
 
 async def _voice(stages: Stages, voice: str | VoiceId) -> str:
     name = voice.id if isinstance(voice, VoiceId) else voice
-    return "" if name in OPENAI_VOICES and name not in await voice_names(stages) else name
+    if name in OPENAI_VOICES:
+        try:
+            await stages.voices.resolve(NamedVoice(name))
+        except NotFound:
+            return ""
+    return name
 
 
 async def _events(session: Events) -> AsyncGenerator[bytes]:

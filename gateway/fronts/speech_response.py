@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
+from typing import Any, TypeVar
 
 import structlog
 from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gateway import metrics
+from gateway.fronts.fields import named_as
 from gateway.options import SpeechOptions
 from gateway.output import Events
 from gateway.results.speech import speech
@@ -19,6 +21,8 @@ from lighttts.v1 import audio_pb2
 from services.common.errors import LightTtsError
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 
 class SpeechResponse(Response):
@@ -33,12 +37,15 @@ class SpeechResponse(Response):
         stages: Stages,
         options: SpeechOptions,
         text: str,
+        fields: Mapping[str, str],
         *,
         stream: bool = True,
         media_type: str | None = None,
         frame: Callable[[Events], AsyncGenerator[bytes]] | None = None,
     ) -> None:
-        """`frame`: what is sent of a session, as `media_type`; without it the audio's own bytes and type."""
+        """`fields`: the door's names of ours, for errors. `frame`: what is sent of a session, as `media_type`; without
+        it the audio's own bytes and type.
+        """
         self.status_code = 200
         self.media_type = media_type or options.audio.encoding.media_type
         self.background = None
@@ -46,35 +53,30 @@ class SpeechResponse(Response):
         self._stages = stages
         self._options = options
         self._text = text
+        self._fields = fields
         self._stream = stream
         self._frame = frame or audio_bytes
         self._begun = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        speaking = asyncio.create_task(self._speak(send))
-        leaving = asyncio.create_task(_disconnected(receive))
-        try:
-            await asyncio.wait({speaking, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (speaking, leaving):
-                if not task.done():
-                    task.cancel()
-            await asyncio.wait({speaking, leaving})
-        if not speaking.cancelled():
-            speaking.result()
+        await while_connected(receive, self._speak(send))
 
     async def _speak(self, send: Send) -> None:
         try:
-            async with (
-                speech(self._stages, self._options, self._text) as session,
-                contextlib.aclosing(self._frame(session)) as parts,
-            ):
-                await (self._send_stream(parts, send) if self._stream else self._send_whole(parts, send))
+            with named_as(self._fields):
+                await self._say(send)
         except LightTtsError as error:
             if not self._begun:
                 raise
             metrics.ERRORS.labels("http", error.reason).inc()
             log.warning("synthesis broke off after its first audio", message=error.message)
+
+    async def _say(self, send: Send) -> None:
+        async with (
+            speech(self._stages, self._options, self._text) as session,
+            contextlib.aclosing(self._frame(session)) as parts,
+        ):
+            await (self._send_stream(parts, send) if self._stream else self._send_whole(parts, send))
 
     async def _send_stream(self, parts: AsyncIterator[bytes], send: Send) -> None:
         async for part in parts:
@@ -101,6 +103,20 @@ async def audio_bytes(session: Events) -> AsyncGenerator[bytes]:
     async for event in session:
         if isinstance(event, audio_pb2.AudioChunk) and event.pcm:
             yield event.pcm
+
+
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T | None:
+    """The result of `work`; None when the client disconnected, which cancels it."""
+    working = asyncio.create_task(work)
+    leaving = asyncio.create_task(_disconnected(receive))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (working, leaving):
+            if not task.done():
+                task.cancel()
+        await asyncio.wait({working, leaving})
+    return None if working.cancelled() else working.result()
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -1,4 +1,4 @@
-"""The voices a caller may speak with, for every interface that lists them."""
+"""The voices a caller may speak with, for the interfaces that list them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from gateway.session import Stages
 
 
 async def voice_names(stages: Stages) -> tuple[str, ...]:
-    """Names of the checkpoint's voices and of those the current caller has registered."""
+    """Names of the checkpoint's voices, then those of the caller's own."""
     registered = await stages.library.owned(current_caller())
     return (*stages.voices.model.voices, *(record.name for record in registered))

@@ -32,9 +32,11 @@ async def door() -> AsyncIterator[tuple[Rig, Any, httpx.AsyncClient]]:
     """A rig, a gRPC stub and an HTTP client of the same port."""
     async with rig(cosyvoice_port=0) as r:
         address = f"127.0.0.1:{r.gateway.cosyvoice_port}"
-        async with grpc.aio.insecure_channel(address) as channel:
-            async with httpx.AsyncClient(base_url=f"http://{address}", trust_env=False, timeout=None) as http:  # noqa: S113 - the rig has its own limit
-                yield r, cosyvoice_pb2_grpc.CosyVoiceStub(channel), http
+        async with (
+            grpc.aio.insecure_channel(address) as channel,
+            httpx.AsyncClient(base_url=f"http://{address}", trust_env=False, timeout=None) as http,  # noqa: S113 - the rig has its own limit
+        ):
+            yield r, cosyvoice_pb2_grpc.CosyVoiceStub(channel), http
 
 
 async def speak(stub: Any, request: cosyvoice_pb2.Request) -> bytes:

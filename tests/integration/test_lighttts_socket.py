@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -35,16 +36,14 @@ async def send(connection: ClientConnection, *frames: dict[str, Any] | bytes | s
 async def hear(connection: ClientConnection) -> tuple[bytes, list[Any], int]:
     """The audio, the text frames and the close code."""
     audio, texts = b"", []
-    try:
+    with contextlib.suppress(ConnectionClosed):
         while True:
             frame = await connection.recv()
             if isinstance(frame, bytes):
                 audio += frame
             else:
                 texts.append(json.loads(frame))
-    except ConnectionClosed as closed:
-        assert closed.rcvd is not None
-        return audio, texts, closed.rcvd.code
+    return audio, texts, connection.close_code or 0
 
 
 async def test_fragments_are_spoken_and_the_socket_closes_cleanly() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import grpc
@@ -195,7 +197,7 @@ class FakeLlm(llm_pb2_grpc.LlmServicer):
             )
             yield llm_pb2.GenerateResponse(heartbeat=audio_pb2.Heartbeat(steps=call.hops))
         worker = f"decode-{call.number}"
-        yield llm_pb2.GenerateResponse(done=llm_pb2.GenerateDone(decode_worker=worker))
+        yield llm_pb2.GenerateResponse(done=llm_pb2.GenerateDone(decode_worker=worker, speech_tokens=len(call.ids)))
 
 
 @dataclass
@@ -234,9 +236,8 @@ async def rig(llms: int = 1, **settings: Any) -> AsyncIterator[Rig]:
             llm_servers = [await _serve(stack, llm, ServiceSettings()) for llm in workers]
             # A held worker sends no heartbeats; only tests of that take it for lost.
             patient = {"llm_silence_seconds": LIMIT_SECONDS}
-            options: dict[str, Any] = (
-                {"drain_notice_seconds": 0, "http_port": 0, "port": 0, "cosyvoice_port": "off"} | patient | settings
-            )
+            places = {"http_port": 0, "port": 0, "cosyvoice_port": "off", "voices_dir": stack.enter_context(_folder())}
+            options: dict[str, Any] = {"drain_notice_seconds": 0} | places | patient | settings
             gateway_settings = GatewaySettings(
                 encode_target=f"static:///{encode_server.address}",
                 llm_target="static:///" + ",".join(server.address for server in llm_servers),
@@ -253,6 +254,12 @@ async def rig(llms: int = 1, **settings: Any) -> AsyncIterator[Rig]:
                 await until(lambda labels=labels: REGISTRY.get_sample_value("lighttts_pool_healthy", labels) == 1)
             yield Rig(encode, workers, llm_servers, gateway, server, channel, http)
         await until(lambda: not asyncio.all_tasks() - before)
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    with TemporaryDirectory() as name:
+        yield Path(name)
 
 
 async def until(holds: Callable[[], bool]) -> None:

@@ -1,0 +1,174 @@
+// Joins the form, the stream, the player and the pictures.
+
+import { Arrivals } from "/web/arrivals.js";
+import { MelPicture } from "/web/mel.js";
+import { Player } from "/web/player.js";
+import { base64, record, toWav } from "/web/recording.js";
+import { SAMPLE_RATE, listVoices, speak } from "/web/speech.js";
+
+const OWN = "own recording";
+const $ = (id) => document.getElementById(id);
+const seconds = (value) => `${value.toFixed(2)} s`;
+
+const mel = new MelPicture($("mel"), SAMPLE_RATE);
+const arrivals = new Arrivals($("arrivals"));
+let player = null;
+let speech = null; // what is being spoken: {abort, started, received, chunks}
+let recorder = null;
+let prompt = null; // the WAV Blob of one's own recording
+
+function say(words) {
+  $("status").textContent = words;
+}
+
+function complain(error) {
+  $("problem").textContent = error ? `${error.message[0].toUpperCase()}${error.message.slice(1)}.`.replace("..", ".") : "";
+}
+
+async function fillVoices() {
+  const chosen = $("voice").value;
+  const voices = await listVoices($("key").value).catch((error) => {
+    complain(error);
+    return [];
+  });
+  const options = [...voices.map(({ id, name }) => new Option(name, id)), new Option("Your own recording …", OWN)];
+  $("voice").replaceChildren(...options);
+  if (options.some(({ value }) => value === chosen)) $("voice").value = chosen;
+  showOwn();
+}
+
+function showOwn() {
+  $("own").hidden = $("voice").value !== OWN;
+}
+
+async function request() {
+  const wanted = { input: $("text").value, model: "", speed: Number($("speed").value) };
+  if ($("voice").value !== OWN) return { ...wanted, voice: $("voice").value };
+  if (!prompt) throw new Error("record your voice or choose a file first");
+  return { ...wanted, ref_audio: await base64(prompt), ref_text: $("transcript").value };
+}
+
+async function start(event) {
+  event.preventDefault();
+  stop();
+  complain(null);
+  const mine = { abort: new AbortController(), started: performance.now(), received: 0, chunks: 0 };
+  speech = mine;
+  $("stop").disabled = false;
+  for (const id of ["first", "received", "chunks", "played", "gaps"]) $(id).textContent = "–";
+  mel.clear();
+  arrivals.clear();
+  say("Waiting for the first audio …");
+  try {
+    player ??= await Player.open(SAMPLE_RATE, progress);
+    await player.begin();
+    const wanted = await request();
+    mine.started = performance.now();
+    for await (const samples of speak(wanted, $("key").value, mine.abort.signal)) {
+      if (speech !== mine) return;
+      arrived(mine, samples);
+    }
+    player.end();
+  } catch (error) {
+    if (speech !== mine) return; // stopped, or overtaken by the next one
+    complain(error);
+    finish("Nothing more comes.");
+    player?.stop();
+  }
+}
+
+function arrived(mine, samples) {
+  const at = (performance.now() - mine.started) / 1000;
+  if (!mine.chunks) {
+    $("first").textContent = `${Math.round(at * 1000)} ms`;
+    say(`Speaking; the first audio came after ${Math.round(at * 1000)} milliseconds.`);
+    requestAnimationFrame(paint);
+  }
+  mine.chunks += 1;
+  mine.received += samples.length;
+  player.push(samples);
+  mel.push(samples);
+  arrivals.add(at, samples.length / SAMPLE_RATE);
+  $("received").textContent = seconds(mine.received / SAMPLE_RATE);
+  $("chunks").textContent = String(mine.chunks);
+}
+
+function progress({ played, gaps, over }) {
+  if (!speech) return;
+  speech.played = played;
+  $("played").textContent = seconds(played / SAMPLE_RATE);
+  $("gaps").textContent = String(gaps);
+  if (over) finish("Spoken to its end.");
+}
+
+function paint() {
+  const at = (speech?.played ?? 0) / SAMPLE_RATE;
+  mel.draw(at);
+  $("level").value = speech ? player.level() : 0;
+  if (speech) requestAnimationFrame(paint);
+}
+
+function finish(words) {
+  speech = null;
+  $("stop").disabled = true;
+  say(words);
+}
+
+function stop() {
+  if (!speech) return;
+  const { abort } = speech;
+  finish("Stopped.");
+  abort.abort();
+  player?.stop();
+}
+
+async function usePrompt(blob) {
+  complain(null);
+  try {
+    prompt = await toWav(blob);
+    $("preview").src = URL.createObjectURL(prompt);
+    $("preview").hidden = false;
+    say("The recording is ready; write down what it says.");
+  } catch (error) {
+    prompt = null;
+    $("preview").hidden = true;
+    complain(error);
+  }
+}
+
+async function toggleRecording() {
+  if (recorder) {
+    const running = recorder;
+    recorder = null;
+    $("record").setAttribute("aria-pressed", "false");
+    $("record").textContent = "Record";
+    await usePrompt(await running.stop());
+    return;
+  }
+  complain(null);
+  try {
+    const running = await record();
+    recorder = running;
+    $("record").setAttribute("aria-pressed", "true");
+    $("record").textContent = "Stop recording";
+    say("Recording …");
+    running.ended.then(() => recorder === running && toggleRecording());
+  } catch (error) {
+    complain(error);
+  }
+}
+
+$("form").addEventListener("submit", start);
+$("stop").addEventListener("click", stop);
+$("voice").addEventListener("change", showOwn);
+$("record").addEventListener("click", toggleRecording);
+$("file").addEventListener("change", () => $("file").files[0] && usePrompt($("file").files[0]));
+$("speed").addEventListener("input", () => {
+  $("speed-shown").textContent = Number($("speed").value).toFixed(2);
+});
+$("key").addEventListener("change", fillVoices);
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") stop();
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("form").requestSubmit();
+});
+await fillVoices();

@@ -1,0 +1,232 @@
+"""OpenAI's interface over fake stages; its real client is in tests/system."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+from typing import Any
+
+import httpx
+import pytest
+import soundfile
+
+from lighttts.v1 import llm_pb2
+from services.common.errors import Internal, Unavailable
+from tests.support.fake_stages import Rig, Script, rig, until
+
+SAMPLES = len("One. Two.") * 240
+WAV = base64.b64encode(b"RIFF a recording").decode()
+
+
+async def speak(r: Rig, **fields: Any) -> httpx.Response:
+    body = {"model": "tts-1", "voice": "alloy", "input": "One. Two."} | fields
+    return await r.http.post(
+        "/v1/audio/speech", json={name: value for name, value in body.items() if value is not None}
+    )
+
+
+@pytest.mark.parametrize(
+    ("format_", "media_type"),
+    [
+        (None, "audio/mpeg"),
+        ("mp3", "audio/mpeg"),
+        ("opus", "audio/ogg"),
+        ("flac", "audio/flac"),
+        ("wav", "audio/wav"),
+        ("pcm", "audio/pcm"),
+    ],
+)
+async def test_every_format(format_: str | None, media_type: str) -> None:
+    async with rig() as r:
+        response = await speak(r, response_format=format_)
+        assert (response.status_code, response.headers["content-type"]) == (200, media_type)
+        if format_ == "pcm":
+            assert len(response.content) == SAMPLES * 2
+            return
+        if format_ == "flac":  # a FLAC stream cannot state its length, without which libsndfile does not read it
+            assert response.content.startswith(b"fLaC")
+            return
+        with soundfile.SoundFile(io.BytesIO(response.content)) as file:
+            assert file.samplerate == 24000
+            # Asked for by number: the header of a stream cannot state its length.
+            assert len(file.read(SAMPLES)) == SAMPLES
+
+
+async def test_server_sent_events_carry_the_audio_and_the_usage() -> None:
+    async with rig() as r:
+        response = await speak(r, response_format="pcm", stream_format="sse")
+        assert response.headers["content-type"].startswith("text/event-stream")
+        events = [json.loads(line.removeprefix("data: ")) for line in response.text.split("\n\n") if line]
+        *deltas, done = events
+        assert len(b"".join(base64.b64decode(event["audio"]) for event in deltas)) == SAMPLES * 2
+        assert {event["type"] for event in deltas} == {"speech.audio.delta"}
+        assert done["type"] == "speech.audio.done"
+        assert done["usage"] == {"input_tokens": 9, "output_tokens": 9, "total_tokens": 18}
+
+
+async def test_options_reach_the_models() -> None:
+    async with rig() as r:
+        await speak(r, voice={"id": "slt"}, speed=1.5, seed=7, model="calm")
+        start = r.llm.calls[0].start
+        assert (start.speed, start.style, r.encode.uploads[0][0].bundled_voice) == (1.5, "calm", "slt")
+        await speak(r, instructions="sadly", model="fake")
+        assert r.llm.calls[-1].start.prompt_use == llm_pb2.PROMPT_USE_TIMBRE
+
+
+@pytest.mark.parametrize("audio", [WAV, f"data:audio/wav;base64,{WAV}"])
+async def test_a_voice_of_one_s_own(audio: str) -> None:
+    async with rig() as r:
+        await speak(r, ref_audio=audio, ref_text="hello")
+        ((header, parts),) = r.encode.uploads
+        assert (header.transcript, b"".join(parts)) == ("hello", b"RIFF a recording")
+        await speak(r, ref_audio=audio)
+        assert r.encode.uploads[-1][0].timbre_only
+
+
+async def test_models() -> None:
+    async with rig() as r:
+        listed = (await r.http.get("/v1/models")).json()
+        assert [model["id"] for model in listed["data"]] == ["fake", "calm"]
+        assert (await r.http.get("/v1/models/calm")).json()["object"] == "model"
+        assert (await r.http.get("/v1/models/none")).json()["error"]["param"] == "model"
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "param", "words"),
+    [
+        ({"input": None}, 400, "input", "required"),
+        ({"input": ""}, 400, "input", "at least 1"),
+        ({"input": "?!"}, 400, "input", "only punctuation"),
+        ({"input": "a" * 4097}, 400, "input", "4096"),
+        ({"input": 7}, 400, "input", "string"),
+        ({"voice": "bob"}, 404, "voice", "known voices"),
+        ({"voice": ["slt"]}, 400, "voice", "string"),
+        ({"model": "gpt-9"}, 404, "model", "/v1/models"),
+        ({"response_format": "midi"}, 400, "response_format", "mp3"),
+        ({"speed": 0.1}, 400, "speed", "0.25"),
+        ({"speed": 9}, 400, "speed", "4"),
+        ({"stream_format": "telegram"}, 400, "stream_format", "sse"),
+        ({"seed": -1}, 400, "seed", "0"),
+        ({"ref_audio": "https://example.org/a.wav"}, 400, "ref_audio", "not fetched"),
+        ({"ref_audio": "~~~"}, 400, "ref_audio", "base64"),
+        ({"ref_audio": base64.b64encode(b"BAD").decode(), "ref_text": "x"}, 400, "ref_audio", "not audio"),
+        ({"instructions": "a" * 2000}, 400, "instructions", "1000"),
+    ],
+)
+async def test_bad_requests_get_openai_s_shape(fields: dict[str, Any], status: int, param: str, words: str) -> None:
+    async with rig() as r:
+        response = await speak(r, **fields)
+        assert response.status_code == status
+        error = response.json()["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        assert (error["type"], error["param"]) == ("invalid_request_error", param)
+        assert words in error["message"]
+        assert (await speak(r)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("content", "content_type"),
+    [
+        (b"{", "application/json"),
+        (b"", "application/json"),
+        (b'{"input": "\\ud800"}', "application/json"),
+        (b'{"input": "One.", "speed": NaN}', "application/json"),
+        (b'{"input": "One.", "seed": 1e400}', "application/json"),
+        (b"\xff\xfe", "application/json"),
+        (b"[]", "application/json"),
+        (b'{"input": "One."}', "text/plain"),
+        (b'{"input": "One."}', "multipart/form-data; boundary=x"),
+    ],
+)
+async def test_bodies_that_are_no_request(content: bytes, content_type: str) -> None:
+    async with rig() as r:
+        response = await r.http.post("/v1/audio/speech", content=content, headers={"content-type": content_type})
+        assert response.status_code == 400
+        assert response.json()["error"]["type"] == "invalid_request_error"
+
+
+async def test_refusals_and_failures_keep_the_shape() -> None:
+    async with rig(max_sessions=1) as r:
+        assert (await r.http.get("/v1/nothing")).json()["error"]["code"] == "not_found"
+        assert (await r.http.put("/v1/audio/speech")).json()["error"]["message"]
+        r.llm.scripts[0] = Script(fail_at_hop=0, error=Internal("broken"))
+        failed = await speak(r, input="One.")
+        assert (failed.status_code, failed.json()["error"]["type"]) == (500, "server_error")
+        r.llm.scripts[1] = Script(hold={0: asyncio.Event()})
+        running = asyncio.create_task(speak(r, input="One."))
+        await until(lambda: len(r.llm.calls) == 2)
+        refused = await speak(r)
+        assert (refused.status_code, refused.json()["error"]["type"]) == (429, "rate_limit_error")
+        assert refused.headers["retry-after"] == "1"
+        running.cancel()
+        await asyncio.wait({running})
+    assert Unavailable.http_status == 503
+
+
+async def test_openapi_tells_every_answer_and_cors_is_off_unless_set() -> None:
+    preflight = {"origin": "https://app.example", "access-control-request-method": "POST"}
+    async with rig(cosyvoice_port=0) as r:
+        document = (await r.http.get("/openapi.json")).json()
+        speech = document["paths"]["/v1/audio/speech"]["post"]["responses"]
+        assert {"200", "400", "404", "413", "429", "500", "503"} <= set(speech)
+        assert speech["400"]["content"]["application/json"]["schema"]["$ref"].endswith("OpenAIError")
+        zero_shot = document["paths"]["/inference_zero_shot"]["post"]["responses"]
+        assert zero_shot["400"]["content"]["application/json"]["schema"]["$ref"].endswith("MessageError")
+        assert "417" in zero_shot
+        url = f"http://127.0.0.1:{r.gateway.cosyvoice_port}/openapi.json"
+        assert "/inference_instruct2" in (await r.http.get(url)).json()["paths"]
+        refused = await r.http.options("/v1/audio/speech", headers=preflight)
+        assert "access-control-allow-origin" not in refused.headers
+    async with rig(cors_origins=("https://app.example",)) as r:
+        allowed = await r.http.options("/v1/audio/speech", headers=preflight)
+        assert allowed.headers["access-control-allow-origin"] == "https://app.example"
+
+
+async def register(r: Rig, **fields: Any) -> httpx.Response:
+    form = {"name": "mine", "ref_text": "hello", "consent": "true"} | fields
+    audio = {"audio_sample": ("voice.wav", form.pop("audio", b"RIFF a recording"), "audio/wav")}
+    return await r.http.post("/v1/audio/voices", data={k: v for k, v in form.items() if v is not None}, files=audio)
+
+
+async def test_voices_are_listed_created_spoken_with_and_deleted() -> None:
+    async with rig() as r:
+        created = (await register(r)).json()
+        assert (created["name"], created["object"], created["registered"]) == ("mine", "audio.voice", True)
+        assert (await register(r)).json() == created, "the same again changes nothing"
+        listed = (await r.http.get("/v1/audio/voices")).json()
+        assert listed["voices"] == ["rms", "slt", "mine"]
+        for voice in ("mine", {"id": created["id"]}):
+            assert (await speak(r, voice=voice)).status_code == 200
+        assert (await r.http.delete(f"/v1/audio/voices/{created['id']}")).json()["deleted"]
+        assert (await speak(r, voice="mine")).status_code == 404
+
+
+async def test_a_voice_with_a_name_that_openai_has_is_the_caller_s_own() -> None:
+    async with rig() as r:
+        await register(r, name="alloy", ref_text="I am alloy")
+        await speak(r, voice="alloy")
+        assert r.llm.calls[-1].start.voice_hash == "hash of I am alloy"
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "param"),
+    [
+        ({"name": None}, 400, "name"),
+        ({"name": "/"}, 400, "name"),
+        ({"name": "rms"}, 409, "name"),
+        ({"ref_text": " "}, 400, "ref_text"),
+        ({"consent": "false"}, 400, "consent"),
+        ({"consent": None}, 400, "consent"),
+        ({"audio": b"BAD"}, 400, "audio_sample"),
+        ({"audio": b""}, 400, "audio_sample"),
+    ],
+)
+async def test_bad_registrations_name_the_field(fields: dict[str, Any], status: int, param: str) -> None:
+    async with rig() as r:
+        response = await register(r, **fields)
+        assert (response.status_code, response.json()["error"]["param"]) == (status, param)
+        unknown = await r.http.delete("/v1/audio/voices/nobody")
+        assert (unknown.status_code, unknown.json()["error"]["param"]) == (404, "voice")
+        assert (await r.http.delete("/v1/audio/voices/rms")).status_code == 400

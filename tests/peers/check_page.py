@@ -1,0 +1,140 @@
+"""The page in headless Chromium: python check_page.py HTTP_URL PROMPT_WAV SCREENSHOT.
+
+What is heard is measured by the page's own AnalyserNode, which its level meter shows.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webdriver import WebDriver
+from selenium.webdriver.support.ui import Select, WebDriverWait
+
+FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --autoplay-policy=no-user-gesture-required --window-size=1200,900 "
+    "--use-fake-ui-for-media-stream --use-fake-device-for-media-stream"
+).split()
+LIMIT_SECONDS = 60
+AUDIBLE = 0.01
+LONG_TEXT = "It is a fine day for a walk along the river. " * 12
+
+
+class Page:
+    def __init__(self, driver: WebDriver) -> None:
+        self.driver = driver
+
+    def text(self, element: str) -> str:
+        return self.driver.find_element(By.ID, element).text
+
+    def until(self, holds: Callable[[], object]) -> None:
+        WebDriverWait(self.driver, LIMIT_SECONDS, poll_frequency=0.02).until(lambda _: holds())
+
+    def level(self) -> float:
+        return float(self.driver.execute_script("return document.getElementById('level').value"))
+
+    def set_text(self, text: str) -> None:
+        self.driver.execute_script("document.getElementById('text').value = arguments[0]", text)
+
+    def click(self, element: str) -> None:
+        self.driver.find_element(By.ID, element).click()
+
+    def painted(self) -> int:
+        """Columns of the mel picture that hold something."""
+        return int(
+            self.driver.execute_script(
+                "const c = document.getElementById('mel'), p = c.getContext('2d')"
+                ".getImageData(0, c.height - 10, c.width, 1).data;"
+                "let n = 0; for (let i = 3; i < p.length; i += 4) n += p[i] > 0; return n"
+            )
+        )
+
+
+def check_speaks(page: Page, screenshot: Path) -> None:
+    page.until(lambda: len(page.driver.find_elements(By.CSS_SELECTOR, "#voice option")) > 1)
+    page.click("speak")
+    page.until(lambda: page.level() > AUDIBLE)
+    seen = page.painted()
+    page.until(lambda: "end" in page.text("status"))
+    assert page.painted() > seen > 0, "the picture grows"
+    assert re.fullmatch(r"\d+ ms", page.text("first"))
+    assert int(page.text("chunks")) > 1
+    assert page.text("played") == page.text("received")
+    page.driver.save_screenshot(str(screenshot))
+
+
+def check_stop(page: Page) -> None:
+    page.set_text(LONG_TEXT)
+    page.driver.find_element(By.ID, "text").send_keys(Keys.CONTROL, Keys.ENTER)
+    page.until(lambda: page.level() > AUDIBLE)
+    page.driver.find_element(By.TAG_NAME, "body").send_keys(Keys.ESCAPE)
+    assert page.text("status") == "Stopped."
+    received = page.text("received")
+    page.until(lambda: page.level() == 0)
+    page.until(lambda: page.driver.execute_async_script("setTimeout(arguments[0], 500, true)"))
+    assert page.text("received") == received, "nothing comes after a stop"
+
+
+def check_own_voice(page: Page, prompt: Path) -> None:
+    Select(page.driver.find_element(By.ID, "voice")).select_by_visible_text("Your own recording …")
+    page.set_text("Good morning, Alice.")
+    page.click("speak")
+    page.until(lambda: "record your voice" in page.text("problem").lower())
+    page.click("record")
+    page.until(lambda: page.text("record") == "Stop recording")
+    page.until(lambda: page.driver.execute_async_script("setTimeout(arguments[0], 1500, true)"))
+    page.click("record")
+    page.until(lambda: page.driver.find_element(By.ID, "preview").is_displayed())
+    page.driver.find_element(By.ID, "file").send_keys(str(prompt))
+    page.until(lambda: "ready" in page.text("status"))
+    words = prompt.with_suffix(".txt").read_text(encoding="utf-8").strip()
+    page.driver.find_element(By.ID, "transcript").send_keys(words)
+    page.click("speak")
+    page.until(lambda: page.level() > AUDIBLE)
+    page.until(lambda: "end" in page.text("status"))
+
+
+def check_reach(page: Page) -> None:
+    """Every control has a name, is reached by Tab, and the page fits a phone."""
+    controls = page.driver.find_elements(By.CSS_SELECTOR, "textarea, select, input, button")
+    for control in controls:
+        assert control.accessible_name or not control.is_displayed(), control.get_attribute("id")
+    page.driver.set_window_size(360, 800)
+    # Chromium's window has a least width of its own; what counts is that nothing is wider than the window is.
+    overflow = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert page.driver.execute_script(overflow) <= 0
+
+
+def main() -> None:
+    url, prompt, screenshot = sys.argv[1], Path(sys.argv[2]).resolve(), Path(sys.argv[3])
+    options = webdriver.ChromeOptions()
+    for flag in FLAGS:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    # Named, so that selenium does not look for them on the network.
+    options.binary_location = shutil.which("chromium") or "chromium"
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    try:
+        driver.get(f"{url}/")
+        page = Page(driver)
+        check_speaks(page, screenshot)
+        check_stop(page)
+        check_own_voice(page, prompt)
+        check_reach(page)
+        complaints = [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
+        assert not complaints, complaints
+        traffic = " ".join(entry["message"] for entry in driver.get_log("performance"))
+        fetched = re.findall(r'"url":"((?:https?|wss?)://[^"]+)"', traffic)
+        assert all(address.startswith(url) for address in fetched), fetched
+    finally:
+        driver.quit()
+
+
+main()

@@ -21,7 +21,7 @@ from cli.stack import Stack, StackConfig
 
 COSTS = Path(__file__).parents[1] / "services" / "decode" / "costs" / "full-cpu.json"
 TEXT = "And who is this person you are speaking of, and why did they not come to the house when we asked them to?"
-LLM_COSTS = {"step_s": 0.003, "step_s_per_sequence": 0.00005, "prefill_s_per_token": 1e-6, "tokens_per_text_id": 2.5}
+LLM_COSTS = {"step_s": 0.003, "step_s_per_sequence": 0.00005, "prefill_s_per_token": 1e-6, "tokens_per_text_id": 8.0}
 """An llm stage that is never the bottleneck."""
 POLICIES: dict[str, tuple[str, ...]] = {
     "deadline, state kept, growing hops": ("--decode-policy", "deadline", "--decode-max-batch-size", "8"),
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--speed", type=float, default=100.0, help="how much faster the device is taken to be")
     parser.add_argument("--seconds", type=float, default=60.0, help="length of each load")
     parser.add_argument("--target", type=float, default=0.8, help="largest p95 time to first audio that counts as held")
-    parser.add_argument("--rates", type=float, nargs="+", default=[0.1, 0.2, 0.4, 0.8, 1.2, 1.6, 2.0, 2.4])
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.1, 0.2, 0.3, 0.4, 1.0, 1.4, 1.7, 2.0])
     options = parser.parse_args()
     held: dict[str, float] = {}
     for name, flags in POLICIES.items():

@@ -1,0 +1,156 @@
+"""The key file and the door: who gets in, what the others are told."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gateway.access.caller import ANONYMOUS
+from gateway.access.door import Door
+from gateway.access.keys import RECHECK_SECONDS, KeyFileError, KeyRing, key_hash, new_key
+from lighttts.v1 import audio_pb2
+from services.common.errors import Unauthenticated
+
+KEY, OTHER = new_key(), new_key()
+NOW = datetime(2026, 6, 1, tzinfo=UTC)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def key_file(folder: Path, *entries: dict[str, object]) -> Path:
+    path = folder / "keys.yaml"
+    path.write_text(yaml.safe_dump({"keys": list(entries)}))
+    return path
+
+
+def entry(key: str = KEY, **fields: object) -> dict[str, object]:
+    return {"name": "app", "sha256": key_hash(key)} | fields
+
+
+def ring(path: Path, clock: Clock | None = None) -> KeyRing:
+    return KeyRing(path, clock=clock or Clock(), now=lambda: NOW)
+
+
+def test_a_key_is_known_by_its_hash_alone(tmp_path: Path) -> None:
+    path = key_file(tmp_path, entry(owner="team-a", max_streams=2), entry(OTHER, name="batch", **{"class": "offline"}))
+    assert KEY not in path.read_text()
+    keys = ring(path)
+    app, batch = keys.caller(KEY), keys.caller(OTHER)
+    assert (app.name, app.owner, app.max_streams, app.offline) == ("app", "team-a", 2, False)
+    assert (batch.owner, batch.offline) == ("batch", True)
+    assert batch.urgency(audio_pb2.Urgency.CLASS_INTERACTIVE) == audio_pb2.Urgency.CLASS_OFFLINE
+
+
+@pytest.mark.parametrize("wrong", ["", "x", KEY[:-1], KEY.upper(), key_hash(KEY), "ü\udcff"])
+def test_a_wrong_key_is_not_let_in(tmp_path: Path, wrong: str) -> None:
+    with pytest.raises(Unauthenticated, match="not known here"):
+        ring(key_file(tmp_path, entry())).caller(wrong)
+
+
+def test_an_expired_key_says_so(tmp_path: Path) -> None:
+    keys = ring(
+        key_file(
+            tmp_path, entry(expires="2026-05-31T23:59:59Z"), entry(OTHER, name="b", expires="2026-06-02T00:00:00+00:00")
+        )
+    )
+    with pytest.raises(Unauthenticated, match="expired on 2026-05-31"):
+        keys.caller(KEY)
+    assert keys.caller(OTHER).name == "b"
+
+
+def test_a_changed_file_is_read_again_and_a_broken_one_is_not(tmp_path: Path) -> None:
+    clock = Clock()
+    path = key_file(tmp_path, entry())
+    keys = ring(path, clock)
+    key_file(tmp_path, entry(OTHER, name="new-one"))
+    assert keys.caller(KEY).name == "app", "not looked at yet"
+    clock.now += RECHECK_SECONDS
+    assert keys.caller(OTHER).name == "new-one"
+    with pytest.raises(Unauthenticated):
+        keys.caller(KEY)
+    path.write_text("keys: [")
+    clock.now += RECHECK_SECONDS
+    assert keys.caller(OTHER).name == "new-one"
+    path.unlink()
+    clock.now += RECHECK_SECONDS
+    assert keys.caller(OTHER).name == "new-one"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "file: "),
+        ("keys: []", "keys: "),
+        ("keys: [{name: a}]", "keys.0.sha256"),
+        ("keys: [{name: ../a, sha256: %s}]", "keys.0.name"),
+        ("keys: [{name: a, sha256: %s, max_streams: 0}]", "max_streams"),
+        ("keys: [{name: a, sha256: %s, requests_per_minute: .nan}]", "requests_per_minute"),
+        ("keys: [{name: a, sha256: %s, expires: 2026-01-01T00:00:00}]", "expires"),
+        ("keys: [{name: a, sha256: %s, colour: red}]", "colour"),
+        ("keys: [{name: a, sha256: %s}, {name: b, sha256: %s}]", "two keys"),
+        ("keys: {", "not YAML"),
+    ],
+)
+def test_a_key_file_with_a_mistake_names_it(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "keys.yaml"
+    path.write_text(text.replace("%s", key_hash(KEY)))
+    with pytest.raises(KeyFileError, match=words):
+        ring(path)
+
+
+def test_a_key_in_place_of_its_hash_does_not_reach_the_log(tmp_path: Path) -> None:
+    with pytest.raises(KeyFileError) as refusal:
+        ring(key_file(tmp_path, {"name": "app", "sha256": KEY}))
+    assert KEY not in str(refusal.value)
+
+
+@pytest.fixture
+def door(tmp_path: Path) -> Door:
+    return Door(ring(key_file(tmp_path, entry(), entry(OTHER, name="other"))))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("authorization", f"Bearer {KEY}")],
+        [("authorization", f"bearer  {KEY} ")],
+        [("x-api-key", KEY)],
+        [("x-api-key", KEY), ("authorization", f"Bearer {KEY}")],
+    ],
+)
+def test_where_a_key_may_stand(door: Door, headers: list[tuple[str, str]]) -> None:
+    assert door.caller(headers, "voice=a").name == "app"
+
+
+@pytest.mark.parametrize(
+    ("headers", "query", "words"),
+    [
+        ([], "", "an API key is needed"),
+        ([("x-api-key", " ")], "", "an API key is needed"),
+        ([("authorization", f"Basic {KEY}")], "", "no 'Bearer' key"),
+        ([("authorization", KEY)], "", "no 'Bearer' key"),
+        ([("authorization", "Bearer ")], "", "no 'Bearer' key"),
+        ([("x-api-key", KEY), ("authorization", f"Bearer {OTHER}")], "", "two different"),
+        ([("x-api-key", KEY)], f"api_key={KEY}", "ends up in logs"),
+        ([], f"token={KEY}", "ends up in logs"),
+    ],
+)
+def test_a_key_in_the_wrong_place_is_told_the_right_one(
+    door: Door, headers: list[tuple[str, str]], query: str, words: str
+) -> None:
+    with pytest.raises(Unauthenticated, match=words) as refusal:
+        door.caller(headers, query)
+    assert "x-api-key" in refusal.value.message
+    assert KEY not in refusal.value.message
+
+
+def test_without_keys_everybody_is_one_anonymous_caller() -> None:
+    assert Door(None).caller([("x-api-key", "anything")]) is ANONYMOUS

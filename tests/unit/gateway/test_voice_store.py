@@ -1,0 +1,177 @@
+"""Voices in a directory and in Redis: the same promises, held to both."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gateway.library.directory import ASIDE, FACTS, DirectoryStore
+from gateway.library.record import NewVoice, VoiceRecord, voice_id
+from gateway.library.redis import RedisStore
+from gateway.library.store import VoiceStore, find
+from gateway.redis_client import connect
+from services.common.errors import InvalidInput, Unavailable
+from tests.support.redis_server import redis_server
+
+AUDIO = bytes(range(256)) * 40
+
+
+def record(name: str = "mine", owner: str = "team-a", audio: bytes = AUDIO, created: float = 1.5) -> VoiceRecord:
+    return VoiceRecord(
+        id=voice_id(audio, "héllo 你好"),
+        owner=owner,
+        name=name,
+        description="",
+        languages=("en",),
+        transcript="héllo 你好",
+        seconds=3.25,
+        warnings=("a bit quiet",),
+        created=created,
+    )
+
+
+@pytest.fixture(params=["directory", pytest.param("redis", marks=pytest.mark.system)])
+async def stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[VoiceStore, VoiceStore]]:
+    """Two gateways' views of one store."""
+    if request.param == "directory":
+        yield DirectoryStore(tmp_path / "voices"), DirectoryStore(tmp_path / "voices")
+        return
+    async with redis_server() as url, contextlib.AsyncExitStack() as clients:
+        client = connect(url)
+        clients.push_async_callback(client.aclose)
+        yield RedisStore(client, "test:"), RedisStore(client, "test:")
+
+
+async def test_what_one_gateway_keeps_another_finds(stores: tuple[VoiceStore, VoiceStore]) -> None:
+    one, other = stores
+    mine = record()
+    assert await one.add(mine, AUDIO)
+    assert await other.get("team-a", mine.id) == mine
+    assert await other.audio("team-a", mine.id) == AUDIO
+    assert await other.owned("team-a") == [mine]
+    assert await find(other, "team-a", "mine") == await find(other, "team-a", mine.id) == mine
+    assert not await other.add(replace(mine, name="again"), b"other"), "the first one stays"
+    assert await one.get("team-a", mine.id) == mine
+
+
+async def test_voices_belong_to_their_owner(stores: tuple[VoiceStore, VoiceStore]) -> None:
+    store, _ = stores
+    mine, theirs = record(), record(owner="team-b")
+    assert await store.add(mine, AUDIO)
+    assert await store.add(theirs, AUDIO)
+    assert await store.delete("team-a", mine.id)
+    assert not await store.delete("team-a", mine.id)
+    assert await store.get("team-b", mine.id) == theirs
+    assert await store.owned("nobody") == []
+
+
+async def test_deletion_leaves_nothing_and_nothing_comes_after_it(stores: tuple[VoiceStore, VoiceStore]) -> None:
+    one, other = stores
+    mine = record()
+    await one.add(mine, AUDIO)
+    await one.keep_content("team-a", mine.id, "model/../1", b"content")
+    assert await other.content("team-a", mine.id, "model/../1") == b"content"
+    assert await other.content("team-a", mine.id, "model 2") is None
+    await other.delete("team-a", mine.id)
+    await one.keep_content("team-a", mine.id, "model/../1", b"too late")
+    for gone in (one.audio("team-a", mine.id), one.content("team-a", mine.id, "model/../1")):
+        assert await gone is None
+    await one.add(mine, AUDIO)
+    assert await one.content("team-a", mine.id, "model/../1") is None
+
+
+async def test_of_many_at_once_one_wins_and_is_whole(stores: tuple[VoiceStore, VoiceStore]) -> None:
+    mine = record()
+    added = await asyncio.gather(*(store.add(mine, AUDIO) for store in stores * 5))
+    assert sum(added) == 1
+    assert await stores[0].audio("team-a", mine.id) == AUDIO
+
+
+async def test_of_two_with_one_name_the_newer_is_meant(stores: tuple[VoiceStore, VoiceStore]) -> None:
+    store, _ = stores
+    newer = record(audio=b"newer", created=2.5)
+    await store.add(newer, b"newer")
+    await store.add(record(), AUDIO)
+    assert await find(store, "team-a", "mine") == newer
+
+
+@pytest.mark.system
+async def test_a_redis_that_is_gone_is_unavailable() -> None:
+    async with redis_server() as url:
+        pass
+    client = connect(url)
+    with pytest.raises(Unavailable, match="voices cannot be kept"):
+        await RedisStore(client, "").get("team-a", record().id)
+    await client.aclose()
+
+
+async def test_paths_are_made_of_nothing_a_client_chose(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    for owner, id_ in [("..", record().id), ("a/b", record().id), ("team-a", "../x"), ("", "v" + "0" * 32)]:
+        with pytest.raises(ValueError, match="no voice can be kept"):
+            await store.get(owner, id_)
+
+
+async def test_a_crash_leaves_nothing_in_place_and_is_swept_up(tmp_path: Path) -> None:
+    store, mine = DirectoryStore(tmp_path), record()
+    await store.add(mine, AUDIO)
+    half = tmp_path / ASIDE / "half"
+    half.mkdir()
+    (half / "audio").write_bytes(b"x")
+    long_ago = time.time() - 7200
+    os.utime(half, (long_ago, long_ago))
+    assert await store.owned("team-a") == [mine]
+    await store.sweep()
+    assert list((tmp_path / ASIDE).iterdir()) == []
+    assert await store.owned("team-a") == [mine]
+
+
+async def test_a_damaged_voice_does_not_hide_the_others(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    mine, damaged = record(), record("broken", audio=b"b")
+    await store.add(mine, AUDIO)
+    await store.add(damaged, b"b")
+    (tmp_path / "team-a" / damaged.id / FACTS).write_bytes(b"{")
+    assert await store.owned("team-a") == [mine]
+    assert await store.delete("team-a", damaged.id)
+
+
+async def test_a_directory_that_cannot_be_written_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Unavailable, match="operator"):
+        await DirectoryStore(tmp_path / "file").add(record(), AUDIO)
+
+
+async def test_only_its_owner_can_read_the_files(tmp_path: Path) -> None:
+    await DirectoryStore(tmp_path / "voices").add(record(), AUDIO)
+    assert not [path for path in (tmp_path / "voices" / "team-a").rglob("*") if path.stat().st_mode & 0o077]
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"consent": False}, "header.consent"),
+        ({"name": ""}, "header.name"),
+        ({"name": "../x"}, "header.name"),
+        ({"name": "a" * 65}, "header.name"),
+        ({"name": "v" + "0" * 32}, "header.name"),
+        ({"name": "a\n"}, "header.name"),
+        ({"transcript": " "}, "header.transcript"),
+        ({"transcript": "x" * 2001}, "header.transcript"),
+        ({"description": "x" * 501}, "header.description"),
+        ({"languages": ("e n",)}, "header.languages"),
+    ],
+)
+def test_what_is_said_of_a_new_voice_is_checked(fields: dict[str, object], field: str) -> None:
+    sound = NewVoice(name="Grüße 1", transcript="hello", consent=True)
+    sound.check()
+    with pytest.raises(InvalidInput) as refusal:
+        replace(sound, **fields).check()  # type: ignore[arg-type]  # each of its own type
+    assert refusal.value.field == field

@@ -1,0 +1,200 @@
+"""Keys, quotas and idle streams at the gateway's doors, over gRPC and HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+
+from gateway.access.keys import key_hash
+from gateway.server import GatewayService
+from gateway.settings import GatewaySettings
+from lighttts.v1 import audio_pb2, tts_pb2
+from services.common.server import StartError
+from tests.support.fake_stages import Conversation, Rig, Script, rig, until
+from tests.support.redis_server import redis_server
+from tests.support.second_gateway import second_gateway
+
+Status = grpc.StatusCode
+KEY = "ltts_a-test-key"
+FORM = {"tts_text": "Hi.", "prompt_text": "hello"}
+
+
+def keys(folder: Path, **fields: Any) -> Path:
+    path = folder / "keys.yaml"
+    more = "".join(f", {name}: {value}" for name, value in fields.items())
+    path.write_text(f"keys: [{{name: app, sha256: {key_hash(KEY)}{more}}}]")
+    return path
+
+
+async def say(r: Rig, *metadata: tuple[str, str | bytes], text: str = "Hi.", **config: Any) -> list[Any]:
+    request = tts_pb2.SynthesizeRequest(config=tts_pb2.SynthesisConfig(seed=1, **config), text=text)
+    call = r.tts.Synthesize(request, metadata=metadata or (("x-api-key", KEY),))
+    return [getattr(response, response.WhichOneof("event") or "") async for response in call]
+
+
+async def post(r: Rig, **options: Any) -> Any:
+    return await r.http.post("/inference_zero_shot", data=FORM, files={"prompt_wav": ("a", b"RIFF")}, **options)
+
+
+def retry_seconds(error: grpc.aio.AioRpcError) -> float | None:
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    for detail in status.details if status else ():
+        retry = error_details_pb2.RetryInfo()
+        if detail.Unpack(retry):
+            return float(retry.retry_delay.ToNanoseconds() / 1e9)
+    return None
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        (("x-nothing", "1"),),
+        (("x-api-key", "wrong"),),
+        (("authorization", KEY),),
+        (("authorization", "Basic " + KEY),),
+        (("x-api-key-bin", KEY.encode()),),
+        (("x-api-key", KEY), ("authorization", "Bearer other")),
+    ],
+)
+async def test_grpc_calls_without_a_sound_key_get_nowhere(tmp_path: Path, metadata: Any) -> None:
+    async with rig(api_keys_file=keys(tmp_path)) as r:
+        calls = (
+            r.tts.Synthesize(tts_pb2.SynthesizeRequest(text="Hi."), metadata=metadata).read(),
+            r.tts.StreamingSynthesize(metadata=metadata).read(),
+            r.voices.ListVoices(tts_pb2.ListVoicesRequest(), metadata=metadata),
+            r.voices.CreateVoice(iter(()), metadata=metadata),
+        )
+        for call in calls:
+            with pytest.raises(grpc.aio.AioRpcError) as refusal:
+                await call
+            assert refusal.value.code() == Status.UNAUTHENTICATED
+        assert r.encode.uploads == []
+        assert r.llm.calls == []
+        await say(r, ("authorization", f"Bearer {KEY}"))
+
+
+async def test_health_needs_no_key(tmp_path: Path) -> None:
+    async with rig(api_keys_file=keys(tmp_path)) as r:
+        stub = health_pb2_grpc.HealthStub(r.channel)
+        answer = await stub.Check(health_pb2.HealthCheckRequest())
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        for path in ("/health", "/healthz", "/liveness", "/readiness", "/metrics"):
+            assert (await r.http.get(path)).status_code == 200
+
+
+async def test_http_requests_without_a_sound_key_are_401_before_their_body_is_read(tmp_path: Path) -> None:
+    async with rig(api_keys_file=keys(tmp_path)) as r:
+        for options, words in [
+            ({}, "is needed"),
+            ({"headers": {"x-api-key": "wrong"}}, "not known"),
+            ({"headers": {"authorization": f"Token {KEY}"}}, "Bearer"),
+            ({"params": {"api_key": KEY}}, "ends up in logs"),
+        ]:
+            response = await post(r, **options)
+            assert response.status_code == 401
+            assert words in response.json()["message"]
+            assert KEY not in response.text
+        assert (await r.http.get("/query_tts_model")).status_code == 401
+        for headers in ({"x-api-key": KEY}, {"authorization": f"Bearer {KEY}"}):
+            assert (await post(r, headers=headers)).status_code == 200
+
+
+async def test_an_expired_key_is_told_so(tmp_path: Path) -> None:
+    async with rig(api_keys_file=keys(tmp_path, expires="2020-01-01T00:00:00Z")) as r:
+        with pytest.raises(grpc.aio.AioRpcError, match="expired on 2020-01-01") as refusal:
+            await say(r)
+        assert refusal.value.code() == Status.UNAUTHENTICATED
+        assert "expired" in (await post(r, headers={"x-api-key": KEY})).json()["message"]
+
+
+@pytest.mark.parametrize("shared", [False, pytest.param(True, marks=pytest.mark.system)])
+async def test_a_key_has_so_many_streams_at_once(tmp_path: Path, shared: bool) -> None:
+    async with redis_server() if shared else no_server() as url:
+        settings = {"redis_url": url} if url else {}
+        async with rig(api_keys_file=keys(tmp_path, max_streams=1), **settings) as r:
+            r.llm.scripts[0] = Script(hold={0: asyncio.Event()})
+            first = asyncio.create_task(say(r))
+            await until(lambda: bool(r.llm.calls))
+            with pytest.raises(grpc.aio.AioRpcError, match="1 streams at once") as refusal:
+                await say(r)
+            assert refusal.value.code() == Status.RESOURCE_EXHAUSTED
+            assert retry_seconds(refusal.value) == 1
+            response = await post(r, headers={"x-api-key": KEY})
+            assert (response.status_code, response.headers["retry-after"]) == (429, "1")
+            r.llm.scripts[0].hold[0].set()
+            await first
+            await say(r)
+
+
+@pytest.mark.parametrize("shared", [False, pytest.param(True, marks=pytest.mark.system)])
+async def test_a_key_makes_so_many_requests_per_minute(tmp_path: Path, shared: bool) -> None:
+    async with redis_server() if shared else no_server() as url:
+        settings = {"redis_url": url} if url else {}
+        async with rig(api_keys_file=keys(tmp_path, requests_per_minute=1, burst=2), **settings) as r:
+            await say(r)
+            await say(r)
+            with pytest.raises(grpc.aio.AioRpcError, match="1 requests per minute") as refusal:
+                await say(r)
+            assert 0 < (retry_seconds(refusal.value) or 0) <= 60
+
+
+@pytest.mark.system
+async def test_two_gateways_count_together_and_alone_when_redis_is_gone(tmp_path: Path) -> None:
+    key_file = keys(tmp_path, requests_per_minute=0.001, burst=2)
+    async with redis_server() as url:
+        settings = {"api_keys_file": key_file, "redis_url": url}
+        async with rig(**settings) as one, second_gateway(one, **settings) as other:
+            await say(one)
+            await say(other)
+            for r in (one, other):
+                with pytest.raises(grpc.aio.AioRpcError, match="per minute"):
+                    await say(r)
+    async with rig(**settings) as one:
+        await say(one)
+
+
+async def test_what_an_offline_key_asks_for_is_served_last(tmp_path: Path) -> None:
+    async with rig(api_keys_file=keys(tmp_path, **{"class": "offline"})) as r:
+        await say(r, urgency=audio_pb2.Urgency.CLASS_INTERACTIVE)
+        urgency = getattr(r.llm.calls[0].start.urgency, "class")
+        assert urgency == audio_pb2.Urgency.CLASS_OFFLINE
+
+
+async def test_an_idle_stream_is_ended_and_holds_no_place() -> None:
+    async with rig(idle_seconds=0.05, max_sessions=1) as r:
+        client = await Conversation(r).begin()
+        with pytest.raises(grpc.aio.AioRpcError, match="nothing came and nothing was read") as refusal:
+            await client.rest()
+        assert refusal.value.code() == Status.DEADLINE_EXCEEDED
+        await say(r, ("x", "y"))
+
+
+async def test_a_client_that_never_reads_holds_no_place() -> None:
+    async with rig(idle_seconds=0.1, max_sessions=1) as r:
+        client = await Conversation(r).begin()
+        await client.text("A text that is long enough to fill what waits for a reader. " * 300)
+        await until(lambda: bool(r.llm.calls))
+        await until(lambda: not r.gateway._stages.admission._sessions)
+        await say(r, ("x", "y"))
+        client.call.cancel()
+
+
+def test_a_bad_key_file_stops_the_start(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match=r"LIGHTTTS_API_KEYS_FILE: .* cannot be read"):
+        GatewayService(GatewaySettings(api_keys_file=tmp_path / "none.yaml"))
+
+
+@contextlib.asynccontextmanager
+async def no_server() -> AsyncIterator[str]:
+    """In the place of Redis."""
+    yield ""

@@ -1,0 +1,31 @@
+"""One more gateway over the same fake stages, as a replica would be."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import grpc.aio
+
+from gateway.server import GatewayService
+from gateway.settings import GatewaySettings
+from services.common.server import ServiceServer
+from tests.support.fake_stages import Rig
+
+
+@asynccontextmanager
+async def second_gateway(first: Rig, **settings: Any) -> AsyncIterator[Rig]:
+    """Its gRPC side; the HTTP client stays the first one's. To be used within the first one's rig."""
+    targets = first.server.settings.model_dump(include={"encode_target", "llm_target"})
+    options = {"drain_notice_seconds": 0, "http_port": 0, "port": 0, "cosyvoice_port": "off"} | targets | settings
+    gateway_settings = GatewaySettings(**options)
+    gateway = GatewayService(gateway_settings)
+    server = ServiceServer(gateway, gateway_settings)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(server.close)
+        await server.start()
+        channel = grpc.aio.insecure_channel(server.address)
+        stack.push_async_callback(channel.close)
+        yield replace(first, gateway=gateway, server=server, channel=channel)

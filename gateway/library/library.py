@@ -16,8 +16,8 @@ from gateway.library.record import NewVoice, VoiceRecord, voice_id
 from gateway.library.store import VoiceStore, find
 from gateway.results.store import ResultStore
 from gateway.voices import Voices
+from lighttts.v1 import voice_pb2
 from services.common.errors import AlreadyExists, InvalidInput, NotFound, Overloaded, QuotaExceeded, TimedOut
-from services.common.voice import voice_hash
 
 audit = structlog.get_logger("gateway.audit")
 """One line per act: who (key and owner), what, which voice."""
@@ -103,13 +103,14 @@ class VoiceLibrary:
     async def delete(self, caller: Caller, name_or_id: str) -> VoiceRecord:
         """Removes a voice for good. Raises NotFound."""
         record = await find(self._store, caller.owner, name_or_id)
-        audio = None if record is None else await self._store.audio(caller.owner, record.id)
-        if record is None or audio is None or not await self._store.delete(caller.owner, record.id):
+        if record is None:
             raise NotFound(f"you have no voice {name_or_id!r}; ListVoices names those you have", field="voice")
+        content = await self._store.content(caller.owner, record.id, self._voices.model.model)
+        if not await self._store.delete(caller.owner, record.id):
+            raise NotFound(f"the voice {record.name!r} has just been deleted", field="voice")
         self._voices.forget(record)
-        if self._results is not None:
-            hash_ = await asyncio.to_thread(voice_hash, audio, record.transcript, self._voices.model.model)
-            await self._results.forget(hash_)
+        if self._results is not None and content is not None:
+            await self._results.forget(voice_pb2.VoiceContent.FromString(content).voice_hash)
         self._note("voice deleted", caller, record)
         return record
 

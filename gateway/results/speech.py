@@ -115,11 +115,9 @@ async def _replay(result: bytes) -> AsyncGenerator[Event]:
             case "warning":
                 yield response.warning
             case "finished":
-                finished = tts_pb2.Finished(
-                    time_to_first_audio=first or 0.0,
-                    audio_seconds=response.finished.audio_seconds,
-                    real_time_factor=0.0,
-                    underrun_seconds=0.0,
-                    chunks=response.finished.chunks,
-                )
+                finished = response.finished
+                finished.time_to_first_audio = first or 0.0
+                finished.real_time_factor = finished.underrun_seconds = 0.0
+                for field in ("first_audio", "decode_workers"):  # nobody worked for it this time
+                    finished.ClearField(field)
                 yield finished

@@ -1,0 +1,194 @@
+"""The result cache: what is given again, what never is, and one synthesis for equal requests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import pytest
+
+from gateway.results.key import ResultKey
+from gateway.results.store import MemoryResults
+from lighttts.v1 import audio_pb2, llm_pb2, tts_pb2
+from services.common.errors import Internal
+from tests.support.fake_stages import Rig, Script, chunks, rig, until
+from tests.support.redis_server import redis_server
+from tests.support.second_gateway import second_gateway
+
+FORM = {"tts_text": "One. Two.", "prompt_text": "hello"}
+
+
+@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.system)])
+async def cache(request: pytest.FixtureRequest) -> AsyncIterator[dict[str, Any]]:
+    """Settings that turn the cache on."""
+    if request.param == "memory":
+        yield {"result_cache": "memory"}
+        return
+    async with redis_server() as url:
+        yield {"result_cache": "redis", "redis_url": url}
+
+
+async def say(r: Rig, text: str = "One. Two.", seed: int | None = 7, **config: Any) -> list[Any]:
+    request = tts_pb2.SynthesizeRequest(config=tts_pb2.SynthesisConfig(seed=seed, **config), text=text)
+    return [getattr(response, response.WhichOneof("event") or "") async for response in r.tts.Synthesize(request)]
+
+
+def pcm(events: list[Any]) -> list[bytes]:
+    return [chunk.SerializeToString() for chunk in chunks(events)]
+
+
+async def test_the_same_request_is_spoken_once(cache: dict[str, Any]) -> None:
+    async with rig(**cache) as r:
+        first, again = await say(r), await say(r)
+        assert len(r.llm.calls) == 2, "two sentences, once"
+        assert pcm(first) == pcm(again)
+        assert first[0].request_id != again[0].request_id
+        assert (again[0].seed, again[0].voice_hash) == (7, first[0].voice_hash)
+        assert [event.message for event in again if isinstance(event, tts_pb2.Warning)] == ["a bit quiet"]
+        assert again[-1].audio_seconds == first[-1].audio_seconds
+        assert again[-1].real_time_factor == 0
+        assert 'lighttts_gateway_results_total{how="remembered"}' in (await r.http.get("/metrics")).text
+
+
+async def test_whatever_changes_the_audio_is_another_request() -> None:
+    async with rig(result_cache="memory", default_voice="rms") as r:
+        different: list[dict[str, Any]] = [
+            {},
+            {"seed": 8},
+            {"text": "One. Two"},
+            {"voice_name": "slt"},
+            {"speed": 1.5},
+            {"style": "calm"},
+            {"sampling": llm_pb2.SamplingOptions(top_k=3)},
+            {"format": audio_pb2.SAMPLE_FORMAT_F32LE},
+            {"audio": audio_pb2.AudioOutput(sample_rate=8000)},
+            {"audio": audio_pb2.AudioOutput(trim_leading_silence=True)},
+        ]
+        for request in different:
+            before = len(r.llm.calls)
+            await say(r, **request)
+            assert len(r.llm.calls) > before, request
+        before = len(r.llm.calls)
+        for request in [*different, {"urgency": audio_pb2.Urgency.CLASS_OFFLINE}, {"voice_name": "rms"}]:
+            await say(r, **request)
+        assert len(r.llm.calls) == before
+
+
+@pytest.mark.parametrize(("any_seed", "calls"), [(False, 2), (True, 1)])
+async def test_an_open_seed_is_remembered_only_if_allowed(any_seed: bool, calls: int) -> None:
+    async with rig(result_cache="memory", result_cache_any_seed=any_seed) as r:
+        first, again = await say(r, "One.", seed=None), await say(r, "One.", seed=None)
+        assert len(r.llm.calls) == calls
+        assert (first[0].seed == again[0].seed) is any_seed
+
+
+async def test_off_is_the_default_and_long_texts_are_always_spoken() -> None:
+    for settings in ({}, {"result_cache": "memory", "result_cache_text_chars": 3}):
+        async with rig(**settings) as r:
+            await say(r, "One.")
+            await say(r, "One.")
+            assert len(r.llm.calls) == 2
+
+
+async def test_what_failed_or_was_cancelled_is_not_kept(cache: dict[str, Any]) -> None:
+    async with rig(**cache) as r:
+        r.llm.scripts = {
+            0: Script(fail_at_hop=1, error=Internal("broken")),
+            1: Script(hold={1: asyncio.Event()}),
+        }
+        with pytest.raises(grpc.aio.AioRpcError, match="broken"):
+            await say(r, "A long sentence.")
+        call = r.tts.Synthesize(
+            tts_pb2.SynthesizeRequest(config=tts_pb2.SynthesisConfig(seed=7), text="A long sentence.")
+        )
+        await until(lambda: len(r.llm.calls) == 2 and r.llm.calls[1].hops == 1)
+        call.cancel()
+        await r.llm.calls[1].cancelled.wait()
+        whole = await say(r, "A long sentence.")
+        assert len(r.llm.calls) == 3
+        assert pcm(await say(r, "A long sentence.")) == pcm(whole)
+        assert len(r.llm.calls) == 3
+        assert r.gateway._stages.results is not None
+        await until(lambda: not r.gateway._stages.results.flights)  # type: ignore[union-attr]
+
+
+async def test_equal_requests_share_one_synthesis_whoever_leaves(cache: dict[str, Any]) -> None:
+    async with rig(**cache) as r:
+        r.llm.scripts[0] = Script(hold={2: asyncio.Event()})
+        text = "A long sentence to be shared."
+        leader = asyncio.create_task(say(r, text))
+        await until(lambda: bool(r.llm.calls) and r.llm.calls[0].hops == 2)
+        follower = r.tts.Synthesize(tts_pb2.SynthesizeRequest(config=tts_pb2.SynthesisConfig(seed=7), text=text))
+        while not (await follower.read()).HasField("audio"):
+            pass  # the announcement; then what is there already comes at once
+        leader.cancel()
+        await asyncio.wait({leader})
+        r.llm.scripts[0].hold[2].set()
+        while not (await follower.read()).HasField("finished"):
+            pass
+        assert len(r.llm.calls) == 1
+        assert not r.llm.calls[0].cancelled.is_set()
+        await say(r, text)
+        assert len(r.llm.calls) == 1
+
+
+async def test_a_failure_reaches_all_who_share_it_and_the_next_one_is_spoken() -> None:
+    async with rig(result_cache="memory") as r:
+        r.llm.scripts[0] = Script(fail_at_hop=1, error=Internal("broken"), hold={1: asyncio.Event()})
+        both = [asyncio.create_task(say(r, "A long sentence.")) for _ in range(2)]
+        await until(lambda: bool(r.llm.calls) and r.llm.calls[0].hops == 1)
+        r.llm.scripts[0].hold[1].set()
+        failures = await asyncio.gather(*both, return_exceptions=True)
+        assert all("broken" in str(failure) for failure in failures)
+        await say(r, "A long sentence.")
+        assert len(r.llm.calls) == 2
+
+
+async def test_http_listeners_share_the_cache() -> None:
+    async with rig(result_cache="memory", result_cache_any_seed=True) as r:
+        answers = [
+            await r.http.post("/inference_zero_shot", data=FORM, files={"prompt_wav": ("a", b"RIFF")}) for _ in "ab"
+        ]
+        assert answers[0].content == answers[1].content
+        assert len(r.llm.calls) == 2
+
+
+async def test_a_deleted_voice_leaves_no_results(cache: dict[str, Any], tmp_path: Path) -> None:
+    async with rig(**cache, voices_dir=tmp_path) as r:
+        header = tts_pb2.CreateVoiceHeader(name="Mine", transcript="hello", consent=True)
+        requests = [tts_pb2.CreateVoiceRequest(header=header), tts_pb2.CreateVoiceRequest(audio=b"audio")]
+        for calls in (1, 2):
+            await r.voices.CreateVoice(iter(requests))
+            await say(r, "One.", voice_name="Mine")
+            await say(r, "One.", voice_name="Mine")
+            assert len(r.llm.calls) == calls
+            await r.voices.DeleteVoice(tts_pb2.DeleteVoiceRequest(voice="Mine"))
+
+
+@pytest.mark.system
+async def test_gateways_share_results_in_redis() -> None:
+    async with redis_server() as url:
+        settings = {"result_cache": "redis", "redis_url": url}
+        async with rig(**settings) as one, second_gateway(one, **settings) as other:
+            assert pcm(await say(one)) == pcm(await say(other))
+            assert len(one.llm.calls) == 2
+    async with rig(**settings) as alone:
+        await say(alone)
+        assert len(alone.llm.calls) == 2, "a cache that is gone stops nobody"
+
+
+async def test_memory_keeps_to_its_bytes_and_drops_the_least_recently_used() -> None:
+    store = MemoryResults(10)
+    keys = [ResultKey("voice", name) for name in "abc"]
+    await store.put(keys[0], b"12345")
+    await store.put(keys[1], b"12345")
+    await store.get(keys[0])
+    await store.put(keys[2], b"12345")
+    assert [await store.get(key) for key in keys] == [b"12345", None, b"12345"]
+    await store.put(keys[1], b"x" * 11)
+    assert await store.get(keys[1]) is None
+    await store.forget("voice")
+    assert await store.get(keys[0]) is None

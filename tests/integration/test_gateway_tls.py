@@ -1,0 +1,132 @@
+"""TLS towards applications: gRPC and HTTPS with one certificate, renewed while it runs, clients' own when asked for."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import httpx
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from pydantic import ValidationError
+
+from gateway.settings import GatewaySettings
+from lighttts.v1 import tts_pb2, tts_pb2_grpc
+from services.common.server import ServiceServer, StartError
+from tests.support.certificates import Authority
+from tests.support.fake_stages import Rig, rig
+from tests.support.second_gateway import second_gateway
+
+NAME = "light-tts.internal"
+
+
+async def voices(r: Rig, authority: bytes, client: tuple[bytes, bytes] | None = None) -> list[str]:
+    key, certificate = client or (None, None)
+    credentials = grpc.ssl_channel_credentials(authority, key, certificate)
+    options = [("grpc.ssl_target_name_override", NAME), ("grpc.use_local_subchannel_pool", 1)]
+    async with grpc.aio.secure_channel(r.server.address, credentials, options=options) as channel:
+        answer = await tts_pb2_grpc.VoicesStub(channel).ListVoices(tts_pb2.ListVoicesRequest(), timeout=10)
+        return [voice.name for voice in answer.voices]
+
+
+async def models(r: Rig, context: ssl.SSLContext) -> int:
+    url = f"https://127.0.0.1:{r.gateway.http_port}"
+    async with httpx.AsyncClient(base_url=url, verify=context, trust_env=False) as http:
+        request = http.build_request("GET", "/query_tts_model", extensions={"sni_hostname": NAME})
+        return (await http.send(request)).status_code
+
+
+def trusting(authority: Authority) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=str(authority.certificate))
+
+
+def public(folder: Path, **more: Any) -> dict[str, Any]:
+    files = {"public_tls_cert": folder / "tls.crt", "public_tls_key": folder / "tls.key"}
+    return {"tls_listen": False} | files | more
+
+
+async def test_grpc_and_https_show_one_certificate_and_renew_it(tmp_path: Path) -> None:
+    first, second = Authority(tmp_path / "first"), Authority(tmp_path / "second")
+    first.issue(tmp_path / "mounted")
+    async with rig() as plain, second_gateway(plain, **public(tmp_path / "mounted")) as r:
+        assert await voices(r, first.certificate.read_bytes()) == ["rms", "slt"]
+        assert await models(r, trusting(first)) == 200
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await voices(r, second.certificate.read_bytes())
+        assert refusal.value.code() == grpc.StatusCode.UNAVAILABLE
+        with pytest.raises(httpx.ConnectError):
+            await models(r, trusting(second))
+        second.issue(tmp_path / "mounted")
+        assert await voices(r, second.certificate.read_bytes()) == ["rms", "slt"]
+        assert await models(r, trusting(second)) == 200
+
+
+async def test_a_broken_renewal_leaves_the_certificate_in_use(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "authority")
+    files = authority.issue(tmp_path / "mounted")
+    async with rig() as plain, second_gateway(plain, **public(tmp_path / "mounted")) as r:
+        authority.issue(tmp_path / "other")
+        files.certificate.write_bytes((tmp_path / "other" / "tls.crt").read_bytes())  # the key is still the old one
+        assert await voices(r, authority.certificate.read_bytes()) == ["rms", "slt"]
+        assert await models(r, trusting(authority)) == 200
+        files.key.unlink()
+        assert await models(r, trusting(authority)) == 200
+
+
+async def test_with_an_authority_applications_need_a_certificate_and_probes_do_not(tmp_path: Path) -> None:
+    authority, stranger = Authority(tmp_path / "authority"), Authority(tmp_path / "stranger")
+    authority.issue(tmp_path / "mounted")
+    mine, theirs = authority.issue(tmp_path / "mine", "app"), stranger.issue(tmp_path / "theirs", "app")
+    settings = public(tmp_path / "mounted", public_tls_ca=authority.certificate, health_port=free_port())
+    async with rig() as plain, second_gateway(plain, **settings) as r:
+        root = authority.certificate.read_bytes()
+        assert await voices(r, root, (mine.key.read_bytes(), mine.certificate.read_bytes())) == ["rms", "slt"]
+        for client in (None, (theirs.key.read_bytes(), theirs.certificate.read_bytes())):
+            with pytest.raises(grpc.aio.AioRpcError):
+                await voices(r, root, client)
+        known = trusting(authority)
+        known.load_cert_chain(mine.certificate, mine.key)
+        assert await models(r, known) == 200
+        with pytest.raises(httpx.TransportError):
+            await models(r, trusting(authority))
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{settings['health_port']}") as probe:
+            answer = await health_pb2_grpc.HealthStub(probe).Check(health_pb2.HealthCheckRequest(), timeout=10)
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+@pytest.mark.parametrize("missing", ["tls.crt", "tls.key"])
+async def test_a_certificate_that_cannot_be_used_stops_the_start(tmp_path: Path, missing: str) -> None:
+    from gateway.server import GatewayService
+
+    files = Authority(tmp_path / "authority").issue(tmp_path / "mounted")
+    (files.certificate.parent / missing).write_text("nonsense")
+    settings = GatewaySettings(port=0, http_port=0, cosyvoice_port="off", **public(tmp_path / "mounted"))
+    server = ServiceServer(GatewayService(settings), settings)
+    with pytest.raises(StartError, match="no PEM file"):
+        await server.start()
+    await server.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"public_tls_cert": "a"}, "belong together"),
+        ({"public_tls_ca": "a"}, "needs public_tls_cert"),
+        ({"public_tls_cert": "a", "public_tls_key": "b", "tls_listen": True}, "exclude each other"),
+        ({"voice_store": "redis"}, "voice_store redis needs redis_url"),
+        ({"result_cache": "redis"}, "result_cache redis needs redis_url"),
+    ],
+)
+def test_settings_that_cannot_go_together_are_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        GatewaySettings(**settings)
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])

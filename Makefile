@@ -18,6 +18,8 @@ BIN := .venv/bin
 PROTOS := $(wildcard protos/lighttts/v1/*.proto protos/lighttts/compat/*.proto)
 BUF_VERSION := 1.75.0
 BUF := .tools/buf-$(BUF_VERSION)/node_modules/.bin/buf
+# Other people's clients live in an environment of their own: some want other versions of what we use.
+PEERS := .tools/peers/.ready
 
 .PHONY: help setup protos demo run test parity full-size faults test-system chart images push images-check lint format clean
 
@@ -46,10 +48,11 @@ faults: setup protos ## Kill, freeze and drain llm and decode workers while utte
 full-size: setup protos ## Prove the 0.5B layout: random weights, written, loaded and spoken with (4 GB disk, 6 GB memory)
 	@$(BIN)/python -m benchmarks.full_size
 
-test-system: setup protos $(BUF) ## Run what needs npm or Debian packages: so far, buf over the protos
+test-system: setup protos $(BUF) $(PEERS) ## Run what needs npm, Debian packages or other people's clients
 	@$(BUF) lint protos
 	@$(BUF) format --diff --exit-code protos
 	@echo "buf: the protos follow the style guide and its format"
+	@$(BIN)/python -m pytest -m system --ignore=tests/chart $(ARGS)
 
 chart: setup protos ## Hold the Helm chart to Helm 3 and 4, to Kubernetes' schemas and to what it says (fetches helm once)
 	@$(BIN)/python -m pytest tests/chart $(ARGS)
@@ -99,6 +102,12 @@ clean: ## Remove everything that was generated, .venv included
 lighttts/.made: $(PROTOS) | .venv/.ready
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=. --grpc_python_out=. \
 	    --mypy_out=quiet:. --mypy_grpc_out=quiet:. $(PROTOS)
+	@touch $@
+
+$(PEERS): tests/peers/requirements.txt
+	@echo "Installing other people's clients into .tools/peers"
+	@$(PYTHON) -m venv .tools/peers
+	@.tools/peers/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 $(BUF):

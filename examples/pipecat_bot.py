@@ -10,5 +10,9 @@ GRPC = os.environ.get("LIGHTTTS_SERVER", "127.0.0.1:50050")
 KEY = os.environ.get("LIGHTTTS_API_KEY", "none")
 
 # Either one is the text-to-speech service of a Pipeline.
-over_http = OpenAITTSService(base_url=HTTP + "/v1", api_key=KEY, model="tts-1", voice="alloy")
-over_grpc = NvidiaTTSService(server=GRPC, use_ssl=False, voice_id="lighttts.slt", api_key=KEY)
+over_http = OpenAITTSService(
+    base_url=HTTP + "/v1", api_key=KEY, settings=OpenAITTSService.Settings(model="tts-1", voice="alloy")
+)
+over_grpc = NvidiaTTSService(
+    server=GRPC, use_ssl=False, api_key=KEY, settings=NvidiaTTSService.Settings(voice="lighttts.slt")
+)

@@ -11,12 +11,13 @@ from websockets.exceptions import ConnectionClosedOK
 
 PROMPT = Path("models/tiny/prompt_slt.wav")
 URL = os.environ.get("LIGHTTTS_HTTP", "http://127.0.0.1:8080").replace("http", "ws", 1)
+PROMPT_TEXT = PROMPT.with_suffix(".txt").read_text(encoding="utf-8").strip()
+PROMPT_AUDIO = PROMPT.read_bytes()
 
 
 async def write(connection: ClientConnection, text: str) -> None:
-    prompt_text = PROMPT.with_suffix(".txt").read_text(encoding="utf-8").strip()
-    await connection.send(json.dumps({"prompt_text": prompt_text, "tts_model_name": "default"}))
-    await connection.send(PROMPT.read_bytes())
+    await connection.send(json.dumps({"prompt_text": PROMPT_TEXT, "tts_model_name": "default"}))
+    await connection.send(PROMPT_AUDIO)
     for word in text.split():
         await connection.send(json.dumps({"tts_text": word + " "}))
         await asyncio.sleep(0.05)  # as a language model writes

@@ -20,10 +20,11 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
 
     Speech is generated at most LEAD_SECONDS ahead of its audio, so that tests can count on it.
     """
+    voices = tmp_path_factory.mktemp("voices")
     config = StackConfig(
         decode_workers=2,
         log_dir=tmp_path_factory.mktemp("stack"),
-        flags={"llm": ("--lead-seconds", str(LEAD_SECONDS))},
+        flags={"llm": ("--lead-seconds", str(LEAD_SECONDS)), "gateway": ("--voices-dir", str(voices))},
         restart_dead=False,
     )
     async with Stack(config) as stack:

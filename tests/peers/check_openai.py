@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import openai
+import pytest
 import soundfile
 
 TEXT = "Good morning, Alice."
@@ -65,12 +66,9 @@ def check_models_and_errors(client: openai.OpenAI) -> None:
         ({"input": "a" * 5000}, openai.BadRequestError),
         ({"response_format": "midi"}, openai.BadRequestError),
     ):
-        try:
+        with pytest.raises(kind) as refused:
             client.audio.speech.create(**({"model": "tts-1", "voice": "alloy", "input": TEXT} | wrong))
-        except kind as error:
-            assert error.param == next(iter(wrong)), error
-        else:
-            raise AssertionError(f"{wrong} was not refused")
+        assert refused.value.param == next(iter(wrong)), refused.value
 
 
 def check_own_voice(client: openai.OpenAI, prompt: Path) -> None:

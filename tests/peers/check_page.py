@@ -17,11 +17,11 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --autoplay-policy=no-user-gesture-required --window-size=1200,900 "
-    "--use-fake-ui-for-media-stream --use-fake-device-for-media-stream"
-).split()
+FLAGS = """
+    headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-component-update
+    disable-sync autoplay-policy=no-user-gesture-required window-size=1200,900 use-fake-ui-for-media-stream
+    use-fake-device-for-media-stream
+"""
 LIMIT_SECONDS = 60
 AUDIBLE = 0.01
 LONG_TEXT = "It is a fine day for a walk along the river. " * 12
@@ -115,8 +115,8 @@ def check_reach(page: Page) -> None:
 def main() -> None:
     url, prompt, screenshot = sys.argv[1], Path(sys.argv[2]).resolve(), Path(sys.argv[3])
     options = webdriver.ChromeOptions()
-    for flag in FLAGS:
-        options.add_argument(flag)
+    for flag in FLAGS.split():
+        options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     # Named, so that selenium does not look for them on the network.
     options.binary_location = shutil.which("chromium") or "chromium"

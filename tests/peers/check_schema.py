@@ -1,4 +1,4 @@
-"""schemathesis against a running gateway: LIGHTTTS_HTTP=URL pytest check_schema.py. No input may cause a server error."""
+"""schemathesis against a gateway: LIGHTTTS_HTTP=URL pytest check_schema.py. No input may cause a server error."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, settings
 from schemathesis.checks import not_a_server_error
 
-EXAMPLES = 25
+EXAMPLES = 30
 """Per operation."""
 
 schema = schemathesis.openapi.from_url(os.environ["LIGHTTTS_HTTP"] + "/openapi.json")

@@ -1,0 +1,54 @@
+"""Other people's clients, unmodified, against a running stack; the page in a browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cli.stack import Stack
+from tests.support import peers
+from tests.support.peers import CHECKS, EXAMPLES, PROMPT
+
+pytestmark = [pytest.mark.system, pytest.mark.asyncio(loop_scope="session")]
+
+
+async def test_openai_s_client(stack: Stack, tmp_path: Path) -> None:
+    peers.need()
+    await peers.run(CHECKS / "check_openai.py", stack.http_url, PROMPT, folder=tmp_path)
+
+
+async def test_riva_s_client(stack: Stack, tmp_path: Path) -> None:
+    peers.need()
+    await peers.run(CHECKS / "check_riva.py", stack.gateway.address, PROMPT, folder=tmp_path)
+
+
+async def test_livekit_s_and_pipecat_s_plugins(stack: Stack, tmp_path: Path) -> None:
+    peers.need()
+    where = {"http": stack.http_url, "grpc": stack.gateway.address}
+    await peers.run("-W", "ignore", CHECKS / "check_agents.py", EXAMPLES, folder=tmp_path, **where)
+
+
+async def test_the_page_in_a_browser(stack: Stack, tmp_path: Path) -> None:
+    peers.need("chromium", "chromedriver")
+    picture = tmp_path / "page.png"
+    await peers.run(CHECKS / "check_page.py", stack.http_url, PROMPT, picture, folder=tmp_path)
+    assert picture.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("example", "made"),
+    [
+        ("openai_speech.py", ("openai.mp3", "openai.wav")),
+        ("riva_speech.py", ("riva.wav",)),
+        ("websocket_bistream.py", ("websocket.wav",)),
+    ],
+)
+async def test_examples_run_as_the_guide_shows_them(
+    stack: Stack, tmp_path: Path, example: str, made: tuple[str, ...]
+) -> None:
+    peers.need()
+    (tmp_path / "models").symlink_to(peers.ROOT / "models")
+    await peers.run(EXAMPLES / example, folder=tmp_path, http=stack.http_url, grpc=stack.gateway.address)
+    for name in made:
+        assert (tmp_path / name).stat().st_size > 5_000

@@ -1,0 +1,24 @@
+"""schemathesis against every HTTP operation of a gateway over fake stages: no input causes a server error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support import fake_stages, peers
+from tests.support.fake_stages import rig
+
+pytestmark = pytest.mark.system
+LIMIT_SECONDS = 300
+
+
+@pytest.mark.parametrize("listener", ["http", "cosyvoice"])
+async def test_no_input_causes_a_server_error(listener: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    peers.need()
+    monkeypatch.setattr(fake_stages, "LIMIT_SECONDS", LIMIT_SECONDS)
+    async with rig(cosyvoice_port=0) as r:
+        port = r.gateway.http_port if listener == "http" else r.gateway.cosyvoice_port
+        check = ("-m", "pytest", "--noconftest", "-q", "-p", "no:cacheprovider", "-c", "/dev/null")
+        script = peers.CHECKS / "check_schema.py"
+        await peers.run(*check, "--rootdir", tmp_path, script, folder=tmp_path, http=f"http://127.0.0.1:{port}")

@@ -1,0 +1,40 @@
+"""Other people's clients, in an environment of their own, as processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CHECKS = ROOT / "tests" / "peers"
+EXAMPLES = ROOT / "examples"
+PROMPT = ROOT / "models" / "tiny" / "prompt_slt.wav"
+PYTHON = ROOT / ".tools" / "peers" / "bin" / "python"
+
+
+def need(*programs: str) -> None:
+    """Skips the test, saying what to install, where the clients or Debian's programs are missing."""
+    if not PYTHON.exists():
+        pytest.skip("other people's clients are not installed: make test-system does that")
+    for program in programs:
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
+
+
+async def run(*arguments: str | Path, folder: Path, http: str = "", grpc: str = "") -> None:
+    """Runs the clients' Python until it ends well; its words are shown when it does not."""
+    env = {**os.environ, "LIGHTTTS_HTTP": http, "LIGHTTTS_SERVER": grpc}
+    process = await asyncio.create_subprocess_exec(
+        PYTHON, *arguments, cwd=folder, env=env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    try:
+        output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 0, output.decode()

@@ -33,13 +33,15 @@ CHUNK = HopPolicy().sizes[0]
 TOKEN_RATE = 25
 
 
-@dataclass(frozen=True)
+@dataclass
 class Way:
     """One way to decode an utterance: CPU seconds of each hop, and the mel frames each one computed."""
 
     name: str
     hops: list[float]
     frames: list[int]
+    lost_state: bool = False
+    """Frames were computed again although state was to be kept."""
 
     @property
     def total(self) -> float:
@@ -52,11 +54,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="speech to decode")
     parser.add_argument("--prompt-seconds", type=float, default=3.0, help="length of the voice's prompt")
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 2, 4, 8, 16], help="batch sizes to measure")
+    parser.add_argument(
+        "--state-bytes", type=int, default=6 * 2**30, help="memory for kept states; too little recomputes"
+    )
     parser.add_argument("--costs", type=Path, help="write a cost file for the clocked backend here")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with model_directory(options.model) as directory:
-        cached = TorchBackend(open_model_dir(directory))
+        cached = TorchBackend(open_model_dir(directory), state_bytes=options.state_bytes)
         cached.warm_up()
         context = cached.vocoder.context
         print(f"{options.model or '0.5B layout'}: vocoder context {context.left} frames left, {context.right} right")
@@ -65,7 +70,7 @@ def main() -> None:
         ways = measure_ways(cached, recomputing, int(options.seconds * TOKEN_RATE), int(options.prompt_seconds * 25))
         print_ways(ways, options.seconds)
         del cached, recomputing
-        batches = measure_batches(directory, options.batches)
+        batches = measure_batches(directory, options.batches, options.state_bytes)
     if options.costs:
         costs = fit([*ways.values()], batches)
         options.costs.write_text(json.dumps(asdict(replace(costs, holdback_frames=context.right)), indent=2) + "\n")
@@ -126,13 +131,14 @@ def decode(
     name: str, backend: TorchBackend, spec: StreamSpec, tokens: list[int], hop_tokens: Callable[[int], int]
 ) -> Way:
     """CPU seconds of each hop of one utterance; the first one holds the prompt."""
-    state = backend.open(spec)
+    state, recomputed = backend.open(spec), backend.counts().recomputed_frames
     prompt, plan = state.flow.prompt, spec.plan
     end, way = prompt, Way(name, [], [])
     while end < prompt + len(tokens):
         end = min(prompt + len(tokens), plan.border_at_least(end + hop_tokens(len(way.hops))))
         way.frames.append(backend.format.frames_per_token * (end - backend.kept_tokens(state)))
         way.hops.append(run(backend, [Hop(state, tokens, end, final=True)]))
+    way.lost_state = backend.flow.pool.blocks > 0 and backend.counts().recomputed_frames > recomputed
     return way
 
 
@@ -149,6 +155,8 @@ def run(backend: TorchBackend, hops: Sequence[Hop]) -> float:
 
 def print_ways(ways: dict[str, Way], seconds: float) -> None:
     for way in ways.values():
+        if way.lost_state:
+            print(f"{way.name}: states did not fit in memory, so this is no figure of keeping them; see --state-bytes")
         hops = " ".join(f"{hop:.2f}" for hop in way.hops)
         print(f"{way.name:32} {way.total:7.2f} s, {way.total / seconds:5.2f} s per s;  per hop {hops}")
     cached = ways["cached, hops of 25, new voice"]
@@ -166,12 +174,14 @@ def print_ways(ways: dict[str, Way], seconds: float) -> None:
     print(f"load average {' '.join(f'{load:.1f}' for load in os.getloadavg())} on {os.cpu_count()} cores")
 
 
-def measure_batches(directory: Path, sizes: Sequence[int]) -> list[tuple[int, int, float]]:
+def measure_batches(directory: Path, sizes: Sequence[int], state_bytes: int) -> list[tuple[int, int, float]]:
     """(b) The same chunk of a known voice for so many streams at once: (streams, frames computed, CPU seconds).
 
     States are kept in bfloat16, so that 16 of them fit beside other work.
     """
-    backend = TorchBackend(open_model_dir(directory), precision=Precision(state=torch.bfloat16))
+    backend = TorchBackend(
+        open_model_dir(directory), precision=Precision(state=torch.bfloat16), state_bytes=state_bytes
+    )
     rng = np.random.default_rng(0)
     tokens = [int(token) for token in rng.integers(0, backend.format.vocab_size, 2 * CHUNK)]
     spec = replace(made_up_voice(backend, CHUNK + 3, rng), voice="known")

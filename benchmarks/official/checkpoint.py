@@ -71,8 +71,8 @@ def _random(key: str, shape: tuple[int, ...], generator: torch.Generator) -> Ten
 def write_checkpoint(directory: Path, seed: int = 0, parts: Collection[str] = ("llm", "flow", "hift")) -> None:
     """Writes the directory (3 GB) but for the two ONNX graphs; `directory` must not exist.
 
-    Weights not among `parts` are left empty, for who needs one stage only. Raises FileExistsError, or OSError when the disk
-    is full.
+    Weights not among `parts` are left empty, for who needs one stage only. Raises FileExistsError, or OSError when the
+    disk is full.
     """
     tokenizer = directory / "CosyVoice-BlankEN"
     tokenizer.mkdir(parents=True)

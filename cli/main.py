@@ -25,6 +25,7 @@ from cli.progress import DownloadProgress
 from cli.say import check_speech, make_config, say_to_file, show_speech
 from cli.stack import Stack, StackConfig
 from cli.worker import WorkerError
+from gateway.access.keys import key_hash, new_key
 from services.common.settings import EMBEDDED_MODEL
 
 app = typer.Typer(
@@ -145,7 +146,7 @@ def say(
     voice: Annotated[str | None, typer.Option(help="A voice of the gateway; see `light-tts voices`.")] = None,
     out_file: Annotated[Path, typer.Option("--out", help="The WAV file to write.")] = Path("out.wav"),
     seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same speech.")] = None,
-    speed: Annotated[float, typer.Option(help="Speaking rate, 0.5 to 2.")] = 1.0,
+    speed: Annotated[float, typer.Option(help="Speaking rate, 0.25 to 4.")] = 1.0,
     prompt_audio: Annotated[Path | None, typer.Option(help="A recording of the voice to speak with.")] = None,
     prompt_text: Annotated[str | None, typer.Option(help="What that recording says, word for word.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Fail unless what came is speech of a likely length.")] = False,
@@ -215,6 +216,16 @@ def fetch(
         err.print("stopped; the same command goes on from here")
         raise typer.Exit(130) from None
     out.print(f"Try: {sys.argv[0]} up --model-dir {target}", soft_wrap=True)
+
+
+@app.command()
+def key(name: Annotated[str, typer.Argument(help="Whose key it is; letters, digits, dots, dashes.")]) -> None:
+    """Make an API key: the key itself, shown this once, and the lines for the gateway's key file."""
+    made = new_key()
+    err.print("The key, for its holder alone; it cannot be shown again:")
+    out.print(made, markup=False, soft_wrap=True)
+    err.print("For the file that LIGHTTTS_API_KEYS_FILE names, under `keys:`:")
+    out.print(f"  - name: {name}\n    sha256: {key_hash(made)}", markup=False, soft_wrap=True)
 
 
 @app.command()

@@ -71,6 +71,8 @@ def error_response(request: Request, error: LightTtsError) -> Response:
     """The answer to a request that fails with `error`."""
     metrics.ERRORS.labels(FRONT, error.reason).inc()
     headers = {} if error.retry_after is None else {"retry-after": str(math.ceil(error.retry_after))}
+    if error.http_status == HTTPStatus.UNAUTHORIZED:
+        headers["www-authenticate"] = "Bearer"
     return _answer(request, error.http_status, error.message, error.field, error.reason.lower(), headers)
 
 

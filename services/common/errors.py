@@ -5,7 +5,6 @@
     ├── NotFound            a voice, a style or a model that does not exist here
     ├── AlreadyExists       the name is taken by something else
     ├── Unauthenticated     no valid key came with the request; the message says where it belongs
-    ├── Forbidden           the key is valid and does not allow this
     ├── TimedOut            the client took too long
     ├── Overloaded          refused at once because serving it would make others late; carries a retry hint
     │   └── QuotaExceeded   refused because this caller has used up its share; carries a retry hint
@@ -68,12 +67,6 @@ class Unauthenticated(LightTtsError):
     reason = "UNAUTHENTICATED"
 
 
-class Forbidden(LightTtsError):
-    code = grpc.StatusCode.PERMISSION_DENIED
-    http_status = 403
-    reason = "FORBIDDEN"
-
-
 class TimedOut(LightTtsError):
     code = grpc.StatusCode.DEADLINE_EXCEEDED
     http_status = 408
@@ -116,7 +109,6 @@ _LEAVES: tuple[type[LightTtsError], ...] = (
     NotFound,
     AlreadyExists,
     Unauthenticated,
-    Forbidden,
     TimedOut,
     Overloaded,
     Unavailable,

@@ -101,7 +101,7 @@ async def test_http_requests_without_a_sound_key_are_401_before_their_body_is_re
             ({"params": {"api_key": KEY}}, "ends up in logs"),
         ]:
             response = await post(r, **options)
-            assert response.status_code == 401
+            assert (response.status_code, response.headers["www-authenticate"]) == (401, "Bearer")
             assert words in response.json()["message"]
             assert KEY not in response.text
         assert (await r.http.get("/query_tts_model")).status_code == 401

@@ -12,7 +12,7 @@ from gateway.audio.formats import AudioFormat
 from lighttts.v1 import audio_pb2, llm_pb2, tts_pb2
 from services.common.errors import InvalidInput
 
-MIN_SPEED, MAX_SPEED = 0.5, 2.0
+MIN_SPEED, MAX_SPEED = 0.25, 4.0
 MAX_INSTRUCTION_CHARS = 1000
 
 

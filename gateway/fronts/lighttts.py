@@ -78,7 +78,7 @@ def router(stages: Stages, *, sample_rate: int = SAMPLE_RATE, stream_by_default:
             if stream and speed != 1.0:
                 raise InvalidInput("speed can only be changed without stream; leave one of them out", field="speed")
             if not speed:  # in the product's own configuration 0 means unset; here it was asked for
-                raise InvalidInput("speed is 0; it must be 0.5 to 2", field="speed")
+                raise InvalidInput("speed is 0; it must be 0.25 to 4", field="speed")
             config = tts_pb2.SynthesisConfig(
                 prompt=tts_pb2.Prompt(audio=await prompt_wav.read(), transcript=prompt_text),
                 style=style_of(tts_model_name),

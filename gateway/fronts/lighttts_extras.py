@@ -15,7 +15,7 @@ from gateway.fronts.inline_audio import InlineAudio, decode_audio
 from gateway.fronts.lighttts import DEFAULT_STYLE, SAMPLE_RATE, pcm, style_of
 from gateway.fronts.speech_response import audio_bytes, while_connected
 from gateway.ledger import ConcurrentStats
-from gateway.options import SpeechOptions, check_text
+from gateway.options import MAX_SPEED, MIN_SPEED, SpeechOptions, check_text
 from gateway.results.speech import speech
 from gateway.session import Stages
 from gateway.styles import list_styles
@@ -36,7 +36,7 @@ class BatchRequest(BaseModel):
     prompt_wav: InlineAudio | None = None
     prompt_text: str = ""
     tts_model_name: str = DEFAULT_STYLE
-    speed: float = Field(default=1.0, ge=0.5, le=2.0)
+    speed: float = Field(default=1.0, ge=MIN_SPEED, le=MAX_SPEED)
 
 
 class BatchItem(BaseModel):

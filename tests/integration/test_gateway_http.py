@@ -88,9 +88,9 @@ async def test_speed_and_style_are_passed_on() -> None:
         ({"audio": b"x" * 3000}, 400, "2000 are allowed"),
         ({"audio": b"x" * 2_000_000}, 413, "less audio"),
         ({"speed": "2", "stream": "true"}, 400, "without stream"),
-        ({"speed": "0"}, 400, "0.5 to 2"),
-        ({"speed": "nan"}, 400, "0.5 to 2"),
-        ({"speed": "-3"}, 400, "0.5 to 2"),
+        ({"speed": "0"}, 400, "0.25 to 4"),
+        ({"speed": "nan"}, 400, "0.25 to 4"),
+        ({"speed": "-3"}, 400, "0.25 to 4"),
     ],
 )
 async def test_what_cannot_be_served_says_what_to_change(fields: dict[str, Any], status: int, words: str) -> None:

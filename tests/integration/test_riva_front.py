@@ -159,7 +159,7 @@ async def test_configuration_lists_voices_and_passes_options_on() -> None:
         ({"encoding": riva_common_pb2.OGGOPUS, "sample_rate_hz": 44100}, "48000", "sample_rate_hz"),
         ({"custom_dictionary": "tts  tee tee ess"}, "not supported", "custom_dictionary"),
         ({"custom_configuration": {"mood": "x"}}, "unknown key", "custom_configuration"),
-        ({"custom_configuration": {"speed": "nan"}}, "0.5 to 2", "custom_configuration"),
+        ({"custom_configuration": {"speed": "nan"}}, "0.25 to 4", "custom_configuration"),
         ({"custom_configuration": {"seed": str(2**70)}}, "seed cannot be", "custom_configuration"),
         ({"zero_shot_data": riva_tts_pb2.ZeroShotData()}, "no audio", "zero_shot_data.audio_prompt"),
         ({"zero_shot_data": riva_tts_pb2.ZeroShotData(audio_prompt=b"x")}, "sample rate", "zero_shot_data"),

@@ -226,10 +226,10 @@ class Rig:
 
 
 @asynccontextmanager
-async def rig(llms: int = 1, **settings: Any) -> AsyncIterator[Rig]:
+async def rig(llms: int = 1, limit_seconds: float = LIMIT_SECONDS, **settings: Any) -> AsyncIterator[Rig]:
     """Starts everything; afterwards no task may be left that was not there before."""
     before = asyncio.all_tasks()
-    async with asyncio.timeout(LIMIT_SECONDS):
+    async with asyncio.timeout(limit_seconds):
         async with AsyncExitStack() as stack:
             encode, workers = FakeEncode(), [FakeLlm(number) for number in range(llms)]
             encode_server = await _serve(stack, encode, ServiceSettings())
@@ -253,7 +253,7 @@ async def rig(llms: int = 1, **settings: Any) -> AsyncIterator[Rig]:
                 labels = {"pool": "llm", "worker": llm.address}
                 await until(lambda labels=labels: REGISTRY.get_sample_value("lighttts_pool_healthy", labels) == 1)
             yield Rig(encode, workers, llm_servers, gateway, server, channel, http)
-        await until(lambda: not asyncio.all_tasks() - before)
+        await until(lambda: asyncio.all_tasks() <= before | {asyncio.current_task()})
 
 
 @contextmanager

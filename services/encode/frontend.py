@@ -61,6 +61,11 @@ class TextFrontend:
         """
         text = instruction.strip()
         self.check(text, field="instruct_text")
+        if text and not self.tokenizer.can_say(special_tokens.END_OF_PROMPT):
+            raise InvalidInput(
+                "this model follows no instructions; leave the instruction out and speak zero-shot or cross-lingual",
+                field="instruct_text",
+            )
         if special_tokens.END_OF_PROMPT not in text:
             if self._family == "cosyvoice3":
                 text = f"{_ASSISTANT} {text}{special_tokens.END_OF_PROMPT}" if text else COSYVOICE3_PREFIX

@@ -49,6 +49,11 @@ class TextTokenizer:
         id_: int | None = self._tokenizer.token_to_id(token)
         return id_
 
+    def can_say(self, token: str) -> bool:
+        """Whether the checkpoint has an embedding for one token by its exact spelling."""
+        id_ = self.token_id(token)
+        return id_ is not None and id_ < self._rows
+
     @property
     def specials(self) -> frozenset[str]:
         """The special tokens a text may contain, such as `[laughter]` or `<strong>`."""

@@ -14,9 +14,10 @@ from gateway.turn import utterance_seed
 from gateway.utterance import AudioPart, Utterance
 from gateway.voices import UPLOAD_PART_BYTES
 from lighttts.v1 import encode_pb2, encode_pb2_grpc, llm_pb2, tts_pb2
+from services.common import tracing
 from services.common.errors import InvalidInput
 from services.common.pool import Pool
-from services.common.telemetry import REQUEST_ID_KEY, current_request_id
+from services.common.telemetry import current_request_id
 
 
 class ConversionSession(Session):
@@ -73,7 +74,7 @@ async def _encode(pool: Pool, recording: bytes) -> encode_pb2.EncodeSpeechRespon
             yield encode_pb2.EncodeSpeechRequest(audio=recording[start : start + UPLOAD_PART_BYTES])
 
     async def encode(channel: grpc.aio.Channel) -> encode_pb2.EncodeSpeechResponse:
-        metadata = ((REQUEST_ID_KEY, header.request_id),)
+        metadata = tracing.outgoing(header.request_id)
         return await encode_pb2_grpc.EncodeStub(channel).EncodeSpeech(parts(), metadata=metadata)
 
     return await at_one_or_another(pool, encode, may_repeat=lambda: True)

@@ -13,9 +13,9 @@ import grpc.aio
 from gateway import tasks
 from gateway.record import UtteranceRecord
 from lighttts.v1 import audio_pb2, llm_pb2, llm_pb2_grpc
+from services.common import tracing
 from services.common.call_end import CallEnd
 from services.common.failover import LossReason, MovePolicy, ProgressWatch, WorkerLost, lost_or_refused
-from services.common.telemetry import REQUEST_ID_KEY
 
 _Call: TypeAlias = "grpc.aio.StreamStreamCall[llm_pb2.GenerateRequest, llm_pb2.GenerateResponse]"
 _OWES_NOTHING = (audio_pb2.Heartbeat.STATE_WAITING, audio_pb2.Heartbeat.STATE_WARMING)
@@ -40,7 +40,7 @@ async def generate(
 
     Raises WorkerLost where another worker may do better, else what the worker meant for the client.
     """
-    call = llm_pb2_grpc.LlmStub(channel).Generate(metadata=((REQUEST_ID_KEY, record.start.request_id),))
+    call = llm_pb2_grpc.LlmStub(channel).Generate(metadata=tracing.outgoing(record.start.request_id))
     end, sent, watch = CallEnd(call), _Sent(), ProgressWatch(policy)
     try:
         async with tasks.group() as group:

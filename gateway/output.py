@@ -14,6 +14,7 @@ from gateway.listener import Listener
 from gateway.spoken import SpokenText
 from gateway.stats import PlaybackStats
 from lighttts.v1 import audio_pb2, tts_pb2
+from services.common import tracing
 from services.common.errors import Internal
 
 Event: TypeAlias = (
@@ -83,6 +84,7 @@ class Output:
                 # Encoders cannot go back, so samples enter them only when what comes out is certain to be read.
                 await self.events.send_made(functools.partial(self._encode, part, last=last and end))
                 if (first := self._stats.take_first_audio()) is not None:
+                    tracing.event("first audio", seconds=first.seconds)
                     await self.events.send(first)
 
     async def finish(self) -> None:

@@ -18,9 +18,9 @@ from gateway.downstream import meaning
 from gateway.inbox import Border, Inbox
 from gateway.options import speakable
 from lighttts.v1 import encode_pb2, encode_pb2_grpc
+from services.common import tracing
 from services.common.errors import Internal
 from services.common.pool import Pool
-from services.common.telemetry import REQUEST_ID_KEY
 
 _Call: TypeAlias = "grpc.aio.StreamStreamCall[encode_pb2.EncodeTextRequest, encode_pb2.EncodeTextResponse]"
 
@@ -47,7 +47,7 @@ class Segment:
     ) -> None:
         """Calls `on_run` with each run of ids until the border. Raises what the encode service answered."""
         async with pool.lease() as worker:
-            metadata = ((REQUEST_ID_KEY, start.request_id),)
+            metadata = tracing.outgoing(start.request_id)
             call = encode_pb2_grpc.EncodeStub(worker.channel).EncodeText(metadata=metadata)
             try:
                 async with tasks.group() as group:

@@ -25,6 +25,7 @@ from gateway.turn import Speaker, Turn
 from gateway.utterance import LlmStage
 from gateway.voices import Voices
 from lighttts.v1 import audio_pb2, tts_pb2, voice_pb2
+from services.common import tracing
 from services.common.errors import InvalidInput, LightTtsError, TimedOut
 from services.common.failover import MovePolicy
 from services.common.pool import Pool
@@ -172,7 +173,7 @@ class Session:
 
     async def _run(self) -> None:
         try:
-            with self._stages.ledger.request():
+            with self._stages.ledger.request(), tracing.span("session"):
                 async with tasks.group() as group, contextlib.aclosing(self._inputs):
                     group.create_task(self._announce())
                     beside = [group.create_task(work) for work in (self._watch_idle(), self._say_reconnect())]

@@ -15,6 +15,7 @@ from gateway.ledger import Ledger
 from gateway.record import UtteranceRecord
 from gateway.stats import SpeechTimes
 from lighttts.v1 import llm_pb2, tts_pb2, voice_pb2
+from services.common import tracing
 from services.common.errors import Internal, LightTtsError
 from services.common.failover import Losses, MovePolicy, WorkerLost
 from services.common.pool import Pool
@@ -84,7 +85,7 @@ class Utterance:
     async def run(self) -> None:
         """Generates until the last audio. Errors reach the reader of `parts`, after the audio that came before."""
         try:
-            with self.stage.ledger.utterance(self):
+            with self.stage.ledger.utterance(self), tracing.span("utterance"):
                 await self._generate()
         except LightTtsError as error:
             self.parts.close(error)
@@ -105,8 +106,9 @@ class Utterance:
                 except WorkerLost as loss:
                     self._lost = loss
                     if not self._record.complete:
-                        losses.note(worker, loss)
                         metrics.LLM_MOVES.labels(loss.reason.value).inc()
+                        tracing.event("moved", from_worker=worker.address, reason=loss.reason.value)
+                        losses.note(worker, loss)
 
     async def _handle(self, response: llm_pb2.GenerateResponse) -> None:
         match response.WhichOneof("response"):

@@ -16,9 +16,10 @@ from gateway.library.store import VoiceStore, find
 from gateway.options import NamedVoice, PromptVoice
 from gateway.single_flight import SingleFlight
 from lighttts.v1 import encode_pb2, encode_pb2_grpc, voice_pb2
+from services.common import tracing
 from services.common.errors import NotFound, Unavailable
 from services.common.pool import Pool
-from services.common.telemetry import REQUEST_ID_KEY, current_request_id
+from services.common.telemetry import current_request_id
 from services.common.voice import voice_hash
 
 log = structlog.get_logger(__name__)
@@ -136,7 +137,7 @@ class Voices:
         return content
 
     async def _encode_voice(self, header: encode_pb2.EncodeVoiceHeader, audio: bytes) -> voice_pb2.VoiceContent:
-        metadata = ((REQUEST_ID_KEY, header.request_id),)
+        metadata = tracing.outgoing(header.request_id)
 
         async def encode(stub: encode_pb2_grpc.EncodeAsyncStub) -> encode_pb2.EncodeVoiceResponse:
             return await stub.EncodeVoice(_parts(header, audio), metadata=metadata)

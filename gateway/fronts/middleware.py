@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from services.common import tracing
 from services.common.telemetry import REQUEST_ID_KEY, bind_request_id, new_request_id
 
 _LONGEST_REQUEST_ID = 128
@@ -28,7 +29,9 @@ class RequestId:
                 message["headers"] = [*message["headers"], (REQUEST_ID_KEY.encode(), request_id.encode())]
             await send(message)
 
-        await self._app(scope, receive, send_with_id)
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        with tracing.serving(f"{scope.get('method', 'WS')} {scope['path']}", headers):
+            await self._app(scope, receive, send_with_id)
 
 
 class BodyLimit:

@@ -13,7 +13,7 @@ import grpc.aio
 import structlog
 from grpc_status import rpc_status
 
-from services.common import metrics
+from services.common import metrics, tracing
 from services.common.errors import Internal, LightTtsError, Unavailable, from_rpc_error, to_status
 from services.common.telemetry import REQUEST_ID_KEY, bind_request_id, current_request_id, new_request_id
 
@@ -88,6 +88,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     async def _guard(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[None]:
         metadata = dict(context.invocation_metadata() or ())
         bind_request_id(str(metadata.get(REQUEST_ID_KEY) or new_request_id()))
+        with tracing.serving(method.lstrip("/"), metadata):
+            async with self._answer(method, context):
+                yield
+
+    @contextlib.asynccontextmanager
+    async def _answer(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[None]:
+        """Counts the call, and turns what is raised into its status."""
         metrics.RPC_STARTED.labels(method).inc()
         self._count(method, 1)
         started = time.monotonic()

@@ -20,12 +20,13 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from services.common import metrics
+from services.common import metrics, tracing
 from services.common.modeldir import ModelDirError
 from services.common.rpc import CallInterceptor, channel_options
 from services.common.settings import ServiceSettings
 from services.common.telemetry import configure_logging
 from services.common.tls import TlsError, server_credentials
+from services.common.tracing import TracingError
 
 log = structlog.get_logger(__name__)
 
@@ -198,8 +199,10 @@ def run(make_service: Callable[[], Service], settings: ServiceSettings, name: st
     """Runs a service until it is told to stop and returns the process's exit code."""
     configure_logging(name, settings.worker_name, settings.log_level, settings.log_format)
     try:
+        if settings.otel_endpoint:
+            tracing.configure(name, settings.worker_name, settings.otel_endpoint, settings.otel_ratio)
         asyncio.run(_live(make_service, settings))
-    except (StartError, ModelDirError, TlsError) as error:
+    except (StartError, ModelDirError, TlsError, TracingError) as error:
         log.error("cannot start", reason=str(error))
         _write_termination_message(str(error))
         return 1
@@ -211,6 +214,8 @@ def run(make_service: Callable[[], Service], settings: ServiceSettings, name: st
         log.exception("failed")
         _write_termination_message(f"{type(error).__name__}: {error}")
         return 1
+    finally:
+        tracing.close()
     return 0
 
 

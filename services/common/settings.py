@@ -67,6 +67,10 @@ class ServiceSettings(Settings):
     """Least severe log line that is written."""
     log_format: Literal["auto", "json", "plain"] = "auto"
     """json for machines, plain for people; auto writes plain on a terminal."""
+    otel_endpoint: str = ""
+    """OpenTelemetry collector for traces (OTLP over gRPC), such as http://collector:4317; empty turns them off."""
+    otel_ratio: float = Field(default=1.0, ge=0, le=1)
+    """Share of the requests that are traced, of those whose caller has not decided it."""
     drain_notice_seconds: float = Field(default=1.0, ge=0)
     """On SIGTERM: seconds between reporting NOT_SERVING and refusing new streams, for clients to look away."""
     drain_grace_seconds: float = Field(default=30.0, ge=0)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from lighttts.v1 import audio_pb2, decode_pb2, voice_pb2
+from services.common import tracing
 from services.common.errors import Internal, InvalidInput, LightTtsError, Overloaded, Unavailable
 from services.common.mailbox import Mailbox, background
 from services.common.voice import Voice
@@ -206,6 +207,8 @@ class Session:
             sample_rate=self._stage.sample_rate,
             last=event.last,
         )
+        if not self._sequence:
+            tracing.event("first audio")
         self._sequence += 1
         decoded = decode_pb2.DecodedAudio(audio=audio, resume_record=event.resume, tokens_spoken=event.tokens_spoken)
         return decode_pb2.DecodeResponse(audio=decoded)

@@ -19,11 +19,11 @@ import structlog
 from prometheus_client import Counter, Histogram
 
 from lighttts.v1 import audio_pb2, decode_pb2, decode_pb2_grpc
+from services.common import tracing
 from services.common.call_end import CallEnd
 from services.common.errors import Overloaded, Unavailable, from_rpc_error
 from services.common.metrics import LATENCY_BUCKETS
 from services.common.pool import FailureReason, Lease, Pool, WorkerState
-from services.common.telemetry import REQUEST_ID_KEY, current_request_id
 from services.common.voice import Voice
 from services.common.voice_message import to_message
 from services.llm.suspicion import Suspects
@@ -180,7 +180,7 @@ class DecodeStream:
     async def _converse(self, worker: Lease) -> AsyncGenerator[Event]:
         """One worker's part of the utterance: until its last audio, or WorkerLost."""
         stub = decode_pb2_grpc.DecodeStub(worker.channel)
-        call = stub.Decode(metadata=((REQUEST_ID_KEY, current_request_id()),))
+        call = stub.Decode(metadata=tracing.outgoing())
         end = CallEnd(call)
         outgoing = _Outgoing()
         writer = asyncio.create_task(self._write(call, outgoing))
@@ -229,6 +229,7 @@ class DecodeStream:
         news: list[Event] = [Started(started.worker, started.sample_rate)]
         if self._worker is not None and self._loss is not None:
             MOVES.labels(self._loss.value).inc()
+            tracing.event("moved", to_worker=started.worker, reason=self._loss.value)
             news.insert(0, Moved(self._worker, started.worker, self._loss.value))
         self._worker, self._loss = started.worker, None
         return news

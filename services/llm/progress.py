@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lighttts.v1 import decode_pb2, llm_pb2
+from services.common import tracing
 from services.llm import metrics
 from services.llm.hops import HopPlan
 from services.llm.sequence import TokensEvent
@@ -57,6 +58,7 @@ class Progress:
             now = time.monotonic()
             self.done.first_token = now - self.started_at
             metrics.FIRST_TOKEN.observe(now - self.submitted_at)
+            tracing.event("first token")
         self.generated += len(event.ids)
         self.raw += len(event.raw_ids)
         self.unreported.extend(event.raw_ids)
@@ -85,6 +87,7 @@ class Progress:
             self.heard_from = now - decoded.audio.first_sample / max(1, decoded.audio.sample_rate)
             done = self.done
             done.first_audio = now - self.started_at
+            tracing.event("first audio")
             first = llm_pb2.FirstTimes(token=done.first_token, hop=done.first_hop, audio=done.first_audio)
         metrics.LEAD.observe(max(0.0, self.heard_from + self.generated / self.token_rate - now))
         audio = llm_pb2.GeneratedAudio(

@@ -6,6 +6,8 @@ import asyncio
 import os
 import re
 import shutil
+import sys
+import wave
 from pathlib import Path
 
 import pytest
@@ -45,3 +47,24 @@ async def test_its_curl_commands_work(stack: Stack, tmp_path: Path) -> None:
         made = (tmp_path / name).read_bytes()
         assert made.startswith(begins)
         assert len(made) > 4000, name
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_the_conversation_plays_and_knows_what_its_caller_heard(stack: Stack, tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(ROOT / "examples" / "conversation.py"),
+        cwd=tmp_path,
+        env=os.environ | {"LIGHTTTS_SERVER": stack.gateway.address, "PYTHONPATH": str(ROOT)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+    heard = re.search(r"^heard: (.*)$", output.decode(), re.MULTILINE)
+    assert heard is not None
+    assert heard[1].startswith("Good morning, Alice. Welcome to London. ")
+    assert not heard[1].endswith("to its end.")
+    assert "first audio after" in output.decode()
+    with wave.open(str(tmp_path / "conversation.wav")) as played:
+        assert played.getnframes() > 2 * played.getframerate()

@@ -138,6 +138,9 @@ class Running:
     def __init__(self) -> None:
         self.aborted = asyncio.Event()
 
+    def retire(self) -> None:
+        """Stays, as a client may."""
+
     def abort(self, error: LightTtsError) -> None:
         self.aborted.set()
 

@@ -1,0 +1,158 @@
+"""What the split into services costs on first audio: the engines called directly against four processes over gRPC.
+
+    python -m benchmarks.split [--requests 100]
+
+Both engines run clocked backends, so that the way is compared and not the computing. The same requests go both ways by
+turns: text normalised and tokenised, speech tokens generated, the first hop decoded, until the first samples are there.
+Over gRPC that is from the client's call to its first audio chunk; connection and voice are known by then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import queue
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import grpc.aio
+
+from cli.stack import Stack, StackConfig
+from lighttts.v1 import encode_pb2, encode_pb2_grpc, tts_pb2, tts_pb2_grpc, voice_pb2
+from services.common.modeldir import ModelDir, open_model_dir
+from services.common.settings import EMBEDDED_MODEL
+from services.common.voice import voice_identity
+from services.common.voice_message import from_message
+from services.decode.backends import AudioFormat, ClockedBackend, CostModel
+from services.decode.chunks import ChunkPlan
+from services.decode.engine import DecodeEngine
+from services.decode.events import AudioEvent
+from services.decode.scheduler import EngineLimits
+from services.decode.state import StreamSpec
+from services.encode.frontend import TextFrontend
+from services.encode.normalise import Normaliser
+from services.encode.text_encoder import SentenceEncoder
+from services.llm.hops import HopPlan
+from services.llm.layout import Prompt
+from services.llm.loading import load_engine
+from services.llm.sequence import Request, SamplingOptions, TokensEvent
+from services.llm.settings import LlmSettings
+from services.llm.styles import read_styles
+
+TEXT = "And who is this person you are speaking of?"
+VOICE = "slt"
+LLM_COSTS = {"step_s": 0.002, "step_s_per_sequence": 0.0, "prefill_s_per_token": 0.0}
+DECODE_COSTS = {"batch_s": 0.02, "stream_s": 0.0, "frame_s": 0.0}
+STAGES = ("encode", "first_token", "first_hop", "decode", "delivery")
+
+
+class Direct:
+    """The engines in this process, one call after the other."""
+
+    def __init__(self, voice: voice_pb2.VoiceContent, costs: dict[str, Path]) -> None:
+        self._model: ModelDir = open_model_dir(EMBEDDED_MODEL)
+        self._voice = from_message(voice, voice_identity(self._model))
+        self._frontend = TextFrontend(self._model, Normaliser())
+        settings = LlmSettings(llm_backend="clocked", llm_cost_file=costs["llm"])
+        self._llm = load_engine(settings, self._model, read_styles(self._model))
+        backend = ClockedBackend(CostModel.read(costs["decode"]), AudioFormat.of(self._model))
+        self._decode = DecodeEngine(backend, EngineLimits(admission=False))
+
+    def first_audio(self, seed: int) -> float:
+        """Seconds to the first samples of one request."""
+        began = time.perf_counter()
+        encoder = SentenceEncoder(self._frontend)
+        pieces = [*encoder.push(TEXT), *encoder.finish()]
+        voice, flow = self._voice, self._model.flow
+        prompt = Prompt(tuple(voice.prompt_text_ids.tolist()), tuple(voice.speech_tokens.tolist()))
+        request = Request(pieces[0].ids, prompt, SamplingOptions(seed=seed), play_at=time.monotonic() + 0.5)
+        events: queue.SimpleQueue[object] = queue.SimpleQueue()
+        generating = self._llm.submit(request, events.put)
+        plan = ChunkPlan(flow.chunk_tokens, flow.chunk_tokens)
+        spec = StreamSpec(voice.speech_tokens, voice.mel, voice.embedding, voice.hash, seed, plan)
+        decoding = self._decode.open(spec, events.put)
+        wanted, waiting = HopPlan.default(flow).next(len(voice.speech_tokens), 0), list[int]()
+        try:
+            while not isinstance(event := events.get(), AudioEvent):
+                if not isinstance(event, TokensEvent):
+                    raise RuntimeError(f"the engines failed: {event}")
+                waiting += event.ids
+                if len(waiting) >= wanted or event.last:
+                    self._decode.push(decoding, waiting, event.last)
+                    waiting = []
+            return time.perf_counter() - began
+        finally:
+            self._llm.cancel(generating)
+            self._decode.cancel(decoding)
+
+    def close(self) -> None:
+        self._llm.close()
+        self._decode.close()
+
+
+async def over_grpc(tts: tts_pb2_grpc.TextToSpeechAsyncStub, seed: int) -> tuple[float, tts_pb2.FirstAudio]:
+    """Seconds to the first chunk of one request, and where the gateway says they went."""
+    config = tts_pb2.SynthesisConfig(voice_name=VOICE, seed=seed)
+    began = time.perf_counter()
+    call = tts.Synthesize(tts_pb2.SynthesizeRequest(config=config, text=TEXT))
+    seconds = 0.0
+    async for response in call:
+        if response.HasField("audio") and not seconds:
+            seconds = time.perf_counter() - began
+        if response.HasField("first_audio"):
+            call.cancel()
+            return seconds, response.first_audio
+    raise RuntimeError("a request ended without audio")
+
+
+async def measure(requests: int, folder: Path) -> None:
+    costs = {"llm": LLM_COSTS, "decode": DECODE_COSTS}
+    files = {name: folder / f"{name}.json" for name in costs}
+    for name, file in files.items():
+        file.write_text(json.dumps(costs[name]), encoding="utf-8")
+    flags = {name: (f"--{name}-backend", "clocked", f"--{name}-cost-file", str(file)) for name, file in files.items()}
+    flags["decode"] += ("--decode-admission", "off")
+    async with Stack(StackConfig(decode_workers=1, log_dir=folder, flags=flags)) as stack:
+        async with grpc.aio.insecure_channel(stack.encode.address) as channel:
+            header = encode_pb2.EncodeVoiceHeader(bundled_voice=VOICE)
+            requests_of = iter([encode_pb2.EncodeVoiceRequest(header=header)])
+            voice = (await encode_pb2_grpc.EncodeStub(channel).EncodeVoice(requests_of)).voice
+        direct = Direct(voice, files)
+        together: list[float] = []
+        split: list[tuple[float, tts_pb2.FirstAudio]] = []
+        try:
+            async with grpc.aio.insecure_channel(stack.gateway.address) as channel:
+                tts = tts_pb2_grpc.TextToSpeechStub(channel)
+                for seed in range(-5, requests):  # the first few only warm up
+                    pair = await asyncio.to_thread(direct.first_audio, abs(seed)), await over_grpc(tts, abs(seed))
+                    if seed >= 0:
+                        together.append(pair[0])
+                        split.append(pair[1])
+        finally:
+            direct.close()
+    report(together, split)
+
+
+def report(together: list[float], split: list[tuple[float, tts_pb2.FirstAudio]]) -> None:
+    over = [seconds for seconds, _ in split]
+    for name, times in (("engines called directly", together), ("four processes over gRPC", over)):
+        deciles = [1000 * value for value in statistics.quantiles(times, n=10)]
+        print(f"{name:<26} p10 {deciles[0]:6.1f}  p50 {deciles[4]:6.1f}  p90 {deciles[8]:6.1f} ms")
+    cost = 1000 * (statistics.median(over) - statistics.median(together))
+    print(f"{'the split costs':<26} {cost:.1f} ms at the median of {len(over)} requests")
+    parts = {stage: 1000 * statistics.median(getattr(first, stage) for _, first in split) for stage in STAGES}
+    print(f"{'by stage, medians':<26} " + "  ".join(f"{stage} {value:.1f}" for stage, value in parts.items()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--requests", type=int, default=100)
+    with tempfile.TemporaryDirectory(prefix="split-") as folder:
+        asyncio.run(measure(parser.parse_args().requests, Path(folder)))
+
+
+if __name__ == "__main__":
+    main()

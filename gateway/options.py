@@ -46,15 +46,15 @@ class SpeechOptions:
     seed_given: bool
     """Whether the caller asked for this one, or it was chosen here."""
     sampling: llm_pb2.SamplingOptions
-    urgency: audio_pb2.Urgency.Class.ValueType
+    priority: audio_pb2.Urgency.Priority.ValueType
 
     @classmethod
     def from_config(cls, config: tts_pb2.SynthesisConfig, max_prompt_bytes: int) -> SpeechOptions:
         """Raises InvalidInput, naming the field and what to change."""
         _check_sampling(config.sampling)
-        urgency = config.urgency or audio_pb2.Urgency.CLASS_INTERACTIVE
-        if urgency not in (audio_pb2.Urgency.CLASS_INTERACTIVE, audio_pb2.Urgency.CLASS_OFFLINE):
-            raise InvalidInput("unknown urgency; say INTERACTIVE or OFFLINE", field="config.urgency")
+        priority = config.priority or audio_pb2.Urgency.PRIORITY_INTERACTIVE
+        if priority not in (audio_pb2.Urgency.PRIORITY_INTERACTIVE, audio_pb2.Urgency.PRIORITY_OFFLINE):
+            raise InvalidInput("unknown priority; say INTERACTIVE or OFFLINE", field="config.priority")
         return cls(
             voice=_voice(config, max_prompt_bytes, needs_transcript=_instruction(config) is None),
             instruction=_instruction(config),
@@ -65,7 +65,7 @@ class SpeechOptions:
             seed=config.seed if config.HasField("seed") else secrets.randbits(32),
             seed_given=config.HasField("seed"),
             sampling=config.sampling,
-            urgency=current_caller().urgency(urgency),
+            priority=current_caller().priority(priority),
         )
 
 

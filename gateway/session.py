@@ -221,7 +221,7 @@ class Session:
 
     @property
     def _max_lead(self) -> float | None:
-        offline = self._options.urgency == audio_pb2.Urgency.CLASS_OFFLINE
+        offline = self._options.priority == audio_pb2.Urgency.PRIORITY_OFFLINE
         return self._stages.settings.max_lead_seconds if self._conversation and not offline else None
 
     async def _say_reconnect(self) -> None:

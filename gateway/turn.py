@@ -229,4 +229,4 @@ def _last_letter(text: str) -> int:
 
 def _urgency(options: SpeechOptions) -> audio_pb2.Urgency:
     # `class` is a word of the language, so it cannot be written as a keyword argument.
-    return audio_pb2.Urgency(**{"class": options.urgency})
+    return audio_pb2.Urgency(priority=options.priority)

@@ -25,9 +25,9 @@ class Caller:
     burst: int = 1
     """Requests that may come at once after a pause."""
 
-    def urgency(self, wanted: audio_pb2.Urgency.Class.ValueType) -> audio_pb2.Urgency.Class.ValueType:
+    def priority(self, wanted: audio_pb2.Urgency.Priority.ValueType) -> audio_pb2.Urgency.Priority.ValueType:
         """How urgent its work may be."""
-        return audio_pb2.Urgency.CLASS_OFFLINE if self.offline else wanted
+        return audio_pb2.Urgency.PRIORITY_OFFLINE if self.offline else wanted
 
 
 ANONYMOUS = Caller(name="anonymous", owner="anonymous")

@@ -4,7 +4,7 @@
       - name: assistant                      # unique; in logs and metrics
         sha256: 9f86d081884c7d65...          # of the key itself, as `light-tts key` prints it
         owner: team-a                        # whose voices it sees; default: the name
-        class: interactive                   # or offline: served last
+        priority: interactive                # or offline: served last
         expires: 2027-01-01T00:00:00Z
         max_streams: 8
         requests_per_minute: 600
@@ -61,7 +61,7 @@ class _Entry(BaseModel):
     name: Name
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     owner: Name | None = None
-    priority: Literal["interactive", "offline"] = Field(default="interactive", alias="class")
+    priority: Literal["interactive", "offline"] = "interactive"
     expires: AwareDatetime | None = None
     max_streams: int | None = Field(default=None, ge=1)
     requests_per_minute: float | None = Field(default=None, gt=0, allow_inf_nan=False)

@@ -105,7 +105,7 @@ def _options(stages: Stages, batch: BatchRequest) -> SpeechOptions:
         style=style_of(batch.tts_model_name),
         audio=pcm(SAMPLE_RATE),
         speed=batch.speed,
-        urgency=audio_pb2.Urgency.CLASS_OFFLINE,
+        priority=audio_pb2.Urgency.PRIORITY_OFFLINE,
     )
     if batch.prompt_wav is not None:
         config.prompt.audio = decode_audio(batch.prompt_wav)

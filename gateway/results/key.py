@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 
 from gateway.options import SpeechOptions
 
-NOT_IN_KEY = frozenset({"voice", "seed", "seed_given", "urgency"})
+NOT_IN_KEY = frozenset({"voice", "seed", "seed_given", "priority"})
 """Options that change nothing about the audio, or stand in the key by themselves."""
 
 

@@ -152,7 +152,7 @@ class Session:
                 speed=start.speed or 1.0,
                 resume=start.resume_record,
                 deadline=time.monotonic() + target,
-                offline=getattr(start.urgency, "class") == audio_pb2.Urgency.CLASS_OFFLINE,
+                offline=start.urgency.priority == audio_pb2.Urgency.PRIORITY_OFFLINE,
                 max_unread_s=settings.max_unread_seconds,
                 hops=HopPolicy(sizes=(plan.chunk_tokens,)) if settings.decode_fixed_hops else HopPolicy(),
             )

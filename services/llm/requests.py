@@ -111,8 +111,7 @@ def longest_seconds(start: llm_pb2.GenerateStart, settings: LlmSettings) -> floa
 
 def offline(start: llm_pb2.GenerateStart) -> bool:
     """Whether nobody listens while it is made."""
-    asked: int = getattr(start.urgency, "class")  # a word of the language
-    return asked == audio_pb2.Urgency.CLASS_OFFLINE
+    return start.urgency.priority == audio_pb2.Urgency.PRIORITY_OFFLINE
 
 
 def first_audio_after(start: llm_pb2.GenerateStart, settings: LlmSettings) -> float:

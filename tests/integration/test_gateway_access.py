@@ -164,10 +164,10 @@ async def test_two_gateways_count_together_and_alone_when_redis_is_gone(tmp_path
 
 
 async def test_what_an_offline_key_asks_for_is_served_last(tmp_path: Path) -> None:
-    async with rig(api_keys_file=keys(tmp_path, **{"class": "offline"})) as r:
-        await say(r, urgency=audio_pb2.Urgency.CLASS_INTERACTIVE)
-        urgency = getattr(r.llm.calls[0].start.urgency, "class")
-        assert urgency == audio_pb2.Urgency.CLASS_OFFLINE
+    async with rig(api_keys_file=keys(tmp_path, priority="offline")) as r:
+        await say(r, priority=audio_pb2.Urgency.PRIORITY_INTERACTIVE)
+        priority = r.llm.calls[0].start.urgency.priority
+        assert priority == audio_pb2.Urgency.PRIORITY_OFFLINE
 
 
 async def test_an_idle_stream_is_ended_and_holds_no_place() -> None:

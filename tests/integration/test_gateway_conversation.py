@@ -92,7 +92,7 @@ async def test_the_end_of_the_text_lets_go_of_a_listener_who_never_reported() ->
 
 async def test_offline_work_is_not_held_back() -> None:
     async with rig(max_lead_seconds=0.01) as r:
-        client = await Conversation(r, config(urgency=audio_pb2.Urgency.CLASS_OFFLINE)).begin()
+        client = await Conversation(r, config(priority=audio_pb2.Urgency.PRIORITY_OFFLINE)).begin()
         await client.position(0)
         await client.text("x" * 3000 + ".")
         await client.flush()

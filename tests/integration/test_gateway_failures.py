@@ -67,7 +67,7 @@ async def test_bad_requests_are_refused_and_say_what_to_change() -> None:
         ("Hi.", config(sampling=llm_pb2.SamplingOptions(top_p=math.nan)), "config.sampling.top_p", "at most 1"),
         ("Hi.", config(sampling=llm_pb2.SamplingOptions(temperature=-1)), "config.sampling.temperature", "0 or more"),
         ("Hi.", tts_pb2.SynthesisConfig(format=99), "config.format", "S16LE"),  # type: ignore[arg-type]
-        ("Hi.", config(urgency=9), "config.urgency", "INTERACTIVE"),
+        ("Hi.", config(priority=9), "config.priority", "INTERACTIVE"),
     ]
     async with rig(max_prompt_bytes=2_000_000) as r:
         for text, configuration, field, words in cases:

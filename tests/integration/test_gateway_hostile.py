@@ -70,7 +70,7 @@ configs = st.builds(
     speed=st.sampled_from([0.0, 1.0]) | floats,
     seed=st.none() | st.integers(0, 2**64 - 1),
     sampling=st.none() | sampling,
-    urgency=st.integers(0, 3),
+    priority=st.integers(0, 3),
     mode=st.integers(0, 4),
     instruct_text=st.text(max_size=5),
 )

@@ -72,7 +72,7 @@ async def test_whatever_changes_the_audio_is_another_request() -> None:
             await say(r, **request)
             assert len(r.llm.calls) > before, request
         before = len(r.llm.calls)
-        for request in [*different, {"urgency": audio_pb2.Urgency.CLASS_OFFLINE}, {"voice_name": "rms"}]:
+        for request in [*different, {"priority": audio_pb2.Urgency.PRIORITY_OFFLINE}, {"voice_name": "rms"}]:
             await say(r, **request)
         assert len(r.llm.calls) == before
 

@@ -58,11 +58,11 @@ async def test_the_same_seed_speaks_the_same_and_the_servers_choice_is_told() ->
 async def test_options_reach_the_llm() -> None:
     async with rig() as r:
         sampling = llm_pb2.SamplingOptions(top_k=5, max_seconds=3)
-        urgency = audio_pb2.Urgency.CLASS_OFFLINE
-        await synthesize(r, "One.", speed=1.5, style="calm", sampling=sampling, urgency=urgency, voice_name="slt")
+        priority = audio_pb2.Urgency.PRIORITY_OFFLINE
+        await synthesize(r, "One.", speed=1.5, style="calm", sampling=sampling, priority=priority, voice_name="slt")
         start = r.llm.calls[0].start
         assert (start.speed, start.style, start.sampling, start.voice_hash) == (1.5, "calm", sampling, "hash of slt")
-        assert getattr(start.urgency, "class") == urgency
+        assert start.urgency.priority == priority
         assert start.prompt_use == llm_pb2.PROMPT_USE_ZERO_SHOT
         assert start.request_id
 

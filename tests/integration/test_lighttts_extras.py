@@ -55,8 +55,8 @@ async def test_a_batch_is_answered_in_order_and_served_last() -> None:
         assert "only punctuation" in answer["results"][1]["error"]
         assert answer["sample_rate"] == 24000
         assert answer["results"][0]["seconds"] == pytest.approx(4 * 240 / 24000)
-        offline = audio_pb2.Urgency.CLASS_OFFLINE
-        assert {(getattr(call.start.urgency, "class"), call.start.style) for call in r.llm.calls} == {(offline, "calm")}
+        offline = audio_pb2.Urgency.PRIORITY_OFFLINE
+        assert {(call.start.urgency.priority, call.start.style) for call in r.llm.calls} == {(offline, "calm")}
 
 
 async def test_a_batch_in_a_voice_of_one_s_own() -> None:

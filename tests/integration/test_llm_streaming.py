@@ -35,7 +35,7 @@ from tests.support.llm import (
 
 FILL = 731
 """The embedded voice's fill id: two above its 729 speech ids."""
-OFFLINE = audio_pb2.Urgency(**{"class": audio_pb2.Urgency.CLASS_OFFLINE})
+OFFLINE = audio_pb2.Urgency(priority=audio_pb2.Urgency.PRIORITY_OFFLINE)
 
 
 @pytest.fixture

@@ -40,13 +40,13 @@ def ring(path: Path, clock: Clock | None = None) -> KeyRing:
 
 
 def test_a_key_is_known_by_its_hash_alone(tmp_path: Path) -> None:
-    path = key_file(tmp_path, entry(owner="team-a", max_streams=2), entry(OTHER, name="batch", **{"class": "offline"}))
+    path = key_file(tmp_path, entry(owner="team-a", max_streams=2), entry(OTHER, name="batch", priority="offline"))
     assert KEY not in path.read_text()
     keys = ring(path)
     app, batch = keys.caller(KEY), keys.caller(OTHER)
     assert (app.name, app.owner, app.max_streams, app.offline) == ("app", "team-a", 2, False)
     assert (batch.owner, batch.offline) == ("batch", True)
-    assert batch.urgency(audio_pb2.Urgency.CLASS_INTERACTIVE) == audio_pb2.Urgency.CLASS_OFFLINE
+    assert batch.priority(audio_pb2.Urgency.PRIORITY_INTERACTIVE) == audio_pb2.Urgency.PRIORITY_OFFLINE
 
 
 @pytest.mark.parametrize("wrong", ["", "x", KEY[:-1], KEY.upper(), key_hash(KEY), "ü\udcff"])

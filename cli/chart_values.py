@@ -5,6 +5,7 @@ are the user's own (labels, annotations, selectors, resources), and Kubernetes' 
 which the API server checks. Each service's `settings` come from its settings class; see `cli.chart_schema`.
 """
 
+# ruff: noqa: RUF012 - pydantic copies defaults
 from __future__ import annotations
 
 from typing import Literal

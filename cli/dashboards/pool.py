@@ -60,10 +60,11 @@ _QUEUES = Row(
     (
         Panel(
             "Streams at the decode workers",
-            "Open; of those nobody listens to; waiting for their first audio; ready to be decoded.",
+            "Open, and how many may be; of those nobody listens to; waiting for their first audio; ready to be decoded.",
             "short",
             (
                 total("lighttts_decode_streams"),
+                total("lighttts_decode_streams_limit"),
                 total("lighttts_decode_streams_offline"),
                 total("lighttts_decode_streams_queued"),
                 total("lighttts_decode_hops_ready"),

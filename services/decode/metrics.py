@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prometheus_client import REGISTRY, Histogram
+from prometheus_client import REGISTRY, Gauge, Histogram
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -15,6 +15,7 @@ from services.decode.events import EngineStats, Observer
 _SIZES = (1, 2, 4, 8, 16, 32, 64)
 _LEADS = (0, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32)
 
+STREAMS_LIMIT = Gauge("lighttts_decode_streams_limit", "Utterances that may be open at once.")
 BATCH_SIZE = Histogram("lighttts_decode_batch_hops", "Hops per batch.", buckets=_SIZES)
 BATCH_SECONDS = Histogram("lighttts_decode_batch_seconds", "Length of batches.", buckets=LATENCY_BUCKETS)
 FIRST_AUDIO = Histogram(

@@ -18,7 +18,7 @@ from services.decode.backends import Backend
 from services.decode.chunks import ChunkPlan
 from services.decode.engine import DecodeEngine
 from services.decode.loading import load_backend
-from services.decode.metrics import EngineCollector, PrometheusObserver
+from services.decode.metrics import STREAMS_LIMIT, EngineCollector, PrometheusObserver
 from services.decode.scheduler import ORDERS, EngineLimits
 from services.decode.session import Session, Stage
 from services.decode.settings import DecodeSettings
@@ -48,6 +48,7 @@ class DecodeService(decode_pb2_grpc.DecodeServicer):
     async def start(self) -> None:
         self._stage = await asyncio.to_thread(_load, self._settings)
         self._metrics = EngineCollector(self._stage.engine)
+        STREAMS_LIMIT.set(self._settings.decode_max_streams)
 
     async def drain(self) -> None:
         for session in self._sessions:

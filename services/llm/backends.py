@@ -26,9 +26,10 @@ class Backend(Protocol):
     def reserve(self, num_blocks: int, block_size: int) -> None:
         """Makes room for the K/V cache; called once, before the first step."""
 
-    def step(self, batch: Sequence[Work]) -> list[int | None]:
-        """Feeds every item's rows and returns a token for each that samples, None for the others.
+    def step(self, batch: Sequence[Work]) -> list[Sequence[int]]:
+        """Feeds every item's rows and returns its tokens: none if it does not sample, else 1 to `burst` of them.
 
+        After each token but the last its row has been fed too. Nothing follows an id that is not speech.
         Must be repeatable: when it raises, the engine runs the same items again, one by one, to find the culprit.
         """
 
@@ -72,9 +73,9 @@ class ClockedBackend:
     def reserve(self, num_blocks: int, block_size: int) -> None:
         """Nothing to reserve: no K/V is kept."""
 
-    def step(self, batch: Sequence[Work]) -> list[int | None]:
+    def step(self, batch: Sequence[Work]) -> list[Sequence[int]]:
         self._sleep(self._costs.seconds(batch))
-        return [self._token(work) if work.samples else None for work in batch]
+        return [[self._token(work)] if work.samples else [] for work in batch]
 
     def _token(self, work: Work) -> int:
         sequence = work.sequence

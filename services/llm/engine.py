@@ -31,6 +31,8 @@ class StepReport:
 
     batch_size: int
     seconds: float
+    model_steps: int
+    """More than 1 when the backend drew several tokens per sequence in one go."""
     tokens: int
     prefill_tokens: int
     preemptions: int
@@ -199,46 +201,48 @@ class LlmEngine:
             self._stats = self._snapshot()
 
     def _turn(self, busy: bool) -> bool:
-        """Takes the callers' commands, then does one step; sleeps first when the last turn had nothing to do."""
+        """Takes the callers' commands, then does its steps; sleeps first when the last turn had nothing to do."""
         with self._wake:
             if not (busy or self._commands or self._closing):
                 self._wake.wait(self.limits.heartbeat_s)
             commands, self._commands = self._commands, []
         for command in commands:
             command()
-        for _ in range(self.limits.steps_per_turn):
-            busy = self._step()
-            if not busy:
-                break
+        left = self.limits.steps_per_turn
+        while left > 0 and (done := self._step(left)):
+            left -= done
         self.steps += 1
         self._stats = self._snapshot()
-        return busy
+        return left < self.limits.steps_per_turn
 
-    def _step(self) -> bool:
-        """Schedule, run, postprocess; false when there was nothing to do."""
+    def _step(self, most: int) -> int:
+        """Schedule, run, postprocess; returns how many steps the model made, at most `most`."""
         started, preemptions, before = time.perf_counter(), self._scheduler.preemptions, self._counts.copy()
-        batch = self._scheduler.schedule()
+        batch = self._scheduler.schedule(most)
         self._batch_size = len(batch)
         if not batch:
-            return False
-        for work, token in self._execute(batch):
-            work.sequence.computed += work.count
+            return 0
+        done = 1
+        for work, tokens in self._execute(batch):
+            work.sequence.computed += work.count + max(0, len(tokens) - 1)
             self._counts["prefill_tokens"] += work.count if work.count > 1 else 0
-            if token is not None and not work.sequence.closed:
-                self._accept(self._live[work.sequence], token)
-        self._counts["model_steps"] += 1
+            done = max(done, len(tokens))
+            if tokens and not work.sequence.closed:
+                self._accept(self._live[work.sequence], tokens)
+        self._counts["model_steps"] += done
         if self._on_step is not None:
             report = StepReport(
                 batch_size=len(batch),
                 seconds=time.perf_counter() - started,
+                model_steps=done,
                 tokens=self._counts["tokens_generated"] - before["tokens_generated"],
                 prefill_tokens=self._counts["prefill_tokens"] - before["prefill_tokens"],
                 preemptions=self._scheduler.preemptions - preemptions,
             )
             self._on_step(report)
-        return True
+        return done
 
-    def _execute(self, batch: list[Work]) -> list[tuple[Work, int | None]]:
+    def _execute(self, batch: list[Work]) -> list[tuple[Work, Ids[int]]]:
         """Runs a batch; if it fails, runs its items one by one so that only the culprits fail."""
         try:
             return list(zip(batch, self._backend.step(batch), strict=True))
@@ -248,8 +252,8 @@ class LlmEngine:
                 return []
         return [pair for work in batch for pair in self._execute([work])]
 
-    def _accept(self, handle: Handle, token: int) -> None:
-        event = handle._sequence.accept(token)
+    def _accept(self, handle: Handle, tokens: Ids[int]) -> None:
+        event = handle._sequence.accept_all(tokens)
         self._counts["tokens_generated"] += len(event.raw_ids)
         if event.last:
             self._drop(handle, "finished")

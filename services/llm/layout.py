@@ -86,6 +86,10 @@ class Layout(Protocol):
     def constraint(self) -> Constraint:
         """The rule for the token sampled after the last row."""
 
+    @property
+    def steady(self) -> int:
+        """How many tokens from the next on may follow under this rule, as long as each but the last is speech."""
+
     def accept(self, token: int) -> Outcome:
         """Takes the sampled (or forced, or replayed) token and appends the rows that follow it."""
 
@@ -116,7 +120,7 @@ class WholeText:
 
     def __init__(self, config: LlmConfig, prompt: Prompt, rule: LengthRule, *, upstream_stops: bool = False) -> None:
         self.rows: list[int] = []
-        self._config, self._prompt, self._rule = config, prompt, rule
+        self._config, self._prompt, self._rule, self._codes = config, prompt, rule, InputCodes(config)
         self._text: list[int] = []
         self._decoded = self._min_length = self._max_length = 0
         specials = frozenset(special_ids(config))
@@ -137,7 +141,7 @@ class WholeText:
     def end_text(self) -> None:
         if not self._text:
             raise RequestError("the text is empty; send at least one text id")
-        codes, prompt, rule = InputCodes(self._config), self._prompt, self._rule
+        codes, prompt, rule = self._codes, self._prompt, self._rule
         speech = [codes.speech(i) for i in prompt.speech_ids]
         rows = [codes.sos, *prompt.instruct_ids, *prompt.text_ids, *self._text, codes.task, *speech]
         room = rule.max_rows - len(rows)
@@ -150,11 +154,16 @@ class WholeText:
     def constraint(self) -> Constraint:
         return Constraint(self._early if self._decoded < self._min_length else self._late)
 
+    @property
+    def steady(self) -> int:
+        changes = self._min_length if self._decoded < self._min_length else self._max_length
+        return min(changes, self._max_length) - self._decoded
+
     def accept(self, token: int) -> Outcome:
         if token >= self._config.speech_tokens:
             return Outcome(spoken=False, finish="stop")
         self._decoded += 1
-        self.rows.append(InputCodes(self._config).speech(token))
+        self.rows.append(self._codes.speech(token))
         return Outcome(spoken=True, finish="length" if self._decoded >= self._max_length else None)
 
 
@@ -203,6 +212,11 @@ class InterleavedText:
             return Constraint(frozenset({self._config.eos}))
         forced = self._config.fill if self._decoded == self._next_fill else None
         return Constraint(frozenset({self._config.fill}), forced)
+
+    @property
+    def steady(self) -> int:
+        ends = min(self._rule.ceiling - self._decoded, self._rule.max_rows - self._reach())
+        return max(1, ends if self._state == "final" else min(ends, self._next_fill - self._decoded))
 
     def accept(self, token: int) -> Outcome:
         config = self._config

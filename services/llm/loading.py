@@ -30,6 +30,9 @@ log = structlog.get_logger(__name__)
 
 PROGRAM_ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """Batch sizes a CUDA graph is recorded for, up to the largest batch."""
+GRAPH_STEPS = 8
+"""Steps in one go where graphs replay. At 64 rows the host takes 0.9 ms for one step and 0.24 ms for one of eight: a
+sequence waits a little longer for its tokens, and the device hardly for the host."""
 
 
 def load_engine(settings: LlmSettings, model: ModelDir, styles: Mapping[str, Path]) -> LlmEngine:
@@ -47,7 +50,7 @@ def load_engine(settings: LlmSettings, model: ModelDir, styles: Mapping[str, Pat
             max_request_tokens=settings.max_request_tokens,
             prefill_tokens=settings.prefill_tokens,
             admission_interval=settings.admission_interval,
-            steps_per_turn=settings.steps_per_turn,
+            steps_per_turn=settings.steps_per_turn or (GRAPH_STEPS if _graphs(settings) else 1),
             lead_s=settings.pause_lead_seconds if by_deadline else math.inf,
         )
     except ValueError as error:
@@ -100,7 +103,7 @@ def _computing(settings: LlmSettings, model: ModelDir, styles: Mapping[str, Path
     options = TorchOptions(
         int8_kv=settings.llm_int8_kv,
         attend=_paged_attention(model) if on_gpu and settings.llm_paged_kernel else gathered,
-        program_rows=_program_rows(settings) if on_gpu and settings.llm_cuda_graphs else (),
+        program_rows=_program_rows(settings) if _graphs(settings) else (),
         program_tokens=settings.max_request_tokens,
     )
     others = dict(list(zip(styles, models, strict=True))[1:])
@@ -123,6 +126,10 @@ def _dtype(settings: LlmSettings, device: torch.device) -> torch.dtype:
         name = "bfloat16" if device.type == "cuda" else "float32"
     dtype: torch.dtype = getattr(torch, name)
     return dtype
+
+
+def _graphs(settings: LlmSettings) -> bool:
+    return settings.device.startswith("cuda") and settings.llm_cuda_graphs
 
 
 def _program_rows(settings: LlmSettings) -> tuple[int, ...]:

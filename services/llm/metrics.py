@@ -46,8 +46,9 @@ CANCELLED = Counter(
 
 def count_step(step: StepReport) -> None:
     """Called by the engine after each step."""
-    BATCH.observe(step.batch_size)
-    STEP_SECONDS.observe(step.seconds)
+    for _ in range(step.model_steps):
+        BATCH.observe(step.batch_size)
+        STEP_SECONDS.observe(step.seconds / step.model_steps)
     TOKENS.inc(step.tokens)
     PREFILLED.inc(step.prefill_tokens)
     PREEMPTIONS.inc(step.preemptions)

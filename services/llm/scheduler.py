@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.llm.blocks import BlockAllocator
 from services.llm.sequence import Sequence
@@ -81,6 +81,8 @@ class Work:
     start: int
     count: int
     samples: bool
+    burst: int = 1
+    """How many tokens may be drawn in a row, each but the last fed at once; the sequence has blocks for them."""
 
 
 class Scheduler:
@@ -107,8 +109,11 @@ class Scheduler:
             if sequence in queue:
                 queue.remove(sequence)
 
-    def schedule(self) -> list[Work]:
-        """Chooses the next step's work; every chosen sequence has blocks for the rows it is to feed."""
+    def schedule(self, burst: int = 1) -> list[Work]:
+        """Chooses the next step's work; every chosen sequence has blocks for the rows it is to feed.
+
+        When all of them decode, each may draw up to `burst` tokens.
+        """
         self.paused = self._far_ahead()
         self._admit()
         batch: list[Work] = []
@@ -121,7 +126,17 @@ class Scheduler:
             if self._reserve(sequence, sequence.computed + count):
                 prefill_left -= count if sequence.pending > 1 else 0
                 batch.append(Work(sequence, sequence.computed, count, samples=count == sequence.pending))
-        return batch
+        decoding = burst > 1 and all(work.samples and work.count == 1 for work in batch)
+        return [self._prolonged(work, burst) for work in batch] if decoding else batch
+
+    def _prolonged(self, work: Work, burst: int) -> Work:
+        """The same work with up to `burst` tokens, if that takes nobody's blocks."""
+        sequence = work.sequence
+        burst = min(burst, sequence.burst)
+        if self.allocator.shortage(sequence.blocks, sequence.computed + burst):
+            return work
+        self.allocator.grow(sequence.blocks, sequence.computed + burst)
+        return replace(work, burst=burst)
 
     def _admit(self) -> None:
         """Moves waiting sequences in while there is room for their rows and the first token after them."""

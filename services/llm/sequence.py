@@ -164,6 +164,12 @@ class Sequence:
         return self.layout.ready and not held and not self.closed
 
     @property
+    def burst(self) -> int:
+        """How many tokens may be drawn one after the other before anything but speech must be thought of."""
+        steady = self.layout.steady
+        return steady if self.max_tokens is None else min(steady, self.max_tokens - len(self.decoded))
+
+    @property
     def due(self) -> float:
         """When the listener runs dry, or wants the first audio, if no more tokens come; endless when nobody waits."""
         return math.inf if self.play_at is None else self.play_at + self.spoken / self.model.token_rate
@@ -178,6 +184,13 @@ class Sequence:
         if not self.text_ended:
             self.text_ended = True
             self.layout.end_text()
+
+    def accept_all(self, tokens: Ids[int]) -> TokensEvent:
+        """Takes the next tokens, which nothing but the last may end, and says what they mean to the listener."""
+        events = [self.accept(token) for token in tokens]
+        ids = tuple(i for event in events for i in event.ids)
+        raw_ids = tuple(i for event in events for i in event.raw_ids)
+        return TokensEvent(ids, raw_ids, events[-1].last, events[-1].finish_reason)
 
     def accept(self, token: int) -> TokensEvent:
         """Takes the next token and says what it means to the listener."""

@@ -45,9 +45,9 @@ class LlmSettings(ModelServiceSettings):
     """Utterances generated at once, so also the largest batch [gpt_paral_num]."""
     max_waiting: int = Field(default=128, ge=0)
     """Utterances that may queue beyond those; one more is refused."""
-    steps_per_turn: int = Field(default=1, ge=1)
-    """Engine steps between two looks at what has arrived; more saves host work and delays newcomers
-    [gpt_paral_step_num]."""
+    steps_per_turn: int = Field(default=0, ge=0)
+    """Engine steps between two looks at what has arrived; more delays newcomers and saves host work, most where CUDA
+    graphs make several steps in one go. 0: 8 there, else 1 [gpt_paral_step_num]."""
     total_tokens: int = Field(default=32768, ge=64)
     """Rows of the K/V cache, all utterances together [max_total_token_num]."""
     max_request_tokens: int = Field(default=4096, ge=16)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from services.llm.attention import DecodeAttention, gathered
-from services.llm.decode_program import DecodeProgram
+from services.llm.decode_program import MOST_STEPS, DecodeProgram, ProgramRow
 from services.llm.kv_cache import KVCache, Rows, lay_out
 from services.llm.model import SpeechLM
 from services.llm.sampling import NOT_FINITE, CounterDraw, Draw, SamplingBatch, SamplingRow, sample
@@ -97,44 +97,45 @@ class TorchBackend:
                 pool = program.record(pool)
 
     @torch.inference_mode()
-    def step(self, batch: Sequence[Work]) -> list[int | None]:
-        """One forward pass per style over the batch's rows. Raises NonFiniteLogits naming the precision."""
+    def step(self, batch: Sequence[Work]) -> list[Sequence[int]]:
+        """One forward pass per style over the batch's rows, in a program as many as the rows' bursts allow.
+
+        Raises NonFiniteLogits naming the precision.
+        """
         if self._cache is None:
             raise RuntimeError("reserve() the K/V cache before the first step")
-        tokens: list[int | None] = [None] * len(batch)
+        tokens: list[Sequence[int]] = [()] * len(batch)
         for style in dict.fromkeys(work.sequence.request.style for work in batch):
             chosen = [i for i, work in enumerate(batch) if work.sequence.request.style == style]
-            program, in_program = self._program(style, [batch[i] for i in chosen])
-            decoding = [chosen[i] for i in in_program]
+            program, rows = self._program(style, {i: batch[i] for i in chosen})
             if program is not None:
                 self.latest_program = program
-                rows = [self._decode_row(batch[i]) for i in decoding]
-                self._store(tokens, batch, decoding, program.step(rows))
-            rest = [i for i in chosen if i not in set(decoding)]
+                steps = min(MOST_STEPS, max(batch[i].burst for i in rows))
+                self._store(tokens, batch, rows, program.run(list(rows.values()), steps))
+            rest = [i for i in chosen if i not in rows]
             if rest:
                 sampled, drawn = self._run(self._models[style], [batch[i] for i in rest], self._cache)
-                self._store(tokens, batch, [rest[i] for i in sampled], drawn)
+                self._store(tokens, batch, [rest[i] for i in sampled], [[token] for token in drawn])
         return tokens
 
-    def _program(self, style: str, batch: Sequence[Work]) -> tuple[DecodeProgram | None, list[int]]:
-        """The smallest program for the batch's decoding rows, and which those are."""
-        fits = [
-            i
-            for i, work in enumerate(batch)
-            if self._programs[style]
-            and (work.count == 1 and work.samples)
-            and len(work.sequence.layout.rows) <= self._options.program_tokens
-            and DecodeProgram.serves(_sampling_row(work))
-        ]
-        for program in self._programs[style]:
-            if 0 < len(fits) <= program.rows:
-                return program, fits
-        return None, []
+    def _program(self, style: str, batch: Mapping[int, Work]) -> tuple[DecodeProgram | None, dict[int, ProgramRow]]:
+        """The smallest program for the batch's decoding rows, and these rows by their place in the step."""
+        programs, longest = self._programs[style], self._options.program_tokens
+        if not programs:
+            return None, {}
+        rows = {
+            i: self._decode_row(work)
+            for i, work in batch.items()
+            if work.count == 1 and work.samples and len(work.sequence.layout.rows) <= longest
+        }
+        rows = {i: row for i, row in rows.items() if row.fits}
+        return next(((program, rows) for program in programs if 0 < len(rows) <= program.rows), (None, {}))
 
-    def _decode_row(self, work: Work) -> tuple[int, int, Sequence[int], int, SamplingRow]:
+    def _decode_row(self, work: Work) -> ProgramRow:
         sequence = work.sequence
         ban = self._ban_kind(sequence.layout.constraint().allowed)
-        return sequence.layout.rows[work.start], work.start, sequence.blocks, ban, _sampling_row(work)
+        code, window = sequence.layout.rows[work.start], sequence.sampling.win_size
+        return ProgramRow(code, work.start, sequence.blocks, ban, _sampling_row(work), window)
 
     def _run(self, model: SpeechLM, batch: Sequence[Work], cache: KVCache) -> tuple[list[int], list[int]]:
         """Which items of the batch sample, and what they drew."""
@@ -154,14 +155,16 @@ class TorchBackend:
         return ids
 
     def _store(
-        self, tokens: list[int | None], batch: Sequence[Work], where: Sequence[int], drawn: Sequence[int]
+        self, tokens: list[Sequence[int]], batch: Sequence[Work], where: Iterable[int], drawn: Sequence[Sequence[int]]
     ) -> None:
-        if NOT_FINITE in drawn:
-            name = str(self._dtype).removeprefix("torch.")
-            raise NonFiniteLogits(f"the model's logits in {name} are not finite; a wider precision may help")
-        for i, token in zip(where, drawn, strict=True):
+        for i, row in zip(where, drawn, strict=True):
             forced = batch[i].sequence.layout.constraint().forced
-            tokens[i] = token if forced is None else forced
+            # What a program drew beyond an id that is not speech was drawn after a row that is never fed.
+            ends = next((k for k, token in enumerate(row, 1) if token >= self._config.speech_tokens), len(row))
+            tokens[i] = row[: min(ends, batch[i].burst)] if forced is None else (forced,)
+            if NOT_FINITE in row[:ends]:
+                name = str(self._dtype).removeprefix("torch.")
+                raise NonFiniteLogits(f"the model's logits in {name} are not finite; a wider precision may help")
 
     def _ban_kind(self, allowed: frozenset[int]) -> int:
         """Which row of `_bans` is true for every special id that is not allowed."""

@@ -107,9 +107,7 @@ def _decode_with_multinomial(golden: Golden, seed: int) -> list[int]:
     sequence = new_sequence(golden.model, golden_request(golden))
     sequence.blocks.extend(range(blocks))
     while sequence.finish_reason is None:
-        (token,) = backend.step([Work(sequence, sequence.computed, sequence.pending, samples=True)])
+        ((token,),) = backend.step([Work(sequence, sequence.computed, sequence.pending, samples=True)])
         sequence.computed = len(sequence.layout.rows)
-        if token is None:
-            raise RuntimeError("the backend returned no token for a sampling step")
         sequence.accept(token)
     return sequence.decoded

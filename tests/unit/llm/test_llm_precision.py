@@ -107,6 +107,42 @@ def test_fixed_shape_steps_yield_the_same_tokens(make_engine: MakeEngine, mini_m
         assert [listener.wait().raw_ids for listener in listeners] == alone
 
 
+@pytest.mark.parametrize("burst", [2, 5, 64])
+def test_several_steps_in_one_go_yield_the_same_tokens(
+    make_engine: MakeEngine, mini_model: SpeechLM, burst: int
+) -> None:
+    """Through ends by stop and by length, text blocks, held and resumed runs, a full cache, and rows without room."""
+    requests = [utterance(number, max_seconds=0.5 + number) for number in range(5)]
+    requests += [replace(request, text_order="interleaved") for request in requests]
+    requests += [replace(requests[3], max_tokens=7)]
+    with make_engine(LIMITS) as engine:
+        alone = [run(engine, request).raw_ids for request in requests[:-1]]
+    alone.append(alone[3])
+    requests += [replace(requests[4], resume_ids=alone[4][:3])]
+    alone.append(alone[4][3:])
+    options = TorchOptions(program_rows=(1, 16), program_tokens=LIMITS.max_request_tokens)
+    for blocks in (120, 60):
+        limits = replace(LIMITS, steps_per_turn=burst, max_running=16, total_tokens=4 * blocks)
+        with make_engine(limits, TorchBackend(mini_model, options=options)) as engine:
+            listeners = [Listener() for _ in requests]
+            handles = [engine.submit(*pair) for pair in zip(requests, listeners, strict=True)]
+            held = listeners[requests.index(replace(requests[3], max_tokens=7))]
+            held.wait_for_tokens(7)
+            assert len(held.raw_ids) == 7
+            engine.set_max_tokens(handles[listeners.index(held)], None)
+            assert [listener.wait().raw_ids for listener in listeners] == alone
+            assert engine.stats().preemptions > 0 or blocks == 120
+
+
+def test_the_host_looks_at_a_program_once_for_several_steps(make_engine: MakeEngine, mini_model: SpeechLM) -> None:
+    limits = replace(LIMITS, steps_per_turn=8)
+    options = TorchOptions(program_rows=(1,), program_tokens=LIMITS.max_request_tokens)
+    with make_engine(limits, TorchBackend(mini_model, options=options)) as engine:
+        listener = run(engine, utterance(4, max_seconds=2))
+        assert engine.stats().model_steps >= len(listener.raw_ids) > 12
+        assert len(listener.events) <= 3 + len(listener.raw_ids) / 4
+
+
 def test_sampling_a_program_cannot_hold_runs_without_it(make_engine: MakeEngine, mini_model: SpeechLM) -> None:
     request = replace(utterance(3), sampling=SamplingOptions(seed=3, top_k=6000, win_size=500))
     with make_engine(LIMITS) as engine:

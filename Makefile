@@ -18,10 +18,12 @@ BIN := .venv/bin
 PROTOS := $(wildcard protos/lighttts/v1/*.proto protos/lighttts/compat/*.proto)
 BUF_VERSION := 1.75.0
 BUF := .tools/buf-$(BUF_VERSION)/node_modules/.bin/buf
+# What the system tests run beside us: programs, by the names of their Debian packages.
+DEBIAN := chromium chromedriver:chromium-driver curl npm prometheus redis-server
 # Other people's clients live in an environment of their own: some want other versions of what we use.
 PEERS := .tools/peers/.ready
 
-.PHONY: help setup protos demo run test parity full-size faults test-system chart images push images-check lint format clean
+.PHONY: help setup protos demo run test parity full-size faults test-system debian chart images push images-check lint format clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,11 +50,23 @@ faults: setup protos ## Kill, freeze and drain llm and decode workers while utte
 full-size: setup protos ## Prove the 0.5B layout: random weights, written, loaded and spoken with (4 GB disk, 6 GB memory)
 	@$(BIN)/python -m benchmarks.full_size
 
-test-system: setup protos $(BUF) $(PEERS) ## Run what needs npm, Debian packages or other people's clients
+test-system: debian setup protos $(PEERS) ## Run what needs npm, Debian packages or other people's clients
+	@$(MAKE) $(BUF)
 	@$(BUF) lint protos
 	@$(BUF) format --diff --exit-code protos
 	@echo "buf: the protos follow the style guide and its format"
 	@$(BIN)/python -m pytest -m system --ignore=tests/chart $(ARGS)
+
+# No server is left running: the tests start their own, on ports of their own.
+debian:
+	@missing=$$(for need in $(DEBIAN); do command -v "$${need%:*}" >/dev/null || echo -n "$${need#*:} "; done); \
+	if [ -n "$$missing" ]; then \
+	  echo "Installing $$missing(Debian packages)"; \
+	  if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+	    echo "the system tests need the Debian packages $$missing: install them as root, then try again" >&2; exit 1; fi; \
+	  apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	fi
 
 chart: setup protos ## Hold the Helm chart to Helm 3 and 4, to Kubernetes' schemas and to what it says (fetches helm once)
 	@$(BIN)/python -m pytest tests/chart $(ARGS)

@@ -49,7 +49,7 @@ def test_a_key_is_known_by_its_hash_alone(tmp_path: Path) -> None:
     assert batch.priority(audio_pb2.Urgency.PRIORITY_INTERACTIVE) == audio_pb2.Urgency.PRIORITY_OFFLINE
 
 
-@pytest.mark.parametrize("wrong", ["", "x", KEY[:-1], KEY.upper(), key_hash(KEY), "ü\udcff"])
+@pytest.mark.parametrize("wrong", ["", "x", KEY[:-1], KEY.upper(), key_hash(KEY), "ü\udcff"], ids=range(6))
 def test_a_wrong_key_is_not_let_in(tmp_path: Path, wrong: str) -> None:
     with pytest.raises(Unauthenticated, match="not known here"):
         ring(key_file(tmp_path, entry())).caller(wrong)
@@ -142,6 +142,7 @@ def test_where_a_key_may_stand(door: Door, headers: list[tuple[str, str]]) -> No
         ([("x-api-key", KEY)], f"api_key={KEY}", "ends up in logs"),
         ([], f"token={KEY}", "ends up in logs"),
     ],
+    ids=range(8),
 )
 def test_a_key_in_the_wrong_place_is_told_the_right_one(
     door: Door, headers: list[tuple[str, str]], query: str, words: str

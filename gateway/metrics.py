@@ -38,6 +38,10 @@ UNDERRUN_SECONDS = Counter(
 CANCELLATIONS = Counter("lighttts_gateway_cancellations_total", "Speech that was cut off, by who did it.", ["by"])
 """`by`: `barge_in` (a cancel message), `client` (it went away)."""
 LLM_MOVES = Counter("lighttts_gateway_llm_moves_total", "Utterances another llm worker went on with.", ["reason"])
+VOICES_NOT_FORGOTTEN = Counter(
+    "lighttts_gateway_voices_not_forgotten_total",
+    "Workers that could not be told to forget a deleted voice; they are told again.",
+)
 RESULTS = Counter(
     "lighttts_gateway_results_total", "Whole texts asked for while the result cache is on, by what came of it.", ["how"]
 )

@@ -10,6 +10,7 @@ import structlog
 from gateway.access.door import Door, DoorInterceptor
 from gateway.access.keys import KeyFileError, KeyRing
 from gateway.admission import Admission
+from gateway.forgetting import Forgetting
 from gateway.fronts import cosyvoice_grpc, riva
 from gateway.fronts.cosyvoice_grpc import CosyVoiceServicer
 from gateway.fronts.grpc import TextToSpeechServicer
@@ -22,6 +23,7 @@ from gateway.session import Stages
 from gateway.settings import GatewaySettings
 from gateway.shared import open_shared
 from gateway.shared_port import http_or_grpc
+from gateway.voice_memory import VoiceMemory
 from gateway.voices import Voices
 from lighttts.compat import cosyvoice_pb2_grpc, riva_tts_pb2_grpc
 from lighttts.v1 import tts_pb2_grpc
@@ -51,13 +53,13 @@ class GatewayService:
         encode = _pool("encode", settings.encode_target, "lighttts.v1.Encode", settings)
         llm = _pool("llm", settings.llm_target, "lighttts.v1.Llm", settings)
         self._shared = shared = open_shared(settings)
-        voices = Voices(
-            encode, shared.store, default_voice=settings.default_voice, cache_bytes=settings.voice_cache_bytes
-        )
+        memory = VoiceMemory(settings.voice_cache_bytes)
+        results = None if shared.results is None else shared.results.store
+        forgetting = Forgetting(memory, results, (encode, llm))
+        voices = Voices(encode, shared.store, memory, forgetting, default_voice=settings.default_voice)
         self._settings = settings
         admission = Admission(settings.max_sessions)
-        results = None if shared.results is None else shared.results.store
-        library = VoiceLibrary(shared.store, voices, shared.quotas, _upload_limits(settings), results)
+        library = VoiceLibrary(shared.store, voices, shared.quotas, _upload_limits(settings), forgetting)
         self._stages = Stages(settings, voices, encode, llm, admission, shared.quotas, library, shared.results)
         door = Door(_keys(settings))
         self.interceptors: tuple[grpc.aio.ServerInterceptor, ...] = (DoorInterceptor(door),)
@@ -119,6 +121,7 @@ class GatewayService:
         await self._http.close()
         if self._cosyvoice is not None:
             await self._cosyvoice.close()
+        await self._stages.voices.close()
         await self._stages.llm.close()
         await self._stages.encode.close()
         await self._shared.close()

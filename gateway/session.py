@@ -201,7 +201,7 @@ class Session:
 
     async def _announce(self) -> None:
         self._output.open(self._stages.voices.model.sample_rate)
-        self._voice = await self._stages.voices.resolve(self._options.voice)
+        self._voice = await self._place.enter_async_context(self._stages.voices.use(self._options.voice))
         if self._voice.seconds:  # until the first utterance tells
             heard = self._voice.seconds * self._output.sample_rate / self._options.speed
             self._output.spoken.pace = len(self._voice.transcript) / heard

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
 import structlog
 
 from gateway.access.caller import current_caller
 from gateway.downstream import at_one_or_another
+from gateway.forgetting import Forgetting
 from gateway.library.record import VoiceRecord
 from gateway.library.store import VoiceStore, find
 from gateway.options import NamedVoice, PromptVoice
 from gateway.single_flight import SingleFlight
+from gateway.voice_memory import VoiceMemory
 from lighttts.v1 import encode_pb2, encode_pb2_grpc, voice_pb2
 from services.common import tracing
 from services.common.errors import NotFound, Unavailable
@@ -32,12 +34,18 @@ T = TypeVar("T")
 class Voices:
     """Knows what the encode service serves and turns a request's voice into its content, once per voice."""
 
-    def __init__(self, encode: Pool, store: VoiceStore, *, default_voice: str, cache_bytes: int) -> None:
+    def __init__(
+        self, encode: Pool, store: VoiceStore, memory: VoiceMemory, forgetting: Forgetting, *, default_voice: str
+    ) -> None:
         """`default_voice`: name of the voice of requests that name none; empty means the checkpoint's first."""
         self._encode = encode
         self._store = store
         self._default_voice = default_voice
-        self._cache = _ContentCache(cache_bytes)
+        self._memory = memory
+        self._forgetting = forgetting
+        self._known: dict[tuple[str, str], str] = {}
+        """Hashes of registered voices by owner and id, while anything of them may be in this process's memory."""
+        self._left: set[asyncio.Task[None]] = set()
         self._flights: SingleFlight[str, voice_pb2.VoiceContent] = SingleFlight()
         self._model: encode_pb2.DescribeModelResponse | None = None
 
@@ -62,15 +70,35 @@ class Voices:
         model = await self._call(describe)
         if self._model is None or self._model.model != model.model:
             log.info("model served", model=model.name, identity=model.model, voices=list(model.voices))
-            self._cache.clear()
+            self._memory.clear()
         self._model = model
 
-    async def resolve(self, voice: NamedVoice | PromptVoice) -> voice_pb2.VoiceContent:
-        """The voice's content. Raises NotFound, naming the known voices, or InvalidInput for a bad prompt."""
+    @asynccontextmanager
+    async def use(self, voice: NamedVoice | PromptVoice) -> AsyncIterator[voice_pb2.VoiceContent]:
+        """The voice's content, for as long as something is spoken with it. Should it be deleted meanwhile, the workers
+        have to be told once more: what was spoken since has brought it back to them.
+
+        Raises NotFound, naming the known voices, or InvalidInput for a bad prompt.
+        """
+        record = await self._record(voice) if isinstance(voice, NamedVoice) else None
+        content = await self._content(voice, record)
+        try:
+            yield content
+        finally:
+            if record is not None:
+                self._spawn(self._leave(record, content.voice_hash))
+
+    async def exists(self, name: str) -> bool:
+        """Whether the caller can speak with a voice of this name."""
+        return name in self.model.voices or await find(self._store, current_caller().owner, name) is not None
+
+    async def _content(self, voice: NamedVoice | PromptVoice, record: VoiceRecord | None) -> voice_pb2.VoiceContent:
+        if record is not None:
+            registered = await self._registered(record)
+            self._known[record.owner, record.id] = registered.voice_hash
+            return registered
         if isinstance(voice, NamedVoice):
             name = voice.name or self.default_voice
-            if name not in self.model.voices:
-                return await self._registered(current_caller().owner, name)
             key = f"name {name}"
             header = encode_pb2.EncodeVoiceHeader(request_id=current_request_id(), bundled_voice=name)
             audio = b""
@@ -83,7 +111,7 @@ class Voices:
                 header.transcript = voice.transcript
             else:
                 header.timbre_only = True
-        content = self._cache.get(key)
+        content = self._memory.get(key)
         if content is None:
             content = await self._flights.run(key, lambda: self._extract(key, header, audio))
         return content
@@ -93,26 +121,53 @@ class Voices:
         header = encode_pb2.EncodeVoiceHeader(request_id=current_request_id(), transcript=transcript)
         return await self._encode_voice(header, audio)
 
-    def forget(self, record: VoiceRecord) -> None:
-        """Drops what is held here of a registered voice that was deleted."""
-        self._cache.drop(_registered_key(record.owner, record.id))
-
     async def sweep(self) -> None:
-        """Drops what is held of registered voices that were deleted by way of another gateway."""
-        for key in self._cache.held():
-            kind, *address = key.split(" ")
-            if kind == _REGISTERED and await self._store.get(*address) is None:
-                self._cache.drop(key)
+        """Forgets registered voices that were deleted by way of another gateway, and goes on where a worker could not
+        be told before."""
+        await self._forgetting.finish()
+        for (owner, id_), hash_ in tuple(self._known.items()):
+            if await self._store.get(owner, id_) is None:
+                await self._forgetting.forget(hash_)
+                self._known.pop((owner, id_), None)
+            elif not self._forgetting.held(hash_):
+                self._known.pop((owner, id_), None)
 
-    async def _registered(self, owner: str, name: str) -> voice_pb2.VoiceContent:
+    async def close(self) -> None:
+        """Ends what goes on in the background."""
+        for task in self._left:
+            task.cancel()
+        if self._left:
+            await asyncio.wait(self._left)
+
+    async def _record(self, voice: NamedVoice) -> VoiceRecord | None:
+        """The record of a registered voice; None for one that comes with the model. Raises NotFound."""
+        name, owner = voice.name or self.default_voice, current_caller().owner
+        if name in self.model.voices:
+            return None
         # The store is asked every time, so that a deleted voice speaks no more, whichever gateway deleted it.
         record = await find(self._store, owner, name)
         if record is None:
             names = [*self.model.voices, *(record.name for record in await self._store.owned(owner))]
             known = ", ".join(sorted(names)) or "none: send a prompt instead"
             raise NotFound(f"there is no voice {name!r}; known voices: {known}", field="config.voice_name")
-        key = _registered_key(owner, record.id)
-        content = self._cache.get(key)
+        return record
+
+    async def _leave(self, record: VoiceRecord, voice_hash: str) -> None:
+        """Something that spoke with a registered voice has ended."""
+        try:
+            if await self._store.get(record.owner, record.id) is None:
+                await self._forgetting.forget(voice_hash)
+        except Unavailable as error:
+            log.warning("cannot see whether a voice was deleted while it spoke", reason=error.message)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._left.add(task)
+        task.add_done_callback(self._left.discard)
+
+    async def _registered(self, record: VoiceRecord) -> voice_pb2.VoiceContent:
+        key = f"registered {record.owner} {record.id}"
+        content = self._memory.get(key)
         if content is None:
             content = await self._flights.run(key, lambda: self._load(key, record))
         return content
@@ -128,12 +183,12 @@ class Voices:
                 raise NotFound(f"the voice {record.name!r} has just been deleted", field="config.voice_name")
             content = await self.examine(audio, record.transcript)
             await self._store.keep_content(record.owner, record.id, model, content.SerializeToString())
-        self._cache.put(key, content)
+        self._memory.put(key, content)
         return content
 
     async def _extract(self, key: str, header: encode_pb2.EncodeVoiceHeader, audio: bytes) -> voice_pb2.VoiceContent:
         content = await self._encode_voice(header, audio)
-        self._cache.put(key, content)
+        self._memory.put(key, content)
         return content
 
     async def _encode_voice(self, header: encode_pb2.EncodeVoiceHeader, audio: bytes) -> voice_pb2.VoiceContent:
@@ -155,45 +210,3 @@ async def _parts(header: encode_pb2.EncodeVoiceHeader, audio: bytes) -> AsyncIte
     yield encode_pb2.EncodeVoiceRequest(header=header)
     for start in range(0, len(audio), UPLOAD_PART_BYTES):
         yield encode_pb2.EncodeVoiceRequest(audio=audio[start : start + UPLOAD_PART_BYTES])
-
-
-_REGISTERED = "registered"
-
-
-def _registered_key(owner: str, id_: str) -> str:
-    return f"{_REGISTERED} {owner} {id_}"
-
-
-class _ContentCache:
-    """The most recently used voices, within a number of bytes."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._contents: OrderedDict[str, voice_pb2.VoiceContent] = OrderedDict()  # least recently used first
-        self._bytes = 0
-
-    def get(self, key: str) -> voice_pb2.VoiceContent | None:
-        content = self._contents.get(key)
-        if content is not None:
-            self._contents.move_to_end(key)
-        return content
-
-    def put(self, key: str, content: voice_pb2.VoiceContent) -> None:
-        if key not in self._contents:
-            self._contents[key] = content
-            self._bytes += content.ByteSize()
-        while self._bytes > self._max_bytes:
-            _, dropped = self._contents.popitem(last=False)
-            self._bytes -= dropped.ByteSize()
-
-    def held(self) -> tuple[str, ...]:
-        return tuple(self._contents)
-
-    def drop(self, key: str) -> None:
-        content = self._contents.pop(key, None)
-        if content is not None:
-            self._bytes -= content.ByteSize()
-
-    def clear(self) -> None:
-        self._contents.clear()
-        self._bytes = 0

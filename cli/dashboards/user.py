@@ -119,6 +119,12 @@ _ANSWERS = Row(
             (per_second("lighttts_gateway_results_total", "how"),),
         ),
         Panel(
+            "Deleted voices not forgotten",
+            "Workers that could not be told to forget a deleted voice. Each is told again until it answers or has gone.",
+            "ops",
+            (per_second("lighttts_gateway_voices_not_forgotten_total"),),
+        ),
+        Panel(
             "Pods that serve", "1 for each pod that reports SERVING.", "short", (total("lighttts_ready", "service"),)
         ),
     ),

@@ -15,7 +15,7 @@ from gateway.fronts.error_shapes import OPENAI_ERRORS
 from gateway.fronts.fields import named_as
 from gateway.fronts.inline_audio import InlineAudio, decode_audio
 from gateway.fronts.speech_response import SpeechResponse
-from gateway.options import NamedVoice, SpeechOptions, check_text
+from gateway.options import SpeechOptions, check_text
 from gateway.output import Events
 from gateway.session import Stages
 from gateway.styles import list_styles
@@ -150,12 +150,7 @@ async def _style(stages: Stages, model: str) -> str:
 
 async def _voice(stages: Stages, voice: str | VoiceId) -> str:
     name = voice.id if isinstance(voice, VoiceId) else voice
-    if name in OPENAI_VOICES:
-        try:
-            await stages.voices.resolve(NamedVoice(name))
-        except NotFound:
-            return ""
-    return name
+    return "" if name in OPENAI_VOICES and not await stages.voices.exists(name) else name
 
 
 async def _events(session: Events) -> AsyncGenerator[bytes]:

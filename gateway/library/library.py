@@ -12,9 +12,9 @@ import structlog
 
 from gateway.access.caller import Caller
 from gateway.access.quota import Quotas
+from gateway.forgetting import Forgetting
 from gateway.library.record import NewVoice, VoiceRecord, voice_id
 from gateway.library.store import VoiceStore, find
-from gateway.results.store import ResultStore
 from gateway.voices import Voices
 from lighttts.v1 import voice_pb2
 from services.common.errors import AlreadyExists, InvalidInput, NotFound, Overloaded, QuotaExceeded, TimedOut
@@ -44,14 +44,14 @@ class VoiceLibrary:
         voices: Voices,
         quotas: Quotas,
         limits: UploadLimits,
-        results: ResultStore | None,
+        forgetting: Forgetting,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._voices = voices
         self._quotas = quotas
         self._limits = limits
-        self._results = results
+        self._forgetting = forgetting
         self._now = now
         self._uploads = 0
 
@@ -108,9 +108,8 @@ class VoiceLibrary:
         content = await self._store.content(caller.owner, record.id, self._voices.model.model)
         if not await self._store.delete(caller.owner, record.id):
             raise NotFound(f"the voice {record.name!r} has just been deleted", field="voice")
-        self._voices.forget(record)
-        if self._results is not None and content is not None:
-            await self._results.forget(voice_pb2.VoiceContent.FromString(content).voice_hash)
+        if content is not None:  # without it this model has never spoken with it
+            await self._forgetting.forget(voice_pb2.VoiceContent.FromString(content).voice_hash)
         self._note("voice deleted", caller, record)
         return record
 

@@ -45,10 +45,11 @@ async def speech(stages: Stages, options: SpeechOptions, text: str, *, start_sam
         async with Session(stages, options, one_text(text), start_sample=start_sample) as session:
             yield session
         return
-    voice = await stages.voices.resolve(options.voice)
+    async with stages.voices.use(options.voice) as voice:
+        voice_hash = voice.voice_hash
     model = stages.voices.model.model
     generation = f"{results.generation} {model} {stages.settings.interleaved_text}"
-    key = result_key(text, options, voice.voice_hash, generation)
+    key = result_key(text, options, voice_hash, generation)
     known = await results.store.get(key)
     if known is not None:
         metrics.RESULTS.labels("remembered").inc()
@@ -71,9 +72,10 @@ async def _join(
         return flight.listen()
 
     async def speak(flight: Flight) -> None:
-        async with Session(stages, options, one_text(text)) as session:
-            await flight.fill(session)
-        await results.store.put(key, _dump(flight.events))  # only what was spoken to its end
+        async with stages.voices.use(options.voice):  # until it is kept: of a voice deleted meanwhile nothing stays
+            async with Session(stages, options, one_text(text)) as session:
+                await flight.fill(session)
+            await results.store.put(key, _dump(flight.events))  # only what was spoken to its end
 
     def end(flight: Flight) -> None:
         if results.flights.get(place) is flight:

@@ -26,6 +26,9 @@ class ResultStore(Protocol):
     async def forget(self, voice_hash: str) -> None:
         """Drops everything spoken with a voice."""
 
+    def holds(self, voice_hash: str) -> bool:
+        """Whether this process keeps anything spoken with a voice; what lies elsewhere does not count."""
+
 
 class MemoryResults:
     """The most recently used results, within a number of bytes."""
@@ -53,6 +56,9 @@ class MemoryResults:
     async def forget(self, voice_hash: str) -> None:
         for key in [key for key in self._results if key.voice_hash == voice_hash]:
             self._drop(key)
+
+    def holds(self, voice_hash: str) -> bool:
+        return any(key.voice_hash == voice_hash for key in self._results)
 
     def _drop(self, key: ResultKey) -> None:
         self._bytes -= len(self._results.pop(key, b""))
@@ -83,6 +89,9 @@ class RedisResults:
     async def forget(self, voice_hash: str) -> None:
         with contextlib.suppress(Unavailable), reached("results cannot be dropped"):
             await self._client.delete(self._name(voice_hash))
+
+    def holds(self, voice_hash: str) -> bool:
+        return False
 
     def _name(self, voice_hash: str) -> str:
         return f"{self._prefix}results:{voice_hash}"

@@ -25,6 +25,8 @@ class VoiceCache:
         self._lock = threading.Lock()
         self._voices: OrderedDict[str, Voice] = OrderedDict()  # least recently used first
         self._leases: Counter[str] = Counter()
+        self._unwanted: set[str] = set()
+        """Voices to be dropped as soon as nobody leases them."""
         self._nbytes = 0
 
     def get(self, hash_: str) -> Voice | None:
@@ -55,7 +57,17 @@ class VoiceCache:
                     self._leases[hash_] -= 1
                     if not self._leases[hash_]:
                         del self._leases[hash_]
+                        if hash_ in self._unwanted:
+                            self._drop(hash_)
                     self._evict()
+
+    def forget(self, hash_: str) -> None:
+        """Drops a voice: at once, or when the last lease on it ends. Nothing happens when it is not here."""
+        with self._lock:
+            if hash_ in self._leases:
+                self._unwanted.add(hash_)
+            else:
+                self._drop(hash_)
 
     def __len__(self) -> int:
         return len(self._voices)
@@ -78,4 +90,10 @@ class VoiceCache:
         for hash_ in [hash_ for hash_ in self._voices if hash_ not in self._leases]:
             if len(self._voices) <= self._max_voices and self._nbytes <= self._max_bytes:
                 return
-            self._nbytes -= self._voices.pop(hash_).nbytes
+            self._drop(hash_)
+
+    def _drop(self, hash_: str) -> None:
+        self._unwanted.discard(hash_)
+        voice = self._voices.pop(hash_, None)
+        if voice is not None:
+            self._nbytes -= voice.nbytes

@@ -122,6 +122,9 @@ class Backend(Protocol):
     def evict(self, state: Any) -> int:
         """Forgets what can be computed again, which changes cost and not audio; returns the bytes given up."""
 
+    def forget_voice(self, voice: str) -> None:
+        """Drops what is kept of a voice's prompt for streams to come."""
+
     def counts(self) -> BackendCounts:
         """What the backend has done since the start."""
 
@@ -227,6 +230,9 @@ class ClockedBackend:
 
     def evict(self, state: ClockedState) -> int:
         return 0
+
+    def forget_voice(self, voice: str) -> None:
+        """Nothing is kept."""
 
     def counts(self) -> BackendCounts:
         return BackendCounts()

@@ -125,6 +125,10 @@ class DecodeEngine:
         now = self._clock()
         self._post(lambda: setattr(handle._stream, "played", (seconds_played, now)))
 
+    def forget_voice(self, voice: str) -> None:
+        """Drops what was computed of a voice's prompt; streams that speak with it keep theirs."""
+        self._post(lambda: self._backend.forget_voice(voice))
+
     def acknowledge(self, handle: Handle, samples: int) -> None:
         """Says that the audio before absolute sample `samples` has been sent on.
 

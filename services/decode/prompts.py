@@ -68,6 +68,11 @@ class Prompts:
         self._pasts.popitem(last=False)
         return True
 
+    def forget(self, voice: str) -> None:
+        """Drops a voice's prompt, under every plan."""
+        for key in [key for key in self._pasts if key[0] == voice]:
+            del self._pasts[key]
+
     def _compute(self, state: FlowState, end: int, beat: Callable[[], None]) -> Past | None:
         prompt = replace(state, done=0, past=None, tokens=[])
         self._flow.append([FlowHop(prompt, end, final=False)], beat)

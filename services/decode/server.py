@@ -9,7 +9,8 @@ from contextlib import aclosing
 import grpc.aio
 import torch
 
-from lighttts.v1 import decode_pb2, decode_pb2_grpc
+from lighttts.v1 import decode_pb2, decode_pb2_grpc, voice_pb2_grpc
+from services.common import forget_voice
 from services.common.errors import InvalidInput, Unavailable
 from services.common.modeldir import open_model_dir
 from services.common.voice import voice_identity
@@ -29,7 +30,7 @@ class DecodeService(decode_pb2_grpc.DecodeServicer):
     """`lighttts.v1.Decode`: one engine, many utterances."""
 
     name: str = "decode"
-    rpc_services: tuple[str, ...] = ("lighttts.v1.Decode",)
+    rpc_services: tuple[str, ...] = ("lighttts.v1.Decode", forget_voice.NAME)
 
     def __init__(self, settings: DecodeSettings) -> None:
         self._settings = settings
@@ -44,6 +45,7 @@ class DecodeService(decode_pb2_grpc.DecodeServicer):
 
     def register(self, server: grpc.aio.Server) -> None:
         decode_pb2_grpc.add_DecodeServicer_to_server(self, server)
+        voice_pb2_grpc.add_VoiceCacheServicer_to_server(forget_voice.VoiceCacheServicer(self._forget), server)
 
     async def start(self) -> None:
         self._stage = await asyncio.to_thread(_load, self._settings)
@@ -59,6 +61,12 @@ class DecodeService(decode_pb2_grpc.DecodeServicer):
             self._metrics.close()
         if self._stage is not None:
             await asyncio.to_thread(self._stage.engine.close)
+
+    async def _forget(self, voice_hash: str) -> int:
+        if self._stage is not None:
+            self._stage.voices.forget(voice_hash)
+            self._stage.engine.forget_voice(voice_hash)
+        return 0
 
     async def Decode(
         self,

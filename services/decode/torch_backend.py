@@ -157,6 +157,9 @@ class TorchBackend:
         freed, state.flow.past = self.state_bytes(state), None
         return freed
 
+    def forget_voice(self, voice: str) -> None:
+        self.prompts.forget(voice)
+
     def counts(self) -> BackendCounts:
         pool = self.flow.pool
         return BackendCounts(

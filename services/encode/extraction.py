@@ -77,6 +77,10 @@ class VoiceSource:
         metrics.VOICES.labels("cached").inc()
         return Found(voice, cached=True)
 
+    def forget(self, voice_hash: str) -> None:
+        """Drops a voice that was extracted; one of the model is extracted anew when it is next asked for."""
+        self._cache.forget(voice_hash)
+
     async def prompt(self, audio: bytes, transcript: str | None) -> Found:
         """The voice of a prompt; without a transcript one for its timbre alone.
 

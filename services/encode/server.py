@@ -11,7 +11,8 @@ from functools import partial
 
 import grpc.aio
 
-from lighttts.v1 import encode_pb2, encode_pb2_grpc
+from lighttts.v1 import encode_pb2, encode_pb2_grpc, voice_pb2_grpc
+from services.common import forget_voice
 from services.common.errors import InvalidInput, Unavailable
 from services.common.modeldir import ModelDir, open_model_dir
 from services.common.server import StartError
@@ -43,7 +44,7 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
     """`lighttts.v1.Encode`: text to token ids, prompts to voices."""
 
     name: str = "encode"
-    rpc_services: tuple[str, ...] = ("lighttts.v1.Encode",)
+    rpc_services: tuple[str, ...] = ("lighttts.v1.Encode", forget_voice.NAME)
 
     def __init__(self, settings: EncodeSettings) -> None:
         self._settings = settings
@@ -52,6 +53,7 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
 
     def register(self, server: grpc.aio.Server) -> None:
         encode_pb2_grpc.add_EncodeServicer_to_server(self, server)
+        voice_pb2_grpc.add_VoiceCacheServicer_to_server(forget_voice.VoiceCacheServicer(self._forget), server)
 
     async def start(self) -> None:
         self._state = await asyncio.to_thread(_load, self._settings)
@@ -68,6 +70,10 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
         self._text_threads.shutdown(cancel_futures=True)
         if self._state is not None:
             await asyncio.to_thread(self._state.voices.close)
+
+    async def _forget(self, voice_hash: str) -> int:
+        self._loaded.voices.forget(voice_hash)
+        return 0
 
     @property
     def _loaded(self) -> _Loaded:

@@ -10,7 +10,8 @@ from dataclasses import asdict
 import grpc.aio
 import structlog
 
-from lighttts.v1 import llm_pb2, llm_pb2_grpc
+from lighttts.v1 import llm_pb2, llm_pb2_grpc, voice_pb2_grpc
+from services.common import forget_voice
 from services.common.discovery import discover
 from services.common.errors import InvalidInput, Unavailable
 from services.common.modeldir import open_model_dir
@@ -34,7 +35,7 @@ class LlmService(llm_pb2_grpc.LlmServicer):
     """`lighttts.v1.Llm`: one engine, many utterances, one pool of decode workers."""
 
     name: str = "llm"
-    rpc_services: tuple[str, ...] = ("lighttts.v1.Llm",)
+    rpc_services: tuple[str, ...] = ("lighttts.v1.Llm", forget_voice.NAME)
 
     def __init__(self, settings: LlmSettings) -> None:
         self._settings = settings
@@ -48,6 +49,7 @@ class LlmService(llm_pb2_grpc.LlmServicer):
 
     def register(self, server: grpc.aio.Server) -> None:
         llm_pb2_grpc.add_LlmServicer_to_server(self, server)
+        voice_pb2_grpc.add_VoiceCacheServicer_to_server(forget_voice.VoiceCacheServicer(self._forget), server)
 
     async def start(self) -> None:
         settings = self._settings
@@ -87,6 +89,12 @@ class LlmService(llm_pb2_grpc.LlmServicer):
         if self._stage is not None:
             await self._stage.pool.close()
             await asyncio.to_thread(self._stage.engine.close)
+
+    async def _forget(self, voice_hash: str) -> int:
+        """Here and at the decode workers, whom nobody else knows."""
+        stage = self._ready
+        stage.voices.forget(voice_hash)
+        return await forget_voice.tell_workers(stage.pool, voice_hash)
 
     @property
     def _ready(self) -> Stage:

@@ -12,10 +12,13 @@ import grpc
 import grpc.aio
 import pytest
 import structlog
+from prometheus_client import REGISTRY
 
 from gateway.access.keys import key_hash
 from lighttts.v1 import tts_pb2
-from tests.support.fake_stages import Rig, rig, until
+from services.common.server import ServiceServer
+from services.common.settings import ServiceSettings
+from tests.support.fake_stages import Rig, Script, rig, until
 from tests.support.redis_server import redis_server
 from tests.support.second_gateway import second_gateway
 
@@ -133,13 +136,13 @@ async def test_a_deleted_voice_speaks_no_more_at_any_gateway(shared: dict[str, A
     async with rig(**shared) as one, second_gateway(one, **shared, model_poll_seconds=0.02) as other:
         await create(one)
         await say(other, "Mine")
-        cache = other.gateway._stages.voices._cache
-        assert len(cache.held()) == 1
+        memory = other.gateway._stages.voices._memory
+        assert memory.holds("hash of hello")
         await one.voices.DeleteVoice(tts_pb2.DeleteVoiceRequest(voice="Mine"))
         for r in (one, other):
             with refused(Status.NOT_FOUND, "no voice 'Mine'"):
                 await say(r, "Mine")
-        await until(lambda: not cache.held())
+        await until(lambda: not memory.holds("hash of hello"))
         with refused(Status.NOT_FOUND, "you have no voice"):
             await one.voices.DeleteVoice(tts_pb2.DeleteVoiceRequest(voice="Mine"))
 
@@ -219,3 +222,46 @@ async def test_a_stream_that_speaks_while_its_voice_is_deleted_goes_on(tmp_path:
         await until(lambda: bool(r.llm.calls))
         await r.voices.DeleteVoice(tts_pb2.DeleteVoiceRequest(voice="Mine"))
         assert isinstance((await speaking)[-1], tts_pb2.Finished)
+
+
+async def test_workers_forget_a_deleted_voice_and_once_more_when_its_last_stream_has_ended(tmp_path: Path) -> None:
+    async with rig(voices_dir=tmp_path, llms=2) as r:
+        await create(r)
+        r.llms[0].scripts[0] = r.llms[1].scripts[0] = Script(hold={0: (gate := asyncio.Event())})
+        speaking = asyncio.create_task(say(r, "Mine"))
+        await until(lambda: any(llm.calls for llm in r.llms))
+        await r.voices.DeleteVoice(tts_pb2.DeleteVoiceRequest(voice="Mine"))
+        memories = [r.encode.forgotten, *(llm.forgotten for llm in r.llms)]
+        assert memories == [["hash of hello"]] * 3
+        gate.set()
+        assert isinstance((await speaking)[-1], tts_pb2.Finished)
+        await until(lambda: memories == [["hash of hello"] * 2] * 3)
+        await create(r)
+        await say(r, "Mine")
+        assert [call.start.voice_hash for llm in r.llms for call in llm.calls] == ["hash of hello"] * 2
+
+
+async def test_a_worker_that_cannot_be_told_is_told_when_it_is_there_again(tmp_path: Path) -> None:
+    async with rig(voices_dir=tmp_path, llms=2, model_poll_seconds=0.05) as r:
+        await create(r)
+        await r.llm_servers[1].close()
+        before = REGISTRY.get_sample_value("lighttts_gateway_voices_not_forgotten_total") or 0.0
+        await r.voices.DeleteVoice(tts_pb2.DeleteVoiceRequest(voice="Mine"))
+        assert r.llms[0].forgotten
+        assert r.llms[1].forgotten == []
+        assert (REGISTRY.get_sample_value("lighttts_gateway_voices_not_forgotten_total") or 0.0) > before
+        again = ServiceServer(r.llms[1], ServiceSettings(port=r.llm_servers[1].port))
+        await again.start()
+        await until(lambda: bool(r.llms[1].forgotten))
+        await again.close()
+
+
+async def test_two_owners_of_one_recording_do_not_feel_each_others_deletion(tmp_path: Path, key_file: Path) -> None:
+    async with rig(voices_dir=tmp_path / "voices", api_keys_file=key_file, result_cache="memory") as r:
+        for key in KEYS:
+            await create(r, key=key)
+            await say(r, "Mine", key=key)
+        await r.voices.DeleteVoice(tts_pb2.DeleteVoiceRequest(voice="Mine"), metadata=credentials("a"))
+        assert isinstance((await say(r, "Mine", key="b"))[-1], tts_pb2.Finished)
+        with refused(Status.NOT_FOUND, "no voice 'Mine'"):
+            await say(r, "Mine", key="a")

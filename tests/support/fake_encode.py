@@ -8,8 +8,9 @@ from typing import Any
 
 import grpc.aio
 
-from lighttts.v1 import encode_pb2, encode_pb2_grpc, voice_pb2
+from lighttts.v1 import encode_pb2, encode_pb2_grpc, voice_pb2, voice_pb2_grpc
 from services.common.errors import InvalidInput
+from services.common.forget_voice import VoiceCacheServicer
 
 SAMPLE_RATE = 24000
 VOICES = ("rms", "slt")
@@ -17,6 +18,16 @@ VOICES = ("rms", "slt")
 
 def ids_of(text: str) -> list[int]:
     return [ord(character) for character in text]
+
+
+def forgetful(forgotten: list[str]) -> VoiceCacheServicer:
+    """A worker's voice cache that only notes what it was told to forget."""
+
+    async def forget(voice_hash: str) -> int:
+        forgotten.append(voice_hash)
+        return 0
+
+    return VoiceCacheServicer(forget)
 
 
 class FakeEncode(encode_pb2_grpc.EncodeServicer):
@@ -33,9 +44,12 @@ class FakeEncode(encode_pb2_grpc.EncodeServicer):
         self.voice_gate = asyncio.Event()
         self.voice_gate.set()
         self.identity = "model-1"
+        self.forgotten: list[str] = []
+        """Hashes of the voices it was told to forget."""
 
     def register(self, server: grpc.aio.Server) -> None:
         encode_pb2_grpc.add_EncodeServicer_to_server(self, server)
+        voice_pb2_grpc.add_VoiceCacheServicer_to_server(forgetful(self.forgotten), server)
 
     async def start(self) -> None: ...
     async def drain(self) -> None: ...

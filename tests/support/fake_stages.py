@@ -25,11 +25,12 @@ from lighttts.v1 import (
     tts_pb2,
     tts_pb2_grpc,
     voice_pb2,
+    voice_pb2_grpc,
 )
 from services.common.errors import LightTtsError
 from services.common.server import ServiceServer
 from services.common.settings import ServiceSettings
-from tests.support.fake_encode import SAMPLE_RATE, FakeEncode
+from tests.support.fake_encode import SAMPLE_RATE, FakeEncode, forgetful
 from tests.support.fake_encode import ids_of as ids_of
 
 SAMPLES_PER_ID = 240
@@ -99,9 +100,12 @@ class FakeLlm(llm_pb2_grpc.LlmServicer):
         self.first = llm_pb2.FirstTimes()
         """What it says of every call's first audio."""
         self.calls: list[Generation] = []
+        self.forgotten: list[str] = []
+        """Hashes of the voices it was told to forget."""
 
     def register(self, server: grpc.aio.Server) -> None:
         llm_pb2_grpc.add_LlmServicer_to_server(self, server)
+        voice_pb2_grpc.add_VoiceCacheServicer_to_server(forgetful(self.forgotten), server)
 
     async def start(self) -> None: ...
     async def drain(self) -> None: ...

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
 from contextlib import aclosing, asynccontextmanager
+from typing import TypeVar
 
 import grpc.aio
 import structlog
@@ -18,6 +19,8 @@ from services.common.pool.picker import Picker, RoundRobin
 from services.common.pool.worker import FailureReason, Worker, WorkerInfo
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 RETRY_AFTER_SECONDS = 1.0
 
@@ -127,9 +130,32 @@ class Pool:
         try:
             yield Lease(worker)
         finally:
-            worker.end_lease()
-            if not worker.listed and worker.active == 0:
-                self._drop(worker)
+            self._end_lease(worker)
+
+    async def ask_all(self, call: Callable[[grpc.aio.Channel], Awaitable[T]]) -> dict[str, T | grpc.aio.AioRpcError]:
+        """Makes one call to every worker known, healthy or not, all at once: its answer or its failure by address.
+
+        `call` sets its own timeout. Anything it raises but an AioRpcError is raised, once all calls have ended.
+        """
+        asked = list(self._workers.values())
+        for worker in asked:  # so that their channels stay open
+            worker.begin_lease()
+        try:
+            answers = await asyncio.gather(*(call(worker.channel) for worker in asked), return_exceptions=True)
+        finally:
+            for worker in asked:
+                self._end_lease(worker)
+        outcomes: dict[str, T | grpc.aio.AioRpcError] = {}
+        for worker, answer in zip(asked, answers, strict=True):
+            if isinstance(answer, BaseException) and not isinstance(answer, grpc.aio.AioRpcError):
+                raise answer
+            outcomes[worker.address] = answer
+        return outcomes
+
+    def _end_lease(self, worker: Worker) -> None:
+        worker.end_lease()
+        if not worker.listed and worker.active == 0:
+            self._drop(worker)
 
     async def _acquire(self, exclude: Collection[str], wait_seconds: float) -> Worker:
         """Picks a worker and begins a lease on it, both in one step of the loop."""

@@ -58,6 +58,23 @@ def test_a_voice_in_use_stays_until_it_is_released() -> None:
     assert [name in cache for name in "abc"] == [False, False, True]
 
 
+def test_a_forgotten_voice_goes_at_once_or_with_its_last_user() -> None:
+    cache = VoiceCache(max_voices=3, max_bytes=10 * SIZE)
+    for name in "ab":
+        cache.put(voice(name))
+    cache.forget("a")
+    cache.forget("never here")
+    with cache.lease("b") as first, cache.lease("b"):
+        cache.forget("b")
+        assert first is not None
+        assert "b" in cache
+    assert (len(cache), cache.nbytes) == (0, 0)
+    cache.put(voice("b"))
+    with cache.lease("b"):
+        pass
+    assert "b" in cache, "one that came anew is as welcome as any"
+
+
 def test_a_lease_ends_with_an_error() -> None:
     cache = VoiceCache(max_voices=1, max_bytes=10 * SIZE)
     cache.put(voice("a"))
@@ -117,6 +134,11 @@ class CacheMachine(RuleBasedStateMachine):
         stack = ExitStack()
         if stack.enter_context(self.cache.lease(name)) is not None:
             self.leases.append((name, stack))
+
+    @rule(name=st.sampled_from("abcdef"))
+    def forget(self, name: str) -> None:
+        self.cache.forget(name)
+        assert name not in self.cache or name in {leased for leased, _ in self.leases}
 
     @precondition(lambda self: bool(self.leases))
     @rule(data=st.data())

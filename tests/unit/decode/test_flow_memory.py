@@ -126,6 +126,19 @@ def test_voices_and_plans_do_not_share() -> None:
     assert over.counts().prompts_shared == 0
 
 
+def test_nothing_is_kept_of_a_forgotten_voice() -> None:
+    over = backend()
+    for voice in ("ada", "bob"):
+        speak(over, support.voice(80, voice=voice), [50])
+    gc.collect()
+    both = over.flow.pool.blocks - over.flow.pool.free_blocks
+    over.forget_voice("ada")
+    gc.collect()
+    assert over.flow.pool.blocks - over.flow.pool.free_blocks == both // 2
+    speak(over, support.voice(80, voice="ada"), [50])
+    assert over.counts().prompts_computed == 3
+
+
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(
     prompt=st.integers(0, 70),

@@ -73,10 +73,25 @@ class Model(Values):
     fetch: Fetch = Fetch()
 
 
+class EnginesClaim(Pvc):
+    enabled: bool = False
+
+
+class Prepare(Values):
+    """A Job that exports the decode stage's graph and builds its engine into the claim, with decode's own settings."""
+
+    enabled: bool = False
+    backoff_limit: int = Field(2, ge=0)
+
+
 class EngineCache(Values):
-    """Writable place for compiled kernels and engines, per pod."""
+    """Writable places for what is compiled."""
 
     size_limit: Quantity = "10Gi"
+    """Of each pod's own place, for kernels."""
+    pvc: EnginesClaim = EnginesClaim()
+    """Of all decode pods together, for exported graphs and built engines; without it each pod makes its own."""
+    prepare: Prepare = Prepare()
 
 
 class NetworkPolicy(Values):
@@ -166,6 +181,19 @@ class Tests(Values):
     """Secret that holds an API key, where the gateway wants one."""
 
 
+class LoadGenerator(Values):
+    """A pod that asks the gateway for speech now and then, so that dashboards show something from the first minute."""
+
+    enabled: bool = False
+    rate: float = Field(0.1, gt=0)
+    """Utterances per second, at random times."""
+    text: str = "Good morning, Alice, welcome to London."
+    voice: str = ""
+    """Empty takes the gateway's default."""
+    api_key: SecretKey = SecretKey()
+    """Secret that holds an API key, where the gateway wants one."""
+
+
 class ChartValues(Values):
     global_: Global = Field(Global(), alias="global")
     name_override: str = ""
@@ -191,3 +219,4 @@ class ChartValues(Values):
     pod_security_context: PodSecurityContext = PodSecurityContext()
     tls: Tls = Tls()
     tests: Tests = Tests()
+    load_generator: LoadGenerator = LoadGenerator()

@@ -169,11 +169,20 @@ class Workload(Values):
 
 class GatewayPorts(ContainerPorts):
     http: int = Field(8080, ge=1, le=65535)
+    cosyvoice: int = Field(0, ge=0, le=65535)
+    """For CosyVoice's own clients, over gRPC and HTTP alike, never with TLS; they expect 50000, 0 serves none."""
+
+
+class ServicePorts(Values):
+    grpc: int = Field(50050, ge=1, le=65535)
+    http: int = Field(8080, ge=1, le=65535)
+    cosyvoice: int = Field(50000, ge=1, le=65535)
+    """Only where containerPorts.cosyvoice is set."""
 
 
 class GatewayService(Values):
     type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = "ClusterIP"
-    ports: GatewayPorts = GatewayPorts()
+    ports: ServicePorts = ServicePorts()
     annotations: StringMap = {}
     load_balancer_source_ranges: list[str] = []
 
@@ -205,9 +214,19 @@ class SecretKey(Values):
     key: str = ""
 
 
+class GatewayTls(Values):
+    """TLS that applications see, over gRPC and HTTPS, where no Ingress or Gateway ends it before."""
+
+    existing_secret: str = ""
+    """Secret with tls.crt and tls.key; empty serves plaintext."""
+    server_name: str = ""
+    """A name the certificate bears: `helm test` and the load generator expect it."""
+
+
 class GatewayWorkload(Workload):
     api_keys: SecretKey = SecretKey()
     """Secret that holds the file of API keys' hashes; without one everybody is let in."""
+    tls: GatewayTls = GatewayTls()
     container_ports: GatewayPorts = GatewayPorts()
     service: GatewayService = GatewayService()
     ingress: Ingress = Ingress()

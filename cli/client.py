@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -54,9 +55,10 @@ async def speak(
 ) -> Speech:
     """Speaks `text` through StreamingSynthesize; `on_audio` gets every chunk (s16le, mono) as it arrives.
 
-    An API key is taken from LIGHTTTS_API_KEY; on a command line others could read it. Raises ClientError.
+    `server` is host:port, or https://host:port for TLS. An API key is taken from LIGHTTTS_API_KEY; on a command line
+    others could read it. Raises ClientError.
     """
-    async with grpc.aio.insecure_channel(server) as channel:
+    async with _channel(server) as channel:
         await _connect(channel, server)
         speech = Speech()
         started = time.monotonic()
@@ -78,7 +80,7 @@ async def speak(
 
 async def list_voices(server: str) -> tts_pb2.ListVoicesResponse:
     """The voices a gateway offers. Raises ClientError."""
-    async with grpc.aio.insecure_channel(server) as channel:
+    async with _channel(server) as channel:
         await _connect(channel, server)
         try:
             return await tts_pb2_grpc.VoicesStub(channel).ListVoices(
@@ -93,9 +95,28 @@ def _api_key() -> tuple[tuple[str, str], ...]:
     return (("authorization", f"Bearer {key}"),) if key else ()
 
 
+def _channel(server: str) -> grpc.aio.Channel:
+    """A channel to `server`; for https:// with the system's authorities, unless LIGHTTTS_SERVER_CA names a PEM file.
+
+    LIGHTTTS_SERVER_NAME is the name to find in the certificate, where it is not the one that is dialled.
+    """
+    address = server.removeprefix("https://")
+    if address == server:
+        return grpc.aio.insecure_channel(server)
+    authority = os.environ.get("LIGHTTTS_SERVER_CA")
+    try:
+        trusted = Path(authority).read_bytes() if authority else None
+    except OSError as error:
+        raise ClientError(f"LIGHTTTS_SERVER_CA: cannot read {authority}: {error.strerror}") from error
+    name = os.environ.get("LIGHTTTS_SERVER_NAME")
+    options = (("grpc.ssl_target_name_override", name),) if name else ()
+    return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(trusted), options)
+
+
 async def _connect(channel: grpc.aio.Channel, server: str) -> None:
+    way = ", with a certificate to be trusted" if server.startswith("https://") else ""
     no_gateway = (
-        f"no gateway answers at {server}. Start one with `light-tts up` (or `make run`), or name one with --server"
+        f"no gateway answers at {server}{way}. Start one with `light-tts up` (or `make run`), or name one with --server"
     )
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):

@@ -35,7 +35,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Server = Annotated[str, typer.Option(envvar="LIGHTTTS_SERVER", help="The gateway's gRPC address, host:port.")]
+Server = Annotated[
+    str, typer.Option(envvar="LIGHTTTS_SERVER", help="The gateway's gRPC address: host:port, or https://host:port.")
+]
 ModelDirectory = Annotated[
     Path, typer.Option(envvar="LIGHTTTS_MODEL_DIR", help="Model directory in the official CosyVoice2/3 layout.")
 ]
@@ -65,6 +67,9 @@ def up(
     host: Annotated[str, typer.Option(help="Address the gateway listens on; 0.0.0.0 for other machines.")] = HOST,
     port: Annotated[int, typer.Option(min=1, max=65535, help="The gateway's gRPC port.")] = 50050,
     http_port: Annotated[int, typer.Option(min=1, max=65535, help="The gateway's HTTP port.")] = 8080,
+    cosyvoice_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Where CosyVoice's own clients are served; 0 serves none.")
+    ] = 50000,
     ports: Annotated[
         PortChoice, typer.Option(help="default: 50050 and up as documented; free: whatever is free.")
     ] = PortChoice.default,
@@ -73,7 +78,9 @@ def up(
 ) -> None:
     """Run the whole system on this machine until Ctrl-C; a process that dies is started again."""
     try:
-        chosen = free_ports(decode) if ports is PortChoice.free else default_ports(decode, port, http_port)
+        chosen = (
+            free_ports(decode) if ports is PortChoice.free else default_ports(decode, port, http_port, cosyvoice_port)
+        )
         config = StackConfig(
             model_dir=model_dir,
             decode_workers=decode,

@@ -32,7 +32,7 @@ class StackPorts:
     gateway: ServicePorts
     http: int
     cosyvoice: int
-    """Of the gateway too: where CosyVoice's own clients are served."""
+    """Of the gateway too: where CosyVoice's own clients are served; 0 serves none."""
     encode: ServicePorts
     llm: ServicePorts
     decode: tuple[ServicePorts, ...]
@@ -42,7 +42,8 @@ class StackPorts:
         """Every port with what it is for, as shown to people."""
         yield "gateway gRPC", self.gateway.grpc
         yield "gateway HTTP", self.http
-        yield "gateway CosyVoice", self.cosyvoice
+        if self.cosyvoice:
+            yield "gateway CosyVoice", self.cosyvoice
         yield "gateway metrics", self.gateway.metrics
         workers = {"encode": self.encode, "llm": self.llm}
         workers |= {f"llm-{number}": ports for number, ports in enumerate(self.more_llms, start=2)}
@@ -52,12 +53,12 @@ class StackPorts:
             yield f"{name} metrics", ports.metrics
 
 
-def default_ports(decode_workers: int, gateway: int = 50050, http: int = 8080) -> StackPorts:
+def default_ports(decode_workers: int, gateway: int = 50050, http: int = 8080, cosyvoice: int = 50000) -> StackPorts:
     """The documented ports: 50050, 8080 and 50000 for clients, 50051 and up for workers, 9100 and up for metrics."""
     return StackPorts(
         gateway=ServicePorts(gateway, 9100),
         http=http,
-        cosyvoice=50000,
+        cosyvoice=cosyvoice,
         encode=ServicePorts(50051, 9101),
         llm=ServicePorts(50052, 9102),
         decode=tuple(ServicePorts(50061 + i, 9111 + i) for i in range(decode_workers)),

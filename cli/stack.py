@@ -77,7 +77,7 @@ class Stack:
             worker(f"decode-{index + 1}", "services.decode", ports, *model, *_placement(config, index))
             for index, ports in enumerate(self.ports.decode)
         ]
-        doors = ("--http-port", str(self.ports.http), "--cosyvoice-port", str(self.ports.cosyvoice))
+        doors = ("--http-port", str(self.ports.http), "--cosyvoice-port", str(self.ports.cosyvoice or "off"))
         self.gateway = worker("gateway", "gateway", self.ports.gateway, *upstream, *doors)
 
     @property

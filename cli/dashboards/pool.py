@@ -60,7 +60,7 @@ _QUEUES = Row(
     (
         Panel(
             "Streams at the decode workers",
-            "Open, and how many may be; of those nobody listens to; waiting for their first audio; ready to be decoded.",
+            "Open, and how many may be; those nobody listens to; waiting for first audio; ready to be decoded.",
             "short",
             (
                 total("lighttts_decode_streams"),

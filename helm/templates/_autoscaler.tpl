@@ -63,6 +63,17 @@ spec:
     {{- end }}
 {{- end }}
 
+{{/* What KEDA asks Prometheus: a metric's sum over the pods. files/prometheus-adapter.yaml has the same, pod by pod. */}}
+{{- define "light-tts.scalingQuery" -}}
+{{- if eq .metric "lighttts_decode_streams_ratio" -}}
+sum(avg_over_time(lighttts_decode_streams{ {{- .pods -}} }[1m]) / lighttts_decode_streams_limit{ {{- .pods -}} })
+{{- else if eq .metric "lighttts_decode_low_lead_ratio" -}}
+sum(rate(lighttts_decode_playback_lead_seconds_bucket{le="0.25",{{ .pods }}}[2m]) / on (namespace, pod) clamp_min(rate(lighttts_decode_playback_lead_seconds_count{ {{- .pods -}} }[2m]), 1e-9))
+{{- else -}}
+sum(avg_over_time({{ .metric }}{ {{- .pods -}} }[1m]))
+{{- end }}
+{{- end }}
+
 {{- define "light-tts.scaledObject" -}}
 {{- $root := .root }}
 {{- $component := include "light-tts.component" . }}
@@ -92,7 +103,7 @@ spec:
       metricType: AverageValue
       metadata:
         serverAddress: {{ $scaling.keda.serverAddress }}
-        query: sum({{ $metric }}{namespace={{ $root.Release.Namespace | quote }},pod=~"{{ $component }}-.*"})
+        query: {{ include "light-tts.scalingQuery" (dict "metric" $metric "pods" (printf "namespace=%q,pod=~\"%s-.*\"" $root.Release.Namespace $component)) }}
         threshold: {{ toString $mean | quote }}
     {{- end }}
 {{- end }}

@@ -69,7 +69,12 @@ annotations:
 
 {{/* Whether the gRPC port wants TLS, so that probes need a plaintext one. */}}
 {{- define "light-tts.hasHealthPort" -}}
-{{- if or .root.Values.tls.enabled (dig "settings" "public_tls_cert" "" (index .root.Values .name)) }}true{{ end }}
+{{- if or .root.Values.tls.enabled (include "light-tts.publicTls" .) }}true{{ end }}
+{{- end }}
+
+{{/* The Secret of the certificate that applications see, if there is one. */}}
+{{- define "light-tts.publicTls" -}}
+{{- dig "tls" "existingSecret" "" (index .root.Values .name) }}
 {{- end }}
 
 {{- define "light-tts.tlsSecret" -}}
@@ -139,4 +144,69 @@ kubernetes:///{{ $service }}.{{ .root.Release.Namespace }}:grpc
 {{- else }}
 {{- dig "replicaCount" 1 .values }}
 {{- end }}
+{{- end }}
+
+{{/* Clients of the gateway inside the cluster: the test of helm, the load generator. */}}
+
+{{- define "light-tts.gatewayAddress" -}}
+{{- $name := ternary "single" "gateway" .Values.single.enabled }}
+{{- $target := dict "root" . "name" $name }}
+{{- if include "light-tts.publicTls" $target }}https://{{ end }}
+{{- include "light-tts.component" $target }}.{{ .Release.Namespace }}.svc:{{ (index .Values $name).service.ports.grpc }}
+{{- end }}
+
+{{/* The one container of a client's pod: (dict "root" $ "name" "speaks" "command" list "apiKey" values). */}}
+{{- define "light-tts.client" -}}
+{{- $root := .root }}
+{{- $image := $root.Values.gateway.image }}
+{{- $tls := "" }}
+{{- if not $root.Values.single.enabled }}{{ $tls = include "light-tts.publicTls" (dict "root" $root "name" "gateway") }}{{ end -}}
+automountServiceAccountToken: false
+enableServiceLinks: false
+{{- include "light-tts.pullSecrets" $root }}
+{{ include "light-tts.podSecurity" $root }}
+containers:
+  - name: {{ .name }}
+    image: {{ include "light-tts.image" (dict "root" $root "image" $image) }}
+    imagePullPolicy: {{ default "IfNotPresent" $image.pullPolicy }}
+    command: {{ toRawJson .command }}
+    env:
+      - name: HOME
+        value: /tmp
+      {{- if $tls }}
+      # It trusts the very certificate that the gateway is to show, whoever signed it.
+      - name: LIGHTTTS_SERVER_CA
+        value: /gateway/tls.crt
+      - name: LIGHTTTS_SERVER_NAME
+        value: {{ $root.Values.gateway.tls.serverName | quote }}
+      {{- end }}
+      {{- if .apiKey.existingSecret }}
+      - name: LIGHTTTS_API_KEY
+        valueFrom:
+          secretKeyRef:
+            name: {{ .apiKey.existingSecret }}
+            key: {{ .apiKey.key }}
+      {{- end }}
+    {{- include "light-tts.containerSecurity" $root | nindent 4 }}
+    resources:
+      requests: {cpu: 100m, memory: 128Mi}
+      limits: {memory: 512Mi}
+    volumeMounts:
+      - name: tmp
+        mountPath: /tmp
+      {{- if $tls }}
+      - name: gateway
+        mountPath: /gateway
+        readOnly: true
+      {{- end }}
+volumes:
+  - name: tmp
+    emptyDir: {}
+  {{- if $tls }}
+  - name: gateway
+    secret:
+      secretName: {{ $tls }}
+      defaultMode: 0440
+      items: [{key: tls.crt, path: tls.crt}]
+  {{- end }}
 {{- end }}

@@ -8,11 +8,80 @@
 {{- end }}
 {{- end }}
 
+{{/* Where a container of a service finds the model and may write what it compiles. */}}
 {{- define "light-tts.modelEnv" -}}
-{{- if ne .Values.model.mode "embedded" }}
+{{- $values := .root.Values }}
+{{- if ne $values.model.mode "embedded" }}
 - name: LIGHTTTS_MODEL_DIR
-  value: {{ include "light-tts.modelPath" . | quote }}
+  value: {{ include "light-tts.modelPath" .root | quote }}
 {{- end }}
+- name: XDG_CACHE_HOME
+  value: /cache
+{{- if has .name (list "decode" "single") }}
+- name: LIGHTTTS_DECODE_CACHE_DIR
+  value: {{ ternary "/engines" "/cache/engines" (eq (include "light-tts.sharesEngines" .) "true") }}
+{{- end }}
+- name: TORCHINDUCTOR_CACHE_DIR
+  value: /cache/inductor
+- name: TRITON_CACHE_DIR
+  value: /cache/triton
+- name: CUDA_CACHE_PATH
+  value: /cache/cuda
+{{- end }}
+
+{{- define "light-tts.modelVolumes" -}}
+{{- $values := .root.Values -}}
+- name: cache
+  emptyDir:
+    sizeLimit: {{ $values.engineCache.sizeLimit }}
+{{- if include "light-tts.sharesEngines" . }}
+- name: engines
+  persistentVolumeClaim:
+    claimName: {{ include "light-tts.enginesClaim" .root }}
+{{- end }}
+{{- if ne $values.model.mode "embedded" }}
+{{ include "light-tts.modelVolume" .root }}
+{{- end }}
+{{- end }}
+
+{{- define "light-tts.modelMounts" -}}
+- name: cache
+  mountPath: /cache
+{{- if include "light-tts.sharesEngines" . }}
+- name: engines
+  mountPath: /engines
+{{- end }}
+{{- if ne .root.Values.model.mode "embedded" }}
+- name: model
+  mountPath: {{ .root.Values.model.mountPath }}
+  readOnly: true
+{{- end }}
+{{- end }}
+
+{{/* Whether a service's pods keep built engines in the claim of all. */}}
+{{- define "light-tts.sharesEngines" -}}
+{{- if and (has .name (list "decode" "single")) .root.Values.engineCache.pvc.enabled }}true{{ end }}
+{{- end }}
+
+{{- define "light-tts.enginesClaim" -}}
+{{- default (printf "%s-engines" (include "light-tts.fullname" .)) .Values.engineCache.pvc.existingClaim }}
+{{- end }}
+
+{{/* A claim: (dict "root" $ "name" "model" "claim" values). It outlives the release. */}}
+{{- define "light-tts.claim" -}}
+{{- $claim := .claim -}}
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata:
+  {{- include "light-tts.metadata" (merge (dict "annotations" (merge (dict "helm.sh/resource-policy" "keep") $claim.annotations)) .) | nindent 2 }}
+spec:
+  accessModes: {{ toJson (default (list "ReadWriteMany") $claim.accessModes) }}
+  {{- with $claim.storageClass }}
+  storageClassName: {{ . | quote }}
+  {{- end }}
+  resources:
+    requests:
+      storage: {{ $claim.size }}
 {{- end }}
 
 {{- define "light-tts.modelClaim" -}}

@@ -24,7 +24,9 @@ spec:
   ingress:
     - ports:
         {{- range $port, $number := $ports }}
+        {{- if $number }}
         - port: {{ $port }}
+        {{- end }}
         {{- end }}
       {{- if .callers }}
       from:
@@ -36,9 +38,11 @@ spec:
       {{- else if $policy.gatewayFrom }}
       from:
         {{- toYaml $policy.gatewayFrom | nindent 8 }}
+        {{- range list "test" "load" }}
         - podSelector:
             matchLabels:
-              {{- include "light-tts.selector" (dict "root" $root "name" "test") | nindent 14 }}
+              {{- include "light-tts.selector" (dict "root" $root "name" .) | nindent 14 }}
+        {{- end }}
       {{- end }}
     {{- if and $root.Values.metrics.enabled (ne .name "single") }}
     - ports:

@@ -48,7 +48,8 @@ resources:
 {{- default (int (ceil $derived)) .terminationGracePeriodSeconds }}
 {{- end }}
 
-{{- define "light-tts.scheduling" -}}
+{{/* Which nodes a pod may go to. */}}
+{{- define "light-tts.placement" -}}
 {{- $values := index .root.Values .name }}
 {{- range $key := list "runtimeClassName" "priorityClassName" }}
 {{- with index $values $key }}
@@ -61,6 +62,11 @@ resources:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{- define "light-tts.scheduling" -}}
+{{- $values := index .root.Values .name }}
+{{- include "light-tts.placement" . }}
 topologySpreadConstraints:
 {{- if $values.topologySpreadConstraints }}
   {{- toYaml $values.topologySpreadConstraints | nindent 2 }}
@@ -94,13 +100,14 @@ volumes:
       secretName: {{ . }}
       defaultMode: 0440
   {{- end }}
-  {{- if .model }}
-  - name: cache
-    emptyDir:
-      sizeLimit: {{ $root.Values.engineCache.sizeLimit }}
-  {{- if ne $root.Values.model.mode "embedded" }}
-  {{- include "light-tts.modelVolume" $root | nindent 2 }}
+  {{- with include "light-tts.publicTls" . }}
+  - name: public-tls
+    secret:
+      secretName: {{ . }}
+      defaultMode: 0440
   {{- end }}
+  {{- if .model }}
+  {{- include "light-tts.modelVolumes" . | nindent 2 }}
   {{- end }}
   {{- with $values.extraVolumes }}
   {{- toYaml . | nindent 2 }}
@@ -122,14 +129,13 @@ volumeMounts:
     mountPath: /keys
     readOnly: true
   {{- end }}
-  {{- if .model }}
-  - name: cache
-    mountPath: /cache
-  {{- if ne .root.Values.model.mode "embedded" }}
-  - name: model
-    mountPath: {{ .root.Values.model.mountPath }}
+  {{- if include "light-tts.publicTls" . }}
+  - name: public-tls
+    mountPath: /public-tls
     readOnly: true
   {{- end }}
+  {{- if .model }}
+  {{- include "light-tts.modelMounts" . | nindent 2 }}
   {{- end }}
   {{- with $values.extraVolumeMounts }}
   {{- toYaml . | nindent 2 }}
@@ -154,8 +160,10 @@ volumeMounts:
     {{- include "light-tts.env" . | trim | nindent 4 }}
   ports:
     {{- range $port, $number := $values.containerPorts }}
+    {{- if $number }}
     - name: {{ $port }}
       containerPort: {{ $number }}
+    {{- end }}
     {{- end }}
     {{- if and $root.Values.metrics.enabled (ne .name "single") }}
     - name: metrics
@@ -196,4 +204,44 @@ initContainers:
 containers:
   {{- include "light-tts.container" . | nindent 2 }}
 {{ include "light-tts.volumes" . }}
+{{- end }}
+
+{{/* The pod that builds what decode pods would build at their start: their image, settings, device and volumes. */}}
+{{- define "light-tts.preparePod" -}}
+{{- $root := .root }}
+{{- $values := index .root.Values .name -}}
+restartPolicy: OnFailure
+automountServiceAccountToken: false
+enableServiceLinks: false
+{{- include "light-tts.pullSecrets" $root }}
+{{ include "light-tts.podSecurity" $root }}
+{{- include "light-tts.placement" . }}
+{{- if include "light-tts.hasFetchContainer" $root }}
+initContainers:
+  {{- include "light-tts.fetchContainer" (dict "root" $root "wait" (eq $root.Values.model.mode "pvc")) | nindent 2 }}
+{{- end }}
+containers:
+  - name: prepare
+    image: {{ include "light-tts.image" (dict "root" $root "image" $values.image) }}
+    imagePullPolicy: {{ default "IfNotPresent" $values.image.pullPolicy }}
+    command: [python, -m, services.decode.prepare]
+    envFrom:
+      - configMapRef:
+          name: {{ include "light-tts.component" . }}
+    env:
+      {{- include "light-tts.modelEnv" . | trim | nindent 6 }}
+      {{- with $values.extraEnvVars }}
+      {{- toYaml . | nindent 6 }}
+      {{- end }}
+    {{- include "light-tts.resources" $values | trim | nindent 4 }}
+    {{- include "light-tts.containerSecurity" $root | nindent 4 }}
+    terminationMessagePolicy: FallbackToLogsOnError
+    volumeMounts:
+      - name: tmp
+        mountPath: /tmp
+      {{- include "light-tts.modelMounts" . | nindent 6 }}
+volumes:
+  - name: tmp
+    emptyDir: {}
+  {{- include "light-tts.modelVolumes" . | nindent 2 }}
 {{- end }}

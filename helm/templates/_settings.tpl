@@ -48,6 +48,14 @@ data:
 {{- if hasKey $values.containerPorts "http" }}
 - name: LIGHTTTS_HTTP_PORT
   value: {{ $values.containerPorts.http | quote }}
+- name: LIGHTTTS_COSYVOICE_PORT
+  value: {{ default "off" $values.containerPorts.cosyvoice | quote }}
+{{- end }}
+{{- if include "light-tts.publicTls" . }}
+- name: LIGHTTTS_PUBLIC_TLS_CERT
+  value: /public-tls/tls.crt
+- name: LIGHTTTS_PUBLIC_TLS_KEY
+  value: /public-tls/tls.key
 {{- end }}
 {{- if dig "apiKeys" "existingSecret" "" $values }}
 - name: LIGHTTTS_API_KEYS_FILE
@@ -72,19 +80,7 @@ data:
   value: {{ include "light-tts.target" (dict "root" $root "name" .) | quote }}
 {{- end }}
 {{- if .model }}
-{{- include "light-tts.modelEnv" $root }}
-- name: XDG_CACHE_HOME
-  value: /cache
-{{- if has .name (list "decode" "single") }}
-- name: LIGHTTTS_DECODE_CACHE_DIR
-  value: /cache/engines
-{{- end }}
-- name: TORCHINDUCTOR_CACHE_DIR
-  value: /cache/inductor
-- name: TRITON_CACHE_DIR
-  value: /cache/triton
-- name: CUDA_CACHE_PATH
-  value: /cache/cuda
+{{- include "light-tts.modelEnv" . }}
 {{- end }}
 {{- with $values.extraEnvVars }}
 {{ toYaml . }}

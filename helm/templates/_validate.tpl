@@ -2,6 +2,7 @@
 
 {{- define "light-tts.validate" -}}
 {{- include "light-tts.validateModel" . }}
+{{- include "light-tts.validateEngines" . }}
 {{- include "light-tts.validateTls" . }}
 {{- if .Values.single.enabled }}
 {{- include "light-tts.validateWorkload" (dict "root" . "name" "single" "values" .Values.single) }}
@@ -11,6 +12,9 @@
 {{- end }}
 {{- end }}
 {{- $gateway := .Values.gateway }}
+{{- if and $gateway.tls.existingSecret (not $gateway.tls.serverName) }}
+{{- fail "gateway.tls has a certificate without a name: set gateway.tls.serverName to one that the certificate bears." }}
+{{- end }}
 {{- if and (dig "ingress" "enabled" false $gateway) (not (dig "ingress" "hostname" "" $gateway)) }}
 {{- fail "gateway.ingress is enabled without a host: set gateway.ingress.hostname." }}
 {{- end }}
@@ -63,6 +67,19 @@
 {{- end }}
 {{- if and (include "light-tts.hasFetchContainer" .) (not (has $model.name (list "cosyvoice2" "cosyvoice3"))) }}
 {{- fail (printf "model.name is %s, which cannot be fetched: use cosyvoice2 or cosyvoice3, or set model.fetch.enabled to false and fill the volume yourself." $model.name) }}
+{{- end }}
+{{- end }}
+
+{{- define "light-tts.validateEngines" -}}
+{{- $settings := default dict (index .Values (ternary "single" "decode" .Values.single.enabled)).settings }}
+{{- $builds := has (default "auto" $settings.decode_backend) (list "onnx" "tensorrt") }}
+{{- with .Values.engineCache }}
+{{- if and .prepare.enabled (not .pvc.enabled) }}
+{{- fail "engineCache.prepare is enabled without a place for what it builds: set engineCache.pvc.enabled to true." }}
+{{- end }}
+{{- if and .prepare.enabled (not $builds) }}
+{{- fail "engineCache.prepare has nothing to build: set decode.settings.decode_backend to onnx or tensorrt." }}
+{{- end }}
 {{- end }}
 {{- end }}
 

@@ -62,10 +62,16 @@ spec:
     {{- include "light-tts.selector" . | nindent 4 }}
   ports:
     {{- range $port, $number := $values.containerPorts }}
+    {{- if $number }}
     - name: {{ $port }}
       port: {{ dig "ports" $port $number $service }}
       targetPort: {{ $port }}
-      appProtocol: {{ ternary "kubernetes.io/h2c" "http" (eq $port "grpc") }}
+      {{- /* CosyVoice's port speaks both. */}}
+      {{- if ne $port "cosyvoice" }}
+      {{- $plain := ternary "kubernetes.io/h2c" "http" (eq $port "grpc") }}
+      appProtocol: {{ ternary "https" $plain (ne (include "light-tts.publicTls" $) "") }}
+      {{- end }}
+    {{- end }}
     {{- end }}
 {{- end }}
 

@@ -25,6 +25,11 @@ def of_kind(objects: Objects, kind: str) -> dict[str, dict[str, Any]]:
     return {item["metadata"]["labels"]["app.kubernetes.io/component"]: item for item in objects if item["kind"] == kind}
 
 
+def servers(objects: Objects) -> dict[str, dict[str, Any]]:
+    """The Deployments that serve, by component; the load generator only asks."""
+    return {name: item for name, item in of_kind(objects, "Deployment").items() if name != "load"}
+
+
 def pods(objects: Objects) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every pod, or pod template, by the name of its owner."""
     for item in objects:
@@ -140,7 +145,7 @@ def test_targets_name_the_services_there_are(objects: Objects) -> None:
 
 
 def test_probes_name_declared_ports_and_the_start_has_time_to_load(objects: Objects) -> None:
-    for component, deployment in of_kind(objects, "Deployment").items():
+    for component, deployment in servers(objects).items():
         container = deployment["spec"]["template"]["spec"]["containers"][0]
         ports = {port["containerPort"] for port in container["ports"]}
         for probe, service in (
@@ -159,7 +164,7 @@ def settings_of(objects: Objects, component: str) -> dict[str, str]:
 
 
 def test_the_grace_covers_the_drain(objects: Objects) -> None:
-    for component, deployment in of_kind(objects, "Deployment").items():
+    for component, deployment in servers(objects).items():
         pod = deployment["spec"]["template"]["spec"]
         settings = settings_of(objects, component)
         sleep = pod["containers"][0].get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
@@ -198,6 +203,34 @@ def test_every_pod_has_a_network_policy(objects: Objects) -> None:
             continue
         grpc = policies[component]["spec"]["ingress"][0]
         assert {peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"] for peer in grpc["from"]} == callers
+
+
+def test_ports_that_are_off_are_nowhere_and_others_everywhere(variant: str, objects: Objects) -> None:
+    component = "single" if "single" in variant else "gateway"
+    container = of_kind(objects, "Deployment")[component]["spec"]["template"]["spec"]["containers"][0]
+    policy = of_kind(objects, "NetworkPolicy")[component]["spec"]["ingress"][0]
+    offered = {port["name"] for port in of_kind(objects, "Service")[component]["spec"]["ports"]}
+    assert offered == {port["name"] for port in container["ports"]} - {"metrics", "health"}
+    assert offered == {port["port"] for port in policy["ports"]}
+    assert ("cosyvoice" in offered) is (variant.endswith(("everything", "engines")))
+
+
+def test_decode_pods_and_the_job_that_builds_for_them_share_engines(variant: str, objects: Objects) -> None:
+    if not variant.endswith(("everything", "engines")):
+        assert "prepare" not in of_kind(objects, "Job")
+        return
+    owner = "single" if "single" in variant else "decode"
+    found = []
+    for item in (of_kind(objects, "Deployment")[owner], of_kind(objects, "Job")["prepare"]):
+        pod = item["spec"]["template"]["spec"]
+        container = pod["containers"][0]
+        (volume,) = [volume for volume in pod["volumes"] if volume["name"] == "engines"]
+        (mount,) = [mount for mount in container["volumeMounts"] if mount["name"] == "engines"]
+        cache = next(entry["value"] for entry in container["env"] if entry["name"] == "LIGHTTTS_DECODE_CACHE_DIR")
+        assert cache == mount["mountPath"]
+        assert "readOnly" not in mount
+        found.append((volume, container["image"], container["envFrom"][0]["configMapRef"], container["resources"]))
+    assert found[0] == found[1]
 
 
 def test_large_numbers_keep_their_digits(newest_helm: Helm) -> None:

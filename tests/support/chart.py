@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import re
 from typing import Any
 
 import yaml
 
-from tests.support.helm import CHART, PROFILES, helm
+from tests.support.helm import CHART, NAMESPACE, PROFILES, helm
 
 VARIANTS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(PROFILES, ()),
@@ -19,6 +20,12 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "values.yaml on emptyDir": ('model.mode="emptyDir"',),
     "values.yaml on a claim of mine": ('model.pvc.existingClaim="mine"', "model.fetch.enabled=false"),
     "values.yaml on an image": ('model.mode="image"', 'model.image.repository="models/cosyvoice2"'),
+    "values-single-gpu.yaml with engines": (
+        'engineCache={"pvc":{"enabled":true,"existingClaim":"mine"},"prepare":{"enabled":true}}',
+        'single.settings.decode_backend="tensorrt"',
+        "single.containerPorts.cosyvoice=50000",
+        "loadGenerator.enabled=true",
+    ),
     "values.yaml with cert-manager": (
         "tls.enabled=true",
         'tls.certManager={"enabled":true,"issuerRef":{"name":"ca","kind":"ClusterIssuer"}}',
@@ -47,9 +54,12 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         'decode.extraEnvVarsSecret="more"',
         'decode.extraVolumes=[{"name":"more","emptyDir":{}}]',
         'decode.extraVolumeMounts=[{"name":"more","mountPath":"/more"}]',
-        'decode.settings={"voice_cache_bytes":536870912,"drain_grace_seconds":42.5}',
+        'decode.settings={"voice_cache_bytes":536870912,"drain_grace_seconds":42.5,"decode_backend":"tensorrt"}',
         'gateway.apiKeys.existingSecret="api-keys"',
-        'gateway.settings={"public_tls_cert":"/more/tls.crt","public_tls_key":"/more/tls.key"}',
+        'gateway.tls={"existingSecret":"public","serverName":"tts.example"}',
+        "gateway.containerPorts.cosyvoice=50000",
+        'engineCache={"pvc":{"enabled":true,"storageClass":"fast"},"prepare":{"enabled":true}}',
+        'loadGenerator={"enabled":true,"voice":"slt","apiKey":{"existingSecret":"test-key"}}',
         'tests.apiKey.existingSecret="test-key"',
         "encode.gpu.count=1",
         'encode.serviceAccount={"create":false,"name":"own"}',
@@ -67,6 +77,17 @@ def scaling_metrics() -> dict[str, set[str]]:
     values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
     services = ("encode", "llm", "decode", "gateway")
     return {name: set(values[name]["autoscaling"]["targets"].get("metrics", {})) for name in services}
+
+
+def adapter_query(metric: str) -> str:
+    """What prometheus-adapter asks for a metric of every pod, by the rules that the chart ships."""
+    rules = yaml.safe_load((CHART / "files" / "prometheus-adapter.yaml").read_text(encoding="utf-8"))["rules"]["custom"]
+    for rule in rules:
+        named = rule["name"]["as"] if "name" in rule else re.findall(r'__name__=~"([^"]+)"', rule["seriesQuery"])[0]
+        if re.fullmatch(named, metric):
+            query = str(rule["metricsQuery"]).replace("<<.Series>>", metric)
+            return query.replace("<<.LabelMatchers>>", f'namespace="{NAMESPACE}"').replace("<<.GroupBy>>", "pod")
+    raise LookupError(f"no rule of files/prometheus-adapter.yaml offers {metric}")
 
 
 @functools.cache

@@ -11,7 +11,9 @@ import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
+from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -61,8 +63,8 @@ EMPTY = Past()
 class PastPool:
     """A fixed number of blocks, each room for `block_tokens` tokens of one stream.
 
-    The arenas are zero pages that the system gives out when they are first written, so an unused block costs nothing
-    on a CPU. Values are kept as `dtype`; float8_e4m3fn carries a float32 scale per position and row.
+    On a CPU the arenas are pages that the system gives out when they are first written: an unused block costs nothing.
+    Values are kept as `dtype`; float8_e4m3fn carries a float32 scale per position and row.
     """
 
     def __init__(
@@ -138,8 +140,8 @@ class Arena:
         self._dtype = dtype
         shape = (layout.steps * layout.layers, 2, layout.rows, blocks, layout.positions)
         stored = torch.uint8 if self._scaled else dtype  # index operations know bytes, not float8
-        self._values = torch.zeros(*shape, layout.heads * layout.head_dim, dtype=stored, device=device)
-        self._scales = torch.zeros(*shape, 1, device=device) if self._scaled else None
+        self._values = _zeros((*shape, layout.heads * layout.head_dim), stored, device)
+        self._scales = _zeros((*shape, 1), torch.float32, device) if self._scaled else None
         self._tails: dict[int, Tensor] = {}
 
     def write(self, step: int, layer: int, at: Tensor | slice, keys_values: Tensor) -> None:
@@ -164,7 +166,7 @@ class Arena:
         """One convolution's tails of every slot: [rows, slots, width, channels]."""
         if layer not in self._tails:
             shape = (self.layout.steps, self.layout.rows, self._slots, width, channels)
-            self._tails[layer] = torch.zeros(shape, dtype=dtype, device=self._device)
+            self._tails[layer] = _zeros(shape, dtype, self._device)
         return self._tails[layer][step]
 
     def scrub(self, block: int) -> None:
@@ -175,3 +177,10 @@ class Arena:
 
 def _pick(values: Tensor, blocks: Tensor | slice) -> Tensor:
     return values[:, :, blocks] if isinstance(blocks, slice) else values.index_select(2, blocks)
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | None) -> Tensor:
+    """`torch.zeros`, which on a CPU writes every page; NumPy leaves that to whoever first needs one."""
+    if (device is not None and device.type != "cpu") or 0 in shape:
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.from_numpy(np.zeros(prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(shape)

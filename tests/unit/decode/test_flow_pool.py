@@ -1,0 +1,31 @@
+"""Room for streams' pasts is reserved ahead, but taken from the machine only when it is used."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+import pytest
+import torch
+
+from services.decode.flow.pool import Layout, PastPool
+
+LAYOUT = Layout(layers=6, positions=50, heads=8, head_dim=64, steps=10, rows=2)
+STATM = Path("/proc/self/statm")
+
+
+def resident() -> int:
+    return int(STATM.read_text().split()[1]) * resource.getpagesize()
+
+
+@pytest.mark.skipif(not STATM.exists(), reason="reads Linux' figures of a process's memory")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn])
+def test_a_pool_that_nobody_uses_takes_no_memory(dtype: torch.dtype) -> None:
+    before = resident()
+    pool = PastPool({"estimator": LAYOUT}, 25, 20, dtype)
+    assert pool.blocks * pool.block_bytes > 100 * 2**20
+    assert resident() - before < 50 * 2**20
+
+
+def test_a_pool_may_be_without_room() -> None:
+    assert PastPool({"estimator": LAYOUT}, 25, 0).free_blocks == 0

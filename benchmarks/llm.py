@@ -20,15 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.llm_peers import (
-    FULL_SIZE,
-    Clock,
-    TransformersLoop,
-    clock_of,
-    memory_bandwidth,
-    random_model,
-    step_bytes,
-)
+from benchmarks.floor import Clock, clock_of, memory_bandwidth
+from benchmarks.llm_peers import FULL_SIZE, TransformersLoop, random_model, step_bytes
 from services.common.modeldir import ModelDir, open_model_dir
 from services.llm.attention import gathered
 from services.llm.backends import CostModel

@@ -1,14 +1,13 @@
-"""What the llm's step is measured against: memory bandwidth, and a plain transformers loop over the same weights."""
+"""What the llm's step is measured against: the weights it reads, and a plain transformers loop over the same ones."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.floor import Clock
 from services.common.modeldir import LlmConfig, ModelDir
 from services.llm.model import SpeechLM, set_precision
 
@@ -48,26 +47,6 @@ def step_bytes(model: SpeechLM) -> int:
     parts = [*model.layers, model.llm.model.model.norm, model.llm_decoder]
     tensors = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-Clock = Callable[[], float]
-
-
-def clock_of(device: torch.device) -> Clock:
-    """Seconds: of the processor on one CPU thread, so that other programs' turns do not count; else of the wall."""
-    alone = device.type == "cpu" and torch.get_num_threads() == 1
-    return time.process_time if alone else time.perf_counter
-
-
-def memory_bandwidth(device: torch.device, clock: Clock) -> float:
-    """Bytes per second at which this device reads a large tensor, best of several passes."""
-    block = torch.ones(128 * 2**20 if device.type == "cuda" else 64 * 2**20, device=device)
-    best = 0.0
-    for _ in range(7):
-        start = clock()
-        block.sum().item()
-        best = max(best, block.numel() * block.element_size() / (clock() - start))
-    return best
 
 
 class TransformersLoop:

@@ -141,13 +141,17 @@ def check_tokens(tokens: Sequence[int], vocab_size: int) -> None:
 
 @dataclass(frozen=True)
 class CostModel:
-    """Seconds a batch takes: `batch_s + stream_s * streams + frame_s * frames`, frames being the mel computed."""
+    """Seconds a batch takes: `batch_s + stream_s * streams + frame_s * frames + pair_s * pairs`.
+
+    `frames` are the mel frames computed; `pairs` are those times the frames they attend over, summed over the streams.
+    """
 
     batch_s: float
     stream_s: float
     frame_s: float
     holdback_frames: int = 12
     """Frames the vocoder holds back for its right context."""
+    pair_s: float = 0.0
 
     @classmethod
     def read(cls, path: Path) -> CostModel:
@@ -164,8 +168,8 @@ class CostModel:
             raise ValueError(f"cost file {path}: costs must be finite and not negative")
         return costs
 
-    def seconds(self, streams: int, frames: int) -> float:
-        return self.batch_s + self.stream_s * streams + self.frame_s * frames
+    def seconds(self, streams: int, frames: int, pairs: int = 0) -> float:
+        return self.batch_s + self.stream_s * streams + self.frame_s * frames + self.pair_s * pairs
 
 
 @dataclass
@@ -212,8 +216,10 @@ class ClockedBackend:
         return ClockedState(record.seed, record.plan, prompt, spec.speed, emitted=record.emitted)
 
     def run(self, hops: Sequence[Hop], beat: Callable[[], None]) -> list[HopAudio | Exception]:
-        tokens = sum(hop.end - self.kept_tokens(hop.state) for hop in hops)
-        seconds = self._costs.seconds(len(hops), self.format.frames_per_token * tokens)
+        ratio = self.format.frames_per_token
+        frames = [ratio * (hop.end - self.kept_tokens(hop.state)) for hop in hops]
+        pairs = sum(new * ratio * hop.end for new, hop in zip(frames, hops, strict=True))
+        seconds = self._costs.seconds(len(hops), sum(frames), pairs)
         for _ in range(self.BEATS):
             self._sleep(seconds / self.BEATS)
             beat()

@@ -24,6 +24,10 @@ class ClientError(Exception):
     """The request failed; the message says why and what to do."""
 
 
+class Refused(ClientError):
+    """The gateway has too much to do; the message says when to try again."""
+
+
 @dataclass
 class Speech:
     """What became of one request. Times are measured here, at the client, from the moment the text was sent."""
@@ -159,4 +163,5 @@ def _note(speech: Speech, response: tts_pb2.StreamingSynthesizeResponse) -> None
 def _client_error(error: grpc.aio.AioRpcError, server: str) -> ClientError:
     meant = from_rpc_error(error)
     hint = f" (try again in {meant.retry_after:.0f} s)" if meant.retry_after else ""
-    return ClientError(f"{server} answered {error.code().name}: {meant.message}{hint}")
+    kind = Refused if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED else ClientError
+    return kind(f"{server} answered {error.code().name}: {meant.message}{hint}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +14,7 @@ import typer
 from rich.table import Table
 
 from cli import doctor as doctor_module
-from cli.bench import Load, offer, report
+from cli.bench import HEADER, Load, Report, Target, largest_held, offer, report, table_row
 from cli.client import ClientError, list_voices
 from cli.console import err, fail, out, run, show_event
 from cli.demo import SENTENCE
@@ -125,26 +126,47 @@ def prepare(
 def bench(
     rates: Annotated[str, typer.Option(help="Utterances per second, one load each: 0.5,1,2.")] = "0.2,0.5,1",
     seconds: Annotated[float, typer.Option(min=1.0, help="Length of each load.")] = 30.0,
+    find: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            help="Search the largest load that is held, from the first of --rates on: p95 of the first audio within so "
+            "many seconds, nobody refused, at most 1% of the streams with an underrun.",
+        ),
+    ] = None,
     text: Annotated[str, typer.Option(help="What is said.")] = SENTENCE,
     voice: Annotated[str | None, typer.Option(help="A voice of the gateway.")] = None,
     server: Server = "127.0.0.1:50050",
 ) -> None:
-    """Offer a gateway Poisson loads and show what listeners had of them."""
-    table = Table(
-        *("rate/s", "streams", "asked", "refused", "first audio p50", "p95", "underruns/stream", "real-time factor"),
-        box=None,
-    )
+    """Offer a gateway Poisson loads and show what listeners had of them, line by line."""
     try:
-        for rate in (float(rate) for rate in rates.split(",")):
-            load = Load(text, rate, seconds, voice)
-            one = report(load, asyncio.run(offer(server, load)))
-            shown = (one.offered, one.p50_first_audio, one.p95_first_audio, one.underruns_per_stream)
-            offered, p50, p95, underruns = (f"{figure:.2f}" for figure in shown)
-            counts = (str(one.asked), str(one.refused))
-            table.add_row(f"{rate:g}", offered, *counts, p50, p95, underruns, f"{one.real_time_factor:.2f}")
+        offered = [float(rate) for rate in rates.split(",")]
     except ValueError as error:
-        fail(f"--rates must be numbers above zero with commas between ({error})")
-    out.print(table)
+        fail(f"--rates must be numbers with commas between ({error})")
+    if min(offered) <= 0:
+        fail("--rates must be above zero")
+    try:
+        asyncio.run(_bench(server, [Load(text, rate, seconds, voice) for rate in offered], find))
+    except ClientError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+async def _bench(server: str, loads: list[Load], find: float | None) -> None:
+    async def measure(load: Load) -> Report:
+        one = report(load, await offer(server, load))
+        out.print(table_row(one), soft_wrap=True)
+        return one
+
+    await list_voices(server)  # says at once when no gateway is there or the key is wrong
+    out.print(HEADER, soft_wrap=True)
+    if find is None:
+        for load in loads:
+            await measure(load)
+        return
+    best = await largest_held(lambda rate: measure(replace(loads[0], rate=rate)), Target(find), loads[0].rate)
+    out.print(f"held: {best.rate:.2f} per second, {best.offered:.1f} streams" if best else "no load was held")
 
 
 @app.command()

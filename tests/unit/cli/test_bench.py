@@ -7,8 +7,8 @@ from itertools import pairwise
 
 import pytest
 
-from cli.bench import Heard, Load, Playback, arrivals, percentile, report
-from cli.client import Speech
+from cli.bench import Heard, Load, Playback, Report, Target, arrivals, largest_held, percentile, report
+from cli.client import ClientError, Refused, Speech
 
 
 def test_arrivals_are_poisson_and_repeatable() -> None:
@@ -40,16 +40,50 @@ def test_percentiles() -> None:
     assert percentile([2.0, 1.0], 50) == 1.0
 
 
-def test_a_report_counts_refusals_and_underruns() -> None:
-    def heard(first: float, underruns: int) -> Heard:
-        speech = Speech(sample_rate=24000, samples=240_000, time_to_first_audio=first, seconds_spent=5.0)
-        return Heard(0.0, speech, Playback(20.0, underruns, 0.5 * underruns))
+def heard(first: float, underruns: int = 0) -> Heard:
+    speech = Speech(sample_rate=24000, samples=240_000, time_to_first_audio=0.0, seconds_spent=5.0)
+    return Heard(100.0, Playback(100.0 + first, 120.0, underruns, 0.5 * underruns), speech)
 
+
+def test_a_report_counts_refusals_failures_and_underruns() -> None:
     load = Load("text", rate=2.0, seconds=10.0)
-    figures = report(load, [heard(0.1, 0), heard(0.3, 2), Heard(0.0, error="full")])
-    assert (figures.asked, figures.refused, figures.streams_with_underrun) == (3, 1, 1)
-    assert (figures.p50_first_audio, figures.p95_first_audio) == (0.1, 0.3)
+    turned_away = [Heard(0.0, error=Refused("full")), Heard(0.0, error=ClientError("broken"))]
+    figures = report(load, [heard(0.1), heard(0.3, 2), *turned_away])
+    assert (figures.asked, figures.refused, figures.failed, figures.streams_with_underrun) == (4, 1, 1, 1)
+    assert (figures.p50_first_audio, figures.p95_first_audio) == pytest.approx((0.1, 0.3))
     assert figures.underruns_per_stream == 1.0
     assert figures.offered == pytest.approx(20.0)
     assert figures.real_time_factor == 0.5
     assert math.isnan(report(load, []).p95_first_audio)
+
+
+def test_what_counts_as_held() -> None:
+    load, target = Load("text", 1.0, 100.0), Target(p95_first_audio=0.5, silent_streams=0.01)
+    calm = [heard(0.2) for _ in range(99)]
+    assert target.held(report(load, []))
+    assert target.held(report(load, [*calm, heard(0.9, 1)]))
+    assert not target.held(report(load, [*calm, heard(0.2, 1), heard(0.2, 1)]))
+    assert not target.held(report(load, [heard(0.6)]))
+    assert not target.held(report(load, [*calm, Heard(0.0, error=Refused("full"))]))
+    assert not target.held(report(load, [*calm, Heard(0.0, error=ClientError("broken"))]))
+
+
+@pytest.mark.parametrize("capacity", [0.07, 1.0, 7.3, 100.0])
+async def test_the_search_ends_next_to_the_largest_load(capacity: float) -> None:
+    tried: list[float] = []
+
+    async def measure(rate: float) -> Report:
+        tried.append(rate)
+        return report(Load("text", rate, 10.0), [heard(0.1 if rate <= capacity else 2.0)])
+
+    best = await largest_held(measure, Target(), rate=1.0)
+    assert best is not None
+    assert capacity / 1.1 <= best.rate <= capacity
+    assert len(tried) <= 12
+
+
+async def test_the_search_gives_up_where_nothing_is_held() -> None:
+    async def measure(rate: float) -> Report:
+        return report(Load("text", rate, 10.0), [heard(9.0)])
+
+    assert await largest_held(measure, Target(), rate=1.0) is None

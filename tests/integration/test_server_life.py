@@ -315,7 +315,7 @@ def test_damaged_weights_end_the_process_with_the_files_name(tmp_path: Path) -> 
         ("cosyvoice2.yaml", lambda path: path.write_text("llm: [")),
         ("prompt_slt.wav", lambda path: path.write_bytes(b"RIFF")),
     ],
-    ids=str,
+    ids=range(6),
 )
 async def test_a_damaged_file_of_the_encode_service_is_named(
     tmp_path: Path, file: str, damage: Callable[[Path], None]

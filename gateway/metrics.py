@@ -9,6 +9,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from lighttts.v1 import tts_pb2
 from services.common.errors import LightTtsError
+from services.common.failover import moves_counter
 from services.common.metrics import LATENCY_BUCKETS
 
 TIME_TO_FIRST_AUDIO = Histogram(
@@ -37,7 +38,7 @@ UNDERRUN_SECONDS = Counter(
 )
 CANCELLATIONS = Counter("lighttts_gateway_cancellations_total", "Speech that was cut off, by who did it.", ["by"])
 """`by`: `barge_in` (a cancel message), `client` (it went away)."""
-LLM_MOVES = Counter("lighttts_gateway_llm_moves_total", "Utterances another llm worker went on with.", ["reason"])
+LLM_MOVES = moves_counter("lighttts_gateway_llm_moves_total", "llm")
 VOICES_NOT_FORGOTTEN = Counter(
     "lighttts_gateway_voices_not_forgotten_total",
     "Workers that could not be told to forget a deleted voice; they are told again.",

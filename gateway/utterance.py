@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from gateway import metrics
 from gateway.channel import Channel
@@ -19,6 +20,8 @@ from services.common import tracing
 from services.common.errors import Internal, LightTtsError
 from services.common.failover import Losses, MovePolicy, WorkerLost
 from services.common.pool import Pool
+from services.common.suspicion import Suspects
+from services.common.worker_call import ProgressWatch
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class LlmStage:
     ledger: Ledger
     queue_messages: int
     """Audio messages held while nobody reads; then reading stops and the worker feels it."""
+    suspects: Suspects = field(default_factory=Suspects)
 
 
 @dataclass
@@ -63,8 +67,7 @@ class Utterance:
     def __post_init__(self) -> None:
         self.parts = Channel(self.stage.queue_messages)
         self._record = UtteranceRecord(self.start, self.voice)
-        self._lost: WorkerLost | None = None
-        """Why the last worker lost it, until the next one has taken it."""
+        self._losses = Losses(self.stage.pool, self.stage.policy, "llm", metrics.LLM_MOVES, self.stage.suspects)
         self.times = SpeechTimes()
         self.audible = asyncio.Event()
         """Its first audio has come, or never will."""
@@ -95,20 +98,17 @@ class Utterance:
             self.audible.set()
 
     async def _generate(self) -> None:
-        losses = Losses(self.stage.pool, self.stage.policy, "llm")
         while not self._record.complete:
-            async with losses.lease() as worker:
+            async with self._losses.lease() as worker:
                 if not self._record.samples:
                     self.times.called_at = time.monotonic()
                     self.times.asked_at = self.times.asked_at or self.times.called_at
+                watch = ProgressWatch(self.stage.policy, partial(self._losses.may_suspect, worker))
                 try:
-                    await generate(worker.channel, self._record, self.stage.policy, self._handle)
+                    await generate(worker, self._record, watch, self._handle)
                 except WorkerLost as loss:
-                    self._lost = loss
                     if not self._record.complete:
-                        metrics.LLM_MOVES.labels(loss.reason.value).inc()
-                        tracing.event("moved", from_worker=worker.address, reason=loss.reason.value)
-                        losses.note(worker, loss)
+                        self._losses.note(worker, loss)
 
     async def _handle(self, response: llm_pb2.GenerateResponse) -> None:
         match response.WhichOneof("response"):
@@ -118,6 +118,7 @@ class Utterance:
                 if response.audio.HasField("first") and not self._record.samples:
                     self.times.first = response.audio.first
                 pcm = self._record.take(response.audio)
+                self._losses.heard()
                 metrics.AUDIO_RECEIVED_SECONDS.inc(len(pcm) / FLOAT_BYTES / self.sample_rate)
                 self.audible.set()
                 if pcm or response.audio.audio.last:
@@ -137,7 +138,7 @@ class Utterance:
             )
         self.decode_worker = started.decode_worker
         self._record.start.text_order = started.text_order  # whoever goes on keeps to it
-        if self._lost is not None:
-            reason = f"an llm worker was lost ({self._lost.reason.value}); {started.llm_worker} went on"
-            self._lost = None
+        if (lost := self._losses.taken()) is not None:
+            tracing.event("moved", to_worker=started.llm_worker, reason=lost.value)
+            reason = f"an llm worker was lost ({lost.value}); {started.llm_worker} went on"
             await self.parts.send(tts_pb2.Resumed(reason=reason))

@@ -96,21 +96,19 @@ _ANSWERS = Row(
         ),
         Panel(
             "Utterances that moved",
-            "To another decode or llm worker, by reason. Listeners hear no seam; many moves mean a sick worker.",
+            "To another decode or llm worker, by reason and outcome. Listeners hear no seam of what moved; what failed "
+            "ended there. Many mean a sick worker.",
             "ops",
             (
-                per_second("lighttts_llm_decode_moves_total", "reason"),
-                per_second("lighttts_gateway_llm_moves_total", "reason"),
+                per_second("lighttts_llm_decode_moves_total", "reason, outcome"),
+                per_second("lighttts_gateway_llm_moves_total", "reason, outcome"),
             ),
         ),
         Panel(
-            "Utterances lost by decode workers",
-            "Moved or not, by reason; and how long it took to the next audio, which the listener's lead must cover.",
-            "short",
-            (
-                per_second("lighttts_llm_decode_losses_total", "reason"),
-                *quantiles("lighttts_llm_decode_seam_seconds", 0.95, name="seconds to the next audio"),
-            ),
+            "Gap at a move",
+            "From the loss of a decode worker to the next audio, which the listener's lead must cover.",
+            "s",
+            quantiles("lighttts_llm_decode_seam_seconds", 0.5, 0.95),
         ),
         Panel(
             "Whole texts remembered",

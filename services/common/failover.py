@@ -1,21 +1,23 @@
-"""How one stream outlives its workers: when a worker has lost it, which one is next, and when to give up."""
+"""How one stream outlives its workers: when a worker has lost it, which one is next, and when to give up.
+
+The same policy serves gateway → llm and llm → decode. `Losses` keeps a stream's account, `services.common.worker_call`
+talks to one worker of it.
+"""
 
 from __future__ import annotations
 
-import time
+import itertools
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import cast
 
-import grpc
-import grpc.aio
 import structlog
-from grpc_status import rpc_status
+from prometheus_client import Counter
 
-from services.common.errors import Overloaded, Unavailable, from_rpc_error
+from services.common.errors import Overloaded, Unavailable
 from services.common.pool import FailureReason, Lease, Pool, WorkerState
+from services.common.suspicion import Suspects
 
 log = structlog.get_logger(__name__)
 
@@ -56,67 +58,60 @@ class MovePolicy:
     """Moves one stream may make before it fails; workers that were full do not count."""
 
 
-class ProgressWatch:
-    """Tells a slow worker from a failed one by its heartbeats: only a step count that stands still means failure."""
-
-    def __init__(self, policy: MovePolicy) -> None:
-        self._policy = policy
-        self._steps = -1
-        self._progress_at = time.monotonic()
-
-    @property
-    def silence_seconds(self) -> float:
-        return self._policy.silence_seconds
-
-    def progress(self) -> None:
-        """A message came and was dealt with: the worker is alive whatever its count says."""
-        self._progress_at = time.monotonic()
-
-    def beat(self, steps: int, *, owes_nothing: bool) -> None:
-        """Raises WorkerLost when the engine owes us work and has not stepped for too long."""
-        if steps != self._steps or owes_nothing:
-            self._steps = steps
-            self._progress_at = time.monotonic()
-        elif time.monotonic() - self._progress_at > self._policy.stall_seconds:
-            raise WorkerLost(LossReason.STALLED)
-
-
-# Statuses that say more about the worker than about the stream: another worker may do better.
-_ELSEWHERE = {
-    grpc.StatusCode.UNAVAILABLE: LossReason.DIED,
-    grpc.StatusCode.CANCELLED: LossReason.DIED,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: LossReason.FULL,
-}
-_NOT_AGAIN = {LossReason.FULL, LossReason.REFUSED}
-# What the pool should hear of it. A worker that answers has not failed; its health or its next answer tells.
+_NOT_NOW = {LossReason.FULL, LossReason.REFUSED}
+"""What a worker says that lives: the stream does not ask it again before another one has spoken."""
 _FAILURES = {
     LossReason.DIED: FailureReason.DIED,
     LossReason.SILENT: FailureReason.STALLED,
     LossReason.STALLED: FailureReason.STALLED,
     LossReason.BROKE_PROTOCOL: FailureReason.INVALID,
 }
+"""What the pool should hear of it. A worker that answers has not failed; its health or its next answer tells."""
 
 
-def lost_or_refused(error: grpc.aio.AioRpcError) -> Exception:
-    """What to raise for a failed stream: WorkerLost where another worker may do better, else what the worker meant."""
-    meant, reason = from_rpc_error(error), _ELSEWHERE.get(error.code())
-    if reason is None:
-        return meant
-    if reason is LossReason.DIED and rpc_status.from_call(cast(grpc.Call, error)) is not None:
-        reason = LossReason.REFUSED  # a broken connection brings no status of ours
-    return WorkerLost(reason, meant.message, meant.retry_after)
+def moves_counter(name: str, stage: str) -> Counter:
+    """Counts streams that lost their `stage` worker, by `reason` and `outcome`: moved to another one, or failed.
+
+    All its series exist from the beginning: an alert cannot see a counter grow that appears with its first event.
+    """
+    text = f"Utterances that lost their {stage} worker, by reason and outcome: moved to another one, or failed."
+    counter = Counter(name, text, ["reason", "outcome"])
+    for reason, outcome in itertools.product(LossReason, ("moved", "failed")):
+        counter.labels(reason.value, outcome)
+    return counter
 
 
 class Losses:
-    """The workers that lost one stream, and the next one to try."""
+    """The workers that lost one stream, and the next one to try.
 
-    def __init__(self, pool: Pool, policy: MovePolicy, stage: str) -> None:
-        """`stage`: short name of the workers in errors and logs."""
+    losses = Losses(pool, policy, "decode", MOVES, suspects)
+    async with losses.lease() as worker:
+        try:
+            ...  # and `losses.taken()` once the worker has begun
+        except WorkerLost as loss:
+            losses.note(worker, loss)
+    """
+
+    def __init__(self, pool: Pool, policy: MovePolicy, stage: str, moves: Counter, suspects: Suspects) -> None:
+        """
+        Args:
+            pool: where the workers are.
+            policy: when one has lost the stream.
+            stage: short name of the workers in errors and logs.
+            moves: from `moves_counter`.
+            suspects: shared by all streams of this process to the pool.
+        """
+        self.policy = policy
         self._pool = pool
-        self._policy = policy
         self._stage = stage
+        self._moves = moves
+        self._suspects = suspects
         self._lost: dict[str, LossReason] = {}
-        self._moves = 0
+        """By address; the latest reason of each."""
+        self._pending: list[LossReason] = []
+        """Since a worker took the stream last."""
+        self._begun = False
+        self._count = 0
         self._last: Unavailable | None = None
         """Why the last worker lost it."""
 
@@ -125,35 +120,60 @@ class Losses:
         """The next worker to try. Raises Overloaded when all are full, Unavailable when there is none."""
         reasons = set(self._lost.values())
         # A worker that lost the stream is tried again only where no other serves, once its health has come back.
-        again = not self._others_serve()
-        exclude = [address for address, reason in self._lost.items() if reason in _NOT_AGAIN or not again]
+        again = not self.others_serve()
+        exclude = [address for address, reason in self._lost.items() if reason in _NOT_NOW or not again]
         async with AsyncExitStack() as stack:
             try:
                 # What the workers answered tells more than a vain wait for another one.
-                wait_seconds = 0 if reasons and reasons <= _NOT_AGAIN else None
+                wait_seconds = 0 if reasons and reasons <= _NOT_NOW else None
                 lease = self._pool.lease(exclude=exclude, wait_seconds=wait_seconds)
                 worker = await stack.enter_async_context(lease)
             except Unavailable as error:
+                self._settle("failed")
                 if reasons == {LossReason.FULL}:
                     raise Overloaded(f"every {self._stage} worker is full; try again shortly") from error
                 raise self._last or error from error
             yield worker
 
-    def _others_serve(self) -> bool:
+    def others_serve(self, besides: Lease | None = None) -> bool:
+        """Whether a worker serves that has not lost the stream, `besides` the one named."""
+        known = {*self._lost, besides.address} if besides is not None else self._lost.keys()
         return any(
-            worker.state is WorkerState.SERVING and worker.address not in self._lost for worker in self._pool.workers()
+            worker.state is WorkerState.SERVING and worker.address not in known for worker in self._pool.workers()
         )
+
+    def may_suspect(self, worker: Lease) -> bool:
+        """Whether the stream may leave a worker that merely seems to have failed."""
+        return self._suspects.suspect(worker.address, len(self._pool.workers()))
+
+    def taken(self) -> LossReason | None:
+        """A worker has begun. Returns why the one that had begun before lost the stream; None when it is the first."""
+        reason = self._pending[0] if self._pending and self._begun else None
+        self._begun = True
+        self._settle("moved")
+        return reason
+
+    def heard(self) -> None:
+        """Audio came: a worker that was full at the time may be asked again if this one is lost too."""
+        self._lost = {address: reason for address, reason in self._lost.items() if reason not in _NOT_NOW}
 
     def note(self, worker: Lease, loss: WorkerLost) -> None:
         """Counts a loss and tells the pool. Raises Unavailable when the stream has moved too often."""
         self._lost[worker.address] = loss.reason
+        self._pending.append(loss.reason)
         said = loss.said or f"the {self._stage} worker was lost ({loss.reason.value}); try again"
         self._last = Unavailable(said, retry_after=loss.retry_after)
-        self._moves += loss.reason is not LossReason.FULL
+        self._count += loss.reason is not LossReason.FULL
         if loss.reason in _FAILURES:
             worker.report_failure(_FAILURES[loss.reason])
         log.warning(
             "worker lost a stream", stage=self._stage, peer=worker.address, reason=loss.reason.value, said=loss.said
         )
-        if self._moves > self._policy.max_moves:
-            raise Unavailable(f"{self._moves} {self._stage} workers lost this stream; {said}", retry_after=1.0)
+        if self._count > self.policy.max_moves:
+            self._settle("failed")
+            raise Unavailable(f"{self._count} {self._stage} workers lost this utterance; {said}", retry_after=1.0)
+
+    def _settle(self, outcome: str) -> None:
+        for reason in self._pending:
+            self._moves.labels(reason.value, outcome).inc()
+        self._pending.clear()

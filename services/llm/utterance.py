@@ -15,9 +15,11 @@ from dataclasses import dataclass, field
 
 from lighttts.v1 import audio_pb2, decode_pb2, llm_pb2, voice_pb2
 from services.common.errors import InvalidInput, Overloaded
+from services.common.failover import MovePolicy
 from services.common.mailbox import Mailbox, background
 from services.common.modeldir import ModelDir
 from services.common.pool import Pool
+from services.common.suspicion import Suspects
 from services.common.voice import Voice
 from services.common.voice_cache import VoiceCache
 from services.common.voice_message import from_message
@@ -27,8 +29,6 @@ from services.llm.layout import Prompt, RequestError, TextMissing
 from services.llm.progress import Progress
 from services.llm.sequence import FailedEvent, Request, TokensEvent, check_request
 from services.llm.settings import LlmSettings
-from services.llm.suspicion import Suspects
-from services.llm.watch import MovePolicy
 
 _ORDERS = {"whole": llm_pb2.TEXT_ORDER_WHOLE, "interleaved": llm_pb2.TEXT_ORDER_INTERLEAVED}
 

@@ -68,7 +68,7 @@ async def test_a_lost_utterance_goes_on_elsewhere(
         for made in workers:
             made.script.needs_voice = True
         setattr(lossy.script, cue, after)
-        moves = metric("lighttts_llm_decode_moves_total", reason=reason)
+        moves = metric("lighttts_llm_decode_moves_total", reason=reason, outcome="moved")
         spoken = await llm.speak()
         await all_free()
         await lossy.calls[0].ended.wait()
@@ -83,7 +83,23 @@ async def test_a_lost_utterance_goes_on_elsewhere(
     assert [started.decode_worker for started in spoken.started] == [lossy.name, saved.name]
     assert spoken.done is not None
     assert spoken.done.decode_worker == saved.name
-    assert metric("lighttts_llm_decode_moves_total", reason=reason) == moves + 1
+    assert metric("lighttts_llm_decode_moves_total", reason=reason, outcome="moved") == moves + 1
+
+
+@pytest.mark.parametrize("after", [0, 1, 3])
+async def test_an_end_before_all_tokens_are_spoken_is_not_believed(
+    worker: StartWorker, tmp_path: Path, after: int
+) -> None:
+    workers = await two_workers(worker)
+    async with llm_service(tmp_path, *(made.address for made in workers), lead_seconds=30.0) as llm:
+        lossy = await first_worker(workers, llm)
+        saved = next(made for made in workers if made is not lossy)
+        lossy.script.cut_short_after = after
+        spoken = await llm.speak()
+    assert lossy.calls[0].last
+    assert len(lossy.calls[0].tokens) == SPEECH_TOKENS
+    assert np.array_equal(spoken.samples, audio_of(saved.calls[0].tokens))
+    assert [move.reason for move in spoken.moved] == ["broke protocol"]
 
 
 @pytest.mark.parametrize("overlap", [1, 25, 1000])
@@ -128,7 +144,7 @@ async def test_an_utterance_moves_as_often_as_it_may(worker: StartWorker, tmp_pa
         code, error = await refusal(llm.responses(spoken))
         await all_free()
     assert code is grpc.StatusCode.UNAVAILABLE
-    assert "3 decode workers lost this utterance; the last one died" in error.message
+    assert "3 decode workers lost this utterance; killed" in error.message
     assert error.retry_after == 1.0
     assert len(spoken.moved) == 2
     assert sum(len(made.calls) for made in workers) == 3

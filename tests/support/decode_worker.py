@@ -14,6 +14,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from numpy.typing import NDArray
 
 from lighttts.v1 import audio_pb2, decode_pb2, decode_pb2_grpc, voice_pb2
+from services.common.rpc import channel_options
 
 SERVICE = "lighttts.v1.Decode"
 SAMPLE_RATE = 24000
@@ -49,6 +50,8 @@ class Script:
     """Leaves a token's samples out."""
     claim_last_after: int | None = None
     """Says `last` although more tokens come."""
+    cut_short_after: int | None = None
+    """Says `last` although it has more tokens, the last one among them."""
     overlap: int = 0
     """Tokens spoken again after a resume."""
     gate: asyncio.Event | None = None
@@ -84,7 +87,7 @@ class DecodeWorker(decode_pb2_grpc.DecodeServicer):
         self.port = 0
         self._steps = 0
         self._health = health.aio.HealthServicer()
-        self._server = grpc.aio.server()
+        self._server = grpc.aio.server(options=channel_options(2**20))
 
     @property
     def address(self) -> str:
@@ -115,7 +118,7 @@ class DecodeWorker(decode_pb2_grpc.DecodeServicer):
         try:
             async for response in self._serve(call, context):
                 yield response
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):  # the latter when it is writing while its client leaves
             call.cancelled = True
             raise
         finally:
@@ -152,6 +155,8 @@ class DecodeWorker(decode_pb2_grpc.DecodeServicer):
                     await asyncio.Event().wait()
                 script.hand_over_after = None
             reach = self._reach(call, spoken)
+            if sent == script.cut_short_after and not call.last:
+                reach = None
             if reach is None or sent == script.stand_still_after:
                 self._steps += sent != script.stand_still_after
                 state = audio_pb2.Heartbeat.STATE_RUNNING
@@ -175,13 +180,14 @@ class DecodeWorker(decode_pb2_grpc.DecodeServicer):
         return border if border + LOOKAHEAD <= len(call.tokens) else None
 
     def _audio(self, call: Call, begin: int, end: int) -> decode_pb2.DecodeResponse:
+        claims = (self.script.claim_last_after, self.script.cut_short_after)
         audio = audio_pb2.AudioChunk(
             sequence=call.audio_messages,
             first_sample=begin * SAMPLES_PER_TOKEN,
             pcm=audio_of(call.tokens[begin:end], begin).tobytes(),
             format=audio_pb2.SAMPLE_FORMAT_F32LE,
             sample_rate=SAMPLE_RATE,
-            last=(call.last and end == len(call.tokens)) or call.audio_messages == self.script.claim_last_after,
+            last=(call.last and end == len(call.tokens)) or call.audio_messages in claims,
         )
         decoded = decode_pb2.DecodedAudio(audio=audio, resume_record=struct.pack("<I", end), tokens_spoken=end)
         return decode_pb2.DecodeResponse(audio=decoded)

@@ -12,8 +12,9 @@ MEMORY_SECONDS = 30.0
 class Suspects:
     """Silence and standstill are guesses, and every move makes another worker compute a history again.
 
-    All utterances of a process share this budget: at most half of the workers, but always one, may be under suspicion
-    at a time. When more fall silent together the pool or the network is slow, and utterances stay where they are.
+    All streams of a process to one pool share this budget: at most half of the workers, but always one, may be under
+    suspicion at a time. When more fall silent together the pool or the network is slow, and streams stay where they
+    are.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -21,7 +22,7 @@ class Suspects:
         self._since: dict[str, float] = {}
 
     def suspect(self, address: str, workers: int) -> bool:
-        """Whether an utterance may leave this one of `workers` workers; then others may leave it too."""
+        """Whether a stream may leave this one of `workers` workers; then others may leave it too."""
         now = self._clock()
         self._since = {one: since for one, since in self._since.items() if now - since < MEMORY_SECONDS}
         if address not in self._since and len(self._since) >= max(1, workers // 2):

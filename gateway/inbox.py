@@ -34,6 +34,11 @@ class Inbox:
         self._items.append(item)
         self._filled.set()
 
+    @property
+    def empty(self) -> bool:
+        """Whether a `take` would wait."""
+        return not self._items
+
     async def take(self) -> str | Border:
         """The next border, or all text up to it, whatever fragments it came in."""
         await self._filled.wait()

@@ -45,7 +45,13 @@ class Segment:
     async def encode(
         self, pool: Pool, start: encode_pb2.EncodeTextStart, on_run: Callable[[encode_pb2.EncodedText], Awaitable[None]]
     ) -> None:
-        """Calls `on_run` with each run of ids until the border. Raises what the encode service answered."""
+        """Calls `on_run` with each run of ids until the border. `start` is this segment's own and gets its text.
+
+        Raises what the encode service answered.
+        """
+        while self.border is None and not self._inbox.empty:
+            self._text += await self._read()
+        start.text, start.complete = self._text, self.border is not None
         async with pool.lease() as worker:
             metadata = tracing.outgoing(start.request_id)
             call = encode_pb2_grpc.EncodeStub(worker.channel).EncodeText(metadata=metadata)
@@ -66,8 +72,7 @@ class Segment:
     async def _write(self, call: _Call, start: encode_pb2.EncodeTextStart) -> None:
         try:
             await call.write(encode_pb2.EncodeTextRequest(start=start))
-            await call.write(encode_pb2.EncodeTextRequest(fragment=self._text))
-            while text := await self._read():
+            while self.border is None and (text := await self._read()):
                 await call.write(encode_pb2.EncodeTextRequest(fragment=text))
             await call.done_writing()
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):

@@ -168,9 +168,17 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
         first = await anext(request_iterator, None)
         if first is None or first.WhichOneof("request") != "start":
             raise InvalidInput("the first message must be start", field="start")
-        encoder = self._text_encoder(first.start)
-        numbered = _Numbering(self._instruct_ids(first.start))
-        async with aclosing(_with_pauses(request_iterator, self._settings.text_idle_seconds)) as requests:
+        start = first.start
+        encoder = self._text_encoder(start)
+        numbered = _Numbering(self._instruct_ids(start))
+        if start.text or start.complete:
+            metrics.TEXT_CHARACTERS.inc(len(start.text))
+            for piece in await self._in_text_thread(partial(_begin, encoder, start)):
+                yield numbered.response(piece)
+        if start.complete:
+            return
+        idle_seconds = self._settings.text_idle_seconds
+        async with aclosing(_with_pauses(request_iterator, idle_seconds, begun=bool(start.text))) as requests:
             async for request in requests:
                 for piece in await self._encode(encoder, request):
                     yield numbered.response(piece)
@@ -209,6 +217,11 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
         return InterleavedEncoder(loaded.frontend, self._settings.max_text_chars)
 
 
+def _begin(encoder: TextEncoder, start: encode_pb2.EncodeTextStart) -> list[Piece]:
+    pieces = encoder.push(start.text)
+    return pieces + encoder.finish() if start.complete else pieces
+
+
 class _Numbering:
     """Counts utterances: one ends with each final piece, the next begins with the instruction."""
 
@@ -233,14 +246,14 @@ class _Numbering:
 
 
 async def _with_pauses(
-    requests: AsyncIterator[encode_pb2.EncodeTextRequest], idle_seconds: float
+    requests: AsyncIterator[encode_pb2.EncodeTextRequest], idle_seconds: float, *, begun: bool
 ) -> AsyncGenerator[encode_pb2.EncodeTextRequest | None]:
-    """The requests, and None once whenever none has come for `idle_seconds`."""
+    """The requests, and None once whenever none has come for `idle_seconds`. `begun`: some text was there before."""
 
     async def take() -> encode_pb2.EncodeTextRequest | None:
         return await anext(requests, None)
 
-    paused = True  # before the first text nothing is held back
+    paused = not begun  # before the first text nothing is held back
     while True:
         arriving = asyncio.ensure_future(take())
         try:

@@ -7,6 +7,7 @@ import io
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import grpc.aio
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from lighttts.v1 import encode_pb2, encode_pb2_grpc, voice_pb2
@@ -36,8 +39,8 @@ Request = encode_pb2.EncodeVoiceRequest
 @asynccontextmanager
 async def encode_service(**changes: Any) -> AsyncIterator[Any]:
     """The service over models/tiny, and its stub; the block's time is limited."""
-    settings = EncodeSettings(**({"port": 0, "normaliser": "builtin"} | changes))
-    server = ServiceServer(EncodeService(settings), settings)
+    options = EncodeSettings(**({"port": 0, "normaliser": "builtin"} | changes))
+    server = ServiceServer(EncodeService(options), options)
     try:
         await server.start()
         async with asyncio.timeout(30), open_channel(server.address) as channel:
@@ -188,7 +191,7 @@ async def test_text_and_cached_voices_are_served_while_extraction_is_busy(monkey
 
 
 async def pieces(
-    stub: Any, messages: Sequence[str | encode_pb2.EncodeTextFlush], **start: bool
+    stub: Any, messages: Sequence[str | encode_pb2.EncodeTextFlush], **start: bool | str
 ) -> list[encode_pb2.EncodeTextResponse]:
     async def outgoing() -> AsyncIterator[encode_pb2.EncodeTextRequest]:
         yield encode_pb2.EncodeTextRequest(start=encode_pb2.EncodeTextStart(request_id="r", **start))
@@ -205,12 +208,22 @@ FLUSH = encode_pb2.EncodeTextFlush()
 TEXT = "The train leaves at 9. Dr. Smith paid 25 dollars! Who knows?"
 
 
-@pytest.mark.parametrize("size", [1, 3, 17])
-async def test_fragments_make_the_same_pieces_as_the_whole(size: int) -> None:
+async def test_fragments_make_the_same_pieces_as_the_whole() -> None:
     async with encode_service() as stub:
         whole = await pieces(stub, [TEXT])
-        fragments = [TEXT[start : start + size] for start in range(0, len(TEXT), size)]
-        assert await pieces(stub, fragments) == whole
+        assert await pieces(stub, [], text=TEXT, complete=True) == whole
+        loop = asyncio.get_running_loop()
+
+        @settings(max_examples=60, deadline=None, derandomize=True)
+        @given(cuts=st.sets(st.integers(1, len(TEXT) - 1)), begun=st.booleans())
+        def holds(cuts: set[int], begun: bool) -> None:
+            borders = [0, *sorted(cuts), len(TEXT)]
+            fragments = [TEXT[start:end] for start, end in pairwise(borders)]
+            first = fragments.pop(0) if begun else ""
+            asked = asyncio.run_coroutine_threadsafe(pieces(stub, fragments, text=first), loop)
+            assert asked.result(10) == whole
+
+        await asyncio.to_thread(holds)
     texts = [response.text for response in whole]
     assert [text.utterance for text in texts] == list(range(len(texts)))
     assert all(text.last and text.ids for text in texts)

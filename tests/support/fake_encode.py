@@ -85,9 +85,9 @@ class FakeEncode(encode_pb2_grpc.EncodeServicer):
             start = (await anext(aiter(request_iterator))).start
             borders = (" ", ".") if start.interleaved else (".",)
             text, offset, utterance = "", 0, 0
-            async for request in request_iterator:
-                fragments.append(request.fragment)
-                text += request.fragment
+            async for fragment in _fragments(start, request_iterator):
+                fragments.append(fragment)
+                text += fragment
                 while cut := 1 + min((at for border in borders if (at := text.find(border)) >= 0), default=-1):
                     last = text[cut - 1] == "."
                     yield _run(utterance, text[:cut], offset, last)
@@ -96,6 +96,13 @@ class FakeEncode(encode_pb2_grpc.EncodeServicer):
                 yield _run(utterance, text, offset, last=True)
         finally:
             self.open_texts -= 1
+
+
+async def _fragments(start: encode_pb2.EncodeTextStart, requests: Any) -> AsyncIterator[str]:
+    yield start.text
+    if not start.complete:
+        async for request in requests:
+            yield request.fragment
 
 
 def _run(utterance: int, text: str, offset: int, last: bool) -> encode_pb2.EncodeTextResponse:

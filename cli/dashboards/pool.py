@@ -178,9 +178,16 @@ _CLUSTER = Row(
         ),
         Panel(
             "Certificates: time left",
-            "Of mutual TLS, where cert-manager makes it.",
+            "Of the certificates that pods show, and of those that cert-manager made: a renewal is read with the next "
+            "connection.",
             "s",
-            (Query(f"{series('certmanager_certificate_expiration_timestamp_seconds')} - time()", "{{name}}"),),
+            (
+                Query(
+                    f"min by (service, file) ({series('lighttts_tls_certificate_expiry_timestamp_seconds')}) - time()",
+                    "{{service}} {{file}}",
+                ),
+                Query(f"{series('certmanager_certificate_expiration_timestamp_seconds')} - time()", "{{name}}"),
+            ),
         ),
     ),
 )

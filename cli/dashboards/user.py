@@ -118,7 +118,7 @@ _ANSWERS = Row(
         ),
         Panel(
             "Deleted voices not forgotten",
-            "Workers that could not be told to forget a deleted voice. Each is told again until it answers or has gone.",
+            "Workers not yet told to forget a deleted voice; each is told again until it answers or has gone.",
             "ops",
             (per_second("lighttts_gateway_voices_not_forgotten_total"),),
         ),

@@ -14,8 +14,18 @@ from typing import cast
 
 import grpc
 import structlog
+from prometheus_client import Gauge
+
+from services.common.certificate import not_after
 
 log = structlog.get_logger(__name__)
+
+EXPIRY = Gauge(
+    "lighttts_tls_certificate_expiry_timestamp_seconds",
+    "When the certificate that is shown ends, as a Unix time.",
+    ["file"],
+    multiprocess_mode="livemin",
+)
 
 
 class TlsError(Exception):
@@ -76,6 +86,7 @@ def server_context(files: TlsFiles) -> ssl.SSLContext:
     """
     used = files.read()
     newest = context = _context(files)
+    _tell_expiry(files, used)
 
     def renew(connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, began_with: ssl.SSLContext) -> None:
         nonlocal used, newest
@@ -84,6 +95,7 @@ def server_context(files: TlsFiles) -> ssl.SSLContext:
             if found != used:
                 newest, used = _context(files), found
                 log.info("certificate renewed", file=str(files.certificate))
+                _tell_expiry(files, used)
         except TlsError as error:
             log.warning("the certificate in use stays", reason=str(error))
         connection.context = newest
@@ -102,6 +114,13 @@ def _context(files: TlsFiles) -> ssl.SSLContext:
     return context
 
 
+def _tell_expiry(files: TlsFiles, content: tuple[bytes, bytes, bytes | None]) -> None:
+    try:
+        EXPIRY.labels(str(files.certificate)).set(not_after(content[0]))
+    except ValueError as error:
+        log.warning("cannot tell when the certificate ends", file=str(files.certificate), reason=str(error))
+
+
 class _Renewal:
     """Asked by gRPC at every handshake, in a thread of its own: a configuration when the files have changed."""
 
@@ -109,6 +128,7 @@ class _Renewal:
         self._files = files
         self._used = files.read()
         files.check()
+        _tell_expiry(files, self._used)
         self.first = _configuration(self._used)
 
     def __call__(self) -> grpc.ServerCertificateConfiguration | None:
@@ -122,6 +142,7 @@ class _Renewal:
             return None
         self._used = found
         log.info("certificate renewed", file=str(self._files.certificate))
+        _tell_expiry(self._files, found)
         return _configuration(found)
 
 

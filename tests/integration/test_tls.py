@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client import REGISTRY
 
 from cli.ports import free_ports
+from services.common.certificate import not_after
 from services.common.pool import dialler
 from services.common.server import ServiceServer, StartError
 from services.common.settings import ServiceSettings
@@ -102,6 +105,20 @@ async def test_renewed_files_are_used_by_the_next_connection(
     new.issue(files.certificate.parent)
     assert await status(dial(server.address)) == SERVING
     assert await status(dialler(settings(new.issue(tmp_path / "client")))(server.address)) == SERVING
+
+
+async def test_the_end_of_the_certificate_in_use_is_a_metric(
+    server: ServiceServer, files: TlsFiles, authority: Authority
+) -> None:
+    def told() -> float | None:
+        labels = {"file": str(files.certificate)}
+        return REGISTRY.get_sample_value("lighttts_tls_certificate_expiry_timestamp_seconds", labels)
+
+    assert told() == not_after(files.certificate.read_bytes())
+    authority.issue(files.certificate.parent, days=30)
+    assert await status(dialler(settings(files))(server.address)) == SERVING
+    assert told() == not_after(files.certificate.read_bytes())
+    assert not_after(files.certificate.read_bytes()) > time.time() + 29 * 86400
 
 
 async def test_damaged_files_leave_the_certificate_in_use(server: ServiceServer, files: TlsFiles) -> None:

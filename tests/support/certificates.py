@@ -7,7 +7,7 @@ from pathlib import Path
 
 from services.common.tls import TlsFiles
 
-_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
+_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 
 
 class Authority:
@@ -17,16 +17,16 @@ class Authority:
         folder.mkdir(parents=True)
         self._key = folder / "ca.key"
         self.certificate = folder / "ca.crt"
-        _openssl("-subj", "/CN=authority", "-keyout", str(self._key), "-out", str(self.certificate))
+        _openssl("-subj", "/CN=authority", "-days", "90", "-keyout", str(self._key), "-out", str(self.certificate))
 
-    def issue(self, folder: Path, name: str = "light-tts.internal") -> TlsFiles:
+    def issue(self, folder: Path, name: str = "light-tts.internal", days: int = 2) -> TlsFiles:
         """Writes ca.crt, tls.key and tls.crt into `folder`; again renews them."""
         folder.mkdir(parents=True, exist_ok=True)
         files = TlsFiles(folder / "tls.crt", folder / "tls.key", folder / "ca.crt")
         (folder / "ca.crt").write_bytes(self.certificate.read_bytes())
         signed = ("-CA", str(self.certificate), "-CAkey", str(self._key), "-addext", "basicConstraints=CA:FALSE")
         names = ("-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}")
-        _openssl(*signed, *names, "-keyout", str(files.key), "-out", str(files.certificate))
+        _openssl(*signed, *names, "-days", str(days), "-keyout", str(files.key), "-out", str(files.certificate))
         return files
 
 

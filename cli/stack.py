@@ -18,6 +18,8 @@ from cli.ports import HOST, ServicePorts, StackPorts, free_ports, require_free
 from cli.worker import Worker, WorkerEvent, WorkerSpec
 from services.common.settings import EMBEDDED_MODEL
 
+EVERY_ADDRESS = ("0.0.0.0", "::", "[::]")  # noqa: S104 - compared, not bound
+
 
 @dataclass(frozen=True)
 class StackConfig:
@@ -88,12 +90,17 @@ class Stack:
     @property
     def http_url(self) -> str:
         """Where the gateway's HTTP interface answers."""
-        return f"http://{HOST}:{self.ports.http}"
+        return f"http://{self._gateway_address}:{self.ports.http}"
 
     @property
     def cosyvoice_address(self) -> str:
         """Where CosyVoice's own clients are served, over gRPC and HTTP."""
-        return f"{HOST}:{self.ports.cosyvoice}"
+        return f"{self._gateway_address}:{self.ports.cosyvoice}"
+
+    @property
+    def _gateway_address(self) -> str:
+        """Where the gateway is reached from this machine: a host that means every address includes loopback."""
+        return HOST if self.config.gateway_host in EVERY_ADDRESS else self.config.gateway_host
 
     def workers(self) -> Iterator[Worker]:
         """Every process, the gateway last."""
@@ -135,7 +142,7 @@ class Stack:
             name=name,
             module=module,
             flags=(*(str(part) for pair in common.items() for part in pair), *flags),
-            address=f"{HOST}:{ports.grpc}",
+            address=f"{self._gateway_address if module == 'gateway' else HOST}:{ports.grpc}",
             metrics_port=ports.metrics,
             log_file=self.config.log_dir / f"{name}.log",
         )

@@ -1,21 +1,15 @@
 """A cluster in small: runs rendered manifests as local processes, each pod at a loopback address of its own.
 
-It does what a cluster would do with them: a kubelet (command line, environment, volumes, gRPC probes, the end of a
-pod), a controller of endpoint slices behind the stand-in API server, a DNS server with the headless services' names,
-and the rights that Roles give. A pod without a mounted token gets no way to the API server.
-
-In the place of a pod's own network stands its loopback address: `0.0.0.0` in a pod's environment becomes that address,
-and `dns:///` the DNS server's. Probes look five times a second, so that tests need not wait for the manifests' periods.
+It does what a cluster would do with them: a kubelet (command lines, environment and volumes as in `kubelet`, init
+containers, gRPC probes, restarts, the end of a pod), a controller of endpoint slices behind the stand-in API server, a
+DNS server with the headless services' names, and the rights that Roles give. A pod without a mounted token gets no way
+to the API server. Probes look five times a second, so that tests need not wait for the manifests' periods.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import random
-import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,18 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import grpc.aio
+import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.support.dns_server import DnsServer
 from tests.support.helm import ROOT
 from tests.support.kube_api import KubeApi, endpoint, endpoint_slice
+from tests.support.kubelet import Kubelet, Manifest, Place
 
 PROBE_SECONDS = 0.2
 RESTART_SECONDS = 1.0
 START_SECONDS = 120.0
 HOPELESS = 3
 """Restarts of a starting pod after which nobody waits for it."""
-Manifest = dict[str, Any]
 
 
 @dataclass
@@ -52,6 +47,8 @@ class Pod:
     ready_at: float = 0.0
     """time.monotonic() of the latest turn to Ready."""
     restarts: int = 0
+    log_began: int = 0
+    """Where in the log the latest run begins."""
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     @property
@@ -64,10 +61,17 @@ class Pod:
     def log_tail(self) -> str:
         return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:])
 
+    def termination_message(self) -> str:
+        """What `kubectl describe pod` shows of a container that failed: with FallbackToLogsOnError its log's end."""
+        assert self.container["terminationMessagePolicy"] == "FallbackToLogsOnError"
+        return self.log.read_bytes()[self.log_began :][-2048:].decode(errors="replace")
+
     def kill(self) -> None:
-        """Ends the process at once, as a crash would; the kubelet starts it again."""
+        """Ends the process and all it has started at once, as a crash would; the kubelet starts the pod again."""
         assert self.process is not None
-        os.killpg(self.process.pid, signal.SIGKILL)
+        first = psutil.Process(self.process.pid)
+        for process in (*first.children(recursive=True), first):
+            process.kill()
 
 
 class Cluster:
@@ -80,9 +84,10 @@ class Cluster:
         self.api = KubeApi()
         self.dns = DnsServer()
         self.pods: list[Pod] = []
-        self._objects = objects
+        self.objects = objects
         self._folder = folder
         self._secrets = dict(secrets or {})
+        self._kubelet: Kubelet
         self._wait = wait
         self._network = f"127.{random.randrange(1, 255)}.{random.randrange(1, 255)}"
         self._hosts: Iterator[int] = iter(range(1, 255))
@@ -92,6 +97,9 @@ class Cluster:
         await self.api.__aenter__()
         await self.dns.__aenter__()
         self.api.rights = dict(self._rights())
+        self._kubelet = Kubelet(
+            self.objects, self._folder / "claims", self._secrets, self.dns.port, self.api.port, self._behind_port
+        )
         try:
             await self._publish()
             for deployment in self._of_kind("Deployment"):
@@ -122,10 +130,16 @@ class Cluster:
         ]
 
     def reach(self, service: str, port: str) -> str:
-        """`host:port` of a Ready pod behind a service, as its cluster address would lead to."""
+        """`host:port` of a Ready pod behind a service's port by name, as its cluster address would lead to."""
+        return self._lead(service, lambda entry: bool(entry["name"] == port))
+
+    def _behind_port(self, service: str, number: int) -> str:
+        return self._lead(service, lambda entry: bool(entry["port"] == number))
+
+    def _lead(self, service: str, wanted: Callable[[Manifest], bool]) -> str:
         manifest = next(item for item in self._of_kind("Service") if item["metadata"]["name"] == service)
         pod = next(pod for pod in self._behind(manifest) if pod.ready)
-        target = next(entry["targetPort"] for entry in manifest["spec"]["ports"] if entry["name"] == port)
+        target = next(entry["targetPort"] for entry in manifest["spec"]["ports"] if wanted(entry))
         return f"{pod.address}:{pod.port(target)}"
 
     async def scale(self, component: str) -> Pod:
@@ -150,7 +164,7 @@ class Cluster:
         assert process is not None
         pre_stop = pod.container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
         try:
-            async with asyncio.timeout(pod.spec["terminationGracePeriodSeconds"]):
+            async with asyncio.timeout(pod.spec.get("terminationGracePeriodSeconds", 30)):
                 await asyncio.sleep(pre_stop)
                 process.terminate()
                 await process.wait()
@@ -162,17 +176,16 @@ class Cluster:
         assert process.returncode is not None
         return process.returncode
 
-    async def run(self, spec: Manifest, command: list[str]) -> tuple[int, str]:
-        """Runs the one container of a pod's spec with `command` to its end: its exit code and what it wrote."""
-        process = await asyncio.create_subprocess_exec(
-            *_here(command),
-            cwd=ROOT,
-            env={**_outside(), **{entry["name"]: entry["value"] for entry in spec["containers"][0].get("env", [])}},
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        output, _ = await process.communicate()
-        return process.returncode or 0, output.decode()
+    async def run(self, owner: Manifest) -> tuple[int, str]:
+        """Runs the containers of a Job or a Pod, one after another, to their end: the first exit code that is not 0, or
+        the last one, and what was written."""
+        spec = owner["spec"]["template"]["spec"] if owner["kind"] == "Job" else owner["spec"]
+        pod = self._new_pod(owner["metadata"]["name"], {}, spec)
+        for container in (*spec.get("initContainers", []), *spec["containers"]):
+            code = await (await self._process(pod, container)).wait()
+            if code:
+                break
+        return code, pod.log.read_text(encoding="utf-8")
 
     async def until(self, condition: Callable[[], bool], pod: Pod) -> None:
         """Waits for a change of a pod. Raises AssertionError with the end of its log when it does not come."""
@@ -187,7 +200,7 @@ class Cluster:
         assert pod.ready, f"{pod.name} does not start:\n{pod.log_tail()}"
 
     def _of_kind(self, kind: str) -> list[Manifest]:
-        return [item for item in self._objects if item["kind"] == kind]
+        return [item for item in self.objects if item["kind"] == kind]
 
     def _behind(self, service: Manifest) -> list[Pod]:
         selector = service["spec"]["selector"].items()
@@ -195,60 +208,32 @@ class Cluster:
 
     async def _start_pod(self, deployment: Manifest) -> Pod:
         template = deployment["spec"]["template"]
-        number = next(self._hosts)
-        name = f"{deployment['metadata']['name']}-{number}"
-        folder = self._folder / name
-        folder.mkdir(parents=True)
-        pod = Pod(name, f"{self._network}.{number}", template["metadata"]["labels"], template["spec"], folder / "log")
+        pod = self._new_pod(deployment["metadata"]["name"], template["metadata"]["labels"], template["spec"])
         self.pods.append(pod)
-        await self._spawn(pod)
         pod.tasks = [asyncio.create_task(self._probe(pod)), asyncio.create_task(self._keep_running(pod))]
         return pod
 
-    async def _spawn(self, pod: Pod) -> None:
+    def _new_pod(self, owner: str, labels: dict[str, str], spec: Manifest) -> Pod:
+        number = next(self._hosts)
+        folder = self._folder / f"{owner}-{number}"
+        folder.mkdir(parents=True)
+        (folder / "log").touch()
+        return Pod(f"{owner}-{number}", f"{self._network}.{number}", labels, spec, folder / "log")
+
+    async def _process(self, pod: Pod, container: Manifest) -> asyncio.subprocess.Process:
+        place = Place(pod.name, pod.address, pod.log.parent)
+        pod.log_began = pod.log.stat().st_size
         with pod.log.open("ab") as output:
             pod.process = await asyncio.create_subprocess_exec(
-                *_here(pod.container["command"]),
+                *self._kubelet.command(pod.spec, container, place),
                 cwd=ROOT,
-                env=self._environment(pod),
+                env=self._kubelet.environment(pod.spec, container, place),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
             )
-
-    def _environment(self, pod: Pod) -> dict[str, str]:
-        """What the kubelet would set, with volumes and network as they are here."""
-        values: dict[str, str] = {}
-        for source in pod.container.get("envFrom", []):
-            name = source["configMapRef"]["name"]
-            values |= next(item["data"] for item in self._of_kind("ConfigMap") if item["metadata"]["name"] == name)
-        fields = {"metadata.name": pod.name, "status.podIP": pod.address}
-        for entry in pod.container.get("env", []):
-            source = entry.get("valueFrom")
-            values[entry["name"]] = entry["value"] if source is None else fields[source["fieldRef"]["fieldPath"]]
-        volumes = {volume["name"]: volume for volume in pod.spec["volumes"]}
-        for mount in pod.container["volumeMounts"]:
-            secret = volumes[mount["name"]].get("secret")
-            place = self._secrets[secret["secretName"]] if secret else pod.log.parent / "volumes" / mount["name"]
-            place.mkdir(parents=True, exist_ok=True)
-            values = {name: _moved(value, mount["mountPath"], place) for name, value in values.items()}
-        for name, value in values.items():
-            value = pod.address if value == "0.0.0.0" else value  # noqa: S104 - compared, not bound
-            values[name] = value.replace("dns:///", f"dns://127.0.0.1:{self.dns.port}/", 1)
-        if pod.spec["automountServiceAccountToken"]:
-            values["KUBECONFIG"] = str(self._kubeconfig(pod))
-        return {**_outside(), **values}
-
-    def _kubeconfig(self, pod: Pod) -> Path:
-        named = {
-            "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{self.api.port}"}}],
-            "users": [{"name": "u", "user": {"token": f"of-{pod.spec['serviceAccountName']}"}}],
-            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-        }
-        path = pod.log.parent / "kubeconfig"
-        path.write_text(json.dumps({"apiVersion": "v1", "kind": "Config", "current-context": "x", **named}))
-        return path
+        return pod.process
 
     def _rights(self) -> Iterator[tuple[str, frozenset[str]]]:
         """What each service account may do with endpoint slices, by its token."""
@@ -272,13 +257,17 @@ class Cluster:
             await asyncio.sleep(PROBE_SECONDS)
 
     async def _keep_running(self, pod: Pod) -> None:
-        while pod.process is not None:
-            await pod.process.wait()
+        for container in pod.spec.get("initContainers", []):
+            process = await self._process(pod, container)
+            while await process.wait():
+                await asyncio.sleep(RESTART_SECONDS)
+                process = await self._process(pod, container)
+        while True:
+            await (await self._process(pod, pod.container)).wait()
             pod.ready = False
+            pod.restarts += 1
             await self._publish()
             await asyncio.sleep(RESTART_SECONDS)
-            pod.restarts += 1
-            await self._spawn(pod)
 
     async def _publish(self) -> None:
         """Brings endpoint slices and DNS records up to date."""
@@ -296,6 +285,8 @@ class Cluster:
 
 
 async def _healthy(pod: Pod, probe: str) -> bool:
+    if probe not in pod.container:
+        return pod.process is not None and pod.process.returncode is None
     check = pod.container[probe]["grpc"]
     async with grpc.aio.insecure_channel(f"{pod.address}:{check['port']}") as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
@@ -304,18 +295,3 @@ async def _healthy(pod: Pod, probe: str) -> bool:
         except grpc.aio.AioRpcError:
             return False
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
-
-
-def _here(command: list[str]) -> list[str]:
-    """A container's command line, with the programs that its image would have."""
-    programs = {"python": sys.executable, "light-tts": str(Path(sys.executable).with_name("light-tts"))}
-    return [programs[command[0]], *command[1:]]
-
-
-def _outside() -> dict[str, str]:
-    """What a process of this machine needs that a container would not take from it."""
-    return {name: os.environ[name] for name in ("PATH", "HOME", "SSL_CERT_FILE") if name in os.environ}
-
-
-def _moved(value: str, mount: str, place: Path) -> str:
-    return str(place) + value.removeprefix(mount) if value == mount or value.startswith(f"{mount}/") else value

@@ -1,9 +1,16 @@
-"""A real Prometheus that scrapes a local stack as the chart's PodMonitor has pods scraped."""
+"""A real Prometheus that scrapes the pods of a cluster in small as the chart's PodMonitor has them scraped.
+
+The PodMonitor's selector, port, path and relabelings become a scrape configuration, as the Prometheus operator makes
+one; the pods come from a file that is written anew whenever they change. The rules are those of the PrometheusRule.
+Both are looked at every second instead of every 15 or 30, so that tests need not wait.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,31 +19,38 @@ import httpx
 import yaml
 
 from cli.ports import HOST
-from cli.stack import Stack
-from tests.support.helm import CHART
+from tests.support.cluster import Cluster
+from tests.support.helm import NAMESPACE
 
 INTERVAL = "1s"
-NAMESPACE = "speech"
 
 
 class Prometheus:
     """A running server, asked over HTTP."""
 
     def __init__(self, port: int) -> None:
-        self._client = httpx.AsyncClient(base_url=f"http://{HOST}:{port}/api/v1", timeout=10)
+        self._client = httpx.AsyncClient(base_url=f"http://{HOST}:{port}", timeout=10)
 
-    async def series(self, expr: str) -> list[dict[str, Any]]:
-        """What an instant query finds. Raises AssertionError when Prometheus cannot read it."""
-        answer = (await self._client.get("/query", params={"query": expr})).json()
+    async def series(self, expr: str, at: float | None = None) -> list[dict[str, Any]]:
+        """What an instant query finds, `at` a Unix time or now. Raises AssertionError when it cannot be read."""
+        when = {} if at is None else {"time": at}
+        answer = (await self._client.get("/api/v1/query", params={"query": expr, **when})).json()
         assert answer["status"] == "success", f"{expr}: {answer.get('error')}"
         return list(answer["data"]["result"])
 
     async def until(self, expr: str) -> None:
-        """Waits until a query finds something; as long as the server does not answer, it has found nothing."""
+        """Waits until a query finds something."""
+        async with asyncio.timeout(60):
+            while True:
+                if await self.series(expr):
+                    return
+                await asyncio.sleep(0.1)
+
+    async def until_ready(self) -> None:
         async with asyncio.timeout(60):
             while True:
                 with contextlib.suppress(httpx.TransportError):
-                    if await self.series(expr):
+                    if (await self._client.get("/-/ready")).is_success:
                         return
                 await asyncio.sleep(0.1)
 
@@ -45,10 +59,15 @@ class Prometheus:
 
 
 @contextlib.asynccontextmanager
-async def scraping(stack: Stack, port: int, directory: Path) -> AsyncIterator[Prometheus]:
-    """Prometheus on `port` with the chart's rules, scraping every process of the stack."""
+async def scraping(cluster: Cluster, port: int, directory: Path) -> AsyncIterator[Prometheus]:
+    """Prometheus on `port`, told what to scrape and what to watch by the objects of the cluster's release."""
+    targets = directory / "targets.json"
     config = directory / "prometheus.yaml"
-    config.write_text(yaml.safe_dump(_config(stack)), encoding="utf-8")
+    config.write_text(yaml.safe_dump(_config(cluster, targets)), encoding="utf-8")
+    (rule,) = (item for item in cluster.objects if item["kind"] == "PrometheusRule")
+    groups = [{**group, "interval": INTERVAL} for group in rule["spec"]["groups"]]
+    (directory / "rules.yaml").write_text(yaml.safe_dump({"groups": groups}), encoding="utf-8")
+    telling = asyncio.create_task(_tell(cluster, targets))
     process = await asyncio.create_subprocess_exec(
         "prometheus",
         f"--config.file={config}",
@@ -58,24 +77,65 @@ async def scraping(stack: Stack, port: int, directory: Path) -> AsyncIterator[Pr
     )
     prometheus = Prometheus(port)
     try:
-        await prometheus.until("vector(1)")
+        await prometheus.until_ready()
         yield prometheus
     finally:
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)
         await prometheus.close()
         process.terminate()
         await process.wait()
 
 
-def _config(stack: Stack) -> dict[str, Any]:
-    targets = [
-        {
-            "targets": [f"{HOST}:{worker.spec.metrics_port}"],
-            "labels": {"namespace": NAMESPACE, "pod": worker.spec.name, "service": worker.spec.name.partition("-")[0]},
-        }
-        for worker in stack.workers()
-    ]
+def _monitor(cluster: Cluster) -> dict[str, Any]:
+    (monitor,) = (item for item in cluster.objects if item["kind"] == "PodMonitor")
+    return dict(monitor["spec"])
+
+
+def _config(cluster: Cluster, targets: Path) -> dict[str, Any]:
+    (endpoint,) = _monitor(cluster)["podMetricsEndpoints"]
+    relabelings = [{_snake(key): value for key, value in entry.items()} for entry in endpoint["relabelings"]]
+    scrape = {
+        "job_name": "light-tts",
+        "metrics_path": endpoint["path"],
+        "file_sd_configs": [{"files": [str(targets)], "refresh_interval": INTERVAL}],
+        "relabel_configs": relabelings,
+    }
     return {
         "global": {"scrape_interval": INTERVAL, "evaluation_interval": INTERVAL},
-        "rule_files": [str(CHART / "files" / "alerts.yaml")],
-        "scrape_configs": [{"job_name": "light-tts", "static_configs": targets}],
+        "rule_files": [str(targets.with_name("rules.yaml"))],
+        "scrape_configs": [scrape],
     }
+
+
+def _snake(name: str) -> str:
+    return re.sub("[A-Z]", lambda letter: f"_{letter[0].lower()}", name)
+
+
+async def _tell(cluster: Cluster, targets: Path) -> None:
+    """Keeps the file of targets at the pods there are."""
+    spec = _monitor(cluster)
+    wanted, port = spec["selector"]["matchLabels"].items(), spec["podMetricsEndpoints"][0]["port"]
+    known = None
+    while True:
+        found = [
+            {
+                "targets": [f"{pod.address}:{entry['containerPort']}"],
+                "labels": {
+                    "namespace": NAMESPACE,
+                    "pod": pod.name,
+                    "container": pod.container["name"],
+                    **{f"__meta_kubernetes_pod_label_{re.sub(r'[^a-z]', '_', k)}": v for k, v in pod.labels.items()},
+                },
+            }
+            for pod in cluster.pods
+            if wanted <= pod.labels.items()
+            for entry in pod.container.get("ports", [])
+            if entry["name"] == port
+        ]
+        if found != known:
+            scratch = targets.with_suffix(".new")
+            scratch.write_text(json.dumps(found), encoding="utf-8")
+            scratch.replace(targets)
+            known = found
+        await asyncio.sleep(0.2)

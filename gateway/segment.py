@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from typing import TypeAlias
 
 import grpc
@@ -19,6 +20,7 @@ from gateway.inbox import Border, Inbox
 from gateway.options import speakable
 from lighttts.v1 import encode_pb2, encode_pb2_grpc
 from services.common import tracing
+from services.common.call_end import CallEnd
 from services.common.errors import Internal
 from services.common.pool import Pool
 
@@ -56,9 +58,9 @@ class Segment:
             metadata = tracing.outgoing(start.request_id)
             call = encode_pb2_grpc.EncodeStub(worker.channel).EncodeText(metadata=metadata)
             try:
-                async with tasks.group() as group:
+                async with aclosing(CallEnd(call).responses()) as responses, tasks.group() as group:
                     writer = group.create_task(self._write(call, start))
-                    while isinstance(response := await call.read(), encode_pb2.EncodeTextResponse):
+                    async for response in responses:
                         if response.HasField("text"):
                             await on_run(response.text)
                     if self.border is None:

@@ -85,7 +85,7 @@ async def conversation(
     end = CallEnd(call)
     sender = asyncio.create_task(_send(call, requests))
     try:
-        async with aclosing(_responses(call, end, sender, watch)) as responses:
+        async with aclosing(_responses(end.responses(), sender, watch)) as responses:
             yield responses
     finally:
         sender.cancel()
@@ -106,11 +106,8 @@ async def _send(call: grpc.aio.StreamStreamCall[RequestT, Any], requests: AsyncG
 
 
 async def _responses(
-    call: grpc.aio.StreamStreamCall[Any, ResponseT], end: CallEnd, sender: asyncio.Task[None], watch: ProgressWatch
+    messages: AsyncIterator[ResponseT], sender: asyncio.Task[None], watch: ProgressWatch
 ) -> AsyncGenerator[ResponseT]:
-    # Iterated, not by `read`: that one gives up what the worker has already said as soon as a write fails, and a worker
-    # that has said all ends the call whatever we still write.
-    messages = aiter(call)
     try:
         while (response := await _next(messages, sender, watch)) is not None:
             if response.WhichOneof("response") == "heartbeat":
@@ -119,9 +116,7 @@ async def _responses(
                 yield response
                 watch.progress()  # only now: our own reader may have kept us, which is not the worker's fault
     except grpc.aio.AioRpcError as error:
-        answer = await end.error(error)
-        if answer.code() is not grpc.StatusCode.OK:
-            raise lost_or_refused(answer) from error
+        raise lost_or_refused(error) from error
 
 
 async def _next(

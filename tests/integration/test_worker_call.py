@@ -1,0 +1,155 @@
+"""A stream to a worker: everything it said is read, and its end is understood, whatever is being written meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from lighttts.v1 import audio_pb2, decode_pb2, decode_pb2_grpc
+from services.common.errors import InvalidInput, Overloaded, Unavailable
+from services.common.failover import LossReason, MovePolicy, WorkerLost
+from services.common.pool import open_channel
+from services.common.server import ServiceServer
+from services.common.settings import ServiceSettings
+from services.common.worker_call import ProgressWatch, conversation
+
+AUDIO = 5
+Request, Response = decode_pb2.DecodeRequest, decode_pb2.DecodeResponse
+
+
+class Worker(decode_pb2_grpc.DecodeServicer):
+    """Says AUDIO messages after the first request, then ends the call as `end` does."""
+
+    name = "decode"
+    rpc_services = ("lighttts.v1.Decode",)
+
+    def __init__(self, end: Callable[[Any], Any]) -> None:
+        self._end = end
+        self.ended = asyncio.Event()
+
+    def register(self, server: grpc.aio.Server) -> None:
+        decode_pb2_grpc.add_DecodeServicer_to_server(self, server)
+
+    async def start(self) -> None: ...
+    async def drain(self) -> None: ...
+    async def close(self) -> None: ...
+
+    async def Decode(self, request_iterator: Any, context: Any) -> AsyncGenerator[Response]:
+        await anext(request_iterator)
+        for sequence in range(AUDIO):
+            chunk = audio_pb2.AudioChunk(sequence=sequence)
+            yield Response(audio=decode_pb2.DecodedAudio(audio=chunk))
+        self.ended.set()
+        await self._end(context)
+
+
+async def finish(context: Any) -> None: ...
+
+
+def refuse(error: Exception) -> Callable[[Any], Any]:
+    async def end(context: Any) -> None:
+        raise error
+
+    return end
+
+
+def abort(code: grpc.StatusCode) -> Callable[[Any], Any]:
+    """Ends as gRPC itself does when something breaks: with a bare status."""
+    return lambda context: context.abort(code, "broken")
+
+
+@asynccontextmanager
+async def served(end: Callable[[Any], Any]) -> AsyncIterator[tuple[Worker, grpc.aio.Channel]]:
+    worker = Worker(end)
+    server = ServiceServer(worker, ServiceSettings(drain_notice_seconds=0))
+    try:
+        await server.start()
+        async with asyncio.timeout(20), open_channel(server.address) as channel:
+            yield worker, channel
+    finally:
+        await server.close()
+
+
+async def writing(worker: Worker) -> AsyncGenerator[Request]:
+    """Never stops, and goes on for long after the worker has ended the call."""
+    while True:
+        yield Request(tokens=decode_pb2.SpeechTokens(ids=range(100)))
+        if worker.ended.is_set():
+            await asyncio.sleep(0.001)
+
+
+async def hear(channel: grpc.aio.Channel, requests: AsyncGenerator[Request], heard: list[int]) -> None:
+    """Reads no faster than a listener does, so that the call has ended by then."""
+    watch = ProgressWatch(MovePolicy(silence_seconds=10))
+    call = decode_pb2_grpc.DecodeStub(channel).Decode()
+    async with conversation(call, requests, watch) as responses:
+        async for response in responses:
+            heard.append(response.audio.audio.sequence)
+            await asyncio.sleep(0.01)
+
+
+async def test_what_a_worker_said_before_it_ended_is_heard_while_we_still_write() -> None:
+    async with served(finish) as (worker, channel):
+        for _ in range(10):
+            heard: list[int] = []
+            await hear(channel, writing(worker), heard)
+            assert heard == list(range(AUDIO))
+
+
+@pytest.mark.parametrize(
+    ("end", "means"),
+    [
+        (refuse(Overloaded("no room", retry_after=2.0)), (LossReason.FULL, "no room")),
+        (refuse(Unavailable("draining")), (LossReason.REFUSED, "draining")),
+        (abort(grpc.StatusCode.UNAVAILABLE), (LossReason.DIED, "broken")),
+        (abort(grpc.StatusCode.INTERNAL), (LossReason.DIED, "broken")),
+        (abort(grpc.StatusCode.UNKNOWN), (LossReason.DIED, "broken")),
+        (abort(grpc.StatusCode.CANCELLED), (LossReason.DIED, "broken")),
+    ],
+)
+async def test_a_worker_that_cannot_go_on_is_lost_and_not_a_defect(
+    end: Callable[[Any], Any], means: tuple[LossReason, str]
+) -> None:
+    async with served(end) as (worker, channel):
+        heard: list[int] = []
+        with pytest.raises(WorkerLost) as loss:
+            await hear(channel, writing(worker), heard)
+        assert (loss.value.reason, loss.value.said) == means
+        assert heard == list(range(AUDIO))
+
+
+async def test_what_a_worker_means_for_the_client_is_passed_on() -> None:
+    async with served(refuse(InvalidInput("speak slower", field="speed"))) as (worker, channel):
+        with pytest.raises(InvalidInput, match="speak slower"):
+            await hear(channel, writing(worker), [])
+
+
+async def test_a_worker_that_vanishes_is_lost() -> None:
+    async with served(lambda context: asyncio.Event().wait()) as (worker, channel):
+
+        async def quiet() -> AsyncGenerator[Request]:
+            yield Request()
+            await asyncio.Event().wait()
+
+        hearing = asyncio.create_task(hear(channel, quiet(), []))
+        await worker.ended.wait()
+        await channel.close()
+        with pytest.raises(WorkerLost) as loss:
+            await hearing
+        assert loss.value.reason is LossReason.DIED
+
+
+async def test_a_defect_of_what_is_written_is_raised() -> None:
+    async def broken() -> AsyncGenerator[Request]:
+        yield Request()
+        raise ZeroDivisionError
+
+    async with served(lambda context: asyncio.Event().wait()) as (_, channel):
+        with pytest.raises(ZeroDivisionError):
+            await hear(channel, broken(), [])

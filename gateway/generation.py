@@ -47,7 +47,9 @@ async def generate(
 
 async def _requests(record: UtteranceRecord, sent: _Sent) -> AsyncGenerator[llm_pb2.GenerateRequest]:
     """What this call has not been sent yet, whenever something changes."""
-    yield llm_pb2.GenerateRequest(start=record.opening())
+    opening = record.opening()
+    sent.texts = int(opening.HasField("text"))
+    yield llm_pb2.GenerateRequest(start=opening)
     while True:
         record.changed.clear()
         if sent.voice_wanted:

@@ -41,15 +41,16 @@ class UtteranceRecord:
         self.changed.set()
 
     def opening(self) -> llm_pb2.GenerateStart:
-        """What the next worker gets: the start, or where to go on."""
-        if not self.samples:
-            return self.start
+        """What the next worker gets first: the start or where to go on, with the first of `texts` if there is one."""
         start = llm_pb2.GenerateStart()
         start.CopyFrom(self.start)
-        resume = llm_pb2.GenerateResume(
-            raw_ids=self.raw_ids, decode_record=self._decode_record, next_sample=self.samples
-        )
-        start.resume.CopyFrom(resume)
+        if self.texts:
+            start.text.CopyFrom(self.texts[0])
+        if self.samples:
+            resume = llm_pb2.GenerateResume(
+                raw_ids=self.raw_ids, decode_record=self._decode_record, next_sample=self.samples
+            )
+            start.resume.CopyFrom(resume)
         return start
 
     def take(self, generated: llm_pb2.GeneratedAudio) -> bytes:

@@ -19,6 +19,8 @@ class Conversion(Utterance):
     def __init__(self, stage: Stage, start: llm_pb2.GenerateStart) -> None:
         """Raises InvalidInput for ids out of range and for what goes with text alone."""
         super().__init__(stage, start)
+        if start.HasField("text"):
+            raise InvalidInput("speech tokens are to be spoken, so no text may come with them", field="start.text")
         bound = stage.model.llm.speech_tokens
         wrong = next((token for token in start.speech_tokens if not 0 <= token < bound), None)
         if wrong is not None:

@@ -85,6 +85,8 @@ class Utterance:
 
     async def _serve(self) -> AsyncGenerator[llm_pb2.GenerateResponse]:
         voices, voice_hash = self._stage.voices, self._start.voice_hash
+        if self._start.HasField("text"):
+            self._add_text(self._start.text)
         if voice_hash not in voices:
             yield llm_pb2.GenerateResponse(need_voice=audio_pb2.NeedVoice(voice_hash=voice_hash))
             async for beat in self._receive(lambda: voice_hash in voices):

@@ -86,6 +86,12 @@ class Generation:
     voice_came: asyncio.Event = field(default_factory=asyncio.Event)
     positioned: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def take(self, text: llm_pb2.TextTokens) -> None:
+        self.ids.extend(text.ids)
+        self.text_messages += 1
+        if text.last:
+            self.text_complete.set()
+
 
 class FakeLlm(llm_pb2_grpc.LlmServicer):
     """Speaks `HOP_IDS` ids per audio message. `scripts[n]` directs the n-th call."""
@@ -119,6 +125,8 @@ class FakeLlm(llm_pb2_grpc.LlmServicer):
         number = len(self.calls)
         call = Generation(number, start, self.scripts.get(number, Script()))
         self.calls.append(call)
+        if start.HasField("text"):
+            call.take(start.text)
         reader = asyncio.create_task(self._read(request_iterator, call))
         try:
             async for response in self._speak(call):
@@ -136,10 +144,7 @@ class FakeLlm(llm_pb2_grpc.LlmServicer):
                     call.voice = request.voice
                     call.voice_came.set()
                 case "text":
-                    call.ids.extend(request.text.ids)
-                    call.text_messages += 1
-                    if request.text.last:
-                        call.text_complete.set()
+                    call.take(request.text)
                 case "position":
                     call.positions.append(request.position.seconds)
                     call.positioned.set()

@@ -168,6 +168,42 @@ async def test_a_full_worker_is_passed_over(worker: StartWorker, tmp_path: Path)
     assert error.retry_after == 1.0
 
 
+async def test_workers_that_were_lost_are_asked_again_when_no_other_serves(worker: StartWorker, tmp_path: Path) -> None:
+    workers = await two_workers(worker)
+    async with llm_service(tmp_path, *(made.address for made in workers), lead_seconds=2.0) as llm:
+        first = await first_worker(workers, llm)
+        second = next(made for made in workers if made is not first)
+        first.script.die_after = second.script.die_after = 1
+        speaking = asyncio.create_task(llm.speak())
+        await until(lambda: bool(second.calls))
+        first.script.die_after = None
+        spoken = await speaking
+    assert [(move.from_worker, move.to_worker) for move in spoken.moved] == [
+        (first.name, second.name),
+        (second.name, first.name),
+    ]
+    assert np.array_equal(spoken.samples, audio_of(first.calls[1].tokens))
+
+
+async def test_a_worker_that_was_full_is_asked_again_once_another_has_spoken(
+    worker: StartWorker, tmp_path: Path
+) -> None:
+    workers = await two_workers(worker)
+    async with llm_service(tmp_path, *(made.address for made in workers), lead_seconds=2.0) as llm:
+        full = await first_worker(workers, llm)
+        other = next(made for made in workers if made is not full)
+        full.script.refusal = (grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
+        other.script.die_after = 1
+        speaking = asyncio.create_task(llm.speak())
+        await until(lambda: bool(other.calls))
+        full.script.refusal = None
+        spoken = await speaking
+    assert [(move.from_worker, move.to_worker, move.reason) for move in spoken.moved] == [
+        (other.name, full.name, "died")
+    ]
+    assert np.array_equal(spoken.samples, audio_of(full.calls[1].tokens))
+
+
 async def test_without_workers_an_utterance_is_refused(worker: StartWorker, tmp_path: Path) -> None:
     gone = await worker()
     await gone.stop()

@@ -19,6 +19,7 @@ class Progress:
 
     hops: HopPlan
     token_rate: float
+    """Speech tokens the listener hears per second: the model's own rate times the speed it is played at."""
     started_at: float = field(default_factory=time.monotonic)
     text: list[int] = field(default_factory=list)
     text_complete: bool = False

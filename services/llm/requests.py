@@ -13,7 +13,7 @@ from services.common.voice import Voice
 from services.llm.engine import EngineClosed, EngineFull
 from services.llm.hops import HopPlan
 from services.llm.layout import Prompt, RequestError
-from services.llm.sequence import SamplingOptions
+from services.llm.sequence import MAX_SPEED, MIN_SPEED, SamplingOptions
 from services.llm.settings import LlmSettings
 from services.llm.styles import DEFAULT
 
@@ -33,6 +33,8 @@ def check_start(start: llm_pb2.GenerateStart, model: ModelDir, styles: Collectio
             "an instruction stands in place of the prompt's text; use the prompt's timbre alone",
             field="start.instruct_ids",
         )
+    if not MIN_SPEED <= speed_of(start) <= MAX_SPEED:  # NaN too fails every comparison
+        raise InvalidInput(f"speed is {start.speed:g}; it must be {MIN_SPEED:g} to {MAX_SPEED:g}", field="start.speed")
     interleaved = start.text_order == llm_pb2.TEXT_ORDER_INTERLEAVED
     if interleaved and model.card.text_streaming != "interleaved":
         raise InvalidInput("this model speaks sentence by sentence; its text is whole", field="start.text_order")
@@ -107,6 +109,11 @@ def longest_seconds(start: llm_pb2.GenerateStart, settings: LlmSettings) -> floa
     """What the request asks for, or what the service allows if that is less. NaN stays for the engine to refuse."""
     asked = start.sampling.max_seconds
     return min(asked, settings.max_seconds) if start.sampling.HasField("max_seconds") else settings.max_seconds
+
+
+def speed_of(start: llm_pb2.GenerateStart) -> float:
+    """How much faster than the model speaks its speech is played."""
+    return start.speed or 1.0
 
 
 def offline(start: llm_pb2.GenerateStart) -> bool:

@@ -22,6 +22,7 @@ from services.llm.layout import (
 # CosyVoice3 ids that sound as silence (spec section 4.7): at most MAX_SILENT_RUN of them in a row are spoken.
 SILENT_IDS = frozenset({1, 2, 28, 29, 55, 248, 494, 2241, 2242, 2322, 2323})
 MAX_SILENT_RUN = 5
+MIN_SPEED, MAX_SPEED = 0.1, 10.0
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class Request:
     play_at: float | None = None
     """When the listener hears (or wants to hear) the beginning, on the engine's monotonic clock; what is due next
     follows from it. None: nobody waits."""
+    speed: float = 1.0
+    """How much faster than the model speaks its speech is played, 0.1 to 10: what is due next follows from it too."""
     style: str = ""
     """Which of the backend's checkpoints speaks; empty: its first."""
     upstream_stops: bool = False
@@ -170,9 +173,14 @@ class Sequence:
         return steady if self.max_tokens is None else min(steady, self.max_tokens - len(self.decoded))
 
     @property
+    def rate(self) -> float:
+        """Speech tokens the listener hears per second."""
+        return self.model.token_rate * self.request.speed
+
+    @property
     def due(self) -> float:
         """When the listener runs dry, or wants the first audio, if no more tokens come; endless when nobody waits."""
-        return math.inf if self.play_at is None else self.play_at + self.spoken / self.model.token_rate
+        return math.inf if self.play_at is None else self.play_at + self.spoken / self.rate
 
     def add_text(self, ids: Ids[int]) -> None:
         if self.text_ended:
@@ -239,6 +247,8 @@ def check_request(request: Request, config: LlmConfig) -> None:
     _positive(options.tau_r, "tau_r", math.inf)
     _positive(options.win_size, "win_size", 1000)
     _positive(request.max_seconds, "max_seconds", 3600.0)
+    if not MIN_SPEED <= request.speed <= MAX_SPEED:  # NaN too fails every comparison
+        raise RequestError(f"speed {request.speed} is out of range; it must be {MIN_SPEED:g} to {MAX_SPEED:g}")
     if request.max_tokens is not None and request.max_tokens < 0:
         raise RequestError(f"max_tokens {request.max_tokens} is negative; use 0 to hold generation back")
     if request.play_at is not None and not math.isfinite(request.play_at):

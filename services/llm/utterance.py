@@ -67,7 +67,9 @@ class Utterance:
         self._stage = stage
         self._start = start
         self._mailbox: Mailbox[_Event] = Mailbox()
-        self._progress = Progress(requests.hop_plan(start, stage.model.flow), stage.model.token_rate)
+        self._progress = Progress(
+            requests.hop_plan(start, stage.model.flow), stage.model.token_rate * requests.speed_of(start)
+        )
         self._order: requests.TextOrder = "whole"
         self._tried_with = 0
         """Text ids with which a resume was tried in vain."""
@@ -182,6 +184,7 @@ class Utterance:
             max_seconds=requests.longest_seconds(start, stage.settings),
             max_tokens=self._ceiling(len(raw_ids)),
             play_at=progress.started_at + requests.first_audio_after(start, stage.settings),
+            speed=requests.speed_of(start),
             style=requests.engine_style(start),
         )
         try:
@@ -199,7 +202,7 @@ class Utterance:
 
     def _ceiling(self, raw_ids_spoken: int) -> int:
         """Raw ids the engine may have generated when so many have become audio; never less than a hop more."""
-        lead = int(self._stage.settings.lead_seconds * self._stage.model.token_rate)
+        lead = int(self._stage.settings.lead_seconds * self._progress.token_rate)
         return raw_ids_spoken + max(lead, self._progress.hops.longest)
 
     async def _speak(self, voice: Voice, handle: Handle) -> AsyncGenerator[llm_pb2.GenerateResponse]:

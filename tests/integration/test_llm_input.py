@@ -98,6 +98,8 @@ REFUSED: dict[str, tuple[list[llm_pb2.GenerateRequest], str | None, str]] = {
     "temperature 0": ([sampled(temperature=0.0), voiced(VOICE), FULL_TEXT], None, "temperature 0"),
     "top_p 2": ([sampled(top_p=2.0), voiced(VOICE), FULL_TEXT], None, "top_p 2"),
     "top_k 0": ([sampled(top_k=0), voiced(VOICE), FULL_TEXT], None, "top_k 0"),
+    "speed NaN": ([starting(speed=math.nan)], "start.speed", "speed is nan; it must be 0.1 to 10"),
+    "speed 11": ([starting(speed=11.0)], "start.speed", "speed is 11"),
     "max_seconds NaN": ([sampled(max_seconds=math.nan), voiced(VOICE), FULL_TEXT], None, "max_seconds nan"),
     "max_seconds 0": ([sampled(max_seconds=0.0), voiced(VOICE), FULL_TEXT], None, "max_seconds 0"),
 }

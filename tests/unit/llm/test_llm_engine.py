@@ -289,6 +289,7 @@ BAD = {
     "win_size": replace(UTTERANCES[1], sampling=SamplingOptions(win_size=-1)),
     "tau_r": replace(UTTERANCES[1], sampling=SamplingOptions(tau_r=-math.inf)),
     "max_seconds": replace(UTTERANCES[1], max_seconds=math.inf),
+    "speed": replace(UTTERANCES[1], speed=math.nan),
     "max_tokens": replace(UTTERANCES[1], max_tokens=-1),
     "play_at": replace(UTTERANCES[1], play_at=math.nan),
     "split the text": replace(UTTERANCES[1], text_ids=(1,) * 5000),

@@ -145,6 +145,16 @@ def test_a_stream_far_ahead_pauses_while_another_needs_the_step(mini_dir: ModelD
     assert bench.runs(playing), "one that is held does not need the step"
 
 
+@pytest.mark.parametrize(("speed", "spoken"), [(0.5, 26), (1.0, 51), (2.0, 101)])
+def test_speech_played_faster_is_due_sooner(mini_dir: ModelDir, speed: float, spoken: int) -> None:
+    bench = Bench(mini_dir, EngineLimits(lead_s=2.0), earliest_deadline)
+    playing = bench.add(replace(utterance(1), play_at=100.0, max_seconds=60, speed=speed))
+    bench.add(replace(utterance(2), play_at=100.5, max_tokens=0))
+    while playing.due - bench.now <= 2.0:
+        assert bench.runs(playing)
+    assert playing.spoken == spoken
+
+
 def test_who_pauses_yields_a_place_to_a_newcomer(mini_dir: ModelDir) -> None:
     bench = Bench(mini_dir, EngineLimits(max_running=1, lead_s=2.0), earliest_deadline)
     offline = bench.add(replace(utterance(1), play_at=160.0, max_seconds=60))

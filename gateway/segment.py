@@ -20,7 +20,7 @@ from gateway.inbox import Border, Inbox
 from gateway.options import speakable
 from lighttts.v1 import encode_pb2, encode_pb2_grpc
 from services.common import tracing
-from services.common.call_end import CallEnd
+from services.common.call_end import CallEnd, answers
 from services.common.errors import Internal
 from services.common.pool import Pool
 
@@ -57,8 +57,9 @@ class Segment:
         async with pool.lease() as worker:
             metadata = tracing.outgoing(start.request_id)
             call = encode_pb2_grpc.EncodeStub(worker.channel).EncodeText(metadata=metadata)
+            end = CallEnd(call)
             try:
-                async with aclosing(CallEnd(call).responses()) as responses, tasks.group() as group:
+                async with aclosing(answers(call, end)) as responses, tasks.group() as group:
                     writer = group.create_task(self._write(call, start))
                     async for response in responses:
                         if response.HasField("text"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -17,29 +17,17 @@ _WRITE_FAILED = "Internal error from Core"
 _PATIENCE_SECONDS = 1.0
 
 
-class CallEnd(Generic[ResponseT]):
-    """Keeps what the server said, to the end. Make one right after the call, before anything is written to it.
+class CallEnd:
+    """Keeps the status the server sent. Make one right after the call, before anything is written to it.
 
     A server that ends a stream while the client still writes makes that write fail, and grpcio then overwrites the
     server's status with an INTERNAL of its own (grpc/grpc issue 36066): a full worker would look like a broken one.
-    Its `read` moreover gives up the messages that have come by then; its iterator does not.
     """
 
-    def __init__(self, call: grpc.aio.StreamStreamCall[Any, ResponseT]) -> None:
-        self._call = call
+    def __init__(self, call: Any) -> None:
         self._sent: grpc.aio.AioRpcError | None = None
         self._known = asyncio.Event()
         call.add_done_callback(self._note)
-
-    async def responses(self) -> AsyncGenerator[ResponseT]:
-        """Every message of the server, however our writes fared. Raises AioRpcError with the server's status."""
-        try:
-            async for response in self._call:
-                yield response
-        except grpc.aio.AioRpcError as error:
-            answer = await self.error(error)
-            if answer.code() is not grpc.StatusCode.OK:
-                raise answer from error
 
     async def error(self, error: grpc.aio.AioRpcError) -> grpc.aio.AioRpcError:
         """What `error` hides: the server's status, or UNAVAILABLE when none comes because the connection broke."""
@@ -61,6 +49,20 @@ class CallEnd(Generic[ResponseT]):
         if self._sent is None and not _is_local(error):
             self._sent = error
             self._known.set()
+
+
+async def answers(call: grpc.aio.StreamStreamCall[Any, ResponseT], end: CallEnd) -> AsyncGenerator[ResponseT]:
+    """Every message of the server, however our writes fared. Raises AioRpcError with the server's status.
+
+    Not by the call's `read`: that one gives up the messages that have come when a write fails.
+    """
+    try:
+        async for response in call:
+            yield response
+    except grpc.aio.AioRpcError as error:
+        answer = await end.error(error)
+        if answer.code() is not grpc.StatusCode.OK:
+            raise answer from error
 
 
 def _is_local(error: grpc.aio.AioRpcError) -> bool:

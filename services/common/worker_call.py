@@ -13,7 +13,7 @@ import grpc.aio
 from grpc_status import rpc_status
 
 from lighttts.v1 import audio_pb2
-from services.common.call_end import CallEnd
+from services.common.call_end import CallEnd, answers
 from services.common.errors import from_rpc_error
 from services.common.failover import LossReason, MovePolicy, WorkerLost
 
@@ -85,7 +85,7 @@ async def conversation(
     end = CallEnd(call)
     sender = asyncio.create_task(_send(call, requests))
     try:
-        async with aclosing(_responses(end.responses(), sender, watch)) as responses:
+        async with aclosing(_responses(answers(call, end), sender, watch)) as responses:
             yield responses
     finally:
         sender.cancel()

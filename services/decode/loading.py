@@ -8,12 +8,15 @@ from pathlib import Path
 import structlog
 import torch
 
+from services.common.fallback import first_line, on_device, replaced
 from services.common.modeldir import ModelDir
 from services.common.server import StartError
 from services.decode.backends import AudioFormat, Backend, ClockedBackend, CostModel
+from services.decode.execution import compile_estimator, use_programs
 from services.decode.flow.model import EstimatorFactory
-from services.decode.memory import default_budget
+from services.decode.flow.programs import CudaGraphs
 from services.decode.onnx_estimator import onnx_estimator
+from services.decode.scheduler import EngineLimits
 from services.decode.settings import DecodeSettings
 from services.decode.tensorrt_estimator import tensorrt_estimator
 from services.decode.torch_backend import Precision, TorchBackend
@@ -26,38 +29,56 @@ DTYPES = {
     "float16": torch.float16,
     "float8": torch.float8_e4m3fn,
 }
+GPU_BATCH, CPU_BATCH = 16, 4
+"""Hops per batch when no setting says: a GPU is idle below, a CPU gains little beyond (docs/benchmarks.md)."""
+STAND_IN_SHARE = 0.25
+"""Of the memory for states, when the CPU stands in for a GPU: as many workers may have lost theirs."""
 
 
 def load_backend(settings: DecodeSettings, model: ModelDir) -> Backend:
     """A loaded and warmed backend. Raises StartError or ModelDirError."""
     if settings.decode_backend == "clocked":
         return _clocked(settings, model)
-    device = usable_device(settings.device)
-    backend, factory = settings.decode_backend, estimator_factory(settings, device)
-    try:
-        return _warm(settings, model, device, factory)
-    except (RuntimeError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        if device.type == "cpu" and factory is None:
-            raise
-        if backend in ("onnx", "tensorrt"):
-            raise StartError(f"cannot decode with {backend} ({reason}); set LIGHTTTS_DECODE_BACKEND=auto") from error
-        if factory is not None:
-            log.warning("tensorrt cannot be used, decoding with PyTorch instead", reason=reason)
-            return _warm(settings, model, device, None)
-        log.error("GPU FAILED, DECODING ON THE CPU INSTEAD, which is far slower", device=str(device), reason=reason)
-        return _warm(settings, model, torch.device("cpu"), None)
+    backend, device = on_device(
+        settings.device,
+        lambda device: _on(settings, model, device),
+        doing="decoding",
+        memory_fraction=settings.decode_memory_fraction,
+    )
+    counts, pool = backend.counts(), backend.flow.pool
+    log.info(
+        "decoding",
+        device=str(device),
+        precision=settings.decode_precision,
+        estimator=type(backend.flow.solver.estimator).__name__,
+        cuda_graphs=backend.flow.programs is not None,
+        batch=largest_batch(settings, device),
+        state_gib=round(counts.budget_bytes / 2**30, 2),
+        state_seconds=round(pool.blocks * pool.block_tokens / model.token_rate),
+    )
+    return backend
 
 
-def usable_device(name: str) -> torch.device:
-    """The device of that name; the CPU, said loudly, when a GPU is absent or cannot be initialised."""
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-        reason = str(error).splitlines()[0]
-        log.error("NO SUCH DEVICE, DECODING ON THE CPU INSTEAD, which is far slower", device=name, reason=reason)
-        return torch.device("cpu")
-    return torch.device(name)
+def engine_limits(settings: DecodeSettings, backend: Backend) -> EngineLimits:
+    """What an engine over this backend takes on."""
+    computing = backend.device if isinstance(backend, TorchBackend) else None
+    admission = settings.decode_admission == "on"
+    if settings.decode_admission == "auto":
+        admission = computing is None or computing.type != "cpu"
+    return EngineLimits(
+        max_streams=settings.decode_max_streams,
+        max_queue=settings.decode_max_queue,
+        max_batch=largest_batch(settings, computing),
+        first_audio_s=settings.first_audio_target_seconds,
+        admission=admission,
+    )
+
+
+def largest_batch(settings: DecodeSettings, device: torch.device | None) -> int:
+    """Hops decoded as one batch, at most; without a device the clock decides, which stands for a GPU."""
+    if settings.decode_max_batch_size:
+        return settings.decode_max_batch_size
+    return CPU_BATCH if device is not None and device.type == "cpu" else GPU_BATCH
 
 
 def estimator_factory(settings: DecodeSettings, device: torch.device) -> EstimatorFactory | None:
@@ -71,9 +92,25 @@ def estimator_factory(settings: DecodeSettings, device: torch.device) -> Estimat
     stateless_gpu = device.type == "cuda" and not settings.decode_keep_state
     if settings.decode_backend == "tensorrt" or (settings.decode_backend == "auto" and stateless_gpu):
         half = settings.decode_precision != "float32"
-        rows = 2 * settings.decode_max_batch_size
+        rows = 2 * largest_batch(settings, device)
         return partial(tensorrt_estimator, cache=settings.decode_cache_dir, device=device, half=half, max_rows=rows)
     return None
+
+
+def _on(settings: DecodeSettings, model: ModelDir, device: torch.device) -> TorchBackend:
+    """A warmed backend on that device, by the estimator that was asked for or, with `auto`, by PyTorch's."""
+    factory = estimator_factory(settings, device)
+    try:
+        return _warm(settings, model, device, factory)
+    except (RuntimeError, OSError) as error:
+        if factory is None:
+            raise
+        if settings.decode_backend != "auto":
+            raise StartError(
+                f"cannot decode with {settings.decode_backend} ({first_line(error)}); set LIGHTTTS_DECODE_BACKEND=auto"
+            ) from error
+        log.warning("tensorrt cannot be used, decoding with PyTorch instead", reason=first_line(error))
+    return _warm(settings, model, device, None)
 
 
 def _warm(
@@ -83,14 +120,29 @@ def _warm(
     kept = settings.decode_state_precision
     precision = Precision(compute, compute if kept == "auto" else DTYPES[kept])
     keeps = factory is None and settings.decode_keep_state
-    budget = 0
-    if keeps:
-        budget = settings.decode_state_bytes or default_budget(device, settings.decode_memory_fraction)
-    if device.type == "cuda":
-        torch.cuda.set_per_process_memory_fraction(settings.decode_memory_fraction, device)
-    backend = TorchBackend(model, device, precision, budget, factory)
+    budget = settings.decode_state_bytes or None if keeps else 0
+    backend = TorchBackend(model, device, precision, budget, factory, memory_share(settings, device))
+    if keeps and not backend.flow.pool.blocks:
+        needed = f"one second of one stream takes {backend.flow.pool.block_bytes / 2**20:.0f} MiB"
+        replaced("decode_state_bytes", "every hop computes its stream's whole history", f"{needed}, which is not there")
     backend.warm_up()
+    if settings.decode_compile:
+        try:
+            compile_estimator(backend.flow)
+        except RuntimeError as error:
+            replaced("decode_compile", "plain layers", error)
+    if settings.decode_cuda_graphs and device.type == "cuda" and backend.flow.pool.blocks:
+        try:
+            use_programs(backend.flow, largest_batch(settings, device), CudaGraphs(device))
+        except RuntimeError as error:
+            replaced("decode_cuda_graphs", "kernels launched one by one", error)
     return backend
+
+
+def memory_share(settings: DecodeSettings, device: torch.device) -> float:
+    """This process's share of the device's memory. A CPU that stands in for a GPU may do so for other workers too."""
+    stands_in = device.type == "cpu" and torch.device(settings.device).type != "cpu"
+    return min(settings.decode_memory_fraction, STAND_IN_SHARE) if stands_in else settings.decode_memory_fraction
 
 
 def _clocked(settings: DecodeSettings, model: ModelDir) -> ClockedBackend:

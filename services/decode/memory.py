@@ -8,8 +8,9 @@ import torch
 
 GPU_SHARE = 0.8
 """Of the memory that is free once the model is loaded; the rest is for what a batch computes."""
-CPU_SHARE = 0.25
-"""Of the free memory: other processes live here too, and a recomputing stream is late, not lost."""
+CPU_SHARE = 0.5
+"""Of the free memory: other processes live here too, and a recomputing stream is late, not lost. Pages are taken as
+streams fill them."""
 MOST_STREAMS = 256
 """No pool is larger than this many of the longest utterances."""
 CGROUP = Path("/sys/fs/cgroup")

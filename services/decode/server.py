@@ -15,15 +15,13 @@ from services.common.errors import InvalidInput, Unavailable
 from services.common.modeldir import open_model_dir
 from services.common.voice import voice_identity
 from services.common.voice_cache import VoiceCache
-from services.decode.backends import Backend
 from services.decode.chunks import ChunkPlan
 from services.decode.engine import DecodeEngine
-from services.decode.loading import load_backend
+from services.decode.loading import engine_limits, load_backend
 from services.decode.metrics import STREAMS_LIMIT, EngineCollector, PrometheusObserver
-from services.decode.scheduler import ORDERS, EngineLimits
+from services.decode.scheduler import ORDERS
 from services.decode.session import Session, Stage
 from services.decode.settings import DecodeSettings
-from services.decode.torch_backend import TorchBackend
 
 
 class DecodeService(decode_pb2_grpc.DecodeServicer):
@@ -92,24 +90,13 @@ def _load(settings: DecodeSettings) -> Stage:
     torch.set_num_threads(settings.torch_threads)
     model = open_model_dir(settings.model_dir)
     backend = load_backend(settings, model)
-    limits = EngineLimits(
-        max_streams=settings.decode_max_streams,
-        max_queue=settings.decode_max_queue,
-        max_batch=settings.decode_max_batch_size,
-        first_audio_s=settings.first_audio_target_seconds,
-        admission=_admission(settings, backend),
-    )
     return Stage(
-        engine=DecodeEngine(backend, limits, ORDERS[settings.decode_policy], PrometheusObserver()),
+        engine=DecodeEngine(
+            backend, engine_limits(settings, backend), ORDERS[settings.decode_policy], PrometheusObserver()
+        ),
         voices=VoiceCache(settings.voice_cache_count, settings.voice_cache_bytes),
         model_id=voice_identity(model),
         plan=ChunkPlan(model.flow.chunk_tokens, model.flow.chunk_tokens),
         sample_rate=model.sample_rate,
         settings=settings,
     )
-
-
-def _admission(settings: DecodeSettings, backend: Backend) -> bool:
-    if settings.decode_admission != "auto":
-        return settings.decode_admission == "on"
-    return not isinstance(backend, TorchBackend) or backend.device.type != "cpu"

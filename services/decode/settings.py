@@ -32,10 +32,16 @@ class DecodeSettings(ModelServiceSettings):
     """Numbers the flow's estimator computes in; the vocoder always runs in float32 and pitch in float64."""
     decode_state_precision: Literal["auto", "float32", "bfloat16", "float16", "float8"] = "auto"
     """Numbers in which streams' states are kept; auto is the precision of computing. See docs/benchmarks.md."""
+    decode_cuda_graphs: bool = True
+    """On a GPU: replay a recorded graph per shape of batch (streams, new chunks, past) instead of launching kernels one
+    by one."""
+    decode_compile: bool = False
+    """Have torch.compile join the estimator's small operations; needs a C++ compiler on a CPU."""
     decode_keep_state: bool = True
     """Let streams keep what they computed; without, every hop computes its stream's whole history again."""
     decode_state_bytes: int = Field(default=0, ge=0)
-    """Memory for streams' states; 0 takes 80% of a GPU's free memory, or a quarter of the machine's."""
+    """Memory for streams' states; 0 takes 80% of what a GPU, or half of what the machine or container, has left. A
+    stream without room computes its whole history with every hop."""
     decode_memory_fraction: float = Field(default=1.0, gt=0, le=1)
     """Share of the device's memory this process may take, where several share it."""
     decode_policy: Literal["deadline", "fifo"] = "deadline"
@@ -46,8 +52,8 @@ class DecodeSettings(ModelServiceSettings):
     """Utterances open at once; one more is refused. Other servers call it decode_paral_num."""
     decode_max_queue: int = Field(default=10, ge=1)
     """Utterances that may wait for their first audio on this worker; while so many do, a new one is refused."""
-    decode_max_batch_size: int = Field(default=1, ge=1)
-    """Hops of different utterances decoded as one batch."""
+    decode_max_batch_size: int = Field(default=0, ge=0)
+    """Hops of different utterances decoded as one batch, at most; 0 takes 16 on a GPU and 4 on a CPU."""
     first_audio_target_seconds: float = Field(default=0.5, gt=0)
     """Wanted time from opening an utterance to its first audio, when a request names none."""
     max_unread_seconds: float = Field(default=10.0, gt=0)

@@ -1,7 +1,8 @@
-"""The backend that computes: flow and vocoder of one checkpoint, eager PyTorch."""
+"""The backend that computes: flow and vocoder of one checkpoint in PyTorch."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from services.common.modeldir import ModelDir
 from services.common.weights import read_weights
 from services.decode.backends import AudioFormat, BackendCounts, Hop, HopAudio, check_tokens
 from services.decode.chunks import ChunkPlan
+from services.decode.execution import made_up_mel
 from services.decode.flow.model import EstimatorFactory, Flow, FlowHop, FlowState
 from services.decode.flow.pool import EMPTY, Layout, PastPool, block_bytes
 from services.decode.memory import MOST_STREAMS, default_budget
@@ -23,7 +25,7 @@ from services.decode.vocoder.context import layer_bound, measure_context
 from services.decode.vocoder.stream import Vocoder, VocoderState
 from services.decode.vocoder.stretch import Stretch
 
-_WARM_UP_TOKENS = 60
+log = logging.getLogger(__name__)
 
 
 class NonFiniteAudio(ArithmeticError):
@@ -60,8 +62,11 @@ class TorchBackend:
         precision: Precision | None = None,
         state_bytes: int | None = None,
         make_estimator: EstimatorFactory | None = None,
+        memory_share: float = 1.0,
     ) -> None:
-        """Loads the checkpoint; `state_bytes` is the memory that streams' states may take (default: `default_budget`).
+        """Loads the checkpoint; `state_bytes` is the memory that streams' states may take.
+
+        None takes what `default_budget` gives a process that has `memory_share` of the device's memory.
         `make_estimator` puts an exported graph in the estimator's place; it goes with `state_bytes` 0.
 
         Raises ModelDirError when the weights are missing or do not fit.
@@ -70,8 +75,7 @@ class TorchBackend:
         self.format = AudioFormat.of(model)
         self.precision = precision or Precision()
         weights = read_weights(model.weights_file("flow"))
-        self._state_bytes = state_bytes
-        self._substituted = make_estimator is not None
+        self._state_bytes, self._memory_share = state_bytes, memory_share
         compute = self.precision.compute
         self.flow = Flow(model.flow, weights, self.device, compute, self._make_pool, make_estimator)
         self.vocoder = Vocoder(
@@ -79,10 +83,13 @@ class TorchBackend:
         )
         self.prompts = Prompts(self.flow)
         self._recomputed = self._non_finite = 0
+        self._told_of_lack = False
         self._flow_s = self._vocoder_s = 0.0
 
     def _make_pool(self, layouts: Mapping[str, Layout], block_tokens: int) -> PastPool:
-        budget = default_budget(self.device) if self._state_bytes is None else self._state_bytes
+        budget = self._state_bytes
+        if budget is None:
+            budget = default_budget(self.device, self._memory_share)
         blocks = budget // block_bytes(layouts, self.precision.state)
         longest = -(-self.format.max_tokens // block_tokens)
         return PastPool(layouts, block_tokens, min(blocks, MOST_STREAMS * longest), self.precision.state, self.device)
@@ -130,6 +137,8 @@ class TorchBackend:
         done = [(hop.state.flow.done, hop.state.flow.past.tokens if hop.state.flow.past else 0) for hop in hops]
         mels = self._finite(flow_hops, self.flow.append(flow_hops, beat), [before for before, _ in done], beat)
         self._recomputed += self.format.frames_per_token * sum(max(0, known - kept) for known, kept in done)
+        if any(hop.keep and hop.state.past is None for hop in flow_hops):
+            self._tell_of_lack()
         flowed = time.perf_counter()
         results = self._vocode(hops, mels)
         beat()
@@ -155,6 +164,7 @@ class TorchBackend:
 
     def evict(self, state: TorchState) -> int:
         freed, state.flow.past = self.state_bytes(state), None
+        self._tell_of_lack()
         return freed
 
     def forget_voice(self, voice: str) -> None:
@@ -175,15 +185,7 @@ class TorchBackend:
 
     def warm_up(self) -> None:
         """Decodes made-up tokens and measures the vocoder's context on their mel (`measure_context`)."""
-        config = self.flow.config
-        generator = torch.Generator("cpu").manual_seed(0)
-        embedding = torch.randn(config.speaker_dim, generator=generator)
-        state = self.flow.open(torch.zeros(0), torch.zeros(0, config.output_size), embedding, ChunkPlan())
-        state.tokens = torch.randint(config.vocab_size, (_WARM_UP_TOKENS,), generator=generator).tolist()
-        border = state.plan.first_border
-        mels = [self.flow.append([FlowHop(state, end, final=False)])[0] for end in (border, 2 * border)]
-        mels += self.flow.append([FlowHop(state, state.available, final=True, keep=False)])
-        self.vocoder.context = measure_context(self.vocoder, torch.cat(mels))
+        self.vocoder.context = measure_context(self.vocoder, made_up_mel(self.flow))
 
     def _ends(self, hop: Hop) -> bool:
         return hop.final and hop.end == hop.state.flow.prompt + len(hop.tokens)
@@ -195,6 +197,14 @@ class TorchBackend:
             flow.plan, flow.past = ChunkPlan.whole(), None
         return FlowHop(flow, hop.end, hop.final, keep=not self._ends(hop))
 
+    def _tell_of_lack(self) -> None:
+        """Says once that memory is too small; from then on the metrics of recomputed frames and evictions tell."""
+        if self._told_of_lack or not self.flow.pool.blocks:
+            return
+        self._told_of_lack = True
+        told = {"setting": "decode_state_bytes", "mib": self.counts().budget_bytes >> 20, "instead": "more, or float8"}
+        log.warning("no memory left for a stream's state: its hops compute its whole history, ever more", extra=told)
+
     def _finite(
         self, hops: Sequence[FlowHop], mels: list[Tensor], done: Sequence[int], beat: Callable[[], None]
     ) -> list[Tensor]:
@@ -205,11 +215,8 @@ class TorchBackend:
             if hop.state.past is not None:
                 self.flow.pool.scrub(hop.state.past)
             hop.state.past, hop.state.done = None, done[index]
-            if self.precision != Precision() or self._substituted:
-                self._non_finite += 1
-                mels[index] = self.flow.append([replace(hop, exact=True)], beat)[0]
-            else:
-                hop.state.done = hop.end
+            self._non_finite += 1
+            mels[index] = self.flow.append([replace(hop, exact=True)], beat)[0]
         return mels
 
     def _vocode(self, hops: Sequence[Hop], mels: Sequence[Tensor]) -> list[HopAudio | Exception]:

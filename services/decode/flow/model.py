@@ -16,7 +16,9 @@ from services.decode.chunks import ChunkPlan
 from services.decode.flow.encoder import Encoder
 from services.decode.flow.past import Pass, Window, chunk_mask
 from services.decode.flow.pool import EMPTY, Layout, Past, PastPool
-from services.decode.flow.solver import GUIDANCE_ROWS, NOISE_FRAMES, Estimator, Solver
+from services.decode.flow.program import EulerProgram, Row
+from services.decode.flow.programs import Programs
+from services.decode.flow.solver import GUIDANCE_ROWS, NOISE_FRAMES, Estimator, Solver, Start
 from services.decode.flow.unet import UNet
 
 EstimatorFactory = Callable[[UNet], Estimator]
@@ -99,20 +101,16 @@ class Flow(nn.Module):
         self.encoder.sinusoids.to(self.device)
         self._ratio = config.mel_frames_per_token
         self.estimator: UNet = self.decoder["estimator"]  # type: ignore[assignment]
-        self.exact = self._solver(self.estimator)
+        self.exact = self.make_solver(self.estimator)
         self.solver = self.exact
         if make_estimator is not None:
-            self.solver = self._solver(make_estimator(self.estimator))
+            self.solver = self.make_solver(make_estimator(self.estimator))
         elif dtype != torch.float32:
-            self.solver = self._solver(copy.deepcopy(self.estimator).to(dtype))
+            self.solver = self.make_solver(copy.deepcopy(self.estimator).to(dtype))
         make = make_pool or (lambda layouts, tokens: PastPool(layouts, tokens, SMALL_POOL, device=self.device))
         self.pool = make(self.layouts(), config.chunk_tokens)
-
-    def _solver(self, estimator: Estimator) -> Solver:
-        config = self.config
-        return Solver(
-            estimator, steps=config.steps, cfg_rate=config.cfg_rate, mel=config.output_size, device=self.device
-        )
+        self.programs: Programs | None = None
+        """What appends whose shape fits run as; see `services.decode.execution`."""
 
     def open(self, prompt_tokens: Tensor, prompt_mel: Tensor, embedding: Tensor, plan: ChunkPlan) -> FlowState:
         """A stream's empty state: prompt_tokens int [P], prompt_mel [2P, mel], embedding [speaker_dim].
@@ -125,6 +123,13 @@ class Flow(nn.Module):
             prompt_mel=prompt_mel.to(self.device, torch.float32),
             speaker=speaker,
             plan=plan,
+        )
+
+    def make_solver(self, estimator: Estimator) -> Solver:
+        """This model's Euler steps over an estimator: its own, a copy of it, or what stands in for it."""
+        config = self.config
+        return Solver(
+            estimator, steps=config.steps, cfg_rate=config.cfg_rate, mel=config.output_size, device=self.device
         )
 
     def layouts(self) -> dict[str, Layout]:
@@ -195,10 +200,19 @@ class Flow(nn.Module):
 
         embedded = self._embed(hops, starts, max(lengths))
         mu = self.encoder_proj(self.encoder(embedded, over("tokens", 1)(0), over("frames", self._ratio)(0)))
-        x, cond = self._start(hops, starts, mu)
-        speakers = torch.stack([hop.state.speaker for hop in hops])
+        start = self._start(hops, starts, mu)
+        program = self._program(hops, afters, start)
+        if program is not None:
+            ends = [self._visible(hop, first, self._ratio) for hop, first in zip(hops, starts, strict=True)]
+            return program.solve(start, [Row(*one) for one in zip(befores, afters, ends, strict=True)], on_step)
         solver = self.exact if hops[0].exact else self.solver
-        return solver.solve(x, mu, speakers, cond, over("estimator", self._ratio, GUIDANCE_ROWS), on_step)
+        return solver.solve(start, over("estimator", self._ratio, GUIDANCE_ROWS), on_step)
+
+    def _program(self, hops: Sequence[FlowHop], afters: Sequence[Past], start: Start) -> EulerProgram | None:
+        if self.programs is None or not afters or hops[0].exact:
+            return None
+        streams, frames = start.mu.shape[:2]
+        return self.programs.find(streams, frames, max(len(past.blocks) for past in afters))
 
     def _check(self, hop: FlowHop, start: int) -> None:
         state = hop.state
@@ -225,15 +239,15 @@ class Flow(nn.Module):
             embedded[row, : ids.shape[0]] = self.encoder.embed(self.input_embedding(ids))
         return embedded
 
-    def _start(self, hops: Sequence[FlowHop], starts: Sequence[int], mu: Tensor) -> tuple[Tensor, Tensor]:
+    def _start(self, hops: Sequence[FlowHop], starts: Sequence[int], mu: Tensor) -> Start:
         """The noise and the prompt condition of the new frames, padded like mu."""
-        x, cond = torch.zeros_like(mu), torch.zeros_like(mu)
+        noise, cond = torch.zeros_like(mu), torch.zeros_like(mu)
         for row, (hop, start) in enumerate(zip(hops, starts, strict=True)):
             begin, end = self._ratio * start, self._ratio * hop.end
-            x[row, : end - begin] = self.solver.noise(begin, end)
+            noise[row, : end - begin] = self.solver.noise(begin, end)
             prompt = hop.state.prompt_mel[begin:end]
             cond[row, : prompt.shape[0]] = prompt
-        return x, cond
+        return Start(noise, mu, torch.stack([hop.state.speaker for hop in hops]), cond)
 
     def _finish(self, hop: FlowHop, before: Past, after: Past | None, rows: Tensor) -> Tensor:
         state = hop.state

@@ -8,12 +8,23 @@ padding never reaches a valid row, since convolutions look left only and attenti
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from services.decode.flow.pool import Arena, Past
+
+
+class Surroundings(Protocol):
+    """What a network asks about the positions before and beside its new ones: a `Pass`, or a program's own."""
+
+    def left(self, layer: int, x: Tensor, width: int) -> Tensor:
+        """`x` [R, N, C] with the `width` positions before it in front (zeros at a stream's beginning)."""
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention of new positions over past and new ones: q, k, v [R, N, heads, d] -> [R, N, heads * d]."""
 
 
 class Window:

@@ -64,7 +64,8 @@ class PastPool:
     """A fixed number of blocks, each room for `block_tokens` tokens of one stream.
 
     On a CPU the arenas are pages that the system gives out when they are first written: an unused block costs nothing.
-    Values are kept as `dtype`; float8_e4m3fn carries a float32 scale per position and row.
+    They hold one block and one slot more than are given out: where programs of fixed shape write what no
+    stream wants. Values are kept as `dtype`; float8_e4m3fn carries a float32 scale per position and row.
     """
 
     def __init__(
@@ -131,14 +132,19 @@ def block_bytes(layouts: Mapping[str, Layout], dtype: torch.dtype) -> int:
 
 
 class Arena:
-    """Keys, values and convolution tails of one network, for every block and slot of the pool."""
+    """Keys, values and convolution tails of one network, for every block and slot of the pool.
+
+    Where the step is a number, `write`, `read` and `tails` take one step's part; where only the device knows it, the
+    step is part of the index that `write_anywhere`, `read_anywhere` and `all_tails` take.
+    """
 
     def __init__(self, layout: Layout, blocks: int, dtype: torch.dtype, device: torch.device | None) -> None:
         self.layout, self._device = layout, device
-        self._slots = blocks + 2
+        self.blocks, self.slots = blocks + (blocks > 0), blocks + 3
+        """The last of each is the spare one; nobody reads what is written there."""
         self._scaled = dtype == torch.float8_e4m3fn
         self._dtype = dtype
-        shape = (layout.steps * layout.layers, 2, layout.rows, blocks, layout.positions)
+        shape = (layout.steps * layout.layers, 2, layout.rows, self.blocks, layout.positions)
         stored = torch.uint8 if self._scaled else dtype  # index operations know bytes, not float8
         self._values = _zeros((*shape, layout.heads * layout.head_dim), stored, device)
         self._scales = _zeros((*shape, 1), torch.float32, device) if self._scaled else None
@@ -147,32 +153,59 @@ class Arena:
     def write(self, step: int, layer: int, at: Tensor | slice, keys_values: Tensor) -> None:
         """Puts [2, rows, n, heads * head_dim] at n positions of the arena, counted over its blocks."""
         where = step * self.layout.layers + layer
-        if self._scales is not None:
-            scale = keys_values.abs().amax(dim=-1, keepdim=True).float().clamp_min(1e-12) / FP8_MAX
-            self._scales[where].flatten(2, 3)[:, :, at] = scale
-            keys_values = (keys_values.float() / scale).to(torch.float8_e4m3fn).view(torch.uint8)
-        self._values[where].flatten(2, 3)[:, :, at] = keys_values.to(self._values.dtype)
+        values, scales = self._packed(keys_values)
+        self._values[where].flatten(2, 3)[:, :, at] = values
+        if self._scales is not None and scales is not None:
+            self._scales[where].flatten(2, 3)[:, :, at] = scales
 
     def read(self, step: int, layer: int, blocks: Tensor | slice, dtype: torch.dtype) -> Tensor:
         """The positions of `blocks` in order: [2, rows, blocks * positions, heads * head_dim]; a view where it can."""
         where = step * self.layout.layers + layer
         values = _pick(self._values[where], blocks).flatten(2, 3)
-        if self._scales is None:
-            return values.to(dtype)
-        scales = _pick(self._scales[where], blocks).flatten(2, 3)
-        return (values.view(torch.float8_e4m3fn).to(scales.dtype) * scales).to(dtype)
+        scales = None if self._scales is None else _pick(self._scales[where], blocks).flatten(2, 3)
+        return _unpacked(values, scales, dtype)
+
+    def write_anywhere(self, at: Tensor, keys_values: Tensor) -> None:
+        """Puts [n, heads * head_dim] at n positions, counted over steps, layers, keys and values, rows and blocks."""
+        values, scales = self._packed(keys_values)
+        self._values.flatten(0, 4).index_copy_(0, at, values)
+        if self._scales is not None and scales is not None:
+            self._scales.flatten(0, 4).index_copy_(0, at, scales)
+
+    def read_anywhere(self, at: Tensor, dtype: torch.dtype) -> Tensor:
+        """n blocks, counted over steps, layers, keys and values, and rows: [n, positions, heads * head_dim]."""
+        values = self._values.flatten(0, 3).index_select(0, at)
+        scales = None if self._scales is None else self._scales.flatten(0, 3).index_select(0, at)
+        return _unpacked(values, scales, dtype)
 
     def tails(self, step: int, layer: int, width: int, channels: int, dtype: torch.dtype) -> Tensor:
         """One convolution's tails of every slot: [rows, slots, width, channels]."""
+        return self.all_tails(layer, width, channels, dtype)[step]
+
+    def all_tails(self, layer: int, width: int, channels: int, dtype: torch.dtype) -> Tensor:
+        """One convolution's tails of every step: [steps, rows, slots, width, channels]."""
         if layer not in self._tails:
-            shape = (self.layout.steps, self.layout.rows, self._slots, width, channels)
+            shape = (self.layout.steps, self.layout.rows, self.slots, width, channels)
             self._tails[layer] = _zeros(shape, dtype, self._device)
-        return self._tails[layer][step]
+        return self._tails[layer]
+
+    def _packed(self, keys_values: Tensor) -> tuple[Tensor, Tensor | None]:
+        """As they are stored; with scales [..., 1] in float8."""
+        if not self._scaled:
+            return keys_values.to(self._dtype), None
+        scales = keys_values.abs().amax(dim=-1, keepdim=True).float().clamp_min(1e-12) / FP8_MAX
+        return (keys_values.float() / scales).to(torch.float8_e4m3fn).view(torch.uint8), scales
 
     def scrub(self, block: int) -> None:
         self._values[:, :, :, block].zero_()
         if self._scales is not None:
             self._scales[:, :, :, block].zero_()
+
+
+def _unpacked(values: Tensor, scales: Tensor | None, dtype: torch.dtype) -> Tensor:
+    if scales is None:
+        return values.to(dtype)
+    return (values.view(torch.float8_e4m3fn).to(scales.dtype) * scales).to(dtype)
 
 
 def _pick(values: Tensor, blocks: Tensor | slice) -> Tensor:

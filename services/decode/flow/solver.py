@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -50,50 +51,66 @@ def euler_times(steps: int) -> list[tuple[Tensor, Tensor]]:
     return times
 
 
+@dataclass(frozen=True)
+class Start:
+    """What new frames are solved from: noise, mu and cond [S, N, mel], speakers [S, mel]."""
+
+    noise: Tensor
+    mu: Tensor
+    speakers: Tensor
+    cond: Tensor
+
+    def rows(self) -> Tensor:
+        """The estimator's input but for the first mel channels, where each step puts x: [2, S, N, 4 * mel]."""
+        streams, frames, mel = self.mu.shape
+        rows = self.mu.new_zeros(GUIDANCE_ROWS, streams, frames, 4 * mel)
+        rows[0, ..., mel : 2 * mel] = self.mu
+        rows[0, ..., 2 * mel : 3 * mel] = self.speakers[:, None]
+        rows[0, ..., 3 * mel :] = self.cond
+        return rows
+
+
 class Solver:
     """Runs the estimator over all Euler steps for the new frames of a batch of streams."""
 
     def __init__(self, estimator: Estimator, *, steps: int, cfg_rate: float, mel: int, device: torch.device) -> None:
         """The estimator may run in lower precision than float32; x and the Euler sum stay in float32."""
-        self._estimator, self._cfg_rate = estimator, cfg_rate
+        self.estimator, self._cfg_rate = estimator, cfg_rate
         self._noise = noise_table(mel).to(device)
         times = euler_times(steps)
-        self._dts = [float(dt) for _, dt in times]
+        self.dts = [float(dt) for _, dt in times]
         with torch.inference_mode():
             terms = [estimator.time_terms(t.reshape(1).to(device)) for t, _ in times]
-        self._terms = [[term.to(estimator.dtype) for term in step] for step in terms]
+        self.terms = [[term.to(estimator.dtype) for term in step] for step in terms]
+        """What flow time adds, per step and stage: [1, 1, channels]."""
 
     @property
     def steps(self) -> int:
-        return len(self._dts)
+        return len(self.dts)
 
     def noise(self, start: int, end: int) -> Tensor:
         """Frames [start, end) of the constant noise, prompt included: [end - start, mel]."""
         return self._noise[start:end]
 
-    def solve(
-        self,
-        x: Tensor,
-        mu: Tensor,
-        speakers: Tensor,
-        cond: Tensor,
-        open_pass: Callable[[int], Pass],
-        on_step: Callable[[], None],
-    ) -> Tensor:
-        """Noise to mel for new frames: x, mu, cond [S, N, mel], speakers [S, mel] -> [S, N, mel].
+    def solve(self, start: Start, open_pass: Callable[[int], Pass], on_step: Callable[[], None]) -> Tensor:
+        """Noise to mel for new frames, [S, N, mel].
 
         `open_pass(step)` gives each step's pass over its own pasts (they differ: keys depend on that step's x).
         `on_step` is called after each step, so that a supervisor sees progress.
         """
-        streams, frames, mel = x.shape
-        rows = x.new_zeros(GUIDANCE_ROWS, streams, frames, 4 * mel)
-        rows[0, ..., mel : 2 * mel] = mu
-        rows[0, ..., 2 * mel : 3 * mel] = speakers[:, None]
-        rows[0, ..., 3 * mel :] = cond
-        for step, (dt, terms) in enumerate(zip(self._dts, self._terms, strict=True)):
-            rows[..., :mel] = x
-            velocity = self._estimator(rows.flatten(0, 1).to(self._estimator.dtype), terms, open_pass(step)).float()
-            with_voice, without = velocity.view(GUIDANCE_ROWS, streams, frames, mel)
-            x = x + dt * ((1.0 + self._cfg_rate) * with_voice - self._cfg_rate * without)
+        x, rows = start.noise, start.rows()
+        for step, (dt, terms) in enumerate(zip(self.dts, self.terms, strict=True)):
+            x = self.euler(x, dt, self.estimator(self.put(x, rows), terms, open_pass(step)))
             on_step()
         return x
+
+    def put(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Writes x [S, N, mel] into `rows` (of `Start.rows`); returns them as the estimator's input."""
+        rows[..., : x.shape[-1]] = x
+        return rows.flatten(0, 1).to(self.estimator.dtype)
+
+    def euler(self, x: Tensor, dt: float | Tensor, velocity: Tensor) -> Tensor:
+        """x after one step, by the guided velocity of both rows."""
+        with_voice, without = velocity.float().view(GUIDANCE_ROWS, *x.shape)
+        after: Tensor = x + dt * ((1.0 + self._cfg_rate) * with_voice - self._cfg_rate * without)
+        return after

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from services.common.modeldir import FlowConfig
-from services.decode.flow.past import Pass
+from services.decode.flow.past import Surroundings
 from services.decode.flow.pool import Layout
 
 _SINUSOIDS = 320
@@ -28,7 +28,7 @@ class CausalConv(nn.Conv1d):
         super().__init__(in_channels, out_channels, 3)
         self.index = index
 
-    def over(self, x: Tensor, frames: Pass) -> Tensor:
+    def over(self, x: Tensor, frames: Surroundings) -> Tensor:
         out: Tensor = self(frames.left(self.index, x, 2).transpose(1, 2))
         return out.transpose(1, 2)
 
@@ -39,10 +39,13 @@ class Block(nn.Module):
     def __init__(self, in_channels: int, channels: int, index: int) -> None:
         super().__init__()
         self.block = nn.ModuleDict({"0": CausalConv(in_channels, channels, index), "2": nn.LayerNorm(channels)})
+        self.activate = self._activate
 
-    def forward(self, x: Tensor, frames: Pass) -> Tensor:
-        conv = cast(CausalConv, self.block["0"])
-        return F.mish(self.block["2"](conv.over(x, frames)), inplace=True)
+    def forward(self, x: Tensor, frames: Surroundings) -> Tensor:
+        return self.activate(cast(CausalConv, self.block["0"]).over(x, frames))
+
+    def _activate(self, x: Tensor) -> Tensor:
+        return F.mish(self.block["2"](x), inplace=True)
 
 
 class ResBlock(nn.Module):
@@ -55,14 +58,14 @@ class ResBlock(nn.Module):
         self.block2 = Block(channels, channels, index + 1)
         self.res_conv = nn.Conv1d(in_channels, channels, 1)
 
-    def forward(self, x: Tensor, time_term: Tensor, frames: Pass) -> Tensor:
+    def forward(self, x: Tensor, time_term: Tensor, frames: Surroundings) -> Tensor:
         h = self.block2(self.block1(x, frames) + time_term, frames)
         out: Tensor = h + F.linear(x, self.res_conv.weight[..., 0], self.res_conv.bias)
         return out
 
 
 class Attention(nn.Module):
-    """Plain attention without positions; queries, keys and values without bias."""
+    """Plain attention without positions; queries, keys and values without bias. Its end is `TransformerBlock`'s."""
 
     def __init__(self, channels: int, heads: int, head_dim: int, index: int) -> None:
         super().__init__()
@@ -72,10 +75,10 @@ class Attention(nn.Module):
         self.to_v = nn.Linear(channels, heads * head_dim, bias=False)
         self.to_out = nn.ModuleList([nn.Linear(heads * head_dim, channels)])
 
-    def forward(self, x: Tensor, frames: Pass) -> Tensor:
+    def forward(self, x: Tensor, frames: Surroundings) -> Tensor:
+        """What was heard, [R, N, heads * head_dim]."""
         q, k, v = (f(x).unflatten(-1, (self.heads, self.head_dim)) for f in (self.to_q, self.to_k, self.to_v))
-        out: Tensor = self.to_out[0](frames.attend(self.index, q, k, v))
-        return out
+        return frames.attend(self.index, q, k, v)
 
 
 class GeluProjection(nn.Module):
@@ -105,9 +108,13 @@ class TransformerBlock(nn.Module):
         self.attn1 = Attention(channels, heads, head_dim, index)
         self.norm3 = nn.LayerNorm(channels)
         self.ff = FeedForward(channels)
+        self.after_attention = self._after_attention
 
-    def forward(self, x: Tensor, frames: Pass) -> Tensor:
-        x = x + self.attn1(self.norm1(x), frames)
+    def forward(self, x: Tensor, frames: Surroundings) -> Tensor:
+        return self.after_attention(x, self.attn1(self.norm1(x), frames))
+
+    def _after_attention(self, x: Tensor, heard: Tensor) -> Tensor:
+        x = x + self.attn1.to_out[0](heard)
         out: Tensor = x + self.ff(self.norm3(x))
         return out
 
@@ -160,6 +167,17 @@ class UNet(nn.Module):
         self._convs += 1
         return CausalConv(self._channels, self._channels, self._convs - 1)
 
+    def compile_parts(self) -> None:
+        """Has what lies between attention and convolutions compiled at first use, once for all layers.
+
+        Attention and convolutions are one kernel each, and their pasts are no compiler's business.
+        """
+        for module in self.modules():
+            if isinstance(module, Block):
+                module.activate = torch.compile(module._activate, dynamic=True)
+            elif isinstance(module, TransformerBlock):
+                module.after_attention = torch.compile(module._after_attention, dynamic=True)
+
     @property
     def dtype(self) -> torch.dtype:
         """In which precision it computes."""
@@ -176,7 +194,7 @@ class UNet(nn.Module):
         stages = [self.down_blocks[0], *self.mid_blocks, self.up_blocks[0]]
         return [cast(ResBlock, cast(nn.ModuleList, stage)[0]).mlp(embedding)[:, None] for stage in stages]
 
-    def forward(self, x: Tensor, time_terms: list[Tensor], frames: Pass) -> Tensor:
+    def forward(self, x: Tensor, time_terms: list[Tensor], frames: Surroundings) -> Tensor:
         """The velocity at flow time t: x [R, N, 4 * mel] = (state | mu | speaker | condition) -> [R, N, mel].
 
         `time_terms` come from `time_terms(t)`, one row or as many as x has.
@@ -194,7 +212,9 @@ class UNet(nn.Module):
         x = self.final_block(cast(CausalConv, conv).over(x, frames), frames)
         return F.linear(x, self.final_proj.weight[..., 0], self.final_proj.bias)
 
-    def _run(self, x: Tensor, resnet: nn.Module, transformers: nn.ModuleList, term: Tensor, frames: Pass) -> Tensor:
+    def _run(
+        self, x: Tensor, resnet: nn.Module, transformers: nn.ModuleList, term: Tensor, frames: Surroundings
+    ) -> Tensor:
         x = resnet(x, term, frames)
         for block in transformers:
             x = block(x, frames)

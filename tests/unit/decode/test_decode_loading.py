@@ -12,12 +12,14 @@ import pytest
 import torch
 from structlog.testing import capture_logs
 
-from services.common.modeldir import open_model_dir
+from services.common import fallback
+from services.common.modeldir import ModelDir, open_model_dir
 from services.common.server import StartError
-from services.decode.backends import ClockedBackend, Hop
-from services.decode.flow.model import EstimatorFactory
+from services.decode import loading
+from services.decode.backends import AudioFormat, ClockedBackend, CostModel, Hop
+from services.decode.flow.model import EstimatorFactory, Flow
 from services.decode.flow.unet import UNet
-from services.decode.loading import estimator_factory, load_backend, prepare, usable_device
+from services.decode.loading import engine_limits, estimator_factory, largest_batch, load_backend, memory_share, prepare
 from services.decode.onnx_estimator import onnx_estimator
 from services.decode.settings import DecodeSettings
 from services.decode.torch_backend import NonFiniteAudio, Precision, TorchBackend
@@ -84,14 +86,6 @@ def test_a_voice_that_overflows_in_float32_too_fails_and_leaves_no_trace() -> No
     assert np.isfinite(speak(made)).all()
 
 
-def test_a_device_that_is_not_there_gives_way_to_the_cpu_loudly() -> None:
-    with capture_logs() as lines:
-        assert usable_device("cuda:7") == CPU
-    assert lines[0]["log_level"] == "error"
-    assert "DECODING ON THE CPU" in lines[0]["event"]
-    assert usable_device("cpu") == CPU
-
-
 def test_a_backend_that_cannot_be_had_says_why(tmp_path: Path) -> None:
     with pytest.raises(StartError, match=r"tensorrt .*not installed.*LIGHTTTS_DECODE_BACKEND=auto"):
         loaded(decode_backend="tensorrt", decode_cache_dir=tmp_path)
@@ -123,3 +117,87 @@ def test_preparing_fills_the_cache(tmp_path: Path) -> None:
     written = graph.stat().st_mtime_ns
     loaded(decode_backend="onnx", decode_cache_dir=tmp_path / "new")
     assert graph.stat().st_mtime_ns == written
+
+
+def test_a_gpu_that_fails_while_the_model_is_loaded_gives_way_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No GPU is here to fail, so one is made up."""
+    tried = []
+
+    def fail_on_gpus(self: TorchBackend, model: ModelDir, device: torch.device, *arguments: Any) -> None:
+        tried.append((device.type, arguments[-1]))
+        if device.type == "cuda":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        whole(self, model, device, *arguments)
+
+    whole = TorchBackend.__init__
+    monkeypatch.setattr(TorchBackend, "__init__", fail_on_gpus)
+    monkeypatch.setattr(fallback, "usable_device", lambda name, doing: torch.device(name))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda fraction, device: None)
+    with capture_logs() as lines:
+        made = loaded(device="cuda:1", decode_state_bytes=2**28)
+    assert tried == [("cuda", 1.0), ("cpu", 0.25)]  # as many workers may have lost their GPUs
+    assert made.device == CPU
+    (line,) = [one for one in lines if one["log_level"] == "error"]
+    assert line["event"].startswith("GPU FAILED, DECODING ON THE CPU INSTEAD")
+    assert (line["device"], line["reason"]) == ("cuda:1", "CUDA out of memory")
+
+
+def test_a_setting_that_cannot_be_followed_is_replaced_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*arguments: Any, **options: Any) -> Any:
+        raise RuntimeError("no C++ compiler found\nfurther lines")
+
+    monkeypatch.setattr(torch, "compile", lambda function, **options: missing)
+    with capture_logs() as lines:
+        made = loaded(decode_compile=True, decode_state_bytes=1)
+    said = {line["setting"]: (line["instead"], line["reason"]) for line in lines if "setting" in line}
+    assert said["decode_compile"] == ("plain layers", "no C++ compiler found")
+    assert "whole history" in said["decode_state_bytes"][0]
+    assert len(speak(made)) == 90 * 960
+    (line,) = [line for line in lines if line["event"] == "decoding"]
+    assert (line["device"], line["cuda_graphs"], line["batch"]) == ("cpu", False, 4)
+
+
+def test_graphs_are_recorded_on_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def refuse(flow: Flow, most_streams: int, record: object) -> None:
+        asked.append(most_streams)
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(loading, "use_programs", refuse)
+    monkeypatch.setattr(loading, "CudaGraphs", lambda device: None)
+    monkeypatch.setattr(loading, "TorchBackend", lambda *arguments: support.mini_backend())
+    for device, settings, wanted in (("cpu", {}, []), ("cuda", {}, [16]), ("cuda", {"decode_cuda_graphs": False}, [])):
+        asked.clear()
+        with capture_logs() as lines:
+            loading._warm(DecodeSettings(**settings), MODEL, torch.device(device), None)
+        assert asked == wanted
+        assert [line["setting"] for line in lines] == ["decode_cuda_graphs"] * len(wanted)
+
+
+def test_limits_follow_the_device() -> None:
+    cpu, gpu, clocked = CPU, torch.device("cuda"), None
+    assert [largest_batch(DecodeSettings(), device) for device in (cpu, gpu, clocked)] == [4, 16, 16]
+    assert largest_batch(DecodeSettings(decode_max_batch_size=3), gpu) == 3
+    limits = engine_limits(DecodeSettings(), support.mini_backend())
+    assert (limits.max_batch, limits.admission) == (4, False)
+    assert engine_limits(DecodeSettings(decode_admission="on"), support.mini_backend()).admission
+    limits = engine_limits(DecodeSettings(), ClockedBackend(CostModel(0, 0, 0), AudioFormat()))
+    assert (limits.max_batch, limits.admission) == (16, True)
+
+
+def test_workers_of_one_machine_share_its_memory() -> None:
+    assert memory_share(DecodeSettings(decode_memory_fraction=0.5), CPU) == 0.5
+    assert memory_share(DecodeSettings(device="cuda", decode_memory_fraction=0.5), torch.device("cuda")) == 0.5
+    assert memory_share(DecodeSettings(device="cuda"), CPU) == 0.25
+
+
+def test_lack_of_memory_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    block = support.mini_backend().flow.pool.block_bytes
+    made = TorchBackend(MODEL, state_bytes=2 * block)
+    made.vocoder.context = support.mini_backend().vocoder.context
+    for _ in range(2):
+        speak(made)
+    (line,) = caplog.records
+    assert "compute its whole history" in line.message
+    assert line.__dict__["setting"] == "decode_state_bytes"

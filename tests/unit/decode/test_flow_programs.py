@@ -1,0 +1,209 @@
+"""Steps of fixed shape give what plain ones give; what cannot be recorded, or computes something else, is not used."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cache
+
+import decode_support as support
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from services.common.modeldir import open_model_dir
+from services.decode.backends import Hop, HopAudio
+from services.decode.chunks import ChunkPlan
+from services.decode.execution import compile_estimator, made_up_mel, use_programs
+from services.decode.flow.model import Flow, FlowHop, FlowState
+from services.decode.flow.programs import Programs
+from services.decode.torch_backend import Precision, TorchBackend
+
+MODEL = open_model_dir(support.ROOT / "tests" / "data" / "cosyvoice2-mini")
+SAME = 1e-5
+BLOCKS = 100
+STREAMS = 3
+
+
+def backend(precision: Precision | None = None) -> TorchBackend:
+    block = support.mini_backend().flow.pool.block_bytes
+    made = TorchBackend(MODEL, precision=precision, state_bytes=BLOCKS * block)
+    made.vocoder.context = support.mini_backend().vocoder.context
+    return made
+
+
+@cache
+def with_programs() -> TorchBackend:
+    made = backend()
+    use_programs(made.flow, STREAMS, None)
+    return made
+
+
+def open_stream(over: TorchBackend, prompt: int, border: int) -> FlowState:
+    state: FlowState = over.open(support.voice(prompt, plan=ChunkPlan(border, 25))).flow
+    state.tokens = support.speech(160, seed=prompt)
+    return state
+
+
+def mels(over: TorchBackend, streams: list[tuple[int, int]], turns: list[list[int | None]]) -> list[Tensor]:
+    """Streams of (prompt, first border) decoded together: each turn says how many tokens each goes on, if it does."""
+    states, made = [open_stream(over, *stream) for stream in streams], []
+    for turn in turns:
+        hops = []
+        for state, count in zip(states, turn, strict=False):
+            if count is not None:
+                end = min(state.plan.border_at_least(max(state.done, state.prompt) + count), state.available)
+                hops += [FlowHop(state, end, final=end == state.available)] if end > state.done else []
+        made += over.flow.append(hops) if hops else []
+    return made
+
+
+def difference(made: list[Tensor], expected: list[Tensor]) -> float:
+    assert [mel.shape for mel in made] == [mel.shape for mel in expected]
+    return max([float((one - other).abs().max()) for one, other in zip(made, expected, strict=True)], default=0.0)
+
+
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(
+    streams=st.lists(st.tuples(st.integers(0, 70), st.sampled_from([25, 40, 50])), min_size=1, max_size=STREAMS),
+    turns=st.lists(
+        st.lists(st.sampled_from([None, 1, 25, 50, 100]), min_size=STREAMS, max_size=STREAMS),
+        min_size=1,
+        max_size=3,
+    ),
+)
+def test_programs_give_what_plain_steps_give(streams: list[tuple[int, int]], turns: list[list[int | None]]) -> None:
+    expected = mels(support.mini_backend(), streams, turns)
+    assert difference(mels(with_programs(), streams, turns), expected) <= SAME
+
+
+def test_hops_run_as_programs_and_what_fits_none_runs_without() -> None:
+    flow = with_programs().flow
+    programs = Programs(flow.solver, flow.estimator, flow.pool.arenas["estimator"], 2, most_streams=STREAMS)
+    flow.programs, before = programs, flow.programs
+    try:
+        turns: list[list[int | None]] = [[25, None], [50, 25], [100, 50]]
+        expected = mels(support.mini_backend(), [(30, 25), (40, 25)], turns)
+        assert difference(mels(with_programs(), [(30, 25), (40, 25)], turns), expected) <= SAME
+    finally:
+        flow.programs = before
+    assert len(programs) == 2
+    assert programs.shape(1, 50, 4) == programs.smallest
+    assert programs.shape(3, 51, 5) == type(programs.smallest)(3, 100, 8)
+    assert programs.shape(STREAMS + 1, 50, 4) is None  # more streams than the engine batches
+    assert programs.shape(1, 201, 4) is None  # more new chunks than a hop has, such as a long prompt's
+    assert programs.shape(1, 50, 65) is None  # more than a minute
+
+
+def test_few_programs_are_kept_and_a_shape_that_cannot_be_recorded_runs_without() -> None:
+    recorded = []
+
+    def record(run: Callable[[], None]) -> Callable[[], None]:
+        recorded.append(run)
+        if len(recorded) == 2:
+            raise RuntimeError("out of memory\ndetails")
+        return run
+
+    flow = with_programs().flow
+    arena = flow.pool.arenas["estimator"]
+    programs = Programs(flow.solver, flow.estimator, arena, 2, most_streams=4, record=record, most_kept=2)
+    first = programs.find(1, 50, 4)
+    assert first is not None
+    assert programs.find(2, 50, 4) is None
+    assert programs.find(2, 50, 4) is None
+    assert len(recorded) == 2
+    assert programs.find(4, 50, 4) is not None
+    assert programs.find(1, 30, 3) is first
+    assert programs.find(1, 50, 16) is not None
+    assert len(programs) == 2
+    assert programs.find(1, 50, 4) is first
+
+
+@pytest.mark.parametrize(
+    "precision",
+    [Precision(state=torch.float8_e4m3fn), Precision(state=torch.float16), Precision(torch.bfloat16, torch.bfloat16)],
+    ids=["float8 states", "float16 states", "bfloat16"],
+)
+def test_programs_compute_and_keep_in_fewer_bits(precision: Precision) -> None:
+    over = backend(precision)
+    turns: list[list[int | None]] = [[25, None], [50, 25], [100, 50]]
+    plain = mels(over, [(30, 25), (40, 25)], turns)
+    use_programs(over.flow, 2, None)
+    # What is rounded to few bits may be rounded to the neighbour; on the whole it is the same.
+    made = mels(over, [(30, 25), (40, 25)], turns)
+    exact = mels(support.mini_backend(), [(30, 25), (40, 25)], turns)
+    errors = [float((torch.cat(one) - torch.cat(exact)).abs().mean()) for one in (plain, made)]
+    assert 0 < errors[1] <= 1.1 * errors[0]
+
+
+def test_a_stream_that_is_not_finite_is_computed_again_and_leaves_its_mates_alone() -> None:
+    over, tokens = with_programs(), support.speech(90)
+    before = over.counts().non_finite
+
+    def audio(spoil: bool) -> list[HopAudio | Exception]:
+        states = [over.open(support.voice(prompt)) for prompt in (30, 40)]
+        over.run([Hop(state, tokens, 50, final=True) for state in states], lambda: None)
+        if spoil:
+            block = states[1].flow.past.blocks[0].index
+            over.flow.pool.arenas["estimator"].write(3, 1, slice(50 * block, 50 * block + 50), torch.tensor(math.nan))
+        return over.run([Hop(state, tokens, 75, final=True) for state in states], lambda: None)
+
+    for sound, spoilt in zip(audio(False), audio(True), strict=True):
+        assert isinstance(sound, HopAudio)
+        assert isinstance(spoilt, HopAudio)
+        torch.testing.assert_close(torch.from_numpy(spoilt.samples), torch.from_numpy(sound.samples), atol=1e-3, rtol=0)
+    assert over.counts().non_finite == before + 1
+
+
+@pytest.fixture
+def flow() -> Flow:
+    return backend().flow
+
+
+def test_a_record_that_computes_something_else_is_refused(flow: Flow) -> None:
+    plain = made_up_mel(flow)
+    with pytest.raises(RuntimeError, match="differs from the plain one"):
+        use_programs(flow, STREAMS, lambda run: lambda: None)
+    assert flow.programs is None
+
+    def refuse(run: Callable[[], None]) -> Callable[[], None]:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    with pytest.raises(RuntimeError, match="not permitted"):
+        use_programs(flow, STREAMS, refuse)
+    assert flow.programs is None
+    assert torch.equal(made_up_mel(flow), plain)
+
+
+def test_a_compiler_that_fails_or_errs_is_done_without(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(function: Callable[..., Tensor], **options: object) -> Callable[..., Tensor]:
+        def missing(*arguments: Tensor) -> Tensor:
+            raise OSError("no C++ compiler found")
+
+        return missing
+
+    def erring(function: Callable[..., Tensor], **options: object) -> Callable[..., Tensor]:
+        return lambda *arguments: 2 * function(*arguments)
+
+    plain, solver = made_up_mel(flow), flow.solver
+    for broken, reason in ((failing, "no C"), (erring, "differs from the plain one")):
+        monkeypatch.setattr(torch, "compile", broken)
+        with pytest.raises(RuntimeError, match=reason):
+            compile_estimator(flow)
+        assert flow.solver is solver
+    assert torch.equal(made_up_mel(flow), plain)
+
+
+@pytest.mark.system
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
+def test_compiled_steps_give_what_plain_ones_give(flow: Flow) -> None:
+    """Needs a C++ compiler; alone, and as programs."""
+    plain, solver = made_up_mel(flow), flow.solver
+    compile_estimator(flow)
+    assert flow.solver is not solver
+    assert flow.exact is solver
+    assert 0 < (made_up_mel(flow) - plain).abs().max() <= SAME
+    use_programs(flow, 1, None)
+    assert (made_up_mel(flow) - plain).abs().max() <= SAME

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import time
 from collections.abc import AsyncIterator, Callable
@@ -52,8 +53,9 @@ async def say(
         if len(parts) == 1:
             on_first_chunk()
 
+    scheme = "https://" if "LIGHTTTS_SERVER_CA" in os.environ else ""
     server = cluster.reach("light-tts-gateway", "grpc")
-    speech = await speak(server, make_config("slt", None, None, 7, 1.0), text, take)
+    speech = await speak(scheme + server, make_config("slt", None, None, 7, 1.0), text, take)
     return speech, np.frombuffer(b"".join(parts), "<i2").astype(np.float32) / 32768
 
 
@@ -136,18 +138,38 @@ async def test_discovery_outlives_the_api_server(cluster: Cluster) -> None:
     await cluster.api.start()
 
 
-async def test_with_mutual_tls_and_api_keys_strangers_are_left_out(
+async def test_with_tls_everywhere_and_api_keys_strangers_are_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    secrets = {"certificates": tmp_path / "certificates", "api-keys": tmp_path / "keys"}
+    secrets = {name: tmp_path / name for name in ("certificates", "public", "api-keys", "test-key")}
     Authority(tmp_path / "authority").issue(secrets["certificates"])
+    public = Authority(tmp_path / "public-authority")
+    public.issue(secrets["public"], "tts.example")
     key = new_key()
     secrets["api-keys"].mkdir()
     entry = {"name": "test", "sha256": key_hash(key)}
     (secrets["api-keys"] / "keys.yaml").write_text(yaml.safe_dump({"keys": [entry]}), encoding="utf-8")
-    settings = ("tls.enabled=true", 'tls.existingSecret="certificates"', 'gateway.apiKeys.existingSecret="api-keys"')
+    secrets["test-key"].mkdir()
+    (secrets["test-key"] / "key").write_text(key, encoding="utf-8")
+    settings = (
+        "tls.enabled=true",
+        'tls.existingSecret="certificates"',
+        'gateway.tls={"existingSecret":"public","serverName":"tts.example"}',
+        'gateway.apiKeys.existingSecret="api-keys"',
+        'tests.apiKey.existingSecret="test-key"',
+    )
     objects = helm(VERSIONS[-1]).render("values-cpu.yaml", *settings)
     async with Cluster(objects, tmp_path / "pods", secrets) as cluster:
+        (test,) = [item for item in objects if item["kind"] == "Pod"]
+        code, output = await cluster.run(test)
+        assert code == 0, output
+        with pytest.raises(ClientError, match="no gateway answers"):
+            await say(cluster, SHORT)
+        monkeypatch.setenv("LIGHTTTS_SERVER_NAME", "tts.example")
+        monkeypatch.setenv("LIGHTTTS_SERVER_CA", str(tmp_path / "authority" / "ca.crt"))
+        with pytest.raises(ClientError, match="with a certificate to be trusted"):
+            await say(cluster, SHORT)
+        monkeypatch.setenv("LIGHTTTS_SERVER_CA", str(public.certificate))
         with pytest.raises(ClientError, match="UNAUTHENTICATED"):
             await say(cluster, SHORT)
         monkeypatch.setenv("LIGHTTTS_API_KEY", key)

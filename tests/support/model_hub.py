@@ -30,6 +30,8 @@ class ModelHub:
     """The Range headers received."""
     sent: list[str] = field(default_factory=list)
     """Files that GET asked for."""
+    tokens: set[str] = field(default_factory=set)
+    """What callers showed for their right to ask."""
     down: bool = False
 
     def __enter__(self) -> Self:
@@ -66,6 +68,8 @@ class ModelHub:
 
     def answer(self, request: BaseHTTPRequestHandler, *, body: bool) -> None:
         path = request.path.partition("?")[0]
+        if authorization := request.headers.get("Authorization"):
+            self.tokens.add(authorization.removeprefix("Bearer "))
         file = path.removeprefix(f"/{self.name}/resolve/{COMMIT}/")
         if self.down:
             _send(request, 503, b"", body)

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 import grpc.aio
 
-from gateway.downstream import at_one_or_another
+from gateway.downstream import answer, at_one_or_another
 from gateway.options import SpeechOptions
 from gateway.session import Input, Session, Stages
 from gateway.turn import utterance_seed
@@ -75,6 +75,6 @@ async def _encode(pool: Pool, recording: bytes) -> encode_pb2.EncodeSpeechRespon
 
     async def encode(channel: grpc.aio.Channel) -> encode_pb2.EncodeSpeechResponse:
         metadata = tracing.outgoing(header.request_id)
-        return await encode_pb2_grpc.EncodeStub(channel).EncodeSpeech(parts(), metadata=metadata)
+        return await answer(encode_pb2_grpc.EncodeStub(channel).EncodeSpeech(parts(), metadata=metadata))
 
     return await at_one_or_another(pool, encode, may_repeat=lambda: True)

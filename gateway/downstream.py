@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
 import structlog
 
+from services.common.call_end import CallEnd
 from services.common.errors import LightTtsError, Unavailable, from_rpc_error
 from services.common.pool import Pool
 
@@ -22,6 +23,15 @@ def meaning(error: grpc.aio.AioRpcError) -> LightTtsError:
     if error.code() == grpc.StatusCode.CANCELLED:
         return Unavailable("a worker was stopped while it served this; try again", retry_after=1.0)
     return from_rpc_error(error)
+
+
+async def answer(call: grpc.aio.StreamUnaryCall[Any, T]) -> T:
+    """The answer to an upload. Raises AioRpcError with what the worker said, also when it said so in its midst."""
+    end = CallEnd(call)
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        raise await end.error(error) from error
 
 
 async def at_one_or_another(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import AsyncIterable
 from typing import TypeAlias
 
@@ -15,7 +16,7 @@ from gateway.spoken import SpokenText
 from gateway.stats import PlaybackStats
 from lighttts.v1 import audio_pb2, tts_pb2
 from services.common import tracing
-from services.common.errors import Internal
+from services.common.errors import Internal, InvalidInput
 
 Event: TypeAlias = (
     tts_pb2.Started
@@ -41,8 +42,16 @@ class Output:
     What `send` and `audio` have returned from is numbered and will be read; a cancelled one has left no trace.
     """
 
-    def __init__(self, format_: AudioFormat, stats: PlaybackStats, listener: Listener, start_sample: int = 0) -> None:
-        """`start_sample`: the first one that is sent; only for bare samples."""
+    def __init__(
+        self,
+        format_: AudioFormat,
+        stats: PlaybackStats,
+        listener: Listener,
+        max_speech_seconds: float = math.inf,
+        start_sample: int = 0,
+    ) -> None:
+        """`max_speech_seconds`: audio between two marks or cuts at most. `start_sample`: the first one that is sent;
+        only for bare samples."""
         self.events: Channel[Event] = Channel(1)
         self.listener = listener
         self.spoken = SpokenText()
@@ -50,6 +59,9 @@ class Output:
         """Samples per second of what `audio` gets."""
         self.samples = 0
         """Samples sent so far, at `sample_rate`."""
+        self._max_speech_seconds = max_speech_seconds
+        self._speech_seconds = 0.0
+        """Since the last mark or cut."""
         self._start_sample = start_sample
         self._told = 0
         """Samples that chunks sent so far cover; an encoder may hold some back."""
@@ -72,9 +84,17 @@ class Output:
         await self.events.send(event)
         if isinstance(event, tts_pb2.Mark):
             self._opened.new_turn()
+            self._speech_seconds = 0.0
 
     async def audio(self, pcm: bytes, *, last: bool) -> None:
-        """Sends float32 samples; `last` marks the end of an utterance."""
+        """Sends float32 samples; `last` marks the end of an utterance. Raises InvalidInput for more than is allowed."""
+        self._speech_seconds += len(pcm) / FLOAT_BYTES / self.model_rate
+        if self._speech_seconds > self._max_speech_seconds:
+            raise InvalidInput(
+                f"this text has become more than {self._max_speech_seconds:g} s of speech; send long texts in several"
+                " requests, or flush a conversation now and then",
+                field="text",
+            )
         bare = bool(self._format.encoding.sample_format)
         piece = len(pcm) if bare else int(ENCODED_SECONDS * self.model_rate) * FLOAT_BYTES
         for start in range(0, max(len(pcm), 1), max(piece, 1)):
@@ -95,6 +115,7 @@ class Output:
         """The utterance under way was cancelled."""
         self._opened.cut()
         self.listener.cut()
+        self._speech_seconds = 0.0
 
     def _encode(self, pcm: bytes, *, last: bool) -> audio_pb2.AudioChunk | None:
         encoded = self._opened.push(pcm, last=last)

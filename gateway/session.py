@@ -122,7 +122,8 @@ class Session:
         self._stats = PlaybackStats()
         self._conversation = conversation
         listener = Listener(self._max_lead)
-        self._output = Output(options.audio, self._stats, listener, checked_start(start_sample, options))
+        start = checked_start(start_sample, options)
+        self._output = Output(options.audio, self._stats, listener, stages.settings.max_speech_seconds, start)
         self._quiet = asyncio.Event()
         """Set while nothing is to be spoken."""
         self._quiet.set()
@@ -213,6 +214,8 @@ class Session:
             max_text_chars=self._stages.settings.max_text_chars,
             max_pending_flushes=self._stages.settings.max_pending_flushes,
             max_lead_seconds=self._max_lead or 0.0,
+            max_speech_seconds=self._stages.settings.max_speech_seconds,
+            idle_seconds=self._stages.settings.idle_seconds,
         )
         await self._output.send(started)
         for warning in self._voice.warnings:

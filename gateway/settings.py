@@ -46,6 +46,8 @@ class GatewaySettings(ServiceSettings):
     """Streams served at once over all interfaces; one more is refused."""
     max_text_chars: int = Field(default=20_000, ge=1)
     """Longest text, in characters, that may wait to be spoken in one stream."""
+    max_speech_seconds: float = Field(default=3600.0, gt=0)
+    """Most audio, in seconds, of one text, or of a conversation between two flushes or cancels."""
     max_pending_flushes: int = Field(default=100, ge=1)
     """Flushes of one stream that may wait for their audio."""
     max_prompt_bytes: int = Field(default=20 * 2**20, ge=1)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import structlog
 
 from gateway.access.caller import current_caller
-from gateway.downstream import at_one_or_another
+from gateway.downstream import answer, at_one_or_another
 from gateway.forgetting import Forgetting
 from gateway.library.record import VoiceRecord
 from gateway.library.store import VoiceStore, find
@@ -195,7 +195,7 @@ class Voices:
         metadata = tracing.outgoing(header.request_id)
 
         async def encode(stub: encode_pb2_grpc.EncodeAsyncStub) -> encode_pb2.EncodeVoiceResponse:
-            return await stub.EncodeVoice(_parts(header, audio), metadata=metadata)
+            return await answer(stub.EncodeVoice(_parts(header, audio), metadata=metadata))
 
         return (await self._call(encode)).voice
 

@@ -13,7 +13,7 @@ import grpc.aio
 
 from lighttts.v1 import encode_pb2, encode_pb2_grpc, voice_pb2_grpc
 from services.common import forget_voice
-from services.common.errors import InvalidInput, Unavailable
+from services.common.errors import InvalidInput, Overloaded, Unavailable
 from services.common.modeldir import ModelDir, open_model_dir
 from services.common.server import StartError
 from services.common.voice import voice_identity
@@ -49,6 +49,7 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
     def __init__(self, settings: EncodeSettings) -> None:
         self._settings = settings
         self._state: _Loaded | None = None
+        self._uploads = 0
         self._text_threads = ThreadPoolExecutor(TEXT_THREADS, thread_name_prefix="text")
 
     def register(self, server: grpc.aio.Server) -> None:
@@ -144,6 +145,17 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
                 raise InvalidInput("transcript is missing; send the words the prompt audio speaks", field="transcript")
 
     async def _receive(
+        self, parts: AsyncIterator[encode_pb2.EncodeVoiceRequest] | AsyncIterator[encode_pb2.EncodeSpeechRequest]
+    ) -> bytes:
+        if self._uploads >= self._settings.max_uploads:
+            raise Overloaded(f"{self._uploads} recordings are being uploaded; try again shortly")
+        self._uploads += 1
+        try:
+            return await self._whole(parts)
+        finally:
+            self._uploads -= 1
+
+    async def _whole(
         self, parts: AsyncIterator[encode_pb2.EncodeVoiceRequest] | AsyncIterator[encode_pb2.EncodeSpeechRequest]
     ) -> bytes:
         audio = bytearray()

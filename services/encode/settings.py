@@ -30,6 +30,8 @@ class EncodeSettings(ModelServiceSettings):
     """Interleaved text: after so long without any, what was held back for its sake is released."""
     max_prompt_bytes: int = Field(default=20 * 2**20, ge=1)
     """Largest prompt audio file, in bytes."""
+    max_uploads: int = Field(default=64, ge=1)
+    """Recordings received at once, each held in memory until it is whole; one more is refused."""
     cache_capacity: int = Field(default=1024, ge=1)
     """Voices kept in memory at most."""
     cache_bytes: int = Field(default=512 * 2**20, ge=1)

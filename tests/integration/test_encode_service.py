@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import threading
 from collections.abc import AsyncIterator, Sequence
@@ -325,6 +326,25 @@ async def test_bad_prompts_are_refused_and_the_next_is_unharmed() -> None:
         fresh = await encode_prompt(stub, SLT, SLT_WORDS + " Yes.")
     assert fresh.voice.mel == good.voice.mel
     assert isinstance(fresh.voice, voice_pb2.VoiceContent)
+
+
+async def test_uploads_are_limited_in_number() -> None:
+    async with encode_service(max_uploads=1) as stub:
+        slow = stub.EncodeVoice()
+        await slow.write(header(transcript="hello"))
+        await slow.write(Request(audio=SLT[:1000]))
+        while True:  # until the first one's part has come
+            try:
+                await stub.EncodeVoice(iter([header(transcript="hello"), Request(audio=b"no audio")]))
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                    break
+        slow.cancel()
+        answered = None
+        while answered is None:  # until its place is free
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                answered = await encode_prompt(stub, SLT)
+        assert answered.voice.speech_tokens
 
 
 async def test_voices_that_are_not_there() -> None:

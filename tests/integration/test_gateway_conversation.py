@@ -40,6 +40,7 @@ async def test_limits_are_told_at_the_start() -> None:
         client = await Conversation(r).begin()
         started = await client.next_of(tts_pb2.Started)
         assert (started.max_lead_seconds, started.max_pending_flushes, started.max_text_chars) == (3, 5, 20_000)
+        assert (started.max_speech_seconds, started.idle_seconds) == (3600, 300)
         client.call.cancel()
         (started, *_) = await synthesize(r, "One.", config())
         assert started.max_lead_seconds == 0, "a whole text is not held back"

@@ -122,6 +122,21 @@ async def test_the_text_limit_of_a_stream_is_on_what_waits_to_be_spoken() -> Non
             await client.rest()
 
 
+async def test_speech_without_end_is_ended_with_a_word_and_flushes_and_cancels_begin_anew() -> None:
+    async with rig(max_speech_seconds=0.15) as r:
+        client = await Conversation(r).begin()
+        for end in (client.flush, client.cancel) * 2:
+            await client.text("Ten chars.")  # 0.1 s
+            await client.next_of(tts_pb2.Spoken)
+            await end()
+            await client.next_of(tts_pb2.Mark if end == client.flush else tts_pb2.Spoken)
+        await client.text("Ten chars. And more.")
+        with pytest.raises(grpc.aio.AioRpcError, match=r"more than 0\.15 s of speech; .* flush") as refusal:
+            await client.rest()
+        assert refusal.value.code() == Status.INVALID_ARGUMENT
+        assert 0.5 <= len(samples(client.events)) / 24000 <= 0.55
+
+
 async def test_too_many_flushes_at_once() -> None:
     async with rig(max_pending_flushes=3) as r:
         r.llm.scripts[0] = Script(hold={0: asyncio.Event()})

@@ -16,6 +16,7 @@ from prometheus_client import REGISTRY
 
 from gateway.access.keys import key_hash
 from lighttts.v1 import tts_pb2
+from services.common.errors import Overloaded
 from services.common.server import ServiceServer
 from services.common.settings import ServiceSettings
 from tests.support.fake_stages import Rig, Script, rig, until
@@ -195,6 +196,16 @@ async def test_a_client_that_drops_mid_upload_frees_its_place(tmp_path: Path) ->
             await create(r)
         call.cancel()
         await until(lambda: library._uploads == 0)
+        await create(r)
+
+
+async def test_a_refusal_in_the_midst_of_the_upload_to_encode_keeps_its_meaning(tmp_path: Path) -> None:
+    async with rig(voices_dir=tmp_path) as r:
+        r.encode.refusal = Overloaded("64 recordings are being uploaded; try again shortly")
+        for _ in range(20):
+            with refused(Status.RESOURCE_EXHAUSTED, "are being uploaded"):
+                await create(r, b"x" * 3_000_000)
+        r.encode.refusal = None
         await create(r)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import grpc.aio
 
 from lighttts.v1 import encode_pb2, encode_pb2_grpc, voice_pb2, voice_pb2_grpc
-from services.common.errors import InvalidInput
+from services.common.errors import InvalidInput, LightTtsError
 from services.common.forget_voice import VoiceCacheServicer
 
 SAMPLE_RATE = 24000
@@ -43,6 +43,8 @@ class FakeEncode(encode_pb2_grpc.EncodeServicer):
         self.open_texts = 0
         self.voice_gate = asyncio.Event()
         self.voice_gate.set()
+        self.refusal: LightTtsError | None = None
+        """What every upload is refused with, before its audio is read."""
         self.identity = "model-1"
         self.forgotten: list[str] = []
         """Hashes of the voices it was told to forget."""
@@ -68,6 +70,8 @@ class FakeEncode(encode_pb2_grpc.EncodeServicer):
 
     async def EncodeVoice(self, request_iterator: Any, context: Any) -> encode_pb2.EncodeVoiceResponse:
         header = (await anext(aiter(request_iterator))).header
+        if self.refusal is not None:
+            raise self.refusal
         parts = [request.audio async for request in request_iterator]
         self.uploads.append((header, parts))
         await self.voice_gate.wait()

@@ -56,12 +56,15 @@ class UtteranceRecord:
     def take(self, generated: llm_pb2.GeneratedAudio) -> bytes:
         """Notes audio and returns what of it is new (float32 samples): a worker that goes on may repeat some.
 
-        Raises WorkerLost when samples are missing.
+        Raises WorkerLost when samples are missing, also at what calls itself the end.
         """
         audio = generated.audio
         known = self.samples - audio.first_sample
         if known < 0 or len(audio.pcm) % FLOAT_BYTES:
             raise WorkerLost(LossReason.BROKE_PROTOCOL, f"an llm worker skipped {-known} samples")
+        if audio.last and generated.tokens_spoken != generated.tokens_generated:
+            said = f"an llm worker called {generated.tokens_spoken} tokens the end of {generated.tokens_generated}"
+            raise WorkerLost(LossReason.BROKE_PROTOCOL, said)
         pcm = audio.pcm[known * FLOAT_BYTES :]
         self.samples += len(pcm) // FLOAT_BYTES
         self.raw_ids.extend(generated.raw_ids)

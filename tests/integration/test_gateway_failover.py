@@ -27,7 +27,7 @@ from tests.support.fake_stages import (
 )
 
 SEED = 7
-TEXT = "A long sentence."
+TEXT = "A long sentence, it is."
 Status = grpc.StatusCode
 
 
@@ -63,7 +63,7 @@ def by_calls(r: Rig) -> tuple[FakeLlm, FakeLlm]:
 
 
 @pytest.mark.parametrize("hop", range(4))
-@pytest.mark.parametrize("end", ["dies", "falls silent", "stands still", "stops", "skips"])
+@pytest.mark.parametrize("end", ["dies", "falls silent", "stands still", "stops", "skips", "cuts it short"])
 async def test_another_worker_goes_on_where_the_first_one_was_lost(hop: int, end: str) -> None:
     scripts: dict[str, dict[str, Any]] = {
         "dies": {"fail_at_hop": hop, "error": Unavailable("gone")},
@@ -71,6 +71,7 @@ async def test_another_worker_goes_on_where_the_first_one_was_lost(hop: int, end
         "stands still": {"beats_at_hop": hop},
         "stops": {"stop_at_hop": hop},
         "skips": {"skip_at_hop": hop},
+        "cuts it short": {"cut_at_hop": hop},
     }
     limits = {"falls silent": {"llm_silence_seconds": 0.3}, "stands still": {"llm_stall_seconds": 0.3}}
     async with rig(llms=2, **limits.get(end, {})) as r:

@@ -57,6 +57,8 @@ class Script:
     """Ends the call there as if all was said."""
     skip_at_hop: int | None = None
     """That hop lacks its first sample."""
+    cut_at_hop: int | None = None
+    """Calls that hop the last one."""
     beats_at_hop: int | None = None
     """Sends heartbeats from there on and nothing else."""
     beating_steps: bool = False
@@ -192,18 +194,22 @@ class FakeLlm(llm_pb2_grpc.LlmServicer):
                 pcm=pcm[begin : first + hop].astype("<f4").tobytes(),
                 format=audio_pb2.SAMPLE_FORMAT_F32LE,
                 sample_rate=SAMPLE_RATE,
-                last=first + hop >= len(pcm),
+                last=first + hop >= len(pcm) or call.hops == call.script.cut_at_hop,
             )
             call.hops += 1
             end = first + len(pcm[first : first + hop])
             raw_ids = call.ids[sent : end // SAMPLES_PER_ID]
             sent += len(raw_ids)
             record = b"record at %d" % end
-            yield llm_pb2.GenerateResponse(
-                audio=llm_pb2.GeneratedAudio(
-                    audio=chunk, raw_ids=raw_ids, decode_record=record, first=self.first if call.hops == 1 else None
-                )
+            audio = llm_pb2.GeneratedAudio(
+                audio=chunk,
+                raw_ids=raw_ids,
+                decode_record=record,
+                tokens_generated=len(call.ids),
+                tokens_spoken=end // SAMPLES_PER_ID,
+                first=self.first if call.hops == 1 else None,
             )
+            yield llm_pb2.GenerateResponse(audio=audio)
             yield llm_pb2.GenerateResponse(heartbeat=audio_pb2.Heartbeat(steps=call.hops))
         worker = f"decode-{call.number}"
         yield llm_pb2.GenerateResponse(done=llm_pb2.GenerateDone(decode_worker=worker, speech_tokens=len(call.ids)))

@@ -81,7 +81,10 @@ class DecodeProgram:
             self._clear(row)
 
     def record(self, pool: Any = None) -> Any:
-        """Records the CUDA graph; returns its memory pool, which further programs may share."""
+        """Records the CUDA graph on the current device; returns its memory pool, which further programs may share.
+
+        Raises RuntimeError when the step cannot be recorded.
+        """
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):

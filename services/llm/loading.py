@@ -8,11 +8,14 @@ from __future__ import annotations
 import math
 import queue
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
 import torch
+from torch import Tensor
 
+from services.common.fallback import on_device, replaced
 from services.common.modeldir import ModelDir
 from services.common.server import StartError
 from services.llm import metrics
@@ -33,6 +36,8 @@ PROGRAM_ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 GRAPH_STEPS = 8
 """Steps in one go where graphs replay. At 64 rows the host takes 0.9 ms for one step and 0.24 ms for one of eight: a
 sequence waits a little longer for its tokens, and the device hardly for the host."""
+TRIAL_DIFFERENCE = 0.05
+"""Of hidden states, whose deviation is about 1: what rounding may do, and no mistake keeps within."""
 
 
 def load_engine(settings: LlmSettings, model: ModelDir, styles: Mapping[str, Path]) -> LlmEngine:
@@ -50,12 +55,22 @@ def load_engine(settings: LlmSettings, model: ModelDir, styles: Mapping[str, Pat
             max_request_tokens=settings.max_request_tokens,
             prefill_tokens=settings.prefill_tokens,
             admission_interval=settings.admission_interval,
-            steps_per_turn=settings.steps_per_turn or (GRAPH_STEPS if _graphs(settings) else 1),
+            steps_per_turn=settings.steps_per_turn or 1,
             lead_s=settings.pause_lead_seconds if by_deadline else math.inf,
         )
     except ValueError as error:
         raise StartError(f"the engine's limits contradict each other: {error}") from error
-    backend = _clocked(settings, model) if settings.llm_backend == "clocked" else _computing(settings, model, styles)
+    if settings.llm_backend == "clocked":
+        backend = _clocked(settings, model)
+    else:
+        backend, device = on_device(
+            settings.device,
+            lambda device: _computing(settings, model, styles, device),
+            doing="generating",
+            memory_fraction=settings.llm_memory_fraction,
+        )
+        if _graphs(settings, device) and not settings.steps_per_turn:
+            limits = replace(limits, steps_per_turn=GRAPH_STEPS)
     order = earliest_deadline if by_deadline else fifo
     try:
         return LlmEngine(backend, model, limits, order, on_step=metrics.count_step)
@@ -89,35 +104,35 @@ def _clocked(settings: LlmSettings, model: ModelDir) -> Backend:
         raise StartError(str(error)) from error
 
 
-def _computing(settings: LlmSettings, model: ModelDir, styles: Mapping[str, Path]) -> Backend:
-    device = _device(settings.device)
+def _computing(settings: LlmSettings, model: ModelDir, styles: Mapping[str, Path], device: torch.device) -> Backend:
     dtype = _dtype(settings, device)
-    int8_weights = settings.llm_int8_weights and device.type == "cpu"
-    if settings.llm_int8_weights and not int8_weights:
-        _replaced("llm_int8_weights", f"weights in {settings.llm_dtype}", "8-bit products run on a CPU alone")
+    on_gpu = device.type == "cuda"
+    int8_weights = settings.llm_int8_weights and not on_gpu
+    if settings.llm_int8_weights and on_gpu:
+        replaced("llm_int8_weights", f"weights in {_name(dtype)}", "8-bit products run on a CPU alone")
     models = [load_speech_lm(model, device, dtype, path=path, int8_weights=int8_weights) for path in styles.values()]
     if settings.llm_compile:
         for speech_lm in models:
             _compile(speech_lm)
-    on_gpu = device.type == "cuda"
+    attend = _paged_attention(models[0], settings.llm_int8_kv) if on_gpu and settings.llm_paged_kernel else gathered
     options = TorchOptions(
         int8_kv=settings.llm_int8_kv,
-        attend=_paged_attention(model) if on_gpu and settings.llm_paged_kernel else gathered,
-        program_rows=_program_rows(settings) if _graphs(settings) else (),
+        attend=attend,
+        program_rows=_program_rows(settings) if _graphs(settings, device) else (),
         program_tokens=settings.max_request_tokens,
     )
     others = dict(list(zip(styles, models, strict=True))[1:])
-    return TorchBackend(models[0], styles=others, options=options)
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise StartError(f"LIGHTTTS_DEVICE {name!r} cannot be used here: {reason}") from error
-    return device
+    backend = TorchBackend(models[0], styles=others, options=options)
+    log.info(
+        "generating",
+        device=str(device),
+        dtype=_name(dtype),
+        int8_weights=int8_weights,
+        int8_kv=settings.llm_int8_kv,
+        cuda_graphs=bool(options.program_rows),
+        attention="copied blocks" if attend is gathered else "paged kernel",
+    )
+    return backend
 
 
 def _dtype(settings: LlmSettings, device: torch.device) -> torch.dtype:
@@ -128,39 +143,55 @@ def _dtype(settings: LlmSettings, device: torch.device) -> torch.dtype:
     return dtype
 
 
-def _graphs(settings: LlmSettings) -> bool:
-    return settings.device.startswith("cuda") and settings.llm_cuda_graphs
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _graphs(settings: LlmSettings, device: torch.device) -> bool:
+    return device.type == "cuda" and settings.llm_cuda_graphs
 
 
 def _program_rows(settings: LlmSettings) -> tuple[int, ...]:
     return (*(rows for rows in PROGRAM_ROWS if rows < settings.max_running), settings.max_running)
 
 
-def _paged_attention(model: ModelDir) -> DecodeAttention:
-    head_dim = model.llm.head_dim
+def _paged_attention(model: SpeechLM, int8_kv: bool) -> DecodeAttention:
+    """The paged kernel, where it can be had and hears what plain attention hears."""
+    instead, head_dim = "copied K/V blocks", model.config.head_dim
     if head_dim < 16 or head_dim & (head_dim - 1):
-        _replaced("llm_paged_kernel", "copied K/V blocks", f"it needs heads of 16, 32, 64 ..., not {head_dim}")
+        replaced("llm_paged_kernel", instead, f"it needs heads of 16, 32, 64 ..., not {head_dim}")
         return gathered
     try:
         from services.llm.paged_kernel import paged
+
+        plain, kernel = (_trial(model, attend, int8_kv) for attend in (gathered, paged))
     except ImportError as error:
-        _replaced("llm_paged_kernel", "copied K/V blocks", f"the triton package is missing ({error})")
-        return gathered
-    return paged
+        replaced("llm_paged_kernel", instead, f"the triton package is missing ({error})")
+    except Exception as error:  # noqa: BLE001 - compilers fail in ways of their own; copied blocks always work
+        replaced("llm_paged_kernel", instead, error)
+    else:
+        difference = float((plain - kernel).abs().mean())
+        if difference <= TRIAL_DIFFERENCE:
+            return paged
+        replaced("llm_paged_kernel", instead, f"its hidden states differ from the plain ones by {difference:.2g}")
+    return gathered
+
+
+@torch.inference_mode()
+def _trial(model: SpeechLM, attend: DecodeAttention, int8_kv: bool = False) -> Tensor:
+    """The hidden state [1, hidden] of a row fed alone after twenty others, in float32."""
+    device = model.speech_embedding.weight.device
+    cache = KVCache(model.config, 3, 16, device, model.dtype, quantized=int8_kv, attend=attend)
+    model(lay_out([Rows(tuple(range(20)), 0, (2, 0))], 16, device), cache)
+    hidden: Tensor = model(lay_out([Rows((1,), 20, (2, 0))], 16, device), cache)
+    return hidden
 
 
 def _compile(model: SpeechLM) -> None:
     """Tries the compiled layers once, and takes them back where the compiler is missing or fails."""
-    device = model.speech_embedding.weight.device
-    cache = KVCache(model.config, 1, 16, device, model.dtype)
     model.compile_parts()
     try:
-        with torch.inference_mode():
-            model(lay_out([Rows((0, 0), 0, (0,))], 16, device), cache)
+        _trial(model, gathered)
     except Exception as error:  # noqa: BLE001 - compilers fail in ways of their own; plain layers always work
         model.compile_parts(undo=True)
-        _replaced("llm_compile", "plain layers", str(error).splitlines()[0])
-
-
-def _replaced(setting: str, by: str, reason: str) -> None:
-    log.warning("a setting cannot be followed here", setting=setting, instead=by, reason=reason)
+        replaced("llm_compile", "plain layers", error)

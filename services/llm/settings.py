@@ -26,18 +26,23 @@ class LlmSettings(ModelServiceSettings):
     llm_cost_file: Path | None = None
     """Cost model of the clocked backend: a JSON file, see services/llm/backends.py."""
     device: str = "cpu"
-    """Device of the model: cpu, cuda, cuda:1 ..."""
+    """Device of the model: cpu, cuda, cuda:1 ... The CPU stands in, said loudly, for a GPU that is absent or fails."""
+    llm_memory_fraction: float = Field(default=1.0, gt=0, le=1)
+    """Share of a GPU's memory this process may take, where several share it."""
     llm_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """What the layers compute in; norms, positions and logits are always float32. auto: bfloat16 on a GPU, else
     float32."""
     llm_int8_weights: bool = False
-    """Multiply 8-bit integers in the layers (CPU only): a quarter of float32's memory, a little less exact."""
+    """Multiply 8-bit integers in the layers: a quarter of float32's memory, a little less exact. On a CPU only; a GPU
+    keeps to llm_dtype."""
     llm_int8_kv: bool = False
-    """Keep keys and values as 8-bit integers: room for four times the tokens of float32 [triton_int8kv]."""
+    """Keep keys and values as 8-bit integers, on any device: nearly a quarter of float32's memory per token
+    [triton_int8kv]."""
     llm_cuda_graphs: bool = True
     """On a GPU: replay a recorded graph per batch size instead of launching kernels one by one."""
     llm_paged_kernel: bool = True
-    """On a GPU: attention that reads K/V blocks where they lie (Triton) instead of copying them first."""
+    """On a GPU: attention that reads K/V blocks where they lie (Triton) instead of copying them first. Copied where
+    Triton is missing, fails or disagrees."""
     llm_compile: bool = False
     """Have torch.compile join the operations between the products; needs a C++ compiler on a CPU."""
 

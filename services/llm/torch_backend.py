@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from services.llm.kv_cache import KVCache, Rows, lay_out
 from services.llm.model import SpeechLM
 from services.llm.sampling import NOT_FINITE, CounterDraw, Draw, SamplingBatch, SamplingRow, sample
 from services.llm.scheduler import Work
+
+log = logging.getLogger(__name__)
 
 BAN_KINDS = 16
 """Different sets of allowed special ids a checkpoint's layouts can ask for, at most."""
@@ -59,6 +62,8 @@ class TorchBackend:
         self._options = options or TorchOptions()
         self._draw = draw
         self._device, self._dtype = model.speech_embedding.weight.device, model.dtype
+        # Kernels of our own and graphs go to the thread's current device, whatever device their tensors are on.
+        self._current = torch.cuda.device(self._device if self._device.type == "cuda" else -1)
         self._cache: KVCache | None = None
         self._programs: dict[str, list[DecodeProgram]] = {}
         self.latest_program: DecodeProgram | None = None
@@ -86,7 +91,17 @@ class TorchBackend:
             for style, model in self._models.items()
         }
         if self._device.type == "cuda":
-            self._record()
+            try:
+                with self._current:
+                    self._record()
+            except RuntimeError as error:
+                self._programs = {style: [] for style in self._models}
+                told = {
+                    "setting": "llm_cuda_graphs",
+                    "instead": "kernels launched one by one",
+                    "reason": str(error).splitlines()[0],
+                }
+                log.warning("a setting cannot be followed here", extra=told)
 
     @torch.inference_mode()
     def _record(self) -> None:
@@ -104,6 +119,10 @@ class TorchBackend:
         """
         if self._cache is None:
             raise RuntimeError("reserve() the K/V cache before the first step")
+        with self._current:
+            return self._step(batch, self._cache)
+
+    def _step(self, batch: Sequence[Work], cache: KVCache) -> list[Sequence[int]]:
         tokens: list[Sequence[int]] = [()] * len(batch)
         for style in dict.fromkeys(work.sequence.request.style for work in batch):
             chosen = [i for i, work in enumerate(batch) if work.sequence.request.style == style]
@@ -114,7 +133,7 @@ class TorchBackend:
                 self._store(tokens, batch, rows, program.run(list(rows.values()), steps))
             rest = [i for i in chosen if i not in rows]
             if rest:
-                sampled, drawn = self._run(self._models[style], [batch[i] for i in rest], self._cache)
+                sampled, drawn = self._run(self._models[style], [batch[i] for i in rest], cache)
                 self._store(tokens, batch, [rest[i] for i in sampled], [[token] for token in drawn])
         return tokens
 

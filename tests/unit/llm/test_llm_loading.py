@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,14 +16,20 @@ from llm_support import ROOT, run, utterance
 from structlog.testing import capture_logs
 
 from lighttts.v1 import llm_pb2
-from services.common.modeldir import ModelDir, ModelDirError
+from services.common import fallback
+from services.common.modeldir import ModelDir, ModelDirError, open_model_dir
 from services.common.voice import Voice
+from services.llm import loading
+from services.llm.attention import gathered
 from services.llm.layout import Prompt
 from services.llm.loading import load_engine
+from services.llm.model import SpeechLM, load_speech_lm
 from services.llm.requests import end_of_prompt_id, prompt_of
 from services.llm.settings import LlmSettings
 from services.llm.styles import read_styles
+from services.llm.torch_backend import TorchBackend, TorchOptions
 
+CPU = torch.device("cpu")
 CV3 = ROOT / "tests" / "data" / "cosyvoice3-mini"
 
 
@@ -70,6 +78,128 @@ def test_a_compiler_that_fails_is_done_without(mini_dir: ModelDir, monkeypatch: 
         engine.close()
     (line,) = [entry for entry in logs if entry.get("setting") == "llm_compile"]
     assert (line["instead"], line["reason"]) == ("plain layers", "no C++ compiler found")
+
+
+@pytest.fixture(scope="module")
+def tiny() -> ModelDir:
+    """Its heads are such as the paged kernel reads."""
+    return open_model_dir(ROOT / "models" / "tiny")
+
+
+def load(directory: ModelDir, device: str, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> dict[str, Any]:
+    """The options of the backend that `device` would get, were it here; its tensors are the CPU's."""
+    made: dict[str, Any] = {}
+
+    def keep(model: SpeechLM, *, styles: Any, options: TorchOptions) -> TorchBackend:
+        made["options"] = options
+        return TorchBackend(model, options=TorchOptions())
+
+    monkeypatch.setattr(loading, "TorchBackend", keep)
+    monkeypatch.setattr(loading, "load_speech_lm", lambda model, device, *rest, **more: load_speech_lm(model, CPU))
+    options = LlmSettings(model_dir=directory.path, device=device, **settings)
+    with capture_logs() as made["logs"]:
+        loading._computing(options, directory, read_styles(directory), torch.device(device))
+    made["replaced"] = {line["setting"]: line["instead"] for line in made["logs"] if "setting" in line}
+    return made
+
+
+def kernel(monkeypatch: pytest.MonkeyPatch, paged: Any) -> None:
+    """Stands in for the module of the Triton kernel, which this machine may lack."""
+    module = ModuleType("services.llm.paged_kernel")
+    module.__dict__["paged"] = paged
+    monkeypatch.setitem(sys.modules, "services.llm.paged_kernel", module)
+
+
+@pytest.mark.parametrize("int8_kv", [False, True])
+def test_a_gpu_gets_the_paged_kernel_when_it_hears_what_plain_attention_hears(
+    tiny: ModelDir, monkeypatch: pytest.MonkeyPatch, int8_kv: bool
+) -> None:
+    def same(*arguments: Any) -> torch.Tensor:
+        return gathered(*arguments)
+
+    kernel(monkeypatch, same)
+    made = load(tiny, "cuda", monkeypatch, llm_int8_weights=True, llm_int8_kv=int8_kv)
+    assert made["replaced"] == {"llm_int8_weights": "weights in bfloat16"}
+    assert made["options"].attend is same
+    assert made["options"].int8_kv is int8_kv
+    assert made["options"].program_rows == (1, 2, 4, 8, 16, 24, 32)
+
+
+def broken(*arguments: Any) -> torch.Tensor:
+    raise RuntimeError("failed to find a C compiler\nmore")
+
+
+def deaf(*arguments: Any) -> torch.Tensor:
+    return 0 * gathered(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("paged", "reason"), [(broken, "failed to find a C compiler"), (deaf, "differ from the plain ones")]
+)
+def test_a_kernel_that_fails_or_disagrees_is_not_used(
+    tiny: ModelDir, monkeypatch: pytest.MonkeyPatch, paged: Any, reason: str
+) -> None:
+    kernel(monkeypatch, paged)
+    made = load(tiny, "cuda", monkeypatch)
+    assert made["replaced"] == {"llm_paged_kernel": "copied K/V blocks"}
+    assert reason in next(line["reason"] for line in made["logs"] if "setting" in line)
+    assert made["options"].attend is gathered
+
+
+def test_without_triton_a_gpu_copies_blocks(tiny: ModelDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "services.llm.paged_kernel", None)
+    made = load(tiny, "cuda", monkeypatch, llm_cuda_graphs=False)
+    assert "triton package is missing" in next(line["reason"] for line in made["logs"] if "setting" in line)
+    assert (made["options"].attend, made["options"].program_rows) == (gathered, ())
+    made = load(tiny, "cuda", monkeypatch, llm_paged_kernel=False)
+    assert not made["replaced"]
+
+
+def test_heads_that_the_kernel_cannot_read_are_copied(mini_dir: ModelDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = load(mini_dir, "cuda", monkeypatch)
+    assert "not 8" in next(line["reason"] for line in made["logs"] if "setting" in line)
+    assert made["options"].attend is gathered
+
+
+def test_a_cpu_needs_nothing_replaced(tiny: ModelDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = load(tiny, "cpu", monkeypatch, llm_int8_weights=True, llm_int8_kv=True)
+    assert not made["replaced"]
+    assert (made["options"].attend, made["options"].program_rows) == (gathered, ())
+
+
+def test_an_engine_of_an_absent_gpu_speaks_on_the_cpu(mini_dir: ModelDir) -> None:
+    settings = LlmSettings(model_dir=mini_dir.path, device="cuda:1")
+    with capture_logs() as logs:
+        engine = load_engine(settings, mini_dir, read_styles(mini_dir))
+    try:
+        assert run(engine, utterance(2)).finish_reason is not None
+        assert engine.limits.steps_per_turn == 1  # several only where graphs replay
+    finally:
+        engine.close()
+    (line,) = [entry for entry in logs if entry["log_level"] == "error"]
+    assert line["event"].startswith("NO SUCH DEVICE, GENERATING ON THE CPU INSTEAD")
+
+
+def test_a_gpu_that_fails_while_the_model_is_loaded_gives_way(
+    mini_dir: ModelDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares: list[float] = []
+
+    def fail_on_gpus(model: ModelDir, device: torch.device, *rest: Any, **more: Any) -> SpeechLM:
+        if device.type == "cuda":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return load_speech_lm(model, device, *rest, **more)
+
+    monkeypatch.setattr(loading, "load_speech_lm", fail_on_gpus)
+    monkeypatch.setattr(fallback, "usable_device", lambda name, doing: torch.device(name))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, device: shares.append(share))
+    settings = LlmSettings(model_dir=mini_dir.path, device="cuda", llm_memory_fraction=0.25)
+    with capture_logs() as logs:
+        engine = load_engine(settings, mini_dir, read_styles(mini_dir))
+    engine.close()
+    assert shares == [0.25]
+    assert "GPU FAILED" in next(entry["event"] for entry in logs if entry["log_level"] == "error")
+    assert next(entry for entry in logs if entry["event"] == "generating")["dtype"] == "float32"
 
 
 @pytest.mark.system

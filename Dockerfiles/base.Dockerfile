@@ -4,7 +4,7 @@
 ARG BASE_IMAGE=docker.io/library/python:3.11-slim-bookworm
 
 FROM ${BASE_IMAGE} AS build
-ARG EXTRAS=k8s,redis
+ARG EXTRAS=k8s,redis,otel
 ARG VARIANT=
 # An index with torch's CPU builds, https://download.pytorch.org/whl/cpu; PyPI's build brings gigabytes of CUDA.
 ARG PIP_EXTRA_INDEX_URL=

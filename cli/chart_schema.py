@@ -37,6 +37,7 @@ CHART_OWNED = frozenset(
         "api_keys_file",
         "public_tls_cert",
         "public_tls_key",
+        "voices_dir",
         "tls_cert",
         "tls_key",
         "tls_ca",

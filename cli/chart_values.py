@@ -16,6 +16,8 @@ from cli.chart_workloads import (
     GatewayWorkload,
     Image,
     Object,
+    OptionalClaim,
+    Pvc,
     Quantity,
     Resources,
     SecretKey,
@@ -24,14 +26,6 @@ from cli.chart_workloads import (
     Values,
     Workload,
 )
-
-
-class Pvc(Values):
-    existing_claim: str = ""
-    storage_class: str = ""
-    access_modes: list[Literal["ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod"]] = []
-    size: Quantity = "10Gi"
-    annotations: StringMap = {}
 
 
 class HostPath(Values):
@@ -73,10 +67,6 @@ class Model(Values):
     fetch: Fetch = Fetch()
 
 
-class EnginesClaim(Pvc):
-    enabled: bool = False
-
-
 class Prepare(Values):
     """A Job that exports the decode stage's graph and builds its engine into the claim, with decode's own settings."""
 
@@ -89,7 +79,7 @@ class EngineCache(Values):
 
     size_limit: Quantity = "10Gi"
     """Of each pod's own place, for kernels."""
-    pvc: EnginesClaim = EnginesClaim()
+    pvc: OptionalClaim = OptionalClaim()
     """Of all decode pods together, for exported graphs and built engines; without it each pod makes its own."""
     prepare: Prepare = Prepare()
 

@@ -223,7 +223,21 @@ class GatewayTls(Values):
     """A name the certificate bears: `helm test` and the load generator expect it."""
 
 
+class Pvc(Values):
+    existing_claim: str = ""
+    storage_class: str = ""
+    access_modes: list[Literal["ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod"]] = []
+    size: Quantity = "10Gi"
+    annotations: StringMap = {}
+
+
+class OptionalClaim(Pvc):
+    enabled: bool = False
+
+
 class GatewayWorkload(Workload):
+    voices: OptionalClaim = OptionalClaim()
+    """Where registered voices are kept, by all gateways; without it each pod keeps its own for as long as it lives."""
     api_keys: SecretKey = SecretKey()
     """Secret that holds the file of API keys' hashes; without one everybody is let in."""
     tls: GatewayTls = GatewayTls()

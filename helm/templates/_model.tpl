@@ -67,6 +67,10 @@
 {{- default (printf "%s-engines" (include "light-tts.fullname" .)) .Values.engineCache.pvc.existingClaim }}
 {{- end }}
 
+{{- define "light-tts.voicesClaim" -}}
+{{- default (printf "%s-voices" (include "light-tts.fullname" .)) .Values.gateway.voices.existingClaim }}
+{{- end }}
+
 {{/* A claim: (dict "root" $ "name" "model" "claim" values). It outlives the release. */}}
 {{- define "light-tts.claim" -}}
 {{- $claim := .claim -}}

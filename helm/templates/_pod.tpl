@@ -100,6 +100,11 @@ volumes:
       secretName: {{ . }}
       defaultMode: 0440
   {{- end }}
+  {{- if dig "voices" "enabled" false $values }}
+  - name: voices
+    persistentVolumeClaim:
+      claimName: {{ include "light-tts.voicesClaim" $root }}
+  {{- end }}
   {{- with include "light-tts.publicTls" . }}
   - name: public-tls
     secret:
@@ -128,6 +133,10 @@ volumeMounts:
   - name: keys
     mountPath: /keys
     readOnly: true
+  {{- end }}
+  {{- if dig "voices" "enabled" false $values }}
+  - name: voices
+    mountPath: /voices
   {{- end }}
   {{- if include "light-tts.publicTls" . }}
   - name: public-tls

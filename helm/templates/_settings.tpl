@@ -48,6 +48,8 @@ data:
 {{- if hasKey $values.containerPorts "http" }}
 - name: LIGHTTTS_HTTP_PORT
   value: {{ $values.containerPorts.http | quote }}
+- name: LIGHTTTS_VOICES_DIR
+  value: {{ ternary "/voices" "/tmp/voices" (dig "voices" "enabled" false $values) }}
 - name: LIGHTTTS_COSYVOICE_PORT
   value: {{ default "off" $values.containerPorts.cosyvoice | quote }}
 {{- end }}

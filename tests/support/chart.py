@@ -58,6 +58,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         'gateway.apiKeys.existingSecret="api-keys"',
         'gateway.tls={"existingSecret":"public","serverName":"tts.example"}',
         "gateway.containerPorts.cosyvoice=50000",
+        "gateway.voices.enabled=true",
         'engineCache={"pvc":{"enabled":true,"storageClass":"fast"},"prepare":{"enabled":true}}',
         'loadGenerator={"enabled":true,"voice":"slt","apiKey":{"existingSecret":"test-key"}}',
         'tests.apiKey.existingSecret="test-key"',

@@ -1,7 +1,7 @@
 """TLS from PEM files that may be replaced while they are in use: mutual between the services, either way for clients.
 
-A server reads them again when they change, so a renewed certificate serves the next connection. A client reads them
-when it dials a worker; connections it has already keep what they began with.
+A server reads them again when they change, so a renewed certificate serves the next connection, and a renewed authority
+judges it. Clients dial their workers anew (services.common.pool).
 """
 
 from __future__ import annotations
@@ -64,12 +64,6 @@ def _read(path: Path) -> bytes:
     return content
 
 
-def channel_credentials(files: TlsFiles) -> grpc.ChannelCredentials:
-    """Credentials of a client, as the files are now. Raises TlsError."""
-    certificate, key, authority = files.read()
-    return grpc.ssl_channel_credentials(authority, key, certificate)
-
-
 def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
     """Credentials of a server; with an authority it demands certificates of that one. Raises TlsError."""
     renewal = _Renewal(files)
@@ -82,7 +76,7 @@ def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
 def server_context(files: TlsFiles) -> ssl.SSLContext:
     """The same for servers that are not gRPC: a renewed certificate serves the next handshake. Raises TlsError.
 
-    The authority is the one of the start: a connection's demands cannot be changed once it has begun.
+    Clients are held to the authority as it is by then; whether they need a certificate at all is settled at the start.
     """
     used = files.read()
     newest = context = _context(files)

@@ -97,6 +97,32 @@ async def test_with_an_authority_applications_need_a_certificate_and_probes_do_n
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
+async def test_a_renewed_authority_judges_the_next_connection_over_grpc_and_https_alike(tmp_path: Path) -> None:
+    authorities = [Authority(tmp_path / name) for name in ("first", "second")]
+    clients = [authority.issue(tmp_path / f"client{n}", "app") for n, authority in enumerate(authorities)]
+    authorities[0].issue(tmp_path / "mounted")
+    trusted = tmp_path / "trusted.crt"
+    trusted.write_bytes(authorities[0].certificate.read_bytes())
+    settings = public(tmp_path / "mounted", public_tls_ca=trusted)
+    async with rig() as plain, second_gateway(plain, **settings) as r:
+        for believed, shunned in ((0, 1), (1, 0)):
+            trusted.write_bytes(authorities[believed].certificate.read_bytes())
+            for number in (believed, shunned):
+                files = clients[number]
+                context = trusting(authorities[0])
+                context.load_cert_chain(files.certificate, files.key)
+                identity = files.key.read_bytes(), files.certificate.read_bytes()
+                root = authorities[0].certificate.read_bytes()
+                if number == believed:
+                    assert await voices(r, root, identity) == ["rms", "slt"]
+                    assert await models(r, context) == 200
+                else:
+                    with pytest.raises(grpc.aio.AioRpcError):
+                        await voices(r, root, identity)
+                    with pytest.raises(httpx.TransportError):
+                        await models(r, context)
+
+
 @pytest.mark.parametrize("missing", ["tls.crt", "tls.key"])
 async def test_a_certificate_that_cannot_be_used_stops_the_start(tmp_path: Path, missing: str) -> None:
     from gateway.server import GatewayService

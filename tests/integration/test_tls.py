@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,11 +17,13 @@ from prometheus_client import REGISTRY
 
 from cli.ports import free_ports
 from services.common.certificate import not_after
-from services.common.pool import dialler
+from services.common.discovery import discover
+from services.common.pool import Pool, dialler
 from services.common.server import ServiceServer, StartError
 from services.common.settings import ServiceSettings
 from services.common.tls import TlsError, TlsFiles
 from tests.support.certificates import Authority
+from tests.support.llm import until
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
@@ -119,6 +122,38 @@ async def test_the_end_of_the_certificate_in_use_is_a_metric(
     assert await status(dialler(settings(files))(server.address)) == SERVING
     assert told() == not_after(files.certificate.read_bytes())
     assert not_after(files.certificate.read_bytes()) > time.time() + 29 * 86400
+
+
+async def test_a_pool_dials_anew_when_its_certificate_is_renewed_and_streams_keep_their_connection(
+    server: ServiceServer, files: TlsFiles, authority: Authority, tmp_path: Path
+) -> None:
+    mine = authority.issue(tmp_path / "client")
+    dial, address = dialler(settings(mine)), f"static:///{server.address}"
+    pool = Pool(discover(address), "test.Nothing", name="renewed", dial=dial, renewal_seconds=0.02)
+    new = Authority(tmp_path / "new")
+    async with asyncio.timeout(30):
+        await pool.start()
+        async with pool.lease() as running:
+            watch = health_pb2_grpc.HealthStub(running.channel).Watch(health_pb2.HealthCheckRequest())
+            await watch.read()
+            Authority(tmp_path / "stranger").issue(mine.certificate.parent)
+            await asyncio.sleep(0.1)
+            async with pool.lease() as lease:
+                assert lease.channel is running.channel, "what reaches no worker is not used"
+            new.issue(files.certificate.parent)  # from now on the server believes nobody else
+            new.issue(mine.certificate.parent)
+            renewed = running.channel
+            while renewed is running.channel:
+                await asyncio.sleep(0.01)
+                async with pool.lease() as lease:
+                    renewed = lease.channel
+            stub = health_pb2_grpc.HealthStub(renewed)
+            assert (await stub.Check(health_pb2.HealthCheckRequest())).status == SERVING
+            await server._health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            old = running.channel
+        await until(lambda: old.get_state() is grpc.ChannelConnectivity.SHUTDOWN)
+        await pool.close()
 
 
 async def test_damaged_files_leave_the_certificate_in_use(server: ServiceServer, files: TlsFiles) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Protocol, runtime_checkable
 
 import grpc
 import grpc.aio
@@ -11,7 +12,7 @@ import structlog
 
 from services.common.rpc import channel_options
 from services.common.settings import ServiceSettings
-from services.common.tls import TlsError, channel_credentials
+from services.common.tls import TlsError, TlsFiles
 
 log = structlog.get_logger(__name__)
 
@@ -50,27 +51,53 @@ def open_channel(
     return grpc.aio.secure_channel(address, credentials, options=options)
 
 
+@runtime_checkable
+class Renewing(Protocol):
+    """Opens channels with credentials that may be renewed while channels are open."""
+
+    def __call__(self, address: str) -> grpc.aio.Channel:
+        """A channel with the credentials of now."""
+
+    def generation(self) -> int:
+        """Grows whenever the credentials have changed: channels of an earlier one are to be dialled anew."""
+
+
 def dialler(settings: ServiceSettings) -> Callable[[str], grpc.aio.Channel]:
-    """Opens channels to workers as `settings` say: message limit, and mutual TLS with the files as they are by then.
+    """Opens channels to workers as `settings` say: message limit, and mutual TLS, which is then Renewing.
 
-    Raises TlsError when the files cannot be read; while they cannot be later, those read before stay in use.
+    Raises TlsError when the files cannot be read.
     """
-    files = settings.tls
-    if files is None:
+    if settings.tls is None:
         return partial(open_channel, max_message_bytes=settings.max_message_bytes)
-    credentials = channel_credentials(files)
+    return _TlsDialler(settings, settings.tls)
 
-    def dial(address: str) -> grpc.aio.Channel:
-        nonlocal credentials
-        try:
-            credentials = channel_credentials(files)
-        except TlsError as error:
-            log.warning("dialling with the certificate of before", reason=str(error))
+
+class _TlsDialler:
+    """While the files cannot be used, those read before stay in use."""
+
+    def __init__(self, settings: ServiceSettings, files: TlsFiles) -> None:
+        self._settings = settings
+        self._files = files
+        self._content = files.read()
+        self._generation = 0
+
+    def __call__(self, address: str) -> grpc.aio.Channel:
+        self.generation()
+        certificate, key, authority = self._content
         return open_channel(
             address,
-            max_message_bytes=settings.max_message_bytes,
-            credentials=credentials,
-            server_name=settings.tls_server_name,
+            max_message_bytes=self._settings.max_message_bytes,
+            credentials=grpc.ssl_channel_credentials(authority, key, certificate),
+            server_name=self._settings.tls_server_name,
         )
 
-    return dial
+    def generation(self) -> int:
+        try:
+            found = self._files.read()
+            if found != self._content:
+                self._files.check()
+                self._content = found
+                self._generation += 1
+        except TlsError as error:
+            log.warning("dialling with the certificate of before", reason=str(error))
+        return self._generation

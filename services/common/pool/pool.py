@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coro
 from contextlib import aclosing, asynccontextmanager
 from typing import TypeVar
 
+import grpc
 import grpc.aio
 import structlog
 
 from services.common.discovery import Discovery
 from services.common.errors import Unavailable
-from services.common.pool.channel import open_channel
+from services.common.pool.channel import Renewing, open_channel
 from services.common.pool.metrics import REFUSALS, WORKERS_KNOWN
 from services.common.pool.picker import Picker, RoundRobin
 from services.common.pool.worker import FailureReason, Worker, WorkerInfo
@@ -23,6 +24,8 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 RETRY_AFTER_SECONDS = 1.0
+DIAL_SECONDS = 5.0
+"""For a worker to be reached with renewed credentials."""
 
 
 class Lease:
@@ -30,16 +33,13 @@ class Lease:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
+        self.channel = worker.channel
+        """The worker's channel; it belongs to the pool, do not close it."""
 
     @property
     def address(self) -> str:
         """`host:port` of the worker, as `exclude` takes it."""
         return self._worker.address
-
-    @property
-    def channel(self) -> grpc.aio.Channel:
-        """The worker's channel; it belongs to the pool, do not close it."""
-        return self._worker.channel
 
     def report_failure(self, reason: FailureReason) -> None:
         """Tells the pool that the worker failed this lease. It gets no new leases until its health turns to SERVING
@@ -66,6 +66,7 @@ class Pool:
         wait_seconds: float = 5.0,
         max_waiting: int = 1000,
         ejection_seconds: float = 1.0,
+        renewal_seconds: float = 10.0,
     ) -> None:
         """
         Args:
@@ -73,10 +74,11 @@ class Pool:
             service: full name of the gRPC service whose health is watched, `lighttts.v1.Decode`.
             name: short name in metrics, logs and errors, unique in the process: `decode`.
             picker: who is next; round robin by default.
-            dial: opens a channel to an address; bind credentials or limits with `functools.partial`.
+            dial: opens a channel to an address; where it is Renewing, workers are dialled anew when it says so.
             wait_seconds: longest wait of a lease for a healthy worker.
             max_waiting: leases that may wait at once; more are refused at once.
             ejection_seconds: how long a worker rests after its first reported failure.
+            renewal_seconds: between two looks at whether the credentials have been renewed.
         """
         self._discovery = discovery
         self._service = service
@@ -86,6 +88,8 @@ class Pool:
         self._wait_seconds = wait_seconds
         self._max_waiting = max_waiting
         self._ejection_seconds = ejection_seconds
+        self._renewal_seconds = renewal_seconds
+        self._renewing: asyncio.Task[None] | None = None
         self._workers: dict[str, Worker] = {}
         self._discovering: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
@@ -99,13 +103,17 @@ class Pool:
             raise RuntimeError(f"the pool {self._name!r} was started before")
         WORKERS_KNOWN.labels(self._name).set(0)
         self._discovering = self._spawn(self._discover(), "discovery")
+        if isinstance(self._dial, Renewing):
+            self._renewing = self._spawn(self._renew(self._dial), "renewal")
 
     async def close(self) -> None:
         """Ends every task and channel of the pool. Waiting leases are refused; RPCs still running are cancelled."""
         self._closed = True
-        if self._discovering is not None:
-            self._discovering.cancel()
-            await asyncio.wait([self._discovering])
+        running = [task for task in (self._discovering, self._renewing) if task is not None]
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running)
         for worker in list(self._workers.values()):
             worker.delist()
             self._drop(worker)
@@ -127,33 +135,35 @@ class Pool:
         Unavailable, with a retry hint, when none did, when too many leases wait already, or when the pool is closed.
         """
         worker = await self._acquire(exclude, self._wait_seconds if wait_seconds is None else wait_seconds)
+        lease = Lease(worker)
         try:
-            yield Lease(worker)
+            yield lease
         finally:
-            self._end_lease(worker)
+            self._end_lease(worker, lease.channel)
 
     async def ask_all(self, call: Callable[[grpc.aio.Channel], Awaitable[T]]) -> dict[str, T | grpc.aio.AioRpcError]:
         """Makes one call to every worker known, healthy or not, all at once: its answer or its failure by address.
 
         `call` sets its own timeout. Anything it raises but an AioRpcError is raised, once all calls have ended.
         """
-        asked = list(self._workers.values())
-        for worker in asked:  # so that their channels stay open
+        asked = [(worker, worker.channel) for worker in self._workers.values()]
+        for worker, _ in asked:  # so that their channels stay open
             worker.begin_lease()
         try:
-            answers = await asyncio.gather(*(call(worker.channel) for worker in asked), return_exceptions=True)
+            answers = await asyncio.gather(*(call(channel) for _, channel in asked), return_exceptions=True)
         finally:
-            for worker in asked:
-                self._end_lease(worker)
+            for worker, channel in asked:
+                self._end_lease(worker, channel)
         outcomes: dict[str, T | grpc.aio.AioRpcError] = {}
-        for worker, answer in zip(asked, answers, strict=True):
+        for (worker, _), answer in zip(asked, answers, strict=True):
             if isinstance(answer, BaseException) and not isinstance(answer, grpc.aio.AioRpcError):
                 raise answer
             outcomes[worker.address] = answer
         return outcomes
 
-    def _end_lease(self, worker: Worker) -> None:
-        worker.end_lease()
+    def _end_lease(self, worker: Worker, channel: grpc.aio.Channel) -> None:
+        worker.end_lease(channel)
+        self._close_unused(worker)
         if not worker.listed and worker.active == 0:
             self._drop(worker)
 
@@ -201,6 +211,28 @@ class Pool:
             async for addresses in sets:
                 self._apply(addresses)
 
+    async def _renew(self, dial: Renewing) -> None:
+        """Dials workers anew, one after the other, whose channels were dialled with credentials of before."""
+        while True:
+            await asyncio.sleep(self._renewal_seconds)
+            generation = dial.generation()
+            for worker in [one for one in self._workers.values() if one.listed and one.generation < generation]:
+                channel = dial(worker.address)
+                try:
+                    async with asyncio.timeout(DIAL_SECONDS):
+                        await channel.channel_ready()
+                except TimeoutError:
+                    log.warning("the renewed certificate does not reach a worker", pool=self._name, peer=worker.address)
+                if worker.listed and channel.get_state() is grpc.ChannelConnectivity.READY:
+                    worker.redial(channel, generation)
+                    self._close_unused(worker)
+                else:  # it keeps the connection it has; there is a next time
+                    await channel.close()
+
+    def _close_unused(self, worker: Worker) -> None:
+        for channel in worker.take_unused():
+            self._close_later(channel.close(), f"closing a channel to {worker.address}")
+
     def _apply(self, addresses: frozenset[str]) -> None:
         listed = {worker.address for worker in self._workers.values() if worker.listed}
         log.info("workers listed", pool=self._name, target=self._discovery.target, addresses=sorted(addresses))
@@ -219,6 +251,7 @@ class Pool:
         if worker is None:
             channel = self._dial(address)
             worker = Worker(self._name, address, channel, self._service, self._ejection_seconds, self._wake)
+            worker.generation = self._dial.generation() if isinstance(self._dial, Renewing) else 0
             self._workers[address] = worker
         worker.enlist()
 
@@ -227,9 +260,12 @@ class Pool:
         if self._workers.get(worker.address) is worker:
             del self._workers[worker.address]
             worker.forget()
-            task = self._spawn(worker.close(), f"closing {worker.address}")
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self._close_later(worker.close(), f"closing {worker.address}")
+
+    def _close_later(self, closing: Coroutine[None, None, None], what: str) -> None:
+        task = self._spawn(closing, what)
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     def _wake(self) -> None:
         """Lets every waiting lease look again."""

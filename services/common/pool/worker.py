@@ -77,6 +77,10 @@ class Worker:
     ) -> None:
         self.address = address
         self.channel = channel
+        self.generation = 0
+        """Of the credentials that `channel` was dialled with."""
+        self._before: dict[grpc.aio.Channel, int] = {}
+        """Channels dialled before that one, and the leases on each."""
         self.active = 0
         self.listed = False
         self._leases = 0
@@ -115,9 +119,12 @@ class Worker:
         """Starts watching its health; it is pickable from its first SERVING on."""
         self.listed = True
         self._health = None
+        self._start_watch()
+        self._changed()
+
+    def _start_watch(self) -> None:
         self._watch = asyncio.create_task(self._watch_health(), name=f"health of {self.address}")
         self._watch.add_done_callback(self._watch_ended)
-        self._changed()
 
     def delist(self) -> None:
         """No longer pickable, health no longer watched; the channel stays for the leases on it."""
@@ -135,16 +142,36 @@ class Worker:
         """Closes the channel of a delisted worker; RPCs that still run on it are cancelled."""
         if self._watch is not None:
             await asyncio.wait([self._watch])
-        await self.channel.close()
+        for channel in (self.channel, *self._before):
+            await channel.close()
+
+    def redial(self, channel: grpc.aio.Channel, generation: int) -> None:
+        """Leases from now on, and the health watch, use `channel`; leases there are keep theirs."""
+        self._before[self.channel] = self.active - sum(self._before.values())
+        self.channel, self.generation = channel, generation
+        if self._watch is not None:
+            self._watch.cancel()
+        self._start_watch()
+
+    def take_unused(self) -> list[grpc.aio.Channel]:
+        """Channels of before that no lease needs any more, for the caller to close."""
+        unused = [channel for channel, leases in self._before.items() if not leases]
+        for channel in unused:
+            del self._before[channel]
+        return unused
 
     def begin_lease(self) -> None:
+        """The lease is on `channel` as it is now."""
         self.active += 1
         self._leases += 1
         self._series.active.inc()
         self._series.leases.inc()
 
-    def end_lease(self) -> None:
+    def end_lease(self, channel: grpc.aio.Channel) -> None:
+        """`channel`: what the lease was on."""
         self.active -= 1
+        if channel in self._before:
+            self._before[channel] -= 1
         self._series.active.dec()
 
     def eject(self, reason: FailureReason) -> None:

@@ -190,6 +190,8 @@ class ChartValues(Values):
     fullname_override: str = ""
     common_labels: StringMap = {}
     common_annotations: StringMap = {}
+    check_secrets: bool = True
+    """Refuses to install while a named Secret, or a key of it, is not in the namespace; `helm template` never asks."""
     profile: Literal["gpu", "cpu"] = "gpu"
     """cpu refuses GPU counts: no node is asked for what it does not have."""
     discovery: Literal["kubernetes", "dns"] = "kubernetes"

@@ -4,6 +4,7 @@
 {{- include "light-tts.validateModel" . }}
 {{- include "light-tts.validateEngines" . }}
 {{- include "light-tts.validateTls" . }}
+{{- include "light-tts.validateSecrets" . }}
 {{- if .Values.single.enabled }}
 {{- include "light-tts.validateWorkload" (dict "root" . "name" "single" "values" .Values.single) }}
 {{- else }}

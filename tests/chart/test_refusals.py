@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.support.helm import Helm, HelmError
+from tests.support.kube_secrets import secrets_api
 
 pytestmark = pytest.mark.system
 
@@ -100,3 +103,31 @@ def test_a_combination_that_cannot_work_is_refused_with_a_sentence(
 ) -> None:
     with pytest.raises(HelmError, match=sentence):
         each_helm.render(profile, *settings)
+
+
+NAMED = ("tls.enabled=true", 'tls.existingSecret="pair"', 'gateway.apiKeys.existingSecret="keys"')
+PAIR, KEYS = ("tls.crt", "tls.key", "ca.crt"), ("keys.yaml",)
+
+
+@pytest.mark.parametrize(
+    ("there", "sentence"),
+    [
+        ({"pair": PAIR}, "gateway.apiKeys.existingSecret names the Secret keys, which the namespace speech does not"),
+        ({"keys": KEYS}, "tls.existingSecret names the Secret pair, which the namespace speech does not have"),
+        ({"keys": KEYS, "pair": PAIR[:2]}, "the Secret pair, which has no key ca.crt: it has tls.crt, tls.key."),
+        ({"keys": (), "pair": PAIR}, "the Secret keys, which has no key keys.yaml: it has none."),
+        ({"keys": KEYS, "pair": PAIR}, None),
+    ],
+    ids=["no keys", "no pair", "no authority", "no file of keys", "all there"],
+)
+def test_a_secret_that_is_not_there_is_refused_with_its_path(
+    each_helm: Helm, tmp_path: Path, there: dict[str, tuple[str, ...]], sentence: str | None
+) -> None:
+    with secrets_api(there, tmp_path) as kubeconfig:
+        said = each_helm.ask_cluster(kubeconfig, "values-cpu.yaml", *NAMED)
+        unchecked = each_helm.ask_cluster(kubeconfig, "values-cpu.yaml", *NAMED, "checkSecrets=false")
+    assert "names the Secret" not in unchecked
+    if sentence is None:
+        assert "names the Secret" not in said
+    else:
+        assert sentence in said

@@ -73,7 +73,16 @@ class Helm:
         arguments = ("--dry-run=client", "--namespace", NAMESPACE, "--values", str(CHART / profile))
         return self._run("install", RELEASE, str(CHART), *arguments).partition("NOTES:")[2]
 
-    def _run(self, *arguments: str) -> str:
+    def ask_cluster(self, kubeconfig: Path, profile: str, *settings: str) -> str:
+        """What helm says when it renders the chart with a cluster's answers at hand, refusals included."""
+        sets = [part for setting in settings for part in ("--set-json", setting)]
+        place = ("--dry-run=server", "--namespace", NAMESPACE, "--values", str(CHART / profile))
+        try:
+            return self._run("template", RELEASE, str(CHART), *place, *sets, kubeconfig=kubeconfig)
+        except HelmError as error:
+            return str(error)
+
+    def _run(self, *arguments: str, kubeconfig: Path = Path(os.devnull)) -> str:
         with tempfile.TemporaryDirectory() as home:
             places = {f"HELM_{name}_HOME": home for name in ("CACHE", "CONFIG", "DATA")}
             done = subprocess.run(
@@ -82,7 +91,7 @@ class Helm:
                 text=True,
                 check=False,
                 timeout=120,
-                env={**os.environ, **places, "KUBECONFIG": os.devnull},
+                env={**os.environ, **places, "KUBECONFIG": str(kubeconfig)},
             )
         if done.returncode != 0:
             raise HelmError(done.stderr + done.stdout)

@@ -328,6 +328,7 @@ class DecodeEngine:
         return EngineStats(
             streams=len(streams),
             queued=sum(stream.queued for stream in streams),
+            queued_offline=sum(stream.queued and stream.spec.offline for stream in streams),
             ready=len(self._ready),
             batch_size=len(self._batch),
             state_bytes=sum(stream.state_bytes for stream in streams),

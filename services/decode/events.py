@@ -41,6 +41,8 @@ class EngineStats:
     streams: int = 0
     queued: int = 0
     """Streams that wait for their first audio, tokens given."""
+    queued_offline: int = 0
+    """Of those, nobody listens to."""
     ready: int = 0
     """Hops that could have run at the latest turn."""
     batch_size: int = 0

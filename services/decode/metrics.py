@@ -63,9 +63,14 @@ class EngineCollector(Collector):
 def _gauges(stats: EngineStats) -> Iterator[Metric]:
     yield GaugeMetricFamily("lighttts_decode_streams", "Utterances open.", stats.streams)
     yield GaugeMetricFamily("lighttts_decode_streams_offline", "Of those, nobody listens to.", stats.offline)
-    yield GaugeMetricFamily(
-        "lighttts_decode_streams_queued", "Utterances that wait for their first audio, tokens given.", stats.queued
+    queued = GaugeMetricFamily(
+        "lighttts_decode_streams_queued",
+        "Utterances that wait for their first audio, tokens given.",
+        labels=["class"],
     )
+    queued.add_metric(["listening"], stats.queued - stats.queued_offline)
+    queued.add_metric(["offline"], stats.queued_offline)
+    yield queued
     oldest = GaugeMetricFamily(
         "lighttts_decode_queue_oldest_seconds", "How long the first of them has waited.", labels=["class"]
     )

@@ -15,7 +15,7 @@ from cli.worker import WorkerEvent
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
-_COLOURS = {"starting": "dim", "serving": "green", "died": "bold red", "stopped": "dim"}
+_COLOURS = {"starting": "dim", "serving": "green", "warned": "bold yellow", "died": "bold red", "stopped": "dim"}
 
 
 def show_event(event: WorkerEvent) -> None:

@@ -8,17 +8,20 @@ async with Stack(StackConfig(decode_workers=2)) as stack:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from cli.ports import HOST, ServicePorts, StackPorts, free_ports, require_free
-from cli.worker import Worker, WorkerEvent, WorkerSpec
+from cli.worker import Worker, WorkerError, WorkerEvent, WorkerSpec
 from services.common.settings import EMBEDDED_MODEL
 
 EVERY_ADDRESS = ("0.0.0.0", "::", "[::]")  # noqa: S104 - compared, not bound
+
+MOST_OF_A_DEVICE = 0.95
+"""Largest share of a device's memory that a process takes; the driver needs some."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,9 @@ class StackConfig:
 class Stack:
     """Encode, llm and decode workers and a gateway. Entering starts them all and waits until they serve.
 
-    Raises PortError when a port is taken and WorkerError when a process does not start; leaving, also by an error or
-    a cancellation, stops every process that was started.
+    Raises PortError when a port is taken and WorkerError when a process does not start that nobody else stands in for:
+    of several llm or decode workers one is enough, and the others are started again like any that dies. Leaving, also
+    by an error or a cancellation, stops every process that was started.
     """
 
     def __init__(self, config: StackConfig, on_event: Callable[[WorkerEvent], None] = lambda event: None) -> None:
@@ -69,14 +73,13 @@ class Stack:
             return Worker(spec, on_event, config.start_timeout, config.restart_dead)
 
         self.encode = worker("encode", "services.encode", self.ports.encode, *model)
-        llm_device = ("--device", config.devices[0]) if config.devices else ()
-        llm_flags = (*model, *llm_device, "--decode-target", decode_target)
+        llm_flags = (*model, *_placement(config, "llm", 0), "--decode-target", decode_target)
         self.llms = [
             worker(f"llm-{number}" if number > 1 else "llm", "services.llm", ports, *llm_flags)
             for number, ports in enumerate(llm_ports, start=1)
         ]
         self.decode = [
-            worker(f"decode-{index + 1}", "services.decode", ports, *model, *_placement(config, index))
+            worker(f"decode-{index + 1}", "services.decode", ports, *model, *_placement(config, "decode", index))
             for index, ports in enumerate(self.ports.decode)
         ]
         doors = ("--http-port", str(self.ports.http), "--cosyvoice-port", str(self.ports.cosyvoice or "off"))
@@ -112,7 +115,8 @@ class Stack:
         for worker in self.workers():
             worker.spec.log_file.write_bytes(b"")
         try:
-            await _all_or_first_error([worker.start() for worker in self.workers()])
+            needed = [self.encode.start(), self.gateway.start()]
+            await _all_or_first_error([*needed, _start_enough(self.llms), _start_enough(self.decode)])
         except BaseException:  # cancellation too: nothing that was started may stay behind
             await self.close()
             raise
@@ -148,19 +152,34 @@ class Stack:
         )
 
 
-def _placement(config: StackConfig, index: int) -> tuple[str, ...]:
-    """Which device a decode worker gets, and how much of its memory; the llm counts as one more on the first."""
-    if not config.devices:
-        return ()
-    count = len(config.devices)
-    device = config.devices[index % count]
-    others = [config.devices[worker % count] for worker in range(config.decode_workers)] + [config.devices[0]]
-    share = min(0.95, round(1 / others.count(device), 2))
-    return ("--device", device, "--decode-memory-fraction", str(share))
+def _placement(config: StackConfig, service: Literal["llm", "decode"], index: int) -> tuple[str, ...]:
+    """Which device a worker gets, and how much of its memory: equal shares of a GPU for all who work on it.
+
+    The llms are on the first one. On a CPU the shares are those of the decode workers, for their streams' states.
+    """
+    devices = config.devices or ("cpu",)
+    decode = [devices[worker % len(devices)] for worker in range(config.decode_workers)]
+    device = decode[index] if service == "decode" else devices[0]
+    sharing = decode if device == "cpu" else [*decode, *[devices[0]] * config.llm_workers]
+    share = min(MOST_OF_A_DEVICE, round(1 / sharing.count(device), 2))
+    placed = ("--device", device) if config.devices else ()
+    return (*placed, f"--{service}-memory-fraction", str(share))
 
 
 def _target(workers: list[ServicePorts] | tuple[ServicePorts, ...]) -> str:
     return "static:///" + ",".join(f"{HOST}:{ports.grpc}" for ports in workers)
+
+
+async def _start_enough(workers: Sequence[Worker]) -> None:
+    """Starts workers that stand in for each other; raises the first one's WorkerError when none serves."""
+    ends = await asyncio.gather(*(worker.start() for worker in workers), return_exceptions=True)
+    errors = [end for end in ends if end is not None]
+    unforeseen = [error for error in errors if not isinstance(error, WorkerError)]
+    if unforeseen or len(errors) == len(workers):
+        raise (unforeseen or errors)[0]
+    for worker, end in zip(workers, ends, strict=True):
+        if isinstance(end, WorkerError):
+            worker.start_later(end)
 
 
 async def _all_or_first_error(starts: list[Coroutine[None, None, None]]) -> None:

@@ -43,12 +43,15 @@ class WorkerSpec:
     log_file: Path
 
 
+Kind = Literal["starting", "serving", "warned", "died", "stopped"]
+
+
 @dataclass(frozen=True)
 class WorkerEvent:
     """Something that happened to a worker, for people to read."""
 
     worker: str
-    kind: Literal["starting", "serving", "died", "stopped"]
+    kind: Kind
     detail: str
 
 
@@ -70,6 +73,7 @@ class Worker:
         self._restart_dead = restart_dead
         self._process: asyncio.subprocess.Process | None = None
         self._watcher: asyncio.Task[None] | None = None
+        self._log_start = 0
 
     @property
     def pid(self) -> int | None:
@@ -80,6 +84,12 @@ class Worker:
         """Starts the process and waits until it serves. Raises WorkerError when it dies or takes too long."""
         await self._spawn()
         await self._until_serving()
+        self._watcher = asyncio.create_task(self._watch(), name=f"watch {self.name}")
+
+    def start_later(self, error: WorkerError) -> None:
+        """After a start that failed with `error`: says so, and treats the worker like any that has died."""
+        self._event("died", str(error))
+        self.kill()
         self._watcher = asyncio.create_task(self._watch(), name=f"watch {self.name}")
 
     async def stop(self, grace: float) -> None:
@@ -127,6 +137,7 @@ class Worker:
     async def _spawn(self) -> None:
         self._event("starting", f"log: {self.spec.log_file}")
         with self.spec.log_file.open("ab") as output:
+            self._log_start = output.tell()
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -148,6 +159,8 @@ class Worker:
                 raise WorkerError(f"{self.name} did not get ready within {limit}.\n{self._log_tail()}")
             await asyncio.sleep(HEALTH_INTERVAL)
         self._event("serving", f"on {self.address} after {time.monotonic() - started:.1f} s")
+        for complaint in self._complaints():
+            self._event("warned", complaint)
 
     async def _watch(self) -> None:
         backoff = FIRST_BACKOFF
@@ -175,6 +188,14 @@ class Worker:
             return f"ended by {signal.Signals(-code).name}"
         return f"exit code {code}"
 
+    def _complaints(self) -> list[str]:
+        """What the process has logged as errors since it was started, although it serves: a GPU that it lacks, say."""
+        try:
+            text = self.spec.log_file.read_bytes()[self._log_start :].decode(errors="replace")
+        except OSError:
+            return []
+        return [readable(line) for line in text.splitlines() if is_error(line)]
+
     def _log_tail(self, lines: int = 15) -> str:
         try:
             text = self.spec.log_file.read_text(encoding="utf-8", errors="replace")
@@ -183,8 +204,17 @@ class Worker:
         tail = [f"  {readable(line)}" for line in text.splitlines()[-lines:]]
         return "\n".join([f"The end of {self.spec.log_file}:", *tail])
 
-    def _event(self, kind: Literal["starting", "serving", "died", "stopped"], detail: str) -> None:
+    def _event(self, kind: Kind, detail: str) -> None:
         self._on_event(WorkerEvent(self.name, kind, detail))
+
+
+def is_error(line: str) -> bool:
+    """Whether a log line in JSON says that something has failed."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(record, dict) and record.get("level") in ("error", "critical")
 
 
 def readable(line: str) -> str:

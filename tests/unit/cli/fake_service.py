@@ -30,11 +30,14 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--fail", help="end at once with this JSON line in the log")
+    parser.add_argument("--say", help="write this line into the log and go on")
     parser.add_argument("--never-ready", action="store_true")
     parser.add_argument("--deaf", action="store_true", help="ignore SIGTERM")
     options = parser.parse_args()
+    logging.basicConfig(format="%(message)s")
+    if options.say:
+        logging.error(options.say)
     if options.fail:
-        logging.basicConfig(format="%(message)s")
         logging.error(options.fail)
         sys.exit(1)
     asyncio.run(serve(options.port, not options.never_ready, options.deaf))

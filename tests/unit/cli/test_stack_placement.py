@@ -1,10 +1,18 @@
-"""Which device each process of a stack gets."""
+"""Which device each process of a stack gets, and what becomes of the stack when one does not start."""
 
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
+from pathlib import Path
 
+import pytest
+from test_worker import Events
+
+from cli.ports import free_ports
 from cli.stack import Stack, StackConfig
+from cli.worker import Worker, WorkerError, is_serving
+
+FAILURE = '{"event": "no such file", "level": "error"}'
 
 
 def flag(flags: tuple[str, ...], name: str) -> str | None:
@@ -12,17 +20,59 @@ def flag(flags: tuple[str, ...], name: str) -> str | None:
 
 
 @pytest.mark.parametrize(
-    ("devices", "workers", "placed", "shares"),
+    ("devices", "workers", "placed", "shares", "llm_share"),
     [
-        ((), 2, [None, None], [None, None]),
-        (("cuda:0", "cuda:1", "cuda:2"), 3, ["cuda:0", "cuda:1", "cuda:2"], ["0.5", "0.95", "0.95"]),
-        (("cuda:0",), 3, ["cuda:0"] * 3, ["0.25"] * 3),
+        ((), 2, [None, None], ["0.5", "0.5"], "0.5"),
+        (("cuda:0", "cuda:1", "cuda:2"), 3, ["cuda:0", "cuda:1", "cuda:2"], ["0.5", "0.95", "0.95"], "0.5"),
+        (("cuda:0",), 3, ["cuda:0"] * 3, ["0.25"] * 3, "0.25"),
+        (("cuda:0", "cuda:1"), 1, ["cuda:0"], ["0.5"], "0.5"),
     ],
 )
 def test_workers_take_devices_by_turns_and_share_them(
-    devices: tuple[str, ...], workers: int, placed: list[str | None], shares: list[str | None]
+    devices: tuple[str, ...], workers: int, placed: list[str | None], shares: list[str], llm_share: str
 ) -> None:
     stack = Stack(StackConfig(decode_workers=workers, devices=devices))
     assert [flag(worker.spec.flags, "--device") for worker in stack.decode] == placed
     assert [flag(worker.spec.flags, "--decode-memory-fraction") for worker in stack.decode] == shares
     assert flag(stack.llm.spec.flags, "--device") == (devices[0] if devices else None)
+    assert flag(stack.llm.spec.flags, "--llm-memory-fraction") == llm_share
+
+
+def stand_in(worker: Worker, *flags: str) -> None:
+    """Makes a worker a process that only answers health checks, or with `--fail` one that ends at once."""
+    port = worker.address.rpartition(":")[2]
+    worker.spec = replace(worker.spec, module="tests.unit.cli.fake_service", flags=("--port", port, *flags))
+
+
+def of_stand_ins(tmp_path: Path, events: Events) -> Stack:
+    stack = Stack(StackConfig(decode_workers=3, ports=free_ports(3), log_dir=tmp_path), events)
+    for worker in stack.workers():
+        stand_in(worker)
+    return stack
+
+
+async def test_the_others_serve_when_a_worker_does_not_start(tmp_path: Path) -> None:
+    events = Events()
+    stack = of_stand_ins(tmp_path, events)
+    failing = stack.decode[1]
+    stand_in(failing, "--fail", FAILURE)
+    async with stack:
+        assert [await is_serving(worker.address) for worker in stack.decode] == [True, False, True]
+        assert await is_serving(stack.gateway.address)
+        said = next(event for event in events.seen if event.kind == "died")
+        assert (said.worker, "no such file" in said.detail) == ("decode-2", True)
+        stand_in(failing)  # its GPU comes back, say
+        await events.wait_for("serving", times=6)
+        assert await is_serving(failing.address)
+
+
+@pytest.mark.parametrize("broken", ["decode", "encode"])
+async def test_a_stack_that_cannot_speak_does_not_start(tmp_path: Path, broken: str) -> None:
+    stack = of_stand_ins(tmp_path, Events())
+    for worker in stack.workers():
+        if worker.name.startswith(broken):
+            stand_in(worker, "--fail", FAILURE)
+    with pytest.raises(WorkerError, match="no such file"):
+        async with stack:
+            pass
+    assert all(worker.pid is None for worker in stack.workers())

@@ -74,6 +74,13 @@ def alive(pid: int | None) -> bool:
     return False
 
 
+async def test_what_a_serving_worker_complains_of_is_shown(make_worker: MakeWorker, events: Events) -> None:
+    worker = make_worker("--say", '{"event": "NO SUCH DEVICE", "level": "error", "device": "cuda:1"}')
+    worker.spec.log_file.write_text('{"event": "of an earlier run", "level": "error"}\n')
+    await worker.start()
+    assert [event.detail for event in events.seen if event.kind == "warned"] == ["error NO SUCH DEVICE device=cuda:1"]
+
+
 async def test_a_worker_serves_and_stops(make_worker: MakeWorker, events: Events) -> None:
     worker = make_worker()
     await worker.start()

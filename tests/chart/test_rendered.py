@@ -256,4 +256,5 @@ def test_the_notes_give_commands_that_fit(newest_helm: Helm, profile: str) -> No
     service = "light-tts-single" if "single" in profile else "light-tts-gateway"
     assert f"port-forward service/{service} 50050 8080" in notes
     assert 'light-tts say "' in notes
+    assert "http://127.0.0.1:8080/v1/audio/speech" in notes
     assert ("GPUs:" in notes) is ("cpu" not in profile)

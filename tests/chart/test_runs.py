@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -88,6 +89,17 @@ async def test_the_test_of_helm_passes(cluster: Cluster) -> None:
     code, output = await cluster.run(pod)
     assert code == 0, output
     assert "real-time factor" in output
+
+
+async def test_the_commands_of_the_notes_work(cluster: Cluster, tmp_path: Path) -> None:
+    notes = helm(VERSIONS[-1]).notes("values-cpu.yaml")
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for program, door, file in (("light-tts say", "grpc", "out.wav"), ("curl", "http", "out.mp3")):
+        (command,) = [line.strip() for line in notes.splitlines() if line.strip().startswith(program)]
+        here = re.sub(r"127\.0\.0\.1:\d+", cluster.reach("light-tts-gateway", door), command)
+        process = await asyncio.create_subprocess_exec("bash", "-c", here, cwd=tmp_path, env=environment)
+        assert await process.wait() == 0, here
+        assert (tmp_path / file).stat().st_size > 1000
 
 
 async def test_an_added_pod_is_used_soon_after_it_is_ready(cluster: Cluster) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 from urllib.parse import parse_qsl
@@ -27,7 +28,10 @@ OPEN_PREFIX = "/web/"
 """The page's own files."""
 _KEY_PARAMETERS = frozenset({"api_key", "apikey", "api-key", "key", "token", "access_token"})
 _POLICY_VIOLATION = 1008
-"""WebSocket close code; before the handshake it becomes HTTP 403."""
+"""WebSocket close code."""
+SUBPROTOCOL = "lighttts"
+"""What a browser's WebSocket offers beside `lighttts.key.KEY`, as it can set no header; this one is accepted."""
+_KEY_PROTOCOL = f"{SUBPROTOCOL}.key."
 
 
 class Door:
@@ -61,6 +65,11 @@ def _presented(headers: Iterable[tuple[str, str]]) -> str:
     if len(keys) > 1:
         raise Unauthenticated(f"the request carries two different API keys; {HOW}, one of them")
     return keys.pop()
+
+
+def chosen_protocol(scope: Scope) -> str | None:
+    """The subprotocol to accept a WebSocket with: a browser hangs up on a server that takes none of those it offers."""
+    return SUBPROTOCOL if SUBPROTOCOL in scope.get("subprotocols", ()) else None
 
 
 class DoorInterceptor(grpc.aio.ServerInterceptor):
@@ -111,6 +120,10 @@ class DoorMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket") and not _open(scope["path"]):
             headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
+            offered = scope.get("subprotocols", ())
+            headers += [
+                ("x-api-key", name.removeprefix(_KEY_PROTOCOL)) for name in offered if name.startswith(_KEY_PROTOCOL)
+            ]
             try:
                 bind_caller(self._door.caller(headers, scope["query_string"].decode("latin-1")))
             except LightTtsError as error:
@@ -119,9 +132,18 @@ class DoorMiddleware:
         await self._app(scope, receive, send)
 
     async def _turn_away(self, error: LightTtsError, scope: Scope, receive: Receive, send: Send) -> None:
+        # The handshake of a WebSocket is a request too; as such it is refused.
+        response = self._refuse(Request({**scope, "type": "http", "method": "GET"}, receive), error)
         if scope["type"] == "websocket":
-            await receive()  # the handshake, which has to be read before it can be refused
-            await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": error.message})
-            return
-        response = self._refuse(Request(scope, receive), error)
-        await response(scope, receive, send)
+            await receive()  # it has to be read before it can be answered
+        if chosen_protocol(scope) is not None:
+            await _say_and_close(error, send)
+        else:
+            await response(scope, receive, send)
+
+
+async def _say_and_close(error: LightTtsError, send: Send) -> None:
+    """Turns a browser's WebSocket away within it: of a refused handshake its page would learn nothing."""
+    await send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL})
+    await send({"type": "websocket.send", "text": json.dumps({"error": error.message})})
+    await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": ""})

@@ -9,6 +9,7 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect, status
 from pydantic import BaseModel, ValidationError
 
 from gateway import metrics, tasks
+from gateway.access.door import chosen_protocol
 from gateway.channel import Channel
 from gateway.fronts.fields import named_as
 from gateway.fronts.lighttts import DEFAULT_STYLE, FIELDS, SAMPLE_RATE, pcm, style_of
@@ -46,7 +47,7 @@ def router(stages: Stages) -> APIRouter:
 
     @routes.websocket("/inference_zero_shot_bistream")
     async def inference_zero_shot_bistream(websocket: WebSocket) -> None:
-        await websocket.accept()
+        await websocket.accept(chosen_protocol(websocket.scope))
         try:
             with metrics.count_errors(FRONT), named_as(FIELDS):
                 await _converse(stages, websocket)

@@ -22,11 +22,16 @@ function say(words) {
 }
 
 function complain(error) {
+  if (error?.status === 401) {
+    $("more").open = true; // that is where the key goes
+    $("key").focus();
+  }
   $("problem").textContent = error ? `${error.message[0].toUpperCase()}${error.message.slice(1)}.`.replace("..", ".") : "";
 }
 
 async function fillVoices() {
-  const chosen = $("voice").value;
+  const chosen = $("voice").options.length > 1 ? $("voice").value : ""; // where there was no choice, none was made
+  complain(null);
   const voices = await listVoices($("key").value).catch((error) => {
     complain(error);
     return [];

@@ -8,7 +8,9 @@ function headers(key) {
 
 async function refusal(response) {
   const answer = await response.json().catch(() => ({}));
-  return new Error(answer.error?.message ?? `the server answered ${response.status}`);
+  const error = new Error(answer.error?.message ?? `the server answered ${response.status}`);
+  error.status = response.status;
+  return error;
 }
 
 /** The voices there are: [{id, name}]. */

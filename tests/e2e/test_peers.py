@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from cli.stack import Stack
+from gateway.access.keys import key_hash
 from tests.support import peers
+from tests.support.fake_stages import rig
 from tests.support.peers import CHECKS, EXAMPLES, PROMPT
 
 pytestmark = [pytest.mark.system, pytest.mark.asyncio(loop_scope="session")]
@@ -34,6 +36,14 @@ async def test_the_page_in_a_browser(stack: Stack, tmp_path: Path) -> None:
     picture = tmp_path / "page.png"
     await peers.run(CHECKS / "check_page.py", stack.http_url, PROMPT, picture, folder=tmp_path)
     assert picture.stat().st_size > 10_000
+
+
+async def test_the_page_asks_for_a_key_and_browsers_can_send_one(tmp_path: Path) -> None:
+    peers.need("chromium", "chromedriver")
+    (tmp_path / "keys.yaml").write_text(f"keys: [{{name: app, sha256: {key_hash('ltts_a-key')}}}]")
+    async with rig(limit_seconds=120, api_keys_file=tmp_path / "keys.yaml") as r:
+        url = f"http://127.0.0.1:{r.gateway.http_port}"
+        await peers.run(CHECKS / "check_page_key.py", url, "ltts_a-key", folder=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,15 @@ import contextlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from gateway.access.keys import key_hash
 from services.common.errors import Internal
 from tests.support.fake_stages import Rig, Script, ids_of, rig, until
 
@@ -44,6 +46,68 @@ async def hear(connection: ClientConnection) -> tuple[bytes, list[Any], int]:
             else:
                 texts.append(json.loads(frame))
     return audio, texts, connection.close_code or 0
+
+
+KEY = "ltts_a-key"
+
+
+@asynccontextmanager
+async def guarded(folder: Path) -> AsyncIterator[str]:
+    """The socket's address at a gateway that wants a key."""
+    (folder / "keys.yaml").write_text(f"keys: [{{name: app, sha256: {key_hash(KEY)}}}]")
+    async with rig(api_keys_file=folder / "keys.yaml") as r:
+        yield f"ws://127.0.0.1:{r.gateway.http_port}/inference_zero_shot_bistream"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"additional_headers": {"x-api-key": KEY}},
+        {"additional_headers": {"authorization": f"Bearer {KEY}"}},
+        {"subprotocols": ["lighttts", f"lighttts.key.{KEY}"]},
+    ],
+)
+async def test_a_key_comes_in_a_header_or_from_a_browser_as_a_subprotocol(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    async with guarded(tmp_path) as url, connect(url, proxy=None, **options) as connection:
+        assert connection.subprotocol == ("lighttts" if "subprotocols" in options else None)
+        await send(connection, START, WAV, {"tts_text": "One."}, {"finish": True})
+        audio, texts, code = await hear(connection)
+        assert (bool(audio), texts, code) == (True, [], 1000)
+
+
+@pytest.mark.parametrize(
+    ("query", "options", "words"),
+    [
+        ("", {}, "an API key is needed here"),
+        ("", {"additional_headers": {"x-api-key": "wrong"}}, "not known here"),
+        (f"?api_key={KEY}", {}, "ends up in logs"),
+    ],
+)
+async def test_a_handshake_without_a_sound_key_is_401_and_says_why(
+    tmp_path: Path, query: str, options: dict[str, Any], words: str
+) -> None:
+    async with guarded(tmp_path) as url:
+        with pytest.raises(InvalidStatus) as refusal:
+            async with connect(url + query, proxy=None, **options):
+                pass
+        response = refusal.value.response
+        assert response.status_code == 401
+        assert words in json.loads(response.body or b"")["message"]
+
+
+@pytest.mark.parametrize(
+    ("query", "key", "words"), [("", "wrong", "not known here"), (f"?token={KEY}", KEY, "ends up in logs")]
+)
+async def test_a_browser_without_a_sound_key_is_told_so_within_the_socket(
+    tmp_path: Path, query: str, key: str, words: str
+) -> None:
+    protocols = ["lighttts", f"lighttts.key.{key}"]
+    async with guarded(tmp_path) as url, connect(url + query, proxy=None, subprotocols=protocols) as connection:
+        audio, texts, code = await hear(connection)
+        assert (audio, code) == (b"", 1008)
+        assert words in texts[0]["error"]
 
 
 async def test_fragments_are_spoken_and_the_socket_closes_cleanly() -> None:

@@ -6,55 +6,16 @@ What is heard is measured by the page's own AnalyserNode, which its level meter 
 from __future__ import annotations
 
 import re
-import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-from selenium import webdriver
+from browser import Page, opened
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.remote.webdriver import WebDriver
-from selenium.webdriver.support.ui import Select, WebDriverWait
+from selenium.webdriver.support.ui import Select
 
-FLAGS = """
-    headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-component-update
-    disable-sync autoplay-policy=no-user-gesture-required window-size=1200,900 use-fake-ui-for-media-stream
-    use-fake-device-for-media-stream
-"""
-LIMIT_SECONDS = 60
 AUDIBLE = 0.01
 LONG_TEXT = "It is a fine day for a walk along the river. " * 12
-
-
-class Page:
-    def __init__(self, driver: WebDriver) -> None:
-        self.driver = driver
-
-    def text(self, element: str) -> str:
-        return self.driver.find_element(By.ID, element).text
-
-    def until(self, holds: Callable[[], object]) -> None:
-        WebDriverWait(self.driver, LIMIT_SECONDS, poll_frequency=0.02).until(lambda _: holds())
-
-    def level(self) -> float:
-        return float(self.driver.execute_script("return document.getElementById('level').value"))
-
-    def set_text(self, text: str) -> None:
-        self.driver.execute_script("document.getElementById('text').value = arguments[0]", text)
-
-    def click(self, element: str) -> None:
-        self.driver.find_element(By.ID, element).click()
-
-    def painted(self) -> int:
-        """Columns of the mel picture that hold something."""
-        return int(
-            self.driver.execute_script(
-                "const c = document.getElementById('mel'), p = c.getContext('2d')"
-                ".getImageData(0, c.height - 10, c.width, 1).data;"
-                "let n = 0; for (let i = 3; i < p.length; i += 4) n += p[i] > 0; return n"
-            )
-        )
 
 
 def check_speaks(page: Page, screenshot: Path) -> None:
@@ -114,27 +75,16 @@ def check_reach(page: Page) -> None:
 
 def main() -> None:
     url, prompt, screenshot = sys.argv[1], Path(sys.argv[2]).resolve(), Path(sys.argv[3])
-    options = webdriver.ChromeOptions()
-    for flag in FLAGS.split():
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    # Named, so that selenium does not look for them on the network.
-    options.binary_location = shutil.which("chromium") or "chromium"
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
-    try:
-        driver.get(f"{url}/")
-        page = Page(driver)
+    with opened(url) as page:
         check_speaks(page, screenshot)
         check_stop(page)
         check_own_voice(page, prompt)
         check_reach(page)
-        complaints = [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
+        complaints = [entry for entry in page.driver.get_log("browser") if entry["level"] == "SEVERE"]
         assert not complaints, complaints
-        traffic = " ".join(entry["message"] for entry in driver.get_log("performance"))
+        traffic = " ".join(entry["message"] for entry in page.driver.get_log("performance"))
         fetched = re.findall(r'"url":"((?:https?|wss?)://[^"]+)"', traffic)
         assert all(address.startswith(url) for address in fetched), fetched
-    finally:
-        driver.quit()
 
 
 main()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import subprocess
 
+import pytest
 import typer
 
 from cli.chart_schema import SERVICES
@@ -33,6 +36,14 @@ def test_links_within_the_repository_lead_somewhere() -> None:
     targets = re.findall(r"\]\(([^)#:]+)\)", GUIDE)
     assert targets
     assert all((ROOT / "docs" / target).exists() for target in targets)
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze (Debian package systemd)")
+def test_the_systemd_unit_is_hardened() -> None:
+    unit = ROOT / "deploy" / "light-tts.service"
+    command = ["systemd-analyze", "security", "--offline=true", "--threshold=20", "--no-pager", unit]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout.splitlines()[-1]
 
 
 def test_the_systemd_unit_starts_a_command_that_exists() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,10 +103,15 @@ class Llm:
         return spoken
 
     async def responses(
-        self, spoken: Spoken, text: Sequence[int] = TEXT, voice: voice_pb2.VoiceContent = VOICE, **start: Any
-    ) -> AsyncIterator[llm_pb2.GenerateResponse]:
+        self,
+        spoken: Spoken,
+        text: Sequence[int] = TEXT,
+        voice: voice_pb2.VoiceContent = VOICE,
+        deadline: float | None = None,
+        **start: Any,
+    ) -> AsyncGenerator[llm_pb2.GenerateResponse]:
         """Responses one by one, each noted in `spoken`; the voice is sent when it is asked for."""
-        call = self.stub.Generate(metadata=(("x-request-id", "request-7"),))
+        call = self.stub.Generate(metadata=(("x-request-id", "request-7"),), timeout=deadline)
         try:
             await call.write(llm_pb2.GenerateRequest(start=start_message(voice_hash=voice.voice_hash, **start)))
             await call.write(text_message(text))

@@ -296,8 +296,10 @@ Sender = Callable[[tts_pb2.StreamingSynthesizeRequest], Awaitable[None]]
 class Conversation:
     """A client of StreamingSynthesize."""
 
-    def __init__(self, rig_: Rig, config: tts_pb2.SynthesisConfig | None = None) -> None:
-        self.call = rig_.tts.StreamingSynthesize()
+    def __init__(
+        self, rig_: Rig, config: tts_pb2.SynthesisConfig | None = None, metadata: tuple[tuple[str, str], ...] = ()
+    ) -> None:
+        self.call = rig_.tts.StreamingSynthesize(metadata=metadata)
         self._config = config or tts_pb2.SynthesisConfig(seed=7, format=audio_pb2.SAMPLE_FORMAT_F32LE)
         self.events: list[Any] = []
 

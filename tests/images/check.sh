@@ -147,7 +147,7 @@ tail -n 5 "$scratch/first"
 : >"$scratch/workers"
 for number in 1 2 3 4 5 6; do
   say "Keep up the good work." >"$scratch/said"
-  sed -n 's/^decode workers *//p' "$scratch/said" >>"$scratch/workers"
+  sed -n 's/^decode workers *\(.*[^ ]\) *$/\1/p' "$scratch/said" >>"$scratch/workers"
 done
 echo "decode workers that spoke the six utterances after it: $(sort "$scratch/workers" | uniq -c | xargs)"
 [[ $(sort -u "$scratch/workers" | wc -l) == 3 ]] || { echo "not all three decode containers were used" >&2; exit 1; }

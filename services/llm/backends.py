@@ -20,6 +20,10 @@ from services.common.modeldir import LlmConfig
 from services.llm.scheduler import Work
 
 
+class NonFiniteLogits(ArithmeticError):
+    """The model produced NaN or infinity; the input or the precision does not suit it."""
+
+
 class Backend(Protocol):
     """Computes one engine step."""
 

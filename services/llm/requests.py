@@ -6,16 +6,21 @@ import json
 from collections.abc import Collection
 from typing import Literal
 
+import structlog
+
 from lighttts.v1 import audio_pb2, llm_pb2
-from services.common.errors import InvalidInput, NotFound, Overloaded, Unavailable
+from services.common.errors import Internal, InvalidInput, NotFound, Overloaded, Unavailable
 from services.common.modeldir import FlowConfig, ModelDir, ModelDirError
 from services.common.voice import Voice
+from services.llm.backends import NonFiniteLogits
 from services.llm.engine import EngineClosed, EngineFull
 from services.llm.hops import HopPlan
 from services.llm.layout import Prompt, RequestError
 from services.llm.sequence import MAX_SPEED, MIN_SPEED, SamplingOptions
 from services.llm.settings import LlmSettings
 from services.llm.styles import DEFAULT
+
+log = structlog.get_logger(__name__)
 
 TextOrder = Literal["whole", "interleaved"]
 END_OF_PROMPT = 3
@@ -146,5 +151,8 @@ def meaning(error: Exception) -> Exception:
             return Overloaded(str(error))
         case EngineClosed():
             return Unavailable(str(error), retry_after=1.0)
+        case NonFiniteLogits():
+            log.error("generation failed", reason=str(error))
+            return Internal(str(error))
         case _:
             return error

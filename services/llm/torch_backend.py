@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from services.llm.attention import DecodeAttention, gathered
+from services.llm.backends import NonFiniteLogits
 from services.llm.decode_program import MOST_STEPS, DecodeProgram, ProgramRow
 from services.llm.kv_cache import KVCache, Rows, lay_out
 from services.llm.model import SpeechLM
@@ -22,10 +23,6 @@ log = logging.getLogger(__name__)
 BAN_KINDS = 16
 """Different sets of allowed special ids a checkpoint's layouts can ask for, at most."""
 DrawFactory = Callable[[Sequence[SamplingRow], torch.device], Draw]
-
-
-class NonFiniteLogits(ArithmeticError):
-    """The model produced NaN or infinity; the input or the precision does not suit it."""
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,11 @@ from pathlib import Path
 import grpc
 import grpc.aio
 import numpy as np
+import pytest
 
 from lighttts.v1 import llm_pb2, voice_pb2
+from services.llm.backends import ClockedBackend, NonFiniteLogits
+from services.llm.scheduler import Work
 from tests.support.decode_worker import StartWorker, audio_of
 from tests.support.llm import (
     SPEECH_TOKENS,
@@ -192,3 +195,23 @@ async def test_the_tiny_model_speaks_the_same_alone_and_in_company(worker: Start
     assert 24 <= len(alone.raw_ids) <= 240  # the checkpoint's length rules: 2 to 20 tokens for each of the text
     assert np.array_equal(alone.samples, audio_of(alone.raw_ids))
     assert metric("lighttts_llm_kv_blocks_used") == 0
+
+
+async def test_numbers_that_overflow_are_told_to_their_own_client(
+    worker: StartWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = ClockedBackend._token
+
+    def overflowing(self: ClockedBackend, work: Work) -> int:
+        if work.sequence.request.sampling.seed == 13:
+            raise NonFiniteLogits("the model's logits in float16 are not finite; a wider precision may help")
+        return token(self, work)
+
+    monkeypatch.setattr(ClockedBackend, "_token", overflowing)
+    decode = await worker()
+    async with llm_service(tmp_path, decode.address) as llm:
+        spoken, (code, error) = await asyncio.gather(llm.speak(seed=3), refusal(llm.responses(Spoken(), seed=13)))
+        await all_free()
+    assert code is grpc.StatusCode.INTERNAL
+    assert "float16 are not finite; a wider precision may help" in error.message
+    assert len(spoken.raw_ids) == SPEECH_TOKENS

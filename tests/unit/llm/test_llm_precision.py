@@ -14,13 +14,14 @@ from llm_support import ROOT, Listener, MakeEngine, run, utterance
 from torch import Tensor
 
 from services.common.modeldir import ModelDir, open_model_dir
+from services.llm.backends import NonFiniteLogits
 from services.llm.int8 import Int8Linear, quantize
 from services.llm.kv_cache import KVCache, Rows, lay_out
 from services.llm.layout import InputCodes
 from services.llm.model import SpeechLM, load_speech_lm
 from services.llm.scheduler import EngineLimits
 from services.llm.sequence import SamplingOptions
-from services.llm.torch_backend import NonFiniteLogits, TorchBackend, TorchOptions
+from services.llm.torch_backend import TorchBackend, TorchOptions
 
 CPU = torch.device("cpu")
 LIMITS = EngineLimits(max_running=6, total_tokens=480, max_request_tokens=96, block_size=4)

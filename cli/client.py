@@ -8,9 +8,11 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lighttts.v1 import tts_pb2, tts_pb2_grpc
 from lighttts.v1.audio_pb2 import AudioChunk
@@ -80,6 +82,20 @@ async def speak(
         except grpc.aio.AioRpcError as error:
             raise _client_error(error, server) from error
         return speech
+
+
+async def check_health(server: str) -> None:
+    """Raises ClientError unless the gateway reports SERVING."""
+    async with _channel(server) as channel:
+        await _connect(channel, server)
+        stub: Any = health_pb2_grpc.HealthStub(channel)  # its published types leave the methods out
+        try:
+            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=5.0)
+        except grpc.aio.AioRpcError as error:
+            raise _client_error(error, server) from error
+        if answer.status != health_pb2.HealthCheckResponse.SERVING:
+            status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+            raise ClientError(f"{server} reports {status}: it is starting, stopping, or has lost its workers")
 
 
 async def list_voices(server: str) -> tts_pb2.ListVoicesResponse:

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from cli import doctor as doctor_module
 from cli.bench import HEADER, Load, Report, Target, largest_held, offer, report, table_row
-from cli.client import ClientError, list_voices
+from cli.client import ClientError, check_health, list_voices
 from cli.console import err, fail, out, run, show_event
 from cli.demo import SENTENCE
 from cli.demo import demo as run_demo
@@ -178,7 +178,10 @@ def say(
     speed: Annotated[float, typer.Option(help="Speaking rate, 0.25 to 4.")] = 1.0,
     prompt_audio: Annotated[Path | None, typer.Option(help="A recording of the voice to speak with.")] = None,
     prompt_text: Annotated[str | None, typer.Option(help="What that recording says, word for word.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Fail unless what came is speech of a likely length.")] = False,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Fail unless the gateway is well and sends speech of a likely length."),
+    ] = False,
     server: Server = "127.0.0.1:50050",
 ) -> None:
     """Speak a text into a WAV file through the gateway's streaming API and show the figures."""
@@ -187,6 +190,7 @@ def say(
         speech = asyncio.run(say_to_file(server, config, text, out_file))
         if check:
             check_speech(text, speech, out_file)
+            asyncio.run(check_health(server))
     except ClientError as error:
         fail(str(error))
     except KeyboardInterrupt:

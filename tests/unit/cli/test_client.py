@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import grpc.aio
 import numpy as np
 import pytest
 import soundfile
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
-from cli.client import ClientError, list_voices, speak
+from cli.client import ClientError, check_health, list_voices, speak
 from cli.ports import free_ports
 from cli.say import make_config, say_to_file
 from lighttts.v1 import tts_pb2, tts_pb2_grpc
@@ -102,6 +104,26 @@ async def test_an_unwritable_file_is_told(server: str, tmp_path: Path) -> None:
 
 async def test_voices_are_listed(server: str) -> None:
     assert (await list_voices(server)).default_voice == "slt"
+
+
+@pytest.mark.parametrize("status", ["SERVING", "NOT_SERVING"])
+async def test_a_gateway_that_is_not_well_is_told(status: str) -> None:
+    answers = health.aio.HealthServicer()
+    await answers.set("", health_pb2.HealthCheckResponse.ServingStatus.Value(status))
+    server = grpc.aio.server()
+    health_pb2_grpc.add_HealthServicer_to_server(answers, server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    unwell = pytest.raises(ClientError, match="reports NOT_SERVING") if status == "NOT_SERVING" else nullcontext()
+    with unwell:
+        await check_health(address)
+    await server.stop(0)
+
+
+async def test_an_authority_that_cannot_be_read_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIGHTTTS_SERVER_CA", "/nonexistent")
+    with pytest.raises(ClientError, match="LIGHTTTS_SERVER_CA: cannot read /nonexistent"):
+        await list_voices("https://127.0.0.1:1")
 
 
 async def test_a_missing_gateway_is_told() -> None:

@@ -90,6 +90,8 @@ class NetworkPolicy(Values):
     """Who may speak to the gateway; empty lets everyone."""
     metrics_from: list[Object] = []
     """Who may scrape metrics; empty lets every pod of the cluster."""
+    extra_egress: list[Object] = []
+    """Further rules of where pods may go, beside each other, DNS, the API server, and what settings name."""
 
 
 class PodMonitor(Values):

@@ -9,7 +9,8 @@
 {{- define "light-tts.networkPolicy" -}}
 {{- $root := .root }}
 {{- $policy := .root.Values.networkPolicy }}
-{{- $ports := (index .root.Values .name).containerPorts }}
+{{- $values := index .root.Values .name }}
+{{- $ports := $values.containerPorts }}
 {{- if $policy.enabled }}
 ---
 apiVersion: networking.k8s.io/v1
@@ -73,6 +74,16 @@ spec:
     # Where the model is fetched from.
     - ports:
         - port: 443
+    {{- end }}
+    {{- range $setting, $usual := dict "redis_url" "6379" "otel_endpoint" "4317" }}
+    {{- with dig "settings" $setting "" $values }}
+    # {{ $setting }}
+    - ports:
+        - port: {{ regexFind ":[0-9]+$" (urlParse .).host | trimPrefix ":" | default $usual }}
+    {{- end }}
+    {{- end }}
+    {{- with $policy.extraEgress }}
+    {{- toYaml . | nindent 4 }}
     {{- end }}
 {{- end }}
 {{- end }}

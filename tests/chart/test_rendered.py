@@ -233,6 +233,17 @@ def test_decode_pods_and_the_job_that_builds_for_them_share_engines(variant: str
     assert found[0] == found[1]
 
 
+def test_pods_may_go_where_their_settings_send_them() -> None:
+    policies = of_kind(rendered(VERSIONS[-1], "values.yaml with everything"), "NetworkPolicy")
+    ports = {
+        name: {port["port"] for rule in policy["spec"].get("egress", []) for port in rule["ports"]}
+        for name, policy in policies.items()
+    }
+    assert ports["gateway"] == {53, "grpc", 443, 6443, 6380, 4317, 8125}
+    assert ports["decode"] == {53, 8125}
+    assert ports["load"] == {53, "grpc"}
+
+
 def test_large_numbers_keep_their_digits(newest_helm: Helm) -> None:
     objects = newest_helm.render("values.yaml", "decode.settings.voice_cache_bytes=536870912")
     assert settings_of(objects, "decode")["LIGHTTTS_VOICE_CACHE_BYTES"] == "536870912"

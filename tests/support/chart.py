@@ -35,7 +35,9 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         'commonLabels={"team":"speech"}',
         'commonAnnotations={"contact":"speech"}',
         'model.fetch.tokenSecret.name="hub"',
-        'networkPolicy={"gatewayFrom":[{"namespaceSelector":{}}],"metricsFrom":[{"namespaceSelector":{}}]}',
+        'networkPolicy={"gatewayFrom":[{"namespaceSelector":{}}],"metricsFrom":[{"namespaceSelector":{}}],'
+        '"extraEgress":[{"ports":[{"port":8125}]}]}',
+        'gateway.settings={"redis_url":"rediss://:word@redis.example:6380/0","otel_endpoint":"http://collector"}',
         "podSecurityContext.supplementalGroups=[44]",
         'gateway.ingress={"enabled":true,"hostname":"tts.example","ingressClassName":"nginx","tlsSecret":"tts-cert"}',
         'gateway.httpRoute={"enabled":true,"parentRefs":[{"name":"web"}],"hostnames":["tts.example"]}',

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.table import Table
 
 from cli import doctor as doctor_module
 from cli.bench import HEADER, Load, Report, Target, largest_held, offer, report, table_row
-from cli.client import ClientError, check_health, list_voices
+from cli.client import Access, ClientError, check_health, list_voices
 from cli.console import err, fail, out, run, show_event
 from cli.demo import SENTENCE
 from cli.demo import demo as run_demo
@@ -38,6 +39,15 @@ app = typer.Typer(
 
 Server = Annotated[
     str, typer.Option(envvar="LIGHTTTS_SERVER", help="The gateway's gRPC address: host:port, or https://host:port.")
+]
+Tls = Annotated[bool, typer.Option("--tls", help="Speak TLS, as https:// before the address means too.")]
+Authority = Annotated[
+    Path | None,
+    typer.Option("--ca", envvar="LIGHTTTS_SERVER_CA", help="Authority (PEM) of the gateway's certificate; implies --tls."),
+]
+ApiKey = Annotated[
+    str,
+    typer.Option(envvar="LIGHTTTS_API_KEY", show_default=False, help="Others can read a command line: better its variable."),
 ]
 ModelDirectory = Annotated[
     Path, typer.Option(envvar="LIGHTTTS_MODEL_DIR", help="Model directory in the official CosyVoice2/3 layout.")
@@ -112,13 +122,41 @@ async def _serve(config: StackConfig) -> None:
 @app.command()
 def prepare(
     model_dir: ModelDirectory = EMBEDDED_MODEL,
-    backend: Annotated[str, typer.Option(help="onnx or tensorrt.")] = "onnx",
+    backend: Annotated[
+        Literal["onnx", "tensorrt"],
+        typer.Option(help="onnx takes seconds; tensorrt minutes, on the very kind of GPU that will decode."),
+    ] = "onnx",
     device: Annotated[str, typer.Option(help="Device it is built for: cpu, cuda, cuda:1 ...")] = "cpu",
-    max_batch_size: Annotated[int, typer.Option(min=1, help="Largest batch an engine must take.")] = 8,
+    max_batch_size: Annotated[
+        int,
+        typer.Option(min=0, help="Largest batch of a TensorRT engine, as the workers' setting; 0 is their default."),
+    ] = 0,
+    precision: Annotated[
+        Literal["float32", "float16", "bfloat16"],
+        typer.Option(help="Numbers of a TensorRT engine, as the workers' decode_precision."),
+    ] = "float32",
+    cache_dir: Annotated[
+        Path | None,
+        typer.Option(envvar="LIGHTTTS_DECODE_CACHE_DIR", help="Where workers will look; default: ~/.cache/light-tts."),
+    ] = None,
 ) -> None:
-    """Export the decode stage's graph and build its engine ahead, so that a worker starts in seconds."""
-    flags = ("--model-dir", str(model_dir), "--device", device, "--decode-max-batch-size", str(max_batch_size))
-    command = (sys.executable, "-m", "services.decode.prepare", "--decode-backend", backend, *flags)
+    """Build ahead what decode workers with LIGHTTTS_DECODE_BACKEND=onnx or tensorrt start from.
+
+    They keep no states: where memory allows them, PyTorch's appending costs less per hop than any of these.
+
+    A graph is named by the weights it was made from, an engine also by GPU, TensorRT's version, precision and batch, so
+    that no worker uses what was built for another; what is there already is kept. All is tried before the command ends.
+    """
+    flags = {
+        "--decode-backend": backend,
+        "--model-dir": model_dir,
+        "--device": device,
+        "--decode-max-batch-size": max_batch_size,
+        "--decode-precision": precision,
+    }
+    flags |= {"--decode-cache-dir": cache_dir} if cache_dir is not None else {}
+    words = (str(word) for pair in flags.items() for word in pair)
+    command = (sys.executable, "-m", "services.decode.prepare", *words)
     raise typer.Exit(subprocess.run(command, check=False).returncode)  # noqa: S603 - our own module, torch stays there
 
 
@@ -169,6 +207,13 @@ async def _bench(server: str, loads: list[Load], find: float | None) -> None:
     out.print(f"held: {best.rate:.2f} per second, {best.offered:.1f} streams" if best else "no load was held")
 
 
+def _access(server: str, tls: bool, ca: Path | None, api_key: str) -> Access:
+    """The way to a gateway. An authority in the environment alone does not turn an address into one of TLS."""
+    named = ca is not None and os.environ.get("LIGHTTTS_SERVER_CA") != str(ca)
+    secure = (tls or named) and not server.startswith("https://")
+    return replace(Access.of(f"https://{server}" if secure else server), authority=ca, key=api_key)
+
+
 @app.command()
 def say(
     text: Annotated[str, typer.Argument(help="What to say.")],
@@ -183,14 +228,18 @@ def say(
         typer.Option("--check", help="Fail unless the gateway is well and sends speech of a likely length."),
     ] = False,
     server: Server = "127.0.0.1:50050",
+    tls: Tls = False,
+    ca: Authority = None,
+    api_key: ApiKey = "",
 ) -> None:
     """Speak a text into a WAV file through the gateway's streaming API and show the figures."""
     try:
         config = make_config(voice, prompt_audio, prompt_text, seed, speed)
-        speech = asyncio.run(say_to_file(server, config, text, out_file))
+        access = _access(server, tls, ca, api_key)
+        speech = asyncio.run(say_to_file(access, config, text, out_file))
         if check:
             check_speech(text, speech, out_file)
-            asyncio.run(check_health(server))
+            asyncio.run(check_health(access))
     except ClientError as error:
         fail(str(error))
     except KeyboardInterrupt:
@@ -199,10 +248,12 @@ def say(
 
 
 @app.command()
-def voices(server: Server = "127.0.0.1:50050") -> None:
+def voices(
+    server: Server = "127.0.0.1:50050", tls: Tls = False, ca: Authority = None, api_key: ApiKey = ""
+) -> None:
     """List the voices a gateway speaks with."""
     try:
-        answer = asyncio.run(list_voices(server))
+        answer = asyncio.run(list_voices(_access(server, tls, ca, api_key)))
     except ClientError as error:
         fail(str(error))
     table = Table("voice", "languages", "description", box=None, pad_edge=False)

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
+import os
+import time
 import warnings
 from pathlib import Path
 from typing import cast
@@ -18,6 +21,8 @@ from torch import Tensor, nn
 
 from services.decode.flow.past import Pass
 from services.decode.flow.unet import UNet
+
+log = logging.getLogger(__name__)
 
 OPSET = 17
 GRAPH_VERSION = 1
@@ -41,7 +46,9 @@ class WholeStreams(nn.Module):
 
 
 def export(estimator: UNet, path: Path) -> None:
-    """Writes the graph to `path`, in one step, so that no reader finds half of it."""
+    """Writes the graph to `path`, in one step, so that no reader finds half of it. Raises OSError."""
+    began = time.monotonic()
+    log.info("exporting the estimator as a graph", extra={"path": str(path)})
     frames, stages = 100, len(estimator.time_terms(torch.zeros(1)))
     weight = estimator.final_proj.weight
     channels = weight.shape[1]
@@ -67,10 +74,20 @@ def export(estimator: UNet, path: Path) -> None:
                 OUTPUT: {0: "batch", 1: "frames"},
             },
         )
+    write_whole(path, buffer.getvalue())
+    told = {"mib": len(buffer.getvalue()) >> 20, "seconds": round(time.monotonic() - began, 1)}
+    log.info("exported", extra=told)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a file in one step, though several processes may write it at once. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".partial")
-    temporary.write_bytes(buffer.getvalue())
-    temporary.replace(path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def weights_hash(estimator: nn.Module) -> str:

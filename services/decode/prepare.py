@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import time
 
 import structlog
+import torch
 
 from services.common.modeldir import ModelDirError, open_model_dir
 from services.common.server import StartError
@@ -18,12 +20,15 @@ log = structlog.get_logger(__name__)
 def main() -> int:
     settings = DecodeSettings.from_command_line()
     configure_logging("decode", settings.worker_name, settings.log_level, settings.log_format)
+    torch.set_num_threads(settings.torch_threads)
+    began = time.monotonic()
     try:
         cache = prepare(open_model_dir(settings.model_dir), settings)
     except (StartError, ModelDirError) as error:
         log.error("cannot prepare", reason=str(error))
         return 1
-    log.info("prepared", backend=settings.decode_backend, cache=str(cache))
+    seconds = round(time.monotonic() - began, 1)
+    log.info("prepared and tried", backend=settings.decode_backend, cache=str(cache), seconds=seconds)
     return 0
 
 

@@ -7,6 +7,8 @@ graph is proven in ONNX Runtime, what is below has not run yet (docs/benchmarks.
 from __future__ import annotations
 
 import importlib
+import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from torch import Tensor
 from services.decode.flow.past import Pass
 from services.decode.flow.pool import Layout
 from services.decode.flow.unet import UNet
-from services.decode.graph import INPUTS, OUTPUT, export, graph_path
+from services.decode.graph import INPUTS, OUTPUT, export, graph_path, write_whole
+
+log = logging.getLogger(__name__)
 
 FRAMES = ((50, 200, 400), (400, 800, 1600), (1600, 2000, 3000))
 """Smallest, usual and largest length of each optimisation profile, in mel frames: up to 60 s with the prompt."""
@@ -118,6 +122,8 @@ def engine_path(graph: Path, device: torch.device, *, half: bool, max_rows: int)
 def build(graph: Path, engine: Path, network: UNet, *, half: bool, max_rows: int) -> None:
     """Writes the engine to `engine` in one step. Raises RuntimeError with TensorRT's own words when it cannot."""
     trt = _tensorrt()
+    began = time.monotonic()
+    log.info("building a TensorRT engine, which takes minutes", extra={"path": str(engine)})
     builder = trt.Builder(trt.Logger(trt.Logger.WARNING))
     definition = builder.create_network(0)
     parser = trt.OnnxParser(definition, trt.Logger(trt.Logger.WARNING))
@@ -137,9 +143,8 @@ def build(graph: Path, engine: Path, network: UNet, *, half: bool, max_rows: int
     built = builder.build_serialized_network(definition, config)
     if built is None:
         raise RuntimeError(f"TensorRT could not build an engine from {graph}; its log lines say why")
-    temporary = engine.with_suffix(".partial")
-    temporary.write_bytes(bytes(built))
-    temporary.replace(engine)
+    write_whole(engine, bytes(built))
+    log.info("built", extra={"mib": engine.stat().st_size >> 20, "seconds": round(time.monotonic() - began)})
 
 
 def _tensorrt() -> Any:

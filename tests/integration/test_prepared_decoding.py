@@ -1,0 +1,59 @@
+"""`light-tts prepare` builds a graph of the embedded voice, and a decode worker speaks from it."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from test_decode_service import TOKENS, audio_of, responses, start, tokens
+
+from lighttts.v1 import decode_pb2_grpc
+from services.common.pool import open_channel
+from services.common.server import ServiceServer
+from services.decode.server import DecodeService
+from services.decode.settings import DecodeSettings
+
+
+def prepare(*flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from cli.main import main; main()", "prepare", *flags]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+async def spoken(**settings: Any) -> np.ndarray[Any, Any]:
+    """What a worker with these settings makes of the test's voice and tokens."""
+    chosen = DecodeSettings(port=0, **settings)
+    server = ServiceServer(DecodeService(chosen), chosen)
+    try:
+        await server.start()
+        async with asyncio.timeout(60), open_channel(server.address) as channel:
+            return audio_of(await responses(decode_pb2_grpc.DecodeStub(channel), start(), tokens()))
+    finally:
+        await server.close()
+
+
+def files(folder: Path) -> dict[str, int]:
+    """When each was written."""
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+async def test_a_worker_speaks_from_what_was_prepared(tmp_path: Path) -> None:
+    done = await asyncio.to_thread(prepare, "--backend", "onnx", "--cache-dir", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert [word in done.stderr for word in ("exporting the estimator", "prepared and tried")] == [True, True]
+    prepared = files(tmp_path)
+    assert [name.endswith(".onnx") for name in prepared] == [True]
+    audio = await spoken(decode_backend="onnx", decode_cache_dir=tmp_path)
+    assert audio.shape == (len(TOKENS) * 960,)
+    assert np.sqrt(np.mean(audio**2)) > 1e-3
+    assert files(tmp_path) == prepared
+
+
+def test_what_cannot_be_built_here_says_why(tmp_path: Path) -> None:
+    done = prepare("--backend", "tensorrt", "--cache-dir", str(tmp_path))
+    assert done.returncode == 1
+    assert "cannot prepare" in done.stderr
+    assert "tensorrt" in done.stderr

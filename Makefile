@@ -68,7 +68,7 @@ debian:
 	    apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
 	fi
 
-chart: setup protos ## Hold the Helm chart to Helm 3 and 4, to Kubernetes' schemas and to what it says (fetches helm once)
+chart: debian setup protos ## Hold the Helm chart to Helm 3 and 4, to Kubernetes' schemas and to what it says (fetches helm once)
 	@$(BIN)/python -m pytest tests/chart $(ARGS)
 
 images: ## Build the images (VARIANT=cuda, BASE_IMAGE, IMAGES, TENSORRT=yes ...: see Dockerfiles/build.sh)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -28,6 +29,52 @@ class ClientError(Exception):
 
 class Refused(ClientError):
     """The gateway has too much to do; the message says when to try again."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """The way to a gateway."""
+
+    server: str
+    """host:port, or https://host:port for TLS."""
+    authority: Path | None = None
+    """Certificates (PEM) that sign the gateway's; None for those the system trusts."""
+    name: str = ""
+    """To be found in its certificate, where it is not the name that is dialled."""
+    key: str = ""
+    """API key; empty for none."""
+
+    @classmethod
+    def of(cls, server: str | Access) -> Access:
+        """The rest from the environment: LIGHTTTS_SERVER_CA, LIGHTTTS_SERVER_NAME, LIGHTTTS_API_KEY."""
+        if isinstance(server, Access):
+            return server
+        authority = os.environ.get("LIGHTTTS_SERVER_CA")
+        name, key = os.environ.get("LIGHTTTS_SERVER_NAME", ""), os.environ.get("LIGHTTTS_API_KEY", "")
+        return cls(server, Path(authority) if authority else None, name, key)
+
+    @property
+    def tls(self) -> bool:
+        return self.server.startswith("https://")
+
+    @property
+    def address(self) -> str:
+        return self.server.removeprefix("https://").removeprefix("http://").rstrip("/")
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        return (("authorization", f"Bearer {self.key}"),) if self.key else ()
+
+    def open(self) -> grpc.aio.Channel:
+        """A channel; it connects at its first call. Raises ClientError when the authority's file cannot be read."""
+        if not self.tls:
+            return grpc.aio.insecure_channel(self.address)
+        try:
+            trusted = self.authority.read_bytes() if self.authority else None
+        except OSError as error:
+            raise ClientError(f"cannot read the authority's certificate {self.authority}: {error.strerror}") from error
+        options = (("grpc.ssl_target_name_override", self.name),) if self.name else ()
+        return grpc.aio.secure_channel(self.address, grpc.ssl_channel_credentials(trusted), options)
 
 
 @dataclass
@@ -57,19 +104,19 @@ class Speech:
 
 
 async def speak(
-    server: str, config: tts_pb2.SynthesisConfig, text: str, on_audio: Callable[[AudioChunk], None]
+    server: str | Access, config: tts_pb2.SynthesisConfig, text: str, on_audio: Callable[[AudioChunk], None]
 ) -> Speech:
     """Speaks `text` through StreamingSynthesize; `on_audio` gets every chunk (s16le, mono) as it arrives.
 
-    `server` is host:port, or https://host:port for TLS. An API key is taken from LIGHTTTS_API_KEY; on a command line
-    others could read it. Raises ClientError.
+    Raises ClientError.
     """
-    async with _channel(server) as channel:
-        await _connect(channel, server)
+    access = Access.of(server)
+    async with access.open() as channel:
+        await _connect(channel, access)
         speech = Speech()
         started = time.monotonic()
         responses = tts_pb2_grpc.TextToSpeechStub(channel).StreamingSynthesize(
-            _requests(config, text), metadata=_api_key()
+            _requests(config, text), metadata=access.metadata
         )
         try:
             async for response in responses:
@@ -80,74 +127,76 @@ async def speak(
                 else:
                     _note(speech, response)
         except grpc.aio.AioRpcError as error:
-            raise _client_error(error, server) from error
+            raise _client_error(error, access) from error
         return speech
 
 
-async def check_health(server: str) -> None:
+async def check_health(server: str | Access) -> None:
     """Raises ClientError unless the gateway reports SERVING."""
-    async with _channel(server) as channel:
-        await _connect(channel, server)
+    access = Access.of(server)
+    async with access.open() as channel:
+        await _connect(channel, access)
         stub: Any = health_pb2_grpc.HealthStub(channel)  # its published types leave the methods out
         try:
             answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=5.0)
         except grpc.aio.AioRpcError as error:
-            raise _client_error(error, server) from error
+            raise _client_error(error, access) from error
         if answer.status != health_pb2.HealthCheckResponse.SERVING:
             status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
-            raise ClientError(f"{server} reports {status}: it is starting, stopping, or has lost its workers")
+            raise ClientError(f"{access.server} reports {status}: it is starting, stopping, or has lost its workers")
 
 
-async def list_voices(server: str) -> tts_pb2.ListVoicesResponse:
+async def list_voices(server: str | Access) -> tts_pb2.ListVoicesResponse:
     """The voices a gateway offers. Raises ClientError."""
-    async with _channel(server) as channel:
-        await _connect(channel, server)
+    access = Access.of(server)
+    async with access.open() as channel:
+        await _connect(channel, access)
         try:
             return await tts_pb2_grpc.VoicesStub(channel).ListVoices(
-                tts_pb2.ListVoicesRequest(), timeout=30.0, metadata=_api_key()
+                tts_pb2.ListVoicesRequest(), timeout=30.0, metadata=access.metadata
             )
         except grpc.aio.AioRpcError as error:
-            raise _client_error(error, server) from error
+            raise _client_error(error, access) from error
 
 
-def _api_key() -> tuple[tuple[str, str], ...]:
-    key = os.environ.get("LIGHTTTS_API_KEY")
-    return (("authorization", f"Bearer {key}"),) if key else ()
-
-
-def _channel(server: str) -> grpc.aio.Channel:
-    """A channel to `server`; for https:// with the system's authorities, unless LIGHTTTS_SERVER_CA names a PEM file.
-
-    LIGHTTTS_SERVER_NAME is the name to find in the certificate, where it is not the one that is dialled.
-    """
-    address = server.removeprefix("https://")
-    if address == server:
-        return grpc.aio.insecure_channel(server)
-    authority = os.environ.get("LIGHTTTS_SERVER_CA")
-    try:
-        trusted = Path(authority).read_bytes() if authority else None
-    except OSError as error:
-        raise ClientError(f"LIGHTTTS_SERVER_CA: cannot read {authority}: {error.strerror}") from error
-    name = os.environ.get("LIGHTTTS_SERVER_NAME")
-    options = (("grpc.ssl_target_name_override", name),) if name else ()
-    return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(trusted), options)
-
-
-async def _connect(channel: grpc.aio.Channel, server: str) -> None:
-    way = ", with a certificate to be trusted" if server.startswith("https://") else ""
-    no_gateway = (
-        f"no gateway answers at {server}{way}. Start one with `light-tts up` (or `make run`), or name one with --server"
-    )
+async def _connect(channel: grpc.aio.Channel, access: Access) -> None:
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):
             state = channel.get_state(try_to_connect=True)
             while state != grpc.ChannelConnectivity.READY:
                 if state == grpc.ChannelConnectivity.TRANSIENT_FAILURE:  # refused: nothing listens there
-                    raise ClientError(no_gateway)
+                    raise await _nobody(access)
                 await channel.wait_for_state_change(state)
                 state = channel.get_state()
     except TimeoutError as error:
-        raise ClientError(no_gateway) from error
+        raise await _nobody(access) from error
+
+
+async def _nobody(access: Access) -> ClientError:
+    """Why there is no connection, as far as a plain one to the same address tells."""
+    host, _, port = access.address.rpartition(":")
+    if not (host and port.isdecimal() and int(port) < 2**16):
+        return ClientError(f"{access.server} is no address; name the gateway as host:port, such as 127.0.0.1:50050")
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+    except socket.gaierror:
+        return ClientError(f"there is no host {host}; check the name, and name the gateway with --server host:port")
+    except (OSError, TimeoutError):
+        return ClientError(
+            f"no gateway answers at {access.server}. Start one with `light-tts up` (or `make run`), or name one with"
+            " --server"
+        )
+    writer.close()
+    if access.tls:
+        return ClientError(
+            f"something answers at {access.address}, but not over TLS with a certificate that is trusted here; name its"
+            " authority with --ca FILE, or leave --tls out"
+        )
+    return ClientError(
+        f"something answers at {access.address}, but not as a gateway over plain gRPC: is it the HTTP port (gRPC's is"
+        " 50050 by default), or does it want --tls?"
+    )
 
 
 async def _requests(config: tts_pb2.SynthesisConfig, text: str) -> AsyncIterator[tts_pb2.StreamingSynthesizeRequest]:
@@ -176,8 +225,10 @@ def _note(speech: Speech, response: tts_pb2.StreamingSynthesizeResponse) -> None
         speech.decode_workers = list(response.finished.decode_workers)
 
 
-def _client_error(error: grpc.aio.AioRpcError, server: str) -> ClientError:
+def _client_error(error: grpc.aio.AioRpcError, access: Access) -> ClientError:
     meant = from_rpc_error(error)
     hint = f" (try again in {meant.retry_after:.0f} s)" if meant.retry_after else ""
     kind = Refused if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED else ClientError
-    return kind(f"{server} answered {error.code().name}: {meant.message}{hint}")
+    if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+        hint = ". Here that is --api-key or LIGHTTTS_API_KEY"
+    return kind(f"{access.server} answered {error.code().name}: {meant.message}{hint}")

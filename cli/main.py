@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -43,11 +42,11 @@ Server = Annotated[
 Tls = Annotated[bool, typer.Option("--tls", help="Speak TLS, as https:// before the address means too.")]
 Authority = Annotated[
     Path | None,
-    typer.Option("--ca", envvar="LIGHTTTS_SERVER_CA", help="Authority (PEM) of the gateway's certificate; implies --tls."),
+    typer.Option("--ca", envvar="LIGHTTTS_SERVER_CA", help="Who signed its certificate (PEM); implies --tls."),
 ]
 ApiKey = Annotated[
     str,
-    typer.Option(envvar="LIGHTTTS_API_KEY", show_default=False, help="Others can read a command line: better its variable."),
+    typer.Option(envvar="LIGHTTTS_API_KEY", show_default=False, help="Others see command lines: better the variable."),
 ]
 ModelDirectory = Annotated[
     Path, typer.Option(envvar="LIGHTTTS_MODEL_DIR", help="Model directory in the official CosyVoice2/3 layout.")
@@ -208,9 +207,7 @@ async def _bench(server: str, loads: list[Load], find: float | None) -> None:
 
 
 def _access(server: str, tls: bool, ca: Path | None, api_key: str) -> Access:
-    """The way to a gateway. An authority in the environment alone does not turn an address into one of TLS."""
-    named = ca is not None and os.environ.get("LIGHTTTS_SERVER_CA") != str(ca)
-    secure = (tls or named) and not server.startswith("https://")
+    secure = (tls or ca is not None) and not server.startswith("https://")
     return replace(Access.of(f"https://{server}" if secure else server), authority=ca, key=api_key)
 
 
@@ -248,9 +245,7 @@ def say(
 
 
 @app.command()
-def voices(
-    server: Server = "127.0.0.1:50050", tls: Tls = False, ca: Authority = None, api_key: ApiKey = ""
-) -> None:
+def voices(server: Server = "127.0.0.1:50050", tls: Tls = False, ca: Authority = None, api_key: ApiKey = "") -> None:
     """List the voices a gateway speaks with."""
     try:
         answer = asyncio.run(list_voices(_access(server, tls, ca, api_key)))

@@ -7,7 +7,7 @@ from pathlib import Path
 import soundfile
 from rich.table import Table
 
-from cli.client import ClientError, Speech, speak
+from cli.client import Access, ClientError, Speech, speak
 from cli.console import out
 from lighttts.v1 import audio_pb2, tts_pb2
 
@@ -41,7 +41,7 @@ def make_config(
     return config
 
 
-async def say_to_file(server: str, config: tts_pb2.SynthesisConfig, text: str, path: Path) -> Speech:
+async def say_to_file(server: str | Access, config: tts_pb2.SynthesisConfig, text: str, path: Path) -> Speech:
     """Speaks `text` into a 16-bit WAV file that grows as audio arrives. Raises ClientError.
 
     The file is created with the first audio: a refused request leaves an existing file as it was.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pydantic import ValidationError
 
+from cli.client import Access, ClientError, list_voices
+from gateway.access.keys import key_hash
 from gateway.settings import GatewaySettings
 from lighttts.v1 import tts_pb2, tts_pb2_grpc
 from services.common.server import ServiceServer, StartError
@@ -121,6 +124,24 @@ async def test_a_renewed_authority_judges_the_next_connection_over_grpc_and_http
                         await voices(r, root, identity)
                     with pytest.raises(httpx.TransportError):
                         await models(r, context)
+
+
+async def test_the_command_line_s_client_brings_authority_and_key(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "authority")
+    authority.issue(tmp_path / "mounted")
+    (tmp_path / "keys.yaml").write_text(f"keys: [{{name: app, sha256: {key_hash('ltts_a-key')}}}]")
+    settings = public(tmp_path / "mounted", api_keys_file=tmp_path / "keys.yaml")
+    async with rig() as plain, second_gateway(plain, **settings) as r:
+        good = Access(f"https://{r.server.address}", authority.certificate, NAME, "ltts_a-key")
+        assert (await list_voices(good)).default_voice == "rms"
+        for access, words in (
+            (replace(good, key=""), r"an API key is needed .* Here that is --api-key"),
+            (replace(good, authority=None), "not over TLS with a certificate that is trusted"),
+            (replace(good, server=r.server.address), "does it want --tls"),
+            (Access(f"127.0.0.1:{plain.gateway.http_port}"), "is it the HTTP port"),
+        ):
+            with pytest.raises(ClientError, match=words):
+                await list_voices(access)
 
 
 @pytest.mark.parametrize("missing", ["tls.crt", "tls.key"])

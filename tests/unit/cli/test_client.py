@@ -122,8 +122,21 @@ async def test_a_gateway_that_is_not_well_is_told(status: str) -> None:
 
 async def test_an_authority_that_cannot_be_read_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIGHTTTS_SERVER_CA", "/nonexistent")
-    with pytest.raises(ClientError, match="LIGHTTTS_SERVER_CA: cannot read /nonexistent"):
+    with pytest.raises(ClientError, match="cannot read the authority's certificate /nonexistent"):
         await list_voices("https://127.0.0.1:1")
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("127.0.0.1", "is no address; name the gateway as host:port"),
+        ("127.0.0.1:99999", "is no address"),
+        ("nobody.invalid:50050", "there is no host nobody.invalid"),
+    ],
+)
+async def test_an_address_that_leads_nowhere_is_told(address: str, words: str) -> None:
+    with pytest.raises(ClientError, match=words):
+        await list_voices(address)
 
 
 async def test_a_missing_gateway_is_told() -> None:

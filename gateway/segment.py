@@ -62,8 +62,7 @@ class Segment:
                 async with aclosing(answers(call, end)) as responses, tasks.group() as group:
                     writer = group.create_task(self._write(call, start))
                     async for response in responses:
-                        if response.HasField("text"):
-                            await on_run(response.text)
+                        await on_run(response.text)
                     if self.border is None:
                         raise Internal("an encode worker ended a text before its end")
                     writer.cancel()

@@ -194,8 +194,6 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
             async for request in requests:
                 for piece in await self._encode(encoder, request):
                     yield numbered.response(piece)
-                if request is not None and request.HasField("flush"):
-                    yield encode_pb2.EncodeTextResponse(flushed=encode_pb2.EncodeTextFlush())
         for piece in await self._in_text_thread(encoder.finish):
             yield numbered.response(piece)
 
@@ -205,12 +203,10 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
             case "fragment" if request is not None:
                 metrics.TEXT_CHARACTERS.inc(len(request.fragment))
                 return await self._in_text_thread(partial(encoder.push, request.fragment))
-            case "flush":
-                return await self._in_text_thread(encoder.flush)
             case "pause":
                 return await self._in_text_thread(encoder.pause)
             case _:
-                raise InvalidInput("after start only fragment and flush may follow", field="request")
+                raise InvalidInput("after start only fragments may follow", field="request")
 
     async def _in_text_thread(self, work: Callable[[], list[Piece]]) -> list[Piece]:
         return await asyncio.get_running_loop().run_in_executor(self._text_threads, work)

@@ -43,12 +43,8 @@ class TextEncoder(Protocol):
         """What is held back only for the sake of text that does not come: the client has sent none for a while."""
         ...
 
-    def flush(self) -> list[Piece]:
-        """Everything held back: what was said so far is to be spoken as it stands; more may follow."""
-        ...
-
     def finish(self) -> list[Piece]:
-        """As `flush`, at the end of the text. Raises InvalidInput when nothing of the text could be spoken."""
+        """Everything held back; no more follows. Raises InvalidInput when nothing of the text could be spoken."""
         ...
 
 
@@ -90,7 +86,7 @@ class SentenceEncoder:
         self._segmenter = Segmenter()
         self._merger = Merger(frontend.split, lambda text: len(frontend.tokenizer.encode(text)))
         self._language: Language = "en"
-        self._started = False  # a sentence has come before this one since the last flush
+        self._started = False  # a sentence has come before this one
         self._spoken = False
 
     def push(self, fragment: str) -> list[Piece]:
@@ -100,13 +96,8 @@ class SentenceEncoder:
     def pause(self) -> list[Piece]:
         return []  # half a sentence read on its own sounds worse than a late one
 
-    def flush(self) -> list[Piece]:
-        pieces = self._encode(self._segmenter.flush())
-        self._started = False
-        return pieces + self._pieces(self._merger.close(self._language))
-
     def finish(self) -> list[Piece]:
-        pieces = self.flush()
+        pieces = self._encode(self._segmenter.flush()) + self._pieces(self._merger.close(self._language))
         if not self._spoken:
             raise self._intake.nothing_spoken()
         return pieces
@@ -169,11 +160,8 @@ class InterleavedEncoder:
         """
         return [] if not self._text or _OPENED.search(self._text) else [self._take(len(self._text), final=False)]
 
-    def flush(self) -> list[Piece]:
-        return [self._take(len(self._text), final=True)] if self._text else []
-
     def finish(self) -> list[Piece]:
-        pieces = self.flush()
+        pieces = [self._take(len(self._text), final=True)] if self._text else []
         if not self._spoken:
             raise self._intake.nothing_spoken()
         return pieces

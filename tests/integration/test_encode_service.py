@@ -191,21 +191,15 @@ async def test_text_and_cached_voices_are_served_while_extraction_is_busy(monkey
         assert not (await encode_prompt(stub, SLT, SLT_WORDS + " Ten.")).cached
 
 
-async def pieces(
-    stub: Any, messages: Sequence[str | encode_pb2.EncodeTextFlush], **start: bool | str
-) -> list[encode_pb2.EncodeTextResponse]:
+async def pieces(stub: Any, fragments: Sequence[str], **start: bool | str) -> list[encode_pb2.EncodeTextResponse]:
     async def outgoing() -> AsyncIterator[encode_pb2.EncodeTextRequest]:
         yield encode_pb2.EncodeTextRequest(start=encode_pb2.EncodeTextStart(request_id="r", **start))
-        for message in messages:
-            if isinstance(message, str):
-                yield encode_pb2.EncodeTextRequest(fragment=message)
-            else:
-                yield encode_pb2.EncodeTextRequest(flush=message)
+        for fragment in fragments:
+            yield encode_pb2.EncodeTextRequest(fragment=fragment)
 
     return [response async for response in stub.EncodeText(outgoing())]
 
 
-FLUSH = encode_pb2.EncodeTextFlush()
 TEXT = "The train leaves at 9. Dr. Smith paid 25 dollars! Who knows?"
 
 
@@ -231,15 +225,6 @@ async def test_fragments_make_the_same_pieces_as_the_whole() -> None:
     assert len(texts) == 3
     assert (texts[0].start, texts[-1].end) == (0, len(TEXT))
     assert "nine" in texts[0].text
-
-
-async def test_a_flush_speaks_what_has_come() -> None:
-    async with encode_service() as stub:
-        answers = await pieces(stub, ["Hello", " there", FLUSH, FLUSH, " my friend"])
-    kinds = [answer.WhichOneof("response") for answer in answers]
-    assert kinds == ["text", "flushed", "flushed", "text"]
-    assert [answer.text.end for answer in answers if answer.HasField("text")] == [11, 21]
-    assert [answer.text.utterance for answer in answers if answer.HasField("text")] == [0, 1]
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import grpc.aio
 
 from gateway import metrics
+from gateway.audio.whole import with_length
 from gateway.fronts import riva_request
 from gateway.fronts.fields import named_as
 from gateway.fronts.riva_request import FIELDS
-from gateway.fronts.speech_response import audio_bytes
 from gateway.fronts.voice_list import voice_names
 from gateway.options import SpeechOptions, check_text, speakable
 from gateway.results.speech import speech
@@ -47,9 +47,16 @@ class RivaServicer(riva_tts_pb2_grpc.RivaSpeechSynthesisServicer):
         with metrics.count_errors(FRONT), named_as(FIELDS):
             check_text(request.text, self._stages.settings.max_text_chars)
             options = self._options(request)
+            parts, rate, seconds = list[bytes](), 0, 0.0
             async with speech(self._stages, options, request.text) as session:
-                audio = b"".join([part async for part in audio_bytes(session)])
-            return _response(request, audio)
+                async for event in session:
+                    match event:
+                        case audio_pb2.AudioChunk():
+                            parts.append(event.pcm)
+                            rate = event.sample_rate
+                        case tts_pb2.Finished():
+                            seconds = event.audio_seconds
+            return _response(request, with_length(b"".join(parts), options.audio.encoding, round(seconds * rate)))
 
     async def SynthesizeOnline(self, request_iterator: Requests, context: Context) -> AsyncIterator[Response]:
         """Every request's text is spoken, in order; requests that ask for the same voice and format share a session."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,6 +12,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+import soundfile
 
 from lighttts.compat import riva_common_pb2, riva_tts_pb2, riva_tts_pb2_grpc
 from lighttts.v1 import llm_pb2
@@ -58,6 +60,8 @@ async def test_every_encoding(encoding: Any, rate: int, begins: bytes) -> None:
         bare = {riva_common_pb2.ENCODING_UNSPECIFIED: 2, riva_common_pb2.MULAW: 1, riva_common_pb2.ALAW: 1}
         if encoding in bare:
             assert len(response.audio) == samples("One.") * rate // 24000 * bare[encoding]
+        if encoding == riva_common_pb2.FLAC:
+            assert len(soundfile.read(io.BytesIO(response.audio))[0]) == samples("One.") * rate // 24000
 
 
 async def test_several_requests_on_one_stream_are_spoken_in_order_and_answered_by_id() -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from gateway.audio.formats import ENCODINGS, AudioFormat, Encoding
 from gateway.audio.pipeline import AudioPipeline, Encoded
+from gateway.audio.whole import with_length
 from lighttts.v1 import audio_pb2, tts_pb2
 from services.common.errors import InvalidInput
 from tests.support.decoders import decode, snr
@@ -169,3 +170,20 @@ def test_without_its_library_aac_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "gateway.audio.aac", None)
     with pytest.raises(InvalidInput, match="'aac' extra"):
         AudioPipeline(AudioFormat(ENCODINGS[audio_pb2.AUDIO_ENCODING_AAC]), RATE)
+
+
+@pytest.mark.parametrize("rate", [8000, 44100])
+@ALL
+def test_a_whole_file_states_its_length(encoding: Encoding, rate: int) -> None:
+    if encoding.rates and rate not in encoding.rates:
+        return
+    data, count, _ = run(AudioFormat(encoding, rate), [voice(0.7), voice(0.3)])
+    whole = with_length(data, encoding, count)
+    assert len(whole) == len(data)
+    if encoding in (WAV, FLAC):
+        info = soundfile.info(io.BytesIO(whole))
+        assert (info.frames, info.samplerate) == (count, rate)
+        samples, _ = soundfile.read(io.BytesIO(whole))
+        assert len(samples) == count
+    else:
+        assert whole == data

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+import structlog
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
@@ -187,6 +188,16 @@ async def test_a_client_that_never_reads_holds_no_place() -> None:
         await until(lambda: not r.gateway._stages.admission._sessions)
         await say(r, ("x", "y"))
         client.call.cancel()
+
+
+@pytest.mark.parametrize(
+    ("guarded", "said"), [(False, "everybody who reaches this gateway may use it"), (True, "only callers with a key")]
+)
+async def test_who_is_let_in_is_said_at_the_start(tmp_path: Path, guarded: bool, said: str) -> None:
+    with structlog.testing.capture_logs() as lines:
+        async with rig(**({"api_keys_file": keys(tmp_path)} if guarded else {})):
+            pass
+    assert sum(said in line["event"] for line in lines) == 1
 
 
 def test_a_bad_key_file_stops_the_start(tmp_path: Path) -> None:

@@ -226,6 +226,24 @@ async def test_cancel_stops_both_utterances_and_the_stream_goes_on() -> None:
         assert len(r.llm.calls) == 3
 
 
+async def test_what_a_barge_in_wastes_is_generated_and_not_delivered() -> None:
+    async with rig() as r:
+        r.llm.scripts[0] = Script(hold={3: asyncio.Event()})
+        generated, delivered = (f"lighttts_gateway_audio_{how}_seconds_total" for how in ("generated", "delivered"))
+        before = [REGISTRY.get_sample_value(name) or 0.0 for name in (generated, delivered)]
+        client = await Conversation(r).begin()
+        await client.text("A long sentence.")
+        await until(lambda: bool(r.llm.calls) and r.llm.calls[0].hops == 3)
+        await client.next_of(audio_pb2.AudioChunk)
+        await client.cancel()
+        await client.end()
+        heard = samples(await client.rest())
+        after = [REGISTRY.get_sample_value(name) or 0.0 for name in (generated, delivered)]
+        made, sent = (now - then for now, then in zip(after, before, strict=True))
+        assert sent == pytest.approx(len(heard) / 24000)
+        assert sent <= made <= 3 * 4 * 240 / 24000 + 1e-9
+
+
 async def test_cancel_is_seen_behind_text_that_waits() -> None:
     async with rig() as r:
         r.llm.scripts[0] = Script(hold={0: asyncio.Event()})

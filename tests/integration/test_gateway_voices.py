@@ -15,6 +15,7 @@ import structlog
 from prometheus_client import REGISTRY
 
 from gateway.access.keys import key_hash
+from lighttts.compat import riva_tts_pb2, riva_tts_pb2_grpc
 from lighttts.v1 import tts_pb2
 from services.common.errors import Overloaded
 from services.common.server import ServiceServer
@@ -82,6 +83,22 @@ async def test_a_registered_voice_speaks_and_survives_the_gateway(tmp_path: Path
         for name in ("Mine", voice.id):
             assert (await say(r, name))[0].voice_hash == "hash of hello"
         assert r.encode.uploads == [], "what was extracted when it was registered is kept"
+
+
+async def test_a_registered_voice_speaks_at_every_door(tmp_path: Path) -> None:
+    async with rig(voices_dir=tmp_path, cosyvoice_port=0) as r:
+        await create(r)
+        await say(r, "Mine")
+        riva = riva_tts_pb2_grpc.RivaSpeechSynthesisStub(r.channel)
+        await riva.Synthesize(riva_tts_pb2.SynthesizeSpeechRequest(text="Hi.", voice_name="lighttts.Mine"))
+        cosyvoice = f"http://127.0.0.1:{r.gateway.cosyvoice_port}/inference_sft"
+        for answer in (
+            await r.http.post("/v1/audio/speech", json={"input": "Hi.", "voice": "Mine"}),
+            await r.http.post("/synthesize_batch", json={"texts": ["Hi."], "voice": "Mine"}),
+            await r.http.post(cosyvoice, data={"tts_text": "Hi.", "spk_id": "Mine"}),
+        ):
+            assert (answer.status_code, len(answer.content) > 100) == (200, True), answer.text
+        assert [call.start.voice_hash for call in r.llm.calls] == ["hash of hello"] * 5
 
 
 async def test_another_model_extracts_anew_once(tmp_path: Path) -> None:

@@ -55,6 +55,21 @@ def test_a_wrong_key_is_not_let_in(tmp_path: Path, wrong: str) -> None:
         ring(key_file(tmp_path, entry())).caller(wrong)
 
 
+def test_every_key_is_compared_and_none_of_them_quickly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[str] = []
+
+    def compare(known: str, given: str) -> bool:
+        compared.append(known)
+        return known == given
+
+    monkeypatch.setattr("gateway.access.keys.hmac.compare_digest", compare)
+    hashes = [key_hash(name) for name in ("first", "second", "third")]
+    path = tmp_path / "keys.yaml"
+    path.write_text("keys: [" + ", ".join(f"{{name: k{n}, sha256: {value}}}" for n, value in enumerate(hashes)) + "]")
+    assert KeyRing(path).caller("first").name == "k0"
+    assert compared == hashes, "the time it takes does not tell where a key stands"
+
+
 def test_an_expired_key_says_so(tmp_path: Path) -> None:
     keys = ring(
         key_file(

@@ -93,6 +93,8 @@ class Report:
     """Median; below 1 the system keeps up."""
     audio_seconds: float
     """Mean length of an utterance."""
+    failure: str = ""
+    """What the first of the failed ones was told."""
 
     @property
     def offered(self) -> float:
@@ -157,11 +159,13 @@ def report(load: Load, heard: Sequence[Heard]) -> Report:
     first = [one.first_audio for one, _ in spoken]
     played = [one.playback for one, _ in spoken]
     refused = sum(isinstance(one.error, Refused) for one in heard)
+    silent = [one for one in heard if one.playback.began_at is None or one.error is not None]
+    failures = [str(one.error or "no audio came") for one in silent if not isinstance(one.error, Refused)]
     return Report(
         rate=load.rate,
         asked=len(heard),
         refused=refused,
-        failed=len(heard) - len(spoken) - refused,
+        failed=len(failures),
         p50_first_audio=percentile(first, 50),
         p95_first_audio=percentile(first, 95),
         underruns_per_stream=sum(one.underruns for one in played) / len(played) if played else math.nan,
@@ -169,6 +173,7 @@ def report(load: Load, heard: Sequence[Heard]) -> Report:
         p95_silence=percentile([one.silence for one in played], 95),
         real_time_factor=percentile([speech.real_time_factor for _, speech in spoken], 50),
         audio_seconds=sum(speech.audio_seconds for _, speech in spoken) / len(spoken) if spoken else math.nan,
+        failure=failures[0] if failures else "",
     )
 
 
@@ -185,11 +190,11 @@ HEADER = (
 
 
 def table_row(one: Report) -> str:
-    """A report's figures under `HEADER`."""
+    """A report's figures under `HEADER`, and what a failed utterance was told."""
     return (
         f"{one.rate:6.2f} {one.offered:8.1f} {one.asked:6} {one.refused:8} {one.failed:7} {one.p50_first_audio:16.2f} "
         f"{one.p95_first_audio:6.2f} {one.underruns_per_stream:17.2f} {one.p95_silence:12.2f} "
-        f"{one.real_time_factor:17.2f}"
+        f"{one.real_time_factor:17.2f}" + (f"\n        {one.failure}" if one.failure else "")
     )
 
 

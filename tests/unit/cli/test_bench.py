@@ -50,6 +50,7 @@ def test_a_report_counts_refusals_failures_and_underruns() -> None:
     turned_away = [Heard(0.0, error=Refused("full")), Heard(0.0, error=ClientError("broken"))]
     figures = report(load, [heard(0.1), heard(0.3, 2), *turned_away])
     assert (figures.asked, figures.refused, figures.failed, figures.streams_with_underrun) == (4, 1, 1, 1)
+    assert figures.failure == "broken"
     assert (figures.p50_first_audio, figures.p95_first_audio) == pytest.approx((0.1, 0.3))
     assert figures.underruns_per_stream == 1.0
     assert figures.offered == pytest.approx(20.0)

@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import resource
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -138,10 +139,11 @@ def measure_ways(
         ("recomputed, growing hops", recomputing, spec, growing),
     ]
     ways: dict[str, Way] = {}
-    for _ in range(repeats):
+    for number in range(repeats):
         for name, backend, voice, hop_tokens in plans:
             way = decode(name, backend, voice, tokens, hop_tokens)
             ways[name] = way.fastest(ways.get(name, way))
+            print(f"round {number + 1} of {repeats}: {name} {way.total:.1f} s", file=sys.stderr, flush=True)
     return ways
 
 

@@ -86,6 +86,7 @@ class Voices:
             yield content
         finally:
             if record is not None:
+                self._known[record.owner, record.id] = content.voice_hash  # what was spoken may have been kept
                 self._spawn(self._leave(record, content.voice_hash))
 
     async def exists(self, name: str) -> bool:

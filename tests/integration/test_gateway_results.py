@@ -168,6 +168,36 @@ async def test_a_deleted_voice_leaves_no_results(cache: dict[str, Any], tmp_path
             await r.voices.DeleteVoice(tts_pb2.DeleteVoiceRequest(voice="Mine"))
 
 
+async def test_a_voice_deleted_at_one_gateway_leaves_no_results_at_the_other(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"result_cache": "memory", "voices_dir": tmp_path, "model_poll_seconds": 0.02}
+    async with rig(**settings) as one, second_gateway(one, **settings, voice_cache_bytes=0) as other:
+        header = tts_pb2.CreateVoiceHeader(name="Mine", transcript="hello", consent=True)
+        requests = [tts_pb2.CreateVoiceRequest(header=header), tts_pb2.CreateVoiceRequest(audio=b"audio")]
+        await one.voices.CreateVoice(iter(requests))
+        await say(other, "One.", voice_name="Mine")
+        results = other.gateway._stages.results
+        assert results is not None
+        assert results.store.holds("hash of hello")
+        await one.voices.DeleteVoice(tts_pb2.DeleteVoiceRequest(voice="Mine"))
+        await until(lambda: not results.store.holds("hash of hello"))
+
+
+async def test_what_was_being_said_with_a_deleted_voice_is_not_kept(tmp_path: Path) -> None:
+    async with rig(result_cache="memory", voices_dir=tmp_path) as r:
+        header = tts_pb2.CreateVoiceHeader(name="Mine", transcript="hello", consent=True)
+        requests = [tts_pb2.CreateVoiceRequest(header=header), tts_pb2.CreateVoiceRequest(audio=b"audio")]
+        await r.voices.CreateVoice(iter(requests))
+        r.llm.scripts[0] = Script(hold={0: asyncio.Event()})
+        speaking = asyncio.create_task(say(r, "One.", voice_name="Mine"))
+        await until(lambda: bool(r.llm.calls))
+        await r.voices.DeleteVoice(tts_pb2.DeleteVoiceRequest(voice="Mine"))
+        r.llm.scripts[0].hold[0].set()
+        assert isinstance((await speaking)[-1], tts_pb2.Finished)
+        results = r.gateway._stages.results
+        assert results is not None
+        await until(lambda: not results.store.holds("hash of hello") and not r.gateway._stages.voices._left)
+
+
 @pytest.mark.system
 async def test_gateways_share_results_in_redis() -> None:
     async with redis_server() as url:

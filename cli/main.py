@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -26,7 +27,7 @@ from cli.progress import DownloadProgress
 from cli.say import check_speech, make_config, say_to_file, show_speech
 from cli.stack import Stack, StackConfig
 from cli.worker import WorkerError
-from gateway.access.keys import key_hash, new_key
+from gateway.access.keys import NAME, key_hash, new_key
 from services.common.settings import EMBEDDED_MODEL
 
 app = typer.Typer(
@@ -300,6 +301,8 @@ def fetch(
 @app.command()
 def key(name: Annotated[str, typer.Argument(help="Whose key it is; letters, digits, dots, dashes.")]) -> None:
     """Make an API key: the key itself, shown this once, and the lines for the gateway's key file."""
+    if re.fullmatch(NAME, name) is None:
+        fail("a key's name has 1 to 64 letters, digits, dots, dashes or underscores, and begins with a letter or digit")
     made = new_key()
     err.print("The key, for its holder alone; it cannot be shown again:")
     out.print(made, markup=False, soft_wrap=True)

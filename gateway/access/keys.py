@@ -38,7 +38,9 @@ PREFIX = "ltts_"
 """Tells people and secret scanners what a leaked key is for."""
 RECHECK_SECONDS = 1.0
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+"""Of keys and owners."""
+Name = Annotated[str, StringConstraints(pattern=NAME)]
 
 
 class KeyFileError(Exception):

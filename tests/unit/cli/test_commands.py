@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from cli.ports import free_ports
+from gateway.access.keys import KeyRing
 from services.common.settings import EMBEDDED_MODEL
 
 runner = CliRunner()
@@ -64,3 +65,18 @@ def test_doctor_names_a_missing_directory(tmp_path: Path) -> None:
     result = runner.invoke(app, ["doctor", str(tmp_path / "nowhere")])
     assert result.exit_code == 1
     assert "does not exist" in result.output
+
+
+def test_a_key_is_made_for_the_gateway_s_own_file(tmp_path: Path) -> None:
+    result = runner.invoke(app, ["key", "assistant"])
+    assert result.exit_code == 0
+    made, name, digest = result.stdout.splitlines()
+    (tmp_path / "keys.yaml").write_text(f"keys:\n{name}\n{digest}\n")
+    assert KeyRing(tmp_path / "keys.yaml").caller(made).name == "assistant"
+
+
+@pytest.mark.parametrize("name", ["", "two words", "-dash", "x" * 65, "a\nb"])
+def test_a_key_s_name_that_its_file_would_not_take_is_refused(name: str) -> None:
+    result = runner.invoke(app, ["key", "--", name])
+    assert result.exit_code == 1
+    assert "a key's name has 1 to 64" in result.output

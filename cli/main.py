@@ -132,9 +132,9 @@ def prepare(
         typer.Option(min=0, help="Largest batch of a TensorRT engine, as the workers' setting; 0 is their default."),
     ] = 0,
     precision: Annotated[
-        Literal["float32", "float16", "bfloat16"],
-        typer.Option(help="Numbers of a TensorRT engine, as the workers' decode_precision."),
-    ] = "float32",
+        Literal["auto", "float32", "float16", "bfloat16"],
+        typer.Option(help="Numbers of a TensorRT engine, as the workers' decode_precision; auto is bfloat16."),
+    ] = "auto",
     cache_dir: Annotated[
         Path | None,
         typer.Option(envvar="LIGHTTTS_DECODE_CACHE_DIR", help="Where workers will look; default: ~/.cache/light-tts."),

@@ -34,6 +34,7 @@ def made_up_mel(flow: Flow) -> Tensor:
     return torch.cat([*mels, *flow.append([FlowHop(state, state.available, final=True, keep=False)])])
 
 
+@torch.inference_mode()
 def compile_estimator(flow: Flow) -> None:
     """Has torch.compile join the estimator's small operations. What is asked for exactly goes without (`FlowHop`).
 
@@ -51,6 +52,7 @@ def compile_estimator(flow: Flow) -> None:
         raise RuntimeError(str(error)) from error  # compilers fail in ways of their own
 
 
+@torch.inference_mode()
 def use_programs(flow: Flow, most_streams: int, record: Record | None) -> None:
     """Has appends of up to `most_streams` streams run as programs of fixed shape, recorded by `record`.
 
@@ -60,7 +62,7 @@ def use_programs(flow: Flow, most_streams: int, record: Record | None) -> None:
     arena = flow.pool.arenas["estimator"]
     ratio = flow.config.mel_frames_per_token
     programs = Programs(flow.solver, _network(flow), arena, ratio, most_streams=most_streams, record=record)
-    programs.make(programs.smallest)
+    programs.prepare()
     flow.programs = programs
     try:
         _compare(flow, expected)

@@ -49,7 +49,7 @@ def load_backend(settings: DecodeSettings, model: ModelDir) -> Backend:
     log.info(
         "decoding",
         device=str(device),
-        precision=settings.decode_precision,
+        precision=precision_name(settings, device),
         estimator=type(backend.flow.solver.estimator).__name__,
         cuda_graphs=backend.flow.programs is not None,
         batch=largest_batch(settings, device),
@@ -81,6 +81,13 @@ def largest_batch(settings: DecodeSettings, device: torch.device | None) -> int:
     return CPU_BATCH if device is not None and device.type == "cpu" else GPU_BATCH
 
 
+def precision_name(settings: DecodeSettings, device: torch.device) -> str:
+    """What the estimator computes in on that device: a key of `DTYPES`."""
+    if settings.decode_precision != "auto":
+        return settings.decode_precision
+    return "bfloat16" if device.type == "cuda" else "float32"
+
+
 def estimator_factory(settings: DecodeSettings, device: torch.device) -> EstimatorFactory | None:
     """What replaces PyTorch's estimator; None keeps it.
 
@@ -91,9 +98,9 @@ def estimator_factory(settings: DecodeSettings, device: torch.device) -> Estimat
         return partial(onnx_estimator, cache=settings.decode_cache_dir, device=device)
     stateless_gpu = device.type == "cuda" and not settings.decode_keep_state
     if settings.decode_backend == "tensorrt" or (settings.decode_backend == "auto" and stateless_gpu):
-        half = settings.decode_precision != "float32"
         rows = 2 * largest_batch(settings, device)
-        return partial(tensorrt_estimator, cache=settings.decode_cache_dir, device=device, half=half, max_rows=rows)
+        cache, precision = settings.decode_cache_dir, precision_name(settings, device)
+        return partial(tensorrt_estimator, cache=cache, device=device, precision=precision, max_rows=rows)
     return None
 
 
@@ -116,7 +123,7 @@ def _on(settings: DecodeSettings, model: ModelDir, device: torch.device) -> Torc
 def _warm(
     settings: DecodeSettings, model: ModelDir, device: torch.device, factory: EstimatorFactory | None
 ) -> TorchBackend:
-    compute = DTYPES[settings.decode_precision] if factory is None else torch.float32
+    compute = DTYPES[precision_name(settings, device)] if factory is None else torch.float32
     kept = settings.decode_state_precision
     precision = Precision(compute, compute if kept == "auto" else DTYPES[kept])
     keeps = factory is None and settings.decode_keep_state

@@ -28,8 +28,9 @@ class DecodeSettings(ModelServiceSettings):
     """Hops of one chunk whatever the lead, to compare policies."""
     device: str = "cpu"
     """Device of the model: cpu, cuda, cuda:1 ... The CPU stands in, said loudly, for a GPU that is absent or fails."""
-    decode_precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Numbers the flow's estimator computes in; the vocoder always runs in float32 and pitch in float64."""
+    decode_precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Numbers the flow's estimator computes in; the vocoder always runs in float32 and pitch in float64. auto: bfloat16
+    on a GPU, else float32."""
     decode_state_precision: Literal["auto", "float32", "bfloat16", "float16", "float8"] = "auto"
     """Numbers in which streams' states are kept; auto is the precision of computing. See docs/benchmarks.md."""
     decode_cuda_graphs: bool = True

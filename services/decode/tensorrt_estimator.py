@@ -96,30 +96,29 @@ class TensorRtEstimator:
 
 
 def tensorrt_estimator(
-    network: UNet, cache: Path, device: torch.device, *, half: bool, max_rows: int
+    network: UNet, cache: Path, device: torch.device, *, precision: str, max_rows: int
 ) -> TensorRtEstimator:
     """Builds the engine (minutes) unless the cache has it. Raises RuntimeError when that cannot be done here."""
     _tensorrt()
     if device.type != "cuda":
         raise RuntimeError(f"TensorRT needs a GPU, and this is {device}")
     graph = graph_path(cache, network)
-    engine = engine_path(graph, device, half=half, max_rows=max_rows)
+    engine = engine_path(graph, device, precision=precision, max_rows=max_rows)
     if not engine.exists():
         if not graph.exists():
             export(network.cpu(), graph)
             network.to(device)
-        build(graph, engine, network, half=half, max_rows=max_rows)
+        build(graph, engine, network, precision=precision, max_rows=max_rows)
     return TensorRtEstimator(network, engine, device)
 
 
-def engine_path(graph: Path, device: torch.device, *, half: bool, max_rows: int) -> Path:
+def engine_path(graph: Path, device: torch.device, *, precision: str, max_rows: int) -> Path:
     """An engine fits one kind of GPU, one TensorRT, one set of weights."""
     gpu = torch.cuda.get_device_name(device).replace(" ", "-")
-    precision = "float16" if half else "float32"
     return graph.with_name(f"{graph.stem}-{gpu}-trt{_tensorrt().__version__}-{precision}-{max_rows}.engine")
 
 
-def build(graph: Path, engine: Path, network: UNet, *, half: bool, max_rows: int) -> None:
+def build(graph: Path, engine: Path, network: UNet, *, precision: str, max_rows: int) -> None:
     """Writes the engine to `engine` in one step. Raises RuntimeError with TensorRT's own words when it cannot."""
     trt = _tensorrt()
     began = time.monotonic()
@@ -132,8 +131,8 @@ def build(graph: Path, engine: Path, network: UNet, *, half: bool, max_rows: int
         raise RuntimeError(f"TensorRT cannot read {graph}: {reasons}")
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
-    if half:
-        config.set_flag(trt.BuilderFlag.FP16)
+    if precision != "float32":
+        config.set_flag({"float16": trt.BuilderFlag.FP16, "bfloat16": trt.BuilderFlag.BF16}[precision])
     for least, usual, most in FRAMES:
         profile = builder.create_optimization_profile()
         sizes = ((2, least), (max(2, max_rows // 2), usual), (max_rows, most))

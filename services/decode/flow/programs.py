@@ -20,7 +20,7 @@ CHUNKS = (1, 2, 4)
 """New chunks of the longest stream: the hops of `HopPolicy`."""
 BLOCKS = (4, 8, 16, 32, 64)
 """Blocks of the longest stream, that is seconds of its audio with the prompt; a longer one runs without a program."""
-MOST_KEPT = 48
+MOST_KEPT = 64
 """Programs kept: a recorded one takes some megabytes, and the scratch memory that all share."""
 
 
@@ -58,10 +58,14 @@ class Programs:
         count, chunks, most = (sizes[place] for place, (sizes, _) in zip(places, wanted, strict=True))
         return Shape(count, chunks * size, most)
 
-    @property
-    def smallest(self) -> Shape:
-        """The shape of one stream's first hops."""
-        return Shape(self._streams[0], CHUNKS[0] * self._parts[2].layout.positions, BLOCKS[0])
+    def prepare(self) -> None:
+        """Makes what most hops run as, so that no listener waits for it: one new chunk, a past of up to 16 s.
+
+        Raises RuntimeError when a step cannot be recorded.
+        """
+        for blocks in BLOCKS[:3]:
+            for streams in self._streams if self._record is not None else self._streams[:1]:
+                self.make(Shape(streams, CHUNKS[0] * self._parts[2].layout.positions, blocks))
 
     def find(self, streams: int, frames: int, blocks: int) -> EulerProgram | None:
         """The program for such a batch, made at first use; None where the batch must go without."""

@@ -19,7 +19,15 @@ from services.decode import loading
 from services.decode.backends import AudioFormat, ClockedBackend, CostModel, Hop
 from services.decode.flow.model import EstimatorFactory, Flow
 from services.decode.flow.unet import UNet
-from services.decode.loading import engine_limits, estimator_factory, largest_batch, load_backend, memory_share, prepare
+from services.decode.loading import (
+    engine_limits,
+    estimator_factory,
+    largest_batch,
+    load_backend,
+    memory_share,
+    precision_name,
+    prepare,
+)
 from services.decode.onnx_estimator import onnx_estimator
 from services.decode.settings import DecodeSettings
 from services.decode.torch_backend import NonFiniteAudio, Precision, TorchBackend
@@ -175,8 +183,10 @@ def test_graphs_are_recorded_on_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> N
         assert [line["setting"] for line in lines] == ["decode_cuda_graphs"] * len(wanted)
 
 
-def test_limits_follow_the_device() -> None:
+def test_limits_and_precision_follow_the_device() -> None:
     cpu, gpu, clocked = CPU, torch.device("cuda"), None
+    assert [precision_name(DecodeSettings(), device) for device in (cpu, gpu)] == ["float32", "bfloat16"]
+    assert precision_name(DecodeSettings(decode_precision="float16"), gpu) == "float16"
     assert [largest_batch(DecodeSettings(), device) for device in (cpu, gpu, clocked)] == [4, 16, 16]
     assert largest_batch(DecodeSettings(decode_max_batch_size=3), gpu) == 3
     limits = engine_limits(DecodeSettings(), support.mini_backend())

@@ -19,7 +19,8 @@ log = structlog.get_logger(__name__)
 
 NAME = "lighttts.v1.VoiceCache"
 TIMEOUT_SECONDS = 2.0
-"""A worker that does not answer for so long has not been told."""
+"""A worker that does not answer for so long has not been told. One that tells others gives them half of it, so that its
+own answer is still waited for."""
 
 
 class VoiceCacheServicer(voice_pb2_grpc.VoiceCacheServicer):
@@ -35,12 +36,12 @@ class VoiceCacheServicer(voice_pb2_grpc.VoiceCacheServicer):
         return voice_pb2.ForgetVoiceResponse(unreached=await self._forget(request.voice_hash))
 
 
-async def tell_workers(pool: Pool, voice_hash: str) -> int:
+async def tell_workers(pool: Pool, voice_hash: str, timeout_seconds: float = TIMEOUT_SECONDS) -> int:
     """Has every worker that a pool knows forget a voice; how many of them, and behind them, could not be told."""
 
     async def tell(channel: grpc.aio.Channel) -> int:
         request = voice_pb2.ForgetVoiceRequest(voice_hash=voice_hash)
-        answer = await voice_pb2_grpc.VoiceCacheStub(channel).ForgetVoice(request, timeout=TIMEOUT_SECONDS)
+        answer = await voice_pb2_grpc.VoiceCacheStub(channel).ForgetVoice(request, timeout=timeout_seconds)
         return int(answer.unreached)
 
     unreached = 0

@@ -94,7 +94,7 @@ class LlmService(llm_pb2_grpc.LlmServicer):
         """Here and at the decode workers, whom nobody else knows."""
         stage = self._ready
         stage.voices.forget(voice_hash)
-        return await forget_voice.tell_workers(stage.pool, voice_hash)
+        return await forget_voice.tell_workers(stage.pool, voice_hash, forget_voice.TIMEOUT_SECONDS / 2)
 
     @property
     def _ready(self) -> Stage:

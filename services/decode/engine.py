@@ -7,13 +7,13 @@ audio, an error, a cancel, closing) frees its state through the one method `_dro
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from services.common.engine_thread import EngineThread
 from services.decode.admission import overload
 from services.decode.backends import Backend, Hop, HopAudio, check_tokens
 from services.decode.events import AudioEvent, EngineStats, Event, FailedEvent, Observer, OnEvent
@@ -57,16 +57,13 @@ class DecodeEngine:
         self._backend, self._order, self._clock = backend, order, clock
         self._observer = observer or Observer()
         self._times = ServiceTime()
-        self._wake = threading.Condition()
-        self._commands: list[Callable[[], object]] = []
         self._live: dict[Stream, Handle] = {}
-        self._closing = False
         self._counts: Counter[str] = Counter()
         self._busy_s = self._underrun_s = 0.0
         self._ready: list[Job] = []
         self._batch: list[Job] = []
         self._stats = EngineStats()
-        self._thread = threading.Thread(target=self._run, name="decode-engine", daemon=True)
+        self._thread = EngineThread("decode-engine", self._turn, self._end, self.limits.heartbeat_s)
         self._thread.start()
 
     def open(self, spec: StreamSpec, on_event: OnEvent) -> Handle:
@@ -82,8 +79,8 @@ class DecodeEngine:
             stream.plan, stream.done = record.plan, record.done
             stream.emitted = stream.acknowledged = record.emitted * self._backend.format.frame_samples
         handle = Handle(stream, on_event)
-        with self._wake:
-            if self._closing:
+        with self._thread.lock:
+            if not self._thread.alive:
                 raise EngineClosed("the engine is closed")
             if len(self._live) >= self.limits.max_streams:
                 raise EngineFull(f"{len(self._live)} streams are open, which is this engine's limit")
@@ -113,33 +110,33 @@ class DecodeEngine:
         """
         ids = [int(token) for token in tokens]
         handle._stream.fed_at = self._clock()  # at once, so that `open` counts it as queued
-        self._post(lambda: self._guarded(handle, lambda: self._take(handle, ids, last)))
+        self._thread.post(lambda: self._guarded(handle, lambda: self._take(handle, ids, last)))
 
     def cancel(self, handle: Handle) -> None:
         """Stops a stream: no event follows a batch that is under way. Does nothing when it has already ended."""
         handle._stream.closed = True  # at once, so that a batch under way reports nothing more
-        self._post(lambda: self._drop(handle, "cancelled"))
+        self._thread.post(lambda: self._drop(handle, "cancelled"))
 
     def report_position(self, handle: Handle, seconds_played: float) -> None:
         """Says where in the utterance the listener is now; hops and urgency follow it instead of the wall clock."""
         now = self._clock()
-        self._post(lambda: setattr(handle._stream, "played", (seconds_played, now)))
+        self._thread.post(lambda: setattr(handle._stream, "played", (seconds_played, now)))
 
     def forget_voice(self, voice: str) -> None:
         """Drops what was computed of a voice's prompt; streams that speak with it keep theirs."""
-        self._post(lambda: self._backend.forget_voice(voice))
+        self._thread.post(lambda: self._backend.forget_voice(voice))
 
     def acknowledge(self, handle: Handle, samples: int) -> None:
         """Says that the audio before absolute sample `samples` has been sent on.
 
         A stream with more than its `max_unread_s` unacknowledged pauses: this is how a slow reader holds it back.
         """
-        self._post(lambda: setattr(handle._stream, "acknowledged", max(samples, handle._stream.acknowledged)))
+        self._thread.post(lambda: setattr(handle._stream, "acknowledged", max(samples, handle._stream.acknowledged)))
 
     @property
     def alive(self) -> bool:
         """False once the engine is closed; every open is then refused."""
-        return not self._closing
+        return self._thread.alive
 
     def stats(self) -> EngineStats:
         """A snapshot taken after the latest turn."""
@@ -147,39 +144,19 @@ class DecodeEngine:
 
     def close(self) -> None:
         """Fails every live stream with EngineClosed and ends the thread; safe to call twice."""
-        with self._wake:
-            self._closing = True
-            self._wake.notify()
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
+        self._thread.close()
 
-    def _post(self, command: Callable[[], object]) -> None:
-        with self._wake:
-            self._commands.append(command)
-            self._wake.notify()
+    def _end(self) -> None:
+        with self._thread.lock:
+            handles = list(self._live.values())
+        for handle in handles:
+            self._fail(handle, EngineClosed("the engine was closed before the utterance ended"))
+        self._ready, self._batch = [], []
+        self._stats = self._snapshot()
 
-    def _run(self) -> None:
-        try:
-            while not self._closing:
-                self._turn()
-        finally:  # also after a defect of the loop itself: nobody is left waiting for an engine that is gone
-            with self._wake:
-                self._closing = True
-                handles = list(self._live.values())
-            for handle in handles:
-                self._fail(handle, EngineClosed("the engine was closed before the utterance ended"))
-            self._ready, self._batch = [], []
-            self._stats = self._snapshot()
-
-    def _turn(self) -> None:
-        """Takes the callers' commands, then runs one batch; sleeps first when the last turn had nothing to do."""
-        with self._wake:
-            if not (self._batch or self._commands or self._closing):
-                self._wake.wait(self.limits.heartbeat_s)
-            commands, self._commands = self._commands, []
-        for command in commands:
-            command()
-        with self._wake:
+    def _turn(self) -> bool:
+        """Runs one batch, if there is one."""
+        with self._thread.lock:
             streams = list(self._live)
         now, audio = self._clock(), self._backend.format
         self._ready = ready_jobs(streams, now, audio, self.limits, self._times, self._backend.kept_tokens)
@@ -188,6 +165,7 @@ class DecodeEngine:
         self._step(self._batch)
         self._beat()
         self._stats = self._snapshot()
+        return bool(self._batch)
 
     def _beat(self) -> None:
         self.steps += 1
@@ -233,7 +211,7 @@ class DecodeEngine:
         if self._backend.has_room(hops):
             return
         mates = {job.stream for job in batch}
-        with self._wake:
+        with self._thread.lock:
             others = [stream for stream in self._live if stream not in mates]
         urgent = min(batch, key=lambda job: job.deadline)
         for stream in victims(others, urgent, self._clock(), self._backend.format):
@@ -315,7 +293,7 @@ class DecodeEngine:
     def _drop(self, handle: Handle, outcome: str) -> bool:
         """Forgets a stream and frees all it holds; false when that had already happened."""
         stream = handle._stream
-        with self._wake:
+        with self._thread.lock:
             known = self._live.pop(stream, None) is not None
         stream.closed, stream.state = True, None
         self._counts[outcome] += known
@@ -323,7 +301,7 @@ class DecodeEngine:
 
     def _snapshot(self) -> EngineStats:
         now = self._clock()
-        with self._wake:
+        with self._thread.lock:
             streams = list(self._live)
         return EngineStats(
             streams=len(streams),

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import itertools
 import math
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass
 
+from services.common.engine_thread import EngineThread
 from services.common.modeldir import ModelDir
 from services.llm.backends import Backend
 from services.llm.layout import RequestError
@@ -107,15 +107,12 @@ class LlmEngine:
         self._scheduler = Scheduler(self.limits, order, clock)
         self._on_step = on_step
         self._arrivals = itertools.count()
-        self._wake = threading.Condition()
-        self._commands: list[Callable[[], object]] = []
         self._live: dict[Sequence, Handle] = {}
-        self._closing = False
         self._counts: Counter[str] = Counter()
         self._batch_size = 0
         self._stats = EngineStats(kv_blocks_total=self.limits.num_blocks)
         backend.reserve(self.limits.num_blocks, self.limits.block_size)
-        self._thread = threading.Thread(target=self._run, name="llm-engine", daemon=True)
+        self._thread = EngineThread("llm-engine", self._turn, self._end, self.limits.heartbeat_s)
         self._thread.start()
 
     def submit(self, request: Request, on_event: OnEvent) -> Handle:
@@ -126,31 +123,31 @@ class LlmEngine:
         """
         sequence = Sequence(request, self._model, self.limits.max_request_tokens, next(self._arrivals))
         handle = Handle(sequence, on_event)
-        with self._wake:
-            if self._closing:
+        with self._thread.lock:
+            if not self._thread.alive:
                 raise EngineClosed("the engine is closed")
             if len(self._live) >= self.limits.max_running + self.limits.max_waiting:
                 raise EngineFull(f"{len(self._live)} requests are running or waiting, which is this engine's limit")
             self._live[sequence] = handle
-        self._post(lambda: self._start(handle))
+        self._thread.post(lambda: self._start(handle))
         return handle
 
     def cancel(self, handle: Handle) -> None:
         """Stops a sequence before the next step at the latest; does nothing when it has already ended."""
         handle._sequence.closed = True  # at once, so that a step under way reports nothing more
-        self._post(lambda: self._drop(handle, "cancelled"))
+        self._thread.post(lambda: self._drop(handle, "cancelled"))
 
     def set_max_tokens(self, handle: Handle, max_tokens: int | None) -> None:
         """Holds generation once `max_tokens` raw ids are decoded (resumed ones included); None lifts the hold."""
         if max_tokens is not None and max_tokens < 0:
             raise RequestError(f"max_tokens {max_tokens} is negative; use 0 to hold generation back")
-        self._post(lambda: setattr(handle._sequence, "max_tokens", max_tokens))
+        self._thread.post(lambda: setattr(handle._sequence, "max_tokens", max_tokens))
 
     def set_play_at(self, handle: Handle, play_at: float | None) -> None:
         """Says when the listener hears (or wants to hear) the beginning; deadlines follow from it."""
         if play_at is not None and not math.isfinite(play_at):
             raise RequestError("play_at is not a finite number of seconds")
-        self._post(lambda: setattr(handle._sequence, "play_at", play_at))
+        self._thread.post(lambda: setattr(handle._sequence, "play_at", play_at))
 
     def append_text(self, handle: Handle, ids: Ids[int]) -> None:
         """Adds text to a request submitted with `text_complete=False`. Raises RequestError for ids out of range.
@@ -159,16 +156,16 @@ class LlmEngine:
         """
         text = tuple(ids)
         check_text_ids(text, self._model.llm)
-        self._post(lambda: self._guarded(handle, lambda: handle._sequence.add_text(text)))
+        self._thread.post(lambda: self._guarded(handle, lambda: handle._sequence.add_text(text)))
 
     def end_text(self, handle: Handle) -> None:
         """Says that the text is complete; an empty text fails the sequence with a RequestError event."""
-        self._post(lambda: self._guarded(handle, handle._sequence.end_text))
+        self._thread.post(lambda: self._guarded(handle, handle._sequence.end_text))
 
     @property
     def alive(self) -> bool:
         """False once the engine is closed; every submit is then refused."""
-        return not self._closing
+        return self._thread.alive
 
     def stats(self) -> EngineStats:
         """A snapshot taken after the latest turn."""
@@ -176,38 +173,17 @@ class LlmEngine:
 
     def close(self) -> None:
         """Fails every live sequence with EngineClosed and ends the thread; safe to call twice."""
-        with self._wake:
-            self._closing = True
-            self._wake.notify()
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
+        self._thread.close()
 
-    def _post(self, command: Callable[[], object]) -> None:
-        with self._wake:
-            self._commands.append(command)
-            self._wake.notify()
+    def _end(self) -> None:
+        with self._thread.lock:
+            handles = list(self._live.values())
+        for handle in handles:
+            self._fail(handle, EngineClosed("the engine was closed before the utterance ended"))
+        self._stats = self._snapshot()
 
-    def _run(self) -> None:
-        try:
-            busy = False
-            while not self._closing:
-                busy = self._turn(busy)
-        finally:  # also after a defect of the loop itself: nobody is left waiting for an engine that is gone
-            with self._wake:
-                self._closing = True
-                handles = list(self._live.values())
-            for handle in handles:
-                self._fail(handle, EngineClosed("the engine was closed before the utterance ended"))
-            self._stats = self._snapshot()
-
-    def _turn(self, busy: bool) -> bool:
-        """Takes the callers' commands, then does its steps; sleeps first when the last turn had nothing to do."""
-        with self._wake:
-            if not (busy or self._commands or self._closing):
-                self._wake.wait(self.limits.heartbeat_s)
-            commands, self._commands = self._commands, []
-        for command in commands:
-            command()
+    def _turn(self) -> bool:
+        """Does its steps; false when there was nothing to do."""
         left = self.limits.steps_per_turn
         while left > 0 and (done := self._step(left)):
             left -= done
@@ -289,7 +265,7 @@ class LlmEngine:
 
     def _drop(self, handle: Handle, outcome: str) -> bool:
         """Forgets a sequence and frees all it holds; false when that had already happened."""
-        with self._wake:
+        with self._thread.lock:
             known = self._live.pop(handle._sequence, None) is not None
         handle._sequence.closed = True
         if known:

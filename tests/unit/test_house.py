@@ -22,7 +22,9 @@ TRANSLATORS = {
     "decode": {"session", "metrics", "loading", "prepare"},
 }
 """Further files beside the server that hold one stream: the engine on one side, gRPC on the other."""
-ENGINE_MAY_IMPORT = {"torch", "triton", "numpy", "onnxruntime", "services.common.modeldir", "services.common.weights"}
+ENGINE_MAY_IMPORT = {"torch", "triton", "numpy", "onnxruntime"} | {
+    f"services.common.{name}" for name in ("modeldir", "weights", "engine_thread")
+}
 """Beside the standard library and the service's own modules. Triton comes with torch's CUDA builds: kernels use it."""
 
 

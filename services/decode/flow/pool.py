@@ -7,13 +7,14 @@ evicting a stream is forgetting its past: a block is free again when the last pa
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import prod
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -213,7 +214,15 @@ def _pick(values: Tensor, blocks: Tensor | slice) -> Tensor:
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | None) -> Tensor:
-    """`torch.zeros`, which on a CPU writes every page; NumPy leaves that to whoever first needs one."""
+    """Zeros; on a CPU pages of their own, taken when they are first written, as `torch.zeros` would write them all.
+
+    Small pages: what a block holds lies far apart, one piece per step and layer, and a huge page for each would take a
+    gigabyte for a stream's first second. NumPy asks for huge ones.
+    """
     if (device is not None and device.type != "cpu") or 0 in shape:
         return torch.zeros(shape, dtype=dtype, device=device)
-    return torch.from_numpy(np.zeros(prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(shape)
+    pages = mmap.mmap(-1, prod(shape) * dtype.itemsize)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without huge pages knows no such advice
+            pages.madvise(mmap.MADV_NOHUGEPAGE)
+    return torch.frombuffer(pages, dtype=dtype).view(shape)

@@ -194,8 +194,8 @@ def print_ways(ways: dict[str, Way], seconds: float) -> None:
     for way in ways.values():
         if way.lost_state:
             print(f"{way.name}: states did not fit in memory, so this is no figure of keeping them; see --state-bytes")
-        hops = " ".join(f"{hop:.2f}" for hop in way.seconds)
-        print(f"{way.name:32} {way.total:7.2f} s, {way.total / seconds:5.2f} s per s;  per hop {hops}")
+        each = " ".join(f"{hop:.2f}" for hop in way.seconds)
+        print(f"{way.name:32} {way.total:7.2f} s, {way.total / seconds:5.2f} s per s;  per hop {each}")
     cached, known = ways["cached, hops of 25, new voice"], ways["cached, hops of 25, known voice"]
     grown, once = ways["cached, growing hops"], ways["one shot, chunk-causal"]
     hops = cached.seconds

@@ -31,6 +31,10 @@ class Refused(ClientError):
     """The gateway has too much to do; the message says when to try again."""
 
 
+class Absent(ClientError):
+    """Nobody can speak now; that changes by itself where something is starting."""
+
+
 @dataclass(frozen=True)
 class Access:
     """The way to a gateway."""
@@ -181,9 +185,9 @@ async def _nobody(access: Access) -> ClientError:
         async with asyncio.timeout(CONNECT_TIMEOUT):
             _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
     except socket.gaierror:
-        return ClientError(f"there is no host {host}; check the name, and name the gateway with --server host:port")
+        return Absent(f"there is no host {host}; check the name, and name the gateway with --server host:port")
     except (OSError, TimeoutError):
-        return ClientError(
+        return Absent(
             f"no gateway answers at {access.server}. Start one with `light-tts up` (or `make run`), or name one with"
             " --server"
         )
@@ -228,7 +232,8 @@ def _note(speech: Speech, response: tts_pb2.StreamingSynthesizeResponse) -> None
 def _client_error(error: grpc.aio.AioRpcError, access: Access) -> ClientError:
     meant = from_rpc_error(error)
     hint = f" (try again in {meant.retry_after:.0f} s)" if meant.retry_after else ""
-    kind = Refused if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED else ClientError
+    kinds = {grpc.StatusCode.RESOURCE_EXHAUSTED: Refused, grpc.StatusCode.UNAVAILABLE: Absent}
+    kind = kinds.get(error.code(), ClientError)
     if error.code() is grpc.StatusCode.UNAUTHENTICATED:
         hint = ". Here that is --api-key or LIGHTTTS_API_KEY"
     return kind(f"{access.server} answered {error.code().name}: {meant.message}{hint}")

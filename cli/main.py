@@ -225,6 +225,7 @@ def say(
         bool,
         typer.Option("--check", help="Fail unless the gateway is well and sends speech of a likely length."),
     ] = False,
+    wait: Annotated[float, typer.Option(min=0, help="Try again for so many seconds while nobody can speak.")] = 0,
     server: Server = "127.0.0.1:50050",
     tls: Tls = False,
     ca: Authority = None,
@@ -234,7 +235,7 @@ def say(
     try:
         config = make_config(voice, prompt_audio, prompt_text, seed, speed)
         access = _access(server, tls, ca, api_key)
-        speech = asyncio.run(say_to_file(access, config, text, out_file))
+        speech = asyncio.run(say_to_file(access, config, text, out_file, wait))
         if check:
             check_speech(text, speech, out_file)
             asyncio.run(check_health(access))

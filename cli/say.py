@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from pathlib import Path
 
 import soundfile
 from rich.table import Table
 
-from cli.client import Access, ClientError, Speech, speak
+from cli.client import Absent, Access, ClientError, Speech, speak
 from cli.console import out
 from lighttts.v1 import audio_pb2, tts_pb2
 
@@ -15,6 +17,8 @@ SECONDS_PER_CHARACTER = (0.02, 0.5)
 """What speech takes at least and at most, in any language and at any speed."""
 QUIETEST_PEAK = 0.01
 """Of full scale."""
+RETRY_SECONDS = 1.0
+"""Between two tries while nobody can speak."""
 
 
 def make_config(
@@ -41,11 +45,25 @@ def make_config(
     return config
 
 
-async def say_to_file(server: str | Access, config: tts_pb2.SynthesisConfig, text: str, path: Path) -> Speech:
+async def say_to_file(
+    server: str | Access, config: tts_pb2.SynthesisConfig, text: str, path: Path, wait: float = 0.0
+) -> Speech:
     """Speaks `text` into a 16-bit WAV file that grows as audio arrives. Raises ClientError.
 
-    The file is created with the first audio: a refused request leaves an existing file as it was.
+    The file is created with the first audio: a refused request leaves an existing file as it was. While nobody can
+    speak, it is tried again for `wait` seconds.
     """
+    until = time.monotonic() + wait
+    while True:
+        try:
+            return await _say_once(server, config, text, path)
+        except Absent:
+            if time.monotonic() >= until:
+                raise
+            await asyncio.sleep(RETRY_SECONDS)
+
+
+async def _say_once(server: str | Access, config: tts_pb2.SynthesisConfig, text: str, path: Path) -> Speech:
     wav: soundfile.SoundFile | None = None
 
     def write(audio: audio_pb2.AudioChunk) -> None:

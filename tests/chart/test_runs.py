@@ -175,11 +175,11 @@ async def test_with_tls_everywhere_and_api_keys_strangers_are_left_out(
         (test,) = [item for item in objects if item["kind"] == "Pod"]
         code, output = await cluster.run(test)
         assert code == 0, output
-        with pytest.raises(ClientError, match="no gateway answers"):
+        with pytest.raises(ClientError, match="not as a gateway over plain gRPC"):
             await say(cluster, SHORT)
         monkeypatch.setenv("LIGHTTTS_SERVER_NAME", "tts.example")
         monkeypatch.setenv("LIGHTTTS_SERVER_CA", str(tmp_path / "authority" / "ca.crt"))
-        with pytest.raises(ClientError, match="with a certificate to be trusted"):
+        with pytest.raises(ClientError, match="not over TLS with a certificate that is trusted"):
             await say(cluster, SHORT)
         monkeypatch.setenv("LIGHTTTS_SERVER_CA", str(public.certificate))
         with pytest.raises(ClientError, match="UNAUTHENTICATED"):

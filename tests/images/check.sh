@@ -106,20 +106,12 @@ start() {
 }
 
 say() {
-  podman exec light-tts-check-gateway light-tts say "$1" --check --out /tmp/said.wav
+  podman exec light-tts-check-gateway light-tts say "$@" --check --out /tmp/said.wav
 }
 
 # Starting takes seconds; until then the gateway has no workers.
 speak_first() {
-  local name
-  for _ in $(seq 90); do
-    say "Good morning, Alice, welcome to London." && return
-    for name in "${containers[@]}"; do
-      [[ $(podman inspect --format '{{.State.Running}}' "$name") == true ]] || { echo "$name has ended" && return 1; }
-    done
-    sleep 2
-  done
-  return 1
+  say "Good morning, Alice, welcome to London." --wait 180
 }
 
 show_sizes() {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,12 +14,13 @@ import soundfile
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
+from cli import say
 from cli.client import ClientError, check_health, list_voices, speak
 from cli.ports import free_ports
 from cli.say import make_config, say_to_file
 from lighttts.v1 import tts_pb2, tts_pb2_grpc
 from lighttts.v1.audio_pb2 import AudioChunk
-from services.common.errors import InvalidInput, Overloaded, to_status
+from services.common.errors import InvalidInput, Overloaded, Unavailable, to_status
 
 PCM = np.arange(-300, 300, dtype="<i2")
 
@@ -28,10 +30,14 @@ class ScriptedGateway(tts_pb2_grpc.TextToSpeechServicer, tts_pb2_grpc.VoicesServ
 
     def __init__(self) -> None:
         self.requests: list[tts_pb2.StreamingSynthesizeRequest] = []
+        self.refusals = 2
 
     async def StreamingSynthesize(self, request_iterator, context):  # type: ignore[no-untyped-def]
         self.requests = [request async for request in request_iterator]
         text = self.requests[1].text
+        if text == "wait" and self.refusals:
+            self.refusals -= 1
+            await context.abort_with_status(rpc_status.to_status(to_status(Unavailable("no worker yet"))))
         if text == "refuse":
             error = InvalidInput("no such voice", field="voice_name")
             await context.abort_with_status(rpc_status.to_status(to_status(error)))
@@ -104,6 +110,22 @@ async def test_an_unwritable_file_is_told(server: str, tmp_path: Path) -> None:
 
 async def test_voices_are_listed(server: str) -> None:
     assert (await list_voices(server)).default_voice == "slt"
+
+
+async def test_a_gateway_that_is_starting_is_waited_for(
+    gateway: ScriptedGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(say, "RETRY_SECONDS", 0.01)
+    address = f"127.0.0.1:{free_ports(1).gateway.grpc}"
+    config = make_config(None, None, None, None, 1.0)
+    speaking = asyncio.create_task(say_to_file(address, config, "wait", tmp_path / "out.wav", 30.0))
+    server = grpc.aio.server()
+    tts_pb2_grpc.add_TextToSpeechServicer_to_server(gateway, server)
+    server.add_insecure_port(address)
+    await server.start()
+    assert (await speaking).samples == 600
+    assert gateway.refusals == 0
+    await server.stop(0)
 
 
 @pytest.mark.parametrize("status", ["SERVING", "NOT_SERVING"])

@@ -15,15 +15,13 @@ from dataclasses import dataclass
 import pytest
 import pytest_asyncio
 
-from cli.client import Speech, speak
 from cli.dashboards.__main__ import BOARDS
 from cli.ports import free_ports
-from cli.say import make_config
-from lighttts.v1.audio_pb2 import AudioChunk
 from tests.chart.test_observability import rules
+from tests.chart.test_runs import LONG, known_to_llm, next_in_turn, say
 from tests.support.certificates import Authority
 from tests.support.chart import adapter_query, scaling_metrics
-from tests.support.cluster import Cluster, Pod
+from tests.support.cluster import Cluster
 from tests.support.helm import NAMESPACE, VERSIONS, helm
 from tests.support.metric_names import OUTSIDE, names_in
 from tests.support.prometheus import Prometheus, scraping
@@ -44,7 +42,6 @@ SETTINGS = (
     "llm.settings.lead_seconds=2",
     "decode.settings.drain_notice_seconds=0",
 )
-LONG = "And who is this person you are speaking of?"
 RATE_WINDOW = "30s"
 EMPTY_WHEN_ALL_IS_WELL = {
     "lighttts_discovery_failures_total": "every lookup succeeded",
@@ -82,9 +79,9 @@ async def watched(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Wat
         scraping(cluster, free_ports(1).http, folder) as prometheus,
     ):
         await prometheus.until(f"sum(lighttts_ready) == {len(cluster.pods)}")
-        await say(cluster)
+        await say(cluster, LONG)
         alarms: list[object] = [*await prometheus.series('ALERTS{alertstate="firing"}')]
-        await disturb(cluster, await cluster.scale("decode"))
+        await disturb(cluster)
         await cluster.scale("load")
         await prometheus.until(f"rate(lighttts_gateway_time_to_first_audio_seconds_count[{RATE_WINDOW}]) > 0")
         await prometheus.until(f"rate(lighttts_decode_playback_lead_seconds_count[{RATE_WINDOW}]) > 0")
@@ -92,26 +89,20 @@ async def watched(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Wat
         yield Watched(cluster, prometheus, alarms)
 
 
-async def say(cluster: Cluster, started: asyncio.Event | None = None) -> Speech:
-    def take(chunk: AudioChunk) -> None:
-        if started is not None:
-            started.set()
-
-    return await speak(cluster.reach("light-tts-gateway", "grpc"), make_config("slt", None, None, 7, 1.0), LONG, take)
-
-
-async def disturb(cluster: Cluster, added: Pod) -> None:
-    """Has as many utterances speak as there are decode pods, drains the new pod and kills another under them."""
-    pods = cluster.running("decode")
-    started = [asyncio.Event() for _ in pods]
-    speaking = [asyncio.create_task(say(cluster, event)) for event in started]
-    await asyncio.gather(*(event.wait() for event in started))
-    victim = next(pod for pod in pods if pod is not added)
-    victim.kill()
-    assert await cluster.delete(added) == 0, added.log_tail()
-    speeches = await asyncio.gather(*speaking)
-    assert {speech.samples for speech in speeches} == {speeches[0].samples}
-    assert sum(any("moved" in warning for warning in speech.warnings) for speech in speeches) >= 2
+async def disturb(cluster: Cluster) -> None:
+    """A decode pod more, one that is drained while it speaks, and one that dies while it speaks."""
+    added = await cluster.scale("decode")
+    async with asyncio.timeout(10):
+        while not await known_to_llm(cluster, f"{added.address}:{added.port('grpc')}"):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)  # its metrics say so, and nothing rings
+    leaving = await next_in_turn(cluster)
+    ending: list[asyncio.Task[int]] = []
+    speech, _ = await say(cluster, LONG, lambda: ending.append(asyncio.create_task(cluster.delete(leaving))))
+    assert await ending[0] == 0, leaving.log_tail()
+    assert any("moved" in warning for warning in speech.warnings)
+    victim = await next_in_turn(cluster)
+    speech, _ = await say(cluster, LONG, victim.kill)
+    assert any("moved" in warning for warning in speech.warnings)
     await cluster.until(lambda: victim.restarts == 1 and victim.ready, victim)
 
 

@@ -38,7 +38,7 @@ class Window:
         self.starts = [ratio * past.tokens for past in before]
         self.lengths = [ratio * past.tokens - start for past, start in zip(after, self.starts, strict=True)]
         self.slots_before = torch.tensor([past.slot.index if past.slot else 0 for past in before], device=device)
-        self.slots_after = torch.tensor([past.slot.index if past.slot else 0 for past in after], device=device)
+        self.slots_after = [past.slot.index if past.slot else 0 for past in after]
         size = block_tokens * ratio
         numbers = [[block.index for block in past.blocks] for past in after]
         self.blocks = _blocks(numbers, device)

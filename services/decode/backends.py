@@ -82,7 +82,7 @@ class BackendCounts:
     budget_bytes: int = 0
     """Memory that states may take."""
     recomputed_frames: int = 0
-    """Mel frames computed again because their stream had lost its state or could not keep it."""
+    """Mel frames computed again because their stream had lost its state, could not keep it, or came from elsewhere."""
     non_finite: int = 0
     """Hops computed again in float32 because the faster way gave values that are not finite."""
     prompts_computed: int = 0

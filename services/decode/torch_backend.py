@@ -121,6 +121,8 @@ class TorchBackend:
             vocoder.emitted, vocoder.start = record.emitted, record.start
             vocoder.mel = torch.from_numpy(record.mel).to(self.device)
             vocoder.phase = torch.from_numpy(record.phase).to(self.device)
+            again = max(0, record.done - spec.prompt_tokens.shape[0])  # what another worker had decoded
+            self._recomputed += self.format.frames_per_token * again
         flow = self.flow.open(
             torch.tensor(spec.prompt_tokens, dtype=torch.int64),
             torch.tensor(spec.prompt_mel, dtype=torch.float32),

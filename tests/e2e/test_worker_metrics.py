@@ -98,6 +98,7 @@ async def test_workers_count_an_utterance_that_moved(stack: Stack) -> None:
     assert llm.value("lighttts_llm_kv_blocks") > 0
 
     assert of_decode("streams_ended_total", outcome="finished") == 1
+    assert of_decode("recomputed_frames_total") > 0  # what the lost worker had decoded
     assert 0 < of_decode("samples_total") < len(spoken.samples)
     assert of_decode("batch_hops_count") == of_decode("batch_seconds_count") > 0
     assert of_decode("playback_lead_seconds_count") + of_decode("first_audio_seconds_count") == of_decode("hops_total")

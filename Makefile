@@ -11,6 +11,8 @@ TORCH_INDEX ?=
 VARIANT ?= cpu
 # Further arguments of `make test`: make test ARGS="-k pool -x"
 ARGS ?=
+# Processes of `make test`; 0 runs all tests in one, as a debugger wants it.
+WORKERS ?= 2
 # The folder of `make parity`: a model directory in official format with arrays beside it.
 GOLDEN ?= tests/data/cosyvoice2-mini
 
@@ -39,7 +41,7 @@ run: setup protos ## Start the whole system and leave it serving until Ctrl-C
 	@$(BIN)/light-tts up
 
 test: setup protos ## Run the tests that need Python wheels only (ARGS="-k name")
-	@$(BIN)/python -m pytest -m "not system" $(ARGS)
+	@$(BIN)/python -m pytest -m "not system" -n $(WORKERS) --dist loadfile $(ARGS)
 
 parity: setup protos ## Compare every array of a folder of golden vectors (GOLDEN=DIR): error, tolerance, pass
 	@$(BIN)/python -m tests.parity "$(GOLDEN)"

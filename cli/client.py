@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lighttts.v1 import tts_pb2, tts_pb2_grpc
 from lighttts.v1.audio_pb2 import AudioChunk
+from services.common.call_end import CallEnd, answers
 from services.common.errors import from_rpc_error
 
 CONNECT_TIMEOUT = 5.0
@@ -119,11 +120,11 @@ async def speak(
         await _connect(channel, access)
         speech = Speech()
         started = time.monotonic()
-        responses = tts_pb2_grpc.TextToSpeechStub(channel).StreamingSynthesize(
+        call = tts_pb2_grpc.TextToSpeechStub(channel).StreamingSynthesize(
             _requests(config, text), metadata=access.metadata
         )
         try:
-            async for response in responses:
+            async for response in answers(call, CallEnd(call)):
                 if response.HasField("audio") and response.audio.pcm:
                     speech.seconds_spent = time.monotonic() - started
                     _count(speech, response.audio)

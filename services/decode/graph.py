@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import os
 import time
 import warnings
 from pathlib import Path
 from typing import cast
+from uuid import uuid4
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +82,7 @@ def export(estimator: UNet, path: Path) -> None:
 def write_whole(path: Path, data: bytes) -> None:
     """Writes a file in one step, though several processes may write it at once. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    temporary = path.with_name(f"{path.name}.{uuid4().hex}.partial")  # process numbers repeat in every container
     try:
         temporary.write_bytes(data)
         temporary.replace(path)

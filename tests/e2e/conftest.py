@@ -11,8 +11,6 @@ from cli.stack import Stack, StackConfig
 from tests.support.figures import Figure
 from tests.support.spoken import LEAD_SECONDS
 
-_FIGURES = pytest.StashKey[dict[str, str]]()
-
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
@@ -36,14 +34,17 @@ def figure(request: pytest.FixtureRequest) -> Figure:
     """Records a measured figure; all of them are printed when the tests are through."""
 
     def record(name: str, value: str) -> None:
-        request.config.stash.setdefault(_FIGURES, {})[name] = value
+        request.node.user_properties.append(("figure", f"{name:<50} {value}"))
 
     return record
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    figures = config.stash.get(_FIGURES, {})
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    # From the reports: the tests may have run in other processes.
+    reports = [report for reports in terminalreporter.stats.values() for report in reports]
+    calls = [report for report in reports if getattr(report, "when", "") == "call"]
+    figures = [value for report in calls for name, value in report.user_properties if name == "figure"]
     if figures:
         terminalreporter.section("figures")
-        for name, value in figures.items():
-            terminalreporter.write_line(f"{name:<50} {value}")
+        for line in figures:
+            terminalreporter.write_line(line)

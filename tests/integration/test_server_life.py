@@ -335,7 +335,6 @@ async def test_a_damaged_file_of_the_encode_service_is_named(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"device": "cuda:99"}, "LIGHTTTS_DEVICE 'cuda:99' cannot be used"),
         ({"max_request_tokens": 99999}, "max_request_tokens 99999 must fit into total_tokens"),
         ({"decode_target": "somewhere"}, "LIGHTTTS_DECODE_TARGET"),
         ({"llm_backend": "clocked"}, "LIGHTTTS_LLM_COST_FILE"),

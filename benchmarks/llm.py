@@ -4,7 +4,8 @@ Beside each step stand the floor (the bytes of the weights over the measured mem
 weight once can be faster) and, where transformers is installed, its plain decode loop over the same weights. On a GPU
 the bare replay of the step's CUDA graph is measured too. On one CPU thread times are processor time, so that other
 programs on the machine hardly disturb them. `--costs FILE` writes what the clocked backend needs to keep
-this machine's time (services/llm/backends.py); the files in services/llm/costs were made that way.
+this machine's time (services/llm/backends.py); the files in services/llm/costs were made that way. `--programs` has the
+steps run on a CPU as they do on a GPU, so that the host's own part of a step can be told from the device's.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import statistics
 import time
 from dataclasses import asdict
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -65,7 +67,9 @@ def make_model(args: argparse.Namespace, dtype: torch.dtype, device: torch.devic
 def measure(args: argparse.Namespace, model_dir: ModelDir, model: SpeechLM, floor: float, clock: Clock) -> None:
     peer = None if args.no_transformers else transformers_loop(model, clock)
     results: list[tuple[int, float]] = []
-    print("batch  step p10 ms    p50    p95  tokens/s  x batch 1  x floor  replay ms  transformers ms  tokens/s")
+    print(
+        "batch  step p10 ms    p50    p95  tokens/s  x batch 1  x floor  host ms  replay ms  transformers ms  tokens/s"
+    )
     for batch in args.batches:
         bench = Bench(model_dir, model, args, batch, clock)
         p10, p50, p95 = np.percentile(bench.decode(batch, args.steps), [10, 50, 95])
@@ -73,7 +77,7 @@ def measure(args: argparse.Namespace, model_dir: ModelDir, model: SpeechLM, floo
         results.append((batch, p10))
         gain = (batch / p10) / (results[0][0] / results[0][1])
         line = f"{batch:>5} {p10 * 1e3:>12.2f} {p50 * 1e3:>6.2f} {p95 * 1e3:>6.2f} {batch / p10:>9.0f} {gain:>10.2f}"
-        line += f" {p10 / floor:>8.1f} {bench.replay_ms():>10}"
+        line += f" {p10 / floor:>8.1f} {bench.host_ms(batch, args.steps):>8} {bench.replay_ms():>10}"
         if peer is not None:
             theirs = float(np.percentile(peer.decode(batch, PROMPT_TOKENS + TEXT_IDS + 2, args.steps), 10))
             line += f" {theirs * 1e3:>16.2f} {batch / theirs:>9.0f}"
@@ -112,6 +116,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=40)
     burst = 8 if torch.cuda.is_available() else 1
     parser.add_argument("--burst", type=int, default=burst, help="steps in one go, where they run as programs")
+    parser.add_argument("--programs", action="store_true", help="run steps as programs on a CPU too")
     parser.add_argument("--no-transformers", action="store_true")
     parser.add_argument("--costs", type=Path, help="write a cost file here")
     return parser.parse_args()
@@ -127,7 +132,7 @@ class Bench:
         self.limits = EngineLimits(
             max_running=batch, total_tokens=batch * REQUEST_TOKENS, max_request_tokens=REQUEST_TOKENS
         )
-        attend, programs = gathered, ()
+        attend, programs = gathered, (batch,) if args.programs else ()
         if args.device.startswith("cuda"):
             from services.llm.paged_kernel import paged
 
@@ -136,6 +141,14 @@ class Bench:
         self.clock = clock
         self.backend = TorchBackend(model, options=options)
         self.backend.reserve(self.limits.num_blocks, self.limits.block_size)
+
+    def host_ms(self, batch: int, steps: int) -> str:
+        """The host's own part of a step: the same without what the program computes; a dash where there is none."""
+        program = self.backend.latest_program
+        if program is None:
+            return "-"
+        with mock.patch.object(program, "replay", lambda: None):
+            return f"{np.percentile(self.decode(batch, steps), 10) * 1e3:.2f}"
 
     def replay_ms(self, steps: int = 50) -> str:
         """The bare replay of the graph that the latest step ran as; a dash where there is none."""

@@ -67,9 +67,7 @@ def make_model(args: argparse.Namespace, dtype: torch.dtype, device: torch.devic
 def measure(args: argparse.Namespace, model_dir: ModelDir, model: SpeechLM, floor: float, clock: Clock) -> None:
     peer = None if args.no_transformers else transformers_loop(model, clock)
     results: list[tuple[int, float]] = []
-    print(
-        "batch  step p10 ms    p50    p95  tokens/s  x batch 1  x floor  host ms  replay ms  transformers ms  tokens/s"
-    )
+    print("batch  step p10 ms    p50    p95  tokens/s  x batch 1  x floor  host ms  replay ms  transformers  tokens/s")
     for batch in args.batches:
         bench = Bench(model_dir, model, args, batch, clock)
         p10, p50, p95 = np.percentile(bench.decode(batch, args.steps), [10, 50, 95])
@@ -80,7 +78,7 @@ def measure(args: argparse.Namespace, model_dir: ModelDir, model: SpeechLM, floo
         line += f" {p10 / floor:>8.1f} {bench.host_ms(batch, args.steps):>8} {bench.replay_ms():>10}"
         if peer is not None:
             theirs = float(np.percentile(peer.decode(batch, PROMPT_TOKENS + TEXT_IDS + 2, args.steps), 10))
-            line += f" {theirs * 1e3:>16.2f} {batch / theirs:>9.0f}"
+            line += f" {theirs * 1e3:>13.2f} {batch / theirs:>9.0f}"
         print(line, flush=True)
     prefill = statistics.median(bench.prefill() for _ in range(5))
     print(f"floor {floor * 1e3:.2f} ms per step; prefill {prefill * 1e6:.0f} us per row")
@@ -147,7 +145,7 @@ class Bench:
         program = self.backend.latest_program
         if program is None:
             return "-"
-        with mock.patch.object(program, "replay", lambda: None):
+        with mock.patch.object(program, "replay", return_value=None):
             return f"{np.percentile(self.decode(batch, steps), 10) * 1e3:.2f}"
 
     def replay_ms(self, steps: int = 50) -> str:

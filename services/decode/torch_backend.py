@@ -137,7 +137,14 @@ class TorchBackend:
         for hop in hops:
             self.prompts.begin(hop.state.voice, hop.state.flow, beat)
         done = [(hop.state.flow.done, hop.state.flow.past.tokens if hop.state.flow.past else 0) for hop in hops]
-        mels = self._finite(flow_hops, self.flow.append(flow_hops, beat), [before for before, _ in done], beat)
+        pasts = [hop.state.past for hop in flow_hops]
+        mels = self.flow.append(flow_hops, beat)
+        try:
+            mels = self._finite(flow_hops, mels, [before for before, _ in done], beat)
+        except Exception:  # such as no memory: the engine runs the hops again, one by one
+            for failed, past, (before, _) in zip(flow_hops, pasts, done, strict=True):
+                failed.state.past, failed.state.done = past, before
+            raise
         self._recomputed += self.format.frames_per_token * sum(max(0, known - kept) for known, kept in done)
         if any(hop.keep and hop.state.past is None for hop in flow_hops):
             self._tell_of_lack()
@@ -214,8 +221,6 @@ class TorchBackend:
         for index, (hop, mel) in enumerate(zip(hops, mels, strict=True)):
             if bool(torch.isfinite(mel).all()):
                 continue
-            if hop.state.past is not None:
-                self.flow.pool.scrub(hop.state.past)
             hop.state.past, hop.state.done = None, done[index]
             self._non_finite += 1
             mels[index] = self.flow.append([replace(hop, exact=True)], beat)[0]

@@ -252,6 +252,8 @@ class Flow(nn.Module):
     def _finish(self, hop: FlowHop, before: Past, after: Past | None, rows: Tensor) -> Tensor:
         state = hop.state
         first = max(state.done, state.prompt)
+        if after is not None and not bool(torch.isfinite(rows).all()):
+            self.pool.suspect(after)
         state.past = after if hop.keep and not hop.exact else None
         state.done = hop.end
         start = before.tokens

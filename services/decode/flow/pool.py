@@ -83,6 +83,7 @@ class PastPool:
         self.block_bytes = block_bytes(layouts, dtype)
         self.arenas = {name: Arena(layout, blocks, dtype, device) for name, layout in layouts.items()}
         self._free = set(range(blocks))
+        self._suspect: set[int] = set()
         self._slots = set(range(1, blocks + 2))  # slot 0 stays zero: the beginning of every stream
 
     @property
@@ -104,16 +105,21 @@ class PastPool:
         slot = self._slots.pop()
         return Past(end, tuple(blocks), _Number(slot, self._slots))
 
-    def scrub(self, past: Past) -> None:
-        """Overwrites blocks that may hold values that are not finite, which no mask would hide from their next user."""
-        for arena in self.arenas.values():
-            for block in past.blocks:
-                arena.scrub(block.index)
+    def suspect(self, past: Past) -> None:
+        """Has blocks that may hold values that are not finite, which no mask hides, overwritten before their next use.
+
+        Not at once: a voice's other streams may be reading some of them.
+        """
+        self._suspect.update(block.index for block in past.blocks)
 
     def _take(self, after: int | None) -> _Number:
         """The block behind `after` if it is free, so that a stream's blocks can be read without gathering them."""
         index = after + 1 if after is not None and after + 1 in self._free else self._roomiest()
         self._free.remove(index)
+        if index in self._suspect:
+            self._suspect.remove(index)
+            for arena in self.arenas.values():
+                arena.scrub(index)
         return _Number(index, self._free)
 
     def _roomiest(self) -> int:

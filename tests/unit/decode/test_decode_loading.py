@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from services.common import fallback
 from services.common.modeldir import ModelDir, open_model_dir
 from services.common.server import StartError
 from services.decode import loading
-from services.decode.backends import AudioFormat, ClockedBackend, CostModel, Hop
-from services.decode.flow.model import EstimatorFactory, Flow
+from services.decode.backends import AudioFormat, ClockedBackend, CostModel, Hop, HopAudio
+from services.decode.flow.model import EstimatorFactory, Flow, FlowHop
 from services.decode.flow.unet import UNet
 from services.decode.loading import (
     engine_limits,
@@ -30,7 +31,7 @@ from services.decode.loading import (
 )
 from services.decode.onnx_estimator import onnx_estimator
 from services.decode.settings import DecodeSettings
-from services.decode.torch_backend import NonFiniteAudio, Precision, TorchBackend
+from services.decode.torch_backend import NonFiniteAudio, Precision, TorchBackend, TorchState
 
 CPU = torch.device("cpu")
 MODEL = open_model_dir(support.ROOT / "tests" / "data" / "cosyvoice2-mini")
@@ -79,6 +80,39 @@ def test_values_that_are_not_finite_are_computed_again() -> None:
     over = substituted(Overflowing)
     assert np.abs(speak(over) - speak(support.mini_backend())).max() <= SAME
     assert over.counts().non_finite == 1
+
+
+def test_a_hop_that_cannot_be_computed_again_costs_its_batch_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two streams of one voice share its prompt; one breaks down, and there is no memory to compute it again."""
+    made, tokens = support.mini_backend(), support.speech(90)
+
+    def begun() -> list[TorchState]:
+        states = [made.open(support.voice(60, voice="shared")) for _ in range(2)]
+        made.run([Hop(state, tokens, 100, final=False) for state in states], lambda: None)
+        return states
+
+    expected = made.run([Hop(state, tokens, 125, final=False) for state in begun()], lambda: None)
+    states, append = begun(), made.flow.append
+    poisoned = states[1].flow.past.blocks[-1].index
+
+    def broken(hops: Sequence[FlowHop], beat: Callable[[], None]) -> list[torch.Tensor]:
+        if hops[0].exact:
+            raise MemoryError
+        made.flow.pool.arenas["estimator"].write(
+            3, 1, slice(50 * poisoned, 50 * poisoned + 50), torch.tensor(float("nan"))
+        )
+        return append(hops, beat)
+
+    monkeypatch.setattr(made.flow, "append", broken)
+    hops = [Hop(state, tokens, 125, final=False) for state in states]
+    with pytest.raises(MemoryError):
+        made.run(hops, lambda: None)
+    monkeypatch.undo()
+    one, other = (made.run([hop], lambda: None)[0] for hop in hops)
+    for audio, wanted in zip((one, other), expected, strict=True):
+        assert isinstance(audio, HopAudio)
+        assert isinstance(wanted, HopAudio)
+        assert np.abs(audio.samples - wanted.samples).max() <= SAME
 
 
 def test_a_voice_that_overflows_in_float32_too_fails_and_leaves_no_trace() -> None:

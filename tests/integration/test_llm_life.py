@@ -127,7 +127,7 @@ async def test_a_dead_engine_takes_the_service_out_of_rotation(
     async with llm_service(tmp_path, decode.address) as llm:
         assert llm.server.service.alive  # type: ignore[attr-defined]
 
-        def broken(self: Scheduler) -> list[Any]:
+        def broken(self: Scheduler, burst: int = 1) -> list[Any]:
             raise ZeroDivisionError("a defect of the loop itself")
 
         monkeypatch.setattr(Scheduler, "schedule", broken)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from prometheus_client import REGISTRY
 
 from lighttts.v1 import llm_pb2, llm_pb2_grpc, voice_pb2
+from services.common.call_end import CallEnd, answers
 from services.common.errors import LightTtsError, from_rpc_error
 from services.common.modeldir import open_model_dir
 from services.common.pool import open_channel
@@ -86,14 +87,15 @@ class Llm:
     stub: Any
     server: ServiceServer
 
-    def generate(self, *requests: llm_pb2.GenerateRequest) -> Any:
-        """The call, these messages being all its input."""
+    def generate(self, *requests: llm_pb2.GenerateRequest) -> AsyncIterator[llm_pb2.GenerateResponse]:
+        """What comes of a call, these messages being all its input."""
 
         async def outgoing() -> AsyncIterator[llm_pb2.GenerateRequest]:
             for request in requests:
                 yield request
 
-        return self.stub.Generate(outgoing())
+        call = self.stub.Generate(outgoing())
+        return answers(call, CallEnd(call))
 
     async def speak(self, text: Sequence[int] = TEXT, **options: Any) -> Spoken:
         """One utterance, to its end."""
@@ -112,6 +114,7 @@ class Llm:
     ) -> AsyncGenerator[llm_pb2.GenerateResponse]:
         """Responses one by one, each noted in `spoken`; the voice is sent when it is asked for."""
         call = self.stub.Generate(metadata=(("x-request-id", "request-7"),), timeout=deadline)
+        end = CallEnd(call)
         try:
             await call.write(llm_pb2.GenerateRequest(start=start_message(voice_hash=voice.voice_hash, **start)))
             await call.write(text_message(text))
@@ -120,6 +123,8 @@ class Llm:
                     await call.write(llm_pb2.GenerateRequest(voice=voice))
                 spoken.note(response)
                 yield response
+        except grpc.aio.AioRpcError as error:
+            raise await end.error(error) from error
         finally:
             call.cancel()
 

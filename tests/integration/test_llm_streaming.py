@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from lighttts.v1 import audio_pb2, llm_pb2
+from services.common.call_end import CallEnd, answers
 from services.common.modeldir import CARD
 from tests.support.decode_worker import StartWorker, audio_of
 from tests.support.llm import (
@@ -57,17 +59,19 @@ async def converse(
 ) -> None:
     """An utterance whose further messages come from `messages`, in their own time."""
     call = llm.stub.Generate()
+    end = CallEnd(call)
 
     async def write() -> None:
-        await call.write(starting(**start))
-        async for message in messages:
-            await call.write(message)
-        if half_close:
-            await call.done_writing()
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the service may end the call first
+            await call.write(starting(**start))
+            async for message in messages:
+                await call.write(message)
+            if half_close:
+                await call.done_writing()
 
     writer = asyncio.create_task(write())
     try:
-        while (response := await call.read()) is not grpc.aio.EOF:
+        async for response in answers(call, end):
             if response.HasField("need_voice"):
                 await call.write(llm_pb2.GenerateRequest(voice=VOICE))
             spoken.note(response)

@@ -1,0 +1,106 @@
+"""A TCP proxy on loopback that can delay, throttle, stall, reset and refuse connections."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+import struct
+from contextlib import suppress
+from typing import Self
+
+from cli.ports import HOST
+
+PIECE = 16384
+"""Bytes that are forwarded at once, at most."""
+
+
+class Proxy:
+    """Forwards connections to `port_behind`. The fields `delay`, `rate` and `refuse` apply at once."""
+
+    def __init__(self, port_behind: int, seed: int = 0) -> None:
+        self.port = 0
+        """Where the proxy listens, once it is entered."""
+        self.delay = 0.0
+        """Mean delay per piece and direction, in seconds; each is drawn from half to one and a half times this."""
+        self.rate = 0.0
+        """Bytes per second and direction; 0 is unlimited."""
+        self.refuse = False
+        """Whether new connections are reset at once."""
+        self._port_behind = port_behind
+        self._random = random.Random(seed)
+        self._forwarding = asyncio.Event()
+        self._forwarding.set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, HOST, 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self._server.close()
+        self.restore()
+        self.reset()
+        await asyncio.gather(*self._connections)
+
+    def stall(self) -> None:
+        """Forwards nothing until `restore`; connections stay open."""
+        self._forwarding.clear()
+
+    def reset(self) -> None:
+        """Resets every open connection."""
+        for writer in self._writers:
+            _reset(writer)
+
+    def restore(self) -> None:
+        """Ends every disturbance."""
+        self.delay = self.rate = 0.0
+        self.refuse = False
+        self._forwarding.set()
+
+    def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = asyncio.create_task(self._connect(reader, writer))
+        self._connections.add(connection)
+        connection.add_done_callback(self._connections.discard)
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            if self.refuse:
+                raise ConnectionRefusedError
+            far_reader, far_writer = await asyncio.open_connection(HOST, self._port_behind)
+        except OSError:
+            _reset(writer)
+            return
+        both = {writer, far_writer}
+        self._writers |= both
+        try:
+            await asyncio.gather(self._forward(reader, far_writer), self._forward(far_reader, writer))
+        finally:
+            self._writers -= both
+            for end in both:
+                end.transport.abort()
+            await asyncio.gather(*(end.wait_closed() for end in both), return_exceptions=True)
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(PIECE):
+                if self.delay:
+                    await asyncio.sleep(self.delay * self._random.uniform(0.5, 1.5))
+                if self.rate:
+                    await asyncio.sleep(len(data) / self.rate)
+                await self._forwarding.wait()
+                writer.write(data)
+                await writer.drain()
+        except OSError:
+            pass  # either end was reset
+        finally:
+            writer.close()
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """Closes a connection with RST: without lingering, an abort alone would end it in the ordinary way."""
+    with suppress(OSError):  # closed already
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()

@@ -1,0 +1,1 @@
+"""Checks everything that needs a GPU, step by step: `python -m benchmarks.gpu_check --help`."""

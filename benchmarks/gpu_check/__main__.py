@@ -1,0 +1,89 @@
+"""Runs the steps one after the other, each as a process with a time limit of its own."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.gpu_check import results
+from benchmarks.gpu_check.processes import CheckpointWriter, StepRunner, card_name
+from benchmarks.gpu_check.results import StepResult
+from benchmarks.gpu_check.steps import STEPS
+
+DESCRIPTION = """\
+Proves or refutes on a GPU what no CPU can, and measures it. Every step is a process of its own with a time
+limit, so that one that fails or hangs costs only its own time. After every step, results.json and results.md
+are written anew into $OUT (default: gpu_check_out). Random weights of the 0.5B layout are used throughout; the
+3 GB checkpoint is written into the temporary folder while the first steps run, and found there by later runs.
+
+Exit status: 0 when every step succeeded or was skipped, 1 when one failed, 2 for wrong arguments.
+"""
+EXAMPLES = """\
+examples:
+  python -m benchmarks.gpu_check                         everything, about 8 minutes on one H100
+  python -m benchmarks.gpu_check kernel llm_exact        these two steps
+  python -m benchmarks.gpu_check --device cpu --tiny     rehearsal without a GPU, with the embedded voice
+
+The step `stack` needs the packages of wheels.txt beside PyTorch; the others need torch, numpy, pyyaml and onnx.
+docs/benchmarks.md describes how to run all of it on a bare GPU machine.
+"""
+
+
+def main() -> int:
+    options = arguments()
+    out = Path(os.environ.get("OUT", "gpu_check_out")).resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    card = card_name(options.device)
+    chosen = [step for step in STEPS if not options.steps or step.name in options.steps]
+    found: list[StepResult] = []
+    started = time.monotonic()
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
+    )  # so that the step's process is stopped too
+    with (
+        tempfile.TemporaryDirectory(prefix="gpu-check-") as scratch,
+        CheckpointWriter(options.tiny, any(step.needs_checkpoint for step in chosen)) as checkpoint,
+    ):
+        runner = StepRunner(options.device, options.tiny, checkpoint.directory, out, Path(scratch))
+        for step in chosen:
+            if step.needs_checkpoint:
+                checkpoint.wait()
+            found.append(runner.run(step, options.limit - (time.monotonic() - started)))
+            results.write(out, card, found)
+            last = found[-1]
+            print(f"== {step.name}: {last.outcome} after {last.seconds:.1f} s {last.reason}".rstrip(), flush=True)
+    print(f"{time.monotonic() - started:.0f} s in all; results: {out / 'results.md'}")
+    return 1 if any(one.failed for one in found) else 0
+
+
+def arguments() -> argparse.Namespace:
+    listed = "\n".join(f"  {step.name:<13} {step.shows} (limit {step.limit_s:.0f} s)" for step in STEPS)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu_check",
+        description=DESCRIPTION,
+        epilog=f"steps:\n{listed}\n\n{EXAMPLES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("steps", nargs="*", metavar="STEP", help="steps to run; default: all, in the order below")
+    parser.add_argument("--device", default="cuda:0", help="device to check: cuda:0, cuda:1 or cpu (default: cuda:0)")
+    parser.add_argument("--tiny", action="store_true", help="use the embedded voice and few repetitions")
+    parser.add_argument(
+        "--limit", type=float, default=math.inf, metavar="SECONDS", help="end within this time; later steps are skipped"
+    )
+    options = parser.parse_args()
+    unknown = sorted(set(options.steps) - {step.name for step in STEPS})
+    if unknown:
+        parser.error(f"unknown step {', '.join(unknown)}; choose from {', '.join(step.name for step in STEPS)}")
+    if options.device == "cuda":
+        options.device = "cuda:0"  # as the services name it
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+"""Writes the 0.5B layout with random weights and a voice: `python -m benchmarks.gpu_check.checkpoint DIR` (3 GB)."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from benchmarks.gpu_check.check import TINY
+from benchmarks.official.checkpoint import write_checkpoint
+from benchmarks.official.graphs import write_speaker_encoder, write_speech_tokenizer
+
+CARD = "voices:\n  - {name: slt, audio: prompt_slt.wav, transcript: prompt_slt.txt}\n"
+
+
+def write(directory: Path) -> None:
+    """Writes the directory under another name first, so that it exists only when it is complete.
+
+    Raises OSError when the disk is full.
+    """
+    part = directory.with_name(directory.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    write_checkpoint(part)
+    write_speech_tokenizer(part / "speech_tokenizer_v2.onnx")
+    write_speaker_encoder(part / "campplus.onnx")
+    for name in ("prompt_slt.wav", "prompt_slt.txt"):
+        shutil.copy(TINY / name, part)
+    (part / "light-tts.yaml").write_text(CARD, encoding="utf-8")
+    part.rename(directory)
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]))

@@ -1,0 +1,200 @@
+"""The decode backend: recorded against plain steps, streamed against whole audio, and the time of a hop."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.decode import made_up_voice
+from benchmarks.gpu_check.check import Check, allow_tf32, name_of
+from services.common.modeldir import open_model_dir
+from services.decode.backends import Hop
+from services.decode.execution import LARGEST_DIFFERENCE, made_up_mel, use_programs
+from services.decode.flow.programs import CudaGraphs
+from services.decode.flow.solver import Start
+from services.decode.torch_backend import Precision, TorchBackend, TorchState
+from services.decode.vocoder.stream import Vocoder
+
+TOKEN_RATE = 25
+PROMPT_TOKENS = 75
+FIRST_END, LAST_END = 100, 200
+"""Absolute tokens of the first hop's end and of the last one that is timed: 8 blocks with the prompt."""
+SPEECH_TOKENS = 230
+STATE_BYTES, TINY_STATE_BYTES = 24 * 2**30, 400 * 2**20
+STREAMED_DIFFERENCE = 1e-4
+"""Promised largest difference between streamed and whole audio."""
+PROFILED_STREAMS = 16
+
+
+def load_decode(check: Check, compute: torch.dtype, state: torch.dtype, programs: int = 0) -> TorchBackend:
+    """A warmed backend; with `programs`, batches of up to so many streams run as programs, recorded on a GPU."""
+    state_bytes = STATE_BYTES if check.on_gpu else TINY_STATE_BYTES
+    backend = TorchBackend(open_model_dir(check.checkpoint), check.device, Precision(compute, state), state_bytes)
+    backend.warm_up()
+    if programs:
+        record = CudaGraphs(torch.device(check.device)) if check.on_gpu else None
+        what = f"programs in {name_of(compute)}"
+        try:
+            seconds = check.seconds(lambda: use_programs(backend.flow, programs, record))
+        except RuntimeError as error:
+            check.expect(f"{what} are used", False, str(error).splitlines()[0])
+        else:
+            made = 0 if backend.flow.programs is None else len(backend.flow.programs)
+            check.report(f"{what}: number, seconds to prepare", [made, round(seconds, 1)])
+    return backend
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Streams of one voice that speak the same tokens with different seeds."""
+
+    backend: TorchBackend
+    states: list[TorchState]
+    tokens: list[int]
+
+    @classmethod
+    def open(cls, backend: TorchBackend, streams: int, voice: str) -> Batch:
+        """Streams that share the prompt's work under the name `voice`; an empty name shares nothing."""
+        generator = np.random.default_rng(0)
+        tokens = [int(token) for token in generator.integers(0, backend.format.vocab_size, SPEECH_TOKENS)]
+        spec = replace(made_up_voice(backend, PROMPT_TOKENS, generator), voice=voice)
+        return cls(backend, [backend.open(replace(spec, seed=seed)) for seed in range(streams)], tokens)
+
+    def hop(self, end: int) -> None:
+        """Decodes every stream up to absolute token `end`. Raises what failed a stream."""
+        results = self.backend.run([Hop(state, self.tokens, end, False) for state in self.states], lambda: None)
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+
+
+def decode_exact(check: Check) -> None:
+    """Compares mels by kind of step and precision, and the vocoder's audio in pieces and whole."""
+    exact = _mels(check, torch.float32)
+    if check.on_gpu:
+        rounded = _mels(check, torch.bfloat16)
+        check.report("bfloat16 against float32: mean difference", _short((rounded - exact).abs().mean()))
+    check.report("deviation of the mel", round(float(exact.std()), 2))
+    _vocoder(check)
+
+
+def _mels(check: Check, dtype: torch.dtype) -> Tensor:
+    """Decodes a mel plainly, plainly again, and by programs; returns the last one."""
+    plain = load_decode(check, dtype, dtype)
+    first, second = made_up_mel(plain.flow), made_up_mel(plain.flow)
+    del plain
+    found = made_up_mel(load_decode(check, dtype, dtype, programs=4).flow)
+    name = name_of(dtype)
+    check.report(f"{name}: largest difference of two plain mels", _short((second - first).abs().max()))
+    difference = (found - first).abs()
+    figures = f"mean {_short(difference.mean())}, largest {_short(difference.max())}"
+    check.expect(f"{name}: programs give the plain mel", float(difference.mean()) <= LARGEST_DIFFERENCE[dtype], figures)
+    return found
+
+
+def _vocoder(check: Check) -> None:
+    """Compares streamed and whole audio in float32, as the project sets it up, and on a GPU with TF32 too."""
+    backend = load_decode(check, torch.float32, torch.float32)
+    mel = made_up_mel(backend.flow)
+    difference = _report_vocoder(check, backend.vocoder, mel, "float32")
+    met = difference <= STREAMED_DIFFERENCE
+    check.expect("vocoder: streamed audio equals whole audio", met, f"largest difference {difference:.1e}")
+    if check.on_gpu:
+        allow_tf32(True)
+        backend.warm_up()  # measures the context again
+        _report_vocoder(check, backend.vocoder, mel, "TF32")
+
+
+def _report_vocoder(check: Check, vocoder: Vocoder, mel: Tensor, name: str) -> float:
+    """Reports context, difference and time; returns the largest difference of streamed from whole audio."""
+    difference = _seam(vocoder, mel)
+    check.report(f"vocoder in {name}: frames of context", [vocoder.context.left, vocoder.context.right])
+    check.report(f"vocoder in {name}: largest difference of streamed audio", f"{difference:.1e}")
+    streams = 16 if check.on_gpu else 1
+    milliseconds = check.milliseconds(
+        lambda: vocoder.append_all([(vocoder.open(seed), mel, True) for seed in range(streams)]), 5
+    )
+    check.report(f"vocoder in {name}: {streams} streams of {len(mel)} frames, ms", milliseconds)
+    return difference
+
+
+def _seam(vocoder: Vocoder, mel: Tensor, frames: int = 25) -> float:
+    """Largest difference between a mel's audio made in pieces of `frames` and in one piece."""
+    whole = vocoder.append(vocoder.open(0), mel, True)
+    state, ends = vocoder.open(0), range(frames, len(mel) + frames, frames)
+    pieces = [vocoder.append(state, mel[end - frames : end], end >= len(mel)) for end in ends]
+    return float((torch.cat(pieces) - whole).abs().max())
+
+
+def decode_speed(check: Check) -> None:
+    """Times hops of 25 tokens against streams, the first hop of new voices, and profiles a hop of 16 streams."""
+    streams = (1, 2, 4, 8, 16, 32) if check.on_gpu else (1, 2)
+    backend = load_decode(check, check.compute, check.compute, programs=max(streams))
+    context = backend.vocoder.context
+    check.report("vocoder: frames of context, left and right", [context.left, context.right])
+    for count in streams:
+        _time_hops(check, backend, count)
+    for number in (1, 2):
+        batch = Batch.open(backend, 1, f"new voice {number}")
+        seconds = check.seconds(lambda batch=batch: batch.hop(FIRST_END))  # type: ignore[misc]
+        check.report(f"first hop of new voice {number}, ms", round(seconds * 1e3))
+    if backend.flow.programs is not None:
+        check.report("batches without a prepared program", backend.flow.programs.unprepared)
+    recomputed = backend.counts().recomputed_frames
+    check.expect("states of all streams fit into memory", recomputed == 0, f"{recomputed} frames recomputed")
+    check.report("GPU memory reserved, MiB", check.reserved_mib())
+
+
+def _time_hops(check: Check, backend: TorchBackend, streams: int) -> None:
+    batch = Batch.open(backend, streams, "known voice")
+    batch.hop(FIRST_END)
+    batch.hop(FIRST_END + TOKEN_RATE)
+    rows = []
+    for end in range(FIRST_END + 2 * TOKEN_RATE, LAST_END + 1, TOKEN_RATE):
+        before = backend.counts()
+        seconds = check.seconds(lambda end=end: batch.hop(end))  # type: ignore[misc]
+        after = backend.counts()
+        rows.append((seconds, after.flow_s - before.flow_s, after.vocoder_s - before.vocoder_s))
+    medians = [statistics.median(column) for column in zip(*rows, strict=True)]
+    check.report(f"{streams} streams: hop, flow, vocoder, ms", [round(one * 1e3, 1) for one in medians])
+    check.report(f"{streams} streams: Euler steps of a hop, ms", _euler_steps(check, backend, streams))
+    check.report(f"{streams} streams: streams in real time", round(streams / medians[0], 1))
+    if streams == PROFILED_STREAMS:
+        _profile(check, batch)
+
+
+@torch.inference_mode()
+def _euler_steps(check: Check, backend: TorchBackend, streams: int) -> float | str:
+    """Milliseconds of all Euler steps of a hop as a program over padding; the rest of a hop is encoder and vocoder."""
+    flow = backend.flow
+    frames, blocks = TOKEN_RATE * flow.config.mel_frames_per_token, LAST_END // TOKEN_RATE
+    program = flow.programs.find(streams, frames, blocks) if flow.programs is not None else None
+    if program is None:
+        return "no program"
+    zeros = torch.zeros(program.shape.streams, program.shape.frames, flow.config.output_size, device=flow.device)
+    start = Start(zeros, zeros, zeros[:, 0], zeros)
+    return check.milliseconds(lambda: program.solve(start, (), lambda: None), 10, 2)
+
+
+def _profile(check: Check, batch: Batch) -> None:
+    """Writes the kernels of the next hop to hop16.txt, the longest first."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as profiler:
+        batch.hop(LAST_END + TOKEN_RATE)
+        check.synchronize()
+    table = profiler.key_averages().table(sort_by="self_cuda_time_total", row_limit=45)
+    (check.out / "hop16.txt").write_text(table, encoding="utf-8")
+    kernels: Sequence[float] = [
+        event.self_device_time_total for event in profiler.events() if event.device_type.name == "CUDA"
+    ]
+    check.report("kernels of a hop of 16 streams: number, ms", [len(kernels), round(sum(kernels) / 1e3, 1)])
+
+
+def _short(value: Tensor) -> str:
+    return f"{float(value):.1e}"

@@ -1,0 +1,99 @@
+"""All services on one card: how soon they serve, what they settled on, and load over gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu_check.check import Check
+from cli.bench import HEADER, Load, Report, offer, report, table_row
+from cli.demo import SENTENCE
+from cli.stack import Stack, StackConfig
+
+MAX_SECONDS = "8"
+"""Longest utterance: random weights do not end by themselves."""
+START_TIMEOUT_S = 110.0
+LOG_CHARACTERS = 60_000
+COMPUTING = ("llm", "decode-1")
+"""The processes that work on the device."""
+
+
+def stack(check: Check) -> None:
+    """Starts encode, llm, one decode worker and the gateway, and offers them utterances at rising rates."""
+    os.environ["LIGHTTTS_MAX_SECONDS"] = MAX_SECONDS  # the services inherit it
+    with tempfile.TemporaryDirectory(prefix="gpu-check-logs-") as folder:
+        logs = Path(folder)
+        try:
+            asyncio.run(_serve(check, logs))
+        finally:
+            texts = (f"=== {log.name}\n{_text(log)[-LOG_CHARACTERS:]}" for log in sorted(logs.glob("*.log")))
+            (check.out / "stack.log").write_text("\n".join(texts), encoding="utf-8")
+            _report_settled(check, logs)
+
+
+async def _serve(check: Check, logs: Path) -> None:
+    config = StackConfig(
+        model_dir=check.checkpoint,
+        decode_workers=1,
+        devices=(check.device,),
+        log_dir=logs,
+        start_timeout=START_TIMEOUT_S,
+        restart_dead=False,
+    )
+    started = time.perf_counter()
+    async with Stack(config) as services:
+        check.report("all services serve after, s", round(time.perf_counter() - started, 1))
+        for rate, seconds in ((1.0, 6.0), (2.0, 10.0), (4.0, 10.0)) if check.on_gpu else ((0.3, 4.0),):
+            load = Load(SENTENCE, rate, seconds)
+            found = report(load, await offer(services.gateway.address, load))
+            _report_load(check, found)
+        if check.on_gpu:
+            check.report("GPU memory by process", _memory_by_process())
+
+
+def _report_load(check: Check, found: Report) -> None:
+    check.report(f"{found.rate:g} utterances per second", f"{HEADER}\n{table_row(found)}\n")
+    spoken = found.asked - found.refused - found.failed
+    what = f"{spoken} of {found.asked} spoken, {found.refused} refused. {found.failure}".rstrip(". ")
+    check.expect(f"{found.rate:g} utterances per second: none failed", found.failed == 0 and spoken > 0, what)
+
+
+def _memory_by_process() -> list[str]:
+    query = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader"]
+    done = subprocess.run(query, capture_output=True, text=True, check=False)
+    return done.stdout.strip().splitlines()
+
+
+def _report_settled(check: Check, logs: Path) -> None:
+    """What llm and decode run as, by their logs, and every warning: settings that this machine cannot follow."""
+    for name in COMPUTING:
+        lines = [_parsed(line) for line in _text(logs / f"{name}.log").splitlines()]
+        used = [line for line in lines if line.get("level") == "info" and "device" in line]
+        for line in used:
+            check.report(f"{name}: {line.get('event')}", _fields(line))
+        check.expect(f"{name} runs on {check.device}", any(line["device"] == check.device for line in used))
+        for number, line in enumerate(line for line in lines if line.get("level") in ("warning", "error")):
+            check.report(f"{name}: warning {number + 1}", f"{line.get('event')} ({_fields(line)})")
+
+
+def _text(log: Path) -> str:
+    return log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+
+
+def _parsed(line: str) -> dict[str, Any]:
+    try:
+        parsed = json.loads(line)
+    except ValueError:
+        return {}
+    return parsed if isinstance(parsed, dict) else {}
+
+
+def _fields(line: dict[str, Any]) -> str:
+    common = ("event", "level", "timestamp", "service", "worker", "logger")
+    return ", ".join(f"{name}={value}" for name, value in line.items() if name not in common)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from services.common.modeldir import ModelDir
+from services.common.precision import forbid_tf32
 from services.common.weights import read_weights
 from services.decode.backends import AudioFormat, BackendCounts, Hop, HopAudio, check_tokens
 from services.decode.chunks import ChunkPlan
@@ -68,9 +69,11 @@ class TorchBackend:
 
         None takes what `default_budget` gives a process that has `memory_share` of the device's memory.
         `make_estimator` puts an exported graph in the estimator's place; it goes with `state_bytes` 0.
+        What runs in float32 runs without TF32: `forbid_tf32` is called for the whole process.
 
         Raises ModelDirError when the weights are missing or do not fit.
         """
+        forbid_tf32()
         self.device = torch.device(device)
         self.format = AudioFormat.of(model)
         self.precision = precision or Precision()

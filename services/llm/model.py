@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from services.common.modeldir import LlmConfig, ModelDir
+from services.common.precision import forbid_tf32
 from services.common.weights import load_strict, read_weights
 from services.llm.attention import causal, rotary_table, rotate
 from services.llm.int8 import Int8Linear
@@ -214,8 +215,11 @@ def load_speech_lm(
 ) -> SpeechLM:
     """Loads `llm.pt`, or another checkpoint of the same shape from `path`, ready to run.
 
+    What runs in float32 runs without TF32: `forbid_tf32` is called for the whole process.
+
     Raises ModelDirError naming keys that are missing or misshapen.
     """
+    forbid_tf32()
     path = path or model_dir.weights_file("llm")
     weights = read_weights(path)
     with torch.device("meta"):

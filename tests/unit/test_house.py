@@ -23,7 +23,7 @@ TRANSLATORS = {
 }
 """Further files beside the server that hold one stream: the engine on one side, gRPC on the other."""
 ENGINE_MAY_IMPORT = {"torch", "triton", "numpy", "onnxruntime"} | {
-    f"services.common.{name}" for name in ("modeldir", "weights", "engine_thread")
+    f"services.common.{name}" for name in ("modeldir", "weights", "precision", "engine_thread")
 }
 """Beside the standard library and the service's own modules. Triton comes with torch's CUDA builds: kernels use it."""
 

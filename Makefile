@@ -24,8 +24,11 @@ BUF := .tools/buf-$(BUF_VERSION)/node_modules/.bin/buf
 DEBIAN := chromium chromedriver:chromium-driver curl npm prometheus redis-server
 # Other people's clients live in an environment of their own: some want other versions of what we use.
 PEERS := .tools/peers/.ready
+# Triton compiles for GPUs on a machine without one. It is kept out of .venv: torch behaves differently where it finds it.
+TRITON_VERSION := 3.7.1
+TRITON := .tools/triton/.ready-$(TRITON_VERSION)
 
-.PHONY: help setup protos demo run test parity full-size faults test-system debian chart images push images-check lint format clean
+.PHONY: help setup protos demo run test parity full-size gpu-check faults test-system debian chart images push images-check lint format clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,7 +55,10 @@ faults: setup protos ## Kill, freeze and drain llm and decode workers while utte
 full-size: setup protos ## Prove the 0.5B layout: random weights, written, loaded and spoken with (4 GB disk, 6 GB memory)
 	@$(BIN)/python -m benchmarks.full_size
 
-test-system: debian setup protos $(PEERS) ## Run what needs npm, Debian packages or other people's clients
+gpu-check: setup protos ## Check and measure everything that needs a GPU (ARGS="kernel stack"; "--device cpu --tiny" rehearses)
+	@$(BIN)/python -m benchmarks.gpu_check $(ARGS)
+
+test-system: debian setup protos $(PEERS) $(TRITON) ## Run what needs npm, Debian packages or other people's clients
 	@$(MAKE) $(BUF)
 	@$(BUF) lint protos
 	@$(BUF) format --diff --exit-code protos
@@ -97,7 +103,7 @@ format: setup protos ## Format the Python code, sort its imports, and write what
 	@$(BIN)/python -m cli.settings_reference docs/settings.md
 
 clean: ## Remove everything that was generated, .venv included
-	@rm -rf .venv .tools lighttts build .run demo.wav *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf .venv .tools lighttts build .run gpu_check_out demo.wav *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # pip's words go to a log; people see one line per large download, and the log's end when something fails.
@@ -124,6 +130,12 @@ $(PEERS): tests/peers/requirements.txt
 	@echo "Installing other people's clients into .tools/peers"
 	@$(PYTHON) -m venv .tools/peers
 	@.tools/peers/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+$(TRITON): | .venv/.ready
+	@echo "Installing Triton into .tools/triton"
+	@rm -rf .tools/triton
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target .tools/triton triton==$(TRITON_VERSION)
 	@touch $@
 
 $(BUF):

@@ -7,7 +7,7 @@ mixture of lengths and can be part of a CUDA graph. Importing this module needs 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
@@ -52,20 +52,21 @@ def paged(query: Tensor, layer: int, batch: StepBatch, cache: KVCache) -> Tensor
     return out
 
 
+# Triton compiles annotations too and refuses the names of other modules there, such as Any. So only constants have one.
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _attend(
-    query: Any,
-    keys: Any,
-    values: Any,
-    key_scales: Any,
-    value_scales: Any,
-    table: Any,
-    lengths: Any,
-    out: Any,
-    scale: Any,
-    table_row: Any,
-    table_column: Any,
-    length_row: Any,
+def _attend(  # type: ignore[no-untyped-def]
+    query,
+    keys,
+    values,
+    key_scales,
+    value_scales,
+    table,
+    lengths,
+    out,
+    scale,
+    table_row,
+    table_column,
+    length_row,
     KV_HEADS: tl.constexpr,  # noqa: N803 - Triton's spelling of compile-time constants
     GROUP: tl.constexpr,  # noqa: N803
     PADDED: tl.constexpr,  # noqa: N803
@@ -73,7 +74,7 @@ def _attend(
     BLOCK_SIZE: tl.constexpr,  # noqa: N803
     TILE: tl.constexpr,  # noqa: N803
     QUANTIZED: tl.constexpr,  # noqa: N803
-) -> None:
+):
     row = tl.program_id(0)
     head = tl.program_id(1)
     length = tl.load(lengths + row * length_row)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -183,38 +180,3 @@ def test_styles_share_a_step_and_speak_differently(
             engine.submit(utterance(3), ours)
             engine.submit(replace(utterance(3), style="other"), styled)
             assert styled.wait().raw_ids == theirs != ours.wait().raw_ids
-
-
-PAGED_CHECK = """
-import torch
-from services.common.modeldir import open_model_dir
-from services.llm.attention import gathered
-from services.llm.kv_cache import KVCache, Rows, lay_out
-from services.llm.paged_kernel import paged
-config = open_model_dir("models/tiny").llm
-generator = torch.Generator().manual_seed(0)
-for quantized in (False, True):
-    cache = KVCache(config, 80, 16, torch.device("cpu"), torch.float32, quantized=quantized)
-    for stored in (cache.keys, cache.values):
-        stored.copy_((50 * torch.randn(stored.shape, generator=generator)).clamp(-127, 127))
-    for scales in (cache.key_scales, cache.value_scales):
-        scales.uniform_(0, 0.05, generator=generator)
-    blocks = torch.randperm(80, generator=generator).tolist()
-    items = [Rows([1], start, blocks[12 * i :]) for i, start in enumerate((0, 3, 17, 63, 64, 150))]
-    batch = lay_out(items, 16, torch.device("cpu"))
-    shape = (len(items), config.num_kv_heads, config.num_heads // config.num_kv_heads, config.head_dim)
-    query = torch.randn(shape, generator=generator) / (1 if quantized else 50)
-    for layer in (0, 3):
-        expected = gathered(query, layer, batch, cache)
-        torch.testing.assert_close(paged(query, layer, batch, cache), expected, atol=1e-4, rtol=1e-4)
-"""
-
-
-def test_the_paged_kernel_in_tritons_interpreter() -> None:
-    """Without a GPU the kernel's arithmetic can still be run: Triton has an interpreter, one per process."""
-    pytest.importorskip("triton", reason="the triton package is part of GPU images only")
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    done = subprocess.run(
-        [sys.executable, "-c", PAGED_CHECK], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr

@@ -8,6 +8,8 @@ from typing import TypeVar
 import structlog
 import torch
 
+from services.common.engine_thread import current_device
+from services.common.modeldir import ModelDirError
 from services.common.server import StartError
 
 log = structlog.get_logger(__name__)
@@ -19,29 +21,38 @@ def on_device(
 ) -> tuple[Made, torch.device]:
     """`make(device)` on the device of that name, and which device it became: the CPU, where a GPU is absent or fails.
 
-    `doing` names the work in the log, such as "decoding"; a process may take `memory_fraction` of a GPU's memory.
-    Raises StartError for a name that no device has, and whatever `make` raises on the CPU.
+    A GPU is the thread's current device while `make` runs. `doing` names the work in the log, such as "decoding"; a
+    process may take `memory_fraction` of a GPU's memory. Raises StartError for a name that no device has, StartError
+    and ModelDirError of `make` on any device, and whatever `make` raises on the CPU.
     """
     device = usable_device(name, doing)
     if device.type != "cpu":
         try:
             if device.type == "cuda":
                 torch.cuda.set_per_process_memory_fraction(memory_fraction, device)
-            return make(device), device
-        except RuntimeError as error:
+            with current_device(device):
+                return make(device), device
+        except (StartError, ModelDirError):
+            raise  # a mistake in the settings or the checkpoint; the CPU cannot mend it
+        except Exception as error:  # noqa: BLE001 - drivers and compilers fail in ways of their own; the CPU works
             _stand_in("GPU FAILED", name, doing, error)
     return make(torch.device("cpu")), torch.device("cpu")
 
 
 def usable_device(name: str, doing: str) -> torch.device:
-    """The device of that name; the CPU, said loudly, when it is absent or does not answer. Raises StartError."""
+    """The device of that name, always with an index if it is a CUDA device: a bare "cuda" is the current one.
+
+    The CPU, with an error in the log, when the device is absent or does not answer. Raises StartError.
+    """
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise StartError(f"LIGHTTTS_DEVICE {name!r} is no device; set cpu, cuda, cuda:1 ...") from error
     try:
         torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        if device.type == "cuda" and device.index is None:  # several of torch's functions refuse it
+            device = torch.device("cuda", torch.cuda.current_device())
+    except Exception as error:  # noqa: BLE001 - torch built without CUDA asserts, and drivers fail in ways of their own
         _stand_in("NO SUCH DEVICE", name, doing, error)
         return torch.device("cpu")
     return device

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from services.common.modeldir import ModelDir
 from services.decode.chunks import ChunkPlan
 from services.decode.speed import frames_ready
 from services.decode.state import ResumeRecord, StreamError, StreamSpec
+
+if TYPE_CHECKING:
+    import torch
 
 Samples = NDArray[np.float32]
 MAX_FRAMES = 15000
@@ -96,6 +99,10 @@ class Backend(Protocol):
     """Makes audio. Its states are opaque to the engine; all calls come from one thread at a time."""
 
     format: AudioFormat
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where it computes, which the engine's thread makes its current device; None when nothing is computed."""
 
     def check(self, spec: StreamSpec) -> None:
         """Raises StreamError when the stream cannot be opened. May be called from any thread."""
@@ -188,6 +195,7 @@ class ClockedBackend:
     """Sleeps for the cost model; emits one tone per token, a function of absolute sample, token and seed."""
 
     BEATS = 10
+    device = None
 
     def __init__(
         self,

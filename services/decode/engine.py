@@ -63,7 +63,7 @@ class DecodeEngine:
         self._ready: list[Job] = []
         self._batch: list[Job] = []
         self._stats = EngineStats()
-        self._thread = EngineThread("decode-engine", self._turn, self._end, self.limits.heartbeat_s)
+        self._thread = EngineThread("decode-engine", self._turn, self._end, self.limits.heartbeat_s, backend.device)
         self._thread.start()
 
     def open(self, spec: StreamSpec, on_event: OnEvent) -> Handle:

@@ -14,10 +14,13 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from services.common.modeldir import LlmConfig
 from services.llm.scheduler import Work
+
+if TYPE_CHECKING:
+    import torch
 
 
 class NonFiniteLogits(ArithmeticError):
@@ -26,6 +29,10 @@ class NonFiniteLogits(ArithmeticError):
 
 class Backend(Protocol):
     """Computes one engine step."""
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where it computes, which the engine's thread makes its current device; None when nothing is computed."""
 
     def reserve(self, num_blocks: int, block_size: int) -> None:
         """Makes room for the K/V cache; called once, before the first step."""
@@ -68,6 +75,8 @@ class CostModel:
 
 class ClockedBackend:
     """Sleeps for the cost model; emits tokens by (seed, position) and ends by the length of the text."""
+
+    device = None
 
     def __init__(self, config: LlmConfig, costs: CostModel, sleep: Callable[[float], None] = time.sleep) -> None:
         self._config = config

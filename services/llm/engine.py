@@ -112,7 +112,7 @@ class LlmEngine:
         self._batch_size = 0
         self._stats = EngineStats(kv_blocks_total=self.limits.num_blocks)
         backend.reserve(self.limits.num_blocks, self.limits.block_size)
-        self._thread = EngineThread("llm-engine", self._turn, self._end, self.limits.heartbeat_s)
+        self._thread = EngineThread("llm-engine", self._turn, self._end, self.limits.heartbeat_s, backend.device)
         self._thread.start()
 
     def submit(self, request: Request, on_event: OnEvent) -> Handle:

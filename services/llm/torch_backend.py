@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from services.common.engine_thread import current_device
 from services.llm.attention import DecodeAttention, gathered
 from services.llm.backends import NonFiniteLogits
 from services.llm.decode_program import MOST_STEPS, DecodeProgram, ProgramRow
@@ -58,26 +59,28 @@ class TorchBackend:
         self._config = model.config
         self._options = options or TorchOptions()
         self._draw = draw
-        self._device, self._dtype = model.speech_embedding.weight.device, model.dtype
-        # Kernels of our own and graphs go to the thread's current device, whatever device their tensors are on.
-        self._current = torch.cuda.device(self._device if self._device.type == "cuda" else -1)
+        self.device, self._dtype = model.speech_embedding.weight.device, model.dtype
         self._cache: KVCache | None = None
         self._programs: dict[str, list[DecodeProgram]] = {}
         self.latest_program: DecodeProgram | None = None
         """What the latest step that could run as a program ran as; for measurements."""
         self._ban_kinds: dict[frozenset[int], int] = {}
         self._bans = torch.zeros(
-            (BAN_KINDS, model.speech_embedding.num_embeddings), dtype=torch.bool, device=self._device
+            (BAN_KINDS, model.speech_embedding.num_embeddings), dtype=torch.bool, device=self.device
         )
 
     def reserve(self, num_blocks: int, block_size: int) -> None:
+        with current_device(self.device):
+            self._reserve(num_blocks, block_size)
+
+    def _reserve(self, num_blocks: int, block_size: int) -> None:
         options = self._options
         # One block more than the scheduler knows of: where the unused rows of a program write.
         self._cache = KVCache(
             self._config,
             num_blocks + 1,
             block_size,
-            self._device,
+            self.device,
             self._dtype,
             quantized=options.int8_kv,
             attend=options.attend,
@@ -87,16 +90,15 @@ class TorchBackend:
             style: [DecodeProgram(model, self._cache, self._bans, rows, width) for rows in sorted(options.program_rows)]
             for style, model in self._models.items()
         }
-        if self._device.type == "cuda":
+        if self.device.type == "cuda":
             try:
-                with self._current:
-                    self._record()
-            except RuntimeError as error:
+                self._record()
+            except Exception as error:  # noqa: BLE001 - compilers fail in ways of their own; single kernels always work
                 self._programs = {style: [] for style in self._models}
                 told = {
                     "setting": "llm_cuda_graphs",
                     "instead": "kernels launched one by one",
-                    "reason": str(error).splitlines()[0],
+                    "reason": (str(error) or type(error).__name__).splitlines()[0],
                 }
                 log.warning("a setting cannot be followed here", extra=told)
 
@@ -116,7 +118,7 @@ class TorchBackend:
         """
         if self._cache is None:
             raise RuntimeError("reserve() the K/V cache before the first step")
-        with self._current:
+        with current_device(self.device):
             return self._step(batch, self._cache)
 
     def _step(self, batch: Sequence[Work], cache: KVCache) -> list[Sequence[int]]:
@@ -155,7 +157,7 @@ class TorchBackend:
 
     def _run(self, model: SpeechLM, batch: Sequence[Work], cache: KVCache) -> tuple[list[int], list[int]]:
         """Which items of the batch sample, and what they drew."""
-        laid_out = lay_out([_rows(work) for work in batch], cache.block_size, self._device)
+        laid_out = lay_out([_rows(work) for work in batch], cache.block_size, self.device)
         hidden = model(laid_out, cache)
         sampled = [i for i, work in enumerate(batch) if work.samples]
         return sampled, self._sample(model, [batch[i] for i in sampled], hidden[laid_out.last[sampled]])
@@ -165,8 +167,8 @@ class TorchBackend:
             return []
         rows = [_sampling_row(work) for work in batch]
         banned = self._bans[[self._ban_kind(work.sequence.layout.constraint().allowed) for work in batch]]
-        sampling = SamplingBatch.of(rows, self._device)
-        draw = CounterDraw(sampling) if self._draw is None else self._draw(rows, self._device)
+        sampling = SamplingBatch.of(rows, self.device)
+        draw = CounterDraw(sampling) if self._draw is None else self._draw(rows, self.device)
         ids: list[int] = sample(model.logits(hidden), sampling, banned, draw).tolist()
         return ids
 

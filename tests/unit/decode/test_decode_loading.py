@@ -13,7 +13,6 @@ import pytest
 import torch
 from structlog.testing import capture_logs
 
-from services.common import fallback
 from services.common.modeldir import ModelDir, open_model_dir
 from services.common.server import StartError
 from services.decode import loading
@@ -32,6 +31,7 @@ from services.decode.loading import (
 from services.decode.onnx_estimator import onnx_estimator
 from services.decode.settings import DecodeSettings
 from services.decode.torch_backend import NonFiniteAudio, Precision, TorchBackend, TorchState
+from tests.support.cuda import Cuda
 
 CPU = torch.device("cpu")
 MODEL = open_model_dir(support.ROOT / "tests" / "data" / "cosyvoice2-mini")
@@ -173,8 +173,7 @@ def test_a_gpu_that_fails_while_the_model_is_loaded_gives_way_to_the_cpu(monkeyp
 
     whole = TorchBackend.__init__
     monkeypatch.setattr(TorchBackend, "__init__", fail_on_gpus)
-    monkeypatch.setattr(fallback, "usable_device", lambda name, doing: torch.device(name))
-    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda fraction, device: None)
+    Cuda(monkeypatch)
     with capture_logs() as lines:
         made = loaded(device="cuda:1", decode_state_bytes=2**28)
     assert tried == [("cuda", 1.0), ("cpu", 0.25)]  # as many workers may have lost their GPUs

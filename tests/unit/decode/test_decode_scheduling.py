@@ -10,6 +10,7 @@ from pathlib import Path
 import decode_support as support
 import numpy as np
 import pytest
+import torch
 
 from services.decode.backends import AudioFormat, ClockedBackend, CostModel, Hop, HopAudio
 from services.decode.chunks import HopPolicy
@@ -17,6 +18,7 @@ from services.decode.engine import EngineClosed, EngineFull
 from services.decode.events import AudioEvent, Event, FailedEvent
 from services.decode.scheduler import EngineLimits
 from services.decode.state import StreamError
+from tests.support.cuda import Cuda
 
 COSTS = CostModel(batch_s=0.02, stream_s=0.01, frame_s=0.001, holdback_frames=12)
 SMALL = HopPolicy(15, (25,))
@@ -50,6 +52,15 @@ class Poisoned(ClockedBackend):
         if any(self.POISON in hop.tokens for hop in hops):
             raise RuntimeError("out of memory")
         return super().run(hops, beat)
+
+
+def test_batches_run_with_the_backends_device_current(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda, seen = Cuda(monkeypatch), set()
+    backend = clocked(lambda seconds: seen.add(cuda.current))
+    monkeypatch.setattr(backend, "device", torch.device("cuda:1"))
+    with support.running(backend) as engine:
+        support.speak(engine, support.voice(), support.speech(60)).wait()
+    assert seen == {1}
 
 
 def test_clocked_audio_depends_on_sample_token_and_seed_alone() -> None:

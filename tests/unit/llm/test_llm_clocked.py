@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from llm_support import ROOT, Listener, MakeEngine, run, utterance
 
 from services.common.modeldir import ModelDir
 from services.llm.backends import ClockedBackend, CostModel
 from services.llm.sequence import Request
+from tests.support.cuda import Cuda
 
 COSTS = CostModel(step_s=0.01, step_s_per_sequence=0.001, prefill_s_per_token=0.0001, tokens_per_text_id=5.0)
 
@@ -47,6 +49,17 @@ def test_a_step_costs_what_the_model_says(make_engine: MakeEngine, mini_dir: Mod
     with make_engine(backend=ClockedBackend(mini_dir.llm, COSTS, slept.append)) as engine:
         count = len(run(engine, request).ids)
     assert slept == pytest.approx([0.011 + 5 * 0.0001] + [0.011] * count)
+
+
+def test_the_engine_steps_with_its_backends_device_current(
+    make_engine: MakeEngine, mini_dir: ModelDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda, seen = Cuda(monkeypatch), set()
+    backend = ClockedBackend(mini_dir.llm, COSTS, lambda seconds: seen.add(cuda.current))
+    monkeypatch.setattr(backend, "device", torch.device("cuda:1"))
+    with make_engine(backend=backend) as engine:
+        run(engine, utterance(1))
+    assert seen == {1}
 
 
 def test_the_shipped_cost_files_are_readable() -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,10 +17,9 @@ from llm_support import ROOT, run, utterance
 from structlog.testing import capture_logs
 
 from lighttts.v1 import llm_pb2
-from services.common import fallback
 from services.common.modeldir import ModelDir, ModelDirError, open_model_dir
 from services.common.voice import Voice
-from services.llm import loading
+from services.llm import loading, torch_backend
 from services.llm.attention import gathered
 from services.llm.layout import Prompt
 from services.llm.loading import load_engine
@@ -28,6 +28,7 @@ from services.llm.requests import end_of_prompt_id, prompt_of
 from services.llm.settings import LlmSettings
 from services.llm.styles import read_styles
 from services.llm.torch_backend import TorchBackend, TorchOptions
+from tests.support.cuda import Cuda
 
 CPU = torch.device("cpu")
 CV3 = ROOT / "tests" / "data" / "cosyvoice3-mini"
@@ -183,23 +184,62 @@ def test_an_engine_of_an_absent_gpu_speaks_on_the_cpu(mini_dir: ModelDir) -> Non
 def test_a_gpu_that_fails_while_the_model_is_loaded_gives_way(
     mini_dir: ModelDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shares: list[float] = []
-
     def fail_on_gpus(model: ModelDir, device: torch.device, *rest: Any, **more: Any) -> SpeechLM:
         if device.type == "cuda":
             raise torch.OutOfMemoryError("CUDA out of memory")
         return load_speech_lm(model, device, *rest, **more)
 
     monkeypatch.setattr(loading, "load_speech_lm", fail_on_gpus)
-    monkeypatch.setattr(fallback, "usable_device", lambda name, doing: torch.device(name))
-    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, device: shares.append(share))
+    cuda = Cuda(monkeypatch)
     settings = LlmSettings(model_dir=mini_dir.path, device="cuda", llm_memory_fraction=0.25)
     with capture_logs() as logs:
         engine = load_engine(settings, mini_dir, read_styles(mini_dir))
     engine.close()
-    assert shares == [0.25]
+    assert cuda.fractions == {0: 0.25}
     assert "GPU FAILED" in next(entry["event"] for entry in logs if entry["log_level"] == "error")
     assert next(entry for entry in logs if entry["event"] == "generating")["dtype"] == "float32"
+
+
+def test_a_second_gpu_is_current_while_kernels_are_tried(tiny: ModelDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda, launches = Cuda(monkeypatch), []
+
+    def recorded(*arguments: Any) -> torch.Tensor:
+        launches.append(("kernel", cuda.current))
+        return gathered(*arguments)
+
+    def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            launches.append(("compiled", cuda.current))
+            return function(*arguments)
+
+        return call
+
+    kernel(monkeypatch, recorded)
+    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr(loading, "load_speech_lm", lambda model, device, *rest, **more: load_speech_lm(model, CPU))
+    settings = LlmSettings(model_dir=tiny.path, device="cuda:1", llm_compile=True, llm_cuda_graphs=False)
+    load_engine(settings, tiny, read_styles(tiny)).close()
+    assert set(launches) == {("kernel", 1), ("compiled", 1)}
+
+
+@pytest.mark.parametrize(("reason", "told"), [("no shared memory\nmore", "no shared memory"), ("", "Exception")])
+def test_a_step_that_cannot_be_recorded_runs_unrecorded(
+    mini_model: SpeechLM, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, reason: str, told: str
+) -> None:
+    cuda, recorded_on = Cuda(monkeypatch), []
+
+    def fail(pool: Any) -> None:
+        recorded_on.append(cuda.current)
+        raise Exception(reason)  # noqa: TRY002 - compilers raise whatever they like
+
+    monkeypatch.setattr(torch_backend, "KVCache", mock.Mock())
+    monkeypatch.setattr(torch_backend, "DecodeProgram", mock.Mock(return_value=mock.Mock(record=fail)))
+    backend = TorchBackend(mini_model, options=TorchOptions(program_rows=(1,)))
+    backend.device = torch.device("cuda:1")
+    backend.reserve(4, 16)
+    assert recorded_on == [1]
+    assert [record.reason for record in caplog.records] == [told]
+    assert backend._programs == {"": []}
 
 
 @pytest.mark.system

@@ -100,7 +100,7 @@ def llm_exact(check: Check) -> None:
         unrecorded = generate(check, model_dir, model, attend, programs=PROGRAM_ROWS, record=False, burst=8)
         recorded = generate(check, model_dir, model, attend, programs=PROGRAM_ROWS, record=True, burst=8)
         plain = generate(check, model_dir, model, attend, programs=(), record=False, burst=1)
-        check.report(f"{name}: steps by kind", ", ".join(f"{count} as {how}" for how, count in recorded.ran.items()))
+        check.report(f"{name}: steps by kind", [f"{count} x {how}" for how, count in recorded.ran.items()])
         check.report(f"{name}: start with {len(PROGRAM_ROWS)} programs, s", round(recorded.start_s, 2))
         check.expect(f"{name}: recorded equals unrecorded", recorded.ids == unrecorded.ids, f"{recorded.count} tokens")
         if check.on_gpu:

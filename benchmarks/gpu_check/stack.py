@@ -49,7 +49,7 @@ async def _serve(check: Check, logs: Path) -> None:
     started = time.perf_counter()
     async with Stack(config) as services:
         check.report("all services serve after, s", round(time.perf_counter() - started, 1))
-        for rate, seconds in ((1.0, 6.0), (2.0, 10.0), (4.0, 10.0)) if check.on_gpu else ((0.3, 4.0),):
+        for rate, seconds in ((1.0, 6.0), (2.0, 10.0), (4.0, 10.0)) if check.on_gpu else ((1.0, 3.0),):
             load = Load(SENTENCE, rate, seconds)
             found = report(load, await offer(services.gateway.address, load))
             _report_load(check, found)

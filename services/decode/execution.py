@@ -14,7 +14,7 @@ from torch import Tensor
 from services.decode.chunks import ChunkPlan
 from services.decode.flow.model import Flow, FlowHop
 from services.decode.flow.program import Record
-from services.decode.flow.programs import Programs
+from services.decode.flow.programs import Programs, device_in_force
 from services.decode.flow.unet import UNet
 
 _TOKENS = 60
@@ -45,8 +45,9 @@ def compile_estimator(flow: Flow) -> None:
     compiled = copy.deepcopy(network, {id(weight): weight for weight in network.parameters()})
     compiled.compile_parts()
     try:
-        flow.solver = flow.make_solver(compiled)
-        _compare(flow, expected)
+        with device_in_force(flow.device):
+            flow.solver = flow.make_solver(compiled)
+            _compare(flow, expected)
     except Exception as error:
         flow.solver = plain
         raise RuntimeError(str(error)) from error  # compilers fail in ways of their own
@@ -56,13 +57,17 @@ def compile_estimator(flow: Flow) -> None:
 def use_programs(flow: Flow, most_streams: int, record: Record | None) -> None:
     """Has appends of up to `most_streams` streams run as programs of fixed shape, recorded by `record`.
 
+    Makes them all before it returns, so that no batch waits for one: 101 for 16 streams, a few seconds on a GPU.
     Raises RuntimeError when they cannot be recorded or compute something else.
     """
     expected = made_up_mel(flow)
     arena = flow.pool.arenas["estimator"]
     ratio = flow.config.mel_frames_per_token
     programs = Programs(flow.solver, _network(flow), arena, ratio, most_streams=most_streams, record=record)
-    programs.prepare()
+    with device_in_force(flow.device):
+        torch.cuda.empty_cache()  # recordings need memory of their own and cannot take what the allocator has cached
+        programs.prepare()
+        torch.cuda.empty_cache()  # what the steps took that ran before their recordings
     flow.programs = programs
     try:
         _compare(flow, expected)

@@ -140,7 +140,8 @@ def _warm(
             replaced("decode_compile", "plain layers", error)
     if settings.decode_cuda_graphs and device.type == "cuda" and backend.flow.pool.blocks:
         try:
-            use_programs(backend.flow, largest_batch(settings, device), CudaGraphs(device))
+            most = min(largest_batch(settings, device), settings.decode_max_streams)
+            use_programs(backend.flow, most, CudaGraphs(device))
         except RuntimeError as error:
             replaced("decode_cuda_graphs", "kernels launched one by one", error)
     return backend

@@ -9,7 +9,7 @@ no stream reads. Without CUDA the same program runs as ordinary operations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,6 +22,8 @@ from services.decode.flow.pool import Arena, Past
 from services.decode.flow.solver import GUIDANCE_ROWS, Solver, Start
 
 _START, _LENGTH, _BEFORE, _AFTER, _BLOCKS = range(5)
+_ROOM = 1 + 4 * GUIDANCE_ROWS
+"""Mel frames of scratch per new frame: x, and the estimator's input in every guidance row."""
 Record = Callable[[Callable[[], None]], Callable[[], None]]
 """Turns a program's step into something that repeats it faster."""
 
@@ -53,16 +55,35 @@ class Row:
     ends: Tensor | None
 
 
+def scratch(solver: Solver, shapes: Iterable[Shape]) -> Tensor:
+    """Room [n] for what the largest of these programs computes with; all of them use it, since they run in turn."""
+    like = solver.noise(0, 1)
+    return like.new_zeros(max(shape.streams * shape.frames for shape in shapes) * _ROOM * like.shape[1])
+
+
 class EulerProgram:
     """Solves batches up to one shape. Used by one thread at a time."""
 
-    def __init__(self, solver: Solver, network: Network, arena: Arena, frames_per_token: int, shape: Shape) -> None:
-        """`network` is the solver's estimator, `arena` where its pasts are."""
+    def __init__(
+        self,
+        solver: Solver,
+        network: Network,
+        arena: Arena,
+        frames_per_token: int,
+        shape: Shape,
+        room: Tensor,
+    ) -> None:
+        """`network` is the solver's estimator, `arena` where its pasts are.
+
+        `room` comes from `scratch`; programs that share it never run at the same time.
+        """
         self.shape = shape
         self._solver, self._network, self._arena, self._ratio = solver, network, arena, frames_per_token
         like = solver.noise(0, 1)
-        self._x = like.new_zeros(shape.streams, shape.frames, like.shape[1])
-        self._rows = like.new_zeros(GUIDANCE_ROWS, shape.streams, shape.frames, 4 * like.shape[1])
+        mel, frames = like.shape[1], shape.streams * shape.frames
+        rows = room[frames * mel : frames * mel * _ROOM]
+        self._x = room[: frames * mel].view(shape.streams, shape.frames, mel)
+        self._rows = rows.view(GUIDANCE_ROWS, shape.streams, shape.frames, 4 * mel)
         self._table = torch.zeros(shape.streams, _BLOCKS + shape.blocks + shape.frames, dtype=torch.int64)
         self._table = self._table.to(like.device)
         self._step = torch.zeros(1, dtype=torch.int64, device=like.device)
@@ -73,6 +94,8 @@ class EulerProgram:
     def record(self, record: Record) -> None:
         """Replaces the step by its record. Raises RuntimeError when it cannot be recorded."""
         self._table.copy_(self._numbers([]))  # padding alone: what runs while recording touches no stream
+        self._x.zero_()
+        self._rows.zero_()
         self._repeat = record(self._run)
 
     def solve(self, start: Start, batch: Sequence[Row], on_step: Callable[[], None]) -> Tensor:

@@ -1,27 +1,80 @@
-"""Programs by the shape of the batch: few shapes, made at first use, those used least recently dropped."""
+"""Programs by the shape of the batch: every shape that serving asks for is made at the start, none later.
+
+Recording a program takes tens of milliseconds, and the batch that needs it would wait. So `Shapes` is plain arithmetic
+over the engine's limits, and `Programs.prepare` makes all of them. A batch that fits no shape runs without a program.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import time
 from bisect import bisect_left
-from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
 from services.decode.flow.pool import Arena
-from services.decode.flow.program import EulerProgram, Network, Record, Shape
+from services.decode.flow.program import EulerProgram, Network, Record, Shape, scratch
 from services.decode.flow.solver import Solver
 
 log = logging.getLogger(__name__)
 
 STREAMS = (1, 2, 4, 8, 16, 24, 32, 48, 64)
-CHUNKS = (1, 2, 4)
-"""New chunks of the longest stream: the hops of `HopPolicy`."""
+CHUNKS = (1, 2, 4, 8)
+"""New chunks of the longest stream. The largest hop of `HopPolicy` is 4 chunks; 8 has room for chunk plans of a request
+whose borders are up to 4 s apart."""
+LONE_CHUNKS = (*CHUNKS, 16, 32, 64)
+"""New chunks of a batch of one stream: the prompt of a new voice, or the history of a stream that lost its state."""
 BLOCKS = (4, 8, 16, 32, 64)
 """Blocks of the longest stream, that is seconds of its audio with the prompt; a longer one runs without a program."""
-MOST_KEPT = 64
-"""Programs kept: a recorded one takes some megabytes, and the scratch memory that all share."""
+
+
+def device_in_force(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Makes `device` the thread's current device, which is GPU 0 in every new thread; does nothing on a CPU.
+
+    CUDA streams, graphs and compiled kernels belong to the current device, wherever their tensors are.
+    """
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The shapes of batches of at most `most_streams` streams, with blocks of `block_frames` frames."""
+
+    most_streams: int
+    block_frames: int
+
+    @property
+    def streams(self) -> tuple[int, ...]:
+        return (*(count for count in STREAMS if count < self.most_streams), self.most_streams)
+
+    def fit(self, streams: int, frames: int, blocks: int) -> Shape | None:
+        """The smallest shape such a batch fits into; None when it fits into none.
+
+        `frames` and `blocks` are the longest stream's new frames, and its blocks with the new ones.
+        """
+        count = _at_least(self.streams, streams)
+        chunks = _at_least(LONE_CHUNKS if count == 1 else CHUNKS, -(-frames // self.block_frames))
+        most = _at_least(BLOCKS, max(blocks, chunks or 0))
+        return Shape(count, chunks * self.block_frames, most) if count and chunks and most else None
+
+    def all(self) -> list[Shape]:
+        """Every shape that `fit` returns, the largest first: later recordings reuse the memory of earlier ones."""
+        shapes = [
+            Shape(streams, chunks * self.block_frames, blocks)
+            for streams in self.streams
+            for chunks in (LONE_CHUNKS if streams == 1 else CHUNKS)
+            for blocks in BLOCKS
+            if blocks >= chunks
+        ]
+        return sorted(shapes, key=lambda shape: (shape.streams * shape.frames * shape.blocks, shape.frames))[::-1]
+
+
+def _at_least(sizes: tuple[int, ...], wanted: int) -> int | None:
+    place = bisect_left(sizes, wanted)
+    return sizes[place] if place < len(sizes) else None
 
 
 class Programs:
@@ -36,61 +89,57 @@ class Programs:
         *,
         most_streams: int,
         record: Record | None = None,
-        most_kept: int = MOST_KEPT,
     ) -> None:
         """`record` makes a program's step fast; without, programs run as ordinary operations."""
+        self.shapes = Shapes(most_streams, arena.layout.positions)
+        self.unprepared = 0
+        """Batches so far that had no program."""
         self._parts = (solver, network, arena, frames_per_token)
-        self._streams = (*(count for count in STREAMS if count < most_streams), most_streams)
-        self._record, self._most_kept = record, most_kept
-        self._kept: OrderedDict[Shape, EulerProgram] = OrderedDict()
-        self._refused: set[Shape] = set()
+        self._record = record
+        self._prepared: dict[Shape, EulerProgram] = {}
+        self._reported: set[Shape | None] = set()
 
     def __len__(self) -> int:
-        return len(self._kept)
-
-    def shape(self, streams: int, frames: int, blocks: int) -> Shape | None:
-        """The smallest shape such a batch fits into; None when it fits into none."""
-        size = self._parts[2].layout.positions
-        wanted = ((self._streams, streams), (CHUNKS, -(-frames // size)), (BLOCKS, blocks))
-        places = [bisect_left(sizes, one) for sizes, one in wanted]
-        if any(place == len(sizes) for place, (sizes, _) in zip(places, wanted, strict=True)):
-            return None
-        count, chunks, most = (sizes[place] for place, (sizes, _) in zip(places, wanted, strict=True))
-        return Shape(count, chunks * size, most)
+        return len(self._prepared)
 
     def prepare(self) -> None:
-        """Makes what most hops run as, so that no listener waits for it: one new chunk, a past of up to 16 s.
+        """Makes a program of every shape, so that no batch waits for one. Shapes that find no memory are left out.
 
-        Raises RuntimeError when a step cannot be recorded.
+        Raises RuntimeError when a step cannot be recorded, or memory is too small for any.
         """
-        for blocks in BLOCKS[:3]:
-            for streams in self._streams if self._record is not None else self._streams[:1]:
-                self.make(Shape(streams, CHUNKS[0] * self._parts[2].layout.positions, blocks))
+        began, shapes = time.perf_counter(), self.shapes.all()
+        lack = ""
+        room = scratch(self._parts[0], shapes)
+        for shape in shapes:
+            program = EulerProgram(*self._parts, shape, room)
+            try:
+                if self._record is not None:
+                    program.record(self._record)
+            except torch.OutOfMemoryError as error:
+                lack = str(error).splitlines()[0]  # not the error itself, which keeps the step's tensors
+            else:
+                self._prepared[shape] = program
+        if lack:
+            if not self._prepared:
+                raise RuntimeError(lack)
+            told = {"programs": len(shapes) - len(self), "reason": lack}
+            log.warning("no memory for some programs, batches of their shapes run without", extra=told)
+        log.info("prepared", extra={"programs": len(self), "seconds": round(time.perf_counter() - began, 1)})
 
     def find(self, streams: int, frames: int, blocks: int) -> EulerProgram | None:
-        """The program for such a batch, made at first use; None where the batch must go without."""
-        shape = self.shape(streams, frames, blocks)
-        if shape is None or shape in self._refused:
-            return None
-        if shape not in self._kept:
-            try:
-                self.make(shape)
-            except RuntimeError as error:
-                self._refused.add(shape)
-                told = {"shape": str(shape), "reason": str(error).splitlines()[0]}
-                log.warning("a step cannot be recorded, batches of its shape run without", extra=told)
-                return None
-        self._kept.move_to_end(shape)
-        return self._kept[shape]
+        """The program for such a batch; None where the batch must go without. Counts these, and logs each shape once.
 
-    def make(self, shape: Shape) -> None:
-        """Makes a program, recorded if programs are. Raises RuntimeError when it cannot be."""
-        program = EulerProgram(*self._parts, shape)
-        if self._record is not None:
-            program.record(self._record)
-        self._kept[shape] = program
-        while len(self._kept) > self._most_kept:
-            self._kept.popitem(last=False)
+        Never makes a program: that would take longer than the batch takes without one.
+        """
+        shape = self.shapes.fit(streams, frames, blocks)
+        program = self._prepared.get(shape) if shape is not None else None
+        if program is None:
+            self.unprepared += 1
+            if shape not in self._reported:
+                self._reported.add(shape)
+                batch = {"streams": streams, "new_frames": frames, "blocks": blocks, "shape": str(shape)}
+                log.warning("a batch has no prepared program, its kernels are launched one by one", extra=batch)
+        return program
 
 
 class CudaGraphs:
@@ -99,16 +148,37 @@ class CudaGraphs:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
+        with device_in_force(device):
+            self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
     def __call__(self, run: Callable[[], None]) -> Callable[[], None]:
         """Raises RuntimeError when the step does something a graph cannot hold, or memory runs out."""
-        with torch.cuda.device(self._device):
-            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
+        with device_in_force(self._device):
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
                 run()  # what is set up at the first call must not be recorded
-            torch.cuda.current_stream().wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                run()
-        return graph.replay
+                graph = self._captured(run)
+            torch.cuda.current_stream().wait_stream(self._stream)
+
+        def replay() -> None:
+            with device_in_force(self._device):
+                graph.replay()
+
+        return replay
+
+    def _captured(self, run: Callable[[], None]) -> torch.cuda.CUDAGraph:
+        """Captures without `torch.cuda.graph`, which empties the allocator's cache before every recording.
+
+        The eager parts would then allocate all their memory again; `use_programs` empties it once for all recordings.
+        """
+        graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize()
+        graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+        try:
+            run()
+        except BaseException:
+            with contextlib.suppress(RuntimeError):  # the error of the step says more
+                graph.capture_end()
+            raise
+        graph.capture_end()
+        return graph

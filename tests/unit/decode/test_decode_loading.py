@@ -208,7 +208,12 @@ def test_graphs_are_recorded_on_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(loading, "use_programs", refuse)
     monkeypatch.setattr(loading, "CudaGraphs", lambda device: None)
     monkeypatch.setattr(loading, "TorchBackend", lambda *arguments: support.mini_backend())
-    for device, settings, wanted in (("cpu", {}, []), ("cuda", {}, [16]), ("cuda", {"decode_cuda_graphs": False}, [])):
+    for device, settings, wanted in (
+        ("cpu", {}, []),
+        ("cuda", {}, [16]),
+        ("cuda", {"decode_max_streams": 3}, [3]),
+        ("cuda", {"decode_cuda_graphs": False}, []),
+    ):
         asked.clear()
         with capture_logs() as lines:
             loading._warm(DecodeSettings(**settings), MODEL, torch.device(device), None)

@@ -18,8 +18,6 @@ from services.decode.backends import Hop, HopAudio
 from services.decode.chunks import ChunkPlan
 from services.decode.execution import compile_estimator, made_up_mel, use_programs
 from services.decode.flow.model import Flow, FlowHop, FlowState
-from services.decode.flow.program import Shape
-from services.decode.flow.programs import Programs
 from services.decode.torch_backend import Precision, TorchBackend
 
 MODEL = open_model_dir(support.ROOT / "tests" / "data" / "cosyvoice2-mini")
@@ -80,49 +78,21 @@ def test_programs_give_what_plain_steps_give(streams: list[tuple[int, int]], tur
     assert difference(mels(with_programs(), streams, turns), expected) <= SAME
 
 
-def test_hops_run_as_programs_and_what_fits_none_runs_without() -> None:
-    flow = with_programs().flow
-    programs = Programs(flow.solver, flow.estimator, flow.pool.arenas["estimator"], 2, most_streams=STREAMS)
-    flow.programs, before = programs, flow.programs
-    try:
-        turns: list[list[int | None]] = [[25, None], [50, 25], [100, 50]]
-        expected = mels(support.mini_backend(), [(30, 25), (40, 25)], turns)
-        assert difference(mels(with_programs(), [(30, 25), (40, 25)], turns), expected) <= SAME
-    finally:
-        flow.programs = before
-    assert len(programs) == 2
-    assert programs.shape(1, 50, 4) == Shape(1, 50, 4)
-    assert programs.shape(3, 51, 5) == Shape(3, 100, 8)
-    assert programs.shape(STREAMS + 1, 50, 4) is None  # more streams than the engine batches
-    assert programs.shape(1, 201, 4) is None  # more new chunks than a hop has, such as a long prompt's
-    assert programs.shape(1, 50, 65) is None  # more than a minute
-
-
-def test_few_programs_are_kept_and_a_shape_that_cannot_be_recorded_runs_without() -> None:
-    recorded = []
-
-    def record(run: Callable[[], None]) -> Callable[[], None]:
-        recorded.append(run)
-        if len(recorded) == 2:
-            raise RuntimeError("out of memory\ndetails")
-        return run
-
-    flow = with_programs().flow
-    arena = flow.pool.arenas["estimator"]
-    programs = Programs(flow.solver, flow.estimator, arena, 2, most_streams=4, record=record, most_kept=2)
-    first = programs.find(1, 50, 4)
-    assert first is not None
-    assert programs.find(2, 50, 4) is None
-    assert programs.find(2, 50, 4) is None
-    assert len(recorded) == 2
-    assert programs.find(4, 50, 4) is not None
-    assert programs.find(1, 30, 3) is first
-    assert programs.find(1, 50, 16) is not None
-    assert len(programs) == 2
-    assert programs.find(1, 50, 4) is first
-    programs = Programs(flow.solver, flow.estimator, arena, 2, most_streams=2, record=lambda run: run)
-    programs.prepare()
-    assert len(programs) == 2 * 3  # of one and two streams, with short, middling and longer pasts
+def test_hops_run_as_programs_and_what_fits_none_runs_without(caplog: pytest.LogCaptureFixture) -> None:
+    programs = with_programs().flow.programs
+    assert programs is not None
+    before, caplog.handler.records[:] = programs.unprepared, []
+    turns: list[list[int | None]] = [[25, None], [50, 25], [100, 50]]
+    streams = [(30, 25), (40, 25)]
+    assert difference(mels(with_programs(), streams, turns), mels(support.mini_backend(), streams, turns)) <= SAME
+    assert programs.unprepared == before
+    history: list[list[int | None]] = [[160, 160]]  # two streams, more new chunks than a hop has
+    streams = [(60, 25), (60, 25)]
+    assert difference(mels(with_programs(), streams, history), mels(support.mini_backend(), streams, history)) <= SAME
+    assert programs.unprepared == before + 1
+    assert [record.message for record in caplog.records] == [
+        "a batch has no prepared program, its kernels are launched one by one"
+    ]
 
 
 @pytest.mark.parametrize(

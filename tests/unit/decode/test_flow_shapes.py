@@ -1,0 +1,316 @@
+"""Every shape that serving asks for is prepared at the start, and none is recorded while a listener waits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+
+import decode_support as support
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from services.common.modeldir import open_model_dir
+from services.decode.backends import Hop, HopAudio
+from services.decode.chunks import ChunkPlan, HopPolicy
+from services.decode.execution import use_programs
+from services.decode.flow.model import Flow, FlowHop
+from services.decode.flow.pool import Past
+from services.decode.flow.program import Record, Shape
+from services.decode.flow.programs import BLOCKS, CudaGraphs, Programs, Shapes
+from services.decode.flow.solver import Start
+from services.decode.scheduler import EngineLimits, Stream, deadline, pick, ready_jobs
+from services.decode.service_time import ServiceTime
+from services.decode.state import ResumeRecord
+from services.decode.torch_backend import TorchBackend
+
+MODEL = open_model_dir(support.ROOT / "tests" / "data" / "cosyvoice2-mini")
+MOST_STREAMS = 16
+LONGEST_PROMPT = 750
+"""Tokens: the 30 s that the encode service takes at most."""
+LONGEST = 25 * BLOCKS[-1]
+"""Tokens of the longest utterance that runs as programs."""
+
+
+def programs_of(flow: Flow, most_streams: int, record: Record | None = None) -> Programs:
+    return Programs(
+        flow.solver, flow.estimator, flow.pool.arenas["estimator"], 2, most_streams=most_streams, record=record
+    )
+
+
+class Unheard(TorchBackend):
+    """Chooses what to compute as the real backend does, and computes nothing: every mel is zero."""
+
+    def __init__(self) -> None:
+        block = support.mini_backend().flow.pool.block_bytes
+        super().__init__(MODEL, state_bytes=(MOST_STREAMS + 4) * BLOCKS[-1] * block)
+        self.flow._decode = self._nothing  # type: ignore[method-assign]
+
+    def _nothing(
+        self, hops: Sequence[FlowHop], pasts: Sequence[tuple[Past, Past | None]], on_step: Callable[[], None]
+    ) -> Tensor:
+        longest = max(hop.end - before.tokens for hop, (before, _) in zip(hops, pasts, strict=True))
+        mel = torch.zeros(len(hops), 2 * longest, 80)
+        self.flow._program(hops, [after for _, after in pasts if after], Start(mel, mel, mel[:, 0], mel))
+        return mel
+
+    def _vocode(self, hops: Sequence[Hop], mels: Sequence[Tensor]) -> list[HopAudio | Exception]:
+        record = ResumeRecord(ChunkPlan(), 0, 0, 0, 0, np.zeros((0, 80), np.float32), np.zeros(0))
+        samples = [np.zeros(self.format.frame_samples * mel.shape[0], np.float32) for mel in mels]
+        return [HopAudio(hop.state.vocoder.emitted, one, record) for hop, one in zip(hops, samples, strict=True)]
+
+
+@cache
+def unheard() -> TorchBackend:
+    return Unheard()
+
+
+@dataclass(frozen=True)
+class Utterance:
+    prompt: int
+    tokens: int
+    plan: ChunkPlan
+    hops: HopPolicy
+    offline: bool
+
+
+PLANS = st.builds(ChunkPlan, st.integers(1, 100), st.sampled_from([25, 50, 100])) | st.just(ChunkPlan())
+UTTERANCES = st.builds(
+    Utterance,
+    prompt=st.integers(0, LONGEST_PROMPT),
+    tokens=st.integers(1, LONGEST - LONGEST_PROMPT),
+    plan=PLANS,
+    hops=st.just(HopPolicy()) | st.just(HopPolicy(sizes=(25,))),
+    offline=st.booleans(),
+)
+
+
+def decode(over: TorchBackend, utterances: list[Utterance], most_streams: int, pace: float, lost: bool) -> None:
+    """Decodes them through the engine's own choices; `pace` seconds pass per batch, `lost` streams keep no state."""
+    limits, times, now = EngineLimits(max_batch=most_streams), ServiceTime(), 0.0
+    streams = []
+    for one in utterances:
+        named = f"{one.prompt}-{one.plan}"
+        spec = support.voice(one.prompt, voice=named, plan=one.plan, hops=one.hops, offline=one.offline)
+        streams.append(Stream(spec, now, spec.plan, tokens=[0] * one.tokens, ended=True))
+    while streams:
+        jobs = ready_jobs(streams, now, over.format, limits, times, over.kept_tokens)
+        batch = pick(jobs, deadline, now, limits, times)
+        for job in batch:
+            job.stream.state = job.stream.state or over.open(job.stream.spec)
+            if lost:
+                over.evict(job.stream.state)
+        made = over.run([Hop(job.stream.state, job.stream.tokens, job.end, job.final) for job in batch], lambda: None)
+        now += pace
+        for job, audio in zip(batch, made, strict=True):
+            assert isinstance(audio, HopAudio)
+            stream = job.stream
+            stream.done, stream.emitted = job.end, stream.emitted + audio.samples.shape[0]
+            stream.played = stream.played or (0.0, now)
+            if stream.done == stream.available:
+                streams.remove(stream)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    utterances=st.lists(UTTERANCES, min_size=1, max_size=MOST_STREAMS),
+    most_streams=st.integers(1, MOST_STREAMS),
+    pace=st.sampled_from([0.0, 0.1, 2.0]),
+    lost=st.booleans(),
+    alike=st.booleans(),
+)
+def test_every_shape_that_serving_asks_for_is_prepared(
+    utterances: list[Utterance], most_streams: int, pace: float, lost: bool, alike: bool
+) -> None:
+    """Whole histories of several streams at once may run without; those of one stream may not."""
+    utterances = utterances[:1] * len(utterances) if alike else utterances  # alike ones are decoded together
+    over, asked = unheard(), []
+    programs = programs_of(over.flow, most_streams)
+    programs.prepare()
+    find = programs.find
+
+    def noting(*size: int) -> object:
+        asked.append(size)
+        found = find(*size)
+        assert found is not None, f"no program for (streams, frames, blocks) {size}"
+        return found
+
+    programs.find = noting  # type: ignore[method-assign, assignment]
+    over.flow.programs = programs
+    try:
+        decode(over, utterances, most_streams, pace, lost and most_streams == 1)
+    finally:
+        over.flow.programs = None
+        for one in utterances:
+            over.forget_voice(f"{one.prompt}-{one.plan}")
+    assert asked or all(one.prompt < 128 for one in utterances)  # short ones keep nothing
+    assert programs.unprepared == 0
+
+
+@given(st.integers(1, 64), st.integers(1, 64), st.integers(1, 3200), st.integers(1, 64))
+@settings(max_examples=300, deadline=None, derandomize=True)
+def test_a_batch_gets_the_smallest_of_the_enumerated_shapes_that_holds_it(
+    most_streams: int, streams: int, frames: int, blocks: int
+) -> None:
+    shapes = Shapes(most_streams, 50)
+    blocks = max(blocks, -(-frames // 50))
+    count = min((one for one in shapes.streams if one >= streams), default=0)
+    holding = [
+        shape for shape in shapes.all() if shape.streams == count and shape.frames >= frames and shape.blocks >= blocks
+    ]
+    expected = min(holding, key=lambda shape: (shape.frames, shape.blocks), default=None)
+    assert shapes.fit(streams, frames, blocks) == expected
+
+
+def test_prepare_records_exactly_the_enumerated_shapes_and_nothing_is_recorded_later() -> None:
+    flow, recorded = support.mini_backend().flow, []
+
+    def record(run: Callable[[], None]) -> Callable[[], None]:
+        recorded.append(run.__self__.shape)  # type: ignore[attr-defined]
+        return run
+
+    programs = programs_of(flow, 4, record)
+    assert programs.find(1, 50, 4) is None
+    assert recorded == []
+    programs.prepare()
+    assert recorded == Shapes(4, 50).all()
+    assert len(set(recorded)) == len(recorded) == len(programs)
+    for shape in recorded:
+        found = programs.find(shape.streams, shape.frames, shape.blocks)
+        assert found is not None
+        assert found.shape == shape
+    assert programs.find(5, 50, 4) is None  # more streams than the engine batches
+    assert programs.find(2, 401, 16) is None  # more new chunks than a hop of several streams has
+    assert programs.find(1, 50, 65) is None  # more than a minute
+    assert len(recorded) == len(programs)
+    assert programs.unprepared == 4
+
+
+def test_a_gpu_that_batches_16_streams_prepares_these() -> None:
+    shapes = Shapes(16, 50).all()
+    assert len(shapes) == 101
+    assert shapes[0] == Shape(16, 400, 64)  # the largest first
+    assert {shape.streams for shape in shapes} == {1, 2, 4, 8, 16}
+    assert Shapes(3, 50).fit(3, 51, 5) == Shape(3, 100, 8)
+    assert Shapes(16, 50).fit(1, 1450, 29) == Shape(1, 1600, 32)  # the prompt of a new voice
+
+
+def test_shapes_without_memory_run_without(caplog: pytest.LogCaptureFixture) -> None:
+    flow = support.mini_backend().flow
+
+    def small(run: Callable[[], None]) -> Callable[[], None]:
+        if run.__self__.shape.blocks == BLOCKS[-1]:  # type: ignore[attr-defined]
+            raise torch.OutOfMemoryError("CUDA out of memory\ndetails")
+        return run
+
+    programs = programs_of(flow, 2, small)
+    programs.prepare()
+    assert programs.find(1, 50, 32) is not None
+    for _ in range(2):
+        assert programs.find(1, 50, 64) is None
+    assert programs.unprepared == 2
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]  # at the start, and when asked for
+    assert caplog.records[0].__dict__["reason"] == "CUDA out of memory"
+
+    def none(run: Callable[[], None]) -> Callable[[], None]:
+        raise torch.OutOfMemoryError("CUDA out of memory\ndetails")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        programs_of(flow, 2, none).prepare()
+
+
+class Cuda:
+    """A stand-in for `torch.cuda` that notes on which device what happens; the current one is 0 at first."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.device, self.capturing = 0, False
+        self.happened: list[tuple[str, int]] = []
+        cuda = self
+
+        class Graph:
+            def capture_begin(self, pool: object, capture_error_mode: str) -> None:
+                cuda.note("capture")
+
+            def capture_end(self) -> None:
+                cuda.note("captured")
+
+            def replay(self) -> None:
+                cuda.note("replay")
+
+        class Streams:
+            def __init__(self) -> None:
+                cuda.note("stream")
+
+            def wait_stream(self, other: object) -> None:
+                cuda.note("wait")
+
+        for name, stand_in in (("CUDAGraph", Graph), ("Stream", Streams), ("current_stream", Streams)):
+            patch.setattr(torch.cuda, name, stand_in)
+        for name in ("graph_pool_handle", "synchronize", "empty_cache"):
+            patch.setattr(torch.cuda, name, lambda name=name: self.note(name))
+        patch.setattr(torch.cuda, "device", self.use)
+        patch.setattr(torch.cuda, "stream", self.on)
+
+    def note(self, what: str) -> None:
+        self.happened.append((what, self.device))
+
+    @contextmanager
+    def use(self, device: torch.device) -> Iterator[None]:
+        before, self.device = self.device, device.index
+        try:
+            yield
+        finally:
+            self.device = before
+
+    @contextmanager
+    def on(self, stream: object) -> Iterator[None]:
+        yield
+
+
+def test_graphs_are_recorded_and_replayed_on_their_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = Cuda(monkeypatch)
+    graphs = CudaGraphs(torch.device("cuda:1"))
+    replays = [graphs(lambda: cuda.note("run")) for _ in range(3)]
+    for replay in replays:
+        replay()
+    assert {device for what, device in cuda.happened if what != "graph_pool_handle"} == {1}
+    assert cuda.device == 0
+    names = [what for what, _ in cuda.happened]
+    assert [names.count(what) for what in ("run", "capture", "captured", "replay")] == [6, 3, 3, 3]
+    assert "empty_cache" not in names  # the eager parts would allocate all their memory again
+
+    def failing() -> None:
+        cuda.note("run")
+        if cuda.happened[-2][0] == "capture":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        graphs(failing)
+    assert cuda.happened[-1] == ("captured", 1)  # a capture left open would spoil all that follows
+
+
+def test_programs_are_prepared_with_their_device_in_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = TorchBackend(MODEL, state_bytes=8 * support.mini_backend().flow.pool.block_bytes)
+    cuda = Cuda(monkeypatch)
+
+    def record(run: Callable[[], None]) -> Callable[[], None]:
+        cuda.note("record")
+        return run
+
+    monkeypatch.setattr(Programs, "prepare", lambda self: record(lambda: None))
+    use_programs(made.flow, 1, record)
+    assert cuda.happened == [
+        ("empty_cache", 0),
+        ("record", 0),
+        ("empty_cache", 0),
+    ]  # a CPU has no device to put in force
+    cuda.happened.clear()
+    monkeypatch.setattr("services.decode.execution.made_up_mel", lambda flow: torch.zeros(1))
+    made.flow.device = torch.device("cuda:1")
+    use_programs(made.flow, 1, record)
+    assert cuda.happened == [("empty_cache", 1), ("record", 1), ("empty_cache", 1)]

@@ -98,9 +98,9 @@ lint: setup protos ## Check style, types and protos (ruff, mypy --strict, buf wh
 format: setup protos ## Format the Python code, sort its imports, and write what is made from it: schema, dashboards, settings
 	@$(BIN)/ruff check --select I --fix --quiet .
 	@$(BIN)/ruff format .
-	@$(BIN)/python -m cli.chart_schema helm/values.schema.json
-	@$(BIN)/python -m cli.dashboards helm/dashboards
-	@$(BIN)/python -m cli.settings_reference docs/settings.md
+	@$(BIN)/python -m tools.chart.schema helm/values.schema.json
+	@$(BIN)/python -m tools.dashboards helm/dashboards
+	@$(BIN)/python -m tools.settings_reference docs/settings.md
 
 clean: ## Remove everything that was generated, .venv included
 	@rm -rf .venv .tools lighttts build .run gpu_check_out demo.wav *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -28,11 +28,11 @@ import torch
 from benchmarks.decode_costs import Measured, errors, fit
 from benchmarks.floor import count_flops, matmul_rate, memory_bandwidth, weight_bytes
 from benchmarks.official.checkpoint import write_checkpoint
-from services.common.modeldir import open_model_dir
-from services.decode.backends import Hop
-from services.decode.chunks import HopPolicy
-from services.decode.state import StreamSpec
-from services.decode.torch_backend import TorchBackend, TorchState
+from services.common.checkpoint.model_dir import open_model_dir
+from services.decode.engine.backends import Hop
+from services.decode.engine.chunks import HopPolicy
+from services.decode.engine.state import StreamSpec
+from services.decode.engine.torch_backend import TorchBackend, TorchState
 
 CHUNK = HopPolicy().sizes[0]
 TOKEN_RATE = 25

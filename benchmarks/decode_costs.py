@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from services.decode.backends import CostModel
+from services.decode.engine.backends import CostModel
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.plot import Curve, line_chart
 from cli.bench import HEADER, Load, Report, Target, largest_held, offer, report, table_row
-from cli.stack import Stack, StackConfig
+from cli.local.stack import Stack, StackConfig
 
 COSTS = Path(__file__).parents[1] / "services" / "decode" / "costs" / "full-cpu.json"
 TEXT = "And who is this person you are speaking of, and why did they not come to the house when we asked them to?"

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.decode import CHUNK, made_up_voice, model_directory
-from services.common.modeldir import ModelDir, open_model_dir
+from services.common.checkpoint.model_dir import ModelDir, open_model_dir
+from services.decode.engine.torch_backend import Precision, TorchBackend
 from services.decode.flow.model import FlowHop
-from services.decode.torch_backend import Precision, TorchBackend
 
 PROMPT_TOKENS = 28
 STATE_BYTES = 2 * 2**30

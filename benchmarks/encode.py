@@ -25,13 +25,13 @@ import soundfile
 
 from benchmarks.official.graphs import write_speaker_encoder, write_speech_tokenizer
 from cli.client import speak
-from cli.stack import Stack, StackConfig
+from cli.local.stack import Stack, StackConfig
 from lighttts.v1 import audio_pb2, encode_pb2, encode_pb2_grpc, tts_pb2
-from services.common.modeldir import ModelDir, open_model_dir
+from services.common.checkpoint.model_dir import ModelDir, open_model_dir
 from services.common.pool import open_channel
-from services.encode.frontend import TextFrontend
-from services.encode.normalise import Normaliser
-from services.encode.voice import STEPS, VoiceExtractor
+from services.encode.text.frontend import TextFrontend
+from services.encode.text.normalise import Normaliser
+from services.encode.voice.extractor import STEPS, VoiceExtractor
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "models" / "tiny"

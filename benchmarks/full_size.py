@@ -20,8 +20,8 @@ import psutil
 from benchmarks.official.checkpoint import write_checkpoint
 from benchmarks.official.graphs import write_speaker_encoder, write_speech_tokenizer
 from cli.client import Speech, speak
-from cli.stack import Stack, StackConfig
-from cli.worker import Worker, WorkerEvent
+from cli.local.process import Worker, WorkerEvent
+from cli.local.stack import Stack, StackConfig
 from lighttts.v1 import audio_pb2, tts_pb2
 
 PROMPT = Path(__file__).parents[1] / "models" / "tiny" / "prompt_slt.wav"

@@ -4,7 +4,8 @@ Beside each step stand the floor (the bytes of the weights over the measured mem
 weight once can be faster) and, where transformers is installed, its plain decode loop over the same weights. On a GPU
 the bare replay of the step's CUDA graph is measured too. On one CPU thread times are processor time, so that other
 programs on the machine hardly disturb them. `--costs FILE` writes what the clocked backend needs to keep
-this machine's time (services/llm/backends.py); the files in services/llm/costs were made that way. `--programs` has the
+this machine's time (services/llm/engine/backends.py); the files in services/llm/costs were made that way.
+`--programs` has the
 steps run on a CPU as they do on a GPU, so that the host's own part of a step can be told from the device's.
 """
 
@@ -24,14 +25,14 @@ import torch
 
 from benchmarks.floor import Clock, clock_of, memory_bandwidth
 from benchmarks.llm_peers import FULL_SIZE, TransformersLoop, random_model, step_bytes
-from services.common.modeldir import ModelDir, open_model_dir
-from services.llm.attention import gathered
-from services.llm.backends import CostModel
-from services.llm.layout import Prompt
-from services.llm.model import SpeechLM, load_speech_lm
-from services.llm.scheduler import EngineLimits, Scheduler
-from services.llm.sequence import Request, SamplingOptions, Sequence
-from services.llm.torch_backend import TorchBackend, TorchOptions
+from services.common.checkpoint.model_dir import ModelDir, open_model_dir
+from services.llm.engine.backends import CostModel
+from services.llm.engine.layout import Prompt
+from services.llm.engine.scheduler import EngineLimits, Scheduler
+from services.llm.engine.sequence import Request, SamplingOptions, Sequence
+from services.llm.model.attention import gathered
+from services.llm.model.model import SpeechLM, load_speech_lm
+from services.llm.model.torch_backend import TorchBackend, TorchOptions
 
 PROMPT_TOKENS = 75
 """Three seconds of prompt speech."""
@@ -132,7 +133,7 @@ class Bench:
         )
         attend, programs = gathered, (batch,) if args.programs else ()
         if args.device.startswith("cuda"):
-            from services.llm.paged_kernel import paged
+            from services.llm.model.paged_kernel import paged
 
             attend, programs = paged, (batch,)
         options = TorchOptions(args.int8_kv, attend, programs, REQUEST_TOKENS)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.floor import Clock
-from services.common.modeldir import LlmConfig, ModelDir
-from services.llm.model import SpeechLM, set_precision
+from services.common.checkpoint.model_dir import LlmConfig, ModelDir
+from services.llm.model.model import SpeechLM, set_precision
 
 FULL_SIZE = LlmConfig(
     hidden_size=896,

@@ -20,26 +20,26 @@ from pathlib import Path
 
 import grpc.aio
 
-from cli.stack import Stack, StackConfig
+from cli.local.stack import Stack, StackConfig
 from lighttts.v1 import encode_pb2, encode_pb2_grpc, tts_pb2, tts_pb2_grpc, voice_pb2
-from services.common.modeldir import ModelDir, open_model_dir
+from services.common.checkpoint.model_dir import ModelDir, open_model_dir
 from services.common.settings import EMBEDDED_MODEL
-from services.common.voice import voice_identity
-from services.common.voice_message import from_message
-from services.decode.backends import AudioFormat, ClockedBackend, CostModel
-from services.decode.chunks import ChunkPlan
-from services.decode.engine import DecodeEngine
-from services.decode.events import AudioEvent
-from services.decode.scheduler import EngineLimits
-from services.decode.state import StreamSpec
-from services.encode.frontend import TextFrontend
-from services.encode.normalise import Normaliser
-from services.encode.text_encoder import SentenceEncoder
-from services.llm.hops import HopPlan
-from services.llm.layout import Prompt
+from services.common.voices.message import from_message
+from services.common.voices.voice import voice_identity
+from services.decode.engine.backends import AudioFormat, ClockedBackend, CostModel
+from services.decode.engine.chunks import ChunkPlan
+from services.decode.engine.engine import DecodeEngine
+from services.decode.engine.events import AudioEvent
+from services.decode.engine.scheduler import EngineLimits
+from services.decode.engine.state import StreamSpec
+from services.encode.text.frontend import TextFrontend
+from services.encode.text.normalise import Normaliser
+from services.encode.text.text_encoder import SentenceEncoder
+from services.llm.engine.layout import Prompt
+from services.llm.engine.sequence import Request, SamplingOptions, TokensEvent
 from services.llm.loading import load_engine
-from services.llm.sequence import Request, SamplingOptions, TokensEvent
 from services.llm.settings import LlmSettings
+from services.llm.stream.hops import HopPlan
 from services.llm.styles import read_styles
 
 TEXT = "And who is this person you are speaking of?"

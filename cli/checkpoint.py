@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cli.finding import Finding
-from services.common.modeldir import CARD, FAMILIES, Family, ModelDir, ModelDirError, open_model_dir
+from services.common.checkpoint.model_dir import CARD, FAMILIES, Family, ModelDir, ModelDirError, open_model_dir
 
 # What each file is for, in the words a person who lacks it needs (spec section 1).
 _TOKENIZER = "CosyVoice-BlankEN/"
@@ -99,7 +99,7 @@ def _unused(path: Path) -> Iterator[Finding]:
 
 def _check_weights(model: ModelDir) -> Iterator[Finding]:
     try:
-        from services.common.weights import read_weights
+        from services.common.checkpoint.weights import read_weights
     except ImportError as error:
         yield Finding("fail", f"weights cannot be read without torch ({error})", "run `make setup`")
         return
@@ -130,7 +130,10 @@ def _check_graph(path: Path) -> Finding:
 
 
 def _check_speakers(model: ModelDir) -> Iterator[Finding]:
-    from services.encode.speakers import FILE, read_speakers  # here, because it needs what _check_weights looked for
+    from services.encode.voice.speakers import (  # here, because it needs what _check_weights looked for
+        FILE,
+        read_speakers,
+    )
 
     if not (model.path / FILE).is_file():
         return

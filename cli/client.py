@@ -17,8 +17,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lighttts.v1 import tts_pb2, tts_pb2_grpc
 from lighttts.v1.audio_pb2 import AudioChunk
-from services.common.call_end import CallEnd, answers
 from services.common.errors import from_rpc_error
+from services.common.workers.call_end import CallEnd, answers
 
 CONNECT_TIMEOUT = 5.0
 """Seconds to wait for a connection before saying that no gateway is there."""

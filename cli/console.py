@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import typer
 from rich.console import Console
 
-from cli.worker import WorkerEvent
+from cli.local.process import WorkerEvent
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)

@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 
 from cli.console import err, show_event
+from cli.local.stack import Stack, StackConfig
 from cli.say import make_config, say_to_file, show_speech
-from cli.stack import Stack, StackConfig
 
 SENTENCE = "Hello, this is the tiny voice speaking."
 SEED = 1

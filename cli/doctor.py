@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cli.checkpoint import examine_checkpoint
 from cli.finding import Finding
-from cli.ports import default_ports, is_free
+from cli.local.ports import default_ports, is_free
 
 PACKAGES = ("grpcio", "protobuf", "numpy", "torch", "onnxruntime", "tokenizers", "soundfile", "fastapi", "pydantic")
 

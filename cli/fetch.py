@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import httpx
 
-from services.common.modeldir import Family, ModelDirError, open_model_dir
+from services.common.checkpoint.model_dir import Family, ModelDirError, open_model_dir
 
 REPOSITORIES: dict[Family, str] = {
     "cosyvoice2": "FunAudioLLM/CosyVoice2-0.5B",

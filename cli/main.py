@@ -22,12 +22,12 @@ from cli.demo import SENTENCE
 from cli.demo import demo as run_demo
 from cli.fetch import FetchError, wait_for
 from cli.fetch import fetch as fetch_checkpoint
-from cli.ports import HOST, PortError, default_ports, free_ports
+from cli.local.ports import HOST, PortError, default_ports, free_ports
+from cli.local.process import WorkerError
+from cli.local.stack import Stack, StackConfig
 from cli.progress import DownloadProgress
 from cli.say import check_speech, make_config, say_to_file, show_speech
-from cli.stack import Stack, StackConfig
-from cli.worker import WorkerError
-from gateway.access.keys import NAME, key_hash, new_key
+from gateway.auth.keys import NAME, key_hash, new_key
 from services.common.settings import EMBEDDED_MODEL
 
 app = typer.Typer(

@@ -2,8 +2,8 @@
 
 import sys
 
+from gateway.process.supervisor import serve, supervise
 from gateway.settings import GatewaySettings
-from gateway.workers import serve, supervise
 
 if __name__ == "__main__":
     settings = GatewaySettings.from_command_line()

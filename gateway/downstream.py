@@ -9,9 +9,9 @@ import grpc
 import grpc.aio
 import structlog
 
-from services.common.call_end import CallEnd
 from services.common.errors import LightTtsError, Unavailable, from_rpc_error
 from services.common.pool import Pool
+from services.common.workers.call_end import CallEnd
 
 log = structlog.get_logger(__name__)
 

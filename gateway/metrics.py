@@ -9,8 +9,8 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from lighttts.v1 import tts_pb2
 from services.common.errors import LightTtsError
-from services.common.failover import moves_counter
 from services.common.metrics import LATENCY_BUCKETS
+from services.common.workers.failover import moves_counter
 
 TIME_TO_FIRST_AUDIO = Histogram(
     "lighttts_gateway_time_to_first_audio_seconds",

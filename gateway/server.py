@@ -7,24 +7,25 @@ import asyncio
 import grpc.aio
 import structlog
 
-from gateway.access.door import Door, DoorInterceptor
-from gateway.access.keys import KeyFileError, KeyRing
-from gateway.admission import Admission
-from gateway.forgetting import Forgetting
-from gateway.fronts import cosyvoice_grpc, riva
-from gateway.fronts.cosyvoice_grpc import CosyVoiceServicer
-from gateway.fronts.grpc import TextToSpeechServicer
-from gateway.fronts.grpc_voices import VoicesServicer
-from gateway.fronts.http import create_app, create_cosyvoice_app
-from gateway.fronts.riva import RivaServicer
-from gateway.http_server import HttpServer
-from gateway.library.library import UploadLimits, VoiceLibrary
-from gateway.session import Stages
+from gateway.api.cosyvoice import grpc as cosyvoice_grpc
+from gateway.api.cosyvoice.grpc import CosyVoiceServicer
+from gateway.api.http_app import create_app, create_cosyvoice_app
+from gateway.api.native.speech import TextToSpeechServicer
+from gateway.api.native.voices import VoicesServicer
+from gateway.api.riva import speech as riva
+from gateway.api.riva.speech import RivaServicer
+from gateway.auth.admission import Admission
+from gateway.auth.authentication import Door, DoorInterceptor
+from gateway.auth.keys import KeyFileError, KeyRing
+from gateway.backends import open_shared
+from gateway.process.http_server import HttpServer
+from gateway.process.port_mux import http_or_grpc
+from gateway.session.session import Stages
 from gateway.settings import GatewaySettings
-from gateway.shared import open_shared
-from gateway.shared_port import http_or_grpc
-from gateway.voice_memory import VoiceMemory
-from gateway.voices import Voices
+from gateway.voices.content_cache import VoiceMemory
+from gateway.voices.deletion import Forgetting
+from gateway.voices.registry import UploadLimits, VoiceLibrary
+from gateway.voices.resolver import Voices
 from lighttts.compat import cosyvoice_pb2_grpc, riva_tts_pb2_grpc
 from lighttts.v1 import tts_pb2_grpc
 from services.common.discovery import discover

@@ -29,16 +29,16 @@ from benchmarks.cpu_prototypes.llm_step import GraphLlmBackend
 from benchmarks.decode import CHUNK, TOKEN_RATE, load_average, made_up_voice, model_directory
 from benchmarks.floor import clock_of
 from benchmarks.llm import TINY, Bench, make_model
-from services.common.modeldir import open_model_dir
-from services.decode.backends import Hop
+from services.common.checkpoint.model_dir import open_model_dir
+from services.decode.engine.backends import Hop
+from services.decode.engine.torch_backend import TorchBackend as DecodeBackend
 from services.decode.flow.past import Pass
 from services.decode.flow.pool import Layout
 from services.decode.flow.solver import Estimator
 from services.decode.flow.unet import UNet
-from services.decode.torch_backend import TorchBackend as DecodeBackend
-from services.llm.backends import Backend
-from services.llm.scheduler import Work
-from services.llm.torch_backend import TorchBackend, TorchOptions
+from services.llm.engine.backends import Backend
+from services.llm.engine.scheduler import Work
+from services.llm.model.torch_backend import TorchBackend, TorchOptions
 
 CURRENT = "current code"
 STATE_BYTES = 6 * 2**30

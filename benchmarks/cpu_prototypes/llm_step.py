@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.cpu_prototypes.sessions import Graph
-from services.llm.attention import rotary_table
-from services.llm.kv_cache import KVCache
-from services.llm.model import SpeechLM
-from services.llm.scheduler import Work
-from services.llm.torch_backend import TorchBackend
+from services.llm.engine.scheduler import Work
+from services.llm.model.attention import rotary_table
+from services.llm.model.kv_cache import KVCache
+from services.llm.model.model import SpeechLM
+from services.llm.model.torch_backend import TorchBackend
 
 OPSET = 17
 

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from benchmarks.decode import made_up_voice
 from benchmarks.gpu_check.check import Check, allow_tf32, name_of
-from services.common.modeldir import open_model_dir
-from services.decode.backends import Hop
-from services.decode.execution import LARGEST_DIFFERENCE, made_up_mel, use_programs
+from services.common.checkpoint.model_dir import open_model_dir
+from services.decode.engine.backends import Hop
+from services.decode.engine.torch_backend import Precision, TorchBackend, TorchState
+from services.decode.estimators.compiled import LARGEST_DIFFERENCE, made_up_mel, use_programs
 from services.decode.flow.programs import CudaGraphs
 from services.decode.flow.solver import Start
-from services.decode.torch_backend import Precision, TorchBackend, TorchState
 from services.decode.vocoder.stream import Vocoder
 
 TOKEN_RATE = 25

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from benchmarks.gpu_check.check import Check, name_of
 from benchmarks.llm_peers import FULL_SIZE
-from services.llm.attention import DecodeAttention, gathered
-from services.llm.kv_cache import KVCache, Rows, StepBatch, lay_out
+from services.llm.model.attention import DecodeAttention, gathered
+from services.llm.model.kv_cache import KVCache, Rows, StepBatch, lay_out
 
 BLOCK_SIZE = 16
 CONFIG = replace(FULL_SIZE, num_layers=1)
@@ -34,7 +34,7 @@ class Case:
 
 def kernel(check: Check) -> None:
     """Compares both at every precision and shape; reports the error, and times in bfloat16."""
-    from services.llm.paged_kernel import paged  # imports Triton
+    from services.llm.model.paged_kernel import paged  # imports Triton
 
     for dtype, allowed in ALLOWED.items():
         for quantized in (False, True):
@@ -78,7 +78,7 @@ def decode_attention(check: Check) -> DecodeAttention:
     if not check.on_gpu:
         return gathered
     try:
-        from services.llm.paged_kernel import paged
+        from services.llm.model.paged_kernel import paged
 
         make_case(check.device, check.compute, 2, 40).run(paged)
         check.synchronize()

@@ -16,15 +16,15 @@ import torch
 from benchmarks.gpu_check.check import TINY, Check, name_of
 from benchmarks.gpu_check.kernel import decode_attention
 from benchmarks.llm_peers import FULL_SIZE, random_model
-from services.common.modeldir import ModelDir, open_model_dir
-from services.llm.attention import DecodeAttention
-from services.llm.decode_program import DecodeProgram
-from services.llm.engine import LlmEngine
-from services.llm.layout import Prompt
-from services.llm.model import SpeechLM, load_speech_lm
-from services.llm.scheduler import EngineLimits, Work
-from services.llm.sequence import Event, FailedEvent, Request, SamplingOptions
-from services.llm.torch_backend import TorchBackend, TorchOptions
+from services.common.checkpoint.model_dir import ModelDir, open_model_dir
+from services.llm.engine.engine import LlmEngine
+from services.llm.engine.layout import Prompt
+from services.llm.engine.scheduler import EngineLimits, Work
+from services.llm.engine.sequence import Event, FailedEvent, Request, SamplingOptions
+from services.llm.model.attention import DecodeAttention
+from services.llm.model.decode_program import DecodeProgram
+from services.llm.model.model import SpeechLM, load_speech_lm
+from services.llm.model.torch_backend import TorchBackend, TorchOptions
 
 SEQUENCES = 12
 MOST_ROWS = 16

@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.gpu_check.check import Check
 from cli.bench import HEADER, Load, Report, offer, report, table_row
 from cli.demo import SENTENCE
-from cli.stack import Stack, StackConfig
+from cli.local.stack import Stack, StackConfig
 
 MAX_SECONDS = "8"
 """Longest utterance: random weights do not end by themselves."""

@@ -14,14 +14,14 @@ from benchmarks.gpu_check.check import Check
 from benchmarks.gpu_check.decode import PROMPT_TOKENS, load_decode
 from benchmarks.gpu_check.kernel import decode_attention
 from benchmarks.gpu_check.llm import MOST_ROWS, PROGRAM_ROWS, REQUEST_TOKENS, load_llm, make_engine
-from services.decode import events as decode_events
-from services.decode import scheduler as decode_scheduler
-from services.decode.engine import DecodeEngine
-from services.decode.state import StreamSpec
-from services.llm.engine import LlmEngine
-from services.llm.layout import Prompt
-from services.llm.sequence import Event, FailedEvent, Request, SamplingOptions
-from services.llm.torch_backend import TorchBackend, TorchOptions
+from services.decode.engine import events as decode_events
+from services.decode.engine import scheduler as decode_scheduler
+from services.decode.engine.engine import DecodeEngine
+from services.decode.engine.state import StreamSpec
+from services.llm.engine.engine import LlmEngine
+from services.llm.engine.layout import Prompt
+from services.llm.engine.sequence import Event, FailedEvent, Request, SamplingOptions
+from services.llm.model.torch_backend import TorchBackend, TorchOptions
 
 SPEECH_SECONDS = 4.0
 WAIT_S = 60.0

@@ -9,7 +9,7 @@ import numpy as np
 from av.audio.fifo import AudioFifo
 from numpy.typing import NDArray
 
-from gateway.encoding import to_s16le
+from gateway.audio.samples import to_s16le
 
 BITS_PER_SECOND = 64_000
 

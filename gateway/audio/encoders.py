@@ -15,7 +15,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from gateway.audio.formats import Encoding
-from gateway.encoding import to_s16le
+from gateway.audio.samples import to_s16le
 from lighttts.v1 import audio_pb2
 from services.common.errors import InvalidInput
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from gateway.audio.encoders import make_encoder
 from gateway.audio.formats import AudioFormat
+from gateway.audio.postprocess import Leveller, SilenceTrimmer
 from gateway.audio.resample import Resampler
-from gateway.audio.treatment import Leveller, SilenceTrimmer
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from services.common import metrics, tracing
-from services.common.modeldir import ModelDirError
+from services.common.checkpoint.model_dir import ModelDirError
 from services.common.rpc import CallInterceptor, channel_options
 from services.common.settings import ServiceSettings
 from services.common.telemetry import configure_logging

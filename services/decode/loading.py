@@ -8,18 +8,18 @@ from pathlib import Path
 import structlog
 import torch
 
-from services.common.fallback import first_line, on_device, replaced
-from services.common.modeldir import ModelDir
+from services.common.checkpoint.model_dir import ModelDir
+from services.common.engine.device import first_line, on_device, replaced
 from services.common.server import StartError
-from services.decode.backends import AudioFormat, Backend, ClockedBackend, CostModel
-from services.decode.execution import compile_estimator, use_programs
+from services.decode.engine.backends import AudioFormat, Backend, ClockedBackend, CostModel
+from services.decode.engine.scheduler import EngineLimits
+from services.decode.engine.torch_backend import Precision, TorchBackend
+from services.decode.estimators.compiled import compile_estimator, use_programs
+from services.decode.estimators.onnx import onnx_estimator
+from services.decode.estimators.tensorrt import tensorrt_estimator
 from services.decode.flow.model import EstimatorFactory
 from services.decode.flow.programs import CudaGraphs
-from services.decode.onnx_estimator import onnx_estimator
-from services.decode.scheduler import EngineLimits
 from services.decode.settings import DecodeSettings
-from services.decode.tensorrt_estimator import tensorrt_estimator
-from services.decode.torch_backend import Precision, TorchBackend
 
 log = structlog.get_logger(__name__)
 

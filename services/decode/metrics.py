@@ -9,8 +9,8 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from services.common.metrics import LATENCY_BUCKETS
-from services.decode.engine import DecodeEngine
-from services.decode.events import EngineStats, Observer
+from services.decode.engine.engine import DecodeEngine
+from services.decode.engine.events import EngineStats, Observer
 
 _SIZES = (1, 2, 4, 8, 16, 32, 64)
 _LEADS = (0, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32)

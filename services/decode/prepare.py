@@ -8,7 +8,7 @@ import time
 import structlog
 import torch
 
-from services.common.modeldir import ModelDirError, open_model_dir
+from services.common.checkpoint.model_dir import ModelDirError, open_model_dir
 from services.common.server import StartError
 from services.common.telemetry import configure_logging
 from services.decode.loading import prepare

@@ -10,17 +10,17 @@ import grpc.aio
 import torch
 
 from lighttts.v1 import decode_pb2, decode_pb2_grpc, voice_pb2_grpc
-from services.common import forget_voice
+from services.common.checkpoint.model_dir import open_model_dir
 from services.common.errors import InvalidInput, Unavailable
-from services.common.modeldir import open_model_dir
-from services.common.voice import voice_identity
-from services.common.voice_cache import VoiceCache
-from services.decode.chunks import ChunkPlan
-from services.decode.engine import DecodeEngine
+from services.common.voices import deletion as forget_voice
+from services.common.voices.cache import VoiceCache
+from services.common.voices.voice import voice_identity
+from services.decode.decode_call import Session, Stage
+from services.decode.engine.chunks import ChunkPlan
+from services.decode.engine.engine import DecodeEngine
+from services.decode.engine.scheduler import ORDERS
 from services.decode.loading import engine_limits, load_backend
 from services.decode.metrics import STREAMS_LIMIT, EngineCollector, PrometheusObserver
-from services.decode.scheduler import ORDERS
-from services.decode.session import Session, Stage
 from services.decode.settings import DecodeSettings
 
 

@@ -21,7 +21,7 @@ class DecodeSettings(ModelServiceSettings):
     decode_cache_dir: Path = Path.home() / ".cache" / "light-tts"
     """Where exported graphs and built engines are kept; `light-tts prepare` fills it ahead."""
     decode_cost_file: Path | None = None
-    """Cost model of the clocked backend: a JSON file, see services/decode/backends.py and services/decode/costs."""
+    """Cost model of the clocked backend: a JSON file, see the files in services/decode/costs."""
     decode_clocked_recompute: bool = False
     """The clocked backend pays for a stream's whole history with every hop, as servers without state do."""
     decode_fixed_hops: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client import Counter, Gauge, Histogram
 
 from services.common.metrics import LATENCY_BUCKETS
-from services.common.voice_cache import VoiceCache
+from services.common.voices.cache import VoiceCache
 
 VOICES = Counter(
     "lighttts_encode_voices_total",

@@ -12,21 +12,21 @@ from functools import partial
 import grpc.aio
 
 from lighttts.v1 import encode_pb2, encode_pb2_grpc, voice_pb2_grpc
-from services.common import forget_voice
+from services.common.checkpoint.model_dir import ModelDir, open_model_dir
 from services.common.errors import InvalidInput, Overloaded, Unavailable
-from services.common.modeldir import ModelDir, open_model_dir
 from services.common.server import StartError
-from services.common.voice import voice_identity
-from services.common.voice_cache import VoiceCache
-from services.common.voice_message import to_message
+from services.common.voices import deletion as forget_voice
+from services.common.voices.cache import VoiceCache
+from services.common.voices.message import to_message
+from services.common.voices.voice import voice_identity
 from services.encode import metrics
-from services.encode.extraction import Found, VoiceSource
-from services.encode.frontend import TextFrontend
-from services.encode.graphs import GraphOptions
-from services.encode.normalise import Normaliser
 from services.encode.settings import EncodeSettings
-from services.encode.text_encoder import InterleavedEncoder, Piece, SentenceEncoder, TextEncoder
-from services.encode.voice import VoiceExtractor
+from services.encode.text.frontend import TextFrontend
+from services.encode.text.normalise import Normaliser
+from services.encode.text.text_encoder import InterleavedEncoder, Piece, SentenceEncoder, TextEncoder
+from services.encode.voice.extraction import Found, VoiceSource
+from services.encode.voice.extractor import VoiceExtractor
+from services.encode.voice.graphs import GraphOptions
 
 TEXT_THREADS = 1
 """Text work has a thread of its own, so that it never waits behind audio work."""

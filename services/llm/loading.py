@@ -15,19 +15,19 @@ import structlog
 import torch
 from torch import Tensor
 
-from services.common.fallback import on_device, replaced
-from services.common.modeldir import ModelDir
+from services.common.checkpoint.model_dir import ModelDir
+from services.common.engine.device import on_device, replaced
 from services.common.server import StartError
 from services.llm import metrics
-from services.llm.attention import DecodeAttention, gathered
-from services.llm.backends import Backend, ClockedBackend, CostModel
-from services.llm.engine import LlmEngine
-from services.llm.kv_cache import KVCache, Rows, lay_out
-from services.llm.model import SpeechLM, load_speech_lm
-from services.llm.scheduler import EngineLimits, earliest_deadline, fifo
-from services.llm.sequence import FailedEvent, Request, TokensEvent
+from services.llm.engine.backends import Backend, ClockedBackend, CostModel
+from services.llm.engine.engine import LlmEngine
+from services.llm.engine.scheduler import EngineLimits, earliest_deadline, fifo
+from services.llm.engine.sequence import FailedEvent, Request, TokensEvent
+from services.llm.model.attention import DecodeAttention, gathered
+from services.llm.model.kv_cache import KVCache, Rows, lay_out
+from services.llm.model.model import SpeechLM, load_speech_lm
+from services.llm.model.torch_backend import TorchBackend, TorchOptions
 from services.llm.settings import LlmSettings
-from services.llm.torch_backend import TorchBackend, TorchOptions
 
 log = structlog.get_logger(__name__)
 
@@ -162,7 +162,7 @@ def _paged_attention(model: SpeechLM, int8_kv: bool) -> DecodeAttention:
         replaced("llm_paged_kernel", instead, f"it needs heads of 16, 32, 64 ..., not {head_dim}")
         return gathered
     try:
-        from services.llm.paged_kernel import paged
+        from services.llm.model.paged_kernel import paged
 
         plain, kernel = (_trial(model, attend, int8_kv) for attend in (gathered, paged))
     except ImportError as error:

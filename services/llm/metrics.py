@@ -7,7 +7,7 @@ from collections.abc import Callable
 from prometheus_client import Counter, Gauge, Histogram
 
 from services.common.metrics import LATENCY_BUCKETS
-from services.llm.engine import LlmEngine, StepReport
+from services.llm.engine.engine import LlmEngine, StepReport
 
 WAITING = Gauge("lighttts_llm_sequences_waiting", "Utterances queued for K/V blocks.")
 RUNNING = Gauge("lighttts_llm_sequences_running", "Utterances that hold K/V blocks.")

@@ -11,22 +11,22 @@ import grpc.aio
 import structlog
 
 from lighttts.v1 import llm_pb2, llm_pb2_grpc, voice_pb2_grpc
-from services.common import forget_voice
+from services.common.checkpoint.model_dir import open_model_dir
 from services.common.discovery import discover
 from services.common.errors import InvalidInput, Unavailable
-from services.common.modeldir import open_model_dir
 from services.common.pool import Pool, dialler
 from services.common.server import StartError
-from services.common.voice import voice_identity
-from services.common.voice_cache import VoiceCache
+from services.common.voices import deletion as forget_voice
+from services.common.voices.cache import VoiceCache
+from services.common.voices.voice import voice_identity
 from services.llm import metrics
-from services.llm.conversion import Conversion
-from services.llm.engine import LlmEngine
+from services.llm.engine.engine import LlmEngine
 from services.llm.loading import load_engine, warm_up
-from services.llm.requests import end_of_prompt_id
 from services.llm.settings import LlmSettings
+from services.llm.stream.conversion import Conversion
+from services.llm.stream.generate_call import Stage, Utterance
+from services.llm.stream.requests import end_of_prompt_id
 from services.llm.styles import read_styles
-from services.llm.utterance import Stage, Utterance
 
 log = structlog.get_logger(__name__)
 

@@ -24,7 +24,7 @@ class LlmSettings(ModelServiceSettings):
     llm_backend: Literal["torch", "clocked"] = "torch"
     """torch computes; clocked sleeps for a cost model and emits deterministic tokens (load and fault tests)."""
     llm_cost_file: Path | None = None
-    """Cost model of the clocked backend: a JSON file, see services/llm/backends.py."""
+    """Cost model of the clocked backend: a JSON file, see the files in services/llm/costs."""
     device: str = "cpu"
     """Device of the model: cpu, cuda, cuda:1 ... The CPU stands in, said loudly, for a GPU that is absent or fails."""
     llm_memory_fraction: float = Field(default=1.0, gt=0, le=1)

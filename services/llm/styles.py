@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from services.common.modeldir import ModelDir, ModelDirError
+from services.common.checkpoint.model_dir import ModelDir, ModelDirError
 
 STYLE_FILE = "style_config.json"
 DEFAULT = "default"

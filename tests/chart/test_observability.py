@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from cli.dashboards.__main__ import BOARDS, write
 from tests.support.helm import CHART, ROOT, VERSIONS, helm
 from tests.support.metric_names import OUTSIDE, names_in, registered
+from tools.dashboards.__main__ import BOARDS, write
 
 OPERATIONS = ROOT / "docs" / "operations.md"
 ALERT_TESTS = Path(__file__).with_name("alerts.test.yaml")

@@ -11,8 +11,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from cli.ports import free_ports
-from cli.worker import is_serving
+from cli.local.ports import free_ports
+from cli.local.process import is_serving
 from services.common.settings import EMBEDDED_MODEL
 from tests.support.cluster import Cluster, Manifest
 from tests.support.helm import ROOT, VERSIONS, helm

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 import pytest
 import pytest_asyncio
 
-from cli.dashboards.__main__ import BOARDS
-from cli.ports import free_ports
+from cli.local.ports import free_ports
 from tests.chart.test_observability import rules
 from tests.chart.test_runs import LONG, known_to_llm, next_in_turn, say
 from tests.support.certificates import Authority
@@ -25,6 +24,7 @@ from tests.support.cluster import Cluster
 from tests.support.helm import NAMESPACE, VERSIONS, helm
 from tests.support.metric_names import OUTSIDE, names_in
 from tests.support.prometheus import Prometheus, scraping
+from tools.dashboards.__main__ import BOARDS
 
 pytestmark = [
     pytest.mark.system,

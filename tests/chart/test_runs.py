@@ -18,9 +18,9 @@ import yaml
 from numpy.typing import NDArray
 
 from cli.client import ClientError, Speech, speak
+from cli.local.process import is_serving
 from cli.say import make_config
-from cli.worker import is_serving
-from gateway.access.keys import key_hash, new_key
+from gateway.auth.keys import key_hash, new_key
 from lighttts.v1.audio_pb2 import AudioChunk
 from tests.support.certificates import Authority
 from tests.support.cluster import Cluster, Pod

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from cli.chart_schema import CHART_OWNED, SERVICES, schema_text, values_schema
 from tests.support.helm import CHART
+from tools.chart.schema import CHART_OWNED, SERVICES, schema_text, values_schema
 
 
 def test_the_committed_schema_is_current() -> None:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from cli.stack import Stack, StackConfig
+from cli.local.stack import Stack, StackConfig
 from tests.support.figures import Figure
 from tests.support.spoken import LEAD_SECONDS
 

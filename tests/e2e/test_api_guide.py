@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.stack import Stack
+from cli.local.stack import Stack
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from cli.stack import Stack
+from cli.local.stack import Stack
 from lighttts.compat import cosyvoice_pb2 as pb
 from lighttts.compat import cosyvoice_pb2_grpc
 from services.common.settings import EMBEDDED_MODEL
-from services.encode.features import resample
+from services.encode.voice.features import resample
 
 PROMPT = EMBEDDED_MODEL / "prompt_slt.wav"
 PROMPT_TEXT = PROMPT.with_suffix(".txt").read_text(encoding="utf-8").strip()

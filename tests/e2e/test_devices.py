@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cli.stack import Stack, StackConfig
-from cli.worker import WorkerEvent
+from cli.local.process import WorkerEvent
+from cli.local.stack import Stack, StackConfig
 from tests.support.spoken import say
 
 

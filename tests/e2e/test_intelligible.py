@@ -12,16 +12,16 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from services.common.modeldir import ModelDir, open_model_dir
+from services.common.checkpoint.model_dir import ModelDir, open_model_dir
 from services.common.settings import EMBEDDED_MODEL
-from services.decode.backends import Hop
-from services.decode.state import StreamSpec
-from services.decode.torch_backend import TorchBackend
-from services.encode.features import prompt_mel, resample
-from services.encode.frontend import TextFrontend
-from services.encode.graphs import SpeechTokenizer
-from services.encode.normalise import Normaliser
-from services.encode.voice import VoiceExtractor
+from services.decode.engine.backends import Hop
+from services.decode.engine.state import StreamSpec
+from services.decode.engine.torch_backend import TorchBackend
+from services.encode.text.frontend import TextFrontend
+from services.encode.text.normalise import Normaliser
+from services.encode.voice.extractor import VoiceExtractor
+from services.encode.voice.features import prompt_mel, resample
+from services.encode.voice.graphs import SpeechTokenizer
 from tests.support.figures import Figure
 from tests.support.recogniser import RECORDING_RATE, SENTENCES, Recogniser, recording
 

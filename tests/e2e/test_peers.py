@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cli.stack import Stack
-from gateway.access.keys import key_hash
+from cli.local.stack import Stack
+from gateway.auth.keys import key_hash
 from tests.support import peers
 from tests.support.fake_stages import rig
 from tests.support.peers import CHECKS, EXAMPLES, PROMPT

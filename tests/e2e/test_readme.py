@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from cli.stack import Stack
+from cli.local.stack import Stack
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,8 +10,8 @@ import httpx
 import numpy as np
 import pytest
 
-from cli.ports import HOST
-from cli.stack import Stack
+from cli.local.ports import HOST
+from cli.local.stack import Stack
 from lighttts.v1 import encode_pb2, encode_pb2_grpc, llm_pb2, llm_pb2_grpc, voice_pb2
 from services.common.rpc import channel_options
 from services.common.settings import EMBEDDED_MODEL

@@ -7,9 +7,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from cli.ports import HOST
-from cli.stack import Stack
-from cli.worker import Worker
+from cli.local.ports import HOST
+from cli.local.process import Worker
+from cli.local.stack import Stack
 from tests.support.spoken import say, served_by
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

@@ -43,8 +43,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cli.client import Access
-from cli.ports import PortError
-from cli.worker import WorkerError
+from cli.local.ports import PortError
+from cli.local.process import WorkerError
 from tests.faults.comparison import compare, damaged, read_rows, table
 from tests.faults.conversation import Recording, converse
 from tests.faults.harness import SENTENCES, TIERS

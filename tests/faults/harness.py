@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cli.client import ClientError
-from cli.stack import Stack, StackConfig
-from cli.worker import Worker, is_serving
+from cli.local.process import Worker, is_serving
+from cli.local.stack import Stack, StackConfig
 from tests.support.spoken import say
 
 Fault = Literal["kill", "freeze", "drain"]

@@ -9,7 +9,7 @@ import struct
 from contextlib import suppress
 from typing import Self
 
-from cli.ports import HOST
+from cli.local.ports import HOST
 
 PIECE = 16384
 """Bytes that are forwarded at once, at most."""

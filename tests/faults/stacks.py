@@ -15,9 +15,9 @@ from typing import Protocol
 import psutil
 
 from cli.client import Access
-from cli.ports import HOST, free_ports
-from cli.stack import Stack, StackConfig
-from cli.worker import Worker, WorkerError, is_serving
+from cli.local.ports import HOST, free_ports
+from cli.local.process import Worker, WorkerError, is_serving
+from cli.local.stack import Stack, StackConfig
 from tests.faults.proxy import Proxy
 
 RESTART_DELAY = 0.5

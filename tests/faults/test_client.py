@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cli.ports import HOST
+from cli.local.ports import HOST
 from tests.faults.comparison import compare, damaged, table
 from tests.faults.conversation import TIMED_OUT, Chunk, Recording
 from tests.faults.proxy import Proxy

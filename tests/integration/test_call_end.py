@@ -10,11 +10,11 @@ import grpc
 import grpc.aio
 
 from lighttts.v1 import decode_pb2, decode_pb2_grpc
-from services.common.call_end import CallEnd
 from services.common.errors import LightTtsError, Overloaded, Unavailable, from_rpc_error
 from services.common.pool import open_channel
 from services.common.server import ServiceServer
 from services.common.settings import ServiceSettings
+from services.common.workers.call_end import CallEnd
 
 
 class Full(decode_pb2_grpc.DecodeServicer):

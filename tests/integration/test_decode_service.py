@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from lighttts.v1 import audio_pb2, decode_pb2, decode_pb2_grpc, voice_pb2
-from services.common.call_end import CallEnd
+from services.common.checkpoint.model_dir import open_model_dir
 from services.common.errors import LightTtsError, from_rpc_error
-from services.common.modeldir import open_model_dir
 from services.common.pool import open_channel
 from services.common.server import ServiceServer
-from services.common.voice import Voice, voice_identity
-from services.common.voice_message import to_message
+from services.common.voices.message import to_message
+from services.common.voices.voice import Voice, voice_identity
+from services.common.workers.call_end import CallEnd
 from services.decode.server import DecodeService
 from services.decode.settings import DecodeSettings
 from tests.support.llm import metric, until

@@ -12,13 +12,13 @@ import grpc.aio
 import pytest
 
 from lighttts.v1 import encode_pb2, encode_pb2_grpc
+from services.common.checkpoint.model_dir import open_model_dir
 from services.common.errors import from_rpc_error
-from services.common.modeldir import open_model_dir
 from services.common.pool import open_channel
 from services.common.server import ServiceServer
 from services.encode.server import EncodeService
 from services.encode.settings import EncodeSettings
-from services.encode.tokenizer import TextTokenizer
+from services.encode.text.tokenizer import TextTokenizer
 
 MINI = Path(__file__).parents[1] / "data" / "cosyvoice2-mini"
 AUDIO = (Path(__file__).parents[2] / "models" / "tiny" / "prompt_slt.wav").read_bytes()

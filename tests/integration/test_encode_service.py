@@ -25,10 +25,10 @@ from lighttts.v1 import encode_pb2, encode_pb2_grpc, voice_pb2
 from services.common.errors import InvalidInput, LightTtsError, NotFound, Overloaded, from_rpc_error
 from services.common.pool import open_channel
 from services.common.server import ServiceServer
-from services.common.voice import Voice, voice_hash
+from services.common.voices.voice import Voice, voice_hash
 from services.encode.server import EncodeService
 from services.encode.settings import EncodeSettings
-from services.encode.voice import OnStep, VoiceExtractor
+from services.encode.voice.extractor import OnStep, VoiceExtractor
 from tests.support.llm import metric, until
 
 TINY = Path(__file__).parents[2] / "models" / "tiny"

@@ -16,7 +16,7 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
-from gateway.access.keys import key_hash
+from gateway.auth.keys import key_hash
 from gateway.server import GatewayService
 from gateway.settings import GatewaySettings
 from lighttts.v1 import audio_pb2, tts_pb2

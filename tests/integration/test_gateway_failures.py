@@ -13,7 +13,7 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from gateway.turn import utterance_seed
+from gateway.session.turn import utterance_seed
 from lighttts.v1 import audio_pb2, llm_pb2, tts_pb2
 from services.common.errors import Internal, InvalidInput, NotFound
 from tests.support.fake_stages import Conversation, Rig, Script, ids_of, rig, samples, speech, until

@@ -13,9 +13,9 @@ import pytest_asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.turn import utterance_seed
+from gateway.session.turn import utterance_seed
 from lighttts.v1 import audio_pb2, llm_pb2, tts_pb2
-from services.common.call_end import CallEnd
+from services.common.workers.call_end import CallEnd
 from tests.support.fake_stages import Conversation, Rig, chunks, ids_of, rig, samples, speech
 
 SEED = 7

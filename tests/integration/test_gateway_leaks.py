@@ -17,8 +17,8 @@ import numpy as np
 import psutil
 import pytest
 
-from gateway.access.keys import key_hash
-from gateway.turn import utterance_seed
+from gateway.auth.keys import key_hash
+from gateway.session.turn import utterance_seed
 from lighttts.v1 import audio_pb2, tts_pb2
 from tests.support.fake_stages import Conversation, Rig, Script, ids_of, rig, samples, speech, until
 

@@ -11,7 +11,7 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 
-from cli.stack import Stack, StackConfig
+from cli.local.stack import Stack, StackConfig
 from lighttts.v1 import tts_pb2, tts_pb2_grpc
 from services.common.errors import from_rpc_error
 

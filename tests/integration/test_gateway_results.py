@@ -10,8 +10,8 @@ from typing import Any
 import grpc.aio
 import pytest
 
-from gateway.results.key import ResultKey
-from gateway.results.store import MemoryResults
+from gateway.cache.key import ResultKey
+from gateway.cache.store import MemoryResults
 from lighttts.v1 import audio_pb2, llm_pb2, tts_pb2
 from services.common.errors import Internal
 from tests.support.fake_stages import Rig, Script, chunks, rig, until

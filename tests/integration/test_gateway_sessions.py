@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 
-from gateway.turn import utterance_seed
+from gateway.session.turn import utterance_seed
 from lighttts.v1 import audio_pb2, llm_pb2, tts_pb2
 from tests.support.fake_stages import Conversation, Rig, Script, chunks, ids_of, rig, samples, speech, until
 

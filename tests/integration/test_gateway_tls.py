@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pydantic import ValidationError
 
 from cli.client import Access, ClientError, list_voices
-from gateway.access.keys import key_hash
+from gateway.auth.keys import key_hash
 from gateway.settings import GatewaySettings
 from lighttts.v1 import tts_pb2, tts_pb2_grpc
 from services.common.server import ServiceServer, StartError

@@ -14,7 +14,7 @@ import pytest
 import structlog
 from prometheus_client import REGISTRY
 
-from gateway.access.keys import key_hash
+from gateway.auth.keys import key_hash
 from lighttts.compat import riva_tts_pb2, riva_tts_pb2_grpc
 from lighttts.v1 import tts_pb2
 from services.common.errors import Overloaded

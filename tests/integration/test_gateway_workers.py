@@ -15,8 +15,8 @@ import httpx
 import psutil
 import pytest
 
-from cli.ports import free_ports
-from cli.worker import is_serving
+from cli.local.ports import free_ports
+from cli.local.process import is_serving
 from gateway.settings import GatewaySettings
 from lighttts.v1 import tts_pb2, tts_pb2_grpc
 from services.common.server import ServiceServer

@@ -6,7 +6,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from gateway.http_server import HttpServer
+from gateway.process.http_server import HttpServer
 from services.common.server import StartError
 
 

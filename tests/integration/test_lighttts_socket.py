@@ -15,7 +15,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from gateway.access.keys import key_hash
+from gateway.auth.keys import key_hash
 from services.common.errors import Internal
 from tests.support.fake_stages import Rig, Script, ids_of, rig, until
 

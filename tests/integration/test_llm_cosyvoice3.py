@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from lighttts.v1 import llm_pb2, voice_pb2
-from services.common.modeldir import CARD, open_model_dir
-from services.common.voice import Voice, voice_identity
-from services.common.voice_message import to_message
+from services.common.checkpoint.model_dir import CARD, open_model_dir
+from services.common.voices.message import to_message
+from services.common.voices.voice import Voice, voice_identity
 from tests.support.decode_worker import PROMPT_TOKENS, StartWorker, audio_of
 from tests.support.llm import ROOT, Llm, Spoken, all_free, llm_service, refusal, start_message, text_message
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from lighttts.v1 import llm_pb2, voice_pb2
-from services.llm.backends import ClockedBackend, NonFiniteLogits
-from services.llm.scheduler import Work
+from services.llm.engine.backends import ClockedBackend, NonFiniteLogits
+from services.llm.engine.scheduler import Work
 from tests.support.decode_worker import StartWorker, audio_of
 from tests.support.llm import (
     SPEECH_TOKENS,

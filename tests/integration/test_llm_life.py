@@ -15,10 +15,10 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from services.common.modeldir import ModelDirError
+from services.common.checkpoint.model_dir import ModelDirError
 from services.common.pool import open_channel
 from services.common.server import LIVENESS, ServiceServer, StartError
-from services.llm.scheduler import Scheduler
+from services.llm.engine.scheduler import Scheduler
 from services.llm.server import LlmService
 from services.llm.settings import LlmSettings
 from tests.support.decode_worker import StartWorker

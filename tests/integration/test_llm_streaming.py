@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from lighttts.v1 import audio_pb2, llm_pb2
-from services.common.call_end import CallEnd, answers
-from services.common.modeldir import CARD
+from services.common.checkpoint.model_dir import CARD
+from services.common.workers.call_end import CallEnd, answers
 from tests.support.decode_worker import StartWorker, audio_of
 from tests.support.llm import (
     SPEECH_TOKENS,

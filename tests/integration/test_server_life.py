@@ -23,8 +23,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from lighttts.v1 import decode_pb2, decode_pb2_grpc, encode_pb2, encode_pb2_grpc
+from services.common.checkpoint.model_dir import ModelDirError
 from services.common.errors import InvalidInput, LightTtsError, NotFound, Overloaded, Unavailable, from_rpc_error
-from services.common.modeldir import ModelDirError
 from services.common.server import ServiceServer, StartError
 from services.common.settings import ServiceSettings
 from services.encode.server import EncodeService

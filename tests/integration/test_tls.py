@@ -15,7 +15,7 @@ import pytest_asyncio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import REGISTRY
 
-from cli.ports import free_ports
+from cli.local.ports import free_ports
 from services.common.certificate import not_after
 from services.common.discovery import discover
 from services.common.pool import Pool, dialler

@@ -13,11 +13,11 @@ import pytest
 
 from lighttts.v1 import audio_pb2, decode_pb2, decode_pb2_grpc
 from services.common.errors import InvalidInput, Overloaded, Unavailable
-from services.common.failover import LossReason, MovePolicy, WorkerLost
 from services.common.pool import open_channel
 from services.common.server import ServiceServer
 from services.common.settings import ServiceSettings
-from services.common.worker_call import ProgressWatch, conversation
+from services.common.workers.failover import LossReason, MovePolicy, WorkerLost
+from services.common.workers.worker_call import ProgressWatch, conversation
 
 AUDIO = 5
 Request, Response = decode_pb2.DecodeRequest, decode_pb2.DecodeResponse

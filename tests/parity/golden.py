@@ -16,12 +16,12 @@ from typing import Any, Self
 
 import numpy as np
 
-from services.common.modeldir import ModelDir, open_model_dir
-from services.common.weights import read_weights
+from services.common.checkpoint.model_dir import ModelDir, open_model_dir
+from services.common.checkpoint.weights import read_weights
 from services.decode.flow.model import Flow
 from services.decode.vocoder.context import layer_bound
 from services.decode.vocoder.stream import Vocoder
-from services.llm.model import SpeechLM, load_speech_lm
+from services.llm.model.model import SpeechLM, load_speech_lm
 
 
 class Absent(Exception):

@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from services.llm.engine import LlmEngine
-from services.llm.layout import Prompt
-from services.llm.model import SpeechLM
-from services.llm.sampling import CounterDraw, Draw, SamplingBatch, SamplingRow
-from services.llm.scheduler import EngineLimits
-from services.llm.sequence import Event, FailedEvent, Request, SamplingOptions
-from services.llm.sequence import Sequence as LlmSequence
-from services.llm.torch_backend import TorchBackend
+from services.llm.engine.engine import LlmEngine
+from services.llm.engine.layout import Prompt
+from services.llm.engine.scheduler import EngineLimits
+from services.llm.engine.sequence import Event, FailedEvent, Request, SamplingOptions
+from services.llm.engine.sequence import Sequence as LlmSequence
+from services.llm.model.model import SpeechLM
+from services.llm.model.sampling import CounterDraw, Draw, SamplingBatch, SamplingRow
+from services.llm.model.torch_backend import TorchBackend
 from tests.parity.golden import Golden, ids
 
 GOLDEN_SEED = 2**63

@@ -10,7 +10,7 @@ import grpc.aio
 
 from lighttts.v1 import encode_pb2, encode_pb2_grpc, voice_pb2, voice_pb2_grpc
 from services.common.errors import InvalidInput, LightTtsError
-from services.common.forget_voice import VoiceCacheServicer
+from services.common.voices.deletion import VoiceCacheServicer
 
 SAMPLE_RATE = 24000
 VOICES = ("rms", "slt")

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from prometheus_client import REGISTRY
 
 from lighttts.v1 import llm_pb2, llm_pb2_grpc, voice_pb2
-from services.common.call_end import CallEnd, answers
+from services.common.checkpoint.model_dir import open_model_dir
 from services.common.errors import LightTtsError, from_rpc_error
-from services.common.modeldir import open_model_dir
 from services.common.pool import open_channel
 from services.common.server import ServiceServer
-from services.common.voice import Voice, voice_identity
-from services.common.voice_message import to_message
+from services.common.voices.message import to_message
+from services.common.voices.voice import Voice, voice_identity
+from services.common.workers.call_end import CallEnd, answers
 from services.llm.server import LlmService
 from services.llm.settings import LlmSettings
 from tests.support.decode_worker import PROMPT_TOKENS, SAMPLES_PER_TOKEN

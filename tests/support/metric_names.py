@@ -11,8 +11,8 @@ from typing import cast
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import Metric
 
-from services.decode.engine import DecodeEngine
-from services.decode.events import EngineStats
+from services.decode.engine.engine import DecodeEngine
+from services.decode.engine.events import EngineStats
 from services.decode.metrics import EngineCollector
 from tests.support.helm import ROOT
 

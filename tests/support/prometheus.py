@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import yaml
 
-from cli.ports import HOST
+from cli.local.ports import HOST
 from tests.support.cluster import Cluster
 from tests.support.helm import NAMESPACE
 

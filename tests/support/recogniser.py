@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pocketsphinx import Decoder
 
 from services.common.settings import EMBEDDED_MODEL
-from services.encode.features import resample
+from services.encode.voice.features import resample
 
 SENTENCES = tuple((EMBEDDED_MODEL / "heldout25.txt").read_text(encoding="utf-8").split("\n")[:25])
 RECORDINGS = Path(__file__).parents[1] / "data" / "heldout25"

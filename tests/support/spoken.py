@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cli.client import Speech, speak
+from cli.local.stack import Stack
 from cli.say import make_config
-from cli.stack import Stack
 from lighttts.v1.audio_pb2 import AudioChunk
 
 LEAD_SECONDS = 2.0

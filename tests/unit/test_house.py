@@ -13,17 +13,13 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SERVICES = ("encode", "llm", "decode")
 LONGEST_FILE = 400
-CODE = ("services", "gateway", "cli", "tests", "benchmarks")
+CODE = ("services", "gateway", "cli", "tools", "tests", "benchmarks")
 
-SERVER_SIDE = {"__init__", "__main__", "server", "settings"}
-"""Files of a service that speak gRPC or read settings; everything else is its engine."""
-TRANSLATORS = {
-    "llm": {"utterance", "decoding", "conversion", "loading", "metrics", "progress", "requests"},
-    "decode": {"session", "metrics", "loading", "prepare"},
-}
-"""Further files beside the server that hold one stream: the engine on one side, gRPC on the other."""
+ENGINE_FOLDERS = {"llm": ("engine", "model"), "decode": ("engine", "estimators", "flow", "vocoder")}
+"""Everything else in a service translates between gRPC or settings and its engine."""
 ENGINE_MAY_IMPORT = {"torch", "triton", "numpy", "onnxruntime"} | {
-    f"services.common.{name}" for name in ("modeldir", "weights", "precision", "engine_thread")
+    f"services.common.{name}"
+    for name in ("checkpoint.model_dir", "checkpoint.weights", "engine.precision", "engine.thread")
 }
 """Beside the standard library and the service's own modules. Triton comes with torch's CUDA builds: kernels use it."""
 
@@ -76,8 +72,7 @@ def test_engines_import_nothing_but_torch_and_numpy(service: str) -> None:
     own = f"services.{service}"
     wrong = [
         f"{path.relative_to(ROOT)} imports {module}"
-        for path in python_files(f"services/{service}")
-        if path.stem not in SERVER_SIDE | TRANSLATORS[service]
+        for path in python_files(*(f"services/{service}/{folder}" for folder in ENGINE_FOLDERS[service]))
         for module in imports(path)
         if not belongs_to(module, own)
         and module.split(".")[0] not in sys.stdlib_module_names

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from services.common.modeldir import FlowConfig
-from services.common.weights import load_strict
-from services.decode.chunks import ChunkPlan
+from services.common.checkpoint.model_dir import FlowConfig
+from services.common.checkpoint.weights import load_strict
+from services.decode.engine.chunks import ChunkPlan
 from services.decode.flow.encoder import Encoder
 from services.decode.flow.past import Pass, Window, chunk_mask
 from services.decode.flow.pool import EMPTY, Layout, Past, PastPool
@@ -110,7 +110,7 @@ class Flow(nn.Module):
         make = make_pool or (lambda layouts, tokens: PastPool(layouts, tokens, SMALL_POOL, device=self.device))
         self.pool = make(self.layouts(), config.chunk_tokens)
         self.programs: Programs | None = None
-        """What appends whose shape fits run as; see `services.decode.execution`."""
+        """What appends whose shape fits run as; see `services.decode.estimators.compiled`."""
 
     def open(self, prompt_tokens: Tensor, prompt_mel: Tensor, embedding: Tensor, plan: ChunkPlan) -> FlowState:
         """A stream's empty state: prompt_tokens int [P], prompt_mel [2P, mel], embedding [speaker_dim].

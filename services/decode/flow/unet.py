@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from services.common.modeldir import FlowConfig
+from services.common.checkpoint.model_dir import FlowConfig
 from services.decode.flow.past import Surroundings
 from services.decode.flow.pool import Layout
 

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from services.common.modeldir import VocoderConfig
+from services.common.checkpoint.model_dir import VocoderConfig
 from services.decode.vocoder.pitch import PITCH_REACH
 from services.decode.vocoder.stream import Context, Vocoder, VocoderState
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from services.common.modeldir import VocoderConfig
+from services.common.checkpoint.model_dir import VocoderConfig
 
 _MAX_MAGNITUDE = 100.0
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from services.common.modeldir import VocoderConfig
+from services.common.checkpoint.model_dir import VocoderConfig
 from services.decode.vocoder.pitch import interpolate_phase, voiced
 
 NOISE_PERIOD = 2**18

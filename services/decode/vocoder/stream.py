@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from services.common.modeldir import VocoderConfig
-from services.common.weights import load_strict
+from services.common.checkpoint.model_dir import VocoderConfig
+from services.common.checkpoint.weights import load_strict
 from services.decode.vocoder.hift import Generator
 from services.decode.vocoder.pitch import PITCH_REACH, PitchPredictor, accumulate, cycles_per_frame
 from services.decode.vocoder.source import HarmonicSource, NoiseTable

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from services.decode.speed import frames_ready, position
+from services.decode.engine.speed import frames_ready, position
 
 
 class Stretch:

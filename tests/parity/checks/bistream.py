@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from services.encode import special_tokens
-from services.encode.tokenizer import TextTokenizer
-from services.llm.layout import Prompt
-from services.llm.sequence import Request
-from services.llm.sequence import Sequence as LlmSequence
+from services.encode.text import special_tokens
+from services.encode.text.tokenizer import TextTokenizer
+from services.llm.engine.layout import Prompt
+from services.llm.engine.sequence import Request
+from services.llm.engine.sequence import Sequence as LlmSequence
 from tests.parity.checks.llm import Feeder, new_sequence
 from tests.parity.golden import Arrays, Golden, ids
 from tests.parity.registry import check

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from services.encode.speakers import read_speakers
+from services.encode.voice.speakers import read_speakers
 from tests.parity.golden import Golden
 from tests.parity.registry import check
 from tests.parity.report import Row, close, equal, same

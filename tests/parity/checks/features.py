@@ -8,9 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from services.encode.alignment import align
-from services.encode.features import kaldi_fbank, mel_filters, prompt_mel, resample, speaker_features, whisper_log_mel
-from services.encode.graphs import SpeakerEncoder, SpeechTokenizer
+from services.encode.voice.alignment import align
+from services.encode.voice.features import (
+    kaldi_fbank,
+    mel_filters,
+    prompt_mel,
+    resample,
+    speaker_features,
+    whisper_log_mel,
+)
+from services.encode.voice.graphs import SpeakerEncoder, SpeechTokenizer
 from tests.parity.golden import Absent, Arrays, Golden
 from tests.parity.registry import check
 from tests.parity.report import Row, close, equal

@@ -7,15 +7,15 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from services.common.modeldir import ModelDir
-from services.llm.kv_cache import KVCache, Rows, lay_out
-from services.llm.layout import InputCodes, Prompt
-from services.llm.model import SpeechLM
-from services.llm.sampling import MultinomialDraw
-from services.llm.scheduler import Work
-from services.llm.sequence import Request
-from services.llm.sequence import Sequence as LlmSequence
-from services.llm.torch_backend import TorchBackend
+from services.common.checkpoint.model_dir import ModelDir
+from services.llm.engine.layout import InputCodes, Prompt
+from services.llm.engine.scheduler import Work
+from services.llm.engine.sequence import Request
+from services.llm.engine.sequence import Sequence as LlmSequence
+from services.llm.model.kv_cache import KVCache, Rows, lay_out
+from services.llm.model.model import SpeechLM
+from services.llm.model.sampling import MultinomialDraw
+from services.llm.model.torch_backend import TorchBackend
 from tests.parity.golden import Golden, ids
 from tests.parity.registry import check
 from tests.parity.report import Row, close, equal

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from services.llm.sampling import MultinomialDraw, SamplingRow, nucleus, ras_sample
+from services.llm.model.sampling import MultinomialDraw, SamplingRow, nucleus, ras_sample
 from tests.parity.golden import Golden, ids
 from tests.parity.registry import check
 from tests.parity.report import Row, close, equal

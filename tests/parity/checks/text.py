@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from services.common.modeldir import SplitConfig
-from services.encode.normalise import Normaliser, drop_blanks, only_punctuation, spell_digits
-from services.encode.split import split_text
-from services.encode.tokenizer import TextTokenizer
+from services.common.checkpoint.model_dir import SplitConfig
+from services.encode.text.normalise import Normaliser, drop_blanks, only_punctuation, spell_digits
+from services.encode.text.split import split_text
+from services.encode.text.tokenizer import TextTokenizer
 from tests.parity.golden import Golden
 from tests.parity.registry import check
 from tests.parity.report import Row, Verdict, same

@@ -16,7 +16,7 @@ from grpc_status import rpc_status
 
 from cli import say
 from cli.client import ClientError, check_health, list_voices, speak
-from cli.ports import free_ports
+from cli.local.ports import free_ports
 from cli.say import make_config, say_to_file
 from lighttts.v1 import tts_pb2, tts_pb2_grpc
 from lighttts.v1.audio_pb2 import AudioChunk

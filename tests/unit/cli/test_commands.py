@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from cli.local.ports import free_ports
 from cli.main import app
-from cli.ports import free_ports
-from gateway.access.keys import KeyRing
+from gateway.auth.keys import KeyRing
 from services.common.settings import EMBEDDED_MODEL
 
 runner = CliRunner()

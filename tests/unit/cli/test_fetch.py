@@ -11,7 +11,7 @@ import pytest
 
 from cli import fetch as fetch_module
 from cli.fetch import REPOSITORIES, FetchError, fetch, wait_for
-from services.common.modeldir import open_model_dir
+from services.common.checkpoint.model_dir import open_model_dir
 from tests.support.model_hub import ModelHub
 
 MINI = Path(__file__).parents[2] / "data" / "cosyvoice2-mini"

@@ -10,10 +10,10 @@ import subprocess
 import pytest
 import typer
 
-from cli.chart_schema import SERVICES
 from cli.main import app
 from services.llm.settings import LlmSettings
 from tests.support.helm import ROOT
+from tools.chart.schema import SERVICES
 
 GUIDE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 OLDER = re.findall(

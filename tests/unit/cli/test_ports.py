@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from cli.ports import PortError, default_ports, free_ports, is_free, require_free
+from cli.local.ports import PortError, default_ports, free_ports, is_free, require_free
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from cli.chart_schema import SERVICES
-from cli.settings_reference import reference
 from tests.support.helm import ROOT
+from tools.chart.schema import SERVICES
+from tools.settings_reference import reference
 
 
 def test_the_committed_page_is_current() -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from test_worker import Events
 
-from cli.ports import free_ports
-from cli.stack import Stack, StackConfig
-from cli.worker import Worker, WorkerError, is_serving
+from cli.local.ports import free_ports
+from cli.local.process import Worker, WorkerError, is_serving
+from cli.local.stack import Stack, StackConfig
 
 FAILURE = '{"event": "no such file", "level": "error"}'
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cli.ports import free_ports
-from cli.worker import Worker, WorkerError, WorkerEvent, WorkerSpec, is_serving, readable
+from cli.local.ports import free_ports
+from cli.local.process import Worker, WorkerError, WorkerEvent, WorkerSpec, is_serving, readable
 
 MakeWorker = Callable[..., Worker]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from services.common.engine_thread import EngineThread, current_device
+from services.common.engine.thread import EngineThread, current_device
 from tests.support.cuda import Cuda
 
 

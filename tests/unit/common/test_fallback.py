@@ -6,8 +6,8 @@ import pytest
 import torch
 from structlog.testing import capture_logs
 
-from services.common.fallback import first_line, on_device, usable_device
-from services.common.modeldir import ModelDirError
+from services.common.checkpoint.model_dir import ModelDirError
+from services.common.engine.device import first_line, on_device, usable_device
 from services.common.server import StartError
 from tests.support.cuda import Cuda
 

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from services.common.mailbox import Mailbox, background
+from services.common.engine.event_queue import Mailbox, background
 
 
 async def test_posts_from_threads_arrive_in_order() -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from services.common.hyperyaml import read_hyper_yaml
-from services.common.modeldir import ModelDirError, SplitConfig, open_model_dir
+from services.common.checkpoint.hyperyaml import read_hyper_yaml
+from services.common.checkpoint.model_dir import ModelDirError, SplitConfig, open_model_dir
 
 ROOT = Path(__file__).parents[3]
 MINI = ROOT / "tests" / "data" / "cosyvoice2-mini"

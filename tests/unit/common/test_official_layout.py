@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.official.checkpoint import MINI, official_shapes, parameters, random_state
-from services.common.modeldir import ModelDir, open_model_dir
-from services.common.weights import load_strict, read_weights
+from services.common.checkpoint.model_dir import ModelDir, open_model_dir
+from services.common.checkpoint.weights import load_strict, read_weights
 from services.decode.flow.encoder import Encoder
 from services.decode.flow.unet import UNet
 from services.decode.vocoder.hift import Generator
 from services.decode.vocoder.pitch import PitchPredictor
 from services.decode.vocoder.source import HarmonicSource
-from services.llm.model import SpeechLM
+from services.llm.model.model import SpeechLM
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from services.common.precision import forbid_tf32
+from services.common.engine.precision import forbid_tf32
 from tests.support.tf32 import EmulatedTF32, torch_defaults
 
 FINE = torch.tensor([[[1 + 2**-12]]])

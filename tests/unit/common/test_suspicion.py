@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.common.suspicion import MEMORY_SECONDS, Suspects
+from services.common.workers.budget import MEMORY_SECONDS, Suspects
 
 
 @pytest.mark.parametrize(("workers", "allowed"), [(1, 1), (2, 1), (3, 1), (4, 2), (9, 4)])

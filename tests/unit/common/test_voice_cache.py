@@ -11,8 +11,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from services.common.voice import Voice
-from services.common.voice_cache import VoiceCache
+from services.common.voices.cache import VoiceCache
+from services.common.voices.voice import Voice
 
 
 def voice(name: str, frames: int = 1) -> Voice:

@@ -9,8 +9,8 @@ import pytest
 
 from lighttts.v1 import voice_pb2
 from services.common.errors import InvalidInput
-from services.common.voice import Voice
-from services.common.voice_message import from_message, to_message
+from services.common.voices.message import from_message, to_message
+from services.common.voices.voice import Voice
 
 
 def make_voice() -> Voice:

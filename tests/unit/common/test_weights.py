@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from services.common.modeldir import ModelDirError
-from services.common.weights import load_strict, read_weights
+from services.common.checkpoint.model_dir import ModelDirError
+from services.common.checkpoint.weights import load_strict, read_weights
 
 MINI = Path(__file__).parents[2] / "data" / "cosyvoice2-mini"
 

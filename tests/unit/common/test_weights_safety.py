@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from services.common.modeldir import ModelDirError
-from services.common.weights import load_strict, read_weights
+from services.common.checkpoint.model_dir import ModelDirError
+from services.common.checkpoint.weights import load_strict, read_weights
 
 
 def saved(tmp_path: Path, state: Any) -> Path:

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from services.common.modeldir import open_model_dir
-from services.decode.backends import Backend
-from services.decode.engine import DecodeEngine
-from services.decode.events import AudioEvent, Event, FailedEvent
-from services.decode.state import StreamSpec
-from services.decode.torch_backend import TorchBackend
+from services.common.checkpoint.model_dir import open_model_dir
+from services.decode.engine.backends import Backend
+from services.decode.engine.engine import DecodeEngine
+from services.decode.engine.events import AudioEvent, Event, FailedEvent
+from services.decode.engine.state import StreamSpec
+from services.decode.engine.torch_backend import TorchBackend
 
 ROOT = Path(__file__).parents[3]
 TIMEOUT = 60.0

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.decode.chunks import ChunkPlan, HopPolicy
+from services.decode.engine.chunks import ChunkPlan, HopPolicy
 
 plans = st.builds(ChunkPlan, st.integers(1, 200), st.integers(1, 60))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.decode_costs import Measured, errors, fit
-from services.decode.backends import CostModel
+from services.decode.engine.backends import CostModel
 
 COSTS = Path(__file__).parents[3] / "services" / "decode" / "costs"
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.common.modeldir import open_model_dir
-from services.decode.chunks import ChunkPlan, HopPolicy
-from services.decode.scheduler import EngineLimits
-from services.decode.state import StreamError
-from services.decode.torch_backend import NonFiniteAudio, TorchBackend
+from services.common.checkpoint.model_dir import open_model_dir
+from services.decode.engine.chunks import ChunkPlan, HopPolicy
+from services.decode.engine.scheduler import EngineLimits
+from services.decode.engine.state import StreamError
+from services.decode.engine.torch_backend import NonFiniteAudio, TorchBackend
 
 ONE_HOP = HopPolicy(first_min=7000)
 SAME = 1e-3

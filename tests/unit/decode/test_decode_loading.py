@@ -13,10 +13,12 @@ import pytest
 import torch
 from structlog.testing import capture_logs
 
-from services.common.modeldir import ModelDir, open_model_dir
+from services.common.checkpoint.model_dir import ModelDir, open_model_dir
 from services.common.server import StartError
 from services.decode import loading
-from services.decode.backends import AudioFormat, ClockedBackend, CostModel, Hop, HopAudio
+from services.decode.engine.backends import AudioFormat, ClockedBackend, CostModel, Hop, HopAudio
+from services.decode.engine.torch_backend import NonFiniteAudio, Precision, TorchBackend, TorchState
+from services.decode.estimators.onnx import onnx_estimator
 from services.decode.flow.model import EstimatorFactory, Flow, FlowHop
 from services.decode.flow.unet import UNet
 from services.decode.loading import (
@@ -28,9 +30,7 @@ from services.decode.loading import (
     precision_name,
     prepare,
 )
-from services.decode.onnx_estimator import onnx_estimator
 from services.decode.settings import DecodeSettings
-from services.decode.torch_backend import NonFiniteAudio, Precision, TorchBackend, TorchState
 from tests.support.cuda import Cuda
 
 CPU = torch.device("cpu")

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from services.decode.admission import Demand, busy_share, first_late, overload
-from services.decode.backends import AudioFormat, ClockedBackend, CostModel, Hop
-from services.decode.chunks import HopPolicy
-from services.decode.engine import DecodeEngine, EngineFull
-from services.decode.scheduler import EngineLimits, Job, Stream, deadline, fifo, pick, ready_jobs, victims
-from services.decode.service_time import ServiceTime
-from services.decode.state import StreamSpec
+from services.decode.engine.admission import Demand, busy_share, first_late, overload
+from services.decode.engine.backends import AudioFormat, ClockedBackend, CostModel, Hop
+from services.decode.engine.chunks import HopPolicy
+from services.decode.engine.engine import DecodeEngine, EngineFull
+from services.decode.engine.scheduler import EngineLimits, Job, Stream, deadline, fifo, pick, ready_jobs, victims
+from services.decode.engine.service_time import ServiceTime
+from services.decode.engine.state import StreamSpec
 
 AUDIO = AudioFormat()
 COSTS = CostModel(batch_s=0.1, stream_s=0.0, frame_s=0.002)

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from services.decode.backends import AudioFormat, ClockedBackend, CostModel, Hop, HopAudio
-from services.decode.chunks import HopPolicy
-from services.decode.engine import EngineClosed, EngineFull
-from services.decode.events import AudioEvent, Event, FailedEvent
-from services.decode.scheduler import EngineLimits
-from services.decode.state import StreamError
+from services.decode.engine.backends import AudioFormat, ClockedBackend, CostModel, Hop, HopAudio
+from services.decode.engine.chunks import HopPolicy
+from services.decode.engine.engine import EngineClosed, EngineFull
+from services.decode.engine.events import AudioEvent, Event, FailedEvent
+from services.decode.engine.scheduler import EngineLimits
+from services.decode.engine.state import StreamError
 from tests.support.cuda import Cuda
 
 COSTS = CostModel(batch_s=0.02, stream_s=0.01, frame_s=0.001, holdback_frames=12)

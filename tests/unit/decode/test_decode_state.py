@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.decode.chunks import ChunkPlan
-from services.decode.state import ResumeRecord, StreamError
+from services.decode.engine.chunks import ChunkPlan
+from services.decode.engine.state import ResumeRecord, StreamError
 
 
 def record(rows: int = 15, harmonics: int = 9) -> ResumeRecord:

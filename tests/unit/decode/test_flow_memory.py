@@ -14,13 +14,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.common.modeldir import open_model_dir
-from services.decode.backends import Hop
-from services.decode.chunks import ChunkPlan
+from services.common.checkpoint.model_dir import open_model_dir
+from services.decode.engine.backends import Hop
+from services.decode.engine.chunks import ChunkPlan
+from services.decode.engine.memory import default_budget, free_memory
+from services.decode.engine.state import StreamSpec
+from services.decode.engine.torch_backend import Precision, TorchBackend
 from services.decode.flow.pool import EMPTY, Layout, PastPool
-from services.decode.memory import default_budget, free_memory
-from services.decode.state import StreamSpec
-from services.decode.torch_backend import Precision, TorchBackend
 
 SAME = 1e-3
 COUNT = 120

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from services.decode.chunks import ChunkPlan
+from services.decode.engine.chunks import ChunkPlan
 from services.decode.flow.model import FlowHop
 from tests.parity.checks.flow import mel_after, open_stream, tokens
 from tests.parity.golden import Golden

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from services.common.modeldir import open_model_dir
-from services.decode.backends import Hop, HopAudio
-from services.decode.chunks import ChunkPlan
-from services.decode.execution import compile_estimator, made_up_mel, use_programs
+from services.common.checkpoint.model_dir import open_model_dir
+from services.decode.engine.backends import Hop, HopAudio
+from services.decode.engine.chunks import ChunkPlan
+from services.decode.engine.torch_backend import Precision, TorchBackend
+from services.decode.estimators.compiled import compile_estimator, made_up_mel, use_programs
 from services.decode.flow.model import Flow, FlowHop, FlowState
-from services.decode.torch_backend import Precision, TorchBackend
 
 MODEL = open_model_dir(support.ROOT / "tests" / "data" / "cosyvoice2-mini")
 SAME = 1e-5

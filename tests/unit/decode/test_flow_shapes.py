@@ -15,19 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from services.common.modeldir import open_model_dir
-from services.decode.backends import Hop, HopAudio
-from services.decode.chunks import ChunkPlan, HopPolicy
-from services.decode.execution import use_programs
+from services.common.checkpoint.model_dir import open_model_dir
+from services.decode.engine.backends import Hop, HopAudio
+from services.decode.engine.chunks import ChunkPlan, HopPolicy
+from services.decode.engine.scheduler import EngineLimits, Stream, deadline, pick, ready_jobs
+from services.decode.engine.service_time import ServiceTime
+from services.decode.engine.state import ResumeRecord
+from services.decode.engine.torch_backend import TorchBackend
+from services.decode.estimators.compiled import use_programs
 from services.decode.flow.model import Flow, FlowHop
 from services.decode.flow.pool import Past
 from services.decode.flow.program import Record, Shape
 from services.decode.flow.programs import BLOCKS, CudaGraphs, Programs, Shapes
 from services.decode.flow.solver import Start
-from services.decode.scheduler import EngineLimits, Stream, deadline, pick, ready_jobs
-from services.decode.service_time import ServiceTime
-from services.decode.state import ResumeRecord
-from services.decode.torch_backend import TorchBackend
 
 MODEL = open_model_dir(support.ROOT / "tests" / "data" / "cosyvoice2-mini")
 MOST_STREAMS = 16
@@ -310,7 +310,7 @@ def test_programs_are_prepared_with_their_device_in_force(monkeypatch: pytest.Mo
         ("empty_cache", 0),
     ]  # a CPU has no device to put in force
     cuda.happened.clear()
-    monkeypatch.setattr("services.decode.execution.made_up_mel", lambda flow: torch.zeros(1))
+    monkeypatch.setattr("services.decode.estimators.compiled.made_up_mel", lambda flow: torch.zeros(1))
     made.flow.device = torch.device("cuda:1")
     use_programs(made.flow, 1, record)
     assert cuda.happened == [("empty_cache", 1), ("record", 1), ("empty_cache", 1)]

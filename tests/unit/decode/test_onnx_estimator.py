@@ -8,10 +8,10 @@ import decode_support as support
 import pytest
 import torch
 
+from services.decode.estimators.export import export, graph_path, weights_hash
+from services.decode.estimators.onnx import OnnxEstimator, onnx_estimator
 from services.decode.flow.past import Pass, chunk_mask
 from services.decode.flow.unet import UNet
-from services.decode.graph import export, graph_path, weights_hash
-from services.decode.onnx_estimator import OnnxEstimator, onnx_estimator
 
 CPU = torch.device("cpu")
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from services.decode.speed import frames_ready
+from services.decode.engine.speed import frames_ready
 from services.decode.vocoder.context import layer_bound, measure_context
 from services.decode.vocoder.source import NoiseTable
 from services.decode.vocoder.stream import Vocoder

@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from services.common.modeldir import open_model_dir
-from services.common.precision import forbid_tf32
-from services.common.weights import read_weights
+from services.common.checkpoint.model_dir import open_model_dir
+from services.common.checkpoint.weights import read_weights
+from services.common.engine.precision import forbid_tf32
+from services.decode.engine.torch_backend import TorchBackend
+from services.decode.estimators.onnx import OnnxEstimator
 from services.decode.flow.unet import UNet
 from services.decode.loading import load_backend
-from services.decode.onnx_estimator import OnnxEstimator
 from services.decode.settings import DecodeSettings
-from services.decode.torch_backend import TorchBackend
 from services.decode.vocoder.context import layer_bound, measure_context
 from services.decode.vocoder.stream import Context, Vocoder
 from tests.support.tf32 import EmulatedTF32, torch_defaults

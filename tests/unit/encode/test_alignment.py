@@ -11,11 +11,11 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common.modeldir import open_model_dir
-from services.encode.alignment import FIRST_HOP_TOKENS, KEPT_SILENCE, Cut, cut_for_first_chunk
-from services.encode.frontend import TextFrontend
-from services.encode.normalise import Normaliser
-from services.encode.voice import VoiceExtractor
+from services.common.checkpoint.model_dir import open_model_dir
+from services.encode.text.frontend import TextFrontend
+from services.encode.text.normalise import Normaliser
+from services.encode.voice.alignment import FIRST_HOP_TOKENS, KEPT_SILENCE, Cut, cut_for_first_chunk
+from services.encode.voice.extractor import VoiceExtractor
 
 MODEL = open_model_dir(Path(__file__).parents[2] / "data" / "cosyvoice2-mini")
 

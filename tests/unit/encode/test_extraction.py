@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from prometheus_client import REGISTRY
 
+from services.common.checkpoint.model_dir import open_model_dir
 from services.common.errors import InvalidInput, Overloaded
-from services.common.modeldir import open_model_dir
-from services.common.voice import Voice
-from services.common.voice_cache import VoiceCache
-from services.encode.extraction import VoiceSource
-from services.encode.frontend import TextFrontend
-from services.encode.normalise import Normaliser
-from services.encode.voice import STEPS, OnStep, VoiceExtractor
+from services.common.voices.cache import VoiceCache
+from services.common.voices.voice import Voice
+from services.encode.text.frontend import TextFrontend
+from services.encode.text.normalise import Normaliser
+from services.encode.voice.extraction import VoiceSource
+from services.encode.voice.extractor import STEPS, OnStep, VoiceExtractor
 
 ROOT = Path(__file__).parents[3]
 MODEL = open_model_dir(ROOT / "tests" / "data" / "cosyvoice2-mini")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from services.common.modeldir import open_model_dir
-from services.encode.frontend import TextFrontend
-from services.encode.normalise import Normaliser
-from services.encode.text_encoder import InterleavedEncoder, SentenceEncoder
+from services.common.checkpoint.model_dir import open_model_dir
+from services.encode.text.frontend import TextFrontend
+from services.encode.text.normalise import Normaliser
+from services.encode.text.text_encoder import InterleavedEncoder, SentenceEncoder
 
 DATA = Path(__file__).parents[2] / "data"
 FRONTEND = TextFrontend(open_model_dir(DATA / "cosyvoice2-mini"), Normaliser("builtin"))

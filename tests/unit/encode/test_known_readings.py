@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from services.encode.normalise import Language, Normaliser, language_of
+from services.encode.text.normalise import Language, Normaliser, language_of
 
 LINES = (Path(__file__).parents[3] / "docs" / "text.md").read_text(encoding="utf-8").splitlines()
 ROWS = [match.groups() for line in LINES if (match := re.fullmatch(r"\| (?!written)(.+) \| (.+) \|", line))]

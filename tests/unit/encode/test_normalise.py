@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.encode.normalise import Language, Normaliser
+from services.encode.text.normalise import Language, Normaliser
 
 
 @pytest.mark.parametrize(

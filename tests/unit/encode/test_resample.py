@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from services.encode.features import resample
+from services.encode.voice.features import resample
 
 
 @pytest.mark.parametrize("rate", [16000, 22050, 32000, 44100, 44101, 48000])

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from services.common.modeldir import ModelDirError, open_model_dir
-from services.encode.speakers import read_speakers
+from services.common.checkpoint.model_dir import ModelDirError, open_model_dir
+from services.encode.voice.speakers import read_speakers
 
 MODEL = open_model_dir(Path(__file__).parents[2] / "data" / "cosyvoice2-mini")
 

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.common.checkpoint.model_dir import SplitConfig, open_model_dir
 from services.common.errors import InvalidInput
-from services.common.modeldir import SplitConfig, open_model_dir
-from services.encode.frontend import TextFrontend
-from services.encode.normalise import Normaliser
-from services.encode.segment import MAX_SEGMENT, Segmenter
-from services.encode.split import TERMINATORS, split_text, utterances
-from services.encode.text_encoder import InterleavedEncoder, Piece, SentenceEncoder, TextEncoder
+from services.encode.text.frontend import TextFrontend
+from services.encode.text.normalise import Normaliser
+from services.encode.text.segment import MAX_SEGMENT, Segmenter
+from services.encode.text.split import TERMINATORS, split_text, utterances
+from services.encode.text.text_encoder import InterleavedEncoder, Piece, SentenceEncoder, TextEncoder
 
 ROOT = Path(__file__).parents[3]
 

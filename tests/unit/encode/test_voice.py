@@ -16,15 +16,15 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
+from services.common.checkpoint.model_dir import ModelDir, ModelDirError, open_model_dir
 from services.common.errors import InvalidInput
-from services.common.modeldir import ModelDir, ModelDirError, open_model_dir
-from services.common.voice import Voice
-from services.encode.audio import AudioLimits, read_prompt
-from services.encode.frontend import TextFrontend
-from services.encode.graphs import GraphOptions
-from services.encode.normalise import Normaliser
-from services.encode.plausibility import check_transcript
-from services.encode.voice import VoiceExtractor
+from services.common.voices.voice import Voice
+from services.encode.text.frontend import TextFrontend
+from services.encode.text.normalise import Normaliser
+from services.encode.voice.audio import AudioLimits, read_prompt
+from services.encode.voice.extractor import VoiceExtractor
+from services.encode.voice.graphs import GraphOptions
+from services.encode.voice.plausibility import check_transcript
 
 TINY = Path(__file__).parents[3] / "models" / "tiny"
 TRANSCRIPT = "Your ticket number is two six one five."

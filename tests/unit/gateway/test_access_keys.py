@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gateway.access.caller import ANONYMOUS
-from gateway.access.door import Door
-from gateway.access.keys import RECHECK_SECONDS, KeyFileError, KeyRing, key_hash, new_key
+from gateway.auth.authentication import Door
+from gateway.auth.caller import ANONYMOUS
+from gateway.auth.keys import RECHECK_SECONDS, KeyFileError, KeyRing, key_hash, new_key
 from lighttts.v1 import audio_pb2
 from services.common.errors import Unauthenticated
 
@@ -62,7 +62,7 @@ def test_every_key_is_compared_and_none_of_them_quickly(tmp_path: Path, monkeypa
         compared.append(known)
         return known == given
 
-    monkeypatch.setattr("gateway.access.keys.hmac.compare_digest", compare)
+    monkeypatch.setattr("gateway.auth.keys.hmac.compare_digest", compare)
     hashes = [key_hash(name) for name in ("first", "second", "third")]
     path = tmp_path / "keys.yaml"
     path.write_text("keys: [" + ", ".join(f"{{name: k{n}, sha256: {value}}}" for n, value in enumerate(hashes)) + "]")

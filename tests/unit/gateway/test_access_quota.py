@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.access.caller import ANONYMOUS, Caller
-from gateway.access.quota import LocalQuotas
+from gateway.auth.caller import ANONYMOUS, Caller
+from gateway.auth.quota import LocalQuotas
 from services.common.errors import QuotaExceeded, to_status
 
 

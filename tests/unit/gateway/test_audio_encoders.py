@@ -12,9 +12,9 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.audio.container_headers import with_length
 from gateway.audio.formats import ENCODINGS, AudioFormat, Encoding
 from gateway.audio.pipeline import AudioPipeline, Encoded
-from gateway.audio.whole import with_length
 from lighttts.v1 import audio_pb2, tts_pb2
 from services.common.errors import InvalidInput
 from tests.support.decoders import decode, snr

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.encoding import to_s16le
+from gateway.audio.samples import to_s16le
 
 floats = st.lists(st.floats(width=32, allow_nan=True, allow_infinity=True), max_size=50)
 

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from gateway.listener import Listener
-from gateway.spoken import SpokenText
+from gateway.session.playback import Listener
+from gateway.session.text_alignment import SpokenText
 
 
 class Clock:

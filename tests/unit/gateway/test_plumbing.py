@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import tasks
-from gateway.admission import Admission
-from gateway.channel import Channel
-from gateway.inbox import End, Flush, Inbox
-from gateway.options import speakable
+from gateway.auth.admission import Admission
+from gateway.closable_queue import Channel
+from gateway.session.options import speakable
+from gateway.session.text_queue import End, Flush, Inbox
+from gateway.session.turn import utterance_seed
 from gateway.single_flight import SingleFlight
-from gateway.turn import utterance_seed
 from services.common.errors import LightTtsError, Overloaded, Unavailable
 
 

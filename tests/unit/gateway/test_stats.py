@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.stats import PlaybackStats
+from gateway.stream_stats import PlaybackStats
 
 
 class Clock:

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway.library.directory import ASIDE, FACTS, DirectoryStore
-from gateway.library.record import NewVoice, VoiceRecord, voice_id
-from gateway.library.redis import RedisStore
-from gateway.library.store import VoiceStore, find
 from gateway.redis_client import connect
+from gateway.voices.directory_store import ASIDE, FACTS, DirectoryStore
+from gateway.voices.record import NewVoice, VoiceRecord, voice_id
+from gateway.voices.redis_store import RedisStore
+from gateway.voices.store import VoiceStore, find
 from services.common.errors import InvalidInput, Unavailable
 from tests.support.redis_server import redis_server
 

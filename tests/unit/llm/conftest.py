@@ -9,12 +9,12 @@ import pytest
 import torch
 from llm_support import ROOT, MakeEngine
 
-from services.common.modeldir import ModelDir, open_model_dir
-from services.llm.backends import Backend
-from services.llm.engine import LlmEngine
-from services.llm.model import SpeechLM, load_speech_lm
-from services.llm.scheduler import EngineLimits, Order, fifo
-from services.llm.torch_backend import TorchBackend
+from services.common.checkpoint.model_dir import ModelDir, open_model_dir
+from services.llm.engine.backends import Backend
+from services.llm.engine.engine import LlmEngine
+from services.llm.engine.scheduler import EngineLimits, Order, fifo
+from services.llm.model.model import SpeechLM, load_speech_lm
+from services.llm.model.torch_backend import TorchBackend
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
-from services.llm.backends import Backend
-from services.llm.engine import LlmEngine
-from services.llm.layout import Prompt
-from services.llm.scheduler import EngineLimits, Order, fifo
-from services.llm.sequence import Event, FailedEvent, Request, SamplingOptions
+from services.llm.engine.backends import Backend
+from services.llm.engine.engine import LlmEngine
+from services.llm.engine.layout import Prompt
+from services.llm.engine.scheduler import EngineLimits, Order, fifo
+from services.llm.engine.sequence import Event, FailedEvent, Request, SamplingOptions
 
 ROOT = Path(__file__).parents[3]
 PATIENCE_S = 60.0

@@ -10,12 +10,12 @@ from dataclasses import replace
 import pytest
 from llm_support import PATIENCE_S, Listener, MakeEngine, run, utterance
 
-from services.common.modeldir import ModelDir
-from services.llm.backends import ClockedBackend, CostModel
-from services.llm.engine import EngineFull, Handle, LlmEngine
-from services.llm.layout import RequestError
-from services.llm.scheduler import EngineLimits, Order, earliest_deadline, fifo
-from services.llm.sequence import Event, Request, SamplingOptions
+from services.common.checkpoint.model_dir import ModelDir
+from services.llm.engine.backends import ClockedBackend, CostModel
+from services.llm.engine.engine import EngineFull, Handle, LlmEngine
+from services.llm.engine.layout import RequestError
+from services.llm.engine.scheduler import EngineLimits, Order, earliest_deadline, fifo
+from services.llm.engine.sequence import Event, Request, SamplingOptions
 
 COSTS = CostModel(step_s=0.0, step_s_per_sequence=0.0, prefill_s_per_token=0.0)
 STREAMS = 1000

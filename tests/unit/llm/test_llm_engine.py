@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from llm_support import PATIENCE_S, Listener, MakeEngine, run, utterance
 
-from services.common.modeldir import ModelDir
-from services.llm.backends import NonFiniteLogits
-from services.llm.engine import EngineClosed, EngineFull
-from services.llm.layout import Prompt, RequestError
-from services.llm.model import SpeechLM, load_speech_lm
-from services.llm.scheduler import EngineLimits, Work
-from services.llm.sequence import Event, Request, SamplingOptions
-from services.llm.torch_backend import TorchBackend
+from services.common.checkpoint.model_dir import ModelDir
+from services.llm.engine.backends import NonFiniteLogits
+from services.llm.engine.engine import EngineClosed, EngineFull
+from services.llm.engine.layout import Prompt, RequestError
+from services.llm.engine.scheduler import EngineLimits, Work
+from services.llm.engine.sequence import Event, Request, SamplingOptions
+from services.llm.model.model import SpeechLM, load_speech_lm
+from services.llm.model.torch_backend import TorchBackend
 
 UTTERANCES = [utterance(number) for number in range(7)]
 UTTERANCES.append(Request(tuple(range(12)), sampling=SamplingOptions(seed=7), text_order="interleaved", max_seconds=1))

@@ -17,17 +17,18 @@ from llm_support import ROOT, run, utterance
 from structlog.testing import capture_logs
 
 from lighttts.v1 import llm_pb2
-from services.common.modeldir import ModelDir, ModelDirError, open_model_dir
-from services.common.voice import Voice
-from services.llm import loading, torch_backend
-from services.llm.attention import gathered
-from services.llm.layout import Prompt
+from services.common.checkpoint.model_dir import ModelDir, ModelDirError, open_model_dir
+from services.common.voices.voice import Voice
+from services.llm import loading
+from services.llm.engine.layout import Prompt
 from services.llm.loading import load_engine
-from services.llm.model import SpeechLM, load_speech_lm
-from services.llm.requests import end_of_prompt_id, prompt_of
+from services.llm.model import torch_backend
+from services.llm.model.attention import gathered
+from services.llm.model.model import SpeechLM, load_speech_lm
+from services.llm.model.torch_backend import TorchBackend, TorchOptions
 from services.llm.settings import LlmSettings
+from services.llm.stream.requests import end_of_prompt_id, prompt_of
 from services.llm.styles import read_styles
-from services.llm.torch_backend import TorchBackend, TorchOptions
 from tests.support.cuda import Cuda
 
 CPU = torch.device("cpu")
@@ -106,9 +107,9 @@ def load(directory: ModelDir, device: str, monkeypatch: pytest.MonkeyPatch, **se
 
 def kernel(monkeypatch: pytest.MonkeyPatch, paged: Any) -> None:
     """Stands in for the module of the Triton kernel, which this machine may lack."""
-    module = ModuleType("services.llm.paged_kernel")
+    module = ModuleType("services.llm.model.paged_kernel")
     module.__dict__["paged"] = paged
-    monkeypatch.setitem(sys.modules, "services.llm.paged_kernel", module)
+    monkeypatch.setitem(sys.modules, "services.llm.model.paged_kernel", module)
 
 
 @pytest.mark.parametrize("int8_kv", [False, True])
@@ -148,7 +149,7 @@ def test_a_kernel_that_fails_or_disagrees_is_not_used(
 
 
 def test_without_triton_a_gpu_copies_blocks(tiny: ModelDir, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "services.llm.paged_kernel", None)
+    monkeypatch.setitem(sys.modules, "services.llm.model.paged_kernel", None)
     made = load(tiny, "cuda", monkeypatch, llm_cuda_graphs=False)
     assert "triton package is missing" in next(line["reason"] for line in made["logs"] if "setting" in line)
     assert (made["options"].attend, made["options"].program_rows) == (gathered, ())

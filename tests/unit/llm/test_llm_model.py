@@ -10,11 +10,11 @@ import torch
 from llm_support import ROOT, Listener
 from tokenizers import Tokenizer
 
-from services.common.modeldir import ModelDir, ModelDirError, open_model_dir
-from services.llm.engine import LlmEngine
-from services.llm.model import load_speech_lm
-from services.llm.sequence import Request, SamplingOptions
-from services.llm.torch_backend import TorchBackend
+from services.common.checkpoint.model_dir import ModelDir, ModelDirError, open_model_dir
+from services.llm.engine.engine import LlmEngine
+from services.llm.engine.sequence import Request, SamplingOptions
+from services.llm.model.model import load_speech_lm
+from services.llm.model.torch_backend import TorchBackend
 
 
 @pytest.mark.parametrize(

@@ -10,15 +10,15 @@ import torch
 from llm_support import ROOT, Listener, MakeEngine, run, utterance
 from torch import Tensor
 
-from services.common.modeldir import ModelDir, open_model_dir
-from services.llm.backends import NonFiniteLogits
-from services.llm.int8 import Int8Linear, quantize
-from services.llm.kv_cache import KVCache, Rows, lay_out
-from services.llm.layout import InputCodes
-from services.llm.model import SpeechLM, load_speech_lm
-from services.llm.scheduler import EngineLimits
-from services.llm.sequence import SamplingOptions
-from services.llm.torch_backend import TorchBackend, TorchOptions
+from services.common.checkpoint.model_dir import ModelDir, open_model_dir
+from services.llm.engine.backends import NonFiniteLogits
+from services.llm.engine.layout import InputCodes
+from services.llm.engine.scheduler import EngineLimits
+from services.llm.engine.sequence import SamplingOptions
+from services.llm.model.int8 import Int8Linear, quantize
+from services.llm.model.kv_cache import KVCache, Rows, lay_out
+from services.llm.model.model import SpeechLM, load_speech_lm
+from services.llm.model.torch_backend import TorchBackend, TorchOptions
 
 CPU = torch.device("cpu")
 LIMITS = EngineLimits(max_running=6, total_tokens=480, max_request_tokens=96, block_size=4)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from services.llm.sampling import CounterDraw, SamplingBatch, SamplingRow, gumbel, mix32, ras_sample
+from services.llm.model.sampling import CounterDraw, SamplingBatch, SamplingRow, gumbel, mix32, ras_sample
 
 CPU = torch.device("cpu")
 ROW = SamplingRow(0, 0, temperature=1.0, top_p=0.8, top_k=25, repeats=math.inf, window=())

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from llm_support import utterance
 
-from services.common.modeldir import ModelDir
-from services.llm.blocks import BlockAllocator
-from services.llm.layout import Prompt
-from services.llm.scheduler import EngineLimits, Order, Scheduler, Work, earliest_deadline, fifo
-from services.llm.sequence import Request, Sequence
+from services.common.checkpoint.model_dir import ModelDir
+from services.llm.engine.blocks import BlockAllocator
+from services.llm.engine.layout import Prompt
+from services.llm.engine.scheduler import EngineLimits, Order, Scheduler, Work, earliest_deadline, fifo
+from services.llm.engine.sequence import Request, Sequence
 
 LONG = Request((1, 2, 3, 4, 5), Prompt(tuple(range(40)), tuple(range(50))))
 

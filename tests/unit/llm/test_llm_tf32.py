@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from services.common.modeldir import ModelDir
+from services.common.checkpoint.model_dir import ModelDir
 from services.llm.loading import load_engine
 from services.llm.settings import LlmSettings
 from services.llm.styles import read_styles

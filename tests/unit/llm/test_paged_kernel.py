@@ -33,10 +33,10 @@ def run_with_triton(script: str, *arguments: str, **environment: str) -> None:
 
 ARITHMETIC = """
 import torch
-from services.common.modeldir import open_model_dir
-from services.llm.attention import gathered
-from services.llm.kv_cache import KVCache, Rows, lay_out
-from services.llm.paged_kernel import paged
+from services.common.checkpoint.model_dir import open_model_dir
+from services.llm.model.attention import gathered
+from services.llm.model.kv_cache import KVCache, Rows, lay_out
+from services.llm.model.paged_kernel import paged
 config = open_model_dir("models/tiny").llm
 generator = torch.Generator().manual_seed(0)
 for quantized in (False, True):
@@ -63,9 +63,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import mangle_type
-from services.common.modeldir import open_model_dir
+from services.common.checkpoint.model_dir import open_model_dir
 from services.llm import paged_kernel
-from services.llm.kv_cache import KVCache, Rows, lay_out
+from services.llm.model.kv_cache import KVCache, Rows, lay_out
 
 dtype, quantized, device = getattr(torch, sys.argv[1]), sys.argv[2] == "int8", torch.device("cpu")
 config = open_model_dir("models/tiny").llm

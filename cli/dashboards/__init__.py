@@ -1,4 +1,0 @@
-"""Grafana dashboards as typed code; `python -m cli.dashboards helm/dashboards` writes them for the chart.
-
-`panels` says what a dashboard consists of, one module per dashboard fills it in, `grafana` makes JSON of it.
-"""

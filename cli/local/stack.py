@@ -1,0 +1,193 @@
+"""The whole system as processes on loopback: what `light-tts up` and `demo` run, and what end-to-end tests break.
+
+async with Stack(StackConfig(decode_workers=2)) as stack:
+    ...                        # stack.gateway.address serves
+    stack.decode[0].kill()     # and comes back by itself
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from cli.local.ports import HOST, ServicePorts, StackPorts, free_ports, require_free
+from cli.local.process import Worker, WorkerError, WorkerEvent, WorkerSpec
+from services.common.settings import EMBEDDED_MODEL
+
+EVERY_ADDRESS = ("0.0.0.0", "::", "[::]")  # noqa: S104 - compared, not bound
+
+MOST_OF_A_DEVICE = 0.95
+"""Largest share of a device's memory that a process takes; the driver needs some."""
+
+
+@dataclass(frozen=True)
+class StackConfig:
+    """What a local stack consists of."""
+
+    model_dir: Path = EMBEDDED_MODEL
+    decode_workers: int = 2
+    llm_workers: int = 1
+    devices: tuple[str, ...] = ()
+    """Devices of the decode workers, by turns, the llms on the first one; none leaves each service its own default."""
+    gateway_host: str = HOST
+    """Address the gateway listens on; the services behind it stay on loopback."""
+    ports: StackPorts | None = None
+    """None takes free ports, so that several stacks run side by side."""
+    log_dir: Path = Path(".run")
+    """One log file per process is written here; older ones are overwritten."""
+    log_level: str = "info"
+    torch_threads: int = 1
+    start_timeout: float = 180.0
+    """Longest wait for one process to load its model, in seconds."""
+    stop_grace: float = 10.0
+    """Seconds a process may take to stop before it is killed."""
+    flags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Further flags per service (encode, llm, decode, gateway), beyond those the stack sets itself."""
+    restart_dead: bool = True
+    """Start a process again when it dies; tests that want it to stay dead say False."""
+
+
+class Stack:
+    """Encode, llm and decode workers and a gateway. Entering starts them all and waits until they serve.
+
+    Raises PortError when a port is taken and WorkerError when a process does not start that nobody else stands in for:
+    of several llm or decode workers one is enough, and the others are started again like any that dies. Leaving, also
+    by an error or a cancellation, stops every process that was started.
+    """
+
+    def __init__(self, config: StackConfig, on_event: Callable[[WorkerEvent], None] = lambda event: None) -> None:
+        self.config = config
+        self.ports = config.ports or free_ports(config.decode_workers, config.llm_workers)
+        decode_target = _target(self.ports.decode)
+        llm_ports = (self.ports.llm, *self.ports.more_llms)
+        upstream = ("--encode-target", _target([self.ports.encode]), "--llm-target", _target(llm_ports))
+        model = ("--model-dir", str(config.model_dir), "--torch-threads", str(config.torch_threads))
+
+        def worker(name: str, module: str, ports: ServicePorts, *flags: str) -> Worker:
+            extra = config.flags.get(module.removeprefix("services."), ())
+            spec = self._spec(name, module, ports, (*flags, *extra))
+            return Worker(spec, on_event, config.start_timeout, config.restart_dead)
+
+        self.encode = worker("encode", "services.encode", self.ports.encode, *model)
+        llm_flags = (*model, *_placement(config, "llm", 0), "--decode-target", decode_target)
+        self.llms = [
+            worker(f"llm-{number}" if number > 1 else "llm", "services.llm", ports, *llm_flags)
+            for number, ports in enumerate(llm_ports, start=1)
+        ]
+        self.decode = [
+            worker(f"decode-{index + 1}", "services.decode", ports, *model, *_placement(config, "decode", index))
+            for index, ports in enumerate(self.ports.decode)
+        ]
+        doors = ("--http-port", str(self.ports.http), "--cosyvoice-port", str(self.ports.cosyvoice or "off"))
+        self.gateway = worker("gateway", "gateway", self.ports.gateway, *upstream, *doors)
+
+    @property
+    def llm(self) -> Worker:
+        """The first llm worker, mostly the only one."""
+        return self.llms[0]
+
+    @property
+    def http_url(self) -> str:
+        """Where the gateway's HTTP interface answers."""
+        return f"http://{self._gateway_address}:{self.ports.http}"
+
+    @property
+    def cosyvoice_address(self) -> str:
+        """Where CosyVoice's own clients are served, over gRPC and HTTP."""
+        return f"{self._gateway_address}:{self.ports.cosyvoice}"
+
+    @property
+    def _gateway_address(self) -> str:
+        """Where the gateway is reached from this machine: a host that means every address includes loopback."""
+        return HOST if self.config.gateway_host in EVERY_ADDRESS else self.config.gateway_host
+
+    def workers(self) -> Iterator[Worker]:
+        """Every process, the gateway last."""
+        yield from (self.encode, *self.llms, *self.decode, self.gateway)
+
+    async def __aenter__(self) -> Self:
+        require_free(self.ports)
+        self.config.log_dir.mkdir(parents=True, exist_ok=True)
+        for worker in self.workers():
+            worker.spec.log_file.write_bytes(b"")
+        try:
+            needed = [self.encode.start(), self.gateway.start()]
+            await _all_or_first_error([*needed, _start_enough(self.llms), _start_enough(self.decode)])
+        except BaseException:  # cancellation too: nothing that was started may stay behind
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Stops every process; cancelling this call kills those that are still running."""
+        await asyncio.gather(*(worker.stop(self.config.stop_grace) for worker in self.workers()))
+
+    def _spec(self, name: str, module: str, ports: ServicePorts, flags: tuple[str, ...]) -> WorkerSpec:
+        common = {
+            "--host": self.config.gateway_host if module == "gateway" else HOST,
+            "--port": ports.grpc,
+            "--metrics-port": ports.metrics,
+            "--worker-name": name,
+            "--log-level": self.config.log_level,
+            "--log-format": "json",
+            # Everything stops together here: half of the grace for what still speaks, half for the rest.
+            "--drain-grace-seconds": self.config.stop_grace / 2,
+        }
+        return WorkerSpec(
+            name=name,
+            module=module,
+            flags=(*(str(part) for pair in common.items() for part in pair), *flags),
+            address=f"{self._gateway_address if module == 'gateway' else HOST}:{ports.grpc}",
+            metrics_port=ports.metrics,
+            log_file=self.config.log_dir / f"{name}.log",
+        )
+
+
+def _placement(config: StackConfig, service: Literal["llm", "decode"], index: int) -> tuple[str, ...]:
+    """Which device a worker gets, and how much of its memory: equal shares of a GPU for all who work on it.
+
+    The llms are on the first one. On a CPU the shares are those of the decode workers, for their streams' states.
+    """
+    devices = config.devices or ("cpu",)
+    decode = [devices[worker % len(devices)] for worker in range(config.decode_workers)]
+    device = decode[index] if service == "decode" else devices[0]
+    sharing = decode if device == "cpu" else [*decode, *[devices[0]] * config.llm_workers]
+    share = min(MOST_OF_A_DEVICE, round(1 / sharing.count(device), 2))
+    placed = ("--device", device) if config.devices else ()
+    return (*placed, f"--{service}-memory-fraction", str(share))
+
+
+def _target(workers: list[ServicePorts] | tuple[ServicePorts, ...]) -> str:
+    return "static:///" + ",".join(f"{HOST}:{ports.grpc}" for ports in workers)
+
+
+async def _start_enough(workers: Sequence[Worker]) -> None:
+    """Starts workers that stand in for each other; raises the first one's WorkerError when none serves."""
+    ends = await asyncio.gather(*(worker.start() for worker in workers), return_exceptions=True)
+    errors = [end for end in ends if end is not None]
+    unforeseen = [error for error in errors if not isinstance(error, WorkerError)]
+    if unforeseen or len(errors) == len(workers):
+        raise (unforeseen or errors)[0]
+    for worker, end in zip(workers, ends, strict=True):
+        if isinstance(end, WorkerError):
+            worker.start_later(end)
+
+
+async def _all_or_first_error(starts: list[Coroutine[None, None, None]]) -> None:
+    """Runs all; at the first error cancels the others and raises it as it is, not as a group."""
+    tasks = [asyncio.ensure_future(start) for start in starts]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

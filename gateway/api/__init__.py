@@ -1,0 +1,1 @@
+"""The APIs that clients use, a folder per product."""

@@ -1,0 +1,124 @@
+"""A session as an HTTP response, streamed or whole."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
+from typing import Any, TypeVar
+
+import structlog
+from fastapi.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from gateway import metrics
+from gateway.api.common.fields import named_as
+from gateway.cache.synthesis import speech
+from gateway.session.options import SpeechOptions
+from gateway.session.output import Events
+from gateway.session.session import Stages
+from lighttts.v1 import audio_pb2
+from services.common.errors import LightTtsError
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+
+class SpeechResponse(Response):
+    """Speaks one text. The status is decided by the first audio: errors before it are answered as errors.
+
+    A client that disconnects, at whatever moment, cancels the synthesis. An error after the first audio cuts the
+    connection, so that the client cannot take what it has for the whole.
+    """
+
+    def __init__(
+        self,
+        stages: Stages,
+        options: SpeechOptions,
+        text: str,
+        fields: Mapping[str, str],
+        *,
+        stream: bool = True,
+        media_type: str | None = None,
+        frame: Callable[[Events], AsyncGenerator[bytes]] | None = None,
+    ) -> None:
+        """`fields`: the door's names of ours, for errors. `frame`: what is sent of a session, as `media_type`; without
+        it the audio's own bytes and type.
+        """
+        self.status_code = 200
+        self.media_type = media_type or options.audio.encoding.media_type
+        self.background = None
+        self.init_headers()  # instead of the base's own start: there is no body yet whose length it could state
+        self._stages = stages
+        self._options = options
+        self._text = text
+        self._fields = fields
+        self._stream = stream
+        self._frame = frame or audio_bytes
+        self._begun = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await while_connected(receive, self._speak(send))
+
+    async def _speak(self, send: Send) -> None:
+        try:
+            with named_as(self._fields):
+                await self._say(send)
+        except LightTtsError as error:
+            if not self._begun:
+                raise
+            metrics.ERRORS.labels("http", error.reason).inc()
+            log.warning("synthesis broke off after its first audio", message=error.message)
+
+    async def _say(self, send: Send) -> None:
+        async with (
+            speech(self._stages, self._options, self._text) as session,
+            contextlib.aclosing(self._frame(session)) as parts,
+        ):
+            await (self._send_stream(parts, send) if self._stream else self._send_whole(parts, send))
+
+    async def _send_stream(self, parts: AsyncIterator[bytes], send: Send) -> None:
+        async for part in parts:
+            if not self._begun:
+                await self._begin(send)
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        if not self._begun:
+            await self._begin(send)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send_whole(self, parts: AsyncIterator[bytes], send: Send) -> None:
+        body = b"".join([part async for part in parts])
+        self.raw_headers.append((b"content-length", str(len(body)).encode()))
+        await self._begin(send)
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def _begin(self, send: Send) -> None:
+        self._begun = True
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+
+
+async def audio_bytes(session: Events) -> AsyncGenerator[bytes]:
+    """The audio of a session, in pieces, as the listener wants it."""
+    async for event in session:
+        if isinstance(event, audio_pb2.AudioChunk) and event.pcm:
+            yield event.pcm
+
+
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T | None:
+    """The result of `work`; None when the client disconnected, which cancels it."""
+    working = asyncio.create_task(work)
+    leaving = asyncio.create_task(_disconnected(receive))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (working, leaving):
+            if not task.done():
+                task.cancel()
+        await asyncio.wait({working, leaving})
+    return None if working.cancelled() else working.result()
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

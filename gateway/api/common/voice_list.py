@@ -1,0 +1,12 @@
+"""The voices a caller may speak with, for the interfaces that list them."""
+
+from __future__ import annotations
+
+from gateway.auth.caller import current_caller
+from gateway.session.session import Stages
+
+
+async def voice_names(stages: Stages) -> tuple[str, ...]:
+    """Names of the checkpoint's voices, then those of the caller's own."""
+    registered = await stages.library.owned(current_caller())
+    return (*stages.voices.model.voices, *(record.name for record in registered))

@@ -1,0 +1,1 @@
+"""CosyVoice's gRPC and HTTP API."""

@@ -1,0 +1,73 @@
+"""CosyVoice's gRPC interface: one request, headerless s16le PCM in parts."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import grpc.aio
+
+from gateway import metrics
+from gateway.api.common.fields import named_as
+from gateway.api.common.prompt_audio import as_wav, is_file
+from gateway.api.common.response import audio_bytes
+from gateway.api.cosyvoice import requests as cosyvoice
+from gateway.cache.synthesis import speech
+from gateway.session.session import Stages
+from lighttts.compat import cosyvoice_pb2, cosyvoice_pb2_grpc
+from lighttts.v1 import tts_pb2
+from services.common.errors import InvalidInput
+
+if TYPE_CHECKING:
+    Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+FRONT = "cosyvoice"
+NAME = "cosyvoice.CosyVoice"
+PROMPT_RATE = 16000
+PART_BYTES = 2**20
+"""Of one answer; its clients refuse messages of 4 MB."""
+FIELDS = cosyvoice.FIELDS | {"audio": "prompt_audio"}
+
+
+class CosyVoiceServicer(cosyvoice_pb2_grpc.CosyVoiceServicer):
+    """Handlers raise LightTtsErrors; the server's interceptor turns them into rich statuses."""
+
+    def __init__(self, stages: Stages) -> None:
+        self._stages = stages
+
+    async def Inference(
+        self, request: cosyvoice_pb2.Request, context: Context
+    ) -> AsyncIterator[cosyvoice_pb2.Response]:
+        with metrics.count_errors(FRONT), named_as(FIELDS):
+            config, text = _meaning(request)
+            options = cosyvoice.checked(self._stages, config, text)
+            async with speech(self._stages, options, text) as session:
+                async for audio in audio_bytes(session):
+                    for start in range(0, len(audio), PART_BYTES):
+                        yield cosyvoice_pb2.Response(tts_audio=audio[start : start + PART_BYTES])
+
+
+def _meaning(request: cosyvoice_pb2.Request) -> tuple[tts_pb2.SynthesisConfig, str]:
+    match request.WhichOneof("RequestPayload"):
+        case "sft_request":
+            sft = request.sft_request
+            return cosyvoice.known_voice(sft.spk_id), sft.tts_text
+        case "zero_shot_request":
+            zero_shot = request.zero_shot_request
+            return cosyvoice.zero_shot(_wav(zero_shot.prompt_audio), zero_shot.prompt_text), zero_shot.tts_text
+        case "cross_lingual_request":
+            cross = request.cross_lingual_request
+            return cosyvoice.cross_lingual(_wav(cross.prompt_audio)), cross.tts_text
+        case "instruct_request":
+            instruct = request.instruct_request
+            voice = cosyvoice.known_voice(instruct.spk_id)
+            return cosyvoice.instructed(voice, instruct.instruct_text), instruct.tts_text
+        case _:
+            raise InvalidInput(
+                "an empty request; send sft_request, zero_shot_request, cross_lingual_request or instruct_request"
+            )
+
+
+def _wav(prompt: bytes) -> bytes:
+    """Bare samples, as these clients send them, in a file; a whole file is taken as it is."""
+    return prompt if is_file(prompt) or not prompt else as_wav(prompt, PROMPT_RATE)

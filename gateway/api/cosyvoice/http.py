@@ -1,0 +1,60 @@
+"""CosyVoice's HTTP interface: forms in, headerless s16le PCM out, streamed. GET with a body works as POST does."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, File, Form, UploadFile
+from fastapi.responses import Response
+
+from gateway.api.common.errors import MESSAGE_ERRORS
+from gateway.api.common.fields import named_as
+from gateway.api.common.response import SpeechResponse
+from gateway.api.cosyvoice import requests as cosyvoice
+from gateway.api.lighttts import http as lighttts
+from gateway.api.lighttts.http import AUDIO_ANSWER
+from gateway.session.session import Stages
+from lighttts.v1 import tts_pb2
+
+FIELDS = cosyvoice.FIELDS | {"audio": "prompt_wav"}
+
+Text = Annotated[str, Form()]
+Upload = Annotated[UploadFile, File()]
+
+
+def router(stages: Stages) -> APIRouter:
+    """The routes; `/inference_zero_shot` is LightTTS's, at this interface's rate."""
+    routes = APIRouter(tags=["CosyVoice"], default_response_class=Response, responses=AUDIO_ANSWER | MESSAGE_ERRORS)
+    routes.include_router(lighttts.router(stages, sample_rate=cosyvoice.SAMPLE_RATE, stream_by_default=True))
+
+    def speak(config: tts_pb2.SynthesisConfig, text: str) -> Response:
+        with named_as(FIELDS):
+            options = cosyvoice.checked(stages, config, text)
+        return SpeechResponse(stages, options, text, FIELDS)
+
+    @routes.get("/inference_sft", include_in_schema=False)
+    @routes.post("/inference_sft")
+    async def inference_sft(tts_text: Text, spk_id: Text) -> Response:
+        """Speaks with a voice the server knows."""
+        return speak(cosyvoice.known_voice(spk_id), tts_text)
+
+    @routes.get("/inference_cross_lingual", include_in_schema=False)
+    @routes.post("/inference_cross_lingual")
+    async def inference_cross_lingual(tts_text: Text, prompt_wav: Upload) -> Response:
+        """Speaks with the timbre of a recording in another language."""
+        return speak(cosyvoice.cross_lingual(await prompt_wav.read()), tts_text)
+
+    @routes.get("/inference_instruct", include_in_schema=False)
+    @routes.post("/inference_instruct")
+    async def inference_instruct(tts_text: Text, spk_id: Text, instruct_text: Text) -> Response:
+        """Speaks with a voice the server knows, as `instruct_text` says."""
+        return speak(cosyvoice.instructed(cosyvoice.known_voice(spk_id), instruct_text), tts_text)
+
+    @routes.get("/inference_instruct2", include_in_schema=False)
+    @routes.post("/inference_instruct2")
+    async def inference_instruct2(tts_text: Text, instruct_text: Text, prompt_wav: Upload) -> Response:
+        """Speaks with the timbre of a recording, as `instruct_text` says."""
+        timbre = cosyvoice.cross_lingual(await prompt_wav.read())
+        return speak(cosyvoice.instructed(timbre, instruct_text), tts_text)
+
+    return routes

@@ -1,0 +1,109 @@
+"""The HTTP applications: which interfaces each listener has, health, metrics."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from gateway.api import page
+from gateway.api.common.errors import add_error_shapes, error_response
+from gateway.api.common.middleware import BodyLimit, RequestId
+from gateway.api.cosyvoice import http as cosyvoice_http
+from gateway.api.lighttts import batch as lighttts_extras
+from gateway.api.lighttts import http as lighttts
+from gateway.api.lighttts import websocket as lighttts_bistream
+from gateway.api.openai import speech as openai
+from gateway.api.openai import voices as openai_voices
+from gateway.auth.authentication import Door, DoorMiddleware
+from gateway.session.session import Stages
+from services.common.metrics import exposition
+from services.common.pool import Pool, WorkerState
+
+FORM_BYTES = 2**20
+"""What a request may hold beside the prompt: texts and the form's own framing."""
+
+
+def create_app(stages: Stages, door: Door) -> FastAPI:
+    """What the HTTP port serves."""
+    return _application(
+        stages,
+        door,
+        [
+            lighttts.router(stages),
+            lighttts_bistream.router(stages),
+            lighttts_extras.router(stages),
+            openai.router(stages),
+            openai_voices.router(stages),
+            _health(stages),
+            page.router(),
+        ],
+    )
+
+
+def create_cosyvoice_app(stages: Stages, door: Door) -> FastAPI:
+    """What CosyVoice's port serves over HTTP."""
+    return _application(stages, door, [cosyvoice_http.router(stages), _health(stages)])
+
+
+def _application(stages: Stages, door: Door, routers: list[APIRouter]) -> FastAPI:
+    # The documentation pages of the framework fetch their scripts from elsewhere; /openapi.json is served.
+    app = FastAPI(title="light-tts", description="Zero-shot streaming text-to-speech", docs_url=None, redoc_url=None)
+    # base64 makes four bytes of three.
+    app.add_middleware(BodyLimit, max_bytes=stages.settings.max_prompt_bytes * 4 // 3 + FORM_BYTES)
+    app.add_middleware(DoorMiddleware, door=door, refuse=error_response)
+    app.add_middleware(RequestId)
+    if stages.settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(stages.settings.cors_origins),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
+        )
+    add_error_shapes(app)
+    for router in routers:
+        app.include_router(router)
+    return app
+
+
+def not_ready(stages: Stages) -> str:
+    """Why nothing can be spoken now; empty when it can."""
+    if stages.admission.draining:
+        return "stopping"
+    missing = [name for name, pool in (("encode", stages.encode), ("llm", stages.llm)) if not _serves(pool)]
+    return f"no {' and no '.join(missing)} worker is serving" if missing else ""
+
+
+def _serves(pool: Pool) -> bool:
+    return any(worker.state is WorkerState.SERVING for worker in pool.workers())
+
+
+def _health(stages: Stages) -> APIRouter:
+    routes = APIRouter(tags=["health"])
+
+    @routes.get("/health", responses={404: {"description": "Nothing can be spoken now."}})
+    @routes.get("/healthz", responses={404: {"description": "Nothing can be spoken now."}})
+    async def health() -> JSONResponse:
+        """Whether speech can be made now."""
+        if not_ready(stages):
+            return JSONResponse({"message": "Error"}, 404)
+        return JSONResponse({"message": "Ok"})
+
+    @routes.get("/liveness")
+    async def liveness() -> dict[str, str]:
+        """Answers as long as the process does its work."""
+        return {"status": "ok"}
+
+    @routes.get("/readiness", responses={503: {"description": "Not now; `status` says why."}})
+    async def readiness() -> JSONResponse:
+        """Whether to send requests here; if not, why."""
+        reason = not_ready(stages)
+        return JSONResponse({"status": reason or "ok"}, 503 if reason else 200)
+
+    @routes.get("/metrics")
+    async def prometheus() -> Response:
+        """Prometheus metrics, of all processes behind this port."""
+        return Response(exposition(), headers={"content-type": CONTENT_TYPE_LATEST})
+
+    return routes

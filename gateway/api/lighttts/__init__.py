@@ -1,0 +1,1 @@
+"""LightTTS's HTTP and WebSocket API."""

@@ -1,0 +1,125 @@
+"""What LightTTS and its relatives have beside speech: styles, figures per worker, batches."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from typing import Annotated
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, Field, StringConstraints
+
+from gateway.api.common.errors import MESSAGE_ERRORS
+from gateway.api.common.fields import named_as
+from gateway.api.common.inline_audio import InlineAudio, decode_audio
+from gateway.api.common.response import audio_bytes, while_connected
+from gateway.api.lighttts.http import DEFAULT_STYLE, SAMPLE_RATE, pcm, style_of
+from gateway.cache.synthesis import speech
+from gateway.request_stats import ConcurrentStats
+from gateway.session.options import MAX_SPEED, MIN_SPEED, SpeechOptions, check_text
+from gateway.session.session import Stages
+from gateway.styles import list_styles
+from lighttts.v1 import audio_pb2, tts_pb2
+from services.common.errors import InvalidInput, LightTtsError
+
+MAX_BATCH_TEXTS = 64
+BATCH_AT_ONCE = 4
+"""Texts of one batch that are spoken at the same time."""
+FIELDS = {"audio": "prompt_wav", "transcript": "prompt_text", "voice_name": "voice", "style": "tts_model_name"}
+
+
+class BatchRequest(BaseModel):
+    """Several texts in one voice: one the server knows, or that of a recording."""
+
+    texts: list[str] = Field(min_length=1, max_length=MAX_BATCH_TEXTS)
+    voice: Annotated[str, StringConstraints(max_length=256)] = ""
+    prompt_wav: InlineAudio | None = None
+    prompt_text: str = ""
+    tts_model_name: str = DEFAULT_STYLE
+    speed: float = Field(default=1.0, ge=MIN_SPEED, le=MAX_SPEED)
+
+
+class BatchItem(BaseModel):
+    """One text's speech, or why there is none."""
+
+    audio: str | None = Field(default=None, description="base64 of headerless s16le mono PCM.")
+    seconds: float | None = None
+    error: str | None = None
+
+
+class BatchAnswer(BaseModel):
+    sample_rate: int
+    results: list[BatchItem] = Field(description="In the order of the texts.")
+
+
+class StyleList(BaseModel):
+    tts_models: list[str] = Field(description="The names `tts_model_name` may have; `default` means the first.")
+
+
+def router(stages: Stages) -> APIRouter:
+    """The routes."""
+    routes = APIRouter(tags=["LightTTS"], responses=MESSAGE_ERRORS)
+
+    @routes.get("/query_tts_model")
+    @routes.post("/query_tts_model")
+    async def query_tts_model() -> StyleList:
+        """The styles there are."""
+        return StyleList(tts_models=list(await list_styles(stages.llm)) or [DEFAULT_STYLE])
+
+    @routes.get("/concurrent_stats")
+    async def concurrent_stats() -> ConcurrentStats:
+        """Requests of all interfaces since this gateway started, and what each decode worker did for them."""
+        return stages.ledger.snapshot()
+
+    @routes.post("/synthesize_batch")
+    async def synthesize_batch(batch: BatchRequest, request: Request) -> BatchAnswer:
+        """Speaks several texts; one that fails does not touch the others. Nobody waits for it: others go first."""
+        with named_as(FIELDS):
+            options = _options(stages, batch)
+        places = asyncio.Semaphore(BATCH_AT_ONCE)
+
+        async def one(text: str) -> BatchItem:
+            async with places:
+                return await _speak(stages, options, text)
+
+        async def all_of_them() -> list[BatchItem]:
+            async with asyncio.TaskGroup() as group:
+                speaking = [group.create_task(one(text)) for text in batch.texts]
+            return [task.result() for task in speaking]
+
+        results = await while_connected(request.receive, all_of_them())
+        return BatchAnswer(sample_rate=SAMPLE_RATE, results=results or [])
+
+    return routes
+
+
+def _options(stages: Stages, batch: BatchRequest) -> SpeechOptions:
+    characters = sum(map(len, batch.texts))
+    if characters > stages.settings.max_text_chars:
+        raise InvalidInput(
+            f"the texts have {characters} characters together; {stages.settings.max_text_chars} are allowed: "
+            "send them in several requests",
+            field="texts",
+        )
+    config = tts_pb2.SynthesisConfig(
+        style=style_of(batch.tts_model_name),
+        audio=pcm(SAMPLE_RATE),
+        speed=batch.speed,
+        priority=audio_pb2.Urgency.PRIORITY_OFFLINE,
+    )
+    if batch.prompt_wav is not None:
+        config.prompt.audio = decode_audio(batch.prompt_wav)
+        config.prompt.transcript = batch.prompt_text
+    else:
+        config.voice_name = batch.voice
+    return SpeechOptions.from_config(config, stages.settings.max_prompt_bytes)
+
+
+async def _speak(stages: Stages, options: SpeechOptions, text: str) -> BatchItem:
+    try:
+        check_text(text, stages.settings.max_text_chars)
+        async with speech(stages, options, text) as session:
+            samples = b"".join([part async for part in audio_bytes(session)])
+    except LightTtsError as error:
+        return BatchItem(error=error.message)
+    return BatchItem(audio=base64.b64encode(samples).decode(), seconds=len(samples) / 2 / SAMPLE_RATE)

@@ -1,0 +1,107 @@
+"""LightTTS's HTTP interface (wire contract section 1): headerless s16le PCM."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, Iterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, File, Form, UploadFile
+from fastapi.responses import Response
+
+from gateway.api.common.errors import MESSAGE_ERRORS
+from gateway.api.common.fields import named_as
+from gateway.api.common.response import SpeechResponse, audio_bytes
+from gateway.session.options import SpeechOptions, check_text
+from gateway.session.output import Events
+from gateway.session.session import Stages
+from lighttts.v1 import audio_pb2, tts_pb2
+from services.common.errors import Internal, InvalidInput
+
+SAMPLE_RATE = 24000
+"""What this interface's clients take for granted, in Hz."""
+DEFAULT_STYLE = "default"
+"""The checkpoint that speaks when a request names none."""
+FIELDS = {
+    "text": "tts_text",
+    "audio": "prompt_wav",
+    "transcript": "prompt_text",
+    "style": "tts_model_name",
+    "speed": "speed",
+}
+AUDIO_ANSWER: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Headerless s16le mono PCM.",
+        "content": {"audio/pcm": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+
+
+class GenerationError(Internal):
+    """A synthesis that failed on our side, as LightTTS's clients know it: 417, without stream only."""
+
+    http_status = 417
+
+
+@contextlib.contextmanager
+def generation_errors() -> Iterator[None]:
+    """Internal errors leave the block as GenerationErrors."""
+    try:
+        yield
+    except Internal as error:
+        raise GenerationError(error.message) from error
+
+
+def router(stages: Stages, *, sample_rate: int = SAMPLE_RATE, stream_by_default: bool = False) -> APIRouter:
+    """The routes of this interface. CosyVoice's own has one of them too, at another rate and always streaming."""
+    routes = APIRouter(tags=["LightTTS"])
+
+    # Two spellings, because a redirect would lose the body of clients that do not follow it.
+    @routes.get("/inference_zero_shot", include_in_schema=False)
+    @routes.post(
+        "/inference_zero_shot",
+        response_class=Response,
+        responses=AUDIO_ANSWER | MESSAGE_ERRORS | {417: MESSAGE_ERRORS[500]},
+    )
+    @routes.post("/inference_zero_shot/", include_in_schema=False)
+    async def inference_zero_shot(
+        tts_text: Annotated[str, Form()],
+        prompt_text: Annotated[str, Form()],
+        prompt_wav: Annotated[UploadFile, File()],
+        stream: Annotated[bool, Form()] = stream_by_default,
+        tts_model_name: Annotated[str, Form()] = DEFAULT_STYLE,
+        speed: Annotated[float, Form()] = 1.0,
+    ) -> Response:
+        """Speaks `tts_text` with the voice of `prompt_wav`, which says `prompt_text`."""
+        with named_as(FIELDS):
+            check_text(tts_text, stages.settings.max_text_chars)
+            if stream and speed != 1.0:
+                raise InvalidInput("speed can only be changed without stream; leave one of them out", field="speed")
+            if not speed:  # in the product's own configuration 0 means unset; here it was asked for
+                raise InvalidInput("speed is 0; it must be 0.25 to 4", field="speed")
+            config = tts_pb2.SynthesisConfig(
+                prompt=tts_pb2.Prompt(audio=await prompt_wav.read(), transcript=prompt_text),
+                style=style_of(tts_model_name),
+                audio=pcm(sample_rate),
+                speed=speed,
+            )
+            options = SpeechOptions.from_config(config, stages.settings.max_prompt_bytes)
+        return SpeechResponse(stages, options, tts_text, FIELDS, stream=stream, frame=None if stream else _whole)
+
+    return routes
+
+
+def style_of(tts_model_name: str) -> str:
+    """Our name for the style that LightTTS's clients call so."""
+    return "" if tts_model_name == DEFAULT_STYLE else tts_model_name
+
+
+def pcm(sample_rate: int) -> audio_pb2.AudioOutput:
+    """Bare 16-bit samples at a rate."""
+    return audio_pb2.AudioOutput(encoding=audio_pb2.AUDIO_ENCODING_PCM_S16LE, sample_rate=sample_rate)
+
+
+async def _whole(session: Events) -> AsyncGenerator[bytes]:
+    with generation_errors():
+        async for part in audio_bytes(session):
+            yield part

@@ -1,0 +1,141 @@
+"""LightTTS's WebSocket (wire contract section 1): text comes in fragments, PCM goes out while it does."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import TypeVar
+
+from fastapi import APIRouter, WebSocket, WebSocketDisconnect, status
+from pydantic import BaseModel, ValidationError
+
+from gateway import metrics, tasks
+from gateway.api.common.fields import named_as
+from gateway.api.common.response import audio_bytes
+from gateway.api.lighttts.http import DEFAULT_STYLE, FIELDS, SAMPLE_RATE, pcm, style_of
+from gateway.auth.authentication import chosen_protocol
+from gateway.closable_queue import Channel
+from gateway.session.options import SpeechOptions
+from gateway.session.session import Input, Session, Stages, TextInput
+from lighttts.v1 import tts_pb2
+from services.common.errors import InvalidInput, LightTtsError
+
+FRONT = "websocket"
+FRAMES_AHEAD = 16
+"""Text frames read before the session has taken them; then reading stops and the client feels it."""
+BAD_AUDIO = "audio file format is incorrect"
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class StartFrame(BaseModel):
+    """The first frame; the prompt's audio file follows in a binary one."""
+
+    prompt_text: str
+    tts_model_name: str = DEFAULT_STYLE
+
+
+class TextFrame(BaseModel):
+    """Every later frame."""
+
+    tts_text: str = ""
+    finish: bool = False
+
+
+def router(stages: Stages) -> APIRouter:
+    """The WebSocket route."""
+    routes = APIRouter()
+
+    @routes.websocket("/inference_zero_shot_bistream")
+    async def inference_zero_shot_bistream(websocket: WebSocket) -> None:
+        await websocket.accept(chosen_protocol(websocket.scope))
+        try:
+            with metrics.count_errors(FRONT), named_as(FIELDS):
+                await _converse(stages, websocket)
+            await websocket.close()
+        except WebSocketDisconnect:
+            return
+        except LightTtsError as error:
+            await _refuse(websocket, error)
+
+    return routes
+
+
+async def _converse(stages: Stages, websocket: WebSocket) -> None:
+    """From the first frame to the last audio. Raises WebSocketDisconnect as soon as the client has gone."""
+    options = await _options(websocket, stages.settings.max_prompt_bytes)
+    inputs: Channel[Input] = Channel(FRAMES_AHEAD)
+    async with tasks.group() as group:
+        listening = group.create_task(_listen(websocket, inputs))
+        async with Session(stages, options, _each(inputs)) as session:
+            async for part in audio_bytes(session):
+                await websocket.send_bytes(part)
+        listening.cancel()
+
+
+async def _options(websocket: WebSocket, max_prompt_bytes: int) -> SpeechOptions:
+    start = _parse(StartFrame, await _receive_text(websocket))
+    audio = (await _receive(websocket)).get("bytes")
+    if not isinstance(audio, bytes):
+        raise InvalidInput("the second frame must be binary: the whole prompt audio file")
+    config = tts_pb2.SynthesisConfig(
+        prompt=tts_pb2.Prompt(audio=audio, transcript=start.prompt_text),
+        style=style_of(start.tts_model_name),
+        audio=pcm(SAMPLE_RATE),
+    )
+    return SpeechOptions.from_config(config, max_prompt_bytes)
+
+
+async def _listen(websocket: WebSocket, inputs: Channel[Input]) -> None:
+    """Passes text on until `finish`, then waits for the client to leave; both end by an exception or from outside."""
+    finished = False
+    while True:
+        text = await _receive_text(websocket)
+        if finished:
+            continue
+        frame = _parse(TextFrame, text)
+        if frame.tts_text:
+            await inputs.send(TextInput(frame.tts_text))
+        if frame.finish:
+            finished = True
+            inputs.close()
+
+
+async def _each(inputs: Channel[Input]) -> AsyncGenerator[Input]:
+    async for item in inputs:
+        yield item
+
+
+async def _receive(websocket: WebSocket) -> dict[str, bytes | str | None]:
+    message = await websocket.receive()
+    if message["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(message.get("code", status.WS_1006_ABNORMAL_CLOSURE))
+    return dict(message)
+
+
+async def _receive_text(websocket: WebSocket) -> str:
+    text = (await _receive(websocket)).get("text")
+    if not isinstance(text, str):
+        raise InvalidInput('only one frame, the second, is binary; the others are text: {"tts_text": "..."}')
+    return text
+
+
+def _parse(kind: type[M], text: str) -> M:
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise InvalidInput(f"a frame cannot be read: {field + ': ' if field else ''}{first['msg']}") from error
+
+
+async def _refuse(websocket: WebSocket, error: LightTtsError) -> None:
+    """As the wire contract has it: bad audio closes with a code of its own, all else is said in a text frame."""
+    try:
+        if isinstance(error, InvalidInput) and error.field == FIELDS["audio"]:
+            await websocket.close(status.WS_1003_UNSUPPORTED_DATA, BAD_AUDIO)
+            return
+        await websocket.send_json({"error": error.message})
+        ours = error.http_status >= 500
+        await websocket.close(status.WS_1011_INTERNAL_ERROR if ours else status.WS_1008_POLICY_VIOLATION)
+    except WebSocketDisconnect:
+        return  # gone before it was told

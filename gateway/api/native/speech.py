@@ -1,0 +1,175 @@
+"""The product's own API: `lighttts.v1.TextToSpeech`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import grpc.aio
+
+from gateway import metrics
+from gateway.cache.synthesis import speech
+from gateway.session.options import SpeechOptions, check_text
+from gateway.session.output import Event
+from gateway.session.session import CancelInput, FlushInput, Input, PositionInput, Session, Stages, TextInput
+from gateway.session.voice_conversion import ConversionSession
+from lighttts.v1 import audio_pb2, tts_pb2, tts_pb2_grpc
+from services.common.errors import InvalidInput
+
+if TYPE_CHECKING:
+    Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+FRONT = "grpc"
+
+
+class TextToSpeechServicer(tts_pb2_grpc.TextToSpeechServicer):
+    """Handlers raise LightTtsErrors; the server's interceptor turns them into rich statuses."""
+
+    def __init__(self, stages: Stages) -> None:
+        self._stages = stages
+
+    async def Synthesize(
+        self, request: tts_pb2.SynthesizeRequest, context: Context
+    ) -> AsyncIterator[tts_pb2.SynthesizeResponse]:
+        with metrics.count_errors(FRONT):
+            check_text(request.text, self._stages.settings.max_text_chars)
+            options = SpeechOptions.from_config(request.config, self._stages.settings.max_prompt_bytes)
+            start = request.start_sample
+            async with speech(self._stages, options, request.text, start_sample=start) as session:
+                async for event in session:
+                    response = _synthesize_response(event)
+                    if response is not None:
+                        yield response
+                    if isinstance(event, tts_pb2.Finished):
+                        context.set_trailing_metadata(_trailers(event))
+
+    async def StreamingSynthesize(
+        self, request_iterator: AsyncIterator[tts_pb2.StreamingSynthesizeRequest], context: Context
+    ) -> AsyncIterator[tts_pb2.StreamingSynthesizeResponse]:
+        with metrics.count_errors(FRONT):
+            config = await _config(request_iterator)
+            options = SpeechOptions.from_config(config, self._stages.settings.max_prompt_bytes)
+            inputs = _inputs(request_iterator)
+            async with Session(self._stages, options, inputs, conversation=True) as session:
+                async for event in session:
+                    yield _streaming_response(event)
+                    if isinstance(event, tts_pb2.Finished):
+                        context.set_trailing_metadata(_trailers(event))
+
+    async def ConvertVoice(
+        self, request: tts_pb2.ConvertVoiceRequest, context: Context
+    ) -> AsyncIterator[tts_pb2.ConvertVoiceResponse]:
+        with metrics.count_errors(FRONT):
+            config = tts_pb2.SynthesisConfig()
+            config.CopyFrom(request.config)
+            # Only the voice's timbre is used, as in cross-lingual speech: no transcript, no instruction.
+            config.mode = tts_pb2.SPEECH_MODE_CROSS_LINGUAL
+            config.ClearField("instruct_text")
+            options = SpeechOptions.from_config(config, self._stages.settings.max_prompt_bytes)
+            async with ConversionSession(self._stages, options, request.audio) as session:
+                async for event in session:
+                    response = _convert_response(event)
+                    if response is not None:
+                        yield response
+                    if isinstance(event, tts_pb2.Finished):
+                        context.set_trailing_metadata(_trailers(event))
+
+
+async def _config(requests: AsyncIterator[tts_pb2.StreamingSynthesizeRequest]) -> tts_pb2.SynthesisConfig:
+    async for request in requests:
+        if request.WhichOneof("request") == "config":
+            return request.config
+        break
+    raise InvalidInput(
+        "the first message must be the config; then text, flush, cancel, position and end", field="config"
+    )
+
+
+async def _inputs(requests: AsyncIterator[tts_pb2.StreamingSynthesizeRequest]) -> AsyncGenerator[Input]:
+    async for request in requests:
+        match request.WhichOneof("request"):
+            case "text":
+                yield TextInput(request.text)
+            case "flush":
+                yield FlushInput()
+            case "cancel":
+                yield CancelInput()
+            case "position":
+                yield PositionInput(request.position.seconds)
+            case "end":
+                return
+            case "config":
+                raise InvalidInput("a stream has one config, its first message; open a new stream", field="config")
+            case _:
+                raise InvalidInput("an empty message; send text, flush, cancel, position or end", field="request")
+
+
+def _streaming_response(event: Event) -> tts_pb2.StreamingSynthesizeResponse:
+    match event:
+        case tts_pb2.Mark():
+            return tts_pb2.StreamingSynthesizeResponse(mark=event)
+        case tts_pb2.Spoken():
+            return tts_pb2.StreamingSynthesizeResponse(spoken=event)
+        case tts_pb2.Started():
+            return tts_pb2.StreamingSynthesizeResponse(started=event)
+        case audio_pb2.AudioChunk():
+            return tts_pb2.StreamingSynthesizeResponse(audio=event)
+        case tts_pb2.Warning():
+            return tts_pb2.StreamingSynthesizeResponse(warning=event)
+        case tts_pb2.Resumed():
+            return tts_pb2.StreamingSynthesizeResponse(resumed=event)
+        case tts_pb2.Reconnect():
+            return tts_pb2.StreamingSynthesizeResponse(reconnect=event)
+        case tts_pb2.FirstAudio():
+            return tts_pb2.StreamingSynthesizeResponse(first_audio=event)
+        case tts_pb2.Finished():
+            return tts_pb2.StreamingSynthesizeResponse(finished=event)
+
+
+def _synthesize_response(event: Event) -> tts_pb2.SynthesizeResponse | None:
+    match event:
+        case tts_pb2.Started():
+            return tts_pb2.SynthesizeResponse(started=event)
+        case audio_pb2.AudioChunk():
+            return tts_pb2.SynthesizeResponse(audio=event)
+        case tts_pb2.Warning():
+            return tts_pb2.SynthesizeResponse(warning=event)
+        case tts_pb2.Resumed():
+            return tts_pb2.SynthesizeResponse(resumed=event)
+        case tts_pb2.FirstAudio():
+            return tts_pb2.SynthesizeResponse(first_audio=event)
+        case tts_pb2.Finished():
+            return tts_pb2.SynthesizeResponse(finished=event)
+        case _:  # of use only where text and audio overlap
+            return None
+
+
+def _convert_response(event: Event) -> tts_pb2.ConvertVoiceResponse | None:
+    match event:
+        case tts_pb2.Started():
+            return tts_pb2.ConvertVoiceResponse(started=event)
+        case audio_pb2.AudioChunk():
+            return tts_pb2.ConvertVoiceResponse(audio=event)
+        case tts_pb2.Warning():
+            return tts_pb2.ConvertVoiceResponse(warning=event)
+        case tts_pb2.Resumed():
+            return tts_pb2.ConvertVoiceResponse(resumed=event)
+        case tts_pb2.Finished():
+            return tts_pb2.ConvertVoiceResponse(finished=event)
+        case _:  # of use only where there is text
+            return None
+
+
+def _trailers(finished: tts_pb2.Finished) -> tuple[tuple[str, str], ...]:
+    return (
+        ("lighttts-time-to-first-audio", f"{finished.time_to_first_audio:.4f}"),
+        ("lighttts-audio-seconds", f"{finished.audio_seconds:.4f}"),
+        ("lighttts-real-time-factor", f"{finished.real_time_factor:.4f}"),
+        ("lighttts-underrun-seconds", f"{finished.underrun_seconds:.4f}"),
+        ("lighttts-chunks", str(finished.chunks)),
+        ("lighttts-decode-workers", ",".join(finished.decode_workers)),
+        *(
+            (f"lighttts-first-audio-{stage.replace('_', '-')}", f"{getattr(finished.first_audio, stage):.4f}")
+            for stage in metrics.STAGES
+        ),
+    )

@@ -1,0 +1,182 @@
+"""OpenAI's speech interface (wire contract section 4): `/v1/audio/speech` and `/v1/models`."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import AsyncGenerator
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+from pydantic import BaseModel, Field
+
+from gateway.api.common.errors import OPENAI_ERRORS
+from gateway.api.common.fields import named_as
+from gateway.api.common.inline_audio import InlineAudio, decode_audio
+from gateway.api.common.response import SpeechResponse
+from gateway.session.options import SpeechOptions, check_text
+from gateway.session.output import Events
+from gateway.session.session import Stages
+from gateway.styles import list_styles
+from lighttts.v1 import audio_pb2, tts_pb2
+from services.common.errors import NotFound
+
+MAX_INPUT_CHARS = 4096
+PCM_RATE = 24000
+"""What `pcm` means to this interface's clients, in Hz."""
+OPENAI_MODELS = frozenset({"tts-1", "tts-1-hd", "gpt-4o-mini-tts"})
+"""Clients have these built in; here each means the default model."""
+OPENAI_VOICES = frozenset(
+    ["alloy", "ash", "ballad", "cedar", "coral", "echo", "fable", "marin", "nova", "onyx", "sage", "shimmer", "verse"]
+)
+"""Clients have these built in; here each means the default voice, unless there is a voice of that name."""
+FIELDS = {
+    "text": "input",
+    "audio": "ref_audio",
+    "transcript": "ref_text",
+    "voice_name": "voice",
+    "instruct_text": "instructions",
+    "encoding": "response_format",
+    "speed": "speed",
+    "style": "model",
+    "model": "model",
+}
+_ENCODINGS = {
+    "mp3": audio_pb2.AUDIO_ENCODING_MP3,
+    "opus": audio_pb2.AUDIO_ENCODING_OGG_OPUS,
+    "aac": audio_pb2.AUDIO_ENCODING_AAC,
+    "flac": audio_pb2.AUDIO_ENCODING_FLAC,
+    "wav": audio_pb2.AUDIO_ENCODING_WAV,
+    "pcm": audio_pb2.AUDIO_ENCODING_PCM_S16LE,
+}
+
+
+class VoiceId(BaseModel):
+    id: str = Field(max_length=256)
+
+
+class SpeechRequest(BaseModel):
+    """What to speak and how. `ref_audio`, `ref_text` and `seed` are extensions of ours; fields unknown are ignored."""
+
+    input: str = Field(min_length=1, max_length=MAX_INPUT_CHARS)
+    model: str = Field(default="", max_length=256, description="One of /v1/models; empty means the default.")
+    voice: Annotated[str, Field(max_length=256)] | VoiceId = Field(default="", description="A name or an id.")
+    instructions: str = Field(default="", description="How to speak, where the model can: 'with a sad voice'.")
+    response_format: Literal["mp3", "opus", "aac", "flac", "wav", "pcm"] = "mp3"
+    speed: float = Field(default=1.0, ge=0.25, le=4.0)
+    stream_format: Literal["audio", "sse"] = "audio"
+    ref_audio: InlineAudio | None = None
+    ref_text: str = Field(default="", description="What `ref_audio` says; without it, it gives its timbre alone.")
+    seed: int | None = Field(default=None, ge=0, lt=2**64, description="The same seed gives the same speech.")
+
+
+class Model(BaseModel):
+    id: str
+    object: Literal["model"] = "model"
+    created: int = Field(default=0, description="Always 0: checkpoints carry no date.")
+    owned_by: str = "light-tts"
+
+
+class ModelList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+def router(stages: Stages) -> APIRouter:
+    """The routes."""
+    routes = APIRouter(prefix="/v1", tags=["OpenAI"], responses=OPENAI_ERRORS)
+
+    @routes.post("/audio/speech", response_class=Response, responses=_ANSWER)
+    async def speech(request: SpeechRequest) -> Response:
+        """Speaks `input`; audio streams as it is made."""
+        with named_as(FIELDS):
+            check_text(request.input, MAX_INPUT_CHARS)
+            options = SpeechOptions.from_config(await _meaning(stages, request), stages.settings.max_prompt_bytes)
+        if request.stream_format == "sse":
+            return SpeechResponse(stages, options, request.input, FIELDS, media_type="text/event-stream", frame=_events)
+        return SpeechResponse(stages, options, request.input, FIELDS)
+
+    @routes.get("/models")
+    async def models() -> ModelList:
+        """The names `model` may have: the checkpoint's, which is the default, and its further styles."""
+        return ModelList(data=[Model(id=name) for name in await _model_names(stages)])
+
+    @routes.get("/models/{model}")
+    async def one_model(model: str) -> Model:
+        """One of them."""
+        if model not in await _model_names(stages):
+            raise _no_such_model(model)
+        return Model(id=model)
+
+    return routes
+
+
+async def _model_names(stages: Stages) -> tuple[str, ...]:
+    return (stages.voices.model.name, *(await list_styles(stages.llm))[1:])
+
+
+def _no_such_model(name: str) -> NotFound:
+    return NotFound(f"there is no model {name!r}; GET /v1/models lists those there are", field="model")
+
+
+async def _meaning(stages: Stages, request: SpeechRequest) -> tts_pb2.SynthesisConfig:
+    config = tts_pb2.SynthesisConfig(speed=request.speed, style=await _style(stages, request.model))
+    config.audio.encoding = _ENCODINGS[request.response_format]
+    if request.response_format == "pcm":
+        config.audio.sample_rate = PCM_RATE
+    if request.seed is not None:
+        config.seed = request.seed
+    if request.ref_audio is None:
+        config.voice_name = await _voice(stages, request.voice)
+    else:
+        config.prompt.audio = decode_audio(request.ref_audio)
+        config.prompt.transcript = request.ref_text
+        if not request.ref_text.strip():
+            config.mode = tts_pb2.SPEECH_MODE_CROSS_LINGUAL
+    if request.instructions.strip():
+        config.mode = tts_pb2.SPEECH_MODE_INSTRUCT
+        config.instruct_text = request.instructions
+    return config
+
+
+async def _style(stages: Stages, model: str) -> str:
+    if not model or model in OPENAI_MODELS or model == stages.voices.model.name:
+        return ""
+    if model not in await _model_names(stages):
+        raise _no_such_model(model)
+    return model
+
+
+async def _voice(stages: Stages, voice: str | VoiceId) -> str:
+    name = voice.id if isinstance(voice, VoiceId) else voice
+    return "" if name in OPENAI_VOICES and not await stages.voices.exists(name) else name
+
+
+async def _events(session: Events) -> AsyncGenerator[bytes]:
+    """A session as server-sent events."""
+    async for event in session:
+        match event:
+            case audio_pb2.AudioChunk() if event.pcm:
+                audio = base64.b64encode(event.pcm).decode()
+                yield _event({"type": "speech.audio.delta", "audio": audio})
+            case tts_pb2.Finished():
+                tokens = (event.text_tokens, event.speech_tokens)
+                usage = {"input_tokens": tokens[0], "output_tokens": tokens[1], "total_tokens": sum(tokens)}
+                yield _event({"type": "speech.audio.done", "usage": usage})
+
+
+def _event(data: dict[str, Any]) -> bytes:
+    return f"data: {json.dumps(data)}\n\n".encode()
+
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_ANSWER: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The audio in `response_format`, or events that carry it in base64 (`stream_format` sse).",
+        "content": {
+            **{f"audio/{kind}": _BINARY for kind in ("mpeg", "ogg", "aac", "flac", "wav", "pcm")},
+            "text/event-stream": {"schema": {"type": "string"}},
+        },
+    }
+}

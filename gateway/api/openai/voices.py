@@ -1,0 +1,108 @@
+"""Voices as OpenAI's clients and their relatives manage them: `/v1/audio/voices`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, File, Form, UploadFile
+from pydantic import BaseModel, Field
+
+from gateway.api.common.errors import OPENAI_ERRORS, OpenAIError
+from gateway.api.common.fields import named_as
+from gateway.auth.caller import current_caller
+from gateway.session.session import Stages
+from gateway.voices.record import NewVoice, VoiceRecord
+from services.common.errors import InvalidInput
+
+PART_BYTES = 64 * 1024
+FIELDS = {
+    "name": "name",
+    "transcript": "ref_text",
+    "consent": "consent",
+    "audio": "audio_sample",
+    "description": "description",
+    "voice": "voice",
+}
+_REFUSED_CONSENT = ("", "false", "0", "no", "off")
+
+
+class Voice(BaseModel):
+    id: str = Field(description="What `voice` of a request may say; so may its name.")
+    object: Literal["audio.voice"] = "audio.voice"
+    name: str
+    created_at: int = Field(default=0, description="Unix time; 0 for the model's own voices.")
+    registered: bool = Field(description="Whether it is the caller's own and can be deleted.")
+    description: str = ""
+    warnings: list[str] = Field(default=[], description="What could be better about the recording.")
+
+
+class VoiceList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Voice]
+    voices: list[str] = Field(description="Their names alone, as some clients expect them.")
+
+
+class DeletedVoice(BaseModel):
+    id: str
+    object: Literal["audio.voice"] = "audio.voice"
+    deleted: bool = True
+
+
+def router(stages: Stages) -> APIRouter:
+    """The routes."""
+    routes = APIRouter(prefix="/v1/audio", tags=["OpenAI"], responses=OPENAI_ERRORS)
+
+    @routes.get("/voices")
+    async def voices() -> VoiceList:
+        """The model's voices and the caller's own."""
+        registered = await stages.library.owned(current_caller())
+        data = [Voice(id=name, name=name, registered=False) for name in stages.voices.model.voices]
+        data += [_registered(record) for record in registered]
+        return VoiceList(data=data, voices=[voice.name for voice in data])
+
+    @routes.post("/voices", responses={409: {"model": OpenAIError, "description": "The name is taken."}})
+    async def create_voice(
+        name: Annotated[str, Form()],
+        audio_sample: Annotated[UploadFile, File(description="WAV, FLAC, MP3 or Ogg; 1 to 30 seconds.")],
+        ref_text: Annotated[str, Form(description="What the recording says, word for word.")],
+        consent: Annotated[str, Form(description="true, or the id of a consent: the person recorded has agreed.")],
+        description: Annotated[str, Form()] = "",
+    ) -> Voice:
+        """Registers a voice. The same recording and text again change nothing."""
+        new = NewVoice(
+            name=name,
+            transcript=ref_text,
+            consent=consent.strip().lower() not in _REFUSED_CONSENT,
+            description=description,
+        )
+        with named_as(FIELDS):
+            record, _ = await stages.library.create(current_caller(), new, _parts(audio_sample))
+        return _registered(record)
+
+    @routes.delete("/voices/{voice}")
+    async def delete_voice(voice: str) -> DeletedVoice:
+        """Deletes one of the caller's voices, by id or name, and everything made of it."""
+        if voice in stages.voices.model.voices:
+            raise InvalidInput(f"{voice!r} comes with the model and cannot be deleted", field="voice")
+        with named_as(FIELDS):
+            record = await stages.library.delete(current_caller(), voice)
+        return DeletedVoice(id=record.id)
+
+    return routes
+
+
+def _registered(record: VoiceRecord) -> Voice:
+    return Voice(
+        id=record.id,
+        name=record.name,
+        created_at=int(record.created),
+        registered=True,
+        description=record.description,
+        warnings=list(record.warnings),
+    )
+
+
+async def _parts(upload: UploadFile) -> AsyncIterator[bytes]:
+    while part := await upload.read(PART_BYTES):
+        yield part

@@ -1,0 +1,103 @@
+"""What a request in Riva's words means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gateway.api.common.prompt_audio import A_LAW, MU_LAW, PCM, as_wav, is_file
+from lighttts.compat import riva_common_pb2, riva_tts_pb2
+from lighttts.v1 import audio_pb2, tts_pb2
+from services.common.errors import InvalidInput
+
+VOICE_FAMILY = "lighttts"
+"""Riva's `voice_name`; the voices themselves are its `subvoices`."""
+FIELDS = {
+    "text": "text",
+    "audio": "zero_shot_data.audio_prompt",
+    "transcript": "zero_shot_data.transcript",
+    "voice_name": "voice_name",
+    "encoding": "encoding",
+    "sample_rate": "sample_rate_hz",
+    "language_code": "language_code",
+    "custom_dictionary": "custom_dictionary",
+    "custom_configuration": "custom_configuration",
+    "rate": "zero_shot_data.sample_rate_hz",
+    "speed": "custom_configuration",
+    "style": "custom_configuration",
+}
+_ENCODINGS = {
+    riva_common_pb2.ENCODING_UNSPECIFIED: audio_pb2.AUDIO_ENCODING_PCM_S16LE,
+    riva_common_pb2.LINEAR_PCM: audio_pb2.AUDIO_ENCODING_PCM_S16LE,
+    riva_common_pb2.FLAC: audio_pb2.AUDIO_ENCODING_FLAC,
+    riva_common_pb2.MULAW: audio_pb2.AUDIO_ENCODING_MULAW,
+    riva_common_pb2.OGGOPUS: audio_pb2.AUDIO_ENCODING_OGG_OPUS,
+    riva_common_pb2.ALAW: audio_pb2.AUDIO_ENCODING_ALAW,
+}
+_BARE_PROMPTS = {
+    riva_common_pb2.ENCODING_UNSPECIFIED: PCM,
+    riva_common_pb2.LINEAR_PCM: PCM,
+    riva_common_pb2.MULAW: MU_LAW,
+    riva_common_pb2.ALAW: A_LAW,
+}
+_CONFIGURATION = ("seed", "speed", "style")
+
+
+def meaning(request: riva_tts_pb2.SynthesizeSpeechRequest, languages: Iterable[str]) -> tts_pb2.SynthesisConfig:
+    """The request in our words; `languages` are those of the model. Raises InvalidInput.
+
+    `zero_shot_data.quality` and `enable_word_time_offsets` ask for what there is not here: they change nothing.
+    """
+    _check_language(request.language_code, tuple(languages))
+    if request.custom_dictionary:
+        raise InvalidInput(
+            "custom dictionaries are not supported; spell the words as they are spoken", field="custom_dictionary"
+        )
+    if request.encoding not in _ENCODINGS:
+        known = ", ".join(riva_common_pb2.AudioEncoding.Name(number) for number in _ENCODINGS)
+        raise InvalidInput(f"unknown encoding; ask for one of {known}", field="encoding")
+    config = _configured(dict(request.custom_configuration))
+    config.audio.encoding = _ENCODINGS[request.encoding]
+    config.audio.sample_rate = request.sample_rate_hz
+    if request.HasField("zero_shot_data"):
+        _add_prompt(config, request.zero_shot_data)
+    else:
+        name = request.voice_name
+        config.voice_name = "" if name == VOICE_FAMILY else name.removeprefix(f"{VOICE_FAMILY}.")
+    return config
+
+
+def _check_language(code: str, languages: tuple[str, ...]) -> None:
+    """en-US is served by a model that speaks en; a model that names no languages is taken to speak all."""
+    if code and languages and code.partition("-")[0].lower() not in {name.partition("-")[0] for name in languages}:
+        raise InvalidInput(f"the model does not speak {code!r} but {', '.join(languages)}", field="language_code")
+
+
+def _configured(entries: dict[str, str]) -> tts_pb2.SynthesisConfig:
+    config = tts_pb2.SynthesisConfig()
+    for key, value in entries.items():
+        if key not in _CONFIGURATION:
+            raise InvalidInput(
+                f"unknown key {key!r}; known keys: {', '.join(_CONFIGURATION)}", field="custom_configuration"
+            )
+        try:
+            setattr(config, key, {"seed": int, "speed": float, "style": str}[key](value))
+        except ValueError as error:
+            raise InvalidInput(f"{key} cannot be {value!r}: {error}", field="custom_configuration") from error
+    return config
+
+
+def _add_prompt(config: tts_pb2.SynthesisConfig, prompt: riva_tts_pb2.ZeroShotData) -> None:
+    audio = prompt.audio_prompt
+    if audio and not is_file(audio):
+        layout = _BARE_PROMPTS.get(prompt.encoding)
+        if layout is None:
+            raise InvalidInput(
+                "the prompt is neither a file nor bare samples; send a whole WAV, FLAC or Ogg file", field="audio"
+            )
+        if prompt.sample_rate_hz <= 0:
+            raise InvalidInput("bare samples need their sample rate, in Hz; or send a WAV file", field="rate")
+        audio = as_wav(audio, prompt.sample_rate_hz, layout)
+    config.prompt.audio = audio
+    config.prompt.transcript = prompt.transcript
+    if not prompt.transcript.strip():
+        config.mode = tts_pb2.SPEECH_MODE_CROSS_LINGUAL  # timbre alone is all that a recording without words gives

@@ -1,0 +1,160 @@
+"""NVIDIA Riva's speech synthesis (wire contract section 3), as its client, LiveKit and Pipecat use it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import grpc.aio
+
+from gateway import metrics
+from gateway.api.common.fields import named_as
+from gateway.api.common.voice_list import voice_names
+from gateway.api.riva import request as riva_request
+from gateway.api.riva.request import FIELDS
+from gateway.audio.container_headers import with_length
+from gateway.cache.synthesis import speech
+from gateway.session.options import SpeechOptions, check_text, speakable
+from gateway.session.session import FlushInput, Input, Session, Stages, TextInput
+from lighttts.compat import riva_common_pb2, riva_tts_pb2, riva_tts_pb2_grpc
+from lighttts.v1 import audio_pb2, tts_pb2
+from services.common.errors import InvalidInput
+
+if TYPE_CHECKING:
+    Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+Request: TypeAlias = riva_tts_pb2.SynthesizeSpeechRequest
+Requests: TypeAlias = AsyncIterator[riva_tts_pb2.SynthesizeSpeechRequest]
+Response: TypeAlias = riva_tts_pb2.SynthesizeSpeechResponse
+
+FRONT = "riva"
+NAME = "nvidia.riva.tts.RivaSpeechSynthesis"
+REQUESTS_AHEAD = 16
+"""Requests of one stream that may wait to be spoken; then reading stops and the client feels it."""
+PART_BYTES = 2**20
+"""Of one message of a stream; clients refuse 4 MB."""
+
+
+class RivaServicer(riva_tts_pb2_grpc.RivaSpeechSynthesisServicer):
+    """Handlers raise LightTtsErrors; the server's interceptor turns them into rich statuses."""
+
+    def __init__(self, stages: Stages) -> None:
+        self._stages = stages
+
+    async def Synthesize(self, request: Request, context: Context) -> Response:
+        with metrics.count_errors(FRONT), named_as(FIELDS):
+            check_text(request.text, self._stages.settings.max_text_chars)
+            options = self._options(request)
+            parts, rate, seconds = list[bytes](), 0, 0.0
+            async with speech(self._stages, options, request.text) as session:
+                async for event in session:
+                    match event:
+                        case audio_pb2.AudioChunk():
+                            parts.append(event.pcm)
+                            rate = event.sample_rate
+                        case tts_pb2.Finished():
+                            seconds = event.audio_seconds
+            return _response(request, with_length(b"".join(parts), options.audio.encoding, round(seconds * rate)))
+
+    async def SynthesizeOnline(self, request_iterator: Requests, context: Context) -> AsyncIterator[Response]:
+        """Every request's text is spoken, in order; requests that ask for the same voice and format share a session."""
+        with metrics.count_errors(FRONT), named_as(FIELDS):
+            request = await _next(request_iterator)
+            while request is not None:
+                stretch = _Stretch(request, request_iterator)
+                options = self._options(request)
+                async with Session(self._stages, options, stretch.inputs()) as session:
+                    async for event in session:
+                        match event:
+                            case audio_pb2.AudioChunk():
+                                for start in range(0, len(event.pcm), PART_BYTES):
+                                    yield _response(stretch.speaking, event.pcm[start : start + PART_BYTES])
+                            case tts_pb2.Mark():
+                                stretch.mark()
+                request = stretch.following
+
+    async def GetRivaSynthesisConfig(
+        self, request: riva_tts_pb2.RivaSynthesisConfigRequest, context: Context
+    ) -> riva_tts_pb2.RivaSynthesisConfigResponse:
+        """One entry per language, with all voices. Clients ask for other products' models, so the name is no filter."""
+        with metrics.count_errors(FRONT):
+            model = self._stages.voices.model
+            names = await voice_names(self._stages)
+            subvoices = ",".join(f"{name}:{number}" for number, name in enumerate(names))
+            response = riva_tts_pb2.RivaSynthesisConfigResponse()
+            for language in model.languages:
+                entry = response.model_config.add(model_name=model.name)
+                entry.parameters.update(
+                    language_code=language, voice_name=riva_request.VOICE_FAMILY, subvoices=subvoices
+                )
+            return response
+
+    def _options(self, request: Request) -> SpeechOptions:
+        config = riva_request.meaning(request, self._stages.voices.model.languages)
+        return SpeechOptions.from_config(config, self._stages.settings.max_prompt_bytes)
+
+
+@dataclass
+class _Stretch:
+    """Consecutive requests of one stream that differ in nothing but text and id."""
+
+    first: Request
+    requests: Requests
+    following: Request | None = None
+    """The request that ended it."""
+    _unspoken: deque[Request] = field(default_factory=deque)
+    _speaking: Request = field(default_factory=Request)
+    _room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(REQUESTS_AHEAD))
+
+    @property
+    def speaking(self) -> Request:
+        """Whose audio comes now. At the end the encoder may still hold some of the last one's."""
+        return self._unspoken[0] if self._unspoken else self._speaking
+
+    def mark(self) -> None:
+        """One more request's audio has been sent."""
+        self._speaking = self._unspoken.popleft()
+        self._room.release()
+
+    async def inputs(self) -> AsyncGenerator[Input]:
+        request: Request | None = self.first
+        while request is not None:
+            await self._room.acquire()
+            self._unspoken.append(request)
+            if not request.text:
+                raise InvalidInput("a request without text; send at least one word", field="text")
+            if speakable(request.text):  # what is only a dash or an emoji is left out: agents send such things
+                yield TextInput(request.text)
+            yield FlushInput()
+            request = await _next(self.requests)
+            if request is not None and not _alike(request, self.first):
+                self.following = request
+                return
+
+
+async def _next(requests: Requests) -> Request | None:
+    async for request in requests:
+        return request
+    return None
+
+
+def _alike(one: Request, other: Request) -> bool:
+    """Whether one session can speak both."""
+
+    def rest(request: Request) -> Request:
+        copy = Request()
+        copy.CopyFrom(request)
+        copy.ClearField("text")
+        copy.ClearField("id")
+        return copy
+
+    return rest(one) == rest(other)
+
+
+def _response(request: Request, audio: bytes) -> Response:
+    response = Response(audio=audio, meta=riva_tts_pb2.SynthesizeSpeechResponseMetadata(text=request.text))
+    if request.HasField("id"):
+        response.id.CopyFrom(riva_common_pb2.RequestId(value=request.id.value))
+    return response

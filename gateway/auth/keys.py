@@ -1,0 +1,170 @@
+"""API keys: a file that holds their hashes, read again when it changes.
+
+    keys:
+      - name: assistant                      # unique; in logs and metrics
+        sha256: 9f86d081884c7d65...          # of the key itself, as `light-tts key` prints it
+        owner: team-a                        # whose voices it sees; default: the name
+        priority: interactive                # or offline: served last
+        expires: 2027-01-01T00:00:00Z
+        max_streams: 8
+        requests_per_minute: 600
+        burst: 20
+
+A key has 256 random bits, so a fast hash keeps it as safe as a slow one would: nobody can try them all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+import structlog
+import yaml
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from gateway.auth.caller import Caller
+from services.common.errors import Unauthenticated
+
+log = structlog.get_logger(__name__)
+
+PREFIX = "ltts_"
+"""Tells people and secret scanners what a leaked key is for."""
+RECHECK_SECONDS = 1.0
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+"""Of keys and owners."""
+Name = Annotated[str, StringConstraints(pattern=NAME)]
+
+
+class KeyFileError(Exception):
+    """The key file cannot be used; the message says what is wrong with it."""
+
+
+def new_key() -> str:
+    """A fresh key, to be shown once and then kept by its holder alone."""
+    return PREFIX + secrets.token_urlsafe(32)
+
+
+def key_hash(key: str) -> str:
+    """What the file holds of a key: its SHA-256 (hex)."""
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Name
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    owner: Name | None = None
+    priority: Literal["interactive", "offline"] = "interactive"
+    expires: AwareDatetime | None = None
+    max_streams: int | None = Field(default=None, ge=1)
+    requests_per_minute: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    burst: int = Field(default=10, ge=1)
+
+    def caller(self) -> Caller:
+        return Caller(
+            name=self.name,
+            owner=self.owner or self.name,
+            offline=self.priority == "offline",
+            max_streams=self.max_streams,
+            requests_per_minute=self.requests_per_minute,
+            burst=self.burst,
+        )
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    keys: tuple[_Entry, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _unique(self) -> _File:
+        for what in ("name", "sha256"):
+            values = [getattr(entry, what) for entry in self.keys]
+            double = sorted({value for value in values if values.count(value) > 1})
+            if double:
+                raise ValueError(f"two keys have the {what} {double[0]!r}")
+        return self
+
+
+class KeyRing:
+    """The keys of a file. A file that has become unreadable leaves the keys it had in force, and says so in the log."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """Raises KeyFileError."""
+        self._path = path
+        self._clock = clock
+        self._now = now
+        self._seen = self._stamp()
+        self._entries = _read(path)
+        self._recheck_at = clock() + RECHECK_SECONDS
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def caller(self, key: str) -> Caller:
+        """Whose key it is. Raises Unauthenticated for one that is unknown or has expired."""
+        self._reload()
+        digest = key_hash(key)
+        found: _Entry | None = None
+        for entry in self._entries:  # all of them, always: the time taken tells nothing
+            if hmac.compare_digest(entry.sha256, digest):
+                found = entry
+        if found is None:
+            raise Unauthenticated("this API key is not known here; check it or ask for a new one")
+        if found.expires is not None and found.expires <= self._now():
+            raise Unauthenticated(f"this API key expired on {found.expires:%Y-%m-%d}; ask for a new one")
+        return found.caller()
+
+    def _reload(self) -> None:
+        if self._clock() < self._recheck_at:
+            return
+        self._recheck_at = self._clock() + RECHECK_SECONDS
+        stamp = self._stamp()
+        if stamp == self._seen:
+            return
+        self._seen = stamp
+        try:
+            self._entries = _read(self._path)
+        except KeyFileError as error:
+            log.error("the key file cannot be used; the keys it held before stay in force", reason=str(error))
+        else:
+            log.info("keys read", path=str(self._path), keys=len(self._entries))
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        try:
+            status = os.stat(self._path)
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _read(path: Path) -> tuple[_Entry, ...]:
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return _File.model_validate(document).keys
+    except OSError as error:
+        raise KeyFileError(f"{path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise KeyFileError(f"{path} is not YAML: {error}") from error
+    except ValidationError as error:
+        # Never the input: somebody may have written a key where its hash belongs.
+        problems = "; ".join(
+            f"{'.'.join(map(str, problem['loc'])) or 'file'}: {problem['msg']}"
+            for problem in error.errors(include_url=False, include_input=False, include_context=False)
+        )
+        raise KeyFileError(f"{path}: {problems}") from error

@@ -1,0 +1,69 @@
+"""What a gateway keeps beyond one request, and may share with other gateways: voices, quotas, results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+
+from gateway.auth.quota import LocalQuotas, Quotas
+from gateway.auth.redis_quota import SharedQuotas
+from gateway.cache.store import MemoryResults, RedisResults, ResultStore
+from gateway.cache.synthesis import Results
+from gateway.redis_client import connect
+from gateway.settings import GatewaySettings
+from gateway.voices.directory_store import DirectoryStore
+from gateway.voices.redis_store import RedisStore
+from gateway.voices.store import VoiceStore
+from services.common.errors import Unavailable
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Made by `open_shared`, released by `close`."""
+
+    store: VoiceStore
+    quotas: Quotas
+    results: Results | None
+    redis: Redis | None
+
+    async def start(self) -> None:
+        """Clears up what a crash left."""
+        if isinstance(self.store, DirectoryStore):
+            try:
+                await self.store.sweep()
+            except Unavailable as error:  # speech with other voices does not depend on it
+                log.warning("registered voices cannot be used", reason=error.message)
+
+    async def close(self) -> None:
+        if self.redis is not None:
+            await self.redis.aclose()
+
+
+def open_shared(settings: GatewaySettings) -> Shared:
+    """Connects to nothing yet. Raises StartError for settings that cannot work."""
+    if settings.redis_url is None:
+        return Shared(DirectoryStore(settings.voices_dir), LocalQuotas(), _results(settings, None), None)
+    redis = connect(settings.redis_url.get_secret_value())
+    prefix = settings.redis_prefix
+    store = RedisStore(redis, prefix) if settings.voice_store == "redis" else DirectoryStore(settings.voices_dir)
+    return Shared(store, SharedQuotas(redis, prefix), _results(settings, redis), redis)
+
+
+def _results(settings: GatewaySettings, redis: Redis | None) -> Results | None:
+    store: ResultStore
+    if settings.result_cache == "off":
+        return None
+    if settings.result_cache == "redis" and redis is not None:
+        store = RedisResults(redis, settings.redis_prefix, settings.result_cache_seconds)
+    else:
+        store = MemoryResults(settings.result_cache_bytes)
+    return Results(
+        store, settings.result_cache_any_seed, settings.result_cache_text_chars, settings.result_cache_generation
+    )

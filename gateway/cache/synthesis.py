@@ -1,0 +1,125 @@
+"""Whole texts, spoken or remembered: what the interfaces use for requests whose text is complete."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass, field
+from io import BytesIO
+
+from google.protobuf import proto
+
+from gateway import metrics
+from gateway.auth.caller import current_caller
+from gateway.cache.key import ResultKey, result_key
+from gateway.cache.shared_synthesis import Flight
+from gateway.cache.store import ResultStore
+from gateway.session.options import SpeechOptions
+from gateway.session.output import Event, Events
+from gateway.session.session import Session, Stages, one_text
+from lighttts.v1 import audio_pb2, tts_pb2
+from services.common.telemetry import current_request_id
+
+
+@dataclass(frozen=True)
+class Results:
+    """What is remembered of finished speech, and what is being made for more than one listener."""
+
+    store: ResultStore
+    any_seed: bool
+    """Whether requests that leave the seed open may get the same speech again."""
+    max_text_chars: int
+    """Longer texts are always spoken: they are long in memory and seldom asked for twice."""
+    generation: str
+    """Changed by the operator when the checkpoints' weights change."""
+    flights: dict[tuple[str, ResultKey], Flight] = field(default_factory=dict)
+
+
+@contextlib.asynccontextmanager
+async def speech(stages: Stages, options: SpeechOptions, text: str, *, start_sample: int = 0) -> AsyncIterator[Events]:
+    """The events of a session about one text, from `start_sample` on. Raises as Session does."""
+    results = stages.results
+    common = options.seed_given or (results is not None and results.any_seed)
+    if results is None or start_sample or len(text) > results.max_text_chars or not common:
+        async with Session(stages, options, one_text(text), start_sample=start_sample) as session:
+            yield session
+        return
+    async with stages.voices.use(options.voice) as voice:
+        voice_hash = voice.voice_hash
+    model = stages.voices.model.model
+    generation = f"{results.generation} {model} {stages.settings.interleaved_text}"
+    key = result_key(text, options, voice_hash, generation)
+    known = await results.store.get(key)
+    if known is not None:
+        metrics.RESULTS.labels("remembered").inc()
+        await stages.quotas.spend(current_caller())
+        yield _replay(known)
+        return
+    async with contextlib.aclosing(await _join(stages, results, key, options, text)) as events:
+        yield events
+
+
+async def _join(
+    stages: Stages, results: Results, key: ResultKey, options: SpeechOptions, text: str
+) -> AsyncGenerator[Event]:
+    # A refusal of one caller must not become another's: only requests of one key share a flight.
+    place = (current_caller().name, key)
+    flight = results.flights.get(place)
+    if flight is not None and flight.open:
+        metrics.RESULTS.labels("shared").inc()
+        await stages.quotas.spend(current_caller())
+        return flight.listen()
+
+    async def speak(flight: Flight) -> None:
+        async with stages.voices.use(options.voice):  # until it is kept: of a voice deleted meanwhile nothing stays
+            async with Session(stages, options, one_text(text)) as session:
+                await flight.fill(session)
+            await results.store.put(key, _dump(flight.events))  # only what was spoken to its end
+
+    def end(flight: Flight) -> None:
+        if results.flights.get(place) is flight:
+            del results.flights[place]
+
+    metrics.RESULTS.labels("spoken").inc()
+    flight = results.flights[place] = Flight(speak, end)
+    return flight.listen()
+
+
+def _dump(events: list[Event]) -> bytes:
+    out = BytesIO()
+    for event in events:
+        match event:
+            case tts_pb2.Started():
+                proto.serialize_length_prefixed(tts_pb2.SynthesizeResponse(started=event), out)
+            case audio_pb2.AudioChunk():
+                proto.serialize_length_prefixed(tts_pb2.SynthesizeResponse(audio=event), out)
+            case tts_pb2.Warning():
+                proto.serialize_length_prefixed(tts_pb2.SynthesizeResponse(warning=event), out)
+            case tts_pb2.Finished():
+                proto.serialize_length_prefixed(tts_pb2.SynthesizeResponse(finished=event), out)
+    return out.getvalue()
+
+
+async def _replay(result: bytes) -> AsyncGenerator[Event]:
+    """The events again, as this request's own: its id, and the time it took."""
+    begun = time.monotonic()
+    first: float | None = None
+    source = BytesIO(result)
+    while (response := proto.parse_length_prefixed(tts_pb2.SynthesizeResponse, source)) is not None:
+        match response.WhichOneof("event"):
+            case "started":
+                response.started.request_id = current_request_id()
+                yield response.started
+            case "audio":
+                first = time.monotonic() - begun if first is None else first
+                yield response.audio
+            case "warning":
+                yield response.warning
+            case "finished":
+                finished = response.finished
+                finished.time_to_first_audio = first or 0.0
+                finished.real_time_factor = finished.underrun_seconds = 0.0
+                for field in ("first_audio", "decode_workers"):  # nobody worked for it this time
+                    finished.ClearField(field)
+                yield finished

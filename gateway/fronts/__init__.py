@@ -1,1 +1,0 @@
-"""The gateway's interfaces: each turns its own wire into the session's inputs and the session's events back."""

@@ -1,0 +1,1 @@
+"""A client's stream: text in, audio and events out."""

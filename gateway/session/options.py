@@ -1,0 +1,160 @@
+"""What a request asks for, checked. Every front builds a `SynthesisConfig` and passes through here."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gateway.audio.formats import AudioFormat
+from gateway.auth.caller import current_caller
+from lighttts.v1 import audio_pb2, llm_pb2, tts_pb2
+from services.common.errors import InvalidInput
+
+MIN_SPEED, MAX_SPEED = 0.25, 4.0
+MAX_INSTRUCTION_CHARS = 1000
+
+
+@dataclass(frozen=True)
+class NamedVoice:
+    """A voice the gateway knows; the empty name is the default one."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class PromptVoice:
+    """A recording of the caller's own; without a transcript it gives its timbre alone."""
+
+    audio: bytes
+    transcript: str
+
+
+@dataclass(frozen=True)
+class SpeechOptions:
+    """How to speak. `from_config` is the only way in."""
+
+    voice: NamedVoice | PromptVoice
+    instruction: str | None
+    """None speaks on as the prompt began (zero-shot); else the prompt gives its timbre alone and this says how to
+    speak: in words, or empty for cross-lingual speech."""
+    style: str
+    audio: AudioFormat
+    speed: float
+    seed: int
+    seed_given: bool
+    """Whether the caller asked for this one, or it was chosen here."""
+    sampling: llm_pb2.SamplingOptions
+    priority: audio_pb2.Urgency.Priority.ValueType
+
+    @classmethod
+    def from_config(cls, config: tts_pb2.SynthesisConfig, max_prompt_bytes: int) -> SpeechOptions:
+        """Raises InvalidInput, naming the field and what to change."""
+        _check_sampling(config.sampling)
+        priority = config.priority or audio_pb2.Urgency.PRIORITY_INTERACTIVE
+        if priority not in (audio_pb2.Urgency.PRIORITY_INTERACTIVE, audio_pb2.Urgency.PRIORITY_OFFLINE):
+            raise InvalidInput("unknown priority; say INTERACTIVE or OFFLINE", field="config.priority")
+        return cls(
+            voice=_voice(config, max_prompt_bytes, needs_transcript=_instruction(config) is None),
+            instruction=_instruction(config),
+            style=config.style,
+            audio=AudioFormat.from_config(config),
+            speed=_speed(config.speed),
+            # 32 bits: enough for every voice to sound new, and short enough for a person to repeat.
+            seed=config.seed if config.HasField("seed") else secrets.randbits(32),
+            seed_given=config.HasField("seed"),
+            sampling=config.sampling,
+            priority=current_caller().priority(priority),
+        )
+
+
+def check_text(text: str, max_chars: int) -> None:
+    """Raises InvalidInput unless `text` is of a length and has something to speak."""
+    if not text.strip():
+        raise InvalidInput("text is empty; send at least one word", field="text")
+    if len(text) > max_chars:
+        raise InvalidInput(
+            f"text has {len(text)} characters; {max_chars} are allowed: send it in several requests", field="text"
+        )
+    if not speakable(text):
+        raise InvalidInput("text holds nothing to speak, only punctuation; send at least one word", field="text")
+
+
+def checked_start(start_sample: int, options: SpeechOptions) -> int:
+    """Raises InvalidInput unless an answer can be asked for from this sample on."""
+    if start_sample < 0:
+        raise InvalidInput(f"start_sample is {start_sample}; it must be 0 or more", field="start_sample")
+    if start_sample and not options.seed_given:
+        raise InvalidInput("the rest of an answer needs its seed; send the one that Started told", field="config.seed")
+    if start_sample and not options.audio.encoding.sample_format:
+        name = options.audio.encoding.name
+        raise InvalidInput(f"{name} cannot begin in the middle; ask for PCM_S16LE or PCM_F32LE", field="config.audio")
+    return start_sample
+
+
+def speakable(text: str) -> bool:
+    """Whether `text` has a letter or digit of any script."""
+    return any(character.isalnum() for character in text)
+
+
+def _instruction(config: tts_pb2.SynthesisConfig) -> str | None:
+    instruction: str = config.instruct_text.strip()
+    instructed = config.mode == tts_pb2.SPEECH_MODE_INSTRUCT
+    if instructed and not instruction:
+        raise InvalidInput("the instruction is empty; say how to speak", field="config.instruct_text")
+    if instruction and not instructed:
+        raise InvalidInput("an instruction needs the mode INSTRUCT", field="config.mode")
+    if len(instruction) > MAX_INSTRUCTION_CHARS:
+        raise InvalidInput(
+            f"the instruction has {len(instruction)} characters; {MAX_INSTRUCTION_CHARS} are allowed: say it shorter",
+            field="config.instruct_text",
+        )
+    if config.mode not in tts_pb2.SpeechMode.values():
+        raise InvalidInput("unknown mode; say ZERO_SHOT, CROSS_LINGUAL or INSTRUCT", field="config.mode")
+    return instruction if instructed or config.mode == tts_pb2.SPEECH_MODE_CROSS_LINGUAL else None
+
+
+def _voice(
+    config: tts_pb2.SynthesisConfig, max_prompt_bytes: int, *, needs_transcript: bool
+) -> NamedVoice | PromptVoice:
+    if config.WhichOneof("voice") != "prompt":
+        return NamedVoice(config.voice_name)
+    prompt = config.prompt
+    if not prompt.audio:
+        raise InvalidInput("the prompt has no audio; send a recording of 1 to 30 seconds", field="config.prompt.audio")
+    if len(prompt.audio) > max_prompt_bytes:
+        raise InvalidInput(
+            f"the prompt audio has {len(prompt.audio)} bytes; {max_prompt_bytes} are allowed: send a shorter recording",
+            field="config.prompt.audio",
+        )
+    if needs_transcript and not prompt.transcript.strip():
+        raise InvalidInput(
+            "the prompt has no transcript; send the words spoken in the recording", field="config.prompt.transcript"
+        )
+    return PromptVoice(prompt.audio, prompt.transcript if needs_transcript else "")
+
+
+def _speed(speed: float) -> float:
+    if speed == 0:
+        return 1.0
+    if not MIN_SPEED <= speed <= MAX_SPEED:  # NaN too fails every comparison
+        raise InvalidInput(f"speed is {speed}; it must be {MIN_SPEED} to {MAX_SPEED}", field="config.speed")
+    return speed
+
+
+_SAMPLING_RULES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "temperature": (lambda value: math.isfinite(value) and value >= 0, "0 or more"),
+    "top_p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    "top_k": (lambda value: value >= 1, "1 or more"),
+    "max_seconds": (lambda value: math.isfinite(value) and value > 0, "above 0"),
+}
+
+
+def _check_sampling(sampling: llm_pb2.SamplingOptions) -> None:
+    for descriptor, value in sampling.ListFields():
+        allowed, rule = _SAMPLING_RULES.get(descriptor.name, (None, ""))
+        if allowed is not None and not allowed(value):
+            raise InvalidInput(
+                f"{descriptor.name} is {value}; it must be {rule}", field=f"config.sampling.{descriptor.name}"
+            )

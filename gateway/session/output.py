@@ -1,0 +1,152 @@
+"""What goes to the listener, numbered: one line of samples over all utterances of a session."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import AsyncIterable
+from typing import TypeAlias
+
+from gateway.audio.formats import AudioFormat
+from gateway.audio.pipeline import AudioPipeline
+from gateway.audio.samples import FLOAT_BYTES
+from gateway.closable_queue import Channel
+from gateway.session.playback import Listener
+from gateway.session.text_alignment import SpokenText
+from gateway.stream_stats import PlaybackStats
+from lighttts.v1 import audio_pb2, tts_pb2
+from services.common import tracing
+from services.common.errors import Internal, InvalidInput
+
+Event: TypeAlias = (
+    tts_pb2.Started
+    | audio_pb2.AudioChunk
+    | tts_pb2.Mark
+    | tts_pb2.Spoken
+    | tts_pb2.Warning
+    | tts_pb2.Resumed
+    | tts_pb2.Reconnect
+    | tts_pb2.FirstAudio
+    | tts_pb2.Finished
+)
+
+Events: TypeAlias = AsyncIterable[Event]
+
+ENCODED_SECONDS = 0.25
+"""Audio encoded in one go where that costs (5 ms for this much Opus), so that others get their turn in between."""
+
+
+class Output:
+    """Numbers, paces and encodes audio, and hands events to a reader, who may have one waiting and no more.
+
+    What `send` and `audio` have returned from is numbered and will be read; a cancelled one has left no trace.
+    """
+
+    def __init__(
+        self,
+        format_: AudioFormat,
+        stats: PlaybackStats,
+        listener: Listener,
+        max_speech_seconds: float = math.inf,
+        start_sample: int = 0,
+    ) -> None:
+        """`max_speech_seconds`: audio between two marks or cuts at most. `start_sample`: the first one that is sent;
+        only for bare samples."""
+        self.events: Channel[Event] = Channel(1)
+        self.listener = listener
+        self.spoken = SpokenText()
+        self.model_rate = 0
+        """Samples per second of what `audio` gets."""
+        self.samples = 0
+        """Samples sent so far, at `sample_rate`."""
+        self._max_speech_seconds = max_speech_seconds
+        self._speech_seconds = 0.0
+        """Since the last mark or cut."""
+        self._start_sample = start_sample
+        self._told = 0
+        """Samples that chunks sent so far cover; an encoder may hold some back."""
+        self._sequence = 0
+        self._format = format_
+        self._stats = stats
+        self._pipeline: AudioPipeline | None = None
+
+    def open(self, model_rate: int) -> None:
+        """To be called before the first audio. Raises InvalidInput when there is no encoder for the format."""
+        self.model_rate = model_rate
+        self._pipeline = AudioPipeline(self._format, model_rate)
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples per second of what the listener gets, once opened."""
+        return self._opened.rate
+
+    async def send(self, event: Event) -> None:
+        await self.events.send(event)
+        if isinstance(event, tts_pb2.Mark):
+            self._opened.new_turn()
+            self._speech_seconds = 0.0
+
+    async def audio(self, pcm: bytes, *, last: bool) -> None:
+        """Sends float32 samples; `last` marks the end of an utterance. Raises InvalidInput for more than is allowed."""
+        self._speech_seconds += len(pcm) / FLOAT_BYTES / self.model_rate
+        if self._speech_seconds > self._max_speech_seconds:
+            raise InvalidInput(
+                f"this text has become more than {self._max_speech_seconds:g} s of speech; send long texts in several"
+                " requests, or flush a conversation now and then",
+                field="text",
+            )
+        bare = bool(self._format.encoding.sample_format)
+        piece = len(pcm) if bare else int(ENCODED_SECONDS * self.model_rate) * FLOAT_BYTES
+        for start in range(0, max(len(pcm), 1), max(piece, 1)):
+            part, end = pcm[start : start + piece], start + piece >= len(pcm)
+            if part or last:
+                await self.listener.room(len(part) / FLOAT_BYTES / self.model_rate)
+                # Encoders cannot go back, so samples enter them only when what comes out is certain to be read.
+                await self.events.send_made(functools.partial(self._encode, part, last=last and end))
+                if (first := self._stats.take_first_audio()) is not None:
+                    tracing.event("first audio", seconds=first.seconds)
+                    await self.events.send(first)
+
+    async def finish(self) -> None:
+        """Sends what the encoder still holds: the end of the file."""
+        await self.events.send_made(lambda: self._chunk(self._opened.finish(), last=False))
+
+    def cut(self) -> None:
+        """The utterance under way was cancelled."""
+        self._opened.cut()
+        self.listener.cut()
+        self._speech_seconds = 0.0
+
+    def _encode(self, pcm: bytes, *, last: bool) -> audio_pb2.AudioChunk | None:
+        encoded = self._opened.push(pcm, last=last)
+        skipped = min(encoded.samples, max(0, self._start_sample - self.samples))
+        data = encoded.data[skipped * len(encoded.data) // encoded.samples :] if skipped else encoded.data
+        self.samples += encoded.samples
+        self._told += skipped
+        if sent := encoded.samples - skipped:
+            self._stats.audio(sent / self.sample_rate)
+            self.listener.sent(sent / self.sample_rate)
+        return self._chunk(data, last=last)
+
+    def _chunk(self, data: bytes, *, last: bool) -> audio_pb2.AudioChunk | None:
+        """The next message; None when there is nothing to tell."""
+        if not data and not last:
+            return None
+        chunk = audio_pb2.AudioChunk(
+            sequence=self._sequence,
+            first_sample=self._told,
+            pcm=data,
+            format=self._format.encoding.sample_format,
+            encoding=self._format.encoding.number,
+            sample_rate=self.sample_rate,
+            last=last,
+        )
+        self._sequence += 1
+        self._told = self.samples
+        return chunk
+
+    @property
+    def _opened(self) -> AudioPipeline:
+        if self._pipeline is None:
+            raise Internal("audio was sent before the stream was opened")
+        return self._pipeline

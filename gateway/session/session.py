@@ -1,0 +1,292 @@
+"""One client's stream, whatever front it came through: inputs in, events out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeAlias
+
+from gateway import metrics, tasks
+from gateway.auth.admission import Admission, Admitted
+from gateway.auth.caller import current_caller
+from gateway.auth.quota import Quotas
+from gateway.request_stats import Ledger
+from gateway.session.options import SpeechOptions, checked_start
+from gateway.session.output import Event, Output
+from gateway.session.playback import Listener
+from gateway.session.text_queue import Flush
+from gateway.session.turn import Speaker, Turn
+from gateway.settings import GatewaySettings
+from gateway.stream_stats import PlaybackStats
+from gateway.utterance.utterance import LlmStage
+from gateway.voices.registry import VoiceLibrary
+from gateway.voices.resolver import Voices
+from lighttts.v1 import audio_pb2, tts_pb2, voice_pb2
+from services.common import tracing
+from services.common.errors import InvalidInput, LightTtsError, TimedOut
+from services.common.pool import Pool
+from services.common.telemetry import current_request_id
+from services.common.workers.failover import MovePolicy
+
+if TYPE_CHECKING:
+    from gateway.cache.synthesis import Results
+
+
+@dataclass(frozen=True)
+class TextInput:
+    text: str
+
+
+@dataclass(frozen=True)
+class FlushInput:
+    """Speak what has come; a Mark answers."""
+
+
+@dataclass(frozen=True)
+class CancelInput:
+    """Drop what has not been sent."""
+
+
+@dataclass(frozen=True)
+class PositionInput:
+    """The client has played so many seconds of the stream's audio."""
+
+    seconds: float
+
+
+Input: TypeAlias = TextInput | FlushInput | CancelInput | PositionInput
+
+
+async def one_text(text: str) -> AsyncGenerator[Input]:
+    """The inputs of a request whose text is complete."""
+    yield TextInput(text)
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What all sessions of a gateway share."""
+
+    settings: GatewaySettings
+    voices: Voices
+    encode: Pool
+    llm: Pool
+    admission: Admission
+    quotas: Quotas
+    library: VoiceLibrary
+    results: Results | None = None
+    ledger: Ledger = field(default_factory=Ledger)
+
+    @property
+    def llm_stage(self) -> LlmStage:
+        """What an utterance needs to be spoken."""
+        settings = self.settings
+        policy = MovePolicy(settings.llm_silence_seconds, settings.llm_stall_seconds, settings.llm_max_moves)
+        return LlmStage(self.llm, policy, self.ledger, settings.audio_queue_messages)
+
+    @contextlib.asynccontextmanager
+    async def place(self, session: Admitted) -> AsyncIterator[None]:
+        """Room for one more session of the current caller. Raises Overloaded, QuotaExceeded or Unavailable."""
+        with self.admission.admit(session):
+            async with self.quotas.stream(current_caller()):
+                yield
+
+
+class Session:
+    """A stream of events about a stream of inputs.
+
+        async with Session(stages, options, inputs) as session:
+            async for event in session: ...
+
+    The end of `inputs` is the end of the text; an error they raise ends the session. Leaving the block, however that
+    happens, cancels every call downstream and waits until all its tasks have ended. Entering raises Overloaded or
+    Unavailable; iterating raises any LightTtsError.
+    """
+
+    def __init__(
+        self,
+        stages: Stages,
+        options: SpeechOptions,
+        inputs: AsyncGenerator[Input],
+        *,
+        conversation: bool = False,
+        start_sample: int = 0,
+    ) -> None:
+        """`conversation`: somebody listens while they speak, so audio keeps close to them, and they can be asked to go
+        elsewhere in a pause. `start_sample`: the first one wanted. Raises InvalidInput for one that cannot be had."""
+        self._stages = stages
+        self._options = options
+        self._inputs = inputs
+        self._stats = PlaybackStats()
+        self._conversation = conversation
+        listener = Listener(self._max_lead)
+        start = checked_start(start_sample, options)
+        self._output = Output(options.audio, self._stats, listener, stages.settings.max_speech_seconds, start)
+        self._quiet = asyncio.Event()
+        """Set while nothing is to be spoken."""
+        self._quiet.set()
+        self._retired = asyncio.Event()
+        self._announced = asyncio.Event()
+        self._voice = voice_pb2.VoiceContent()
+        self._speaker = Speaker(
+            encode=stages.encode,
+            llm=stages.llm_stage,
+            options=options,
+            request_id=current_request_id(),
+            interleaved=stages.settings.interleaved_text and stages.voices.model.interleaved_text,
+            voice=self._announced_voice,
+        )
+        self._received = 0
+        self._inputs_taken = 0
+        self._flushes = 0
+        self._task: asyncio.Task[None] | None = None
+        self._place = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        await self._place.enter_async_context(self._stages.place(self))
+        self._task = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        async with self._place:
+            if self._task is not None and not self._task.done():
+                if not self._task.cancelling():  # nor was it aborted
+                    metrics.CANCELLATIONS.labels("client").inc()
+                self._task.cancel()
+                await asyncio.wait({self._task})
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self._output.events
+
+    def retire(self) -> None:
+        """Asks the client, as soon as nothing is being spoken, to go on at another gateway."""
+        if self._conversation:
+            self._retired.set()
+
+    def abort(self, error: LightTtsError) -> None:
+        """Ends the session at once; whoever reads its events gets `error`."""
+        if self._task is not None and self._task.cancel():
+            self._output.events.close(error)
+
+    async def _run(self) -> None:
+        try:
+            with self._stages.ledger.request(), tracing.span("session"):
+                async with tasks.group() as group, contextlib.aclosing(self._inputs):
+                    group.create_task(self._announce())
+                    beside = [group.create_task(work) for work in (self._watch_idle(), self._say_reconnect())]
+                    await self._converse(group)
+                    for task in beside:
+                        task.cancel()
+                await self._output.finish()
+                await self._output.send(self._stats.finished())
+        except Exception as error:  # noqa: BLE001 - whatever happened belongs to the reader of the events, who raises it
+            self._output.events.close(error)
+        else:
+            self._output.events.close()
+        finally:
+            # Not only on leaving: a client that reads no more never gets there.
+            await self._place.aclose()
+
+    async def _watch_idle(self) -> None:
+        """Ends a session that nobody writes to and nobody reads from."""
+        seconds = self._stages.settings.idle_seconds
+        seen: tuple[int, int] | None = None
+        while (now := (self._inputs_taken, self._output.events.taken)) != seen:
+            seen = now
+            await asyncio.sleep(seconds)  # not an event: what is waited for is that nothing happens
+        raise TimedOut(f"nothing came and nothing was read for {seconds:g} s; open a new stream when there is text")
+
+    async def _announce(self) -> None:
+        self._output.open(self._stages.voices.model.sample_rate)
+        self._voice = await self._place.enter_async_context(self._stages.voices.use(self._options.voice))
+        if self._voice.seconds:  # until the first utterance tells
+            heard = self._voice.seconds * self._output.sample_rate / self._options.speed
+            self._output.spoken.pace = len(self._voice.transcript) / heard
+        started = tts_pb2.Started(
+            request_id=self._speaker.request_id,
+            voice_hash=self._voice.voice_hash,
+            sample_rate=self._output.sample_rate,
+            seed=self._options.seed,
+            max_text_chars=self._stages.settings.max_text_chars,
+            max_pending_flushes=self._stages.settings.max_pending_flushes,
+            max_lead_seconds=self._max_lead or 0.0,
+            max_speech_seconds=self._stages.settings.max_speech_seconds,
+            idle_seconds=self._stages.settings.idle_seconds,
+        )
+        await self._output.send(started)
+        for warning in self._voice.warnings:
+            await self._output.send(tts_pb2.Warning(message=warning))
+        self._announced.set()
+
+    @property
+    def _max_lead(self) -> float | None:
+        offline = self._options.priority == audio_pb2.Urgency.PRIORITY_OFFLINE
+        return self._stages.settings.max_lead_seconds if self._conversation and not offline else None
+
+    async def _say_reconnect(self) -> None:
+        await self._retired.wait()
+        await self._announced.wait()
+        await self._quiet.wait()
+        seconds = self._stages.settings.drain_grace_seconds
+        await self._output.send(tts_pb2.Reconnect(reason="this gateway is stopping", within_seconds=seconds))
+
+    async def _announced_voice(self) -> voice_pb2.VoiceContent:
+        await self._announced.wait()
+        return self._voice
+
+    async def _converse(self, group: asyncio.TaskGroup) -> None:
+        turn = Turn(self._speaker, self._output, self._stats, self._quiet, number=0, offset=0)
+        task = group.create_task(turn.run())
+        async for item in self._inputs:
+            self._inputs_taken += 1
+            match item:
+                case TextInput(text):
+                    self._take_text(turn, text)
+                case FlushInput():
+                    self._take_flush(turn)
+                case PositionInput(seconds):
+                    self._output.listener.report(seconds)
+                    turn.report_position(seconds)
+                case CancelInput():
+                    await self._cancel(turn, task)
+                    number, offset = turn.number + 1, self._received
+                    turn = Turn(self._speaker, self._output, self._stats, self._quiet, number, offset)
+                    task = group.create_task(turn.run())
+        self._output.listener.mute()
+        turn.end()
+        await asyncio.wait({task})
+
+    def _take_text(self, turn: Turn, text: str) -> None:
+        if not text:
+            return
+        self._received += len(text)
+        limit = self._stages.settings.max_text_chars
+        if self._received - turn.spoken > limit:
+            raise InvalidInput(
+                f"more than {limit} characters wait to be spoken; send text no faster than it is spoken", field="text"
+            )
+        turn.feed(text)
+
+    def _take_flush(self, turn: Turn) -> None:
+        limit = self._stages.settings.max_pending_flushes
+        if len(turn.unmarked) >= limit:
+            raise InvalidInput(f"{limit} flushes wait for their audio; wait for their marks", field="flush")
+        turn.flush(Flush(self._flushes))
+        self._flushes += 1
+
+    async def _cancel(self, turn: Turn, task: asyncio.Task[None]) -> None:
+        metrics.CANCELLATIONS.labels("barge_in").inc()
+        task.cancel()
+        await asyncio.wait({task})
+        self._stats.pause()
+        await self._announced.wait()
+        cut = turn.cut()
+        self._output.cut()
+        self._quiet.set()
+        await self._output.send(cut)
+        for flush in turn.unmarked:
+            await self._output.send(tts_pb2.Mark(flush=flush.number))

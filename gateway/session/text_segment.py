@@ -1,0 +1,90 @@
+"""A stretch of text up to a flush or the end: one `EncodeText` call.
+
+A flush half-closes the call instead of keeping it open: what comes later is encoded the same by any worker, so a
+conversation that pauses holds nothing downstream and outlives the worker that encoded its last turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from typing import TypeAlias
+
+import grpc
+import grpc.aio
+
+from gateway import tasks
+from gateway.downstream import meaning
+from gateway.session.options import speakable
+from gateway.session.text_queue import Border, Inbox
+from lighttts.v1 import encode_pb2, encode_pb2_grpc
+from services.common import tracing
+from services.common.errors import Internal
+from services.common.pool import Pool
+from services.common.workers.call_end import CallEnd, answers
+
+_Call: TypeAlias = "grpc.aio.StreamStreamCall[encode_pb2.EncodeTextRequest, encode_pb2.EncodeTextResponse]"
+
+
+class Segment:
+    """Reads text from an inbox up to the next border and encodes it."""
+
+    def __init__(self, inbox: Inbox) -> None:
+        self._inbox = inbox
+        self._text = ""
+        self.characters = 0
+        """Characters read so far."""
+        self.border: Border | None = None
+        """What ended it, once that was read."""
+
+    async def begin(self) -> bool:
+        """Waits for something to speak; False when the border came first. Until then no call is open."""
+        while self.border is None and not speakable(self._text):
+            self._text += await self._read()
+        return self.border is None
+
+    async def encode(
+        self, pool: Pool, start: encode_pb2.EncodeTextStart, on_run: Callable[[encode_pb2.EncodedText], Awaitable[None]]
+    ) -> None:
+        """Calls `on_run` with each run of ids until the border. `start` is this segment's own and gets its text.
+
+        Raises what the encode service answered.
+        """
+        while self.border is None and not self._inbox.empty:
+            self._text += await self._read()
+        start.text, start.complete = self._text, self.border is not None
+        async with pool.lease() as worker:
+            metadata = tracing.outgoing(start.request_id)
+            call = encode_pb2_grpc.EncodeStub(worker.channel).EncodeText(metadata=metadata)
+            end = CallEnd(call)
+            try:
+                async with aclosing(answers(call, end)) as responses, tasks.group() as group:
+                    writer = group.create_task(self._write(call, start))
+                    async for response in responses:
+                        await on_run(response.text)
+                    if self.border is None:
+                        raise Internal("an encode worker ended a text before its end")
+                    writer.cancel()
+            except grpc.aio.AioRpcError as error:
+                raise meaning(error) from error
+            finally:
+                call.cancel()
+
+    async def _write(self, call: _Call, start: encode_pb2.EncodeTextStart) -> None:
+        try:
+            await call.write(encode_pb2.EncodeTextRequest(start=start))
+            while self.border is None and (text := await self._read()):
+                await call.write(encode_pb2.EncodeTextRequest(fragment=text))
+            await call.done_writing()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            return  # the call has ended; its reader learns why
+
+    async def _read(self) -> str:
+        """More text, or nothing at the border."""
+        item = await self._inbox.take()
+        if isinstance(item, str):
+            self.characters += len(item)
+            return item
+        self.border = item
+        return ""

@@ -1,0 +1,80 @@
+"""Voice conversion: a session that speaks a recording's words with another voice. No text is involved."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+
+import grpc.aio
+
+from gateway.downstream import answer, at_one_or_another
+from gateway.session.options import SpeechOptions
+from gateway.session.session import Input, Session, Stages
+from gateway.session.turn import utterance_seed
+from gateway.utterance.utterance import AudioPart, Utterance
+from gateway.voices.resolver import UPLOAD_PART_BYTES
+from lighttts.v1 import encode_pb2, encode_pb2_grpc, llm_pb2, tts_pb2
+from services.common import tracing
+from services.common.errors import InvalidInput
+from services.common.pool import Pool
+from services.common.telemetry import current_request_id
+
+
+class ConversionSession(Session):
+    """A stream of events like any session's: announced, then the audio of one utterance, then the figures."""
+
+    def __init__(self, stages: Stages, options: SpeechOptions, recording: bytes) -> None:
+        """Raises InvalidInput when there is no recording or it is too large."""
+        limit = stages.settings.max_prompt_bytes
+        if not recording:
+            raise InvalidInput("there is no audio to convert; send a recording", field="audio")
+        if len(recording) > limit:
+            raise InvalidInput(f"the audio has {len(recording)} bytes; {limit} are allowed: cut it", field="audio")
+        super().__init__(stages, options, _no_inputs())
+        self._recording = recording
+
+    async def _converse(self, group: asyncio.TaskGroup) -> None:
+        self._stats.text()
+        speech = await _encode(self._stages.encode, self._recording)
+        voice = await self._announced_voice()
+        for warning in speech.warnings:
+            await self._output.send(tts_pb2.Warning(message=warning))
+        start = llm_pb2.GenerateStart(
+            request_id=current_request_id(),
+            style=self._options.style,
+            voice_hash=voice.voice_hash,
+            prompt_use=llm_pb2.PROMPT_USE_TIMBRE,
+            seed=utterance_seed(self._options.seed, 0, 0),
+            speed=self._options.speed,
+            text_order=llm_pb2.TEXT_ORDER_WHOLE,
+            speech_tokens=speech.speech_tokens,
+        )
+        utterance = Utterance(self._stages.llm_stage, start, voice, self._output.model_rate)
+        group.create_task(utterance.run())
+        async for part in utterance.parts:
+            if isinstance(part, AudioPart):
+                await self._output.audio(part.pcm, last=part.last)
+            else:
+                await self._output.send(part)
+        self._stats.utterance(utterance.decode_worker, utterance.speech_tokens)
+
+
+async def _no_inputs() -> AsyncGenerator[Input]:
+    return
+    yield  # a generator, though an empty one
+
+
+async def _encode(pool: Pool, recording: bytes) -> encode_pb2.EncodeSpeechResponse:
+    """The recording's speech tokens. Raises what the encode service answered."""
+    header = encode_pb2.EncodeSpeechHeader(request_id=current_request_id())
+
+    async def parts() -> AsyncIterator[encode_pb2.EncodeSpeechRequest]:
+        yield encode_pb2.EncodeSpeechRequest(header=header)
+        for start in range(0, len(recording), UPLOAD_PART_BYTES):
+            yield encode_pb2.EncodeSpeechRequest(audio=recording[start : start + UPLOAD_PART_BYTES])
+
+    async def encode(channel: grpc.aio.Channel) -> encode_pb2.EncodeSpeechResponse:
+        metadata = tracing.outgoing(header.request_id)
+        return await answer(encode_pb2_grpc.EncodeStub(channel).EncodeSpeech(parts(), metadata=metadata))
+
+    return await at_one_or_another(pool, encode, may_repeat=lambda: True)

@@ -1,0 +1,1 @@
+"""One utterance between the gateway and the llm workers."""

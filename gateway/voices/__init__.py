@@ -1,0 +1,1 @@
+"""Registered voices and the lookup of the voice that a request names."""

@@ -1,0 +1,56 @@
+"""A deleted voice leaves every memory: this gateway's, that of finished speech, and the workers'."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import structlog
+
+from gateway import metrics
+from gateway.cache.store import ResultStore
+from gateway.voices.content_cache import VoiceMemory
+from services.common.pool import Pool
+from services.common.voices.deletion import tell_workers
+
+log = structlog.get_logger(__name__)
+
+MAX_UNFINISHED = 1000
+"""Voices that some worker has not been told of yet; beyond that the oldest is left to the workers' own limits."""
+
+
+class Forgetting:
+    """Reaches what this process knows of; gateways that share a store of voices each see to their own."""
+
+    def __init__(self, memory: VoiceMemory, results: ResultStore | None, pools: Sequence[Pool]) -> None:
+        """`pools`: encode and llm workers; the latter tell the decode workers."""
+        self._memory = memory
+        self._results = results
+        self._pools = pools
+        self._unfinished: OrderedDict[str, None] = OrderedDict()
+
+    async def forget(self, voice_hash: str) -> None:
+        """Drops a voice here and at every worker. Those that cannot be reached are told by `finish`."""
+        self._memory.forget(voice_hash)
+        if self._results is not None:
+            await self._results.forget(voice_hash)
+        unreached = 0
+        for pool in self._pools:
+            unreached += await tell_workers(pool, voice_hash)
+        if unreached:
+            metrics.VOICES_NOT_FORGOTTEN.inc(unreached)
+            log.warning("workers hold a deleted voice until they are reached", workers=unreached)
+            self._unfinished[voice_hash] = None
+            while len(self._unfinished) > MAX_UNFINISHED:
+                self._unfinished.popitem(last=False)
+        else:
+            self._unfinished.pop(voice_hash, None)
+
+    async def finish(self) -> None:
+        """Tries again what could not be finished."""
+        for voice_hash in tuple(self._unfinished):
+            await self.forget(voice_hash)
+
+    def held(self, voice_hash: str) -> bool:
+        """Whether anything of a voice is in this process's memory."""
+        return self._memory.holds(voice_hash) or (self._results is not None and self._results.holds(voice_hash))

@@ -1,0 +1,1 @@
+"""A voice: its content, hash, cache, wire message and deletion."""

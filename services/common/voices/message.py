@@ -1,0 +1,53 @@
+"""Voices on the wire: `Voice` to `VoiceContent` and back, checked."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lighttts.v1 import voice_pb2
+from services.common.errors import InvalidInput
+from services.common.voices.voice import Voice
+
+MEL_BINS = 80
+EMBEDDING_SIZE = 192
+
+
+def to_message(voice: Voice, model: str) -> voice_pb2.VoiceContent:
+    """The voice as a message; `model` is the identity of the checkpoint that extracted it."""
+    return voice_pb2.VoiceContent(
+        voice_hash=voice.hash,
+        model=model,
+        transcript=voice.transcript,
+        prompt_text_ids=voice.prompt_text_ids.tolist(),
+        speech_tokens=voice.speech_tokens.tolist(),
+        mel=voice.mel.astype("<f4").tobytes(),
+        embedding=voice.embedding.tolist(),
+        seconds=voice.seconds,
+        warnings=voice.warnings,
+    )
+
+
+def from_message(message: voice_pb2.VoiceContent, model: str) -> Voice:
+    """The voice in a message. Raises InvalidInput for another model's voice or one that contradicts itself."""
+    if message.model != model:
+        raise InvalidInput("this voice was extracted by another model; encode the prompt again", field="voice.model")
+    tokens = np.array(message.speech_tokens, dtype=np.int32)
+    expected = len(tokens) * 2 * MEL_BINS * 4
+    if len(message.mel) != expected:
+        raise InvalidInput(f"voice mel has {len(message.mel)} bytes, expected {expected}", field="voice.mel")
+    if len(message.embedding) != EMBEDDING_SIZE:
+        raise InvalidInput(f"voice embedding has {len(message.embedding)} values", field="voice.embedding")
+    mel = np.frombuffer(message.mel, dtype="<f4").reshape(-1, MEL_BINS).astype(np.float32)
+    embedding = np.array(message.embedding, dtype=np.float32)
+    if not (np.isfinite(mel).all() and np.isfinite(embedding).all()):
+        raise InvalidInput("voice mel or embedding holds values that are not finite numbers", field="voice")
+    return Voice(
+        hash=message.voice_hash,
+        transcript=message.transcript,
+        prompt_text_ids=np.array(message.prompt_text_ids, dtype=np.int32),
+        speech_tokens=tokens,
+        mel=mel,
+        embedding=embedding,
+        seconds=message.seconds,
+        warnings=tuple(message.warnings),
+    )

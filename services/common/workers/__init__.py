@@ -1,0 +1,1 @@
+"""Calls to workers that survive the loss of a worker."""

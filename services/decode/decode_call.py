@@ -1,0 +1,232 @@
+"""One `Decode` call: messages on one side, an engine stream on the other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass, field
+
+import structlog
+
+from lighttts.v1 import audio_pb2, decode_pb2, voice_pb2
+from services.common import tracing
+from services.common.engine.event_queue import Mailbox, background
+from services.common.errors import Internal, InvalidInput, LightTtsError, Overloaded, Unavailable
+from services.common.voices.cache import VoiceCache
+from services.common.voices.message import from_message
+from services.common.voices.voice import Voice
+from services.decode.engine.chunks import ChunkPlan, HopPolicy
+from services.decode.engine.engine import DecodeEngine, EngineClosed, EngineFull, Handle
+from services.decode.engine.events import AudioEvent, FailedEvent
+from services.decode.engine.state import StreamError, StreamSpec
+from services.decode.settings import DecodeSettings
+
+log = structlog.get_logger(__name__)
+
+MAX_EARLY_MESSAGES = 64
+"""Token messages held while the voice is on its way; a client that never sends it must not fill the memory."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What all calls of one decode worker share."""
+
+    engine: DecodeEngine
+    voices: VoiceCache
+    model_id: str
+    plan: ChunkPlan
+    """The checkpoint's own chunk plan, for requests that name none."""
+    sample_rate: int
+    settings: DecodeSettings
+
+
+@dataclass(frozen=True)
+class _TokensEnd:
+    """The client half-closed."""
+
+
+@dataclass(frozen=True)
+class _HandOver:
+    """The worker is draining."""
+
+
+_Event = (
+    voice_pb2.VoiceContent
+    | decode_pb2.SpeechTokens
+    | audio_pb2.PlaybackPosition
+    | AudioEvent
+    | FailedEvent
+    | _TokensEnd
+    | _HandOver
+)
+
+
+@dataclass
+class _Received:
+    """Tokens so far, and those that came before the stream could be opened."""
+
+    count: int = 0
+    ended: bool = False
+    early: list[decode_pb2.SpeechTokens] = field(default_factory=list)
+
+
+class Session:
+    """Serves one utterance; `run` yields its responses and ends with the last audio."""
+
+    def __init__(self, stage: Stage, start: decode_pb2.DecodeStart) -> None:
+        if not start.voice_hash:
+            raise InvalidInput("start names no voice", field="start.voice_hash")
+        self._stage = stage
+        self._start = start
+        self._mailbox: Mailbox[_Event] = Mailbox()
+        self._received = _Received()
+        self._sequence = 0
+
+    def hand_over(self) -> None:
+        """Asks the client to continue elsewhere; it is served until it has gone."""
+        self._mailbox.post(_HandOver())
+
+    async def run(self, requests: AsyncIterator[decode_pb2.DecodeRequest]) -> AsyncGenerator[decode_pb2.DecodeResponse]:
+        """Raises InvalidInput, Overloaded or Unavailable with what to do."""
+        voices = self._stage.voices
+        async with background(self._read(requests), self._mailbox):
+            if self._start.voice_hash not in voices:
+                need = audio_pb2.NeedVoice(voice_hash=self._start.voice_hash)
+                yield decode_pb2.DecodeResponse(need_voice=need)
+                voices.put(await self._voice_content())
+            with voices.lease(self._start.voice_hash) as voice:
+                if voice is None:
+                    raise Overloaded("the voice cache is full of voices in use; try again shortly")
+                handle = self._open(voice)
+                try:
+                    yield self._started()
+                    for tokens in self._received.early:
+                        self._push(handle, tokens)
+                    async for response in self._responses(handle):
+                        yield response
+                finally:
+                    self._stage.engine.cancel(handle)
+
+    async def _read(self, requests: AsyncIterator[decode_pb2.DecodeRequest]) -> None:
+        async for request in requests:
+            match request.WhichOneof("request"):
+                case "voice":
+                    await self._mailbox.send(request.voice)
+                case "tokens":
+                    await self._mailbox.send(request.tokens)
+                case "position":
+                    await self._mailbox.send(request.position)
+                case _:
+                    raise InvalidInput("after start only voice, tokens and position may follow", field="request")
+        await self._mailbox.send(_TokensEnd())
+
+    async def _voice_content(self) -> Voice:
+        while True:
+            event = await self._mailbox.take()
+            if isinstance(event, voice_pb2.VoiceContent):
+                if event.voice_hash != self._start.voice_hash:
+                    raise InvalidInput("the voice sent is not the one that start names", field="voice.voice_hash")
+                return from_message(event, self._stage.model_id)
+            if isinstance(event, decode_pb2.SpeechTokens):
+                if len(self._received.early) >= MAX_EARLY_MESSAGES:
+                    raise InvalidInput("send the voice that was asked for before more tokens", field="voice")
+                self._received.early.append(event)
+            elif isinstance(event, _TokensEnd):
+                raise InvalidInput("the stream ended before the voice was sent", field="voice")
+
+    def _open(self, voice: Voice) -> Handle:
+        start, settings = self._start, self._stage.settings
+        target = start.urgency.first_audio_target or settings.first_audio_target_seconds
+        try:
+            plan = self._stage.plan
+            if start.HasField("chunk_plan"):
+                plan = ChunkPlan(start.chunk_plan.first_border, start.chunk_plan.chunk)
+            spec = StreamSpec(
+                prompt_tokens=voice.speech_tokens,
+                prompt_mel=voice.mel,
+                embedding=voice.embedding,
+                voice=voice.hash,
+                seed=start.seed,
+                plan=plan,
+                full_attention_last=start.full_attention_last_chunk,
+                speed=start.speed or 1.0,
+                resume=start.resume_record,
+                deadline=time.monotonic() + target,
+                offline=start.urgency.priority == audio_pb2.Urgency.PRIORITY_OFFLINE,
+                max_unread_s=settings.max_unread_seconds,
+                hops=HopPolicy(sizes=(plan.chunk_tokens,)) if settings.decode_fixed_hops else HopPolicy(),
+            )
+            return self._stage.engine.open(spec, self._mailbox.post)
+        except (ValueError, EngineFull, EngineClosed) as error:
+            raise _meaning(error) from error
+
+    def _started(self) -> decode_pb2.DecodeResponse:
+        worker = self._stage.settings.worker_name
+        started = decode_pb2.DecodeStarted(worker=worker, sample_rate=self._stage.sample_rate)
+        return decode_pb2.DecodeResponse(started=started)
+
+    async def _responses(self, handle: Handle) -> AsyncGenerator[decode_pb2.DecodeResponse]:
+        while True:
+            event = await self._mailbox.take(self._stage.settings.heartbeat_seconds)
+            match event:
+                case AudioEvent():
+                    yield self._audio(event)
+                    if event.last:
+                        return
+                    # The message has left: gRPC's flow control let it, so the reader keeps up.
+                    self._stage.engine.acknowledge(handle, event.first_sample + len(event.samples))
+                case decode_pb2.SpeechTokens():
+                    self._push(handle, event)
+                case audio_pb2.PlaybackPosition():
+                    self._stage.engine.report_position(handle, event.seconds)
+                case FailedEvent():
+                    raise _meaning(event.error) from event.error
+                case _TokensEnd():
+                    if not self._received.ended:
+                        raise InvalidInput("the stream ended before its last tokens", field="tokens.last")
+                case _HandOver():
+                    yield decode_pb2.DecodeResponse(hand_over=decode_pb2.HandOver(reason="this worker is draining"))
+                case None:
+                    yield self._heartbeat()
+
+    def _push(self, handle: Handle, tokens: decode_pb2.SpeechTokens) -> None:
+        received = self._received
+        if tokens.first_index != received.count:
+            message = f"tokens begin at {tokens.first_index}, expected {received.count}: none may be lost or repeated"
+            raise InvalidInput(message, field="tokens.first_index")
+        received.count += len(tokens.ids)
+        received.ended = received.ended or tokens.last
+        self._stage.engine.push(handle, tokens.ids, tokens.last)
+
+    def _audio(self, event: AudioEvent) -> decode_pb2.DecodeResponse:
+        audio = audio_pb2.AudioChunk(
+            sequence=self._sequence,
+            first_sample=event.first_sample,
+            pcm=event.samples.astype("<f4").tobytes(),
+            format=audio_pb2.SAMPLE_FORMAT_F32LE,
+            sample_rate=self._stage.sample_rate,
+            last=event.last,
+        )
+        if not self._sequence:
+            tracing.event("first audio")
+        self._sequence += 1
+        decoded = decode_pb2.DecodedAudio(audio=audio, resume_record=event.resume, tokens_spoken=event.tokens_spoken)
+        return decode_pb2.DecodeResponse(audio=decoded)
+
+    def _heartbeat(self) -> decode_pb2.DecodeResponse:
+        state = audio_pb2.Heartbeat.STATE_RUNNING if self._sequence else audio_pb2.Heartbeat.STATE_QUEUED
+        return decode_pb2.DecodeResponse(heartbeat=audio_pb2.Heartbeat(steps=self._stage.engine.steps, state=state))
+
+
+def _meaning(error: Exception) -> LightTtsError:
+    """What an engine's error means to a client."""
+    match error:
+        case StreamError() | ValueError():
+            return InvalidInput(str(error))
+        case EngineFull():
+            return Overloaded(str(error))
+        case EngineClosed():
+            return Unavailable(str(error))
+        case _:
+            log.error("decoding failed", error=repr(error), exc_info=error)
+            return Internal("decoding failed; the server's log has the details under this request")

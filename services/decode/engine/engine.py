@@ -1,0 +1,336 @@
+"""The decode engine: one thread that picks hops, runs them and hands out audio, turn after turn.
+
+Callers on any thread open streams and push tokens; everything else happens in the engine thread, which takes callers'
+commands between two batches. A failure stays with the stream that caused it, and whatever ends a stream (its last
+audio, an error, a cancel, closing) frees its state through the one method `_drop`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from services.common.engine.thread import EngineThread
+from services.decode.engine.admission import overload
+from services.decode.engine.backends import Backend, Hop, HopAudio, check_tokens
+from services.decode.engine.events import AudioEvent, EngineStats, Event, FailedEvent, Observer, OnEvent
+from services.decode.engine.scheduler import (
+    EngineLimits,
+    Job,
+    Order,
+    Stream,
+    deadline,
+    demand,
+    pick,
+    ready_jobs,
+    victims,
+)
+from services.decode.engine.service_time import ServiceTime
+from services.decode.engine.state import ResumeRecord, StreamError, StreamSpec
+
+
+class EngineFull(Exception):
+    """The engine holds as many streams as its limits allow; try another worker, or later."""
+
+
+class EngineClosed(Exception):
+    """The engine was closed; no stream runs any more."""
+
+
+class Handle:
+    """An open stream, as its opener names it to the engine."""
+
+    __slots__ = ("_on_event", "_stream")
+
+    def __init__(self, stream: Stream, on_event: OnEvent) -> None:
+        self._stream = stream
+        self._on_event = on_event
+
+
+class DecodeEngine:
+    """Turns tokens of many streams into audio over one backend. Thread-safe; owns one thread."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        limits: EngineLimits | None = None,
+        order: Order = deadline,
+        observer: Observer | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.limits = limits or EngineLimits()
+        self.steps = 0
+        """Grows while the engine is alive: each turn, idle ones included, and each Euler step within a batch."""
+        self._backend, self._order, self._clock = backend, order, clock
+        self._observer = observer or Observer()
+        self._times = ServiceTime()
+        self._live: dict[Stream, Handle] = {}
+        self._counts: Counter[str] = Counter()
+        self._busy_s = self._underrun_s = 0.0
+        self._ready: list[Job] = []
+        self._batch: list[Job] = []
+        self._stats = EngineStats()
+        self._thread = EngineThread("decode-engine", self._turn, self._end, self.limits.heartbeat_s, backend.device)
+        self._thread.start()
+
+    def open(self, spec: StreamSpec, on_event: OnEvent) -> Handle:
+        """Opens a stream. `on_event` is called from the engine thread and must not block.
+
+        The last event of a stream is an AudioEvent with `last` or a FailedEvent; none follows a cancel that has taken
+        effect. Raises StreamError (bad spec), EngineFull (try elsewhere or later), EngineClosed.
+        """
+        self._backend.check(spec)
+        stream = Stream(spec, self._clock(), spec.plan)
+        if spec.resume:
+            record = ResumeRecord.from_bytes(spec.resume)
+            stream.plan, stream.done = record.plan, record.done
+            stream.emitted = stream.acknowledged = record.emitted * self._backend.format.frame_samples
+        handle = Handle(stream, on_event)
+        with self._thread.lock:
+            if not self._thread.alive:
+                raise EngineClosed("the engine is closed")
+            if len(self._live) >= self.limits.max_streams:
+                raise EngineFull(f"{len(self._live)} streams are open, which is this engine's limit")
+            queued = sum(stream.queued for stream in self._live)
+            if queued >= self.limits.max_queue:
+                raise EngineFull(f"{queued} streams wait for their first audio, which is the queue's limit")
+            self._admit(stream)
+            self._live[stream] = handle
+        return handle
+
+    def _admit(self, stream: Stream) -> None:
+        """Raises EngineFull when the stream would make a playing one late."""
+        if not self.limits.admission:
+            return
+        now, audio = self._clock(), self._backend.format
+        taken = [demand(live, now, audio, self.limits) for live in self._live]
+        new = demand(stream, now, audio, self.limits)
+        why = overload(now, taken, new, self._times, self.limits.max_batch, stream.spec.hops.token_rate)
+        if why is not None:
+            raise EngineFull(why)
+
+    def push(self, handle: Handle, tokens: Sequence[int], last: bool = False) -> None:
+        """Adds generated tokens; `last` says that none follow (then `tokens` may be empty).
+
+        Ids outside the vocabulary, tokens after the last and utterances that grow too long fail the stream with a
+        StreamError event. Does nothing when the stream has already ended.
+        """
+        ids = [int(token) for token in tokens]
+        handle._stream.fed_at = self._clock()  # at once, so that `open` counts it as queued
+        self._thread.post(lambda: self._guarded(handle, lambda: self._take(handle, ids, last)))
+
+    def cancel(self, handle: Handle) -> None:
+        """Stops a stream: no event follows a batch that is under way. Does nothing when it has already ended."""
+        handle._stream.closed = True  # at once, so that a batch under way reports nothing more
+        self._thread.post(lambda: self._drop(handle, "cancelled"))
+
+    def report_position(self, handle: Handle, seconds_played: float) -> None:
+        """Says where in the utterance the listener is now; hops and urgency follow it instead of the wall clock."""
+        now = self._clock()
+        self._thread.post(lambda: setattr(handle._stream, "played", (seconds_played, now)))
+
+    def forget_voice(self, voice: str) -> None:
+        """Drops what was computed of a voice's prompt; streams that speak with it keep theirs."""
+        self._thread.post(lambda: self._backend.forget_voice(voice))
+
+    def acknowledge(self, handle: Handle, samples: int) -> None:
+        """Says that the audio before absolute sample `samples` has been sent on.
+
+        A stream with more than its `max_unread_s` unacknowledged pauses: this is how a slow reader holds it back.
+        """
+        self._thread.post(lambda: setattr(handle._stream, "acknowledged", max(samples, handle._stream.acknowledged)))
+
+    @property
+    def alive(self) -> bool:
+        """False once the engine is closed; every open is then refused."""
+        return self._thread.alive
+
+    def stats(self) -> EngineStats:
+        """A snapshot taken after the latest turn."""
+        return self._stats
+
+    def close(self) -> None:
+        """Fails every live stream with EngineClosed and ends the thread; safe to call twice."""
+        self._thread.close()
+
+    def _end(self) -> None:
+        with self._thread.lock:
+            handles = list(self._live.values())
+        for handle in handles:
+            self._fail(handle, EngineClosed("the engine was closed before the utterance ended"))
+        self._ready, self._batch = [], []
+        self._stats = self._snapshot()
+
+    def _turn(self) -> bool:
+        """Runs one batch, if there is one."""
+        with self._thread.lock:
+            streams = list(self._live)
+        now, audio = self._clock(), self._backend.format
+        self._ready = ready_jobs(streams, now, audio, self.limits, self._times, self._backend.kept_tokens)
+        self._batch = pick(self._ready, self._order, now, self.limits, self._times)
+        self._stats = self._snapshot()
+        self._step(self._batch)
+        self._beat()
+        self._stats = self._snapshot()
+        return bool(self._batch)
+
+    def _beat(self) -> None:
+        self.steps += 1
+
+    def _step(self, batch: list[Job]) -> None:
+        if not batch:
+            return
+        began = self._clock()
+        results = self._execute(batch)
+        seconds = self._clock() - began
+        self._busy_s += seconds
+        self._counts["batches"] += 1
+        self._times.observe(sum(job.tokens for job in batch), seconds)
+        self._observer.batch(len(batch), seconds)
+        for job, result in results:
+            handle = self._live.get(job.stream)
+            if handle is None or job.stream.closed:
+                continue
+            if isinstance(result, Exception):
+                self._fail(handle, result)
+            else:
+                self._advance(handle, job, result)
+
+    def _execute(self, batch: list[Job]) -> list[tuple[Job, HopAudio | Exception]]:
+        """Runs a batch; if it fails, runs its hops one by one so that only the culprits fail."""
+        try:
+            hops = [self._hop(job) for job in batch]
+            self._make_room(batch, hops)
+            return list(zip(batch, self._backend.run(hops, self._beat), strict=True))
+        except Exception as error:  # noqa: BLE001 - whatever a model raises must not end the loop that serves others
+            if len(batch) == 1:
+                return [(batch[0], error)]
+        return [pair for job in batch for pair in self._execute([job])]
+
+    def _hop(self, job: Job) -> Hop:
+        stream = job.stream
+        if stream.state is None:
+            stream.state = self._backend.open(stream.spec)
+        return Hop(stream.state, stream.tokens, job.end, job.final)
+
+    def _make_room(self, batch: list[Job], hops: list[Hop]) -> None:
+        """Takes memory from streams that are far ahead, as far as this batch needs it for its own states."""
+        if self._backend.has_room(hops):
+            return
+        mates = {job.stream for job in batch}
+        with self._thread.lock:
+            others = [stream for stream in self._live if stream not in mates]
+        urgent = min(batch, key=lambda job: job.deadline)
+        for stream in victims(others, urgent, self._clock(), self._backend.format):
+            self._counts["evicted_bytes"] += self._backend.evict(stream.state)
+            self._counts["evictions"] += 1
+            stream.state_bytes = 0
+            if self._backend.has_room(hops):
+                return
+
+    def _advance(self, handle: Handle, job: Job, audio: HopAudio) -> None:
+        """Takes a hop's audio into the stream and hands it out."""
+        stream = job.stream
+        self._counts["hops"] += 1
+        self._counts["tokens_decoded"] += job.end - min(stream.done, job.end)
+        self._counts["samples"] += audio.samples.shape[0]
+        stream.done, stream.advanced_at, stream.ready_since = job.end, self._clock(), None
+        self._hear(stream, audio)
+        stream.state_bytes = self._backend.state_bytes(stream.state)
+        stream.emitted = audio.first_sample + audio.samples.shape[0]
+        last = job.final and stream.done == stream.available
+        if last:
+            self._drop(handle, "finished")
+        if last or audio.samples.shape[0]:
+            spoken = int(audio.record.emitted * stream.spec.speed) // self._backend.format.frames_per_token
+            spoken = len(stream.tokens) if last else min(spoken, len(stream.tokens))
+            record = audio.record.to_bytes()
+            self._emit(handle, AudioEvent(audio.first_sample, audio.samples, record, spoken, last))
+
+    def _hear(self, stream: Stream, audio: HopAudio) -> None:
+        """What new audio means to the listener: the first of it, a gap before it, or a lead that grows."""
+        now, rate = stream.advanced_at, self._backend.format.sample_rate
+        if not audio.samples.shape[0] or stream.spec.offline:
+            return
+        if stream.played is None:
+            stream.played = (audio.first_sample / rate, now)
+            self._observer.first_audio(now - stream.arrival)
+            return
+        dry = stream.dry(now, rate)
+        self._observer.lead(stream.lead(now, rate))
+        if dry > 0:
+            self._counts["underruns"] += 1
+            self._underrun_s += dry
+            stream.played = (stream.emitted / rate, now)  # they waited, so their place is where the audio had ended
+
+    def _take(self, handle: Handle, tokens: list[int], last: bool) -> None:
+        stream, audio = handle._stream, self._backend.format
+        if stream.ended:
+            raise StreamError("tokens came after the last one; open a new stream for a new utterance")
+        check_tokens(tokens, audio.vocab_size)
+        if stream.available + len(tokens) > audio.max_tokens:
+            raise StreamError(f"an utterance may hold {audio.max_tokens} tokens, prompt included; split the text")
+        stream.tokens += tokens
+        stream.ended = last
+        if last and stream.done > stream.available:
+            raise StreamError("the resume record is ahead of the tokens; push every token from the utterance's first")
+        if last and stream.done >= stream.available:  # nothing left to decode, so no hop will say that this is the end
+            self._drop(handle, "finished")
+            nothing = np.zeros(0, np.float32)
+            self._emit(handle, AudioEvent(stream.emitted, nothing, stream.spec.resume, len(stream.tokens), True))
+
+    def _guarded(self, handle: Handle, change: Callable[[], None]) -> None:
+        try:
+            if not handle._stream.closed:
+                change()
+        except StreamError as error:
+            self._fail(handle, error)
+
+    def _emit(self, handle: Handle, event: Event) -> None:
+        try:
+            handle._on_event(event)
+        except Exception:  # noqa: BLE001 - a listener that raises has lost its own stream, nobody else's
+            self._drop(handle, "failed")
+
+    def _fail(self, handle: Handle, error: Exception) -> None:
+        cancelled = handle._stream.closed
+        if self._drop(handle, "cancelled" if cancelled else "failed") and not cancelled:
+            self._emit(handle, FailedEvent(error))
+
+    def _drop(self, handle: Handle, outcome: str) -> bool:
+        """Forgets a stream and frees all it holds; false when that had already happened."""
+        stream = handle._stream
+        with self._thread.lock:
+            known = self._live.pop(stream, None) is not None
+        stream.closed, stream.state = True, None
+        self._counts[outcome] += known
+        return known
+
+    def _snapshot(self) -> EngineStats:
+        now = self._clock()
+        with self._thread.lock:
+            streams = list(self._live)
+        return EngineStats(
+            streams=len(streams),
+            queued=sum(stream.queued for stream in streams),
+            queued_offline=sum(stream.queued and stream.spec.offline for stream in streams),
+            ready=len(self._ready),
+            batch_size=len(self._batch),
+            state_bytes=sum(stream.state_bytes for stream in streams),
+            busy_s=self._busy_s,
+            underrun_s=self._underrun_s,
+            oldest_s=_oldest(streams, now, offline=False),
+            oldest_offline_s=_oldest(streams, now, offline=True),
+            offline=sum(stream.spec.offline for stream in streams),
+            backend=self._backend.counts(),
+            **self._counts,
+        )
+
+
+def _oldest(streams: Sequence[Stream], now: float, *, offline: bool) -> float:
+    """How long the first of the queued streams of one class has waited."""
+    queued = (stream for stream in streams if stream.queued and stream.spec.offline == offline)
+    return max((now - (stream.fed_at or now) for stream in queued), default=0.0)

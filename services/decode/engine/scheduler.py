@@ -1,0 +1,222 @@
+"""A stream as the engine sees it, and which streams decode next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from services.decode.engine.admission import Demand
+from services.decode.engine.backends import AudioFormat
+from services.decode.engine.chunks import ChunkPlan
+from services.decode.engine.service_time import ServiceTime
+from services.decode.engine.state import StreamSpec
+
+OFFLINE_PATIENCE_S = 30.0
+"""How long offline work waits for its next hop behind everybody who listens, before it counts as due."""
+EVICTION_LEAD_S = 2.0
+"""How much further ahead of its listener a stream must be to lose its state to another."""
+
+
+@dataclass(frozen=True)
+class EngineLimits:
+    """What one engine takes on."""
+
+    max_streams: int = 32
+    """Streams open at once; one more is refused (what other servers call decode_paral_num)."""
+    max_queue: int = 10
+    """Streams that may wait for their first audio; while so many do, a new one is refused."""
+    max_batch: int = 1
+    """Hops of different streams decoded as one batch. On a CPU one at a time is as fast and starts sooner."""
+    first_audio_s: float = 0.5
+    """Target from a stream's opening to its first audio: its deadline when the caller names none."""
+    admission: bool = True
+    """Refuse a stream that, by measured service times, would make a playing one late."""
+    heartbeat_s: float = 0.1
+    """An idle engine turns at least this often, so that its step counter tells a live loop from a hung one."""
+
+    def __post_init__(self) -> None:
+        if min(self.max_streams, self.max_queue, self.max_batch) < 1:
+            raise ValueError("max_streams, max_queue and max_batch must be at least 1")
+        if self.heartbeat_s <= 0 or self.first_audio_s <= 0:
+            raise ValueError("heartbeat_s and first_audio_s must be positive")
+
+
+@dataclass(eq=False)
+class Stream:
+    """One utterance on its way through the engine; only the engine's thread changes it, but for `closed`."""
+
+    spec: StreamSpec
+    arrival: float
+    plan: ChunkPlan
+    done: int = 0
+    """Tokens decoded, prompt included; for a resumed stream, decoded by its former worker."""
+    emitted: int = 0
+    """Absolute samples made, those of a former worker included."""
+    tokens: list[int] = field(default_factory=list, repr=False)
+    ended: bool = False
+    """No token follows."""
+    state: Any = field(default=None, repr=False)
+    state_bytes: int = 0
+    closed: bool = False
+    """Cancelled, finished or failed: nothing more is reported."""
+    acknowledged: int = 0
+    """Absolute samples the caller has taken on."""
+    played: tuple[float, float] | None = None
+    """(seconds played, when that was): reported by the client, or 0 at the first audio."""
+    fed_at: float | None = None
+    """When tokens were last pushed, taken or not."""
+    advanced_at: float = 0.0
+    """When the latest hop ended."""
+    ready_since: float | None = None
+    """Since when the next hop could have run; None while it cannot."""
+
+    @property
+    def prompt(self) -> int:
+        return int(self.spec.prompt_tokens.shape[0])
+
+    @property
+    def available(self) -> int:
+        """Absolute tokens known, prompt included."""
+        return self.prompt + len(self.tokens)
+
+    @property
+    def queued(self) -> bool:
+        """Waits for its first audio, tokens given."""
+        return self.fed_at is not None and self.played is None and not self.closed
+
+    def lead(self, now: float, sample_rate: int) -> float:
+        """Seconds of audio made beyond what the listener has heard by now; endless when nobody listens."""
+        if self.spec.offline:
+            return math.inf
+        return max(0.0, self._ahead(now, sample_rate))
+
+    def dry(self, now: float, sample_rate: int) -> float:
+        """Seconds since the listener ran out of audio; 0 while they have some."""
+        return 0.0 if self.spec.offline else max(0.0, -self._ahead(now, sample_rate))
+
+    def _ahead(self, now: float, sample_rate: int) -> float:
+        made = self.emitted / sample_rate
+        if self.played is None:
+            return made
+        position, at = self.played
+        return made - (position + now - at)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A hop that can run now."""
+
+    stream: Stream
+    end: int
+    """Absolute token the hop decodes up to."""
+    final: bool
+    ready_since: float
+    deadline: float
+    """When its listener runs dry, or the first audio is due; for offline work, when it has waited long enough."""
+    tokens: int = 0
+    """How many tokens must be computed: more than the hop's own when the stream has lost its state."""
+    service_s: float = 0.0
+    """How long that is expected to take."""
+
+
+Order = Callable[[Job], tuple[float, ...]]
+"""A sort key: the smallest runs first."""
+
+
+def fifo(job: Job) -> tuple[float, ...]:
+    """First ready, first served: every stream gets a hop before any gets its next."""
+    return (job.ready_since,)
+
+
+def deadline(job: Job) -> tuple[float, ...]:
+    """Whoever must begin first to be in time. A stream far ahead of its listener waits when others do not."""
+    return (job.deadline - job.service_s,)
+
+
+ORDERS: dict[str, Order] = {"deadline": deadline, "fifo": fifo}
+
+
+def pick(jobs: Sequence[Job], order: Order, now: float, limits: EngineLimits, times: ServiceTime) -> list[Job]:
+    """The next batch: the first jobs in order, as many as do not make the most urgent of them late.
+
+    When that one is late already, the batch is full: work per second is then all that helps.
+    """
+    ranked = sorted(jobs, key=order)
+    batch = ranked[:1]
+    for job in ranked[1 : limits.max_batch]:
+        soonest = min(mate.deadline for mate in batch)
+        alone = now + times.seconds(mate.tokens for mate in batch)
+        together = now + times.seconds(mate.tokens for mate in (*batch, job))
+        if order is not fifo and alone <= soonest < together:
+            break
+        batch.append(job)
+    return batch
+
+
+def ready_jobs(
+    streams: Iterable[Stream],
+    now: float,
+    audio: AudioFormat,
+    limits: EngineLimits,
+    times: ServiceTime,
+    kept: Callable[[Any], int],
+) -> list[Job]:
+    """The hops that could run at `now`, in no particular order; marks since when each stream has been ready.
+
+    `kept(state)` says how many tokens a stream's state remembers.
+    """
+    jobs = []
+    for stream in streams:
+        end = None if stream.closed else next_hop_end(stream, now, audio)
+        if end is None:
+            stream.ready_since = None
+            continue
+        if stream.ready_since is None:
+            stream.ready_since = max(stream.fed_at or stream.arrival, stream.advanced_at)
+        tokens = end - (0 if stream.state is None else kept(stream.state))
+        due = _deadline(stream, now, audio, limits)
+        jobs.append(Job(stream, end, stream.ended, stream.ready_since, due, tokens, times.seconds((tokens,))))
+    return jobs
+
+
+def next_hop_end(stream: Stream, now: float, audio: AudioFormat) -> int | None:
+    """Where the stream's next hop ends, or None while it lacks tokens or its reader lags behind."""
+    limit = stream.spec.max_unread_s
+    if limit is not None and stream.emitted - stream.acknowledged >= limit * audio.sample_rate:
+        return None
+    if stream.done >= stream.available:
+        return None
+    lead = stream.lead(now, audio.sample_rate)
+    end = stream.spec.hops.hop_end(stream.plan, stream.prompt, stream.done, lead)
+    if stream.ended:
+        return min(end, stream.available)
+    return end if end + audio.lookahead_tokens <= stream.available else None
+
+
+def demand(stream: Stream, now: float, audio: AudioFormat, limits: EngineLimits) -> Demand:
+    """What admission reckons with: the stream's next hop, whether or not its tokens are there yet."""
+    lead = stream.lead(now, audio.sample_rate)
+    end = stream.spec.hops.hop_end(stream.plan, stream.prompt, stream.done, lead)
+    hop = stream.spec.hops.sizes[0]
+    return Demand(end - stream.done, _deadline(stream, now, audio, limits), hop, not stream.spec.offline)
+
+
+def victims(streams: Iterable[Stream], job: Job, now: float, audio: AudioFormat) -> list[Stream]:
+    """Streams whose state is worth less than the job's, the least worth first: offline ones, then those far ahead.
+
+    A stream that is ahead decodes in long hops, so a recompute costs it least; streams about equally far ahead never
+    take each other's memory, or all of them would recompute in turn.
+    """
+    own = job.stream.lead(now, audio.sample_rate) + EVICTION_LEAD_S
+    found = [stream for stream in streams if stream.state_bytes and stream.lead(now, audio.sample_rate) > own]
+    return sorted(found, key=lambda stream: stream.lead(now, audio.sample_rate), reverse=True)
+
+
+def _deadline(stream: Stream, now: float, audio: AudioFormat, limits: EngineLimits) -> float:
+    if stream.spec.offline:
+        return (stream.ready_since or now) + OFFLINE_PATIENCE_S
+    if stream.played is not None:
+        return now + stream.lead(now, audio.sample_rate)
+    return stream.arrival + limits.first_audio_s if stream.spec.deadline is None else stream.spec.deadline

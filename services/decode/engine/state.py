@@ -1,0 +1,106 @@
+"""What opens a stream, and the record by which another worker continues it."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.decode.engine.chunks import ChunkPlan, HopPolicy
+
+_MAGIC = b"LTD1"
+_HEADER = struct.Struct("<4sIQ8I")
+MAX_SEED = 2**64 - 1
+
+
+class StreamError(ValueError):
+    """The stream was given something it cannot decode; the message says what and what to change."""
+
+
+@dataclass(frozen=True, eq=False)
+class StreamSpec:
+    """A stream to decode: a voice and how to speak with it.
+
+    prompt_tokens int [P] (P may be 0), prompt_mel float32 [2P, 80], embedding float32 [192]. Together with `seed`,
+    `plan`, `full_attention_last`, `speed` and the tokens pushed later they determine the audio.
+    """
+
+    prompt_tokens: NDArray[np.int32] = field(repr=False)
+    prompt_mel: NDArray[np.float32] = field(repr=False)
+    embedding: NDArray[np.float32] = field(repr=False)
+    voice: str = ""
+    """Content hash of these three; streams that name the same one share the prompt's work. Empty shares nothing."""
+    seed: int = 0
+    plan: ChunkPlan = field(default_factory=ChunkPlan)
+    full_attention_last: bool = False
+    """Upstream's way: the last hop sees the whole utterance (spec section 6.4). Default is chunk-causal throughout."""
+    speed: float = 1.0
+    """Speaking rate: 2 is twice as fast."""
+    hops: HopPolicy = field(default_factory=HopPolicy)
+    resume: bytes = field(default=b"", repr=False)
+    """Continue after this record; its plan and seed win. Push every token from the utterance's first one."""
+    deadline: float | None = None
+    """When the first audio is due, in seconds of `time.monotonic`; None means as soon as its turn comes."""
+    offline: bool = False
+    """Nobody listens while this is made: largest hops, last in urgency."""
+    max_unread_s: float | None = None
+    """Seconds of audio that may wait unacknowledged before the stream pauses; None never pauses it."""
+
+    def __post_init__(self) -> None:
+        if not 0.1 <= self.speed <= 10:
+            raise StreamError(f"speed {self.speed} is outside 0.1 to 10; 1 is the voice's own rate")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise StreamError(f"seed {self.seed} is not an unsigned 64-bit integer")
+        if self.max_unread_s is not None and self.max_unread_s <= 0:
+            raise StreamError(f"max_unread_s {self.max_unread_s} must be positive, or None for no limit")
+
+
+@dataclass(frozen=True, eq=False)
+class ResumeRecord:
+    """What another worker needs, beside the voice and the tokens, to continue without a seam.
+
+    The flow is a function of the tokens and is recomputed; only the vocoder has a history of its own.
+    """
+
+    plan: ChunkPlan
+    seed: int
+    done: int
+    """Tokens decoded, prompt included: where the next hop begins."""
+    emitted: int
+    """Mel frames (after `speed`) whose audio has been sent; one frame is 480 samples."""
+    start: int
+    """Frame of `mel`'s first row."""
+    mel: NDArray[np.float32] = field(repr=False)
+    """[emitted - start, mel]: the vocoder's left context."""
+    phase: NDArray[np.float64] = field(repr=False)
+    """[harmonics] turns at the vocoder's window start."""
+
+    def to_bytes(self) -> bytes:
+        """Little-endian: magic, CRC-32 of the rest, seed, eight counts, mel rows, phases."""
+        first_border, chunk_tokens = self.plan.to_ints()
+        counts = (first_border, chunk_tokens, self.done, self.emitted, self.start, *self.mel.shape, self.phase.shape[0])
+        body = self.mel.astype("<f4").tobytes() + self.phase.astype("<f8").tobytes()
+        unchecked = _HEADER.pack(_MAGIC, 0, self.seed, *counts) + body
+        return _HEADER.pack(_MAGIC, zlib.crc32(unchecked), self.seed, *counts) + body
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> ResumeRecord:
+        """Raises StreamError when the bytes are not a whole, undamaged record."""
+        if len(data) < _HEADER.size or data[:4] != _MAGIC:
+            raise StreamError("the resume record is not one of this version; start the utterance anew")
+        _, checksum, seed, *counts = _HEADER.unpack_from(data)
+        body = data[_HEADER.size :]
+        first_border, chunk_tokens, done, emitted, start, rows, bins, harmonics = counts
+        intact = zlib.crc32(_HEADER.pack(_MAGIC, 0, seed, *counts) + body) == checksum
+        if not intact or len(body) != 4 * rows * bins + 8 * harmonics or emitted != start + rows:
+            raise StreamError("the resume record is damaged; start the utterance anew")
+        mel = np.frombuffer(body, "<f4", rows * bins).reshape(rows, bins).astype(np.float32)
+        phase = np.frombuffer(body, "<f8", harmonics, 4 * rows * bins).astype(np.float64)
+        try:
+            plan = ChunkPlan(first_border, chunk_tokens)
+        except ValueError as error:
+            raise StreamError(f"the resume record is damaged ({error}); start the utterance anew") from error
+        return cls(plan, seed, done, emitted, start, mel, phase)

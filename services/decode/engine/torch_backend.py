@@ -1,0 +1,288 @@
+"""The backend that computes: flow and vocoder of one checkpoint in PyTorch."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from services.common.checkpoint.model_dir import ModelDir
+from services.common.checkpoint.weights import read_weights
+from services.common.engine.precision import forbid_tf32
+from services.decode.engine.backends import AudioFormat, BackendCounts, Hop, HopAudio, check_tokens
+from services.decode.engine.chunks import ChunkPlan
+from services.decode.engine.memory import MOST_STREAMS, default_budget
+from services.decode.engine.prompts import Prompts
+from services.decode.engine.state import ResumeRecord, StreamError, StreamSpec
+from services.decode.estimators.compiled import made_up_mel
+from services.decode.flow.model import EstimatorFactory, Flow, FlowHop, FlowState
+from services.decode.flow.pool import EMPTY, Layout, PastPool, block_bytes
+from services.decode.vocoder.context import layer_bound, measure_context
+from services.decode.vocoder.stream import Vocoder, VocoderState
+from services.decode.vocoder.stretch import Stretch
+
+log = logging.getLogger(__name__)
+
+
+class NonFiniteAudio(ArithmeticError):
+    """The model produced NaN or infinity; the input or the precision does not suit it."""
+
+
+@dataclass
+class TorchState:
+    """One stream: `skip` is how many (stretched) frames of a recomputed flow were already spoken elsewhere."""
+
+    flow: FlowState
+    stretch: Stretch
+    vocoder: VocoderState
+    full_attention_last: bool
+    voice: str
+    skip: int = 0
+
+
+@dataclass(frozen=True)
+class Precision:
+    """In which numbers the flow computes and keeps what it remembers. The vocoder always runs in float32."""
+
+    compute: torch.dtype = torch.float32
+    state: torch.dtype = torch.float32
+
+
+class TorchBackend:
+    """Flow and vocoder on one device. Used by one thread at a time."""
+
+    def __init__(
+        self,
+        model: ModelDir,
+        device: str | torch.device = "cpu",
+        precision: Precision | None = None,
+        state_bytes: int | None = None,
+        make_estimator: EstimatorFactory | None = None,
+        memory_share: float = 1.0,
+    ) -> None:
+        """Loads the checkpoint; `state_bytes` is the memory that streams' states may take.
+
+        None takes what `default_budget` gives a process that has `memory_share` of the device's memory.
+        `make_estimator` puts an exported graph in the estimator's place; it goes with `state_bytes` 0.
+        What runs in float32 runs without TF32: `forbid_tf32` is called for the whole process.
+
+        Raises ModelDirError when the weights are missing or do not fit.
+        """
+        forbid_tf32()
+        self.device = torch.device(device)
+        self.format = AudioFormat.of(model)
+        self.precision = precision or Precision()
+        weights = read_weights(model.weights_file("flow"))
+        self._state_bytes, self._memory_share = state_bytes, memory_share
+        compute = self.precision.compute
+        self.flow = Flow(model.flow, weights, self.device, compute, self._make_pool, make_estimator)
+        self.vocoder = Vocoder(
+            model.vocoder, read_weights(model.weights_file("hift")), layer_bound(model.vocoder), self.device
+        )
+        self.prompts = Prompts(self.flow)
+        self._recomputed = self._non_finite = 0
+        self._told_of_lack = False
+        self._flow_s = self._vocoder_s = 0.0
+
+    def _make_pool(self, layouts: Mapping[str, Layout], block_tokens: int) -> PastPool:
+        budget = self._state_bytes
+        if budget is None:
+            budget = default_budget(self.device, self._memory_share)
+        blocks = budget // block_bytes(layouts, self.precision.state)
+        longest = -(-self.format.max_tokens // block_tokens)
+        return PastPool(layouts, block_tokens, min(blocks, MOST_STREAMS * longest), self.precision.state, self.device)
+
+    def check(self, spec: StreamSpec) -> None:
+        config, tokens = self.flow.config, spec.prompt_tokens.shape[0]
+        frames = self.format.frames_per_token * tokens
+        if spec.prompt_mel.shape != (frames, config.output_size):
+            raise StreamError(
+                f"the prompt mel is {list(spec.prompt_mel.shape)}, but {tokens} prompt tokens need "
+                f"[{frames}, {config.output_size}]; cut both to the same duration"
+            )
+        if spec.embedding.shape != (config.speaker_dim,):
+            raise StreamError(f"the speaker embedding is {list(spec.embedding.shape)}, expected [{config.speaker_dim}]")
+        if not (np.isfinite(spec.prompt_mel).all() and np.isfinite(spec.embedding).all()):
+            raise StreamError("the voice holds values that are not finite numbers; make it anew from its prompt")
+        check_tokens(spec.prompt_tokens.tolist(), config.vocab_size)
+        if spec.resume:
+            record = ResumeRecord.from_bytes(spec.resume)
+            fits = record.mel.shape[1] == config.output_size and record.phase.shape[0] == self.vocoder.source.harmonics
+            if not fits or record.done > self.format.max_tokens:
+                raise StreamError("the resume record belongs to another model; start the utterance anew")
+
+    @torch.inference_mode()
+    def open(self, spec: StreamSpec) -> TorchState:
+        record = ResumeRecord.from_bytes(spec.resume) if spec.resume else None
+        vocoder = self.vocoder.open(record.seed if record else spec.seed)
+        if record:
+            vocoder.emitted, vocoder.start = record.emitted, record.start
+            vocoder.mel = torch.from_numpy(record.mel).to(self.device)
+            vocoder.phase = torch.from_numpy(record.phase).to(self.device)
+            again = max(0, record.done - spec.prompt_tokens.shape[0])  # what another worker had decoded
+            self._recomputed += self.format.frames_per_token * again
+        flow = self.flow.open(
+            torch.tensor(spec.prompt_tokens, dtype=torch.int64),
+            torch.tensor(spec.prompt_mel, dtype=torch.float32),
+            torch.tensor(spec.embedding, dtype=torch.float32),
+            record.plan if record else spec.plan,
+        )
+        return TorchState(flow, Stretch(spec.speed), vocoder, spec.full_attention_last, spec.voice, vocoder.emitted)
+
+    def run(self, hops: Sequence[Hop], beat: Callable[[], None]) -> list[HopAudio | Exception]:
+        began = time.perf_counter()
+        flow_hops = [self._flow_hop(hop) for hop in hops]
+        for hop in hops:
+            self.prompts.begin(hop.state.voice, hop.state.flow, beat)
+        done = [(hop.state.flow.done, hop.state.flow.past.tokens if hop.state.flow.past else 0) for hop in hops]
+        pasts = [hop.state.past for hop in flow_hops]
+        mels = self.flow.append(flow_hops, beat)
+        try:
+            mels = self._finite(flow_hops, mels, [before for before, _ in done], beat)
+        except Exception:  # such as no memory: the engine runs the hops again, one by one
+            for failed, past, (before, _) in zip(flow_hops, pasts, done, strict=True):
+                failed.state.past, failed.state.done = past, before
+            raise
+        self._recomputed += self.format.frames_per_token * sum(max(0, known - kept) for known, kept in done)
+        if any(hop.keep and hop.state.past is None for hop in flow_hops):
+            self._tell_of_lack()
+        flowed = time.perf_counter()
+        results = self._vocode(hops, mels)
+        beat()
+        self._flow_s += flowed - began
+        self._vocoder_s += time.perf_counter() - flowed
+        return results
+
+    def state_bytes(self, state: TorchState) -> int:
+        return len(state.flow.past.blocks) * self.flow.pool.block_bytes if state.flow.past else 0
+
+    def kept_tokens(self, state: TorchState) -> int:
+        if state.flow.past is not None:
+            return state.flow.past.tokens
+        return self.prompts.kept_tokens(state.voice, state.flow)
+
+    def has_room(self, hops: Sequence[Hop]) -> bool:
+        pool = self.flow.pool
+        wanted = sum(pool.missing(hop.state.flow.past or EMPTY, hop.end) for hop in hops if not self._ends(hop))
+        while wanted > pool.free_blocks:
+            if not self.prompts.forget_one():
+                return False
+        return True
+
+    def evict(self, state: TorchState) -> int:
+        freed, state.flow.past = self.state_bytes(state), None
+        self._tell_of_lack()
+        return freed
+
+    def forget_voice(self, voice: str) -> None:
+        self.prompts.forget(voice)
+
+    def counts(self) -> BackendCounts:
+        pool = self.flow.pool
+        return BackendCounts(
+            kept_bytes=(pool.blocks - pool.free_blocks) * pool.block_bytes,
+            budget_bytes=pool.blocks * pool.block_bytes,
+            recomputed_frames=self._recomputed,
+            non_finite=self._non_finite,
+            prompts_computed=self.prompts.computed,
+            prompts_shared=self.prompts.shared,
+            flow_s=self._flow_s,
+            vocoder_s=self._vocoder_s,
+        )
+
+    def warm_up(self) -> None:
+        """Decodes made-up tokens and measures the vocoder's context on their mel (`measure_context`)."""
+        self.vocoder.context = measure_context(self.vocoder, made_up_mel(self.flow))
+
+    def _ends(self, hop: Hop) -> bool:
+        return hop.final and hop.end == hop.state.flow.prompt + len(hop.tokens)
+
+    def _flow_hop(self, hop: Hop) -> FlowHop:
+        flow: FlowState = hop.state.flow
+        flow.tokens = list(hop.tokens)
+        if self._ends(hop) and hop.state.full_attention_last:
+            flow.plan, flow.past = ChunkPlan.whole(), None
+        return FlowHop(flow, hop.end, hop.final, keep=not self._ends(hop))
+
+    def _tell_of_lack(self) -> None:
+        """Says once that memory is too small; from then on the metrics of recomputed frames and evictions tell."""
+        if self._told_of_lack or not self.flow.pool.blocks:
+            return
+        self._told_of_lack = True
+        told = {"setting": "decode_state_bytes", "mib": self.counts().budget_bytes >> 20, "instead": "more, or float8"}
+        log.warning("no memory left for a stream's state: its hops compute its whole history, ever more", extra=told)
+
+    def _finite(
+        self, hops: Sequence[FlowHop], mels: list[Tensor], done: Sequence[int], beat: Callable[[], None]
+    ) -> list[Tensor]:
+        """Computes hops whose mel is not finite again in float32; what still is not is left for its stream to fail."""
+        for index, (hop, mel) in enumerate(zip(hops, mels, strict=True)):
+            if bool(torch.isfinite(mel).all()):
+                continue
+            hop.state.past, hop.state.done = None, done[index]
+            self._non_finite += 1
+            mels[index] = self.flow.append([replace(hop, exact=True)], beat)[0]
+        return mels
+
+    def _vocode(self, hops: Sequence[Hop], mels: Sequence[Tensor]) -> list[HopAudio | Exception]:
+        """The hops' audio, or why one has none."""
+        pieces: list[tuple[VocoderState, Tensor, bool] | Exception] = []
+        for hop, mel in zip(hops, mels, strict=True):
+            try:
+                pieces.append(self._piece(hop, mel))
+            except (ArithmeticError, RuntimeError, ValueError) as error:
+                pieces.append(error)
+        first = [hop.state.vocoder.emitted for hop in hops]
+        good = [piece for piece in pieces if not isinstance(piece, Exception)]
+        made = iter(self._samples(good))
+        results: list[HopAudio | Exception] = []
+        for hop, piece, start in zip(hops, pieces, first, strict=True):
+            samples = piece if isinstance(piece, Exception) else next(made)
+            if isinstance(samples, Exception):
+                results.append(samples)
+            elif not bool(torch.isfinite(samples).all()):
+                results.append(NonFiniteAudio("the vocoder produced values that are not finite numbers"))
+            else:
+                start *= self.format.frame_samples
+                results.append(HopAudio(start, samples.cpu().numpy(), self._record(hop.state)))
+        return results
+
+    def _samples(self, pieces: Sequence[tuple[VocoderState, Tensor, bool]]) -> list[Tensor | Exception]:
+        """As one batch; if that fails, one by one, so that only the culprits fail."""
+        try:
+            return [*self.vocoder.append_all(pieces)]
+        except RuntimeError as error:
+            if len(pieces) == 1:
+                return [error]
+        return [made for piece in pieces for made in self._samples([piece])]
+
+    def _piece(self, hop: Hop, mel: Tensor) -> tuple[VocoderState, Tensor, bool]:
+        """What the vocoder gets of a hop's mel: stretched, and without what was spoken elsewhere."""
+        state: TorchState = hop.state
+        last = self._ends(hop)
+        frames = state.stretch.append(mel, last)
+        new = frames[state.skip :]
+        state.skip = max(0, state.skip - frames.shape[0])
+        if last and state.skip:
+            raise StreamError("the resume record is ahead of the tokens; push every token from the utterance's first")
+        if not bool(torch.isfinite(new).all()):
+            raise NonFiniteAudio("the flow produced values that are not finite numbers")
+        return state.vocoder, new, last
+
+    def _record(self, state: TorchState) -> ResumeRecord:
+        vocoder = state.vocoder
+        context = vocoder.mel[: vocoder.emitted - vocoder.start]
+        return ResumeRecord(
+            plan=state.flow.plan,
+            seed=vocoder.seed,
+            done=state.flow.done,
+            emitted=vocoder.emitted,
+            start=vocoder.start,
+            mel=context.cpu().numpy(),
+            phase=vocoder.phase.cpu().numpy(),
+        )

@@ -1,0 +1,1 @@
+"""Ways to run the flow estimator: compiled, ONNX Runtime, TensorRT."""

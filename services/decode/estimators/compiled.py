@@ -1,0 +1,89 @@
+"""Faster ways to run the estimator, each held against the plain one before it is used.
+
+They change no result beyond rounding. A way that fails here, or gives something else, is not used: the flow stays as
+it was, and the RuntimeError says why.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor
+
+from services.decode.engine.chunks import ChunkPlan
+from services.decode.flow.model import Flow, FlowHop
+from services.decode.flow.program import Record
+from services.decode.flow.programs import Programs, device_in_force
+from services.decode.flow.unet import UNet
+
+_TOKENS = 60
+LARGEST_DIFFERENCE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.05}
+"""Mean difference of the mel, whose deviation is about 1: what rounding may do, and no mistake keeps within."""
+
+
+def made_up_mel(flow: Flow) -> Tensor:
+    """The mel [frames, mel] of made-up tokens and a made-up voice, decoded in three hops; the same at every call."""
+    config = flow.config
+    generator = torch.Generator("cpu").manual_seed(0)
+    embedding = torch.randn(config.speaker_dim, generator=generator)
+    state = flow.open(torch.zeros(0), torch.zeros(0, config.output_size), embedding, ChunkPlan())
+    state.tokens = torch.randint(config.vocab_size, (_TOKENS,), generator=generator).tolist()
+    border = state.plan.first_border
+    mels = [flow.append([FlowHop(state, end, final=False)])[0] for end in (border, 2 * border)]
+    return torch.cat([*mels, *flow.append([FlowHop(state, state.available, final=True, keep=False)])])
+
+
+@torch.inference_mode()
+def compile_estimator(flow: Flow) -> None:
+    """Has torch.compile join the estimator's small operations. What is asked for exactly goes without (`FlowHop`).
+
+    Raises RuntimeError when there is no compiler, it fails, or its code computes something else.
+    """
+    network, expected, plain = _network(flow), made_up_mel(flow), flow.solver
+    # A second structure over the same weights, so that the first one stays as it is.
+    compiled = copy.deepcopy(network, {id(weight): weight for weight in network.parameters()})
+    compiled.compile_parts()
+    try:
+        with device_in_force(flow.device):
+            flow.solver = flow.make_solver(compiled)
+            _compare(flow, expected)
+    except Exception as error:
+        flow.solver = plain
+        raise RuntimeError(str(error)) from error  # compilers fail in ways of their own
+
+
+@torch.inference_mode()
+def use_programs(flow: Flow, most_streams: int, record: Record | None) -> None:
+    """Has appends of up to `most_streams` streams run as programs of fixed shape, recorded by `record`.
+
+    Makes them all before it returns, so that no batch waits for one: 101 for 16 streams, a few seconds on a GPU.
+    Raises RuntimeError when they cannot be recorded or compute something else.
+    """
+    expected = made_up_mel(flow)
+    arena = flow.pool.arenas["estimator"]
+    ratio = flow.config.mel_frames_per_token
+    programs = Programs(flow.solver, _network(flow), arena, ratio, most_streams=most_streams, record=record)
+    with device_in_force(flow.device):
+        torch.cuda.empty_cache()  # recordings need memory of their own and cannot take what the allocator has cached
+        programs.prepare()
+        torch.cuda.empty_cache()  # what the steps took that ran before their recordings
+    flow.programs = programs
+    try:
+        _compare(flow, expected)
+    except RuntimeError:
+        flow.programs = None
+        raise
+
+
+def _network(flow: Flow) -> UNet:
+    if not isinstance(flow.solver.estimator, UNet):
+        raise RuntimeError("an exported graph computes in the estimator's place")
+    return flow.solver.estimator
+
+
+def _compare(flow: Flow, expected: Tensor) -> None:
+    difference = float((made_up_mel(flow) - expected).abs().mean())
+    allowed = LARGEST_DIFFERENCE[flow.solver.estimator.dtype]
+    if not difference <= allowed:  # NaN too
+        raise RuntimeError(f"its mel differs from the plain one by {difference:.2g} in the mean, {allowed} is allowed")

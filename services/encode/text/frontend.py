@@ -1,0 +1,91 @@
+"""What text means to one model directory: its readings, its tokenizer, its languages and its splitter limits."""
+
+from __future__ import annotations
+
+import numpy as np
+import regex
+from numpy.typing import NDArray
+
+from services.common.checkpoint.model_dir import ModelDir
+from services.common.errors import InvalidInput
+from services.encode.text import special_tokens
+from services.encode.text.normalise import Normaliser, language_of, only_punctuation
+from services.encode.text.tokenizer import TextTokenizer
+
+_ASSISTANT = "You are a helpful assistant."
+COSYVOICE3_PREFIX = f"{_ASSISTANT}{special_tokens.END_OF_PROMPT}"
+"""What stands before a CosyVoice3 prompt's transcript, or before a text without one (spec section 9)."""
+
+# Scripts that give a language away, and the languages written in them. Latin letters say nothing: any text has them.
+_SCRIPTS: tuple[tuple[str, regex.Pattern[str], frozenset[str]], ...] = (
+    ("Chinese characters", regex.compile(r"\p{Han}"), frozenset({"zh", "yue", "ja", "ko"})),
+    ("Japanese kana", regex.compile(r"[\p{Hiragana}\p{Katakana}]"), frozenset({"ja"})),
+    ("Korean letters", regex.compile(r"\p{Hangul}"), frozenset({"ko"})),
+    ("Cyrillic letters", regex.compile(r"\p{Cyrillic}"), frozenset({"ru"})),
+    ("Arabic letters", regex.compile(r"\p{Arabic}"), frozenset({"ar"})),
+)
+
+
+class TextFrontend:
+    """The text side of a model directory. Safe to share between threads."""
+
+    def __init__(self, model: ModelDir, normaliser: Normaliser) -> None:
+        """Raises ModelDirError when the tokenizer's files are missing or damaged."""
+        self.tokenizer = TextTokenizer(model)
+        self.normaliser = normaliser
+        self.split = model.card.split
+        self._family = model.family
+        self._languages = frozenset(model.card.languages)
+
+    def check(self, text: str, *, field: str = "text") -> None:
+        """Raises InvalidInput when `text` is not valid Unicode or in a script of none of the model's languages."""
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InvalidInput(
+                f"{field} is not valid Unicode (a lone surrogate); send UTF-8 text", field=field
+            ) from error
+        for name, pattern, languages in _SCRIPTS:
+            found = None if languages & self._languages else pattern.search(text)
+            if found is not None:
+                speaks = ", ".join(sorted(self._languages))
+                raise InvalidInput(
+                    f"{field} holds {name} ({found.group()!r}), but this model speaks {speaks}", field=field
+                )
+
+    def instruct_ids(self, instruction: str) -> tuple[int, ...]:
+        """Ids of what comes before a text when the prompt's own text is not used (spec sections 3.6 and 9).
+
+        `instruction` says how to speak, as it is written; an empty one asks for cross-lingual speech, before which
+        CosyVoice2 puts nothing. Raises InvalidInput when the model knows no instructions.
+        """
+        text = instruction.strip()
+        self.check(text, field="instruct_text")
+        if text and not self.tokenizer.can_say(special_tokens.END_OF_PROMPT):
+            raise InvalidInput(
+                "this model follows no instructions; leave the instruction out and speak zero-shot or cross-lingual",
+                field="instruct_text",
+            )
+        if special_tokens.END_OF_PROMPT not in text:
+            if self._family == "cosyvoice3":
+                text = f"{_ASSISTANT} {text}{special_tokens.END_OF_PROMPT}" if text else COSYVOICE3_PREFIX
+            elif text:
+                text += special_tokens.END_OF_PROMPT
+        return tuple(self.tokenizer.encode(text, field="instruct_text")) if text else ()
+
+    def prompt_ids(self, transcript: str) -> NDArray[np.int32]:
+        """[n] ids of a prompt's transcript, normalised whole, never split (spec sections 2.1 and 9).
+
+        Raises InvalidInput when it is missing, holds no words, or is not in one of the model's languages.
+        """
+        text = transcript.strip()
+        if not text:
+            raise InvalidInput("transcript is missing; send the words the prompt audio speaks", field="transcript")
+        if only_punctuation(regex.sub(r"\s", "", text)):
+            raise InvalidInput("transcript holds no words; send the words the prompt audio speaks", field="transcript")
+        self.check(text, field="transcript")
+        if self._family == "cosyvoice3":
+            text = text if special_tokens.END_OF_PROMPT in text else COSYVOICE3_PREFIX + text
+        else:
+            text = self.normaliser(text, language_of(text))
+        return np.array(self.tokenizer.encode(text, field="transcript"), dtype=np.int32)

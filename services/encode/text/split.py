@@ -1,0 +1,121 @@
+"""Normalised text to pieces, each one run of the llm (spec section 2.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from services.common.checkpoint.model_dir import SplitConfig
+from services.encode.text.normalise import Language
+
+TERMINATORS: dict[Language, str] = {"zh": "。？！；：、.?!;", "en": ".?!;:"}
+QUOTES = '"”'
+
+
+@dataclass(frozen=True)
+class Span:
+    """Text to speak and the characters [start, end) of the client's text it came from."""
+
+    text: str
+    start: int = 0
+    end: int = 0
+
+
+def with_final_mark(text: str, language: Language) -> str:
+    """`text`, closed by a full stop unless it already ends in a mark of either language."""
+    if text[-1:] in TERMINATORS["zh"] + TERMINATORS["en"]:
+        return text
+    return text + ("。" if language == "zh" else ".")
+
+
+def utterances(text: str, language: Language, comma_split: bool = False) -> Iterator[str]:
+    """Cuts after every mark that ends a clause. Of several marks in a row only the first is kept.
+
+    A closing quote right after the mark stays with it. Joined, the utterances are the text without repeated marks.
+    """
+    marks = TERMINATORS[language] + ("，," if comma_split else "")
+    current, start = "", 0
+    for i, char in enumerate(text):
+        if i < start or char not in marks:
+            continue
+        if i > start:
+            if current:
+                yield current
+            current = text[start : i + 1]
+        start = i + 1
+        if current and text[start : start + 1] and text[start] in QUOTES:
+            current += text[start]
+            start += 1
+    if current:
+        yield current
+    if text[start:]:
+        yield text[start:]
+
+
+class Merger:
+    """Joins short utterances into pieces, one utterance at a time.
+
+    A piece ends when the next utterance would take it beyond `max_length` and it is longer than `min_length`; a last
+    rest shorter than `merge_length` joins the piece before it. Lengths are characters for Chinese, token ids otherwise.
+    A piece comes out as soon as no later utterance can change it, so cutting a whole text and cutting a stream of it
+    give the same pieces.
+    """
+
+    def __init__(self, config: SplitConfig, count_tokens: Callable[[str], int]) -> None:
+        self._config = config
+        self._count_tokens = count_tokens
+        self._held: Span | None = None  # finished, but a short last rest may still join it
+        self._current: Span | None = None
+
+    def push(self, utterance: Span, language: Language) -> list[Span]:
+        ready: list[Span] = []
+        if self._current is not None:
+            joined = self._length(self._current.text + utterance.text, language)
+            if joined > self._config.max_length and self._long_enough(language):
+                ready += self._complete()
+        self._current = _join(self._current, utterance)
+        length = self._length(self._current.text, language)
+        if length >= self._config.max_length and self._long_enough(language):
+            ready += self._complete()
+        elif self._held is not None and length >= self._config.merge_length:
+            ready.append(self._held)
+            self._held = None
+        return ready
+
+    def close(self, language: Language) -> list[Span]:
+        """The rest; the merger is empty afterwards."""
+        held, rest = self._held, self._current
+        self._held = self._current = None
+        if held is not None and rest is not None and self._length(rest.text, language) < self._config.merge_length:
+            return [_join(held, rest)]
+        return [span for span in (held, rest) if span is not None]
+
+    def _complete(self) -> list[Span]:
+        ready = [span for span in (self._held,) if span is not None]
+        self._held, self._current = self._current, None
+        if self._config.merge_length <= 0 and self._held is not None:  # no rest is short enough to join it
+            ready.append(self._held)
+            self._held = None
+        return ready
+
+    def _long_enough(self, language: Language) -> bool:
+        return self._current is not None and self._length(self._current.text, language) > self._config.min_length
+
+    def _length(self, text: str, language: Language) -> int:
+        return len(text) if language == "zh" else self._count_tokens(text)
+
+
+def split_text(text: str, language: Language, config: SplitConfig, count_tokens: Callable[[str], int]) -> list[str]:
+    """The pieces of a whole normalised text, which must not be empty."""
+    merger = Merger(config, count_tokens)
+    pieces: list[Span] = []
+    for utterance in utterances(with_final_mark(text, language), language, config.comma_split):
+        pieces += merger.push(Span(utterance), language)
+    pieces += merger.close(language)
+    return [piece.text for piece in pieces]
+
+
+def _join(first: Span | None, second: Span) -> Span:
+    if first is None:
+        return second
+    return Span(first.text + second.text, first.start, second.end)

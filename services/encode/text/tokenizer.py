@@ -1,0 +1,98 @@
+"""Text to token ids: the directory's byte-level BPE plus its family's special tokens (spec section 2.4)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+from services.common.checkpoint.model_dir import ModelDir, ModelDirError
+from services.common.errors import InvalidInput
+from services.encode.text import special_tokens
+
+# Qwen2's division into words before merging: contractions, words with one leading mark, single digits, punctuation
+# with its line ends, white space.
+_QWEN2_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+class TextTokenizer:
+    """Encodes text as the ids a model directory's llm was trained on. Safe to share between threads."""
+
+    def __init__(self, model: ModelDir) -> None:
+        """Raises ModelDirError when the directory's tokenizer files are missing or damaged."""
+        self._tokenizer = _load(model.tokenizer_dir)
+        specials = special_tokens.COSYVOICE3 if model.family == "cosyvoice3" else special_tokens.COSYVOICE2
+        _add_specials(self._tokenizer, (special_tokens.END_OF_TEXT, *specials))
+        self._specials = frozenset(specials)
+        self._rows = model.llm.text_vocab
+
+    def encode(self, text: str, *, field: str = "text") -> list[int]:
+        """The ids of `text`; nothing is added before or after.
+
+        Raises InvalidInput when the text holds something the model has no embedding for (a special token that its
+        family knows and this checkpoint was not trained on).
+        """
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        unknown = {token for token, id_ in zip(encoding.tokens, encoding.ids, strict=True) if id_ >= self._rows}
+        if unknown:
+            names = ", ".join(sorted(unknown))
+            raise InvalidInput(f"{field} holds {names}, which this model does not know; leave it out", field=field)
+        return list(encoding.ids)
+
+    def token_id(self, token: str) -> int | None:
+        """The id of one token by its exact spelling, None if the vocabulary lacks it."""
+        id_: int | None = self._tokenizer.token_to_id(token)
+        return id_
+
+    def can_say(self, token: str) -> bool:
+        """Whether the checkpoint has an embedding for one token by its exact spelling."""
+        id_ = self.token_id(token)
+        return id_ is not None and id_ < self._rows
+
+    @property
+    def specials(self) -> frozenset[str]:
+        """The special tokens a text may contain, such as `[laughter]` or `<strong>`."""
+        return self._specials
+
+
+def _load(directory: Path) -> Tokenizer:
+    whole = directory / "tokenizer.json"
+    try:
+        if whole.is_file():
+            return Tokenizer.from_file(str(whole))
+        return _from_vocabulary(directory)
+    except ModelDirError:
+        raise
+    except Exception as error:  # the library raises plain Exception for a damaged file
+        raise ModelDirError(f"the tokenizer in {directory} cannot be read ({error}); fetch it again") from error
+
+
+def _from_vocabulary(directory: Path) -> Tokenizer:
+    """Builds Qwen2's tokenizer from `vocab.json` and `merges.txt`, as the official checkpoints ship it."""
+    missing = [name for name in ("vocab.json", "merges.txt") if not (directory / name).is_file()]
+    if missing:
+        raise ModelDirError(f"{directory} lacks {', '.join(missing)} (or a tokenizer.json); fetch the checkpoint again")
+    bpe = models.BPE.from_file(str(directory / "vocab.json"), str(directory / "merges.txt"))
+    tokenizer = Tokenizer(bpe)
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_QWEN2_WORDS), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    config_file = directory / "tokenizer_config.json"
+    config: dict[str, Any] = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
+    added = sorted(config.get("added_tokens_decoder", {}).items(), key=lambda item: int(item[0]))
+    _add_specials(tokenizer, tuple(str(token["content"]) for _, token in added))
+    return tokenizer
+
+
+def _add_specials(tokenizer: Tokenizer, tokens: tuple[str, ...]) -> None:
+    """Appends the tokens that are new, in order; those the vocabulary has become special and keep their ids."""
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in tokens])

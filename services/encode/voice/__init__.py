@@ -1,0 +1,1 @@
+"""A prompt recording to a voice."""

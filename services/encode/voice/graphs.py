@@ -1,0 +1,95 @@
+"""The two ONNX graphs of a model directory: who speaks (CAM++) and what is said (S3 tokenizer). Spec section 3.
+
+Inputs and outputs go by position: the official files and their re-exports name them differently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from services.common.checkpoint.model_dir import ModelDirError
+from services.encode.voice.features import speaker_features, whisper_log_mel
+
+SPEAKER_DIM = 192
+
+
+@dataclass(frozen=True)
+class GraphOptions:
+    """How graphs run. A session serves many threads at once; `threads` are used inside each run."""
+
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    """ONNX Runtime execution providers, the preferred first."""
+    threads: int = 1
+
+
+DEFAULT_OPTIONS = GraphOptions()
+
+
+class SpeakerEncoder:
+    """CAM++: 16 kHz audio to a speaker embedding."""
+
+    def __init__(self, path: Path, options: GraphOptions = DEFAULT_OPTIONS) -> None:
+        """Raises ModelDirError when the graph is missing, damaged or of another interface."""
+        self._graph = _Graph(path, options, inputs=1)
+
+    def __call__(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
+        """[N] samples at 16 kHz -> [192]."""
+        embedding = self._graph.run(speaker_features(audio)).astype(np.float32).reshape(-1)
+        if embedding.shape != (SPEAKER_DIM,):
+            raise ModelDirError(f"{self._graph.path} returned {embedding.size} values, expected {SPEAKER_DIM}")
+        return embedding
+
+
+class SpeechTokenizer:
+    """S3 tokenizer: 16 kHz audio of at most 30 s to speech ids at 25 Hz."""
+
+    def __init__(self, path: Path, vocabulary: int, options: GraphOptions = DEFAULT_OPTIONS) -> None:
+        """`vocabulary` is V of the model directory: every id must be below it.
+
+        Raises ModelDirError when the graph is missing, damaged or of another interface.
+        """
+        self._graph = _Graph(path, options, inputs=2)
+        self._vocabulary = vocabulary
+
+    def __call__(self, audio: NDArray[np.float32]) -> NDArray[np.int32]:
+        """[N] samples at 16 kHz -> [about N / 640] ids."""
+        mel = whisper_log_mel(audio)
+        tokens = self._graph.run(mel, np.array([mel.shape[2]], dtype=np.int32)).reshape(-1)
+        if tokens.size and not (tokens.min() >= 0 and tokens.max() < self._vocabulary):
+            raise ModelDirError(f"{self._graph.path} returned ids outside 0..{self._vocabulary - 1}: not this model's")
+        return tokens.astype(np.int32)
+
+
+class _Graph:
+    def __init__(self, path: Path, options: GraphOptions, inputs: int) -> None:
+        self.path = path
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = options.threads
+        settings.inter_op_num_threads = 1
+        settings.log_severity_level = 3
+        lacking = set(options.providers) - set(onnxruntime.get_available_providers())
+        if lacking:
+            have = ", ".join(onnxruntime.get_available_providers())
+            raise ModelDirError(f"ONNX Runtime has no {', '.join(sorted(lacking))} here; available: {have}")
+        try:
+            self._session = onnxruntime.InferenceSession(path, settings, providers=list(options.providers))
+        except Exception as error:  # onnxruntime has one class per status code, all fatal here
+            first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ModelDirError(f"{path} cannot be loaded ({first_line}); fetch the checkpoint again") from error
+        self._names = [entry.name for entry in self._session.get_inputs()]
+        if len(self._names) != inputs:
+            raise ModelDirError(
+                f"{path} takes {len(self._names)} inputs, expected {inputs}: not the graph of this name"
+            )
+
+    def run(self, *values: NDArray[Any]) -> NDArray[Any]:
+        feeds = dict(zip(self._names, values, strict=True))
+        outputs: Sequence[Any] = self._session.run(None, feeds)
+        return np.asarray(outputs[0])

@@ -1,0 +1,1 @@
+"""The llm engine: scheduling of sequences."""

@@ -1,0 +1,287 @@
+"""In which order a request's text and speech ids become rows of model input, and what may be sampled after each.
+
+Two layouts exist. `WholeText` (spec section 4.4) puts all text first and then decodes. `InterleavedText` (spec
+section 4.6, "bistream") decodes while text still arrives, 5 text ids to 15 speech ids in the released models.
+Both are pure functions of the ids they are given: neither timing nor batch mates matter, which is what lets an engine
+replay a sequence on another machine or recompute it after preemption.
+
+A row of input is one integer, an *input code*: text ids first, then the two rows of `llm_embedding`, then the rows
+of `speech_embedding`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence as Ids
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from services.common.checkpoint.model_dir import LlmConfig
+
+FinishReason = Literal["stop", "length"]
+"""`stop`: the model ended the utterance; `length`: a length limit did."""
+
+
+class RequestError(ValueError):
+    """The request cannot be served as it is; the message says what to change."""
+
+
+class TextMissing(RequestError):
+    """What is to be resumed goes beyond the text given so far; with more of it the request may do."""
+
+
+def special_ids(config: LlmConfig) -> range:
+    """The ids after the speech ids, used or not: rows of the speech embedding and of the output layer."""
+    count = 3 if config.family == "cosyvoice2" else 200
+    return range(config.speech_tokens, config.speech_tokens + count)
+
+
+class InputCodes:
+    """Input codes of one checkpoint: which integer stands for which embedding row."""
+
+    def __init__(self, config: LlmConfig) -> None:
+        self._llm_rows = config.text_vocab
+        self._speech_rows = config.text_vocab + 2
+        # CosyVoice3 has no llm_embedding: sos and task are rows V and V+2 of speech_embedding (spec section 9).
+        own_rows = config.family == "cosyvoice2"
+        self.sos = self._llm_rows if own_rows else self.speech(config.speech_tokens)
+        self.task = self._llm_rows + 1 if own_rows else self.speech(config.speech_tokens + 2)
+
+    def speech(self, speech_id: int) -> int:
+        return self._speech_rows + speech_id
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What the next token may be: `forced` when it is not sampled at all, else any speech id or `allowed` special."""
+
+    allowed: frozenset[int]
+    forced: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one token meant: is it speech, and does the utterance end with it?"""
+
+    spoken: bool
+    finish: FinishReason | None = None
+
+
+class Layout(Protocol):
+    """One sequence's input rows and decoding rules."""
+
+    rows: list[int]
+    """Input codes in the order they are fed; grows, never changes."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether a token is to be sampled once all rows are fed; false while text is awaited."""
+
+    def add_text(self, ids: Ids[int]) -> None:
+        """Takes text ids that arrived."""
+
+    def end_text(self) -> None:
+        """No more text comes. Raises RequestError when what came cannot be spoken."""
+
+    def constraint(self) -> Constraint:
+        """The rule for the token sampled after the last row."""
+
+    @property
+    def steady(self) -> int:
+        """How many tokens from the next on may follow under this rule, as long as each but the last is speech."""
+
+    def accept(self, token: int) -> Outcome:
+        """Takes the sampled (or forced, or replayed) token and appends the rows that follow it."""
+
+
+@dataclass(frozen=True)
+class LengthRule:
+    """Bounds on decoded tokens (spec section 4.4); `ceiling` also bounds a runaway utterance."""
+
+    min_per_text_id: float
+    max_per_text_id: float
+    ceiling: int
+    """Tokens: the request's maximum seconds, or what is left of the per-request token limit."""
+    max_rows: int
+    """Rows one sequence may occupy in the K/V cache, prompt included."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What precedes the text to speak. `instruct_ids` directly follow sos whatever the layout (spec section 9)."""
+
+    text_ids: tuple[int, ...] = ()
+    speech_ids: tuple[int, ...] = ()
+    instruct_ids: tuple[int, ...] = ()
+
+
+class WholeText:
+    """`sos | prompt text, text | task | prompt speech`, then decoding until a stop id or the longest length."""
+
+    def __init__(self, config: LlmConfig, prompt: Prompt, rule: LengthRule, *, upstream_stops: bool = False) -> None:
+        self.rows: list[int] = []
+        self._config, self._prompt, self._rule, self._codes = config, prompt, rule, InputCodes(config)
+        self._text: list[int] = []
+        self._decoded = self._min_length = self._max_length = 0
+        specials = frozenset(special_ids(config))
+        # Upstream bans id V alone while the utterance is too short and lets every special id end it (spec section 4.4);
+        # we ban every special id but eos, so that none but eos ever ends speech.
+        self._early = specials - {config.speech_tokens} if upstream_stops else frozenset()
+        self._late = specials if upstream_stops else frozenset({config.eos})
+
+    @property
+    def ready(self) -> bool:
+        return bool(self.rows)
+
+    def add_text(self, ids: Ids[int]) -> None:
+        self._text.extend(ids)
+        if len(self._text) > self._rule.max_rows:
+            raise _too_long(len(self._text), self._rule)
+
+    def end_text(self) -> None:
+        if not self._text:
+            raise RequestError("the text is empty; send at least one text id")
+        codes, prompt, rule = self._codes, self._prompt, self._rule
+        speech = [codes.speech(i) for i in prompt.speech_ids]
+        rows = [codes.sos, *prompt.instruct_ids, *prompt.text_ids, *self._text, codes.task, *speech]
+        room = rule.max_rows - len(rows)
+        self._min_length = int(rule.min_per_text_id * len(self._text))
+        self._max_length = min(int(rule.max_per_text_id * len(self._text)), rule.ceiling, room)
+        if room < max(1, min(self._min_length, rule.ceiling)):
+            raise _too_long(len(rows), rule)
+        self.rows = rows
+
+    def constraint(self) -> Constraint:
+        return Constraint(self._early if self._decoded < self._min_length else self._late)
+
+    @property
+    def steady(self) -> int:
+        changes = self._min_length if self._decoded < self._min_length else self._max_length
+        return min(changes, self._max_length) - self._decoded
+
+    def accept(self, token: int) -> Outcome:
+        if token >= self._config.speech_tokens:
+            return Outcome(spoken=False, finish="stop")
+        self._decoded += 1
+        self.rows.append(self._codes.speech(token))
+        return Outcome(spoken=True, finish="length" if self._decoded >= self._max_length else None)
+
+
+class InterleavedText:
+    """Blocks of text ids between runs of speech ids; a fill id asks for the next block (spec section 4.6).
+
+    One deliberate difference to upstream: CosyVoice3 without prompt speech waits for its first block of text like
+    CosyVoice2, where upstream decodes 15 tokens before any text.
+    """
+
+    def __init__(self, config: LlmConfig, prompt: Prompt, rule: LengthRule) -> None:
+        self.rows: list[int] = []
+        self._config, self._rule, self._codes = config, rule, InputCodes(config)
+        self._text_block, self._speech_block = config.mix_ratio
+        self._arrived: deque[int] = deque()
+        self._text = list(prompt.text_ids)
+        self._prompt_speech = [self._codes.speech(i) for i in prompt.speech_ids]
+        self._pending = [self._codes.sos, *prompt.instruct_ids]
+        length = len(prompt.speech_ids)
+        self._next_fill = (length // self._speech_block + 1) * self._speech_block - length
+        self._prompt_placed = False
+        self._decoded = 0
+        self._last: int | None = None
+        self._state: Literal["collecting", "decoding", "final"] = "collecting"
+        self._received = self._ended = False
+
+    @property
+    def ready(self) -> bool:
+        return self._state != "collecting"
+
+    def add_text(self, ids: Ids[int]) -> None:
+        self._arrived.extend(ids)
+        self._received = self._received or bool(ids)
+        if self._reach() > self._rule.max_rows:
+            raise _too_long(self._reach(), self._rule)
+        self._advance()
+
+    def end_text(self) -> None:
+        if not self._received:
+            raise RequestError("the text is empty; send at least one text id")
+        self._ended = True
+        self._advance()
+
+    def constraint(self) -> Constraint:
+        if self._state == "final":
+            return Constraint(frozenset({self._config.eos}))
+        forced = self._config.fill if self._decoded == self._next_fill else None
+        return Constraint(frozenset({self._config.fill}), forced)
+
+    @property
+    def steady(self) -> int:
+        ends = min(self._rule.ceiling - self._decoded, self._rule.max_rows - self._reach())
+        return max(1, ends if self._state == "final" else min(ends, self._next_fill - self._decoded))
+
+    def accept(self, token: int) -> Outcome:
+        config = self._config
+        if self._state == "final" and token >= config.speech_tokens:
+            return Outcome(spoken=False, finish="stop")
+        if token == config.fill:
+            self._next_fill = self._decoded + self._speech_block + 1
+            # The fill id itself is never fed; `_pending` keeps the last rows, which upstream feeds again at the end.
+            self._state = "collecting"
+        else:
+            self._feed([self._codes.speech(token)])
+        self._decoded += 1
+        self._last = token
+        full = self._decoded >= self._rule.ceiling or self._reach() >= self._rule.max_rows
+        if not full:
+            self._advance()
+        return Outcome(spoken=token != config.fill, finish="length" if full else None)
+
+    def _advance(self) -> None:
+        while self._state == "collecting":
+            if self._arrived:
+                self._text.append(self._arrived.popleft())
+                self._place_prompt_speech()
+                if not self._prompt_speech:
+                    self._start_run()
+            elif self._ended:
+                self._feed([*self._pending, *self._text, self._codes.task])
+                self._state = "final"
+            else:
+                return
+
+    def _place_prompt_speech(self) -> None:
+        while self._prompt_speech and len(self._text) >= self._text_block:
+            self._pending += self._take_text() + self._prompt_speech[: self._speech_block]
+            del self._prompt_speech[: self._speech_block]
+            self._prompt_placed = True
+
+    def _start_run(self) -> None:
+        after_fill = self._last == self._config.fill
+        if after_fill or (self._last is None and not self._prompt_placed):
+            if len(self._text) < self._text_block:
+                return
+            self._pending = ([] if after_fill else self._pending) + self._take_text()
+        self._feed(self._pending)
+        self._state = "decoding"
+
+    def _reach(self) -> int:
+        """Rows this sequence needs to speak what it has been given so far, at most."""
+        if self._state == "final":
+            return len(self.rows)
+        ahead = len(self._arrived) + len(self._text) + len(self._prompt_speech) + 1
+        return len(self.rows) + len(self._pending) + ahead + 2 * self._text_block
+
+    def _take_text(self) -> list[int]:
+        block = self._text[: self._text_block]
+        del self._text[: self._text_block]
+        return block
+
+    def _feed(self, codes: list[int]) -> None:
+        self._pending = codes
+        self.rows.extend(codes)
+
+
+def _too_long(rows: int, rule: LengthRule) -> RequestError:
+    return RequestError(
+        f"prompt and text need {rows} of at most {rule.max_rows} tokens, which leaves too few to speak the text; "
+        "shorten the prompt or split the text"
+    )

@@ -1,0 +1,272 @@
+"""A request, the events it produces, and its running state as data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence as Ids
+from dataclasses import dataclass, field
+from typing import Literal
+
+from services.common.checkpoint.model_dir import LlmConfig, ModelDir, SamplingConfig
+from services.llm.engine.layout import (
+    FinishReason,
+    InterleavedText,
+    Layout,
+    LengthRule,
+    Prompt,
+    RequestError,
+    TextMissing,
+    WholeText,
+)
+
+# CosyVoice3 ids that sound as silence (spec section 4.7): at most MAX_SILENT_RUN of them in a row are spoken.
+SILENT_IDS = frozenset({1, 2, 28, 29, 55, 248, 494, 2241, 2242, 2322, 2323})
+MAX_SILENT_RUN = 5
+MIN_SPEED, MAX_SPEED = 0.1, 10.0
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """Per-request sampling; None takes the checkpoint's own value (spec section 4.5)."""
+
+    seed: int = 0
+    """0 to 2^64-1; equal seeds give equal tokens for an equal request."""
+    temperature: float = 1.0
+    top_p: float | None = None
+    top_k: int | None = None
+    ras: bool = True
+    """Repetition-aware sampling; off leaves plain nucleus sampling."""
+    win_size: int | None = None
+    tau_r: float | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """One utterance to generate.
+
+    `resume_ids` are raw ids an earlier run of this request has already decoded (`TokensEvent.raw_ids`, in order): the
+    engine goes on as if it had decoded them itself, given the same text, prompt and options.
+    """
+
+    text_ids: tuple[int, ...]
+    prompt: Prompt = field(default_factory=Prompt)
+    sampling: SamplingOptions = SamplingOptions()
+    text_complete: bool = True
+    """False: more text follows by `append_text`, until `end_text`."""
+    text_order: Literal["whole", "interleaved"] = "whole"
+    """`whole` starts once the text is complete; `interleaved` is for checkpoints trained on mixed order."""
+    resume_ids: tuple[int, ...] = ()
+    max_seconds: float = 60.0
+    """A runaway stop: at most this much speech."""
+    max_tokens: int | None = None
+    """Generation is held once this many raw ids are decoded (`resume_ids` included); None never holds."""
+    play_at: float | None = None
+    """When the listener hears (or wants to hear) the beginning, on the engine's monotonic clock; what is due next
+    follows from it. None: nobody waits."""
+    speed: float = 1.0
+    """How much faster than the model speaks its speech is played, 0.1 to 10: what is due next follows from it too."""
+    style: str = ""
+    """Which of the backend's checkpoints speaks; empty: its first."""
+    upstream_stops: bool = False
+    """Upstream's stop and ban rules in `whole` order instead of ours; for parity checks."""
+
+
+@dataclass(frozen=True)
+class TokensEvent:
+    """Newly decoded ids.
+
+    `ids` are to be spoken; `raw_ids` is everything decoded (fill and dropped silent ids included), which a resumed
+    request needs. `finish_reason` is set exactly when `last` is true.
+    """
+
+    ids: tuple[int, ...]
+    raw_ids: tuple[int, ...] = ()
+    last: bool = False
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True)
+class FailedEvent:
+    """The sequence is gone and its resources are free; `error` says why. No event follows."""
+
+    error: Exception
+
+
+Event = TokensEvent | FailedEvent
+
+
+@dataclass(eq=False)
+class Sequence:
+    """A request in the engine: its layout, its place in the K/V cache, its decoded ids.
+
+    Only the engine thread changes it. Raises RequestError for ids or options out of range (see `check_request`).
+    """
+
+    request: Request
+    model: ModelDir = field(repr=False)
+    max_rows: int
+    arrival: int
+    layout: Layout = field(init=False, repr=False)
+    sampling: SamplingConfig = field(init=False, repr=False)
+    decoded: list[int] = field(default_factory=list, repr=False)
+    """Raw ids, the stop id excluded; the next token's position is its length."""
+    blocks: list[int] = field(default_factory=list, repr=False)
+    computed: int = 0
+    """Rows whose K/V lie in `blocks`."""
+    max_tokens: int | None = None
+    play_at: float | None = None
+    spoken: int = 0
+    """Ids to be spoken so far."""
+    resumed: tuple[int, ...] = ()
+    """Those of `resume_ids` that are to be spoken."""
+    finish_reason: FinishReason | None = None
+    closed: bool = False
+    """Finished, failed or cancelled: never run again."""
+    silent_run: int = 0
+    text_length: int = 0
+    """Text ids received so far, the prompt's not counted."""
+    text_ended: bool = False
+
+    def __post_init__(self) -> None:
+        request, config = self.request, self.model.llm
+        check_request(request, config)
+        self.max_tokens, self.play_at = request.max_tokens, request.play_at
+        own, options = self.model.sampling, request.sampling
+        self.sampling = SamplingConfig(
+            top_p=own.top_p if options.top_p is None else options.top_p,
+            top_k=own.top_k if options.top_k is None else options.top_k,
+            win_size=own.win_size if options.win_size is None else options.win_size,
+            tau_r=own.tau_r if options.tau_r is None else options.tau_r,
+            min_token_text_ratio=own.min_token_text_ratio,
+            max_token_text_ratio=own.max_token_text_ratio,
+        )
+        rule = LengthRule(
+            min_per_text_id=own.min_token_text_ratio,
+            max_per_text_id=own.max_token_text_ratio,
+            ceiling=max(1, int(request.max_seconds * self.model.token_rate)),
+            max_rows=self.max_rows,
+        )
+        if request.text_order == "whole":
+            self.layout = WholeText(config, request.prompt, rule, upstream_stops=request.upstream_stops)
+        else:
+            self.layout = InterleavedText(config, request.prompt, rule)
+        self.add_text(request.text_ids)
+        if request.text_complete:
+            self.end_text()
+        self.resumed = tuple(spoken for token in request.resume_ids for spoken in self._replay(token))
+
+    @property
+    def pending(self) -> int:
+        """Rows still to be fed before a token can be sampled."""
+        return len(self.layout.rows) - self.computed
+
+    @property
+    def runnable(self) -> bool:
+        """Whether the next step can advance it: not awaiting text, not held back by its token budget."""
+        held = self.max_tokens is not None and len(self.decoded) >= self.max_tokens
+        return self.layout.ready and not held and not self.closed
+
+    @property
+    def burst(self) -> int:
+        """How many tokens may be drawn one after the other before anything but speech must be thought of."""
+        steady = self.layout.steady
+        return steady if self.max_tokens is None else min(steady, self.max_tokens - len(self.decoded))
+
+    @property
+    def rate(self) -> float:
+        """Speech tokens the listener hears per second."""
+        return self.model.token_rate * self.request.speed
+
+    @property
+    def due(self) -> float:
+        """When the listener runs dry, or wants the first audio, if no more tokens come; endless when nobody waits."""
+        return math.inf if self.play_at is None else self.play_at + self.spoken / self.rate
+
+    def add_text(self, ids: Ids[int]) -> None:
+        if self.text_ended:
+            raise RequestError("text arrived after its end; send it as a new request")
+        self.layout.add_text(ids)
+        self.text_length += len(ids)
+
+    def end_text(self) -> None:
+        if not self.text_ended:
+            self.text_ended = True
+            self.layout.end_text()
+
+    def accept_all(self, tokens: Ids[int]) -> TokensEvent:
+        """Takes the next tokens, which nothing but the last may end, and says what they mean to the listener."""
+        events = [self.accept(token) for token in tokens]
+        ids = tuple(i for event in events for i in event.ids)
+        raw_ids = tuple(i for event in events for i in event.raw_ids)
+        return TokensEvent(ids, raw_ids, events[-1].last, events[-1].finish_reason)
+
+    def accept(self, token: int) -> TokensEvent:
+        """Takes the next token and says what it means to the listener."""
+        outcome = self.layout.accept(token)
+        self.finish_reason = outcome.finish
+        last = outcome.finish is not None
+        if outcome.finish == "stop":
+            return TokensEvent((), (), last, outcome.finish)
+        self.decoded.append(token)
+        ids = (token,) if outcome.spoken and not self._too_silent(token) else ()
+        self.spoken += len(ids)
+        return TokensEvent(ids, (token,), last, outcome.finish)
+
+    def _too_silent(self, token: int) -> bool:
+        if self.model.family != "cosyvoice3" or token not in SILENT_IDS:
+            self.silent_run = 0
+            return False
+        self.silent_run += 1
+        return self.silent_run > MAX_SILENT_RUN
+
+    def _replay(self, token: int) -> tuple[int, ...]:
+        if not self.layout.ready:
+            raise TextMissing("resume_ids go beyond what the text allows; send the same text as the first run")
+        if self.finish_reason is not None:
+            raise RequestError("resume_ids go on after the utterance's end; send the first run's ids unchanged")
+        forced = self.layout.constraint().forced
+        if forced is not None and token != forced:
+            raise RequestError(f"resume_ids[{len(self.decoded)}] must be {forced}; send the first run's ids unchanged")
+        return self.accept(token).ids
+
+
+def check_request(request: Request, config: LlmConfig) -> None:
+    """Raises RequestError naming the first field that is out of range."""
+    prompt, options = request.prompt, request.sampling
+    check_text_ids(request.text_ids, config)
+    check_text_ids(prompt.text_ids, config, "prompt text id")
+    check_text_ids(prompt.instruct_ids, config, "instruct id")
+    _in_range(prompt.speech_ids, config.speech_tokens, "prompt speech id")
+    speech_only = [i for i in request.resume_ids if not (i == config.fill and request.text_order == "interleaved")]
+    _in_range(speech_only, config.speech_tokens, "resume id")
+    if not 0 <= options.seed < 2**64:
+        raise RequestError(f"seed {options.seed} is out of range; choose one from 0 to 2^64-1")
+    _positive(options.temperature, "temperature", 10.0)
+    _positive(options.top_p, "top_p", 1.0)
+    _positive(options.top_k, "top_k", math.inf)
+    _positive(options.tau_r, "tau_r", math.inf)
+    _positive(options.win_size, "win_size", 1000)
+    _positive(request.max_seconds, "max_seconds", 3600.0)
+    if not MIN_SPEED <= request.speed <= MAX_SPEED:  # NaN too fails every comparison
+        raise RequestError(f"speed {request.speed} is out of range; it must be {MIN_SPEED:g} to {MAX_SPEED:g}")
+    if request.max_tokens is not None and request.max_tokens < 0:
+        raise RequestError(f"max_tokens {request.max_tokens} is negative; use 0 to hold generation back")
+    if request.play_at is not None and not math.isfinite(request.play_at):
+        raise RequestError("play_at is not a finite number of seconds")
+
+
+def check_text_ids(ids: Ids[int], config: LlmConfig, name: str = "text id") -> None:
+    """Raises RequestError when an id is outside the text vocabulary."""
+    _in_range(ids, config.text_vocab, name)
+
+
+def _in_range(ids: Ids[int], bound: int, name: str) -> None:
+    wrong = next((i for i in ids if not 0 <= i < bound), None)
+    if wrong is not None:
+        raise RequestError(f"{name} {wrong} is out of range; this model's go from 0 to {bound - 1}")
+
+
+def _positive(value: float | None, name: str, most: float) -> None:
+    # Written so that NaN fails too.
+    if value is not None and not 0 < value <= most:
+        raise RequestError(f"{name} {value} is out of range; it must be above 0" + (f" and at most {most:g}"))

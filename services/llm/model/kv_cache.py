@@ -1,0 +1,189 @@
+"""The paged K/V cache, and one step's rows laid out over it.
+
+Keys and values of all sequences share two tensors cut into blocks of `block_size` rows. A sequence owns a list of
+blocks; its row p lies in block `blocks[p // block_size]` at offset `p % block_size`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from services.common.checkpoint.model_dir import LlmConfig
+from services.llm.model.attention import DecodeAttention, gathered
+from services.llm.model.int8 import quantize
+
+
+class KVCache:
+    """`keys` and `values`: [layers, blocks, kv_heads, block_size, head_dim].
+
+    Quantised, they hold int8, and `key_scales` and `value_scales` [layers, blocks, kv_heads, block_size, 1] what one
+    step of each row is worth.
+    """
+
+    def __init__(
+        self,
+        config: LlmConfig,
+        num_blocks: int,
+        block_size: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        quantized: bool = False,
+        attend: DecodeAttention = gathered,
+    ) -> None:
+        """`dtype` is what attention computes in; `attend` is how single rows attend over their sequences' blocks."""
+        self.block_size = block_size
+        self.dtype = dtype
+        self.attend = attend
+        shape = (config.num_layers, num_blocks, config.num_kv_heads, block_size, config.head_dim)
+        stored = torch.int8 if quantized else dtype
+        self.keys = torch.zeros(shape, device=device, dtype=stored)
+        self.values = torch.zeros(shape, device=device, dtype=stored)
+        scales = (*shape[:-1], 1 if quantized else 0)
+        self.key_scales = torch.zeros(scales, device=device)
+        self.value_scales = torch.zeros(scales, device=device)
+        self._gathered = torch.empty((2, 0, block_size, config.head_dim), device=device, dtype=stored)
+
+    @property
+    def quantized(self) -> bool:
+        return self.keys.dtype == torch.int8
+
+    def open(self, batch: StepBatch) -> None:
+        """Clears the blocks the batch is the first to write to.
+
+        Rows beyond a sequence's end are masked, but a NaN that a failed sequence left there would pass the mask.
+        """
+        for stored in (self.key_scales, self.value_scales) if self.quantized else (self.keys, self.values):
+            stored.index_fill_(1, batch.opened, 0)
+
+    def write(self, layer: int, batch: StepBatch, keys: Tensor, values: Tensor) -> None:
+        """Stores the batch's own rows [N, kv_heads, head_dim]."""
+        where = (batch.blocks, slice(None), batch.offsets)
+        if self.quantized:
+            keys, self.key_scales[layer][where] = quantize(keys)
+            values, self.value_scales[layer][where] = quantize(values)
+        self.keys[layer][where] = keys
+        self.values[layer][where] = values
+
+    def read(self, layer: int, table: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, kv_heads, W * block_size, head_dim] of the blocks `table` [B, W] names.
+
+        They are valid until the next read: all reads share one buffer, since allocating it anew would cost several
+        times the copy itself.
+        """
+        sequences, width = table.shape
+        kv_heads, head_dim = self.keys.shape[2], self.keys.shape[4]
+        heads = torch.arange(kv_heads, device=table.device)
+        rows = (table[:, None, :] * kv_heads + heads[:, None]).flatten()
+        if rows.numel() > self._gathered.shape[1]:
+            self._gathered = self._gathered.new_empty((2, 2 * rows.numel(), *self._gathered.shape[2:]))
+        both = []
+        sides = ((self.keys, self.key_scales), (self.values, self.value_scales))
+        for (stored, scales), buffer in zip(sides, self._gathered, strict=True):
+            out = buffer[: rows.numel()]
+            torch.index_select(stored[layer].flatten(0, 1), 0, rows, out=out)
+            if self.quantized:
+                out = (out * scales[layer].flatten(0, 1)[rows]).to(self.dtype)
+            both.append(out.view(sequences, kv_heads, width * self.block_size, head_dim))
+        return both[0], both[1]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What one sequence feeds in a step: `codes` at positions `start`, `start + 1`, …; `blocks` hold its K/V."""
+
+    codes: Sequence[int]
+    start: int
+    blocks: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Several rows of one sequence: rows `begin:end` of the batch."""
+
+    begin: int
+    end: int
+    table: Tensor
+    """[1, W] its blocks up to the last of these rows."""
+    mask: Tensor
+    """[end - begin, W * block_size] true where a row sees a position."""
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """The N rows of one step: first one row for each of D decoding sequences, then the segments."""
+
+    codes: Tensor
+    """[N] input codes."""
+    positions: Tensor
+    """[N]"""
+    blocks: Tensor
+    """[N] the block each row's own K/V goes to."""
+    offsets: Tensor
+    """[N] and where in it."""
+    opened: Tensor
+    """Blocks that hold no row of their sequence yet."""
+    last: Tensor
+    """[sequences] each sequence's last row, in the order the sequences were given."""
+    decode_table: Tensor
+    """[D, W] the blocks each decoding row sees, padded with its first."""
+    decode_lengths: Tensor
+    """[D] positions each decoding row sees, its own included."""
+    decode_mask: Tensor
+    """[D, 1, 1, W * block_size] the same as a mask: true where a position counts."""
+    segments: tuple[Segment, ...]
+
+
+def lay_out(items: Sequence[Rows], block_size: int, device: torch.device) -> StepBatch:
+    """Flattens the rows of a step, single rows first."""
+    order = sorted(range(len(items)), key=lambda i: len(items[i].codes) > 1)
+    codes: list[int] = []
+    positions: list[int] = []
+    blocks: list[int] = []
+    last = [0] * len(items)
+    segments = []
+    for i in order:
+        item = items[i]
+        begin, stop = len(codes), item.start + len(item.codes)
+        codes.extend(item.codes)
+        positions.extend(range(item.start, stop))
+        blocks.extend(item.blocks[p // block_size] for p in range(item.start, stop))
+        last[i] = len(codes) - 1
+        if len(item.codes) > 1:
+            table, _ = _context([item], block_size, device)
+            visible = torch.arange(table.shape[1] * block_size, device=device)
+            causal = visible <= torch.arange(item.start, stop, device=device)[:, None]
+            segments.append(Segment(begin, begin + len(item.codes), table, causal))
+    decode_table, decode_lengths = _context([item for item in items if len(item.codes) == 1], block_size, device)
+    offsets = [p % block_size for p in positions]
+    opened = [block for block, offset in zip(blocks, offsets, strict=True) if offset == 0]
+    return StepBatch(
+        codes=torch.tensor(codes, device=device),
+        positions=torch.tensor(positions, device=device),
+        blocks=torch.tensor(blocks, device=device),
+        offsets=torch.tensor(offsets, device=device),
+        opened=torch.tensor(opened, device=device, dtype=torch.long),
+        last=torch.tensor(last, device=device),
+        decode_table=decode_table,
+        decode_lengths=decode_lengths,
+        decode_mask=existing(decode_table, decode_lengths, block_size)[:, None, None, :],
+        segments=tuple(segments),
+    )
+
+
+def _context(items: Sequence[Rows], block_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Block tables [B, W] up to each item's last row, and how many positions [B] that is."""
+    lengths = [item.start + len(item.codes) for item in items]
+    width = -(-max(lengths, default=0) // block_size)
+    tables = [(list(item.blocks[:width]) + [item.blocks[0]] * width)[:width] for item in items]
+    table = torch.tensor(tables, device=device, dtype=torch.long).reshape(len(items), width)
+    return table, torch.tensor(lengths, device=device, dtype=torch.long)
+
+
+def existing(table: Tensor, lengths: Tensor, block_size: int) -> Tensor:
+    """Which of the positions in the blocks of `table` [B, W] exist: [B, W * block_size]."""
+    return torch.arange(table.shape[1] * block_size, device=table.device) < lengths[:, None]

@@ -1,0 +1,254 @@
+"""The speech language model: a Qwen2 decoder from text and speech-token embeddings to speech-token logits.
+
+Source: spec sections 4.1 and 4.2, and 9 for CosyVoice3. Module names spell the official state-dict keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from services.common.checkpoint.model_dir import LlmConfig, ModelDir
+from services.common.checkpoint.weights import load_strict, read_weights
+from services.common.engine.precision import forbid_tf32
+from services.llm.engine.layout import special_ids
+from services.llm.model.attention import causal, rotary_table, rotate
+from services.llm.model.int8 import Int8Linear
+from services.llm.model.kv_cache import KVCache, StepBatch
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with rotary positions over the paged cache."""
+
+    def __init__(self, config: LlmConfig) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = config.num_heads, config.num_kv_heads, config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, self.heads * self.head_dim)
+        self.k_proj = nn.Linear(config.hidden_size, self.kv_heads * self.head_dim)
+        self.v_proj = nn.Linear(config.hidden_size, self.kv_heads * self.head_dim)
+        self.o_proj: nn.Module = nn.Linear(self.heads * self.head_dim, config.hidden_size, bias=False)
+        self.qkv_proj: nn.Module = nn.Identity()
+
+    def fuse(self) -> None:
+        """One product instead of three."""
+        self.qkv_proj = fused(self.q_proj, self.k_proj, self.v_proj)
+        del self.q_proj, self.k_proj, self.v_proj
+
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], batch: StepBatch, cache: KVCache, layer: int) -> Tensor:
+        """x [N, hidden]; writes this step's keys and values into the cache, then attends over it."""
+        rows = x.shape[0]
+        qkv = self.qkv_proj(x).view(rows, -1, self.head_dim)
+        rotated = rotate(qkv[:, : self.heads + self.kv_heads], rotary)
+        cache.write(layer, batch, rotated[:, self.heads :], qkv[:, self.heads + self.kv_heads :])
+        query = rotated[:, : self.heads].reshape(rows, self.kv_heads, -1, self.head_dim)
+        attended = []
+        decoding = batch.decode_table.shape[0]
+        if decoding:
+            attended.append(cache.attend(query[:decoding], layer, batch, cache))
+        for segment in batch.segments:
+            keys, values = cache.read(layer, segment.table)
+            attended.append(causal(query[segment.begin : segment.end], keys, values, segment.mask))
+        output: Tensor = self.o_proj(torch.cat([out.reshape(len(out), -1) for out in attended]))
+        return output
+
+
+class Mlp(nn.Module):
+    """SiLU-gated feed-forward."""
+
+    def __init__(self, config: LlmConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj: nn.Module = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_up_proj: nn.Module = nn.Identity()
+
+    def fuse(self) -> None:
+        """One product instead of two."""
+        self.gate_up_proj = fused(self.gate_proj, self.up_proj)
+        del self.gate_proj, self.up_proj
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
+        out: Tensor = self.down_proj(F.silu(gate) * up)
+        return out
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm attention and feed-forward. The residual stream and the norms are float32 at any precision."""
+
+    def __init__(self, config: LlmConfig) -> None:
+        super().__init__()
+        self.input_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = Mlp(config)
+        self.feed_forward: Callable[[Tensor, torch.dtype], Tensor] = self._feed_forward
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        batch: StepBatch,
+        cache: KVCache,
+        layer: int,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x).to(dtype), rotary, batch, cache, layer)
+        return self.feed_forward(x, dtype)
+
+    def _feed_forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        out: Tensor = x + self.mlp(self.post_attention_layernorm(x).to(dtype))
+        return out
+
+
+def fused(*parts: nn.Linear) -> nn.Linear:
+    """One linear layer whose output is the outputs of `parts` side by side."""
+    weight = torch.cat([part.weight for part in parts])
+    whole = nn.Linear(weight.shape[1], weight.shape[0], bias=parts[0].bias is not None, device="meta")
+    whole.weight = nn.Parameter(weight)
+    if parts[0].bias is not None:
+        whole.bias = nn.Parameter(torch.cat([part.bias for part in parts]))
+    return whole
+
+
+class Qwen2Decoder(nn.Module):
+    """`llm.model.model.*`: the text embedding, the layers and the final norm."""
+
+    def __init__(self, config: LlmConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.text_vocab, config.hidden_size)
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_layers))
+        self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+
+class _CausalLm(nn.Module):
+    """`llm.model.*`"""
+
+    def __init__(self, config: LlmConfig) -> None:
+        super().__init__()
+        self.model = Qwen2Decoder(config)
+
+
+class _Pretrained(nn.Module):
+    """`llm.*`"""
+
+    def __init__(self, config: LlmConfig) -> None:
+        super().__init__()
+        self.model = _CausalLm(config)
+
+
+class SpeechLM(nn.Module):
+    """Input codes in (see `services.llm.engine.layout`), hidden states and logits out."""
+
+    def __init__(self, config: LlmConfig) -> None:
+        super().__init__()
+        speech_rows = special_ids(config).stop
+        own_rows = config.family == "cosyvoice2"
+        self.config = config
+        self.llm = _Pretrained(config)
+        self.llm_embedding = nn.Embedding(2, config.hidden_size) if own_rows else None
+        self.speech_embedding = nn.Embedding(speech_rows, config.hidden_size)
+        self.llm_decoder = nn.Linear(config.hidden_size, speech_rows, bias=own_rows)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the layers compute in; norms, residual stream, positions and logits are float32 whatever it is."""
+        return self.speech_embedding.weight.dtype
+
+    def fuse(self) -> None:
+        """Joins products that share their input. To be called once, when the official weights are in place."""
+        for layer in self.layers:
+            layer.self_attn.fuse()
+            layer.mlp.fuse()
+
+    def compile_parts(self, *, undo: bool = False) -> None:
+        """Has the layers' parts without attention compiled at their first use; attention is one kernel already."""
+        for layer in self.layers:
+            plain = layer._feed_forward
+            layer.feed_forward = plain if undo else torch.compile(plain, dynamic=True)
+
+    @property
+    def layers(self) -> list[DecoderLayer]:
+        return [layer for layer in self.llm.model.model.layers if isinstance(layer, DecoderLayer)]
+
+    def forward(self, batch: StepBatch, cache: KVCache) -> Tensor:
+        """Float32 hidden states [N, hidden] after the final norm; the batch's K/V are in the cache afterwards."""
+        decoder = self.llm.model.model
+        cache.open(batch)
+        dtype = self.dtype
+        x = self.embed(batch.codes).float()
+        rotary = rotary_table(batch.positions, self.config.head_dim, self.config.rope_theta)
+        for index, layer in enumerate(decoder.layers):
+            x = layer(x, rotary, batch, cache, index, dtype)
+        hidden: Tensor = decoder.norm(x)
+        return hidden
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """[N] input codes to [N, hidden]: text rows, then the two rows of llm_embedding, then speech rows."""
+        text_vocab = self.config.text_vocab
+        text = self.llm.model.model.embed_tokens(codes.clamp(max=text_vocab - 1))
+        speech = self.speech_embedding((codes - text_vocab - 2).clamp(min=0))
+        x: Tensor = torch.where((codes < text_vocab)[:, None], text, speech)
+        if self.llm_embedding is not None:
+            special = self.llm_embedding((codes - text_vocab).clamp(0, 1))
+            is_special = (codes >= text_vocab) & (codes < text_vocab + 2)
+            x = torch.where(is_special[:, None], special, x)
+        return x
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[…, hidden] to float32 logits […, speech_rows]."""
+        scores: Tensor = self.llm_decoder(hidden)
+        return scores.float()
+
+
+def load_speech_lm(
+    model_dir: ModelDir,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    *,
+    path: Path | None = None,
+    int8_weights: bool = False,
+) -> SpeechLM:
+    """Loads `llm.pt`, or another checkpoint of the same shape from `path`, ready to run.
+
+    What runs in float32 runs without TF32: `forbid_tf32` is called for the whole process.
+
+    Raises ModelDirError naming keys that are missing or misshapen.
+    """
+    forbid_tf32()
+    path = path or model_dir.weights_file("llm")
+    weights = read_weights(path)
+    with torch.device("meta"):
+        model = SpeechLM(model_dir.llm)
+    load_strict(model, weights, str(path), ignore=("llm.model.lm_head.",))
+    model.fuse()
+    return set_precision(model, dtype, int8_weights=int8_weights).to(device).eval().requires_grad_(False)
+
+
+def set_precision(model: SpeechLM, dtype: torch.dtype, *, int8_weights: bool = False) -> SpeechLM:
+    """Brings a fused model's embeddings and layers to `dtype`; norms and the output layer stay float32.
+
+    With `int8_weights` the layers' products multiply 8-bit integers (see `services.llm.model.int8`).
+    """
+    for layer in model.layers:
+        attention, mlp = layer.self_attn, layer.mlp
+        attention.qkv_proj, attention.o_proj = (
+            _linear(part, dtype, int8_weights) for part in (attention.qkv_proj, attention.o_proj)
+        )
+        mlp.gate_up_proj, mlp.down_proj = (
+            _linear(part, dtype, int8_weights) for part in (mlp.gate_up_proj, mlp.down_proj)
+        )
+    for embedding in (model.llm.model.model.embed_tokens, model.llm_embedding, model.speech_embedding):
+        if embedding is not None:
+            embedding.to(dtype)
+    return model
+
+
+def _linear(part: nn.Module, dtype: torch.dtype, int8_weights: bool) -> nn.Module:
+    if int8_weights and isinstance(part, nn.Linear):
+        return Int8Linear(part, dtype)
+    return part.to(dtype)

@@ -1,0 +1,1 @@
+"""One Generate call between the engine and the decode pool."""

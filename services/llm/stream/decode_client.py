@@ -1,0 +1,211 @@
+"""One utterance at the decode pool: tokens go in, audio comes out, whatever happens to the workers.
+
+A worker that dies, falls silent, stands still or drains loses the utterance to another one: every token so far is sent
+again with the last resume record, and what the listener already has is dropped by sample index.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
+
+from prometheus_client import Histogram
+
+from lighttts.v1 import audio_pb2, decode_pb2, decode_pb2_grpc
+from services.common import tracing
+from services.common.metrics import LATENCY_BUCKETS
+from services.common.pool import Lease, Pool
+from services.common.voices.message import to_message
+from services.common.voices.voice import Voice
+from services.common.workers.budget import Suspects
+from services.common.workers.failover import Losses, LossReason, MovePolicy, WorkerLost, moves_counter
+from services.common.workers.worker_call import ProgressWatch, conversation
+
+MOVES = moves_counter("lighttts_llm_decode_moves_total", "decode")
+SEAM = Histogram(
+    "lighttts_llm_decode_seam_seconds",
+    "From the loss of an utterance to its next audio; what the listener's lead must cover.",
+    buckets=LATENCY_BUCKETS,
+)
+SAMPLE_BYTES = 4
+"""Workers answer in 32-bit floats."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """A worker took the utterance."""
+
+    worker: str
+    sample_rate: int
+
+
+@dataclass(frozen=True)
+class Moved:
+    """The utterance went on elsewhere; told when the new worker has taken it."""
+
+    from_worker: str
+    to_worker: str
+    reason: str
+
+
+Event = Started | Moved | decode_pb2.DecodedAudio
+
+
+@dataclass
+class _Outgoing:
+    """What one call has been sent."""
+
+    voice_wanted: bool = False
+    tokens: int = 0
+    last: bool = False
+    position: float = 0.0
+
+
+class DecodeStream:
+    """Tokens in by `push`, audio out by `events`. Belongs to one event loop; `push` never blocks."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        start: decode_pb2.DecodeStart,
+        voice: Voice,
+        model_id: str,
+        policy: MovePolicy,
+        *,
+        record: bytes = b"",
+        next_sample: int = 0,
+        suspects: Suspects | None = None,
+    ) -> None:
+        """`record` and `next_sample` continue audio of an earlier run; the tokens are pushed from the first one on.
+
+        `suspects` is shared by all streams of a pool.
+        """
+        self._start = start
+        self._voice = voice
+        self._model_id = model_id
+        self._losses = Losses(pool, policy, "decode", MOVES, suspects or Suspects())
+        self._tokens: list[int] = []
+        self._last = False
+        self._position = 0.0
+        self._changed = asyncio.Event()
+        self._record = record
+        self._next_sample = next_sample
+        self._sequence = 0
+        self._worker: str | None = None
+        """The worker that took the utterance last, by name."""
+        self._lost_at: float | None = None
+        """When a worker lost it, until its next audio."""
+
+    def push(self, ids: Sequence[int], *, last: bool) -> None:
+        """Adds speech tokens; `last` ends the utterance."""
+        self._tokens.extend(ids)
+        self._last = self._last or last
+        self._changed.set()
+
+    def report_position(self, seconds: float) -> None:
+        """Passes the listener's position on, in seconds of this utterance's audio."""
+        self._position = seconds
+        self._changed.set()
+
+    async def events(self) -> AsyncGenerator[Event]:
+        """Yields until the last audio. Raises Unavailable or Overloaded when no worker is left, or what one refused."""
+        while True:
+            async with self._losses.lease() as worker:
+                try:
+                    async with aclosing(self._converse(worker)) as events:
+                        async for event in events:
+                            yield event
+                    return
+                except WorkerLost as loss:
+                    self._lost_at = self._lost_at or time.monotonic()
+                    self._losses.note(worker, loss)
+
+    async def _converse(self, worker: Lease) -> AsyncGenerator[Event]:
+        """One worker's part of the utterance: to its last audio, or WorkerLost."""
+        call = decode_pb2_grpc.DecodeStub(worker.channel).Decode(metadata=tracing.outgoing())
+        watch = ProgressWatch(self._losses.policy, partial(self._losses.may_suspect, worker))
+        outgoing, draining = _Outgoing(), False
+        async with conversation(call, self._requests(outgoing), watch) as responses:
+            async for response in responses:
+                match response.WhichOneof("response"):
+                    case "need_voice":
+                        outgoing.voice_wanted = True
+                        self._changed.set()
+                    case "started":
+                        for news in self._taken_by(response.started):
+                            yield news
+                    case "audio":
+                        if response.audio.audio.last:
+                            self._check_end(response.audio, outgoing)
+                        audio = self._advance(response.audio)
+                        if audio is not None:
+                            yield audio
+                        if response.audio.audio.last:
+                            return
+                    case "hand_over":
+                        draining = True
+                # Without another worker a draining one is better than none: it speaks on.
+                if draining and self._losses.others_serve(worker):
+                    raise WorkerLost(LossReason.DRAINING)
+        raise WorkerLost(LossReason.BROKE_PROTOCOL, "a decode worker ended an utterance before its last audio")
+
+    def _check_end(self, decoded: decode_pb2.DecodedAudio, outgoing: _Outgoing) -> None:
+        """Raises WorkerLost when what calls itself the last audio does not speak all tokens."""
+        if not outgoing.last or decoded.tokens_spoken != len(self._tokens):
+            said = f"a decode worker called {decoded.tokens_spoken} tokens the end of {len(self._tokens)}"
+            raise WorkerLost(LossReason.BROKE_PROTOCOL, said)
+
+    def _taken_by(self, started: decode_pb2.DecodeStarted) -> list[Event]:
+        news: list[Event] = [Started(started.worker, started.sample_rate)]
+        reason = self._losses.taken()
+        if self._worker is not None and reason is not None:
+            tracing.event("moved", to_worker=started.worker, reason=reason.value)
+            news.insert(0, Moved(self._worker, started.worker, reason.value))
+        self._worker = started.worker
+        return news
+
+    async def _requests(self, outgoing: _Outgoing) -> AsyncGenerator[decode_pb2.DecodeRequest]:
+        """What this call has not been sent yet, whenever something changes."""
+        start = decode_pb2.DecodeStart()
+        start.CopyFrom(self._start)
+        start.resume_record = self._record
+        yield decode_pb2.DecodeRequest(start=start)
+        while True:
+            self._changed.clear()
+            if outgoing.voice_wanted:
+                outgoing.voice_wanted = False
+                yield decode_pb2.DecodeRequest(voice=to_message(self._voice, self._model_id))
+            fresh = self._tokens[outgoing.tokens :]
+            if fresh or self._last > outgoing.last:
+                tokens = decode_pb2.SpeechTokens(ids=fresh, first_index=outgoing.tokens, last=self._last)
+                outgoing.tokens += len(fresh)
+                outgoing.last = self._last
+                yield decode_pb2.DecodeRequest(tokens=tokens)
+            if self._position > outgoing.position:
+                outgoing.position = self._position
+                yield decode_pb2.DecodeRequest(position=audio_pb2.PlaybackPosition(seconds=self._position))
+            await self._changed.wait()
+
+    def _advance(self, decoded: decode_pb2.DecodedAudio) -> decode_pb2.DecodedAudio | None:
+        """Numbers the audio for the listener and drops what they have; None when nothing of it is new."""
+        audio = decoded.audio
+        known = self._next_sample - audio.first_sample
+        if known < 0 or len(audio.pcm) % SAMPLE_BYTES:
+            raise WorkerLost(LossReason.BROKE_PROTOCOL, f"a decode worker skipped {-known} samples")
+        self._losses.heard()
+        self._record = decoded.resume_record
+        audio.pcm = audio.pcm[known * SAMPLE_BYTES :]
+        if not audio.pcm and not audio.last:
+            return None
+        if self._lost_at is not None:
+            SEAM.observe(time.monotonic() - self._lost_at)
+            self._lost_at = None
+        audio.first_sample = self._next_sample
+        audio.sequence = self._sequence
+        self._next_sample += len(audio.pcm) // SAMPLE_BYTES
+        self._sequence += 1
+        return decoded

@@ -1,0 +1,103 @@
+"""What one utterance has come to: text received, tokens generated, hops sent, audio heard."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from lighttts.v1 import decode_pb2, llm_pb2
+from services.common import tracing
+from services.llm import metrics
+from services.llm.engine.sequence import TokensEvent
+from services.llm.stream.hops import HopPlan
+
+
+@dataclass
+class Progress:
+    """Kept by the utterance's task alone. Times are on the monotonic clock."""
+
+    hops: HopPlan
+    token_rate: float
+    """Speech tokens the listener hears per second: the model's own rate times the speed it is played at."""
+    started_at: float = field(default_factory=time.monotonic)
+    text: list[int] = field(default_factory=list)
+    text_complete: bool = False
+    submitted_at: float | None = None
+    """When the engine got it."""
+    heard_from: float | None = None
+    """When the listener heard, or would have heard, the first sample; None until audio has come."""
+    generated: int = 0
+    """Speech tokens."""
+    raw: int = 0
+    """Raw ids: fill ids and filtered ones too."""
+    unsent: list[int] = field(default_factory=list)
+    """Speech tokens not yet passed on to the decode stage."""
+    sent: int = 0
+    unreported: list[int] = field(default_factory=list)
+    """Raw ids the gateway has not been told of."""
+    ended: bool = False
+    """No more tokens come."""
+    done: llm_pb2.GenerateDone = field(default_factory=llm_pb2.GenerateDone)
+
+    @property
+    def phase(self) -> str:
+        """What a client that leaves now interrupts."""
+        if self.submitted_at is None:
+            return "text" if self.text else "voice"
+        if self.ended:
+            return "speaking"
+        return "generating" if self.done.first_token else "queued"
+
+    def resume(self, raw: int, speech_ids: Sequence[int]) -> None:
+        """Takes over what an earlier run has generated."""
+        self.raw, self.generated = raw, len(speech_ids)
+        self.unsent.extend(speech_ids)
+
+    def take(self, event: TokensEvent) -> None:
+        if not self.done.first_token and event.raw_ids and self.submitted_at is not None:
+            now = time.monotonic()
+            self.done.first_token = now - self.started_at
+            metrics.FIRST_TOKEN.observe(now - self.submitted_at)
+            tracing.event("first token")
+        self.generated += len(event.ids)
+        self.raw += len(event.raw_ids)
+        self.unreported.extend(event.raw_ids)
+        self.unsent.extend(event.ids)
+        self.ended = event.last
+        if event.last:
+            stopped = event.finish_reason == "stop"
+            self.done.reason = llm_pb2.GenerateDone.REASON_STOP if stopped else llm_pb2.GenerateDone.REASON_LENGTH
+            self.done.speech_tokens = self.generated
+
+    def next_hop(self, prompt_tokens: int) -> list[int] | None:
+        """Tokens to pass on: those that complete a chunk and its lookahead, or the utterance; else None."""
+        if not self.ended and self.generated < self.hops.next(prompt_tokens, self.sent):
+            return None
+        if not self.done.first_hop:
+            self.done.first_hop = time.monotonic() - self.started_at
+        hop, self.unsent = self.unsent, []
+        self.sent += len(hop)
+        return hop
+
+    def heard(self, decoded: decode_pb2.DecodedAudio) -> llm_pb2.GeneratedAudio:
+        """Notes audio that is about to be relayed, and wraps it."""
+        now = time.monotonic()
+        first = None
+        if self.heard_from is None:
+            self.heard_from = now - decoded.audio.first_sample / max(1, decoded.audio.sample_rate)
+            done = self.done
+            done.first_audio = now - self.started_at
+            tracing.event("first audio")
+            first = llm_pb2.FirstTimes(token=done.first_token, hop=done.first_hop, audio=done.first_audio)
+        metrics.LEAD.observe(max(0.0, self.heard_from + self.generated / self.token_rate - now))
+        audio = llm_pb2.GeneratedAudio(
+            audio=decoded.audio,
+            decode_record=decoded.resume_record,
+            raw_ids=self.unreported,
+            tokens_generated=self.generated,
+            tokens_spoken=decoded.tokens_spoken,
+            first=first,
+        )
+        self.unreported.clear()
+        return audio

@@ -1,0 +1,158 @@
+"""From the start message of a call to what the engine is asked, with every refusal a client may meet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from typing import Literal
+
+import structlog
+
+from lighttts.v1 import audio_pb2, llm_pb2
+from services.common.checkpoint.model_dir import FlowConfig, ModelDir, ModelDirError
+from services.common.errors import Internal, InvalidInput, NotFound, Overloaded, Unavailable
+from services.common.voices.voice import Voice
+from services.llm.engine.backends import NonFiniteLogits
+from services.llm.engine.engine import EngineClosed, EngineFull
+from services.llm.engine.layout import Prompt, RequestError
+from services.llm.engine.sequence import MAX_SPEED, MIN_SPEED, SamplingOptions
+from services.llm.settings import LlmSettings
+from services.llm.stream.hops import HopPlan
+from services.llm.styles import DEFAULT
+
+log = structlog.get_logger(__name__)
+
+TextOrder = Literal["whole", "interleaved"]
+END_OF_PROMPT = 3
+"""`<|endofprompt|>` is the fourth token after the base vocabulary (spec section 2.4)."""
+
+
+def check_start(start: llm_pb2.GenerateStart, model: ModelDir, styles: Collection[str]) -> None:
+    """Raises InvalidInput or NotFound for a start message that cannot be served."""
+    if not start.voice_hash:
+        raise InvalidInput("start names no voice", field="start.voice_hash")
+    if start.style and start.style not in styles:
+        raise NotFound(f"there is no style {start.style!r}; choose one of {', '.join(styles)}", field="start.style")
+    if start.instruct_ids and start.prompt_use != llm_pb2.PROMPT_USE_TIMBRE:
+        raise InvalidInput(
+            "an instruction stands in place of the prompt's text; use the prompt's timbre alone",
+            field="start.instruct_ids",
+        )
+    if not MIN_SPEED <= speed_of(start) <= MAX_SPEED:  # NaN too fails every comparison
+        raise InvalidInput(f"speed is {start.speed:g}; it must be {MIN_SPEED:g} to {MAX_SPEED:g}", field="start.speed")
+    interleaved = start.text_order == llm_pb2.TEXT_ORDER_INTERLEAVED
+    if interleaved and model.card.text_streaming != "interleaved":
+        raise InvalidInput("this model speaks sentence by sentence; its text is whole", field="start.text_order")
+    if start.HasField("resume"):
+        if start.text_order == llm_pb2.TEXT_ORDER_UNSPECIFIED:
+            raise InvalidInput("to resume, name the text order the first run reported", field="start.text_order")
+        if start.resume.next_sample < 0:
+            raise InvalidInput("the next sample cannot be negative", field="start.resume.next_sample")
+
+
+def engine_style(start: llm_pb2.GenerateStart) -> str:
+    """The engine's name of the style: the default one's is empty."""
+    return "" if start.style == DEFAULT else start.style
+
+
+def may_interleave(start: llm_pb2.GenerateStart, model: ModelDir) -> bool:
+    """Whether generation may begin before the text is complete."""
+    if start.text_order == llm_pb2.TEXT_ORDER_UNSPECIFIED:
+        return model.card.text_streaming == "interleaved"
+    return start.text_order == llm_pb2.TEXT_ORDER_INTERLEAVED
+
+
+def text_order(start: llm_pb2.GenerateStart, model: ModelDir, *, text_complete: bool) -> TextOrder:
+    """The order an utterance takes, given whether its text was complete when the choice had to be made."""
+    if start.text_order == llm_pb2.TEXT_ORDER_UNSPECIFIED and text_complete:
+        return "whole"
+    return "interleaved" if may_interleave(start, model) else "whole"
+
+
+def prompt_of(start: llm_pb2.GenerateStart, voice: Voice, order: TextOrder, end_of_prompt: int | None) -> Prompt:
+    """What precedes the text. In interleaved order an instruction before `<|endofprompt|>` follows sos directly.
+
+    Raises InvalidInput for a voice that was made for its timbre alone and is to speak zero-shot.
+    """
+    text, speech = tuple(voice.prompt_text_ids.tolist()), tuple(voice.speech_tokens.tolist())
+    if start.prompt_use == llm_pb2.PROMPT_USE_TIMBRE:
+        text, speech = tuple(start.instruct_ids), ()
+    elif speech and not text:
+        raise InvalidInput(
+            "this voice has no transcript; send the words of its prompt, or use its timbre alone",
+            field="start.prompt_use",
+        )
+    if order == "whole" or end_of_prompt not in text:
+        return Prompt(text, speech)
+    border = text.index(end_of_prompt) + 1
+    return Prompt(text[border:], speech, text[:border])
+
+
+def end_of_prompt_id(model: ModelDir) -> int | None:
+    """The id of `<|endofprompt|>` where prompts carry it: CosyVoice3 alone. Raises ModelDirError."""
+    if model.family != "cosyvoice3":
+        return None
+    path = model.tokenizer_dir / "vocab.json"
+    try:
+        return len(json.loads(path.read_text(encoding="utf-8"))) + END_OF_PROMPT
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelDirError(f"{path} is not readable ({error}); fetch the checkpoint again") from error
+
+
+def sampling_of(start: llm_pb2.GenerateStart) -> SamplingOptions:
+    options = start.sampling
+    return SamplingOptions(
+        seed=start.seed,
+        temperature=options.temperature if options.HasField("temperature") else 1.0,
+        top_p=options.top_p if options.HasField("top_p") else None,
+        top_k=options.top_k if options.HasField("top_k") else None,
+        ras=options.repetition_aware if options.HasField("repetition_aware") else True,
+    )
+
+
+def longest_seconds(start: llm_pb2.GenerateStart, settings: LlmSettings) -> float:
+    """What the request asks for, or what the service allows if that is less. NaN stays for the engine to refuse."""
+    asked = start.sampling.max_seconds
+    return min(asked, settings.max_seconds) if start.sampling.HasField("max_seconds") else settings.max_seconds
+
+
+def speed_of(start: llm_pb2.GenerateStart) -> float:
+    """How much faster than the model speaks its speech is played."""
+    return start.speed or 1.0
+
+
+def offline(start: llm_pb2.GenerateStart) -> bool:
+    """Whether nobody listens while it is made."""
+    return start.urgency.priority == audio_pb2.Urgency.PRIORITY_OFFLINE
+
+
+def first_audio_after(start: llm_pb2.GenerateStart, settings: LlmSettings) -> float:
+    """Seconds from the start message to when the first audio is due."""
+    if offline(start):
+        return settings.offline_patience_seconds
+    return start.urgency.first_audio_target or settings.first_audio_target_seconds
+
+
+def hop_plan(start: llm_pb2.GenerateStart, flow: FlowConfig) -> HopPlan:
+    if not start.HasField("chunk_plan"):
+        return HopPlan.default(flow)
+    try:
+        return HopPlan(start.chunk_plan.first_border, start.chunk_plan.chunk, flow.lookahead_tokens)
+    except ValueError as error:
+        raise InvalidInput(str(error), field="start.chunk_plan") from error
+
+
+def meaning(error: Exception) -> Exception:
+    """What an engine's error means to a client; anything unforeseen is a defect and stays what it is."""
+    match error:
+        case RequestError():
+            return InvalidInput(str(error))
+        case EngineFull():
+            return Overloaded(str(error))
+        case EngineClosed():
+            return Unavailable(str(error), retry_after=1.0)
+        case NonFiniteLogits():
+            log.error("generation failed", reason=str(error))
+            return Internal(str(error))
+        case _:
+            return error

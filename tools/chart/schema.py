@@ -1,0 +1,99 @@
+"""`python -m tools.chart.schema helm/values.schema.json`: the schema of the values."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from gateway.settings import GatewaySettings
+from services.common.settings import ServiceSettings
+from services.decode.settings import DecodeSettings
+from services.encode.settings import EncodeSettings
+from services.llm.settings import LlmSettings
+from tools.chart.values import ChartValues
+
+SERVICES: dict[str, type[ServiceSettings]] = {
+    "encode": EncodeSettings,
+    "llm": LlmSettings,
+    "decode": DecodeSettings,
+    "gateway": GatewaySettings,
+}
+CHART_OWNED = frozenset(
+    {
+        "host",
+        "port",
+        "http_port",
+        "cosyvoice_port",
+        "metrics_port",
+        "health_port",
+        "worker_name",
+        "model_dir",
+        "decode_cache_dir",
+        "encode_target",
+        "llm_target",
+        "decode_target",
+        "api_keys_file",
+        "public_tls_cert",
+        "public_tls_key",
+        "voices_dir",
+        "tls_cert",
+        "tls_key",
+        "tls_ca",
+        "tls_server_name",
+        "tls_listen",
+    }
+)
+"""Settings the chart derives from other values; one that was given twice could only contradict itself."""
+
+
+def values_schema() -> dict[str, Any]:
+    """A JSON schema (draft 7, as Helm 3 and 4 read it) that closes every level."""
+    schema = ChartValues.model_json_schema()
+    for name, settings in SERVICES.items():
+        schema["properties"][name] = _with_settings(schema, name, [settings])
+    schema["properties"]["single"] = _with_settings(schema, "single", list(SERVICES.values()))
+    schema.pop("description", None)
+    return {"$schema": "http://json-schema.org/draft-07/schema#", **_plain(schema), "title": "light-tts"}
+
+
+def schema_text() -> str:
+    """The file as committed."""
+    return json.dumps(values_schema(), indent=1, ensure_ascii=False) + "\n"
+
+
+def _with_settings(schema: dict[str, Any], name: str, classes: list[type[ServiceSettings]]) -> dict[str, Any]:
+    """A service's own definition: that of its workload, and its settings."""
+    workload = schema["$defs"][schema["properties"][name]["$ref"].rpartition("/")[2]]
+    properties: dict[str, Any] = {}
+    for settings in classes:
+        for field, text in settings.model_json_schema()["properties"].items():
+            if field not in CHART_OWNED:
+                default = f" Default: {json.dumps(text['default'])}." if text.get("default") is not None else ""
+                properties[field] = {**text, "description": text["description"] + default}
+    closed = {"type": "object", "additionalProperties": False, "properties": properties}
+    own = {**workload, "properties": {**workload["properties"], "settings": closed}}
+    schema["$defs"][name.capitalize() + "Values"] = own
+    return {"$ref": f"#/$defs/{name.capitalize()}Values"}
+
+
+def _plain(node: Any) -> Any:
+    """Without the titles that pydantic makes up, and without the defaults, which values.yaml tells."""
+    if isinstance(node, list):
+        return [_plain(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    return {
+        key: {name: _plain(item) for name, item in value.items()} if key in ("properties", "$defs") else _plain(value)
+        for key, value in node.items()
+        if key not in ("title", "default")
+    }
+
+
+def main(path: Path) -> None:
+    path.write_text(schema_text(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -26,7 +26,7 @@ from services.common.checkpoint.model_dir import ModelDir, open_model_dir
 from services.common.settings import EMBEDDED_MODEL
 from services.common.voices.message import from_message
 from services.common.voices.voice import voice_identity
-from services.decode.engine.backends import AudioFormat, ClockedBackend, CostModel
+from services.decode.engine.backends import AudioFormat, CostModel, SimulatedBackend
 from services.decode.engine.chunks import ChunkPlan
 from services.decode.engine.engine import DecodeEngine
 from services.decode.engine.events import AudioEvent
@@ -58,7 +58,7 @@ class Direct:
         self._frontend = TextFrontend(self._model, Normaliser())
         settings = LlmSettings(llm_backend="clocked", llm_cost_file=costs["llm"])
         self._llm = load_engine(settings, self._model, read_styles(self._model))
-        backend = ClockedBackend(CostModel.read(costs["decode"]), AudioFormat.of(self._model))
+        backend = SimulatedBackend(CostModel.read(costs["decode"]), AudioFormat.of(self._model))
         self._decode = DecodeEngine(backend, EngineLimits(admission=False))
 
     def first_audio(self, seed: int) -> float:

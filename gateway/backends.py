@@ -10,7 +10,7 @@ import structlog
 from gateway.auth.quota import LocalQuotas, Quotas
 from gateway.auth.redis_quota import SharedQuotas
 from gateway.cache.store import MemoryResults, RedisResults, ResultStore
-from gateway.cache.synthesis import Results
+from gateway.cache.synthesis import SpeechCache
 from gateway.redis_client import connect
 from gateway.settings import GatewaySettings
 from gateway.voices.directory_store import DirectoryStore
@@ -30,7 +30,7 @@ class Shared:
 
     store: VoiceStore
     quotas: Quotas
-    results: Results | None
+    results: SpeechCache | None
     redis: Redis | None
 
     async def start(self) -> None:
@@ -56,7 +56,7 @@ def open_shared(settings: GatewaySettings) -> Shared:
     return Shared(store, SharedQuotas(redis, prefix), _results(settings, redis), redis)
 
 
-def _results(settings: GatewaySettings, redis: Redis | None) -> Results | None:
+def _results(settings: GatewaySettings, redis: Redis | None) -> SpeechCache | None:
     store: ResultStore
     if settings.result_cache == "off":
         return None
@@ -64,6 +64,6 @@ def _results(settings: GatewaySettings, redis: Redis | None) -> Results | None:
         store = RedisResults(redis, settings.redis_prefix, settings.result_cache_seconds)
     else:
         store = MemoryResults(settings.result_cache_bytes)
-    return Results(
+    return SpeechCache(
         store, settings.result_cache_any_seed, settings.result_cache_text_chars, settings.result_cache_generation
     )

@@ -15,7 +15,7 @@ class _End:
     error: Exception | None
 
 
-class Channel(Generic[T]):
+class ClosableQueue(Generic[T]):
     """Items from one sender to one reader, in order. The reader iterates; the end comes after all items, or raises."""
 
     def __init__(self, size: int) -> None:
@@ -56,7 +56,7 @@ class Channel(Generic[T]):
             self._items.get_nowait()
             self._room.release()
 
-    def __aiter__(self) -> Channel[T]:
+    def __aiter__(self) -> ClosableQueue[T]:
         return self
 
     async def __anext__(self) -> T:

@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 
-def meaning(error: grpc.aio.AioRpcError) -> LightTtsError:
+def map_rpc_error(error: grpc.aio.AioRpcError) -> LightTtsError:
     """The error to raise for a failed call. A call we cancel ourselves never gets here: CANCELLED is the worker's."""
     if error.code() == grpc.StatusCode.CANCELLED:
         return Unavailable("a worker was stopped while it served this; try again", retry_after=1.0)
@@ -34,7 +34,7 @@ async def answer(call: grpc.aio.StreamUnaryCall[Any, T]) -> T:
         raise await end.error(error) from error
 
 
-async def at_one_or_another(
+async def call_with_retry(
     pool: Pool, work: Callable[[grpc.aio.Channel], Awaitable[T]], may_repeat: Callable[[], bool]
 ) -> T:
     """Runs `work` at a worker and, when that one is lost and `may_repeat` agrees, once more at another.
@@ -51,7 +51,7 @@ async def at_one_or_another(
                 try:
                     return await work(worker.channel)
                 except grpc.aio.AioRpcError as error:
-                    raise meaning(error) from error
+                    raise map_rpc_error(error) from error
         except Unavailable as error:
             if first is not None:
                 raise first from error

@@ -60,7 +60,7 @@ class _Work:
 
 
 @dataclass
-class Ledger:
+class RequestStats:
     """Counts. One per gateway process."""
 
     clock: Callable[[], float] = time.monotonic

@@ -15,17 +15,17 @@ from gateway.api.native.voices import VoicesServicer
 from gateway.api.riva import speech as riva
 from gateway.api.riva.speech import RivaServicer
 from gateway.auth.admission import Admission
-from gateway.auth.authentication import Door, DoorInterceptor
+from gateway.auth.authentication import Authenticator, AuthInterceptor
 from gateway.auth.keys import KeyFileError, KeyRing
 from gateway.backends import open_shared
 from gateway.process.http_server import HttpServer
 from gateway.process.port_mux import http_or_grpc
-from gateway.session.session import Stages
+from gateway.session.session import GatewayContext
 from gateway.settings import GatewaySettings
-from gateway.voices.content_cache import VoiceMemory
-from gateway.voices.deletion import Forgetting
-from gateway.voices.registry import UploadLimits, VoiceLibrary
-from gateway.voices.resolver import Voices
+from gateway.voices.content_cache import VoiceContentCache
+from gateway.voices.deletion import VoiceDeletion
+from gateway.voices.registry import UploadLimits, VoiceRegistry
+from gateway.voices.resolver import VoiceResolver
 from lighttts.compat import cosyvoice_pb2_grpc, riva_tts_pb2_grpc
 from lighttts.v1 import tts_pb2_grpc
 from services.common.discovery import discover
@@ -54,16 +54,16 @@ class GatewayService:
         encode = _pool("encode", settings.encode_target, "lighttts.v1.Encode", settings)
         llm = _pool("llm", settings.llm_target, "lighttts.v1.Llm", settings)
         self._shared = shared = open_shared(settings)
-        memory = VoiceMemory(settings.voice_cache_bytes)
+        memory = VoiceContentCache(settings.voice_cache_bytes)
         results = None if shared.results is None else shared.results.store
-        forgetting = Forgetting(memory, results, (encode, llm))
-        voices = Voices(encode, shared.store, memory, forgetting, default_voice=settings.default_voice)
+        forgetting = VoiceDeletion(memory, results, (encode, llm))
+        voices = VoiceResolver(encode, shared.store, memory, forgetting, default_voice=settings.default_voice)
         self._settings = settings
         admission = Admission(settings.max_sessions)
-        library = VoiceLibrary(shared.store, voices, shared.quotas, _upload_limits(settings), forgetting)
-        self._stages = Stages(settings, voices, encode, llm, admission, shared.quotas, library, shared.results)
-        door = Door(_keys(settings))
-        self.interceptors: tuple[grpc.aio.ServerInterceptor, ...] = (DoorInterceptor(door),)
+        library = VoiceRegistry(shared.store, voices, shared.quotas, _upload_limits(settings), forgetting)
+        self._stages = GatewayContext(settings, voices, encode, llm, admission, shared.quotas, library, shared.results)
+        door = Authenticator(_keys(settings))
+        self.interceptors: tuple[grpc.aio.ServerInterceptor, ...] = (AuthInterceptor(door),)
         app = create_app(self._stages, door)
         limit = settings.max_prompt_bytes
         self._http = HttpServer(
@@ -127,7 +127,7 @@ class GatewayService:
         await self._stages.encode.close()
         await self._shared.close()
 
-    def _cosyvoice_server(self, door: Door) -> HttpServer | None:
+    def _cosyvoice_server(self, door: Authenticator) -> HttpServer | None:
         """Its clients take HTTP and gRPC at the same port for granted, and speak no TLS."""
         settings = self._settings
         if settings.cosyvoice_port == "off":

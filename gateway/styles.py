@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import grpc.aio
 
-from gateway.downstream import at_one_or_another
+from gateway.downstream import call_with_retry
 from lighttts.v1 import llm_pb2, llm_pb2_grpc
 from services.common.pool import Pool
 
@@ -18,5 +18,5 @@ async def list_styles(llm: Pool) -> tuple[str, ...]:
     async def ask(channel: grpc.aio.Channel) -> llm_pb2.ListStylesResponse:
         return await llm_pb2_grpc.LlmStub(channel).ListStyles(llm_pb2.ListStylesRequest())
 
-    answer = await at_one_or_another(llm, ask, may_repeat=lambda: True)
+    answer = await call_with_retry(llm, ask, may_repeat=lambda: True)
     return tuple(answer.styles)

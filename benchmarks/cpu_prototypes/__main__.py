@@ -37,7 +37,7 @@ from services.decode.flow.pool import Layout
 from services.decode.flow.solver import Estimator
 from services.decode.flow.unet import UNet
 from services.llm.engine.backends import Backend
-from services.llm.engine.scheduler import Work
+from services.llm.engine.scheduler import ScheduledSequence
 from services.llm.model.torch_backend import TorchBackend, TorchOptions
 
 CURRENT = "current code"
@@ -56,7 +56,7 @@ class RecordedBackend:
         self._backend = backend
         self.tokens: list[list[int]] = []
 
-    def step(self, batch: Sequence[Work]) -> list[Sequence[int]]:
+    def step(self, batch: Sequence[ScheduledSequence]) -> list[Sequence[int]]:
         drawn = self._backend.step(batch)
         self.tokens.append([token for row in drawn for token in row])
         return drawn

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.cpu_prototypes.sessions import Graph
-from services.llm.engine.scheduler import Work
+from services.llm.engine.scheduler import ScheduledSequence
 from services.llm.model.attention import rotary_table
 from services.llm.model.kv_cache import KVCache
 from services.llm.model.model import SpeechLM
@@ -77,7 +77,7 @@ class GraphLlmBackend(TorchBackend):
         super().__init__(*args, **options)
         self._graphs: dict[SpeechLM, Graph] = {}
 
-    def _run(self, model: SpeechLM, batch: Sequence[Work], cache: KVCache) -> tuple[list[int], list[int]]:
+    def _run(self, model: SpeechLM, batch: Sequence[ScheduledSequence], cache: KVCache) -> tuple[list[int], list[int]]:
         work = batch[0]
         if len(batch) != 1 or work.count != 1 or not work.samples or cache.quantized:
             return super()._run(model, batch, cache)

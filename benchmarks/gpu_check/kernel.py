@@ -10,7 +10,7 @@ from torch import Tensor
 from benchmarks.gpu_check.check import Check, name_of
 from benchmarks.llm_peers import FULL_SIZE
 from services.llm.model.attention import DecodeAttention, gathered
-from services.llm.model.kv_cache import KVCache, Rows, StepBatch, lay_out
+from services.llm.model.kv_cache import KVCache, Rows, StepBatch, build_batch
 
 BLOCK_SIZE = 16
 CONFIG = replace(FULL_SIZE, num_layers=1)
@@ -70,7 +70,7 @@ def make_case(device: str, dtype: torch.dtype, rows: int, longest: int, *, quant
         scales.copy_(0.005 + 0.015 * torch.rand(scales.shape, generator=generator))
     group = CONFIG.num_heads // CONFIG.num_kv_heads
     query = torch.randn(rows, CONFIG.num_kv_heads, group, CONFIG.head_dim, generator=generator)
-    return Case(query.to(device, dtype), lay_out(placed, BLOCK_SIZE, torch.device(device)), cache)
+    return Case(query.to(device, dtype), build_batch(placed, BLOCK_SIZE, torch.device(device)), cache)
 
 
 def decode_attention(check: Check) -> DecodeAttention:

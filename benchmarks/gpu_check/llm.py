@@ -19,7 +19,7 @@ from benchmarks.llm_peers import FULL_SIZE, random_model
 from services.common.checkpoint.model_dir import ModelDir, open_model_dir
 from services.llm.engine.engine import LlmEngine
 from services.llm.engine.layout import Prompt
-from services.llm.engine.scheduler import EngineLimits, Work
+from services.llm.engine.scheduler import EngineLimits, ScheduledSequence
 from services.llm.engine.sequence import Event, FailedEvent, Request, SamplingOptions
 from services.llm.model.attention import DecodeAttention
 from services.llm.model.decode_program import DecodeProgram
@@ -63,7 +63,7 @@ class CountingBackend(TorchBackend):
         super().__init__(model, options=options)
         self.ran: Counter[str] = Counter()
 
-    def step(self, batch: Sequence[Work]) -> list[Sequence[int]]:
+    def step(self, batch: Sequence[ScheduledSequence]) -> list[Sequence[int]]:
         self.latest_program = None
         drawn = super().step(batch)
         program = self.latest_program

@@ -16,8 +16,8 @@ from gateway.api.lighttts import http as lighttts
 from gateway.api.lighttts import websocket as lighttts_bistream
 from gateway.api.openai import speech as openai
 from gateway.api.openai import voices as openai_voices
-from gateway.auth.authentication import Door, DoorMiddleware
-from gateway.session.session import Stages
+from gateway.auth.authentication import Authenticator, AuthMiddleware
+from gateway.session.session import GatewayContext
 from services.common.metrics import exposition
 from services.common.pool import Pool, WorkerState
 
@@ -25,7 +25,7 @@ FORM_BYTES = 2**20
 """What a request may hold beside the prompt: texts and the form's own framing."""
 
 
-def create_app(stages: Stages, door: Door) -> FastAPI:
+def create_app(stages: GatewayContext, door: Authenticator) -> FastAPI:
     """What the HTTP port serves."""
     return _application(
         stages,
@@ -42,17 +42,17 @@ def create_app(stages: Stages, door: Door) -> FastAPI:
     )
 
 
-def create_cosyvoice_app(stages: Stages, door: Door) -> FastAPI:
+def create_cosyvoice_app(stages: GatewayContext, door: Authenticator) -> FastAPI:
     """What CosyVoice's port serves over HTTP."""
     return _application(stages, door, [cosyvoice_http.router(stages), _health(stages)])
 
 
-def _application(stages: Stages, door: Door, routers: list[APIRouter]) -> FastAPI:
+def _application(stages: GatewayContext, door: Authenticator, routers: list[APIRouter]) -> FastAPI:
     # The documentation pages of the framework fetch their scripts from elsewhere; /openapi.json is served.
     app = FastAPI(title="light-tts", description="Zero-shot streaming text-to-speech", docs_url=None, redoc_url=None)
     # base64 makes four bytes of three.
     app.add_middleware(BodyLimit, max_bytes=stages.settings.max_prompt_bytes * 4 // 3 + FORM_BYTES)
-    app.add_middleware(DoorMiddleware, door=door, refuse=error_response)
+    app.add_middleware(AuthMiddleware, door=door, refuse=error_response)
     app.add_middleware(RequestId)
     if stages.settings.cors_origins:
         app.add_middleware(
@@ -67,7 +67,7 @@ def _application(stages: Stages, door: Door, routers: list[APIRouter]) -> FastAP
     return app
 
 
-def not_ready(stages: Stages) -> str:
+def not_ready(stages: GatewayContext) -> str:
     """Why nothing can be spoken now; empty when it can."""
     if stages.admission.draining:
         return "stopping"
@@ -79,7 +79,7 @@ def _serves(pool: Pool) -> bool:
     return any(worker.state is WorkerState.SERVING for worker in pool.workers())
 
 
-def _health(stages: Stages) -> APIRouter:
+def _health(stages: GatewayContext) -> APIRouter:
     routes = APIRouter(tags=["health"])
 
     @routes.get("/health", responses={404: {"description": "Nothing can be spoken now."}})

@@ -8,7 +8,7 @@ import numpy as np
 
 from gateway.audio.encoders import make_encoder
 from gateway.audio.formats import AudioFormat
-from gateway.audio.postprocess import Leveller, SilenceTrimmer
+from gateway.audio.postprocess import LoudnessNormalizer, SilenceTrimmer
 from gateway.audio.resample import Resampler
 
 
@@ -35,7 +35,7 @@ class AudioPipeline:
         """Samples per second of the output."""
         self._encoder = make_encoder(format_.encoding, self.rate)
         self._trimmer = SilenceTrimmer(model_rate) if format_.trim_leading_silence else None
-        self._leveller = Leveller(model_rate) if format_.level_loudness else None
+        self._leveller = LoudnessNormalizer(model_rate) if format_.level_loudness else None
         self._resampler = Resampler(model_rate, self.rate)
 
     def push(self, pcm: bytes, *, last: bool) -> Encoded:

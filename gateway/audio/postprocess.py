@@ -87,7 +87,7 @@ class SilenceTrimmer:
         self._run_up = np.zeros(0, np.float32)
 
 
-class Leveller:
+class LoudnessNormalizer:
     """Brings speech to one loudness: a slow gain towards a target, and no peak above the ceiling.
 
     Loudness is the mean square of the frames that hold sound, remembered for about three seconds, over all utterances

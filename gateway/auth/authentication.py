@@ -34,7 +34,7 @@ SUBPROTOCOL = "lighttts"
 _KEY_PROTOCOL = f"{SUBPROTOCOL}.key."
 
 
-class Door:
+class Authenticator:
     """Turns what a request carries into its caller."""
 
     def __init__(self, keys: KeyRing | None) -> None:
@@ -72,10 +72,10 @@ def chosen_protocol(scope: Scope) -> str | None:
     return SUBPROTOCOL if SUBPROTOCOL in scope.get("subprotocols", ()) else None
 
 
-class DoorInterceptor(grpc.aio.ServerInterceptor):
+class AuthInterceptor(grpc.aio.ServerInterceptor):
     """Lets calls in with their caller bound. gRPC's own services (health, reflection) need no key."""
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, door: Authenticator) -> None:
         self._door = door
 
     async def intercept_service(
@@ -109,10 +109,10 @@ def _open(path: str) -> bool:
     return path in OPEN_PATHS or path.startswith(OPEN_PREFIX)
 
 
-class DoorMiddleware:
+class AuthMiddleware:
     """Lets HTTP requests in with their caller bound, before anything of their body is read."""
 
-    def __init__(self, app: ASGIApp, door: Door, refuse: Callable[[Request, LightTtsError], Response]) -> None:
+    def __init__(self, app: ASGIApp, door: Authenticator, refuse: Callable[[Request, LightTtsError], Response]) -> None:
         self._app = app
         self._door = door
         self._refuse = refuse

@@ -11,10 +11,12 @@ AHEAD = 4
 """Events made before the fastest listener has taken them: as a lone listener would, all of them hold it back."""
 
 
-class Flight:
+class SharedSynthesis:
     """Begun by its first listener; ends when it is complete, or when the last listener has gone."""
 
-    def __init__(self, speak: Callable[[Flight], Awaitable[None]], on_end: Callable[[Flight], None]) -> None:
+    def __init__(
+        self, speak: Callable[[SharedSynthesis], Awaitable[None]], on_end: Callable[[SharedSynthesis], None]
+    ) -> None:
         """`speak` calls `fill` once; what it raises reaches every listener, after the events before it."""
         self.events: list[Event] = []
         self._speak = speak

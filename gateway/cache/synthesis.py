@@ -13,17 +13,17 @@ from google.protobuf import proto
 from gateway import metrics
 from gateway.auth.caller import current_caller
 from gateway.cache.key import ResultKey, result_key
-from gateway.cache.shared_synthesis import Flight
+from gateway.cache.shared_synthesis import SharedSynthesis
 from gateway.cache.store import ResultStore
 from gateway.session.options import SpeechOptions
 from gateway.session.output import Event, Events
-from gateway.session.session import Session, Stages, one_text
+from gateway.session.session import GatewayContext, Session, one_text
 from lighttts.v1 import audio_pb2, tts_pb2
 from services.common.telemetry import current_request_id
 
 
 @dataclass(frozen=True)
-class Results:
+class SpeechCache:
     """What is remembered of finished speech, and what is being made for more than one listener."""
 
     store: ResultStore
@@ -33,11 +33,13 @@ class Results:
     """Longer texts are always spoken: they are long in memory and seldom asked for twice."""
     generation: str
     """Changed by the operator when the checkpoints' weights change."""
-    flights: dict[tuple[str, ResultKey], Flight] = field(default_factory=dict)
+    flights: dict[tuple[str, ResultKey], SharedSynthesis] = field(default_factory=dict)
 
 
 @contextlib.asynccontextmanager
-async def speech(stages: Stages, options: SpeechOptions, text: str, *, start_sample: int = 0) -> AsyncIterator[Events]:
+async def speech(
+    stages: GatewayContext, options: SpeechOptions, text: str, *, start_sample: int = 0
+) -> AsyncIterator[Events]:
     """The events of a session about one text, from `start_sample` on. Raises as Session does."""
     results = stages.results
     common = options.seed_given or (results is not None and results.any_seed)
@@ -61,7 +63,7 @@ async def speech(stages: Stages, options: SpeechOptions, text: str, *, start_sam
 
 
 async def _join(
-    stages: Stages, results: Results, key: ResultKey, options: SpeechOptions, text: str
+    stages: GatewayContext, results: SpeechCache, key: ResultKey, options: SpeechOptions, text: str
 ) -> AsyncGenerator[Event]:
     # A refusal of one caller must not become another's: only requests of one key share a flight.
     place = (current_caller().name, key)
@@ -71,18 +73,18 @@ async def _join(
         await stages.quotas.spend(current_caller())
         return flight.listen()
 
-    async def speak(flight: Flight) -> None:
+    async def speak(flight: SharedSynthesis) -> None:
         async with stages.voices.use(options.voice):  # until it is kept: of a voice deleted meanwhile nothing stays
             async with Session(stages, options, one_text(text)) as session:
                 await flight.fill(session)
             await results.store.put(key, _dump(flight.events))  # only what was spoken to its end
 
-    def end(flight: Flight) -> None:
+    def end(flight: SharedSynthesis) -> None:
         if results.flights.get(place) is flight:
             del results.flights[place]
 
     metrics.RESULTS.labels("spoken").inc()
-    flight = results.flights[place] = Flight(speak, end)
+    flight = results.flights[place] = SharedSynthesis(speak, end)
     return flight.listen()
 
 

@@ -10,9 +10,9 @@ from typing import TypeAlias
 from gateway.audio.formats import AudioFormat
 from gateway.audio.pipeline import AudioPipeline
 from gateway.audio.samples import FLOAT_BYTES
-from gateway.closable_queue import Channel
-from gateway.session.playback import Listener
-from gateway.session.text_alignment import SpokenText
+from gateway.closable_queue import ClosableQueue
+from gateway.session.playback import PlaybackClock
+from gateway.session.text_alignment import TextAlignment
 from gateway.stream_stats import PlaybackStats
 from lighttts.v1 import audio_pb2, tts_pb2
 from services.common import tracing
@@ -46,15 +46,15 @@ class Output:
         self,
         format_: AudioFormat,
         stats: PlaybackStats,
-        listener: Listener,
+        listener: PlaybackClock,
         max_speech_seconds: float = math.inf,
         start_sample: int = 0,
     ) -> None:
         """`max_speech_seconds`: audio between two marks or cuts at most. `start_sample`: the first one that is sent;
         only for bare samples."""
-        self.events: Channel[Event] = Channel(1)
+        self.events: ClosableQueue[Event] = ClosableQueue(1)
         self.listener = listener
-        self.spoken = SpokenText()
+        self.spoken = TextAlignment()
         self.model_rate = 0
         """Samples per second of what `audio` gets."""
         self.samples = 0

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from services.common.errors import InvalidInput
 
 
-class Listener:
+class PlaybackClock:
     """Plays each chunk on as soon as it can, as far as the clock tells; once they report, only their word counts.
 
     All times are seconds of the stream's audio.

@@ -13,17 +13,17 @@ from gateway import metrics, tasks
 from gateway.auth.admission import Admission, Admitted
 from gateway.auth.caller import current_caller
 from gateway.auth.quota import Quotas
-from gateway.request_stats import Ledger
+from gateway.request_stats import RequestStats
 from gateway.session.options import SpeechOptions, checked_start
 from gateway.session.output import Event, Output
-from gateway.session.playback import Listener
+from gateway.session.playback import PlaybackClock
 from gateway.session.text_queue import Flush
 from gateway.session.turn import Speaker, Turn
 from gateway.settings import GatewaySettings
 from gateway.stream_stats import PlaybackStats
-from gateway.utterance.utterance import LlmStage
-from gateway.voices.registry import VoiceLibrary
-from gateway.voices.resolver import Voices
+from gateway.utterance.utterance import LlmClientContext
+from gateway.voices.registry import VoiceRegistry
+from gateway.voices.resolver import VoiceResolver
 from lighttts.v1 import audio_pb2, tts_pb2, voice_pb2
 from services.common import tracing
 from services.common.errors import InvalidInput, LightTtsError, TimedOut
@@ -32,7 +32,7 @@ from services.common.telemetry import current_request_id
 from services.common.workers.failover import MovePolicy
 
 if TYPE_CHECKING:
-    from gateway.cache.synthesis import Results
+    from gateway.cache.synthesis import SpeechCache
 
 
 @dataclass(frozen=True)
@@ -66,25 +66,25 @@ async def one_text(text: str) -> AsyncGenerator[Input]:
 
 
 @dataclass(frozen=True)
-class Stages:
+class GatewayContext:
     """What all sessions of a gateway share."""
 
     settings: GatewaySettings
-    voices: Voices
+    voices: VoiceResolver
     encode: Pool
     llm: Pool
     admission: Admission
     quotas: Quotas
-    library: VoiceLibrary
-    results: Results | None = None
-    ledger: Ledger = field(default_factory=Ledger)
+    library: VoiceRegistry
+    results: SpeechCache | None = None
+    ledger: RequestStats = field(default_factory=RequestStats)
 
     @property
-    def llm_stage(self) -> LlmStage:
+    def llm_stage(self) -> LlmClientContext:
         """What an utterance needs to be spoken."""
         settings = self.settings
         policy = MovePolicy(settings.llm_silence_seconds, settings.llm_stall_seconds, settings.llm_max_moves)
-        return LlmStage(self.llm, policy, self.ledger, settings.audio_queue_messages)
+        return LlmClientContext(self.llm, policy, self.ledger, settings.audio_queue_messages)
 
     @contextlib.asynccontextmanager
     async def place(self, session: Admitted) -> AsyncIterator[None]:
@@ -107,7 +107,7 @@ class Session:
 
     def __init__(
         self,
-        stages: Stages,
+        stages: GatewayContext,
         options: SpeechOptions,
         inputs: AsyncGenerator[Input],
         *,
@@ -121,7 +121,7 @@ class Session:
         self._inputs = inputs
         self._stats = PlaybackStats()
         self._conversation = conversation
-        listener = Listener(self._max_lead)
+        listener = PlaybackClock(self._max_lead)
         start = checked_start(start_sample, options)
         self._output = Output(options.audio, self._stats, listener, stages.settings.max_speech_seconds, start)
         self._quiet = asyncio.Event()

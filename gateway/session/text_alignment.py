@@ -17,7 +17,7 @@ class _Passage:
     """None while more of it may come."""
 
 
-class SpokenText:
+class TextAlignment:
     """Follows a stream's utterances, in order."""
 
     def __init__(self) -> None:

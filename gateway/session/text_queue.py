@@ -20,17 +20,17 @@ class End:
     """No text follows."""
 
 
-Border: TypeAlias = Flush | End
+Boundary: TypeAlias = Flush | End
 
 
-class Inbox:
+class TextQueue:
     """Never makes the writer wait, so that a cancel behind a lot of text is seen; the session bounds what it puts."""
 
     def __init__(self) -> None:
-        self._items: deque[str | Border] = deque()
+        self._items: deque[str | Boundary] = deque()
         self._filled = asyncio.Event()
 
-    def put(self, item: str | Border) -> None:
+    def put(self, item: str | Boundary) -> None:
         self._items.append(item)
         self._filled.set()
 
@@ -39,7 +39,7 @@ class Inbox:
         """Whether a `take` would wait."""
         return not self._items
 
-    async def take(self) -> str | Border:
+    async def take(self) -> str | Boundary:
         """The next border, or all text up to it, whatever fragments it came in."""
         await self._filled.wait()
         text: list[str] = []

@@ -15,9 +15,9 @@ import grpc
 import grpc.aio
 
 from gateway import tasks
-from gateway.downstream import meaning
+from gateway.downstream import map_rpc_error
 from gateway.session.options import speakable
-from gateway.session.text_queue import Border, Inbox
+from gateway.session.text_queue import Boundary, TextQueue
 from lighttts.v1 import encode_pb2, encode_pb2_grpc
 from services.common import tracing
 from services.common.errors import Internal
@@ -27,15 +27,15 @@ from services.common.workers.call_end import CallEnd, answers
 _Call: TypeAlias = "grpc.aio.StreamStreamCall[encode_pb2.EncodeTextRequest, encode_pb2.EncodeTextResponse]"
 
 
-class Segment:
+class TextSegment:
     """Reads text from an inbox up to the next border and encodes it."""
 
-    def __init__(self, inbox: Inbox) -> None:
+    def __init__(self, inbox: TextQueue) -> None:
         self._inbox = inbox
         self._text = ""
         self.characters = 0
         """Characters read so far."""
-        self.border: Border | None = None
+        self.border: Boundary | None = None
         """What ended it, once that was read."""
 
     async def begin(self) -> bool:
@@ -67,7 +67,7 @@ class Segment:
                         raise Internal("an encode worker ended a text before its end")
                     writer.cancel()
             except grpc.aio.AioRpcError as error:
-                raise meaning(error) from error
+                raise map_rpc_error(error) from error
             finally:
                 call.cancel()
 

@@ -10,13 +10,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from gateway import tasks
-from gateway.closable_queue import Channel
+from gateway.closable_queue import ClosableQueue
 from gateway.session.options import SpeechOptions
 from gateway.session.output import Output
-from gateway.session.text_queue import End, Flush, Inbox
-from gateway.session.text_segment import Segment
+from gateway.session.text_queue import End, Flush, TextQueue
+from gateway.session.text_segment import TextSegment
 from gateway.stream_stats import PlaybackStats
-from gateway.utterance.utterance import AudioPart, LlmStage, Utterance
+from gateway.utterance.utterance import AudioPart, LlmClientContext, UtteranceStream
 from lighttts.v1 import audio_pb2, encode_pb2, llm_pb2, tts_pb2, voice_pb2
 from services.common.errors import LightTtsError
 from services.common.pool import Pool
@@ -33,7 +33,7 @@ class Speaker:
     """How a session speaks, the same in all its turns."""
 
     encode: Pool
-    llm: LlmStage
+    llm: LlmClientContext
     options: SpeechOptions
     request_id: str
     interleaved: bool
@@ -61,14 +61,14 @@ class Turn:
         self._to_speak = offset
         """Characters of the session's text up to the last letter or digit; nothing behind it will be spoken."""
         self._first_sample = output.samples
-        self._inbox = Inbox()
+        self._inbox = TextQueue()
         self._latest: str | Flush | End = ""
-        self._order: Channel[Utterance | Flush] = Channel(ORDER_ITEMS)
+        self._order: ClosableQueue[UtteranceStream | Flush] = ClosableQueue(ORDER_ITEMS)
         self._ahead = asyncio.Semaphore(1 + UTTERANCES_AHEAD)
         self._utterances = 0
-        self._newest: Utterance | None = None
-        self._open: Utterance | None = None
-        self._delivering: Utterance | None = None
+        self._newest: UtteranceStream | None = None
+        self._open: UtteranceStream | None = None
+        self._delivering: UtteranceStream | None = None
         self._delivered_from = 0
         self.spoken = offset
         """Characters of the session's text that have been spoken."""
@@ -115,7 +115,7 @@ class Turn:
             offset = self.offset
             border: Flush | End | None = None
             while not isinstance(border, End):
-                segment = Segment(self._inbox)
+                segment = TextSegment(self._inbox)
                 if await segment.begin():
                     await self._encode(segment, offset, group)
                 offset += segment.characters
@@ -127,7 +127,7 @@ class Turn:
         else:
             self._order.close()
 
-    async def _encode(self, segment: Segment, offset: int, group: asyncio.TaskGroup) -> None:
+    async def _encode(self, segment: TextSegment, offset: int, group: asyncio.TaskGroup) -> None:
         async def on_run(run: encode_pb2.EncodedText) -> None:
             utterance = self._open if self._open is not None else await self._begin(group, run.instruct_ids)
             utterance.end_offset = offset + run.end
@@ -145,7 +145,7 @@ class Turn:
             self._open.say((), last=True)
             self._open = None
 
-    async def _begin(self, group: asyncio.TaskGroup, instruct_ids: Sequence[int]) -> Utterance:
+    async def _begin(self, group: asyncio.TaskGroup, instruct_ids: Sequence[int]) -> UtteranceStream:
         await self._ahead.acquire()
         if self._newest is not None:
             # Until its first audio an utterance has the workers for itself: nobody waits longer for what is said first.
@@ -166,13 +166,13 @@ class Turn:
             text_order=llm_pb2.TEXT_ORDER_INTERLEAVED if self._speaker.interleaved else llm_pb2.TEXT_ORDER_WHOLE,
         )
         self._utterances += 1
-        utterance = Utterance(self._speaker.llm, start, voice, self._output.model_rate)
+        utterance = UtteranceStream(self._speaker.llm, start, voice, self._output.model_rate)
         self._newest = utterance
         group.create_task(utterance.run())
         await self._order.send(utterance)
         return utterance
 
-    async def _deliver(self, utterance: Utterance) -> None:
+    async def _deliver(self, utterance: UtteranceStream) -> None:
         output = self._output
         self._delivering, self._delivered_from = utterance, output.samples
         self._stats.speaks(utterance.times)

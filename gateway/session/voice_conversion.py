@@ -7,11 +7,11 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 import grpc.aio
 
-from gateway.downstream import answer, at_one_or_another
+from gateway.downstream import answer, call_with_retry
 from gateway.session.options import SpeechOptions
-from gateway.session.session import Input, Session, Stages
+from gateway.session.session import GatewayContext, Input, Session
 from gateway.session.turn import utterance_seed
-from gateway.utterance.utterance import AudioPart, Utterance
+from gateway.utterance.utterance import AudioPart, UtteranceStream
 from gateway.voices.resolver import UPLOAD_PART_BYTES
 from lighttts.v1 import encode_pb2, encode_pb2_grpc, llm_pb2, tts_pb2
 from services.common import tracing
@@ -23,7 +23,7 @@ from services.common.telemetry import current_request_id
 class ConversionSession(Session):
     """A stream of events like any session's: announced, then the audio of one utterance, then the figures."""
 
-    def __init__(self, stages: Stages, options: SpeechOptions, recording: bytes) -> None:
+    def __init__(self, stages: GatewayContext, options: SpeechOptions, recording: bytes) -> None:
         """Raises InvalidInput when there is no recording or it is too large."""
         limit = stages.settings.max_prompt_bytes
         if not recording:
@@ -49,7 +49,7 @@ class ConversionSession(Session):
             text_order=llm_pb2.TEXT_ORDER_WHOLE,
             speech_tokens=speech.speech_tokens,
         )
-        utterance = Utterance(self._stages.llm_stage, start, voice, self._output.model_rate)
+        utterance = UtteranceStream(self._stages.llm_stage, start, voice, self._output.model_rate)
         group.create_task(utterance.run())
         async for part in utterance.parts:
             if isinstance(part, AudioPart):
@@ -77,4 +77,4 @@ async def _encode(pool: Pool, recording: bytes) -> encode_pb2.EncodeSpeechRespon
         metadata = tracing.outgoing(header.request_id)
         return await answer(encode_pb2_grpc.EncodeStub(channel).EncodeSpeech(parts(), metadata=metadata))
 
-    return await at_one_or_another(pool, encode, may_repeat=lambda: True)
+    return await call_with_retry(pool, encode, may_repeat=lambda: True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 
-from gateway.utterance.utterance_state import UtteranceRecord
+from gateway.utterance.utterance_state import UtteranceState
 from lighttts.v1 import audio_pb2, llm_pb2, llm_pb2_grpc
 from services.common import tracing
 from services.common.pool import Lease
@@ -24,7 +24,7 @@ class _Sent:
 
 async def generate(
     worker: Lease,
-    record: UtteranceRecord,
+    record: UtteranceState,
     watch: ProgressWatch,
     handle: Callable[[llm_pb2.GenerateResponse], Awaitable[None]],
 ) -> None:
@@ -45,7 +45,7 @@ async def generate(
         raise WorkerLost(LossReason.BROKE_PROTOCOL, "an llm worker ended an utterance before its last audio")
 
 
-async def _requests(record: UtteranceRecord, sent: _Sent) -> AsyncGenerator[llm_pb2.GenerateRequest]:
+async def _requests(record: UtteranceState, sent: _Sent) -> AsyncGenerator[llm_pb2.GenerateRequest]:
     """What this call has not been sent yet, whenever something changes."""
     opening = record.opening()
     sent.texts = int(opening.HasField("text"))

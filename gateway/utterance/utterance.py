@@ -10,17 +10,17 @@ from functools import partial
 
 from gateway import metrics
 from gateway.audio.samples import FLOAT_BYTES
-from gateway.closable_queue import Channel
-from gateway.request_stats import Ledger
+from gateway.closable_queue import ClosableQueue
+from gateway.request_stats import RequestStats
 from gateway.stream_stats import SpeechTimes
 from gateway.utterance.generate_call import generate
-from gateway.utterance.utterance_state import UtteranceRecord
+from gateway.utterance.utterance_state import UtteranceState
 from lighttts.v1 import llm_pb2, tts_pb2, voice_pb2
 from services.common import tracing
 from services.common.errors import Internal, LightTtsError
 from services.common.pool import Pool
-from services.common.workers.budget import Suspects
-from services.common.workers.failover import Losses, MovePolicy, WorkerLost
+from services.common.workers.budget import FailoverBudget
+from services.common.workers.failover import Failover, MovePolicy, WorkerLost
 from services.common.workers.worker_call import ProgressWatch
 
 
@@ -33,26 +33,26 @@ class AudioPart:
 
 
 @dataclass(frozen=True)
-class LlmStage:
+class LlmClientContext:
     """What all utterances share."""
 
     pool: Pool
     policy: MovePolicy
-    ledger: Ledger
+    ledger: RequestStats
     queue_messages: int
     """Audio messages held while nobody reads; then reading stops and the worker feels it."""
-    suspects: Suspects = field(default_factory=Suspects)
+    suspects: FailoverBudget = field(default_factory=FailoverBudget)
 
 
 @dataclass
-class Utterance:
+class UtteranceStream:
     """Text tokens in by `say`, audio out by `parts`. Everything is freed when `run` ends or is cancelled.
 
     A worker that dies, falls silent or stands still loses the utterance to another one, which goes on from the record:
     no sample is repeated or missing.
     """
 
-    stage: LlmStage
+    stage: LlmClientContext
     start: llm_pb2.GenerateStart
     voice: voice_pb2.VoiceContent
     sample_rate: int
@@ -62,12 +62,12 @@ class Utterance:
     decode_worker: str = ""
     speech_tokens: int = 0
     """Generated, once it has ended."""
-    parts: Channel[AudioPart | tts_pb2.Resumed] = field(init=False)
+    parts: ClosableQueue[AudioPart | tts_pb2.Resumed] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.parts = Channel(self.stage.queue_messages)
-        self._record = UtteranceRecord(self.start, self.voice)
-        self._losses = Losses(self.stage.pool, self.stage.policy, "llm", metrics.LLM_MOVES, self.stage.suspects)
+        self.parts = ClosableQueue(self.stage.queue_messages)
+        self._record = UtteranceState(self.start, self.voice)
+        self._losses = Failover(self.stage.pool, self.stage.policy, "llm", metrics.LLM_MOVES, self.stage.suspects)
         self.times = SpeechTimes()
         self.audible = asyncio.Event()
         """Its first audio has come, or never will."""

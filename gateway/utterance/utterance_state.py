@@ -12,7 +12,7 @@ from services.common.workers.failover import LossReason, WorkerLost
 
 
 @dataclass
-class UtteranceRecord:
+class UtteranceState:
     """Kept by the gateway from the first word to the last sample; about 15 kB beside the text."""
 
     start: llm_pb2.GenerateStart

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from lighttts.v1 import voice_pb2
 
 
-class VoiceMemory:
+class VoiceContentCache:
     """The most recently used voices, within a number of bytes."""
 
     def __init__(self, max_bytes: int) -> None:

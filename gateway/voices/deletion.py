@@ -9,9 +9,9 @@ import structlog
 
 from gateway import metrics
 from gateway.cache.store import ResultStore
-from gateway.voices.content_cache import VoiceMemory
+from gateway.voices.content_cache import VoiceContentCache
 from services.common.pool import Pool
-from services.common.voices.deletion import tell_workers
+from services.common.voices.deletion import evict_on_all_workers
 
 log = structlog.get_logger(__name__)
 
@@ -19,10 +19,10 @@ MAX_UNFINISHED = 1000
 """Voices that some worker has not been told of yet; beyond that the oldest is left to the workers' own limits."""
 
 
-class Forgetting:
+class VoiceDeletion:
     """Reaches what this process knows of; gateways that share a store of voices each see to their own."""
 
-    def __init__(self, memory: VoiceMemory, results: ResultStore | None, pools: Sequence[Pool]) -> None:
+    def __init__(self, memory: VoiceContentCache, results: ResultStore | None, pools: Sequence[Pool]) -> None:
         """`pools`: encode and llm workers; the latter tell the decode workers."""
         self._memory = memory
         self._results = results
@@ -36,7 +36,7 @@ class Forgetting:
             await self._results.forget(voice_hash)
         unreached = 0
         for pool in self._pools:
-            unreached += await tell_workers(pool, voice_hash)
+            unreached += await evict_on_all_workers(pool, voice_hash)
         if unreached:
             metrics.VOICES_NOT_FORGOTTEN.inc(unreached)
             log.warning("workers hold a deleted voice until they are reached", workers=unreached)

@@ -12,9 +12,9 @@ import structlog
 
 from gateway.auth.caller import Caller
 from gateway.auth.quota import Quotas
-from gateway.voices.deletion import Forgetting
+from gateway.voices.deletion import VoiceDeletion
 from gateway.voices.record import NewVoice, VoiceRecord, voice_id
-from gateway.voices.resolver import Voices
+from gateway.voices.resolver import VoiceResolver
 from gateway.voices.store import VoiceStore, find
 from lighttts.v1 import voice_pb2
 from services.common.errors import AlreadyExists, InvalidInput, NotFound, Overloaded, QuotaExceeded, TimedOut
@@ -35,16 +35,16 @@ class UploadLimits:
     """Per owner."""
 
 
-class VoiceLibrary:
+class VoiceRegistry:
     """Registered voices. To everybody but its owner a voice does not exist."""
 
     def __init__(
         self,
         store: VoiceStore,
-        voices: Voices,
+        voices: VoiceResolver,
         quotas: Quotas,
         limits: UploadLimits,
-        forgetting: Forgetting,
+        forgetting: VoiceDeletion,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._store = store

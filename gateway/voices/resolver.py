@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 import structlog
 
 from gateway.auth.caller import current_caller
-from gateway.downstream import answer, at_one_or_another
+from gateway.downstream import answer, call_with_retry
 from gateway.session.options import NamedVoice, PromptVoice
 from gateway.single_flight import SingleFlight
-from gateway.voices.content_cache import VoiceMemory
-from gateway.voices.deletion import Forgetting
+from gateway.voices.content_cache import VoiceContentCache
+from gateway.voices.deletion import VoiceDeletion
 from gateway.voices.record import VoiceRecord
 from gateway.voices.store import VoiceStore, find
 from lighttts.v1 import encode_pb2, encode_pb2_grpc, voice_pb2
@@ -31,11 +31,17 @@ UPLOAD_PART_BYTES = 64 * 1024
 T = TypeVar("T")
 
 
-class Voices:
+class VoiceResolver:
     """Knows what the encode service serves and turns a request's voice into its content, once per voice."""
 
     def __init__(
-        self, encode: Pool, store: VoiceStore, memory: VoiceMemory, forgetting: Forgetting, *, default_voice: str
+        self,
+        encode: Pool,
+        store: VoiceStore,
+        memory: VoiceContentCache,
+        forgetting: VoiceDeletion,
+        *,
+        default_voice: str,
     ) -> None:
         """`default_voice`: name of the voice of requests that name none; empty means the checkpoint's first."""
         self._encode = encode
@@ -202,7 +208,7 @@ class Voices:
 
     async def _call(self, work: Callable[[encode_pb2_grpc.EncodeAsyncStub], Awaitable[T]]) -> T:
         """Runs a call, which may be repeated, at an encode worker."""
-        return await at_one_or_another(
+        return await call_with_retry(
             self._encode, lambda channel: work(encode_pb2_grpc.EncodeStub(channel)), may_repeat=lambda: True
         )
 

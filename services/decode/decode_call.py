@@ -10,7 +10,7 @@ import structlog
 
 from lighttts.v1 import audio_pb2, decode_pb2, voice_pb2
 from services.common import tracing
-from services.common.engine.event_queue import Mailbox, background
+from services.common.engine.event_queue import EventQueue, background
 from services.common.errors import Internal, InvalidInput, LightTtsError, Overloaded, Unavailable
 from services.common.voices.cache import VoiceCache
 from services.common.voices.message import from_message
@@ -28,7 +28,7 @@ MAX_EARLY_MESSAGES = 64
 
 
 @dataclass(frozen=True)
-class Stage:
+class DecodeServiceContext:
     """What all calls of one decode worker share."""
 
     engine: DecodeEngine
@@ -70,15 +70,15 @@ class _Received:
     early: list[decode_pb2.SpeechTokens] = field(default_factory=list)
 
 
-class Session:
+class DecodeCall:
     """Serves one utterance; `run` yields its responses and ends with the last audio."""
 
-    def __init__(self, stage: Stage, start: decode_pb2.DecodeStart) -> None:
+    def __init__(self, stage: DecodeServiceContext, start: decode_pb2.DecodeStart) -> None:
         if not start.voice_hash:
             raise InvalidInput("start names no voice", field="start.voice_hash")
         self._stage = stage
         self._start = start
-        self._mailbox: Mailbox[_Event] = Mailbox()
+        self._mailbox: EventQueue[_Event] = EventQueue()
         self._received = _Received()
         self._sequence = 0
 

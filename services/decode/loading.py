@@ -11,7 +11,7 @@ import torch
 from services.common.checkpoint.model_dir import ModelDir
 from services.common.engine.device import first_line, on_device, replaced
 from services.common.server import StartError
-from services.decode.engine.backends import AudioFormat, Backend, ClockedBackend, CostModel
+from services.decode.engine.backends import AudioFormat, Backend, CostModel, SimulatedBackend
 from services.decode.engine.scheduler import EngineLimits
 from services.decode.engine.torch_backend import Precision, TorchBackend
 from services.decode.estimators.compiled import compile_estimator, use_programs
@@ -153,14 +153,14 @@ def memory_share(settings: DecodeSettings, device: torch.device) -> float:
     return min(settings.decode_memory_fraction, STAND_IN_SHARE) if stands_in else settings.decode_memory_fraction
 
 
-def _clocked(settings: DecodeSettings, model: ModelDir) -> ClockedBackend:
+def _clocked(settings: DecodeSettings, model: ModelDir) -> SimulatedBackend:
     if settings.decode_cost_file is None:
         raise StartError("the clocked backend needs a cost file; set LIGHTTTS_DECODE_COST_FILE")
     try:
         costs = CostModel.read(settings.decode_cost_file)
     except ValueError as error:
         raise StartError(str(error)) from error
-    return ClockedBackend(costs, AudioFormat.of(model), recompute=settings.decode_clocked_recompute)
+    return SimulatedBackend(costs, AudioFormat.of(model), recompute=settings.decode_clocked_recompute)
 
 
 def prepare(model: ModelDir, settings: DecodeSettings) -> Path:

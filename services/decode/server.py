@@ -15,7 +15,7 @@ from services.common.errors import InvalidInput, Unavailable
 from services.common.voices import deletion as forget_voice
 from services.common.voices.cache import VoiceCache
 from services.common.voices.voice import voice_identity
-from services.decode.decode_call import Session, Stage
+from services.decode.decode_call import DecodeCall, DecodeServiceContext
 from services.decode.engine.chunks import ChunkPlan
 from services.decode.engine.engine import DecodeEngine
 from services.decode.engine.scheduler import ORDERS
@@ -32,9 +32,9 @@ class DecodeService(decode_pb2_grpc.DecodeServicer):
 
     def __init__(self, settings: DecodeSettings) -> None:
         self._settings = settings
-        self._stage: Stage | None = None
+        self._stage: DecodeServiceContext | None = None
         self._metrics: EngineCollector | None = None
-        self._sessions: set[Session] = set()
+        self._sessions: set[DecodeCall] = set()
 
     @property
     def alive(self) -> bool:
@@ -76,7 +76,7 @@ class DecodeService(decode_pb2_grpc.DecodeServicer):
         first = await anext(request_iterator, None)
         if first is None or first.WhichOneof("request") != "start":
             raise InvalidInput("the first message must be start", field="start")
-        session = Session(self._stage, first.start)
+        session = DecodeCall(self._stage, first.start)
         self._sessions.add(session)
         try:
             async with aclosing(session.run(request_iterator)) as responses:
@@ -86,11 +86,11 @@ class DecodeService(decode_pb2_grpc.DecodeServicer):
             self._sessions.discard(session)
 
 
-def _load(settings: DecodeSettings) -> Stage:
+def _load(settings: DecodeSettings) -> DecodeServiceContext:
     torch.set_num_threads(settings.torch_threads)
     model = open_model_dir(settings.model_dir)
     backend = load_backend(settings, model)
-    return Stage(
+    return DecodeServiceContext(
         engine=DecodeEngine(
             backend, engine_limits(settings, backend), ORDERS[settings.decode_policy], PrometheusObserver()
         ),

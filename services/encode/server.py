@@ -24,7 +24,7 @@ from services.encode.settings import EncodeSettings
 from services.encode.text.frontend import TextFrontend
 from services.encode.text.normalise import Normaliser
 from services.encode.text.text_encoder import InterleavedEncoder, Piece, SentenceEncoder, TextEncoder
-from services.encode.voice.extraction import Found, VoiceSource
+from services.encode.voice.extraction import Found, VoiceExtractorCache
 from services.encode.voice.extractor import VoiceExtractor
 from services.encode.voice.graphs import GraphOptions
 
@@ -37,7 +37,7 @@ class _Loaded:
     model: ModelDir
     identity: str
     frontend: TextFrontend
-    voices: VoiceSource
+    voices: VoiceExtractorCache
 
 
 class EncodeService(encode_pb2_grpc.EncodeServicer):
@@ -128,7 +128,7 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
 
     async def _find(
         self,
-        voices: VoiceSource,
+        voices: VoiceExtractorCache,
         header: encode_pb2.EncodeVoiceHeader,
         parts: AsyncIterator[encode_pb2.EncodeVoiceRequest],
     ) -> Found:
@@ -282,5 +282,5 @@ def _load(settings: EncodeSettings) -> _Loaded:
     graphs = GraphOptions(providers=settings.onnx_providers, threads=settings.onnx_threads)
     extractor = VoiceExtractor(model, frontend, graphs=graphs)
     cache = VoiceCache(settings.cache_capacity, settings.cache_bytes)
-    voices = VoiceSource(extractor, model, cache, settings.parallel, settings.max_queue)
+    voices = VoiceExtractorCache(extractor, model, cache, settings.parallel, settings.max_queue)
     return _Loaded(model, voice_identity(model), frontend, voices)

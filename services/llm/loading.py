@@ -19,12 +19,12 @@ from services.common.checkpoint.model_dir import ModelDir
 from services.common.engine.device import on_device, replaced
 from services.common.server import StartError
 from services.llm import metrics
-from services.llm.engine.backends import Backend, ClockedBackend, CostModel
+from services.llm.engine.backends import Backend, CostModel, SimulatedBackend
 from services.llm.engine.engine import LlmEngine
 from services.llm.engine.scheduler import EngineLimits, earliest_deadline, fifo
 from services.llm.engine.sequence import FailedEvent, Request, TokensEvent
 from services.llm.model.attention import DecodeAttention, gathered
-from services.llm.model.kv_cache import KVCache, Rows, lay_out
+from services.llm.model.kv_cache import KVCache, Rows, build_batch
 from services.llm.model.model import SpeechLM, load_speech_lm
 from services.llm.model.torch_backend import TorchBackend, TorchOptions
 from services.llm.settings import LlmSettings
@@ -99,7 +99,7 @@ def _clocked(settings: LlmSettings, model: ModelDir) -> Backend:
     if settings.llm_cost_file is None:
         raise StartError("the clocked backend needs a cost file; set LIGHTTTS_LLM_COST_FILE")
     try:
-        return ClockedBackend(model.llm, CostModel.read(settings.llm_cost_file))
+        return SimulatedBackend(model.llm, CostModel.read(settings.llm_cost_file))
     except ValueError as error:
         raise StartError(str(error)) from error
 
@@ -182,8 +182,8 @@ def _trial(model: SpeechLM, attend: DecodeAttention, int8_kv: bool = False) -> T
     """The hidden state [1, hidden] of a row fed alone after twenty others, in float32."""
     device = model.speech_embedding.weight.device
     cache = KVCache(model.config, 3, 16, device, model.dtype, quantized=int8_kv, attend=attend)
-    model(lay_out([Rows(tuple(range(20)), 0, (2, 0))], 16, device), cache)
-    hidden: Tensor = model(lay_out([Rows((1,), 20, (2, 0))], 16, device), cache)
+    model(build_batch([Rows(tuple(range(20)), 0, (2, 0))], 16, device), cache)
+    hidden: Tensor = model(build_batch([Rows((1,), 20, (2, 0))], 16, device), cache)
     return hidden
 
 

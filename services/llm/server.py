@@ -23,8 +23,8 @@ from services.llm import metrics
 from services.llm.engine.engine import LlmEngine
 from services.llm.loading import load_engine, warm_up
 from services.llm.settings import LlmSettings
-from services.llm.stream.conversion import Conversion
-from services.llm.stream.generate_call import Stage, Utterance
+from services.llm.stream.conversion import ConversionCall
+from services.llm.stream.generate_call import GenerateCall, LlmServiceContext
 from services.llm.stream.requests import end_of_prompt_id
 from services.llm.styles import read_styles
 
@@ -39,7 +39,7 @@ class LlmService(llm_pb2_grpc.LlmServicer):
 
     def __init__(self, settings: LlmSettings) -> None:
         self._settings = settings
-        self._stage: Stage | None = None
+        self._stage: LlmServiceContext | None = None
         self._statistics: asyncio.Task[None] | None = None
 
     @property
@@ -63,7 +63,7 @@ class LlmService(llm_pb2_grpc.LlmServicer):
         pool = Pool(workers, "lighttts.v1.Decode", name="decode", dial=dial, wait_seconds=wait)
         styles = read_styles(model)
         engine = await asyncio.to_thread(load_engine, settings, model, styles)
-        self._stage = Stage(
+        self._stage = LlmServiceContext(
             engine=engine,
             pool=pool,
             voices=VoiceCache(settings.voice_cache_count, settings.voice_cache_bytes),
@@ -94,10 +94,10 @@ class LlmService(llm_pb2_grpc.LlmServicer):
         """Here and at the decode workers, whom nobody else knows."""
         stage = self._ready
         stage.voices.forget(voice_hash)
-        return await forget_voice.tell_workers(stage.pool, voice_hash, forget_voice.TIMEOUT_SECONDS / 2)
+        return await forget_voice.evict_on_all_workers(stage.pool, voice_hash, forget_voice.TIMEOUT_SECONDS / 2)
 
     @property
-    def _ready(self) -> Stage:
+    def _ready(self) -> LlmServiceContext:
         if self._stage is None:
             raise Unavailable("loading the model; try again shortly", retry_after=1.0)
         return self._stage
@@ -111,7 +111,7 @@ class LlmService(llm_pb2_grpc.LlmServicer):
         first = await anext(request_iterator, None)
         if first is None or first.WhichOneof("request") != "start":
             raise InvalidInput("the first message must be start", field="start")
-        kind = Conversion if first.start.speech_tokens else Utterance
+        kind = ConversionCall if first.start.speech_tokens else GenerateCall
         async with aclosing(kind(stage, first.start).run(request_iterator)) as responses:
             async for response in responses:
                 yield response

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from lighttts.v1 import llm_pb2, voice_pb2
-from services.llm.engine.backends import ClockedBackend, NonFiniteLogits
-from services.llm.engine.scheduler import Work
+from services.llm.engine.backends import NonFiniteLogits, SimulatedBackend
+from services.llm.engine.scheduler import ScheduledSequence
 from tests.support.decode_worker import StartWorker, audio_of
 from tests.support.llm import (
     SPEECH_TOKENS,
@@ -200,14 +200,14 @@ async def test_the_tiny_model_speaks_the_same_alone_and_in_company(worker: Start
 async def test_numbers_that_overflow_are_told_to_their_own_client(
     worker: StartWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    token = ClockedBackend._token
+    token = SimulatedBackend._token
 
-    def overflowing(self: ClockedBackend, work: Work) -> int:
+    def overflowing(self: SimulatedBackend, work: ScheduledSequence) -> int:
         if work.sequence.request.sampling.seed == 13:
             raise NonFiniteLogits("the model's logits in float16 are not finite; a wider precision may help")
         return token(self, work)
 
-    monkeypatch.setattr(ClockedBackend, "_token", overflowing)
+    monkeypatch.setattr(SimulatedBackend, "_token", overflowing)
     decode = await worker()
     async with llm_service(tmp_path, decode.address) as llm:
         spoken, (code, error) = await asyncio.gather(llm.speak(seed=3), refusal(llm.responses(Spoken(), seed=13)))

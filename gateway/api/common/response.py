@@ -16,7 +16,7 @@ from gateway.api.common.fields import named_as
 from gateway.cache.synthesis import speech
 from gateway.session.options import SpeechOptions
 from gateway.session.output import Events
-from gateway.session.session import Stages
+from gateway.session.session import GatewayContext
 from lighttts.v1 import audio_pb2
 from services.common.errors import LightTtsError
 
@@ -34,7 +34,7 @@ class SpeechResponse(Response):
 
     def __init__(
         self,
-        stages: Stages,
+        stages: GatewayContext,
         options: SpeechOptions,
         text: str,
         fields: Mapping[str, str],

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from gateway.auth.caller import current_caller
-from gateway.session.session import Stages
+from gateway.session.session import GatewayContext
 
 
-async def voice_names(stages: Stages) -> tuple[str, ...]:
+async def voice_names(stages: GatewayContext) -> tuple[str, ...]:
     """Names of the checkpoint's voices, then those of the caller's own."""
     registered = await stages.library.owned(current_caller())
     return (*stages.voices.model.voices, *(record.name for record in registered))

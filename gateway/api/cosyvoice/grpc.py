@@ -13,7 +13,7 @@ from gateway.api.common.prompt_audio import as_wav, is_file
 from gateway.api.common.response import audio_bytes
 from gateway.api.cosyvoice import requests as cosyvoice
 from gateway.cache.synthesis import speech
-from gateway.session.session import Stages
+from gateway.session.session import GatewayContext
 from lighttts.compat import cosyvoice_pb2, cosyvoice_pb2_grpc
 from lighttts.v1 import tts_pb2
 from services.common.errors import InvalidInput
@@ -32,14 +32,14 @@ FIELDS = cosyvoice.FIELDS | {"audio": "prompt_audio"}
 class CosyVoiceServicer(cosyvoice_pb2_grpc.CosyVoiceServicer):
     """Handlers raise LightTtsErrors; the server's interceptor turns them into rich statuses."""
 
-    def __init__(self, stages: Stages) -> None:
+    def __init__(self, stages: GatewayContext) -> None:
         self._stages = stages
 
     async def Inference(
         self, request: cosyvoice_pb2.Request, context: Context
     ) -> AsyncIterator[cosyvoice_pb2.Response]:
         with metrics.count_errors(FRONT), named_as(FIELDS):
-            config, text = _meaning(request)
+            config, text = _to_synthesis_config(request)
             options = cosyvoice.checked(self._stages, config, text)
             async with speech(self._stages, options, text) as session:
                 async for audio in audio_bytes(session):
@@ -47,7 +47,7 @@ class CosyVoiceServicer(cosyvoice_pb2_grpc.CosyVoiceServicer):
                         yield cosyvoice_pb2.Response(tts_audio=audio[start : start + PART_BYTES])
 
 
-def _meaning(request: cosyvoice_pb2.Request) -> tuple[tts_pb2.SynthesisConfig, str]:
+def _to_synthesis_config(request: cosyvoice_pb2.Request) -> tuple[tts_pb2.SynthesisConfig, str]:
     match request.WhichOneof("RequestPayload"):
         case "sft_request":
             sft = request.sft_request

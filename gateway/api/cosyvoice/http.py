@@ -13,7 +13,7 @@ from gateway.api.common.response import SpeechResponse
 from gateway.api.cosyvoice import requests as cosyvoice
 from gateway.api.lighttts import http as lighttts
 from gateway.api.lighttts.http import AUDIO_ANSWER
-from gateway.session.session import Stages
+from gateway.session.session import GatewayContext
 from lighttts.v1 import tts_pb2
 
 FIELDS = cosyvoice.FIELDS | {"audio": "prompt_wav"}
@@ -22,7 +22,7 @@ Text = Annotated[str, Form()]
 Upload = Annotated[UploadFile, File()]
 
 
-def router(stages: Stages) -> APIRouter:
+def router(stages: GatewayContext) -> APIRouter:
     """The routes; `/inference_zero_shot` is LightTTS's, at this interface's rate."""
     routes = APIRouter(tags=["CosyVoice"], default_response_class=Response, responses=AUDIO_ANSWER | MESSAGE_ERRORS)
     routes.include_router(lighttts.router(stages, sample_rate=cosyvoice.SAMPLE_RATE, stream_by_default=True))

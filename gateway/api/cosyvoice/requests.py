@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gateway.api.lighttts.http import pcm
 from gateway.session.options import SpeechOptions, check_text
-from gateway.session.session import Stages
+from gateway.session.session import GatewayContext
 from lighttts.v1 import tts_pb2
 
 SAMPLE_RATE = 22050
@@ -39,7 +39,7 @@ def instructed(config: tts_pb2.SynthesisConfig, instruct_text: str) -> tts_pb2.S
     return config
 
 
-def checked(stages: Stages, config: tts_pb2.SynthesisConfig, text: str) -> SpeechOptions:
+def checked(stages: GatewayContext, config: tts_pb2.SynthesisConfig, text: str) -> SpeechOptions:
     """The request's options. Raises InvalidInput."""
     check_text(text, stages.settings.max_text_chars)
     config.audio.CopyFrom(pcm(SAMPLE_RATE))

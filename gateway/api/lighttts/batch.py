@@ -17,7 +17,7 @@ from gateway.api.lighttts.http import DEFAULT_STYLE, SAMPLE_RATE, pcm, style_of
 from gateway.cache.synthesis import speech
 from gateway.request_stats import ConcurrentStats
 from gateway.session.options import MAX_SPEED, MIN_SPEED, SpeechOptions, check_text
-from gateway.session.session import Stages
+from gateway.session.session import GatewayContext
 from gateway.styles import list_styles
 from lighttts.v1 import audio_pb2, tts_pb2
 from services.common.errors import InvalidInput, LightTtsError
@@ -56,7 +56,7 @@ class StyleList(BaseModel):
     tts_models: list[str] = Field(description="The names `tts_model_name` may have; `default` means the first.")
 
 
-def router(stages: Stages) -> APIRouter:
+def router(stages: GatewayContext) -> APIRouter:
     """The routes."""
     routes = APIRouter(tags=["LightTTS"], responses=MESSAGE_ERRORS)
 
@@ -93,7 +93,7 @@ def router(stages: Stages) -> APIRouter:
     return routes
 
 
-def _options(stages: Stages, batch: BatchRequest) -> SpeechOptions:
+def _options(stages: GatewayContext, batch: BatchRequest) -> SpeechOptions:
     characters = sum(map(len, batch.texts))
     if characters > stages.settings.max_text_chars:
         raise InvalidInput(
@@ -115,7 +115,7 @@ def _options(stages: Stages, batch: BatchRequest) -> SpeechOptions:
     return SpeechOptions.from_config(config, stages.settings.max_prompt_bytes)
 
 
-async def _speak(stages: Stages, options: SpeechOptions, text: str) -> BatchItem:
+async def _speak(stages: GatewayContext, options: SpeechOptions, text: str) -> BatchItem:
     try:
         check_text(text, stages.settings.max_text_chars)
         async with speech(stages, options, text) as session:

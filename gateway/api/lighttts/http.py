@@ -14,7 +14,7 @@ from gateway.api.common.fields import named_as
 from gateway.api.common.response import SpeechResponse, audio_bytes
 from gateway.session.options import SpeechOptions, check_text
 from gateway.session.output import Events
-from gateway.session.session import Stages
+from gateway.session.session import GatewayContext
 from lighttts.v1 import audio_pb2, tts_pb2
 from services.common.errors import Internal, InvalidInput
 
@@ -52,7 +52,7 @@ def generation_errors() -> Iterator[None]:
         raise GenerationError(error.message) from error
 
 
-def router(stages: Stages, *, sample_rate: int = SAMPLE_RATE, stream_by_default: bool = False) -> APIRouter:
+def router(stages: GatewayContext, *, sample_rate: int = SAMPLE_RATE, stream_by_default: bool = False) -> APIRouter:
     """The routes of this interface. CosyVoice's own has one of them too, at another rate and always streaming."""
     routes = APIRouter(tags=["LightTTS"])
 

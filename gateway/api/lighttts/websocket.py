@@ -13,9 +13,9 @@ from gateway.api.common.fields import named_as
 from gateway.api.common.response import audio_bytes
 from gateway.api.lighttts.http import DEFAULT_STYLE, FIELDS, SAMPLE_RATE, pcm, style_of
 from gateway.auth.authentication import chosen_protocol
-from gateway.closable_queue import Channel
+from gateway.closable_queue import ClosableQueue
 from gateway.session.options import SpeechOptions
-from gateway.session.session import Input, Session, Stages, TextInput
+from gateway.session.session import GatewayContext, Input, Session, TextInput
 from lighttts.v1 import tts_pb2
 from services.common.errors import InvalidInput, LightTtsError
 
@@ -41,7 +41,7 @@ class TextFrame(BaseModel):
     finish: bool = False
 
 
-def router(stages: Stages) -> APIRouter:
+def router(stages: GatewayContext) -> APIRouter:
     """The WebSocket route."""
     routes = APIRouter()
 
@@ -60,10 +60,10 @@ def router(stages: Stages) -> APIRouter:
     return routes
 
 
-async def _converse(stages: Stages, websocket: WebSocket) -> None:
+async def _converse(stages: GatewayContext, websocket: WebSocket) -> None:
     """From the first frame to the last audio. Raises WebSocketDisconnect as soon as the client has gone."""
     options = await _options(websocket, stages.settings.max_prompt_bytes)
-    inputs: Channel[Input] = Channel(FRAMES_AHEAD)
+    inputs: ClosableQueue[Input] = ClosableQueue(FRAMES_AHEAD)
     async with tasks.group() as group:
         listening = group.create_task(_listen(websocket, inputs))
         async with Session(stages, options, _each(inputs)) as session:
@@ -85,7 +85,7 @@ async def _options(websocket: WebSocket, max_prompt_bytes: int) -> SpeechOptions
     return SpeechOptions.from_config(config, max_prompt_bytes)
 
 
-async def _listen(websocket: WebSocket, inputs: Channel[Input]) -> None:
+async def _listen(websocket: WebSocket, inputs: ClosableQueue[Input]) -> None:
     """Passes text on until `finish`, then waits for the client to leave; both end by an exception or from outside."""
     finished = False
     while True:
@@ -100,7 +100,7 @@ async def _listen(websocket: WebSocket, inputs: Channel[Input]) -> None:
             inputs.close()
 
 
-async def _each(inputs: Channel[Input]) -> AsyncGenerator[Input]:
+async def _each(inputs: ClosableQueue[Input]) -> AsyncGenerator[Input]:
     async for item in inputs:
         yield item
 

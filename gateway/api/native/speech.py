@@ -11,7 +11,7 @@ from gateway import metrics
 from gateway.cache.synthesis import speech
 from gateway.session.options import SpeechOptions, check_text
 from gateway.session.output import Event
-from gateway.session.session import CancelInput, FlushInput, Input, PositionInput, Session, Stages, TextInput
+from gateway.session.session import CancelInput, FlushInput, GatewayContext, Input, PositionInput, Session, TextInput
 from gateway.session.voice_conversion import ConversionSession
 from lighttts.v1 import audio_pb2, tts_pb2, tts_pb2_grpc
 from services.common.errors import InvalidInput
@@ -25,7 +25,7 @@ FRONT = "grpc"
 class TextToSpeechServicer(tts_pb2_grpc.TextToSpeechServicer):
     """Handlers raise LightTtsErrors; the server's interceptor turns them into rich statuses."""
 
-    def __init__(self, stages: Stages) -> None:
+    def __init__(self, stages: GatewayContext) -> None:
         self._stages = stages
 
     async def Synthesize(

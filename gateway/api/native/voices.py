@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from gateway import metrics
 from gateway.auth.caller import current_caller
-from gateway.session.session import Stages
+from gateway.session.session import GatewayContext
 from gateway.voices.record import NewVoice, VoiceRecord
 from lighttts.v1 import tts_pb2, tts_pb2_grpc
 from services.common.errors import InvalidInput
@@ -24,7 +24,7 @@ FRONT = "grpc"
 class VoicesServicer(tts_pb2_grpc.VoicesServicer):
     """Handlers raise LightTtsErrors; the server's interceptor turns them into rich statuses."""
 
-    def __init__(self, stages: Stages) -> None:
+    def __init__(self, stages: GatewayContext) -> None:
         self._stages = stages
 
     async def ListVoices(self, request: tts_pb2.ListVoicesRequest, context: Context) -> tts_pb2.ListVoicesResponse:

@@ -17,7 +17,7 @@ from gateway.api.common.inline_audio import InlineAudio, decode_audio
 from gateway.api.common.response import SpeechResponse
 from gateway.session.options import SpeechOptions, check_text
 from gateway.session.output import Events
-from gateway.session.session import Stages
+from gateway.session.session import GatewayContext
 from gateway.styles import list_styles
 from lighttts.v1 import audio_pb2, tts_pb2
 from services.common.errors import NotFound
@@ -83,7 +83,7 @@ class ModelList(BaseModel):
     data: list[Model]
 
 
-def router(stages: Stages) -> APIRouter:
+def router(stages: GatewayContext) -> APIRouter:
     """The routes."""
     routes = APIRouter(prefix="/v1", tags=["OpenAI"], responses=OPENAI_ERRORS)
 
@@ -92,7 +92,9 @@ def router(stages: Stages) -> APIRouter:
         """Speaks `input`; audio streams as it is made."""
         with named_as(FIELDS):
             check_text(request.input, MAX_INPUT_CHARS)
-            options = SpeechOptions.from_config(await _meaning(stages, request), stages.settings.max_prompt_bytes)
+            options = SpeechOptions.from_config(
+                await _to_synthesis_config(stages, request), stages.settings.max_prompt_bytes
+            )
         if request.stream_format == "sse":
             return SpeechResponse(stages, options, request.input, FIELDS, media_type="text/event-stream", frame=_events)
         return SpeechResponse(stages, options, request.input, FIELDS)
@@ -112,7 +114,7 @@ def router(stages: Stages) -> APIRouter:
     return routes
 
 
-async def _model_names(stages: Stages) -> tuple[str, ...]:
+async def _model_names(stages: GatewayContext) -> tuple[str, ...]:
     return (stages.voices.model.name, *(await list_styles(stages.llm))[1:])
 
 
@@ -120,7 +122,7 @@ def _no_such_model(name: str) -> NotFound:
     return NotFound(f"there is no model {name!r}; GET /v1/models lists those there are", field="model")
 
 
-async def _meaning(stages: Stages, request: SpeechRequest) -> tts_pb2.SynthesisConfig:
+async def _to_synthesis_config(stages: GatewayContext, request: SpeechRequest) -> tts_pb2.SynthesisConfig:
     config = tts_pb2.SynthesisConfig(speed=request.speed, style=await _style(stages, request.model))
     config.audio.encoding = _ENCODINGS[request.response_format]
     if request.response_format == "pcm":
@@ -140,7 +142,7 @@ async def _meaning(stages: Stages, request: SpeechRequest) -> tts_pb2.SynthesisC
     return config
 
 
-async def _style(stages: Stages, model: str) -> str:
+async def _style(stages: GatewayContext, model: str) -> str:
     if not model or model in OPENAI_MODELS or model == stages.voices.model.name:
         return ""
     if model not in await _model_names(stages):
@@ -148,7 +150,7 @@ async def _style(stages: Stages, model: str) -> str:
     return model
 
 
-async def _voice(stages: Stages, voice: str | VoiceId) -> str:
+async def _voice(stages: GatewayContext, voice: str | VoiceId) -> str:
     name = voice.id if isinstance(voice, VoiceId) else voice
     return "" if name in OPENAI_VOICES and not await stages.voices.exists(name) else name
 

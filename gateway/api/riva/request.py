@@ -42,7 +42,9 @@ _BARE_PROMPTS = {
 _CONFIGURATION = ("seed", "speed", "style")
 
 
-def meaning(request: riva_tts_pb2.SynthesizeSpeechRequest, languages: Iterable[str]) -> tts_pb2.SynthesisConfig:
+def to_synthesis_config(
+    request: riva_tts_pb2.SynthesizeSpeechRequest, languages: Iterable[str]
+) -> tts_pb2.SynthesisConfig:
     """The request in our words; `languages` are those of the model. Raises InvalidInput.
 
     `zero_shot_data.quality` and `enable_word_time_offsets` ask for what there is not here: they change nothing.

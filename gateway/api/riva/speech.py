@@ -18,7 +18,7 @@ from gateway.api.riva.request import FIELDS
 from gateway.audio.container_headers import with_length
 from gateway.cache.synthesis import speech
 from gateway.session.options import SpeechOptions, check_text, speakable
-from gateway.session.session import FlushInput, Input, Session, Stages, TextInput
+from gateway.session.session import FlushInput, GatewayContext, Input, Session, TextInput
 from lighttts.compat import riva_common_pb2, riva_tts_pb2, riva_tts_pb2_grpc
 from lighttts.v1 import audio_pb2, tts_pb2
 from services.common.errors import InvalidInput
@@ -40,7 +40,7 @@ PART_BYTES = 2**20
 class RivaServicer(riva_tts_pb2_grpc.RivaSpeechSynthesisServicer):
     """Handlers raise LightTtsErrors; the server's interceptor turns them into rich statuses."""
 
-    def __init__(self, stages: Stages) -> None:
+    def __init__(self, stages: GatewayContext) -> None:
         self._stages = stages
 
     async def Synthesize(self, request: Request, context: Context) -> Response:
@@ -92,7 +92,7 @@ class RivaServicer(riva_tts_pb2_grpc.RivaSpeechSynthesisServicer):
             return response
 
     def _options(self, request: Request) -> SpeechOptions:
-        config = riva_request.meaning(request, self._stages.voices.model.languages)
+        config = riva_request.to_synthesis_config(request, self._stages.voices.model.languages)
         return SpeechOptions.from_config(config, self._stages.settings.max_prompt_bytes)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 
-class Mailbox(Generic[T]):
+class EventQueue(Generic[T]):
     """Events for one call, in order. Created in the call's task; `post` may be called from any thread.
 
     It holds no more than its senders are allowed to produce: engines stop at a stream's lead, and what a peer produces
@@ -54,7 +54,7 @@ class Mailbox(Generic[T]):
 
 
 @contextlib.asynccontextmanager
-async def background(work: Coroutine[Any, Any, None], mailbox: Mailbox[T]) -> AsyncIterator[None]:
+async def background(work: Coroutine[Any, Any, None], mailbox: EventQueue[T]) -> AsyncIterator[None]:
     """Runs `work` beside the block and ends with it; a failure of the work surfaces through the mailbox."""
 
     def report(task: asyncio.Task[None]) -> None:

@@ -36,7 +36,7 @@ class VoiceCacheServicer(voice_pb2_grpc.VoiceCacheServicer):
         return voice_pb2.ForgetVoiceResponse(unreached=await self._forget(request.voice_hash))
 
 
-async def tell_workers(pool: Pool, voice_hash: str, timeout_seconds: float = TIMEOUT_SECONDS) -> int:
+async def evict_on_all_workers(pool: Pool, voice_hash: str, timeout_seconds: float = TIMEOUT_SECONDS) -> int:
     """Has every worker that a pool knows forget a voice; how many of them, and behind them, could not be told."""
 
     async def tell(channel: grpc.aio.Channel) -> int:

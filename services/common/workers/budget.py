@@ -9,7 +9,7 @@ MEMORY_SECONDS = 30.0
 """A worker that was suspected so long ago no longer counts against the others."""
 
 
-class Suspects:
+class FailoverBudget:
     """Silence and standstill are guesses, and every move makes another worker compute a history again.
 
     All streams of a process to one pool share this budget: at most half of the workers, but always one, may be under

@@ -17,7 +17,7 @@ from prometheus_client import Counter
 
 from services.common.errors import Overloaded, Unavailable
 from services.common.pool import FailureReason, Lease, Pool, WorkerState
-from services.common.workers.budget import Suspects
+from services.common.workers.budget import FailoverBudget
 
 log = structlog.get_logger(__name__)
 
@@ -81,7 +81,7 @@ def moves_counter(name: str, stage: str) -> Counter:
     return counter
 
 
-class Losses:
+class Failover:
     """The workers that lost one stream, and the next one to try.
 
     losses = Losses(pool, policy, "decode", MOVES, suspects)
@@ -92,7 +92,7 @@ class Losses:
             losses.note(worker, loss)
     """
 
-    def __init__(self, pool: Pool, policy: MovePolicy, stage: str, moves: Counter, suspects: Suspects) -> None:
+    def __init__(self, pool: Pool, policy: MovePolicy, stage: str, moves: Counter, suspects: FailoverBudget) -> None:
         """
         Args:
             pool: where the workers are.

@@ -180,7 +180,7 @@ class CostModel:
 
 
 @dataclass
-class ClockedState:
+class SimulatedState:
     """A stream of the clocked backend."""
 
     seed: int
@@ -191,7 +191,7 @@ class ClockedState:
     emitted: int = 0
 
 
-class ClockedBackend:
+class SimulatedBackend:
     """Sleeps for the cost model; emits one tone per token, a function of absolute sample, token and seed."""
 
     BEATS = 10
@@ -216,12 +216,12 @@ class ClockedBackend:
         if spec.resume:
             ResumeRecord.from_bytes(spec.resume)
 
-    def open(self, spec: StreamSpec) -> ClockedState:
+    def open(self, spec: StreamSpec) -> SimulatedState:
         prompt = spec.prompt_tokens.shape[0]
         if not spec.resume:
-            return ClockedState(spec.seed, spec.plan, prompt, spec.speed)
+            return SimulatedState(spec.seed, spec.plan, prompt, spec.speed)
         record = ResumeRecord.from_bytes(spec.resume)
-        return ClockedState(record.seed, record.plan, prompt, spec.speed, emitted=record.emitted)
+        return SimulatedState(record.seed, record.plan, prompt, spec.speed, emitted=record.emitted)
 
     def run(self, hops: Sequence[Hop], beat: Callable[[], None]) -> list[HopAudio | Exception]:
         ratio = self.format.frames_per_token
@@ -233,16 +233,16 @@ class ClockedBackend:
             beat()
         return [self._emit(hop) for hop in hops]
 
-    def state_bytes(self, state: ClockedState) -> int:
+    def state_bytes(self, state: SimulatedState) -> int:
         return 0
 
-    def kept_tokens(self, state: ClockedState) -> int:
+    def kept_tokens(self, state: SimulatedState) -> int:
         return 0 if self._recompute else state.done
 
     def has_room(self, hops: Sequence[Hop]) -> bool:
         return True
 
-    def evict(self, state: ClockedState) -> int:
+    def evict(self, state: SimulatedState) -> int:
         return 0
 
     def forget_voice(self, voice: str) -> None:
@@ -255,7 +255,7 @@ class ClockedBackend:
         """Nothing to warm."""
 
     def _emit(self, hop: Hop) -> HopAudio:
-        state: ClockedState = hop.state
+        state: SimulatedState = hop.state
         whole = hop.final and hop.end == state.prompt + len(hop.tokens)
         known = self.format.frames_per_token * (hop.end - state.prompt)
         ready = frames_ready(known, state.speed, whole)
@@ -267,7 +267,7 @@ class ClockedBackend:
         record = ResumeRecord(state.plan, state.seed, hop.end, state.emitted, state.emitted, empty, np.zeros(0))
         return HopAudio(first * self.format.frame_samples, samples, record)
 
-    def _tone(self, tokens: Sequence[int], state: ClockedState, start: int, end: int) -> Samples:
+    def _tone(self, tokens: Sequence[int], state: SimulatedState, start: int, end: int) -> Samples:
         size = self.format.frame_samples
         sample = np.arange(start * size, end * size, dtype=np.int64)
         spoken = (sample // size * state.speed).astype(np.int64) // self.format.frames_per_token

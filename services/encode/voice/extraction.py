@@ -29,7 +29,7 @@ class Found:
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
-class VoiceSource:
+class VoiceExtractorCache:
     """Every voice this service can give: bundled, registered, cached, or extracted from a prompt."""
 
     def __init__(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from services.common.checkpoint.model_dir import LlmConfig
-from services.llm.engine.scheduler import Work
+from services.llm.engine.scheduler import ScheduledSequence
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +37,7 @@ class Backend(Protocol):
     def reserve(self, num_blocks: int, block_size: int) -> None:
         """Makes room for the K/V cache; called once, before the first step."""
 
-    def step(self, batch: Sequence[Work]) -> list[Sequence[int]]:
+    def step(self, batch: Sequence[ScheduledSequence]) -> list[Sequence[int]]:
         """Feeds every item's rows and returns its tokens: none if it does not sample, else 1 to `burst` of them.
 
         After each token but the last its row has been fed too. Nothing follows an id that is not speech.
@@ -68,12 +68,12 @@ class CostModel:
             raise ValueError(f"cost file {path}: costs must be finite and not negative")
         return costs
 
-    def seconds(self, batch: Sequence[Work]) -> float:
+    def seconds(self, batch: Sequence[ScheduledSequence]) -> float:
         prefill = sum(work.count for work in batch if work.count > 1)
         return self.step_s + self.step_s_per_sequence * len(batch) + self.prefill_s_per_token * prefill
 
 
-class ClockedBackend:
+class SimulatedBackend:
     """Sleeps for the cost model; emits tokens by (seed, position) and ends by the length of the text."""
 
     device = None
@@ -86,11 +86,11 @@ class ClockedBackend:
     def reserve(self, num_blocks: int, block_size: int) -> None:
         """Nothing to reserve: no K/V is kept."""
 
-    def step(self, batch: Sequence[Work]) -> list[Sequence[int]]:
+    def step(self, batch: Sequence[ScheduledSequence]) -> list[Sequence[int]]:
         self._sleep(self._costs.seconds(batch))
         return [[self._token(work)] if work.samples else [] for work in batch]
 
-    def _token(self, work: Work) -> int:
+    def _token(self, work: ScheduledSequence) -> int:
         sequence = work.sequence
         constraint = sequence.layout.constraint()
         if constraint.forced is not None:

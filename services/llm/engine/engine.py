@@ -19,7 +19,7 @@ from services.common.checkpoint.model_dir import ModelDir
 from services.common.engine.thread import EngineThread
 from services.llm.engine.backends import Backend
 from services.llm.engine.layout import RequestError
-from services.llm.engine.scheduler import EngineLimits, Order, Scheduler, Work, fifo
+from services.llm.engine.scheduler import EngineLimits, Order, ScheduledSequence, Scheduler, fifo
 from services.llm.engine.sequence import Event, FailedEvent, Request, Sequence, TokensEvent, check_text_ids
 
 OnEvent = Callable[[Event], None]
@@ -218,7 +218,7 @@ class LlmEngine:
             self._on_step(report)
         return done
 
-    def _execute(self, batch: list[Work]) -> list[tuple[Work, Ids[int]]]:
+    def _execute(self, batch: list[ScheduledSequence]) -> list[tuple[ScheduledSequence, Ids[int]]]:
         """Runs a batch; if it fails, runs its items one by one so that only the culprits fail."""
         try:
             return list(zip(batch, self._backend.step(batch), strict=True))

@@ -74,7 +74,7 @@ class EngineLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class ScheduledSequence:
     """Feed the next `count` rows of `sequence`; `samples` says whether a token follows the last of them."""
 
     sequence: Sequence
@@ -109,14 +109,14 @@ class Scheduler:
             if sequence in queue:
                 queue.remove(sequence)
 
-    def schedule(self, burst: int = 1) -> list[Work]:
+    def schedule(self, burst: int = 1) -> list[ScheduledSequence]:
         """Chooses the next step's work; every chosen sequence has blocks for the rows it is to feed.
 
         When all of them decode, each may draw up to `burst` tokens.
         """
         self.paused = self._far_ahead()
         self._admit()
-        batch: list[Work] = []
+        batch: list[ScheduledSequence] = []
         prefill_left = self.limits.prefill_tokens
         for sequence in sorted(self.running, key=self._order):
             count = min(sequence.pending, prefill_left) if sequence.pending > 1 else sequence.pending
@@ -125,11 +125,11 @@ class Scheduler:
                 continue
             if self._reserve(sequence, sequence.computed + count):
                 prefill_left -= count if sequence.pending > 1 else 0
-                batch.append(Work(sequence, sequence.computed, count, samples=count == sequence.pending))
+                batch.append(ScheduledSequence(sequence, sequence.computed, count, samples=count == sequence.pending))
         decoding = burst > 1 and all(work.samples and work.count == 1 for work in batch)
         return [self._prolonged(work, burst) for work in batch] if decoding else batch
 
-    def _prolonged(self, work: Work, burst: int) -> Work:
+    def _prolonged(self, work: ScheduledSequence, burst: int) -> ScheduledSequence:
         """The same work with up to `burst` tokens, if that takes nobody's blocks."""
         sequence = work.sequence
         burst = min(burst, sequence.burst)

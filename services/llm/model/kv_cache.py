@@ -138,7 +138,7 @@ class StepBatch:
     segments: tuple[Segment, ...]
 
 
-def lay_out(items: Sequence[Rows], block_size: int, device: torch.device) -> StepBatch:
+def build_batch(items: Sequence[Rows], block_size: int, device: torch.device) -> StepBatch:
     """Flattens the rows of a step, single rows first."""
     order = sorted(range(len(items)), key=lambda i: len(items[i].codes) > 1)
     codes: list[int] = []

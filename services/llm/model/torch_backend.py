@@ -12,10 +12,10 @@ from torch import Tensor
 
 from services.common.engine.thread import current_device
 from services.llm.engine.backends import NonFiniteLogits
-from services.llm.engine.scheduler import Work
+from services.llm.engine.scheduler import ScheduledSequence
 from services.llm.model.attention import DecodeAttention, gathered
 from services.llm.model.decode_program import MOST_STEPS, DecodeProgram, ProgramRow
-from services.llm.model.kv_cache import KVCache, Rows, lay_out
+from services.llm.model.kv_cache import KVCache, Rows, build_batch
 from services.llm.model.model import SpeechLM
 from services.llm.model.sampling import NOT_FINITE, CounterDraw, Draw, SamplingBatch, SamplingRow, sample
 
@@ -111,7 +111,7 @@ class TorchBackend:
                 pool = program.record(pool)
 
     @torch.inference_mode()
-    def step(self, batch: Sequence[Work]) -> list[Sequence[int]]:
+    def step(self, batch: Sequence[ScheduledSequence]) -> list[Sequence[int]]:
         """One forward pass per style over the batch's rows, in a program as many as the rows' bursts allow.
 
         Raises NonFiniteLogits naming the precision.
@@ -121,7 +121,7 @@ class TorchBackend:
         with current_device(self.device):
             return self._step(batch, self._cache)
 
-    def _step(self, batch: Sequence[Work], cache: KVCache) -> list[Sequence[int]]:
+    def _step(self, batch: Sequence[ScheduledSequence], cache: KVCache) -> list[Sequence[int]]:
         tokens: list[Sequence[int]] = [()] * len(batch)
         for style in dict.fromkeys(work.sequence.request.style for work in batch):
             chosen = [i for i, work in enumerate(batch) if work.sequence.request.style == style]
@@ -136,7 +136,9 @@ class TorchBackend:
                 self._store(tokens, batch, [rest[i] for i in sampled], [[token] for token in drawn])
         return tokens
 
-    def _program(self, style: str, batch: Mapping[int, Work]) -> tuple[DecodeProgram | None, dict[int, ProgramRow]]:
+    def _program(
+        self, style: str, batch: Mapping[int, ScheduledSequence]
+    ) -> tuple[DecodeProgram | None, dict[int, ProgramRow]]:
         """The smallest program for the batch's decoding rows, and these rows by their place in the step."""
         programs, longest = self._programs[style], self._options.program_tokens
         if not programs:
@@ -149,20 +151,20 @@ class TorchBackend:
         rows = {i: row for i, row in rows.items() if row.fits}
         return next(((program, rows) for program in programs if 0 < len(rows) <= program.rows), (None, {}))
 
-    def _decode_row(self, work: Work) -> ProgramRow:
+    def _decode_row(self, work: ScheduledSequence) -> ProgramRow:
         sequence = work.sequence
         ban = self._ban_kind(sequence.layout.constraint().allowed)
         code, window = sequence.layout.rows[work.start], sequence.sampling.win_size
         return ProgramRow(code, work.start, sequence.blocks, ban, _sampling_row(work), window)
 
-    def _run(self, model: SpeechLM, batch: Sequence[Work], cache: KVCache) -> tuple[list[int], list[int]]:
+    def _run(self, model: SpeechLM, batch: Sequence[ScheduledSequence], cache: KVCache) -> tuple[list[int], list[int]]:
         """Which items of the batch sample, and what they drew."""
-        laid_out = lay_out([_rows(work) for work in batch], cache.block_size, self.device)
+        laid_out = build_batch([_rows(work) for work in batch], cache.block_size, self.device)
         hidden = model(laid_out, cache)
         sampled = [i for i, work in enumerate(batch) if work.samples]
         return sampled, self._sample(model, [batch[i] for i in sampled], hidden[laid_out.last[sampled]])
 
-    def _sample(self, model: SpeechLM, batch: Sequence[Work], hidden: Tensor) -> list[int]:
+    def _sample(self, model: SpeechLM, batch: Sequence[ScheduledSequence], hidden: Tensor) -> list[int]:
         if not batch:
             return []
         rows = [_sampling_row(work) for work in batch]
@@ -173,7 +175,11 @@ class TorchBackend:
         return ids
 
     def _store(
-        self, tokens: list[Sequence[int]], batch: Sequence[Work], where: Iterable[int], drawn: Sequence[Sequence[int]]
+        self,
+        tokens: list[Sequence[int]],
+        batch: Sequence[ScheduledSequence],
+        where: Iterable[int],
+        drawn: Sequence[Sequence[int]],
     ) -> None:
         for i, row in zip(where, drawn, strict=True):
             forced = batch[i].sequence.layout.constraint().forced
@@ -196,12 +202,12 @@ class TorchBackend:
         return self._ban_kinds[allowed]
 
 
-def _rows(work: Work) -> Rows:
+def _rows(work: ScheduledSequence) -> Rows:
     sequence = work.sequence
     return Rows(sequence.layout.rows[work.start : work.start + work.count], work.start, sequence.blocks)
 
 
-def _sampling_row(work: Work) -> SamplingRow:
+def _sampling_row(work: ScheduledSequence) -> SamplingRow:
     sequence, sampling, options = work.sequence, work.sequence.sampling, work.sequence.request.sampling
     return SamplingRow(
         seed=options.seed,

@@ -10,13 +10,13 @@ from services.common.engine.event_queue import background
 from services.common.errors import InvalidInput, Overloaded
 from services.common.voices.voice import Voice
 from services.llm.stream import decode_client as decoding
-from services.llm.stream.generate_call import Stage, Utterance
+from services.llm.stream.generate_call import GenerateCall, LlmServiceContext
 
 
-class Conversion(Utterance):
+class ConversionCall(GenerateCall):
     """One `Generate` call with `start.speech_tokens`: voice in, audio out, no text and no engine."""
 
-    def __init__(self, stage: Stage, start: llm_pb2.GenerateStart) -> None:
+    def __init__(self, stage: LlmServiceContext, start: llm_pb2.GenerateStart) -> None:
         """Raises InvalidInput for ids out of range and for what goes with text alone."""
         super().__init__(stage, start)
         if start.HasField("text"):

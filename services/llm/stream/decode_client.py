@@ -21,8 +21,8 @@ from services.common.metrics import LATENCY_BUCKETS
 from services.common.pool import Lease, Pool
 from services.common.voices.message import to_message
 from services.common.voices.voice import Voice
-from services.common.workers.budget import Suspects
-from services.common.workers.failover import Losses, LossReason, MovePolicy, WorkerLost, moves_counter
+from services.common.workers.budget import FailoverBudget
+from services.common.workers.failover import Failover, LossReason, MovePolicy, WorkerLost, moves_counter
 from services.common.workers.worker_call import ProgressWatch, conversation
 
 MOVES = moves_counter("lighttts_llm_decode_moves_total", "decode")
@@ -78,7 +78,7 @@ class DecodeStream:
         *,
         record: bytes = b"",
         next_sample: int = 0,
-        suspects: Suspects | None = None,
+        suspects: FailoverBudget | None = None,
     ) -> None:
         """`record` and `next_sample` continue audio of an earlier run; the tokens are pushed from the first one on.
 
@@ -87,7 +87,7 @@ class DecodeStream:
         self._start = start
         self._voice = voice
         self._model_id = model_id
-        self._losses = Losses(pool, policy, "decode", MOVES, suspects or Suspects())
+        self._losses = Failover(pool, policy, "decode", MOVES, suspects or FailoverBudget())
         self._tokens: list[int] = []
         self._last = False
         self._position = 0.0

@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 
 from lighttts.v1 import audio_pb2, decode_pb2, llm_pb2, voice_pb2
 from services.common.checkpoint.model_dir import ModelDir
-from services.common.engine.event_queue import Mailbox, background
+from services.common.engine.event_queue import EventQueue, background
 from services.common.errors import InvalidInput, Overloaded
 from services.common.pool import Pool
 from services.common.voices.cache import VoiceCache
 from services.common.voices.message import from_message
 from services.common.voices.voice import Voice
-from services.common.workers.budget import Suspects
+from services.common.workers.budget import FailoverBudget
 from services.common.workers.failover import MovePolicy
 from services.llm import metrics
 from services.llm.engine.engine import EngineClosed, EngineFull, Handle, LlmEngine
@@ -36,7 +36,7 @@ _ORDERS = {"whole": llm_pb2.TEXT_ORDER_WHOLE, "interleaved": llm_pb2.TEXT_ORDER_
 
 
 @dataclass(frozen=True)
-class Stage:
+class LlmServiceContext:
     """What all utterances of one llm service share."""
 
     engine: LlmEngine
@@ -48,7 +48,7 @@ class Stage:
     """Names, the default one first."""
     end_of_prompt: int | None
     settings: LlmSettings
-    suspects: Suspects = field(default_factory=Suspects)
+    suspects: FailoverBudget = field(default_factory=FailoverBudget)
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,14 @@ _Event = (
 ) | decoding.Event
 
 
-class Utterance:
+class GenerateCall:
     """One `Generate` call. `run` yields its responses and ends with the last audio and GenerateDone."""
 
-    def __init__(self, stage: Stage, start: llm_pb2.GenerateStart) -> None:
+    def __init__(self, stage: LlmServiceContext, start: llm_pb2.GenerateStart) -> None:
         requests.check_start(start, stage.model, stage.styles)
         self._stage = stage
         self._start = start
-        self._mailbox: Mailbox[_Event] = Mailbox()
+        self._mailbox: EventQueue[_Event] = EventQueue()
         self._progress = Progress(
             requests.hop_plan(start, stage.model.flow), stage.model.token_rate * requests.speed_of(start)
         )

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from services.common.checkpoint.model_dir import ModelDir
 from services.llm.engine.layout import InputCodes, Prompt
-from services.llm.engine.scheduler import Work
+from services.llm.engine.scheduler import ScheduledSequence
 from services.llm.engine.sequence import Request
 from services.llm.engine.sequence import Sequence as LlmSequence
-from services.llm.model.kv_cache import KVCache, Rows, lay_out
+from services.llm.model.kv_cache import KVCache, Rows, build_batch
 from services.llm.model.model import SpeechLM
 from services.llm.model.sampling import MultinomialDraw
 from services.llm.model.torch_backend import TorchBackend
@@ -38,7 +38,7 @@ class Feeder:
     @torch.inference_mode()
     def __call__(self, codes: Sequence[int]) -> Tensor:
         """Hidden states [n, hidden] of the next rows."""
-        batch = lay_out([Rows(codes, self.fed, self.blocks)], BLOCK, torch.device("cpu"))
+        batch = build_batch([Rows(codes, self.fed, self.blocks)], BLOCK, torch.device("cpu"))
         self.fed += len(codes)
         return self.model(batch, self.cache)
 
@@ -107,7 +107,7 @@ def _decode_with_multinomial(golden: Golden, seed: int) -> list[int]:
     sequence = new_sequence(golden.model, golden_request(golden))
     sequence.blocks.extend(range(blocks))
     while sequence.finish_reason is None:
-        ((token,),) = backend.step([Work(sequence, sequence.computed, sequence.pending, samples=True)])
+        ((token,),) = backend.step([ScheduledSequence(sequence, sequence.computed, sequence.pending, samples=True)])
         sequence.computed = len(sequence.layout.rows)
         sequence.accept(token)
     return sequence.decoded

@@ -7,11 +7,11 @@ import threading
 
 import pytest
 
-from services.common.engine.event_queue import Mailbox, background
+from services.common.engine.event_queue import EventQueue, background
 
 
 async def test_posts_from_threads_arrive_in_order() -> None:
-    mailbox: Mailbox[tuple[int, int]] = Mailbox()
+    mailbox: EventQueue[tuple[int, int]] = EventQueue()
     threads = [
         threading.Thread(target=lambda sender=sender: [mailbox.post((sender, count)) for count in range(200)])
         for sender in range(3)
@@ -26,14 +26,14 @@ async def test_posts_from_threads_arrive_in_order() -> None:
 
 
 async def test_a_wait_without_events_is_none() -> None:
-    mailbox: Mailbox[int] = Mailbox()
+    mailbox: EventQueue[int] = EventQueue()
     assert await mailbox.take(0.001) is None
     mailbox.post(1)
     assert await mailbox.take(5) == 1
 
 
 async def test_a_failure_comes_after_what_was_posted_before() -> None:
-    mailbox: Mailbox[int] = Mailbox()
+    mailbox: EventQueue[int] = EventQueue()
     mailbox.post(1)
     mailbox.fail(ValueError("broken"))
     assert await mailbox.take() == 1
@@ -42,7 +42,7 @@ async def test_a_failure_comes_after_what_was_posted_before() -> None:
 
 
 async def test_a_sender_is_no_faster_than_the_reader() -> None:
-    mailbox: Mailbox[int] = Mailbox()
+    mailbox: EventQueue[int] = EventQueue()
     sent: list[int] = []
 
     async def flood() -> None:
@@ -60,10 +60,10 @@ async def test_a_sender_is_no_faster_than_the_reader() -> None:
 
 
 async def test_a_post_after_the_loops_end_is_dropped() -> None:
-    boxes: list[Mailbox[int]] = []
+    boxes: list[EventQueue[int]] = []
 
     async def make() -> None:
-        boxes.append(Mailbox())
+        boxes.append(EventQueue())
 
     thread = threading.Thread(target=lambda: asyncio.run(make()))
     thread.start()
@@ -72,7 +72,7 @@ async def test_a_post_after_the_loops_end_is_dropped() -> None:
 
 
 async def test_background_work_fails_into_the_mailbox() -> None:
-    mailbox: Mailbox[int] = Mailbox()
+    mailbox: EventQueue[int] = EventQueue()
 
     async def work() -> None:
         mailbox.post(1)
@@ -85,7 +85,7 @@ async def test_background_work_fails_into_the_mailbox() -> None:
 
 
 async def test_background_work_ends_with_its_block() -> None:
-    mailbox: Mailbox[int] = Mailbox()
+    mailbox: EventQueue[int] = EventQueue()
     begun, released = asyncio.Event(), asyncio.Event()
 
     async def work() -> None:

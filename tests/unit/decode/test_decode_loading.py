@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from services.common.checkpoint.model_dir import ModelDir, open_model_dir
 from services.common.server import StartError
 from services.decode import loading
-from services.decode.engine.backends import AudioFormat, ClockedBackend, CostModel, Hop, HopAudio
+from services.decode.engine.backends import AudioFormat, CostModel, Hop, HopAudio, SimulatedBackend
 from services.decode.engine.torch_backend import NonFiniteAudio, Precision, TorchBackend, TorchState
 from services.decode.estimators.onnx import onnx_estimator
 from services.decode.flow.model import EstimatorFactory, Flow, FlowHop
@@ -138,7 +138,7 @@ def test_a_backend_that_cannot_be_had_says_why(tmp_path: Path) -> None:
     with pytest.raises(StartError, match="cost file"):
         loaded(decode_backend="clocked", decode_cost_file=costs)
     costs.write_text('{"batch_s": 0.1, "stream_s": 0, "frame_s": 0}')
-    assert isinstance(loaded(decode_backend="clocked", decode_cost_file=costs), ClockedBackend)
+    assert isinstance(loaded(decode_backend="clocked", decode_cost_file=costs), SimulatedBackend)
 
 
 def test_auto_keeps_state_where_it_can(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_limits_and_precision_follow_the_device() -> None:
     limits = engine_limits(DecodeSettings(), support.mini_backend())
     assert (limits.max_batch, limits.admission) == (4, False)
     assert engine_limits(DecodeSettings(decode_admission="on"), support.mini_backend()).admission
-    limits = engine_limits(DecodeSettings(), ClockedBackend(CostModel(0, 0, 0), AudioFormat()))
+    limits = engine_limits(DecodeSettings(), SimulatedBackend(CostModel(0, 0, 0), AudioFormat()))
     assert (limits.max_batch, limits.admission) == (16, True)
 
 

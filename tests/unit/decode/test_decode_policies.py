@@ -14,7 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from services.decode.engine.admission import Demand, busy_share, first_late, overload
-from services.decode.engine.backends import AudioFormat, ClockedBackend, CostModel, Hop
+from services.decode.engine.backends import AudioFormat, CostModel, Hop, SimulatedBackend
 from services.decode.engine.chunks import HopPolicy
 from services.decode.engine.engine import DecodeEngine, EngineFull
 from services.decode.engine.scheduler import EngineLimits, Job, Stream, deadline, fifo, pick, ready_jobs, victims
@@ -116,7 +116,7 @@ def test_an_engine_at_capacity_refuses_and_recovers() -> None:
     def sleep(seconds: float) -> None:
         now[0] += seconds
 
-    backend = ClockedBackend(COSTS, AUDIO, sleep)
+    backend = SimulatedBackend(COSTS, AUDIO, sleep)
     engine = DecodeEngine(backend, clock=lambda: now[0])
     try:
         support.speak(engine, support.voice(0), support.speech(200)).wait()
@@ -135,7 +135,7 @@ def test_an_engine_at_capacity_refuses_and_recovers() -> None:
 
 def test_a_listener_who_ran_dry_is_counted_and_waited_for() -> None:
     now = [0.0]
-    backend = ClockedBackend(CostModel(0.0, 0.0, 0.0, 0), AUDIO, lambda seconds: None)
+    backend = SimulatedBackend(CostModel(0.0, 0.0, 0.0, 0), AUDIO, lambda seconds: None)
     engine = DecodeEngine(backend, clock=lambda: now[0])
     listener = support.Listener()
     try:
@@ -176,7 +176,7 @@ def replace_state(made: Stream) -> Stream:
 
 
 def test_a_full_memory_is_taken_from_the_stream_far_ahead() -> None:
-    class Small(ClockedBackend):
+    class Small(SimulatedBackend):
         """Room for one stream's state."""
 
         kept: int | None = None
@@ -210,7 +210,7 @@ def test_a_full_memory_is_taken_from_the_stream_far_ahead() -> None:
 
 def test_recomputing_servers_pay_for_the_whole_history() -> None:
     slept: list[float] = []
-    backend = ClockedBackend(CostModel(0.0, 0.0, 0.001, 0), AUDIO, slept.append, recompute=True)
+    backend = SimulatedBackend(CostModel(0.0, 0.0, 0.001, 0), AUDIO, slept.append, recompute=True)
     spec: StreamSpec = support.voice(50)
     state, tokens = backend.open(spec), support.speech(100)
     for end in (75, 100):

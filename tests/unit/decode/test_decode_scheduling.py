@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from services.decode.engine.backends import AudioFormat, ClockedBackend, CostModel, Hop, HopAudio
+from services.decode.engine.backends import AudioFormat, CostModel, Hop, HopAudio, SimulatedBackend
 from services.decode.engine.chunks import HopPolicy
 from services.decode.engine.engine import EngineClosed, EngineFull
 from services.decode.engine.events import AudioEvent, Event, FailedEvent
@@ -24,8 +24,8 @@ COSTS = CostModel(batch_s=0.02, stream_s=0.01, frame_s=0.001, holdback_frames=12
 SMALL = HopPolicy(15, (25,))
 
 
-def clocked(sleep: Callable[[float], None] = lambda seconds: None) -> ClockedBackend:
-    return ClockedBackend(COSTS, AudioFormat(), sleep)
+def clocked(sleep: Callable[[float], None] = lambda seconds: None) -> SimulatedBackend:
+    return SimulatedBackend(COSTS, AudioFormat(), sleep)
 
 
 class Gate:
@@ -40,10 +40,10 @@ class Gate:
         assert self._go.acquire(timeout=support.TIMEOUT)
 
     def open(self, batches: int = 1000) -> None:
-        self._go.release(batches * ClockedBackend.BEATS)
+        self._go.release(batches * SimulatedBackend.BEATS)
 
 
-class Poisoned(ClockedBackend):
+class Poisoned(SimulatedBackend):
     """Fails whatever batch holds the poisonous token."""
 
     POISON = 666
@@ -271,7 +271,7 @@ def test_a_busy_engine_counts_steps_within_a_batch() -> None:
         before = engine.steps
         gate.open()
         listener.wait()
-        assert engine.steps >= before + ClockedBackend.BEATS
+        assert engine.steps >= before + SimulatedBackend.BEATS
 
 
 def test_closing_fails_the_streams_that_are_open() -> None:

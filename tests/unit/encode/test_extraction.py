@@ -16,7 +16,7 @@ from services.common.voices.cache import VoiceCache
 from services.common.voices.voice import Voice
 from services.encode.text.frontend import TextFrontend
 from services.encode.text.normalise import Normaliser
-from services.encode.voice.extraction import VoiceSource
+from services.encode.voice.extraction import VoiceExtractorCache
 from services.encode.voice.extractor import STEPS, OnStep, VoiceExtractor
 
 ROOT = Path(__file__).parents[3]
@@ -44,8 +44,8 @@ def extractor() -> Extractor:
 
 
 @pytest.fixture
-async def voices(extractor: Extractor) -> AsyncIterator[VoiceSource]:
-    source = VoiceSource(extractor, MODEL, VoiceCache(8, 2**20), parallel=1, max_queue=1)
+async def voices(extractor: Extractor) -> AsyncIterator[VoiceExtractorCache]:
+    source = VoiceExtractorCache(extractor, MODEL, VoiceCache(8, 2**20), parallel=1, max_queue=1)
     yield source
     extractor.opened.set()
     source.close()
@@ -60,7 +60,7 @@ def count(outcome: str) -> float:
     return REGISTRY.get_sample_value("lighttts_encode_voices_total", {"outcome": outcome}) or 0.0
 
 
-async def test_ten_thousand_equal_prompts_are_one_extraction(voices: VoiceSource, extractor: Extractor) -> None:
+async def test_ten_thousand_equal_prompts_are_one_extraction(voices: VoiceExtractorCache, extractor: Extractor) -> None:
     waiting = [asyncio.create_task(voices.prompt(AUDIO[:60_000], None)) for _ in range(10_000)]
     await until(lambda: extractor.begun > 0)
     for task in waiting[::2]:  # half of them go away
@@ -73,7 +73,9 @@ async def test_ten_thousand_equal_prompts_are_one_extraction(voices: VoiceSource
     assert (await voices.prompt(AUDIO[:60_000], None)).cached
 
 
-async def test_too_many_different_prompts_are_refused_at_once(voices: VoiceSource, extractor: Extractor) -> None:
+async def test_too_many_different_prompts_are_refused_at_once(
+    voices: VoiceExtractorCache, extractor: Extractor
+) -> None:
     refused = count("refused")
     running = [asyncio.create_task(voices.prompt(AUDIO, words)) for words in ("one of them", "the other of them")]
     await until(lambda: voices.busy == 2)
@@ -88,7 +90,7 @@ async def test_too_many_different_prompts_are_refused_at_once(voices: VoiceSourc
     assert (await voices.speech(AUDIO)).tokens.size
 
 
-async def test_bad_prompts_are_counted_and_forgotten(voices: VoiceSource, extractor: Extractor) -> None:
+async def test_bad_prompts_are_counted_and_forgotten(voices: VoiceExtractorCache, extractor: Extractor) -> None:
     extractor.opened.set()
     invalid = count("invalid")
     for _ in range(2):

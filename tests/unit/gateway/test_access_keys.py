@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gateway.auth.authentication import Door
+from gateway.auth.authentication import Authenticator
 from gateway.auth.caller import ANONYMOUS
 from gateway.auth.keys import RECHECK_SECONDS, KeyFileError, KeyRing, key_hash, new_key
 from lighttts.v1 import audio_pb2
@@ -128,8 +128,8 @@ def test_a_key_in_place_of_its_hash_does_not_reach_the_log(tmp_path: Path) -> No
 
 
 @pytest.fixture
-def door(tmp_path: Path) -> Door:
-    return Door(ring(key_file(tmp_path, entry(), entry(OTHER, name="other"))))
+def door(tmp_path: Path) -> Authenticator:
+    return Authenticator(ring(key_file(tmp_path, entry(), entry(OTHER, name="other"))))
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def door(tmp_path: Path) -> Door:
         [("x-api-key", KEY), ("authorization", f"Bearer {KEY}")],
     ],
 )
-def test_where_a_key_may_stand(door: Door, headers: list[tuple[str, str]]) -> None:
+def test_where_a_key_may_stand(door: Authenticator, headers: list[tuple[str, str]]) -> None:
     assert door.caller(headers, "voice=a").name == "app"
 
 
@@ -160,7 +160,7 @@ def test_where_a_key_may_stand(door: Door, headers: list[tuple[str, str]]) -> No
     ids=range(8),
 )
 def test_a_key_in_the_wrong_place_is_told_the_right_one(
-    door: Door, headers: list[tuple[str, str]], query: str, words: str
+    door: Authenticator, headers: list[tuple[str, str]], query: str, words: str
 ) -> None:
     with pytest.raises(Unauthenticated, match=words) as refusal:
         door.caller(headers, query)
@@ -169,4 +169,4 @@ def test_a_key_in_the_wrong_place_is_told_the_right_one(
 
 
 def test_without_keys_everybody_is_one_anonymous_caller() -> None:
-    assert Door(None).caller([("x-api-key", "anything")]) is ANONYMOUS
+    assert Authenticator(None).caller([("x-api-key", "anything")]) is ANONYMOUS

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from gateway.session.playback import Listener
-from gateway.session.text_alignment import SpokenText
+from gateway.session.playback import PlaybackClock
+from gateway.session.text_alignment import TextAlignment
 
 
 class Clock:
@@ -20,7 +20,7 @@ class Clock:
 
 def test_by_the_clock_each_chunk_is_played_as_soon_as_it_can() -> None:
     clock = Clock()
-    listener = Listener(None, clock)
+    listener = PlaybackClock(None, clock)
     listener.sent(2.0)
     clock.now += 0.5
     assert listener.position == pytest.approx(0.5)
@@ -33,7 +33,7 @@ def test_by_the_clock_each_chunk_is_played_as_soon_as_it_can() -> None:
 
 def test_their_own_word_goes_before_the_clock_and_never_back() -> None:
     clock = Clock()
-    listener = Listener(None, clock)
+    listener = PlaybackClock(None, clock)
     listener.sent(3.0)
     listener.report(1.0)
     clock.now += 2
@@ -46,7 +46,7 @@ def test_their_own_word_goes_before_the_clock_and_never_back() -> None:
 
 def test_a_cut_counts_as_played() -> None:
     clock = Clock()
-    listener = Listener(None, clock)
+    listener = PlaybackClock(None, clock)
     listener.sent(3.0)
     listener.cut()
     assert listener.position == 3.0
@@ -57,7 +57,7 @@ def test_a_cut_counts_as_played() -> None:
 
 
 async def test_room_is_there_within_the_lead() -> None:
-    listener = Listener(1.0, Clock())
+    listener = PlaybackClock(1.0, Clock())
     await listener.room(5.0)  # longer than the lead, but nothing waits
     listener.sent(0.5)
     await listener.room(0.5)
@@ -71,7 +71,7 @@ async def test_room_is_there_within_the_lead() -> None:
 
 async def test_who_can_report_no_more_is_followed_by_the_clock() -> None:
     clock = Clock()
-    listener = Listener(1.0, clock)
+    listener = PlaybackClock(1.0, clock)
     listener.sent(1.0)
     listener.report(0.25)
     waiting = asyncio.create_task(listener.room(0.5))
@@ -83,7 +83,7 @@ async def test_who_can_report_no_more_is_followed_by_the_clock() -> None:
 
 
 async def test_who_never_reported_is_not_held_back_in_the_end() -> None:
-    listener = Listener(1.0, Clock())
+    listener = PlaybackClock(1.0, Clock())
     listener.sent(1.0)
     waiting = asyncio.create_task(listener.room(100.0))
     await asyncio.sleep(0)
@@ -92,7 +92,7 @@ async def test_who_never_reported_is_not_held_back_in_the_end() -> None:
 
 
 def test_text_heard_is_exact_between_utterances_and_paced_within() -> None:
-    spoken = SpokenText()
+    spoken = TextAlignment()
     assert spoken.heard(0) == (0, False)
     spoken.begin(0, 0)
     spoken.reaches(10)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from gateway import tasks
 from gateway.auth.admission import Admission
-from gateway.closable_queue import Channel
+from gateway.closable_queue import ClosableQueue
 from gateway.session.options import speakable
-from gateway.session.text_queue import End, Flush, Inbox
+from gateway.session.text_queue import End, Flush, TextQueue
 from gateway.session.turn import utterance_seed
 from gateway.single_flight import SingleFlight
 from services.common.errors import LightTtsError, Overloaded, Unavailable
@@ -24,7 +24,7 @@ async def collect(items: AsyncIterator[int]) -> list[int]:
 
 
 async def test_a_channel_holds_its_sender_back() -> None:
-    channel: Channel[int] = Channel(2)
+    channel: ClosableQueue[int] = ClosableQueue(2)
     await channel.send(0)
     await channel.send(1)
     third = asyncio.create_task(channel.send(2))
@@ -39,7 +39,7 @@ async def test_a_channel_holds_its_sender_back() -> None:
 
 
 async def test_a_cancelled_send_has_sent_nothing() -> None:
-    channel: Channel[int] = Channel(1)
+    channel: ClosableQueue[int] = ClosableQueue(1)
     await channel.send(0)
     waiting = asyncio.create_task(channel.send(1))
     await asyncio.sleep(0)
@@ -52,7 +52,7 @@ async def test_a_cancelled_send_has_sent_nothing() -> None:
 
 
 async def test_an_error_comes_after_what_was_sent() -> None:
-    channel: Channel[int] = Channel(1)
+    channel: ClosableQueue[int] = ClosableQueue(1)
     await channel.send(0)
     channel.close(Unavailable("gone"))
     assert await anext(channel) == 0
@@ -62,7 +62,7 @@ async def test_an_error_comes_after_what_was_sent() -> None:
 
 
 async def test_a_cleared_channel_has_its_room_back() -> None:
-    channel: Channel[int] = Channel(2)
+    channel: ClosableQueue[int] = ClosableQueue(2)
     for number in range(2):
         await channel.send(number)
     channel.clear()
@@ -73,14 +73,14 @@ async def test_a_cleared_channel_has_its_room_back() -> None:
 
 
 async def test_the_inbox_joins_text_up_to_each_border() -> None:
-    inbox = Inbox()
+    inbox = TextQueue()
     for item in ("a", "b", Flush(0), "c", Flush(1), Flush(2), "d", End()):
         inbox.put(item)
     assert [await inbox.take() for _ in range(7)] == ["ab", Flush(0), "c", Flush(1), Flush(2), "d", End()]
 
 
 async def test_the_inbox_waits() -> None:
-    inbox = Inbox()
+    inbox = TextQueue()
     taking = asyncio.create_task(inbox.take())
     await asyncio.sleep(0)
     assert not taking.done()

@@ -11,7 +11,7 @@ import pytest
 from llm_support import PATIENCE_S, Listener, MakeEngine, run, utterance
 
 from services.common.checkpoint.model_dir import ModelDir
-from services.llm.engine.backends import ClockedBackend, CostModel
+from services.llm.engine.backends import CostModel, SimulatedBackend
 from services.llm.engine.engine import EngineFull, Handle, LlmEngine
 from services.llm.engine.layout import RequestError
 from services.llm.engine.scheduler import EngineLimits, Order, earliest_deadline, fifo
@@ -54,9 +54,9 @@ def request_of(rng: random.Random) -> Request:
 @pytest.mark.parametrize("order", [fifo, earliest_deadline])
 def test_a_thousand_disturbances(make_engine: MakeEngine, mini_dir: ModelDir, order: Order) -> None:
     rng = random.Random(11)
-    with make_engine(backend=ClockedBackend(mini_dir.llm, COSTS, lambda seconds: None)) as calm:
+    with make_engine(backend=SimulatedBackend(mini_dir.llm, COSTS, lambda seconds: None)) as calm:
         expected: dict[Request, tuple[int, ...]] = {}
-        with make_engine(LIMITS, ClockedBackend(mini_dir.llm, COSTS, lambda seconds: None), order) as engine:
+        with make_engine(LIMITS, SimulatedBackend(mini_dir.llm, COSTS, lambda seconds: None), order) as engine:
             kept: list[tuple[Request, Listener]] = []
             doomed: list[Handle] = []
             for _ in range(STREAMS):

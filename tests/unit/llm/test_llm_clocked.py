@@ -11,7 +11,7 @@ import torch
 from llm_support import ROOT, Listener, MakeEngine, run, utterance
 
 from services.common.checkpoint.model_dir import ModelDir
-from services.llm.engine.backends import ClockedBackend, CostModel
+from services.llm.engine.backends import CostModel, SimulatedBackend
 from services.llm.engine.sequence import Request
 from tests.support.cuda import Cuda
 
@@ -21,7 +21,7 @@ COSTS = CostModel(step_s=0.01, step_s_per_sequence=0.001, prefill_s_per_token=0.
 def test_tokens_depend_on_seed_position_and_text_length_alone(make_engine: MakeEngine, mini_dir: ModelDir) -> None:
     requests = [utterance(number, max_seconds=60) for number in range(1, 7)]
     slept: list[float] = []
-    with make_engine(backend=ClockedBackend(mini_dir.llm, COSTS, slept.append)) as engine:
+    with make_engine(backend=SimulatedBackend(mini_dir.llm, COSTS, slept.append)) as engine:
         alone = [run(engine, request) for request in requests]
         listeners = [Listener() for _ in requests]
         for request, listener in zip(requests, listeners, strict=True):
@@ -36,7 +36,7 @@ def test_tokens_depend_on_seed_position_and_text_length_alone(make_engine: MakeE
 
 
 def test_interleaved_text_ends_too(make_engine: MakeEngine, mini_dir: ModelDir) -> None:
-    with make_engine(backend=ClockedBackend(mini_dir.llm, COSTS, lambda seconds: None)) as engine:
+    with make_engine(backend=SimulatedBackend(mini_dir.llm, COSTS, lambda seconds: None)) as engine:
         spoken = run(engine, Request(tuple(range(12)), text_order="interleaved"))
     assert spoken.finish_reason == "stop"
     assert len(spoken.raw_ids) == 60
@@ -46,7 +46,7 @@ def test_interleaved_text_ends_too(make_engine: MakeEngine, mini_dir: ModelDir) 
 def test_a_step_costs_what_the_model_says(make_engine: MakeEngine, mini_dir: ModelDir) -> None:
     slept: list[float] = []
     request = Request((1, 2, 3))  # five rows of prompt, then one row for each token
-    with make_engine(backend=ClockedBackend(mini_dir.llm, COSTS, slept.append)) as engine:
+    with make_engine(backend=SimulatedBackend(mini_dir.llm, COSTS, slept.append)) as engine:
         count = len(run(engine, request).ids)
     assert slept == pytest.approx([0.011 + 5 * 0.0001] + [0.011] * count)
 
@@ -55,7 +55,7 @@ def test_the_engine_steps_with_its_backends_device_current(
     make_engine: MakeEngine, mini_dir: ModelDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cuda, seen = Cuda(monkeypatch), set()
-    backend = ClockedBackend(mini_dir.llm, COSTS, lambda seconds: seen.add(cuda.current))
+    backend = SimulatedBackend(mini_dir.llm, COSTS, lambda seconds: seen.add(cuda.current))
     monkeypatch.setattr(backend, "device", torch.device("cuda:1"))
     with make_engine(backend=backend) as engine:
         run(engine, utterance(1))

@@ -18,7 +18,7 @@ from services.common.checkpoint.model_dir import ModelDir
 from services.llm.engine.backends import NonFiniteLogits
 from services.llm.engine.engine import EngineClosed, EngineFull
 from services.llm.engine.layout import Prompt, RequestError
-from services.llm.engine.scheduler import EngineLimits, Work
+from services.llm.engine.scheduler import EngineLimits, ScheduledSequence
 from services.llm.engine.sequence import Event, Request, SamplingOptions
 from services.llm.model.model import SpeechLM, load_speech_lm
 from services.llm.model.torch_backend import TorchBackend
@@ -32,11 +32,11 @@ class GatedBackend(TorchBackend):
 
     def __init__(self, model: SpeechLM) -> None:
         super().__init__(model)
-        self.batches: list[list[Work]] = []
+        self.batches: list[list[ScheduledSequence]] = []
         self.started = threading.Semaphore(0)
         self.permits = threading.Semaphore(0)
 
-    def step(self, batch: Sequence[Work]) -> list[int | None]:
+    def step(self, batch: Sequence[ScheduledSequence]) -> list[int | None]:
         self.batches.append(list(batch))
         self.started.release()
         assert self.permits.acquire(timeout=PATIENCE_S)

@@ -16,7 +16,7 @@ from services.llm.engine.layout import InputCodes
 from services.llm.engine.scheduler import EngineLimits
 from services.llm.engine.sequence import SamplingOptions
 from services.llm.model.int8 import Int8Linear, quantize
-from services.llm.model.kv_cache import KVCache, Rows, lay_out
+from services.llm.model.kv_cache import KVCache, Rows, build_batch
 from services.llm.model.model import SpeechLM, load_speech_lm
 from services.llm.model.torch_backend import TorchBackend, TorchOptions
 
@@ -45,9 +45,9 @@ def spoken_logits(directory: ModelDir, model: SpeechLM, *, int8_kv: bool = False
     prompt = [codes.sos, *text, codes.task]
     cache = KVCache(directory.llm, 20, 16, CPU, model.dtype, quantized=int8_kv)
     blocks = list(range(10))
-    hidden = [model(lay_out([Rows(prompt, 0, blocks)], 16, CPU), cache)]
+    hidden = [model(build_batch([Rows(prompt, 0, blocks)], 16, CPU), cache)]
     for position, token in enumerate(speech, start=len(prompt)):
-        hidden.append(model(lay_out([Rows([codes.speech(token)], position, blocks)], 16, CPU), cache))
+        hidden.append(model(build_batch([Rows([codes.speech(token)], position, blocks)], 16, CPU), cache))
     return model.logits(torch.cat(hidden))
 
 

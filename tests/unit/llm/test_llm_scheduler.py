@@ -12,7 +12,7 @@ from llm_support import utterance
 from services.common.checkpoint.model_dir import ModelDir
 from services.llm.engine.blocks import BlockAllocator
 from services.llm.engine.layout import Prompt
-from services.llm.engine.scheduler import EngineLimits, Order, Scheduler, Work, earliest_deadline, fifo
+from services.llm.engine.scheduler import EngineLimits, Order, ScheduledSequence, Scheduler, earliest_deadline, fifo
 from services.llm.engine.sequence import Request, Sequence
 
 LONG = Request((1, 2, 3, 4, 5), Prompt(tuple(range(40)), tuple(range(50))))
@@ -52,7 +52,7 @@ class Bench:
         self.scheduler.add(sequence)
         return sequence
 
-    def step(self) -> list[Work]:
+    def step(self) -> list[ScheduledSequence]:
         batch = self.scheduler.schedule()
         for work in batch:
             work.sequence.computed += work.count

@@ -30,7 +30,7 @@ class Shared:
 
     store: VoiceStore
     quotas: Quotas
-    results: SpeechCache | None
+    speech_cache: SpeechCache | None
     redis: Redis | None
 
     async def start(self) -> None:
@@ -49,14 +49,14 @@ class Shared:
 def open_shared(settings: GatewaySettings) -> Shared:
     """Connects to nothing yet. Raises StartError for settings that cannot work."""
     if settings.redis_url is None:
-        return Shared(DirectoryStore(settings.voices_dir), LocalQuotas(), _results(settings, None), None)
+        return Shared(DirectoryStore(settings.voices_dir), LocalQuotas(), _speech_cache(settings, None), None)
     redis = connect(settings.redis_url.get_secret_value())
     prefix = settings.redis_prefix
     store = RedisStore(redis, prefix) if settings.voice_store == "redis" else DirectoryStore(settings.voices_dir)
-    return Shared(store, SharedQuotas(redis, prefix), _results(settings, redis), redis)
+    return Shared(store, SharedQuotas(redis, prefix), _speech_cache(settings, redis), redis)
 
 
-def _results(settings: GatewaySettings, redis: Redis | None) -> SpeechCache | None:
+def _speech_cache(settings: GatewaySettings, redis: Redis | None) -> SpeechCache | None:
     store: ResultStore
     if settings.result_cache == "off":
         return None

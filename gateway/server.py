@@ -55,16 +55,18 @@ class GatewayService:
         llm = _pool("llm", settings.llm_target, "lighttts.v1.Llm", settings)
         self._shared = shared = open_shared(settings)
         memory = VoiceContentCache(settings.voice_cache_bytes)
-        results = None if shared.results is None else shared.results.store
-        forgetting = VoiceDeletion(memory, results, (encode, llm))
-        voices = VoiceResolver(encode, shared.store, memory, forgetting, default_voice=settings.default_voice)
+        speech_cache = None if shared.speech_cache is None else shared.speech_cache.store
+        voice_deletion = VoiceDeletion(memory, speech_cache, (encode, llm))
+        voices = VoiceResolver(encode, shared.store, memory, voice_deletion, default_voice=settings.default_voice)
         self._settings = settings
         admission = Admission(settings.max_sessions)
-        library = VoiceRegistry(shared.store, voices, shared.quotas, _upload_limits(settings), forgetting)
-        self._stages = GatewayContext(settings, voices, encode, llm, admission, shared.quotas, library, shared.results)
-        door = Authenticator(_keys(settings))
-        self.interceptors: tuple[grpc.aio.ServerInterceptor, ...] = (AuthInterceptor(door),)
-        app = create_app(self._stages, door)
+        registry = VoiceRegistry(shared.store, voices, shared.quotas, _upload_limits(settings), voice_deletion)
+        self._context = GatewayContext(
+            settings, voices, encode, llm, admission, shared.quotas, registry, shared.speech_cache
+        )
+        authenticator = Authenticator(_keys(settings))
+        self.interceptors: tuple[grpc.aio.ServerInterceptor, ...] = (AuthInterceptor(authenticator),)
+        app = create_app(self._context, authenticator)
         limit = settings.max_prompt_bytes
         self._http = HttpServer(
             app,
@@ -75,7 +77,7 @@ class GatewayService:
             share_port=settings.share_ports,
         )
         self._loopback_grpc_port = 0
-        self._cosyvoice = self._cosyvoice_server(door)
+        self._cosyvoice = self._cosyvoice_server(authenticator)
         self._polling: asyncio.Task[None] | None = None
 
     @property
@@ -89,12 +91,12 @@ class GatewayService:
         return 0 if self._cosyvoice is None else self._cosyvoice.port
 
     def register(self, server: grpc.aio.Server) -> None:
-        riva_tts_pb2_grpc.add_RivaSpeechSynthesisServicer_to_server(RivaServicer(self._stages), server)
-        cosyvoice_pb2_grpc.add_CosyVoiceServicer_to_server(CosyVoiceServicer(self._stages), server)
+        riva_tts_pb2_grpc.add_RivaSpeechSynthesisServicer_to_server(RivaServicer(self._context), server)
+        cosyvoice_pb2_grpc.add_CosyVoiceServicer_to_server(CosyVoiceServicer(self._context), server)
         if self._cosyvoice is not None:
             self._loopback_grpc_port = server.add_insecure_port("127.0.0.1:0")
-        tts_pb2_grpc.add_TextToSpeechServicer_to_server(TextToSpeechServicer(self._stages), server)
-        tts_pb2_grpc.add_VoicesServicer_to_server(VoicesServicer(self._stages), server)
+        tts_pb2_grpc.add_TextToSpeechServicer_to_server(TextToSpeechServicer(self._context), server)
+        tts_pb2_grpc.add_VoicesServicer_to_server(VoicesServicer(self._context), server)
 
     async def start(self) -> None:
         """Serves HTTP at once (liveness has to answer), then waits until the encode service can be asked."""
@@ -104,8 +106,8 @@ class GatewayService:
         if self._cosyvoice is not None:
             await self._cosyvoice.start()
             log.info("cosyvoice", port=self.cosyvoice_port)
-        await self._stages.encode.start()
-        await self._stages.llm.start()
+        await self._context.encode.start()
+        await self._context.llm.start()
         while True:
             if await self._refresh():
                 break
@@ -113,7 +115,7 @@ class GatewayService:
         self._polling = asyncio.create_task(self._poll(), name="model poll")
 
     async def drain(self) -> None:
-        await self._stages.admission.drain(self._settings.drain_grace_seconds)
+        await self._context.admission.drain(self._settings.drain_grace_seconds)
 
     async def close(self) -> None:
         if self._polling is not None:
@@ -122,18 +124,18 @@ class GatewayService:
         await self._http.close()
         if self._cosyvoice is not None:
             await self._cosyvoice.close()
-        await self._stages.voices.close()
-        await self._stages.llm.close()
-        await self._stages.encode.close()
+        await self._context.voices.close()
+        await self._context.llm.close()
+        await self._context.encode.close()
         await self._shared.close()
 
-    def _cosyvoice_server(self, door: Authenticator) -> HttpServer | None:
+    def _cosyvoice_server(self, authenticator: Authenticator) -> HttpServer | None:
         """Its clients take HTTP and gRPC at the same port for granted, and speak no TLS."""
         settings = self._settings
         if settings.cosyvoice_port == "off":
             return None
         return HttpServer(
-            create_cosyvoice_app(self._stages, door),
+            create_cosyvoice_app(self._context, authenticator),
             settings.host,
             settings.cosyvoice_port,
             protocol=http_or_grpc(lambda: self._loopback_grpc_port),
@@ -148,8 +150,8 @@ class GatewayService:
 
     async def _refresh(self) -> bool:
         try:
-            await self._stages.voices.refresh()
-            await self._stages.voices.sweep()
+            await self._context.voices.refresh()
+            await self._context.voices.sweep()
         except LightTtsError as error:
             log.warning("cannot ask the encode service what it serves", reason=error.message)
             return False

@@ -25,39 +25,39 @@ FORM_BYTES = 2**20
 """What a request may hold beside the prompt: texts and the form's own framing."""
 
 
-def create_app(stages: GatewayContext, door: Authenticator) -> FastAPI:
+def create_app(context: GatewayContext, authenticator: Authenticator) -> FastAPI:
     """What the HTTP port serves."""
     return _application(
-        stages,
-        door,
+        context,
+        authenticator,
         [
-            lighttts.router(stages),
-            lighttts_bistream.router(stages),
-            lighttts_extras.router(stages),
-            openai.router(stages),
-            openai_voices.router(stages),
-            _health(stages),
+            lighttts.router(context),
+            lighttts_bistream.router(context),
+            lighttts_extras.router(context),
+            openai.router(context),
+            openai_voices.router(context),
+            _health(context),
             page.router(),
         ],
     )
 
 
-def create_cosyvoice_app(stages: GatewayContext, door: Authenticator) -> FastAPI:
+def create_cosyvoice_app(context: GatewayContext, authenticator: Authenticator) -> FastAPI:
     """What CosyVoice's port serves over HTTP."""
-    return _application(stages, door, [cosyvoice_http.router(stages), _health(stages)])
+    return _application(context, authenticator, [cosyvoice_http.router(context), _health(context)])
 
 
-def _application(stages: GatewayContext, door: Authenticator, routers: list[APIRouter]) -> FastAPI:
+def _application(context: GatewayContext, authenticator: Authenticator, routers: list[APIRouter]) -> FastAPI:
     # The documentation pages of the framework fetch their scripts from elsewhere; /openapi.json is served.
     app = FastAPI(title="light-tts", description="Zero-shot streaming text-to-speech", docs_url=None, redoc_url=None)
     # base64 makes four bytes of three.
-    app.add_middleware(BodyLimit, max_bytes=stages.settings.max_prompt_bytes * 4 // 3 + FORM_BYTES)
-    app.add_middleware(AuthMiddleware, door=door, refuse=error_response)
+    app.add_middleware(BodyLimit, max_bytes=context.settings.max_prompt_bytes * 4 // 3 + FORM_BYTES)
+    app.add_middleware(AuthMiddleware, authenticator=authenticator, refuse=error_response)
     app.add_middleware(RequestId)
-    if stages.settings.cors_origins:
+    if context.settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
-            allow_origins=list(stages.settings.cors_origins),
+            allow_origins=list(context.settings.cors_origins),
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
         )
@@ -67,11 +67,11 @@ def _application(stages: GatewayContext, door: Authenticator, routers: list[APIR
     return app
 
 
-def not_ready(stages: GatewayContext) -> str:
+def not_ready(context: GatewayContext) -> str:
     """Why nothing can be spoken now; empty when it can."""
-    if stages.admission.draining:
+    if context.admission.draining:
         return "stopping"
-    missing = [name for name, pool in (("encode", stages.encode), ("llm", stages.llm)) if not _serves(pool)]
+    missing = [name for name, pool in (("encode", context.encode), ("llm", context.llm)) if not _serves(pool)]
     return f"no {' and no '.join(missing)} worker is serving" if missing else ""
 
 
@@ -79,14 +79,14 @@ def _serves(pool: Pool) -> bool:
     return any(worker.state is WorkerState.SERVING for worker in pool.workers())
 
 
-def _health(stages: GatewayContext) -> APIRouter:
+def _health(context: GatewayContext) -> APIRouter:
     routes = APIRouter(tags=["health"])
 
     @routes.get("/health", responses={404: {"description": "Nothing can be spoken now."}})
     @routes.get("/healthz", responses={404: {"description": "Nothing can be spoken now."}})
     async def health() -> JSONResponse:
         """Whether speech can be made now."""
-        if not_ready(stages):
+        if not_ready(context):
             return JSONResponse({"message": "Error"}, 404)
         return JSONResponse({"message": "Ok"})
 
@@ -98,7 +98,7 @@ def _health(stages: GatewayContext) -> APIRouter:
     @routes.get("/readiness", responses={503: {"description": "Not now; `status` says why."}})
     async def readiness() -> JSONResponse:
         """Whether to send requests here; if not, why."""
-        reason = not_ready(stages)
+        reason = not_ready(context)
         return JSONResponse({"status": reason or "ok"}, 503 if reason else 200)
 
     @routes.get("/metrics")

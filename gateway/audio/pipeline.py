@@ -35,7 +35,7 @@ class AudioPipeline:
         """Samples per second of the output."""
         self._encoder = make_encoder(format_.encoding, self.rate)
         self._trimmer = SilenceTrimmer(model_rate) if format_.trim_leading_silence else None
-        self._leveller = LoudnessNormalizer(model_rate) if format_.level_loudness else None
+        self._loudness = LoudnessNormalizer(model_rate) if format_.level_loudness else None
         self._resampler = Resampler(model_rate, self.rate)
 
     def push(self, pcm: bytes, *, last: bool) -> Encoded:
@@ -43,14 +43,14 @@ class AudioPipeline:
         samples = np.nan_to_num(np.frombuffer(pcm, "<f4"), nan=0.0, posinf=1.0, neginf=-1.0)
         if self._trimmer is not None:
             samples = self._trimmer.push(samples, last=last)
-        if self._leveller is not None:
-            samples = self._leveller.push(samples, last=last)
+        if self._loudness is not None:
+            samples = self._loudness.push(samples, last=last)
         samples = self._resampler.push(samples, last=last)
         return Encoded(self._encoder.encode(samples) if len(samples) else b"", len(samples))
 
     def cut(self) -> None:
         """The utterance under way was cancelled: what was held back of it is dropped."""
-        for stage in (self._trimmer, self._leveller, self._resampler):
+        for stage in (self._trimmer, self._loudness, self._resampler):
             if stage is not None:
                 stage.restart()
         self.new_turn()

@@ -75,8 +75,8 @@ def chosen_protocol(scope: Scope) -> str | None:
 class AuthInterceptor(grpc.aio.ServerInterceptor):
     """Lets calls in with their caller bound. gRPC's own services (health, reflection) need no key."""
 
-    def __init__(self, door: Authenticator) -> None:
-        self._door = door
+    def __init__(self, authenticator: Authenticator) -> None:
+        self._authenticator = authenticator
 
     async def intercept_service(
         self,
@@ -85,7 +85,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         if not str(handler_call_details.method).startswith("/grpc."):
             try:
-                bind_caller(self._door.caller(_texts(handler_call_details.invocation_metadata or ())))
+                bind_caller(self._authenticator.caller(_texts(handler_call_details.invocation_metadata or ())))
             except LightTtsError as error:
                 metrics.ERRORS.labels("grpc", error.reason).inc()
                 return _refusal(error)
@@ -112,9 +112,11 @@ def _open(path: str) -> bool:
 class AuthMiddleware:
     """Lets HTTP requests in with their caller bound, before anything of their body is read."""
 
-    def __init__(self, app: ASGIApp, door: Authenticator, refuse: Callable[[Request, LightTtsError], Response]) -> None:
+    def __init__(
+        self, app: ASGIApp, authenticator: Authenticator, refuse: Callable[[Request, LightTtsError], Response]
+    ) -> None:
         self._app = app
-        self._door = door
+        self._authenticator = authenticator
         self._refuse = refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -125,7 +127,7 @@ class AuthMiddleware:
                 ("x-api-key", name.removeprefix(_KEY_PROTOCOL)) for name in offered if name.startswith(_KEY_PROTOCOL)
             ]
             try:
-                bind_caller(self._door.caller(headers, scope["query_string"].decode("latin-1")))
+                bind_caller(self._authenticator.caller(headers, scope["query_string"].decode("latin-1")))
             except LightTtsError as error:
                 await self._turn_away(error, scope, receive, send)
                 return

@@ -35,33 +35,33 @@ class MemoryResults:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._results: OrderedDict[ResultKey, bytes] = OrderedDict()  # least recently used first
+        self._speech_cache: OrderedDict[ResultKey, bytes] = OrderedDict()  # least recently used first
         self._bytes = 0
 
     async def get(self, key: ResultKey) -> bytes | None:
-        result = self._results.get(key)
+        result = self._speech_cache.get(key)
         if result is not None:
-            self._results.move_to_end(key)
+            self._speech_cache.move_to_end(key)
         return result
 
     async def put(self, key: ResultKey, result: bytes) -> None:
         self._drop(key)
         if len(result) > self._max_bytes:
             return
-        self._results[key] = result
+        self._speech_cache[key] = result
         self._bytes += len(result)
         while self._bytes > self._max_bytes:
-            self._drop(next(iter(self._results)))
+            self._drop(next(iter(self._speech_cache)))
 
     async def forget(self, voice_hash: str) -> None:
-        for key in [key for key in self._results if key.voice_hash == voice_hash]:
+        for key in [key for key in self._speech_cache if key.voice_hash == voice_hash]:
             self._drop(key)
 
     def holds(self, voice_hash: str) -> bool:
-        return any(key.voice_hash == voice_hash for key in self._results)
+        return any(key.voice_hash == voice_hash for key in self._speech_cache)
 
     def _drop(self, key: ResultKey) -> None:
-        self._bytes -= len(self._results.pop(key, b""))
+        self._bytes -= len(self._speech_cache.pop(key, b""))
 
 
 class RedisResults:

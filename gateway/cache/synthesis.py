@@ -38,53 +38,53 @@ class SpeechCache:
 
 @contextlib.asynccontextmanager
 async def speech(
-    stages: GatewayContext, options: SpeechOptions, text: str, *, start_sample: int = 0
+    context: GatewayContext, options: SpeechOptions, text: str, *, start_sample: int = 0
 ) -> AsyncIterator[Events]:
     """The events of a session about one text, from `start_sample` on. Raises as Session does."""
-    results = stages.results
-    common = options.seed_given or (results is not None and results.any_seed)
-    if results is None or start_sample or len(text) > results.max_text_chars or not common:
-        async with Session(stages, options, one_text(text), start_sample=start_sample) as session:
+    speech_cache = context.speech_cache
+    common = options.seed_given or (speech_cache is not None and speech_cache.any_seed)
+    if speech_cache is None or start_sample or len(text) > speech_cache.max_text_chars or not common:
+        async with Session(context, options, one_text(text), start_sample=start_sample) as session:
             yield session
         return
-    async with stages.voices.use(options.voice) as voice:
+    async with context.voices.use(options.voice) as voice:
         voice_hash = voice.voice_hash
-    model = stages.voices.model.model
-    generation = f"{results.generation} {model} {stages.settings.interleaved_text}"
+    model = context.voices.model.model
+    generation = f"{speech_cache.generation} {model} {context.settings.interleaved_text}"
     key = result_key(text, options, voice_hash, generation)
-    known = await results.store.get(key)
+    known = await speech_cache.store.get(key)
     if known is not None:
         metrics.RESULTS.labels("remembered").inc()
-        await stages.quotas.spend(current_caller())
+        await context.quotas.spend(current_caller())
         yield _replay(known)
         return
-    async with contextlib.aclosing(await _join(stages, results, key, options, text)) as events:
+    async with contextlib.aclosing(await _join(context, speech_cache, key, options, text)) as events:
         yield events
 
 
 async def _join(
-    stages: GatewayContext, results: SpeechCache, key: ResultKey, options: SpeechOptions, text: str
+    context: GatewayContext, speech_cache: SpeechCache, key: ResultKey, options: SpeechOptions, text: str
 ) -> AsyncGenerator[Event]:
     # A refusal of one caller must not become another's: only requests of one key share a flight.
     place = (current_caller().name, key)
-    flight = results.flights.get(place)
+    flight = speech_cache.flights.get(place)
     if flight is not None and flight.open:
         metrics.RESULTS.labels("shared").inc()
-        await stages.quotas.spend(current_caller())
+        await context.quotas.spend(current_caller())
         return flight.listen()
 
     async def speak(flight: SharedSynthesis) -> None:
-        async with stages.voices.use(options.voice):  # until it is kept: of a voice deleted meanwhile nothing stays
-            async with Session(stages, options, one_text(text)) as session:
+        async with context.voices.use(options.voice):  # until it is kept: of a voice deleted meanwhile nothing stays
+            async with Session(context, options, one_text(text)) as session:
                 await flight.fill(session)
-            await results.store.put(key, _dump(flight.events))  # only what was spoken to its end
+            await speech_cache.store.put(key, _dump(flight.events))  # only what was spoken to its end
 
     def end(flight: SharedSynthesis) -> None:
-        if results.flights.get(place) is flight:
-            del results.flights[place]
+        if speech_cache.flights.get(place) is flight:
+            del speech_cache.flights[place]
 
     metrics.RESULTS.labels("spoken").inc()
-    flight = results.flights[place] = SharedSynthesis(speak, end)
+    flight = speech_cache.flights[place] = SharedSynthesis(speak, end)
     return flight.listen()
 
 

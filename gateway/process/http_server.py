@@ -67,15 +67,15 @@ class HttpServer:
             self._config.ssl = server_context(self._tls)
         try:
             # uvicorn would end the process when it cannot bind, so it is given a socket.
-            listener = _listen(
+            playback = _listen(
                 self._host.strip("[]"), self._port, self._share_port
             )  # gRPC wants brackets around IPv6, sockets do not
         except OSError as error:
             raise StartError(
                 f"cannot listen on {self._host}:{self._port}: {error}; set {self._port_setting}"
             ) from error
-        self._port = listener.getsockname()[1]
-        self._serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="http server")
+        self._port = playback.getsockname()[1]
+        self._serving = asyncio.create_task(self._server.serve(sockets=[playback]), name="http server")
 
     async def close(self) -> None:
         """Stops listening; responses still running are cut after a few seconds."""

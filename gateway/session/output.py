@@ -46,14 +46,14 @@ class Output:
         self,
         format_: AudioFormat,
         stats: PlaybackStats,
-        listener: PlaybackClock,
+        playback: PlaybackClock,
         max_speech_seconds: float = math.inf,
         start_sample: int = 0,
     ) -> None:
         """`max_speech_seconds`: audio between two marks or cuts at most. `start_sample`: the first one that is sent;
         only for bare samples."""
         self.events: ClosableQueue[Event] = ClosableQueue(1)
-        self.listener = listener
+        self.playback = playback
         self.spoken = TextAlignment()
         self.model_rate = 0
         """Samples per second of what `audio` gets."""
@@ -100,7 +100,7 @@ class Output:
         for start in range(0, max(len(pcm), 1), max(piece, 1)):
             part, end = pcm[start : start + piece], start + piece >= len(pcm)
             if part or last:
-                await self.listener.room(len(part) / FLOAT_BYTES / self.model_rate)
+                await self.playback.room(len(part) / FLOAT_BYTES / self.model_rate)
                 # Encoders cannot go back, so samples enter them only when what comes out is certain to be read.
                 await self.events.send_made(functools.partial(self._encode, part, last=last and end))
                 if (first := self._stats.take_first_audio()) is not None:
@@ -114,7 +114,7 @@ class Output:
     def cut(self) -> None:
         """The utterance under way was cancelled."""
         self._opened.cut()
-        self.listener.cut()
+        self.playback.cut()
         self._speech_seconds = 0.0
 
     def _encode(self, pcm: bytes, *, last: bool) -> audio_pb2.AudioChunk | None:
@@ -125,7 +125,7 @@ class Output:
         self._told += skipped
         if sent := encoded.samples - skipped:
             self._stats.audio(sent / self.sample_rate)
-            self.listener.sent(sent / self.sample_rate)
+            self.playback.sent(sent / self.sample_rate)
         return self._chunk(data, last=last)
 
     def _chunk(self, data: bytes, *, last: bool) -> audio_pb2.AudioChunk | None:

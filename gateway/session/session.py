@@ -75,16 +75,16 @@ class GatewayContext:
     llm: Pool
     admission: Admission
     quotas: Quotas
-    library: VoiceRegistry
-    results: SpeechCache | None = None
-    ledger: RequestStats = field(default_factory=RequestStats)
+    registry: VoiceRegistry
+    speech_cache: SpeechCache | None = None
+    request_stats: RequestStats = field(default_factory=RequestStats)
 
     @property
-    def llm_stage(self) -> LlmClientContext:
+    def llm_client_context(self) -> LlmClientContext:
         """What an utterance needs to be spoken."""
         settings = self.settings
         policy = MovePolicy(settings.llm_silence_seconds, settings.llm_stall_seconds, settings.llm_max_moves)
-        return LlmClientContext(self.llm, policy, self.ledger, settings.audio_queue_messages)
+        return LlmClientContext(self.llm, policy, self.request_stats, settings.audio_queue_messages)
 
     @contextlib.asynccontextmanager
     async def place(self, session: Admitted) -> AsyncIterator[None]:
@@ -107,7 +107,7 @@ class Session:
 
     def __init__(
         self,
-        stages: GatewayContext,
+        context: GatewayContext,
         options: SpeechOptions,
         inputs: AsyncGenerator[Input],
         *,
@@ -116,14 +116,14 @@ class Session:
     ) -> None:
         """`conversation`: somebody listens while they speak, so audio keeps close to them, and they can be asked to go
         elsewhere in a pause. `start_sample`: the first one wanted. Raises InvalidInput for one that cannot be had."""
-        self._stages = stages
+        self._context = context
         self._options = options
         self._inputs = inputs
         self._stats = PlaybackStats()
         self._conversation = conversation
-        listener = PlaybackClock(self._max_lead)
+        playback = PlaybackClock(self._max_lead)
         start = checked_start(start_sample, options)
-        self._output = Output(options.audio, self._stats, listener, stages.settings.max_speech_seconds, start)
+        self._output = Output(options.audio, self._stats, playback, context.settings.max_speech_seconds, start)
         self._quiet = asyncio.Event()
         """Set while nothing is to be spoken."""
         self._quiet.set()
@@ -131,11 +131,11 @@ class Session:
         self._announced = asyncio.Event()
         self._voice = voice_pb2.VoiceContent()
         self._speaker = Speaker(
-            encode=stages.encode,
-            llm=stages.llm_stage,
+            encode=context.encode,
+            llm=context.llm_client_context,
             options=options,
             request_id=current_request_id(),
-            interleaved=stages.settings.interleaved_text and stages.voices.model.interleaved_text,
+            interleaved=context.settings.interleaved_text and context.voices.model.interleaved_text,
             voice=self._announced_voice,
         )
         self._received = 0
@@ -145,7 +145,7 @@ class Session:
         self._place = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        await self._place.enter_async_context(self._stages.place(self))
+        await self._place.enter_async_context(self._context.place(self))
         self._task = asyncio.create_task(self._run())
         return self
 
@@ -174,7 +174,7 @@ class Session:
 
     async def _run(self) -> None:
         try:
-            with self._stages.ledger.request(), tracing.span("session"):
+            with self._context.request_stats.request(), tracing.span("session"):
                 async with tasks.group() as group, contextlib.aclosing(self._inputs):
                     group.create_task(self._announce())
                     beside = [group.create_task(work) for work in (self._watch_idle(), self._say_reconnect())]
@@ -193,7 +193,7 @@ class Session:
 
     async def _watch_idle(self) -> None:
         """Ends a session that nobody writes to and nobody reads from."""
-        seconds = self._stages.settings.idle_seconds
+        seconds = self._context.settings.idle_seconds
         seen: tuple[int, int] | None = None
         while (now := (self._inputs_taken, self._output.events.taken)) != seen:
             seen = now
@@ -201,8 +201,8 @@ class Session:
         raise TimedOut(f"nothing came and nothing was read for {seconds:g} s; open a new stream when there is text")
 
     async def _announce(self) -> None:
-        self._output.open(self._stages.voices.model.sample_rate)
-        self._voice = await self._place.enter_async_context(self._stages.voices.use(self._options.voice))
+        self._output.open(self._context.voices.model.sample_rate)
+        self._voice = await self._place.enter_async_context(self._context.voices.use(self._options.voice))
         if self._voice.seconds:  # until the first utterance tells
             heard = self._voice.seconds * self._output.sample_rate / self._options.speed
             self._output.spoken.pace = len(self._voice.transcript) / heard
@@ -211,11 +211,11 @@ class Session:
             voice_hash=self._voice.voice_hash,
             sample_rate=self._output.sample_rate,
             seed=self._options.seed,
-            max_text_chars=self._stages.settings.max_text_chars,
-            max_pending_flushes=self._stages.settings.max_pending_flushes,
+            max_text_chars=self._context.settings.max_text_chars,
+            max_pending_flushes=self._context.settings.max_pending_flushes,
             max_lead_seconds=self._max_lead or 0.0,
-            max_speech_seconds=self._stages.settings.max_speech_seconds,
-            idle_seconds=self._stages.settings.idle_seconds,
+            max_speech_seconds=self._context.settings.max_speech_seconds,
+            idle_seconds=self._context.settings.idle_seconds,
         )
         await self._output.send(started)
         for warning in self._voice.warnings:
@@ -225,13 +225,13 @@ class Session:
     @property
     def _max_lead(self) -> float | None:
         offline = self._options.priority == audio_pb2.Urgency.PRIORITY_OFFLINE
-        return self._stages.settings.max_lead_seconds if self._conversation and not offline else None
+        return self._context.settings.max_lead_seconds if self._conversation and not offline else None
 
     async def _say_reconnect(self) -> None:
         await self._retired.wait()
         await self._announced.wait()
         await self._quiet.wait()
-        seconds = self._stages.settings.drain_grace_seconds
+        seconds = self._context.settings.drain_grace_seconds
         await self._output.send(tts_pb2.Reconnect(reason="this gateway is stopping", within_seconds=seconds))
 
     async def _announced_voice(self) -> voice_pb2.VoiceContent:
@@ -249,14 +249,14 @@ class Session:
                 case FlushInput():
                     self._take_flush(turn)
                 case PositionInput(seconds):
-                    self._output.listener.report(seconds)
+                    self._output.playback.report(seconds)
                     turn.report_position(seconds)
                 case CancelInput():
                     await self._cancel(turn, task)
                     number, offset = turn.number + 1, self._received
                     turn = Turn(self._speaker, self._output, self._stats, self._quiet, number, offset)
                     task = group.create_task(turn.run())
-        self._output.listener.mute()
+        self._output.playback.mute()
         turn.end()
         await asyncio.wait({task})
 
@@ -264,7 +264,7 @@ class Session:
         if not text:
             return
         self._received += len(text)
-        limit = self._stages.settings.max_text_chars
+        limit = self._context.settings.max_text_chars
         if self._received - turn.spoken > limit:
             raise InvalidInput(
                 f"more than {limit} characters wait to be spoken; send text no faster than it is spoken", field="text"
@@ -272,7 +272,7 @@ class Session:
         turn.feed(text)
 
     def _take_flush(self, turn: Turn) -> None:
-        limit = self._stages.settings.max_pending_flushes
+        limit = self._context.settings.max_pending_flushes
         if len(turn.unmarked) >= limit:
             raise InvalidInput(f"{limit} flushes wait for their audio; wait for their marks", field="flush")
         turn.flush(Flush(self._flushes))

@@ -30,19 +30,19 @@ _Call: TypeAlias = "grpc.aio.StreamStreamCall[encode_pb2.EncodeTextRequest, enco
 class TextSegment:
     """Reads text from an inbox up to the next border and encodes it."""
 
-    def __init__(self, inbox: TextQueue) -> None:
-        self._inbox = inbox
+    def __init__(self, text_queue: TextQueue) -> None:
+        self._text_queue = text_queue
         self._text = ""
         self.characters = 0
         """Characters read so far."""
-        self.border: Boundary | None = None
+        self.boundary: Boundary | None = None
         """What ended it, once that was read."""
 
     async def begin(self) -> bool:
         """Waits for something to speak; False when the border came first. Until then no call is open."""
-        while self.border is None and not speakable(self._text):
+        while self.boundary is None and not speakable(self._text):
             self._text += await self._read()
-        return self.border is None
+        return self.boundary is None
 
     async def encode(
         self, pool: Pool, start: encode_pb2.EncodeTextStart, on_run: Callable[[encode_pb2.EncodedText], Awaitable[None]]
@@ -51,9 +51,9 @@ class TextSegment:
 
         Raises what the encode service answered.
         """
-        while self.border is None and not self._inbox.empty:
+        while self.boundary is None and not self._text_queue.empty:
             self._text += await self._read()
-        start.text, start.complete = self._text, self.border is not None
+        start.text, start.complete = self._text, self.boundary is not None
         async with pool.lease() as worker:
             metadata = tracing.outgoing(start.request_id)
             call = encode_pb2_grpc.EncodeStub(worker.channel).EncodeText(metadata=metadata)
@@ -63,7 +63,7 @@ class TextSegment:
                     writer = group.create_task(self._write(call, start))
                     async for response in responses:
                         await on_run(response.text)
-                    if self.border is None:
+                    if self.boundary is None:
                         raise Internal("an encode worker ended a text before its end")
                     writer.cancel()
             except grpc.aio.AioRpcError as error:
@@ -74,7 +74,7 @@ class TextSegment:
     async def _write(self, call: _Call, start: encode_pb2.EncodeTextStart) -> None:
         try:
             await call.write(encode_pb2.EncodeTextRequest(start=start))
-            while self.border is None and (text := await self._read()):
+            while self.boundary is None and (text := await self._read()):
                 await call.write(encode_pb2.EncodeTextRequest(fragment=text))
             await call.done_writing()
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
@@ -82,9 +82,9 @@ class TextSegment:
 
     async def _read(self) -> str:
         """More text, or nothing at the border."""
-        item = await self._inbox.take()
+        item = await self._text_queue.take()
         if isinstance(item, str):
             self.characters += len(item)
             return item
-        self.border = item
+        self.boundary = item
         return ""

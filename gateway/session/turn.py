@@ -61,7 +61,7 @@ class Turn:
         self._to_speak = offset
         """Characters of the session's text up to the last letter or digit; nothing behind it will be spoken."""
         self._first_sample = output.samples
-        self._inbox = TextQueue()
+        self._text_queue = TextQueue()
         self._latest: str | Flush | End = ""
         self._order: ClosableQueue[UtteranceStream | Flush] = ClosableQueue(ORDER_ITEMS)
         self._ahead = asyncio.Semaphore(1 + UTTERANCES_AHEAD)
@@ -107,21 +107,21 @@ class Turn:
 
     def _put(self, item: str | Flush | End) -> None:
         self._latest = item
-        self._inbox.put(item)
+        self._text_queue.put(item)
 
     async def _plan(self, group: asyncio.TaskGroup) -> None:
         """Text to utterances, each generating as soon as it is known and not too far ahead of the listener."""
         try:
             offset = self.offset
-            border: Flush | End | None = None
-            while not isinstance(border, End):
-                segment = TextSegment(self._inbox)
+            boundary: Flush | End | None = None
+            while not isinstance(boundary, End):
+                segment = TextSegment(self._text_queue)
                 if await segment.begin():
                     await self._encode(segment, offset, group)
                 offset += segment.characters
-                border = segment.border
-                if isinstance(border, Flush):
-                    await self._order.send(border)
+                boundary = segment.boundary
+                if isinstance(boundary, Flush):
+                    await self._order.send(boundary)
         except LightTtsError as error:
             self._order.close(error)
         else:
@@ -196,7 +196,7 @@ class Turn:
     @property
     def _played(self) -> int:
         """The sample the listener has come to."""
-        return int(self._output.listener.position * self._output.sample_rate)
+        return int(self._output.playback.position * self._output.sample_rate)
 
     def cut(self) -> tts_pb2.Spoken:
         """What of it was heard, after it was cancelled."""

@@ -23,19 +23,19 @@ from services.common.telemetry import current_request_id
 class ConversionSession(Session):
     """A stream of events like any session's: announced, then the audio of one utterance, then the figures."""
 
-    def __init__(self, stages: GatewayContext, options: SpeechOptions, recording: bytes) -> None:
+    def __init__(self, context: GatewayContext, options: SpeechOptions, recording: bytes) -> None:
         """Raises InvalidInput when there is no recording or it is too large."""
-        limit = stages.settings.max_prompt_bytes
+        limit = context.settings.max_prompt_bytes
         if not recording:
             raise InvalidInput("there is no audio to convert; send a recording", field="audio")
         if len(recording) > limit:
             raise InvalidInput(f"the audio has {len(recording)} bytes; {limit} are allowed: cut it", field="audio")
-        super().__init__(stages, options, _no_inputs())
+        super().__init__(context, options, _no_inputs())
         self._recording = recording
 
     async def _converse(self, group: asyncio.TaskGroup) -> None:
         self._stats.text()
-        speech = await _encode(self._stages.encode, self._recording)
+        speech = await _encode(self._context.encode, self._recording)
         voice = await self._announced_voice()
         for warning in speech.warnings:
             await self._output.send(tts_pb2.Warning(message=warning))
@@ -49,7 +49,7 @@ class ConversionSession(Session):
             text_order=llm_pb2.TEXT_ORDER_WHOLE,
             speech_tokens=speech.speech_tokens,
         )
-        utterance = UtteranceStream(self._stages.llm_stage, start, voice, self._output.model_rate)
+        utterance = UtteranceStream(self._context.llm_client_context, start, voice, self._output.model_rate)
         group.create_task(utterance.run())
         async for part in utterance.parts:
             if isinstance(part, AudioPart):

@@ -38,7 +38,7 @@ class LlmClientContext:
 
     pool: Pool
     policy: MovePolicy
-    ledger: RequestStats
+    request_stats: RequestStats
     queue_messages: int
     """Audio messages held while nobody reads; then reading stops and the worker feels it."""
     suspects: FailoverBudget = field(default_factory=FailoverBudget)
@@ -88,7 +88,7 @@ class UtteranceStream:
     async def run(self) -> None:
         """Generates until the last audio. Errors reach the reader of `parts`, after the audio that came before."""
         try:
-            with self.stage.ledger.utterance(self), tracing.span("utterance"):
+            with self.stage.request_stats.utterance(self), tracing.span("utterance"):
                 await self._generate()
         except LightTtsError as error:
             self.parts.close(error)

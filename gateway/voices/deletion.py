@@ -22,18 +22,18 @@ MAX_UNFINISHED = 1000
 class VoiceDeletion:
     """Reaches what this process knows of; gateways that share a store of voices each see to their own."""
 
-    def __init__(self, memory: VoiceContentCache, results: ResultStore | None, pools: Sequence[Pool]) -> None:
+    def __init__(self, memory: VoiceContentCache, speech_cache: ResultStore | None, pools: Sequence[Pool]) -> None:
         """`pools`: encode and llm workers; the latter tell the decode workers."""
         self._memory = memory
-        self._results = results
+        self._speech_cache = speech_cache
         self._pools = pools
         self._unfinished: OrderedDict[str, None] = OrderedDict()
 
     async def forget(self, voice_hash: str) -> None:
         """Drops a voice here and at every worker. Those that cannot be reached are told by `finish`."""
         self._memory.forget(voice_hash)
-        if self._results is not None:
-            await self._results.forget(voice_hash)
+        if self._speech_cache is not None:
+            await self._speech_cache.forget(voice_hash)
         unreached = 0
         for pool in self._pools:
             unreached += await evict_on_all_workers(pool, voice_hash)
@@ -53,4 +53,6 @@ class VoiceDeletion:
 
     def held(self, voice_hash: str) -> bool:
         """Whether anything of a voice is in this process's memory."""
-        return self._memory.holds(voice_hash) or (self._results is not None and self._results.holds(voice_hash))
+        return self._memory.holds(voice_hash) or (
+            self._speech_cache is not None and self._speech_cache.holds(voice_hash)
+        )

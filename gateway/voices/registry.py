@@ -44,14 +44,14 @@ class VoiceRegistry:
         voices: VoiceResolver,
         quotas: Quotas,
         limits: UploadLimits,
-        forgetting: VoiceDeletion,
+        voice_deletion: VoiceDeletion,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._voices = voices
         self._quotas = quotas
         self._limits = limits
-        self._forgetting = forgetting
+        self._voice_deletion = voice_deletion
         self._now = now
         self._uploads = 0
 
@@ -109,7 +109,7 @@ class VoiceRegistry:
         if not await self._store.delete(caller.owner, record.id):
             raise NotFound(f"the voice {record.name!r} has just been deleted", field="voice")
         if content is not None:  # without it this model has never spoken with it
-            await self._forgetting.forget(voice_pb2.VoiceContent.FromString(content).voice_hash)
+            await self._voice_deletion.forget(voice_pb2.VoiceContent.FromString(content).voice_hash)
         self._note("voice deleted", caller, record)
         return record
 

@@ -39,7 +39,7 @@ class VoiceResolver:
         encode: Pool,
         store: VoiceStore,
         memory: VoiceContentCache,
-        forgetting: VoiceDeletion,
+        voice_deletion: VoiceDeletion,
         *,
         default_voice: str,
     ) -> None:
@@ -48,7 +48,7 @@ class VoiceResolver:
         self._store = store
         self._default_voice = default_voice
         self._memory = memory
-        self._forgetting = forgetting
+        self._voice_deletion = voice_deletion
         self._known: dict[tuple[str, str], str] = {}
         """Hashes of registered voices by owner and id, while anything of them may be in this process's memory."""
         self._left: set[asyncio.Task[None]] = set()
@@ -131,12 +131,12 @@ class VoiceResolver:
     async def sweep(self) -> None:
         """Forgets registered voices that were deleted by way of another gateway, and goes on where a worker could not
         be told before."""
-        await self._forgetting.finish()
+        await self._voice_deletion.finish()
         for (owner, id_), hash_ in tuple(self._known.items()):
             if await self._store.get(owner, id_) is None:
-                await self._forgetting.forget(hash_)
+                await self._voice_deletion.forget(hash_)
                 self._known.pop((owner, id_), None)
-            elif not self._forgetting.held(hash_):
+            elif not self._voice_deletion.held(hash_):
                 self._known.pop((owner, id_), None)
 
     async def close(self) -> None:
@@ -163,7 +163,7 @@ class VoiceResolver:
         """Something that spoke with a registered voice has ended."""
         try:
             if await self._store.get(record.owner, record.id) is None:
-                await self._forgetting.forget(voice_hash)
+                await self._voice_deletion.forget(voice_hash)
         except Unavailable as error:
             log.warning("cannot see whether a voice was deleted while it spoke", reason=error.message)
 

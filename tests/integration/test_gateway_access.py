@@ -185,7 +185,7 @@ async def test_a_client_that_never_reads_holds_no_place() -> None:
         client = await Conversation(r).begin()
         await client.text("A text that is long enough to fill what waits for a reader. " * 300)
         await until(lambda: bool(r.llm.calls))
-        await until(lambda: not r.gateway._stages.admission._sessions)
+        await until(lambda: not r.gateway._context.admission._sessions)
         await say(r, ("x", "y"))
         client.call.cancel()
 

@@ -83,7 +83,7 @@ async def test_nothing_of_a_client_stays_however_it_leaves(served: Rig) -> None:
         await act(served)
         await is_unharmed(served)
     await http_is_unharmed(served)
-    stages, after = served.gateway._stages, list[tuple[int, int, int]]()
+    stages, after = served.gateway._context, list[tuple[int, int, int]]()
 
     def settled() -> bool:
         after[:] = [held()]
@@ -186,7 +186,7 @@ async def bad_keys(r: Rig) -> None:
 
 async def drop_mid_upload(r: Rig) -> None:
     """Registers a voice and leaves when half of it is sent."""
-    library = r.gateway._stages.library
+    library = r.gateway._context.registry
     call = r.voices.CreateVoice(metadata=MINE)
     header = tts_pb2.CreateVoiceHeader(name="half", transcript="hello", consent=True)
     await call.write(tts_pb2.CreateVoiceRequest(header=header))

@@ -111,8 +111,8 @@ async def test_what_failed_or_was_cancelled_is_not_kept(cache: dict[str, Any]) -
         assert len(r.llm.calls) == 3
         assert pcm(await say(r, "A long sentence.")) == pcm(whole)
         assert len(r.llm.calls) == 3
-        assert r.gateway._stages.results is not None
-        await until(lambda: not r.gateway._stages.results.flights)  # type: ignore[union-attr]
+        assert r.gateway._context.speech_cache is not None
+        await until(lambda: not r.gateway._context.speech_cache.flights)  # type: ignore[union-attr]
 
 
 async def test_equal_requests_share_one_synthesis_whoever_leaves(cache: dict[str, Any]) -> None:
@@ -175,7 +175,7 @@ async def test_a_voice_deleted_at_one_gateway_leaves_no_results_at_the_other(tmp
         requests = [tts_pb2.CreateVoiceRequest(header=header), tts_pb2.CreateVoiceRequest(audio=b"audio")]
         await one.voices.CreateVoice(iter(requests))
         await say(other, "One.", voice_name="Mine")
-        results = other.gateway._stages.results
+        results = other.gateway._context.speech_cache
         assert results is not None
         assert results.store.holds("hash of hello")
         await one.voices.DeleteVoice(tts_pb2.DeleteVoiceRequest(voice="Mine"))
@@ -193,9 +193,9 @@ async def test_what_was_being_said_with_a_deleted_voice_is_not_kept(tmp_path: Pa
         await r.voices.DeleteVoice(tts_pb2.DeleteVoiceRequest(voice="Mine"))
         r.llm.scripts[0].hold[0].set()
         assert isinstance((await speaking)[-1], tts_pb2.Finished)
-        results = r.gateway._stages.results
+        results = r.gateway._context.speech_cache
         assert results is not None
-        await until(lambda: not results.store.holds("hash of hello") and not r.gateway._stages.voices._left)
+        await until(lambda: not results.store.holds("hash of hello") and not r.gateway._context.voices._left)
 
 
 @pytest.mark.system

@@ -107,7 +107,7 @@ async def test_another_model_extracts_anew_once(tmp_path: Path) -> None:
     for extractions in (1, 0):
         async with rig(voices_dir=tmp_path) as r:
             r.encode.identity = "model-2"
-            await r.gateway._stages.voices.refresh()
+            await r.gateway._context.voices.refresh()
             await say(r, "Mine")
             assert len(r.encode.uploads) == extractions
 
@@ -154,7 +154,7 @@ async def test_a_deleted_voice_speaks_no_more_at_any_gateway(shared: dict[str, A
     async with rig(**shared) as one, second_gateway(one, **shared, model_poll_seconds=0.02) as other:
         await create(one)
         await say(other, "Mine")
-        memory = other.gateway._stages.voices._memory
+        memory = other.gateway._context.voices._memory
         assert memory.holds("hash of hello")
         await one.voices.DeleteVoice(tts_pb2.DeleteVoiceRequest(voice="Mine"))
         for r in (one, other):
@@ -207,7 +207,7 @@ async def test_a_client_that_drops_mid_upload_frees_its_place(tmp_path: Path) ->
         call = r.voices.CreateVoice()
         for request in requests(AUDIO):
             await call.write(request)
-        library = r.gateway._stages.library
+        library = r.gateway._context.registry
         await until(lambda: library._uploads == 1)
         with refused(Status.RESOURCE_EXHAUSTED, "being uploaded"):
             await create(r)

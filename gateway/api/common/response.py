@@ -34,7 +34,7 @@ class SpeechResponse(Response):
 
     def __init__(
         self,
-        stages: GatewayContext,
+        context: GatewayContext,
         options: SpeechOptions,
         text: str,
         fields: Mapping[str, str],
@@ -50,7 +50,7 @@ class SpeechResponse(Response):
         self.media_type = media_type or options.audio.encoding.media_type
         self.background = None
         self.init_headers()  # instead of the base's own start: there is no body yet whose length it could state
-        self._stages = stages
+        self._context = context
         self._options = options
         self._text = text
         self._fields = fields
@@ -73,7 +73,7 @@ class SpeechResponse(Response):
 
     async def _say(self, send: Send) -> None:
         async with (
-            speech(self._stages, self._options, self._text) as session,
+            speech(self._context, self._options, self._text) as session,
             contextlib.aclosing(self._frame(session)) as parts,
         ):
             await (self._send_stream(parts, send) if self._stream else self._send_whole(parts, send))

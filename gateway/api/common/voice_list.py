@@ -6,7 +6,7 @@ from gateway.auth.caller import current_caller
 from gateway.session.session import GatewayContext
 
 
-async def voice_names(stages: GatewayContext) -> tuple[str, ...]:
+async def voice_names(context: GatewayContext) -> tuple[str, ...]:
     """Names of the checkpoint's voices, then those of the caller's own."""
-    registered = await stages.library.owned(current_caller())
-    return (*stages.voices.model.voices, *(record.name for record in registered))
+    registered = await context.registry.owned(current_caller())
+    return (*context.voices.model.voices, *(record.name for record in registered))

@@ -32,16 +32,16 @@ FIELDS = cosyvoice.FIELDS | {"audio": "prompt_audio"}
 class CosyVoiceServicer(cosyvoice_pb2_grpc.CosyVoiceServicer):
     """Handlers raise LightTtsErrors; the server's interceptor turns them into rich statuses."""
 
-    def __init__(self, stages: GatewayContext) -> None:
-        self._stages = stages
+    def __init__(self, context: GatewayContext) -> None:
+        self._context = context
 
     async def Inference(
         self, request: cosyvoice_pb2.Request, context: Context
     ) -> AsyncIterator[cosyvoice_pb2.Response]:
         with metrics.count_errors(FRONT), named_as(FIELDS):
             config, text = _to_synthesis_config(request)
-            options = cosyvoice.checked(self._stages, config, text)
-            async with speech(self._stages, options, text) as session:
+            options = cosyvoice.checked(self._context, config, text)
+            async with speech(self._context, options, text) as session:
                 async for audio in audio_bytes(session):
                     for start in range(0, len(audio), PART_BYTES):
                         yield cosyvoice_pb2.Response(tts_audio=audio[start : start + PART_BYTES])

@@ -22,15 +22,15 @@ Text = Annotated[str, Form()]
 Upload = Annotated[UploadFile, File()]
 
 
-def router(stages: GatewayContext) -> APIRouter:
+def router(context: GatewayContext) -> APIRouter:
     """The routes; `/inference_zero_shot` is LightTTS's, at this interface's rate."""
     routes = APIRouter(tags=["CosyVoice"], default_response_class=Response, responses=AUDIO_ANSWER | MESSAGE_ERRORS)
-    routes.include_router(lighttts.router(stages, sample_rate=cosyvoice.SAMPLE_RATE, stream_by_default=True))
+    routes.include_router(lighttts.router(context, sample_rate=cosyvoice.SAMPLE_RATE, stream_by_default=True))
 
     def speak(config: tts_pb2.SynthesisConfig, text: str) -> Response:
         with named_as(FIELDS):
-            options = cosyvoice.checked(stages, config, text)
-        return SpeechResponse(stages, options, text, FIELDS)
+            options = cosyvoice.checked(context, config, text)
+        return SpeechResponse(context, options, text, FIELDS)
 
     @routes.get("/inference_sft", include_in_schema=False)
     @routes.post("/inference_sft")

@@ -39,8 +39,8 @@ def instructed(config: tts_pb2.SynthesisConfig, instruct_text: str) -> tts_pb2.S
     return config
 
 
-def checked(stages: GatewayContext, config: tts_pb2.SynthesisConfig, text: str) -> SpeechOptions:
+def checked(context: GatewayContext, config: tts_pb2.SynthesisConfig, text: str) -> SpeechOptions:
     """The request's options. Raises InvalidInput."""
-    check_text(text, stages.settings.max_text_chars)
+    check_text(text, context.settings.max_text_chars)
     config.audio.CopyFrom(pcm(SAMPLE_RATE))
-    return SpeechOptions.from_config(config, stages.settings.max_prompt_bytes)
+    return SpeechOptions.from_config(config, context.settings.max_prompt_bytes)

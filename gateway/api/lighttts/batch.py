@@ -49,14 +49,14 @@ class BatchItem(BaseModel):
 
 class BatchAnswer(BaseModel):
     sample_rate: int
-    results: list[BatchItem] = Field(description="In the order of the texts.")
+    speech_cache: list[BatchItem] = Field(description="In the order of the texts.")
 
 
 class StyleList(BaseModel):
     tts_models: list[str] = Field(description="The names `tts_model_name` may have; `default` means the first.")
 
 
-def router(stages: GatewayContext) -> APIRouter:
+def router(context: GatewayContext) -> APIRouter:
     """The routes."""
     routes = APIRouter(tags=["LightTTS"], responses=MESSAGE_ERRORS)
 
@@ -64,40 +64,40 @@ def router(stages: GatewayContext) -> APIRouter:
     @routes.post("/query_tts_model")
     async def query_tts_model() -> StyleList:
         """The styles there are."""
-        return StyleList(tts_models=list(await list_styles(stages.llm)) or [DEFAULT_STYLE])
+        return StyleList(tts_models=list(await list_styles(context.llm)) or [DEFAULT_STYLE])
 
     @routes.get("/concurrent_stats")
     async def concurrent_stats() -> ConcurrentStats:
         """Requests of all interfaces since this gateway started, and what each decode worker did for them."""
-        return stages.ledger.snapshot()
+        return context.request_stats.snapshot()
 
     @routes.post("/synthesize_batch")
     async def synthesize_batch(batch: BatchRequest, request: Request) -> BatchAnswer:
         """Speaks several texts; one that fails does not touch the others. Nobody waits for it: others go first."""
         with named_as(FIELDS):
-            options = _options(stages, batch)
+            options = _options(context, batch)
         places = asyncio.Semaphore(BATCH_AT_ONCE)
 
         async def one(text: str) -> BatchItem:
             async with places:
-                return await _speak(stages, options, text)
+                return await _speak(context, options, text)
 
         async def all_of_them() -> list[BatchItem]:
             async with asyncio.TaskGroup() as group:
                 speaking = [group.create_task(one(text)) for text in batch.texts]
             return [task.result() for task in speaking]
 
-        results = await while_connected(request.receive, all_of_them())
-        return BatchAnswer(sample_rate=SAMPLE_RATE, results=results or [])
+        speech_cache = await while_connected(request.receive, all_of_them())
+        return BatchAnswer(sample_rate=SAMPLE_RATE, speech_cache=speech_cache or [])
 
     return routes
 
 
-def _options(stages: GatewayContext, batch: BatchRequest) -> SpeechOptions:
+def _options(context: GatewayContext, batch: BatchRequest) -> SpeechOptions:
     characters = sum(map(len, batch.texts))
-    if characters > stages.settings.max_text_chars:
+    if characters > context.settings.max_text_chars:
         raise InvalidInput(
-            f"the texts have {characters} characters together; {stages.settings.max_text_chars} are allowed: "
+            f"the texts have {characters} characters together; {context.settings.max_text_chars} are allowed: "
             "send them in several requests",
             field="texts",
         )
@@ -112,13 +112,13 @@ def _options(stages: GatewayContext, batch: BatchRequest) -> SpeechOptions:
         config.prompt.transcript = batch.prompt_text
     else:
         config.voice_name = batch.voice
-    return SpeechOptions.from_config(config, stages.settings.max_prompt_bytes)
+    return SpeechOptions.from_config(config, context.settings.max_prompt_bytes)
 
 
-async def _speak(stages: GatewayContext, options: SpeechOptions, text: str) -> BatchItem:
+async def _speak(context: GatewayContext, options: SpeechOptions, text: str) -> BatchItem:
     try:
-        check_text(text, stages.settings.max_text_chars)
-        async with speech(stages, options, text) as session:
+        check_text(text, context.settings.max_text_chars)
+        async with speech(context, options, text) as session:
             samples = b"".join([part async for part in audio_bytes(session)])
     except LightTtsError as error:
         return BatchItem(error=error.message)

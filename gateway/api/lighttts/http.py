@@ -52,7 +52,7 @@ def generation_errors() -> Iterator[None]:
         raise GenerationError(error.message) from error
 
 
-def router(stages: GatewayContext, *, sample_rate: int = SAMPLE_RATE, stream_by_default: bool = False) -> APIRouter:
+def router(context: GatewayContext, *, sample_rate: int = SAMPLE_RATE, stream_by_default: bool = False) -> APIRouter:
     """The routes of this interface. CosyVoice's own has one of them too, at another rate and always streaming."""
     routes = APIRouter(tags=["LightTTS"])
 
@@ -74,7 +74,7 @@ def router(stages: GatewayContext, *, sample_rate: int = SAMPLE_RATE, stream_by_
     ) -> Response:
         """Speaks `tts_text` with the voice of `prompt_wav`, which says `prompt_text`."""
         with named_as(FIELDS):
-            check_text(tts_text, stages.settings.max_text_chars)
+            check_text(tts_text, context.settings.max_text_chars)
             if stream and speed != 1.0:
                 raise InvalidInput("speed can only be changed without stream; leave one of them out", field="speed")
             if not speed:  # in the product's own configuration 0 means unset; here it was asked for
@@ -85,8 +85,8 @@ def router(stages: GatewayContext, *, sample_rate: int = SAMPLE_RATE, stream_by_
                 audio=pcm(sample_rate),
                 speed=speed,
             )
-            options = SpeechOptions.from_config(config, stages.settings.max_prompt_bytes)
-        return SpeechResponse(stages, options, tts_text, FIELDS, stream=stream, frame=None if stream else _whole)
+            options = SpeechOptions.from_config(config, context.settings.max_prompt_bytes)
+        return SpeechResponse(context, options, tts_text, FIELDS, stream=stream, frame=None if stream else _whole)
 
     return routes
 

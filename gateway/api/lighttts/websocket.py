@@ -41,7 +41,7 @@ class TextFrame(BaseModel):
     finish: bool = False
 
 
-def router(stages: GatewayContext) -> APIRouter:
+def router(context: GatewayContext) -> APIRouter:
     """The WebSocket route."""
     routes = APIRouter()
 
@@ -50,7 +50,7 @@ def router(stages: GatewayContext) -> APIRouter:
         await websocket.accept(chosen_protocol(websocket.scope))
         try:
             with metrics.count_errors(FRONT), named_as(FIELDS):
-                await _converse(stages, websocket)
+                await _converse(context, websocket)
             await websocket.close()
         except WebSocketDisconnect:
             return
@@ -60,13 +60,13 @@ def router(stages: GatewayContext) -> APIRouter:
     return routes
 
 
-async def _converse(stages: GatewayContext, websocket: WebSocket) -> None:
+async def _converse(context: GatewayContext, websocket: WebSocket) -> None:
     """From the first frame to the last audio. Raises WebSocketDisconnect as soon as the client has gone."""
-    options = await _options(websocket, stages.settings.max_prompt_bytes)
+    options = await _options(websocket, context.settings.max_prompt_bytes)
     inputs: ClosableQueue[Input] = ClosableQueue(FRAMES_AHEAD)
     async with tasks.group() as group:
         listening = group.create_task(_listen(websocket, inputs))
-        async with Session(stages, options, _each(inputs)) as session:
+        async with Session(context, options, _each(inputs)) as session:
             async for part in audio_bytes(session):
                 await websocket.send_bytes(part)
         listening.cancel()

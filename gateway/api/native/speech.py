@@ -25,17 +25,17 @@ FRONT = "grpc"
 class TextToSpeechServicer(tts_pb2_grpc.TextToSpeechServicer):
     """Handlers raise LightTtsErrors; the server's interceptor turns them into rich statuses."""
 
-    def __init__(self, stages: GatewayContext) -> None:
-        self._stages = stages
+    def __init__(self, context: GatewayContext) -> None:
+        self._context = context
 
     async def Synthesize(
         self, request: tts_pb2.SynthesizeRequest, context: Context
     ) -> AsyncIterator[tts_pb2.SynthesizeResponse]:
         with metrics.count_errors(FRONT):
-            check_text(request.text, self._stages.settings.max_text_chars)
-            options = SpeechOptions.from_config(request.config, self._stages.settings.max_prompt_bytes)
+            check_text(request.text, self._context.settings.max_text_chars)
+            options = SpeechOptions.from_config(request.config, self._context.settings.max_prompt_bytes)
             start = request.start_sample
-            async with speech(self._stages, options, request.text, start_sample=start) as session:
+            async with speech(self._context, options, request.text, start_sample=start) as session:
                 async for event in session:
                     response = _synthesize_response(event)
                     if response is not None:
@@ -48,9 +48,9 @@ class TextToSpeechServicer(tts_pb2_grpc.TextToSpeechServicer):
     ) -> AsyncIterator[tts_pb2.StreamingSynthesizeResponse]:
         with metrics.count_errors(FRONT):
             config = await _config(request_iterator)
-            options = SpeechOptions.from_config(config, self._stages.settings.max_prompt_bytes)
+            options = SpeechOptions.from_config(config, self._context.settings.max_prompt_bytes)
             inputs = _inputs(request_iterator)
-            async with Session(self._stages, options, inputs, conversation=True) as session:
+            async with Session(self._context, options, inputs, conversation=True) as session:
                 async for event in session:
                     yield _streaming_response(event)
                     if isinstance(event, tts_pb2.Finished):
@@ -65,8 +65,8 @@ class TextToSpeechServicer(tts_pb2_grpc.TextToSpeechServicer):
             # Only the voice's timbre is used, as in cross-lingual speech: no transcript, no instruction.
             config.mode = tts_pb2.SPEECH_MODE_CROSS_LINGUAL
             config.ClearField("instruct_text")
-            options = SpeechOptions.from_config(config, self._stages.settings.max_prompt_bytes)
-            async with ConversionSession(self._stages, options, request.audio) as session:
+            options = SpeechOptions.from_config(config, self._context.settings.max_prompt_bytes)
+            async with ConversionSession(self._context, options, request.audio) as session:
                 async for event in session:
                     response = _convert_response(event)
                     if response is not None:

@@ -24,13 +24,13 @@ FRONT = "grpc"
 class VoicesServicer(tts_pb2_grpc.VoicesServicer):
     """Handlers raise LightTtsErrors; the server's interceptor turns them into rich statuses."""
 
-    def __init__(self, stages: GatewayContext) -> None:
-        self._stages = stages
+    def __init__(self, context: GatewayContext) -> None:
+        self._context = context
 
     async def ListVoices(self, request: tts_pb2.ListVoicesRequest, context: Context) -> tts_pb2.ListVoicesResponse:
         with metrics.count_errors(FRONT):
-            voices = self._stages.voices
-            registered = await self._stages.library.owned(current_caller())
+            voices = self._context.voices
+            registered = await self._context.registry.owned(current_caller())
             return tts_pb2.ListVoicesResponse(
                 voices=[*map(self._bundled, voices.model.voices), *map(_message, registered)],
                 default_voice=voices.default_voice,
@@ -51,25 +51,25 @@ class VoicesServicer(tts_pb2_grpc.VoicesServicer):
                 description=header.description,
                 languages=tuple(header.languages),
             )
-            record, existed = await self._stages.library.create(current_caller(), new, _audio(request_iterator))
+            record, existed = await self._context.registry.create(current_caller(), new, _audio(request_iterator))
             return tts_pb2.CreateVoiceResponse(voice=_message(record), existed=existed)
 
     async def GetVoice(self, request: tts_pb2.GetVoiceRequest, context: Context) -> tts_pb2.GetVoiceResponse:
         with metrics.count_errors(FRONT):
-            if request.voice in self._stages.voices.model.voices:
+            if request.voice in self._context.voices.model.voices:
                 return tts_pb2.GetVoiceResponse(voice=self._bundled(request.voice))
-            record = await self._stages.library.get(current_caller(), request.voice)
+            record = await self._context.registry.get(current_caller(), request.voice)
             return tts_pb2.GetVoiceResponse(voice=_message(record))
 
     async def DeleteVoice(self, request: tts_pb2.DeleteVoiceRequest, context: Context) -> tts_pb2.DeleteVoiceResponse:
         with metrics.count_errors(FRONT):
-            if request.voice in self._stages.voices.model.voices:
+            if request.voice in self._context.voices.model.voices:
                 raise InvalidInput(f"{request.voice!r} comes with the model and cannot be deleted", field="voice")
-            record = await self._stages.library.delete(current_caller(), request.voice)
+            record = await self._context.registry.delete(current_caller(), request.voice)
             return tts_pb2.DeleteVoiceResponse(id=record.id)
 
     def _bundled(self, name: str) -> tts_pb2.Voice:
-        model = self._stages.voices.model
+        model = self._context.voices.model
         return tts_pb2.Voice(name=name, description=f"Comes with {model.name}.", languages=model.languages)
 
 

@@ -83,7 +83,7 @@ class ModelList(BaseModel):
     data: list[Model]
 
 
-def router(stages: GatewayContext) -> APIRouter:
+def router(context: GatewayContext) -> APIRouter:
     """The routes."""
     routes = APIRouter(prefix="/v1", tags=["OpenAI"], responses=OPENAI_ERRORS)
 
@@ -93,44 +93,46 @@ def router(stages: GatewayContext) -> APIRouter:
         with named_as(FIELDS):
             check_text(request.input, MAX_INPUT_CHARS)
             options = SpeechOptions.from_config(
-                await _to_synthesis_config(stages, request), stages.settings.max_prompt_bytes
+                await _to_synthesis_config(context, request), context.settings.max_prompt_bytes
             )
         if request.stream_format == "sse":
-            return SpeechResponse(stages, options, request.input, FIELDS, media_type="text/event-stream", frame=_events)
-        return SpeechResponse(stages, options, request.input, FIELDS)
+            return SpeechResponse(
+                context, options, request.input, FIELDS, media_type="text/event-stream", frame=_events
+            )
+        return SpeechResponse(context, options, request.input, FIELDS)
 
     @routes.get("/models")
     async def models() -> ModelList:
         """The names `model` may have: the checkpoint's, which is the default, and its further styles."""
-        return ModelList(data=[Model(id=name) for name in await _model_names(stages)])
+        return ModelList(data=[Model(id=name) for name in await _model_names(context)])
 
     @routes.get("/models/{model}")
     async def one_model(model: str) -> Model:
         """One of them."""
-        if model not in await _model_names(stages):
+        if model not in await _model_names(context):
             raise _no_such_model(model)
         return Model(id=model)
 
     return routes
 
 
-async def _model_names(stages: GatewayContext) -> tuple[str, ...]:
-    return (stages.voices.model.name, *(await list_styles(stages.llm))[1:])
+async def _model_names(context: GatewayContext) -> tuple[str, ...]:
+    return (context.voices.model.name, *(await list_styles(context.llm))[1:])
 
 
 def _no_such_model(name: str) -> NotFound:
     return NotFound(f"there is no model {name!r}; GET /v1/models lists those there are", field="model")
 
 
-async def _to_synthesis_config(stages: GatewayContext, request: SpeechRequest) -> tts_pb2.SynthesisConfig:
-    config = tts_pb2.SynthesisConfig(speed=request.speed, style=await _style(stages, request.model))
+async def _to_synthesis_config(context: GatewayContext, request: SpeechRequest) -> tts_pb2.SynthesisConfig:
+    config = tts_pb2.SynthesisConfig(speed=request.speed, style=await _style(context, request.model))
     config.audio.encoding = _ENCODINGS[request.response_format]
     if request.response_format == "pcm":
         config.audio.sample_rate = PCM_RATE
     if request.seed is not None:
         config.seed = request.seed
     if request.ref_audio is None:
-        config.voice_name = await _voice(stages, request.voice)
+        config.voice_name = await _voice(context, request.voice)
     else:
         config.prompt.audio = decode_audio(request.ref_audio)
         config.prompt.transcript = request.ref_text
@@ -142,17 +144,17 @@ async def _to_synthesis_config(stages: GatewayContext, request: SpeechRequest) -
     return config
 
 
-async def _style(stages: GatewayContext, model: str) -> str:
-    if not model or model in OPENAI_MODELS or model == stages.voices.model.name:
+async def _style(context: GatewayContext, model: str) -> str:
+    if not model or model in OPENAI_MODELS or model == context.voices.model.name:
         return ""
-    if model not in await _model_names(stages):
+    if model not in await _model_names(context):
         raise _no_such_model(model)
     return model
 
 
-async def _voice(stages: GatewayContext, voice: str | VoiceId) -> str:
+async def _voice(context: GatewayContext, voice: str | VoiceId) -> str:
     name = voice.id if isinstance(voice, VoiceId) else voice
-    return "" if name in OPENAI_VOICES and not await stages.voices.exists(name) else name
+    return "" if name in OPENAI_VOICES and not await context.voices.exists(name) else name
 
 
 async def _events(session: Events) -> AsyncGenerator[bytes]:

@@ -49,15 +49,15 @@ class DeletedVoice(BaseModel):
     deleted: bool = True
 
 
-def router(stages: GatewayContext) -> APIRouter:
+def router(context: GatewayContext) -> APIRouter:
     """The routes."""
     routes = APIRouter(prefix="/v1/audio", tags=["OpenAI"], responses=OPENAI_ERRORS)
 
     @routes.get("/voices")
     async def voices() -> VoiceList:
         """The model's voices and the caller's own."""
-        registered = await stages.library.owned(current_caller())
-        data = [Voice(id=name, name=name, registered=False) for name in stages.voices.model.voices]
+        registered = await context.registry.owned(current_caller())
+        data = [Voice(id=name, name=name, registered=False) for name in context.voices.model.voices]
         data += [_registered(record) for record in registered]
         return VoiceList(data=data, voices=[voice.name for voice in data])
 
@@ -77,16 +77,16 @@ def router(stages: GatewayContext) -> APIRouter:
             description=description,
         )
         with named_as(FIELDS):
-            record, _ = await stages.library.create(current_caller(), new, _parts(audio_sample))
+            record, _ = await context.registry.create(current_caller(), new, _parts(audio_sample))
         return _registered(record)
 
     @routes.delete("/voices/{voice}")
     async def delete_voice(voice: str) -> DeletedVoice:
         """Deletes one of the caller's voices, by id or name, and everything made of it."""
-        if voice in stages.voices.model.voices:
+        if voice in context.voices.model.voices:
             raise InvalidInput(f"{voice!r} comes with the model and cannot be deleted", field="voice")
         with named_as(FIELDS):
-            record = await stages.library.delete(current_caller(), voice)
+            record = await context.registry.delete(current_caller(), voice)
         return DeletedVoice(id=record.id)
 
     return routes

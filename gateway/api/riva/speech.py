@@ -40,15 +40,15 @@ PART_BYTES = 2**20
 class RivaServicer(riva_tts_pb2_grpc.RivaSpeechSynthesisServicer):
     """Handlers raise LightTtsErrors; the server's interceptor turns them into rich statuses."""
 
-    def __init__(self, stages: GatewayContext) -> None:
-        self._stages = stages
+    def __init__(self, context: GatewayContext) -> None:
+        self._context = context
 
     async def Synthesize(self, request: Request, context: Context) -> Response:
         with metrics.count_errors(FRONT), named_as(FIELDS):
-            check_text(request.text, self._stages.settings.max_text_chars)
+            check_text(request.text, self._context.settings.max_text_chars)
             options = self._options(request)
             parts, rate, seconds = list[bytes](), 0, 0.0
-            async with speech(self._stages, options, request.text) as session:
+            async with speech(self._context, options, request.text) as session:
                 async for event in session:
                     match event:
                         case audio_pb2.AudioChunk():
@@ -65,7 +65,7 @@ class RivaServicer(riva_tts_pb2_grpc.RivaSpeechSynthesisServicer):
             while request is not None:
                 stretch = _Stretch(request, request_iterator)
                 options = self._options(request)
-                async with Session(self._stages, options, stretch.inputs()) as session:
+                async with Session(self._context, options, stretch.inputs()) as session:
                     async for event in session:
                         match event:
                             case audio_pb2.AudioChunk():
@@ -80,8 +80,8 @@ class RivaServicer(riva_tts_pb2_grpc.RivaSpeechSynthesisServicer):
     ) -> riva_tts_pb2.RivaSynthesisConfigResponse:
         """One entry per language, with all voices. Clients ask for other products' models, so the name is no filter."""
         with metrics.count_errors(FRONT):
-            model = self._stages.voices.model
-            names = await voice_names(self._stages)
+            model = self._context.voices.model
+            names = await voice_names(self._context)
             subvoices = ",".join(f"{name}:{number}" for number, name in enumerate(names))
             response = riva_tts_pb2.RivaSynthesisConfigResponse()
             for language in model.languages:
@@ -92,8 +92,8 @@ class RivaServicer(riva_tts_pb2_grpc.RivaSpeechSynthesisServicer):
             return response
 
     def _options(self, request: Request) -> SpeechOptions:
-        config = riva_request.to_synthesis_config(request, self._stages.voices.model.languages)
-        return SpeechOptions.from_config(config, self._stages.settings.max_prompt_bytes)
+        config = riva_request.to_synthesis_config(request, self._context.voices.model.languages)
+        return SpeechOptions.from_config(config, self._context.settings.max_prompt_bytes)
 
 
 @dataclass

@@ -30,7 +30,7 @@ from services.llm.engine.backends import CostModel
 from services.llm.engine.layout import Prompt
 from services.llm.engine.scheduler import EngineLimits, Scheduler
 from services.llm.engine.sequence import Request, SamplingOptions, Sequence
-from services.llm.model.attention import gathered
+from services.llm.model.kv_cache import gathered
 from services.llm.model.model import SpeechLM, load_speech_lm
 from services.llm.model.torch_backend import TorchBackend, TorchOptions
 

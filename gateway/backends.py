@@ -9,8 +9,8 @@ import structlog
 
 from gateway.auth.quota import LocalQuotas, Quotas
 from gateway.auth.redis_quota import SharedQuotas
+from gateway.cache.speech_cache import SpeechCache
 from gateway.cache.store import MemoryResults, RedisResults, ResultStore
-from gateway.cache.synthesis import SpeechCache
 from gateway.redis_client import connect
 from gateway.settings import GatewaySettings
 from gateway.voices.directory_store import DirectoryStore

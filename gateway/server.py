@@ -20,7 +20,7 @@ from gateway.auth.keys import KeyFileError, KeyRing
 from gateway.backends import open_shared
 from gateway.process.http_server import HttpServer
 from gateway.process.port_mux import http_or_grpc
-from gateway.session.session import GatewayContext
+from gateway.session.context import GatewayContext
 from gateway.settings import GatewaySettings
 from gateway.voices.content_cache import VoiceContentCache
 from gateway.voices.deletion import VoiceDeletion

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from benchmarks.gpu_check.check import Check, name_of
 from benchmarks.llm_peers import FULL_SIZE
-from services.llm.model.attention import DecodeAttention, gathered
-from services.llm.model.kv_cache import KVCache, Rows, StepBatch, build_batch
+from services.llm.model.kv_cache import DecodeAttention, KVCache, Rows, StepBatch, build_batch, gathered
 
 BLOCK_SIZE = 16
 CONFIG = replace(FULL_SIZE, num_layers=1)

@@ -21,8 +21,8 @@ from services.llm.engine.engine import LlmEngine
 from services.llm.engine.layout import Prompt
 from services.llm.engine.scheduler import EngineLimits, ScheduledSequence
 from services.llm.engine.sequence import Event, FailedEvent, Request, SamplingOptions
-from services.llm.model.attention import DecodeAttention
 from services.llm.model.decode_program import DecodeProgram
+from services.llm.model.kv_cache import DecodeAttention
 from services.llm.model.model import SpeechLM, load_speech_lm
 from services.llm.model.torch_backend import TorchBackend, TorchOptions
 

@@ -17,7 +17,7 @@ from gateway.api.lighttts import websocket as lighttts_bistream
 from gateway.api.openai import speech as openai
 from gateway.api.openai import voices as openai_voices
 from gateway.auth.authentication import Authenticator, AuthMiddleware
-from gateway.session.session import GatewayContext
+from gateway.session.context import GatewayContext
 from services.common.metrics import exposition
 from services.common.pool import Pool, WorkerState
 

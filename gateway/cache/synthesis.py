@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass, field
 from io import BytesIO
 
 from google.protobuf import proto
@@ -14,26 +13,13 @@ from gateway import metrics
 from gateway.auth.caller import current_caller
 from gateway.cache.key import ResultKey, result_key
 from gateway.cache.shared_synthesis import SharedSynthesis
-from gateway.cache.store import ResultStore
+from gateway.cache.speech_cache import SpeechCache
+from gateway.session.context import GatewayContext
 from gateway.session.options import SpeechOptions
 from gateway.session.output import Event, Events
-from gateway.session.session import GatewayContext, Session, one_text
+from gateway.session.session import Session, one_text
 from lighttts.v1 import audio_pb2, tts_pb2
 from services.common.telemetry import current_request_id
-
-
-@dataclass(frozen=True)
-class SpeechCache:
-    """What is remembered of finished speech, and what is being made for more than one listener."""
-
-    store: ResultStore
-    any_seed: bool
-    """Whether requests that leave the seed open may get the same speech again."""
-    max_text_chars: int
-    """Longer texts are always spoken: they are long in memory and seldom asked for twice."""
-    generation: str
-    """Changed by the operator when the checkpoints' weights change."""
-    flights: dict[tuple[str, ResultKey], SharedSynthesis] = field(default_factory=dict)
 
 
 @contextlib.asynccontextmanager

@@ -9,26 +9,12 @@ from dataclasses import dataclass
 
 from gateway.audio.formats import AudioFormat
 from gateway.auth.caller import current_caller
+from gateway.voices.reference import NamedVoice, PromptVoice
 from lighttts.v1 import audio_pb2, llm_pb2, tts_pb2
 from services.common.errors import InvalidInput
 
 MIN_SPEED, MAX_SPEED = 0.25, 4.0
 MAX_INSTRUCTION_CHARS = 1000
-
-
-@dataclass(frozen=True)
-class NamedVoice:
-    """A voice the gateway knows; the empty name is the default one."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class PromptVoice:
-    """A recording of the caller's own; without a transcript it gives its timbre alone."""
-
-    audio: bytes
-    transcript: str
 
 
 @dataclass(frozen=True)

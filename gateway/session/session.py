@@ -5,34 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeAlias
+from typing import Self, TypeAlias
 
 from gateway import metrics, tasks
-from gateway.auth.admission import Admission, Admitted
-from gateway.auth.caller import current_caller
-from gateway.auth.quota import Quotas
-from gateway.request_stats import RequestStats
+from gateway.session.context import GatewayContext
 from gateway.session.options import SpeechOptions, checked_start
 from gateway.session.output import Event, Output
 from gateway.session.playback import PlaybackClock
 from gateway.session.text_queue import Flush
 from gateway.session.turn import Speaker, Turn
-from gateway.settings import GatewaySettings
 from gateway.stream_stats import PlaybackStats
-from gateway.utterance.utterance import LlmClientContext
-from gateway.voices.registry import VoiceRegistry
-from gateway.voices.resolver import VoiceResolver
 from lighttts.v1 import audio_pb2, tts_pb2, voice_pb2
 from services.common import tracing
 from services.common.errors import InvalidInput, LightTtsError, TimedOut
-from services.common.pool import Pool
 from services.common.telemetry import current_request_id
-from services.common.workers.failover import MovePolicy
-
-if TYPE_CHECKING:
-    from gateway.cache.synthesis import SpeechCache
 
 
 @dataclass(frozen=True)
@@ -63,35 +51,6 @@ Input: TypeAlias = TextInput | FlushInput | CancelInput | PositionInput
 async def one_text(text: str) -> AsyncGenerator[Input]:
     """The inputs of a request whose text is complete."""
     yield TextInput(text)
-
-
-@dataclass(frozen=True)
-class GatewayContext:
-    """What all sessions of a gateway share."""
-
-    settings: GatewaySettings
-    voices: VoiceResolver
-    encode: Pool
-    llm: Pool
-    admission: Admission
-    quotas: Quotas
-    registry: VoiceRegistry
-    speech_cache: SpeechCache | None = None
-    request_stats: RequestStats = field(default_factory=RequestStats)
-
-    @property
-    def llm_client_context(self) -> LlmClientContext:
-        """What an utterance needs to be spoken."""
-        settings = self.settings
-        policy = MovePolicy(settings.llm_silence_seconds, settings.llm_stall_seconds, settings.llm_max_moves)
-        return LlmClientContext(self.llm, policy, self.request_stats, settings.audio_queue_messages)
-
-    @contextlib.asynccontextmanager
-    async def place(self, session: Admitted) -> AsyncIterator[None]:
-        """Room for one more session of the current caller. Raises Overloaded, QuotaExceeded or Unavailable."""
-        with self.admission.admit(session):
-            async with self.quotas.stream(current_caller()):
-                yield
 
 
 class Session:

@@ -8,8 +8,9 @@ from collections.abc import AsyncGenerator, AsyncIterator
 import grpc.aio
 
 from gateway.downstream import answer, call_with_retry
+from gateway.session.context import GatewayContext
 from gateway.session.options import SpeechOptions
-from gateway.session.session import GatewayContext, Input, Session
+from gateway.session.session import Input, Session
 from gateway.session.turn import utterance_seed
 from gateway.utterance.utterance import AudioPart, UtteranceStream
 from gateway.voices.resolver import UPLOAD_PART_BYTES

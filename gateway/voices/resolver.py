@@ -11,11 +11,11 @@ import structlog
 
 from gateway.auth.caller import current_caller
 from gateway.downstream import answer, call_with_retry
-from gateway.session.options import NamedVoice, PromptVoice
 from gateway.single_flight import SingleFlight
 from gateway.voices.content_cache import VoiceContentCache
 from gateway.voices.deletion import VoiceDeletion
 from gateway.voices.record import VoiceRecord
+from gateway.voices.reference import NamedVoice, PromptVoice
 from gateway.voices.store import VoiceStore, find
 from lighttts.v1 import encode_pb2, encode_pb2_grpc, voice_pb2
 from services.common import tracing

@@ -23,8 +23,7 @@ from services.llm.engine.backends import Backend, CostModel, SimulatedBackend
 from services.llm.engine.engine import LlmEngine
 from services.llm.engine.scheduler import EngineLimits, earliest_deadline, fifo
 from services.llm.engine.sequence import FailedEvent, Request, TokensEvent
-from services.llm.model.attention import DecodeAttention, gathered
-from services.llm.model.kv_cache import KVCache, Rows, build_batch
+from services.llm.model.kv_cache import DecodeAttention, KVCache, Rows, build_batch, gathered
 from services.llm.model.model import SpeechLM, load_speech_lm
 from services.llm.model.torch_backend import TorchBackend, TorchOptions
 from services.llm.settings import LlmSettings

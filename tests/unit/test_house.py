@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SERVICES = ("encode", "llm", "decode")
 LONGEST_FILE = 400
+LARGEST_FOLDER = 14
+SHIPPED = ("services", "gateway", "cli")
 CODE = ("services", "gateway", "cli", "tools", "tests", "benchmarks")
 
 ENGINE_FOLDERS = {"llm": ("engine", "model"), "decode": ("engine", "estimators", "flow", "vocoder")}
@@ -84,6 +88,48 @@ def test_engines_import_nothing_but_torch_and_numpy(service: str) -> None:
 def test_no_file_is_too_long() -> None:
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in python_files(*CODE)}
     assert not [f"{path.relative_to(ROOT)}: {lines}" for path, lines in lengths.items() if lines > LONGEST_FILE]
+
+
+def test_no_folder_holds_too_many_modules() -> None:
+    """`__init__` and `__main__` are no choices of a reader who looks for a place."""
+    modules = Counter(path.parent for path in python_files(*SHIPPED, "tools") if not path.stem.startswith("__"))
+    assert not {str(folder.relative_to(ROOT)): n for folder, n in modules.items() if n > LARGEST_FOLDER}
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports under TYPE_CHECKING and inside functions count: they hide a circle, they do not remove it."""
+    modules = {module_name(path): path for path in python_files(*SHIPPED, "tools")}
+    graph = {
+        name: {known for module in imported_names(path) if (known := closest(module, modules)) and known != name}
+        for name, path in modules.items()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported_names(path: Path) -> Iterator[str]:
+    """As `imports`, with the imported names, which may be modules."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def closest(name: str, modules: Mapping[str, Path]) -> str | None:
+    """The module that `name` is, or the one that defines it; None for modules that are not ours.
+
+    A package is not the module of the names that it imports from its own modules.
+    """
+    while name and name not in modules:
+        name = name.rpartition(".")[0]
+    return name or None
 
 
 def test_the_gateway_needs_no_torch() -> None:

@@ -14,9 +14,9 @@ from starlette.types import Receive, Scope, Send
 from gateway import metrics
 from gateway.api.common.fields import named_as
 from gateway.cache.synthesis import speech
+from gateway.session.context import GatewayContext
 from gateway.session.options import SpeechOptions
 from gateway.session.output import Events
-from gateway.session.session import GatewayContext
 from lighttts.v1 import audio_pb2
 from services.common.errors import LightTtsError
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import grpc.aio
 
 from gateway import metrics
+from gateway.api.common.audio_upload import as_wav, is_file
 from gateway.api.common.fields import named_as
-from gateway.api.common.prompt_audio import as_wav, is_file
 from gateway.api.common.response import audio_bytes
 from gateway.api.cosyvoice import requests as cosyvoice
 from gateway.cache.synthesis import speech
-from gateway.session.session import GatewayContext
+from gateway.session.context import GatewayContext
 from lighttts.compat import cosyvoice_pb2, cosyvoice_pb2_grpc
 from lighttts.v1 import tts_pb2
 from services.common.errors import InvalidInput

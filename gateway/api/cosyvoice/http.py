@@ -13,7 +13,7 @@ from gateway.api.common.response import SpeechResponse
 from gateway.api.cosyvoice import requests as cosyvoice
 from gateway.api.lighttts import http as lighttts
 from gateway.api.lighttts.http import AUDIO_ANSWER
-from gateway.session.session import GatewayContext
+from gateway.session.context import GatewayContext
 from lighttts.v1 import tts_pb2
 
 FIELDS = cosyvoice.FIELDS | {"audio": "prompt_wav"}

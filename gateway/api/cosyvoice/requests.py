@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from gateway.api.lighttts.http import pcm
+from gateway.session.context import GatewayContext
 from gateway.session.options import SpeechOptions, check_text
-from gateway.session.session import GatewayContext
 from lighttts.v1 import tts_pb2
 
 SAMPLE_RATE = 22050

@@ -12,9 +12,9 @@ from fastapi.responses import Response
 from gateway.api.common.errors import MESSAGE_ERRORS
 from gateway.api.common.fields import named_as
 from gateway.api.common.response import SpeechResponse, audio_bytes
+from gateway.session.context import GatewayContext
 from gateway.session.options import SpeechOptions, check_text
 from gateway.session.output import Events
-from gateway.session.session import GatewayContext
 from lighttts.v1 import audio_pb2, tts_pb2
 from services.common.errors import Internal, InvalidInput
 

@@ -14,8 +14,9 @@ from gateway.api.common.response import audio_bytes
 from gateway.api.lighttts.http import DEFAULT_STYLE, FIELDS, SAMPLE_RATE, pcm, style_of
 from gateway.auth.authentication import chosen_protocol
 from gateway.closable_queue import ClosableQueue
+from gateway.session.context import GatewayContext
 from gateway.session.options import SpeechOptions
-from gateway.session.session import GatewayContext, Input, Session, TextInput
+from gateway.session.session import Input, Session, TextInput
 from lighttts.v1 import tts_pb2
 from services.common.errors import InvalidInput, LightTtsError
 

@@ -9,9 +9,10 @@ import grpc.aio
 
 from gateway import metrics
 from gateway.cache.synthesis import speech
+from gateway.session.context import GatewayContext
 from gateway.session.options import SpeechOptions, check_text
 from gateway.session.output import Event
-from gateway.session.session import CancelInput, FlushInput, GatewayContext, Input, PositionInput, Session, TextInput
+from gateway.session.session import CancelInput, FlushInput, Input, PositionInput, Session, TextInput
 from gateway.session.voice_conversion import ConversionSession
 from lighttts.v1 import audio_pb2, tts_pb2, tts_pb2_grpc
 from services.common.errors import InvalidInput

@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from gateway import metrics
 from gateway.auth.caller import current_caller
-from gateway.session.session import GatewayContext
+from gateway.session.context import GatewayContext
 from gateway.voices.record import NewVoice, VoiceRecord
 from lighttts.v1 import tts_pb2, tts_pb2_grpc
 from services.common.errors import InvalidInput

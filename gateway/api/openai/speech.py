@@ -11,13 +11,13 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
+from gateway.api.common.audio_upload import InlineAudio, decode_audio
 from gateway.api.common.errors import OPENAI_ERRORS
 from gateway.api.common.fields import named_as
-from gateway.api.common.inline_audio import InlineAudio, decode_audio
 from gateway.api.common.response import SpeechResponse
+from gateway.session.context import GatewayContext
 from gateway.session.options import SpeechOptions, check_text
 from gateway.session.output import Events
-from gateway.session.session import GatewayContext
 from gateway.styles import list_styles
 from lighttts.v1 import audio_pb2, tts_pb2
 from services.common.errors import NotFound

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from gateway.api.common.errors import OPENAI_ERRORS, OpenAIError
 from gateway.api.common.fields import named_as
 from gateway.auth.caller import current_caller
-from gateway.session.session import GatewayContext
+from gateway.session.context import GatewayContext
 from gateway.voices.record import NewVoice, VoiceRecord
 from services.common.errors import InvalidInput
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gateway.api.common.prompt_audio import A_LAW, MU_LAW, PCM, as_wav, is_file
+from gateway.api.common.audio_upload import A_LAW, MU_LAW, PCM, as_wav, is_file
 from lighttts.compat import riva_common_pb2, riva_tts_pb2
 from lighttts.v1 import audio_pb2, tts_pb2
 from services.common.errors import InvalidInput

@@ -12,13 +12,14 @@ import grpc.aio
 
 from gateway import metrics
 from gateway.api.common.fields import named_as
-from gateway.api.common.voice_list import voice_names
 from gateway.api.riva import request as riva_request
 from gateway.api.riva.request import FIELDS
 from gateway.audio.container_headers import with_length
+from gateway.auth.caller import current_caller
 from gateway.cache.synthesis import speech
+from gateway.session.context import GatewayContext
 from gateway.session.options import SpeechOptions, check_text, speakable
-from gateway.session.session import FlushInput, GatewayContext, Input, Session, TextInput
+from gateway.session.session import FlushInput, Input, Session, TextInput
 from lighttts.compat import riva_common_pb2, riva_tts_pb2, riva_tts_pb2_grpc
 from lighttts.v1 import audio_pb2, tts_pb2
 from services.common.errors import InvalidInput
@@ -81,7 +82,7 @@ class RivaServicer(riva_tts_pb2_grpc.RivaSpeechSynthesisServicer):
         """One entry per language, with all voices. Clients ask for other products' models, so the name is no filter."""
         with metrics.count_errors(FRONT):
             model = self._context.voices.model
-            names = await voice_names(self._context)
+            names = await _voice_names(self._context)
             subvoices = ",".join(f"{name}:{number}" for number, name in enumerate(names))
             response = riva_tts_pb2.RivaSynthesisConfigResponse()
             for language in model.languages:
@@ -158,3 +159,9 @@ def _response(request: Request, audio: bytes) -> Response:
     if request.HasField("id"):
         response.id.CopyFrom(riva_common_pb2.RequestId(value=request.id.value))
     return response
+
+
+async def _voice_names(context: GatewayContext) -> tuple[str, ...]:
+    """Names of the checkpoint's voices, then those of the caller's own."""
+    registered = await context.registry.owned(current_caller())
+    return (*context.voices.model.voices, *(record.name for record in registered))

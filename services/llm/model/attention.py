@@ -1,32 +1,10 @@
-"""Attention of decoding rows over the paged cache: one query row per sequence, keys and values scattered in blocks.
-
-Two implementations share one signature. `gathered` copies the blocks side by side and uses torch's own kernel; it runs
-anywhere. `services.llm.model.paged_kernel.paged` reads the blocks where they lie and runs on CUDA.
-"""
+"""Attention over the rows of one sequence, and rotary embeddings."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from services.llm.model.kv_cache import KVCache, StepBatch
-
-
-class DecodeAttention(Protocol):
-    """The seam between the model and its attention kernels."""
-
-    def __call__(self, query: Tensor, layer: int, batch: StepBatch, cache: KVCache) -> Tensor:
-        """query [D, kv_heads, group, head_dim] of `batch`'s D decoding rows; returns the same shape."""
-
-
-def gathered(query: Tensor, layer: int, batch: StepBatch, cache: KVCache) -> Tensor:
-    """Copies each sequence's blocks side by side, then one masked scaled-dot-product attention for all."""
-    keys, values = cache.read(layer, batch.decode_table)
-    return F.scaled_dot_product_attention(query, keys, values, attn_mask=batch.decode_mask)
 
 
 def causal(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:

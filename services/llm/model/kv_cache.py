@@ -2,19 +2,36 @@
 
 Keys and values of all sequences share two tensors cut into blocks of `block_size` rows. A sequence owns a list of
 blocks; its row p lies in block `blocks[p // block_size]` at offset `p % block_size`.
+
+Attention of decoding rows has two implementations with one signature, `DecodeAttention`: `gathered` copies the blocks
+into one buffer and uses torch's kernel on any device; `paged_kernel.paged` reads the blocks in place on CUDA.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from services.common.checkpoint.model_dir import LlmConfig
-from services.llm.model.attention import DecodeAttention, gathered
 from services.llm.model.int8 import quantize
+
+
+class DecodeAttention(Protocol):
+    """The seam between the model and its attention kernels."""
+
+    def __call__(self, query: Tensor, layer: int, batch: StepBatch, cache: KVCache) -> Tensor:
+        """query [D, kv_heads, group, head_dim] of `batch`'s D decoding rows; returns the same shape."""
+
+
+def gathered(query: Tensor, layer: int, batch: StepBatch, cache: KVCache) -> Tensor:
+    """Copies each sequence's blocks side by side, then one masked scaled-dot-product attention for all."""
+    keys, values = cache.read(layer, batch.decode_table)
+    return F.scaled_dot_product_attention(query, keys, values, attn_mask=batch.decode_mask)
 
 
 class KVCache:

@@ -13,9 +13,8 @@ from torch import Tensor
 from services.common.engine.thread import current_device
 from services.llm.engine.backends import NonFiniteLogits
 from services.llm.engine.scheduler import ScheduledSequence
-from services.llm.model.attention import DecodeAttention, gathered
 from services.llm.model.decode_program import MOST_STEPS, DecodeProgram, ProgramRow
-from services.llm.model.kv_cache import KVCache, Rows, build_batch
+from services.llm.model.kv_cache import DecodeAttention, KVCache, Rows, build_batch, gathered
 from services.llm.model.model import SpeechLM
 from services.llm.model.sampling import NOT_FINITE, CounterDraw, Draw, SamplingBatch, SamplingRow, sample
 

@@ -23,7 +23,7 @@ from services.llm import loading
 from services.llm.engine.layout import Prompt
 from services.llm.loading import load_engine
 from services.llm.model import torch_backend
-from services.llm.model.attention import gathered
+from services.llm.model.kv_cache import gathered
 from services.llm.model.model import SpeechLM, load_speech_lm
 from services.llm.model.torch_backend import TorchBackend, TorchOptions
 from services.llm.settings import LlmSettings

@@ -34,7 +34,7 @@ def run_with_triton(script: str, *arguments: str, **environment: str) -> None:
 ARITHMETIC = """
 import torch
 from services.common.checkpoint.model_dir import open_model_dir
-from services.llm.model.attention import gathered
+from services.llm.model.kv_cache import gathered
 from services.llm.model.kv_cache import KVCache, Rows, lay_out
 from services.llm.model.paged_kernel import paged
 config = open_model_dir("models/tiny").llm

@@ -1,8 +1,13 @@
-"""Prompts that come as bare samples: the services read audio files, so they get a WAV header."""
+"""Prompt recordings as clients send them: base64 inside JSON, or samples without a file header."""
 
 from __future__ import annotations
 
+import base64
+import binascii
 import struct
+from typing import Annotated
+
+from pydantic import Field
 
 from services.common.errors import InvalidInput
 
@@ -10,6 +15,10 @@ PCM, A_LAW, MU_LAW = 1, 6, 7
 """WAV's numbers of the layouts of samples."""
 
 _FILE_MARKS = (b"RIFF", b"fLaC", b"OggS", b"ID3")
+
+InlineAudio = Annotated[
+    str, Field(description="An audio file (WAV, FLAC, MP3, Ogg): base64, or a data URL with base64.")
+]
 
 
 def is_file(audio: bytes) -> bool:
@@ -30,3 +39,16 @@ def as_wav(samples: bytes, rate: int, layout: int = PCM) -> bytes:
     form = struct.pack("<4sIHHIIHH", b"fmt ", 16, layout, 1, rate, rate * width, width, 8 * width)
     data = struct.pack("<4sI", b"data", len(samples)) + samples
     return struct.pack("<4sI4s", b"RIFF", 4 + len(form) + len(data), b"WAVE") + form + data
+
+
+def decode_audio(text: str) -> bytes:
+    """The file's bytes. Raises InvalidInput for what is neither; addresses of files are not fetched."""
+    if text.startswith(("http://", "https://", "file://")):
+        raise InvalidInput("files are not fetched from addresses; send the file itself, in base64", field="audio")
+    _, comma, data = text.partition(",") if text.startswith("data:") else ("", ",", text)
+    try:
+        if not comma:
+            raise ValueError("a data URL without a comma")
+        return base64.b64decode("".join(data.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidInput(f"the audio is not base64 ({error}); send the whole file so", field="audio") from error

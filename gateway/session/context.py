@@ -1,0 +1,48 @@
+"""What all sessions of a gateway share."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from gateway.auth.admission import Admission, Admitted
+from gateway.auth.caller import current_caller
+from gateway.auth.quota import Quotas
+from gateway.cache.speech_cache import SpeechCache
+from gateway.request_stats import RequestStats
+from gateway.settings import GatewaySettings
+from gateway.utterance.utterance import LlmClientContext
+from gateway.voices.registry import VoiceRegistry
+from gateway.voices.resolver import VoiceResolver
+from services.common.pool import Pool
+from services.common.workers.failover import MovePolicy
+
+
+@dataclass(frozen=True)
+class GatewayContext:
+    """What all sessions of a gateway share."""
+
+    settings: GatewaySettings
+    voices: VoiceResolver
+    encode: Pool
+    llm: Pool
+    admission: Admission
+    quotas: Quotas
+    registry: VoiceRegistry
+    speech_cache: SpeechCache | None = None
+    request_stats: RequestStats = field(default_factory=RequestStats)
+
+    @property
+    def llm_client_context(self) -> LlmClientContext:
+        """What an utterance needs to be spoken."""
+        settings = self.settings
+        policy = MovePolicy(settings.llm_silence_seconds, settings.llm_stall_seconds, settings.llm_max_moves)
+        return LlmClientContext(self.llm, policy, self.request_stats, settings.audio_queue_messages)
+
+    @contextlib.asynccontextmanager
+    async def place(self, session: Admitted) -> AsyncIterator[None]:
+        """Room for one more session of the current caller. Raises Overloaded, QuotaExceeded or Unavailable."""
+        with self.admission.admit(session):
+            async with self.quotas.stream(current_caller()):
+                yield

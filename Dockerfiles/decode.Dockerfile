@@ -18,4 +18,4 @@ COPY models/tiny models/tiny
 COPY services services
 COPY gateway gateway
 EXPOSE 50061
-CMD ["python", "-m", "services.decode"]
+CMD ["python", "-P", "-m", "services.decode"]

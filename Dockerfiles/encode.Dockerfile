@@ -4,4 +4,4 @@ FROM ${BASE}
 COPY models/tiny models/tiny
 COPY services/encode services/encode
 EXPOSE 50051
-CMD ["python", "-m", "services.encode"]
+CMD ["python", "-P", "-m", "services.encode"]

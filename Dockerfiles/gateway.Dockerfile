@@ -8,4 +8,4 @@ RUN env -u PYTHONDONTWRITEBYTECODE python -c \
     "import cli.main, gateway.server, kubernetes.aio.client.api.discovery_v1_api, redis.asyncio"
 USER 10001:10001
 EXPOSE 50050 8080 50000
-CMD ["python", "-m", "gateway"]
+CMD ["python", "-P", "-m", "gateway"]

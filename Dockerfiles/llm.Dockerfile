@@ -4,4 +4,4 @@ FROM ${BASE}
 COPY models/tiny models/tiny
 COPY services/llm services/llm
 EXPOSE 50052
-CMD ["python", "-m", "services.llm"]
+CMD ["python", "-P", "-m", "services.llm"]

@@ -23,7 +23,7 @@ from cli.demo import demo as run_demo
 from cli.fetch import FetchError, wait_for
 from cli.fetch import fetch as fetch_checkpoint
 from cli.local.ports import HOST, PortError, default_ports, free_ports
-from cli.local.process import WorkerError
+from cli.local.process import WorkerError, module_command
 from cli.local.stack import Stack, StackConfig
 from cli.progress import DownloadProgress
 from cli.say import check_speech, make_config, say_to_file, show_speech
@@ -156,7 +156,7 @@ def prepare(
     }
     flags |= {"--decode-cache-dir": cache_dir} if cache_dir is not None else {}
     words = (str(word) for pair in flags.items() for word in pair)
-    command = (sys.executable, "-m", "services.decode.prepare", *words)
+    command = module_command("services.decode.prepare", *words)
     raise typer.Exit(subprocess.run(command, check=False).returncode)  # noqa: S603 - our own module, torch stays there
 
 

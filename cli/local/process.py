@@ -27,13 +27,22 @@ HEALTH_INTERVAL = 0.1
 """Seconds between looks at a starting worker's health."""
 
 
+def module_command(module: str, *flags: str) -> tuple[str, ...]:
+    """Command line that runs a module of the installed package with this Python.
+
+    -P keeps the current directory off the import path. Without it, a file there with a library's name (`h11.py`) would
+    be imported instead of the library.
+    """
+    return (sys.executable, "-P", "-m", module, *flags)
+
+
 class WorkerError(Exception):
     """A worker did not start; the message names it, says why, and ends with the last lines of its log."""
 
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """How one process is started: `python -m module *flags`, reachable at `address`, writing to `log_file`."""
+    """How one process is started: `module` with `flags`, reachable at `address`, writing to `log_file`."""
 
     name: str
     module: str
@@ -139,10 +148,7 @@ class Worker:
         with self.spec.log_file.open("ab") as output:
             self._log_start = output.tell()
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                self.spec.module,
-                *self.spec.flags,
+                *module_command(self.spec.module, *self.spec.flags),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

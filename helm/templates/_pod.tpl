@@ -233,7 +233,7 @@ containers:
   - name: prepare
     image: {{ include "light-tts.image" (dict "root" $root "image" $values.image) }}
     imagePullPolicy: {{ default "IfNotPresent" $values.image.pullPolicy }}
-    command: [python, -m, services.decode.prepare]
+    command: [python, -P, -m, services.decode.prepare]
     envFrom:
       - configMapRef:
           name: {{ include "light-tts.component" . }}

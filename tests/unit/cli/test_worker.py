@@ -93,6 +93,17 @@ async def test_a_worker_serves_and_stops(make_worker: MakeWorker, events: Events
     assert events.kinds() == ["starting", "serving", "stopped"]
 
 
+async def test_files_of_the_current_folder_are_not_imported(
+    make_worker: MakeWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for library in ("grpc", "h11"):
+        (tmp_path / f"{library}.py").write_text("raise RuntimeError('this is the wrong file')")
+    monkeypatch.chdir(tmp_path)
+    worker = make_worker()
+    await worker.start()
+    assert await is_serving(worker.address)
+
+
 async def test_a_worker_that_ends_while_starting_tells_why(make_worker: MakeWorker) -> None:
     worker = make_worker("--fail", '{"event": "cannot start", "level": "error", "reason": "no such model"}')
     with pytest.raises(WorkerError, match="fake ended while starting") as caught:

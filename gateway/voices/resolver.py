@@ -11,7 +11,6 @@ import structlog
 
 from gateway.auth.caller import current_caller
 from gateway.downstream import answer, call_with_retry
-from gateway.single_flight import SingleFlight
 from gateway.voices.content_cache import VoiceContentCache
 from gateway.voices.deletion import VoiceDeletion
 from gateway.voices.record import VoiceRecord
@@ -21,6 +20,7 @@ from lighttts.v1 import encode_pb2, encode_pb2_grpc, voice_pb2
 from services.common import tracing
 from services.common.errors import NotFound, Unavailable
 from services.common.pool import Pool
+from services.common.single_flight import SingleFlight
 from services.common.telemetry import current_request_id
 from services.common.voices.voice import voice_hash
 
@@ -52,7 +52,7 @@ class VoiceResolver:
         self._known: dict[tuple[str, str], str] = {}
         """Hashes of registered voices by owner and id, while anything of them may be in this process's memory."""
         self._left: set[asyncio.Task[None]] = set()
-        self._flights: SingleFlight[str, voice_pb2.VoiceContent] = SingleFlight()
+        self._lookups: SingleFlight[str, voice_pb2.VoiceContent] = SingleFlight()
         self._model: encode_pb2.DescribeModelResponse | None = None
 
     @property
@@ -120,7 +120,7 @@ class VoiceResolver:
                 header.timbre_only = True
         content = self._memory.get(key)
         if content is None:
-            content = await self._flights.run(key, lambda: self._extract(key, header, audio))
+            content = await self._lookups.run(key, lambda: self._extract(key, header, audio))
         return content
 
     async def examine(self, audio: bytes, transcript: str) -> voice_pb2.VoiceContent:
@@ -176,7 +176,7 @@ class VoiceResolver:
         key = f"registered {record.owner} {record.id}"
         content = self._memory.get(key)
         if content is None:
-            content = await self._flights.run(key, lambda: self._load(key, record))
+            content = await self._lookups.run(key, lambda: self._load(key, record))
         return content
 
     async def _load(self, key: str, record: VoiceRecord) -> voice_pb2.VoiceContent:

@@ -43,7 +43,7 @@ class VoiceExtractorCache:
         self._limit = parallel + max_queue
         self._work = 0
         self._threads = ThreadPoolExecutor(parallel, thread_name_prefix="voice")
-        self._flights: SingleFlight[str, Found] = SingleFlight()
+        self._extractions: SingleFlight[str, Found] = SingleFlight()
         metrics.watch_cache(cache)
 
     @property
@@ -92,7 +92,7 @@ class VoiceExtractorCache:
         if voice is not None:
             metrics.VOICES.labels("cached").inc()
             return Found(voice, cached=True)
-        return await self._flights.run(key, lambda: self._extract(audio, transcript))
+        return await self._extractions.run(key, lambda: self._extract(audio, transcript))
 
     async def speech(self, audio: bytes) -> Speech:
         """The speech tokens of a recording. Raises InvalidInput; Overloaded when the queue is full."""

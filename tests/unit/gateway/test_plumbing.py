@@ -1,4 +1,4 @@
-"""The session's parts: channel, inbox, shared work, voice cache, admission, seeds."""
+"""The session's parts: queues, admission, task groups, seeds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from gateway.closable_queue import ClosableQueue
 from gateway.session.options import speakable
 from gateway.session.text_queue import End, Flush, TextQueue
 from gateway.session.turn import utterance_seed
-from gateway.single_flight import SingleFlight
 from services.common.errors import LightTtsError, Overloaded, Unavailable
 
 
@@ -86,52 +85,6 @@ async def test_the_inbox_waits() -> None:
     assert not taking.done()
     inbox.put("a")
     assert await taking == "a"
-
-
-async def test_equal_work_is_done_once_and_its_error_is_everybodys() -> None:
-    flights: SingleFlight[str, int] = SingleFlight()
-    begun = 0
-    gate = asyncio.Event()
-
-    async def work() -> int:
-        nonlocal begun
-        begun += 1
-        await gate.wait()
-        if begun == 1:
-            raise Unavailable("once")
-        return begun
-
-    both = [asyncio.create_task(flights.run("key", work)) for _ in range(2)]
-    await asyncio.sleep(0)
-    gate.set()
-    results = await asyncio.gather(*both, return_exceptions=True)
-    assert [type(result) for result in results] == [Unavailable, Unavailable]
-    assert await flights.run("key", work) == 2
-
-
-async def test_work_nobody_waits_for_is_cancelled_and_then_begun_anew() -> None:
-    flights: SingleFlight[str, int] = SingleFlight()
-    cancelled = 0
-
-    async def never() -> int:
-        nonlocal cancelled
-        try:
-            return await asyncio.Future[int]()
-        finally:
-            cancelled += 1
-
-    async def at_once() -> int:
-        return 1
-
-    waiting = [asyncio.create_task(flights.run("key", never)) for _ in range(2)]
-    await asyncio.sleep(0)
-    waiting[0].cancel()
-    await asyncio.wait({waiting[0]})
-    assert cancelled == 0
-    waiting[1].cancel()
-    await asyncio.wait({waiting[1]})
-    assert cancelled == 1
-    assert await flights.run("key", at_once) == 1
 
 
 class Running:

@@ -95,12 +95,13 @@ lint: setup protos ## Check style, types and protos (ruff, mypy --strict, buf wh
 	@if command -v npm >/dev/null; then $(MAKE) $(BUF) && $(BUF) lint protos && echo "buf lint: no issues"; \
 	else echo "buf lint: skipped, npm is not installed"; fi
 
-format: setup protos ## Format the Python code, sort its imports, and write what is made from it: schema, dashboards, settings
+format: setup protos ## Format the Python code, sort its imports, and write what is made from it: schema, dashboards, settings, version
 	@$(BIN)/ruff check --select I --fix --quiet .
 	@$(BIN)/ruff format .
 	@$(BIN)/python -m tools.chart.schema helm/values.schema.json
 	@$(BIN)/python -m tools.dashboards helm/dashboards
 	@$(BIN)/python -m tools.settings_reference docs/settings.md
+	@$(BIN)/python -m tools.versions helm/Chart.yaml
 
 clean: ## Remove everything that was generated, .venv included
 	@rm -rf .venv .tools lighttts build .run gpu_check_out demo.wav *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

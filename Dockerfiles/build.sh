@@ -4,7 +4,7 @@
 #   BUILDER     docker, podman or buildah (default: docker)
 #   BASE_IMAGE  Debian with python3 and venv (default: python:3.11-slim-bookworm)
 #   IMAGES      registry and path before the names (default: docker.io/light-tts)
-#   VERSION     the tag (default: the chart's appVersion)
+#   VERSION     the tag (default: the version in pyproject.toml)
 #   TENSORRT    yes puts TensorRT into decode's CUDA variant
 #   EXTRAS      extras of the gateway (default: k8s,redis,otel; aac is the other)
 #   BUILD_FLAGS further arguments of every build, such as an index: --build-arg PIP_EXTRA_INDEX_URL=...
@@ -15,7 +15,7 @@ action=${1:?build or push}
 variant=${2:?cpu or cuda}
 builder=${BUILDER:-docker}
 images=${IMAGES:-docker.io/light-tts}
-version=${VERSION:-$(sed -n 's/^appVersion: "\(.*\)"$/\1/p' helm/Chart.yaml)}
+version=${VERSION:-$(sed -n 's/^version = "\(.*\)"$/\1/p' pyproject.toml)}
 base=$images/light-tts-base:$version
 
 read -ra flags <<<"${BUILD_FLAGS:-}"

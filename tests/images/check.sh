@@ -11,7 +11,7 @@ cd "$(dirname "$0")/../.."
 packages=(buildah podman runc netavark aardvark-dns conmon catatonit uidmap debootstrap iptables)
 base=${BASE_IMAGE:-docker.io/library/python:3.11-slim-bookworm}
 images=${IMAGES:-docker.io/light-tts}
-version=$(sed -n 's/^appVersion: "\(.*\)"$/\1/p' helm/Chart.yaml)
+version=$(sed -n 's/^version = "\(.*\)"$/\1/p' pyproject.toml)
 network=light-tts-check
 scratch=$(mktemp -d)
 containers=()

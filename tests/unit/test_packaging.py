@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
+
+from tools.versions import package_version, with_version
 
 ROOT = Path(__file__).parents[2]
 RUN_PYTHON = re.compile(r"""\bpython\b[\s"',]*(-P[\s"',]*)?-m[\s"',]*(?:services|gateway)\b""")
@@ -17,3 +22,33 @@ def test_services_import_nothing_from_their_current_folder(folder: str) -> None:
     commands = [(path.name, match) for path, text in texts.items() for match in RUN_PYTHON.finditer(text)]
     assert len(commands) >= 4
     assert not [f"{name}: {match[0]}" for name, match in commands if match[1] is None]
+
+
+def test_the_chart_has_the_version_of_the_package() -> None:
+    chart = yaml.safe_load((ROOT / "helm" / "Chart.yaml").read_text(encoding="utf-8"))
+    assert (chart["version"], chart["appVersion"]) == (package_version(), package_version()), "run: make format"
+
+
+@pytest.mark.parametrize("variant", ["cpu", "cuda"])
+def test_images_are_tagged_with_the_version_of_the_package(variant: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in ("VERSION", "IMAGES")}
+    done = subprocess.run(
+        [ROOT / "Dockerfiles" / "build.sh", "push", variant],
+        env={**environment, "BUILDER": "echo"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    version = package_version()
+    services = [f"{service}:{version}-{variant}" for service in ("encode", "llm", "decode")]
+    names = [f"gateway:{version}", *services]
+    assert done.stdout.splitlines() == [f"push docker.io/light-tts/light-tts-{name}" for name in names]
+
+
+def test_the_changelog_has_a_section_for_the_version() -> None:
+    assert f"\n## {package_version()}\n" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_a_new_version_is_written_into_the_chart() -> None:
+    chart = 'apiVersion: v2\nname: light-tts\nversion: 0.1.0\nappVersion: "0.1.0"\nkubeVersion: ">=1.31.0-0"\n'
+    assert with_version(chart, "1.20.3") == chart.replace("0.1.0", "1.20.3")

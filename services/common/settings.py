@@ -6,17 +6,37 @@ then from the defaults below. `--help` of each service prints every field with i
 
 from __future__ import annotations
 
+import logging
 import socket
 import sys
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.common.tls import TlsFiles
 
 EMBEDDED_MODEL = Path(__file__).resolve().parents[2] / "models" / "tiny"
+
+log = logging.getLogger(__name__)
+
+
+def renamed_value(old: str, new: str) -> BeforeValidator:
+    """Accept the former value `old` of a setting as `new`, and log a warning that names the setting and the new value.
+
+    Annotates a field: `backend: Annotated[Literal["torch", "simulated"], renamed_value("clocked", "simulated")]`.
+    """
+
+    def convert(value: object, info: ValidationInfo) -> object:
+        if value != old:
+            return value
+        # Before the log is configured, such a line goes to stderr as it is.
+        variable = f"LIGHTTTS_{str(info.field_name).upper()}"
+        log.warning("%s=%s is deprecated and will be refused in the next release; set %s instead", variable, old, new)
+        return new
+
+    return BeforeValidator(convert)
 
 
 class Settings(BaseSettings):

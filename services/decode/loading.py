@@ -37,8 +37,8 @@ STAND_IN_SHARE = 0.25
 
 def load_backend(settings: DecodeSettings, model: ModelDir) -> Backend:
     """A loaded and warmed backend. Raises StartError or ModelDirError."""
-    if settings.decode_backend == "clocked":
-        return _clocked(settings, model)
+    if settings.decode_backend == "simulated":
+        return _simulated(settings, model)
     backend, device = on_device(
         settings.device,
         lambda device: _on(settings, model, device),
@@ -153,9 +153,9 @@ def memory_share(settings: DecodeSettings, device: torch.device) -> float:
     return min(settings.decode_memory_fraction, STAND_IN_SHARE) if stands_in else settings.decode_memory_fraction
 
 
-def _clocked(settings: DecodeSettings, model: ModelDir) -> SimulatedBackend:
+def _simulated(settings: DecodeSettings, model: ModelDir) -> SimulatedBackend:
     if settings.decode_cost_file is None:
-        raise StartError("the clocked backend needs a cost file; set LIGHTTTS_DECODE_COST_FILE")
+        raise StartError("the simulated backend needs a cost file; set LIGHTTTS_DECODE_COST_FILE")
     try:
         costs = CostModel.read(settings.decode_cost_file)
     except ValueError as error:
@@ -170,5 +170,5 @@ def prepare(model: ModelDir, settings: DecodeSettings) -> Path:
     """
     backend = load_backend(settings, model)
     if not isinstance(backend, TorchBackend):
-        raise StartError("the clocked backend has nothing to prepare")
+        raise StartError("the simulated backend has nothing to prepare")
     return settings.decode_cache_dir

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from services.common.settings import ModelServiceSettings
+from services.common.settings import ModelServiceSettings, renamed_value
 
 
 class DecodeSettings(ModelServiceSettings):
@@ -15,15 +15,17 @@ class DecodeSettings(ModelServiceSettings):
 
     port: int = Field(default=50061, ge=0, le=65535)
     """Port of the gRPC server; 0 takes a free one."""
-    decode_backend: Literal["auto", "torch", "onnx", "tensorrt", "clocked"] = "auto"
+    decode_backend: Annotated[
+        Literal["auto", "torch", "onnx", "tensorrt", "simulated"], renamed_value("clocked", "simulated")
+    ] = "auto"
     """torch appends to kept states; onnx and tensorrt recompute; auto takes the fastest that works here and logs why
-    another one does not. clocked sleeps for a cost model and emits deterministic audio (load and fault tests)."""
+    another one does not. simulated sleeps for a cost model and emits deterministic audio (load and fault tests)."""
     decode_cache_dir: Path = Path.home() / ".cache" / "light-tts"
     """Where exported graphs and built engines are kept; `light-tts prepare` fills it ahead."""
     decode_cost_file: Path | None = None
-    """Cost model of the clocked backend: a JSON file, see the files in services/decode/costs."""
+    """Cost model of the simulated backend: a JSON file, see the files in services/decode/costs."""
     decode_clocked_recompute: bool = False
-    """The clocked backend pays for a stream's whole history with every hop, as servers without state do."""
+    """The simulated backend sleeps for a stream's whole history with every hop, as servers without state do."""
     decode_fixed_hops: bool = False
     """Hops of one chunk whatever the lead, to compare policies."""
     device: str = "cpu"

@@ -1,4 +1,4 @@
-"""The decode service over the wire, with the clocked backend: voices by content, whole audio, hand-over, bad input."""
+"""The decode service over gRPC, with the simulated backend: voices, whole audio, hand-over, bad input."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def decode_service(tmp_path: Path) -> AsyncIterator[tuple[Any, DecodeServi
     """The service, free of cost per frame, and its stub; the block's time is limited."""
     costs = tmp_path / "costs.json"
     costs.write_text('{"batch_s": 0.001, "stream_s": 0, "frame_s": 0}')
-    settings = DecodeSettings(port=0, decode_backend="clocked", decode_cost_file=costs, heartbeat_seconds=0.02)
+    settings = DecodeSettings(port=0, decode_backend="simulated", decode_cost_file=costs, heartbeat_seconds=0.02)
     service = DecodeService(settings)
     server = ServiceServer(service, settings)
     try:

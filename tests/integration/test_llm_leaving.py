@@ -35,7 +35,7 @@ async def decode_service(tmp_path: Path) -> AsyncIterator[str]:
     costs.write_text(json.dumps({"batch_s": 0.001, "stream_s": 0, "frame_s": 0}), encoding="utf-8")
     limits: dict[str, Any] = {"decode_max_streams": CALLS, "decode_max_queue": CALLS, "decode_admission": "off"}
     settings = DecodeSettings(
-        port=0, decode_backend="clocked", decode_cost_file=costs, drain_notice_seconds=0, **limits
+        port=0, decode_backend="simulated", decode_cost_file=costs, drain_notice_seconds=0, **limits
     )
     server = ServiceServer(DecodeService(settings), settings)
     try:

@@ -1,6 +1,6 @@
 """What the engine asks of whatever makes audio, and a backend that keeps time instead of computing.
 
-The real one is `torch_backend.TorchBackend`. `ClockedBackend` lets the whole stack run at a GPU's
+The real one is `torch_backend.TorchBackend`. `SimulatedBackend` lets the whole stack run at a GPU's
 speed, be loaded and be broken, on a machine that has none: it sleeps for a measured cost model and emits audio that
 is a function of absolute sample, tokens and seed. Neither torch nor weights are needed for it.
 """
@@ -181,7 +181,7 @@ class CostModel:
 
 @dataclass
 class SimulatedState:
-    """A stream of the clocked backend."""
+    """A stream of the simulated backend."""
 
     seed: int
     plan: ChunkPlan

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 import pytest
 from pydantic import ValidationError
 
-from services.common.settings import ModelServiceSettings, ServiceSettings, Settings
+from services.common.settings import ModelServiceSettings, ServiceSettings, Settings, renamed_value
 from services.encode.settings import EncodeSettings
 from services.llm.settings import LlmSettings
 
@@ -74,3 +76,22 @@ def test_settings_do_not_change() -> None:
         settings.port = 1  # type: ignore[misc]
     with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
         ServiceSettings(prot=1)  # type: ignore[call-arg]
+
+
+class RenamedSettings(Settings):
+    """A setting with a value that was renamed."""
+
+    backend: Annotated[Literal["auto", "new"], renamed_value("old", "new")] = "auto"
+    """The backend."""
+
+
+def test_a_renamed_value_is_accepted_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert RenamedSettings.from_command_line(["--backend", "new"]).backend == "new"
+    assert not caplog.messages
+    monkeypatch.setenv("LIGHTTTS_BACKEND", "old")
+    assert RenamedSettings.from_command_line([]).backend == "new"
+    assert "LIGHTTTS_BACKEND=old is deprecated" in caplog.text
+    with pytest.raises(ValidationError, match="'auto' or 'new'"):
+        RenamedSettings(backend="other")  # type: ignore[arg-type]

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.common.checkpoint.model_dir import open_model_dir
+from services.common.engine.shell import FailedEvent
 from services.decode.engine.backends import Backend
 from services.decode.engine.engine import DecodeEngine
-from services.decode.engine.events import AudioEvent, Event, FailedEvent
+from services.decode.engine.events import AudioEvent, Event
 from services.decode.engine.state import StreamSpec
 from services.decode.engine.torch_backend import TorchBackend
 

@@ -1,4 +1,4 @@
-"""The clocked backend's costs: fitted by the benchmark, read from the files that are kept."""
+"""The simulated backend's costs: fitted by the benchmark, read from the files that are kept."""
 
 from __future__ import annotations
 

@@ -132,13 +132,13 @@ def test_a_backend_that_cannot_be_had_says_why(tmp_path: Path) -> None:
     with pytest.raises(StartError, match=r"tensorrt .*not installed.*LIGHTTTS_DECODE_BACKEND=auto"):
         loaded(decode_backend="tensorrt", decode_cache_dir=tmp_path)
     with pytest.raises(StartError, match="LIGHTTTS_DECODE_COST_FILE"):
-        loaded(decode_backend="clocked")
+        loaded(decode_backend="simulated")
     costs = tmp_path / "costs.json"
     costs.write_text("{}")
     with pytest.raises(StartError, match="cost file"):
-        loaded(decode_backend="clocked", decode_cost_file=costs)
+        loaded(decode_backend="simulated", decode_cost_file=costs)
     costs.write_text('{"batch_s": 0.1, "stream_s": 0, "frame_s": 0}')
-    assert isinstance(loaded(decode_backend="clocked", decode_cost_file=costs), SimulatedBackend)
+    assert isinstance(loaded(decode_backend="simulated", decode_cost_file=costs), SimulatedBackend)
 
 
 def test_auto_keeps_state_where_it_can(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Who decodes next, who is taken on, whose state goes: the rules alone, and in the engine over the clocked backend."""
+"""Order of hops, admission and eviction: the rules alone, and in the engine over the simulated backend."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from services.common.engine.shell import EngineFull
 from services.decode.engine.admission import Demand, busy_share, first_late, overload
 from services.decode.engine.backends import AudioFormat, CostModel, Hop, SimulatedBackend
 from services.decode.engine.chunks import HopPolicy
-from services.decode.engine.engine import DecodeEngine, EngineFull
+from services.decode.engine.engine import DecodeEngine
 from services.decode.engine.scheduler import EngineLimits, Job, Stream, deadline, fifo, pick, ready_jobs, victims
 from services.decode.engine.service_time import ServiceTime
 from services.decode.engine.state import StreamSpec

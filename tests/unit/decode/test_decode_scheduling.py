@@ -1,4 +1,4 @@
-"""The engine's manners, over the clocked backend: order, limits, back-pressure, cancelling, failures that stay home."""
+"""The engine over the simulated backend: order, limits, back-pressure, cancellation, isolated failures."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+from services.common.engine.shell import EngineClosed, EngineFull, FailedEvent
 from services.decode.engine.backends import AudioFormat, CostModel, Hop, HopAudio, SimulatedBackend
 from services.decode.engine.chunks import HopPolicy
-from services.decode.engine.engine import EngineClosed, EngineFull
-from services.decode.engine.events import AudioEvent, Event, FailedEvent
+from services.decode.engine.events import AudioEvent, Event
 from services.decode.engine.scheduler import EngineLimits
 from services.decode.engine.state import StreamError
 from tests.support.cuda import Cuda
@@ -24,7 +24,7 @@ COSTS = CostModel(batch_s=0.02, stream_s=0.01, frame_s=0.001, holdback_frames=12
 SMALL = HopPolicy(15, (25,))
 
 
-def clocked(sleep: Callable[[float], None] = lambda seconds: None) -> SimulatedBackend:
+def simulated(sleep: Callable[[float], None] = lambda seconds: None) -> SimulatedBackend:
     return SimulatedBackend(COSTS, AudioFormat(), sleep)
 
 
@@ -56,16 +56,16 @@ class Poisoned(SimulatedBackend):
 
 def test_batches_run_with_the_backends_device_current(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda, seen = Cuda(monkeypatch), set()
-    backend = clocked(lambda seconds: seen.add(cuda.current))
+    backend = simulated(lambda seconds: seen.add(cuda.current))
     monkeypatch.setattr(backend, "device", torch.device("cuda:1"))
     with support.running(backend) as engine:
         support.speak(engine, support.voice(), support.speech(60)).wait()
     assert seen == {1}
 
 
-def test_clocked_audio_depends_on_sample_token_and_seed_alone() -> None:
+def test_simulated_audio_depends_on_sample_token_and_seed_alone() -> None:
     tokens = support.speech(100)
-    with support.running(clocked()) as engine:
+    with support.running(simulated()) as engine:
         streamed = support.speak(engine, support.voice(seed=4, hops=SMALL), tokens, feed=9)
         audio = streamed.wait()
         whole = support.speak(engine, support.voice(seed=4, hops=HopPolicy(7000)), tokens).wait()
@@ -79,14 +79,14 @@ def test_clocked_audio_depends_on_sample_token_and_seed_alone() -> None:
     assert np.array_equal(support.joined([*streamed.audio_events[:2], *moved.audio_events]), audio)
 
 
-def test_clocked_speed_gives_the_real_number_of_samples() -> None:
-    with support.running(clocked()) as engine:
+def test_simulated_speed_gives_the_real_number_of_samples() -> None:
+    with support.running(simulated()) as engine:
         assert support.speak(engine, support.voice(speed=1.3, hops=SMALL), support.speech(70)).wait().shape == (51360,)
 
 
-def test_clocked_backend_sleeps_for_its_costs() -> None:
+def test_simulated_backend_sleeps_for_its_costs() -> None:
     slept: list[float] = []
-    with support.running(clocked(slept.append)) as engine:
+    with support.running(simulated(slept.append)) as engine:
         support.speak(engine, support.voice(30), support.speech(20)).wait()
     assert sum(slept) == pytest.approx(0.02 + 0.01 + 0.001 * 100)
 
@@ -108,7 +108,7 @@ def test_streams_take_turns() -> None:
         return lambda event: order.append(name)
 
     gate, listener = Gate(), support.Listener()
-    with support.running(clocked(gate)) as engine:
+    with support.running(simulated(gate)) as engine:
         tokens = support.speech(70)
         for name in "ab":
             handle = engine.open(support.voice(30, hops=SMALL), note(name))
@@ -122,7 +122,7 @@ def test_streams_take_turns() -> None:
 
 def test_cancel_takes_effect_within_a_batch() -> None:
     gate, listener = Gate(), support.Listener()
-    with support.running(clocked(gate)) as engine:
+    with support.running(simulated(gate)) as engine:
         handle = engine.open(support.voice(), listener)
         engine.push(handle, support.speech(200), last=True)
         assert gate.asleep.wait(support.TIMEOUT)
@@ -141,7 +141,7 @@ def test_cancel_takes_effect_within_a_batch() -> None:
     ("tokens", "message"), [([1, 6561], "speech token 6561"), ([-1], "speech token -1"), ([0] * 7500, "7500")]
 )
 def test_bad_tokens_fail_their_stream_alone(tokens: list[int], message: str) -> None:
-    with support.running(clocked()) as engine:
+    with support.running(simulated()) as engine:
         good, bad = support.Listener(), support.Listener()
         healthy = engine.open(support.voice(), good)
         engine.push(healthy, support.speech(30))
@@ -155,7 +155,7 @@ def test_bad_tokens_fail_their_stream_alone(tokens: list[int], message: str) -> 
 
 def test_tokens_after_the_last_fail_the_stream() -> None:
     gate, listener = Gate(), support.Listener()
-    with support.running(clocked(gate)) as engine:
+    with support.running(simulated(gate)) as engine:
         handle = engine.open(support.voice(), listener)
         engine.push(handle, support.speech(30), last=True)
         engine.push(handle, [1])
@@ -183,7 +183,7 @@ def test_a_raising_listener_loses_its_own_stream_only() -> None:
     def raising(event: Event) -> None:
         raise ConnectionError("gone")
 
-    with support.running(clocked()) as engine:
+    with support.running(simulated()) as engine:
         engine.push(engine.open(support.voice(), raising), support.speech(100), last=True)
         assert support.speak(engine, support.voice(), support.speech(30)).wait().shape[0] == 960 * 30
         support.wait_until(lambda: engine.stats().failed == 1)
@@ -191,7 +191,7 @@ def test_a_raising_listener_loses_its_own_stream_only() -> None:
 
 
 def test_streams_beyond_the_limit_are_refused_until_one_ends() -> None:
-    with support.running(clocked(), limits=EngineLimits(max_streams=1)) as engine:
+    with support.running(simulated(), limits=EngineLimits(max_streams=1)) as engine:
         listener = support.Listener()
         handle = engine.open(support.voice(), listener)
         with pytest.raises(EngineFull, match="1 streams are open"):
@@ -203,7 +203,7 @@ def test_streams_beyond_the_limit_are_refused_until_one_ends() -> None:
 
 def test_a_long_queue_for_first_audio_refuses_new_streams() -> None:
     gate = Gate()
-    with support.running(clocked(gate), limits=EngineLimits(max_queue=2)) as engine:
+    with support.running(simulated(gate), limits=EngineLimits(max_queue=2)) as engine:
         silent = engine.open(support.voice(), support.Listener())  # has no tokens, so it is not in the queue
         waiting = [support.speak(engine, support.voice(), support.speech(30)) for _ in range(2)]
         with pytest.raises(EngineFull, match="2 streams wait for their first audio"):
@@ -216,7 +216,7 @@ def test_a_long_queue_for_first_audio_refuses_new_streams() -> None:
 
 
 def test_a_slow_reader_pauses_its_stream() -> None:
-    with support.running(clocked()) as engine:
+    with support.running(simulated()) as engine:
         listener = support.Listener()
         handle = engine.open(support.voice(30, hops=SMALL, max_unread_s=1.0), listener)
         engine.push(handle, support.speech(150), last=True)
@@ -233,7 +233,7 @@ def test_a_slow_reader_pauses_its_stream() -> None:
 @pytest.mark.parametrize(("heard", "sizes"), [(0.0, [19, 25, 25, 25, 25, 50, 50]), (1.0, [19] + 6 * [25])])
 def test_hops_grow_with_the_lead_over_the_listener(heard: float, sizes: list[int]) -> None:
     made = []
-    with support.running(clocked(), clock=lambda: 100.0) as engine:
+    with support.running(simulated(), clock=lambda: 100.0) as engine:
         listener = support.Listener()
         handle = engine.open(support.voice(0, max_unread_s=0.5), listener)
         engine.push(handle, support.speech(375))
@@ -248,7 +248,7 @@ def test_hops_grow_with_the_lead_over_the_listener(heard: float, sizes: list[int
 
 
 def test_an_utterance_without_tokens_ends_at_once() -> None:
-    with support.running(clocked()) as engine:
+    with support.running(simulated()) as engine:
         listener = support.Listener()
         engine.push(engine.open(support.voice(), listener), [], last=True)
         assert listener.wait().shape == (0,)
@@ -258,14 +258,14 @@ def test_an_utterance_without_tokens_ends_at_once() -> None:
 
 
 def test_an_idle_engine_still_counts_steps() -> None:
-    with support.running(clocked(), limits=EngineLimits(heartbeat_s=0.001)) as engine:
+    with support.running(simulated(), limits=EngineLimits(heartbeat_s=0.001)) as engine:
         before = engine.steps
         support.wait_until(lambda: engine.steps > before + 3)
 
 
 def test_a_busy_engine_counts_steps_within_a_batch() -> None:
     gate = Gate()
-    with support.running(clocked(gate)) as engine:
+    with support.running(simulated(gate)) as engine:
         listener = support.speak(engine, support.voice(), support.speech(30))
         assert gate.asleep.wait(support.TIMEOUT)
         before = engine.steps
@@ -276,7 +276,7 @@ def test_a_busy_engine_counts_steps_within_a_batch() -> None:
 
 def test_closing_fails_the_streams_that_are_open() -> None:
     listener = support.Listener()
-    with support.running(clocked()) as engine:
+    with support.running(simulated()) as engine:
         engine.open(support.voice(), listener)
         assert engine.alive
     assert not engine.alive

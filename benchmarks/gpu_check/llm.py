@@ -17,10 +17,11 @@ from benchmarks.gpu_check.check import TINY, Check, name_of
 from benchmarks.gpu_check.kernel import decode_attention
 from benchmarks.llm_peers import FULL_SIZE, random_model
 from services.common.checkpoint.model_dir import ModelDir, open_model_dir
+from services.common.engine.shell import FailedEvent
 from services.llm.engine.engine import LlmEngine
 from services.llm.engine.layout import Prompt
 from services.llm.engine.scheduler import EngineLimits, ScheduledSequence
-from services.llm.engine.sequence import Event, FailedEvent, Request, SamplingOptions
+from services.llm.engine.sequence import Event, Request, SamplingOptions
 from services.llm.model.decode_program import DecodeProgram
 from services.llm.model.kv_cache import DecodeAttention
 from services.llm.model.model import SpeechLM, load_speech_lm

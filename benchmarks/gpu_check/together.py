@@ -14,13 +14,14 @@ from benchmarks.gpu_check.check import Check
 from benchmarks.gpu_check.decode import PROMPT_TOKENS, load_decode
 from benchmarks.gpu_check.kernel import decode_attention
 from benchmarks.gpu_check.llm import MOST_ROWS, PROGRAM_ROWS, REQUEST_TOKENS, load_llm, make_engine
+from services.common.engine.shell import FailedEvent
 from services.decode.engine import events as decode_events
 from services.decode.engine import scheduler as decode_scheduler
 from services.decode.engine.engine import DecodeEngine
 from services.decode.engine.state import StreamSpec
 from services.llm.engine.engine import LlmEngine
 from services.llm.engine.layout import Prompt
-from services.llm.engine.sequence import Event, FailedEvent, Request, SamplingOptions
+from services.llm.engine.sequence import Event, Request, SamplingOptions
 from services.llm.model.torch_backend import TorchBackend, TorchOptions
 
 SPEECH_SECONDS = 4.0
@@ -91,7 +92,7 @@ class Utterance:
         self.llm.submit(Request(tuple(range(3, 23)), prompt, sampling, max_seconds=SPEECH_SECONDS), on_tokens)
 
     def _on_audio(self, event: decode_events.Event) -> None:
-        if isinstance(event, decode_events.FailedEvent):
+        if isinstance(event, FailedEvent):
             self.ended.put(event.error)
             return
         if not self.first_audio_s and len(event.samples):

@@ -10,14 +10,16 @@ import structlog
 
 from lighttts.v1 import audio_pb2, decode_pb2, voice_pb2
 from services.common import tracing
+from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.common.engine.event_queue import EventQueue, background
+from services.common.engine.shell import EngineClosed, EngineFull, FailedEvent
 from services.common.errors import Internal, InvalidInput, LightTtsError, Overloaded, Unavailable
 from services.common.voices.cache import VoiceCache
 from services.common.voices.message import from_message
 from services.common.voices.voice import Voice
-from services.decode.engine.chunks import ChunkPlan, HopPolicy
-from services.decode.engine.engine import DecodeEngine, EngineClosed, EngineFull, Handle
-from services.decode.engine.events import AudioEvent, FailedEvent
+from services.decode.engine.engine import DecodeEngine, Handle
+from services.decode.engine.events import AudioEvent
+from services.decode.engine.hops import HopPolicy
 from services.decode.engine.state import StreamError, StreamSpec
 from services.decode.settings import DecodeSettings
 

@@ -17,12 +17,13 @@ from torch import Tensor
 
 from services.common.checkpoint.model_dir import ModelDir
 from services.common.engine.device import on_device, replaced
+from services.common.engine.shell import FailedEvent
 from services.common.server import StartError
 from services.llm import metrics
 from services.llm.engine.backends import Backend, CostModel, SimulatedBackend
 from services.llm.engine.engine import LlmEngine
 from services.llm.engine.scheduler import EngineLimits, earliest_deadline, fifo
-from services.llm.engine.sequence import FailedEvent, Request, TokensEvent
+from services.llm.engine.sequence import Request, TokensEvent
 from services.llm.model.kv_cache import DecodeAttention, KVCache, Rows, build_batch, gathered
 from services.llm.model.model import SpeechLM, load_speech_lm
 from services.llm.model.torch_backend import TorchBackend, TorchOptions

@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from services.common.engine.shell import FailedEvent
 from services.llm.engine.engine import LlmEngine
 from services.llm.engine.layout import Prompt
 from services.llm.engine.scheduler import EngineLimits
-from services.llm.engine.sequence import Event, FailedEvent, Request, SamplingOptions
+from services.llm.engine.sequence import Event, Request, SamplingOptions
 from services.llm.engine.sequence import Sequence as LlmSequence
 from services.llm.model.model import SpeechLM
 from services.llm.model.sampling import CounterDraw, Draw, SamplingBatch, SamplingRow
@@ -103,7 +104,7 @@ def recording(golden: Golden) -> Iterator[Recording]:
     model.__class__ = usual
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     before=st.lists(st.integers(0, 9), max_size=4),
     after=st.lists(st.integers(0, 9), max_size=4),

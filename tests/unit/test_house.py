@@ -23,7 +23,14 @@ ENGINE_FOLDERS = {"llm": ("engine", "model"), "decode": ("engine", "estimators",
 """Everything else in a service translates between gRPC or settings and its engine."""
 ENGINE_MAY_IMPORT = {"torch", "triton", "numpy", "onnxruntime"} | {
     f"services.common.{name}"
-    for name in ("checkpoint.model_dir", "checkpoint.weights", "engine.precision", "engine.thread")
+    for name in (
+        "checkpoint.chunk_plan",
+        "checkpoint.model_dir",
+        "checkpoint.weights",
+        "engine.precision",
+        "engine.shell",
+        "engine.thread",
+    )
 }
 """Beside the standard library and the service's own modules. Triton comes with torch's CUDA builds: kernels use it."""
 

@@ -8,15 +8,15 @@ audio, an error, a cancel, closing) frees its state through the one method `_dro
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from services.common.engine.shell import EngineFull, EngineShell, ItemHandle
 from services.common.engine.thread import EngineThread
 from services.decode.engine.admission import overload
 from services.decode.engine.backends import Backend, Hop, HopAudio, check_tokens
-from services.decode.engine.events import AudioEvent, EngineStats, Event, FailedEvent, Observer, OnEvent
+from services.decode.engine.events import AudioEvent, EngineStats, Observer, OnEvent
 from services.decode.engine.scheduler import (
     EngineLimits,
     Job,
@@ -31,26 +31,11 @@ from services.decode.engine.scheduler import (
 from services.decode.engine.service_time import ServiceTime
 from services.decode.engine.state import ResumeRecord, StreamError, StreamSpec
 
-
-class EngineFull(Exception):
-    """The engine holds as many streams as its limits allow; try another worker, or later."""
-
-
-class EngineClosed(Exception):
-    """The engine was closed; no stream runs any more."""
+Handle = ItemHandle[Stream, AudioEvent]
+"""An open stream, as its opener names it to the engine."""
 
 
-class Handle:
-    """An open stream, as its opener names it to the engine."""
-
-    __slots__ = ("_on_event", "_stream")
-
-    def __init__(self, stream: Stream, on_event: OnEvent) -> None:
-        self._stream = stream
-        self._on_event = on_event
-
-
-class DecodeEngine:
+class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
     """Turns tokens of many streams into audio over one backend. Thread-safe; owns one thread."""
 
     def __init__(
@@ -64,17 +49,15 @@ class DecodeEngine:
         self.limits = limits or EngineLimits()
         self.steps = 0
         """Grows while the engine is alive: each turn, idle ones included, and each Euler step within a batch."""
+        thread = EngineThread("decode-engine", self._turn, self._end, self.limits.heartbeat_s, backend.device)
+        super().__init__(thread, StreamError, EngineStats())
         self._backend, self._order, self._clock = backend, order, clock
         self._observer = observer or Observer()
         self._times = ServiceTime()
-        self._live: dict[Stream, Handle] = {}
-        self._counts: Counter[str] = Counter()
         self._busy_s = self._underrun_s = 0.0
         self._ready: list[Job] = []
         self._batch: list[Job] = []
-        self._stats = EngineStats()
-        self._thread = EngineThread("decode-engine", self._turn, self._end, self.limits.heartbeat_s, backend.device)
-        self._thread.start()
+        thread.start()
 
     def open(self, spec: StreamSpec, on_event: OnEvent) -> Handle:
         """Opens a stream. `on_event` is called from the engine thread and must not block.
@@ -89,26 +72,22 @@ class DecodeEngine:
             stream.plan, stream.done = record.plan, record.done
             stream.emitted = stream.acknowledged = record.emitted * self._backend.format.frame_samples
         handle = Handle(stream, on_event)
-        with self._thread.lock:
-            if not self._thread.alive:
-                raise EngineClosed("the engine is closed")
-            if len(self._live) >= self.limits.max_streams:
-                raise EngineFull(f"{len(self._live)} streams are open, which is this engine's limit")
-            queued = sum(stream.queued for stream in self._live)
-            if queued >= self.limits.max_queue:
-                raise EngineFull(f"{queued} streams wait for their first audio, which is the queue's limit")
-            self._admit(stream)
-            self._live[stream] = handle
+        self._add(handle)
         return handle
 
-    def _admit(self, stream: Stream) -> None:
-        """Raises EngineFull when the stream would make a playing one late."""
+    def _admit(self, item: Stream) -> None:
+        """Also raise EngineFull if the stream would make a playing one late."""
+        if len(self._live) >= self.limits.max_streams:
+            raise EngineFull(f"{len(self._live)} streams are open, which is this engine's limit")
+        queued = sum(stream.queued for stream in self._live)
+        if queued >= self.limits.max_queue:
+            raise EngineFull(f"{queued} streams wait for their first audio, which is the queue's limit")
         if not self.limits.admission:
             return
         now, audio = self._clock(), self._backend.format
         taken = [demand(live, now, audio, self.limits) for live in self._live]
-        new = demand(stream, now, audio, self.limits)
-        why = overload(now, taken, new, self._times, self.limits.max_batch, stream.spec.hops.token_rate)
+        new = demand(item, now, audio, self.limits)
+        why = overload(now, taken, new, self._times, self.limits.max_batch, item.spec.hops.token_rate)
         if why is not None:
             raise EngineFull(why)
 
@@ -119,18 +98,13 @@ class DecodeEngine:
         StreamError event. Does nothing when the stream has already ended.
         """
         ids = [int(token) for token in tokens]
-        handle._stream.fed_at = self._clock()  # at once, so that `open` counts it as queued
+        handle.item.fed_at = self._clock()  # at once, so that `open` counts it as queued
         self._thread.post(lambda: self._guarded(handle, lambda: self._take(handle, ids, last)))
-
-    def cancel(self, handle: Handle) -> None:
-        """Stops a stream: no event follows a batch that is under way. Does nothing when it has already ended."""
-        handle._stream.closed = True  # at once, so that a batch under way reports nothing more
-        self._thread.post(lambda: self._drop(handle, "cancelled"))
 
     def report_position(self, handle: Handle, seconds_played: float) -> None:
         """Says where in the utterance the listener is now; hops and urgency follow it instead of the wall clock."""
         now = self._clock()
-        self._thread.post(lambda: setattr(handle._stream, "played", (seconds_played, now)))
+        self._thread.post(lambda: setattr(handle.item, "played", (seconds_played, now)))
 
     def forget_voice(self, voice: str) -> None:
         """Drops what was computed of a voice's prompt; streams that speak with it keep theirs."""
@@ -141,28 +115,14 @@ class DecodeEngine:
 
         A stream with more than its `max_unread_s` unacknowledged pauses: this is how a slow reader holds it back.
         """
-        self._thread.post(lambda: setattr(handle._stream, "acknowledged", max(samples, handle._stream.acknowledged)))
-
-    @property
-    def alive(self) -> bool:
-        """False once the engine is closed; every open is then refused."""
-        return self._thread.alive
-
-    def stats(self) -> EngineStats:
-        """A snapshot taken after the latest turn."""
-        return self._stats
-
-    def close(self) -> None:
-        """Fails every live stream with EngineClosed and ends the thread; safe to call twice."""
-        self._thread.close()
+        self._thread.post(lambda: setattr(handle.item, "acknowledged", max(samples, handle.item.acknowledged)))
 
     def _end(self) -> None:
-        with self._thread.lock:
-            handles = list(self._live.values())
-        for handle in handles:
-            self._fail(handle, EngineClosed("the engine was closed before the utterance ended"))
         self._ready, self._batch = [], []
-        self._stats = self._snapshot()
+        super()._end()
+
+    def _release(self, item: Stream) -> None:
+        item.state = None
 
     def _turn(self) -> bool:
         """Runs one batch, if there is one."""
@@ -267,7 +227,7 @@ class DecodeEngine:
             stream.played = (stream.emitted / rate, now)  # they waited, so their place is where the audio had ended
 
     def _take(self, handle: Handle, tokens: list[int], last: bool) -> None:
-        stream, audio = handle._stream, self._backend.format
+        stream, audio = handle.item, self._backend.format
         if stream.ended:
             raise StreamError("tokens came after the last one; open a new stream for a new utterance")
         check_tokens(tokens, audio.vocab_size)
@@ -281,33 +241,6 @@ class DecodeEngine:
             self._drop(handle, "finished")
             nothing = np.zeros(0, np.float32)
             self._emit(handle, AudioEvent(stream.emitted, nothing, stream.spec.resume, len(stream.tokens), True))
-
-    def _guarded(self, handle: Handle, change: Callable[[], None]) -> None:
-        try:
-            if not handle._stream.closed:
-                change()
-        except StreamError as error:
-            self._fail(handle, error)
-
-    def _emit(self, handle: Handle, event: Event) -> None:
-        try:
-            handle._on_event(event)
-        except Exception:  # noqa: BLE001 - a listener that raises has lost its own stream, nobody else's
-            self._drop(handle, "failed")
-
-    def _fail(self, handle: Handle, error: Exception) -> None:
-        cancelled = handle._stream.closed
-        if self._drop(handle, "cancelled" if cancelled else "failed") and not cancelled:
-            self._emit(handle, FailedEvent(error))
-
-    def _drop(self, handle: Handle, outcome: str) -> bool:
-        """Forgets a stream and frees all it holds; false when that had already happened."""
-        stream = handle._stream
-        with self._thread.lock:
-            known = self._live.pop(stream, None) is not None
-        stream.closed, stream.state = True, None
-        self._counts[outcome] += known
-        return known
 
     def _snapshot(self) -> EngineStats:
         now = self._clock()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from services.common.engine.shell import FailedEvent
 from services.decode.engine.backends import BackendCounts, Samples
 
 
@@ -21,13 +22,6 @@ class AudioEvent:
     tokens_spoken: int
     """Generated tokens that the audio so far speaks."""
     last: bool
-
-
-@dataclass(frozen=True)
-class FailedEvent:
-    """The stream ended without its audio. A StreamError is the caller's to mend, anything else is a defect."""
-
-    error: Exception
 
 
 Event = AudioEvent | FailedEvent

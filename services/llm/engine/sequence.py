@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from services.common.checkpoint.model_dir import LlmConfig, ModelDir, SamplingConfig
+from services.common.engine.shell import FailedEvent
 from services.llm.engine.layout import (
     FinishReason,
     InterleavedText,
@@ -83,13 +84,6 @@ class TokensEvent:
     raw_ids: tuple[int, ...] = ()
     last: bool = False
     finish_reason: FinishReason | None = None
-
-
-@dataclass(frozen=True)
-class FailedEvent:
-    """The sequence is gone and its resources are free; `error` says why. No event follows."""
-
-    error: Exception
 
 
 Event = TokensEvent | FailedEvent

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from lighttts.v1 import audio_pb2, decode_pb2, llm_pb2, voice_pb2
 from services.common.checkpoint.model_dir import ModelDir
 from services.common.engine.event_queue import EventQueue, background
+from services.common.engine.shell import EngineClosed, EngineFull, FailedEvent
 from services.common.errors import InvalidInput, Overloaded
 from services.common.pool import Pool
 from services.common.voices.cache import VoiceCache
@@ -24,9 +25,9 @@ from services.common.voices.voice import Voice
 from services.common.workers.budget import FailoverBudget
 from services.common.workers.failover import MovePolicy
 from services.llm import metrics
-from services.llm.engine.engine import EngineClosed, EngineFull, Handle, LlmEngine
+from services.llm.engine.engine import Handle, LlmEngine
 from services.llm.engine.layout import Prompt, RequestError, TextMissing
-from services.llm.engine.sequence import FailedEvent, Request, TokensEvent, check_request
+from services.llm.engine.sequence import Request, TokensEvent, check_request
 from services.llm.settings import LlmSettings
 from services.llm.stream import decode_client as decoding
 from services.llm.stream import requests
@@ -48,7 +49,9 @@ class LlmServiceContext:
     """Names, the default one first."""
     end_of_prompt: int | None
     settings: LlmSettings
-    suspects: FailoverBudget = field(default_factory=FailoverBudget)
+    failover_budget: FailoverBudget = field(default_factory=FailoverBudget)
+    clock: Callable[[], float] = time.monotonic
+    """Seconds; measures the silence and the stalls of decode workers."""
 
 
 @dataclass(frozen=True)
@@ -280,7 +283,8 @@ class GenerateCall:
             policy,
             record=resume.decode_record,
             next_sample=resume.next_sample,
-            suspects=self._stage.suspects,
+            failover_budget=self._stage.failover_budget,
+            clock=self._stage.clock,
         )
 
     async def _relay(self, decode: decoding.DecodeStream) -> None:

@@ -9,11 +9,12 @@ from typing import Literal
 import structlog
 
 from lighttts.v1 import audio_pb2, llm_pb2
+from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.common.checkpoint.model_dir import FlowConfig, ModelDir, ModelDirError
+from services.common.engine.shell import EngineClosed, EngineFull
 from services.common.errors import Internal, InvalidInput, NotFound, Overloaded, Unavailable
 from services.common.voices.voice import Voice
 from services.llm.engine.backends import NonFiniteLogits
-from services.llm.engine.engine import EngineClosed, EngineFull
 from services.llm.engine.layout import Prompt, RequestError
 from services.llm.engine.sequence import MAX_SPEED, MIN_SPEED, SamplingOptions
 from services.llm.settings import LlmSettings
@@ -134,10 +135,12 @@ def first_audio_after(start: llm_pb2.GenerateStart, settings: LlmSettings) -> fl
 
 
 def hop_plan(start: llm_pb2.GenerateStart, flow: FlowConfig) -> HopPlan:
-    if not start.HasField("chunk_plan"):
-        return HopPlan.default(flow)
+    """The chunk plan of the request, or the checkpoint's own. Raises InvalidInput."""
+    plan = ChunkPlan(flow.chunk_tokens, flow.chunk_tokens)
     try:
-        return HopPlan(start.chunk_plan.first_border, start.chunk_plan.chunk, flow.lookahead_tokens)
+        if start.HasField("chunk_plan"):
+            plan = ChunkPlan(start.chunk_plan.first_border, start.chunk_plan.chunk)
+        return HopPlan(plan, flow.lookahead_tokens)
     except ValueError as error:
         raise InvalidInput(str(error), field="start.chunk_plan") from error
 

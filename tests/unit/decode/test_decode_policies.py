@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from services.common.engine.shell import EngineFull
 from services.decode.engine.admission import Demand, busy_share, first_late, overload
 from services.decode.engine.backends import AudioFormat, CostModel, Hop, SimulatedBackend
-from services.decode.engine.chunks import HopPolicy
 from services.decode.engine.engine import DecodeEngine
+from services.decode.engine.hops import HopPolicy
 from services.decode.engine.scheduler import EngineLimits, Job, Stream, deadline, fifo, pick, ready_jobs, victims
 from services.decode.engine.service_time import ServiceTime
 from services.decode.engine.state import StreamSpec
@@ -103,7 +103,6 @@ def test_admission_reckons_with_what_was_measured() -> None:
     assert overload(0.0, playing(50), new, ServiceTime(), 1, 25.0) is None
 
 
-@hypothesis_settings(deadline=None, derandomize=True)
 @given(st.lists(st.tuples(st.integers(1, 100), st.floats(0, 5)), max_size=8), st.integers(1, 200), st.floats(0, 5))
 def test_nobody_promised_is_late_by_what_is_admitted(streams: list[tuple[int, float]], tokens: int, due: float) -> None:
     demands, new = [Demand(*one) for one in streams], Demand(tokens, due)

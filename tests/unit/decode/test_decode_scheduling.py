@@ -14,8 +14,8 @@ import torch
 
 from services.common.engine.shell import EngineClosed, EngineFull, FailedEvent
 from services.decode.engine.backends import AudioFormat, CostModel, Hop, HopAudio, SimulatedBackend
-from services.decode.engine.chunks import HopPolicy
 from services.decode.engine.events import AudioEvent, Event
+from services.decode.engine.hops import HopPolicy
 from services.decode.engine.scheduler import EngineLimits
 from services.decode.engine.state import StreamError
 from tests.support.cuda import Cuda

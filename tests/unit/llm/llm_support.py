@@ -7,11 +7,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
+from services.common.engine.shell import FailedEvent
 from services.llm.engine.backends import Backend
 from services.llm.engine.engine import LlmEngine
 from services.llm.engine.layout import Prompt
 from services.llm.engine.scheduler import EngineLimits, Order, fifo
-from services.llm.engine.sequence import Event, FailedEvent, Request, SamplingOptions
+from services.llm.engine.sequence import Event, Request, SamplingOptions
 
 ROOT = Path(__file__).parents[3]
 PATIENCE_S = 60.0

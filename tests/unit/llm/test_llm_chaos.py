@@ -11,8 +11,9 @@ import pytest
 from llm_support import PATIENCE_S, Listener, MakeEngine, run, utterance
 
 from services.common.checkpoint.model_dir import ModelDir
+from services.common.engine.shell import EngineFull
 from services.llm.engine.backends import CostModel, SimulatedBackend
-from services.llm.engine.engine import EngineFull, Handle, LlmEngine
+from services.llm.engine.engine import Handle, LlmEngine
 from services.llm.engine.layout import RequestError
 from services.llm.engine.scheduler import EngineLimits, Order, earliest_deadline, fifo
 from services.llm.engine.sequence import Event, Request, SamplingOptions

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from llm_support import PATIENCE_S, Listener, MakeEngine, run, utterance
 
 from services.common.checkpoint.model_dir import ModelDir
+from services.common.engine.shell import EngineClosed, EngineFull
 from services.llm.engine.backends import NonFiniteLogits
-from services.llm.engine.engine import EngineClosed, EngineFull
 from services.llm.engine.layout import Prompt, RequestError
 from services.llm.engine.scheduler import EngineLimits, ScheduledSequence
 from services.llm.engine.sequence import Event, Request, SamplingOptions
@@ -56,7 +56,7 @@ def alone(make_engine: MakeEngine) -> list[tuple[int, ...]]:
         return [run(engine, request).raw_ids for request in UTTERANCES]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     order=st.permutations(range(len(UTTERANCES))),
     gaps=st.lists(st.integers(0, 6), min_size=len(UTTERANCES), max_size=len(UTTERANCES)),

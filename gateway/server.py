@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 
 import grpc.aio
 import structlog
@@ -49,8 +51,11 @@ class GatewayService:
         cosyvoice_grpc.NAME,
     )
 
-    def __init__(self, settings: GatewaySettings) -> None:
-        """Raises StartError for a target that cannot be understood. Create it on the running loop."""
+    def __init__(self, settings: GatewaySettings, clock: Callable[[], float] = time.monotonic) -> None:
+        """Create it on the running loop. Raises StartError for a target that is malformed.
+
+        `clock` returns seconds; it measures the silence and the stalls of llm workers.
+        """
         encode = _pool("encode", settings.encode_target, "lighttts.v1.Encode", settings)
         llm = _pool("llm", settings.llm_target, "lighttts.v1.Llm", settings)
         self._shared = shared = open_shared(settings)
@@ -62,7 +67,7 @@ class GatewayService:
         admission = Admission(settings.max_sessions)
         registry = VoiceRegistry(shared.store, voices, shared.quotas, _upload_limits(settings), voice_deletion)
         self._context = GatewayContext(
-            settings, voices, encode, llm, admission, shared.quotas, registry, shared.speech_cache
+            settings, voices, encode, llm, admission, shared.quotas, registry, shared.speech_cache, clock=clock
         )
         authenticator = Authenticator(_keys(settings))
         self.interceptors: tuple[grpc.aio.ServerInterceptor, ...] = (AuthInterceptor(authenticator),)
@@ -74,7 +79,6 @@ class GatewayService:
             settings.http_port,
             settings.public_tls,
             max_frame_bytes=limit,
-            share_port=settings.share_ports,
         )
         self._loopback_grpc_port = 0
         self._cosyvoice = self._cosyvoice_server(authenticator)
@@ -140,7 +144,6 @@ class GatewayService:
             settings.cosyvoice_port,
             protocol=http_or_grpc(lambda: self._loopback_grpc_port),
             port_setting="LIGHTTTS_COSYVOICE_PORT (or 'off')",
-            share_port=settings.share_ports,
         )
 
     async def _poll(self) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from gateway.auth.admission import Admission, Admitted
@@ -16,6 +17,7 @@ from gateway.utterance.utterance import LlmClientContext
 from gateway.voices.registry import VoiceRegistry
 from gateway.voices.resolver import VoiceResolver
 from services.common.pool import Pool
+from services.common.workers.budget import FailoverBudget
 from services.common.workers.failover import MovePolicy
 
 
@@ -32,13 +34,18 @@ class GatewayContext:
     registry: VoiceRegistry
     speech_cache: SpeechCache | None = None
     request_stats: RequestStats = field(default_factory=RequestStats)
+    failover_budget: FailoverBudget = field(default_factory=FailoverBudget)
+    clock: Callable[[], float] = time.monotonic
+    """Seconds; measures the silence and the stalls of llm workers."""
 
     @property
     def llm_client_context(self) -> LlmClientContext:
         """What an utterance needs to be spoken."""
         settings = self.settings
         policy = MovePolicy(settings.llm_silence_seconds, settings.llm_stall_seconds, settings.llm_max_moves)
-        return LlmClientContext(self.llm, policy, self.request_stats, settings.audio_queue_messages)
+        return LlmClientContext(
+            self.llm, policy, self.request_stats, settings.audio_queue_messages, self.failover_budget, self.clock
+        )
 
     @contextlib.asynccontextmanager
     async def place(self, session: Admitted) -> AsyncIterator[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -41,7 +41,10 @@ class LlmClientContext:
     request_stats: RequestStats
     queue_messages: int
     """Audio messages held while nobody reads; then reading stops and the worker feels it."""
-    suspects: FailoverBudget = field(default_factory=FailoverBudget)
+    failover_budget: FailoverBudget = field(default_factory=FailoverBudget)
+    """One for all utterances of the process."""
+    clock: Callable[[], float] = time.monotonic
+    """Seconds; measures the silence and the stalls of llm workers."""
 
 
 @dataclass
@@ -67,7 +70,8 @@ class UtteranceStream:
     def __post_init__(self) -> None:
         self.parts = ClosableQueue(self.stage.queue_messages)
         self._record = UtteranceState(self.start, self.voice)
-        self._losses = Failover(self.stage.pool, self.stage.policy, "llm", metrics.LLM_MOVES, self.stage.suspects)
+        stage = self.stage
+        self._failover = Failover(stage.pool, stage.policy, "llm", metrics.LLM_MOVES, stage.failover_budget)
         self.times = SpeechTimes()
         self.audible = asyncio.Event()
         """Its first audio has come, or never will."""
@@ -99,16 +103,17 @@ class UtteranceStream:
 
     async def _generate(self) -> None:
         while not self._record.complete:
-            async with self._losses.lease() as worker:
+            async with self._failover.lease() as worker:
                 if not self._record.samples:
                     self.times.called_at = time.monotonic()
                     self.times.asked_at = self.times.asked_at or self.times.called_at
-                watch = ProgressWatch(self.stage.policy, partial(self._losses.may_suspect, worker))
+                may_give_up = partial(self._failover.may_give_up, worker)
+                watch = ProgressWatch(self.stage.policy, may_give_up, self.stage.clock)
                 try:
                     await generate(worker, self._record, watch, self._handle)
                 except WorkerLost as loss:
                     if not self._record.complete:
-                        self._losses.note(worker, loss)
+                        self._failover.record_loss(worker, loss)
 
     async def _handle(self, response: llm_pb2.GenerateResponse) -> None:
         match response.WhichOneof("response"):
@@ -118,7 +123,7 @@ class UtteranceStream:
                 if response.audio.HasField("first") and not self._record.samples:
                     self.times.first = response.audio.first
                 pcm = self._record.take(response.audio)
-                self._losses.heard()
+                self._failover.on_audio()
                 metrics.AUDIO_RECEIVED_SECONDS.inc(len(pcm) / FLOAT_BYTES / self.sample_rate)
                 self.audible.set()
                 if pcm or response.audio.audio.last:
@@ -138,7 +143,7 @@ class UtteranceStream:
             )
         self.decode_worker = started.decode_worker
         self._record.start.text_order = started.text_order  # whoever goes on keeps to it
-        if (lost := self._losses.taken()) is not None:
+        if (lost := self._failover.on_accepted()) is not None:
             tracing.event("moved", to_worker=started.llm_worker, reason=lost.value)
             reason = f"an llm worker was lost ({lost.value}); {started.llm_worker} went on"
             await self.parts.send(tts_pb2.Resumed(reason=reason))

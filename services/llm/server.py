@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import asdict
 
@@ -16,7 +17,7 @@ from services.common.discovery import discover
 from services.common.errors import InvalidInput, Unavailable
 from services.common.pool import Pool, dialler
 from services.common.server import StartError
-from services.common.voices import deletion as forget_voice
+from services.common.voices import deletion as voice_deletion
 from services.common.voices.cache import VoiceCache
 from services.common.voices.voice import voice_identity
 from services.llm import metrics
@@ -35,10 +36,12 @@ class LlmService(llm_pb2_grpc.LlmServicer):
     """`lighttts.v1.Llm`: one engine, many utterances, one pool of decode workers."""
 
     name: str = "llm"
-    rpc_services: tuple[str, ...] = ("lighttts.v1.Llm", forget_voice.NAME)
+    rpc_services: tuple[str, ...] = ("lighttts.v1.Llm", voice_deletion.NAME)
 
-    def __init__(self, settings: LlmSettings) -> None:
+    def __init__(self, settings: LlmSettings, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` returns seconds; it measures the silence and the stalls of decode workers."""
         self._settings = settings
+        self._clock = clock
         self._stage: LlmServiceContext | None = None
         self._statistics: asyncio.Task[None] | None = None
 
@@ -49,7 +52,7 @@ class LlmService(llm_pb2_grpc.LlmServicer):
 
     def register(self, server: grpc.aio.Server) -> None:
         llm_pb2_grpc.add_LlmServicer_to_server(self, server)
-        voice_pb2_grpc.add_VoiceCacheServicer_to_server(forget_voice.VoiceCacheServicer(self._forget), server)
+        voice_pb2_grpc.add_VoiceCacheServicer_to_server(voice_deletion.VoiceCacheServicer(self._evict_voice), server)
 
     async def start(self) -> None:
         settings = self._settings
@@ -72,6 +75,7 @@ class LlmService(llm_pb2_grpc.LlmServicer):
             styles=tuple(styles),
             end_of_prompt=end_of_prompt_id(model),
             settings=settings,
+            clock=self._clock,
         )
         metrics.export(engine)
         await asyncio.to_thread(warm_up, engine, model)
@@ -90,11 +94,11 @@ class LlmService(llm_pb2_grpc.LlmServicer):
             await self._stage.pool.close()
             await asyncio.to_thread(self._stage.engine.close)
 
-    async def _forget(self, voice_hash: str) -> int:
-        """Here and at the decode workers, whom nobody else knows."""
+    async def _evict_voice(self, voice_hash: str) -> int:
+        """Evict here and on the decode workers, which only this service reaches."""
         stage = self._ready
-        stage.voices.forget(voice_hash)
-        return await forget_voice.evict_on_all_workers(stage.pool, voice_hash, forget_voice.TIMEOUT_SECONDS / 2)
+        stage.voices.evict(voice_hash)
+        return await voice_deletion.evict_on_all_workers(stage.pool, voice_hash, voice_deletion.TIMEOUT_SECONDS / 2)
 
     @property
     def _ready(self) -> LlmServiceContext:

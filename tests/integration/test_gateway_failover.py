@@ -9,10 +9,12 @@ import grpc
 import grpc.aio
 import numpy as np
 import pytest
+from prometheus_client import REGISTRY
 
 from gateway.session.turn import utterance_seed
 from lighttts.v1 import audio_pb2, llm_pb2, tts_pb2
 from services.common.errors import InvalidInput, Overloaded, Unavailable
+from tests.support.clock import ManualClock
 from tests.support.fake_stages import (
     SAMPLES_PER_ID,
     Conversation,
@@ -73,10 +75,13 @@ async def test_another_worker_goes_on_where_the_first_one_was_lost(hop: int, end
         "skips": {"skip_at_hop": hop},
         "cuts it short": {"cut_at_hop": hop},
     }
-    limits = {"falls silent": {"llm_silence_seconds": 0.3}, "stands still": {"llm_stall_seconds": 0.3}}
-    async with rig(llms=2, **limits.get(end, {})) as r:
+    limits = {"falls silent": {"llm_silence_seconds": 1.0}, "stands still": {"llm_stall_seconds": 1.0}}
+    clock = ManualClock()
+    async with rig(llms=2, clock=clock, **limits.get(end, {})) as r, asyncio.TaskGroup() as tasks:
         r.llms[0].scripts[0] = Script(**scripts[end])
-        while not r.llms[0].calls:  # whose turn it is
+        if end in limits:
+            tasks.create_task(give_up(r, hop, clock))
+        while not r.llms[0].calls:  # the first turn of the pool is random
             events = await synthesize(r)
         assert np.array_equal(samples(events), expected(TEXT))
         (lost,), went_on = r.llms[0].calls, r.llms[1].calls[-1]
@@ -89,6 +94,13 @@ async def test_another_worker_goes_on_where_the_first_one_was_lost(hop: int, end
         assert "llm-1 went on" in resumed
 
 
+async def give_up(r: Rig, hop: int, clock: ManualClock) -> None:
+    """Advance the clock once the first worker has stopped at `hop`, until the pool counts its failure."""
+    labels = {"pool": "llm", "worker": r.llm_servers[0].address, "reason": "stalled"}
+    await until(lambda: bool(r.llm.calls) and r.llm.calls[0].hops == hop)
+    await clock.advance_until(lambda: bool(REGISTRY.get_sample_value("lighttts_pool_failures_total", labels)))
+
+
 async def test_what_a_worker_repeats_is_dropped() -> None:
     async with rig(llms=2) as r:
         for llm in r.llms:
@@ -98,19 +110,38 @@ async def test_what_a_worker_repeats_is_dropped() -> None:
 
 
 async def test_a_slow_worker_is_not_left() -> None:
-    async with rig(llms=2, llm_stall_seconds=0.1) as r:
+    clock = ManualClock()
+    async with rig(llms=2, clock=clock, llm_stall_seconds=1.0) as r:
         waiting = audio_pb2.Heartbeat.STATE_WAITING
         first_of_each(r, beats_at_hop=1, beating_steps=True)
         for llm in r.llms:
             llm.scripts[1] = Script(beats_at_hop=1, beating_state=waiting)
         calls = [asyncio.create_task(synthesize(r)) for _ in range(4)]
-        await until(lambda: all(len(llm.calls) == 2 and all(c.beats > 30 for c in llm.calls) for llm in r.llms))
+        await clock.advance_until(
+            lambda: all(len(llm.calls) == 2 and all(c.beats > 30 for c in llm.calls) for llm in r.llms)
+        )
         for llm in r.llms:
             for call in llm.calls:
                 call.script.beats_at_hop = None
         for events in await asyncio.gather(*calls):
             assert np.array_equal(samples(events), expected(TEXT))
         assert [len(llm.calls) for llm in r.llms] == [2, 2]
+
+
+async def test_all_sessions_share_one_failover_budget() -> None:
+    clock = ManualClock()
+    async with rig(llms=2, clock=clock, llm_stall_seconds=1.0) as r:
+        first_of_each(r, beats_at_hop=1)
+        calls = [asyncio.create_task(synthesize(r)) for _ in range(2)]
+        await until(lambda: all(llm.calls and llm.calls[0].beats for llm in r.llms))
+        await clock.advance_until(lambda: any(llm.calls[0].cancelled.is_set() for llm in r.llms))
+        kept = next(llm.calls[0] for llm in r.llms if not llm.calls[0].cancelled.is_set())
+        beats = kept.beats
+        await clock.advance_until(lambda: kept.cancelled.is_set() or kept.beats > beats + 30)
+        kept.script.beats_at_hop = None
+        for events in await asyncio.gather(*calls):
+            assert np.array_equal(samples(events), expected(TEXT))
+        assert sum(len(llm.calls) for llm in r.llms) == 3, "half of the workers may be given up, so one of two"
 
 
 async def test_a_full_worker_is_passed_by_and_a_full_house_is_told() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from services.common.errors import InvalidInput, Overloaded, Unavailable
+from tests.support.clock import ManualClock
 from tests.support.decode_worker import DecodeWorker, StartWorker, audio_of
 from tests.support.llm import (
     SPEECH_TOKENS,
@@ -27,8 +28,21 @@ from tests.support.llm import (
     until,
 )
 
-QUICK = {"decode_silence_seconds": 0.5, "decode_stall_seconds": 0.3}
-"""For the workers that stop in mid-sentence: seconds after which they are given up."""
+LIMITS = {
+    "silent_after": {"decode_silence_seconds": 1.0},
+    "stand_still_after": {"decode_silence_seconds": 100.0, "decode_stall_seconds": 1.0},
+}
+"""Seconds of the test's clock after which a worker that stops in mid-sentence is given up."""
+
+
+async def give_up(lossy: DecodeWorker, after: int, clock: ManualClock) -> None:
+    """Advance the clock once the worker has stopped, until the pool counts its failure."""
+
+    def failures() -> float:
+        return metric("lighttts_pool_failures_total", pool="decode", worker=lossy.address, reason="stalled")
+
+    await until(lambda: bool(lossy.calls) and lossy.calls[0].audio_messages == after)
+    await clock.advance_until(lambda: failures() > 0)
 
 
 async def first_worker(workers: list[DecodeWorker], llm: Llm) -> DecodeWorker:
@@ -60,16 +74,22 @@ async def two_workers(worker: StartWorker) -> list[DecodeWorker]:
 async def test_a_lost_utterance_goes_on_elsewhere(
     worker: StartWorker, tmp_path: Path, cue: str, reason: str, after: int
 ) -> None:
-    workers = await two_workers(worker)
+    workers, clock = await two_workers(worker), ManualClock()
     # This lead lets the last token be generated only after the fourth audio, so that none is `last` before the loss.
-    async with llm_service(tmp_path, *(made.address for made in workers), lead_seconds=2.0, **QUICK) as llm:
+    async with llm_service(
+        tmp_path, *(made.address for made in workers), lead_seconds=2.0, clock=clock, **LIMITS.get(cue, {})
+    ) as llm:
         lossy = await first_worker(workers, llm)
         saved = next(made for made in workers if made is not lossy)
         for made in workers:
             made.script.needs_voice = True
         setattr(lossy.script, cue, after)
         moves = metric("lighttts_llm_decode_moves_total", reason=reason, outcome="moved")
-        spoken = await llm.speak()
+        async with asyncio.TaskGroup() as tasks:
+            speaking = tasks.create_task(llm.speak())
+            if cue in LIMITS:
+                tasks.create_task(give_up(lossy, after, clock))
+        spoken = speaking.result()
         await all_free()
         await lossy.calls[0].ended.wait()
     assert np.array_equal(spoken.samples, audio_of(saved.calls[0].tokens))

@@ -120,7 +120,7 @@ async def test_a_worker_that_cannot_go_on_is_lost_and_not_a_defect(
         heard: list[int] = []
         with pytest.raises(WorkerLost) as loss:
             await hear(channel, writing(worker), heard)
-        assert (loss.value.reason, loss.value.said) == means
+        assert (loss.value.reason, loss.value.detail) == means
         assert heard == list(range(AUDIO))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from lighttts.v1 import (
 from services.common.errors import LightTtsError
 from services.common.server import ServiceServer
 from services.common.settings import ServiceSettings
-from tests.support.fake_encode import SAMPLE_RATE, FakeEncode, forgetful
+from tests.support.fake_encode import SAMPLE_RATE, FakeEncode, recording_voice_cache
 from tests.support.fake_encode import ids_of as ids_of
 
 SAMPLES_PER_ID = 240
@@ -108,12 +109,12 @@ class FakeLlm(llm_pb2_grpc.LlmServicer):
         self.first = llm_pb2.FirstTimes()
         """What it says of every call's first audio."""
         self.calls: list[Generation] = []
-        self.forgotten: list[str] = []
-        """Hashes of the voices it was told to forget."""
+        self.evicted: list[str] = []
+        """Hashes of the voices that this worker was asked to evict."""
 
     def register(self, server: grpc.aio.Server) -> None:
         llm_pb2_grpc.add_LlmServicer_to_server(self, server)
-        voice_pb2_grpc.add_VoiceCacheServicer_to_server(forgetful(self.forgotten), server)
+        voice_pb2_grpc.add_VoiceCacheServicer_to_server(recording_voice_cache(self.evicted), server)
 
     async def start(self) -> None: ...
     async def drain(self) -> None: ...
@@ -241,7 +242,12 @@ class Rig:
 
 
 @asynccontextmanager
-async def rig(llms: int = 1, limit_seconds: float = LIMIT_SECONDS, **settings: Any) -> AsyncIterator[Rig]:
+async def rig(
+    llms: int = 1,
+    limit_seconds: float = LIMIT_SECONDS,
+    clock: Callable[[], float] = time.monotonic,
+    **settings: Any,
+) -> AsyncIterator[Rig]:
     """Starts everything; afterwards no task may be left that was not there before."""
     before = asyncio.all_tasks()
     async with asyncio.timeout(limit_seconds):
@@ -258,7 +264,7 @@ async def rig(llms: int = 1, limit_seconds: float = LIMIT_SECONDS, **settings: A
                 llm_target="static:///" + ",".join(server.address for server in llm_servers),
                 **options,
             )
-            gateway = GatewayService(gateway_settings)
+            gateway = GatewayService(gateway_settings, clock)
             server = await _serve(stack, gateway, gateway_settings)
             channel = grpc.aio.insecure_channel(server.address, options=[("grpc.max_send_message_length", 64 * 2**20)])
             stack.push_async_callback(channel.close)

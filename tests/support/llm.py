@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -35,7 +36,7 @@ LIMIT_SECONDS = 20
 TEXT = tuple(range(5, 25))
 TOKENS_PER_TEXT_ID = 6
 SPEECH_TOKENS = len(TEXT) * TOKENS_PER_TEXT_ID
-"""What the clocked backend says for TEXT."""
+"""What the simulated backend says for TEXT."""
 
 
 def make_voice(name: str = "one") -> voice_pb2.VoiceContent:
@@ -55,8 +56,14 @@ VOICE = make_voice()
 
 
 @asynccontextmanager
-async def llm_service(tmp_path: Path, *decode: str, step_s: float = 0.0, **changes: Any) -> AsyncIterator[Llm]:
-    """A running llm service that sends its tokens to the `decode` addresses; clocked unless told otherwise.
+async def llm_service(
+    tmp_path: Path,
+    *decode: str,
+    step_s: float = 0.0,
+    clock: Callable[[], float] = time.monotonic,
+    **changes: Any,
+) -> AsyncIterator[Llm]:
+    """A running llm service that sends its tokens to the `decode` addresses; simulated unless told otherwise.
 
     The block's time is limited, so that a lost event fails a test instead of hanging it.
     """
@@ -66,14 +73,14 @@ async def llm_service(tmp_path: Path, *decode: str, step_s: float = 0.0, **chang
     options: dict[str, Any] = {
         "port": 0,
         "decode_target": "static:///" + ",".join(decode),
-        "llm_backend": "clocked",
+        "llm_backend": "simulated",
         "llm_cost_file": cost_file,
         "heartbeat_seconds": 0.02,
         "worker_name": "llm-0",
         "drain_notice_seconds": 0.0,
     }
     settings = LlmSettings(**(options | changes))
-    server = ServiceServer(LlmService(settings), settings)
+    server = ServiceServer(LlmService(settings, clock), settings)
     try:
         await server.start()
         async with asyncio.timeout(LIMIT_SECONDS), open_channel(server.address) as channel:

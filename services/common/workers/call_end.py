@@ -1,4 +1,4 @@
-"""How a client's call ended, in the server's words."""
+"""The status with which a server ended a client's call, also when grpcio has overwritten it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ ResponseT = TypeVar("ResponseT")
 
 _WRITE_FAILED = "Internal error from Core"
 """grpcio's details when a write failed."""
-_PATIENCE_SECONDS = 1.0
+_STATUS_WAIT_SECONDS = 1.0
+"""Longest wait for the server's status after a write failed."""
 
 
 class CallEnd:
-    """Keeps the status the server sent. Make one right after the call, before anything is written to it.
+    """Keep the status that the server sent. Create one right after the call, before anything is written to it.
 
     A server that ends a stream while the client still writes makes that write fail, and grpcio then overwrites the
     server's status with an INTERNAL of its own (grpc/grpc issue 36066): a full worker would look like a broken one.
@@ -27,24 +28,24 @@ class CallEnd:
     def __init__(self, call: Any) -> None:
         self._sent: grpc.aio.AioRpcError | None = None
         self._known = asyncio.Event()
-        call.add_done_callback(self._note)
+        call.add_done_callback(self._on_status)
 
     async def error(self, error: grpc.aio.AioRpcError) -> grpc.aio.AioRpcError:
-        """What `error` hides: the server's status, or UNAVAILABLE when none comes because the connection broke."""
+        """Return the server's status behind `error`, or UNAVAILABLE when the connection broke without a status."""
         if not _is_local(error):
             return error
         try:
-            async with asyncio.timeout(_PATIENCE_SECONDS):
+            async with asyncio.timeout(_STATUS_WAIT_SECONDS):
                 await self._known.wait()
         except TimeoutError:
             pass
         if self._sent is not None:
             return self._sent
-        nothing = grpc.aio.Metadata()
-        return grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, "the connection broke while sending")
+        empty = grpc.aio.Metadata()
+        return grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, empty, empty, "the connection broke while sending")
 
-    def _note(self, call: Any) -> None:
-        """Called whenever grpcio sets the call's status, so before and after it is overwritten."""
+    def _on_status(self, call: Any) -> None:
+        """Store the status. grpcio calls this each time it sets one: before and after it overwrites the server's."""
         error = _at_once(_status(call))
         if self._sent is None and not _is_local(error):
             self._sent = error
@@ -52,9 +53,9 @@ class CallEnd:
 
 
 async def answers(call: grpc.aio.StreamStreamCall[Any, ResponseT], end: CallEnd) -> AsyncGenerator[ResponseT]:
-    """Every message of the server, however our writes fared. Raises AioRpcError with the server's status.
+    """Yield every message of the server, even if our writes fail. Raises AioRpcError with the server's status.
 
-    Not by the call's `read`: that one gives up the messages that have come when a write fails.
+    It iterates over the call, because the call's `read` drops messages that have already arrived when a write fails.
     """
     try:
         async for response in call:
@@ -76,7 +77,7 @@ async def _status(call: Any) -> grpc.aio.AioRpcError:
 
 
 def _at_once(work: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine that has nothing to wait for; a task would come too late."""
+    """Run a coroutine that does not wait, and return its result; a task would run too late."""
     try:
         work.send(None)
     except StopIteration as done:

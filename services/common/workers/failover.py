@@ -1,7 +1,7 @@
-"""How one stream outlives its workers: when a worker has lost it, which one is next, and when to give up.
+"""Failover of one stream: which worker to try after a loss, and when to give up.
 
-The same policy serves gateway → llm and llm → decode. `Losses` keeps a stream's account, `worker_call`
-talks to one worker of it.
+The gateway uses it towards llm, llm towards decode. `Failover` records the losses of a stream; `worker_call` runs the
+stream on one worker.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class LossReason(StrEnum):
     STALLED = "stalled"
     BROKE_PROTOCOL = "broke protocol"
     REFUSED = "refused"
-    """It lives and said that it cannot serve: draining, or nothing behind it."""
+    """It is alive and answered that it cannot serve: it is draining, or has no worker behind it."""
     FULL = "full"
     DRAINING = "draining"
 
@@ -38,41 +38,42 @@ class LossReason(StrEnum):
 class WorkerLost(Exception):
     """This worker will not finish the stream; another one may."""
 
-    def __init__(self, reason: LossReason, said: str = "", retry_after: float | None = 1.0) -> None:
-        super().__init__(said or reason.value)
+    def __init__(self, reason: LossReason, detail: str = "", retry_after: float | None = 1.0) -> None:
+        super().__init__(detail or reason.value)
         self.reason = reason
-        self.said = said
-        """The worker's own words, if it had any."""
+        self.detail = detail
+        """The worker's error message, or what it did wrong; may be empty."""
         self.retry_after = retry_after
 
 
 @dataclass(frozen=True)
 class MovePolicy:
-    """When a worker has lost a stream, and how often that may happen."""
+    """When a stream gives a worker up, and how often that may happen."""
 
     silence_seconds: float = 3.0
-    """Without any message for so long, a worker is taken for frozen."""
+    """Longest time without any message before the worker counts as frozen."""
     stall_seconds: float = 15.0
-    """With heartbeats but no engine step for so long, its engine is taken for hung."""
+    """Longest time with heartbeats but without an engine step before the engine counts as hung."""
     max_moves: int = 3
     """Moves one stream may make before it fails; workers that were full do not count."""
 
 
 _NOT_NOW = {LossReason.FULL, LossReason.REFUSED}
-"""What a worker says that lives: the stream does not ask it again before another one has spoken."""
+"""Answers of a live worker. The stream does not try the worker again until another worker has delivered audio."""
 _FAILURES = {
     LossReason.DIED: FailureReason.DIED,
     LossReason.SILENT: FailureReason.STALLED,
     LossReason.STALLED: FailureReason.STALLED,
     LossReason.BROKE_PROTOCOL: FailureReason.INVALID,
 }
-"""What the pool should hear of it. A worker that answers has not failed; its health or its next answer tells."""
+"""What to report to the pool. A worker that refuses has not failed: its health or its next answer shows its state."""
 
 
 def moves_counter(name: str, stage: str) -> Counter:
-    """Counts streams that lost their `stage` worker, by `reason` and `outcome`: moved to another one, or failed.
+    """Make the counter of streams that lost their `stage` worker, by `reason` and `outcome` (moved or failed).
 
-    All its series exist from the beginning: an alert cannot see a counter grow that appears with its first event.
+    All series exist from the start, because an alert cannot see an increase in a series that appears with its first
+    event.
     """
     text = f"Utterances that lost their {stage} worker, by reason and outcome: moved to another one, or failed."
     counter = Counter(name, text, ["reason", "outcome"])
@@ -84,96 +85,96 @@ def moves_counter(name: str, stage: str) -> Counter:
 class Failover:
     """The workers that lost one stream, and the next one to try.
 
-    losses = Losses(pool, policy, "decode", MOVES, suspects)
-    async with losses.lease() as worker:
+    failover = Failover(pool, policy, "decode", MOVES, budget)
+    async with failover.lease() as worker:
         try:
-            ...  # and `losses.taken()` once the worker has begun
+            ...  # call `failover.on_accepted()` when the worker accepts, `failover.on_audio()` for its audio
         except WorkerLost as loss:
-            losses.note(worker, loss)
+            failover.record_loss(worker, loss)
     """
 
-    def __init__(self, pool: Pool, policy: MovePolicy, stage: str, moves: Counter, suspects: FailoverBudget) -> None:
+    def __init__(self, pool: Pool, policy: MovePolicy, stage: str, moves: Counter, budget: FailoverBudget) -> None:
         """
         Args:
-            pool: where the workers are.
-            policy: when one has lost the stream.
-            stage: short name of the workers in errors and logs.
+            pool: the workers.
+            policy: limits of this stream.
+            stage: short name of the workers' service in errors and logs.
             moves: from `moves_counter`.
-            suspects: shared by all streams of this process to the pool.
+            budget: shared by all streams of this process to the pool.
         """
         self.policy = policy
         self._pool = pool
         self._stage = stage
         self._moves = moves
-        self._suspects = suspects
+        self._budget = budget
         self._lost: dict[str, LossReason] = {}
-        """By address; the latest reason of each."""
+        """The latest reason, by address."""
         self._pending: list[LossReason] = []
-        """Since a worker took the stream last."""
-        self._begun = False
+        """Losses since a worker last accepted the stream."""
+        self._accepted = False
         self._count = 0
         self._last: Unavailable | None = None
-        """Why the last worker lost it."""
+        """The error of the last loss."""
 
     @asynccontextmanager
     async def lease(self) -> AsyncGenerator[Lease]:
-        """The next worker to try. Raises Overloaded when all are full, Unavailable when there is none."""
+        """Lease the next worker to try. Raises Overloaded when all are full, Unavailable when there is none."""
         reasons = set(self._lost.values())
-        # A worker that lost the stream is tried again only where no other serves, once its health has come back.
-        again = not self.others_serve()
-        exclude = [address for address, reason in self._lost.items() if reason in _NOT_NOW or not again]
+        # A worker that lost the stream is tried again only if no other worker serves, after its health has recovered.
+        retry_lost = not self.others_serve()
+        exclude = [address for address, reason in self._lost.items() if reason in _NOT_NOW or not retry_lost]
         async with AsyncExitStack() as stack:
             try:
-                # What the workers answered tells more than a vain wait for another one.
+                # If all losses are refusals, return the workers' answer at once instead of waiting for another worker.
                 wait_seconds = 0 if reasons and reasons <= _NOT_NOW else None
                 lease = self._pool.lease(exclude=exclude, wait_seconds=wait_seconds)
                 worker = await stack.enter_async_context(lease)
             except Unavailable as error:
-                self._settle("failed")
+                self._count_outcome("failed")
                 if reasons == {LossReason.FULL}:
                     raise Overloaded(f"every {self._stage} worker is full; try again shortly") from error
                 raise self._last or error from error
             yield worker
 
-    def others_serve(self, besides: Lease | None = None) -> bool:
-        """Whether a worker serves that has not lost the stream, `besides` the one named."""
-        known = {*self._lost, besides.address} if besides is not None else self._lost.keys()
+    def others_serve(self, current: Lease | None = None) -> bool:
+        """Return whether a worker other than `current` serves that has not lost the stream."""
+        known = {*self._lost, current.address} if current is not None else self._lost.keys()
         return any(
             worker.state is WorkerState.SERVING and worker.address not in known for worker in self._pool.workers()
         )
 
-    def may_suspect(self, worker: Lease) -> bool:
-        """Whether the stream may leave a worker that merely seems to have failed."""
-        return self._suspects.suspect(worker.address, len(self._pool.workers()))
+    def may_give_up(self, worker: Lease) -> bool:
+        """Return whether the stream may leave a worker that seems to have failed, without proof."""
+        return self._budget.may_give_up(worker.address, len(self._pool.workers()))
 
-    def taken(self) -> LossReason | None:
-        """A worker has begun. Returns why the one that had begun before lost the stream; None when it is the first."""
-        reason = self._pending[0] if self._pending and self._begun else None
-        self._begun = True
-        self._settle("moved")
+    def on_accepted(self) -> LossReason | None:
+        """Mark the stream as accepted. Returns why the previous worker lost it, or None for the first worker."""
+        reason = self._pending[0] if self._pending and self._accepted else None
+        self._accepted = True
+        self._count_outcome("moved")
         return reason
 
-    def heard(self) -> None:
-        """Audio came: a worker that was full at the time may be asked again if this one is lost too."""
+    def on_audio(self) -> None:
+        """Allow workers that refused the stream to be tried again, because another worker has delivered audio."""
         self._lost = {address: reason for address, reason in self._lost.items() if reason not in _NOT_NOW}
 
-    def note(self, worker: Lease, loss: WorkerLost) -> None:
-        """Counts a loss and tells the pool. Raises Unavailable when the stream has moved too often."""
+    def record_loss(self, worker: Lease, loss: WorkerLost) -> None:
+        """Count a loss and report it to the pool. Raises Unavailable when the stream has moved too often."""
         self._lost[worker.address] = loss.reason
         self._pending.append(loss.reason)
-        said = loss.said or f"the {self._stage} worker was lost ({loss.reason.value}); try again"
-        self._last = Unavailable(said, retry_after=loss.retry_after)
+        detail = loss.detail or f"the {self._stage} worker was lost ({loss.reason.value}); try again"
+        self._last = Unavailable(detail, retry_after=loss.retry_after)
         self._count += loss.reason is not LossReason.FULL
         if loss.reason in _FAILURES:
             worker.report_failure(_FAILURES[loss.reason])
         log.warning(
-            "worker lost a stream", stage=self._stage, peer=worker.address, reason=loss.reason.value, said=loss.said
+            "worker lost a stream", stage=self._stage, peer=worker.address, reason=loss.reason.value, detail=loss.detail
         )
         if self._count > self.policy.max_moves:
-            self._settle("failed")
-            raise Unavailable(f"{self._count} {self._stage} workers lost this utterance; {said}", retry_after=1.0)
+            self._count_outcome("failed")
+            raise Unavailable(f"{self._count} {self._stage} workers lost this utterance; {detail}", retry_after=1.0)
 
-    def _settle(self, outcome: str) -> None:
+    def _count_outcome(self, outcome: str) -> None:
         for reason in self._pending:
             self._moves.labels(reason.value, outcome).inc()
         self._pending.clear()

@@ -1,4 +1,4 @@
-"""One stream to one worker: written to as things change, read message by message, and watched for progress."""
+"""One stream to one worker: send requests and read responses concurrently, and watch the worker's progress."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from services.common.errors import from_rpc_error
 from services.common.workers.call_end import CallEnd, answers
 from services.common.workers.failover import LossReason, MovePolicy, WorkerLost
 
-_OWES_NOTHING = (audio_pb2.Heartbeat.STATE_WAITING, audio_pb2.Heartbeat.STATE_WARMING)
-# Statuses that gRPC itself makes when a connection or a process breaks.
+_IDLE_STATES = (audio_pb2.Heartbeat.STATE_WAITING, audio_pb2.Heartbeat.STATE_WARMING)
+# Statuses that gRPC itself sets when a connection or a process breaks.
 _BROKEN = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.CANCELLED,
@@ -28,7 +28,7 @@ _BROKEN = (
 
 
 class Response(Protocol):
-    """What both services answer: one of several messages, a sign of life among them."""
+    """A response of llm or decode: one of several messages; a heartbeat is one of them."""
 
     @property
     def heartbeat(self) -> audio_pb2.Heartbeat: ...
@@ -41,35 +41,56 @@ ResponseT = TypeVar("ResponseT", bound=Response)
 
 
 class ProgressWatch:
-    """Tells a slow worker from a failed one by its heartbeats: only a step count that stands still means failure."""
+    """Tell a slow worker from a failed one: a failed one sends nothing, or heartbeats whose step count stands still."""
 
-    def __init__(self, policy: MovePolicy, may_suspect: Callable[[], bool] = lambda: True) -> None:
-        """`may_suspect` is asked before a worker is given up on suspicion; if not, the stream waits on."""
-        self.silence_seconds = policy.silence_seconds
-        self._stall_seconds = policy.stall_seconds
-        self._may_suspect = may_suspect
+    def __init__(
+        self,
+        policy: MovePolicy,
+        may_give_up: Callable[[], bool] = lambda: True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """
+        Args:
+            policy: the limits in seconds.
+            may_give_up: called before a worker is given up; while it returns false, the stream keeps waiting.
+            clock: returns seconds; all limits are measured with it.
+        """
+        self._policy = policy
+        self._may_give_up = may_give_up
+        self._clock = clock
         self._steps = -1
-        self._progress_at = time.monotonic()
+        self._progress_at = clock()
+        self._quiet_since = clock()
+
+    def await_message(self) -> None:
+        """Start to measure silence: the stream has begun to wait for a message."""
+        self._quiet_since = self._clock()
 
     def progress(self) -> None:
-        """A message came and was dealt with: the worker is alive whatever its count says."""
-        self._progress_at = time.monotonic()
+        """Record that a message was received and handled: the worker is alive, whatever its step count is."""
+        self._progress_at = self._clock()
 
     def beat(self, beat: audio_pb2.Heartbeat) -> None:
-        """Raises WorkerLost when the engine owes us work and has not stepped for too long."""
-        if beat.steps != self._steps or beat.state in _OWES_NOTHING:
+        """Handle a heartbeat. Raises WorkerLost when the engine has work and has made no step for too long."""
+        if beat.steps != self._steps or beat.state in _IDLE_STATES:
             self._steps = beat.steps
             self.progress()
-        elif time.monotonic() - self._progress_at > self._stall_seconds:
-            self._suspect(LossReason.STALLED)
+        elif self._clock() - self._progress_at > self._policy.stall_seconds:
+            self._give_up(LossReason.STALLED)
             self.progress()
 
-    def silent(self) -> None:
-        """Nothing came for `silence_seconds`. Raises WorkerLost when the worker may be left for that."""
-        self._suspect(LossReason.SILENT)
+    def check_silence(self) -> float:
+        """Return the seconds until the worker counts as silent. Raises WorkerLost when it does and may be given up."""
+        limit = self._policy.silence_seconds
+        left = self._quiet_since + limit - self._clock()
+        if left > 0:
+            return left
+        self._give_up(LossReason.SILENT)
+        self._quiet_since = self._clock()
+        return limit
 
-    def _suspect(self, reason: LossReason) -> None:
-        if self._may_suspect():
+    def _give_up(self, reason: LossReason) -> None:
+        if self._may_give_up():
             raise WorkerLost(reason)
 
 
@@ -77,10 +98,10 @@ class ProgressWatch:
 async def conversation(
     call: grpc.aio.StreamStreamCall[RequestT, ResponseT], requests: AsyncGenerator[RequestT], watch: ProgressWatch
 ) -> AsyncGenerator[AsyncIterator[ResponseT]]:
-    """Sends `requests` beside the block, which reads what the worker answers, heartbeats left out, to its proper end.
+    """Send `requests` in a task while the block reads the responses, without heartbeats, until the call ends.
 
-    The call ends with the block. Reading raises WorkerLost where another worker may do better, else what the worker
-    meant for the client, and whatever `requests` raises.
+    The call is cancelled when the block ends. Reading raises WorkerLost if another worker could take over, otherwise
+    the error the worker sent for the client, and any error of `requests`.
     """
     end = CallEnd(call)
     sender = asyncio.create_task(_send(call, requests))
@@ -99,9 +120,9 @@ async def _send(call: grpc.aio.StreamStreamCall[RequestT, Any], requests: AsyncG
             async for request in requests:
                 await call.write(request)
     except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-        return  # the call has ended; its reader learns why
+        return  # the call has ended; the reader raises its status
     except Exception:
-        call.cancel()  # a defect of ours; the reader raises it
+        call.cancel()  # a defect on this side; the reader raises it
         raise
 
 
@@ -114,7 +135,7 @@ async def _responses(
                 watch.beat(response.heartbeat)
             else:
                 yield response
-                watch.progress()  # only now: our own reader may have kept us, which is not the worker's fault
+                watch.progress()  # after the yield, because time that our own reader takes is not the worker's
     except grpc.aio.AioRpcError as error:
         raise lost_or_refused(error) from error
 
@@ -122,30 +143,30 @@ async def _responses(
 async def _next(
     messages: AsyncIterator[ResponseT], sender: asyncio.Task[None], watch: ProgressWatch
 ) -> ResponseT | None:
-    """The next message, None at the end. Raises WorkerLost when a worker is silent and may be left for that."""
+    """Return the next message, or None at the end. Raises WorkerLost when the worker is silent and may be given up."""
     read = asyncio.ensure_future(anext(messages, None))
+    watch.await_message()
     try:
         while not read.done():
-            await asyncio.wait({read}, timeout=watch.silence_seconds)
-            if not read.done():
-                watch.silent()
+            await asyncio.wait({read}, timeout=watch.check_silence())
         if not read.cancelled():
             return read.result()
         if sender.done() and not sender.cancelled():
             sender.result()
-        raise WorkerLost(LossReason.DIED, "this end closed the connection")
+        raise WorkerLost(LossReason.DIED, "this side closed the connection")
     finally:
         read.cancel()
 
 
 def lost_or_refused(error: grpc.aio.AioRpcError) -> Exception:
-    """What to raise for a failed stream: WorkerLost where another worker may do better, else what the worker meant."""
-    meant, code = from_rpc_error(error), error.code()
-    answered = rpc_status.from_call(cast(grpc.Call, error)) is not None  # a broken connection brings no status of ours
+    """Return the error to raise for a failed stream: WorkerLost if another worker could take over, otherwise the
+    worker's own error."""
+    sent, code = from_rpc_error(error), error.code()
+    answered = rpc_status.from_call(cast(grpc.Call, error)) is not None  # a broken connection carries no status of ours
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return WorkerLost(LossReason.FULL, meant.message, meant.retry_after)
+        return WorkerLost(LossReason.FULL, sent.message, sent.retry_after)
     if answered and code is grpc.StatusCode.UNAVAILABLE:
-        return WorkerLost(LossReason.REFUSED, meant.message, meant.retry_after)
+        return WorkerLost(LossReason.REFUSED, sent.message, sent.retry_after)
     if not answered and code in _BROKEN:
-        return WorkerLost(LossReason.DIED, meant.message, meant.retry_after)
-    return meant
+        return WorkerLost(LossReason.DIED, sent.message, sent.retry_after)
+    return sent

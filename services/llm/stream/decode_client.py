@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -78,16 +78,18 @@ class DecodeStream:
         *,
         record: bytes = b"",
         next_sample: int = 0,
-        suspects: FailoverBudget | None = None,
+        failover_budget: FailoverBudget | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`record` and `next_sample` continue audio of an earlier run; the tokens are pushed from the first one on.
 
-        `suspects` is shared by all streams of a pool.
+        `failover_budget` is shared by all streams of a pool; `clock` returns seconds and measures silence and stalls.
         """
         self._start = start
         self._voice = voice
         self._model_id = model_id
-        self._losses = Failover(pool, policy, "decode", MOVES, suspects or FailoverBudget())
+        self._failover = Failover(pool, policy, "decode", MOVES, failover_budget or FailoverBudget())
+        self._clock = clock
         self._tokens: list[int] = []
         self._last = False
         self._position = 0.0
@@ -114,20 +116,20 @@ class DecodeStream:
     async def events(self) -> AsyncGenerator[Event]:
         """Yields until the last audio. Raises Unavailable or Overloaded when no worker is left, or what one refused."""
         while True:
-            async with self._losses.lease() as worker:
+            async with self._failover.lease() as worker:
                 try:
                     async with aclosing(self._converse(worker)) as events:
                         async for event in events:
                             yield event
                     return
                 except WorkerLost as loss:
-                    self._lost_at = self._lost_at or time.monotonic()
-                    self._losses.note(worker, loss)
+                    self._lost_at = self._lost_at or self._clock()
+                    self._failover.record_loss(worker, loss)
 
     async def _converse(self, worker: Lease) -> AsyncGenerator[Event]:
         """One worker's part of the utterance: to its last audio, or WorkerLost."""
         call = decode_pb2_grpc.DecodeStub(worker.channel).Decode(metadata=tracing.outgoing())
-        watch = ProgressWatch(self._losses.policy, partial(self._losses.may_suspect, worker))
+        watch = ProgressWatch(self._failover.policy, partial(self._failover.may_give_up, worker), self._clock)
         outgoing, draining = _Outgoing(), False
         async with conversation(call, self._requests(outgoing), watch) as responses:
             async for response in responses:
@@ -149,7 +151,7 @@ class DecodeStream:
                     case "hand_over":
                         draining = True
                 # Without another worker a draining one is better than none: it speaks on.
-                if draining and self._losses.others_serve(worker):
+                if draining and self._failover.others_serve(worker):
                     raise WorkerLost(LossReason.DRAINING)
         raise WorkerLost(LossReason.BROKE_PROTOCOL, "a decode worker ended an utterance before its last audio")
 
@@ -161,7 +163,7 @@ class DecodeStream:
 
     def _taken_by(self, started: decode_pb2.DecodeStarted) -> list[Event]:
         news: list[Event] = [Started(started.worker, started.sample_rate)]
-        reason = self._losses.taken()
+        reason = self._failover.on_accepted()
         if self._worker is not None and reason is not None:
             tracing.event("moved", to_worker=started.worker, reason=reason.value)
             news.insert(0, Moved(self._worker, started.worker, reason.value))
@@ -196,13 +198,13 @@ class DecodeStream:
         known = self._next_sample - audio.first_sample
         if known < 0 or len(audio.pcm) % SAMPLE_BYTES:
             raise WorkerLost(LossReason.BROKE_PROTOCOL, f"a decode worker skipped {-known} samples")
-        self._losses.heard()
+        self._failover.on_audio()
         self._record = decoded.resume_record
         audio.pcm = audio.pcm[known * SAMPLE_BYTES :]
         if not audio.pcm and not audio.last:
             return None
         if self._lost_at is not None:
-            SEAM.observe(time.monotonic() - self._lost_at)
+            SEAM.observe(self._clock() - self._lost_at)
             self._lost_at = None
         audio.first_sample = self._next_sample
         audio.sequence = self._sequence

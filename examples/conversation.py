@@ -1,5 +1,5 @@
-"""A voice agent in small, over the product's own API: text comes word by word as a language model writes it, audio is
-played as a phone plays it, and the caller interrupts the second answer.
+"""A small voice agent over our own gRPC API. It sends text word by word, as a language model writes it, plays the audio
+as a phone does, and reports its position. The caller interrupts the second answer.
 
 Needs grpcio and the lighttts package that `make protos` generates.
 """
@@ -26,7 +26,7 @@ Request = tts_pb2.StreamingSynthesizeRequest
 
 
 class Phone:
-    """Plays what it has got, frame by frame, and silence when it has nothing; what it plays is recorded."""
+    """Plays the received audio frame by frame, and silence if there is none; records what it plays."""
 
     def __init__(self, out: wave.Wave_write, sample_rate: int) -> None:
         out.setparams((1, 2, sample_rate, 0, "NONE", ""))
@@ -45,7 +45,7 @@ class Phone:
         self._waiting += chunk.pcm
 
     def drop(self) -> None:
-        """The caller speaks: nothing that waits is wanted any more."""
+        """Drops the audio that has not been played."""
         self._first_waiting += len(self._waiting) // 2
         self._waiting.clear()
 
@@ -80,7 +80,7 @@ class Agent:
         self.requests.put_nowait(Request(flush=tts_pb2.Flush()))
 
     async def report(self, phone: Phone) -> None:
-        """Tells the server where the listener is, so that it neither runs far ahead nor lets them wait."""
+        """Reports the playback position, so that the server neither sends far ahead nor falls behind."""
         while True:
             await asyncio.sleep(0.2)
             self.requests.put_nowait(Request(position=audio_pb2.PlaybackPosition(seconds=phone.position)))
@@ -89,8 +89,8 @@ class Agent:
         phone = await self.phone
         working = [asyncio.create_task(work) for work in (phone.play(), self.report(phone))]
         await self.say(ANSWERS[0])
-        await self.marks.get()  # all of it was sent
-        await phone.silent.wait()  # and heard
+        await self.marks.get()  # all audio has been sent
+        await phone.silent.wait()  # and played
         await self.say(ANSWERS[1])
         await phone.playing.wait()
         await asyncio.sleep(0.5)
@@ -108,7 +108,7 @@ class Agent:
             case "audio":
                 self.phone.result().feed(response.audio)
             case "spoken" if response.spoken.cut:
-                # The language model must know what its caller has heard, not what it wrote.
+                # Put into the language model's history what the caller has heard, not what the model wrote.
                 heard = "".join(f"{word} " for answer in ANSWERS for word in answer.split())
                 sys.stdout.write(f"heard: {heard[: response.spoken.text_offset]}\n")
             case "mark":

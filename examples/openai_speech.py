@@ -1,4 +1,4 @@
-"""OpenAI's own client (pip install openai): a whole file, and samples as they are made."""
+"""OpenAI's own client (pip install openai): a whole file, and samples while they are generated."""
 
 import os
 import wave

@@ -1,4 +1,4 @@
-"""LightTTS's WebSocket (pip install websockets): a voice of one's own, text word by word, audio meanwhile."""
+"""LightTTS's WebSocket (pip install websockets): the voice of a recording, text word by word, audio meanwhile."""
 
 import asyncio
 import json

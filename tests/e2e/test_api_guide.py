@@ -1,4 +1,4 @@
-"""docs/api.md: its programs are the files in examples/, its curl commands work as they stand."""
+"""docs/api.md: its first program, its curl commands and the examples that it links run as they stand."""
 
 from __future__ import annotations
 
@@ -16,13 +16,41 @@ from cli.local.stack import Stack
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-SHOWN = re.findall(r"`examples/([\w.]+)`:\n\n```python\n(.*?)```", GUIDE, re.DOTALL)
+PROGRAMS = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
 
 
-def test_the_programs_shown_are_the_examples() -> None:
-    assert len(SHOWN) >= 5
-    for name, program in SHOWN:
-        assert program == (ROOT / "examples" / name).read_text(encoding="utf-8"), name
+async def run_python(program: Path, stack: Stack, folder: Path) -> str:
+    """Runs a program in `folder` and returns its output."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(program),
+        cwd=folder,
+        env=os.environ | {"LIGHTTTS_SERVER": stack.gateway.address, "PYTHONPATH": str(ROOT)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+    return output.decode()
+
+
+def test_it_links_every_example() -> None:
+    linked = set(re.findall(r"\]\(\.\./examples/([\w.]+)\)", GUIDE))
+    assert linked == {path.name for path in (ROOT / "examples").glob("*.py")}
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_its_first_program_and_the_reflection_example_speak_the_same(stack: Stack, tmp_path: Path) -> None:
+    assert len(PROGRAMS) == 1
+    assert PROGRAMS[0].count("\n") <= 15
+    pasted = tmp_path / "pasted.py"
+    pasted.write_text(PROGRAMS[0].replace("127.0.0.1:50050", stack.gateway.address), encoding="utf-8")
+    await run_python(pasted, stack, tmp_path)
+    await run_python(ROOT / "examples" / "reflection.py", stack, tmp_path)
+    with wave.open(str(tmp_path / "hello.wav")) as spoken:
+        assert spoken.getnframes() > spoken.getframerate()
+    # The same voice, text and seed.
+    assert (tmp_path / "hello.wav").read_bytes() == (tmp_path / "reflection.wav").read_bytes()
 
 
 @pytest.mark.asyncio(loop_scope="session")
@@ -50,21 +78,12 @@ async def test_its_curl_commands_work(stack: Stack, tmp_path: Path) -> None:
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_the_conversation_plays_and_knows_what_its_caller_heard(stack: Stack, tmp_path: Path) -> None:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        str(ROOT / "examples" / "conversation.py"),
-        cwd=tmp_path,
-        env=os.environ | {"LIGHTTTS_SERVER": stack.gateway.address, "PYTHONPATH": str(ROOT)},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    output, _ = await process.communicate()
-    assert process.returncode == 0, output.decode()
-    heard = re.search(r"^heard: (.*)$", output.decode(), re.MULTILINE)
+async def test_the_conversation_plays_and_reports_how_much_was_heard(stack: Stack, tmp_path: Path) -> None:
+    output = await run_python(ROOT / "examples" / "conversation.py", stack, tmp_path)
+    heard = re.search(r"^heard: (.*)$", output, re.MULTILINE)
     assert heard is not None
     assert heard[1].startswith("Good morning, Alice. Welcome to London. ")
     assert not heard[1].endswith("to its end.")
-    assert "first audio after" in output.decode()
+    assert "first audio after" in output
     with wave.open(str(tmp_path / "conversation.wav")) as played:
         assert played.getnframes() > 2 * played.getframerate()

@@ -1,8 +1,8 @@
-"""Open-loop load on a gateway: utterances arrive as a Poisson process, whether or not the ones before have ended.
+"""Open-loop load on a gateway: utterances arrive as a Poisson process, whether or not earlier ones have ended.
 
-A closed loop waits for slow answers before it asks again and so hides them. Here every time counts from the instant at
-which the utterance was due to be asked for, also when the generator itself came late to it. `offered` streams means
-that, on average, so many utterances would be playing at once if each began playing when it was due.
+A closed loop waits for slow answers before its next request, which hides the slow answers. Here every time counts from
+the instant at which the request was due, even if the generator itself was late. `offered` streams is the mean number of
+utterances that would play at once if each began to play when it was due.
 """
 
 from __future__ import annotations
@@ -12,21 +12,22 @@ import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from cli.client import ClientError, Refused, Speech, speak
+from cli.client import ClientError, Refused, Speech, list_voices, speak
+from cli.console import out
 from cli.say import make_config
 from lighttts.v1.audio_pb2 import AudioChunk
 
 GAP_SECONDS = 0.005
-"""Silence shorter than this nobody hears, and timers are no better."""
+"""Shorter silence is inaudible, and timers are no more precise."""
 MOST_LOADS = 20
-"""A search for the largest load ends after so many."""
+"""A search for the largest load ends after this many loads."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """What to offer: utterances of `text` at `rate` per second for `seconds`, by a generator seeded with `seed`."""
+    """Utterances of `text` at `rate` per second for `seconds`, by a generator seeded with `seed`."""
 
     text: str
     rate: float
@@ -37,17 +38,19 @@ class Load:
 
 @dataclass
 class Playback:
-    """A listener who plays from the first chunk on: how often and how long they had nothing to hear."""
+    """Simulates a listener who plays from the first chunk on. Times in seconds of the monotonic clock."""
 
     began_at: float | None = None
-    """When the first chunk came."""
+    """When the first chunk arrived."""
     ends_at: float = 0.0
-    """When the audio so far will have been heard."""
+    """When the audio received so far will have been played."""
     underruns: int = 0
+    """How often the listener had no audio to play."""
     silence: float = 0.0
+    """For how long, in total."""
 
     def take(self, now: float, seconds: float) -> None:
-        """`seconds` of audio arrive at `now`."""
+        """Count `seconds` of audio that arrived at `now`."""
         gap = now - self.ends_at
         if self.began_at is None:
             self.began_at = now
@@ -58,30 +61,45 @@ class Playback:
 
 
 @dataclass
-class Heard:
+class Outcome:
     """One utterance of a load."""
 
     due_at: float
-    """When it was to be asked for."""
+    """When its request was due."""
     playback: Playback = field(default_factory=Playback)
-    speech: Speech | None = None
-    """None when it did not come to its end."""
+    speech: Speech = field(default_factory=Speech)
+    """Empty unless the stream ended well."""
     error: ClientError | None = None
 
     @property
+    def completed(self) -> bool:
+        return self.error is None and self.speech.samples > 0
+
+    @property
+    def refused(self) -> bool:
+        return isinstance(self.error, Refused)
+
+    @property
+    def failure(self) -> str | None:
+        """Why it failed; None if it was completed or refused."""
+        if self.completed or self.refused:
+            return None
+        return str(self.error or "no audio arrived")
+
+    @property
     def first_audio(self) -> float:
-        """Seconds until it could be heard; endless when it never was."""
+        """Seconds until the first audio; infinite if none arrived."""
         return math.inf if self.playback.began_at is None else self.playback.began_at - self.due_at
 
 
 @dataclass(frozen=True)
 class Report:
-    """What listeners had of one load. Times in seconds, of the utterances that were spoken; NaN where none was."""
+    """The figures of one load. Times in seconds, of the completed utterances; NaN without any."""
 
     rate: float
     asked: int
     refused: int
-    """Turned away for load, at once and with a retry hint."""
+    """Refused for load, at once and with a retry hint."""
     failed: int
     """Ended by any other error."""
     p50_first_audio: float
@@ -94,24 +112,24 @@ class Report:
     audio_seconds: float
     """Mean length of an utterance."""
     failure: str = ""
-    """What the first of the failed ones was told."""
+    """The error of the first utterance that failed."""
 
     @property
     def offered(self) -> float:
-        """Utterances that play at once, on average."""
+        """Mean number of utterances that play at once."""
         return self.rate * self.audio_seconds
 
 
 @dataclass(frozen=True)
 class Target:
-    """When a load counts as held: nobody turned away, first audio in time, hardly anybody hears silence."""
+    """When a load is held: no request is refused or fails, first audio is in time, and underruns are rare."""
 
     p95_first_audio: float = 0.8
     silent_streams: float = 0.01
     """Share of the streams that may have an underrun."""
 
     def held(self, one: Report) -> bool:
-        """Whether this load was held; one without any utterance was."""
+        """Whether this load was held; a load without any utterance was."""
         if not one.asked:
             return True
         in_time = one.p95_first_audio <= self.p95_first_audio
@@ -121,7 +139,7 @@ class Target:
 
 
 def arrivals(load: Load) -> Iterator[float]:
-    """When utterances are asked for: exponential gaps, seconds from the start, within `load.seconds`."""
+    """Return when requests are due, in seconds from the start: exponential gaps, within `load.seconds`."""
     clock = random.Random(load.seed)
     at = clock.expovariate(load.rate)
     while at < load.seconds:
@@ -129,8 +147,8 @@ def arrivals(load: Load) -> Iterator[float]:
         at += clock.expovariate(load.rate)
 
 
-async def offer(server: str, load: Load) -> list[Heard]:
-    """Asks for every utterance in its time and waits for all of them. A refusal is a result, not an error."""
+async def offer(server: str, load: Load) -> list[Outcome]:
+    """Send every request when it is due and wait for all of them. A refusal is an outcome, not an error."""
     started = time.monotonic()
     tasks = []
     for number, at in enumerate(arrivals(load)):
@@ -139,46 +157,48 @@ async def offer(server: str, load: Load) -> list[Heard]:
     return list(await asyncio.gather(*tasks))
 
 
-async def _listen(server: str, load: Load, number: int, due_at: float) -> Heard:
-    heard = Heard(due_at)
+async def _listen(server: str, load: Load, number: int, due_at: float) -> Outcome:
+    outcome = Outcome(due_at)
 
     def take(chunk: AudioChunk) -> None:
-        heard.playback.take(time.monotonic(), len(chunk.pcm) / 2 / chunk.sample_rate)
+        outcome.playback.take(time.monotonic(), len(chunk.pcm) / 2 / chunk.sample_rate)
 
     config = make_config(load.voice, None, None, load.seed + number, 1.0)
     try:
-        heard.speech = await speak(server, config, load.text, take)
+        outcome.speech = await speak(server, config, load.text, take)
     except ClientError as error:
-        heard.error = error
-    return heard
+        outcome.error = error
+    return outcome
 
 
-def report(load: Load, heard: Sequence[Heard]) -> Report:
-    """The figures of a load."""
-    spoken = [(one, one.speech) for one in heard if one.speech is not None and one.speech.samples]
-    first = [one.first_audio for one, _ in spoken]
-    played = [one.playback for one, _ in spoken]
-    refused = sum(isinstance(one.error, Refused) for one in heard)
-    silent = [one for one in heard if one.playback.began_at is None or one.error is not None]
-    failures = [str(one.error or "no audio came") for one in silent if not isinstance(one.error, Refused)]
+def report(load: Load, outcomes: Sequence[Outcome]) -> Report:
+    """Return the figures of a load."""
+    completed = [one for one in outcomes if one.completed]
+    failures = [one.failure for one in outcomes if one.failure is not None]
+    first_audio = [one.first_audio for one in completed]
+    underruns = [one.playback.underruns for one in completed]
     return Report(
         rate=load.rate,
-        asked=len(heard),
-        refused=refused,
+        asked=len(outcomes),
+        refused=sum(one.refused for one in outcomes),
         failed=len(failures),
-        p50_first_audio=percentile(first, 50),
-        p95_first_audio=percentile(first, 95),
-        underruns_per_stream=sum(one.underruns for one in played) / len(played) if played else math.nan,
-        streams_with_underrun=sum(one.underruns > 0 for one in played),
-        p95_silence=percentile([one.silence for one in played], 95),
-        real_time_factor=percentile([speech.real_time_factor for _, speech in spoken], 50),
-        audio_seconds=sum(speech.audio_seconds for _, speech in spoken) / len(spoken) if spoken else math.nan,
-        failure=failures[0] if failures else "",
+        p50_first_audio=percentile(first_audio, 50),
+        p95_first_audio=percentile(first_audio, 95),
+        underruns_per_stream=_mean(underruns),
+        streams_with_underrun=sum(map(bool, underruns)),
+        p95_silence=percentile([one.playback.silence for one in completed], 95),
+        real_time_factor=percentile([one.speech.real_time_factor for one in completed], 50),
+        audio_seconds=_mean([one.speech.audio_seconds for one in completed]),
+        failure=next(iter(failures), ""),
     )
 
 
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
+
+
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The smallest value that `percent` of all do not exceed; NaN without values."""
+    """Return the smallest value that `percent` of all do not exceed; NaN without values."""
     if not values:
         return math.nan
     return sorted(values)[max(0, math.ceil(percent / 100 * len(values)) - 1)]
@@ -190,7 +210,7 @@ HEADER = (
 
 
 def table_row(one: Report) -> str:
-    """A report's figures under `HEADER`, and what a failed utterance was told."""
+    """Return a report's figures in the columns of `HEADER`, and below them the error of a failed utterance."""
     return (
         f"{one.rate:6.2f} {one.offered:8.1f} {one.asked:6} {one.refused:8} {one.failed:7} {one.p50_first_audio:16.2f} "
         f"{one.p95_first_audio:6.2f} {one.underruns_per_stream:17.2f} {one.p95_silence:12.2f} "
@@ -201,7 +221,7 @@ def table_row(one: Report) -> str:
 async def largest_held(
     measure: Callable[[float], Awaitable[Report]], target: Target, rate: float, within: float = 1.1
 ) -> Report | None:
-    """Measures loads, `rate` first, until the largest one held is known to a factor of `within`; None if none is.
+    """Measure loads, `rate` first, until the largest one held is known to a factor of `within`; None if none is held.
 
     Doubles the rate while loads are held and halves it while none is, then bisects.
     """
@@ -222,3 +242,24 @@ async def largest_held(
         else:
             rate = math.sqrt(best.rate * too_much)
     return best
+
+
+async def run_loads(server: str, loads: Sequence[Load], find: float | None) -> None:
+    """Print the figures of every load; with `find`, of a search for the largest load held, starting at the first one.
+
+    `find` is the longest 95th percentile of the first audio, in seconds. Raises ClientError without a gateway.
+    """
+
+    async def measure(load: Load) -> Report:
+        one = report(load, await offer(server, load))
+        out.print(table_row(one), soft_wrap=True)
+        return one
+
+    await list_voices(server)  # fails at once if no gateway listens there or the key is wrong
+    out.print(HEADER, soft_wrap=True)
+    if find is None:
+        for load in loads:
+            await measure(load)
+        return
+    best = await largest_held(lambda rate: measure(replace(loads[0], rate=rate)), Target(find), loads[0].rate)
+    out.print(f"held: {best.rate:.2f} per second, {best.offered:.1f} streams" if best else "no load was held")

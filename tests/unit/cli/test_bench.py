@@ -1,4 +1,4 @@
-"""The load generator's arithmetic: arrivals, a listener's silence, percentiles."""
+"""The load generator's arithmetic: arrivals, underruns, percentiles."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from cli.bench import Heard, Load, Playback, Report, Target, arrivals, largest_held, percentile, report
+from cli.bench import Load, Outcome, Playback, Report, Target, arrivals, largest_held, percentile, report
 from cli.client import ClientError, Refused, Speech
 
 
@@ -25,7 +25,7 @@ def test_arrivals_are_poisson_and_repeatable() -> None:
     assert spread == pytest.approx(mean, rel=0.1)  # as for exponential gaps
 
 
-def test_a_listener_without_audio_hears_silence() -> None:
+def test_a_listener_without_audio_has_an_underrun() -> None:
     playback = Playback()
     for now, seconds in ((10.0, 1.0), (10.5, 1.0), (12.5, 1.0), (13.0, 2.0), (15.503, 1.0)):
         playback.take(now, seconds)
@@ -40,15 +40,15 @@ def test_percentiles() -> None:
     assert percentile([2.0, 1.0], 50) == 1.0
 
 
-def heard(first: float, underruns: int = 0) -> Heard:
+def completed(first: float, underruns: int = 0) -> Outcome:
     speech = Speech(sample_rate=24000, samples=240_000, time_to_first_audio=0.0, seconds_spent=5.0)
-    return Heard(100.0, Playback(100.0 + first, 120.0, underruns, 0.5 * underruns), speech)
+    return Outcome(100.0, Playback(100.0 + first, 120.0, underruns, 0.5 * underruns), speech)
 
 
 def test_a_report_counts_refusals_failures_and_underruns() -> None:
     load = Load("text", rate=2.0, seconds=10.0)
-    turned_away = [Heard(0.0, error=Refused("full")), Heard(0.0, error=ClientError("broken"))]
-    figures = report(load, [heard(0.1), heard(0.3, 2), *turned_away])
+    turned_away = [Outcome(0.0, error=Refused("full")), Outcome(0.0, error=ClientError("broken"))]
+    figures = report(load, [completed(0.1), completed(0.3, 2), *turned_away])
     assert (figures.asked, figures.refused, figures.failed, figures.streams_with_underrun) == (4, 1, 1, 1)
     assert figures.failure == "broken"
     assert (figures.p50_first_audio, figures.p95_first_audio) == pytest.approx((0.1, 0.3))
@@ -58,15 +58,20 @@ def test_a_report_counts_refusals_failures_and_underruns() -> None:
     assert math.isnan(report(load, []).p95_first_audio)
 
 
+def test_a_stream_without_audio_has_failed() -> None:
+    figures = report(Load("text", rate=2.0, seconds=10.0), [Outcome(100.0)])
+    assert (figures.failed, figures.failure) == (1, "no audio arrived")
+
+
 def test_what_counts_as_held() -> None:
     load, target = Load("text", 1.0, 100.0), Target(p95_first_audio=0.5, silent_streams=0.01)
-    calm = [heard(0.2) for _ in range(99)]
+    calm = [completed(0.2) for _ in range(99)]
     assert target.held(report(load, []))
-    assert target.held(report(load, [*calm, heard(0.9, 1)]))
-    assert not target.held(report(load, [*calm, heard(0.2, 1), heard(0.2, 1)]))
-    assert not target.held(report(load, [heard(0.6)]))
-    assert not target.held(report(load, [*calm, Heard(0.0, error=Refused("full"))]))
-    assert not target.held(report(load, [*calm, Heard(0.0, error=ClientError("broken"))]))
+    assert target.held(report(load, [*calm, completed(0.9, 1)]))
+    assert not target.held(report(load, [*calm, completed(0.2, 1), completed(0.2, 1)]))
+    assert not target.held(report(load, [completed(0.6)]))
+    assert not target.held(report(load, [*calm, Outcome(0.0, error=Refused("full"))]))
+    assert not target.held(report(load, [*calm, Outcome(0.0, error=ClientError("broken"))]))
 
 
 @pytest.mark.parametrize("capacity", [0.07, 1.0, 7.3, 100.0])
@@ -75,7 +80,7 @@ async def test_the_search_ends_next_to_the_largest_load(capacity: float) -> None
 
     async def measure(rate: float) -> Report:
         tried.append(rate)
-        return report(Load("text", rate, 10.0), [heard(0.1 if rate <= capacity else 2.0)])
+        return report(Load("text", rate, 10.0), [completed(0.1 if rate <= capacity else 2.0)])
 
     best = await largest_held(measure, Target(), rate=1.0)
     assert best is not None
@@ -85,6 +90,6 @@ async def test_the_search_ends_next_to_the_largest_load(capacity: float) -> None
 
 async def test_the_search_gives_up_where_nothing_is_held() -> None:
     async def measure(rate: float) -> Report:
-        return report(Load("text", rate, 10.0), [heard(9.0)])
+        return report(Load("text", rate, 10.0), [completed(9.0)])
 
     assert await largest_held(measure, Target(), rate=1.0) is None

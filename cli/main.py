@@ -1,8 +1,9 @@
-"""The `light-tts` command line: options here, each command's work in a module of its own."""
+"""The `light-tts` command line: options and help texts. Each command's work is in a module of its own."""
 
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import typer
 from rich.table import Table
 
 from cli import doctor as doctor_module
-from cli.bench import HEADER, Load, Report, Target, largest_held, offer, report, table_row
+from cli.bench import Load, run_loads
 from cli.client import Access, ClientError, check_health, list_voices
 from cli.console import err, fail, out, run, show_event
 from cli.demo import SENTENCE
@@ -30,64 +31,126 @@ from cli.say import check_speech, make_config, say_to_file, show_speech
 from gateway.auth.keys import NAME, key_hash, new_key
 from services.common.settings import EMBEDDED_MODEL
 
+PROGRAM = sys.argv[0] if Path(sys.argv[0]).name == "light-tts" else "light-tts"
+"""The command as it was called, so that the examples below work when they are pasted."""
+
+
+def _examples(*arguments: str) -> str:
+    """Return the text under a command's options, one example per line, none longer than a terminal's 80 columns."""
+    return "\n".join(["Examples:", *(f"  {PROGRAM} {line}" for line in arguments)])
+
+
 app = typer.Typer(
-    help="Zero-shot streaming text-to-speech as gRPC microservices.",
+    help="Streaming text-to-speech with the voice of a short recording. `light-tts up` starts all services on this "
+    "machine, `light-tts say` speaks a text through them. COMMAND --help shows the options and examples of a command.",
+    epilog=_examples("demo", "up", 'say "Good morning, Alice, welcome to London."'),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
 Server = Annotated[
-    str, typer.Option(envvar="LIGHTTTS_SERVER", help="The gateway's gRPC address: host:port, or https://host:port.")
+    str, typer.Option(envvar="LIGHTTTS_SERVER", help="gRPC address of the gateway: host:port or https://host:port.")
 ]
-Tls = Annotated[bool, typer.Option("--tls", help="Speak TLS, as https:// before the address means too.")]
+Tls = Annotated[bool, typer.Option("--tls", help="Connect with TLS; https:// before the address does the same.")]
 Authority = Annotated[
     Path | None,
-    typer.Option("--ca", envvar="LIGHTTTS_SERVER_CA", help="Who signed its certificate (PEM); implies --tls."),
+    typer.Option(
+        "--ca",
+        envvar="LIGHTTTS_SERVER_CA",
+        help="PEM file of the authority that signed the gateway's certificate; implies --tls. "
+        "Default: the authorities that this system trusts.",
+    ),
 ]
 ApiKey = Annotated[
     str,
-    typer.Option(envvar="LIGHTTTS_API_KEY", show_default=False, help="Others see command lines: better the variable."),
+    typer.Option(
+        envvar="LIGHTTTS_API_KEY",
+        show_default=False,
+        help="API key, if the gateway asks for one. Prefer the variable: other users can see command lines.",
+    ),
 ]
 ModelDirectory = Annotated[
-    Path, typer.Option(envvar="LIGHTTTS_MODEL_DIR", help="Model directory in the official CosyVoice2/3 layout.")
+    Path,
+    typer.Option(envvar="LIGHTTTS_MODEL_DIR", help="Model directory in the official layout of CosyVoice 2 or 3."),
 ]
+OutFile = Annotated[Path, typer.Option("--out", help="WAV file to write.")]
 
 
 class PortChoice(StrEnum):
-    """Where a stack's processes listen."""
+    """Where the processes of a stack listen."""
 
     default = "default"
     free = "free"
 
 
 class CheckpointFamily(StrEnum):
-    """What `fetch` knows."""
+    """The checkpoints that `fetch` downloads."""
 
     cosyvoice2 = "cosyvoice2"
     cosyvoice3 = "cosyvoice3"
 
 
-@app.command()
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"light-tts {importlib.metadata.version('light-tts')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """The options before the command."""
+
+
+@app.command(epilog=_examples("demo", 'demo --text "Keep up the good work." --out work.wav'))
+def demo(
+    out_file: OutFile = Path("demo.wav"),
+    text: Annotated[str, typer.Option(help="Text to speak.")] = SENTENCE,
+) -> None:
+    """Start all services on free ports, speak one sentence into a WAV file, show the figures and stop everything."""
+    try:
+        if not run(run_demo(out_file, text)):
+            err.print("stopped before the end")
+            raise typer.Exit(130)
+    except (PortError, WorkerError, ClientError) as error:
+        fail(str(error))
+
+
+@app.command(
+    epilog=_examples("up", "up --decode 3 --ports free", "up --model-dir models/cosyvoice2 --devices cuda:0,cuda:1")
+)
 def up(
     decode: Annotated[int, typer.Option(min=1, max=32, help="Number of decode workers.")] = 2,
     devices: Annotated[
-        str, typer.Option(help="Devices of the decode workers, by turns, and of the llm: cuda:0,cuda:1 or cpu.")
+        str,
+        typer.Option(
+            help="Devices, such as cpu or cuda:0,cuda:1. Decode workers are placed on them round-robin, the llm worker "
+            "on the first. Default: each service chooses."
+        ),
     ] = "",
     model_dir: ModelDirectory = EMBEDDED_MODEL,
-    host: Annotated[str, typer.Option(help="Address the gateway listens on; 0.0.0.0 for other machines.")] = HOST,
+    host: Annotated[
+        str, typer.Option(help="Address the gateway listens on; 0.0.0.0 accepts connections from other machines.")
+    ] = HOST,
     port: Annotated[int, typer.Option(min=1, max=65535, help="The gateway's gRPC port.")] = 50050,
     http_port: Annotated[int, typer.Option(min=1, max=65535, help="The gateway's HTTP port.")] = 8080,
     cosyvoice_port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Where CosyVoice's own clients are served; 0 serves none.")
+        int, typer.Option(min=0, max=65535, help="The gateway's port for clients of CosyVoice; 0 switches it off.")
     ] = 50000,
     ports: Annotated[
-        PortChoice, typer.Option(help="default: 50050 and up as documented; free: whatever is free.")
+        PortChoice,
+        typer.Option(help="default: the documented ports, from 50050. free: any free ports, for a second stack."),
     ] = PortChoice.default,
-    log_dir: Annotated[Path, typer.Option(help="Where each process writes its log.")] = Path(".run"),
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    log_dir: Annotated[Path, typer.Option(help="Folder of the log files, one per process.")] = Path(".run"),
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], typer.Option(help="Least severe level that is logged.")
+    ] = "info",
 ) -> None:
-    """Run the whole system on this machine until Ctrl-C; a process that dies is started again."""
+    """Run all services on this machine until Ctrl-C; a process that dies is restarted."""
     try:
         chosen = (
             free_ports(decode) if ports is PortChoice.free else default_ports(decode, port, http_port, cosyvoice_port)
@@ -110,7 +173,7 @@ async def _serve(config: StackConfig) -> None:
     err.print(f"Starting encode, llm, {config.decode_workers} decode workers and the gateway (logs: {config.log_dir}):")
     async with Stack(config, show_event) as stack:
         server = "" if stack.ports.gateway.grpc == 50050 else f" --server {stack.gateway.address}"
-        out.print(f"Serving: gRPC {stack.gateway.address}, HTTP and a page to try it {stack.http_url}. Try:")
+        out.print(f"Serving: gRPC {stack.gateway.address}, HTTP and a test page {stack.http_url}. Try:")
         out.print(f'  {sys.argv[0]} say "Good morning, Alice, welcome to London."{server}', soft_wrap=True)
         out.print("Ctrl-C stops everything.")
         try:
@@ -119,119 +182,47 @@ async def _serve(config: StackConfig) -> None:
             err.print("Stopping:")
 
 
-@app.command()
-def prepare(
-    model_dir: ModelDirectory = EMBEDDED_MODEL,
-    backend: Annotated[
-        Literal["onnx", "tensorrt"],
-        typer.Option(help="onnx takes seconds; tensorrt minutes, on the very kind of GPU that will decode."),
-    ] = "onnx",
-    device: Annotated[str, typer.Option(help="Device it is built for: cpu, cuda, cuda:1 ...")] = "cpu",
-    max_batch_size: Annotated[
-        int,
-        typer.Option(min=0, help="Largest batch of a TensorRT engine, as the workers' setting; 0 is their default."),
-    ] = 0,
-    precision: Annotated[
-        Literal["auto", "float32", "float16", "bfloat16"],
-        typer.Option(help="Numbers of a TensorRT engine, as the workers' decode_precision; auto is bfloat16."),
-    ] = "auto",
-    cache_dir: Annotated[
-        Path | None,
-        typer.Option(envvar="LIGHTTTS_DECODE_CACHE_DIR", help="Where workers will look; default: ~/.cache/light-tts."),
-    ] = None,
-) -> None:
-    """Build ahead what decode workers with LIGHTTTS_DECODE_BACKEND=onnx or tensorrt start from.
-
-    They keep no states: where memory allows them, PyTorch's appending costs less per hop than any of these.
-
-    A graph is named by the weights it was made from, an engine also by GPU, TensorRT's version, precision and batch, so
-    that no worker uses what was built for another; what is there already is kept. All is tried before the command ends.
-    """
-    flags = {
-        "--decode-backend": backend,
-        "--model-dir": model_dir,
-        "--device": device,
-        "--decode-max-batch-size": max_batch_size,
-        "--decode-precision": precision,
-    }
-    flags |= {"--decode-cache-dir": cache_dir} if cache_dir is not None else {}
-    words = (str(word) for pair in flags.items() for word in pair)
-    command = module_command("services.decode.prepare", *words)
-    raise typer.Exit(subprocess.run(command, check=False).returncode)  # noqa: S603 - our own module, torch stays there
-
-
-@app.command()
-def bench(
-    rates: Annotated[str, typer.Option(help="Utterances per second, one load each: 0.5,1,2.")] = "0.2,0.5,1",
-    seconds: Annotated[float, typer.Option(min=1.0, help="Length of each load.")] = 30.0,
-    find: Annotated[
-        float | None,
-        typer.Option(
-            min=0.01,
-            help="Search the largest load that is held, from the first of --rates on: p95 of the first audio within so "
-            "many seconds, nobody refused, at most 1% of the streams with an underrun.",
-        ),
-    ] = None,
-    text: Annotated[str, typer.Option(help="What is said.")] = SENTENCE,
-    voice: Annotated[str | None, typer.Option(help="A voice of the gateway.")] = None,
-    server: Server = "127.0.0.1:50050",
-) -> None:
-    """Offer a gateway Poisson loads and show what listeners had of them, line by line."""
-    try:
-        offered = [float(rate) for rate in rates.split(",")]
-    except ValueError as error:
-        fail(f"--rates must be numbers with commas between ({error})")
-    if min(offered) <= 0:
-        fail("--rates must be above zero")
-    try:
-        asyncio.run(_bench(server, [Load(text, rate, seconds, voice) for rate in offered], find))
-    except ClientError as error:
-        fail(str(error))
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
-
-
-async def _bench(server: str, loads: list[Load], find: float | None) -> None:
-    async def measure(load: Load) -> Report:
-        one = report(load, await offer(server, load))
-        out.print(table_row(one), soft_wrap=True)
-        return one
-
-    await list_voices(server)  # says at once when no gateway is there or the key is wrong
-    out.print(HEADER, soft_wrap=True)
-    if find is None:
-        for load in loads:
-            await measure(load)
-        return
-    best = await largest_held(lambda rate: measure(replace(loads[0], rate=rate)), Target(find), loads[0].rate)
-    out.print(f"held: {best.rate:.2f} per second, {best.offered:.1f} streams" if best else "no load was held")
-
-
 def _access(server: str, tls: bool, ca: Path | None, api_key: str) -> Access:
     secure = (tls or ca is not None) and not server.startswith("https://")
     return replace(Access.of(f"https://{server}" if secure else server), authority=ca, key=api_key)
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        'say "Good morning, Alice, welcome to London."',
+        'say "Keep up the good work." --voice rms --seed 7',
+        'say "Keep up the good work." --out work.wav \\\n'
+        '    --prompt-audio models/tiny/prompt_slt.wav \\\n    --prompt-text "$(cat models/tiny/prompt_slt.txt)"',
+    )
+)
 def say(
-    text: Annotated[str, typer.Argument(help="What to say.")],
-    voice: Annotated[str | None, typer.Option(help="A voice of the gateway; see `light-tts voices`.")] = None,
-    out_file: Annotated[Path, typer.Option("--out", help="The WAV file to write.")] = Path("out.wav"),
-    seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same speech.")] = None,
+    text: Annotated[str, typer.Argument(help="Text to speak.")],
+    voice: Annotated[
+        str | None, typer.Option(help="Voice of the gateway; `light-tts voices` lists them. Default: the gateway's.")
+    ] = None,
+    out_file: OutFile = Path("out.wav"),
+    seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same audio.")] = None,
     speed: Annotated[float, typer.Option(help="Speaking rate, 0.25 to 4.")] = 1.0,
-    prompt_audio: Annotated[Path | None, typer.Option(help="A recording of the voice to speak with.")] = None,
-    prompt_text: Annotated[str | None, typer.Option(help="What that recording says, word for word.")] = None,
+    prompt_audio: Annotated[
+        Path | None, typer.Option(help="Recording of another voice to speak with, 3 to 30 s; needs --prompt-text.")
+    ] = None,
+    prompt_text: Annotated[str | None, typer.Option(help="The words of that recording, exactly as spoken.")] = None,
     check: Annotated[
         bool,
-        typer.Option("--check", help="Fail unless the gateway is well and sends speech of a likely length."),
+        typer.Option(
+            "--check",
+            help="Fail unless the gateway reports SERVING and the audio is not silent and has a plausible length.",
+        ),
     ] = False,
-    wait: Annotated[float, typer.Option(min=0, help="Try again for so many seconds while nobody can speak.")] = 0,
+    wait: Annotated[
+        float, typer.Option(min=0, help="Retry for this many seconds while the gateway or its workers are starting.")
+    ] = 0,
     server: Server = "127.0.0.1:50050",
     tls: Tls = False,
     ca: Authority = None,
     api_key: ApiKey = "",
 ) -> None:
-    """Speak a text into a WAV file through the gateway's streaming API and show the figures."""
+    """Speak a text into a WAV file through a running gateway and show latency and speed."""
     try:
         config = make_config(voice, prompt_audio, prompt_text, seed, speed)
         access = _access(server, tls, ca, api_key)
@@ -246,9 +237,9 @@ def say(
     show_speech(speech, out_file)
 
 
-@app.command()
+@app.command(epilog=_examples("voices", "voices --server tts.example:443 --tls"))
 def voices(server: Server = "127.0.0.1:50050", tls: Tls = False, ca: Authority = None, api_key: ApiKey = "") -> None:
-    """List the voices a gateway speaks with."""
+    """List the voices that a running gateway offers."""
     try:
         answer = asyncio.run(list_voices(_access(server, tls, ca, api_key)))
     except ClientError as error:
@@ -260,11 +251,11 @@ def voices(server: Server = "127.0.0.1:50050", tls: Tls = False, ca: Authority =
     out.print(table)
 
 
-@app.command()
+@app.command(epilog=_examples("doctor", "doctor models/cosyvoice2"))
 def doctor(
-    model_dir: Annotated[Path, typer.Argument(help="Model directory to examine.")] = EMBEDDED_MODEL,
+    model_dir: Annotated[Path, typer.Argument(help="Model directory to check.")] = EMBEDDED_MODEL,
 ) -> None:
-    """Check versions, devices, ports and the model directory; say what to do about what is wrong."""
+    """Check versions, devices, ports and a model directory, and print a remedy for each problem."""
     colours = {"ok": "green", "warn": "yellow", "fail": "bold red"}
     failures = 0
     for finding in doctor_module.examine(model_dir):
@@ -274,16 +265,22 @@ def doctor(
         if finding.remedy:
             out.print(f"     → {finding.remedy}", markup=False, soft_wrap=True)
     if failures:
-        fail(f"{failures} of these must be mended before light-tts can run")
+        fail(f"{failures} problems must be fixed before light-tts can run")
 
 
-@app.command()
+@app.command(epilog=_examples("fetch cosyvoice2", "fetch cosyvoice3 /data/cosyvoice3"))
 def fetch(
-    family: Annotated[CheckpointFamily, typer.Argument(help="Which official checkpoint.")],
-    directory: Annotated[Path | None, typer.Argument(help="Where to put it; default: models/NAME.")] = None,
-    wait: Annotated[float, typer.Option(min=0, help="Download nothing; wait so many seconds until it is there.")] = 0,
+    family: Annotated[CheckpointFamily, typer.Argument(help="The checkpoint to download.")],
+    directory: Annotated[Path | None, typer.Argument(help="Folder to put it in; default: models/NAME.")] = None,
+    wait: Annotated[
+        float, typer.Option(min=0, help="Do not download; wait this many seconds for another process to do it.")
+    ] = 0,
 ) -> None:
-    """Download an official checkpoint from the Hugging Face hub; run it again to go on after an interruption."""
+    """Download an official checkpoint from the Hugging Face hub and verify every checksum.
+
+    Run the same command again to resume an interrupted download. HF_ENDPOINT
+    names another hub or a mirror; HF_TOKEN is sent if it is set.
+    """
     target = directory or Path("models") / family.value
     try:
         with DownloadProgress() as progress:
@@ -294,35 +291,100 @@ def fetch(
     except FetchError as error:
         fail(str(error))
     except KeyboardInterrupt:
-        err.print("stopped; the same command goes on from here")
+        err.print("stopped; run the same command again to resume")
         raise typer.Exit(130) from None
     out.print(f"Try: {sys.argv[0]} up --model-dir {target}", soft_wrap=True)
 
 
-@app.command()
-def key(name: Annotated[str, typer.Argument(help="Whose key it is; letters, digits, dots, dashes.")]) -> None:
-    """Make an API key: the key itself, shown this once, and the lines for the gateway's key file."""
+@app.command(
+    epilog=_examples(
+        "prepare --backend onnx", "prepare --backend tensorrt --device cuda:0 \\\n    --model-dir models/cosyvoice2"
+    )
+)
+def prepare(
+    model_dir: ModelDirectory = EMBEDDED_MODEL,
+    backend: Annotated[
+        Literal["onnx", "tensorrt"],
+        typer.Option(help="onnx takes seconds. tensorrt takes minutes and needs the model of GPU that will decode."),
+    ] = "onnx",
+    device: Annotated[str, typer.Option(help="Device to build for: cpu, cuda, cuda:1 ...")] = "cpu",
+    max_batch_size: Annotated[
+        int,
+        typer.Option(min=0, help="Largest batch of a TensorRT engine, as the workers' setting; 0 is their default."),
+    ] = 0,
+    precision: Annotated[
+        Literal["auto", "float32", "float16", "bfloat16"],
+        typer.Option(help="Precision of a TensorRT engine, as the workers' decode_precision; auto is bfloat16."),
+    ] = "auto",
+    cache_dir: Annotated[
+        Path | None,
+        typer.Option(envvar="LIGHTTTS_DECODE_CACHE_DIR", help="Folder the workers read; default: ~/.cache/light-tts."),
+    ] = None,
+) -> None:
+    """Export graphs and build engines ahead for decode workers with LIGHTTTS_DECODE_BACKEND=onnx or tensorrt.
+
+    These backends keep no states. Where memory holds the states, the torch
+    backend costs less per hop.
+
+    The name of a graph identifies its weights; that of an engine also the GPU,
+    TensorRT's version, the precision and the batch size. No worker loads a file
+    that was built for another. Existing files are kept, and every file is tested
+    before the command ends.
+    """
+    flags = {
+        "--decode-backend": backend,
+        "--model-dir": model_dir,
+        "--device": device,
+        "--decode-max-batch-size": max_batch_size,
+        "--decode-precision": precision,
+    }
+    flags |= {"--decode-cache-dir": cache_dir} if cache_dir is not None else {}
+    words = (str(word) for pair in flags.items() for word in pair)
+    command = module_command("services.decode.prepare", *words)
+    raise typer.Exit(subprocess.run(command, check=False).returncode)  # noqa: S603 - our own module, torch stays there
+
+
+@app.command(epilog=_examples("key assistant"))
+def key(name: Annotated[str, typer.Argument(help="Name of the key's holder: letters, digits, dots, dashes.")]) -> None:
+    """Make an API key: print the key once, and the lines for the gateway's key file, which holds only its hash."""
     if re.fullmatch(NAME, name) is None:
         fail("a key's name has 1 to 64 letters, digits, dots, dashes or underscores, and begins with a letter or digit")
     made = new_key()
-    err.print("The key, for its holder alone; it cannot be shown again:")
+    err.print("The key, for its holder only; it cannot be shown again:")
     out.print(made, markup=False, soft_wrap=True)
     err.print("For the file that LIGHTTTS_API_KEYS_FILE names, under `keys:`:")
     out.print(f"  - name: {name}\n    sha256: {key_hash(made)}", markup=False, soft_wrap=True)
 
 
-@app.command()
-def demo(
-    out_file: Annotated[Path, typer.Option("--out", help="The WAV file to write.")] = Path("demo.wav"),
-    text: Annotated[str, typer.Option(help="What to say.")] = SENTENCE,
+@app.command(epilog=_examples("bench", "bench --rates 1,2,4 --seconds 60", "bench --rates 1 --find 0.8"))
+def bench(
+    rates: Annotated[str, typer.Option(help="Utterances per second; each rate is one load: 0.5,1,2.")] = "0.2,0.5,1",
+    seconds: Annotated[float, typer.Option(min=1.0, help="Duration of each load.")] = 30.0,
+    find: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            help="Search the largest load, starting at the first of --rates, at which 95% of the first audio arrives "
+            "within this many seconds, no request is refused and at most 1% of the streams have an underrun.",
+        ),
+    ] = None,
+    text: Annotated[str, typer.Option(help="Text of each utterance.")] = SENTENCE,
+    voice: Annotated[str | None, typer.Option(help="Voice of the gateway. Default: the gateway's.")] = None,
+    server: Server = "127.0.0.1:50050",
 ) -> None:
-    """Start everything on free ports, speak one sentence, show the figures, stop everything."""
+    """Send Poisson loads to a running gateway and print what listeners would receive, one line per load."""
     try:
-        if not run(run_demo(out_file, text)):
-            err.print("stopped before the end")
-            raise typer.Exit(130)
-    except (PortError, WorkerError, ClientError) as error:
+        offered = [float(rate) for rate in rates.split(",")]
+    except ValueError as error:
+        fail(f"--rates must be numbers separated by commas, such as 0.5,1,2 ({error})")
+    if min(offered) <= 0:
+        fail("--rates must be above zero")
+    try:
+        asyncio.run(run_loads(server, [Load(text, rate, seconds, voice) for rate in offered], find))
+    except ClientError as error:
         fail(str(error))
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
 
 
 def main() -> None:

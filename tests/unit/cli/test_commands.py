@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import shlex
 import shutil
 import socket
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from cli.local.ports import free_ports
@@ -17,11 +20,41 @@ from services.common.settings import EMBEDDED_MODEL
 runner = CliRunner()
 
 
+COMMANDS = ("demo", "up", "say", "voices", "doctor", "fetch", "prepare", "key", "bench")
+
+
 def test_help_names_every_command() -> None:
     result = runner.invoke(app, ["--help"])
     assert result.exit_code == 0
-    for command in ("up", "say", "voices", "doctor", "demo"):
+    for command in COMMANDS:
         assert command in result.output
+
+
+@pytest.mark.parametrize("arguments", [[], *([name] for name in COMMANDS)], ids=["light-tts", *COMMANDS])
+def test_the_examples_of_the_help_are_commands_that_exist(arguments: list[str]) -> None:
+    shown = runner.invoke(app, [*arguments, "--help"]).output.partition("Examples:")[2]
+    examples = [
+        shlex.split(line) for line in shown.replace("\\", " ").replace("\n   ", " ").splitlines() if line.strip()
+    ]
+    assert examples
+    group = typer.main.get_command(app)
+    for program, name, *options in examples:
+        assert program == "light-tts"
+        assert [name] == arguments or not arguments
+        context = group.make_context("light-tts", [name, *options], resilient_parsing=True)
+        _, command, rest = group.resolve_command(context, [name, *options])
+        command.make_context(name, rest)  # raises UsageError
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    result = runner.invoke(app, ["--version"])
+    assert result.output == f"light-tts {importlib.metadata.version('light-tts')}\n"
+
+
+def test_rates_that_are_no_numbers_are_refused_with_an_example() -> None:
+    result = runner.invoke(app, ["bench", "--rates", "fast"])
+    assert result.exit_code == 1
+    assert "--rates must be numbers separated by commas, such as 0.5,1,2" in result.output
 
 
 @pytest.mark.parametrize("command", [["say", "Hello."], ["voices"]])
@@ -58,7 +91,7 @@ def test_doctor_names_what_is_broken(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "flow.pt is damaged" in result.output
     assert "campplus.onnx is no readable ONNX graph" in result.output
-    assert "2 of these must be mended" in result.output
+    assert "2 problems must be fixed" in result.output
 
 
 def test_doctor_names_a_missing_directory(tmp_path: Path) -> None:

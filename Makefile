@@ -49,7 +49,7 @@ test: setup protos ## Run the tests that need Python wheels only (ARGS="-k name"
 parity: setup protos ## Compare every array of a folder of golden vectors (GOLDEN=DIR): error, tolerance, pass
 	@$(BIN)/python -m tests.parity "$(GOLDEN)"
 
-faults: setup protos ## Kill, freeze and drain llm and decode workers while utterances play: 200 times clocked, 40 times for real
+faults: setup protos ## Kill, freeze and drain llm and decode workers while utterances play: 200 times simulated, 40 times for real
 	@$(BIN)/python -m tests.faults $(ARGS)
 
 full-size: setup protos ## Prove the 0.5B layout: random weights, written, loaded and spoken with (4 GB disk, 6 GB memory)

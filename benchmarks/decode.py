@@ -5,7 +5,7 @@
 Without --model the 0.5B layout with random weights. Tokens and voice are made up: time does not depend on what is said.
 The prompt is part of the work, not of the speech. Seconds are processor time. All ways are decoded by turns,
 `--repeats` times, and the fastest of every hop counts: what else the machine does then disturbs ways and ratios little.
-`--costs` writes the figures' fit for the clocked backend.
+`--costs` writes the figures' fit for the simulated backend.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from benchmarks.floor import count_flops, matmul_rate, memory_bandwidth, weight_
 from benchmarks.official.checkpoint import write_checkpoint
 from services.common.checkpoint.model_dir import open_model_dir
 from services.decode.engine.backends import Hop
-from services.decode.engine.chunks import HopPolicy
+from services.decode.engine.hops import HopPolicy
 from services.decode.engine.state import StreamSpec
 from services.decode.engine.torch_backend import TorchBackend, TorchState
 
@@ -99,7 +99,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--state-bytes", type=int, default=6 * 2**30, help="memory for kept states; too little recomputes"
     )
-    parser.add_argument("--costs", type=Path, help="write a cost file for the clocked backend here")
+    parser.add_argument("--costs", type=Path, help="write a cost file for the simulated backend here")
     return parser.parse_args()
 
 
@@ -170,7 +170,7 @@ def decode(name: str, backend: TorchBackend, spec: StreamSpec, tokens: list[int]
     prompt, plan = state.flow.prompt, spec.plan
     end, way = prompt, Way(name, [])
     while end < prompt + len(tokens):
-        end = min(prompt + len(tokens), plan.border_at_least(end + hop_tokens(len(way.hops))))
+        end = min(prompt + len(tokens), plan.boundary_at_or_after(end + hop_tokens(len(way.hops))))
         way.hops.append(run(backend, [Hop(state, tokens, end, final=True)]))
     way.lost_state = backend.flow.pool.blocks > 0 and backend.counts().recomputed_frames > recomputed
     return way

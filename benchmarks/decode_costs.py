@@ -1,4 +1,4 @@
-"""The clocked backend's cost model, fitted to measured batches."""
+"""The simulated backend's cost model, fitted to measured batches."""
 
 from __future__ import annotations
 

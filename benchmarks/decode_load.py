@@ -2,7 +2,7 @@
 
     python -m benchmarks.decode_load [--costs services/decode/costs/full-cpu.json] [--speed 300] [--plot FILE]
 
-The whole stack runs with clocked backends: real processes, real gRPC, time slept instead of computed. `--speed` divides
+The whole stack runs with simulated backends: real processes and gRPC, time slept instead of computed. `--speed` divides
 the costs, so that one CPU core's figures stand for a device that much faster. For each policy the largest load held is
 searched: nobody refused, at most 1% of the streams with an underrun, p95 of the first audio within `--target`.
 """
@@ -113,16 +113,16 @@ def config(directory: Path, policy: Policy, costs: Path, speed: float) -> StackC
     files = {"decode": scaled, "llm": LLM_COSTS}
     for service, content in files.items():
         (directory / f"{service}.json").write_text(json.dumps(content), encoding="utf-8")
-    clocked = {
-        service: (f"--{service}-backend", "clocked", f"--{service}-cost-file", str(directory / f"{service}.json"))
+    simulated = {
+        service: (f"--{service}-backend", "simulated", f"--{service}-cost-file", str(directory / f"{service}.json"))
         for service in files
     }
     return StackConfig(
         decode_workers=1,
         log_dir=directory / "logs",
         flags={
-            "llm": (*clocked["llm"], "--max-running", "512"),
-            "decode": (*clocked["decode"], *UNLIMITED, *policy.flags),
+            "llm": (*simulated["llm"], "--max-running", "512"),
+            "decode": (*simulated["decode"], *UNLIMITED, *policy.flags),
             "gateway": (),
         },
     )

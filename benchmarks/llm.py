@@ -3,7 +3,7 @@
 Beside each step stand the floor (the bytes of the weights over the measured memory bandwidth: no step that reads every
 weight once can be faster) and, where transformers is installed, its plain decode loop over the same weights. On a GPU
 the bare replay of the step's CUDA graph is measured too. On one CPU thread times are processor time, so that other
-programs on the machine hardly disturb them. `--costs FILE` writes what the clocked backend needs to keep
+programs on the machine hardly disturb them. `--costs FILE` writes what the simulated backend needs to keep
 this machine's time (services/llm/engine/backends.py); the files in services/llm/costs were made that way.
 `--programs` has the
 steps run on a CPU as they do on a GPU, so that the host's own part of a step can be told from the device's.

@@ -2,9 +2,9 @@
 
     python -m benchmarks.split [--requests 100]
 
-Both engines run clocked backends, so that the way is compared and not the computing. The same requests go both ways by
-turns: text normalised and tokenised, speech tokens generated, the first hop decoded, until the first samples are there.
-Over gRPC that is from the client's call to its first audio chunk; connection and voice are known by then.
+Both engines run simulated backends, so that the transport is compared and not the computing. The same requests go
+alternately both ways: text normalised and tokenised, speech tokens generated, the first hop decoded, until the first
+samples are there. Over gRPC that is from the client's call to its first audio chunk; connection and voice exist then.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ import grpc.aio
 
 from cli.local.stack import Stack, StackConfig
 from lighttts.v1 import encode_pb2, encode_pb2_grpc, tts_pb2, tts_pb2_grpc, voice_pb2
+from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.common.checkpoint.model_dir import ModelDir, open_model_dir
 from services.common.settings import EMBEDDED_MODEL
 from services.common.voices.message import from_message
 from services.common.voices.voice import voice_identity
 from services.decode.engine.backends import AudioFormat, CostModel, SimulatedBackend
-from services.decode.engine.chunks import ChunkPlan
 from services.decode.engine.engine import DecodeEngine
 from services.decode.engine.events import AudioEvent
 from services.decode.engine.scheduler import EngineLimits
@@ -56,7 +56,7 @@ class Direct:
         self._model: ModelDir = open_model_dir(EMBEDDED_MODEL)
         self._voice = from_message(voice, voice_identity(self._model))
         self._frontend = TextFrontend(self._model, Normaliser())
-        settings = LlmSettings(llm_backend="clocked", llm_cost_file=costs["llm"])
+        settings = LlmSettings(llm_backend="simulated", llm_cost_file=costs["llm"])
         self._llm = load_engine(settings, self._model, read_styles(self._model))
         backend = SimulatedBackend(CostModel.read(costs["decode"]), AudioFormat.of(self._model))
         self._decode = DecodeEngine(backend, EngineLimits(admission=False))
@@ -113,7 +113,7 @@ async def measure(requests: int, folder: Path) -> None:
     files = {name: folder / f"{name}.json" for name in costs}
     for name, file in files.items():
         file.write_text(json.dumps(costs[name]), encoding="utf-8")
-    flags = {name: (f"--{name}-backend", "clocked", f"--{name}-cost-file", str(file)) for name, file in files.items()}
+    flags = {name: (f"--{name}-backend", "simulated", f"--{name}-cost-file", str(file)) for name, file in files.items()}
     flags["decode"] += ("--decode-admission", "off")
     async with Stack(StackConfig(decode_workers=1, log_dir=folder, flags=flags)) as stack:
         async with grpc.aio.insecure_channel(stack.encode.address) as channel:

@@ -60,8 +60,8 @@ def load_engine(settings: LlmSettings, model: ModelDir, styles: Mapping[str, Pat
         )
     except ValueError as error:
         raise StartError(f"the engine's limits contradict each other: {error}") from error
-    if settings.llm_backend == "clocked":
-        backend = _clocked(settings, model)
+    if settings.llm_backend == "simulated":
+        backend = _simulated(settings, model)
     else:
         backend, device = on_device(
             settings.device,
@@ -95,9 +95,9 @@ def warm_up(engine: LlmEngine, model: ModelDir) -> None:
             return
 
 
-def _clocked(settings: LlmSettings, model: ModelDir) -> Backend:
+def _simulated(settings: LlmSettings, model: ModelDir) -> Backend:
     if settings.llm_cost_file is None:
-        raise StartError("the clocked backend needs a cost file; set LIGHTTTS_LLM_COST_FILE")
+        raise StartError("the simulated backend needs a cost file; set LIGHTTTS_LLM_COST_FILE")
     try:
         return SimulatedBackend(model.llm, CostModel.read(settings.llm_cost_file))
     except ValueError as error:

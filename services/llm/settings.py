@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from services.common.settings import ModelServiceSettings
+from services.common.settings import ModelServiceSettings, renamed_value
 
 
 class LlmSettings(ModelServiceSettings):
@@ -21,10 +21,10 @@ class LlmSettings(ModelServiceSettings):
     decode_target: str = "static:///127.0.0.1:50061"
     """Where the decode workers are: static:///host:port,host:port or dns://[server[:port]]/name:port."""
 
-    llm_backend: Literal["torch", "clocked"] = "torch"
-    """torch computes; clocked sleeps for a cost model and emits deterministic tokens (load and fault tests)."""
+    llm_backend: Annotated[Literal["torch", "simulated"], renamed_value("clocked", "simulated")] = "torch"
+    """torch computes; simulated sleeps for a cost model and emits deterministic tokens (load and fault tests)."""
     llm_cost_file: Path | None = None
-    """Cost model of the clocked backend: a JSON file, see the files in services/llm/costs."""
+    """Cost model of the simulated backend: a JSON file, see the files in services/llm/costs."""
     device: str = "cpu"
     """Device of the model: cpu, cuda, cuda:1 ... The CPU stands in, said loudly, for a GPU that is absent or fails."""
     llm_memory_fraction: float = Field(default=1.0, gt=0, le=1)

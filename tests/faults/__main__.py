@@ -1,6 +1,6 @@
 """Breaks decode and llm workers at random moments of playing utterances; `make faults`.
 
-    python -m tests.faults [--stage llm] [--clocked 100] [--embedded 20] [--seed 0]
+    python -m tests.faults [--stage llm] [--simulated 100] [--embedded 20] [--seed 0]
 
 Exit status 1 when any utterance lost, repeated or changed a sample, failed, or when a drained worker did not leave.
 """
@@ -20,13 +20,13 @@ from tests.faults.harness import FAULTS, break_often, summary
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--clocked", type=int, default=100, help="faults with the clocked backends")
+    parser.add_argument("--simulated", type=int, default=100, help="faults with the simulated backends")
     parser.add_argument("--embedded", type=int, default=20, help="faults with the embedded voice")
     parser.add_argument("--seed", type=int, default=0, help="decides moments, workers and sentences")
     parser.add_argument("--stage", choices=list(FAULTS), action="append", help="which workers; default: both by turns")
     options = parser.parse_args()
     wrong = 0
-    kinds = (("clocked", options.clocked), ("embedded", options.embedded))
+    kinds = (("simulated", options.simulated), ("embedded", options.embedded))
     for stage, (kind, times) in itertools.product(options.stage or FAULTS, kinds):
         if not times:
             continue

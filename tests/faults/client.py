@@ -5,7 +5,7 @@ gateway, several processes at once, and the network between llm and decode worke
 free ports (processes that die are restarted), or attaches to one that `light-tts up` runs on this machine.
 
   python -m tests.faults.client --runs 36                 every kind of fault twice, with the embedded voice
-  python -m tests.faults.client --clocked --runs 100      backends that sleep instead of computing: exact and cheap
+  python -m tests.faults.client --simulated --runs 100    backends that sleep instead of computing: exact and cheap
   python -m tests.faults.client --only kill-llm,net-stall --runs 20 --seed 7
   python -m tests.faults.client --attach 127.0.0.1:50050  breaks a running stack; its supervisor restarts processes
 
@@ -65,7 +65,7 @@ class Campaign:
         self._target, self._options, self._write = target, options, write
         self._random = random.Random(options.seed)
         self._faults = Faults(target, self._random)
-        self._tolerance = TIERS["clocked" if options.clocked else "embedded"]
+        self._tolerance = TIERS["simulated" if options.simulated else "embedded"]
         self._undisturbed: list[NDArray[np.int32]] = []
         self._seconds = 0.0
         """How long undisturbed streams take when they play together."""
@@ -133,7 +133,7 @@ async def break_stack(options: argparse.Namespace) -> bool:
             if options.attach:
                 target = attach(Access.of(options.attach))
             else:
-                stack = own_stack(options.dir / "logs", options.llm, options.decode, options.clocked)
+                stack = own_stack(options.dir / "logs", options.llm, options.decode, options.simulated)
                 target = await cleanup.enter_async_context(stack)
             kinds = [kind for kind in options.only or KINDS if possible(kind, target)]
             if left_out := [kind for kind in options.only or KINDS if kind not in kinds]:
@@ -180,7 +180,9 @@ def arguments() -> argparse.Namespace:
     own = parser.add_argument_group("a stack of its own")
     own.add_argument("--llm", type=int, default=2, help="llm workers (default: 2)")
     own.add_argument("--decode", type=int, default=3, help="decode workers (default: 3)")
-    own.add_argument("--clocked", action="store_true", help="sleep for a cost model instead of computing; no tolerance")
+    own.add_argument(
+        "--simulated", action="store_true", help="sleep for a cost model instead of computing; no tolerance"
+    )
     other = parser.add_argument_group("a running stack")
     other.add_argument(
         "--attach", metavar="HOST:PORT", help="gateway of a stack on this machine, without TLS; no net- faults"

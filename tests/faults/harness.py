@@ -35,7 +35,7 @@ SENTENCES = (
     "I have not seen the other one for years, and I do not know where he went.",
     "We do not tell what we heard in the house.",
 )
-TIERS = {"clocked": 0.0, "embedded": 1e-3 + 2**-15}
+TIERS = {"simulated": 0.0, "embedded": 1e-3 + 2**-15}
 """Largest difference of a sample: none where audio is a function of the tokens, else float32's, and one s16 step."""
 LEAVES_WITHIN = 8.0
 """Seconds in which a drained worker must have left."""
@@ -59,7 +59,7 @@ class Outcome:
 class FaultStack:
     """A stack whose workers of one stage are broken one after the other and come back."""
 
-    def __init__(self, kind: Literal["clocked", "embedded"], stage: Stage, log_dir: Path, seed: int) -> None:
+    def __init__(self, kind: Literal["simulated", "embedded"], stage: Stage, log_dir: Path, seed: int) -> None:
         self.kind = kind
         self._random = random.Random(seed)
         self._stack = Stack(_config(kind, stage, log_dir))
@@ -151,7 +151,7 @@ def differences(number: int, samples: NDArray[np.float32], whole: NDArray[np.flo
 
 
 async def break_often(
-    kind: Literal["clocked", "embedded"], stage: Stage, times: int, log_dir: Path, seed: int
+    kind: Literal["simulated", "embedded"], stage: Stage, times: int, log_dir: Path, seed: int
 ) -> list[Outcome]:
     """Breaks a worker so many times, each kind of fault in turn, and tells of each as it happened."""
     outcomes = []
@@ -174,10 +174,10 @@ def summary(kind: str, outcomes: Sequence[Outcome]) -> str:
     return "\n".join([*lines, *wrong])
 
 
-def _config(kind: Literal["clocked", "embedded"], stage: Stage, log_dir: Path) -> StackConfig:
-    llm = ["--lead-seconds", "2", "--decode-silence-seconds", "1.0" if kind == "clocked" else "3.0"]
+def _config(kind: Literal["simulated", "embedded"], stage: Stage, log_dir: Path) -> StackConfig:
+    llm = ["--lead-seconds", "2", "--decode-silence-seconds", "1.0" if kind == "simulated" else "3.0"]
     decode = ["--drain-notice-seconds", "0.3"]
-    if kind == "clocked":
+    if kind == "simulated":
         log_dir.mkdir(parents=True, exist_ok=True)
         costs = {
             "llm": {"step_s": 0.004, "step_s_per_sequence": 0.0002, "prefill_s_per_token": 1e-5},
@@ -186,7 +186,7 @@ def _config(kind: Literal["clocked", "embedded"], stage: Stage, log_dir: Path) -
         for flags, service in ((llm, "llm"), (decode, "decode")):
             path = log_dir / f"{service}-costs.json"
             path.write_text(json.dumps(costs[service]), encoding="utf-8")
-            flags += [f"--{service}-backend", "clocked", f"--{service}-cost-file", str(path)]
+            flags += [f"--{service}-backend", "simulated", f"--{service}-cost-file", str(path)]
         decode += ["--decode-admission", "off"]
     with suppress(FileExistsError):
         log_dir.mkdir(parents=True)

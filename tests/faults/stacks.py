@@ -25,7 +25,7 @@ RESTART_DELAY = 0.5
 POLL_INTERVAL = 0.1
 SERVICES = Path(__file__).parents[2] / "services"
 COSTS = "costs/tiny-cpu.json"
-"""In the folder of each service: the embedded voice's cost model, for the clocked backends."""
+"""In the folder of each service: the embedded voice's cost model, for the simulated backends."""
 HEAL_LIMIT = 180.0
 """Seconds in which every process must serve again."""
 
@@ -83,10 +83,10 @@ class Target:
 
 
 @asynccontextmanager
-async def own_stack(folder: Path, llm_workers: int, decode_workers: int, clocked: bool) -> AsyncIterator[Target]:
+async def own_stack(folder: Path, llm_workers: int, decode_workers: int, simulated: bool) -> AsyncIterator[Target]:
     """Starts a stack on free ports, with a proxy in front of every decode worker; logs go to `folder`.
 
-    A process that dies is started again after RESTART_DELAY. `clocked` runs the backends that sleep for a cost model
+    A process that dies is started again after RESTART_DELAY. `simulated` runs the backends that sleep for a cost model
     instead of computing. Raises WorkerError when the stack does not start.
     """
     async with AsyncExitStack() as cleanup:
@@ -95,10 +95,10 @@ async def own_stack(folder: Path, llm_workers: int, decode_workers: int, clocked
         targets = ",".join(f"{HOST}:{proxy.port}" for proxy in proxies)
         # The stack's own --decode-target comes first; the last one given counts.
         flags = {"llm": ["--decode-target", f"static:///{targets}"], "decode": list[str]()}
-        if clocked:
+        if simulated:
             for service, values in flags.items():
                 costs = SERVICES / service / COSTS
-                values += [f"--{service}-backend", "clocked", f"--{service}-cost-file", str(costs)]
+                values += [f"--{service}-backend", "simulated", f"--{service}-cost-file", str(costs)]
             flags["llm"] += ["--lead-seconds", "2"]
             flags["decode"] += ["--decode-admission", "off"]
         config = StackConfig(

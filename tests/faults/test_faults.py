@@ -12,9 +12,9 @@ from tests.faults.harness import FAULTS, Stage, break_often, differences, summar
 
 @pytest.mark.parametrize("stage", FAULTS)
 async def test_utterances_survive_broken_workers(tmp_path: Path, stage: Stage) -> None:
-    outcomes = await break_often("clocked", stage, 5, tmp_path, seed=1)
+    outcomes = await break_often("simulated", stage, 5, tmp_path, seed=1)
     assert len(outcomes) == 5
-    assert not any(outcome.wrong for outcome in outcomes), summary("clocked", outcomes)
+    assert not any(outcome.wrong for outcome in outcomes), summary("simulated", outcomes)
     assert sum(outcome.moved for outcome in outcomes) > 0
 
 

@@ -105,7 +105,7 @@ async def test_the_next_sentence_is_ready_when_one_has_been_delivered(tmp_path: 
     """By the time a sentence has been handed out, speech of the next is there: counted, so that no clock matters."""
     costs = tmp_path / "costs.json"
     costs.write_text('{"step_s": 0, "step_s_per_sequence": 0, "prefill_s_per_token": 0, "tokens_per_text_id": 8}')
-    async with stack(TINY, interleaved=False, llm_backend="clocked", llm_cost_file=costs) as tts:
+    async with stack(TINY, interleaved=False, llm_backend="simulated", llm_cost_file=costs) as tts:
         before = metric("lighttts_llm_tokens_generated_total")
         call = tts.StreamingSynthesize()
         await call.write(tts_pb2.StreamingSynthesizeRequest(config=config()))

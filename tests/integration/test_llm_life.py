@@ -44,7 +44,7 @@ async def start_failure(kind: type[Exception], **options: Any) -> str:
         ({"total_tokens": 64, "max_request_tokens": 128}, "max_request_tokens 128 must fit into total_tokens 64"),
         ({"device": "toaster"}, "LIGHTTTS_DEVICE 'toaster' is no device"),
         ({"decode_target": "somewhere"}, "LIGHTTTS_DECODE_TARGET"),
-        ({"llm_backend": "clocked"}, "set LIGHTTTS_LLM_COST_FILE"),
+        ({"llm_backend": "simulated"}, "set LIGHTTTS_LLM_COST_FILE"),
         ({"total_tokens": 10**12}, "set LIGHTTTS_TOTAL_TOKENS lower"),
     ],
 )

@@ -337,8 +337,8 @@ async def test_a_damaged_file_of_the_encode_service_is_named(
     [
         ({"max_request_tokens": 99999}, "max_request_tokens 99999 must fit into total_tokens"),
         ({"decode_target": "somewhere"}, "LIGHTTTS_DECODE_TARGET"),
-        ({"llm_backend": "clocked"}, "LIGHTTTS_LLM_COST_FILE"),
-        ({"llm_backend": "clocked", "llm_cost_file": Path("/nonexistent.json")}, "/nonexistent.json"),
+        ({"llm_backend": "simulated"}, "LIGHTTTS_LLM_COST_FILE"),
+        ({"llm_backend": "simulated", "llm_cost_file": Path("/nonexistent.json")}, "/nonexistent.json"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
 )
@@ -360,7 +360,7 @@ def test_metrics_answer_and_sigterm_ends_the_process_well(tmp_path: Path) -> Non
     costs.write_text(json.dumps({"step_s": 0.001, "step_s_per_sequence": 0, "prefill_s_per_token": 0}))
     port, metrics_port = free_port(), free_port()
     flags = ("--port", str(port), "--metrics-port", str(metrics_port), "--drain-notice-seconds", "0")
-    line, environment = command("llm", *flags, "--llm-backend", "clocked", "--llm-cost-file", str(costs))
+    line, environment = command("llm", *flags, "--llm-backend", "simulated", "--llm-cost-file", str(costs))
     with subprocess.Popen(line, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
         try:
             with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:

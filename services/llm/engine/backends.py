@@ -1,6 +1,6 @@
 """What the engine asks of whatever computes tokens, and a backend that keeps time instead of computing.
 
-The real one is `torch_backend.TorchBackend`. `ClockedBackend` lets the whole stack run at a GPU's speed,
+The real one is `torch_backend.TorchBackend`. `SimulatedBackend` lets the whole stack run at a GPU's speed,
 be loaded and be broken, on a machine that has none: it sleeps for a measured cost model and emits tokens that are a
 function of seed and position alone. Neither torch nor weights are needed for it.
 """

@@ -222,10 +222,10 @@ def test_graphs_are_recorded_on_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_limits_and_precision_follow_the_device() -> None:
-    cpu, gpu, clocked = CPU, torch.device("cuda"), None
+    cpu, gpu, simulated = CPU, torch.device("cuda"), None
     assert [precision_name(DecodeSettings(), device) for device in (cpu, gpu)] == ["float32", "bfloat16"]
     assert precision_name(DecodeSettings(decode_precision="float16"), gpu) == "float16"
-    assert [largest_batch(DecodeSettings(), device) for device in (cpu, gpu, clocked)] == [4, 16, 16]
+    assert [largest_batch(DecodeSettings(), device) for device in (cpu, gpu, simulated)] == [4, 16, 16]
     assert largest_batch(DecodeSettings(decode_max_batch_size=3), gpu) == 3
     limits = engine_limits(DecodeSettings(), support.mini_backend())
     assert (limits.max_batch, limits.admission) == (4, False)

@@ -260,6 +260,11 @@ def test_compiled_layers_speak_the_same(mini_dir: ModelDir) -> None:
     assert spoken[0] == spoken[1]
 
 
+def test_the_former_name_of_the_simulated_backend_still_works(caplog: pytest.LogCaptureFixture) -> None:
+    assert LlmSettings(llm_backend="clocked").llm_backend == "simulated"
+    assert "LIGHTTTS_LLM_BACKEND=clocked is deprecated" in caplog.text
+
+
 def test_the_settings_name_their_forerunners() -> None:
     """People who come from the older guide find each of its names in the help."""
     help_text = " ".join(str(field.description) for field in LlmSettings.model_fields.values())

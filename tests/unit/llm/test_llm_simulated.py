@@ -1,4 +1,4 @@
-"""The clocked backend: the same tokens whenever and wherever, at a stated cost, under the real engine."""
+"""The simulated backend: the same tokens whenever and wherever, at a stated cost, under the real engine."""
 
 from __future__ import annotations
 

@@ -1,8 +1,10 @@
-"""Voices a gateway holds in memory."""
+"""Contents of voices that a gateway keeps in memory."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import contextlib
+
+from cachetools import Cache, LRUCache
 
 from lighttts.v1 import voice_pb2
 
@@ -11,33 +13,30 @@ class VoiceContentCache:
     """The most recently used voices, within a number of bytes."""
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._contents: OrderedDict[str, voice_pb2.VoiceContent] = OrderedDict()  # least recently used first
-        self._bytes = 0
+        self._contents: LRUCache[str, voice_pb2.VoiceContent] = LRUCache(
+            max_bytes, getsizeof=lambda content: content.ByteSize()
+        )
 
     def get(self, key: str) -> voice_pb2.VoiceContent | None:
-        content = self._contents.get(key)
-        if content is not None:
-            self._contents.move_to_end(key)
-        return content
+        return self._contents.get(key)
 
     def put(self, key: str, content: voice_pb2.VoiceContent) -> None:
-        if key not in self._contents:
+        """Add a voice, unless it is larger than the whole cache."""
+        with contextlib.suppress(ValueError):
             self._contents[key] = content
-            self._bytes += content.ByteSize()
-        while self._bytes > self._max_bytes:
-            _, dropped = self._contents.popitem(last=False)
-            self._bytes -= dropped.ByteSize()
 
     def holds(self, voice_hash: str) -> bool:
-        """Whether this voice is here, under whatever key."""
-        return any(content.voice_hash == voice_hash for content in self._contents.values())
+        """Return whether a voice is cached under any key."""
+        return bool(self._keys(voice_hash))
 
-    def forget(self, voice_hash: str) -> None:
-        """Drops a voice under every key."""
-        for key in [key for key, content in self._contents.items() if content.voice_hash == voice_hash]:
-            self._bytes -= self._contents.pop(key).ByteSize()
+    def evict(self, voice_hash: str) -> None:
+        """Evict a voice under every key."""
+        for key in self._keys(voice_hash):
+            del self._contents[key]
 
     def clear(self) -> None:
         self._contents.clear()
-        self._bytes = 0
+
+    def _keys(self, voice_hash: str) -> list[str]:
+        # `Cache.__getitem__`: a look at all voices is no use of them, so it must not change their order.
+        return [key for key in self._contents if Cache.__getitem__(self._contents, key).voice_hash == voice_hash]

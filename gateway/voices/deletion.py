@@ -1,4 +1,4 @@
-"""A deleted voice leaves every memory: this gateway's, that of finished speech, and the workers'."""
+"""Evicts a deleted voice from every cache: this gateway's, the result cache and the workers'."""
 
 from __future__ import annotations
 
@@ -15,44 +15,44 @@ from services.common.voices.deletion import evict_on_all_workers
 
 log = structlog.get_logger(__name__)
 
-MAX_UNFINISHED = 1000
-"""Voices that some worker has not been told of yet; beyond that the oldest is left to the workers' own limits."""
+MAX_PENDING = 1000
+"""Voices that some worker has not evicted yet. Beyond it the oldest one is left to the workers' own cache limits."""
 
 
 class VoiceDeletion:
-    """Reaches what this process knows of; gateways that share a store of voices each see to their own."""
+    """Evicts from this process and its workers. Gateways that share a voice store each do this on their own."""
 
     def __init__(self, memory: VoiceContentCache, speech_cache: ResultStore | None, pools: Sequence[Pool]) -> None:
-        """`pools`: encode and llm workers; the latter tell the decode workers."""
+        """`pools`: encode and llm workers; llm workers pass the eviction on to the decode workers."""
         self._memory = memory
         self._speech_cache = speech_cache
         self._pools = pools
-        self._unfinished: OrderedDict[str, None] = OrderedDict()
+        self._pending: OrderedDict[str, None] = OrderedDict()
 
-    async def forget(self, voice_hash: str) -> None:
-        """Drops a voice here and at every worker. Those that cannot be reached are told by `finish`."""
-        self._memory.forget(voice_hash)
+    async def evict(self, voice_hash: str) -> None:
+        """Evict a voice here and on every worker. `retry` repeats this for workers that cannot be reached."""
+        self._memory.evict(voice_hash)
         if self._speech_cache is not None:
-            await self._speech_cache.forget(voice_hash)
+            await self._speech_cache.evict(voice_hash)
         unreached = 0
         for pool in self._pools:
             unreached += await evict_on_all_workers(pool, voice_hash)
         if unreached:
             metrics.VOICES_NOT_FORGOTTEN.inc(unreached)
-            log.warning("workers hold a deleted voice until they are reached", workers=unreached)
-            self._unfinished[voice_hash] = None
-            while len(self._unfinished) > MAX_UNFINISHED:
-                self._unfinished.popitem(last=False)
+            log.warning("unreached workers may hold a deleted voice; eviction is retried", workers=unreached)
+            self._pending[voice_hash] = None
+            while len(self._pending) > MAX_PENDING:
+                self._pending.popitem(last=False)
         else:
-            self._unfinished.pop(voice_hash, None)
+            self._pending.pop(voice_hash, None)
 
-    async def finish(self) -> None:
-        """Tries again what could not be finished."""
-        for voice_hash in tuple(self._unfinished):
-            await self.forget(voice_hash)
+    async def retry(self) -> None:
+        """Repeat the evictions that did not reach every worker."""
+        for voice_hash in tuple(self._pending):
+            await self.evict(voice_hash)
 
-    def held(self, voice_hash: str) -> bool:
-        """Whether anything of a voice is in this process's memory."""
+    def holds(self, voice_hash: str) -> bool:
+        """Return whether this process caches a voice's content or results."""
         return self._memory.holds(voice_hash) or (
             self._speech_cache is not None and self._speech_cache.holds(voice_hash)
         )

@@ -109,7 +109,7 @@ class VoiceRegistry:
         if not await self._store.delete(caller.owner, record.id):
             raise NotFound(f"the voice {record.name!r} has just been deleted", field="voice")
         if content is not None:  # without it this model has never spoken with it
-            await self._voice_deletion.forget(voice_pb2.VoiceContent.FromString(content).voice_hash)
+            await self._voice_deletion.evict(voice_pb2.VoiceContent.FromString(content).voice_hash)
         self._note("voice deleted", caller, record)
         return record
 

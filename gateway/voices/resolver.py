@@ -131,12 +131,12 @@ class VoiceResolver:
     async def sweep(self) -> None:
         """Forgets registered voices that were deleted by way of another gateway, and goes on where a worker could not
         be told before."""
-        await self._voice_deletion.finish()
+        await self._voice_deletion.retry()
         for (owner, id_), hash_ in tuple(self._known.items()):
             if await self._store.get(owner, id_) is None:
-                await self._voice_deletion.forget(hash_)
+                await self._voice_deletion.evict(hash_)
                 self._known.pop((owner, id_), None)
-            elif not self._voice_deletion.held(hash_):
+            elif not self._voice_deletion.holds(hash_):
                 self._known.pop((owner, id_), None)
 
     async def close(self) -> None:
@@ -163,7 +163,7 @@ class VoiceResolver:
         """Something that spoke with a registered voice has ended."""
         try:
             if await self._store.get(record.owner, record.id) is None:
-                await self._voice_deletion.forget(voice_hash)
+                await self._voice_deletion.evict(voice_hash)
         except Unavailable as error:
             log.warning("cannot see whether a voice was deleted while it spoke", reason=error.message)
 

@@ -10,13 +10,13 @@ import grpc.aio
 import torch
 
 from lighttts.v1 import decode_pb2, decode_pb2_grpc, voice_pb2_grpc
+from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.common.checkpoint.model_dir import open_model_dir
 from services.common.errors import InvalidInput, Unavailable
-from services.common.voices import deletion as forget_voice
+from services.common.voices import deletion as voice_deletion
 from services.common.voices.cache import VoiceCache
 from services.common.voices.voice import voice_identity
 from services.decode.decode_call import DecodeCall, DecodeServiceContext
-from services.decode.engine.chunks import ChunkPlan
 from services.decode.engine.engine import DecodeEngine
 from services.decode.engine.scheduler import ORDERS
 from services.decode.loading import engine_limits, load_backend
@@ -28,7 +28,7 @@ class DecodeService(decode_pb2_grpc.DecodeServicer):
     """`lighttts.v1.Decode`: one engine, many utterances."""
 
     name: str = "decode"
-    rpc_services: tuple[str, ...] = ("lighttts.v1.Decode", forget_voice.NAME)
+    rpc_services: tuple[str, ...] = ("lighttts.v1.Decode", voice_deletion.NAME)
 
     def __init__(self, settings: DecodeSettings) -> None:
         self._settings = settings
@@ -43,7 +43,7 @@ class DecodeService(decode_pb2_grpc.DecodeServicer):
 
     def register(self, server: grpc.aio.Server) -> None:
         decode_pb2_grpc.add_DecodeServicer_to_server(self, server)
-        voice_pb2_grpc.add_VoiceCacheServicer_to_server(forget_voice.VoiceCacheServicer(self._forget), server)
+        voice_pb2_grpc.add_VoiceCacheServicer_to_server(voice_deletion.VoiceCacheServicer(self._evict_voice), server)
 
     async def start(self) -> None:
         self._stage = await asyncio.to_thread(_load, self._settings)
@@ -60,9 +60,9 @@ class DecodeService(decode_pb2_grpc.DecodeServicer):
         if self._stage is not None:
             await asyncio.to_thread(self._stage.engine.close)
 
-    async def _forget(self, voice_hash: str) -> int:
+    async def _evict_voice(self, voice_hash: str) -> int:
         if self._stage is not None:
-            self._stage.voices.forget(voice_hash)
+            self._stage.voices.evict(voice_hash)
             self._stage.engine.forget_voice(voice_hash)
         return 0
 

@@ -15,7 +15,7 @@ from lighttts.v1 import encode_pb2, encode_pb2_grpc, voice_pb2_grpc
 from services.common.checkpoint.model_dir import ModelDir, open_model_dir
 from services.common.errors import InvalidInput, Overloaded, Unavailable
 from services.common.server import StartError
-from services.common.voices import deletion as forget_voice
+from services.common.voices import deletion as voice_deletion
 from services.common.voices.cache import VoiceCache
 from services.common.voices.message import to_message
 from services.common.voices.voice import voice_identity
@@ -44,7 +44,7 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
     """`lighttts.v1.Encode`: text to token ids, prompts to voices."""
 
     name: str = "encode"
-    rpc_services: tuple[str, ...] = ("lighttts.v1.Encode", forget_voice.NAME)
+    rpc_services: tuple[str, ...] = ("lighttts.v1.Encode", voice_deletion.NAME)
 
     def __init__(self, settings: EncodeSettings) -> None:
         self._settings = settings
@@ -54,7 +54,7 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
 
     def register(self, server: grpc.aio.Server) -> None:
         encode_pb2_grpc.add_EncodeServicer_to_server(self, server)
-        voice_pb2_grpc.add_VoiceCacheServicer_to_server(forget_voice.VoiceCacheServicer(self._forget), server)
+        voice_pb2_grpc.add_VoiceCacheServicer_to_server(voice_deletion.VoiceCacheServicer(self._evict_voice), server)
 
     async def start(self) -> None:
         self._state = await asyncio.to_thread(_load, self._settings)
@@ -72,8 +72,8 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
         if self._state is not None:
             await asyncio.to_thread(self._state.voices.close)
 
-    async def _forget(self, voice_hash: str) -> int:
-        self._loaded.voices.forget(voice_hash)
+    async def _evict_voice(self, voice_hash: str) -> int:
+        self._loaded.voices.evict(voice_hash)
         return 0
 
     @property

@@ -53,7 +53,7 @@ class Running:
         return [name for name, holds in kept.items() if holds]
 
     def _at_gateway(self, number: int, voice_hash: str) -> bool:
-        return self.gateways[number]._context.voices._voice_deletion.held(voice_hash)
+        return self.gateways[number]._context.voices._voice_deletion.holds(voice_hash)
 
     def voices(self, gateway: int = 0) -> Any:
         return tts_pb2_grpc.VoicesStub(self.channels[gateway])

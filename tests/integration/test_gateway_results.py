@@ -10,8 +10,6 @@ from typing import Any
 import grpc.aio
 import pytest
 
-from gateway.cache.key import ResultKey
-from gateway.cache.store import MemoryResults
 from lighttts.v1 import audio_pb2, llm_pb2, tts_pb2
 from services.common.errors import Internal
 from tests.support.fake_stages import Rig, Script, chunks, rig, until
@@ -208,17 +206,3 @@ async def test_gateways_share_results_in_redis() -> None:
     async with rig(**settings) as alone:
         await say(alone)
         assert len(alone.llm.calls) == 2, "a cache that is gone stops nobody"
-
-
-async def test_memory_keeps_to_its_bytes_and_drops_the_least_recently_used() -> None:
-    store = MemoryResults(10)
-    keys = [ResultKey("voice", name) for name in "abc"]
-    await store.put(keys[0], b"12345")
-    await store.put(keys[1], b"12345")
-    await store.get(keys[0])
-    await store.put(keys[2], b"12345")
-    assert [await store.get(key) for key in keys] == [b"12345", None, b"12345"]
-    await store.put(keys[1], b"x" * 11)
-    assert await store.get(keys[1]) is None
-    await store.forget("voice")
-    assert await store.get(keys[0]) is None

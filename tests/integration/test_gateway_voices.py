@@ -252,14 +252,14 @@ async def test_a_stream_that_speaks_while_its_voice_is_deleted_goes_on(tmp_path:
         assert isinstance((await speaking)[-1], tts_pb2.Finished)
 
 
-async def test_workers_forget_a_deleted_voice_and_once_more_when_its_last_stream_has_ended(tmp_path: Path) -> None:
+async def test_workers_evict_a_deleted_voice_and_again_when_its_last_stream_has_ended(tmp_path: Path) -> None:
     async with rig(voices_dir=tmp_path, llms=2) as r:
         await create(r)
         r.llms[0].scripts[0] = r.llms[1].scripts[0] = Script(hold={0: (gate := asyncio.Event())})
         speaking = asyncio.create_task(say(r, "Mine"))
         await until(lambda: any(llm.calls for llm in r.llms))
         await r.voices.DeleteVoice(tts_pb2.DeleteVoiceRequest(voice="Mine"))
-        memories = [r.encode.forgotten, *(llm.forgotten for llm in r.llms)]
+        memories = [r.encode.evicted, *(llm.evicted for llm in r.llms)]
         assert memories == [["hash of hello"]] * 3
         gate.set()
         assert isinstance((await speaking)[-1], tts_pb2.Finished)
@@ -275,12 +275,12 @@ async def test_a_worker_that_cannot_be_told_is_told_when_it_is_there_again(tmp_p
         await r.llm_servers[1].close()
         before = REGISTRY.get_sample_value("lighttts_gateway_voices_not_forgotten_total") or 0.0
         await r.voices.DeleteVoice(tts_pb2.DeleteVoiceRequest(voice="Mine"))
-        assert r.llms[0].forgotten
-        assert r.llms[1].forgotten == []
+        assert r.llms[0].evicted
+        assert r.llms[1].evicted == []
         assert (REGISTRY.get_sample_value("lighttts_gateway_voices_not_forgotten_total") or 0.0) > before
         again = ServiceServer(r.llms[1], ServiceSettings(port=r.llm_servers[1].port))
         await again.start()
-        await until(lambda: bool(r.llms[1].forgotten))
+        await until(lambda: bool(r.llms[1].evicted))
         await again.close()
 
 

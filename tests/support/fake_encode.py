@@ -20,14 +20,14 @@ def ids_of(text: str) -> list[int]:
     return [ord(character) for character in text]
 
 
-def forgetful(forgotten: list[str]) -> VoiceCacheServicer:
-    """A worker's voice cache that only notes what it was told to forget."""
+def recording_voice_cache(evicted: list[str]) -> VoiceCacheServicer:
+    """A worker's voice cache that only records the evictions."""
 
-    async def forget(voice_hash: str) -> int:
-        forgotten.append(voice_hash)
+    async def evict(voice_hash: str) -> int:
+        evicted.append(voice_hash)
         return 0
 
-    return VoiceCacheServicer(forget)
+    return VoiceCacheServicer(evict)
 
 
 class FakeEncode(encode_pb2_grpc.EncodeServicer):
@@ -46,12 +46,12 @@ class FakeEncode(encode_pb2_grpc.EncodeServicer):
         self.refusal: LightTtsError | None = None
         """What every upload is refused with, before its audio is read."""
         self.identity = "model-1"
-        self.forgotten: list[str] = []
-        """Hashes of the voices it was told to forget."""
+        self.evicted: list[str] = []
+        """Hashes of the voices that this worker was asked to evict."""
 
     def register(self, server: grpc.aio.Server) -> None:
         encode_pb2_grpc.add_EncodeServicer_to_server(self, server)
-        voice_pb2_grpc.add_VoiceCacheServicer_to_server(forgetful(self.forgotten), server)
+        voice_pb2_grpc.add_VoiceCacheServicer_to_server(recording_voice_cache(self.evicted), server)
 
     async def start(self) -> None: ...
     async def drain(self) -> None: ...

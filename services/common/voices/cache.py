@@ -1,13 +1,24 @@
-"""Voices in memory: the most recently used, within a count and a number of bytes; one in use is never dropped."""
+"""Voices in memory: the most recently used, within a count and a number of bytes. A leased voice is never evicted."""
 
 from __future__ import annotations
 
+import math
 import threading
-from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+
+from cachetools import LRUCache
 
 from services.common.voices.voice import Voice
+
+
+@dataclass
+class _Leased:
+    voice: Voice
+    leases: int = 0
+    evict: bool = False
+    """Evict the voice when its last lease ends."""
 
 
 class VoiceCache:
@@ -22,78 +33,74 @@ class VoiceCache:
             raise ValueError(f"a voice cache needs room for a voice; got {max_voices} voices, {max_bytes} bytes")
         self._max_voices = max_voices
         self._max_bytes = max_bytes
-        self._lock = threading.Lock()
-        self._voices: OrderedDict[str, Voice] = OrderedDict()  # least recently used first
-        self._leases: Counter[str] = Counter()
-        self._unwanted: set[str] = set()
-        """Voices to be dropped as soon as nobody leases them."""
-        self._nbytes = 0
+        self._lock = threading.RLock()
+        self._leased: dict[str, _Leased] = {}
+        # Unbounded: the limits are over idle and leased voices together, see `_shrink`.
+        self._idle: LRUCache[str, Voice] = LRUCache(math.inf, getsizeof=lambda voice: voice.nbytes)
 
     def get(self, hash_: str) -> Voice | None:
-        """The voice, now the most recently used; None when it is not here."""
+        """Return the voice and make it the most recently used; None when it is not cached."""
         with self._lock:
-            return self._touch(hash_)
+            leased = self._leased.get(hash_)
+            return leased.voice if leased is not None else self._idle.get(hash_)
 
     def put(self, voice: Voice) -> None:
-        """Adds a voice (the one already here under the same hash stays), then drops what no longer fits."""
+        """Add a voice, then evict what exceeds the limits. A cached voice of the same hash stays."""
         with self._lock:
-            if self._touch(voice.hash) is None:
-                self._voices[voice.hash] = voice
-                self._nbytes += voice.nbytes
-            self._evict()
+            if voice.hash not in self._leased:
+                self._idle.setdefault(voice.hash, voice)
+            self._shrink()
 
     @contextmanager
     def lease(self, hash_: str) -> Iterator[Voice | None]:
-        """The voice or None; while the block runs the voice is not dropped."""
-        with self._lock:
-            voice = self._touch(hash_)
-            if voice is not None:
-                self._leases[hash_] += 1
+        """Yield the voice, or None. The voice is not evicted while the block runs."""
+        leased = self._begin_lease(hash_)
         try:
-            yield voice
+            yield leased.voice if leased is not None else None
         finally:
-            if voice is not None:
-                with self._lock:
-                    self._leases[hash_] -= 1
-                    if not self._leases[hash_]:
-                        del self._leases[hash_]
-                        if hash_ in self._unwanted:
-                            self._drop(hash_)
-                    self._evict()
+            if leased is not None:
+                self._end_lease(leased)
 
-    def forget(self, hash_: str) -> None:
-        """Drops a voice: at once, or when the last lease on it ends. Nothing happens when it is not here."""
+    def evict(self, hash_: str) -> None:
+        """Evict a voice, if it is cached: at once, or when its last lease ends."""
         with self._lock:
-            if hash_ in self._leases:
-                self._unwanted.add(hash_)
+            if hash_ in self._leased:
+                self._leased[hash_].evict = True
             else:
-                self._drop(hash_)
+                self._idle.pop(hash_, None)
 
     def __len__(self) -> int:
-        return len(self._voices)
+        with self._lock:
+            return len(self._idle) + len(self._leased)
 
     def __contains__(self, hash_: object) -> bool:
-        return hash_ in self._voices
+        with self._lock:
+            return hash_ in self._idle or hash_ in self._leased
 
     @property
     def nbytes(self) -> int:
-        return self._nbytes
+        """Bytes of all cached voices."""
+        with self._lock:
+            return int(self._idle.currsize) + sum(leased.voice.nbytes for leased in self._leased.values())
 
-    def _touch(self, hash_: str) -> Voice | None:
-        voice = self._voices.get(hash_)
-        if voice is not None:
-            self._voices.move_to_end(hash_)
-        return voice
+    def _begin_lease(self, hash_: str) -> _Leased | None:
+        with self._lock:
+            if (voice := self._idle.pop(hash_, None)) is not None:
+                self._leased[hash_] = _Leased(voice)
+            if (leased := self._leased.get(hash_)) is not None:
+                leased.leases += 1
+            return leased
 
-    def _evict(self) -> None:
-        """Drops voices nobody leases, the least recently used first, until the rest fits."""
-        for hash_ in [hash_ for hash_ in self._voices if hash_ not in self._leases]:
-            if len(self._voices) <= self._max_voices and self._nbytes <= self._max_bytes:
-                return
-            self._drop(hash_)
+    def _end_lease(self, leased: _Leased) -> None:
+        with self._lock:
+            leased.leases -= 1
+            if not leased.leases:
+                del self._leased[leased.voice.hash]
+                if not leased.evict:
+                    self._idle[leased.voice.hash] = leased.voice
+                self._shrink()
 
-    def _drop(self, hash_: str) -> None:
-        self._unwanted.discard(hash_)
-        voice = self._voices.pop(hash_, None)
-        if voice is not None:
-            self._nbytes -= voice.nbytes
+    def _shrink(self) -> None:
+        """Evict idle voices, the least recently used first, until the limits hold."""
+        while self._idle and (len(self) > self._max_voices or self.nbytes > self._max_bytes):
+            self._idle.popitem()

@@ -1,4 +1,4 @@
-"""A deleted voice leaves the memory of every worker that may hold it: one small service, and who calls it."""
+"""Eviction of a deleted voice from the workers: the gRPC service that workers offer, and the call to all of a pool."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ log = structlog.get_logger(__name__)
 
 NAME = "lighttts.v1.VoiceCache"
 TIMEOUT_SECONDS = 2.0
-"""A worker that does not answer for so long has not been told. One that tells others gives them half of it, so that its
-own answer is still waited for."""
+"""A worker that does not answer in this time counts as unreached. A worker that calls further workers gives them half
+of it, so that its own answer still arrives in time."""
 
 
 class VoiceCacheServicer(voice_pb2_grpc.VoiceCacheServicer):
-    """`lighttts.v1.VoiceCache` over a service's own memory."""
+    """`lighttts.v1.VoiceCache` over a service's own caches."""
 
-    def __init__(self, forget: Callable[[str], Awaitable[int]]) -> None:
-        """`forget`: drops a voice by hash, and says how many workers behind could not be told."""
-        self._forget = forget
+    def __init__(self, evict: Callable[[str], Awaitable[int]]) -> None:
+        """`evict`: evicts a voice by hash and returns how many workers further down could not be reached."""
+        self._evict = evict
 
     async def ForgetVoice(
         self, request: voice_pb2.ForgetVoiceRequest, context: Context
     ) -> voice_pb2.ForgetVoiceResponse:
-        return voice_pb2.ForgetVoiceResponse(unreached=await self._forget(request.voice_hash))
+        return voice_pb2.ForgetVoiceResponse(unreached=await self._evict(request.voice_hash))
 
 
 async def evict_on_all_workers(pool: Pool, voice_hash: str, timeout_seconds: float = TIMEOUT_SECONDS) -> int:
-    """Has every worker that a pool knows forget a voice; how many of them, and behind them, could not be told."""
+    """Evict a voice on all workers of a pool; return how many of them, and of those that they call, were unreached."""
 
-    async def tell(channel: grpc.aio.Channel) -> int:
+    async def evict(channel: grpc.aio.Channel) -> int:
         request = voice_pb2.ForgetVoiceRequest(voice_hash=voice_hash)
         answer = await voice_pb2_grpc.VoiceCacheStub(channel).ForgetVoice(request, timeout=timeout_seconds)
         return int(answer.unreached)
 
     unreached = 0
-    for address, outcome in (await pool.ask_all(tell)).items():
+    for address, outcome in (await pool.ask_all(evict)).items():
         if isinstance(outcome, grpc.aio.AioRpcError):
-            log.warning("a worker could not be told to forget a voice", peer=address, reason=outcome.details())
+            log.warning("voice eviction failed on a worker", peer=address, reason=outcome.details())
             unreached += 1
         else:
             unreached += outcome

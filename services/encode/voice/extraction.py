@@ -77,9 +77,9 @@ class VoiceExtractorCache:
         metrics.VOICES.labels("cached").inc()
         return Found(voice, cached=True)
 
-    def forget(self, voice_hash: str) -> None:
-        """Drops a voice that was extracted; one of the model is extracted anew when it is next asked for."""
-        self._cache.forget(voice_hash)
+    def evict(self, voice_hash: str) -> None:
+        """Evict an extracted voice; a voice of the model is extracted again at its next use."""
+        self._cache.evict(voice_hash)
 
     async def prompt(self, audio: bytes, transcript: str | None) -> Found:
         """The voice of a prompt; without a transcript one for its timbre alone.

@@ -203,13 +203,14 @@ async def pieces(stub: Any, fragments: Sequence[str], **start: bool | str) -> li
 TEXT = "The train leaves at 9. Dr. Smith paid 25 dollars! Who knows?"
 
 
+@pytest.mark.hypothesis
 async def test_fragments_make_the_same_pieces_as_the_whole() -> None:
     async with encode_service() as stub:
         whole = await pieces(stub, [TEXT])
         assert await pieces(stub, [], text=TEXT, complete=True) == whole
         loop = asyncio.get_running_loop()
 
-        @settings(max_examples=60, deadline=None, derandomize=True)
+        @settings(max_examples=60)
         @given(cuts=st.sets(st.integers(1, len(TEXT) - 1)), begun=st.booleans())
         def holds(cuts: set[int], begun: bool) -> None:
             borders = [0, *sorted(cuts), len(TEXT)]

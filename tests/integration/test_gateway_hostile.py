@@ -88,8 +88,6 @@ talks = st.tuples(st.builds(Request, config=plain | configs) | messages, st.list
 @given(talk=talks, garbage=st.none() | st.binary(min_size=1, max_size=20))
 @settings(
     max_examples=100,
-    deadline=None,
-    derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 async def test_whatever_is_sent_is_answered(
@@ -126,8 +124,6 @@ async def iter_of(parts: list[bytes]) -> AsyncIterator[bytes]:
 @given(cuts=st.sets(st.integers(1, len(TEXT) - 1)))
 @settings(
     max_examples=40,
-    deadline=None,
-    derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 async def test_however_a_text_is_cut_the_same_reaches_the_llm_once(served: Rig, cuts: set[int]) -> None:

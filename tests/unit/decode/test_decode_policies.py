@@ -10,7 +10,6 @@ import decode_support as support
 import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from services.common.engine.shell import EngineFull

@@ -5,10 +5,10 @@ from __future__ import annotations
 import decode_support as support
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from services.decode.engine.chunks import ChunkPlan
+from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.decode.engine.state import ResumeRecord, StreamError
 
 
@@ -29,14 +29,12 @@ def test_record_survives_its_bytes(rows: int) -> None:
     assert len(before.to_bytes()) < 15_000
 
 
-@settings(deadline=None, derandomize=True)
 @given(st.binary(max_size=200))
 def test_other_bytes_are_not_a_record(data: bytes) -> None:
     with pytest.raises(StreamError, match="start the utterance anew"):
         ResumeRecord.from_bytes(data)
 
 
-@settings(deadline=None, derandomize=True)
 @given(st.data())
 def test_a_damaged_record_is_noticed(data: st.DataObject) -> None:
     damaged = bytearray(record().to_bytes())

@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.common.checkpoint.model_dir import open_model_dir
 from services.decode.engine.backends import Hop, HopAudio
-from services.decode.engine.chunks import ChunkPlan, HopPolicy
+from services.decode.engine.hops import HopPolicy
 from services.decode.engine.scheduler import EngineLimits, Stream, deadline, pick, ready_jobs
 from services.decode.engine.service_time import ServiceTime
 from services.decode.engine.state import ResumeRecord
@@ -116,7 +117,7 @@ def decode(over: TorchBackend, utterances: list[Utterance], most_streams: int, p
                 streams.remove(stream)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(
     utterances=st.lists(UTTERANCES, min_size=1, max_size=MOST_STREAMS),
     most_streams=st.integers(1, MOST_STREAMS),
@@ -153,7 +154,7 @@ def test_every_shape_that_serving_asks_for_is_prepared(
 
 
 @given(st.integers(1, 64), st.integers(1, 64), st.integers(1, 3200), st.integers(1, 64))
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 def test_a_batch_gets_the_smallest_of_the_enumerated_shapes_that_holds_it(
     most_streams: int, streams: int, frames: int, blocks: int
 ) -> None:

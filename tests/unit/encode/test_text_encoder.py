@@ -57,7 +57,7 @@ def cut(text: str, places: list[int]) -> list[str]:
 
 
 @pytest.mark.parametrize("make", [frontend, one_sentence_pieces], ids=["official limits", "one sentence"])
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(text=texts, places=st.lists(st.integers(0, 1000), max_size=30))
 def test_fragments_give_the_pieces_of_the_whole(make: Callable[[], TextFrontend], text: str, places: list[int]) -> None:
     whole = run(SentenceEncoder(make()), [text])
@@ -65,7 +65,7 @@ def test_fragments_give_the_pieces_of_the_whole(make: Callable[[], TextFrontend]
     assert run(SentenceEncoder(make()), list(text)) == whole
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200)
 @given(text=texts, places=st.lists(st.integers(0, 1000), max_size=30))
 def test_interleaved_ids_are_those_of_the_whole(text: str, places: list[int]) -> None:
     pieces = run(InterleavedEncoder(frontend()), cut(text, places))
@@ -83,7 +83,7 @@ def test_interleaved_text_is_not_held_back_beyond_the_last_word() -> None:
     assert [(piece.text, piece.final) for piece in encoder.finish()] == [(".", True)]
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200)
 @given(text=texts)
 def test_the_splitter_keeps_every_character_in_order(text: str) -> None:
     """But repeated marks, of which the family's rule keeps the first (spec section 2.3)."""
@@ -95,7 +95,7 @@ def test_the_splitter_keeps_every_character_in_order(text: str) -> None:
         assert [char for char in joined if char not in TERMINATORS[language]] == spoken
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200)
 @given(text=texts, places=st.lists(st.integers(0, 1000), max_size=30))
 def test_segments_tile_the_text(text: str, places: list[int]) -> None:
     segmenter = Segmenter()
@@ -104,7 +104,7 @@ def test_segments_tile_the_text(text: str, places: list[int]) -> None:
     assert [text[segment.start : segment.end] for segment in segments] == [segment.text for segment in segments]
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(
     st.lists(st.sampled_from(["A short one.", "Is this a somewhat longer sentence, do you think?", "No!"]), min_size=1)
 )

@@ -70,7 +70,7 @@ def test_an_independent_decoder_hears_what_was_said(encoding: Encoding, rate: in
 
 
 @ALL
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(cuts=st.lists(st.integers(0, 12000), max_size=8), rate=st.sampled_from([8000, 24000, 48000]))
 def test_pieces_make_no_difference(encoding: Encoding, cuts: list[int], rate: int) -> None:
     whole = voice(0.5)

@@ -169,7 +169,7 @@ BAD_INPUT = {
     "tokens after the last": ((start(), tokens(), tokens(first=60)), "after the last"),
     "speed": ((start(speed=99),), "speed 99"),
     "NaN speed": ((start(speed=float("nan")),), "speed"),
-    "chunk plan": ((start(chunk_plan=decode_pb2.ChunkPlan(chunk=0, first_border=25)),), "must be positive"),
+    "chunk plan": ((start(chunk_plan=decode_pb2.ChunkPlan(chunk=0, first_border=25)),), "must be at least 1"),
     "damaged record": ((start(resume_record=b"LTD1 not a record"),), "resume record"),
 }
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from services.decode.engine.chunks import ChunkPlan
+from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.decode.vocoder.pitch import accumulate, cycles_per_frame
 from services.decode.vocoder.stream import Vocoder
 from tests.parity.checks.flow import mel_after, open_stream, plans, tokens

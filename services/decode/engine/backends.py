@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.common.checkpoint.model_dir import ModelDir
-from services.decode.engine.chunks import ChunkPlan
 from services.decode.engine.speed import frames_ready
 from services.decode.engine.state import ResumeRecord, StreamError, StreamSpec
 

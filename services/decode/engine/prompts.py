@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 
-from services.decode.engine.chunks import ChunkPlan
+from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.decode.flow.model import Flow, FlowHop, FlowState
 from services.decode.flow.pool import Past
 
@@ -33,7 +33,7 @@ class Prompts:
 
     def length(self, prompt: int, plan: ChunkPlan) -> int:
         """How many of a prompt's tokens can be shared: whole chunks, whole blocks, lookahead included; 0 for none."""
-        end = plan.border_at_most(prompt - self._flow.config.lookahead_tokens)
+        end = plan.boundary_at_or_before(prompt - self._flow.config.lookahead_tokens)
         return 0 if end % self._flow.pool.block_tokens else end
 
     def kept_tokens(self, voice: str, state: FlowState) -> int:

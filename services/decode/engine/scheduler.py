@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.decode.engine.admission import Demand
 from services.decode.engine.backends import AudioFormat
-from services.decode.engine.chunks import ChunkPlan
 from services.decode.engine.service_time import ServiceTime
 from services.decode.engine.state import StreamSpec
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from services.decode.engine.chunks import ChunkPlan, HopPolicy
+from services.common.checkpoint.chunk_plan import ChunkPlan
+from services.decode.engine.hops import HopPolicy
 
 _MAGIC = b"LTD1"
 _HEADER = struct.Struct("<4sIQ8I")
@@ -80,8 +81,8 @@ class ResumeRecord:
 
     def to_bytes(self) -> bytes:
         """Little-endian: magic, CRC-32 of the rest, seed, eight counts, mel rows, phases."""
-        first_border, chunk_tokens = self.plan.to_ints()
-        counts = (first_border, chunk_tokens, self.done, self.emitted, self.start, *self.mel.shape, self.phase.shape[0])
+        plan = (self.plan.first_boundary, self.plan.chunk_tokens)
+        counts = (*plan, self.done, self.emitted, self.start, *self.mel.shape, self.phase.shape[0])
         body = self.mel.astype("<f4").tobytes() + self.phase.astype("<f8").tobytes()
         unchecked = _HEADER.pack(_MAGIC, 0, self.seed, *counts) + body
         return _HEADER.pack(_MAGIC, zlib.crc32(unchecked), self.seed, *counts) + body
@@ -93,14 +94,14 @@ class ResumeRecord:
             raise StreamError("the resume record is not one of this version; start the utterance anew")
         _, checksum, seed, *counts = _HEADER.unpack_from(data)
         body = data[_HEADER.size :]
-        first_border, chunk_tokens, done, emitted, start, rows, bins, harmonics = counts
+        first_boundary, chunk_tokens, done, emitted, start, rows, bins, harmonics = counts
         intact = zlib.crc32(_HEADER.pack(_MAGIC, 0, seed, *counts) + body) == checksum
         if not intact or len(body) != 4 * rows * bins + 8 * harmonics or emitted != start + rows:
             raise StreamError("the resume record is damaged; start the utterance anew")
         mel = np.frombuffer(body, "<f4", rows * bins).reshape(rows, bins).astype(np.float32)
         phase = np.frombuffer(body, "<f8", harmonics, 4 * rows * bins).astype(np.float64)
         try:
-            plan = ChunkPlan(first_border, chunk_tokens)
+            plan = ChunkPlan(first_boundary, chunk_tokens)
         except ValueError as error:
             raise StreamError(f"the resume record is damaged ({error}); start the utterance anew") from error
         return cls(plan, seed, done, emitted, start, mel, phase)

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.common.checkpoint.model_dir import ModelDir
 from services.common.checkpoint.weights import read_weights
 from services.common.engine.precision import forbid_tf32
 from services.decode.engine.backends import AudioFormat, BackendCounts, Hop, HopAudio, check_tokens
-from services.decode.engine.chunks import ChunkPlan
 from services.decode.engine.memory import MOST_STREAMS, default_budget
 from services.decode.engine.prompts import Prompts
 from services.decode.engine.state import ResumeRecord, StreamError, StreamSpec

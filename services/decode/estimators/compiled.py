@@ -11,7 +11,7 @@ import copy
 import torch
 from torch import Tensor
 
-from services.decode.engine.chunks import ChunkPlan
+from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.decode.flow.model import Flow, FlowHop
 from services.decode.flow.program import Record
 from services.decode.flow.programs import Programs, device_in_force
@@ -29,8 +29,8 @@ def made_up_mel(flow: Flow) -> Tensor:
     embedding = torch.randn(config.speaker_dim, generator=generator)
     state = flow.open(torch.zeros(0), torch.zeros(0, config.output_size), embedding, ChunkPlan())
     state.tokens = torch.randint(config.vocab_size, (_TOKENS,), generator=generator).tolist()
-    border = state.plan.first_border
-    mels = [flow.append([FlowHop(state, end, final=False)])[0] for end in (border, 2 * border)]
+    boundary = state.plan.first_boundary
+    mels = [flow.append([FlowHop(state, end, final=False)])[0] for end in (boundary, 2 * boundary)]
     return torch.cat([*mels, *flow.append([FlowHop(state, state.available, final=True, keep=False)])])
 
 

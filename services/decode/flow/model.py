@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.common.checkpoint.model_dir import FlowConfig
 from services.common.checkpoint.weights import load_strict
-from services.decode.engine.chunks import ChunkPlan
 from services.decode.flow.encoder import Encoder
 from services.decode.flow.past import Pass, Window, chunk_mask
 from services.decode.flow.pool import EMPTY, Layout, Past, PastPool

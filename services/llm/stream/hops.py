@@ -1,41 +1,25 @@
-"""How many speech tokens go to the decode stage at once: it can do nothing with half a chunk."""
+"""How many speech tokens to send to the decode service at once: it cannot decode a part of a chunk."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from services.common.checkpoint.model_dir import FlowConfig
+from services.common.checkpoint.chunk_plan import ChunkPlan
 
 
 @dataclass(frozen=True)
 class HopPlan:
-    """Chunk borders in absolute tokens, prompt included: `first_border`, then every multiple of `chunk` after it.
+    """The chunks of an utterance; each can be decoded once the `lookahead` tokens after it are known (spec 5.2)."""
 
-    A chunk can be decoded once the `lookahead` tokens behind its border are known too (spec section 5.2).
-    """
-
-    first_border: int
-    chunk: int
+    chunks: ChunkPlan
     lookahead: int
-
-    def __post_init__(self) -> None:
-        if self.first_border < 1 or self.chunk < 1:
-            raise ValueError("chunk and first_border must be at least 1")
-
-    @classmethod
-    def default(cls, flow: FlowConfig) -> HopPlan:
-        """The checkpoint's own plan."""
-        return cls(flow.chunk_tokens, flow.chunk_tokens, flow.lookahead_tokens)
 
     @property
     def longest(self) -> int:
-        """More tokens than any hop needs beyond those already spoken."""
-        return max(self.first_border, 2 * self.chunk) + self.lookahead
+        """An upper bound of the tokens that a hop needs beyond the ones already spoken."""
+        return max(self.chunks.first_boundary, 2 * self.chunks.chunk_tokens) + self.lookahead
 
     def next(self, prompt_tokens: int, sent: int) -> int:
-        """The number of tokens, the `sent` ones included, that complete the chunk under way and its lookahead."""
+        """The number of tokens, including the `sent` ones, that complete the current chunk and its lookahead."""
         position = prompt_tokens + max(0, sent - self.lookahead)
-        border = self.first_border
-        if position >= border:
-            border = (position // self.chunk + 1) * self.chunk
-        return border - prompt_tokens + self.lookahead
+        return self.chunks.chunk_end(position) - prompt_tokens + self.lookahead

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from services.decode.engine.chunks import ChunkPlan
+from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.decode.flow.model import FlowHop, FlowState
 from services.decode.flow.past import Pass, chunk_mask
 from services.decode.flow.solver import euler_times, noise_table

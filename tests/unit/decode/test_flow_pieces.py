@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from services.decode.engine.chunks import ChunkPlan
+from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.decode.flow.model import FlowHop
 from tests.parity.checks.flow import mel_after, open_stream, tokens
 from tests.parity.golden import Golden
 
 MINI = Path(__file__).parents[2] / "data" / "cosyvoice2-mini"
-EVEN, LATE = ChunkPlan(), ChunkPlan(first_border=40)
+EVEN, LATE = ChunkPlan(), ChunkPlan(first_boundary=40)
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +32,12 @@ def difference(actual: Tensor, expected: Tensor) -> float:
 def in_pieces(golden: Golden, plan: ChunkPlan, ends: list[int]) -> Tensor:
     """All 120 golden tokens, cut at the absolute tokens `ends` (the prompt is 30 long)."""
     state = open_stream(golden, plan)
-    counts = [plan.border_at_least(end) - state.prompt for end in ends] + [120]
+    counts = [plan.boundary_at_or_after(end) - state.prompt for end in ends] + [120]
     return torch.cat([mel_after(golden, state, n, final=n == 120, keep=n != 120) for n in counts])
 
 
 @pytest.mark.parametrize("ends", [[50], [75, 125], [100, 125], [50, 75, 100, 125]])
-@pytest.mark.parametrize("plan", [EVEN, LATE], ids=["even", "late first border"])
+@pytest.mark.parametrize("plan", [EVEN, LATE], ids=["even", "late first boundary"])
 def test_append_equals_recompute(golden: Golden, ends: list[int], plan: ChunkPlan) -> None:
     whole = mel_after(golden, open_stream(golden, plan), 120, final=True, keep=False)
     assert difference(in_pieces(golden, plan, ends), whole) < 1e-5

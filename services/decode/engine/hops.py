@@ -1,0 +1,43 @@
+"""How far the next hop of a stream goes.
+
+A *hop* is what is decoded in one go, a union of whole chunks of the request's `ChunkPlan`. Hops are chosen per stream
+while it runs and change nothing but cost and latency.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from services.common.checkpoint.chunk_plan import ChunkPlan
+
+
+@dataclass(frozen=True)
+class HopPolicy:
+    """How many tokens a stream decodes at a time; it never changes which chunks exist.
+
+    The first hop ends at the first boundary at least `first_min` tokens after the prompt. Later hops take the largest
+    of `sizes` (tokens, ascending) that is at most `lead_share` of the stream's lead: a stream far ahead of its
+    listener is decoded in fewer, larger pieces, and a stream that has just begun gets its next second soon.
+    """
+
+    first_min: int = 15
+    sizes: tuple[int, ...] = (25, 50, 100)
+    lead_share: float = 0.5
+    token_rate: float = 25.0
+
+    def __post_init__(self) -> None:
+        if self.first_min < 1 or not self.sizes or any(size < 1 for size in self.sizes):
+            raise ValueError("hop sizes must be positive token counts")
+        if list(self.sizes) != sorted(self.sizes):
+            raise ValueError(f"hop sizes must ascend, got {self.sizes}")
+
+    def hop_end(self, plan: ChunkPlan, prompt: int, done: int, lead: float) -> int:
+        """The boundary (absolute tokens) that the next hop should reach if the utterance is long enough.
+
+        `prompt` and `done` are absolute token positions (`done` = 0 before the first hop), `lead` is in seconds.
+        """
+        if done <= prompt:
+            return plan.boundary_at_or_after(max(prompt + self.first_min, done + 1))
+        affordable = self.lead_share * lead * self.token_rate
+        size = max((size for size in self.sizes if size <= affordable), default=self.sizes[0])
+        return plan.boundary_at_or_after(done + size)

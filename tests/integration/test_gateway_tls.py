@@ -135,7 +135,7 @@ async def test_the_command_line_s_client_brings_authority_and_key(tmp_path: Path
         good = Access(f"https://{r.server.address}", authority.certificate, NAME, "ltts_a-key")
         assert (await list_voices(good)).default_voice == "rms"
         for access, words in (
-            (replace(good, key=""), r"an API key is needed .* Here that is --api-key"),
+            (replace(good, key=""), r"an API key is needed .* Set LIGHTTTS_API_KEY or --api-key"),
             (replace(good, authority=None), "not over TLS with a certificate that is trusted"),
             (replace(good, server=r.server.address), "does it want --tls"),
             (Access(f"127.0.0.1:{plain.gateway.http_port}"), "is it the HTTP port"),
@@ -152,7 +152,7 @@ async def test_a_certificate_that_cannot_be_used_stops_the_start(tmp_path: Path,
     (files.certificate.parent / missing).write_text("nonsense")
     settings = GatewaySettings(port=0, http_port=0, cosyvoice_port="off", **public(tmp_path / "mounted"))
     server = ServiceServer(GatewayService(settings), settings)
-    with pytest.raises(StartError, match="no PEM file"):
+    with pytest.raises(StartError, match="not a PEM file"):
         await server.start()
     await server.close()
 

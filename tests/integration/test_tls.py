@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import REGISTRY
 
 from cli.local.ports import free_ports
-from services.common.certificate import not_after
 from services.common.discovery import discover
 from services.common.pool import Pool, dialler
 from services.common.server import ServiceServer, StartError
 from services.common.settings import ServiceSettings
 from services.common.tls import TlsError, TlsFiles
-from tests.support.certificates import Authority
+from tests.support.certificates import Authority, not_after
 from tests.support.llm import until
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -113,15 +111,18 @@ async def test_renewed_files_are_used_by_the_next_connection(
 async def test_the_end_of_the_certificate_in_use_is_a_metric(
     server: ServiceServer, files: TlsFiles, authority: Authority
 ) -> None:
-    def told() -> float | None:
+    def reported() -> float | None:
         labels = {"file": str(files.certificate)}
         return REGISTRY.get_sample_value("lighttts_tls_certificate_expiry_timestamp_seconds", labels)
 
-    assert told() == not_after(files.certificate.read_bytes())
+    first = not_after(files.certificate)
+    assert reported() == first
     authority.issue(files.certificate.parent, days=30)
+    with files.certificate.open("ab") as chain:
+        chain.write(authority.certificate.read_bytes())
     assert await status(dialler(settings(files))(server.address)) == SERVING
-    assert told() == not_after(files.certificate.read_bytes())
-    assert not_after(files.certificate.read_bytes()) > time.time() + 29 * 86400
+    assert reported() == not_after(files.certificate), "the first certificate of the chain counts"
+    assert first < not_after(files.certificate) < not_after(authority.certificate)
 
 
 async def test_a_pool_dials_anew_when_its_certificate_is_renewed_and_streams_keep_their_connection(

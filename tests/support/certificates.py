@@ -1,7 +1,8 @@
-"""Certificates for tests, made by openssl: an authority, and identities it signs."""
+"""Certificates for tests, made by openssl: an authority and the identities it signs."""
 
 from __future__ import annotations
 
+import ssl
 import subprocess
 from pathlib import Path
 
@@ -11,7 +12,7 @@ _KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 
 
 class Authority:
-    """Signs certificates for `light-tts.internal`, kept in a folder as a Kubernetes Secret is mounted."""
+    """Signs certificates for `light-tts.internal`, in a folder laid out like a mounted Kubernetes Secret."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True)
@@ -20,7 +21,7 @@ class Authority:
         _openssl("-subj", "/CN=authority", "-days", "90", "-keyout", str(self._key), "-out", str(self.certificate))
 
     def issue(self, folder: Path, name: str = "light-tts.internal", days: int = 2) -> TlsFiles:
-        """Writes ca.crt, tls.key and tls.crt into `folder`; again renews them."""
+        """Write ca.crt, tls.key and tls.crt into `folder`, or renew them."""
         folder.mkdir(parents=True, exist_ok=True)
         files = TlsFiles(folder / "tls.crt", folder / "tls.key", folder / "ca.crt")
         (folder / "ca.crt").write_bytes(self.certificate.read_bytes())
@@ -28,6 +29,13 @@ class Authority:
         names = ("-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}")
         _openssl(*signed, *names, "-days", str(days), "-keyout", str(files.key), "-out", str(files.certificate))
         return files
+
+
+def not_after(certificate: Path) -> int:
+    """The end of a certificate's validity as a Unix time, as openssl reads it."""
+    command = ["openssl", "x509", "-noout", "-enddate", "-in", str(certificate)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return ssl.cert_time_to_seconds(output.strip().removeprefix("notAfter="))
 
 
 def _openssl(*arguments: str) -> None:

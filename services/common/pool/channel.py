@@ -1,4 +1,4 @@
-"""How a worker is dialled."""
+"""Channels to workers, with or without mutual TLS."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from services.common.tls import TlsError, TlsFiles
 
 log = structlog.get_logger(__name__)
 
-_RECONNECT_LEAST_MS = 100
-_RECONNECT_MOST_MS = 1000
+_RECONNECT_MIN_MS = 100
+_RECONNECT_MAX_MS = 1000
 _CONNECT_TIMEOUT_MS = 2000
 
 
@@ -28,20 +28,21 @@ def open_channel(
     credentials: grpc.ChannelCredentials | None = None,
     server_name: str | None = None,
 ) -> grpc.aio.Channel:
-    """A channel with a connection of its own to one worker; it connects at its first call.
+    """Open a channel with its own connection to one worker; it connects at its first call.
 
-    `credentials` make it TLS. Workers are dialled by IP address, so `server_name` says which name their certificate
-    bears. A lost connection is tried again after 0.1 s, then less often, at least about once a second.
+    `credentials` enable TLS. Workers are dialled by IP address, so `server_name` is the name in their certificate. A
+    lost connection is tried again after 0.1 s, then less often, at least about once a second.
     """
     options: list[tuple[str, int | str]] = [
         *channel_options(max_message_bytes),
         # Channels to one address would share a connection, and its flow control, through the global pool.
         ("grpc.use_local_subchannel_pool", 1),
-        ("grpc.initial_reconnect_backoff_ms", _RECONNECT_LEAST_MS),
-        ("grpc.max_reconnect_backoff_ms", _RECONNECT_MOST_MS),
-        # gRPC's name for the time a connection attempt gets: 20 s by default, too long behind a silent address.
+        ("grpc.initial_reconnect_backoff_ms", _RECONNECT_MIN_MS),
+        ("grpc.max_reconnect_backoff_ms", _RECONNECT_MAX_MS),
+        # Despite its name this is the timeout of a connection attempt; the default of 20 s is too long for an address
+        # that does not answer.
         ("grpc.min_reconnect_backoff_ms", _CONNECT_TIMEOUT_MS),
-        # Workers are reached directly, whatever proxy the environment names for the way out.
+        # Workers are reached directly, even if the environment names a proxy for outgoing traffic.
         ("grpc.enable_http_proxy", 0),
     ]
     if credentials is None:
@@ -53,19 +54,19 @@ def open_channel(
 
 @runtime_checkable
 class Renewing(Protocol):
-    """Opens channels with credentials that may be renewed while channels are open."""
+    """A dialler whose credentials may be renewed while channels are open."""
 
     def __call__(self, address: str) -> grpc.aio.Channel:
-        """A channel with the credentials of now."""
+        """Open a channel with the current credentials."""
 
     def generation(self) -> int:
-        """Grows whenever the credentials have changed: channels of an earlier one are to be dialled anew."""
+        """Return the number of the current credentials; channels opened with a lower one must be dialled again."""
 
 
 def dialler(settings: ServiceSettings) -> Callable[[str], grpc.aio.Channel]:
-    """Opens channels to workers as `settings` say: message limit, and mutual TLS, which is then Renewing.
+    """Return the function that opens channels to workers, with the message limit and TLS files of `settings`.
 
-    Raises TlsError when the files cannot be read.
+    With mutual TLS it is a `Renewing`. Raises TlsError when the files cannot be read.
     """
     if settings.tls is None:
         return partial(open_channel, max_message_bytes=settings.max_message_bytes)
@@ -73,7 +74,7 @@ def dialler(settings: ServiceSettings) -> Callable[[str], grpc.aio.Channel]:
 
 
 class _TlsDialler:
-    """While the files cannot be used, those read before stay in use."""
+    """Open channels with mutual TLS. While the files cannot be used, the content read before stays in use."""
 
     def __init__(self, settings: ServiceSettings, files: TlsFiles) -> None:
         self._settings = settings
@@ -99,5 +100,5 @@ class _TlsDialler:
                 self._content = found
                 self._generation += 1
         except TlsError as error:
-            log.warning("dialling with the certificate of before", reason=str(error))
+            log.warning("keeping the previous certificate", reason=str(error))
         return self._generation

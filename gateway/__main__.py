@@ -1,10 +1,11 @@
-"""`python -m gateway`: runs the gateway, in as many processes as it is told."""
+"""`python -m gateway`: runs the gateway."""
 
 import sys
 
-from gateway.process.supervisor import serve, supervise
+from gateway.server import GatewayService
 from gateway.settings import GatewaySettings
+from services.common.server import run
 
 if __name__ == "__main__":
     settings = GatewaySettings.from_command_line()
-    sys.exit(supervise(settings) if settings.workers > 1 else serve(settings))
+    sys.exit(run(lambda: GatewayService(settings), settings, GatewayService.name))

@@ -28,7 +28,7 @@ REAL_TIME_FACTOR = Histogram(
     "Seconds spent per second of audio, by stream.",
     buckets=(0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1, 1.2, 1.5, 2, 3, 5),
 )
-SESSIONS_ACTIVE = Gauge("lighttts_gateway_sessions_active", "Streams served now.", multiprocess_mode="livesum")
+SESSIONS_ACTIVE = Gauge("lighttts_gateway_sessions_active", "Streams served now.")
 AUDIO_SECONDS = Counter("lighttts_gateway_audio_delivered_seconds_total", "Audio delivered, in seconds.")
 AUDIO_RECEIVED_SECONDS = Counter(
     "lighttts_gateway_audio_generated_seconds_total", "Audio got from the workers; what is not delivered is wasted."

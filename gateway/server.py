@@ -33,7 +33,7 @@ from lighttts.v1 import tts_pb2_grpc
 from services.common.discovery import discover
 from services.common.errors import LightTtsError
 from services.common.pool import Pool, dialler
-from services.common.server import StartError
+from services.common.start_error import StartError
 
 log = structlog.get_logger(__name__)
 

@@ -35,10 +35,6 @@ class GatewaySettings(ServiceSettings):
     """Voice of requests that name none; empty takes the checkpoint's first."""
     interleaved_text: bool = False
     """Speak a sentence while its text still arrives, where the checkpoint can; otherwise sentence by sentence."""
-    workers: int = Field(default=1, ge=1)
-    """Gateway processes that share the ports; each counts its streams and its callers' for itself."""
-    share_ports: bool = False
-    """Whether other processes may listen on the same ports; `workers` sets it for its own."""
     max_connection_age_seconds: float = Field(default=600.0, ge=0)
     """A gRPC connection of this age is asked to come anew, so that clients find new gateways; its streams go on.
     0 never asks."""
@@ -124,7 +120,7 @@ class GatewaySettings(ServiceSettings):
 
     @property
     def server_options(self) -> list[tuple[str, int]]:
-        options = [("grpc.so_reuseport", int(self.share_ports))]
+        options = super().server_options
         if self.max_connection_age_seconds:
             # Without an age grace: a finite one would cut long streams.
             options.append(("grpc.max_connection_age_ms", int(1000 * self.max_connection_age_seconds)))

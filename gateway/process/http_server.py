@@ -11,7 +11,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from services.common.server import StartError
+from services.common.start_error import StartError
 from services.common.tls import TlsFiles, server_context
 
 _SHUTDOWN_SECONDS = 5
@@ -30,13 +30,10 @@ class HttpServer:
         max_frame_bytes: int = 2**24,
         protocol: type[H11Protocol] = H11Protocol,
         port_setting: str = "LIGHTTTS_HTTP_PORT",
-        share_port: bool = False,
     ) -> None:
-        """`max_frame_bytes`: of one WebSocket message. `port_setting`: what to change when the port is taken.
-        `share_port`: other processes may listen on it too."""
+        """`max_frame_bytes`: of one WebSocket message. `port_setting`: what to change when the port is taken."""
         self._port_setting = port_setting
         self._host = host
-        self._share_port = share_port
         self._port = port
         config = uvicorn.Config(
             app,
@@ -67,15 +64,13 @@ class HttpServer:
             self._config.ssl = server_context(self._tls)
         try:
             # uvicorn would end the process when it cannot bind, so it is given a socket.
-            playback = _listen(
-                self._host.strip("[]"), self._port, self._share_port
-            )  # gRPC wants brackets around IPv6, sockets do not
+            listener = _listen(self._host.strip("[]"), self._port)  # gRPC wants brackets around IPv6, sockets do not
         except OSError as error:
             raise StartError(
                 f"cannot listen on {self._host}:{self._port}: {error}; set {self._port_setting}"
             ) from error
-        self._port = playback.getsockname()[1]
-        self._serving = asyncio.create_task(self._server.serve(sockets=[playback]), name="http server")
+        self._port = listener.getsockname()[1]
+        self._serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="http server")
 
     async def close(self) -> None:
         """Stops listening; responses still running are cut after a few seconds."""
@@ -90,8 +85,8 @@ class _Uvicorn(uvicorn.Server):
         yield  # signals belong to the process's own bootstrap
 
 
-def _listen(host: str, port: int, share: bool) -> socket.socket:
+def _listen(host: str, port: int) -> socket.socket:
     """A listening socket; `::` takes IPv4 as well, as gRPC's does."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     both = host == "::"
-    return socket.create_server((host, port), family=family, backlog=2048, reuse_port=share, dualstack_ipv6=both)
+    return socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=both)

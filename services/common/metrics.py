@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import os
-
-from prometheus_client import (
-    REGISTRY,
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    generate_latest,
-    multiprocess,
-    start_http_server,
-)
+from prometheus_client import Counter, Gauge, Histogram, generate_latest, start_http_server
 
 RPC_STARTED = Counter("lighttts_rpc_started_total", "Calls that arrived.", ["method"])
 RPC_FINISHED = Counter("lighttts_rpc_finished_total", "Calls that ended, by gRPC status code.", ["method", "code"])
-RPC_ACTIVE = Gauge("lighttts_rpc_active", "Calls running now.", ["method"], multiprocess_mode="livesum")
+RPC_ACTIVE = Gauge("lighttts_rpc_active", "Calls running now.", ["method"])
 RPC_SECONDS = Histogram(
     "lighttts_rpc_duration_seconds",
     "Length of calls; streams last as long as their audio.",
     ["method"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
 )
-READY = Gauge("lighttts_ready", "1 while the service reports SERVING.", multiprocess_mode="livemin")
+READY = Gauge("lighttts_ready", "1 while the service reports SERVING.")
 
 LATENCY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10)
 """Histogram buckets, in seconds, for first-audio latencies and their parts."""
@@ -33,20 +22,9 @@ LATENCY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2,
 def serve_metrics(host: str, port: int) -> None:
     """Serves /metrics from a daemon thread; port 0 means not at all. Raises OSError when the port is taken."""
     if port:
-        start_http_server(
-            port, addr=host.strip("[]"), registry=registry()
-        )  # gRPC wants brackets around IPv6 addresses, sockets do not
-
-
-def registry() -> CollectorRegistry:
-    """What there is to read: of this process, or of all that share its ports."""
-    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-        return REGISTRY
-    together = CollectorRegistry()
-    multiprocess.MultiProcessCollector(together)  # type: ignore[no-untyped-call]
-    return together
+        start_http_server(port, addr=host.strip("[]"))  # gRPC wants brackets around IPv6 addresses, sockets do not
 
 
 def exposition() -> bytes:
     """All metrics in Prometheus's text format."""
-    return generate_latest(registry())
+    return generate_latest()

@@ -13,12 +13,14 @@ import pytest
 from gateway.server import GatewayService
 from gateway.settings import GatewaySettings
 from services.common.errors import Internal, NotFound, Unavailable
-from services.common.server import ServiceServer, StartError
+from services.common.server import ServiceServer
+from services.common.start_error import StartError
 from tests.support.fake_stages import STYLES, Rig, Script, ids_of, rig, until
 
 WAV = b"RIFF a recording"
 FORM = {"tts_text": "One. Two.", "prompt_text": "hello"}
 LENGTH = len("One. Two.") * 240 * 2
+START_LIMIT_SECONDS = 10
 
 
 async def post(r: Rig, path: str = "/inference_zero_shot", audio: bytes | None = WAV, **fields: Any) -> httpx.Response:
@@ -235,12 +237,14 @@ async def test_models_metrics_and_request_ids() -> None:
         assert (missing.status_code, missing.json()) == (404, {"message": "Not Found"})
 
 
-async def test_a_taken_http_port_is_a_clear_error() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        settings = GatewaySettings(port=0, http_port=taken.getsockname()[1])
+@pytest.mark.parametrize("name", ["port", "http_port"])
+async def test_a_port_in_use_is_a_clear_error(name: str) -> None:
+    with socket.create_server(("127.0.0.1", 0), reuse_port=True) as taken:
+        ports = {"port": 0, "http_port": 0, "cosyvoice_port": 0, name: taken.getsockname()[1]}
+        settings = GatewaySettings.model_validate(ports)
         server = ServiceServer(GatewayService(settings), settings)
-        with pytest.raises(StartError, match="LIGHTTTS_HTTP_PORT"):
-            await server.start()
+        with pytest.raises(StartError, match=f"LIGHTTTS_{name.upper()}"):
+            await asyncio.wait_for(server.start(), START_LIMIT_SECONDS)  # a start that shares the port waits for encode
         await server.close()
 
 

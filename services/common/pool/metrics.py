@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge
 
-WORKERS_KNOWN = Gauge(
-    "lighttts_pool_workers_known", "Workers that discovery lists.", ["pool"], multiprocess_mode="livemax"
-)
+WORKERS_KNOWN = Gauge("lighttts_pool_workers_known", "Workers that discovery lists.", ["pool"])
 REFUSALS = Counter("lighttts_pool_refusals_total", "Leases refused because no worker was healthy in time.", ["pool"])
-HEALTHY = Gauge(
-    "lighttts_pool_healthy", "1 while a worker may be given leases.", ["pool", "worker"], multiprocess_mode="livemax"
-)
-LEASES_ACTIVE = Gauge(
-    "lighttts_pool_leases_active", "Leases held now.", ["pool", "worker"], multiprocess_mode="livesum"
-)
+HEALTHY = Gauge("lighttts_pool_healthy", "1 while a worker may be given leases.", ["pool", "worker"])
+LEASES_ACTIVE = Gauge("lighttts_pool_leases_active", "Leases held now.", ["pool", "worker"])
 LEASES = Counter("lighttts_pool_leases_total", "Leases given.", ["pool", "worker"])
 FAILURES = Counter("lighttts_pool_failures_total", "Failures of a worker, by reason.", ["pool", "worker", "reason"])
 
@@ -36,6 +30,5 @@ class WorkerSeries:
 
     def remove(self) -> None:
         self._removed = True
-        self.healthy.set(0)  # where several processes count together, a series cannot be removed
         for metric in _PER_WORKER:
             metric.remove_by_labels(self._labels)

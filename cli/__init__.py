@@ -1,1 +1,1 @@
-"""The `light-tts` command: run the whole system on one machine, speak with it, look into it."""
+"""The `light-tts` command: run the whole system on one machine, speak with it, inspect it."""

@@ -1,4 +1,4 @@
-"""What a model directory is and what it lacks, for `light-tts doctor`."""
+"""Checks a model directory for `light-tts doctor`: its family, missing files, weights and graphs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from cli.finding import Finding
 from services.common.checkpoint.model_dir import CARD, FAMILIES, Family, ModelDir, ModelDirError, open_model_dir
 
-# What each file is for, in the words a person who lacks it needs (spec section 1).
+# What each file is for, as shown to a user who lacks it (spec section 1).
 _TOKENIZER = "CosyVoice-BlankEN/"
 _ROLES = {
     "llm.pt": "the llm service's weights",
@@ -23,24 +23,24 @@ _ROLES = {
 }
 _USED = {*_ROLES, CARD, "config.json", "README.md", "spk2info.pt", *(f"{family}.yaml" for family in FAMILIES)}
 _LARGE = 50e6
-"""Bytes from which an unused file is worth naming."""
+"""Unused files above this size, in bytes, are listed."""
 
 
 def examine_checkpoint(path: Path) -> Iterator[Finding]:
-    """Says what the directory is, names every file it lacks, reads every weight and loads every graph."""
+    """Identify the directory, name every missing file, read every weight and load every graph."""
     family = family_of(path)
     if family is None:
         yield _no_checkpoint(path)
         return
     lacking = list(_lacking(path, family))
     for name in lacking:
-        remedy = f"`light-tts fetch {family} {path}` brings what is missing of an official checkpoint"
+        remedy = f"`light-tts fetch {family} {path}` downloads the missing files of an official checkpoint"
         yield Finding("fail", f"model {path}: {name} is missing ({_ROLES[name]})", remedy)
     try:
         model = open_model_dir(path)
     except ModelDirError as error:
         if not lacking:
-            yield Finding("fail", f"model: {error}", "mend the named file or fetch the checkpoint again")
+            yield Finding("fail", f"model: {error}", "repair the named file or fetch the checkpoint again")
         return
     yield _summary(model)
     yield from _unused(path)
@@ -51,7 +51,7 @@ def examine_checkpoint(path: Path) -> Iterator[Finding]:
 
 
 def family_of(path: Path) -> Family | None:
-    """The family whose configuration file the directory holds."""
+    """Return the family whose configuration file the directory holds, None without one."""
     return next((family for family in FAMILIES if (path / f"{family}.yaml").is_file()), None)
 
 
@@ -61,13 +61,13 @@ def _no_checkpoint(path: Path) -> Finding:
         return Finding("fail", f"model: {path} does not exist", remedy)
     if (path / "cosyvoice.yaml").is_file():
         return Finding(
-            "fail", f"model: {path} is a checkpoint of the first CosyVoice, which light-tts does not speak", remedy
+            "fail", f"model: {path} is a checkpoint of the first CosyVoice, which light-tts does not support", remedy
         )
     inside = next((child for child in sorted(path.iterdir()) if child.is_dir() and family_of(child)), None)
     if inside is not None:
-        return Finding("fail", f"model: {path} is no model directory, but {inside} is", "name that one")
+        return Finding("fail", f"model: {path} is not a model directory, but {inside} is", "use that one")
     names = " nor ".join(f"{family}.yaml" for family in FAMILIES)
-    return Finding("fail", f"model: {path} is no model directory: it holds neither {names}", remedy)
+    return Finding("fail", f"model: {path} is not a model directory: it holds neither {names}", remedy)
 
 
 def _lacking(path: Path, family: Family) -> Iterator[str]:
@@ -94,14 +94,14 @@ def _unused(path: Path) -> Iterator[Finding]:
     if unused:
         total = sum(file.stat().st_size for file in unused) / 1e9
         names = ", ".join(str(file.relative_to(path)) for file in unused)
-        yield Finding("ok", f"not read by light-tts and safe to remove, {total:.1f} GB: {names}")
+        yield Finding("ok", f"unused by light-tts and safe to remove, {total:.1f} GB: {names}")
 
 
 def _check_weights(model: ModelDir) -> Iterator[Finding]:
     try:
         from services.common.checkpoint.weights import read_weights
     except ImportError as error:
-        yield Finding("fail", f"weights cannot be read without torch ({error})", "run `make setup`")
+        yield Finding("fail", f"cannot read the weights without torch ({error})", "run `make setup`")
         return
     for part in ("llm", "flow", "hift"):
         file = model.weights_file(part)
@@ -120,17 +120,17 @@ def _check_graph(path: Path) -> Finding:
     except ImportError as error:
         return Finding("fail", f"onnxruntime does not import ({error})", "run `make setup`")
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # it would write its own error beside ours
+    options.log_severity_level = 4  # its own error would appear in addition to ours
     open_session: Callable[..., object] = onnxruntime.InferenceSession
     try:
         open_session(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001 - onnxruntime raises types of its own without a common base
-        return Finding("fail", f"{path.name} is no readable ONNX graph ({error})", "fetch the checkpoint again")
+    except Exception as error:  # noqa: BLE001 - onnxruntime raises its own types without a common base
+        return Finding("fail", f"{path.name} is not a readable ONNX graph ({error})", "fetch the checkpoint again")
     return Finding("ok", f"{path.name}: readable")
 
 
 def _check_speakers(model: ModelDir) -> Iterator[Finding]:
-    from services.encode.voice.speakers import (  # here, because it needs what _check_weights looked for
+    from services.encode.voice.speakers import (  # imported here because it needs torch, which _check_weights has found
         FILE,
         read_speakers,
     )

@@ -1,4 +1,4 @@
-"""Speaking through a gateway's streaming API, with the figures a listener cares about."""
+"""Client of the gateway's streaming API; measures what a listener notices."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from services.common.errors import from_rpc_error
 from services.common.workers.call_end import CallEnd, answers
 
 CONNECT_TIMEOUT = 5.0
-"""Seconds to wait for a connection before saying that no gateway is there."""
+"""Seconds to wait for a connection before reporting that no gateway is there."""
 
 
 class ClientError(Exception):
@@ -29,29 +29,29 @@ class ClientError(Exception):
 
 
 class Refused(ClientError):
-    """The gateway has too much to do; the message says when to try again."""
+    """The gateway refused the request for load; the message says when to try again."""
 
 
 class Absent(ClientError):
-    """Nobody can speak now; that changes by itself where something is starting."""
+    """No gateway or no worker is available now. Retry while a stack is starting."""
 
 
 @dataclass(frozen=True)
 class Access:
-    """The way to a gateway."""
+    """Address and credentials of a gateway."""
 
     server: str
     """host:port, or https://host:port for TLS."""
     authority: Path | None = None
-    """Certificates (PEM) that sign the gateway's; None for those the system trusts."""
+    """PEM file of the authorities that sign the gateway's certificate; None for those the system trusts."""
     name: str = ""
-    """To be found in its certificate, where it is not the name that is dialled."""
+    """Name in the gateway's certificate, if it differs from the host in `server`."""
     key: str = ""
     """API key; empty for none."""
 
     @classmethod
     def of(cls, server: str | Access) -> Access:
-        """The rest from the environment: LIGHTTTS_SERVER_CA, LIGHTTTS_SERVER_NAME, LIGHTTTS_API_KEY."""
+        """Take the other fields from LIGHTTTS_SERVER_CA, LIGHTTTS_SERVER_NAME and LIGHTTTS_API_KEY."""
         if isinstance(server, Access):
             return server
         authority = os.environ.get("LIGHTTTS_SERVER_CA")
@@ -71,7 +71,7 @@ class Access:
         return (("authorization", f"Bearer {self.key}"),) if self.key else ()
 
     def open(self) -> grpc.aio.Channel:
-        """A channel; it connects at its first call. Raises ClientError when the authority's file cannot be read."""
+        """Return a channel, which connects at its first call. Raises ClientError if `authority` is unreadable."""
         if not self.tls:
             return grpc.aio.insecure_channel(self.address)
         try:
@@ -84,7 +84,7 @@ class Access:
 
 @dataclass
 class Speech:
-    """What became of one request. Times are measured here, at the client, from the moment the text was sent."""
+    """The result of one request. Times in seconds, measured by this client from the moment it sends the text."""
 
     seed: int = 0
     sample_rate: int = 0
@@ -94,7 +94,7 @@ class Speech:
     seconds_spent: float = 0.0
     """Until the last audio arrived."""
     underrun_seconds: float = 0.0
-    """Silence a listener heard who played from the first chunk on; reported by the gateway."""
+    """Silence for a listener who plays every chunk on arrival, as the gateway reports it."""
     decode_workers: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -104,14 +104,14 @@ class Speech:
 
     @property
     def real_time_factor(self) -> float:
-        """Seconds spent per second of audio; below 1 the system keeps up with a listener."""
+        """Seconds spent per second of audio; below 1 the system keeps up with playback."""
         return self.seconds_spent / self.audio_seconds if self.samples else 0.0
 
 
 async def speak(
     server: str | Access, config: tts_pb2.SynthesisConfig, text: str, on_audio: Callable[[AudioChunk], None]
 ) -> Speech:
-    """Speaks `text` through StreamingSynthesize; `on_audio` gets every chunk (s16le, mono) as it arrives.
+    """Speak `text` through StreamingSynthesize and call `on_audio` with every chunk (s16le, mono) on arrival.
 
     Raises ClientError.
     """
@@ -137,11 +137,11 @@ async def speak(
 
 
 async def check_health(server: str | Access) -> None:
-    """Raises ClientError unless the gateway reports SERVING."""
+    """Raise ClientError unless the gateway reports SERVING."""
     access = Access.of(server)
     async with access.open() as channel:
         await _connect(channel, access)
-        stub: Any = health_pb2_grpc.HealthStub(channel)  # its published types leave the methods out
+        stub: Any = health_pb2_grpc.HealthStub(channel)  # its type stubs omit the methods
         try:
             answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=5.0)
         except grpc.aio.AioRpcError as error:
@@ -152,7 +152,7 @@ async def check_health(server: str | Access) -> None:
 
 
 async def list_voices(server: str | Access) -> tts_pb2.ListVoicesResponse:
-    """The voices a gateway offers. Raises ClientError."""
+    """Return the voices that a gateway offers. Raises ClientError."""
     access = Access.of(server)
     async with access.open() as channel:
         await _connect(channel, access)
@@ -169,38 +169,38 @@ async def _connect(channel: grpc.aio.Channel, access: Access) -> None:
         async with asyncio.timeout(CONNECT_TIMEOUT):
             state = channel.get_state(try_to_connect=True)
             while state != grpc.ChannelConnectivity.READY:
-                if state == grpc.ChannelConnectivity.TRANSIENT_FAILURE:  # refused: nothing listens there
-                    raise await _nobody(access)
+                if state == grpc.ChannelConnectivity.TRANSIENT_FAILURE:  # refused: no process listens there
+                    raise await _unreachable(access)
                 await channel.wait_for_state_change(state)
                 state = channel.get_state()
     except TimeoutError as error:
-        raise await _nobody(access) from error
+        raise await _unreachable(access) from error
 
 
-async def _nobody(access: Access) -> ClientError:
-    """Why there is no connection, as far as a plain one to the same address tells."""
+async def _unreachable(access: Access) -> ClientError:
+    """Return why the connection failed, as far as a plain TCP connection to the same address shows."""
     host, _, port = access.address.rpartition(":")
     if not (host and port.isdecimal() and int(port) < 2**16):
-        return ClientError(f"{access.server} is no address; name the gateway as host:port, such as 127.0.0.1:50050")
+        return ClientError(f"{access.server} is not an address; write host:port, such as 127.0.0.1:50050")
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):
             _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
     except socket.gaierror:
-        return Absent(f"there is no host {host}; check the name, and name the gateway with --server host:port")
+        return Absent(f"the host {host} was not found; check the name in --server host:port")
     except (OSError, TimeoutError):
         return Absent(
-            f"no gateway answers at {access.server}. Start one with `light-tts up` (or `make run`), or name one with"
-            " --server"
+            f"no gateway answers at {access.server}. Start one with `light-tts up` (or `make run`), or give its address"
+            " with --server"
         )
     writer.close()
     if access.tls:
         return ClientError(
-            f"something answers at {access.address}, but not over TLS with a certificate that is trusted here; name its"
-            " authority with --ca FILE, or leave --tls out"
+            f"a server answers at {access.address}, but not over TLS with a trusted certificate; give the certificate's"
+            " authority with --ca FILE, or omit --tls"
         )
     return ClientError(
-        f"something answers at {access.address}, but not as a gateway over plain gRPC: is it the HTTP port (gRPC's is"
-        " 50050 by default), or does it want --tls?"
+        f"a server answers at {access.address}, but not with plain gRPC. Use the gRPC port (50050 by default) instead"
+        " of the HTTP port, or add --tls"
     )
 
 
@@ -231,10 +231,10 @@ def _note(speech: Speech, response: tts_pb2.StreamingSynthesizeResponse) -> None
 
 
 def _client_error(error: grpc.aio.AioRpcError, access: Access) -> ClientError:
-    meant = from_rpc_error(error)
-    hint = f" (try again in {meant.retry_after:.0f} s)" if meant.retry_after else ""
+    cause = from_rpc_error(error)
+    hint = f" (try again in {cause.retry_after:.0f} s)" if cause.retry_after else ""
     kinds = {grpc.StatusCode.RESOURCE_EXHAUSTED: Refused, grpc.StatusCode.UNAVAILABLE: Absent}
     kind = kinds.get(error.code(), ClientError)
     if error.code() is grpc.StatusCode.UNAUTHENTICATED:
-        hint = ". Here that is --api-key or LIGHTTTS_API_KEY"
-    return kind(f"{access.server} answered {error.code().name}: {meant.message}{hint}")
+        hint = ". Set LIGHTTTS_API_KEY or --api-key"
+    return kind(f"{access.server} answered {error.code().name}: {cause.message}{hint}")

@@ -1,4 +1,4 @@
-"""What the commands say and how they end."""
+"""Output, exit status and signals of the commands."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ _COLOURS = {"starting": "dim", "serving": "green", "warned": "bold yellow", "die
 
 
 def show_event(event: WorkerEvent) -> None:
-    """One line per event of a stack's process; deaths stand out."""
+    """Print one line for an event of a process; deaths stand out."""
     colour = _COLOURS[event.kind]
     err.print(f"  {event.worker:<10} [{colour}]{event.kind:<9}[/] ", end="")
     err.print(event.detail, markup=False, soft_wrap=True)
 
 
 def fail(message: str) -> NoReturn:
-    """Says what went wrong and ends the command with status 1."""
+    """Print an error and end the command with status 1."""
     err.print("[bold red]error:[/] ", end="")
     err.print(message, markup=False, soft_wrap=True)
     raise typer.Exit(1)
 
 
 def run(main: Coroutine[Any, Any, None]) -> bool:
-    """Runs `main`; on Ctrl-C, SIGTERM or a closed terminal cancels it and returns False once it has cleaned up.
+    """Run `main`. On Ctrl-C, SIGTERM or a closed terminal, cancel it and return False after its cleanup.
 
-    A second signal cancels the cleaning up as well, which then kills what it would have stopped.
+    A second signal cancels the cleanup as well, which then kills the processes that it would have stopped.
     """
 
     async def guarded() -> bool:

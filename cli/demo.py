@@ -1,4 +1,4 @@
-"""`light-tts demo`: the whole system for the length of one sentence."""
+"""`light-tts demo`: runs the whole system for one sentence."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SEED = 1
 
 
 async def demo(path: Path, text: str = SENTENCE, decode_workers: int = 2) -> None:
-    """Starts a stack on free ports, speaks `text` into `path`, shows the figures, stops the stack."""
+    """Start a stack on free ports, speak `text` into `path`, show the figures, stop the stack."""
     with tempfile.TemporaryDirectory(prefix="light-tts-demo-") as logs:
         config = StackConfig(decode_workers=decode_workers, log_dir=Path(logs))
         err.print(f"Starting encode, llm, {decode_workers} decode workers and the gateway:")

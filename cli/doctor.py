@@ -1,4 +1,4 @@
-"""`light-tts doctor`: is everything here that the system needs? Each finding says what to do about it."""
+"""`light-tts doctor`: checks everything the system needs; each finding has a remedy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PACKAGES = ("grpcio", "protobuf", "numpy", "torch", "onnxruntime", "tokenizers",
 
 
 def examine(model_dir: Path) -> Iterator[Finding]:
-    """All findings, one after the other, so that slow checks show as they go."""
+    """Yield the findings one by one, so that each is shown while slower checks run."""
     yield Finding("ok", f"light-tts {importlib.metadata.version('light-tts')}, Python {platform.python_version()}")
     yield from check_packages()
     yield check_protos()
@@ -27,7 +27,7 @@ def examine(model_dir: Path) -> Iterator[Finding]:
 
 
 def check_packages() -> Iterator[Finding]:
-    """Versions of what the services import."""
+    """Report the versions of the packages that the services import."""
     versions, missing = [], []
     for name in PACKAGES:
         try:
@@ -45,13 +45,13 @@ def check_protos() -> Finding:
         importlib.import_module("lighttts.v1.tts_pb2_grpc")
     except ImportError as error:
         return Finding("fail", f"generated package lighttts does not import ({error})", "run `make protos`")
-    except RuntimeError as error:  # the generated code refuses an older grpcio or protobuf than made it
+    except RuntimeError as error:  # generated code refuses a grpcio or protobuf older than its generator
         return Finding("fail", f"generated package lighttts is out of date ({error})", "run `make -B protos`")
     return Finding("ok", "generated package lighttts")
 
 
 def check_device() -> Finding:
-    """What the models would run on."""
+    """Report the devices for the models."""
     try:
         import torch
     except ImportError as error:
@@ -61,16 +61,16 @@ def check_device() -> Finding:
         return Finding("ok", f"devices: {names}")
     cores = os.cpu_count() or 1
     if cores < 2:
-        return Finding("warn", f"devices: CPU only, {cores} core", "speech will pause; use two cores or more")
-    return Finding("ok", f"devices: CPU only, {cores} cores (enough for the embedded voice; larger models want a GPU)")
+        return Finding("warn", f"devices: CPU only, {cores} core", "audio will have pauses; use two cores or more")
+    return Finding("ok", f"devices: CPU only, {cores} cores (enough for the embedded voice; larger models need a GPU)")
 
 
 def check_ports(decode_workers: int = 2) -> Iterator[Finding]:
-    """Whether `light-tts up` would find its default ports free."""
+    """Report whether the default ports of `light-tts up` are free."""
     named = list(default_ports(decode_workers).named())
     taken = [f"{port} ({name})" for name, port in named if not is_free(port)]
     if taken:
-        remedy = "if that is not light-tts itself, stop it or use `light-tts up --ports free`"
+        remedy = "if another program uses them, stop it or run `light-tts up --ports free`"
         yield Finding("warn", f"ports in use: {', '.join(taken)}", remedy)
     else:
         yield Finding("ok", f"ports free: {', '.join(str(port) for _, port in named)}")

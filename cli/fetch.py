@@ -1,8 +1,8 @@
-"""`light-tts fetch`: an official checkpoint from the Hugging Face hub, whole and checked.
+"""`light-tts fetch`: downloads an official checkpoint from the Hugging Face hub and verifies it.
 
-Only the files the services read are fetched (the Qwen2 weights beside the tokenizer are not: `llm.pt` holds them).
-What is there already and intact stays, and an interrupted file goes on at its last byte, also in a later run; the hub's
-own library begins such a file anew. `HF_ENDPOINT` names another hub or a mirror, `HF_TOKEN` is sent when set.
+Fetches only the files that the services read (not the Qwen2 weights next to the tokenizer: `llm.pt` holds them).
+Intact files are kept. An interrupted file resumes at its last byte, also in a later run; the hub's own library would
+start it again. `HF_ENDPOINT` names another hub or a mirror, `HF_TOKEN` is sent if it is set.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ REPOSITORIES: dict[Family, str] = {
 HUB = "https://huggingface.co"
 _OPTIONAL = ("README.md", "spk2info.pt", "config.json")
 SPARE_BYTES = 2**28
-"""Room left on the disk after the download."""
+"""Disk space to keep free after the download."""
 ATTEMPTS = 5
-"""Connections in a row that may break without a byte before a file is given up."""
+"""Give up a file after this many consecutive connections that brought no byte."""
 WAIT_SECONDS = 2.0
-"""Between two looks for a checkpoint that another process fetches."""
+"""Interval between checks for a checkpoint that another process fetches."""
 _BLOCK = 2**20
 _TIMEOUT = httpx.Timeout(30.0)
 
@@ -41,21 +41,21 @@ class FetchError(Exception):
 
 
 class Progress(Protocol):
-    """Who is told how it goes."""
+    """Receives the progress of a download."""
 
     def note(self, line: str) -> None:
-        """Something a person should read."""
+        """A line for the user."""
 
     def begin(self, name: str, size: int, done: int) -> None:
-        """A file is being fetched, `done` of its `size` bytes are here."""
+        """The download of a file starts; `done` of its `size` bytes are on disk."""
 
     def advance(self, count: int) -> None:
-        """So many bytes more."""
+        """`count` more bytes were received."""
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of the repository. Large ones carry a SHA-256, others git's blob id (SHA-1 over a header and the file)."""
+    """A file of the repository. Large files have a SHA-256, others git's blob id (SHA-1 over a header and the file)."""
 
     path: str
     size: int
@@ -63,11 +63,11 @@ class RemoteFile:
     blob_id: str | None
 
     def matches(self, local: Path) -> bool:
-        """Whether `local` is this file, byte for byte. Raises FetchError when the hub gave no checksum."""
+        """Return whether `local` has this file's content. Raises FetchError if the hub gave no checksum."""
         if not local.is_file() or local.stat().st_size != self.size:
             return False
         if self.sha256 is None and self.blob_id is None:
-            raise FetchError(f"the hub gives no checksum for {self.path}, so it cannot be checked; use another mirror")
+            raise FetchError(f"the hub gives no checksum for {self.path}, so it cannot be verified; use another mirror")
         digest = hashlib.sha256()
         if self.sha256 is None:
             digest = hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)
@@ -84,9 +84,9 @@ def fetch(
     repository: str | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Downloads what `directory` lacks of the checkpoint and checks all of it. Raises FetchError.
+    """Download the files of the checkpoint that `directory` lacks and verify all of them. Raises FetchError.
 
-    Running it again after any failure goes on where it stopped.
+    Another call after a failure resumes the download.
     """
     name = repository or REPOSITORIES[family]
     hub = os.environ.get("HF_ENDPOINT", "").rstrip("/") or HUB
@@ -97,31 +97,31 @@ def fetch(
             commit, files = _list(client, name, family)
             _Download(client, f"/{name}/resolve/{commit}", directory, progress, sleep).run(name, files)
     except httpx.HTTPError as error:
-        raise FetchError(f"cannot fetch {name} from {hub} ({_reason(error)})") from error
+        raise FetchError(f"cannot fetch {name} from {hub}: {_reason(error)}") from error
     except OSError as error:
         raise FetchError(f"cannot write to {directory} ({error.strerror or error})") from error
     try:
         open_model_dir(directory)
     except ModelDirError as error:
-        raise FetchError(f"{name} was fetched, but is no usable model directory: {error}") from error
+        raise FetchError(f"{name} was fetched, but is not a usable model directory: {error}") from error
 
 
 def wait_for(directory: Path, seconds: float, progress: Progress, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Waits until another process has fetched a checkpoint into `directory`: a file gets its name when it is whole.
+    """Wait until another process has fetched a checkpoint into `directory`; only complete files have their final names.
 
-    Raises FetchError, with what is missing, when there is none after `seconds`.
+    Raises FetchError, which names the missing file, after `seconds`.
     """
-    told = ""
+    reported = ""
     waited = 0.0
     while True:
         try:
             open_model_dir(directory)
         except ModelDirError as error:
             if waited >= seconds:
-                raise FetchError(f"after {seconds:.0f} s of waiting there is still no model: {error}") from error
-            if str(error) != told:
-                told = str(error)
-                progress.note(f"waiting for the model: {told}")
+                raise FetchError(f"there is no model after {seconds:.0f} s: {error}") from error
+            if str(error) != reported:
+                reported = str(error)
+                progress.note(f"waiting for the model: {reported}")
         else:
             return
         sleep(WAIT_SECONDS)
@@ -132,12 +132,12 @@ def _reason(error: httpx.HTTPError) -> str:
     if isinstance(error, httpx.HTTPStatusError):
         status = error.response.status_code
         if status in (401, 403):
-            return f"status {status}; check the name, and HF_TOKEN if the repository is not public"
+            return f"status {status}; check the name, and set HF_TOKEN if the repository is not public"
         if status == 404:
-            return "status 404; there is no such repository or file"
-        return f"status {status}; run the same command again later, it goes on where it stopped"
+            return "status 404; the repository or file does not exist, check the name and HF_ENDPOINT"
+        return f"status {status}; run the same command again later to resume"
     detail = str(error) or type(error).__name__
-    return f"{detail}; run the same command again to go on, or name a mirror with HF_ENDPOINT"
+    return f"{detail}; run the same command again to resume, or name a mirror with HF_ENDPOINT"
 
 
 def _needed(family: Family) -> tuple[str, ...]:
@@ -154,7 +154,7 @@ def _needed(family: Family) -> tuple[str, ...]:
 
 
 def _list(client: httpx.Client, name: str, family: Family) -> tuple[str, list[RemoteFile]]:
-    """The repository's commit and the files to fetch, small ones first."""
+    """Return the repository's commit and the files to fetch, small ones first."""
     answer = client.get(f"/api/models/{name}", params={"blobs": "true"})
     answer.raise_for_status()
     try:
@@ -163,11 +163,11 @@ def _list(client: httpx.Client, name: str, family: Family) -> tuple[str, list[Re
         commit = str(data["sha"])
     except (ValueError, KeyError, TypeError) as error:
         raise FetchError(
-            f"{client.base_url} does not answer as a model hub does ({error!r}); check HF_ENDPOINT"
+            f"the answer of {client.base_url} is not that of a model hub ({error!r}); check HF_ENDPOINT"
         ) from error
     missing = [path for path in _needed(family) if path not in listed]
     if missing:
-        raise FetchError(f"{name} lacks {', '.join(missing)}: it is no {family} checkpoint")
+        raise FetchError(f"{name} lacks {', '.join(missing)}: it is not a {family} checkpoint")
     return commit, [listed[path] for path in (*_OPTIONAL, *_needed(family)) if path in listed]
 
 
@@ -189,12 +189,12 @@ class _Download:
         lacking = [file for file in files if not file.matches(self.directory / file.path)]
         total = sum(file.size for file in lacking)
         self.progress.note(
-            f"{name}: {len(files) - len(lacking)} of {len(files)} files are here, {total / 1e9:.2f} GB to go"
+            f"{name}: {len(files) - len(lacking)} of {len(files)} files are on disk, {total / 1e9:.2f} GB to download"
         )
         self._check_space(lacking)
         for file in lacking:
             self._fetch(file)
-        self.progress.note(f"{self.directory}: all {len(files)} files are here and their checksums are right")
+        self.progress.note(f"{self.directory}: all {len(files)} files are complete and their checksums are correct")
 
     def _check_space(self, files: list[RemoteFile]) -> None:
         here = sum(self._part(file).stat().st_size for file in files if self._part(file).is_file())
@@ -202,8 +202,8 @@ class _Download:
         free = shutil.disk_usage(self.directory).free
         if files and free < wanted:
             raise FetchError(
-                f"{self.directory} has {free / 1e9:.1f} GB of free disk, {wanted / 1e9:.1f} GB are needed; make room or"
-                " name another directory"
+                f"{self.directory} has {free / 1e9:.1f} GB of free disk space, {wanted / 1e9:.1f} GB are needed; free"
+                " some or choose another directory"
             )
 
     def _part(self, file: RemoteFile) -> Path:
@@ -225,12 +225,12 @@ class _Download:
                 self.sleep(min(2.0**failures, 30.0))
         if not file.matches(part):
             part.unlink()
-            raise FetchError(f"{file.path} arrived damaged (its checksum is wrong) and was removed; fetch it again")
+            raise FetchError(f"{file.path} is damaged (wrong checksum) and was removed; run the same command again")
         part.replace(self.directory / file.path)
 
     def _receive(self, file: RemoteFile, part: Path, here: int) -> None:
-        """Appends what one connection brings."""
-        # Compressed bytes could not be counted, so none are asked for.
+        """Append the bytes of one connection."""
+        # Only uncompressed bytes can be counted and resumed.
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={here}-"} if here else {})
         with self.client.stream("GET", f"{self.base}/{file.path}", headers=headers) as answer:
             answer.raise_for_status()
@@ -242,4 +242,4 @@ class _Download:
                     stream.write(block)
                     self.progress.advance(len(block))
                     if stream.tell() > file.size:
-                        raise FetchError(f"{file.path} is larger than the hub says; use another mirror")
+                        raise FetchError(f"{file.path} is larger than the size that the hub lists; use another mirror")

@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Finding:
-    """`remedy` is what to do when the level is not `ok`."""
+    """`remedy` is what to do if the level is not `ok`."""
 
     level: Literal["ok", "warn", "fail"]
     what: str

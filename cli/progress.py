@@ -1,4 +1,4 @@
-"""A bar per file while a checkpoint is being fetched; plain lines where nobody watches."""
+"""Shows a bar per file while a checkpoint is fetched; plain lines if the output is not a terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cli.console import err
 
 
 class DownloadProgress:
-    """What `cli.fetch` reports to. A context manager: the bar goes when it ends."""
+    """Receives the progress of `cli.fetch`. A context manager: the bar disappears at its end."""
 
     def __init__(self) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
@@ -34,7 +34,7 @@ class DownloadProgress:
         if self._task is not None:
             self._bars.remove_task(self._task)
         if not err.is_terminal:
-            self.note(f"  {name} ({size / 1e6:.1f} MB)" + (f", {done / 1e6:.1f} MB are here" if done else ""))
+            self.note(f"  {name} ({size / 1e6:.1f} MB)" + (f", {done / 1e6:.1f} MB on disk" if done else ""))
         self._task = self._bars.add_task(name, total=size, completed=done)
 
     def advance(self, count: int) -> None:

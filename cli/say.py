@@ -1,4 +1,4 @@
-"""`light-tts say`: one text to a WAV file, written while it is being spoken."""
+"""`light-tts say`: speaks a text into a WAV file, which grows as audio arrives."""
 
 from __future__ import annotations
 
@@ -14,27 +14,25 @@ from cli.console import out
 from lighttts.v1 import audio_pb2, tts_pb2
 
 SECONDS_PER_CHARACTER = (0.02, 0.5)
-"""What speech takes at least and at most, in any language and at any speed."""
+"""Least and most plausible duration, in any language and at any speed."""
 QUIETEST_PEAK = 0.01
-"""Of full scale."""
+"""Audio with a smaller peak counts as silent; full scale is 1."""
 RETRY_SECONDS = 1.0
-"""Between two tries while nobody can speak."""
+"""Interval between attempts while no gateway or no worker is available."""
 
 
 def make_config(
     voice: str | None, prompt_audio: Path | None, prompt_text: str | None, seed: int | None, speed: float
 ) -> tts_pb2.SynthesisConfig:
-    """The request's configuration. Raises ClientError when the options do not go together."""
+    """Return the request's configuration. Raises ClientError if the options contradict each other."""
     config = tts_pb2.SynthesisConfig(format=audio_pb2.SAMPLE_FORMAT_S16LE, speed=speed)
     if seed is not None:
         config.seed = seed
     if prompt_audio is not None or prompt_text is not None:
         if prompt_audio is None or prompt_text is None:
-            raise ClientError(
-                "a voice of your own needs both --prompt-audio (a recording) and --prompt-text (its words)"
-            )
+            raise ClientError("--prompt-audio (a recording) and --prompt-text (its words) need each other; give both")
         if voice is not None:
-            raise ClientError("choose either --voice or --prompt-audio with --prompt-text")
+            raise ClientError("--voice and --prompt-audio exclude each other; give one of them")
         try:
             config.prompt.audio = prompt_audio.read_bytes()
         except OSError as error:
@@ -48,10 +46,10 @@ def make_config(
 async def say_to_file(
     server: str | Access, config: tts_pb2.SynthesisConfig, text: str, path: Path, wait: float = 0.0
 ) -> Speech:
-    """Speaks `text` into a 16-bit WAV file that grows as audio arrives. Raises ClientError.
+    """Speak `text` into a 16-bit WAV file that grows as audio arrives. Raises ClientError.
 
-    The file is created with the first audio: a refused request leaves an existing file as it was. While nobody can
-    speak, it is tried again for `wait` seconds.
+    The first audio creates the file, so a refused request leaves an existing file unchanged. While no gateway or no
+    worker is available, it retries for `wait` seconds.
     """
     until = time.monotonic() + wait
     while True:
@@ -80,24 +78,24 @@ async def _say_once(server: str | Access, config: tts_pb2.SynthesisConfig, text:
         if wav is not None:
             wav.close()
     if wav is None:
-        raise ClientError("nothing was spoken: the text holds no words")
+        raise ClientError("no audio arrived: the text has no words; send at least one")
     return speech
 
 
 def check_speech(text: str, speech: Speech, path: Path) -> None:
-    """Raises ClientError unless `path` holds sound, of a length that `text` can have."""
+    """Raise ClientError unless `path` holds audible sound of a length that is plausible for `text`."""
     samples, _ = soundfile.read(path, dtype="float32")
     if len(samples) != speech.samples:
         raise ClientError(f"{path} holds {len(samples)} samples, but {speech.samples} were received")
     least, most = (len(text) * seconds for seconds in SECONDS_PER_CHARACTER)
     if not least <= speech.audio_seconds <= most + 1.0:
-        raise ClientError(f"{speech.audio_seconds:.2f} s of audio are no speech of {len(text)} characters")
+        raise ClientError(f"{speech.audio_seconds:.2f} s of audio are not plausible for {len(text)} characters")
     if abs(samples).max() < QUIETEST_PEAK:
         raise ClientError("the audio is silent; the model or its voice is damaged")
 
 
 def show_speech(speech: Speech, path: Path) -> None:
-    """The figures of one request, as a small table."""
+    """Print the figures of one request."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_row("written", f"{path} ({speech.audio_seconds:.2f} s of speech, seed {speech.seed})")
     table.add_row("time to first audio", f"{speech.time_to_first_audio:.2f} s")

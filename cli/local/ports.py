@@ -1,4 +1,4 @@
-"""Which ports the processes of a local stack listen on."""
+"""The ports on which the processes of a local stack listen."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 HOST = "127.0.0.1"
 FREE_RANGE = range(20000, 32000)
-"""Free ports are taken from here: below the range from which systems number outgoing connections, so that no
-connection of ours can sit on a port between its choice and its use."""
+"""Free ports are chosen from this range. It is below the range of outgoing connections, so that none of our connections
+can occupy a port between its choice and its use."""
 
 
 class PortError(Exception):
-    """A port cannot be had; the message names it and says what to do."""
+    """A port is not available; the message names it and says what to do."""
 
 
 @dataclass(frozen=True)
@@ -27,19 +27,19 @@ class ServicePorts:
 
 @dataclass(frozen=True)
 class StackPorts:
-    """The ports of a whole stack: one gateway, one encode, and as many llm and decode workers as wanted."""
+    """The ports of a stack: one gateway, one encode, and any number of llm and decode workers."""
 
     gateway: ServicePorts
     http: int
     cosyvoice: int
-    """Of the gateway too: where CosyVoice's own clients are served; 0 serves none."""
+    """The gateway's port for clients of CosyVoice; 0 switches it off."""
     encode: ServicePorts
     llm: ServicePorts
     decode: tuple[ServicePorts, ...]
     more_llms: tuple[ServicePorts, ...] = ()
 
     def named(self) -> Iterator[tuple[str, int]]:
-        """Every port with what it is for, as shown to people."""
+        """Yield every port with its purpose, as shown to users."""
         yield "gateway gRPC", self.gateway.grpc
         yield "gateway HTTP", self.http
         if self.cosyvoice:
@@ -54,7 +54,7 @@ class StackPorts:
 
 
 def default_ports(decode_workers: int, gateway: int = 50050, http: int = 8080, cosyvoice: int = 50000) -> StackPorts:
-    """The documented ports: 50050, 8080 and 50000 for clients, 50051 and up for workers, 9100 and up for metrics."""
+    """Return the documented ports: 50050, 8080, 50000 for clients, from 50051 for workers, from 9100 for metrics."""
     return StackPorts(
         gateway=ServicePorts(gateway, 9100),
         http=http,
@@ -66,7 +66,7 @@ def default_ports(decode_workers: int, gateway: int = 50050, http: int = 8080, c
 
 
 def free_ports(decode_workers: int, llm_workers: int = 1) -> StackPorts:
-    """Ports nobody listens on now. Raises PortError when there are not enough."""
+    """Return ports on which no process listens now. Raises PortError if there are too few."""
     wanted = 6 + 2 * (decode_workers + llm_workers)
     candidates = random.sample(FREE_RANGE, len(FREE_RANGE))
     found = []
@@ -76,7 +76,9 @@ def free_ports(decode_workers: int, llm_workers: int = 1) -> StackPorts:
         if len(found) == wanted:
             break
     else:
-        raise PortError(f"fewer than {wanted} ports are free in {FREE_RANGE.start}-{FREE_RANGE.stop - 1} of {HOST}")
+        raise PortError(
+            f"fewer than {wanted} ports are free in {FREE_RANGE.start}-{FREE_RANGE.stop - 1} of {HOST}; stop a server"
+        )
     http, cosyvoice, *rest = found
     pairs = [ServicePorts(*rest[i : i + 2]) for i in range(0, len(rest), 2)]
     gateway, encode, llm, *workers = pairs
@@ -85,9 +87,9 @@ def free_ports(decode_workers: int, llm_workers: int = 1) -> StackPorts:
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen on `port` of the loopback address now."""
+    """Return whether a server could listen on `port` of the loopback address now."""
     with socket.socket() as probe:
-        # As servers do: connections that have ended but linger in the kernel do not occupy the port.
+        # As servers do: ended connections that linger in the kernel do not occupy the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
@@ -97,15 +99,15 @@ def is_free(port: int) -> bool:
 
 
 def require_free(ports: StackPorts) -> None:
-    """Raises PortError naming every port that is wanted twice or that another process uses."""
+    """Raise PortError, which names the ports, if a port is used twice or by another process."""
     named = list(ports.named())
     numbers = [port for _, port in named]
     double = sorted({port for port in numbers if numbers.count(port) > 1})
     if double:
-        raise PortError(f"port {double[0]} is wanted by two services; choose other values for --port and --http-port")
+        raise PortError(f"two services would use port {double[0]}; change --port, --http-port or --cosyvoice-port")
     taken = [f"{port} ({name})" for name, port in named if not is_free(port)]
     if taken:
         raise PortError(
-            f"in use on {HOST}: {', '.join(taken)}. Is light-tts running already? Stop the other process, choose "
-            "--port and --http-port, or let every service take a free port with --ports free"
+            f"in use on {HOST}: {', '.join(taken)}. Is light-tts running already? Stop the other process, change "
+            "--port, --http-port and --cosyvoice-port, or choose free ports for all services with --ports free"
         )

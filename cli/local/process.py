@@ -1,4 +1,4 @@
-"""One process of a local stack: started, watched until it serves, restarted when it dies, stopped for good."""
+"""Supervises one process of a local stack: starts it, restarts it after a crash, stops it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 FIRST_BACKOFF = 0.5
 LONGEST_BACKOFF = 30.0
-"""Seconds before a dead worker is started again: doubled after each death, up to the longest."""
-FORGIVEN_AFTER = 60.0
-"""Seconds of service after which the backoff begins anew."""
+"""Seconds before a dead worker is restarted: doubled after each death, up to the longest."""
+BACKOFF_RESET = 60.0
+"""A worker that has run for this many seconds starts with the first backoff again."""
 HEALTH_INTERVAL = 0.1
-"""Seconds between looks at a starting worker's health."""
+"""Seconds between health checks of a starting worker."""
 
 
 def module_command(module: str, *flags: str) -> tuple[str, ...]:
@@ -42,7 +42,7 @@ class WorkerError(Exception):
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """How one process is started: `module` with `flags`, reachable at `address`, writing to `log_file`."""
+    """How to start one process: `module` with `flags`. It serves at `address` and writes to `log_file`."""
 
     name: str
     module: str
@@ -57,7 +57,7 @@ Kind = Literal["starting", "serving", "warned", "died", "stopped"]
 
 @dataclass(frozen=True)
 class WorkerEvent:
-    """Something that happened to a worker, for people to read."""
+    """A change of a worker's state, for users to read."""
 
     worker: str
     kind: Kind
@@ -65,7 +65,7 @@ class WorkerEvent:
 
 
 class Worker:
-    """A supervised process in a process group of its own, so that a terminal's Ctrl-C reaches the supervisor alone."""
+    """A supervised process in its own process group, so that a terminal's Ctrl-C reaches only the supervisor."""
 
     def __init__(
         self,
@@ -86,23 +86,23 @@ class Worker:
 
     @property
     def pid(self) -> int | None:
-        """Process id while it runs."""
+        """Process id, None if it does not run."""
         return self._process.pid if self._process is not None and self._process.returncode is None else None
 
     async def start(self) -> None:
-        """Starts the process and waits until it serves. Raises WorkerError when it dies or takes too long."""
+        """Start the process and wait until it serves. Raises WorkerError if it dies or takes too long."""
         await self._spawn()
         await self._until_serving()
         self._watcher = asyncio.create_task(self._watch(), name=f"watch {self.name}")
 
     def start_later(self, error: WorkerError) -> None:
-        """After a start that failed with `error`: says so, and treats the worker like any that has died."""
+        """Report `error`, with which a start failed, and restart the worker as after a crash."""
         self._event("died", str(error))
         self.kill()
         self._watcher = asyncio.create_task(self._watch(), name=f"watch {self.name}")
 
     async def stop(self, grace: float) -> None:
-        """Stops it for good: SIGTERM, and SIGKILL after `grace` seconds or when this call is cancelled."""
+        """Stop the process with SIGTERM, or SIGKILL after `grace` seconds or if this call is cancelled."""
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)
@@ -112,7 +112,7 @@ class Worker:
             return
         try:
             self._signal(signal.SIGTERM)
-            self.thaw()  # a frozen process hears SIGTERM only when it goes on
+            self.thaw()  # a frozen process handles SIGTERM only after SIGCONT
             await asyncio.wait_for(process.wait(), grace)
         except TimeoutError:
             self._event("died", f"did not stop within {grace:.0f} s, killed")
@@ -122,20 +122,20 @@ class Worker:
         self._event("stopped", f"exit code {process.returncode}")
 
     async def restart(self, grace: float = 5.0) -> None:
-        """Stops it if it runs, starts it again and waits until it serves. Raises WorkerError."""
+        """Stop the process if it runs, start it and wait until it serves. Raises WorkerError."""
         await self.stop(grace)
         await self.start()
 
     def kill(self) -> None:
-        """Ends the process at once (SIGKILL), as a crash would; the supervisor then does what it does after a death."""
+        """End the process at once (SIGKILL); the supervisor acts as after a crash."""
         self._signal(signal.SIGKILL)
 
     def freeze(self) -> None:
-        """Halts the process where it is (SIGSTOP): its connections stay open, nothing answers."""
+        """Halt the process (SIGSTOP): its connections stay open but get no answers."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Lets a frozen process go on (SIGCONT)."""
+        """Continue a frozen process (SIGCONT)."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -162,11 +162,11 @@ class Worker:
                 raise WorkerError(f"{self.name} ended while starting ({self._ending()}).\n{self._log_tail()}")
             if time.monotonic() - started > self._start_timeout:
                 limit = f"{self._start_timeout:.0f} s"
-                raise WorkerError(f"{self.name} did not get ready within {limit}.\n{self._log_tail()}")
+                raise WorkerError(f"{self.name} was not ready within {limit}.\n{self._log_tail()}")
             await asyncio.sleep(HEALTH_INTERVAL)
         self._event("serving", f"on {self.address} after {time.monotonic() - started:.1f} s")
-        for complaint in self._complaints():
-            self._event("warned", complaint)
+        for message in self._logged_errors():
+            self._event("warned", message)
 
     async def _watch(self) -> None:
         backoff = FIRST_BACKOFF
@@ -176,9 +176,9 @@ class Worker:
             if not self._restart_dead:
                 self._event("died", self._ending())
                 return
-            if time.monotonic() - began > FORGIVEN_AFTER:
+            if time.monotonic() - began > BACKOFF_RESET:
                 backoff = FIRST_BACKOFF
-            self._event("died", f"{self._ending()}; starting it again in {backoff:.1f} s (log: {self.spec.log_file})")
+            self._event("died", f"{self._ending()}; restart in {backoff:.1f} s (log: {self.spec.log_file})")
             await asyncio.sleep(backoff)
             backoff = min(2 * backoff, LONGEST_BACKOFF)
             await self._spawn()
@@ -194,8 +194,8 @@ class Worker:
             return f"ended by {signal.Signals(-code).name}"
         return f"exit code {code}"
 
-    def _complaints(self) -> list[str]:
-        """What the process has logged as errors since it was started, although it serves: a GPU that it lacks, say."""
+    def _logged_errors(self) -> list[str]:
+        """Return the errors logged since the start. A serving process can have some, such as a missing GPU."""
         try:
             text = self.spec.log_file.read_bytes()[self._log_start :].decode(errors="replace")
         except OSError:
@@ -215,7 +215,7 @@ class Worker:
 
 
 def is_error(line: str) -> bool:
-    """Whether a log line in JSON says that something has failed."""
+    """Return whether a log line is a JSON record of level error or critical."""
     try:
         record = json.loads(line)
     except ValueError:
@@ -224,7 +224,7 @@ def is_error(line: str) -> bool:
 
 
 def readable(line: str) -> str:
-    """A log line for people: JSON as `level event key=value ...`, an exception's traceback below; others unchanged."""
+    """Format a JSON log line as `level event key=value ...` with the traceback below it; return others unchanged."""
     try:
         record = json.loads(line)
     except ValueError:
@@ -238,9 +238,9 @@ def readable(line: str) -> str:
 
 
 async def is_serving(address: str) -> bool:
-    """Whether the gRPC service at `address` reports SERVING now."""
+    """Return whether the gRPC service at `address` reports SERVING."""
     async with grpc.aio.insecure_channel(address) as channel:
-        stub: Any = health_pb2_grpc.HealthStub(channel)  # its published types leave the methods out
+        stub: Any = health_pb2_grpc.HealthStub(channel)  # its type stubs omit the methods
         try:
             answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=1.0)
         except grpc.aio.AioRpcError:

@@ -1,8 +1,8 @@
-"""The whole system as processes on loopback: what `light-tts up` and `demo` run, and what end-to-end tests break.
+"""The whole system as processes on loopback, for `light-tts up`, `light-tts demo` and end-to-end tests.
 
 async with Stack(StackConfig(decode_workers=2)) as stack:
     ...                        # stack.gateway.address serves
-    stack.decode[0].kill()     # and comes back by itself
+    stack.decode[0].kill()     # the stack restarts it
 """
 
 from __future__ import annotations
@@ -21,42 +21,42 @@ from services.common.settings import EMBEDDED_MODEL
 EVERY_ADDRESS = ("0.0.0.0", "::", "[::]")  # noqa: S104 - compared, not bound
 
 MOST_OF_A_DEVICE = 0.95
-"""Largest share of a device's memory that a process takes; the driver needs some."""
+"""Largest share of a device's memory for one process; the driver needs the rest."""
 
 
 @dataclass(frozen=True)
 class StackConfig:
-    """What a local stack consists of."""
+    """The processes of a local stack and their settings."""
 
     model_dir: Path = EMBEDDED_MODEL
     decode_workers: int = 2
     llm_workers: int = 1
     devices: tuple[str, ...] = ()
-    """Devices of the decode workers, by turns, the llms on the first one; none leaves each service its own default."""
+    """Devices assigned round-robin to decode workers; llm workers use the first. Empty: each service's default."""
     gateway_host: str = HOST
     """Address the gateway listens on; the services behind it stay on loopback."""
     ports: StackPorts | None = None
-    """None takes free ports, so that several stacks run side by side."""
+    """None chooses free ports, so that several stacks can run at once."""
     log_dir: Path = Path(".run")
-    """One log file per process is written here; older ones are overwritten."""
+    """Folder of the log files, one per process; a start overwrites older ones."""
     log_level: str = "info"
     torch_threads: int = 1
     start_timeout: float = 180.0
-    """Longest wait for one process to load its model, in seconds."""
+    """Longest time for one process to load its model, in seconds."""
     stop_grace: float = 10.0
     """Seconds a process may take to stop before it is killed."""
     flags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Further flags per service (encode, llm, decode, gateway), beyond those the stack sets itself."""
+    """Additional flags per service (encode, llm, decode, gateway)."""
     restart_dead: bool = True
-    """Start a process again when it dies; tests that want it to stay dead say False."""
+    """Restart a process after a crash; False for tests that need it to stay dead."""
 
 
 class Stack:
     """Encode, llm and decode workers and a gateway. Entering starts them all and waits until they serve.
 
-    Raises PortError when a port is taken and WorkerError when a process does not start that nobody else stands in for:
-    of several llm or decode workers one is enough, and the others are started again like any that dies. Leaving, also
-    by an error or a cancellation, stops every process that was started.
+    Raises PortError if a port is in use, and WorkerError if a necessary process does not start. Of several llm or
+    decode workers one is enough; the others are restarted as after a crash. Leaving stops every process, also after an
+    error or a cancellation.
     """
 
     def __init__(self, config: StackConfig, on_event: Callable[[WorkerEvent], None] = lambda event: None) -> None:
@@ -82,31 +82,31 @@ class Stack:
             worker(f"decode-{index + 1}", "services.decode", ports, *model, *_placement(config, "decode", index))
             for index, ports in enumerate(self.ports.decode)
         ]
-        doors = ("--http-port", str(self.ports.http), "--cosyvoice-port", str(self.ports.cosyvoice or "off"))
-        self.gateway = worker("gateway", "gateway", self.ports.gateway, *upstream, *doors)
+        client_ports = ("--http-port", str(self.ports.http), "--cosyvoice-port", str(self.ports.cosyvoice or "off"))
+        self.gateway = worker("gateway", "gateway", self.ports.gateway, *upstream, *client_ports)
 
     @property
     def llm(self) -> Worker:
-        """The first llm worker, mostly the only one."""
+        """The first llm worker, usually the only one."""
         return self.llms[0]
 
     @property
     def http_url(self) -> str:
-        """Where the gateway's HTTP interface answers."""
+        """Base URL of the gateway's HTTP APIs."""
         return f"http://{self._gateway_address}:{self.ports.http}"
 
     @property
     def cosyvoice_address(self) -> str:
-        """Where CosyVoice's own clients are served, over gRPC and HTTP."""
+        """host:port for clients of CosyVoice, over gRPC and HTTP."""
         return f"{self._gateway_address}:{self.ports.cosyvoice}"
 
     @property
     def _gateway_address(self) -> str:
-        """Where the gateway is reached from this machine: a host that means every address includes loopback."""
+        """Host to reach the gateway from this machine: loopback if it listens on every address."""
         return HOST if self.config.gateway_host in EVERY_ADDRESS else self.config.gateway_host
 
     def workers(self) -> Iterator[Worker]:
-        """Every process, the gateway last."""
+        """Yield every process, the gateway last."""
         yield from (self.encode, *self.llms, *self.decode, self.gateway)
 
     async def __aenter__(self) -> Self:
@@ -116,8 +116,8 @@ class Stack:
             worker.spec.log_file.write_bytes(b"")
         try:
             needed = [self.encode.start(), self.gateway.start()]
-            await _all_or_first_error([*needed, _start_enough(self.llms), _start_enough(self.decode)])
-        except BaseException:  # cancellation too: nothing that was started may stay behind
+            await _all_or_first_error([*needed, _start_any(self.llms), _start_any(self.decode)])
+        except BaseException:  # cancellation too: no started process may remain
             await self.close()
             raise
         return self
@@ -128,7 +128,7 @@ class Stack:
         await self.close()
 
     async def close(self) -> None:
-        """Stops every process; cancelling this call kills those that are still running."""
+        """Stop every process; cancelling this call kills those that still run."""
         await asyncio.gather(*(worker.stop(self.config.stop_grace) for worker in self.workers()))
 
     def _spec(self, name: str, module: str, ports: ServicePorts, flags: tuple[str, ...]) -> WorkerSpec:
@@ -139,7 +139,7 @@ class Stack:
             "--worker-name": name,
             "--log-level": self.config.log_level,
             "--log-format": "json",
-            # Everything stops together here: half of the grace for what still speaks, half for the rest.
+            # All processes stop together: half of the grace for running streams, half for the rest.
             "--drain-grace-seconds": self.config.stop_grace / 2,
         }
         return WorkerSpec(
@@ -153,9 +153,9 @@ class Stack:
 
 
 def _placement(config: StackConfig, service: Literal["llm", "decode"], index: int) -> tuple[str, ...]:
-    """Which device a worker gets, and how much of its memory: equal shares of a GPU for all who work on it.
+    """Return the flags for a worker's device and memory share. All processes on a GPU have equal shares.
 
-    The llms are on the first one. On a CPU the shares are those of the decode workers, for their streams' states.
+    The llm workers are on the first device. On a CPU only decode workers share, for the states of their streams.
     """
     devices = config.devices or ("cpu",)
     decode = [devices[worker % len(devices)] for worker in range(config.decode_workers)]
@@ -170,20 +170,20 @@ def _target(workers: list[ServicePorts] | tuple[ServicePorts, ...]) -> str:
     return "static:///" + ",".join(f"{HOST}:{ports.grpc}" for ports in workers)
 
 
-async def _start_enough(workers: Sequence[Worker]) -> None:
-    """Starts workers that stand in for each other; raises the first one's WorkerError when none serves."""
+async def _start_any(workers: Sequence[Worker]) -> None:
+    """Start interchangeable workers; raise the first one's WorkerError if none serves."""
     ends = await asyncio.gather(*(worker.start() for worker in workers), return_exceptions=True)
     errors = [end for end in ends if end is not None]
-    unforeseen = [error for error in errors if not isinstance(error, WorkerError)]
-    if unforeseen or len(errors) == len(workers):
-        raise (unforeseen or errors)[0]
+    unexpected = [error for error in errors if not isinstance(error, WorkerError)]
+    if unexpected or len(errors) == len(workers):
+        raise (unexpected or errors)[0]
     for worker, end in zip(workers, ends, strict=True):
         if isinstance(end, WorkerError):
             worker.start_later(end)
 
 
 async def _all_or_first_error(starts: list[Coroutine[None, None, None]]) -> None:
-    """Runs all; at the first error cancels the others and raises it as it is, not as a group."""
+    """Run all; at the first error, cancel the others and raise it itself, not as a group."""
     tasks = [asyncio.ensure_future(start) for start in starts]
     try:
         await asyncio.gather(*tasks)

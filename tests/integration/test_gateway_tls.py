@@ -18,7 +18,8 @@ from cli.client import Access, ClientError, list_voices
 from gateway.auth.keys import key_hash
 from gateway.settings import GatewaySettings
 from lighttts.v1 import tts_pb2, tts_pb2_grpc
-from services.common.server import ServiceServer, StartError
+from services.common.server import ServiceServer
+from services.common.start_error import StartError
 from tests.support.certificates import Authority
 from tests.support.fake_stages import Rig, rig
 from tests.support.second_gateway import second_gateway

@@ -1,4 +1,4 @@
-"""A process that behaves as a service does towards its supervisor: run as `python fake_service.py --port N`."""
+"""A process that its supervisor cannot tell from a service: `python -m tests.unit.cli.fake_service --port N`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `light-tts doctor DIR` says of directories, whole and not."""
+"""`light-tts doctor DIR` with complete and damaged directories."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DATA = Path(__file__).parents[2] / "data"
 
 
 def report(path: Path) -> dict[str, list[str]]:
-    """What was found, by level."""
+    """Return the findings by level."""
     found: dict[str, list[str]] = {"ok": [], "warn": [], "fail": []}
     for finding in examine_checkpoint(path):
         found[finding.level].append(finding.what)
@@ -21,7 +21,7 @@ def report(path: Path) -> dict[str, list[str]]:
     return found
 
 
-def test_a_whole_directory() -> None:
+def test_a_complete_directory() -> None:
     found = report(DATA / "cosyvoice2-mini")
     assert not found["fail"]
     assert any("cosyvoice2, 24000 Hz" in line for line in found["ok"])
@@ -39,9 +39,9 @@ def test_every_missing_file_is_named_with_its_purpose() -> None:
     assert "no voice can be extracted without it" in missing[-1]
 
 
-def test_what_is_no_model_directory(tmp_path: Path) -> None:
+def test_directories_that_are_not_model_directories(tmp_path: Path) -> None:
     assert "does not exist" in report(tmp_path / "nowhere")["fail"][0]
-    assert "no model directory: it holds neither" in report(tmp_path)["fail"][0]
+    assert "not a model directory: it holds neither" in report(tmp_path)["fail"][0]
     assert f"but {DATA / 'cosyvoice2-mini'} is" in report(DATA)["fail"][0]
     (tmp_path / "cosyvoice.yaml").touch()
     assert "first CosyVoice" in report(tmp_path)["fail"][0]
@@ -52,9 +52,9 @@ def test_damage_is_found(tmp_path: Path) -> None:
     shutil.copytree(DATA / "cosyvoice2-mini", broken)
     (broken / "flow.pt").write_bytes((broken / "flow.pt").read_bytes()[:5000])
     (broken / "campplus.onnx").write_bytes(b"no graph")
-    torch.save({"somebody": {"embedding": torch.zeros(3)}}, broken / "spk2info.pt")
+    torch.save({"mini_c": {"embedding": torch.zeros(3)}}, broken / "spk2info.pt")
     found = report(broken)["fail"]
     assert len(found) == 3
     assert "flow.pt" in found[0]
     assert "campplus.onnx" in found[1]
-    assert "'somebody' cannot be used" in found[2]
+    assert "'mini_c' cannot be used" in found[2]

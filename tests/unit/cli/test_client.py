@@ -1,4 +1,4 @@
-"""The client against a gateway that answers from a script, over real gRPC on loopback."""
+"""The client with a gateway that answers from a script, over gRPC on loopback."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PCM = np.arange(-300, 300, dtype="<i2")
 
 
 class ScriptedGateway(tts_pb2_grpc.TextToSpeechServicer, tts_pb2_grpc.VoicesServicer):
-    """Speaks two chunks for every text but the words that make it refuse."""
+    """Sends two chunks for every text except the words that make it refuse."""
 
     def __init__(self) -> None:
         self.requests: list[tts_pb2.StreamingSynthesizeRequest] = []
@@ -88,7 +88,7 @@ async def test_speech_is_written_and_counted(server: str, gateway: ScriptedGatew
     assert [request.WhichOneof("request") for request in gateway.requests] == ["config", "text", "end"]
 
 
-async def test_a_refusal_is_told_and_no_file_is_touched(server: str, tmp_path: Path) -> None:
+async def test_a_refusal_is_reported_and_the_file_is_unchanged(server: str, tmp_path: Path) -> None:
     path = tmp_path / "out.wav"
     path.write_bytes(b"kept")
     with pytest.raises(ClientError, match="INVALID_ARGUMENT: no such voice"):
@@ -96,14 +96,14 @@ async def test_a_refusal_is_told_and_no_file_is_touched(server: str, tmp_path: P
     assert path.read_bytes() == b"kept"
 
 
-async def test_what_was_spoken_before_a_failure_is_kept(server: str, tmp_path: Path) -> None:
+async def test_audio_received_before_a_failure_is_kept(server: str, tmp_path: Path) -> None:
     path = tmp_path / "out.wav"
     with pytest.raises(ClientError, match=r"RESOURCE_EXHAUSTED: full \(try again in 2 s\)"):
         await say_to_file(server, make_config("slt", None, None, None, 1.0), "break", path)
     assert soundfile.info(path).frames == 300
 
 
-async def test_an_unwritable_file_is_told(server: str, tmp_path: Path) -> None:
+async def test_an_unwritable_file_is_reported(server: str, tmp_path: Path) -> None:
     with pytest.raises(ClientError, match="cannot write"):
         await say_to_file(server, make_config(None, None, None, None, 1.0), "Hello.", tmp_path / "no" / "out.wav")
 
@@ -112,7 +112,7 @@ async def test_voices_are_listed(server: str) -> None:
     assert (await list_voices(server)).default_voice == "slt"
 
 
-async def test_a_gateway_that_is_starting_is_waited_for(
+async def test_a_starting_gateway_is_waited_for(
     gateway: ScriptedGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(say, "RETRY_SECONDS", 0.01)
@@ -129,20 +129,20 @@ async def test_a_gateway_that_is_starting_is_waited_for(
 
 
 @pytest.mark.parametrize("status", ["SERVING", "NOT_SERVING"])
-async def test_a_gateway_that_is_not_well_is_told(status: str) -> None:
+async def test_a_gateway_that_does_not_serve_is_reported(status: str) -> None:
     answers = health.aio.HealthServicer()
     await answers.set("", health_pb2.HealthCheckResponse.ServingStatus.Value(status))
     server = grpc.aio.server()
     health_pb2_grpc.add_HealthServicer_to_server(answers, server)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
-    unwell = pytest.raises(ClientError, match="reports NOT_SERVING") if status == "NOT_SERVING" else nullcontext()
-    with unwell:
+    expected = pytest.raises(ClientError, match="reports NOT_SERVING") if status == "NOT_SERVING" else nullcontext()
+    with expected:
         await check_health(address)
     await server.stop(0)
 
 
-async def test_an_authority_that_cannot_be_read_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unreadable_authority_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIGHTTTS_SERVER_CA", "/nonexistent")
     with pytest.raises(ClientError, match="cannot read the authority's certificate /nonexistent"):
         await list_voices("https://127.0.0.1:1")
@@ -151,27 +151,27 @@ async def test_an_authority_that_cannot_be_read_is_told(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("address", "words"),
     [
-        ("127.0.0.1", "is no address; name the gateway as host:port"),
-        ("127.0.0.1:99999", "is no address"),
-        ("nobody.invalid:50050", "there is no host nobody.invalid"),
+        ("127.0.0.1", "is not an address; write host:port"),
+        ("127.0.0.1:99999", "is not an address"),
+        ("gateway.invalid:50050", "the host gateway.invalid was not found"),
     ],
 )
-async def test_an_address_that_leads_nowhere_is_told(address: str, words: str) -> None:
+async def test_a_wrong_address_is_reported(address: str, words: str) -> None:
     with pytest.raises(ClientError, match=words):
         await list_voices(address)
 
 
-async def test_a_missing_gateway_is_told() -> None:
-    nobody = f"127.0.0.1:{free_ports(1).gateway.grpc}"
+async def test_a_missing_gateway_is_reported() -> None:
+    address = f"127.0.0.1:{free_ports(1).gateway.grpc}"
     with pytest.raises(ClientError, match=r"no gateway answers .*light-tts up"):
-        await speak(nobody, tts_pb2.SynthesisConfig(), "Hello.", lambda audio: None)
+        await speak(address, tts_pb2.SynthesisConfig(), "Hello.", lambda audio: None)
 
 
 def test_a_prompt_needs_recording_and_words(tmp_path: Path) -> None:
     recording = tmp_path / "prompt.wav"
-    with pytest.raises(ClientError, match="needs both"):
+    with pytest.raises(ClientError, match="need each other"):
         make_config(None, recording, None, None, 1.0)
-    with pytest.raises(ClientError, match="choose either"):
+    with pytest.raises(ClientError, match="exclude each other"):
         make_config("slt", recording, "Words.", None, 1.0)
     with pytest.raises(ClientError, match="cannot read"):
         make_config(None, recording, "Words.", None, 1.0)

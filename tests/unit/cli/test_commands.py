@@ -58,7 +58,7 @@ def test_rates_that_are_no_numbers_are_refused_with_an_example() -> None:
 
 
 @pytest.mark.parametrize("command", [["say", "Hello."], ["voices"]])
-def test_commands_without_a_gateway_say_how_to_start_one(command: list[str]) -> None:
+def test_commands_without_a_gateway_show_how_to_start_one(command: list[str]) -> None:
     server = f"127.0.0.1:{free_ports(1).gateway.grpc}"
     result = runner.invoke(app, [*command, "--server", server])
     assert result.exit_code == 1
@@ -75,14 +75,14 @@ def test_up_names_a_taken_port() -> None:
     assert f"{port} (gateway gRPC)" in result.output
 
 
-def test_doctor_finds_the_embedded_model_sound() -> None:
+def test_doctor_accepts_the_embedded_model() -> None:
     result = runner.invoke(app, ["doctor"])
     assert result.exit_code == 0, result.output
     for part in ("llm.pt", "flow.pt", "hift.pt", "campplus.onnx"):
         assert part in result.output
 
 
-def test_doctor_names_what_is_broken(tmp_path: Path) -> None:
+def test_doctor_names_damaged_files(tmp_path: Path) -> None:
     broken = tmp_path / "model"
     shutil.copytree(EMBEDDED_MODEL, broken)
     (broken / "flow.pt").write_bytes(b"half a file")
@@ -90,7 +90,7 @@ def test_doctor_names_what_is_broken(tmp_path: Path) -> None:
     result = runner.invoke(app, ["doctor", str(broken)])
     assert result.exit_code == 1
     assert "flow.pt is damaged" in result.output
-    assert "campplus.onnx is no readable ONNX graph" in result.output
+    assert "campplus.onnx is not a readable ONNX graph" in result.output
     assert "2 problems must be fixed" in result.output
 
 
@@ -109,7 +109,7 @@ def test_a_key_is_made_for_the_gateway_s_own_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "two words", "-dash", "x" * 65, "a\nb"])
-def test_a_key_s_name_that_its_file_would_not_take_is_refused(name: str) -> None:
+def test_a_name_that_the_key_file_would_not_accept_is_refused(name: str) -> None:
     result = runner.invoke(app, ["key", "--", name])
     assert result.exit_code == 1
     assert "a key's name has 1 to 64" in result.output

@@ -1,4 +1,4 @@
-"""`light-tts fetch` against a hub on loopback: whole, resumed, damaged, refused."""
+"""`light-tts fetch` with a hub on loopback: complete, resumed, damaged and refused downloads."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModelHub]:
 
 
 @dataclass
-class Told:
-    """What a person would have seen."""
+class Shown:
+    """Records the progress shown to the user."""
 
     lines: list[str] = field(default_factory=list)
     files: list[tuple[str, int, int]] = field(default_factory=list)
@@ -46,24 +46,24 @@ class Told:
         self.received += count
 
 
-def run(directory: Path, repository: str | None = None) -> Told:
-    told = Told()
-    fetch("cosyvoice2", directory, told, repository, sleep=lambda seconds: None)
-    return told
+def run(directory: Path, repository: str | None = None) -> Shown:
+    shown = Shown()
+    fetch("cosyvoice2", directory, shown, repository, sleep=lambda seconds: None)
+    return shown
 
 
-def test_a_whole_checkpoint(hub: ModelHub, tmp_path: Path) -> None:
-    told = run(tmp_path / "model")
+def test_a_complete_checkpoint(hub: ModelHub, tmp_path: Path) -> None:
+    shown = run(tmp_path / "model")
     assert open_model_dir(tmp_path / "model").family == "cosyvoice2"
     assert (tmp_path / "model" / "llm.pt").read_bytes() == hub.files["llm.pt"]
     assert not (tmp_path / "model" / "CosyVoice-BlankEN" / "model.safetensors").exists()
-    assert ("llm.pt", len(hub.files["llm.pt"]), 0) in told.files
-    assert told.received == sum(size for _, size, _ in told.files)
-    assert "checksums are right" in told.lines[-1]
+    assert ("llm.pt", len(hub.files["llm.pt"]), 0) in shown.files
+    assert shown.received == sum(size for _, size, _ in shown.files)
+    assert "checksums are correct" in shown.lines[-1]
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_what_is_there_is_not_fetched_again(hub: ModelHub, tmp_path: Path) -> None:
+def test_intact_files_are_not_fetched_again(hub: ModelHub, tmp_path: Path) -> None:
     run(tmp_path)
     hub.sent.clear()
     (tmp_path / "hift.pt").write_bytes(b"damaged")
@@ -76,20 +76,20 @@ def test_what_is_there_is_not_fetched_again(hub: ModelHub, tmp_path: Path) -> No
     assert (tmp_path / "flow.pt").read_bytes() == hub.files["flow.pt"]
 
 
-def test_an_interrupted_download_goes_on(hub: ModelHub, tmp_path: Path) -> None:
+def test_an_interrupted_download_is_resumed(hub: ModelHub, tmp_path: Path) -> None:
     hub.cut_once["llm.pt"] = 300_000
     hub.refuse_after_cut = True
     with pytest.raises(FetchError, match="run the same command again"):
         run(tmp_path)
     hub.down = False
     hub.ranges.clear()
-    told = run(tmp_path)
-    assert told.files == [("llm.pt", len(hub.files["llm.pt"]), 300_000)]
+    shown = run(tmp_path)
+    assert shown.files == [("llm.pt", len(hub.files["llm.pt"]), 300_000)]
     assert hub.ranges == [("llm.pt", "bytes=300000-")]
     assert (tmp_path / "llm.pt").read_bytes() == hub.files["llm.pt"]
 
 
-def test_a_cut_connection_is_mended_within_one_run(hub: ModelHub, tmp_path: Path) -> None:
+def test_a_cut_connection_is_resumed_within_one_run(hub: ModelHub, tmp_path: Path) -> None:
     hub.cut_once["flow.pt"] = 100_000
     run(tmp_path)
     assert hub.ranges == [("flow.pt", "bytes=100000-")]
@@ -98,7 +98,7 @@ def test_a_cut_connection_is_mended_within_one_run(hub: ModelHub, tmp_path: Path
 
 def test_a_wrong_checksum_is_refused(hub: ModelHub, tmp_path: Path) -> None:
     hub.corrupt.add("campplus.onnx")
-    with pytest.raises(FetchError, match=r"campplus\.onnx arrived damaged"):
+    with pytest.raises(FetchError, match=r"campplus\.onnx is damaged"):
         run(tmp_path)
     assert not (tmp_path / "campplus.onnx").exists()
 
@@ -120,21 +120,21 @@ def test_a_repository_without_the_files(hub: ModelHub, tmp_path: Path) -> None:
 
 
 def test_no_such_repository_and_no_hub(hub: ModelHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(FetchError, match=r"nobody/nothing .* no such repository"):
-        run(tmp_path, "nobody/nothing")
+    with pytest.raises(FetchError, match=r"someone/nothing .* does not exist"):
+        run(tmp_path, "someone/nothing")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(FetchError, match="HF_ENDPOINT"):
         run(tmp_path)
 
 
-def test_another_process_may_be_waited_for(tmp_path: Path) -> None:
-    told = Told()
+def test_another_process_can_be_waited_for(tmp_path: Path) -> None:
+    shown = Shown()
     steps = iter([lambda: (tmp_path / "cosyvoice2.yaml").write_text("half"), lambda: run(tmp_path)])
-    wait_for(tmp_path, 60, told, sleep=lambda seconds: next(steps)())
-    assert len(told.lines) == 2
-    assert "waiting for the model" in told.lines[0]
+    wait_for(tmp_path, 60, shown, sleep=lambda seconds: next(steps)())
+    assert len(shown.lines) == 2
+    assert "waiting for the model" in shown.lines[0]
 
 
-def test_waiting_ends_with_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(FetchError, match=r"after 10 s .* no model: .*cosyvoice"):
-        wait_for(tmp_path, 10, Told(), sleep=lambda seconds: None)
+def test_waiting_ends_with_the_name_of_the_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(FetchError, match=r"no model after 10 s: .*cosyvoice"):
+        wait_for(tmp_path, 10, Shown(), sleep=lambda seconds: None)

@@ -38,7 +38,7 @@ def test_the_settings_of_the_guide_exist() -> None:
     assert not set(re.findall(r"`([a-z0-9]+(?:_[a-z0-9]+)+)`", here)) - known
 
 
-def test_every_name_of_the_older_guide_is_told() -> None:
+def test_every_name_of_the_older_guide_is_explained() -> None:
     older = re.findall(r"\[(\w+)\]", " ".join(str(field.description) for field in LlmSettings.model_fields.values()))
     assert older
     names = set(re.findall(r"\w+", " ".join(row.split("|")[1] for row in TUNE.splitlines() if row.startswith("| `"))))

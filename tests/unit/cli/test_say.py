@@ -1,4 +1,4 @@
-"""`light-tts say --check`: what came is told from what only looks like speech."""
+"""`light-tts say --check` accepts speech and rejects silence, wrong lengths and lost samples."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ def written(path: Path, seconds: float, peak: float) -> Speech:
     return Speech(sample_rate=RATE, samples=len(samples))
 
 
-def test_sound_of_a_likely_length_passes(tmp_path: Path) -> None:
+def test_sound_of_a_plausible_length_passes(tmp_path: Path) -> None:
     check_speech(TEXT, written(tmp_path / "a.wav", 1.5, 0.5), tmp_path / "a.wav")
 
 
 @pytest.mark.parametrize(
-    ("seconds", "peak", "reason"), [(1.5, 0.001, "silent"), (0.2, 0.5, "no speech of 26"), (30, 0.5, "no speech of 26")]
+    ("seconds", "peak", "reason"),
+    [(1.5, 0.001, "silent"), (0.2, 0.5, "not plausible for 26"), (30, 0.5, "not plausible for 26")],
 )
-def test_what_is_no_speech_is_told(tmp_path: Path, seconds: float, peak: float, reason: str) -> None:
+def test_implausible_speech_is_reported(tmp_path: Path, seconds: float, peak: float, reason: str) -> None:
     speech = written(tmp_path / "a.wav", seconds, peak)
     with pytest.raises(ClientError, match=reason):
         check_speech(TEXT, speech, tmp_path / "a.wav")
 
 
-def test_lost_samples_are_told(tmp_path: Path) -> None:
+def test_lost_samples_are_reported(tmp_path: Path) -> None:
     speech = written(tmp_path / "a.wav", 1.5, 0.5)
     speech.samples += 1
     with pytest.raises(ClientError, match="were received"):

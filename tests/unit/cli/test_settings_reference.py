@@ -1,4 +1,4 @@
-"""The committed page of settings is the one its sources make."""
+"""The committed page of settings agrees with the settings classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which device each process of a stack gets, and what becomes of the stack when one does not start."""
+"""The device of each process of a stack, and a stack of which one process does not start."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def flag(flags: tuple[str, ...], name: str) -> str | None:
         (("cuda:0", "cuda:1"), 1, ["cuda:0"], ["0.5"], "0.5"),
     ],
 )
-def test_workers_take_devices_by_turns_and_share_them(
+def test_devices_are_assigned_round_robin_and_shared(
     devices: tuple[str, ...], workers: int, placed: list[str | None], shares: list[str], llm_share: str
 ) -> None:
     stack = Stack(StackConfig(decode_workers=workers, devices=devices))
@@ -39,7 +39,7 @@ def test_workers_take_devices_by_turns_and_share_them(
 
 
 def stand_in(worker: Worker, *flags: str) -> None:
-    """Makes a worker a process that only answers health checks, or with `--fail` one that ends at once."""
+    """Replace a worker by a process that only answers health checks, or with `--fail` one that ends at once."""
     port = worker.address.rpartition(":")[2]
     worker.spec = replace(worker.spec, module="tests.unit.cli.fake_service", flags=("--port", port, *flags))
 
@@ -59,15 +59,15 @@ async def test_the_others_serve_when_a_worker_does_not_start(tmp_path: Path) -> 
     async with stack:
         assert [await is_serving(worker.address) for worker in stack.decode] == [True, False, True]
         assert await is_serving(stack.gateway.address)
-        said = next(event for event in events.seen if event.kind == "died")
-        assert (said.worker, "no such file" in said.detail) == ("decode-2", True)
-        stand_in(failing)  # its GPU comes back, say
+        event = next(event for event in events.seen if event.kind == "died")
+        assert (event.worker, "no such file" in event.detail) == ("decode-2", True)
+        stand_in(failing)  # for example, its GPU is available again
         await events.wait_for("serving", times=6)
         assert await is_serving(failing.address)
 
 
 @pytest.mark.parametrize("broken", ["decode", "encode"])
-async def test_a_stack_that_cannot_speak_does_not_start(tmp_path: Path, broken: str) -> None:
+async def test_a_stack_without_a_necessary_process_does_not_start(tmp_path: Path, broken: str) -> None:
     stack = of_stand_ins(tmp_path, Events())
     for worker in stack.workers():
         if worker.name.startswith(broken):

@@ -74,7 +74,7 @@ def alive(pid: int | None) -> bool:
     return False
 
 
-async def test_what_a_serving_worker_complains_of_is_shown(make_worker: MakeWorker, events: Events) -> None:
+async def test_errors_logged_by_a_serving_worker_are_shown(make_worker: MakeWorker, events: Events) -> None:
     worker = make_worker("--say", '{"event": "NO SUCH DEVICE", "level": "error", "device": "cuda:1"}')
     worker.spec.log_file.write_text('{"event": "of an earlier run", "level": "error"}\n')
     await worker.start()
@@ -104,7 +104,7 @@ async def test_files_of_the_current_folder_are_not_imported(
     assert await is_serving(worker.address)
 
 
-async def test_a_worker_that_ends_while_starting_tells_why(make_worker: MakeWorker) -> None:
+async def test_a_worker_that_ends_while_starting_is_reported_with_its_log(make_worker: MakeWorker) -> None:
     worker = make_worker("--fail", '{"event": "cannot start", "level": "error", "reason": "no such model"}')
     with pytest.raises(WorkerError, match="fake ended while starting") as caught:
         await worker.start()
@@ -112,16 +112,16 @@ async def test_a_worker_that_ends_while_starting_tells_why(make_worker: MakeWork
     assert "error cannot start reason=no such model" in str(caught.value)
 
 
-async def test_a_worker_that_never_gets_ready_is_given_up(make_worker: MakeWorker) -> None:
+async def test_a_worker_that_never_gets_ready_fails(make_worker: MakeWorker) -> None:
     worker = make_worker("--never-ready", start_timeout=0.5)
-    with pytest.raises(WorkerError, match="did not get ready"):
+    with pytest.raises(WorkerError, match="was not ready"):
         await worker.start()
     pid = worker.pid
     await worker.stop(grace=30)
     assert not alive(pid)
 
 
-async def test_a_dead_worker_comes_back(make_worker: MakeWorker, events: Events) -> None:
+async def test_a_dead_worker_is_restarted(make_worker: MakeWorker, events: Events) -> None:
     worker = make_worker(restart_dead=True)
     await worker.start()
     first = worker.pid
@@ -132,7 +132,7 @@ async def test_a_dead_worker_comes_back(make_worker: MakeWorker, events: Events)
     assert "SIGKILL" in events.seen[2].detail
 
 
-async def test_a_dead_worker_stays_dead_when_asked(make_worker: MakeWorker, events: Events) -> None:
+async def test_a_dead_worker_stays_dead_without_restart_dead(make_worker: MakeWorker, events: Events) -> None:
     worker = make_worker()
     await worker.start()
     worker.kill()
@@ -142,7 +142,7 @@ async def test_a_dead_worker_stays_dead_when_asked(make_worker: MakeWorker, even
     assert await is_serving(worker.address)
 
 
-async def test_stopping_is_heard_by_a_frozen_worker(make_worker: MakeWorker, events: Events) -> None:
+async def test_a_frozen_worker_stops(make_worker: MakeWorker, events: Events) -> None:
     worker = make_worker()
     await worker.start()
     worker.freeze()
@@ -150,7 +150,7 @@ async def test_stopping_is_heard_by_a_frozen_worker(make_worker: MakeWorker, eve
     assert events.seen[-1].detail == "exit code 0"
 
 
-async def test_a_deaf_worker_is_killed(make_worker: MakeWorker, events: Events) -> None:
+async def test_a_worker_that_ignores_sigterm_is_killed(make_worker: MakeWorker, events: Events) -> None:
     worker = make_worker("--deaf")
     await worker.start()
     await worker.stop(grace=0.2)

@@ -49,7 +49,7 @@ class BatchItem(BaseModel):
 
 class BatchAnswer(BaseModel):
     sample_rate: int
-    speech_cache: list[BatchItem] = Field(description="In the order of the texts.")
+    results: list[BatchItem] = Field(description="In the order of the texts.")
 
 
 class StyleList(BaseModel):
@@ -87,8 +87,8 @@ def router(context: GatewayContext) -> APIRouter:
                 speaking = [group.create_task(one(text)) for text in batch.texts]
             return [task.result() for task in speaking]
 
-        speech_cache = await while_connected(request.receive, all_of_them())
-        return BatchAnswer(sample_rate=SAMPLE_RATE, speech_cache=speech_cache or [])
+        results = await while_connected(request.receive, all_of_them())
+        return BatchAnswer(sample_rate=SAMPLE_RATE, results=results or [])
 
     return routes
 

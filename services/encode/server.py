@@ -1,4 +1,4 @@
-"""The encode service: its gRPC surface, and what it loads and releases."""
+"""The encode service: its gRPC API, and the model it loads and releases."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import grpc.aio
 from lighttts.v1 import encode_pb2, encode_pb2_grpc, voice_pb2_grpc
 from services.common.checkpoint.model_dir import ModelDir, open_model_dir
 from services.common.errors import InvalidInput, Overloaded, Unavailable
-from services.common.server import StartError
+from services.common.start_error import StartError
 from services.common.voices import deletion as voice_deletion
 from services.common.voices.cache import VoiceCache
 from services.common.voices.message import to_message
@@ -29,7 +29,7 @@ from services.encode.voice.extractor import VoiceExtractor
 from services.encode.voice.graphs import GraphOptions
 
 TEXT_THREADS = 1
-"""Text work has a thread of its own, so that it never waits behind audio work."""
+"""Text work has its own thread, so that it never waits for audio work."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,11 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
 
     async def start(self) -> None:
         self._state = await asyncio.to_thread(_load, self._settings)
-        for name in self._state.voices.names:  # warms the graphs, and the voices of the house are ready
+        for name in self._state.voices.names:  # runs the graphs once and caches the bundled voices
             try:
                 await self._state.voices.named(name)
             except InvalidInput as error:
-                raise StartError(f"voice {name!r} of {self._settings.model_dir} cannot be used: {error}") from error
+                raise StartError(f"voice {name!r} of {self._settings.model_dir} is unusable: {error}") from error
 
     async def drain(self) -> None:
         """Running calls are short; the server waits for them."""
@@ -136,13 +136,13 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
             case "bundled_voice":
                 return await voices.named(header.bundled_voice)
             case "voice_hash":
-                return voices.known(header.voice_hash)
+                return voices.cached(header.voice_hash)
             case "transcript":
                 return await voices.prompt(await self._receive(parts), header.transcript)
             case "timbre_only":
                 return await voices.prompt(await self._receive(parts), None)
             case _:
-                raise InvalidInput("transcript is missing; send the words the prompt audio speaks", field="transcript")
+                raise InvalidInput("transcript is missing; send the words of the prompt audio", field="transcript")
 
     async def _receive(
         self, parts: AsyncIterator[encode_pb2.EncodeVoiceRequest] | AsyncIterator[encode_pb2.EncodeSpeechRequest]
@@ -151,11 +151,11 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
             raise Overloaded(f"{self._uploads} recordings are being uploaded; try again shortly")
         self._uploads += 1
         try:
-            return await self._whole(parts)
+            return await self._read_audio(parts)
         finally:
             self._uploads -= 1
 
-    async def _whole(
+    async def _read_audio(
         self, parts: AsyncIterator[encode_pb2.EncodeVoiceRequest] | AsyncIterator[encode_pb2.EncodeSpeechRequest]
     ) -> bytes:
         audio = bytearray()
@@ -198,7 +198,7 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
             yield numbered.response(piece)
 
     async def _encode(self, encoder: TextEncoder, request: encode_pb2.EncodeTextRequest | None) -> list[Piece]:
-        """The pieces a request makes certain; None stands for a pause."""
+        """Return the pieces that a request completes; None stands for a pause."""
         match request.WhichOneof("request") if request is not None else "pause":
             case "fragment" if request is not None:
                 metrics.TEXT_CHARACTERS.inc(len(request.fragment))
@@ -221,7 +221,7 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
         if not start.interleaved:
             return SentenceEncoder(loaded.frontend, self._settings.max_text_chars)
         if loaded.model.card.text_streaming != "interleaved":
-            raise InvalidInput("this model speaks sentence by sentence; leave interleaved unset", field="interleaved")
+            raise InvalidInput("this model speaks whole sentences only; leave interleaved unset", field="interleaved")
         return InterleavedEncoder(loaded.frontend, self._settings.max_text_chars)
 
 
@@ -231,7 +231,7 @@ def _begin(encoder: TextEncoder, start: encode_pb2.EncodeTextStart) -> list[Piec
 
 
 class _Numbering:
-    """Counts utterances: one ends with each final piece, the next begins with the instruction."""
+    """Numbers utterances: a final piece ends one, and the first piece of each carries the instruction."""
 
     def __init__(self, instruct_ids: tuple[int, ...]) -> None:
         self._instruct_ids = instruct_ids
@@ -256,14 +256,14 @@ class _Numbering:
 async def _with_pauses(
     requests: AsyncIterator[encode_pb2.EncodeTextRequest], idle_seconds: float, *, begun: bool
 ) -> AsyncGenerator[encode_pb2.EncodeTextRequest | None]:
-    """The requests, and None once whenever none has come for `idle_seconds`. `begun`: some text was there before."""
+    """Yield the requests, and None once for each pause of `idle_seconds`. `begun`: some text preceded the requests."""
 
-    async def take() -> encode_pb2.EncodeTextRequest | None:
+    async def receive() -> encode_pb2.EncodeTextRequest | None:
         return await anext(requests, None)
 
-    paused = not begun  # before the first text nothing is held back
+    paused = not begun  # nothing is held back before the first text
     while True:
-        arriving = asyncio.ensure_future(take())
+        arriving = asyncio.ensure_future(receive())
         try:
             if not paused and not (await asyncio.wait({arriving}, timeout=idle_seconds))[0]:
                 yield None

@@ -1,6 +1,6 @@
 """Clients of CosyVoice's servers, written from its wire contract, against a running stack, over both protocols.
 
-The embedded model follows no instructions and says so; tests/integration has models that do.
+The embedded model does not support instructions and returns an error; tests/integration has models that do.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ async def test_modes_over_grpc(stack: Stack) -> None:
         for request in requests:
             check(b"".join([response.tts_audio async for response in stub.Inference(request)]), text)
         instruct = pb.instructRequest(tts_text=text, spk_id="slt", instruct_text="slowly")
-        with pytest.raises(grpc.aio.AioRpcError, match="follows no instructions"):
+        with pytest.raises(grpc.aio.AioRpcError, match="does not support instructions"):
             await anext(aiter(stub.Inference(pb.Request(instruct_request=instruct))))
 
 
@@ -68,4 +68,4 @@ async def test_modes_over_http_with_get(stack: Stack) -> None:
             form = text | form | {"instruct_text": "slowly"}
             response = await http.request("GET", f"/inference_{path}", data=form, files=files)
             assert response.status_code == 400
-            assert "follows no instructions" in response.json()["message"]
+            assert "does not support instructions" in response.json()["message"]

@@ -1,4 +1,4 @@
-"""What the encode service gives for each mode: registered speakers, timbre alone, instructions, source speech."""
+"""The modes of the encode service: registered speakers, timbre only, instructions, source speech."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TEXT = encode_pb2.EncodeTextRequest
 
 @pytest.fixture
 async def stub() -> AsyncIterator[Any]:
-    """The service over the mini checkpoint, which has registered speakers and takes interleaved text."""
+    """Run the service with the mini checkpoint, which has registered speakers and accepts interleaved text."""
     settings = EncodeSettings(port=0, normaliser="builtin", model_dir=MINI, text_idle_seconds=0.05)
     server = ServiceServer(EncodeService(settings), settings)
     try:
@@ -104,7 +104,7 @@ async def test_a_pause_releases_the_last_word(stub: Any) -> None:
     await call.write(TEXT(start=encode_pb2.EncodeTextStart(interleaved=True)))
     await call.write(TEXT(fragment="hello wor"))
     first = (await call.read()).text
-    second = (await call.read()).text  # comes although no more text did
+    second = (await call.read()).text  # arrives although no more text was sent
     assert (first.text, second.text) == ("hello", " wor")
     assert not second.last
     await call.write(TEXT(fragment="ld"))

@@ -1,4 +1,4 @@
-"""The encode service over the wire: voices once per prompt, text in any fragments, bad input in clear words."""
+"""The encode service over gRPC: one extraction per prompt, text in any fragments, clear errors for bad input."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Request = encode_pb2.EncodeVoiceRequest
 
 @asynccontextmanager
 async def encode_service(**changes: Any) -> AsyncIterator[Any]:
-    """The service over models/tiny, and its stub; the block's time is limited."""
+    """Run the service with models/tiny and yield its stub; the block has a timeout."""
     options = EncodeSettings(**({"port": 0, "normaliser": "builtin"} | changes))
     server = ServiceServer(EncodeService(options), options)
     try:
@@ -82,7 +82,7 @@ def wav(samples: NDArray[Any], rate: int = 24000, subtype: str = "PCM_16") -> by
 
 
 def sound(seconds: float, rate: int = 24000) -> NDArray[np.float64]:
-    """Noise that swells four times a second, loud enough to be no silence."""
+    """Return noise whose level rises four times a second, loud enough not to be silence."""
     times = np.arange(int(seconds * rate)) / rate
     return np.random.default_rng(1).normal(0, 0.1, len(times)) * (1.2 + np.sin(2 * np.pi * 4 * times)) / 2
 
@@ -99,7 +99,7 @@ async def test_the_model_describes_itself() -> None:
 
 
 def unwarned(voice: voice_pb2.VoiceContent) -> voice_pb2.VoiceContent:
-    """The voice without what it tells whoever sent the prompt."""
+    """Return the voice without the warnings for the caller who sent the prompt."""
     bare = voice_pb2.VoiceContent()
     bare.CopyFrom(voice)
     del bare.warnings[:]
@@ -109,7 +109,7 @@ def unwarned(voice: voice_pb2.VoiceContent) -> voice_pb2.VoiceContent:
 async def test_a_prompt_in_parts_is_the_bundled_voice() -> None:
     extracted = metric("lighttts_encode_voices_total", outcome="extracted")
     async with encode_service() as stub:
-        # The voices of the house are ready from the start.
+        # The bundled voices are extracted at the start.
         assert metric("lighttts_encode_voices_total", outcome="extracted") == extracted + 2
         bundled = await encode_voice(stub, header(bundled_voice="slt"))
         uploaded = await encode_prompt(stub, SLT, part=1000)
@@ -121,7 +121,7 @@ async def test_a_prompt_in_parts_is_the_bundled_voice() -> None:
     assert by_hash.cached
     assert uploaded.voice == by_hash.voice
     assert unwarned(uploaded.voice) == bundled.voice
-    assert uploaded.voice.warnings  # whoever names a voice could not mend its recording
+    assert uploaded.voice.warnings  # a caller who uses a voice by name cannot improve its recording
     assert not other.cached
     voice = bundled.voice
     assert voice.voice_hash == voice_hash(SLT, SLT_WORDS, voice.model)
@@ -133,16 +133,16 @@ async def test_a_prompt_in_parts_is_the_bundled_voice() -> None:
 
 
 async def test_an_extracted_voice_equals_the_bundled_one() -> None:
-    """The same recording once more, so that nothing comes from the cache."""
+    """Extracts the same recording in two services, so that neither result comes from a cache."""
     async with encode_service() as first, encode_service(cache_capacity=1) as second:
         bundled = await encode_voice(first, header(bundled_voice="slt"))
         fresh = await encode_prompt(second, SLT)
-    assert not fresh.cached  # rms was extracted after slt and took the only place
+    assert not fresh.cached  # rms was extracted after slt and has the only place
     assert unwarned(fresh.voice) == bundled.voice
 
 
 class Gate:
-    """Holds every extraction until it is opened, and counts them."""
+    """Blocks every extraction until it is opened, and counts them."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.opened = threading.Event()
@@ -164,7 +164,7 @@ async def test_equal_prompts_are_extracted_once(monkeypatch: pytest.MonkeyPatch)
         words = SLT_WORDS + " Again."
         calls = [asyncio.create_task(encode_prompt(stub, SLT, words)) for _ in range(20)]
         await until(lambda: len(gate.entered) == 1)
-        calls[0].cancel()  # one that goes away takes nothing from the others
+        calls[0].cancel()  # a cancelled caller does not affect the others
         gate.opened.set()
         answers = await asyncio.gather(*calls[1:])
         assert (await encode_prompt(stub, SLT, words)).cached
@@ -213,11 +213,11 @@ async def test_fragments_make_the_same_pieces_as_the_whole() -> None:
         @settings(max_examples=60)
         @given(cuts=st.sets(st.integers(1, len(TEXT) - 1)), begun=st.booleans())
         def holds(cuts: set[int], begun: bool) -> None:
-            borders = [0, *sorted(cuts), len(TEXT)]
-            fragments = [TEXT[start:end] for start, end in pairwise(borders)]
+            offsets = [0, *sorted(cuts), len(TEXT)]
+            fragments = [TEXT[start:end] for start, end in pairwise(offsets)]
             first = fragments.pop(0) if begun else ""
-            asked = asyncio.run_coroutine_threadsafe(pieces(stub, fragments, text=first), loop)
-            assert asked.result(10) == whole
+            answer = asyncio.run_coroutine_threadsafe(pieces(stub, fragments, text=first), loop)
+            assert answer.result(10) == whole
 
         await asyncio.to_thread(holds)
     texts = [response.text for response in whole]
@@ -301,13 +301,13 @@ BAD_PROMPTS: dict[str, tuple[bytes, str, str, str]] = {
 }
 
 
-async def test_bad_prompts_are_refused_and_the_next_is_unharmed() -> None:
+async def test_bad_prompts_are_refused_and_later_ones_work() -> None:
     async with encode_service(max_prompt_bytes=2**20, parallel=1, max_queue=0) as stub:
         good = await encode_voice(stub, header(bundled_voice="slt"))
-        for name, (audio, words, field, says) in BAD_PROMPTS.items():
+        for name, (audio, words, field, message) in BAD_PROMPTS.items():
             code, error = await refused(encode_prompt(stub, audio, words))
             assert (code, error.field) == (grpc.StatusCode.INVALID_ARGUMENT, field), (name, error.message)
-            assert says in error.message, (name, error.message)
+            assert message in error.message, (name, error.message)
         assert unwarned((await encode_prompt(stub, SLT)).voice) == good.voice
         fresh = await encode_prompt(stub, SLT, SLT_WORDS + " Yes.")
     assert fresh.voice.mel == good.voice.mel
@@ -319,24 +319,24 @@ async def test_uploads_are_limited_in_number() -> None:
         slow = stub.EncodeVoice()
         await slow.write(header(transcript="hello"))
         await slow.write(Request(audio=SLT[:1000]))
-        while True:  # until the first one's part has come
+        while True:  # until the part of the first upload has arrived
             try:
                 await stub.EncodeVoice(iter([header(transcript="hello"), Request(audio=b"no audio")]))
             except grpc.aio.AioRpcError as error:
                 if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
                     break
         slow.cancel()
-        answered = None
-        while answered is None:  # until its place is free
+        answer = None
+        while answer is None:  # until its place is free
             with contextlib.suppress(grpc.aio.AioRpcError):
-                answered = await encode_prompt(stub, SLT)
-        assert answered.voice.speech_tokens
+                answer = await encode_prompt(stub, SLT)
+        assert answer.voice.speech_tokens
 
 
-async def test_voices_that_are_not_there() -> None:
+async def test_unknown_voices_are_not_found() -> None:
     async with encode_service() as stub:
         for prompt, words in (
-            ({"bundled_voice": "nobody"}, "comes with: slt, rms"),
+            ({"bundled_voice": "unknown"}, "this model has: slt, rms"),
             ({"voice_hash": "0" * 64}, "send its prompt again"),
         ):
             code, error = await refused(encode_voice(stub, header(**prompt)))
@@ -345,7 +345,7 @@ async def test_voices_that_are_not_there() -> None:
             assert words in error.message
 
 
-async def test_a_client_that_vanishes_mid_upload_disturbs_nobody() -> None:
+async def test_a_client_that_disconnects_during_an_upload_does_not_affect_others() -> None:
     async with encode_service() as stub:
         for _ in range(5):
             call = stub.EncodeVoice()

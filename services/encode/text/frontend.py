@@ -1,4 +1,4 @@
-"""What text means to one model directory: its readings, its tokenizer, its languages and its splitter limits."""
+"""The text front end of a model directory: normaliser, tokenizer, languages and splitter limits."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from services.encode.text.tokenizer import TextTokenizer
 
 _ASSISTANT = "You are a helpful assistant."
 COSYVOICE3_PREFIX = f"{_ASSISTANT}{special_tokens.END_OF_PROMPT}"
-"""What stands before a CosyVoice3 prompt's transcript, or before a text without one (spec section 9)."""
+"""Precedes the transcript of a CosyVoice3 prompt, or a text without one (spec section 9)."""
 
-# Scripts that give a language away, and the languages written in them. Latin letters say nothing: any text has them.
+# Scripts that identify languages. Latin letters do not: any text may contain them.
 _SCRIPTS: tuple[tuple[str, regex.Pattern[str], frozenset[str]], ...] = (
     ("Chinese characters", regex.compile(r"\p{Han}"), frozenset({"zh", "yue", "ja", "ko"})),
     ("Japanese kana", regex.compile(r"[\p{Hiragana}\p{Katakana}]"), frozenset({"ja"})),
@@ -27,10 +27,10 @@ _SCRIPTS: tuple[tuple[str, regex.Pattern[str], frozenset[str]], ...] = (
 
 
 class TextFrontend:
-    """The text side of a model directory. Safe to share between threads."""
+    """The text front end of a model directory. Thread-safe."""
 
     def __init__(self, model: ModelDir, normaliser: Normaliser) -> None:
-        """Raises ModelDirError when the tokenizer's files are missing or damaged."""
+        """Raises ModelDirError if the tokenizer's files are missing or damaged."""
         self.tokenizer = TextTokenizer(model)
         self.normaliser = normaliser
         self.split = model.card.split
@@ -38,7 +38,7 @@ class TextFrontend:
         self._languages = frozenset(model.card.languages)
 
     def check(self, text: str, *, field: str = "text") -> None:
-        """Raises InvalidInput when `text` is not valid Unicode or in a script of none of the model's languages."""
+        """Raise InvalidInput if `text` is not valid Unicode or has a script of none of the model's languages."""
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -50,20 +50,20 @@ class TextFrontend:
             if found is not None:
                 speaks = ", ".join(sorted(self._languages))
                 raise InvalidInput(
-                    f"{field} holds {name} ({found.group()!r}), but this model speaks {speaks}", field=field
+                    f"{field} has {name} ({found.group()!r}), but this model speaks {speaks}", field=field
                 )
 
     def instruct_ids(self, instruction: str) -> tuple[int, ...]:
-        """Ids of what comes before a text when the prompt's own text is not used (spec sections 3.6 and 9).
+        """Return the ids that precede a text when the prompt's own text is not used (spec sections 3.6 and 9).
 
-        `instruction` says how to speak, as it is written; an empty one asks for cross-lingual speech, before which
-        CosyVoice2 puts nothing. Raises InvalidInput when the model knows no instructions.
+        `instruction` describes how to speak and is not normalised. An empty one selects cross-lingual speech, for which
+        CosyVoice2 has no ids. Raises InvalidInput if the model was not trained on instructions.
         """
         text = instruction.strip()
         self.check(text, field="instruct_text")
-        if text and not self.tokenizer.can_say(special_tokens.END_OF_PROMPT):
+        if text and not self.tokenizer.has_embedding(special_tokens.END_OF_PROMPT):
             raise InvalidInput(
-                "this model follows no instructions; leave the instruction out and speak zero-shot or cross-lingual",
+                "this model does not support instructions; omit the instruction and speak zero-shot or cross-lingual",
                 field="instruct_text",
             )
         if special_tokens.END_OF_PROMPT not in text:
@@ -74,15 +74,15 @@ class TextFrontend:
         return tuple(self.tokenizer.encode(text, field="instruct_text")) if text else ()
 
     def prompt_ids(self, transcript: str) -> NDArray[np.int32]:
-        """[n] ids of a prompt's transcript, normalised whole, never split (spec sections 2.1 and 9).
+        """Return the ids [n] of a prompt's transcript, normalised but never split (spec sections 2.1 and 9).
 
-        Raises InvalidInput when it is missing, holds no words, or is not in one of the model's languages.
+        Raises InvalidInput if it is missing, has no words, or is not in one of the model's languages.
         """
         text = transcript.strip()
         if not text:
-            raise InvalidInput("transcript is missing; send the words the prompt audio speaks", field="transcript")
+            raise InvalidInput("transcript is missing; send the words of the prompt audio", field="transcript")
         if only_punctuation(regex.sub(r"\s", "", text)):
-            raise InvalidInput("transcript holds no words; send the words the prompt audio speaks", field="transcript")
+            raise InvalidInput("transcript has no words; send the words of the prompt audio", field="transcript")
         self.check(text, field="transcript")
         if self._family == "cosyvoice3":
             text = text if special_tokens.END_OF_PROMPT in text else COSYVOICE3_PREFIX + text

@@ -1,12 +1,12 @@
-"""Written text to words as they are read (spec sections 2.1 and 2.2).
+"""Converts written text to words as they are read (spec sections 2.1 and 2.2).
 
-The rules of the model family come first; around them stand a few readings of our own for English that the family's
-rule ("spell every run of digits") gets wrong: 3.5, 1,234, 10:30, 3rd, Mr., U.S., 50%. Dates and telephone numbers are
-known to be read wrong, and years are read as numbers.
+Applies the rules of the model family, and for English some rules of our own where the family's rule ("spell every run
+of digits") is wrong: 3.5, 1,234, 10:30, 3rd, Mr., U.S., 50%. Dates and telephone numbers are known to be read wrong,
+and years are read as numbers.
 
-Chinese numbers, dates and sums of money are read by the optional package `wetext`; without it digits stay digits, which
-the models pronounce by themselves. Its English grammars are not used: they lose the "one" of 1,234.5, put backslashes
-before quotation marks and stop at some inputs.
+The optional package `wetext` reads Chinese numbers, dates and sums of money; without it digits stay digits, which the
+models can pronounce. Its English grammars are not used: they lose the "one" of 1,234.5, put backslashes before
+quotation marks and fail on some inputs.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ABBREVIATIONS = {
     "St": "Saint",
     "vs": "versus",
 }
-"""English abbreviations that end in a full stop which ends no sentence."""
+"""English abbreviations whose full stop does not end a sentence."""
 
 _inflect = inflect.engine()
 _LONGEST_NUMBER = 15  # digits
@@ -57,27 +57,27 @@ _ENGLISH_READINGS: tuple[tuple[regex.Pattern[str], str], ...] = (
 
 
 def language_of(text: str) -> Language:
-    """`zh` when the text holds a Chinese character, else `en`: the family's two sets of rules."""
+    """Return `zh` if the text has a Chinese character, else `en`: the family's two sets of rules."""
     return "zh" if _HAN.search(text) else "en"
 
 
 def only_punctuation(text: str) -> bool:
-    """Whether nothing in `text` can be spoken; true for the empty text."""
+    """Return whether `text` has nothing to speak; true for an empty text."""
     return _ONLY_PUNCTUATION.fullmatch(text) is not None
 
 
 def is_verbatim(text: str) -> bool:
-    """Whether `text` carries `<|...|>` control tokens, which switch normalisation off (spec section 2.1)."""
+    """Return whether `text` has `<|...|>` control tokens, which disable normalisation (spec section 2.1)."""
     return _TAG.search(text) is not None
 
 
 def spell_digits(text: str) -> str:
-    """Every run of digits as English words: `call 911` -> `call nine hundred and eleven`."""
+    """Replace every run of digits by English words: `call 911` -> `call nine hundred and eleven`."""
     return _DIGITS.sub(_words, text)
 
 
 def _words(number: regex.Match[str]) -> str:
-    """A run of digits as a number, or digit by digit when it is too long to be one."""
+    """Read a run of digits as a number, or digit by digit if it is too long."""
     digits = "".join(str(int(digit)) for digit in number.group())
     if len(digits) > _LONGEST_NUMBER:
         return " ".join(str(_inflect.number_to_words(digit)) for digit in digits)
@@ -85,7 +85,7 @@ def _words(number: regex.Match[str]) -> str:
 
 
 def drop_blanks(text: str) -> str:
-    """Keeps a space only between two ASCII characters that are not spaces themselves (spec section 2.2)."""
+    """Keep a space only between two ASCII characters that are not spaces themselves (spec section 2.2)."""
     kept = []
     for i, char in enumerate(text):
         if char == " ":
@@ -97,22 +97,22 @@ def drop_blanks(text: str) -> str:
 
 
 class Normaliser:
-    """Reads text the way the models were trained on. Safe to share between threads."""
+    """Normalises text as in the models' training data. Thread-safe."""
 
     def __init__(self, name: NormaliserName = "auto") -> None:
-        """`auto` reads Chinese with wetext when it is installed, which is what the model family does.
+        """`auto` reads Chinese with wetext if it is installed, as the model family does.
 
-        Raises ValueError when wetext is asked for and not installed.
+        Raises ValueError if `name` is wetext and it is not installed.
         """
         installed = importlib.util.find_spec("wetext") is not None
         if name == "wetext" and not installed:
-            raise ValueError("text normaliser 'wetext' is not installed; pip install wetext, or choose 'builtin'")
+            raise ValueError("text normaliser 'wetext' is not installed; pip install wetext, or select 'builtin'")
         self.name: Literal["wetext", "builtin"] = "builtin" if name == "builtin" or not installed else "wetext"
         self._wetext = None if self.name == "builtin" else _load_wetext()
         self._lock = threading.Lock()
 
     def __call__(self, text: str, language: Language) -> str:
-        """The text in words, stripped. Text with control tokens comes back as it is."""
+        """Return the text in words, stripped. Text with control tokens is returned unchanged."""
         if is_verbatim(text):
             return text
         text = _GROUPED.sub(lambda match: match.group().replace(",", ""), text.strip())
@@ -141,10 +141,10 @@ class Normaliser:
         if self._wetext is None:
             return text
         try:
-            with self._lock:  # the grammars are shared and make no promise about threads
+            with self._lock:  # the grammars are shared and not documented as thread-safe
                 words = self._wetext(text)
-        except AssertionError:  # its grammars have no reading: as without them
-            _LOG.warning("wetext could not read a sentence of %d characters; its digits stay digits", len(text))
+        except AssertionError:  # its grammars have no reading for this text
+            _LOG.warning("wetext cannot read a sentence of %d characters; its digits stay digits", len(text))
             return text
         return words.replace("\\", "")  # it escapes quotation marks; a backslash is not spoken
 

@@ -1,4 +1,4 @@
-"""A stream of text to sentences that can be normalised on their own, with their place in the text."""
+"""Divides a stream of text into sentences that can be normalised separately, with their offsets in the text."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from services.encode.text.normalise import ABBREVIATIONS
 from services.encode.text.split import QUOTES, TERMINATORS, Span
 
 MAX_SEGMENT = 400
-"""Characters after which a text without any mark is cut at a pause or a space. About half a minute of speech, and the
-bound on what an unfinished sentence may hold back."""
+"""A text without marks is cut at a comma or space within this many characters (about half a minute of speech). This
+bounds the text that an unfinished sentence holds back."""
 
 _MARKS = frozenset(TERMINATORS["zh"] + TERMINATORS["en"])
 _WIDE_MARKS = frozenset(mark for mark in _MARKS if not mark.isascii())
@@ -18,36 +18,36 @@ _PAUSES = ("，", ",", "、")
 
 
 class Segmenter:
-    """Cuts a text where a sentence has ended for certain, whatever follows.
+    """Cuts a text where a sentence has certainly ended, whatever follows.
 
-    That is after a run of marks (with its closing quote) that holds a full-width mark or is followed by white space,
-    unless it is the stop of an abbreviation or initial. 3.5, 10:30 and example.com stay whole. The decision at a place
-    needs the characters before it and one after it: fragments of any size give the same sentences, and joined the
-    sentences are the text.
+    That is after a run of marks (with its closing quote) that has a full-width mark or is followed by white space,
+    unless it is the full stop of an abbreviation or initial. 3.5, 10:30 and example.com stay whole. A decision needs
+    the characters before the place and one after it, so fragments of any size give the same sentences. The sentences
+    joined are the text.
     """
 
     def __init__(self) -> None:
         self._text = ""
-        self._offset = 0  # of self._text in the whole
-        self._scanned = 0  # nothing before this place in self._text ends a sentence
+        self._offset = 0  # of self._text in the whole text
+        self._scanned = 0  # no sentence ends before this place in self._text
 
     def push(self, fragment: str) -> list[Span]:
-        """The sentences `fragment` completes."""
+        """Return the sentences that `fragment` completes."""
         self._text += fragment
         ready = []
-        while (end := self._next_border()) is not None:
+        while (end := self._next_boundary()) is not None:
             ready.append(self._take(end))
         return ready
 
     def flush(self) -> list[Span]:
-        """The rest as a sentence: the client says that the text ends here."""
+        """Return the rest as a sentence, at the end of the text."""
         return [self._take(len(self._text))] if self._text else []
 
-    def _next_border(self) -> int | None:
+    def _next_boundary(self) -> int | None:
         text = self._text
         while self._scanned < len(text):
             if self._scanned >= MAX_SEGMENT:
-                return self._forced_border()
+                return self._forced_boundary()
             if text[self._scanned] not in _MARKS:
                 self._scanned += 1
                 continue
@@ -56,14 +56,14 @@ class Segmenter:
                 end += 1
             quoted = end + 1 if text[end : end + 1] and text[end] in QUOTES else end
             if quoted >= len(text):
-                return None  # what follows decides
+                return None  # the next character decides
             wide = not _WIDE_MARKS.isdisjoint(text[self._scanned : end])
             if wide or (text[quoted].isspace() and not _ABBREVIATION.search(text[:end])):
                 return quoted
             self._scanned = end
         return None
 
-    def _forced_border(self) -> int:
+    def _forced_boundary(self) -> int:
         window = self._text[:MAX_SEGMENT]
         end = max(max(window.rfind(pause) for pause in _PAUSES) + 1, window.rfind(" "))
         return end if end > MAX_SEGMENT // 2 else MAX_SEGMENT

@@ -1,6 +1,6 @@
 """The special tokens each model family adds after its base vocabulary, in the order that fixes their ids.
 
-Spec sections 2.4 and 9. A directory's own tokenizer may already hold some of them; those keep the ids they have.
+Spec sections 2.4 and 9. A directory's own tokenizer may already have some of them; those keep their ids.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _MARKS = """
 [accent] [quick_breath] <laughter> </laughter> [hissing] [sigh] [vocalized-noise] [lipsmack] [mn]
 """
 
-# After the end of the system prompt, pronunciation written into the text: ARPAbet (upper case), pinyin initials and
+# The end of the system prompt, then tokens for pronunciation in the text: ARPAbet (upper case), pinyin initials and
 # finals with tone marks.
 _PHONES = """
 <|endofsystem|> [AA] [AA0] [AA1] [AA2] [AE] [AE0] [AE1] [AE2] [AH] [AH0] [AH1] [AH2] [AO] [AO0] [AO1] [AO2] [AW]

@@ -1,4 +1,4 @@
-"""Normalised text to pieces, each one run of the llm (spec section 2.3)."""
+"""Splits normalised text into pieces, each for one run of the llm (spec section 2.3)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ QUOTES = '"”'
 
 @dataclass(frozen=True)
 class Span:
-    """Text to speak and the characters [start, end) of the client's text it came from."""
+    """Text to speak and its characters [start, end) in the client's text."""
 
     text: str
     start: int = 0
@@ -22,16 +22,16 @@ class Span:
 
 
 def with_final_mark(text: str, language: Language) -> str:
-    """`text`, closed by a full stop unless it already ends in a mark of either language."""
+    """Return `text` with a final full stop, unless it ends with a mark of either language."""
     if text[-1:] in TERMINATORS["zh"] + TERMINATORS["en"]:
         return text
     return text + ("。" if language == "zh" else ".")
 
 
 def utterances(text: str, language: Language, comma_split: bool = False) -> Iterator[str]:
-    """Cuts after every mark that ends a clause. Of several marks in a row only the first is kept.
+    """Cut the text after every mark that ends a clause. Of consecutive marks only the first is kept.
 
-    A closing quote right after the mark stays with it. Joined, the utterances are the text without repeated marks.
+    A closing quote right after the mark stays with it. The utterances joined are the text without repeated marks.
     """
     marks = TERMINATORS[language] + ("，," if comma_split else "")
     current, start = "", 0
@@ -55,16 +55,16 @@ def utterances(text: str, language: Language, comma_split: bool = False) -> Iter
 class Merger:
     """Joins short utterances into pieces, one utterance at a time.
 
-    A piece ends when the next utterance would take it beyond `max_length` and it is longer than `min_length`; a last
-    rest shorter than `merge_length` joins the piece before it. Lengths are characters for Chinese, token ids otherwise.
-    A piece comes out as soon as no later utterance can change it, so cutting a whole text and cutting a stream of it
+    A piece ends if the next utterance would make it longer than `max_length` and it is longer than `min_length`. A last
+    rest shorter than `merge_length` is joined to the piece before it. Lengths are characters for Chinese, token ids
+    otherwise. A piece is returned as soon as no later utterance can change it, so a text and a stream of its fragments
     give the same pieces.
     """
 
     def __init__(self, config: SplitConfig, count_tokens: Callable[[str], int]) -> None:
         self._config = config
         self._count_tokens = count_tokens
-        self._held: Span | None = None  # finished, but a short last rest may still join it
+        self._held: Span | None = None  # complete, but a short last rest may still be joined to it
         self._current: Span | None = None
 
     def push(self, utterance: Span, language: Language) -> list[Span]:
@@ -83,7 +83,7 @@ class Merger:
         return ready
 
     def close(self, language: Language) -> list[Span]:
-        """The rest; the merger is empty afterwards."""
+        """Return the rest; the merger is empty afterwards."""
         held, rest = self._held, self._current
         self._held = self._current = None
         if held is not None and rest is not None and self._length(rest.text, language) < self._config.merge_length:
@@ -93,7 +93,7 @@ class Merger:
     def _complete(self) -> list[Span]:
         ready = [span for span in (self._held,) if span is not None]
         self._held, self._current = self._current, None
-        if self._config.merge_length <= 0 and self._held is not None:  # no rest is short enough to join it
+        if self._config.merge_length <= 0 and self._held is not None:  # no rest is short enough to be joined to it
             ready.append(self._held)
             self._held = None
         return ready
@@ -106,7 +106,7 @@ class Merger:
 
 
 def split_text(text: str, language: Language, config: SplitConfig, count_tokens: Callable[[str], int]) -> list[str]:
-    """The pieces of a whole normalised text, which must not be empty."""
+    """Return the pieces of a complete normalised text, which must not be empty."""
     merger = Merger(config, count_tokens)
     pieces: list[Span] = []
     for utterance in utterances(with_final_mark(text, language), language, config.comma_split):

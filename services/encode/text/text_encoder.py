@@ -1,7 +1,7 @@
-"""A text that arrives in fragments to pieces of token ids, the same whatever the fragments are.
+"""Encodes a text that arrives in fragments as pieces of token ids, which do not depend on the fragments.
 
-Two encoders with one interface: `SentenceEncoder` makes pieces of whole sentences, each one run of the llm;
-`InterleavedEncoder` hands ids on as soon as they are certain, for an llm that speaks while text still arrives.
+Two encoders have one interface. `SentenceEncoder` makes pieces of whole sentences, each for one run of the llm.
+`InterleavedEncoder` returns ids as soon as they are certain, for an llm that generates speech while text still arrives.
 """
 
 from __future__ import annotations
@@ -18,38 +18,38 @@ from services.encode.text.segment import Segmenter
 from services.encode.text.split import Merger, Span, utterances, with_final_mark
 
 MAX_CHARACTERS = 20_000
-"""Default bound on one request's text: about half an hour of speech."""
+"""Default limit of a request's text: about half an hour of speech."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Token ids in the order they are spoken, and the characters [start, end) of the request's text behind them."""
+    """Token ids in spoken order, and their characters [start, end) in the request's text."""
 
     text: str
-    """What is spoken, after normalisation."""
+    """The spoken text, after normalisation."""
     ids: tuple[int, ...]
     start: int
     end: int
     final: bool = True
-    """Whether the utterance ends here; an interleaved piece that is not final continues in the next."""
+    """Whether the utterance ends here. After an interleaved piece that is not final, it continues in the next one."""
 
 
 class TextEncoder(Protocol):
     def push(self, fragment: str) -> list[Piece]:
-        """The pieces that `fragment` makes certain."""
+        """Return the pieces that `fragment` completes."""
         ...
 
     def pause(self) -> list[Piece]:
-        """What is held back only for the sake of text that does not come: the client has sent none for a while."""
+        """Return text held back for a continuation, because the client has paused."""
         ...
 
     def finish(self) -> list[Piece]:
-        """Everything held back; no more follows. Raises InvalidInput when nothing of the text could be spoken."""
+        """Return all text held back, at the end of the text. Raises InvalidInput if the text had nothing to speak."""
         ...
 
 
-class _Intake:
-    """What both encoders check of every fragment."""
+class _InputChecks:
+    """The checks that both encoders make of every fragment."""
 
     def __init__(self, frontend: TextFrontend, max_characters: int) -> None:
         self._frontend = frontend
@@ -68,38 +68,38 @@ class _Intake:
         if not self._received:
             return InvalidInput("text is empty; send at least one word", field="text")
         return InvalidInput(
-            "text holds nothing to speak, only punctuation or blanks; send at least one word", field="text"
+            "text has nothing to speak, only punctuation or blanks; send at least one word", field="text"
         )
 
 
 class SentenceEncoder:
-    """Pieces of whole sentences: segment, normalise, split and merge by the family's rules (spec section 2).
+    """Makes pieces of whole sentences: segments, normalises, splits and merges by the family's rules (spec section 2).
 
-    The family decides between its Chinese and its English rules by looking at the whole text; a stream cannot, so here
-    the English rules hold until the first sentence with a Chinese character and the Chinese rules from there on.
-    Sentences with control tokens (`<|...|>`) are passed on as they are.
+    The family selects its Chinese or English rules from the whole text. A stream cannot do that, so here the English
+    rules apply until the first sentence with a Chinese character, and the Chinese rules from there on. Sentences with
+    control tokens (`<|...|>`) are not changed.
     """
 
     def __init__(self, frontend: TextFrontend, max_characters: int = MAX_CHARACTERS) -> None:
         self._frontend = frontend
-        self._intake = _Intake(frontend, max_characters)
+        self._checks = _InputChecks(frontend, max_characters)
         self._segmenter = Segmenter()
         self._merger = Merger(frontend.split, lambda text: len(frontend.tokenizer.encode(text)))
         self._language: Language = "en"
-        self._started = False  # a sentence has come before this one
+        self._started = False  # a sentence has preceded this one
         self._spoken = False
 
     def push(self, fragment: str) -> list[Piece]:
-        self._intake.accept(fragment)
+        self._checks.accept(fragment)
         return self._encode(self._segmenter.push(fragment))
 
     def pause(self) -> list[Piece]:
-        return []  # half a sentence read on its own sounds worse than a late one
+        return []  # half a sentence spoken separately sounds worse than a late one
 
     def finish(self) -> list[Piece]:
         pieces = self._encode(self._segmenter.flush()) + self._pieces(self._merger.close(self._language))
         if not self._spoken:
-            raise self._intake.nothing_spoken()
+            raise self._checks.nothing_spoken()
         return pieces
 
     def _encode(self, segments: list[Span]) -> list[Piece]:
@@ -115,7 +115,7 @@ class SentenceEncoder:
         core = segment.strip()
         if not core:
             return []
-        # White space between English sentences belongs to the second: it decides its first token.
+        # White space between English sentences belongs to the second: it determines its first token.
         blank = segment[: len(segment) - len(segment.lstrip())] if self._started and self._language == "en" else ""
         self._started = True
         if is_verbatim(core):
@@ -134,36 +134,36 @@ class SentenceEncoder:
 
 
 class InterleavedEncoder:
-    """Ids of the text as it stands, no normalisation, as the models heard streamed text (spec section 2.1, step 1).
+    """Makes ids of the text without normalisation, as in the models' streaming training (spec section 2.1, step 1).
 
-    Text is held back to the last place where what follows cannot change the ids before it: before a space or mark that
-    follows a word, never inside `[...]` or `<...>`. The ids of all pieces are those of the whole text.
+    Holds back the text after the last safe boundary, where later text cannot change the ids before it: before a space
+    or mark that follows a word, never inside `[...]` or `<...>`. The ids of all pieces are those of the whole text.
     """
 
     def __init__(self, frontend: TextFrontend, max_characters: int = MAX_CHARACTERS) -> None:
         self._frontend = frontend
-        self._intake = _Intake(frontend, max_characters)
+        self._checks = _InputChecks(frontend, max_characters)
         self._text = ""
         self._offset = 0
         self._spoken = False
 
     def push(self, fragment: str) -> list[Piece]:
-        self._intake.accept(fragment)
+        self._checks.accept(fragment)
         self._text += fragment
-        end = _last_safe_border(self._text)
+        end = _last_safe_boundary(self._text)
         return [self._take(end, final=False)] if end else []
 
     def pause(self) -> list[Piece]:
-        """The last word too, unless it is an open bracket, which may become a special token.
+        """Return the last word too, unless it is an open bracket, which may become a special token.
 
-        Should the word go on after all, its ids are those of two words; without a pause they never are.
+        If the word continues after the pause, its ids are those of two words; without a pause they never are.
         """
         return [] if not self._text or _OPENED.search(self._text) else [self._take(len(self._text), final=False)]
 
     def finish(self) -> list[Piece]:
         pieces = [self._take(len(self._text), final=True)] if self._text else []
         if not self._spoken:
-            raise self._intake.nothing_spoken()
+            raise self._checks.nothing_spoken()
         return pieces
 
     def _take(self, end: int, *, final: bool) -> Piece:
@@ -173,17 +173,17 @@ class InterleavedEncoder:
         return Piece(text, tuple(self._frontend.tokenizer.encode(text)), start, start + end, final)
 
 
-_BORDER = regex.compile(r"(?<=[\p{L}\p{N}])(?=[ \p{P}])")
+_BOUNDARY = regex.compile(r"(?<=[\p{L}\p{N}])(?=[ \p{P}])")
 _OPENED = regex.compile(r"[\[<][^\]>\s]*$")
 
 
-def _last_safe_border(text: str) -> int:
-    """The last place in `text` before which the ids are certain; 0 if there is none.
+def _last_safe_boundary(text: str) -> int:
+    """Return the last place in `text` before which the ids are certain; 0 if there is none.
 
-    Between a letter or digit and a space or mark the tokenizer's word ends whatever comes later. Inside a bracket,
-    finished or not, there may be a special token, so that is no border.
+    Between a letter or digit and a space or mark, the tokenizer's word ends whatever follows. A bracket, closed or not,
+    may contain a special token, so no place inside it is safe.
     """
-    for match in reversed(list(_BORDER.finditer(text))):
+    for match in reversed(list(_BOUNDARY.finditer(text))):
         if not _OPENED.search(text, 0, match.start()):
             return match.start()
     return 0

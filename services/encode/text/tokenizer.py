@@ -1,4 +1,4 @@
-"""Text to token ids: the directory's byte-level BPE plus its family's special tokens (spec section 2.4)."""
+"""Encodes text as token ids: the directory's byte-level BPE and its family's special tokens (spec section 2.4)."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _QWEN2_WORDS = (
 
 
 class TextTokenizer:
-    """Encodes text as the ids a model directory's llm was trained on. Safe to share between threads."""
+    """Encodes text as the ids of a model directory's llm. Thread-safe."""
 
     def __init__(self, model: ModelDir) -> None:
-        """Raises ModelDirError when the directory's tokenizer files are missing or damaged."""
+        """Raises ModelDirError if the directory's tokenizer files are missing or damaged."""
         self._tokenizer = _load(model.tokenizer_dir)
         specials = special_tokens.COSYVOICE3 if model.family == "cosyvoice3" else special_tokens.COSYVOICE2
         _add_specials(self._tokenizer, (special_tokens.END_OF_TEXT, *specials))
@@ -32,31 +32,31 @@ class TextTokenizer:
         self._rows = model.llm.text_vocab
 
     def encode(self, text: str, *, field: str = "text") -> list[int]:
-        """The ids of `text`; nothing is added before or after.
+        """Return the ids of `text`, without any ids before or after.
 
-        Raises InvalidInput when the text holds something the model has no embedding for (a special token that its
-        family knows and this checkpoint was not trained on).
+        Raises InvalidInput if the model has no embedding for a part of the text (a special token of its family on which
+        this checkpoint was not trained).
         """
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         unknown = {token for token, id_ in zip(encoding.tokens, encoding.ids, strict=True) if id_ >= self._rows}
         if unknown:
             names = ", ".join(sorted(unknown))
-            raise InvalidInput(f"{field} holds {names}, which this model does not know; leave it out", field=field)
+            raise InvalidInput(f"{field} has {names}, which this model does not support; remove it", field=field)
         return list(encoding.ids)
 
     def token_id(self, token: str) -> int | None:
-        """The id of one token by its exact spelling, None if the vocabulary lacks it."""
+        """Return the id of a token by its exact spelling, None if the vocabulary lacks it."""
         id_: int | None = self._tokenizer.token_to_id(token)
         return id_
 
-    def can_say(self, token: str) -> bool:
-        """Whether the checkpoint has an embedding for one token by its exact spelling."""
+    def has_embedding(self, token: str) -> bool:
+        """Return whether the checkpoint has an embedding for a token by its exact spelling."""
         id_ = self.token_id(token)
         return id_ is not None and id_ < self._rows
 
     @property
     def specials(self) -> frozenset[str]:
-        """The special tokens a text may contain, such as `[laughter]` or `<strong>`."""
+        """The special tokens that a text may contain, such as `[laughter]` or `<strong>`."""
         return self._specials
 
 
@@ -68,12 +68,12 @@ def _load(directory: Path) -> Tokenizer:
         return _from_vocabulary(directory)
     except ModelDirError:
         raise
-    except Exception as error:  # the library raises plain Exception for a damaged file
+    except Exception as error:  # the library raises Exception itself for a damaged file
         raise ModelDirError(f"the tokenizer in {directory} cannot be read ({error}); fetch it again") from error
 
 
 def _from_vocabulary(directory: Path) -> Tokenizer:
-    """Builds Qwen2's tokenizer from `vocab.json` and `merges.txt`, as the official checkpoints ship it."""
+    """Build Qwen2's tokenizer from `vocab.json` and `merges.txt`, the files of the official checkpoints."""
     missing = [name for name in ("vocab.json", "merges.txt") if not (directory / name).is_file()]
     if missing:
         raise ModelDirError(f"{directory} lacks {', '.join(missing)} (or a tokenizer.json); fetch the checkpoint again")
@@ -94,5 +94,5 @@ def _from_vocabulary(directory: Path) -> Tokenizer:
 
 
 def _add_specials(tokenizer: Tokenizer, tokens: tuple[str, ...]) -> None:
-    """Appends the tokens that are new, in order; those the vocabulary has become special and keep their ids."""
+    """Append the new tokens in order; existing ones become special and keep their ids."""
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in tokens])

@@ -1,7 +1,7 @@
-"""A prompt's bytes to samples fit for voice extraction, or a refusal that says what to change.
+"""Decodes a prompt to samples for voice extraction, or refuses it with an error that says what to change.
 
-Nothing here trusts the file: its header may lie about the length, and a few kilobytes of FLAC can hold hours of
-silence. So the size is checked before decoding, and decoding goes block by block and stops at the first block too many.
+The file is not trusted: its header may have a wrong length, and a few kilobytes of FLAC can contain hours of silence.
+So the size is checked before decoding, and decoding proceeds block by block and stops at the limit.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ _WINDOW = 0.02  # seconds per step of the silence detector
 
 @dataclass(frozen=True)
 class AudioLimits:
-    """What a prompt may be. The defaults follow the models; an operator may narrow them."""
+    """Limits of a prompt. The defaults follow the models; an operator may lower them."""
 
     min_seconds: float = 1.0
-    """After trimming. 3 s make a stable voice and less earns a warning; but a demonstration voice's bundled prompts
-    are 2.2 s long, and below 1 s the speaker embedding says little."""
+    """After trimming. A stable voice needs 3 s, and less causes a warning; but the demonstration voice's prompts have
+    2.2 s. Below 1 s the speaker embedding is unreliable."""
     good_seconds: float = 3.0
-    """Below this a warning."""
+    """Shorter prompts cause a warning."""
     max_seconds: float = 30.0
     """After trimming: the speech tokenizer's limit (spec section 3.3)."""
     max_silence_seconds: float = 30.0
-    """Silence around the speech that is decoded in order to be trimmed."""
+    """Most silence around the speech that is decoded and then trimmed."""
     min_rate: int = 16000
     max_rate: int = 192000
     max_channels: int = 8
     max_bytes: int = 32 * 2**20
-    """30 s of 96 kHz, 24 bit, stereo are 17 MiB."""
+    """30 s of 96 kHz, 24 bit, stereo have 17 MiB."""
     silence_peak: float = 1e-3
-    """Peak (full scale 1) below which a prompt counts as silent: -60 dB."""
+    """A prompt with a smaller peak (full scale 1) is silent: -60 dB."""
     keep_silence_seconds: float = 0.3
-    """Silence left on each side when more than twice this is trimmed; natural pauses stay untouched."""
+    """Silence to keep on each side. Silence of up to twice this is not trimmed, so natural pauses stay."""
 
 
 DEFAULT_LIMITS = AudioLimits()
@@ -62,31 +62,31 @@ class PromptAudio:
 
 
 def read_prompt(data: bytes, limits: AudioLimits = DEFAULT_LIMITS) -> PromptAudio:
-    """Decodes, folds to mono, trims long silence and checks a prompt in any format libsndfile reads.
+    """Decode a prompt in any format libsndfile reads, mix it to mono, trim long silence and check it.
 
-    Raises InvalidInput for what is not audio, too short, too long, too large, silent or sampled below 16 kHz.
+    Raises InvalidInput if it is not audio, too short, too long, too large, silent or sampled below 16 kHz.
     """
     samples, rate = _decode(data, limits)
     if not np.isfinite(samples).all():
-        raise _refusal("prompt audio holds values that are not numbers (NaN or infinity); export the file again")
+        raise _refusal("prompt audio has values that are not numbers (NaN or infinity); export the file again")
     warnings: list[str] = []
     samples = _check_level(samples, limits, warnings)
     samples, silence = _trim(samples, rate, limits, warnings)
     seconds = len(samples) / rate
     if seconds < limits.min_seconds:
         raise _refusal(
-            f"prompt audio holds {seconds:.2g} s of sound; send at least {limits.min_seconds:g} s,"
+            f"prompt audio has {seconds:.2g} s of sound; send at least {limits.min_seconds:g} s,"
             f" {limits.good_seconds:g} to {limits.max_seconds:g} s is best"
         )
     if seconds > limits.max_seconds:
         raise _refusal(f"prompt audio is {seconds:.1f} s long; cut it to {limits.max_seconds:g} s or less")
     if seconds < limits.good_seconds:
-        warnings.append(f"the prompt is short ({seconds:.1f} s); {limits.good_seconds:g} s or more copy a voice better")
+        warnings.append(f"the prompt is short ({seconds:.1f} s); {limits.good_seconds:g} s or more give a better voice")
     return PromptAudio(samples, rate, tuple(warnings), silence)
 
 
 def _decode(data: bytes, limits: AudioLimits) -> tuple[NDArray[np.float32], int]:
-    """Mono samples and their rate; reads no more than the longest prompt plus the silence around it."""
+    """Return mono samples and their rate; read no more than the longest prompt and the silence around it."""
     if not data:
         raise _refusal("prompt audio is empty; send a WAV, FLAC, MP3 or Ogg file")
     if len(data) > limits.max_bytes:
@@ -109,7 +109,7 @@ def _decode(data: bytes, limits: AudioLimits) -> tuple[NDArray[np.float32], int]
     if left <= 0:
         raise _refusal(f"prompt audio is longer than {longest:g} s; cut it to {limits.max_seconds:g} s or less")
     if not blocks:
-        raise _refusal("prompt audio holds no samples; the file may be cut off, send it again")
+        raise _refusal("prompt audio has no samples; the file may be truncated, send it again")
     return np.concatenate(blocks), rate
 
 
@@ -123,7 +123,7 @@ def _check_format(rate: int, channels: int, limits: AudioLimits) -> None:
 
 
 def _check_level(samples: NDArray[np.float32], limits: AudioLimits, warnings: list[str]) -> NDArray[np.float32]:
-    """Refuses silence, warns about a poor level, and scales down what exceeds full scale (float files can)."""
+    """Refuse silence, warn about a poor level, and scale down audio above full scale (possible in float files)."""
     offset = float(samples.mean(dtype=np.float64))
     peak = float(np.abs(samples - np.float32(offset)).max())
     if peak < limits.silence_peak:
@@ -145,12 +145,12 @@ def _check_level(samples: NDArray[np.float32], limits: AudioLimits, warnings: li
 def _trim(
     samples: NDArray[np.float32], rate: int, limits: AudioLimits, warnings: list[str]
 ) -> tuple[NDArray[np.float32], tuple[float, float]]:
-    """Cuts long silence at both ends, leaving `keep_silence_seconds` before the first and after the last sound.
+    """Cut long silence at both ends to `keep_silence_seconds` before the first and after the last sound.
 
-    Returns the samples and the seconds of silence left at either end.
+    Returns the samples and the seconds of silence at each end.
 
-    Silence is 50 dB below the loudest 20 ms, so the soft start of a word is never taken for it; less than twice the
-    kept margin is left alone, because pauses of that length are part of how a person speaks.
+    Silence is 50 dB below the loudest 20 ms, so that the soft start of a word does not count as silence. Silence of up
+    to twice the kept length stays, because pauses of that length are part of natural speech.
     """
     step = max(1, int(_WINDOW * rate))
     steps = -(-len(samples) // step)

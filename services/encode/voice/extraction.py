@@ -1,4 +1,4 @@
-"""Voices on demand: cached, extracted once per prompt, a bounded number at a time, off the event loop."""
+"""Extracts voices on demand: once per prompt, cached, at most some at a time, in threads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Found:
-    """A voice, whether it was here already, and the seconds each step of its extraction took."""
+    """A voice, whether it was cached, and the seconds of each step of its extraction."""
 
     voice: Voice
     cached: bool
@@ -30,12 +30,12 @@ class Found:
 
 
 class VoiceExtractorCache:
-    """Every voice this service can give: bundled, registered, cached, or extracted from a prompt."""
+    """Provides voices: bundled, registered, cached, or extracted from a prompt."""
 
     def __init__(
         self, extractor: VoiceExtractor, model: ModelDir, cache: VoiceCache, parallel: int, max_queue: int
     ) -> None:
-        """Raises ModelDirError when the directory's registered speakers cannot be used."""
+        """Raises ModelDirError if the directory's registered speakers are unusable."""
         self._extractor = extractor
         self._bundled = {voice.name: voice for voice in model.card.voices}
         self._speakers = read_speakers(model.path / FILE, model)
@@ -53,27 +53,27 @@ class VoiceExtractorCache:
 
     @property
     def busy(self) -> int:
-        """Voices and recordings being worked on or waiting for it."""
+        """Number of voices and recordings being processed or queued."""
         return self._work
 
     async def named(self, name: str) -> Found:
-        """A voice of the model directory. Raises NotFound naming those there are."""
+        """Return a voice of the model directory. Raises NotFound, which lists the existing names."""
         bundled = self._bundled.get(name)
         if bundled is not None:
             found = await self.prompt(await asyncio.to_thread(bundled.audio.read_bytes), bundled.transcript)
-            # Whoever asks for a voice by name did not make its recording: there is nothing for them to mend.
+            # A caller who uses a voice by name did not make its recording and cannot improve it.
             return replace(found, voice=replace(found.voice, warnings=()))
         if name in self._speakers:
             metrics.VOICES.labels("registered").inc()
             return Found(self._speakers[name], cached=True)
         known = ", ".join(self.names) or "none"
-        raise NotFound(f"there is no voice {name!r}; this model comes with: {known}", field="voice_name")
+        raise NotFound(f"there is no voice {name!r}; this model has: {known}", field="voice_name")
 
-    def known(self, voice_hash: str) -> Found:
-        """A voice extracted before. Raises NotFound when it is no longer cached."""
+    def cached(self, voice_hash: str) -> Found:
+        """Return a voice extracted before. Raises NotFound if it is no longer cached."""
         voice = self._cache.get(voice_hash)
         if voice is None:
-            raise NotFound("this voice is not cached any more; send its prompt again", field="voice_hash")
+            raise NotFound("this voice is no longer cached; send its prompt again", field="voice_hash")
         metrics.VOICES.labels("cached").inc()
         return Found(voice, cached=True)
 
@@ -82,9 +82,9 @@ class VoiceExtractorCache:
         self._cache.evict(voice_hash)
 
     async def prompt(self, audio: bytes, transcript: str | None) -> Found:
-        """The voice of a prompt; without a transcript one for its timbre alone.
+        """Return the voice of a prompt; without a transcript, a voice for its timbre only.
 
-        Raises InvalidInput; Overloaded when the queue is full.
+        Raises InvalidInput, and Overloaded if the queue is full.
         """
         metrics.PROMPT_BYTES.inc(len(audio))
         key = await asyncio.to_thread(self._extractor.hash, audio, transcript)  # tens of milliseconds for a large file
@@ -95,23 +95,23 @@ class VoiceExtractorCache:
         return await self._extractions.run(key, lambda: self._extract(audio, transcript))
 
     async def speech(self, audio: bytes) -> Speech:
-        """The speech tokens of a recording. Raises InvalidInput; Overloaded when the queue is full."""
+        """Return the speech tokens of a recording. Raises InvalidInput, and Overloaded if the queue is full."""
         metrics.PROMPT_BYTES.inc(len(audio))
         return await self._run(lambda: self._extractor.speech(audio))
 
     async def _extract(self, audio: bytes, transcript: str | None) -> Found:
         seconds: dict[str, float] = {}
 
-        def note(step: str, taken: float) -> None:
-            seconds[step] = taken
-            metrics.STEP_SECONDS.labels(step).observe(taken)
+        def record(step: str, duration: float) -> None:
+            seconds[step] = duration
+            metrics.STEP_SECONDS.labels(step).observe(duration)
 
-        voice = await self._run(lambda: self._extractor.extract(audio, transcript, note))
+        voice = await self._run(lambda: self._extractor.extract(audio, transcript, record))
         self._cache.put(voice)
         return Found(voice, cached=False, seconds=seconds)
 
     async def _run(self, work: Callable[[], T]) -> T:
-        """Runs audio work on a thread of its own; refuses it when too much waits already."""
+        """Run audio work in a thread; raise Overloaded if the queue is full."""
         if self._work >= self._limit:
             metrics.VOICES.labels("refused").inc()
             raise Overloaded("too many voices are being extracted; try again shortly")
@@ -133,5 +133,5 @@ class VoiceExtractorCache:
             metrics.SECONDS.observe(loop.time() - started)
 
     def close(self) -> None:
-        """Ends the threads; extractions not yet begun are dropped."""
+        """Stop the threads; queued extractions are dropped."""
         self._threads.shutdown(wait=True, cancel_futures=True)

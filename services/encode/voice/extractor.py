@@ -1,4 +1,4 @@
-"""A prompt recording and its transcript to a voice (spec section 3)."""
+"""Extracts a voice from a prompt recording and its transcript (spec section 3)."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from services.encode.voice.plausibility import check_transcript
 
 STEPS = ("decode", "features", "speech_tokens", "embedding")
 OnStep = Callable[[str, float], None]
-"""Told of each of STEPS and the seconds it took."""
+"""Called with the name of each of STEPS and its duration in seconds."""
 
 
-def _unmeasured(step: str, seconds: float) -> None:
-    """For callers that do not ask."""
+def _ignore(step: str, seconds: float) -> None:
+    """For callers that do not need the durations."""
 
 
 @dataclass(frozen=True)
 class Speech:
-    """What a recording says, as speech tokens [n] at 25 Hz."""
+    """The speech tokens [n] of a recording, at 25 Hz."""
 
     tokens: NDArray[np.int32]
     warnings: tuple[str, ...]
 
 
 class VoiceExtractor:
-    """Turns prompts into voices for one model directory. Threads may call one extractor at the same time."""
+    """Extracts voices for one model directory. Thread-safe."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class VoiceExtractor:
         limits: AudioLimits = DEFAULT_LIMITS,
         graphs: GraphOptions = DEFAULT_OPTIONS,
     ) -> None:
-        """Raises ModelDirError when a graph is missing or damaged."""
+        """Raises ModelDirError if a graph is missing or damaged."""
         self.identity = voice_identity(model)
         self._frontend = frontend
         self._limits = limits
@@ -58,14 +58,14 @@ class VoiceExtractor:
         self._tokens = SpeechTokenizer(model.speech_tokenizer, model.llm.speech_tokens, graphs)
 
     def hash(self, audio: bytes, transcript: str | None) -> str:
-        """The address of the voice this prompt makes, without making it."""
+        """Return the voice hash of a prompt, without extracting the voice."""
         return voice_hash(audio, transcript or "", self.identity)
 
-    def extract(self, audio: bytes, transcript: str | None, on_step: OnStep = _unmeasured) -> Voice:
-        """The voice of a prompt in any format libsndfile reads; without a transcript one for its timbre alone.
+    def extract(self, audio: bytes, transcript: str | None, on_step: OnStep = _ignore) -> Voice:
+        """Return the voice of a prompt in any format libsndfile reads; without a transcript, for its timbre only.
 
-        Raises InvalidInput when the audio or the transcript cannot serve (see `read_prompt`, `prompt_ids`,
-        `check_transcript`); the cheap checks come first.
+        Raises InvalidInput if the audio or the transcript is unusable (see `read_prompt`, `prompt_ids`,
+        `check_transcript`); cheap checks run first.
         """
         text_ids = np.zeros(0, np.int32) if transcript is None else self._frontend.prompt_ids(transcript)
         with _timed("decode", on_step):
@@ -93,31 +93,33 @@ class VoiceExtractor:
         )
 
     def speech(self, audio: bytes) -> Speech:
-        """What a recording says, to be spoken with another voice. Raises InvalidInput as `extract` does."""
+        """Return the speech tokens of a recording, for voice conversion. Raises InvalidInput as `extract` does."""
         recording = read_prompt(audio, self._limits)
         tokens = self._tokens(resample(recording.samples, recording.rate, TOKEN_RATE))
         if not len(tokens):
-            raise InvalidInput("the audio holds no speech the model can use; send another recording", field="audio")
+            raise InvalidInput("the audio has no speech that the model can use; send another recording", field="audio")
         return Speech(tokens, tuple(warning.replace("prompt", "recording") for warning in recording.warnings))
 
     def bundled(self, voice: BundledVoice) -> Voice:
-        """A voice that ships inside the model directory."""
+        """Extract a voice that is part of the model directory."""
         return self.extract(voice.audio.read_bytes(), voice.transcript)
 
     def _fit(
         self, tokens: NDArray[np.int32], mel: NDArray[np.float32], silence: tuple[float, float], warnings: list[str]
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Tokens and mel of one duration, without the silence that would delay every first audio."""
+        """Return tokens and mel of one duration, without silence that would delay the first audio."""
         ratio = self._flow.mel_frames_per_token
         tokens, mel = align(tokens, mel, ratio)
         if not len(tokens):
-            raise InvalidInput("prompt audio holds no speech the model can use; send another recording", field="audio")
+            raise InvalidInput(
+                "prompt audio has no speech that the model can use; send another recording", field="audio"
+            )
         cut = cut_for_first_chunk(len(tokens), self._flow.chunk_tokens, silence, self._token_rate)
         for count, place in ((cut.start, "start"), (cut.end, "end")):
             if count:
                 seconds = count / self._token_rate
                 warnings.append(
-                    f"{seconds:.2f} s of silence at the {place} of the prompt are left out: speech begins sooner"
+                    f"{seconds:.2f} s of silence at the {place} of the prompt were removed so that speech begins sooner"
                 )
         last = len(tokens) - cut.end
         return tokens[cut.start : last], mel[ratio * cut.start : ratio * last]

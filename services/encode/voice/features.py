@@ -1,7 +1,7 @@
-"""Prompt audio to the arrays the front-end graphs and the flow read (spec sections 3.1 to 3.4).
+"""Computes the inputs of the front-end graphs and of the flow from prompt audio (spec sections 3.1 to 3.4).
 
-Everything is numpy in float64 inside and float32 outside, so that the encode service needs no torch. Audio is mono,
-one-dimensional, in [-1, 1].
+All functions use numpy, so that the encode service needs no torch: float64 inside, float32 for arguments and results.
+Audio is mono, one-dimensional, in [-1, 1].
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
 TOKEN_RATE = 16000
-"""Sample rate, Hz, of what the speech tokenizer and the speaker encoder hear."""
+"""Sample rate, in Hz, of the input of the speech tokenizer and the speaker encoder."""
 
 _SINC_ZEROS = 6  # zero crossings of the windowed sinc on each side
 _ROLLOFF = 0.99  # cut-off as a fraction of the lower Nyquist frequency
@@ -49,7 +49,7 @@ def resample(audio: F32, source_rate: int, target_rate: int) -> F32:
 
 @lru_cache(maxsize=32)
 def _resampling_taps(o: int, n: int) -> tuple[F64, NDArray[np.int64], int]:
-    """Weights [n, taps], the first input index of each phase (after left padding) and that padding."""
+    """Return weights [n, taps], the first input index of each phase (after left padding) and that padding."""
     bandwidth = _ROLLOFF * min(o, n)
     width = ceil(_SINC_ZEROS * o / bandwidth)
     phase = np.arange(n)

@@ -1,6 +1,6 @@
-"""The two ONNX graphs of a model directory: who speaks (CAM++) and what is said (S3 tokenizer). Spec section 3.
+"""The two ONNX graphs of a model directory: speaker encoder (CAM++) and speech tokenizer (S3). Spec section 3.
 
-Inputs and outputs go by position: the official files and their re-exports name them differently.
+Inputs and outputs are used by position, because the official files and their re-exports have different names.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ SPEAKER_DIM = 192
 
 @dataclass(frozen=True)
 class GraphOptions:
-    """How graphs run. A session serves many threads at once; `threads` are used inside each run."""
+    """How graphs run. Several threads may use a session at once; each run uses `threads` threads."""
 
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
-    """ONNX Runtime execution providers, the preferred first."""
+    """ONNX Runtime execution providers in order of preference."""
     threads: int = 1
 
 
@@ -36,7 +36,7 @@ class SpeakerEncoder:
     """CAM++: 16 kHz audio to a speaker embedding."""
 
     def __init__(self, path: Path, options: GraphOptions = DEFAULT_OPTIONS) -> None:
-        """Raises ModelDirError when the graph is missing, damaged or of another interface."""
+        """Raises ModelDirError if the graph is missing, damaged or has other inputs."""
         self._graph = _Graph(path, options, inputs=1)
 
     def __call__(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -53,7 +53,7 @@ class SpeechTokenizer:
     def __init__(self, path: Path, vocabulary: int, options: GraphOptions = DEFAULT_OPTIONS) -> None:
         """`vocabulary` is V of the model directory: every id must be below it.
 
-        Raises ModelDirError when the graph is missing, damaged or of another interface.
+        Raises ModelDirError if the graph is missing, damaged or has other inputs.
         """
         self._graph = _Graph(path, options, inputs=2)
         self._vocabulary = vocabulary
@@ -63,7 +63,9 @@ class SpeechTokenizer:
         mel = whisper_log_mel(audio)
         tokens = self._graph.run(mel, np.array([mel.shape[2]], dtype=np.int32)).reshape(-1)
         if tokens.size and not (tokens.min() >= 0 and tokens.max() < self._vocabulary):
-            raise ModelDirError(f"{self._graph.path} returned ids outside 0..{self._vocabulary - 1}: not this model's")
+            raise ModelDirError(
+                f"{self._graph.path} returned ids outside 0..{self._vocabulary - 1}: it belongs to another model"
+            )
         return tokens.astype(np.int32)
 
 
@@ -77,7 +79,7 @@ class _Graph:
         lacking = set(options.providers) - set(onnxruntime.get_available_providers())
         if lacking:
             have = ", ".join(onnxruntime.get_available_providers())
-            raise ModelDirError(f"ONNX Runtime has no {', '.join(sorted(lacking))} here; available: {have}")
+            raise ModelDirError(f"ONNX Runtime has no {', '.join(sorted(lacking))}; available: {have}")
         try:
             self._session = onnxruntime.InferenceSession(path, settings, providers=list(options.providers))
         except Exception as error:  # onnxruntime has one class per status code, all fatal here
@@ -85,9 +87,7 @@ class _Graph:
             raise ModelDirError(f"{path} cannot be loaded ({first_line}); fetch the checkpoint again") from error
         self._names = [entry.name for entry in self._session.get_inputs()]
         if len(self._names) != inputs:
-            raise ModelDirError(
-                f"{path} takes {len(self._names)} inputs, expected {inputs}: not the graph of this name"
-            )
+            raise ModelDirError(f"{path} takes {len(self._names)} inputs, expected {inputs}: it is another graph")
 
     def run(self, *values: NDArray[Any]) -> NDArray[Any]:
         feeds = dict(zip(self._names, values, strict=True))

@@ -1,4 +1,4 @@
-"""Whether a transcript can belong to a recording: far too much or too little text for its length is a mix-up."""
+"""Checks whether a transcript can belong to a recording: far too much or too little text indicates a mix-up."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import regex
 
 from services.common.errors import InvalidInput
 
-# Ordinary speech: letters of an alphabet, and whole syllables (Chinese, Japanese, Korean), per second. A digit is read
+# Ordinary speech: letters of an alphabet, and whole syllables (Chinese, Japanese, Korean), per second. A digit counts
 # as a word.
 _LETTERS_PER_SECOND = 15.0
 _SYLLABLES_PER_SECOND = 4.5
@@ -16,12 +16,12 @@ _SYLLABLE = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}]")
 _DIGIT = regex.compile(r"\p{Nd}")
 _LETTER = regex.compile(r"\p{L}")
 
-# Beyond these factors of the ordinary rate nobody speaks: a refusal. The pauses of a slow speaker are allowed for.
+# Factors of the ordinary rate. Outside the outer ones no human speaks: refused. They allow for a slow speaker's pauses.
 _FASTEST, _FAST, _SLOW, _SLOWEST = 3.0, 1.8, 0.2, 0.04
 
 
 def speaking_seconds(text: str) -> float:
-    """How long an ordinary speaker takes for `text`, without pauses."""
+    """Return the seconds that an ordinary speaker needs for `text`, without pauses."""
     syllables = len(_SYLLABLE.findall(text))
     letters = len(_LETTER.findall(text)) - syllables
     digits = len(_DIGIT.findall(text))
@@ -29,9 +29,9 @@ def speaking_seconds(text: str) -> float:
 
 
 def check_transcript(transcript: str, seconds: float) -> list[str]:
-    """Warnings about a transcript of a prompt `seconds` long.
+    """Return warnings about the transcript of a prompt of `seconds`.
 
-    Raises InvalidInput when nobody could speak it in that time, or it is next to nothing for so much sound.
+    Raises InvalidInput if no human could speak it in that time, or if it is far too short for the recording.
     """
     expected = speaking_seconds(transcript)
     rate = expected / seconds
@@ -48,7 +48,7 @@ def check_transcript(transcript: str, seconds: float) -> list[str]:
             field="transcript",
         )
     if rate > _FAST:
-        return ["the transcript is long for the prompt's length; check that it holds only what is spoken"]
+        return ["the transcript is long for the prompt's length; check that it has only the spoken words"]
     if rate < _SLOW:
-        return ["the transcript is short for the prompt's length; check that it holds everything spoken"]
+        return ["the transcript is short for the prompt's length; check that it has all spoken words"]
     return []

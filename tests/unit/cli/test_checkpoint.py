@@ -57,4 +57,4 @@ def test_damage_is_found(tmp_path: Path) -> None:
     assert len(found) == 3
     assert "flow.pt" in found[0]
     assert "campplus.onnx" in found[1]
-    assert "'mini_c' cannot be used" in found[2]
+    assert "'mini_c' is unusable" in found[2]

@@ -1,4 +1,4 @@
-"""Prompts cut to a length that lets speech begin soon, and never by a word."""
+"""Prompts are cut to a length that makes the first audio early, but only by silence."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ MODEL = open_model_dir(Path(__file__).parents[2] / "data" / "cosyvoice2-mini")
 
 
 def wait(prompt: int) -> int:
-    """Tokens of speech up to the first border that the decode stage takes (25 tokens a chunk)."""
+    """Return the tokens of speech before the end of decode's first hop (25 tokens a chunk)."""
     return 25 * math.ceil((prompt + FIRST_HOP_TOKENS) / 25) - prompt
 
 
 @given(st.integers(25, 750), st.floats(0, 0.6), st.floats(0, 0.6))
-def test_a_cut_is_silence_and_brings_the_first_border_nearest(count: int, before: float, after: float) -> None:
+def test_a_cut_is_silence_and_brings_the_first_boundary_nearest(count: int, before: float, after: float) -> None:
     cut = cut_for_first_chunk(count, 25, (before, after), 25)
     assert cut.start / 25 <= max(0.0, before - KEPT_SILENCE)
     assert cut.end / 25 <= max(0.0, after - KEPT_SILENCE)
     if cut != Cut():
         assert wait(count - cut.start - cut.end) == FIRST_HOP_TOKENS
         assert wait(count) > 25
-    elif wait(count) > 25:  # it would have taken a word
+    elif wait(count) > 25:  # the cut would have removed a word
         silent = sum(max(0, int((seconds - KEPT_SILENCE) * 25)) for seconds in (before, after))
         assert silent < count % 25 - 10
 
 
-def test_a_prompt_with_silence_is_cut_and_says_so() -> None:
+def test_a_prompt_with_silence_is_cut_with_a_warning() -> None:
     extractor = VoiceExtractor(MODEL, TextFrontend(MODEL, Normaliser("builtin")))
     rng = np.random.default_rng(0)
     sound = 0.2 * rng.standard_normal(int(3.7 * 24000))
@@ -48,10 +48,10 @@ def test_a_prompt_with_silence_is_cut_and_says_so() -> None:
     voice = extractor.extract(file.getvalue(), "this is what it says, more or less")
     assert len(voice.speech_tokens) % 25 == 10
     assert len(voice.mel) == 2 * len(voice.speech_tokens)
-    assert any("are left out: speech begins sooner" in warning for warning in voice.warnings)
+    assert any("were removed so that speech begins sooner" in warning for warning in voice.warnings)
 
 
-def test_a_voice_for_its_timbre_alone_has_no_text() -> None:
+def test_a_voice_for_its_timbre_only_has_no_text() -> None:
     extractor = VoiceExtractor(MODEL, TextFrontend(MODEL, Normaliser("builtin")))
     file = io.BytesIO()
     soundfile.write(file, 0.2 * np.random.default_rng(0).standard_normal(72000), 24000, format="WAV")

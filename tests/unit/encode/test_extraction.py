@@ -1,4 +1,4 @@
-"""Voices under load: equal prompts once, a bounded queue, everything counted."""
+"""Voices under load: equal prompts are extracted once, the queue is bounded, every request is counted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ AUDIO = (ROOT / "models" / "tiny" / "prompt_slt.wav").read_bytes()
 
 
 class Extractor(VoiceExtractor):
-    """Counts its work and does none of it before `opened` is set."""
+    """Counts its extractions and blocks them until `opened` is set."""
 
     def __init__(self) -> None:
         super().__init__(MODEL, TextFrontend(MODEL, Normaliser("builtin")))
@@ -52,7 +52,7 @@ async def voices(extractor: Extractor) -> AsyncIterator[VoiceExtractorCache]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110 - what is awaited happens in a thread
+    while not condition():  # noqa: ASYNC110 - a thread changes the condition
         await asyncio.sleep(0.01)
 
 
@@ -63,7 +63,7 @@ def count(outcome: str) -> float:
 async def test_ten_thousand_equal_prompts_are_one_extraction(voices: VoiceExtractorCache, extractor: Extractor) -> None:
     waiting = [asyncio.create_task(voices.prompt(AUDIO[:60_000], None)) for _ in range(10_000)]
     await until(lambda: extractor.begun > 0)
-    for task in waiting[::2]:  # half of them go away
+    for task in waiting[::2]:  # half of the callers leave
         task.cancel()
     extractor.opened.set()
     found = await asyncio.gather(*waiting[1::2])
@@ -90,7 +90,7 @@ async def test_too_many_different_prompts_are_refused_at_once(
     assert (await voices.speech(AUDIO)).tokens.size
 
 
-async def test_bad_prompts_are_counted_and_forgotten(voices: VoiceExtractorCache, extractor: Extractor) -> None:
+async def test_bad_prompts_are_counted_and_not_cached(voices: VoiceExtractorCache, extractor: Extractor) -> None:
     extractor.opened.set()
     invalid = count("invalid")
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""A pause releases what is held back only for the sake of text that does not come."""
+"""A pause releases the text that is held back for a continuation."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ FRONTEND = TextFrontend(open_model_dir(DATA / "cosyvoice2-mini"), Normaliser("bu
     ("text", "released"),
     [("hello wor", "hello wor"), ("see Dr.", "see Dr."), ("at 12", "at 12"), ("so [laugh", "so"), ("ok <str", "ok")],
 )
-def test_the_last_word_but_no_open_bracket(text: str, released: str) -> None:
+def test_a_pause_releases_the_last_word_but_no_open_bracket(text: str, released: str) -> None:
     encoder = InterleavedEncoder(FRONTEND)
     pieces = [*encoder.push(text), *encoder.pause()]
-    told = "".join(piece.text for piece in pieces)
-    assert told == released
+    early = "".join(piece.text for piece in pieces)
+    assert early == released
     assert not any(piece.final for piece in pieces)
     rest = encoder.finish()
-    assert told + "".join(piece.text for piece in rest) == text
+    assert early + "".join(piece.text for piece in rest) == text
 
 
-def test_nothing_of_an_unfinished_sentence() -> None:
+def test_a_pause_releases_nothing_of_an_unfinished_sentence() -> None:
     encoder = SentenceEncoder(FRONTEND)
     assert [*encoder.push("The train leaves at 9."), *encoder.pause()] == []
     assert [piece.text for piece in [*encoder.push("30 or so. "), *encoder.finish()]] == [

@@ -1,4 +1,4 @@
-"""docs/text.md says which readings are wrong; it must say what really happens."""
+"""The table of wrong readings in docs/text.md agrees with the normaliser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The resampler at rates the goldens do not show."""
+"""The resampler at rates without golden vectors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Registered speakers: both forms of `spk2info.pt`, and files that cannot be used."""
+"""Registered speakers: both forms of `spk2info.pt`, and unusable files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MODEL = open_model_dir(Path(__file__).parents[2] / "data" / "cosyvoice2-mini")
 
 
 def whole_prompt(tokens: int = 10, frames: int = 20) -> dict[str, Any]:
-    """What upstream saves of a zero-shot prompt."""
+    """Return the entry that upstream saves for a zero-shot prompt."""
     speech = torch.arange(tokens, dtype=torch.int32)[None]
     return {
         "prompt_text": torch.tensor([[1, 2, 3]], dtype=torch.int32),
@@ -37,7 +37,7 @@ def save(path: Path, **speakers: Any) -> Path:
     return path / "spk2info.pt"
 
 
-def test_an_embedding_alone() -> None:
+def test_an_embedding_only() -> None:
     voices = read_speakers(MODEL.path / "spk2info.pt", MODEL)
     assert sorted(voices) == ["mini_a", "mini_b"]
     voice = voices["mini_a"]
@@ -62,19 +62,19 @@ def test_no_file_means_no_speakers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
-        ({"embedding": torch.zeros(1, 7)}, "no row of 192 numbers"),
-        ({"embedding": torch.full((1, 192), float("nan"))}, "no row of 192 numbers"),
+        ({"embedding": torch.zeros(1, 7)}, "not a row of 192 numbers"),
+        ({"embedding": torch.full((1, 192), float("nan"))}, "not a row of 192 numbers"),
         ({"name": torch.zeros(1)}, "embedding"),
         (whole_prompt() | {"prompt_text": torch.tensor([[99999]])}, "ids outside 0 to 639"),
-        ({"embedding": "text"}, "cannot be used"),
+        ({"embedding": "text"}, "is unusable"),
     ],
 )
 def test_an_entry_that_does_not_fit_is_named(tmp_path: Path, entry: dict[str, Any], words: str) -> None:
-    with pytest.raises(ModelDirError, match=rf"speaker 'anna' cannot be used .*{words}|{words}"):
+    with pytest.raises(ModelDirError, match=rf"speaker 'anna' is unusable .*{words}|{words}"):
         read_speakers(save(tmp_path, anna=entry), MODEL)
 
 
 def test_a_file_that_holds_code_is_refused(tmp_path: Path) -> None:
     (tmp_path / "spk2info.pt").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
-    with pytest.raises(ModelDirError, match="damaged or holds more than tensors"):
+    with pytest.raises(ModelDirError, match="damaged or has more than tensors"):
         read_speakers(tmp_path / "spk2info.pt", MODEL)

@@ -1,4 +1,4 @@
-"""Text in fragments to pieces: the same pieces whatever the fragments, nothing lost, bad text refused."""
+"""Text in fragments: pieces do not depend on the fragments, no text is lost, bad text is refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from services.encode.text.text_encoder import InterleavedEncoder, Piece, Sentenc
 
 ROOT = Path(__file__).parents[3]
 
-# Everything the rules look at, and enough plain characters between.
+# All characters with a rule, and plain characters between them.
 ALPHABET = "ab Zé 09.5,?!;:\"”'()-\n。，、？好天<|>[laughter] Mr. U.S. "
 PHRASES = ["Hello there.", " ", "3.5, not 1,234.", "好的。", "今天天气好", "[breath]", 'He said "no."', "...", "U.S. "]
 texts = st.text(alphabet=ALPHABET, max_size=120) | st.lists(st.sampled_from(PHRASES)).map("".join)
@@ -43,7 +43,7 @@ def one_sentence_pieces() -> TextFrontend:
 
 
 def run(encoder: TextEncoder, fragments: list[str]) -> list[Piece] | str:
-    """All pieces, or the refusal's text."""
+    """Return all pieces, or the error's text."""
     try:
         pieces = [piece for fragment in fragments for piece in encoder.push(fragment)]
         return pieces + encoder.finish()
@@ -52,8 +52,8 @@ def run(encoder: TextEncoder, fragments: list[str]) -> list[Piece] | str:
 
 
 def cut(text: str, places: list[int]) -> list[str]:
-    borders = sorted({0, len(text), *(place % (len(text) + 1) for place in places)})
-    return [text[a:b] for a, b in pairwise(borders)]
+    offsets = sorted({0, len(text), *(place % (len(text) + 1) for place in places)})
+    return [text[a:b] for a, b in pairwise(offsets)]
 
 
 @pytest.mark.parametrize("make", [frontend, one_sentence_pieces], ids=["official limits", "one sentence"])
@@ -86,7 +86,7 @@ def test_interleaved_text_is_not_held_back_beyond_the_last_word() -> None:
 @settings(max_examples=200)
 @given(text=texts)
 def test_the_splitter_keeps_every_character_in_order(text: str) -> None:
-    """But repeated marks, of which the family's rule keeps the first (spec section 2.3)."""
+    """Except repeated marks, of which the family's rule keeps the first (spec section 2.3)."""
     for language in ("en", "zh"):
         joined = "".join(utterances(text, language))
         kept = iter(text)
@@ -117,7 +117,7 @@ def test_sentences_are_cut_as_the_family_cuts_the_whole(sentences: list[str]) ->
     assert [piece.text for piece in pieces] == expected
 
 
-def test_pieces_come_as_soon_as_they_are_certain() -> None:
+def test_pieces_are_returned_as_soon_as_they_are_certain() -> None:
     encoder = SentenceEncoder(frontend("tiny"))
     assert encoder.push("The train was late.") == []
     (first,) = encoder.push(" A")
@@ -151,7 +151,7 @@ def test_chinese_rules_hold_from_the_first_chinese_sentence_on() -> None:
     assert [piece.text for piece in result] == ["It is five.", "今天3点5度。", "OK。", "好的。"]
 
 
-def test_text_with_control_tokens_is_passed_on_as_it_is() -> None:
+def test_text_with_control_tokens_is_not_changed() -> None:
     text = "Speak like 1 robot.<|endofprompt|>Go 2 bed."
     result = run(SentenceEncoder(frontend()), [text])
     assert isinstance(result, list)
@@ -176,16 +176,14 @@ def test_a_text_without_marks_is_cut_at_spaces() -> None:
         ("a" * 20_001, "longer than 20000 characters; send it in several requests"),
         ("今天天气好。", "speaks en"),
         ("Привет", "speaks en"),
-        ("ha [laughter]", r"\[laughter\], which this model does not know"),
+        ("ha [laughter]", r"\[laughter\], which this model does not support"),
         ("bad \ud800 text", "not valid Unicode"),
     ],
 )
 @pytest.mark.parametrize("kind", [SentenceEncoder, InterleavedEncoder])
-def test_bad_text_is_refused_with_what_to_change(
-    kind: Callable[[TextFrontend], TextEncoder], text: str, hint: str
-) -> None:
+def test_bad_text_is_refused_with_advice(kind: Callable[[TextFrontend], TextEncoder], text: str, hint: str) -> None:
     encoder = kind(frontend("tiny"))
-    with pytest.raises(InvalidInput, match=hint) as refusal:  # noqa: PT012 - whichever call sees it first
+    with pytest.raises(InvalidInput, match=hint) as refusal:  # noqa: PT012 - either call may raise
         encoder.push(text)
         encoder.finish()
     assert refusal.value.field == "text"
@@ -193,7 +191,7 @@ def test_bad_text_is_refused_with_what_to_change(
 
 @pytest.mark.parametrize(
     ("transcript", "hint"),
-    [("", "transcript is missing"), ("?! ...", "holds no words"), ("你好", "speaks en"), ("[mn]", "does not know")],
+    [("", "transcript is missing"), ("?! ...", "has no words"), ("你好", "speaks en"), ("[mn]", "does not support")],
 )
 def test_bad_transcripts_are_refused(transcript: str, hint: str) -> None:
     with pytest.raises(InvalidInput, match=hint) as refusal:

@@ -1,4 +1,4 @@
-"""Prompts to voices: what is accepted, what is said about it, and what is refused."""
+"""Voices from prompts: accepted ones, warnings, and refusals."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ def encoded(samples: NDArray[np.float32], rate: int = 24000, form: str = "WAV", 
 
 
 def lying_wav(claimed_bytes: int) -> bytes:
-    """The prompt as WAV whose header claims another length of its data."""
+    """Return the prompt as WAV with a wrong data length in its header."""
     data = bytearray(encoded(prompt()))
     struct.pack_into("<I", data, data.index(b"data") + 4, claimed_bytes)
     return bytes(data)
 
 
 def flac_bomb() -> bytes:
-    """Ten minutes of silence in a few kilobytes, the header denying it."""
+    """Return ten minutes of silence in a few kilobytes; the header gives one second."""
     data = bytearray(encoded(np.zeros(600 * 24000, dtype=np.float32), form="FLAC"))
     data[21] &= 0xF0
     data[22:26] = (24000).to_bytes(4, "big")  # STREAMINFO's total samples: one second
@@ -87,7 +87,7 @@ def test_bundled_voices_are_used_whole(name: str) -> None:
     assert "short" in voice.warnings[0]
 
 
-def test_a_voice_is_addressed_by_audio_transcript_and_model() -> None:
+def test_a_voice_hash_depends_on_audio_transcript_and_model() -> None:
     audio = encoded(prompt())
     voice = extractor().extract(audio, TRANSCRIPT)
     assert voice.hash == extractor().hash(audio, TRANSCRIPT)
@@ -96,7 +96,7 @@ def test_a_voice_is_addressed_by_audio_transcript_and_model() -> None:
     assert len({voice.hash, *others}) == 3
 
 
-def test_the_model_is_part_of_the_address(tmp_path: Path) -> None:
+def test_the_model_is_part_of_the_hash(tmp_path: Path) -> None:
     copy = tmp_path / "model"
     shutil.copytree(TINY, copy, ignore=shutil.ignore_patterns("sample_*"))
     same = VoiceExtractor(open_model_dir(copy), TextFrontend(model(), Normaliser("builtin")))
@@ -106,7 +106,7 @@ def test_the_model_is_part_of_the_address(tmp_path: Path) -> None:
     assert other.identity != extractor().identity
 
 
-def test_a_voice_cannot_be_changed_by_one_of_its_users() -> None:
+def test_a_voice_is_read_only() -> None:
     voice = extractor().extract(encoded(prompt()), TRANSCRIPT)
     with pytest.raises(ValueError, match="read-only"):
         voice.mel[0, 0] = 0.0
@@ -133,7 +133,7 @@ def test_formats_and_rates(form: str, subtype: str | None, rate: int) -> None:
     assert checked.warnings == ()
 
 
-def test_channels_are_folded() -> None:
+def test_channels_are_mixed_to_mono() -> None:
     left = tone(4)
     folded = read_prompt(encoded(np.stack([left, np.zeros_like(left)], axis=1), subtype="FLOAT"))
     np.testing.assert_allclose(folded.samples, left / 2, atol=1e-6)
@@ -149,7 +149,7 @@ def test_a_prompt_in_another_format_makes_nearly_the_same_voice() -> None:
     np.testing.assert_allclose(wav.mel, flac.mel, atol=1e-3)
 
 
-def test_long_silence_around_the_speech_is_cut_and_said() -> None:
+def test_long_silence_around_the_speech_is_cut_with_a_warning() -> None:
     silence = np.zeros(24000 * 2, dtype=np.float32)
     checked = read_prompt(encoded(np.concatenate([silence, tone(4), silence])))
     assert checked.seconds == pytest.approx(4 + 2 * AudioLimits().keep_silence_seconds, abs=0.05)
@@ -159,7 +159,7 @@ def test_long_silence_around_the_speech_is_cut_and_said() -> None:
     )
 
 
-def test_short_pauses_and_noise_are_left_alone() -> None:
+def test_short_pauses_and_noise_are_not_cut() -> None:
     pause = np.zeros(12000, dtype=np.float32)
     assert read_prompt(encoded(np.concatenate([pause, tone(4), pause]))).seconds == 5.0
     noise = np.random.default_rng(0).normal(0, 0.003, 24000 * 8).astype(np.float32)
@@ -184,7 +184,7 @@ def test_poor_prompts_are_used_and_reported(samples: NDArray[np.float32], hint: 
     assert hint in checked.warnings[0]
 
 
-def test_a_header_that_claims_more_than_there_is_gives_what_there_is() -> None:
+def test_a_header_with_too_great_a_length_gives_the_data_that_exists() -> None:
     assert read_prompt(lying_wav(2**31)).seconds == len(prompt()) / 24000
 
 
@@ -211,7 +211,7 @@ def test_a_header_that_claims_more_than_there_is_gives_what_there_is() -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_cannot_be_a_prompt_is_refused_with_what_to_send(make: Callable[[], bytes], hint: str) -> None:
+def test_unusable_prompts_are_refused_with_advice(make: Callable[[], bytes], hint: str) -> None:
     with pytest.raises(InvalidInput, match=hint) as refusal:
         extractor().extract(make(), TRANSCRIPT)
     assert refusal.value.field == "audio"
@@ -274,7 +274,7 @@ def test_damaged_files_are_named(tmp_path: Path, name: str, content: bytes | Non
         VoiceExtractor(damaged, TextFrontend(damaged, Normaliser("builtin")))
 
 
-def test_a_provider_that_is_not_here_is_named() -> None:
+def test_a_missing_provider_is_named() -> None:
     options = GraphOptions(providers=("NoSuchProvider",))
-    with pytest.raises(ModelDirError, match=r"no NoSuchProvider here; available: .*CPUExecutionProvider"):
+    with pytest.raises(ModelDirError, match=r"no NoSuchProvider; available: .*CPUExecutionProvider"):
         VoiceExtractor(model(), TextFrontend(model(), Normaliser("builtin")), graphs=options)

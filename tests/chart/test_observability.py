@@ -66,6 +66,18 @@ def test_every_panel_says_why_it_is_there() -> None:
         assert len({panel.title for panel in panels}) == len(panels)
 
 
+def test_the_operator_s_page_names_panels_that_exist() -> None:
+    page = OPERATIONS.read_text(encoding="utf-8")
+    diagnose, alerts_text = page.partition("\n## Diagnose")[2].split("\n## ")[:2]
+    cells = [line.split(" | ")[1] for line in diagnose.splitlines() if line.startswith("| ") and " / " in line]
+    named = {name for cell in cells for name in cell.partition(" / ")[2].split(", ")}
+    named.update(re.findall(r"(?<![*\w])\*([A-Z][^*]+)\*(?!\*)", re.sub(r"\s+", " ", alerts_text)))
+    titles = {panel.title for board in BOARDS for row in board.rows for panel in row.panels}
+    titles |= {board.title.removeprefix("light-tts / ") for board in BOARDS}
+    assert len(named) > 15
+    assert not named - titles - {title.split(" (")[0] for title in titles}
+
+
 def test_every_alert_has_a_runbook_a_severity_and_a_test() -> None:
     tested = ALERT_TESTS.read_text(encoding="utf-8")
     known = anchors(OPERATIONS.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""`python -m tools.dashboards DIR`: writes one JSON file per dashboard."""
+"""`python -m tools.dashboards DIR`: write one JSON file per dashboard."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BOARDS = (user.BOARD, time.BOARD, pool.BOARD, gpu.BOARD)
 
 
 def write(directory: Path) -> None:
-    """Writes every dashboard into `directory`, which is made when it is not there."""
+    """Write every dashboard into `directory`; create the directory if it does not exist."""
     directory.mkdir(parents=True, exist_ok=True)
     for board in BOARDS:
         (directory / f"{board.uid}.json").write_text(to_json(board), encoding="utf-8")

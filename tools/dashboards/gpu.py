@@ -1,4 +1,4 @@
-"""GPU: what the devices do (by NVIDIA's DCGM exporter), beside what the engines make of them."""
+"""GPU: the state of the devices (NVIDIA's DCGM exporter) and how the engines use them."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ _DEVICES = Row(
     (
         Panel(
             "Utilisation",
-            "Share of time with a kernel running.",
+            "Share of time in which a kernel runs.",
             "percentunit",
             (Query(f"{series('DCGM_FI_DEV_GPU_UTIL')} / 100", "{{pod}} GPU {{gpu}}"),),
         ),
         Panel(
             "Tensor cores in use",
-            "High utilisation with idle tensor cores: launches or memory are the limit; larger batches help.",
+            "If utilisation is high and tensor cores are idle, launches or memory are the limit; larger batches help.",
             "percentunit",
             (Query(series("DCGM_FI_PROF_PIPE_TENSOR_ACTIVE"), "{{pod}} GPU {{gpu}}"),),
         ),
         Panel(
             "Memory",
-            "In use and free.",
+            "Used and free memory.",
             "bytes",
             (
                 Query(f"{series('DCGM_FI_DEV_FB_USED')} * 1048576", "{{pod}} GPU {{gpu}} used"),
@@ -30,7 +30,7 @@ _DEVICES = Row(
         ),
         Panel(
             "Power",
-            "Near the device's limit its clock falls.",
+            "The clock drops near the power limit of the device.",
             "watt",
             (Query(series("DCGM_FI_DEV_POWER_USAGE"), "{{pod}} GPU {{gpu}}"),),
         ),
@@ -43,13 +43,13 @@ _DEVICES = Row(
         ),
         Panel(
             "Clock",
-            "Of the multiprocessors, in MHz.",
+            "Clock of the multiprocessors, in MHz.",
             "none",
             (Query(series("DCGM_FI_DEV_SM_CLOCK"), "{{pod}} GPU {{gpu}}"),),
         ),
         Panel(
             "XID errors",
-            "The code of the latest; anything but 0 wants a look at the node.",
+            "Code of the latest error. If it is not 0, check the node.",
             "none",
             (Query(series("DCGM_FI_DEV_XID_ERRORS"), "{{pod}} GPU {{gpu}}"),),
         ),
@@ -61,39 +61,51 @@ _ENGINES = Row(
     (
         Panel(
             "Memory of decode states",
-            "Kept, and the budget. At the budget the least urgent states are given up and computed again.",
+            "Memory in use, and the budget. At the budget, the least urgent states are evicted and recomputed later.",
             "bytes",
             (total("lighttts_decode_state_bytes", "pod, kind"),),
         ),
         Panel(
-            "State memory given up",
+            "State memory evicted",
             "Bytes per second.",
             "bytes",
             (per_second("lighttts_decode_evicted_bytes_total", "pod"),),
         ),
         Panel(
             "K/V blocks of the llm workers",
-            "In use, and there.",
+            "Blocks in use, and all blocks.",
             "short",
             (total("lighttts_llm_kv_blocks_used", "pod"), total("lighttts_llm_kv_blocks", "pod")),
         ),
         Panel(
             "Time in batches",
-            "Beside the device's utilisation: a busy engine on an idle device waits for its host.",
+            "Compare with the device's utilisation: a busy engine on an idle device waits for its host.",
             "percentunit",
             (Query(f"sum by (pod) ({rate('lighttts_decode_busy_seconds_total')})", "{{pod}}"),),
         ),
         Panel(
             "Batch sizes",
-            "Hops at decode, utterances at llm.",
+            "Mean number of hops (decode) and utterances (llm) per batch.",
             "short",
             (mean("lighttts_decode_batch_hops", "hops"), mean("lighttts_llm_batch_size", "utterances")),
         ),
         Panel(
             "Hops computed again in float32",
-            "The lower precision overflowed. More than a few: set decode_precision to bfloat16 or float32.",
+            "The lower precision overflowed. If there are many, set decode_precision to bfloat16 or float32.",
             "ops",
             (per_second("lighttts_decode_non_finite_total", "pod"),),
+        ),
+        Panel(
+            "Batches without a CUDA graph",
+            "No prepared graph had the shape of these batches, so their kernels were launched one by one.",
+            "ops",
+            (per_second("lighttts_decode_unprepared_batches_total", "pod"),),
+        ),
+        Panel(
+            "Batches without a prepared graph",
+            "Their kernels are launched one by one, which is slower. It should be zero with CUDA graphs.",
+            "ops",
+            (per_second("lighttts_decode_unprepared_batches_total", "pod"),),
         ),
     ),
 )
@@ -101,6 +113,6 @@ _ENGINES = Row(
 BOARD = Board(
     "light-tts-gpu",
     "light-tts / GPU",
-    "What the devices do, beside what the engines make of them.",
+    "The state of the devices, and how the engines use them.",
     (_DEVICES, _ENGINES),
 )

@@ -1,4 +1,4 @@
-"""JSON of a dashboard, by Grafana's own builders."""
+"""A dashboard as JSON, built with Grafana's own builders."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from tools.dashboards.panels import Board, Panel
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 TAG = "light-tts"
 WIDTH, HEIGHT = 8, 8
-"""Of a panel, in Grafana's grid of 24 columns."""
+"""Size of a panel in Grafana's grid of 24 columns."""
 
 
 def to_json(board: Board) -> str:
-    """The dashboard as Grafana imports it, the same bytes for the same board."""
+    """Return the dashboard as Grafana imports it: the same bytes for the same board."""
     built = (
         dashboard.Dashboard(board.title)
         .uid(board.uid)

@@ -1,4 +1,4 @@
-"""What a dashboard consists of, and the few shapes of queries that recur."""
+"""The parts of a dashboard, and the forms of queries that several panels use."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 SCOPE = 'namespace=~"$namespace"'
-"""Every query is about the namespaces chosen at the top of the dashboard."""
+"""Every query is limited to the namespaces that are selected at the top of the dashboard."""
 
 Unit = Literal["short", "s", "percentunit", "bytes", "reqps", "ops", "celsius", "watt", "none"]
 
@@ -21,14 +21,14 @@ class Query:
 
 @dataclass(frozen=True)
 class Panel:
-    """One graph: what it shows, why one would look at it, its unit and its queries."""
+    """One graph: its title, the reason to look at it, its unit and its queries."""
 
     title: str
     why: str
     unit: Unit
     queries: tuple[Query, ...]
     warn_at: float | None = None
-    """A line, and yellow from here on."""
+    """Value of a dashed line; the graph is yellow above it."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Board:
-    """A dashboard; `uid` is also its file's name and its place in links."""
+    """A dashboard; `uid` is also the name of its file and its part of links."""
 
     uid: str
     title: str
     question: str
-    """What it answers."""
+    """The question that the dashboard answers."""
     rows: tuple[Row, ...]
 
     def queries(self) -> list[Query]:
@@ -54,32 +54,32 @@ class Board:
 
 
 def series(metric: str, labels: str = "") -> str:
-    """The series of a metric in the chosen namespaces; `labels` are further matchers."""
+    """Select the series of a metric in the selected namespaces; `labels` are additional matchers."""
     return f"{metric}{{{SCOPE}{',' + labels if labels else ''}}}"
 
 
 def rate(metric: str, labels: str = "") -> str:
-    """Growth of a counter per second."""
+    """Return the growth of a counter per second."""
     return f"rate({series(metric, labels)}[$__rate_interval])"
 
 
 def per_second(metric: str, by: str = "", labels: str = "") -> Query:
-    """Growth of a counter per second, summed per value of the label `by`."""
+    """Sum the growth of a counter per second, per value of the label `by`."""
     return Query(_sum(rate(metric, labels), by), _legend(by, metric))
 
 
 def total(metric: str, by: str = "", labels: str = "") -> Query:
-    """A gauge, summed per value of the label `by`."""
+    """Sum a gauge per value of the label `by`."""
     return Query(_sum(series(metric, labels), by), _legend(by, metric))
 
 
 def highest(metric: str, by: str, labels: str = "") -> Query:
-    """A gauge's largest value per value of the label `by`."""
+    """Return a gauge's largest value per value of the label `by`."""
     return Query(f"max by ({by}) ({series(metric, labels)})", _legend(by, metric))
 
 
 def quantiles(histogram: str, *wanted: float, by: str = "", name: str = "") -> tuple[Query, ...]:
-    """Quantiles of a histogram over the whole pool, or per value of the label `by`."""
+    """Return quantiles of a histogram over the whole pool, or per value of the label `by`."""
     grouping = f"le, {by}" if by else "le"
     return tuple(
         Query(
@@ -91,7 +91,7 @@ def quantiles(histogram: str, *wanted: float, by: str = "", name: str = "") -> t
 
 
 def mean(histogram: str, name: str = "mean", by: str = "") -> Query:
-    """Mean of a histogram's observations, per value of the label `by`."""
+    """Return the mean of a histogram's observations, per value of the label `by`."""
     total_of, number_of = _sum(rate(histogram + "_sum"), by), _sum(rate(histogram + "_count"), by)
     return Query(f"{total_of} / {number_of}", name)
 

@@ -1,21 +1,21 @@
-"""Pool and scaling: who is there and healthy, what waits, how much is left, what the autoscalers do."""
+"""Pool and scaling: known and healthy workers, queues, headroom, autoscalers."""
 
 from __future__ import annotations
 
 from tools.dashboards.panels import Board, Panel, Query, Row, highest, per_second, rate, series, total
 
 _OURS = 'pod=~".*-(encode|llm|decode|gateway|single)-.*"'
-"""Outside families speak of every pod of a namespace."""
+"""Metrics from outside cover every pod of a namespace; this selects ours."""
 _DEPLOYED = 'deployment=~".*-(encode|llm|decode|gateway|single)"'
 _RESTARTS = "kube_pod_container_status_restarts_total"
 _SCALED = 'horizontalpodautoscaler=~".*-(encode|llm|decode|gateway)"'
 
 _POOLS = Row(
-    "Pools, as their callers see them",
+    "Pools, from their callers",
     (
         Panel(
             "Workers known and healthy",
-            "Discovery lists the known ones; the healthy ones are given work. Per caller and pool.",
+            "Discovery lists the known workers; healthy ones receive work. Per pool, from the caller with the most.",
             "short",
             (
                 Query(f"max by (pool) ({series('lighttts_pool_workers_known')})", "{{pool}} known"),
@@ -30,25 +30,25 @@ _POOLS = Row(
         ),
         Panel(
             "Leases given",
-            "Even curves: the balance is right.",
+            "Work is balanced if the curves are level.",
             "ops",
             (per_second("lighttts_pool_leases_total", "pool, worker"),),
         ),
         Panel(
             "Failures of workers",
-            "By reason; a worker that fails again and again is left alone for a while.",
+            "By reason. A worker that fails repeatedly is not used for a while.",
             "ops",
             (per_second("lighttts_pool_failures_total", "pool, worker, reason"),),
         ),
         Panel(
             "Refused for lack of a worker",
-            "No worker of the pool was healthy in time.",
+            "No worker of the pool became healthy in time.",
             "ops",
             (per_second("lighttts_pool_refusals_total", "pool"),),
         ),
         Panel(
             "Failed lookups",
-            "Discovery cannot ask; the last known workers stand.",
+            "Lookups by discovery that failed. The last known workers stay in use.",
             "ops",
             (per_second("lighttts_discovery_failures_total", "target"),),
         ),
@@ -56,11 +56,11 @@ _POOLS = Row(
 )
 
 _QUEUES = Row(
-    "What waits, and what is left",
+    "Queues and headroom",
     (
         Panel(
             "Streams at the decode workers",
-            "Open, and how many may be; those nobody listens to; waiting for first audio; ready to be decoded.",
+            "Open streams and their limit; offline streams; streams that wait for first audio; hops that are ready.",
             "short",
             (
                 total("lighttts_decode_streams"),
@@ -72,27 +72,27 @@ _QUEUES = Row(
         ),
         Panel(
             "Longest wait for first audio",
-            "At the slowest decode worker.",
+            "Longest wait at any decode worker.",
             "s",
             (highest("lighttts_decode_queue_oldest_seconds", "class"),),
             warn_at=1.0,
         ),
         Panel(
             "Decode workers' time in use",
-            "1 is full: no headroom is left. Scale out above 0.8.",
+            "At 1 there is no headroom. Add workers above 0.8.",
             "percentunit",
             (Query(f"sum by (pod) ({rate('lighttts_decode_busy_seconds_total')})", "{{pod}}"),),
             warn_at=0.8,
         ),
         Panel(
             "Utterances at the llm workers",
-            "Running, held back by their lead, paused for others, waiting for K/V blocks.",
+            "Utterances that run, are held back by their lead, are paused for others, or wait for K/V blocks.",
             "short",
             tuple(total(f"lighttts_llm_sequences_{state}") for state in ("running", "held", "paused", "waiting")),
         ),
         Panel(
             "K/V blocks in use",
-            "Of the llm workers' cache.",
+            "Share of the llm workers' K/V cache in use.",
             "percentunit",
             (
                 Query(
@@ -104,8 +104,8 @@ _QUEUES = Row(
             warn_at=0.9,
         ),
         Panel(
-            "Memory given up for others",
-            "llm utterances that lost their blocks, decode states evicted, and mel frames computed again for it.",
+            "Memory evicted for other streams",
+            "Preempted llm utterances, evicted decode states, and mel frames that were recomputed because of that.",
             "ops",
             (
                 per_second("lighttts_llm_preemptions_total"),
@@ -115,19 +115,19 @@ _QUEUES = Row(
         ),
         Panel(
             "Calls",
-            "Arriving per second, and running.",
+            "New calls per second, and running calls.",
             "short",
             (per_second("lighttts_rpc_started_total", "service"), total("lighttts_rpc_active", "service")),
         ),
         Panel(
-            "Utterances that ended",
-            "At the decode workers, by outcome.",
+            "Ended utterances",
+            "Utterances that ended at the decode workers, by outcome.",
             "ops",
             (per_second("lighttts_decode_streams_ended_total", "outcome"),),
         ),
         Panel(
-            "Engines turn",
-            "A live engine's number grows, idle or not; a flat zero is a hung one.",
+            "Engine steps",
+            "Turns of the engine's loop per second, idle turns included. Zero means that the engine hangs.",
             "ops",
             (
                 per_second("lighttts_decode_engine_steps_total", "pod"),
@@ -142,7 +142,7 @@ _CLUSTER = Row(
     (
         Panel(
             "Replicas wanted and available",
-            "Wanted by the Deployment; available when Ready.",
+            "Replicas that the Deployment requests, and replicas that are Ready.",
             "short",
             (
                 Query(series("kube_deployment_spec_replicas", _DEPLOYED), "{{deployment}} wanted"),
@@ -151,7 +151,7 @@ _CLUSTER = Row(
         ),
         Panel(
             "Autoscalers",
-            "At the maximum they can do no more.",
+            "An autoscaler at its maximum cannot add pods.",
             "short",
             (
                 Query(
@@ -166,7 +166,7 @@ _CLUSTER = Row(
         ),
         Panel(
             "Restarts and pods that wait",
-            "A restart's reason is in the pod's termination message.",
+            "The pod's termination message has the reason of a restart.",
             "short",
             (
                 Query(
@@ -178,8 +178,7 @@ _CLUSTER = Row(
         ),
         Panel(
             "Certificates: time left",
-            "Of the certificates that pods show, and of those that cert-manager made: a renewal is read with the next "
-            "connection.",
+            "Certificates of pods and of cert-manager. Pods use a renewed certificate for the next connection.",
             "s",
             (
                 Query(
@@ -195,6 +194,6 @@ _CLUSTER = Row(
 BOARD = Board(
     "light-tts-pool",
     "light-tts / Pool and scaling",
-    "Who is there and healthy, what waits, how much is left, what the autoscalers do.",
+    "Which workers are known and healthy, how long queues are, how much headroom is left, what autoscalers do.",
     (_POOLS, _QUEUES, _CLUSTER),
 )

@@ -1,4 +1,4 @@
-"""Where is the time? The way of an utterance through the stages, each stage's latency and its parts."""
+"""Where is the time? The latency of each stage of an utterance, and its parts."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ _STAGES = Row(
     "From text to first audio",
     (
         Panel(
-            "First audio, stage by stage (p95)",
-            "The stage whose curve rises with the gateway's is where the time goes.",
+            "First audio by stage (p95)",
+            "The stage whose curve rises together with the gateway's takes the time.",
             "s",
             (
                 *quantiles("lighttts_gateway_time_to_first_audio_seconds", 0.95, name="gateway: first audio"),
@@ -20,19 +20,19 @@ _STAGES = Row(
         ),
         Panel(
             "Parts of the time to first audio (mean)",
-            "As the gateway measures them; stacked in thought they are the whole.",
+            "As measured by the gateway. The parts sum to the whole time.",
             "s",
             (mean("lighttts_gateway_first_audio_stage_seconds", "{{stage}}", by="stage"),),
         ),
         Panel(
             "Length of calls (p95)",
-            "Streams last as long as their audio; unary calls should be short.",
+            "Streams last as long as their audio. Unary calls should be short.",
             "s",
             quantiles("lighttts_rpc_duration_seconds", 0.95, by="method"),
         ),
         Panel(
             "Speech ahead of its listener (median)",
-            "What a listener has left when more is made, at llm and at decode. Near zero is the edge of stuttering.",
+            "Audio that a listener still has when more is generated. Near zero, playback may stutter.",
             "s",
             (
                 *quantiles("lighttts_llm_lead_seconds", 0.5, name="llm"),
@@ -52,19 +52,19 @@ _ENCODE = Row(
             quantiles("lighttts_encode_step_seconds", 0.95, by="step"),
         ),
         Panel(
-            "Voices by outcome, and in work",
-            "cached costs nothing; extracted is new; what is in work waits for the others.",
+            "Voices by outcome, and in progress",
+            "cached voices cost nothing; extracted voices are new; voices in progress are being extracted now.",
             "short",
             (per_second("lighttts_encode_voices_total", "outcome"), total("lighttts_encode_voices_in_work")),
         ),
         Panel(
-            "What arrives",
+            "Input",
             "Characters of text and bytes of prompt audio per second.",
             "short",
             (per_second("lighttts_encode_text_characters_total"), per_second("lighttts_encode_prompt_bytes_total")),
         ),
-        Panel("Cached voices", "Per pod.", "short", (total("lighttts_encode_cache_voices", "pod"),)),
-        Panel("Memory of cached voices", "Per pod.", "bytes", (total("lighttts_encode_cache_bytes", "pod"),)),
+        Panel("Cached voices", "Number of voices per pod.", "short", (total("lighttts_encode_cache_voices", "pod"),)),
+        Panel("Memory of cached voices", "Bytes per pod.", "bytes", (total("lighttts_encode_cache_bytes", "pod"),)),
     ),
 )
 
@@ -73,15 +73,15 @@ _LLM = Row(
     (
         Panel(
             "Engine step",
-            "25 tokens make a second of speech: below 40 ms a step keeps up with every listener in it.",
+            "A second of speech has 25 tokens: steps below 40 ms keep up with every listener in the batch.",
             "s",
             quantiles("lighttts_llm_step_duration_seconds", 0.5, 0.95),
             warn_at=0.04,
         ),
-        Panel("Utterances per step", "The batch.", "short", (mean("lighttts_llm_batch_size"),)),
+        Panel("Utterances per step", "Mean batch size.", "short", (mean("lighttts_llm_batch_size"),)),
         Panel(
             "Tokens per second",
-            "Speech tokens generated, and rows of prompts fed.",
+            "Generated speech tokens, and prompt rows.",
             "short",
             (per_second("lighttts_llm_tokens_generated_total"), per_second("lighttts_llm_prefill_tokens_total")),
         ),
@@ -91,29 +91,34 @@ _LLM = Row(
 _DECODE = Row(
     "decode",
     (
-        Panel("Length of a batch", "Flow and vocoder.", "s", quantiles("lighttts_decode_batch_seconds", 0.5, 0.95)),
-        Panel("Hops per batch", "The batch.", "short", (mean("lighttts_decode_batch_hops"),)),
+        Panel(
+            "Length of a batch",
+            "Seconds of flow and vocoder.",
+            "s",
+            quantiles("lighttts_decode_batch_seconds", 0.5, 0.95),
+        ),
+        Panel("Hops per batch", "Mean batch size.", "short", (mean("lighttts_decode_batch_hops"),)),
         Panel(
             "Where decode spends its time",
-            "Seconds per second, over all workers.",
+            "Seconds of each phase per second, over all workers.",
             "short",
             (per_second("lighttts_decode_phase_seconds_total", "phase"),),
         ),
         Panel(
             "Hops and tokens per second",
-            "Fewer, larger hops cost less; they grow with a stream's lead.",
+            "Fewer, larger hops cost less. Hops grow with a stream's lead.",
             "short",
             (per_second("lighttts_decode_hops_total"), per_second("lighttts_decode_tokens_total")),
         ),
         Panel(
             "Seconds of audio per second",
-            "Samples made; divided by the streams it is how fast each of them runs (24 kHz).",
+            "Generated audio. Divided by the number of streams, it is the speed of one stream (at 24 kHz).",
             "short",
             (Query(per_second("lighttts_decode_samples_total", "pod").expr + " / 24000", "{{pod}}"),),
         ),
         Panel(
             "Prompts computed and shared",
-            "A known voice starts from its prompt's state instead of computing it.",
+            "A stream with a known voice shares the prompt's state instead of computing it.",
             "ops",
             (per_second("lighttts_decode_prompts_total", "how"),),
         ),
@@ -123,6 +128,6 @@ _DECODE = Row(
 BOARD = Board(
     "light-tts-time",
     "light-tts / Where is the time?",
-    "Which stage, and which part of it, makes listeners wait.",
+    "Which stage, and which part of it, takes the time that listeners wait.",
     (_STAGES, _ENCODE, _LLM, _DECODE),
 )

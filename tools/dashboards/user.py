@@ -1,4 +1,4 @@
-"""Is the user fine? What listeners get: when speech begins, whether it stutters, what is refused."""
+"""Is the user fine? When speech begins, whether it stutters, which requests are refused."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _LISTENING = Row(
     (
         Panel(
             "Time to first audio",
-            "From a stream's first text to its first audio. When it rises, the second dashboard says where.",
+            "From a stream's first text to its first audio. If it rises, the second dashboard shows which stage.",
             "s",
             (*quantiles(TTFA, 0.5, 0.95, 0.99), mean(TTFA)),
             warn_at=1.0,
         ),
         Panel(
             "Streams whose speech began in time",
-            "Share of streams; the alerts burn the budget of the second curve, 99 %.",
+            "Share of streams. The goal of the alerts is 99 % for the second curve.",
             "percentunit",
             tuple(
                 Query(f"sum({rate(TTFA + '_bucket', bound)}) / sum({rate(TTFA + '_count')})", name)
@@ -30,7 +30,7 @@ _LISTENING = Row(
         ),
         Panel(
             "Silence per second of speech",
-            "How much of the listening time is waiting. Budget of the alerts: 0.5 %.",
+            "Share of the listening time that is silence. The budget of the alerts is 0.5 %.",
             "percentunit",
             (
                 Query(
@@ -41,26 +41,26 @@ _LISTENING = Row(
         ),
         Panel(
             "Underruns at the decode workers",
-            "Times per second that a playing listener had nothing left, and how long it had nothing.",
+            "How often per second a listener ran out of audio, and for how long.",
             "short",
             (per_second("lighttts_decode_underruns_total"), per_second("lighttts_decode_underrun_seconds_total")),
         ),
         Panel(
             "Real-time factor",
-            "Seconds spent per second of audio, by stream; above 1 a stream cannot keep up.",
+            "Seconds spent per second of audio, by stream. Above 1 a stream cannot keep up.",
             "short",
             (*quantiles(RTF, 0.5, 0.95), mean(RTF)),
             warn_at=1.0,
         ),
         Panel(
-            "Audio delivered, and generated in vain",
-            "Seconds of audio per second. What was generated but not delivered went to listeners who left.",
+            "Audio delivered, and generated but not used",
+            "Seconds of audio per second. Audio that was not delivered belonged to listeners who left or interrupted.",
             "short",
             (
                 per_second(DELIVERED),
                 Query(
                     f"sum({rate('lighttts_gateway_audio_generated_seconds_total')}) - sum({rate(DELIVERED)})",
-                    "generated in vain",
+                    "not delivered",
                 ),
             ),
         ),
@@ -68,26 +68,26 @@ _LISTENING = Row(
 )
 
 _ANSWERS = Row(
-    "What callers are answered",
+    "Answers to callers",
     (
         Panel(
-            "Streams served now", "Over all interfaces.", "short", (total("lighttts_gateway_sessions_active", "pod"),)
+            "Streams served now", "Streams of all APIs.", "short", (total("lighttts_gateway_sessions_active", "pod"),)
         ),
         Panel(
-            "Errors by interface and reason",
-            "Refusals of bad requests, of callers without a key, of overload, and defects.",
+            "Errors by API and reason",
+            "Invalid requests, missing keys, overload, and defects.",
             "reqps",
             (per_second("lighttts_gateway_errors_total", "front, reason"),),
         ),
         Panel(
             "Calls at the gateway by status",
-            "RESOURCE_EXHAUSTED: full. UNAVAILABLE: no worker. INTERNAL: a defect, the log has its trace.",
+            "RESOURCE_EXHAUSTED: full. UNAVAILABLE: no worker. INTERNAL: a defect; the log has the trace.",
             "reqps",
             (per_second("lighttts_rpc_finished_total", "code", 'method=~"/lighttts.v1.(TextToSpeech|Voices)/.*"'),),
         ),
         Panel(
             "Speech cut off",
-            "By barge-in or by a client that went away, and what it was doing at the llm workers.",
+            "Cut by barge-in or by a client that disconnected; for llm workers, the phase of the utterance.",
             "ops",
             (
                 per_second("lighttts_gateway_cancellations_total", "by"),
@@ -96,8 +96,8 @@ _ANSWERS = Row(
         ),
         Panel(
             "Utterances that moved",
-            "To another decode or llm worker, by reason and outcome. Listeners hear no seam of what moved; what failed "
-            "ended there. Many mean a sick worker.",
+            "Moves to another decode or llm worker, by reason and outcome. Listeners do not notice a move; failed "
+            "utterances ended with an error. Many moves mean a faulty worker.",
             "ops",
             (
                 per_second("lighttts_llm_decode_moves_total", "reason, outcome"),
@@ -106,31 +106,29 @@ _ANSWERS = Row(
         ),
         Panel(
             "Gap at a move",
-            "From the loss of a decode worker to the next audio, which the listener's lead must cover.",
+            "From the loss of a decode worker to the next audio. The listener's lead must cover it.",
             "s",
             quantiles("lighttts_llm_decode_seam_seconds", 0.5, 0.95),
         ),
         Panel(
-            "Whole texts remembered",
-            "Where the result cache is on: remembered or shared speech costs no GPU.",
+            "Result cache",
+            "If the result cache is on: whole texts by origin. Cached or shared speech uses no GPU.",
             "ops",
             (per_second("lighttts_gateway_results_total", "how"),),
         ),
         Panel(
-            "Deleted voices not forgotten",
-            "Workers not yet told to forget a deleted voice; each is told again until it answers or has gone.",
+            "Failed evictions of deleted voices",
+            "Evictions that did not reach a worker; each is repeated until the worker answers or is gone.",
             "ops",
             (per_second("lighttts_gateway_voices_not_forgotten_total"),),
         ),
-        Panel(
-            "Pods that serve", "1 for each pod that reports SERVING.", "short", (total("lighttts_ready", "service"),)
-        ),
+        Panel("Serving pods", "Number of pods that report SERVING.", "short", (total("lighttts_ready", "service"),)),
     ),
 )
 
 BOARD = Board(
     "light-tts-user",
     "light-tts / Is the user fine?",
-    "When speech begins, whether it stutters, what is refused.",
+    "When speech begins, whether it stutters, which requests are refused.",
     (_LISTENING, _ANSWERS),
 )

@@ -109,6 +109,11 @@ def _counters(stats: EngineStats, steps: int) -> Iterator[Metric]:
         ("evicted_bytes", "Memory so given up.", stats.evicted_bytes),
         ("recomputed_frames", "Mel frames computed again for lack of state.", stats.backend.recomputed_frames),
         ("non_finite", "Hops computed again in float32.", stats.backend.non_finite),
+        (
+            "unprepared_batches",
+            "Batches of a shape without a prepared CUDA graph; their kernels were launched one by one.",
+            stats.backend.unprepared_batches,
+        ),
         ("underruns", "Times a listener ran out of audio.", stats.underruns),
         ("underrun_seconds", "How long listeners had none.", stats.underrun_s),
     ):

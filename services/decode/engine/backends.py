@@ -88,6 +88,8 @@ class BackendCounts:
     """Mel frames computed again because their stream had lost its state, could not keep it, or came from elsewhere."""
     non_finite: int = 0
     """Hops computed again in float32 because the faster way gave values that are not finite."""
+    unprepared_batches: int = 0
+    """Batches that ran without a CUDA graph, though the backend uses graphs, because none has their shape."""
     prompts_computed: int = 0
     prompts_shared: int = 0
     flow_s: float = 0.0

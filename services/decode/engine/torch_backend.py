@@ -28,6 +28,9 @@ from services.decode.vocoder.stretch import Stretch
 
 log = logging.getLogger(__name__)
 
+_Piece = tuple[VocoderState, Tensor, bool]
+"""Input of the vocoder: a stream's state, its new mel frames [n, mel], and whether they are its last."""
+
 
 class NonFiniteAudio(ArithmeticError):
     """The model produced NaN or infinity; the input or the precision does not suit it."""
@@ -191,6 +194,7 @@ class TorchBackend:
             non_finite=self._non_finite,
             prompts_computed=self.prompts.computed,
             prompts_shared=self.prompts.shared,
+            unprepared_batches=self.flow.programs.unprepared if self.flow.programs else 0,
             flow_s=self._flow_s,
             vocoder_s=self._vocoder_s,
         )
@@ -230,38 +234,43 @@ class TorchBackend:
         return mels
 
     def _vocode(self, hops: Sequence[Hop], mels: Sequence[Tensor]) -> list[HopAudio | Exception]:
-        """The hops' audio, or why one has none."""
-        pieces: list[tuple[VocoderState, Tensor, bool] | Exception] = []
+        """Return the audio of each hop, or the error that fails its stream.
+
+        Never raises: the flow has already advanced, so the engine could not run these hops again.
+        """
+        pieces: list[_Piece | Exception] = []
         for hop, mel in zip(hops, mels, strict=True):
             try:
                 pieces.append(self._piece(hop, mel))
-            except (ArithmeticError, RuntimeError, ValueError) as error:
+            except Exception as error:  # noqa: BLE001 - fails this stream, not its batch
                 pieces.append(error)
         first = [hop.state.vocoder.emitted for hop in hops]
-        good = [piece for piece in pieces if not isinstance(piece, Exception)]
-        made = iter(self._samples(good))
+        made = iter(self._samples([piece for piece in pieces if not isinstance(piece, Exception)]))
         results: list[HopAudio | Exception] = []
         for hop, piece, start in zip(hops, pieces, first, strict=True):
             samples = piece if isinstance(piece, Exception) else next(made)
-            if isinstance(samples, Exception):
-                results.append(samples)
-            elif not bool(torch.isfinite(samples).all()):
-                results.append(NonFiniteAudio("the vocoder produced values that are not finite numbers"))
-            else:
-                start *= self.format.frame_samples
-                results.append(HopAudio(start, samples.cpu().numpy(), self._record(hop.state)))
+            try:
+                results.append(samples if isinstance(samples, Exception) else self._audio(hop, start, samples))
+            except Exception as error:  # noqa: BLE001 - as above
+                results.append(error)
         return results
 
-    def _samples(self, pieces: Sequence[tuple[VocoderState, Tensor, bool]]) -> list[Tensor | Exception]:
-        """As one batch; if that fails, one by one, so that only the culprits fail."""
+    def _samples(self, pieces: Sequence[_Piece]) -> list[Tensor | Exception]:
+        """Run the vocoder over one batch; if it fails, over each stream alone, so that only the bad ones fail."""
         try:
             return [*self.vocoder.append_all(pieces)]
-        except RuntimeError as error:
+        except Exception as error:  # noqa: BLE001 - whatever a device raises, the other streams go on
             if len(pieces) == 1:
                 return [error]
         return [made for piece in pieces for made in self._samples([piece])]
 
-    def _piece(self, hop: Hop, mel: Tensor) -> tuple[VocoderState, Tensor, bool]:
+    def _audio(self, hop: Hop, start: int, samples: Tensor) -> HopAudio:
+        """`samples` [n] from mel frame `start` on, as a result. Raises NonFiniteAudio."""
+        if not bool(torch.isfinite(samples).all()):
+            raise NonFiniteAudio("the vocoder produced values that are not finite numbers")
+        return HopAudio(start * self.format.frame_samples, samples.cpu().numpy(), self._record(hop.state))
+
+    def _piece(self, hop: Hop, mel: Tensor) -> _Piece:
         """What the vocoder gets of a hop's mel: stretched, and without what was spoken elsewhere."""
         state: TorchState = hop.state
         last = self._ends(hop)

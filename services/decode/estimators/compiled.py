@@ -71,7 +71,7 @@ def use_programs(flow: Flow, most_streams: int, record: Record | None) -> None:
     flow.programs = programs
     try:
         _compare(flow, expected)
-    except RuntimeError:
+    except Exception:
         flow.programs = None
         raise
 

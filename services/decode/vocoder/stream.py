@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -105,10 +105,14 @@ class Vocoder:
         made: dict[int, tuple[Tensor, Tensor]] = {}
         for group in groups.values():
             made.update(zip(group, self._run([(pieces[i][0], windows[i]) for i in group]), strict=True))
-        return [
+        after = [replace(state) for state, _, _ in pieces]
+        samples = [
             self._take(state, window, ready[index], made.get(index))
-            for index, ((state, _, _), window) in enumerate(zip(pieces, windows, strict=True))
+            for index, (state, window) in enumerate(zip(after, windows, strict=True))
         ]
+        for (state, _, _), advanced in zip(pieces, after, strict=True):
+            vars(state).update(vars(advanced))
+        return samples
 
     def run_window(self, state: VocoderState, window: Tensor) -> tuple[Tensor, Tensor]:
         """Samples [n * hop] of the window's frames from `state.source_start` on, and their phase [n, harmonics]."""

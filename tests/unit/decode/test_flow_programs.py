@@ -89,7 +89,7 @@ def test_hops_run_as_programs_and_what_fits_none_runs_without(caplog: pytest.Log
     history: list[list[int | None]] = [[160, 160]]  # two streams, more new chunks than a hop has
     streams = [(60, 25), (60, 25)]
     assert difference(mels(with_programs(), streams, history), mels(support.mini_backend(), streams, history)) <= SAME
-    assert programs.unprepared == before + 1
+    assert programs.unprepared == with_programs().counts().unprepared_batches == before + 1
     assert [record.message for record in caplog.records] == [
         "a batch has no prepared program, its kernels are launched one by one"
     ]
@@ -147,6 +147,16 @@ def test_a_record_that_computes_something_else_is_refused(flow: Flow) -> None:
 
     with pytest.raises(RuntimeError, match="not permitted"):
         use_programs(flow, STREAMS, refuse)
+    assert flow.programs is None
+
+    def fail_later(run: Callable[[], None]) -> Callable[[], None]:
+        def replay() -> None:
+            raise AssertionError("the driver does not replay")
+
+        return replay
+
+    with pytest.raises(AssertionError, match="does not replay"):
+        use_programs(flow, STREAMS, fail_later)
     assert flow.programs is None
     assert torch.equal(made_up_mel(flow), plain)
 

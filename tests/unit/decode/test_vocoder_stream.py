@@ -72,6 +72,30 @@ def test_the_measured_context_is_smaller_than_the_layers_bound() -> None:
     assert measure_context(vocoder(), mel()[:20]) == bound
 
 
+def test_a_batch_that_fails_changes_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing:
+        """A context that fails when the second stream is about to drop its old frames."""
+
+        right, reads = vocoder().context.right, 0
+
+        @property
+        def left(self) -> int:
+            self.reads += 1
+            if self.reads == 2:
+                raise MemoryError
+            return 20
+
+    states = [vocoder().open(seed=3) for _ in range(2)]
+    pieces = [(state, mel()[:60], False) for state in states]
+    with monkeypatch.context() as patch:
+        patch.setattr(vocoder(), "context", Failing())
+        with pytest.raises(MemoryError):
+            vocoder().append_all(pieces)
+    assert [(state.emitted, state.mel.shape[0]) for state in states] == [(0, 0), (0, 0)]
+    for samples in vocoder().append_all(pieces):
+        assert float((samples - one_shot()[: samples.shape[0]]).abs().max()) <= 1e-4
+
+
 def test_seeds_change_the_noise_and_nothing_else() -> None:
     other = streamed([50], seed=4)
     assert not torch.equal(other, one_shot())

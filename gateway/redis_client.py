@@ -1,4 +1,4 @@
-"""Redis, for what several gateways share. An extra: only a gateway with LIGHTTTS_REDIS_URL needs the library."""
+"""Redis, for state that gateways share. The library is optional: only a gateway with LIGHTTTS_REDIS_URL needs it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from services.common.errors import Unavailable
-from services.common.server import StartError
+from services.common.start_error import StartError
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 TIMEOUT_SECONDS = 2.0
-"""Longest wait for Redis: a listener waits as long."""
+"""Longest wait for a Redis command; the listener waits as long."""
 
 
 def connect(url: str) -> Redis:
-    """A client; it connects at its first command. Raises StartError for a wrong address or a missing library."""
+    """Create a client; it connects at its first command. Raises StartError: wrong address, missing library."""
     try:
         from redis.asyncio import Redis
     except ImportError as error:
@@ -36,7 +36,7 @@ def connect(url: str) -> Redis:
 
 @contextlib.contextmanager
 def reached(what: str) -> Iterator[None]:
-    """Turns a Redis that cannot be used into Unavailable, naming `what` cannot be done."""
+    """Convert errors of Redis to Unavailable. `what` begins the message, for example "results cannot be read"."""
     from redis.exceptions import RedisError
 
     try:

@@ -1,4 +1,4 @@
-"""The gateway as a service: what it holds and its life."""
+"""The gateway as a service: its parts, and how it starts, drains and closes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _START_POLL_SECONDS = 0.5
 
 
 class GatewayService:
-    """Satisfies services.common.server.Service; HTTP is served from the same loop."""
+    """Implements services.common.server.Service; the same event loop serves HTTP."""
 
     name = "gateway"
     rpc_services: tuple[str, ...] = (
@@ -86,12 +86,12 @@ class GatewayService:
 
     @property
     def http_port(self) -> int:
-        """The port of the HTTP server, once started."""
+        """The port of the HTTP server, once it has started."""
         return self._http.port
 
     @property
     def cosyvoice_port(self) -> int:
-        """The port of CosyVoice's clients, once started; 0 when there is none."""
+        """The port for CosyVoice's clients, once it has started; 0 if it is off."""
         return 0 if self._cosyvoice is None else self._cosyvoice.port
 
     def register(self, server: grpc.aio.Server) -> None:
@@ -103,7 +103,7 @@ class GatewayService:
         tts_pb2_grpc.add_VoicesServicer_to_server(VoicesServicer(self._context), server)
 
     async def start(self) -> None:
-        """Serves HTTP at once (liveness has to answer), then waits until the encode service can be asked."""
+        """Serve HTTP at once, because liveness must answer, then wait until the encode service responds."""
         await self._shared.start()
         await self._http.start()
         log.info("http", port=self.http_port)
@@ -134,7 +134,7 @@ class GatewayService:
         await self._shared.close()
 
     def _cosyvoice_server(self, authenticator: Authenticator) -> HttpServer | None:
-        """Its clients take HTTP and gRPC at the same port for granted, and speak no TLS."""
+        """Create the server for CosyVoice's clients: HTTP and gRPC on one port, without TLS. None if it is off."""
         settings = self._settings
         if settings.cosyvoice_port == "off":
             return None
@@ -156,20 +156,20 @@ class GatewayService:
             await self._context.voices.refresh()
             await self._context.voices.sweep()
         except LightTtsError as error:
-            log.warning("cannot ask the encode service what it serves", reason=error.message)
+            log.warning("cannot query the encode service", reason=error.message)
             return False
         return True
 
 
 def _keys(settings: GatewaySettings) -> KeyRing | None:
     if settings.api_keys_file is None:
-        log.warning("no API keys are configured: everybody who reaches this gateway may use it")
+        log.warning("no API keys are configured: anyone who can reach this gateway can use it")
         return None
     try:
         keys = KeyRing(settings.api_keys_file)
     except KeyFileError as error:
         raise StartError(f"LIGHTTTS_API_KEYS_FILE: {error}") from error
-    log.info("only callers with a key are let in", keys=len(keys))
+    log.info("API keys are required", keys=len(keys))
     return keys
 
 

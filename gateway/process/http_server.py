@@ -1,4 +1,4 @@
-"""uvicorn inside a process that has a life of its own."""
+"""Runs uvicorn inside a process that handles its own startup and signals."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class HttpServer:
         protocol: type[H11Protocol] = H11Protocol,
         port_setting: str = "LIGHTTTS_HTTP_PORT",
     ) -> None:
-        """`max_frame_bytes`: of one WebSocket message. `port_setting`: what to change when the port is taken."""
+        """`max_frame_bytes`: limit of a WebSocket message. `port_setting`: what to change if the port is in use."""
         self._port_setting = port_setting
         self._host = host
         self._port = port
@@ -54,16 +54,16 @@ class HttpServer:
 
     @property
     def port(self) -> int:
-        """The port it listens on, once started."""
+        """The port it listens on, once it has started."""
         return self._port
 
     async def start(self) -> None:
-        """Listens and returns. Raises StartError when the port is taken, TlsError when the certificate is no good."""
+        """Start to listen. Raises StartError if the port is in use, TlsError if the certificate cannot be used."""
         self._config.load()
         if self._tls is not None:
             self._config.ssl = server_context(self._tls)
         try:
-            # uvicorn would end the process when it cannot bind, so it is given a socket.
+            # uvicorn would exit the process if it could not bind, so it gets a socket that listens already.
             listener = _listen(self._host.strip("[]"), self._port)  # gRPC wants brackets around IPv6, sockets do not
         except OSError as error:
             raise StartError(
@@ -73,7 +73,7 @@ class HttpServer:
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="http server")
 
     async def close(self) -> None:
-        """Stops listening; responses still running are cut after a few seconds."""
+        """Stop listening. Responses that still run are cut after a few seconds."""
         if self._serving is not None:
             self._server.should_exit = True
             await asyncio.wait({self._serving})
@@ -82,11 +82,11 @@ class HttpServer:
 class _Uvicorn(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        yield  # signals belong to the process's own bootstrap
+        yield  # the process itself handles signals
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket; `::` takes IPv4 as well, as gRPC's does."""
+    """Return a listening socket; `::` accepts IPv4 too, as in gRPC."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     both = host == "::"
     return socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=both)

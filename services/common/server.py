@@ -24,6 +24,7 @@ from services.common import metrics, tracing
 from services.common.checkpoint.model_dir import ModelDirError
 from services.common.rpc import CallInterceptor, channel_options
 from services.common.settings import ServiceSettings
+from services.common.start_error import StartError
 from services.common.telemetry import configure_logging
 from services.common.tls import TlsError, server_credentials
 from services.common.tracing import TracingError
@@ -42,10 +43,6 @@ FLUSH_SECONDS = 0.2
 """For the last statuses to leave once every call has ended."""
 TERMINATION_LOG = Path("/dev/termination-log")
 """Where Kubernetes reads the reason of a container's death."""
-
-
-class StartError(Exception):
-    """The service cannot start; the message says why and what to do."""
 
 
 class Service(Protocol):

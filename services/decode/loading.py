@@ -8,9 +8,9 @@ from pathlib import Path
 import structlog
 import torch
 
-from services.common.checkpoint.model_dir import ModelDir
+from services.common.checkpoint.model_dir import ModelDir, ModelDirError
 from services.common.engine.device import first_line, on_device, replaced
-from services.common.server import StartError
+from services.common.start_error import StartError
 from services.decode.engine.backends import AudioFormat, Backend, CostModel, SimulatedBackend
 from services.decode.engine.scheduler import EngineLimits
 from services.decode.engine.torch_backend import Precision, TorchBackend
@@ -105,11 +105,13 @@ def estimator_factory(settings: DecodeSettings, device: torch.device) -> Estimat
 
 
 def _on(settings: DecodeSettings, model: ModelDir, device: torch.device) -> TorchBackend:
-    """A warmed backend on that device, by the estimator that was asked for or, with `auto`, by PyTorch's."""
+    """Return a warmed backend on that device, with the configured estimator or, with `auto`, PyTorch's."""
     factory = estimator_factory(settings, device)
     try:
         return _warm(settings, model, device, factory)
-    except (RuntimeError, OSError) as error:
+    except (StartError, ModelDirError):
+        raise  # a mistake in the settings or the checkpoint, which no other estimator corrects
+    except Exception as error:  # runtimes and their builders raise errors of their own types
         if factory is None:
             raise
         if settings.decode_backend != "auto":
@@ -136,13 +138,13 @@ def _warm(
     if settings.decode_compile:
         try:
             compile_estimator(backend.flow)
-        except RuntimeError as error:
+        except Exception as error:  # noqa: BLE001 - compilers raise errors of their own types; plain layers work
             replaced("decode_compile", "plain layers", error)
     if settings.decode_cuda_graphs and device.type == "cuda" and backend.flow.pool.blocks:
         try:
             most = min(largest_batch(settings, device), settings.decode_max_streams)
             use_programs(backend.flow, most, CudaGraphs(device))
-        except RuntimeError as error:
+        except Exception as error:  # noqa: BLE001 - drivers raise errors of their own types; single kernels work
             replaced("decode_cuda_graphs", "kernels launched one by one", error)
     return backend
 

@@ -9,7 +9,7 @@ import structlog
 import torch
 
 from services.common.checkpoint.model_dir import ModelDirError, open_model_dir
-from services.common.server import StartError
+from services.common.start_error import StartError
 from services.common.telemetry import configure_logging
 from services.decode.loading import prepare
 from services.decode.settings import DecodeSettings

@@ -1,6 +1,6 @@
-"""From settings to a running engine: checkpoints, precision, kernels.
+"""Makes a running engine from settings: checkpoints, precision, kernels.
 
-A setting that cannot be followed on this machine is replaced by what can, and the log says why.
+A setting that this machine does not support is replaced by one that it supports; the log gives the reason.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from torch import Tensor
 from services.common.checkpoint.model_dir import ModelDir
 from services.common.engine.device import on_device, replaced
 from services.common.engine.shell import FailedEvent
-from services.common.server import StartError
+from services.common.start_error import StartError
 from services.llm import metrics
 from services.llm.engine.backends import Backend, CostModel, SimulatedBackend
 from services.llm.engine.engine import LlmEngine
 from services.llm.engine.scheduler import EngineLimits, earliest_deadline, fifo
 from services.llm.engine.sequence import Request, TokensEvent
-from services.llm.model.kv_cache import DecodeAttention, KVCache, Rows, build_batch, gathered
+from services.llm.model.kv_cache import DecodeAttention, KVCache, SequenceInput, build_batch, gathered
 from services.llm.model.model import SpeechLM, load_speech_lm
 from services.llm.model.torch_backend import TorchBackend, TorchOptions
 from services.llm.settings import LlmSettings
 
 log = structlog.get_logger(__name__)
 
-PROGRAM_ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-"""Batch sizes a CUDA graph is recorded for, up to the largest batch."""
+PROGRAM_SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+"""Batch sizes for which CUDA graphs are recorded, up to the largest batch."""
 GRAPH_STEPS = 8
-"""Steps in one go where graphs replay. At 64 rows the host takes 0.9 ms for one step and 0.24 ms for one of eight: a
-sequence waits a little longer for its tokens, and the device hardly for the host."""
+"""Steps per run of CUDA graphs. At 64 sequences the host takes 0.9 ms for a single step and 0.24 ms per step for eight
+in one run: sequences get their tokens a little later, and the device hardly waits for the host."""
 TRIAL_DIFFERENCE = 0.05
-"""Of hidden states, whose deviation is about 1: what rounding may do, and no mistake keeps within."""
+"""Largest mean difference of hidden states, whose deviation is about 1: rounding stays below it, a mistake does not."""
 
 
 def load_engine(settings: LlmSettings, model: ModelDir, styles: Mapping[str, Path]) -> LlmEngine:
-    """A running engine that speaks with `styles`; in requests to it the first one's name is the empty one.
+    """Return a running engine for `styles`; requests name the first style by the empty string.
 
     Raises StartError for settings that cannot work and ModelDirError for checkpoints that do not fit.
     """
@@ -65,11 +65,11 @@ def load_engine(settings: LlmSettings, model: ModelDir, styles: Mapping[str, Pat
     else:
         backend, device = on_device(
             settings.device,
-            lambda device: _computing(settings, model, styles, device),
+            lambda device: _torch_backend(settings, model, styles, device),
             doing="generating",
             memory_fraction=settings.llm_memory_fraction,
         )
-        if _graphs(settings, device) and not settings.steps_per_turn:
+        if _uses_graphs(settings, device) and not settings.steps_per_turn:
             limits = replace(limits, steps_per_turn=GRAPH_STEPS)
     order = earliest_deadline if by_deadline else fifo
     try:
@@ -81,9 +81,9 @@ def load_engine(settings: LlmSettings, model: ModelDir, styles: Mapping[str, Pat
 
 
 def warm_up(engine: LlmEngine, model: ModelDir) -> None:
-    """Generates a few tokens, so that SERVING means that the next utterance pays for nothing but itself.
+    """Generate a few tokens, so that the first utterance does not wait for one-time work.
 
-    Raises StartError when the model cannot generate.
+    Raises StartError if the model cannot generate.
     """
     ended: queue.SimpleQueue[TokensEvent | FailedEvent] = queue.SimpleQueue()
     engine.submit(Request(text_ids=(0, 0), max_seconds=4 / model.token_rate), ended.put)
@@ -104,12 +104,12 @@ def _simulated(settings: LlmSettings, model: ModelDir) -> Backend:
         raise StartError(str(error)) from error
 
 
-def _computing(settings: LlmSettings, model: ModelDir, styles: Mapping[str, Path], device: torch.device) -> Backend:
+def _torch_backend(settings: LlmSettings, model: ModelDir, styles: Mapping[str, Path], device: torch.device) -> Backend:
     dtype = _dtype(settings, device)
     on_gpu = device.type == "cuda"
     int8_weights = settings.llm_int8_weights and not on_gpu
     if settings.llm_int8_weights and on_gpu:
-        replaced("llm_int8_weights", f"weights in {_name(dtype)}", "8-bit products run on a CPU alone")
+        replaced("llm_int8_weights", f"weights in {_name(dtype)}", "8-bit products run on a CPU only")
     models = [load_speech_lm(model, device, dtype, path=path, int8_weights=int8_weights) for path in styles.values()]
     if settings.llm_compile:
         for speech_lm in models:
@@ -118,7 +118,7 @@ def _computing(settings: LlmSettings, model: ModelDir, styles: Mapping[str, Path
     options = TorchOptions(
         int8_kv=settings.llm_int8_kv,
         attend=attend,
-        program_rows=_program_rows(settings) if _graphs(settings, device) else (),
+        program_sizes=_program_sizes(settings) if _uses_graphs(settings, device) else (),
         program_tokens=settings.max_request_tokens,
     )
     others = dict(list(zip(styles, models, strict=True))[1:])
@@ -129,7 +129,7 @@ def _computing(settings: LlmSettings, model: ModelDir, styles: Mapping[str, Path
         dtype=_name(dtype),
         int8_weights=int8_weights,
         int8_kv=settings.llm_int8_kv,
-        cuda_graphs=bool(options.program_rows),
+        cuda_graphs=bool(options.program_sizes),
         attention="copied blocks" if attend is gathered else "paged kernel",
     )
     return backend
@@ -147,16 +147,16 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _graphs(settings: LlmSettings, device: torch.device) -> bool:
+def _uses_graphs(settings: LlmSettings, device: torch.device) -> bool:
     return device.type == "cuda" and settings.llm_cuda_graphs
 
 
-def _program_rows(settings: LlmSettings) -> tuple[int, ...]:
-    return (*(rows for rows in PROGRAM_ROWS if rows < settings.max_running), settings.max_running)
+def _program_sizes(settings: LlmSettings) -> tuple[int, ...]:
+    return (*(size for size in PROGRAM_SIZES if size < settings.max_running), settings.max_running)
 
 
 def _paged_attention(model: SpeechLM, int8_kv: bool) -> DecodeAttention:
-    """The paged kernel, where it can be had and hears what plain attention hears."""
+    """Return the paged kernel if it is available and agrees with plain attention, else plain attention."""
     instead, head_dim = "copied K/V blocks", model.config.head_dim
     if head_dim < 16 or head_dim & (head_dim - 1):
         replaced("llm_paged_kernel", instead, f"it needs heads of 16, 32, 64 ..., not {head_dim}")
@@ -167,7 +167,7 @@ def _paged_attention(model: SpeechLM, int8_kv: bool) -> DecodeAttention:
         plain, kernel = (_trial(model, attend, int8_kv) for attend in (gathered, paged))
     except ImportError as error:
         replaced("llm_paged_kernel", instead, f"the triton package is missing ({error})")
-    except Exception as error:  # noqa: BLE001 - compilers fail in ways of their own; copied blocks always work
+    except Exception as error:  # noqa: BLE001 - compilers raise many kinds of errors; copied blocks always work
         replaced("llm_paged_kernel", instead, error)
     else:
         difference = float((plain - kernel).abs().mean())
@@ -179,19 +179,19 @@ def _paged_attention(model: SpeechLM, int8_kv: bool) -> DecodeAttention:
 
 @torch.inference_mode()
 def _trial(model: SpeechLM, attend: DecodeAttention, int8_kv: bool = False) -> Tensor:
-    """The hidden state [1, hidden] of a row fed alone after twenty others, in float32."""
+    """Return the hidden state [1, hidden], in float32, of a token that is fed alone after twenty others."""
     device = model.speech_embedding.weight.device
     cache = KVCache(model.config, 3, 16, device, model.dtype, quantized=int8_kv, attend=attend)
-    model(build_batch([Rows(tuple(range(20)), 0, (2, 0))], 16, device), cache)
-    hidden: Tensor = model(build_batch([Rows((1,), 20, (2, 0))], 16, device), cache)
+    model(build_batch([SequenceInput(tuple(range(20)), 0, (2, 0))], 16, device), cache)
+    hidden: Tensor = model(build_batch([SequenceInput((1,), 20, (2, 0))], 16, device), cache)
     return hidden
 
 
 def _compile(model: SpeechLM) -> None:
-    """Tries the compiled layers once, and takes them back where the compiler is missing or fails."""
+    """Compile the layers and try them once; use the plain layers if the compiler is missing or fails."""
     model.compile_parts()
     try:
         _trial(model, gathered)
-    except Exception as error:  # noqa: BLE001 - compilers fail in ways of their own; plain layers always work
+    except Exception as error:  # noqa: BLE001 - compilers raise many kinds of errors; plain layers always work
         model.compile_parts(undo=True)
         replaced("llm_compile", "plain layers", error)

@@ -16,7 +16,7 @@ from services.common.checkpoint.model_dir import open_model_dir
 from services.common.discovery import discover
 from services.common.errors import InvalidInput, Unavailable
 from services.common.pool import Pool, dialler
-from services.common.server import StartError
+from services.common.start_error import StartError
 from services.common.voices import deletion as voice_deletion
 from services.common.voices.cache import VoiceCache
 from services.common.voices.voice import voice_identity

@@ -20,7 +20,7 @@ from gateway.auth.keys import key_hash
 from gateway.server import GatewayService
 from gateway.settings import GatewaySettings
 from lighttts.v1 import audio_pb2, tts_pb2
-from services.common.server import StartError
+from services.common.start_error import StartError
 from tests.support.fake_stages import Conversation, Rig, Script, rig, until
 from tests.support.redis_server import redis_server
 from tests.support.second_gateway import second_gateway
@@ -97,7 +97,7 @@ async def test_http_requests_without_a_sound_key_are_401_before_their_body_is_re
     async with rig(api_keys_file=keys(tmp_path)) as r:
         for options, words in [
             ({}, "is needed"),
-            ({"headers": {"x-api-key": "wrong"}}, "not known"),
+            ({"headers": {"x-api-key": "wrong"}}, "unknown API key"),
             ({"headers": {"authorization": f"Token {KEY}"}}, "Bearer"),
             ({"params": {"api_key": KEY}}, "ends up in logs"),
         ]:
@@ -174,7 +174,7 @@ async def test_what_an_offline_key_asks_for_is_served_last(tmp_path: Path) -> No
 async def test_an_idle_stream_is_ended_and_holds_no_place() -> None:
     async with rig(idle_seconds=0.05, max_sessions=1) as r:
         client = await Conversation(r).begin()
-        with pytest.raises(grpc.aio.AioRpcError, match="nothing came and nothing was read") as refusal:
+        with pytest.raises(grpc.aio.AioRpcError, match="no input and no reads") as refusal:
             await client.rest()
         assert refusal.value.code() == Status.DEADLINE_EXCEEDED
         await say(r, ("x", "y"))
@@ -191,7 +191,7 @@ async def test_a_client_that_never_reads_holds_no_place() -> None:
 
 
 @pytest.mark.parametrize(
-    ("guarded", "said"), [(False, "everybody who reaches this gateway may use it"), (True, "only callers with a key")]
+    ("guarded", "said"), [(False, "anyone who can reach this gateway can use it"), (True, "API keys are required")]
 )
 async def test_who_is_let_in_is_said_at_the_start(tmp_path: Path, guarded: bool, said: str) -> None:
     with structlog.testing.capture_logs() as lines:

@@ -7,7 +7,7 @@ import pytest
 from fastapi import FastAPI
 
 from gateway.process.http_server import HttpServer
-from services.common.server import StartError
+from services.common.start_error import StartError
 
 
 @pytest.mark.parametrize(

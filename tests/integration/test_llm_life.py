@@ -17,7 +17,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.common.checkpoint.model_dir import ModelDirError
 from services.common.pool import open_channel
-from services.common.server import LIVENESS, ServiceServer, StartError
+from services.common.server import LIVENESS, ServiceServer
+from services.common.start_error import StartError
 from services.llm.engine.scheduler import Scheduler
 from services.llm.server import LlmService
 from services.llm.settings import LlmSettings
@@ -42,7 +43,7 @@ async def start_failure(kind: type[Exception], **options: Any) -> str:
     ("options", "words"),
     [
         ({"total_tokens": 64, "max_request_tokens": 128}, "max_request_tokens 128 must fit into total_tokens 64"),
-        ({"device": "toaster"}, "LIGHTTTS_DEVICE 'toaster' is no device"),
+        ({"device": "toaster"}, "LIGHTTTS_DEVICE 'toaster' is not a device"),
         ({"decode_target": "somewhere"}, "LIGHTTTS_DECODE_TARGET"),
         ({"llm_backend": "simulated"}, "set LIGHTTTS_LLM_COST_FILE"),
         ({"total_tokens": 10**12}, "set LIGHTTTS_TOTAL_TOKENS lower"),
@@ -127,7 +128,7 @@ async def test_a_dead_engine_takes_the_service_out_of_rotation(
     async with llm_service(tmp_path, decode.address) as llm:
         assert llm.server.service.alive  # type: ignore[attr-defined]
 
-        def broken(self: Scheduler, burst: int = 1) -> list[Any]:
+        def broken(self: Scheduler, num_steps: int = 1) -> list[Any]:
             raise ZeroDivisionError("a defect of the loop itself")
 
         monkeypatch.setattr(Scheduler, "schedule", broken)

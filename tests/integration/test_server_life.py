@@ -25,8 +25,9 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from lighttts.v1 import decode_pb2, decode_pb2_grpc, encode_pb2, encode_pb2_grpc
 from services.common.checkpoint.model_dir import ModelDirError
 from services.common.errors import InvalidInput, LightTtsError, NotFound, Overloaded, Unavailable, from_rpc_error
-from services.common.server import ServiceServer, StartError
+from services.common.server import ServiceServer
 from services.common.settings import ServiceSettings
+from services.common.start_error import StartError
 from services.encode.server import EncodeService
 from services.encode.settings import EncodeSettings
 from services.llm.server import LlmService

@@ -17,8 +17,9 @@ from prometheus_client import REGISTRY
 from cli.local.ports import free_ports
 from services.common.discovery import discover
 from services.common.pool import Pool, dialler
-from services.common.server import ServiceServer, StartError
+from services.common.server import ServiceServer
 from services.common.settings import ServiceSettings
+from services.common.start_error import StartError
 from services.common.tls import TlsError, TlsFiles
 from tests.support.certificates import Authority, not_after
 from tests.support.llm import until

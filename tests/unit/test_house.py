@@ -154,6 +154,19 @@ def test_the_gateway_needs_no_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_what_engines_share_runs_on_a_bare_gpu_machine() -> None:
+    modules = [module_name(path) for path in python_files("services/common/engine")]
+    script = (
+        "import sys, importlib\n"
+        "sys.modules |= dict.fromkeys(('grpc', 'structlog', 'pydantic', 'prometheus_client'))\n"
+        "for name in sys.argv[1:]: importlib.import_module(name)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *modules], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_generated_code_is_not_committed() -> None:
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")

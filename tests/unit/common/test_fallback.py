@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from structlog.testing import capture_logs
 
 from services.common.checkpoint.model_dir import ModelDirError
 from services.common.engine.device import first_line, on_device, usable_device
-from services.common.server import StartError
+from services.common.start_error import StartError
 from tests.support.cuda import Cuda
+from tests.support.logs import capture_logs
 
 CPU = torch.device("cpu")
 
@@ -27,7 +27,7 @@ def test_a_device_that_is_not_there_gives_way_to_the_cpu_loudly() -> None:
 
 
 def test_a_name_that_no_device_has_is_a_mistake() -> None:
-    with pytest.raises(StartError, match="LIGHTTTS_DEVICE 'toaster' is no device; set cpu, cuda"):
+    with pytest.raises(StartError, match="LIGHTTTS_DEVICE 'toaster' is not a device; set cpu, cuda"):
         usable_device("toaster", "decoding")
 
 

@@ -58,6 +58,7 @@ asyncio.run(main())
     assert [entry["event"] for entry in entries if entry.get("request_id") == "b"] == ["ours", "theirs b", "child"]
     assert [entry["event"] for entry in entries if "request_id" not in entry] == ["outside", "thread"]
     assert {(entry["service"], entry["worker"]) for entry in entries} == {("llm", "llm-0")}
+    assert all(entry["more"] == 1 for entry in entries if entry["event"].startswith("theirs")), "extra becomes fields"
     assert all({"level", "logger", "timestamp"} <= set(entry) for entry in entries)
     assert entries[0]["text"] == "Grüße\n你好"
 

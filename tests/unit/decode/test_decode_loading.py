@@ -11,10 +11,9 @@ import decode_support as support
 import numpy as np
 import pytest
 import torch
-from structlog.testing import capture_logs
 
 from services.common.checkpoint.model_dir import ModelDir, open_model_dir
-from services.common.server import StartError
+from services.common.start_error import StartError
 from services.decode import loading
 from services.decode.engine.backends import AudioFormat, CostModel, Hop, HopAudio, SimulatedBackend
 from services.decode.engine.torch_backend import NonFiniteAudio, Precision, TorchBackend, TorchState
@@ -32,6 +31,7 @@ from services.decode.loading import (
 )
 from services.decode.settings import DecodeSettings
 from tests.support.cuda import Cuda
+from tests.support.logs import capture_logs
 
 CPU = torch.device("cpu")
 MODEL = open_model_dir(support.ROOT / "tests" / "data" / "cosyvoice2-mini")
@@ -128,6 +128,27 @@ def test_a_voice_that_overflows_in_float32_too_fails_and_leaves_no_trace() -> No
     assert np.isfinite(speak(made)).all()
 
 
+def test_a_vocoder_that_fails_for_one_stream_fails_that_stream_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, tokens = support.mini_backend(), support.speech(90)
+    append, broken = made.vocoder.append_all, made.open(support.voice(40))
+
+    def failing(pieces: Sequence[Any]) -> list[torch.Tensor]:
+        if any(state is broken.vocoder for state, _, _ in pieces):
+            raise TypeError("no kernel takes these")
+        return append(pieces)
+
+    def audio(*states: TorchState) -> list[HopAudio | Exception]:
+        return made.run([Hop(state, tokens, 50, final=True) for state in states], lambda: None)
+
+    (expected,) = audio(made.open(support.voice(30)))
+    monkeypatch.setattr(made.vocoder, "append_all", failing)
+    error, good = audio(broken, made.open(support.voice(30)))
+    assert isinstance(error, TypeError)
+    assert isinstance(good, HopAudio)
+    assert isinstance(expected, HopAudio)
+    assert np.abs(good.samples - expected.samples).max() <= SAME
+
+
 def test_a_backend_that_cannot_be_had_says_why(tmp_path: Path) -> None:
     with pytest.raises(StartError, match=r"tensorrt .*not installed.*LIGHTTTS_DECODE_BACKEND=auto"):
         loaded(decode_backend="tensorrt", decode_cache_dir=tmp_path)
@@ -183,9 +204,32 @@ def test_a_gpu_that_fails_while_the_model_is_loaded_gives_way_to_the_cpu(monkeyp
     assert (line["device"], line["reason"]) == ("cuda:1", "CUDA out of memory")
 
 
-def test_a_setting_that_cannot_be_followed_is_replaced_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+FAILURES = pytest.mark.parametrize("kind", [RuntimeError, OSError, AssertionError, TypeError])
+
+
+@FAILURES
+def test_an_estimator_that_fails_in_any_way_gives_way_to_pytorch(
+    kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(network: UNet) -> Any:
+        raise kind("the engine was built for another version\nfurther lines")
+
+    monkeypatch.setattr(loading, "estimator_factory", lambda settings, device: failing)
+    with capture_logs() as lines:
+        made = loaded(decode_state_bytes=2**28)
+    (line,) = [line for line in lines if line["log_level"] == "warning"]
+    assert line["reason"] == "the engine was built for another version"
+    assert isinstance(made.flow.solver.estimator, UNet)
+    with pytest.raises(StartError, match=r"cannot decode with tensorrt .the engine was built"):
+        loaded(decode_backend="tensorrt")
+
+
+@FAILURES
+def test_a_setting_that_cannot_be_followed_is_replaced_and_said(
+    kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def missing(*arguments: Any, **options: Any) -> Any:
-        raise RuntimeError("no C++ compiler found\nfurther lines")
+        raise kind("no C++ compiler found\nfurther lines")
 
     monkeypatch.setattr(torch, "compile", lambda function, **options: missing)
     with capture_logs() as lines:
@@ -198,12 +242,13 @@ def test_a_setting_that_cannot_be_followed_is_replaced_and_said(monkeypatch: pyt
     assert (line["device"], line["cuda_graphs"], line["batch"]) == ("cpu", False, 4)
 
 
-def test_graphs_are_recorded_on_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+@FAILURES
+def test_graphs_are_recorded_on_gpus_alone(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def refuse(flow: Flow, most_streams: int, record: object) -> None:
         asked.append(most_streams)
-        raise RuntimeError("operation not permitted when stream is capturing")
+        raise kind("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(loading, "use_programs", refuse)
     monkeypatch.setattr(loading, "CudaGraphs", lambda device: None)

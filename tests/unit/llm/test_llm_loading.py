@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from llm_support import ROOT, run, utterance
-from structlog.testing import capture_logs
 
 from lighttts.v1 import llm_pb2
 from services.common.checkpoint.model_dir import ModelDir, ModelDirError, open_model_dir
@@ -30,6 +29,7 @@ from services.llm.settings import LlmSettings
 from services.llm.stream.requests import end_of_prompt_id, prompt_of
 from services.llm.styles import read_styles
 from tests.support.cuda import Cuda
+from tests.support.logs import capture_logs
 
 CPU = torch.device("cpu")
 CV3 = ROOT / "tests" / "data" / "cosyvoice3-mini"
@@ -100,7 +100,7 @@ def load(directory: ModelDir, device: str, monkeypatch: pytest.MonkeyPatch, **se
     monkeypatch.setattr(loading, "load_speech_lm", lambda model, device, *rest, **more: load_speech_lm(model, CPU))
     options = LlmSettings(model_dir=directory.path, device=device, **settings)
     with capture_logs() as made["logs"]:
-        loading._computing(options, directory, read_styles(directory), torch.device(device))
+        loading._torch_backend(options, directory, read_styles(directory), torch.device(device))
     made["replaced"] = {line["setting"]: line["instead"] for line in made["logs"] if "setting" in line}
     return made
 
@@ -124,7 +124,7 @@ def test_a_gpu_gets_the_paged_kernel_when_it_hears_what_plain_attention_hears(
     assert made["replaced"] == {"llm_int8_weights": "weights in bfloat16"}
     assert made["options"].attend is same
     assert made["options"].int8_kv is int8_kv
-    assert made["options"].program_rows == (1, 2, 4, 8, 16, 24, 32)
+    assert made["options"].program_sizes == (1, 2, 4, 8, 16, 24, 32)
 
 
 def broken(*arguments: Any) -> torch.Tensor:
@@ -152,7 +152,7 @@ def test_without_triton_a_gpu_copies_blocks(tiny: ModelDir, monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "services.llm.model.paged_kernel", None)
     made = load(tiny, "cuda", monkeypatch, llm_cuda_graphs=False)
     assert "triton package is missing" in next(line["reason"] for line in made["logs"] if "setting" in line)
-    assert (made["options"].attend, made["options"].program_rows) == (gathered, ())
+    assert (made["options"].attend, made["options"].program_sizes) == (gathered, ())
     made = load(tiny, "cuda", monkeypatch, llm_paged_kernel=False)
     assert not made["replaced"]
 
@@ -166,7 +166,7 @@ def test_heads_that_the_kernel_cannot_read_are_copied(mini_dir: ModelDir, monkey
 def test_a_cpu_needs_nothing_replaced(tiny: ModelDir, monkeypatch: pytest.MonkeyPatch) -> None:
     made = load(tiny, "cpu", monkeypatch, llm_int8_weights=True, llm_int8_kv=True)
     assert not made["replaced"]
-    assert (made["options"].attend, made["options"].program_rows) == (gathered, ())
+    assert (made["options"].attend, made["options"].program_sizes) == (gathered, ())
 
 
 def test_an_engine_of_an_absent_gpu_speaks_on_the_cpu(mini_dir: ModelDir) -> None:
@@ -235,7 +235,7 @@ def test_a_step_that_cannot_be_recorded_runs_unrecorded(
 
     monkeypatch.setattr(torch_backend, "KVCache", mock.Mock())
     monkeypatch.setattr(torch_backend, "DecodeProgram", mock.Mock(return_value=mock.Mock(record=fail)))
-    backend = TorchBackend(mini_model, options=TorchOptions(program_rows=(1,)))
+    backend = TorchBackend(mini_model, options=TorchOptions(program_sizes=(1,)))
     backend.device = torch.device("cuda:1")
     backend.reserve(4, 16)
     assert recorded_on == [1]

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.system
         ("encode.startupProbe.failureTreshold=3", "failureTreshold"),
         ("decode.gpu.counts=1", "counts"),
         ('decode.tolerations=[{"keys":"a"}]', "keys"),
-        ("model.pvc.sise=1", "sise"),
+        ("model.pvc.sise=1", "sise"),  # codespell:ignore
         ("networkPolicy.enable=true", "enable"),
         ("loadGenerator.rates=1", "rates"),
         ("engineCache.pvc.claim=1", "claim"),
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.system
     ],
 )
 def test_a_mistyped_name_is_refused_with_its_path(each_helm: Helm, setting: str, path: str) -> None:
-    with pytest.raises(HelmError, match=rf"[Aa]dditional propert.*{path}"):
+    with pytest.raises(HelmError, match=rf"[Aa]dditional propert.*{path}"):  # codespell:ignore
         each_helm.render("values.yaml", setting)
 
 

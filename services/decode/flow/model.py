@@ -185,7 +185,7 @@ class Flow(nn.Module):
     ) -> Tensor:
         """Mel frames of every hop's new tokens, [S, longest, mel]."""
         starts = [before.tokens for before, _ in pasts]
-        befores, afters = [before for before, _ in pasts], [after for _, after in pasts if after]
+        earlier, later = [before for before, _ in pasts], [after for _, after in pasts if after]
         lengths = [hop.end - start for hop, start in zip(hops, starts, strict=True)]
 
         def over(name: str, ratio: int, rows: int = 1) -> Callable[[int], Pass]:
@@ -193,26 +193,26 @@ class Flow(nn.Module):
             ends = [self._visible(hop, start, ratio) for hop, start in zip(hops, starts, strict=True)]
             mask = chunk_mask(ends, [ratio * start for start in starts], scaled, rows)
             mask = None if mask is None else mask.to(self.device)
-            if not afters:
+            if not later:
                 return lambda step: Pass(scaled, mask, rows=rows)
-            window = Window(befores, afters, self.pool.block_tokens, ratio, self.device)
+            window = Window(earlier, later, self.pool.block_tokens, ratio, self.device)
             return lambda step: Pass(scaled, mask, rows=rows, arena=self.pool.arenas[name], window=window, step=step)
 
         embedded = self._embed(hops, starts, max(lengths))
         mu = self.encoder_proj(self.encoder(embedded, over("tokens", 1)(0), over("frames", self._ratio)(0)))
         start = self._start(hops, starts, mu)
-        program = self._program(hops, afters, start)
+        program = self._program(hops, later, start)
         if program is not None:
             ends = [self._visible(hop, first, self._ratio) for hop, first in zip(hops, starts, strict=True)]
-            return program.solve(start, [Row(*one) for one in zip(befores, afters, ends, strict=True)], on_step)
+            return program.solve(start, [Row(*one) for one in zip(earlier, later, ends, strict=True)], on_step)
         solver = self.exact if hops[0].exact else self.solver
         return solver.solve(start, over("estimator", self._ratio, GUIDANCE_ROWS), on_step)
 
-    def _program(self, hops: Sequence[FlowHop], afters: Sequence[Past], start: Start) -> EulerProgram | None:
-        if self.programs is None or not afters or hops[0].exact:
+    def _program(self, hops: Sequence[FlowHop], later: Sequence[Past], start: Start) -> EulerProgram | None:
+        if self.programs is None or not later or hops[0].exact:
             return None
         streams, frames = start.mu.shape[:2]
-        return self.programs.find(streams, frames, max(len(past.blocks) for past in afters))
+        return self.programs.find(streams, frames, max(len(past.blocks) for past in later))
 
     def _check(self, hop: FlowHop, start: int) -> None:
         state = hop.state

@@ -89,7 +89,7 @@ def test_what_is_no_model_directory(tmp_path: Path) -> None:
         ("CosyVoice-BlankEN/config.json", '{"hidden_size": 25', "config.json is not readable JSON"),
         ("CosyVoice-BlankEN/config.json", "[]", "config.json is not a JSON object"),
         ("CosyVoice-BlankEN/config.json", "{}", "malformed node"),
-        ("light-tts.yaml", "nmae: x", "light-tts.yaml: unknown keys nmae"),
+        ("light-tts.yaml", "nmae: x", "light-tts.yaml: unknown keys nmae"),  # codespell:ignore
         ("light-tts.yaml", "text_streaming: words", "text_streaming must be 'interleaved' or 'sentence'"),
         ("light-tts.yaml", "languages: en", r"languages must be a list: \[en\]"),
         ("light-tts.yaml", "split: {longest: 3}", "light-tts.yaml: missing or malformed entry"),

@@ -1,4 +1,4 @@
-"""`python -m tools.settings_reference docs/settings.md`: every setting of every service, from the settings classes."""
+"""`python -m tools.settings_reference docs/settings.md`: lists every setting of every service."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from tools.chart.schema import CHART_OWNED, SERVICES
 INTRODUCTION = """\
 # Settings
 
-Written by `make format` from the settings classes; `python -m services.decode --help` and so on print the same.
+`make format` writes this page from the settings classes. `python -m services.decode --help`, for example, prints the
+settings of one service.
 
-A setting `decode_max_streams` is the flag `--decode-max-streams`, the environment variable
-`LIGHTTTS_DECODE_MAX_STREAMS` and the chart's value `decode.settings.decode_max_streams`. Flags win over the
-environment, the environment over the defaults. A name or value that is wrong ends the process with a line that says so.
-Settings marked with * are the chart's own to set, from other values.
+The setting `decode_max_streams` is the flag `--decode-max-streams`, the environment variable
+`LIGHTTTS_DECODE_MAX_STREAMS` and the chart's value `decode.settings.decode_max_streams`. Flags override the
+environment, which overrides the defaults. A wrong name or value ends the process with an error that names it.
+The chart derives the settings marked with * from other values.
 """
 _SHARED = (ServiceSettings, ModelServiceSettings)
 
 
 def reference() -> str:
-    """The page as committed."""
+    """Return the text of the committed page."""
     parts = [INTRODUCTION, _section("Every service", ServiceSettings, set())]
     parts.append(_section("encode, llm and decode", ModelServiceSettings, set(ServiceSettings.model_fields)))
     for name, settings in SERVICES.items():
@@ -36,7 +37,7 @@ def reference() -> str:
 def _section(title: str, settings: type[ServiceSettings], known: set[str]) -> str:
     properties = settings.model_json_schema()["properties"]
     rows = [_row(field, properties[field]) for field in settings.model_fields if field not in known]
-    return "\n".join([f"## {title}\n", "| setting | default | what it is |", "|---|---|---|", *rows, ""])
+    return "\n".join([f"## {title}\n", "| setting | default | meaning |", "|---|---|---|", *rows, ""])
 
 
 def _row(field: str, schema: dict[str, Any]) -> str:

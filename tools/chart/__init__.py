@@ -1,1 +1,1 @@
-"""The schema of the chart's values."""
+"""Makes the JSON schema of the chart's values."""

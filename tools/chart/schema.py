@@ -1,4 +1,4 @@
-"""`python -m tools.chart.schema helm/values.schema.json`: the schema of the values."""
+"""`python -m tools.chart.schema helm/values.schema.json`: writes the schema of the values."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ CHART_OWNED = frozenset(
         "tls_listen",
     }
 )
-"""Settings the chart derives from other values; one that was given twice could only contradict itself."""
+"""Settings that the chart derives from other values. A second source could only contradict the first."""
 
 
 def values_schema() -> dict[str, Any]:
-    """A JSON schema (draft 7, as Helm 3 and 4 read it) that closes every level."""
+    """Return a JSON schema (draft 7, for Helm 3 and 4) that rejects unknown names at every level."""
     schema = ChartValues.model_json_schema()
     for name, settings in SERVICES.items():
         schema["properties"][name] = _with_settings(schema, name, [settings])
@@ -59,12 +59,12 @@ def values_schema() -> dict[str, Any]:
 
 
 def schema_text() -> str:
-    """The file as committed."""
+    """Return the text of the committed file."""
     return json.dumps(values_schema(), indent=1, ensure_ascii=False) + "\n"
 
 
 def _with_settings(schema: dict[str, Any], name: str, classes: list[type[ServiceSettings]]) -> dict[str, Any]:
-    """A service's own definition: that of its workload, and its settings."""
+    """Add the definition of a service, its workload with its settings, and return a reference to it."""
     workload = schema["$defs"][schema["properties"][name]["$ref"].rpartition("/")[2]]
     properties: dict[str, Any] = {}
     for settings in classes:
@@ -79,7 +79,7 @@ def _with_settings(schema: dict[str, Any], name: str, classes: list[type[Service
 
 
 def _plain(node: Any) -> Any:
-    """Without the titles that pydantic makes up, and without the defaults, which values.yaml tells."""
+    """Return the schema without pydantic's titles, and without the defaults, which are in values.yaml."""
     if isinstance(node, list):
         return [_plain(item) for item in node]
     if not isinstance(node, dict):

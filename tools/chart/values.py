@@ -1,8 +1,8 @@
-"""The values of the Helm chart, as types: what `helm/values.schema.json` is made from.
+"""The values of the Helm chart as types, the source of `helm/values.schema.json`.
 
-Names are Bitnami's where Bitnami has one. Every level refuses unknown names, but two kinds of maps: those whose keys
-are the user's own (labels, annotations, selectors, resources), and Kubernetes' own objects (affinity, volumes ...),
-which the API server checks. Each service's `settings` come from its settings class; see `tools.chart.schema`.
+Names are Bitnami's where Bitnami has one. Every level rejects unknown names, except maps with the user's own keys
+(labels, annotations, selectors, resources) and objects of Kubernetes (affinity, volumes ...), which the API server
+checks. Each service's `settings` come from its settings class; see `tools.chart.schema`.
 """
 
 # ruff: noqa: RUF012 - pydantic copies defaults
@@ -38,15 +38,15 @@ class EmptyDir(Values):
 
 class TokenSecret(Values):
     name: str = ""
-    """Secret that holds the token; empty fetches without one."""
+    """Secret with the token; empty: no token."""
     key: str = "token"
 
 
 class Fetch(Values):
-    """How the model gets into the cache."""
+    """Downloads the model into the cache."""
 
     enabled: bool = True
-    """A Job fills a claim, an init container each pod's emptyDir. Without it a claim is taken as filled."""
+    """A Job fills a claim; an init container fills each pod's emptyDir. If false, the claim must have the model."""
     token_secret: TokenSecret = TokenSecret()
     extra_env_vars: list[Object] = []
     resources: Resources = Resources()
@@ -55,47 +55,47 @@ class Fetch(Values):
 
 class Model(Values):
     name: str = "cosyvoice2"
-    """What `light-tts fetch` fetches (cosyvoice2, cosyvoice3), and the directory's name in the cache."""
+    """Checkpoint that `light-tts fetch` downloads (cosyvoice2, cosyvoice3); also the directory's name in the cache."""
     mode: Literal["embedded", "pvc", "hostPath", "emptyDir", "image"] = "pvc"
-    """Where pods find it; embedded is the demonstration voice inside the images."""
+    """Source of the model; embedded is the demonstration voice inside the images."""
     mount_path: str = "/models"
     pvc: Pvc = Pvc()
     host_path: HostPath = HostPath()
     empty_dir: EmptyDir = EmptyDir()
     image: Image = Image()
-    """An OCI image that holds the directory at its root (image volumes, Kubernetes 1.33 or newer)."""
+    """An OCI image with the directory at its root (image volumes, Kubernetes 1.33 or newer)."""
     fetch: Fetch = Fetch()
 
 
 class Prepare(Values):
-    """A Job that exports the decode stage's graph and builds its engine into the claim, with decode's own settings."""
+    """A Job that exports decode's graph and builds its engine into the claim, with decode's settings."""
 
     enabled: bool = False
     backoff_limit: int = Field(2, ge=0)
 
 
 class EngineCache(Values):
-    """Writable places for what is compiled."""
+    """Writable volumes for compiled files."""
 
     size_limit: Quantity = "10Gi"
-    """Of each pod's own place, for kernels."""
+    """Limit of each pod's own volume, for kernels."""
     pvc: OptionalClaim = OptionalClaim()
-    """Of all decode pods together, for exported graphs and built engines; without it each pod makes its own."""
+    """Shared by all decode pods, for exported graphs and built engines; without it each pod makes its own."""
     prepare: Prepare = Prepare()
 
 
 class NetworkPolicy(Values):
     enabled: bool = True
     gateway_from: list[Object] = []
-    """Who may speak to the gateway; empty lets everyone."""
+    """Peers that may connect to the gateway; empty: all."""
     metrics_from: list[Object] = []
-    """Who may scrape metrics; empty lets every pod of the cluster."""
+    """Peers that may scrape metrics; empty: every pod of the cluster."""
     extra_egress: list[Object] = []
-    """Further rules of where pods may go, beside each other, DNS, the API server, and what settings name."""
+    """Additional egress rules. Each other, DNS, the API server and the addresses in settings are allowed already."""
 
 
 class PodMonitor(Values):
-    """Has the Prometheus operator scrape every pod."""
+    """Lets the Prometheus operator scrape every pod."""
 
     enabled: bool = False
     interval: str = "15s"
@@ -103,7 +103,7 @@ class PodMonitor(Values):
 
 
 class PrometheusRule(Values):
-    """The alerts; docs/operations.md says what to do about each."""
+    """The alerts; docs/operations.md has the action for each."""
 
     enabled: bool = False
     labels: StringMap = {}
@@ -130,7 +130,7 @@ class PodSecurityContext(Values):
     run_as_group: int = Field(10001, ge=1)
     fs_group: int = Field(10001, ge=1)
     supplemental_groups: list[int] = []
-    """For hosts that give GPUs to a group."""
+    """For hosts on which a group may use the GPUs."""
 
 
 class IssuerRef(Values):
@@ -140,26 +140,25 @@ class IssuerRef(Values):
 
 
 class CertManager(Values):
-    """A Certificate of cert-manager makes the Secret."""
+    """Requests the Secret from cert-manager by a Certificate."""
 
     enabled: bool = False
     issuer_ref: IssuerRef = IssuerRef()
     duration: str = "8760h"
     renew_before: str = "4380h"
-    """Early: clients take a renewed certificate for the workers they dial from then on, so that pods that were started
-    before must be replaced within this time."""
+    """Time before the end at which cert-manager renews. Services use renewed files without a restart."""
 
 
 class Tls(Values):
-    """Mutual TLS between the services; the gateway's own ports stay as they are."""
+    """Mutual TLS between the services; it does not change the gateway's ports for clients."""
 
     enabled: bool = False
     existing_secret: str = ""
-    """Secret with tls.crt, tls.key and ca.crt, of a certificate that bears serverName."""
+    """Secret with tls.crt, tls.key and ca.crt; the certificate must have serverName."""
     server_name: str = "light-tts.internal"
     cert_manager: CertManager = CertManager()
     health_port: int = Field(50099, ge=1, le=65535)
-    """Plaintext port of health checks alone: the kubelet has no certificate."""
+    """Plaintext port for health checks only: the kubelet has no certificate."""
 
 
 class Global(Values):
@@ -170,20 +169,20 @@ class Global(Values):
 class Tests(Values):
     sentence: str = "Hello, this is the tiny voice speaking."
     api_key: SecretKey = SecretKey()
-    """Secret that holds an API key, where the gateway wants one."""
+    """Secret with an API key, if the gateway requires one."""
 
 
 class LoadGenerator(Values):
-    """A pod that asks the gateway for speech now and then, so that dashboards show something from the first minute."""
+    """A pod that requests speech at random times, so that dashboards have data from the first minute."""
 
     enabled: bool = False
     rate: float = Field(0.1, gt=0)
     """Utterances per second, at random times."""
     text: str = "Good morning, Alice, welcome to London."
     voice: str = ""
-    """Empty takes the gateway's default."""
+    """Empty: the gateway's default."""
     api_key: SecretKey = SecretKey()
-    """Secret that holds an API key, where the gateway wants one."""
+    """Secret with an API key, if the gateway requires one."""
 
 
 class ChartValues(Values):
@@ -193,14 +192,14 @@ class ChartValues(Values):
     common_labels: StringMap = {}
     common_annotations: StringMap = {}
     check_secrets: bool = True
-    """Refuses to install while a named Secret, or a key of it, is not in the namespace; `helm template` never asks."""
+    """Refuse to install if a named Secret or its key is not in the namespace; `helm template` does not check."""
     profile: Literal["gpu", "cpu"] = "gpu"
-    """cpu refuses GPU counts: no node is asked for what it does not have."""
+    """cpu rejects GPU counts, so that no pod requests a GPU."""
     discovery: Literal["kubernetes", "dns"] = "kubernetes"
-    """How services find each other's pods: by EndpointSlices (needs RBAC) or by DNS."""
+    """Discovery of the services' pods: by EndpointSlices (needs RBAC) or by DNS."""
     cluster_domain: str = "cluster.local"
     listen_address: str = "0.0.0.0"  # noqa: S104 - inside a pod
-    """Address servers listen on; [::] in clusters of IPv6."""
+    """Address that servers listen on; [::] in IPv6 clusters."""
     model: Model = Model()
     engine_cache: EngineCache = EngineCache()
     encode: Workload = Workload()

@@ -1,4 +1,4 @@
-"""The values of the Helm chart that a service's pods have, as types; `tools.chart.values` has the others."""
+"""The values of the Helm chart for a service's pods, as types; `tools.chart.values` has the others."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from pydantic.alias_generators import to_camel
 
 StringMap = dict[str, str]
 Object = dict[str, Any]
-"""An object of Kubernetes' own."""
+"""An object of Kubernetes."""
 Quantity = str | int | float
-"""As Kubernetes writes amounts: 2, 500m, 8Gi."""
+"""An amount in the notation of Kubernetes: 2, 500m, 8Gi."""
 
 
 class Values(BaseModel):
-    """Base of all: camel case outside, unknown names refused, texts from the docstrings."""
+    """Base class: names in camel case, unknown names rejected, descriptions from docstrings."""
 
     model_config = ConfigDict(extra="forbid", alias_generator=to_camel, use_attribute_docstrings=True)
 
 
 class Image(Values):
     registry: str = ""
-    """Registry; global.imageRegistry wins over it."""
+    """Registry; global.imageRegistry overrides it."""
     repository: str = ""
     tag: str = ""
-    """Taken as it is; empty makes the chart's appVersion, with the variant appended."""
+    """Used unchanged; empty: the chart's appVersion and the variant."""
     variant: Literal["", "cpu", "cuda"] = ""
-    """Build of the image: the suffix of the default tag."""
+    """Variant of the image, the suffix of the default tag."""
     digest: str = Field("", pattern=r"^(sha256:[0-9a-f]{64})?$")
-    """sha256:...; wins over the tag."""
+    """sha256:...; overrides the tag."""
     pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
 
 
@@ -37,7 +37,7 @@ class Gpu(Values):
     resource: str = "nvidia.com/gpu"
     """Name of the extended resource: nvidia.com/gpu, nvidia.com/mig-1g.10gb, nvidia.com/gpu.shared ..."""
     count: int = Field(0, ge=0)
-    """How many each pod gets; 0 runs on the CPU."""
+    """GPUs of each pod; 0 runs on the CPU."""
 
 
 class Resources(Values):
@@ -63,7 +63,7 @@ class Affinity(Values):
 class ServiceAccount(Values):
     create: bool = True
     name: str = ""
-    """Empty makes one from the release's name."""
+    """Empty: derived from the release's name."""
     annotations: StringMap = {}
 
 
@@ -81,7 +81,7 @@ class ContainerPorts(Values):
 
 class Pdb(Values):
     create: bool = True
-    """A budget is made only where there is more than one replica."""
+    """Create a budget if there is more than one replica."""
     max_unavailable: int | str = 1
 
 
@@ -92,27 +92,27 @@ class UpdateStrategy(Values):
 
 class Hpa(Values):
     enabled: bool = False
-    """By the HorizontalPodAutoscaler; metrics other than CPU need helm/files/prometheus-adapter.yaml."""
+    """Scale by the HorizontalPodAutoscaler; metrics other than CPU need helm/files/prometheus-adapter.yaml."""
     min_replicas: int = Field(1, ge=1)
     max_replicas: int = Field(4, ge=1)
 
 
 class Keda(Values):
     enabled: bool = False
-    """By a ScaledObject of KEDA, which asks Prometheus itself."""
+    """Scale by a ScaledObject of KEDA, which queries Prometheus itself."""
     min_replicas: int = Field(1, ge=0)
     max_replicas: int = Field(4, ge=1)
     server_address: str = ""
-    """Prometheus, as KEDA reaches it: http://prometheus.monitoring:9090."""
+    """URL of Prometheus for KEDA: http://prometheus.monitoring:9090."""
 
 
 class Targets(Values):
-    """What the autoscaler holds each pod at."""
+    """The autoscaler's targets per pod."""
 
     cpu_percent: int = Field(0, ge=0)
-    """Use of the CPU request, in percent; 0 leaves it out."""
+    """Use of the CPU request, in percent; 0: no target."""
     metrics: dict[str, Quantity] = {}
-    """Metric of the pods to wanted mean; e.g. lighttts_decode_streams: 12."""
+    """Metric of the pods and its target mean; e.g. lighttts_decode_streams: 12."""
 
 
 class Autoscaling(Values):
@@ -120,46 +120,46 @@ class Autoscaling(Values):
     keda: Keda = Keda()
     targets: Targets = Targets()
     scale_down_stabilization_seconds: int = Field(600, ge=0)
-    """Load must have been low for so long before a pod is drained."""
+    """Seconds of low load before a pod is drained."""
 
 
 class Workload(Values):
-    """What the pods of every service have."""
+    """The values of every service's pods."""
 
     image: Image = Image()
     replica_count: int = Field(1, ge=0)
     command: list[str] = []
-    """Replaces the command line, to look into a pod."""
+    """Replaces the command line, to inspect a pod."""
     extra_env_vars: list[Object] = []
     extra_env_vars_secret: str = Field("", alias="extraEnvVarsSecret")
     """A Secret whose keys become environment variables."""
     cpu: Quantity = ""
-    """CPU request; a shorthand of resources.requests.cpu."""
+    """CPU request; short for resources.requests.cpu."""
     memory: Quantity = ""
     """Memory request and limit."""
     gpu: Gpu = Gpu()
     resources: Resources = Resources()
-    """Replaces cpu, memory and gpu when it is given."""
+    """Replaces cpu, memory and gpu."""
     runtime_class_name: str = ""
     priority_class_name: str = ""
     node_selector: StringMap = {}
     tolerations: list[Toleration] = []
     affinity: Affinity = Affinity()
     topology_spread_constraints: list[Object] = []
-    """Replaces the default: spread over nodes and zones where that is possible."""
+    """Replaces the default, which spreads pods over nodes and zones if possible."""
     pod_labels: StringMap = {}
     pod_annotations: StringMap = {}
     service_account: ServiceAccount = ServiceAccount()
     startup_probe: Probe = Probe()
-    """Carries the loading: failureThreshold x periodSeconds is the longest time it may take."""
+    """Covers the loading: it may take at most failureThreshold x periodSeconds."""
     readiness_probe: Probe = Probe()
     liveness_probe: Probe = Probe()
     pre_stop_seconds: int = Field(0, ge=0)
-    """Sleep before SIGTERM, for load balancers that learn of the end late; our own pools are told at once."""
+    """Sleep before SIGTERM, for load balancers that are slow to remove a pod; our own pools remove it at once."""
     termination_grace_period_seconds: int = Field(0, ge=0)
-    """0 derives it: preStop, the settings drain_notice_seconds and drain_grace_seconds, and a margin."""
+    """0: preStop, the settings drain_notice_seconds and drain_grace_seconds, and a margin."""
     update_strategy: UpdateStrategy = UpdateStrategy()
-    """Empty: pods with GPUs are replaced in place (no spare GPU is needed), others by one more pod first."""
+    """Empty: pods with GPUs are replaced in place (without a spare GPU), others after an additional pod has started."""
     pdb: Pdb = Pdb()
     autoscaling: Autoscaling = Autoscaling()
     container_ports: ContainerPorts = ContainerPorts()
@@ -170,14 +170,14 @@ class Workload(Values):
 class GatewayPorts(ContainerPorts):
     http: int = Field(8080, ge=1, le=65535)
     cosyvoice: int = Field(0, ge=0, le=65535)
-    """For CosyVoice's own clients, over gRPC and HTTP alike, never with TLS; they expect 50000, 0 serves none."""
+    """Port for clients of CosyVoice, over gRPC and HTTP, never with TLS. They expect 50000; 0 switches it off."""
 
 
 class ServicePorts(Values):
     grpc: int = Field(50050, ge=1, le=65535)
     http: int = Field(8080, ge=1, le=65535)
     cosyvoice: int = Field(50000, ge=1, le=65535)
-    """Only where containerPorts.cosyvoice is set."""
+    """Used if containerPorts.cosyvoice is set."""
 
 
 class GatewayService(Values):
@@ -188,7 +188,7 @@ class GatewayService(Values):
 
 
 class Ingress(Values):
-    """HTTP and WebSocket from outside."""
+    """Ingress for HTTP and WebSocket."""
 
     enabled: bool = False
     ingress_class_name: str = ""
@@ -204,7 +204,7 @@ class Route(Values):
 
     enabled: bool = False
     parent_refs: list[Object] = []
-    """The Gateways that take it."""
+    """The Gateways to attach the route to."""
     hostnames: list[str] = []
     annotations: StringMap = {}
 
@@ -215,12 +215,12 @@ class SecretKey(Values):
 
 
 class GatewayTls(Values):
-    """TLS that applications see, over gRPC and HTTPS, where no Ingress or Gateway ends it before."""
+    """TLS for applications, over gRPC and HTTPS, if no Ingress or Gateway terminates it."""
 
     existing_secret: str = ""
     """Secret with tls.crt and tls.key; empty serves plaintext."""
     server_name: str = ""
-    """A name the certificate bears: `helm test` and the load generator expect it."""
+    """A name in the certificate, which `helm test` and the load generator check."""
 
 
 class Pvc(Values):
@@ -237,9 +237,9 @@ class OptionalClaim(Pvc):
 
 class GatewayWorkload(Workload):
     voices: OptionalClaim = OptionalClaim()
-    """Where registered voices are kept, by all gateways; without it each pod keeps its own for as long as it lives."""
+    """Stores the registered voices of all gateways; without it each pod keeps its own until it ends."""
     api_keys: SecretKey = SecretKey()
-    """Secret that holds the file of API keys' hashes; without one everybody is let in."""
+    """Secret with the file of API keys' hashes; without it the gateway accepts every client."""
     tls: GatewayTls = GatewayTls()
     container_ports: GatewayPorts = GatewayPorts()
     service: GatewayService = GatewayService()
@@ -249,7 +249,7 @@ class GatewayWorkload(Workload):
 
 
 class Single(Workload):
-    """One pod that runs everything, by `light-tts up`; the four services are then left out."""
+    """One pod that runs everything with `light-tts up`, instead of the four services."""
 
     enabled: bool = False
     decode_workers: int = Field(1, ge=1, le=32)

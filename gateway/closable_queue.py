@@ -1,4 +1,4 @@
-"""A bounded queue with an end."""
+"""A bounded queue that can be closed."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class _End:
 
 
 class ClosableQueue(Generic[T]):
-    """Items from one sender to one reader, in order. The reader iterates; the end comes after all items, or raises."""
+    """Passes items from one sender to one reader, in order. Iteration ends, or raises, after all items."""
 
     def __init__(self, size: int) -> None:
-        """`size`: items that may wait for the reader; the sender of one more waits."""
+        """`size`: items that may wait for the reader; then `send` waits."""
         self._room = asyncio.Semaphore(size)
         self._items: asyncio.Queue[T | _End] = asyncio.Queue()
         self.taken = 0
-        """Items the reader has got so far."""
+        """Items that the reader has received so far."""
 
     @property
     def waiting(self) -> int:
@@ -31,11 +31,11 @@ class ClosableQueue(Generic[T]):
         return self._items.qsize()
 
     async def send(self, item: T) -> None:
-        """Passes an item on as soon as there is room. Cancelled while waiting, it has not passed it on."""
+        """Add an item as soon as there is room. If the call is cancelled while it waits, nothing is added."""
         await self.send_made(lambda: item)
 
     async def send_made(self, make: Callable[[], T | None]) -> None:
-        """Passes on what `make` returns, unless that is None. It runs once there is room, so it may have effects."""
+        """Add the item that `make` returns, unless it is None. `make` runs when there is room; it may have effects."""
         await self._room.acquire()
         item = None
         try:
@@ -47,11 +47,11 @@ class ClosableQueue(Generic[T]):
             self._items.put_nowait(item)
 
     def close(self, error: Exception | None = None) -> None:
-        """Ends the channel; with `error`, the reader gets that after the items that wait."""
+        """Close the queue; the reader gets `error`, if given, after the items that wait."""
         self._items.put_nowait(_End(error))
 
     def clear(self) -> None:
-        """Drops the items that wait. Not to be called after `close`."""
+        """Drop the items that wait. Must not be called after `close`."""
         while not self._items.empty():
             self._items.get_nowait()
             self._room.release()
@@ -62,7 +62,7 @@ class ClosableQueue(Generic[T]):
     async def __anext__(self) -> T:
         item = await self._items.get()
         if isinstance(item, _End):
-            self._items.put_nowait(item)  # the end stays the end
+            self._items.put_nowait(item)  # so that every later read ends too
             if item.error is not None:
                 raise item.error
             raise StopAsyncIteration

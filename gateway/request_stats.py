@@ -1,7 +1,7 @@
-"""What this gateway has served, by decode worker: the figures of LightTTS's `/concurrent_stats`.
+"""Requests that this gateway has served, by decode worker: the figures of LightTTS's `/concurrent_stats`.
 
-The gateway has no list of decode workers; the llm service does. It knows those that have spoken for it, because every
-utterance's start and end name them.
+Only the llm service has a list of decode workers. The gateway sees those that decoded its utterances, because the start
+and the end of every utterance name them.
 """
 
 from __future__ import annotations
@@ -16,39 +16,39 @@ from typing import Protocol
 from pydantic import BaseModel, Field
 
 MAX_WORKERS = 256
-"""Workers remembered; pods come and go, and those not heard of for longest are forgotten."""
+"""Workers kept, because pods come and go; the least recently seen are evicted."""
 
 
-class Speaking(Protocol):
-    """An utterance, as the ledger sees it."""
+class RunningUtterance(Protocol):
+    """The part of an utterance that the statistics read."""
 
     decode_worker: str
-    """Empty until it is known."""
+    """Address; empty while unknown."""
 
     @property
     def waiting(self) -> int:
-        """Audio messages that wait for the listener."""
+        """Audio messages that wait for the reader."""
 
 
 class WorkerStats(BaseModel):
-    requests_processed: int = Field(description="Utterances it has finished for this gateway.")
+    requests_processed: int = Field(description="Utterances that it has finished for this gateway.")
     average_processing_time: float = Field(description="Seconds per utterance, from its text to its last audio.")
 
 
 class QueueStatus(BaseModel):
-    request_queue: int = Field(description="Utterances it is speaking for this gateway now.")
-    response_queue: int = Field(description="Audio messages of theirs that wait for their listeners.")
+    request_queue: int = Field(description="Utterances of this gateway that it decodes now.")
+    response_queue: int = Field(description="Audio messages of these utterances that wait for their clients.")
 
 
 class ConcurrentStats(BaseModel):
-    """Requests of all interfaces since this gateway started; workers are those that have spoken for it."""
+    """Requests of all APIs since this gateway started; the workers are those that decoded its utterances."""
 
     mode: str = "microservices"
-    gpu_count: int = Field(description="Decode workers known; each may have a GPU of its own.")
-    total_requests: int = Field(description="Accepted, those running and cancelled included.")
+    gpu_count: int = Field(description="Decode workers seen; each may have a GPU of its own.")
+    total_requests: int = Field(description="Accepted requests, including running and cancelled ones.")
     completed_requests: int
     failed_requests: int
-    success_rate: float = Field(description="Completed of completed and failed; 1 before there is any.")
+    success_rate: float = Field(description="Completed / (completed + failed); 1 before the first.")
     gpu_stats: dict[str, WorkerStats]
     queue_status: dict[str, QueueStatus]
 
@@ -61,18 +61,18 @@ class _Work:
 
 @dataclass
 class RequestStats:
-    """Counts. One per gateway process."""
+    """Counts requests and utterances. One per gateway process."""
 
     clock: Callable[[], float] = time.monotonic
     _total: int = 0
     _completed: int = 0
     _failed: int = 0
-    _speaking: list[Speaking] = field(default_factory=list)
+    _running: list[RunningUtterance] = field(default_factory=list)
     _workers: OrderedDict[str, _Work] = field(default_factory=OrderedDict)
 
     @contextlib.contextmanager
     def request(self) -> Iterator[None]:
-        """A request runs while the block does; an error that leaves it has failed it, a cancellation has not."""
+        """Count the block as a request. An error that leaves the block counts as failed; a cancellation does not."""
         self._total += 1
         try:
             yield
@@ -82,15 +82,15 @@ class RequestStats:
         self._completed += 1
 
     @contextlib.contextmanager
-    def utterance(self, utterance: Speaking) -> Iterator[None]:
-        """An utterance runs while the block does; it counts for its worker once it has been spoken to its end."""
+    def utterance(self, utterance: RunningUtterance) -> Iterator[None]:
+        """Count the block as a running utterance; when it ends without an error, count it for its decode worker."""
         started = self.clock()
-        self._speaking.append(utterance)
+        self._running.append(utterance)
         try:
             yield
         finally:
-            # By identity: utterances are dataclasses, and equal ones may run side by side.
-            self._speaking = [other for other in self._speaking if other is not utterance]
+            # By identity: utterances are dataclasses, and equal ones may run at the same time.
+            self._running = [other for other in self._running if other is not utterance]
         work = self._workers.setdefault(utterance.decode_worker, _Work())
         work.utterances += 1
         work.seconds += self.clock() - started
@@ -99,10 +99,10 @@ class RequestStats:
             self._workers.popitem(last=False)
 
     def snapshot(self) -> ConcurrentStats:
-        """The figures now."""
+        """Return the current figures."""
         running: Counter[str] = Counter()
         waiting: Counter[str] = Counter()
-        for utterance in self._speaking:
+        for utterance in self._running:
             running[utterance.decode_worker] += 1
             waiting[utterance.decode_worker] += utterance.waiting
         names = sorted(name for name in {*self._workers, *running} if name)

@@ -1,4 +1,4 @@
-"""A stream's figures, as the listener feels them."""
+"""Latency, underrun and real-time factor of one stream, as its listener experiences them."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from lighttts.v1 import llm_pb2, tts_pb2
 
 @dataclass
 class SpeechTimes:
-    """How an utterance's first audio came about. Moments are on the monotonic clock."""
+    """When the steps to an utterance's first audio happened. Times are on the monotonic clock, in seconds."""
 
     asked_at: float = 0.0
-    """When the first llm worker was called; 0 before that."""
+    """Call of the first llm worker; 0 before it."""
     called_at: float = 0.0
-    """When the one was called that made the first audio."""
+    """Call of the llm worker that produced the first audio."""
     first: llm_pb2.FirstTimes = field(default_factory=llm_pb2.FirstTimes)
-    """What that worker measured, from its call on."""
+    """Durations measured by that worker, from its call on."""
 
 
 class PlaybackStats:
-    """Follows text in and audio out against a listener who plays each chunk on as soon as it can.
+    """Compares text in and audio out with a listener who plays each chunk as soon as possible.
 
-    Seconds in which nothing was asked for count neither as work nor as underrun.
+    Seconds without pending text count neither as work nor as underrun.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -35,11 +35,11 @@ class PlaybackStats:
         self._first_audio: float | None = None
         self._times = SpeechTimes()
         self._first: tts_pb2.FirstAudio | None = None
-        self._first_told = False
+        self._first_taken = False
         self._busy_since: float | None = None
         self._last_audio = 0.0
         self._dry_at: float | None = None
-        """When the listener has played everything sent; None before the first chunk and after a pause."""
+        """Time at which all sent audio has been played; None before the first chunk and after a pause."""
         self._busy_seconds = 0.0
         self._audio_seconds = 0.0
         self._underrun_seconds = 0.0
@@ -48,20 +48,20 @@ class PlaybackStats:
         self._text_tokens = 0
         self._speech_tokens = 0
 
-    def text(self) -> None:
-        """Text arrived."""
+    def on_text(self) -> None:
+        """Record that text arrived."""
         now = self._clock()
         if self._first_text is None:
             self._first_text = now
         if self._busy_since is None:
             self._busy_since = self._last_audio = now
 
-    def speaks(self, times: SpeechTimes) -> None:
-        """What comes next is this utterance's audio."""
+    def begin_utterance(self, times: SpeechTimes) -> None:
+        """Record that the next audio belongs to the utterance with these times."""
         self._times = times
 
-    def audio(self, seconds: float) -> None:
-        """A chunk went out."""
+    def on_audio(self, seconds: float) -> None:
+        """Record that a chunk was sent."""
         now = self._clock()
         if self._first_audio is None:
             self._first_audio = now
@@ -80,29 +80,29 @@ class PlaybackStats:
         metrics.UNDERRUN_SECONDS.inc(late)
 
     def take_first_audio(self) -> tts_pb2.FirstAudio | None:
-        """Where the time to the first audio went; once, as soon as that is known."""
-        if self._first is None or self._first_told:
+        """Return the time to first audio by stage, once, as soon as it is known; otherwise None."""
+        if self._first is None or self._first_taken:
             return None
-        self._first_told = True
+        self._first_taken = True
         return self._first
 
     def pause(self) -> None:
-        """Everything asked for was sent or cancelled."""
+        """Record that all audio for the text so far was sent or cancelled."""
         if self._busy_since is not None:
             self._busy_seconds += self._last_audio - self._busy_since
         self._busy_since = self._dry_at = None
 
-    def read(self, text_tokens: int) -> None:
-        """The model got so many tokens of text to speak."""
+    def add_text_tokens(self, text_tokens: int) -> None:
+        """Count text tokens that the model was given to speak."""
         self._text_tokens += text_tokens
 
-    def utterance(self, decode_worker: str, speech_tokens: int = 0) -> None:
-        """An utterance of so many tokens was sent; `decode_worker` finished it."""
+    def end_utterance(self, decode_worker: str, speech_tokens: int = 0) -> None:
+        """Record that an utterance of `speech_tokens` tokens was sent; `decode_worker` finished it."""
         self._decode_workers.append(decode_worker)
         self._speech_tokens += speech_tokens
 
     def finished(self) -> tts_pb2.Finished:
-        """The figures at the end of the stream."""
+        """End the stream and return its figures."""
         self.pause()
         factor = self._busy_seconds / self._audio_seconds if self._audio_seconds else 0.0
         if self._audio_seconds:
@@ -121,8 +121,8 @@ class PlaybackStats:
 
 
 def _split(first_text: float, times: SpeechTimes, now: float) -> tts_pb2.FirstAudio:
-    """The time to the first audio by stage: each ends no earlier than the one before, the last one has the rest."""
-    lost = times.called_at - times.asked_at  # with workers that came to nothing
+    """Split the time to first audio by stage. No stage ends before the previous one; the last has the remainder."""
+    lost = times.called_at - times.asked_at  # time spent on workers that failed
     ends = [times.asked_at - first_text]
     for measured in (times.first.token, times.first.hop, times.first.audio):
         ends.append(min(now - first_text, max(ends[-1], ends[0] + lost + measured)))

@@ -1,4 +1,4 @@
-"""Structured concurrency: a task group whose failure is one error."""
+"""Task groups that fail with one error."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 @contextlib.asynccontextmanager
 async def group() -> AsyncIterator[asyncio.TaskGroup]:
-    """A TaskGroup that raises the first error of its tasks as it is: callers match on meanings, not on groups."""
+    """Open a TaskGroup that raises the first error of its tasks itself, not a group, so that callers can match it."""
     try:
         async with asyncio.TaskGroup() as tasks:
             yield tasks

@@ -1,4 +1,4 @@
-"""What all sessions of a gateway share."""
+"""The settings, pools and services that all sessions of a gateway share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from services.common.workers.failover import MovePolicy
 
 @dataclass(frozen=True)
 class GatewayContext:
-    """What all sessions of a gateway share."""
+    """The settings, pools and services that all sessions of a gateway share."""
 
     settings: GatewaySettings
     voices: VoiceResolver
@@ -40,7 +40,7 @@ class GatewayContext:
 
     @property
     def llm_client_context(self) -> LlmClientContext:
-        """What an utterance needs to be spoken."""
+        """The part of this context that utterances use."""
         settings = self.settings
         policy = MovePolicy(settings.llm_silence_seconds, settings.llm_stall_seconds, settings.llm_max_moves)
         return LlmClientContext(
@@ -48,8 +48,8 @@ class GatewayContext:
         )
 
     @contextlib.asynccontextmanager
-    async def place(self, session: Admitted) -> AsyncIterator[None]:
-        """Room for one more session of the current caller. Raises Overloaded, QuotaExceeded or Unavailable."""
+    async def admit(self, session: Admitted) -> AsyncIterator[None]:
+        """Admit a session of the current caller. Raises Overloaded, QuotaExceeded or Unavailable."""
         with self.admission.admit(session):
             async with self.quotas.stream(current_caller()):
                 yield

@@ -1,4 +1,4 @@
-"""What a request asks for, checked. Every front builds a `SynthesisConfig` and passes through here."""
+"""Checked options of a request. Every API builds a `SynthesisConfig`, which is checked here."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ MAX_INSTRUCTION_CHARS = 1000
 
 @dataclass(frozen=True)
 class SpeechOptions:
-    """How to speak. `from_config` is the only way in."""
+    """How to speak. Only `from_config` creates it."""
 
     voice: NamedVoice | PromptVoice
     instruction: str | None
-    """None speaks on as the prompt began (zero-shot); else the prompt gives its timbre alone and this says how to
-    speak: in words, or empty for cross-lingual speech."""
+    """None: continue in the way of the prompt (zero-shot). Otherwise the prompt gives only its timbre, and this is the
+    instruction; empty for cross-lingual speech."""
     style: str
     audio: AudioFormat
     speed: float
     seed: int
     seed_given: bool
-    """Whether the caller asked for this one, or it was chosen here."""
+    """Whether the request set the seed; otherwise it was chosen here."""
     sampling: llm_pb2.SamplingOptions
     priority: audio_pb2.Urgency.Priority.ValueType
 
     @classmethod
     def from_config(cls, config: tts_pb2.SynthesisConfig, max_prompt_bytes: int) -> SpeechOptions:
-        """Raises InvalidInput, naming the field and what to change."""
+        """Check a request's configuration. Raises InvalidInput, which names the field and what to change."""
         _check_sampling(config.sampling)
         priority = config.priority or audio_pb2.Urgency.PRIORITY_INTERACTIVE
         if priority not in (audio_pb2.Urgency.PRIORITY_INTERACTIVE, audio_pb2.Urgency.PRIORITY_OFFLINE):
-            raise InvalidInput("unknown priority; say INTERACTIVE or OFFLINE", field="config.priority")
+            raise InvalidInput("unknown priority; use INTERACTIVE or OFFLINE", field="config.priority")
         return cls(
             voice=_voice(config, max_prompt_bytes, needs_transcript=_instruction(config) is None),
             instruction=_instruction(config),
             style=config.style,
             audio=AudioFormat.from_config(config),
             speed=_speed(config.speed),
-            # 32 bits: enough for every voice to sound new, and short enough for a person to repeat.
+            # 32 bits: enough for variety, and short enough for a person to type again.
             seed=config.seed if config.HasField("seed") else secrets.randbits(32),
             seed_given=config.HasField("seed"),
             sampling=config.sampling,
@@ -56,31 +56,33 @@ class SpeechOptions:
 
 
 def check_text(text: str, max_chars: int) -> None:
-    """Raises InvalidInput unless `text` is of a length and has something to speak."""
+    """Raises InvalidInput if `text` is empty, too long, or has nothing to speak."""
     if not text.strip():
         raise InvalidInput("text is empty; send at least one word", field="text")
     if len(text) > max_chars:
         raise InvalidInput(
-            f"text has {len(text)} characters; {max_chars} are allowed: send it in several requests", field="text"
+            f"text has {len(text)} characters; at most {max_chars} are allowed: send several requests", field="text"
         )
     if not speakable(text):
-        raise InvalidInput("text holds nothing to speak, only punctuation; send at least one word", field="text")
+        raise InvalidInput("text has only punctuation; send at least one word", field="text")
 
 
 def checked_start(start_sample: int, options: SpeechOptions) -> int:
-    """Raises InvalidInput unless an answer can be asked for from this sample on."""
+    """Return `start_sample`. Raises InvalidInput if an answer cannot start at this sample."""
     if start_sample < 0:
         raise InvalidInput(f"start_sample is {start_sample}; it must be 0 or more", field="start_sample")
     if start_sample and not options.seed_given:
-        raise InvalidInput("the rest of an answer needs its seed; send the one that Started told", field="config.seed")
+        raise InvalidInput(
+            "start_sample needs the seed of the first answer; send the one in its Started event", field="config.seed"
+        )
     if start_sample and not options.audio.encoding.sample_format:
         name = options.audio.encoding.name
-        raise InvalidInput(f"{name} cannot begin in the middle; ask for PCM_S16LE or PCM_F32LE", field="config.audio")
+        raise InvalidInput(f"{name} cannot start in the middle; use PCM_S16LE or PCM_F32LE", field="config.audio")
     return start_sample
 
 
 def speakable(text: str) -> bool:
-    """Whether `text` has a letter or digit of any script."""
+    """Return whether `text` has a letter or digit of any script."""
     return any(character.isalnum() for character in text)
 
 
@@ -88,16 +90,16 @@ def _instruction(config: tts_pb2.SynthesisConfig) -> str | None:
     instruction: str = config.instruct_text.strip()
     instructed = config.mode == tts_pb2.SPEECH_MODE_INSTRUCT
     if instructed and not instruction:
-        raise InvalidInput("the instruction is empty; say how to speak", field="config.instruct_text")
+        raise InvalidInput("the instruction is empty; describe how to speak", field="config.instruct_text")
     if instruction and not instructed:
         raise InvalidInput("an instruction needs the mode INSTRUCT", field="config.mode")
     if len(instruction) > MAX_INSTRUCTION_CHARS:
         raise InvalidInput(
-            f"the instruction has {len(instruction)} characters; {MAX_INSTRUCTION_CHARS} are allowed: say it shorter",
+            f"the instruction has {len(instruction)} characters; {MAX_INSTRUCTION_CHARS} are allowed: shorten it",
             field="config.instruct_text",
         )
     if config.mode not in tts_pb2.SpeechMode.values():
-        raise InvalidInput("unknown mode; say ZERO_SHOT, CROSS_LINGUAL or INSTRUCT", field="config.mode")
+        raise InvalidInput("unknown mode; use ZERO_SHOT, CROSS_LINGUAL or INSTRUCT", field="config.mode")
     return instruction if instructed or config.mode == tts_pb2.SPEECH_MODE_CROSS_LINGUAL else None
 
 

@@ -1,4 +1,4 @@
-"""What goes to the listener, numbered: one line of samples over all utterances of a session."""
+"""Audio and events for the client. Samples are numbered continuously over all utterances of a session."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ Event: TypeAlias = (
 Events: TypeAlias = AsyncIterable[Event]
 
 ENCODED_SECONDS = 0.25
-"""Audio encoded in one go where that costs (5 ms for this much Opus), so that others get their turn in between."""
+"""Audio encoded at a time in costly encodings (5 ms for this much Opus), so that other streams run in between."""
 
 
 class Output:
-    """Numbers, paces and encodes audio, and hands events to a reader, who may have one waiting and no more.
+    """Numbers, paces and encodes audio, and passes events to the reader; at most one event waits.
 
-    What `send` and `audio` have returned from is numbered and will be read; a cancelled one has left no trace.
+    When `send` or `send_audio` returns, its event is numbered and will be read. A cancelled call changes nothing.
     """
 
     def __init__(
@@ -50,34 +50,34 @@ class Output:
         max_speech_seconds: float = math.inf,
         start_sample: int = 0,
     ) -> None:
-        """`max_speech_seconds`: audio between two marks or cuts at most. `start_sample`: the first one that is sent;
-        only for bare samples."""
+        """`max_speech_seconds`: longest audio between two marks or cuts. `start_sample`: the first sample that is sent;
+        only for raw samples."""
         self.events: ClosableQueue[Event] = ClosableQueue(1)
         self.playback = playback
-        self.spoken = TextAlignment()
+        self.alignment = TextAlignment()
         self.model_rate = 0
-        """Samples per second of what `audio` gets."""
+        """Samples per second of the audio given to `send_audio`."""
         self.samples = 0
         """Samples sent so far, at `sample_rate`."""
         self._max_speech_seconds = max_speech_seconds
         self._speech_seconds = 0.0
-        """Since the last mark or cut."""
+        """Audio since the last mark or cut."""
         self._start_sample = start_sample
-        self._told = 0
-        """Samples that chunks sent so far cover; an encoder may hold some back."""
+        self._chunked = 0
+        """Samples that the chunks sent so far cover; an encoder may hold some back."""
         self._sequence = 0
         self._format = format_
         self._stats = stats
         self._pipeline: AudioPipeline | None = None
 
     def open(self, model_rate: int) -> None:
-        """To be called before the first audio. Raises InvalidInput when there is no encoder for the format."""
+        """Set up the encoder; must precede the first audio. Raises InvalidInput if the format has no encoder."""
         self.model_rate = model_rate
         self._pipeline = AudioPipeline(self._format, model_rate)
 
     @property
     def sample_rate(self) -> int:
-        """Samples per second of what the listener gets, once opened."""
+        """Samples per second of the sent audio; valid after `open`."""
         return self._opened.rate
 
     async def send(self, event: Event) -> None:
@@ -86,33 +86,33 @@ class Output:
             self._opened.new_turn()
             self._speech_seconds = 0.0
 
-    async def audio(self, pcm: bytes, *, last: bool) -> None:
-        """Sends float32 samples; `last` marks the end of an utterance. Raises InvalidInput for more than is allowed."""
+    async def send_audio(self, pcm: bytes, *, last: bool) -> None:
+        """Send float32 samples; `last` ends an utterance. Raises InvalidInput beyond `max_speech_seconds`."""
         self._speech_seconds += len(pcm) / FLOAT_BYTES / self.model_rate
         if self._speech_seconds > self._max_speech_seconds:
             raise InvalidInput(
-                f"this text has become more than {self._max_speech_seconds:g} s of speech; send long texts in several"
-                " requests, or flush a conversation now and then",
+                f"the text gives more than {self._max_speech_seconds:g} s of speech; send a long text in several"
+                " requests, or flush a conversation from time to time",
                 field="text",
             )
-        bare = bool(self._format.encoding.sample_format)
-        piece = len(pcm) if bare else int(ENCODED_SECONDS * self.model_rate) * FLOAT_BYTES
+        raw = bool(self._format.encoding.sample_format)
+        piece = len(pcm) if raw else int(ENCODED_SECONDS * self.model_rate) * FLOAT_BYTES
         for start in range(0, max(len(pcm), 1), max(piece, 1)):
             part, end = pcm[start : start + piece], start + piece >= len(pcm)
             if part or last:
-                await self.playback.room(len(part) / FLOAT_BYTES / self.model_rate)
-                # Encoders cannot go back, so samples enter them only when what comes out is certain to be read.
+                await self.playback.wait_for_room(len(part) / FLOAT_BYTES / self.model_rate)
+                # Encoders cannot go back, so samples enter them only when their output is certain to be read.
                 await self.events.send_made(functools.partial(self._encode, part, last=last and end))
                 if (first := self._stats.take_first_audio()) is not None:
                     tracing.event("first audio", seconds=first.seconds)
                     await self.events.send(first)
 
     async def finish(self) -> None:
-        """Sends what the encoder still holds: the end of the file."""
+        """Send what the encoder still holds: the end of the file."""
         await self.events.send_made(lambda: self._chunk(self._opened.finish(), last=False))
 
     def cut(self) -> None:
-        """The utterance under way was cancelled."""
+        """Drop the unsent rest of a cancelled utterance."""
         self._opened.cut()
         self.playback.cut()
         self._speech_seconds = 0.0
@@ -122,19 +122,19 @@ class Output:
         skipped = min(encoded.samples, max(0, self._start_sample - self.samples))
         data = encoded.data[skipped * len(encoded.data) // encoded.samples :] if skipped else encoded.data
         self.samples += encoded.samples
-        self._told += skipped
+        self._chunked += skipped
         if sent := encoded.samples - skipped:
-            self._stats.audio(sent / self.sample_rate)
+            self._stats.on_audio(sent / self.sample_rate)
             self.playback.sent(sent / self.sample_rate)
         return self._chunk(data, last=last)
 
     def _chunk(self, data: bytes, *, last: bool) -> audio_pb2.AudioChunk | None:
-        """The next message; None when there is nothing to tell."""
+        """Return the next message, or None when there is nothing to send."""
         if not data and not last:
             return None
         chunk = audio_pb2.AudioChunk(
             sequence=self._sequence,
-            first_sample=self._told,
+            first_sample=self._chunked,
             pcm=data,
             format=self._format.encoding.sample_format,
             encoding=self._format.encoding.number,
@@ -142,7 +142,7 @@ class Output:
             last=last,
         )
         self._sequence += 1
-        self._told = self.samples
+        self._chunked = self.samples
         return chunk
 
     @property

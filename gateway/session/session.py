@@ -1,4 +1,4 @@
-"""One client's stream, whatever front it came through: inputs in, events out."""
+"""One client's stream, for every API: inputs in, events out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gateway.session.options import SpeechOptions, checked_start
 from gateway.session.output import Event, Output
 from gateway.session.playback import PlaybackClock
 from gateway.session.text_queue import Flush
-from gateway.session.turn import Speaker, Turn
+from gateway.session.turn import Turn, TurnContext
 from gateway.stream_stats import PlaybackStats
 from lighttts.v1 import audio_pb2, tts_pb2, voice_pb2
 from services.common import tracing
@@ -30,19 +30,20 @@ class TextInput:
 
 @dataclass(frozen=True)
 class FlushInput:
-    """Speak what has come; a Mark answers."""
+    """Speak all text so far; a Mark event follows its audio."""
 
 
 @dataclass(frozen=True)
 class CancelInput:
-    """Drop what has not been sent."""
+    """Drop all audio that has not been sent."""
 
 
 @dataclass(frozen=True)
 class PositionInput:
-    """The client has played so many seconds of the stream's audio."""
+    """The client's playback position."""
 
     seconds: float
+    """Seconds of the stream's audio that were played."""
 
 
 Input: TypeAlias = TextInput | FlushInput | CancelInput | PositionInput
@@ -54,14 +55,14 @@ async def one_text(text: str) -> AsyncGenerator[Input]:
 
 
 class Session:
-    """A stream of events about a stream of inputs.
+    """Turns a stream of inputs into a stream of events.
 
-        async with Session(stages, options, inputs) as session:
+        async with Session(context, options, inputs) as session:
             async for event in session: ...
 
-    The end of `inputs` is the end of the text; an error they raise ends the session. Leaving the block, however that
-    happens, cancels every call downstream and waits until all its tasks have ended. Entering raises Overloaded or
-    Unavailable; iterating raises any LightTtsError.
+    The end of `inputs` is the end of the text; an error that `inputs` raises ends the session. Leaving the block in any
+    way cancels all downstream calls and waits until all tasks have ended. Entering raises Overloaded or Unavailable;
+    iterating raises any LightTtsError.
     """
 
     def __init__(
@@ -73,8 +74,8 @@ class Session:
         conversation: bool = False,
         start_sample: int = 0,
     ) -> None:
-        """`conversation`: somebody listens while they speak, so audio keeps close to them, and they can be asked to go
-        elsewhere in a pause. `start_sample`: the first one wanted. Raises InvalidInput for one that cannot be had."""
+        """`conversation`: interactive; audio is paced to the listener, and the client may be asked to reconnect
+        elsewhere during a pause. `start_sample`: the first sample to send. Raises InvalidInput if it cannot be."""
         self._context = context
         self._options = options
         self._inputs = inputs
@@ -84,12 +85,12 @@ class Session:
         start = checked_start(start_sample, options)
         self._output = Output(options.audio, self._stats, playback, context.settings.max_speech_seconds, start)
         self._quiet = asyncio.Event()
-        """Set while nothing is to be spoken."""
+        """Set while no text waits to be spoken."""
         self._quiet.set()
         self._retired = asyncio.Event()
         self._announced = asyncio.Event()
         self._voice = voice_pb2.VoiceContent()
-        self._speaker = Speaker(
+        self._turn_context = TurnContext(
             encode=context.encode,
             llm=context.llm_client_context,
             options=options,
@@ -101,19 +102,19 @@ class Session:
         self._inputs_taken = 0
         self._flushes = 0
         self._task: asyncio.Task[None] | None = None
-        self._place = contextlib.AsyncExitStack()
+        self._resources = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        await self._place.enter_async_context(self._context.place(self))
+        await self._resources.enter_async_context(self._context.admit(self))
         self._task = asyncio.create_task(self._run())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        async with self._place:
+        async with self._resources:
             if self._task is not None and not self._task.done():
-                if not self._task.cancelling():  # nor was it aborted
+                if not self._task.cancelling():  # `abort` did not cancel it
                     metrics.CANCELLATIONS.labels("client").inc()
                 self._task.cancel()
                 await asyncio.wait({self._task})
@@ -122,12 +123,12 @@ class Session:
         return self._output.events
 
     def retire(self) -> None:
-        """Asks the client, as soon as nothing is being spoken, to go on at another gateway."""
+        """Ask the client, as soon as no text waits to be spoken, to reconnect to another gateway."""
         if self._conversation:
             self._retired.set()
 
     def abort(self, error: LightTtsError) -> None:
-        """Ends the session at once; whoever reads its events gets `error`."""
+        """End the session at once; the reader of its events gets `error`."""
         if self._task is not None and self._task.cancel():
             self._output.events.close(error)
 
@@ -136,37 +137,37 @@ class Session:
             with self._context.request_stats.request(), tracing.span("session"):
                 async with tasks.group() as group, contextlib.aclosing(self._inputs):
                     group.create_task(self._announce())
-                    beside = [group.create_task(work) for work in (self._watch_idle(), self._say_reconnect())]
-                    await self._converse(group)
-                    for task in beside:
+                    background = [group.create_task(work) for work in (self._watch_idle(), self._send_reconnect())]
+                    await self._serve(group)
+                    for task in background:
                         task.cancel()
                 await self._output.finish()
                 await self._output.send(self._stats.finished())
-        except Exception as error:  # noqa: BLE001 - whatever happened belongs to the reader of the events, who raises it
+        except Exception as error:  # noqa: BLE001 - the reader of the events raises it
             self._output.events.close(error)
         else:
             self._output.events.close()
         finally:
-            # Not only on leaving: a client that reads no more never gets there.
-            await self._place.aclose()
+            # Not only in `__aexit__`: a client that stops reading never gets there.
+            await self._resources.aclose()
 
     async def _watch_idle(self) -> None:
-        """Ends a session that nobody writes to and nobody reads from."""
+        """Close a session with no reads or writes for `idle_seconds`."""
         seconds = self._context.settings.idle_seconds
         seen: tuple[int, int] | None = None
         while (now := (self._inputs_taken, self._output.events.taken)) != seen:
             seen = now
-            await asyncio.sleep(seconds)  # not an event: what is waited for is that nothing happens
-        raise TimedOut(f"nothing came and nothing was read for {seconds:g} s; open a new stream when there is text")
+            await asyncio.sleep(seconds)  # no event: this waits for inactivity
+        raise TimedOut(f"the stream had no input and no reads for {seconds:g} s; open a new stream when there is text")
 
     async def _announce(self) -> None:
         self._output.open(self._context.voices.model.sample_rate)
-        self._voice = await self._place.enter_async_context(self._context.voices.use(self._options.voice))
-        if self._voice.seconds:  # until the first utterance tells
-            heard = self._voice.seconds * self._output.sample_rate / self._options.speed
-            self._output.spoken.pace = len(self._voice.transcript) / heard
+        self._voice = await self._resources.enter_async_context(self._context.voices.use(self._options.voice))
+        if self._voice.seconds:  # an estimate from the prompt, until the first utterance has ended
+            samples = self._voice.seconds * self._output.sample_rate / self._options.speed
+            self._output.alignment.pace = len(self._voice.transcript) / samples
         started = tts_pb2.Started(
-            request_id=self._speaker.request_id,
+            request_id=self._turn_context.request_id,
             voice_hash=self._voice.voice_hash,
             sample_rate=self._output.sample_rate,
             seed=self._options.seed,
@@ -186,7 +187,7 @@ class Session:
         offline = self._options.priority == audio_pb2.Urgency.PRIORITY_OFFLINE
         return self._context.settings.max_lead_seconds if self._conversation and not offline else None
 
-    async def _say_reconnect(self) -> None:
+    async def _send_reconnect(self) -> None:
         await self._retired.wait()
         await self._announced.wait()
         await self._quiet.wait()
@@ -197,43 +198,41 @@ class Session:
         await self._announced.wait()
         return self._voice
 
-    async def _converse(self, group: asyncio.TaskGroup) -> None:
-        turn = Turn(self._speaker, self._output, self._stats, self._quiet, number=0, offset=0)
+    async def _serve(self, group: asyncio.TaskGroup) -> None:
+        turn = Turn(self._turn_context, self._output, self._stats, self._quiet, number=0, offset=0)
         task = group.create_task(turn.run())
         async for item in self._inputs:
             self._inputs_taken += 1
             match item:
                 case TextInput(text):
-                    self._take_text(turn, text)
+                    self._add_text(turn, text)
                 case FlushInput():
-                    self._take_flush(turn)
+                    self._add_flush(turn)
                 case PositionInput(seconds):
                     self._output.playback.report(seconds)
                     turn.report_position(seconds)
                 case CancelInput():
                     await self._cancel(turn, task)
                     number, offset = turn.number + 1, self._received
-                    turn = Turn(self._speaker, self._output, self._stats, self._quiet, number, offset)
+                    turn = Turn(self._turn_context, self._output, self._stats, self._quiet, number, offset)
                     task = group.create_task(turn.run())
-        self._output.playback.mute()
+        self._output.playback.stop_reports()
         turn.end()
         await asyncio.wait({task})
 
-    def _take_text(self, turn: Turn, text: str) -> None:
+    def _add_text(self, turn: Turn, text: str) -> None:
         if not text:
             return
         self._received += len(text)
         limit = self._context.settings.max_text_chars
         if self._received - turn.spoken > limit:
-            raise InvalidInput(
-                f"more than {limit} characters wait to be spoken; send text no faster than it is spoken", field="text"
-            )
+            raise InvalidInput(f"more than {limit} characters wait to be spoken; send text more slowly", field="text")
         turn.feed(text)
 
-    def _take_flush(self, turn: Turn) -> None:
+    def _add_flush(self, turn: Turn) -> None:
         limit = self._context.settings.max_pending_flushes
         if len(turn.unmarked) >= limit:
-            raise InvalidInput(f"{limit} flushes wait for their audio; wait for their marks", field="flush")
+            raise InvalidInput(f"{limit} flushes are pending; wait for their marks", field="flush")
         turn.flush(Flush(self._flushes))
         self._flushes += 1
 

@@ -1,4 +1,4 @@
-"""Text that waits to be encoded, and the borders a client drew in it."""
+"""Text that waits to be encoded, with the boundaries set by the client."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import TypeAlias
 
 @dataclass(frozen=True)
 class Flush:
-    """Everything before is to be spoken now; the `number`-th of its session."""
+    """All text before it is to be spoken now. `number`: 0, 1, 2 ... in the session."""
 
     number: int
 
 
 @dataclass(frozen=True)
 class End:
-    """No text follows."""
+    """The end of the text."""
 
 
 Boundary: TypeAlias = Flush | End
 
 
 class TextQueue:
-    """Never makes the writer wait, so that a cancel behind a lot of text is seen; the session bounds what it puts."""
+    """Never blocks the writer, so that a cancel after a lot of text is seen. The session bounds the amount of text."""
 
     def __init__(self) -> None:
         self._items: deque[str | Boundary] = deque()
@@ -36,11 +36,11 @@ class TextQueue:
 
     @property
     def empty(self) -> bool:
-        """Whether a `take` would wait."""
+        """Whether `take` would wait."""
         return not self._items
 
     async def take(self) -> str | Boundary:
-        """The next border, or all text up to it, whatever fragments it came in."""
+        """Wait for an item; return the next boundary, or all text before it, joined."""
         await self._filled.wait()
         text: list[str] = []
         while self._items and isinstance(item := self._items[0], str):

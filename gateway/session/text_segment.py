@@ -1,7 +1,7 @@
-"""A stretch of text up to a flush or the end: one `EncodeText` call.
+"""Text up to a flush or the end: one `EncodeText` call.
 
-A flush half-closes the call instead of keeping it open: what comes later is encoded the same by any worker, so a
-conversation that pauses holds nothing downstream and outlives the worker that encoded its last turn.
+A flush half-closes the call instead of keeping it open. Any worker encodes the later text in the same way, so a paused
+conversation holds no call open and does not depend on the worker that encoded its last turn.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _Call: TypeAlias = "grpc.aio.StreamStreamCall[encode_pb2.EncodeTextRequest, enco
 
 
 class TextSegment:
-    """Reads text from an inbox up to the next border and encodes it."""
+    """Reads text from a queue up to the next boundary and encodes it."""
 
     def __init__(self, text_queue: TextQueue) -> None:
         self._text_queue = text_queue
@@ -36,10 +36,10 @@ class TextSegment:
         self.characters = 0
         """Characters read so far."""
         self.boundary: Boundary | None = None
-        """What ended it, once that was read."""
+        """The boundary that ended the segment, once it was read."""
 
     async def begin(self) -> bool:
-        """Waits for something to speak; False when the border came first. Until then no call is open."""
+        """Wait for text that can be spoken; return False if the boundary comes first. No call is open until then."""
         while self.boundary is None and not speakable(self._text):
             self._text += await self._read()
         return self.boundary is None
@@ -47,9 +47,9 @@ class TextSegment:
     async def encode(
         self, pool: Pool, start: encode_pb2.EncodeTextStart, on_run: Callable[[encode_pb2.EncodedText], Awaitable[None]]
     ) -> None:
-        """Calls `on_run` with each run of ids until the border. `start` is this segment's own and gets its text.
+        """Call `on_run` with each run of ids up to the boundary. `start` is modified: it gets the segment's first text.
 
-        Raises what the encode service answered.
+        Raises the encode service's error.
         """
         while self.boundary is None and not self._text_queue.empty:
             self._text += await self._read()
@@ -78,10 +78,10 @@ class TextSegment:
                 await call.write(encode_pb2.EncodeTextRequest(fragment=text))
             await call.done_writing()
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            return  # the call has ended; its reader learns why
+            return  # the call has ended; its reader gets the reason
 
     async def _read(self) -> str:
-        """More text, or nothing at the border."""
+        """Return more text, or an empty string at the boundary."""
         item = await self._text_queue.take()
         if isinstance(item, str):
             self.characters += len(item)

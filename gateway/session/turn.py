@@ -1,4 +1,4 @@
-"""What is said between two cancels: text in, utterances side by side, audio out in order."""
+"""The part of a session between two cancels: text in, concurrent utterances, audio out in order."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from services.common.errors import LightTtsError
 from services.common.pool import Pool
 
 UTTERANCES_AHEAD = 1
-"""Utterances that may be generated while an earlier one is delivered, so that no gap is heard between two and a
-barge-in wastes no more than this."""
+"""Utterances that may be generated while an earlier one is delivered: enough to avoid a gap between two, and the most
+that a barge-in wastes."""
 ORDER_ITEMS = 64
-"""Utterances and flushes that may wait for delivery; utterances are bounded by the above, this bounds flushes."""
+"""Utterances and flushes that may wait for delivery. It bounds flushes; UTTERANCES_AHEAD bounds utterances."""
 
 
 @dataclass(frozen=True)
-class Speaker:
-    """How a session speaks, the same in all its turns."""
+class TurnContext:
+    """What all turns of a session share."""
 
     encode: Pool
     llm: LlmClientContext
@@ -38,33 +38,33 @@ class Speaker:
     request_id: str
     interleaved: bool
     voice: Callable[[], Awaitable[voice_pb2.VoiceContent]]
-    """Waits until the session has been announced to the client, then gives its voice."""
+    """Waits until Started has been sent to the client, then returns the voice."""
 
 
 class Turn:
-    """One turn. `feed`, `flush` and `end` never wait; `run` ends with the last audio, or is cancelled."""
+    """One turn. `feed`, `flush` and `end` never block; `run` ends with the last audio or is cancelled."""
 
     def __init__(
-        self, speaker: Speaker, output: Output, stats: PlaybackStats, quiet: asyncio.Event, number: int, offset: int
+        self, context: TurnContext, output: Output, stats: PlaybackStats, quiet: asyncio.Event, number: int, offset: int
     ) -> None:
-        """`quiet`: set while nothing is to be spoken; `number`: 0, 1, 2 ... in the session; `offset`: characters of the
-        session's text before this turn."""
+        """`quiet`: set while no text waits to be spoken; `number`: 0, 1, 2 ... in the session; `offset`: characters of
+        the session's text before this turn."""
         self.number = number
         self.offset = offset
         self.unmarked: deque[Flush] = deque()
         """Flushes whose Mark has not been sent."""
-        self._speaker = speaker
+        self._context = context
         self._output = output
         self._stats = stats
         self._quiet = quiet
         self._fed = offset
         self._to_speak = offset
-        """Characters of the session's text up to the last letter or digit; nothing behind it will be spoken."""
+        """Characters of the session's text up to the last letter or digit; nothing after it is spoken."""
         self._first_sample = output.samples
         self._text_queue = TextQueue()
         self._latest: str | Flush | End = ""
         self._order: ClosableQueue[UtteranceStream | Flush] = ClosableQueue(ORDER_ITEMS)
-        self._ahead = asyncio.Semaphore(1 + UTTERANCES_AHEAD)
+        self._utterance_slots = asyncio.Semaphore(1 + UTTERANCES_AHEAD)
         self._utterances = 0
         self._newest: UtteranceStream | None = None
         self._open: UtteranceStream | None = None
@@ -74,8 +74,8 @@ class Turn:
         """Characters of the session's text that have been spoken."""
 
     def feed(self, text: str) -> None:
-        self._stats.text()
-        if words := _last_letter(text):
+        self._stats.on_text()
+        if words := _speakable_length(text):
             self._quiet.clear()
             self._to_speak = self._fed + words
         self._fed += len(text)
@@ -89,28 +89,28 @@ class Turn:
         self._put(End())
 
     def report_position(self, seconds: float) -> None:
-        """Where the listener is in the session's audio, in seconds."""
+        """Pass on the listener's position, in seconds of the session's audio."""
         if self._delivering is not None:
             self._delivering.report_position(seconds - self._delivered_from / self._output.sample_rate)
 
     async def run(self) -> None:
-        """Raises what any stage raised, after the audio that came before it was sent."""
+        """Speak the turn. Raises the error of any stage, after the audio before the error was sent."""
         async with tasks.group() as group:
             group.create_task(self._plan(group))
-            await self._speaker.voice()  # nothing goes out before the announcement
+            await self._context.voice()  # no event is sent before Started
             async for item in self._order:
                 if isinstance(item, Flush):
                     await self._mark(item)
                 else:
                     await self._deliver(item)
-                    self._ahead.release()
+                    self._utterance_slots.release()
 
     def _put(self, item: str | Flush | End) -> None:
         self._latest = item
         self._text_queue.put(item)
 
     async def _plan(self, group: asyncio.TaskGroup) -> None:
-        """Text to utterances, each generating as soon as it is known and not too far ahead of the listener."""
+        """Split the text into utterances; start each as soon as its text is known and an utterance slot is free."""
         try:
             offset = self.offset
             boundary: Flush | End | None = None
@@ -131,42 +131,42 @@ class Turn:
         async def on_run(run: encode_pb2.EncodedText) -> None:
             utterance = self._open if self._open is not None else await self._begin(group, run.instruct_ids)
             utterance.end_offset = offset + run.end
-            utterance.say(run.ids, last=run.last)
-            self._stats.read(len(run.ids))
+            utterance.add_text(run.ids, last=run.last)
+            self._stats.add_text_tokens(len(run.ids))
             self._open = None if run.last else utterance
 
         start = encode_pb2.EncodeTextStart(
-            request_id=self._speaker.request_id,
-            interleaved=self._speaker.interleaved,
-            instruct_text=self._speaker.options.instruction,
+            request_id=self._context.request_id,
+            interleaved=self._context.interleaved,
+            instruct_text=self._context.options.instruction,
         )
-        await segment.encode(self._speaker.encode, start, on_run)
-        if self._open is not None:  # the border ends it, whether or not its last run said so
-            self._open.say((), last=True)
+        await segment.encode(self._context.encode, start, on_run)
+        if self._open is not None:  # the boundary ends it, even without a run marked as last
+            self._open.add_text((), last=True)
             self._open = None
 
     async def _begin(self, group: asyncio.TaskGroup, instruct_ids: Sequence[int]) -> UtteranceStream:
-        await self._ahead.acquire()
+        await self._utterance_slots.acquire()
         if self._newest is not None:
-            # Until its first audio an utterance has the workers for itself: nobody waits longer for what is said first.
+            # Until its first audio an utterance does not share the workers with the next one, so it starts sooner.
             await self._newest.audible.wait()
-        voice = await self._speaker.voice()
-        options = self._speaker.options
+        voice = await self._context.voice()
+        options = self._context.options
         start = llm_pb2.GenerateStart(
-            request_id=self._speaker.request_id,
+            request_id=self._context.request_id,
             style=options.style,
             voice_hash=voice.voice_hash,
             prompt_use=_prompt_use(options),
             instruct_ids=instruct_ids,
             sampling=options.sampling,
             seed=utterance_seed(options.seed, self.number, self._utterances),
-            urgency=_urgency(options),
+            urgency=audio_pb2.Urgency(priority=options.priority),
             speed=options.speed,
-            # Said rather than left to when text happens to arrive, so that fragmentation changes nothing.
-            text_order=llm_pb2.TEXT_ORDER_INTERLEAVED if self._speaker.interleaved else llm_pb2.TEXT_ORDER_WHOLE,
+            # Fixed here, so that the audio does not depend on when fragments of text arrive.
+            text_order=llm_pb2.TEXT_ORDER_INTERLEAVED if self._context.interleaved else llm_pb2.TEXT_ORDER_WHOLE,
         )
         self._utterances += 1
-        utterance = UtteranceStream(self._speaker.llm, start, voice, self._output.model_rate)
+        utterance = UtteranceStream(self._context.llm, start, voice, self._output.model_rate)
         self._newest = utterance
         group.create_task(utterance.run())
         await self._order.send(utterance)
@@ -175,33 +175,33 @@ class Turn:
     async def _deliver(self, utterance: UtteranceStream) -> None:
         output = self._output
         self._delivering, self._delivered_from = utterance, output.samples
-        self._stats.speaks(utterance.times)
-        output.spoken.begin(self.spoken, output.samples)
+        self._stats.begin_utterance(utterance.times)
+        output.alignment.begin(self.spoken, output.samples)
         async for part in utterance.parts:
             if isinstance(part, AudioPart):
-                output.spoken.reaches(utterance.end_offset)
-                await output.audio(part.pcm, last=part.last)
+                output.alignment.extend(utterance.end_offset)
+                await output.send_audio(part.pcm, last=part.last)
             else:
                 await output.send(part)
         self._delivering = None
         self.spoken = utterance.end_offset
-        output.spoken.reaches(self.spoken)
-        output.spoken.end(output.samples)
-        output.spoken.forget(self._played)
-        self._stats.utterance(utterance.decode_worker, utterance.speech_tokens)
+        output.alignment.extend(self.spoken)
+        output.alignment.end(output.samples)
+        output.alignment.discard_before(self._played)
+        self._stats.end_utterance(utterance.decode_worker, utterance.speech_tokens)
         await output.send(tts_pb2.Spoken(text_offset=self.spoken, sample=output.samples))
         if self.spoken >= self._to_speak:
             self._quiet.set()
 
     @property
     def _played(self) -> int:
-        """The sample the listener has come to."""
+        """The sample that the listener has reached."""
         return int(self._output.playback.position * self._output.sample_rate)
 
     def cut(self) -> tts_pb2.Spoken:
-        """What of it was heard, after it was cancelled."""
+        """Return how much of this cancelled turn was played."""
         sample = min(max(self._played, self._first_sample), self._output.samples)
-        offset, estimated = self._output.spoken.heard(sample)
+        offset, estimated = self._output.alignment.offset_at(sample)
         return tts_pb2.Spoken(text_offset=max(offset, self.offset), sample=sample, cut=True, estimated=estimated)
 
     async def _mark(self, flush: Flush) -> None:
@@ -213,7 +213,7 @@ class Turn:
 
 
 def utterance_seed(seed: int, turn: int, utterance: int) -> int:
-    """An utterance's own 64-bit seed: a request's utterances differ, and the same request gives the same ones."""
+    """Return a 64-bit seed per utterance, so that a request's utterances differ and the same request repeats them."""
     digest = hashlib.blake2b(struct.pack("<QQQ", seed, turn, utterance), digest_size=8)
     return int.from_bytes(digest.digest(), "little")
 
@@ -222,11 +222,6 @@ def _prompt_use(options: SpeechOptions) -> llm_pb2.PromptUse.ValueType:
     return llm_pb2.PROMPT_USE_ZERO_SHOT if options.instruction is None else llm_pb2.PROMPT_USE_TIMBRE
 
 
-def _last_letter(text: str) -> int:
-    """How many characters of `text` come before what follows its last letter or digit."""
+def _speakable_length(text: str) -> int:
+    """Return the length of `text` up to and including its last letter or digit."""
     return next((end for end in range(len(text), 0, -1) if text[end - 1].isalnum()), 0)
-
-
-def _urgency(options: SpeechOptions) -> audio_pb2.Urgency:
-    # `class` is a word of the language, so it cannot be written as a keyword argument.
-    return audio_pb2.Urgency(priority=options.priority)

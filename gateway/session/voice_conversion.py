@@ -1,4 +1,4 @@
-"""Voice conversion: a session that speaks a recording's words with another voice. No text is involved."""
+"""Voice conversion: a session that speaks the words of a recording with another voice, without text."""
 
 from __future__ import annotations
 
@@ -22,20 +22,22 @@ from services.common.telemetry import current_request_id
 
 
 class ConversionSession(Session):
-    """A stream of events like any session's: announced, then the audio of one utterance, then the figures."""
+    """A session that sends Started, then the audio of one utterance, then Finished."""
 
     def __init__(self, context: GatewayContext, options: SpeechOptions, recording: bytes) -> None:
-        """Raises InvalidInput when there is no recording or it is too large."""
+        """Raises InvalidInput if the recording is empty or too large."""
         limit = context.settings.max_prompt_bytes
         if not recording:
-            raise InvalidInput("there is no audio to convert; send a recording", field="audio")
+            raise InvalidInput("the audio is missing; send a recording", field="audio")
         if len(recording) > limit:
-            raise InvalidInput(f"the audio has {len(recording)} bytes; {limit} are allowed: cut it", field="audio")
+            raise InvalidInput(
+                f"the audio has {len(recording)} bytes; at most {limit} are allowed: shorten it", field="audio"
+            )
         super().__init__(context, options, _no_inputs())
         self._recording = recording
 
-    async def _converse(self, group: asyncio.TaskGroup) -> None:
-        self._stats.text()
+    async def _serve(self, group: asyncio.TaskGroup) -> None:
+        self._stats.on_text()
         speech = await _encode(self._context.encode, self._recording)
         voice = await self._announced_voice()
         for warning in speech.warnings:
@@ -54,19 +56,19 @@ class ConversionSession(Session):
         group.create_task(utterance.run())
         async for part in utterance.parts:
             if isinstance(part, AudioPart):
-                await self._output.audio(part.pcm, last=part.last)
+                await self._output.send_audio(part.pcm, last=part.last)
             else:
                 await self._output.send(part)
-        self._stats.utterance(utterance.decode_worker, utterance.speech_tokens)
+        self._stats.end_utterance(utterance.decode_worker, utterance.speech_tokens)
 
 
 async def _no_inputs() -> AsyncGenerator[Input]:
     return
-    yield  # a generator, though an empty one
+    yield  # makes this an (empty) generator
 
 
 async def _encode(pool: Pool, recording: bytes) -> encode_pb2.EncodeSpeechResponse:
-    """The recording's speech tokens. Raises what the encode service answered."""
+    """Return the recording's speech tokens. Raises the encode service's error."""
     header = encode_pb2.EncodeSpeechHeader(request_id=current_request_id())
 
     async def parts() -> AsyncIterator[encode_pb2.EncodeSpeechRequest]:

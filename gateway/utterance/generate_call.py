@@ -1,4 +1,4 @@
-"""One `Generate` call: what one llm worker does for an utterance."""
+"""One `Generate` call: one llm worker speaks an utterance, or the rest of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from services.common.workers.worker_call import ProgressWatch, conversation
 
 @dataclass
 class _Sent:
-    """What this call has been sent."""
+    """What this call has sent to its worker."""
 
     texts: int = 0
     position: float = 0.0
@@ -24,41 +24,41 @@ class _Sent:
 
 async def generate(
     worker: Lease,
-    record: UtteranceState,
+    state: UtteranceState,
     watch: ProgressWatch,
     handle: Callable[[llm_pb2.GenerateResponse], Awaitable[None]],
 ) -> None:
-    """Goes on where `record` stands, to the last audio; `handle` gets what is not dealt with here.
+    """Generate from `state` to the last audio; `handle` gets the responses that are not handled here.
 
-    Raises WorkerLost where another worker may do better, else what the worker meant for the client.
+    Raises WorkerLost if another worker could take over, otherwise the error that the worker sent for the client.
     """
-    call = llm_pb2_grpc.LlmStub(worker.channel).Generate(metadata=tracing.outgoing(record.start.request_id))
+    call = llm_pb2_grpc.LlmStub(worker.channel).Generate(metadata=tracing.outgoing(state.start.request_id))
     sent = _Sent()
-    async with conversation(call, _requests(record, sent), watch) as responses:
+    async with conversation(call, _requests(state, sent), watch) as responses:
         async for response in responses:
             if response.HasField("need_voice"):
                 sent.voice_wanted = True
-                record.changed.set()
+                state.changed.set()
             else:
                 await handle(response)
-    if not record.complete:
+    if not state.complete:
         raise WorkerLost(LossReason.BROKE_PROTOCOL, "an llm worker ended an utterance before its last audio")
 
 
-async def _requests(record: UtteranceState, sent: _Sent) -> AsyncGenerator[llm_pb2.GenerateRequest]:
-    """What this call has not been sent yet, whenever something changes."""
-    opening = record.opening()
+async def _requests(state: UtteranceState, sent: _Sent) -> AsyncGenerator[llm_pb2.GenerateRequest]:
+    """Yield what this call has not sent yet, whenever `state` changes."""
+    opening = state.start_message()
     sent.texts = int(opening.HasField("text"))
     yield llm_pb2.GenerateRequest(start=opening)
     while True:
-        record.changed.clear()
+        state.changed.clear()
         if sent.voice_wanted:
             sent.voice_wanted = False
-            yield llm_pb2.GenerateRequest(voice=record.voice)
-        while sent.texts < len(record.texts):
+            yield llm_pb2.GenerateRequest(voice=state.voice)
+        while sent.texts < len(state.texts):
             sent.texts += 1
-            yield llm_pb2.GenerateRequest(text=record.texts[sent.texts - 1])
-        if record.position > sent.position:
-            sent.position = record.position
+            yield llm_pb2.GenerateRequest(text=state.texts[sent.texts - 1])
+        if state.position > sent.position:
+            sent.position = state.position
             yield llm_pb2.GenerateRequest(position=audio_pb2.PlaybackPosition(seconds=sent.position))
-        await record.changed.wait()
+        await state.changed.wait()

@@ -1,4 +1,4 @@
-"""One utterance at the llm stage: text in, audio out, whatever happens to the workers."""
+"""One utterance over the llm workers: text in, audio out, also when workers fail."""
 
 from __future__ import annotations
 
@@ -34,65 +34,65 @@ class AudioPart:
 
 @dataclass(frozen=True)
 class LlmClientContext:
-    """What all utterances share."""
+    """What all utterances of a gateway share."""
 
     pool: Pool
     policy: MovePolicy
     request_stats: RequestStats
     queue_messages: int
-    """Audio messages held while nobody reads; then reading stops and the worker feels it."""
+    """Audio messages held for a slow reader; beyond them the gateway stops reading, which holds the worker back."""
     failover_budget: FailoverBudget = field(default_factory=FailoverBudget)
-    """One for all utterances of the process."""
+    """Shared by all utterances of the process."""
     clock: Callable[[], float] = time.monotonic
     """Seconds; measures the silence and the stalls of llm workers."""
 
 
 @dataclass
 class UtteranceStream:
-    """Text tokens in by `say`, audio out by `parts`. Everything is freed when `run` ends or is cancelled.
+    """Text tokens in by `add_text`, audio out by `parts`. Everything is freed when `run` ends or is cancelled.
 
-    A worker that dies, falls silent or stands still loses the utterance to another one, which goes on from the record:
-    no sample is repeated or missing.
+    If the worker dies, goes silent or stops making progress, another worker resumes the utterance from the saved
+    state: no sample is repeated or missing.
     """
 
-    stage: LlmClientContext
+    context: LlmClientContext
     start: llm_pb2.GenerateStart
     voice: voice_pb2.VoiceContent
     sample_rate: int
-    """What the session has promised; a worker that differs is an error."""
+    """The rate announced to the client; a worker with another rate is an error."""
     end_offset: int = 0
-    """Characters of the session's text that have been spoken when this utterance has."""
+    """Characters of the session's text that have been spoken once this utterance has."""
     decode_worker: str = ""
     speech_tokens: int = 0
-    """Generated, once it has ended."""
+    """Tokens generated; set when the utterance has ended."""
     parts: ClosableQueue[AudioPart | tts_pb2.Resumed] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.parts = ClosableQueue(self.stage.queue_messages)
-        self._record = UtteranceState(self.start, self.voice)
-        stage = self.stage
-        self._failover = Failover(stage.pool, stage.policy, "llm", metrics.LLM_MOVES, stage.failover_budget)
+        self.parts = ClosableQueue(self.context.queue_messages)
+        self._state = UtteranceState(self.start, self.voice)
+        context = self.context
+        self._failover = Failover(context.pool, context.policy, "llm", metrics.LLM_MOVES, context.failover_budget)
         self.times = SpeechTimes()
         self.audible = asyncio.Event()
-        """Its first audio has come, or never will."""
+        """Set when the first audio has arrived, or when none can arrive any more."""
 
     @property
     def waiting(self) -> int:
-        """Audio messages that wait for the listener."""
+        """Audio messages that wait for the reader."""
         return self.parts.waiting
 
-    def say(self, ids: Sequence[int], *, last: bool) -> None:
-        """Adds text tokens; `last` ends the utterance."""
-        self._record.say(ids, last=last)
+    def add_text(self, ids: Sequence[int], *, last: bool) -> None:
+        """Add text tokens; `last` ends the utterance."""
+        self._state.add_text(ids, last=last)
 
     def report_position(self, seconds: float) -> None:
-        """Tells the workers how much of this utterance the listener has played."""
-        self._record.report_position(seconds)
+        """Report to the workers how many seconds of this utterance the listener has played."""
+        self._state.report_position(seconds)
 
     async def run(self) -> None:
-        """Generates until the last audio. Errors reach the reader of `parts`, after the audio that came before."""
+        """Generate until the last audio. The reader of `parts` gets errors after the audio that came before them."""
         try:
-            with self.stage.request_stats.utterance(self), tracing.span("utterance"):
+            with self.context.request_stats.utterance(self), tracing.span("utterance"):
                 await self._generate()
         except LightTtsError as error:
             self.parts.close(error)
@@ -102,17 +102,17 @@ class UtteranceStream:
             self.audible.set()
 
     async def _generate(self) -> None:
-        while not self._record.complete:
+        while not self._state.complete:
             async with self._failover.lease() as worker:
-                if not self._record.samples:
+                if not self._state.samples:
                     self.times.called_at = time.monotonic()
                     self.times.asked_at = self.times.asked_at or self.times.called_at
                 may_give_up = partial(self._failover.may_give_up, worker)
-                watch = ProgressWatch(self.stage.policy, may_give_up, self.stage.clock)
+                watch = ProgressWatch(self.context.policy, may_give_up, self.context.clock)
                 try:
-                    await generate(worker, self._record, watch, self._handle)
+                    await generate(worker, self._state, watch, self._handle)
                 except WorkerLost as loss:
-                    if not self._record.complete:
+                    if not self._state.complete:
                         self._failover.record_loss(worker, loss)
 
     async def _handle(self, response: llm_pb2.GenerateResponse) -> None:
@@ -120,9 +120,9 @@ class UtteranceStream:
             case "started":
                 await self._started(response.started)
             case "audio":
-                if response.audio.HasField("first") and not self._record.samples:
+                if response.audio.HasField("first") and not self._state.samples:
                     self.times.first = response.audio.first
-                pcm = self._record.take(response.audio)
+                pcm = self._state.add_audio(response.audio)
                 self._failover.on_audio()
                 metrics.AUDIO_RECEIVED_SECONDS.inc(len(pcm) / FLOAT_BYTES / self.sample_rate)
                 self.audible.set()
@@ -138,12 +138,12 @@ class UtteranceStream:
     async def _started(self, started: llm_pb2.GenerateStarted) -> None:
         if started.sample_rate != self.sample_rate:
             raise Internal(
-                f"encode and decode disagree about the sample rate: {self.sample_rate} and "
-                f"{started.sample_rate}; do they serve the same model?"
+                f"encode and decode have different sample rates, {self.sample_rate} and {started.sample_rate};"
+                " start both with the same model"
             )
         self.decode_worker = started.decode_worker
-        self._record.start.text_order = started.text_order  # whoever goes on keeps to it
+        self._state.start.text_order = started.text_order  # a worker that resumes must use the same
         if (lost := self._failover.on_accepted()) is not None:
             tracing.event("moved", to_worker=started.llm_worker, reason=lost.value)
-            reason = f"an llm worker was lost ({lost.value}); {started.llm_worker} went on"
+            reason = f"an llm worker was lost ({lost.value}); {started.llm_worker} continued"
             await self.parts.send(tts_pb2.Resumed(reason=reason))

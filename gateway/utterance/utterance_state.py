@@ -1,4 +1,4 @@
-"""An utterance as data: what was asked of the llm stage and what came of it. Any worker can go on from here."""
+"""An utterance as data: what llm workers were sent and what they returned. Any worker can continue from it."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from services.common.workers.failover import LossReason, WorkerLost
 
 @dataclass
 class UtteranceState:
-    """Kept by the gateway from the first word to the last sample; about 15 kB beside the text."""
+    """Kept by the gateway from the first text to the last sample; about 15 kB plus the text."""
 
     start: llm_pb2.GenerateStart
-    """As the first worker gets it."""
+    """As the first worker receives it."""
     voice: voice_pb2.VoiceContent
     texts: list[llm_pb2.TextTokens] = field(default_factory=list)
     position: float = 0.0
     """Seconds of this utterance that the listener has played."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when text, position or the voice has to go out."""
+    """Set when text, position or the voice has to be sent."""
     raw_ids: list[int] = field(default_factory=list)
-    """What the model generated, as far as the samples below need it."""
+    """Ids that the model generated, as far as `samples` depend on them."""
     samples: int = 0
-    """Received so far, each once."""
+    """Samples received so far, each counted once."""
     complete: bool = False
-    """The last sample was received."""
-    _decode_record: bytes = b""
+    """Whether the last sample was received."""
+    _resume_record: bytes = b""
 
-    def say(self, ids: Sequence[int], *, last: bool) -> None:
-        """Adds text tokens; `last` ends the utterance."""
+    def add_text(self, ids: Sequence[int], *, last: bool) -> None:
+        """Add text tokens; `last` ends the utterance."""
         self.texts.append(llm_pb2.TextTokens(ids=ids, last=last))
         self.changed.set()
 
@@ -40,34 +40,34 @@ class UtteranceState:
         self.position = max(self.position, seconds)
         self.changed.set()
 
-    def opening(self) -> llm_pb2.GenerateStart:
-        """What the next worker gets first: the start or where to go on, with the first of `texts` if there is one."""
+    def start_message(self) -> llm_pb2.GenerateStart:
+        """Return the next worker's first message: the start or the resume state, with the first of `texts` if any."""
         start = llm_pb2.GenerateStart()
         start.CopyFrom(self.start)
         if self.texts:
             start.text.CopyFrom(self.texts[0])
         if self.samples:
             resume = llm_pb2.GenerateResume(
-                raw_ids=self.raw_ids, decode_record=self._decode_record, next_sample=self.samples
+                raw_ids=self.raw_ids, decode_record=self._resume_record, next_sample=self.samples
             )
             start.resume.CopyFrom(resume)
         return start
 
-    def take(self, generated: llm_pb2.GeneratedAudio) -> bytes:
-        """Notes audio and returns what of it is new (float32 samples): a worker that goes on may repeat some.
+    def add_audio(self, generated: llm_pb2.GeneratedAudio) -> bytes:
+        """Record received audio and return its new part (float32 samples): a worker that resumes may repeat some.
 
-        Raises WorkerLost when samples are missing, also at what calls itself the end.
+        Raises WorkerLost if samples are missing, including when the final message comes too early.
         """
         audio = generated.audio
         known = self.samples - audio.first_sample
         if known < 0 or len(audio.pcm) % FLOAT_BYTES:
             raise WorkerLost(LossReason.BROKE_PROTOCOL, f"an llm worker skipped {-known} samples")
         if audio.last and generated.tokens_spoken != generated.tokens_generated:
-            said = f"an llm worker called {generated.tokens_spoken} tokens the end of {generated.tokens_generated}"
-            raise WorkerLost(LossReason.BROKE_PROTOCOL, said)
+            reason = f"an llm worker ended after {generated.tokens_spoken} of {generated.tokens_generated} tokens"
+            raise WorkerLost(LossReason.BROKE_PROTOCOL, reason)
         pcm = audio.pcm[known * FLOAT_BYTES :]
         self.samples += len(pcm) // FLOAT_BYTES
         self.raw_ids.extend(generated.raw_ids)
-        self._decode_record = generated.decode_record
+        self._resume_record = generated.decode_record
         self.complete = self.complete or audio.last
         return pcm

@@ -91,7 +91,7 @@ async def test_another_worker_goes_on_where_the_first_one_was_lost(hop: int, end
         assert went_on.start.resume.next_sample == hop * FakeLlm.HOP_IDS * SAMPLES_PER_ID
         assert went_on.start.text_order == llm_pb2.TEXT_ORDER_WHOLE
         (resumed,) = [event.reason for event in events if isinstance(event, tts_pb2.Resumed)]
-        assert "llm-1 went on" in resumed
+        assert "llm-1 continued" in resumed
 
 
 async def give_up(r: Rig, hop: int, clock: ManualClock) -> None:

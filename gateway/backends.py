@@ -1,4 +1,4 @@
-"""What a gateway keeps beyond one request, and may share with other gateways: voices, quotas, results."""
+"""State that outlives a request and that gateways may share: registered voices, quotas, cached speech."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Shared:
-    """Made by `open_shared`, released by `close`."""
+    """Created by `open_shared`, released by `close`."""
 
     store: VoiceStore
     quotas: Quotas
@@ -34,11 +34,11 @@ class Shared:
     redis: Redis | None
 
     async def start(self) -> None:
-        """Clears up what a crash left."""
+        """Remove the files that a crash left behind."""
         if isinstance(self.store, DirectoryStore):
             try:
                 await self.store.sweep()
-            except Unavailable as error:  # speech with other voices does not depend on it
+            except Unavailable as error:  # speech with the model's voices still works
                 log.warning("registered voices cannot be used", reason=error.message)
 
     async def close(self) -> None:
@@ -47,7 +47,7 @@ class Shared:
 
 
 def open_shared(settings: GatewaySettings) -> Shared:
-    """Connects to nothing yet. Raises StartError for settings that cannot work."""
+    """Create the stores; they connect at their first use. Raises StartError for settings that cannot work."""
     if settings.redis_url is None:
         return Shared(DirectoryStore(settings.voices_dir), LocalQuotas(), _speech_cache(settings, None), None)
     redis = connect(settings.redis_url.get_secret_value())

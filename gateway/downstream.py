@@ -1,4 +1,4 @@
-"""Calls to the stages behind: at which worker, and what its failure means to a client of the gateway."""
+"""Calls to encode and llm workers: choice of the worker, retry, and the error that the client gets."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import grpc
 import grpc.aio
 import structlog
 
+from lighttts.v1 import llm_pb2, llm_pb2_grpc
 from services.common.errors import LightTtsError, Unavailable, from_rpc_error
 from services.common.pool import Pool
 from services.common.workers.call_end import CallEnd
@@ -19,14 +20,14 @@ T = TypeVar("T")
 
 
 def map_rpc_error(error: grpc.aio.AioRpcError) -> LightTtsError:
-    """The error to raise for a failed call. A call we cancel ourselves never gets here: CANCELLED is the worker's."""
+    """Return the error to raise for a failed call. CANCELLED is the worker's: calls that we cancel are not mapped."""
     if error.code() == grpc.StatusCode.CANCELLED:
-        return Unavailable("a worker was stopped while it served this; try again", retry_after=1.0)
+        return Unavailable("a worker stopped while it served this request; try again", retry_after=1.0)
     return from_rpc_error(error)
 
 
 async def answer(call: grpc.aio.StreamUnaryCall[Any, T]) -> T:
-    """The answer to an upload. Raises AioRpcError with what the worker said, also when it said so in its midst."""
+    """Return the response to an upload. Raises AioRpcError with the worker's status, even if it failed mid-upload."""
     end = CallEnd(call)
     try:
         return await call
@@ -37,15 +38,15 @@ async def answer(call: grpc.aio.StreamUnaryCall[Any, T]) -> T:
 async def call_with_retry(
     pool: Pool, work: Callable[[grpc.aio.Channel], Awaitable[T]], may_repeat: Callable[[], bool]
 ) -> T:
-    """Runs `work` at a worker and, when that one is lost and `may_repeat` agrees, once more at another.
+    """Run `work` on a worker; if that worker is lost and `may_repeat()` is true, run it once more on another one.
 
-    Raises what the worker answered; when the second one fails too or there is none, what the first one did.
+    Raises the worker's error. If the second worker fails too, or there is none, raises the first worker's error.
     """
     first: Unavailable | None = None
     tried: tuple[str, ...] = ()
     while True:
         try:
-            # A second worker has to be there at once: what the first one said tells more than a timeout.
+            # The second worker must be available at once: the first worker's error helps more than a timeout.
             async with pool.lease(exclude=tried, wait_seconds=None if first is None else 0) as worker:
                 tried = (worker.address,)
                 try:
@@ -57,5 +58,18 @@ async def call_with_retry(
                 raise first from error
             if not tried or not may_repeat():
                 raise
-            log.warning("a worker was lost; another one begins again", worker=tried[0], reason=error.message)
+            log.warning("worker lost; retrying on another worker", worker=tried[0], reason=error.message)
             first = error
+
+
+async def list_styles(llm: Pool) -> tuple[str, ...]:
+    """Return the names of the llm service's styles, the default first. Not cached: the call is rare and takes 1 ms.
+
+    Raises Unavailable if no llm worker responds.
+    """
+
+    async def request(channel: grpc.aio.Channel) -> llm_pb2.ListStylesResponse:
+        return await llm_pb2_grpc.LlmStub(channel).ListStyles(llm_pb2.ListStylesRequest())
+
+    response = await call_with_retry(llm, request, may_repeat=lambda: True)
+    return tuple(response.styles)

@@ -1,4 +1,4 @@
-"""What the gateway measures, as a listener would."""
+"""Metrics of the gateway, as a listener experiences them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TIME_TO_FIRST_AUDIO = Histogram(
 )
 FIRST_AUDIO_STAGE = Histogram(
     "lighttts_gateway_first_audio_stage_seconds",
-    "Where the time to first audio went: encode, first_token, first_hop, decode, delivery. They sum to the whole.",
+    "Time to first audio by stage: encode, first_token, first_hop, decode, delivery. The stages add up to the total.",
     ["stage"],
     buckets=LATENCY_BUCKETS,
 )
@@ -31,40 +31,41 @@ REAL_TIME_FACTOR = Histogram(
 SESSIONS_ACTIVE = Gauge("lighttts_gateway_sessions_active", "Streams served now.")
 AUDIO_SECONDS = Counter("lighttts_gateway_audio_delivered_seconds_total", "Audio delivered, in seconds.")
 AUDIO_RECEIVED_SECONDS = Counter(
-    "lighttts_gateway_audio_generated_seconds_total", "Audio got from the workers; what is not delivered is wasted."
+    "lighttts_gateway_audio_generated_seconds_total",
+    "Audio received from workers, in seconds; audio that is not delivered is wasted.",
 )
 UNDERRUN_SECONDS = Counter(
-    "lighttts_gateway_underrun_seconds_total", "Silence heard by listeners who play from the first chunk on."
+    "lighttts_gateway_underrun_seconds_total", "Silence, in seconds, for listeners who play every chunk on arrival."
 )
-CANCELLATIONS = Counter("lighttts_gateway_cancellations_total", "Speech that was cut off, by who did it.", ["by"])
-"""`by`: `barge_in` (a cancel message), `client` (it went away)."""
+CANCELLATIONS = Counter("lighttts_gateway_cancellations_total", "Speech that was cut off, by cause.", ["by"])
+"""`by`: `barge_in` (a cancel message), `client` (it disconnected)."""
 LLM_MOVES = moves_counter("lighttts_gateway_llm_moves_total", "llm")
-VOICES_NOT_FORGOTTEN = Counter(
+VOICES_NOT_EVICTED = Counter(
     "lighttts_gateway_voices_not_forgotten_total",
-    "Workers that could not be told to forget a deleted voice; they are told again.",
+    "Failed requests to workers to evict a deleted voice; they are retried.",
 )
 RESULTS = Counter(
-    "lighttts_gateway_results_total", "Whole texts asked for while the result cache is on, by what came of it.", ["how"]
+    "lighttts_gateway_results_total", "Requests for whole texts while the result cache is on, by outcome.", ["how"]
 )
-"""`how`: `remembered`, `shared` (with a request under way), `spoken`."""
-ERRORS = Counter("lighttts_gateway_errors_total", "Requests that failed, by interface and reason.", ["front", "reason"])
+"""`how`: `remembered` (from the cache), `shared` (with a running request), `spoken`."""
+ERRORS = Counter("lighttts_gateway_errors_total", "Failed requests, by API and reason.", ["front", "reason"])
 
 
 STAGES = ("encode", "first_token", "first_hop", "decode", "delivery")
 
 
 def observe_first_audio(first: tts_pb2.FirstAudio) -> None:
-    """Counts a stream's first audio, as a whole and by stage."""
+    """Record the time to a stream's first audio, in total and by stage."""
     TIME_TO_FIRST_AUDIO.observe(first.seconds)
     for stage in STAGES:
         FIRST_AUDIO_STAGE.labels(stage).observe(getattr(first, stage))
 
 
 @contextlib.contextmanager
-def count_errors(front: str) -> Iterator[None]:
-    """Counts an error that leaves the block."""
+def count_errors(api: str) -> Iterator[None]:
+    """Count an error that leaves the block, under the name of the API."""
     try:
         yield
     except Exception as error:
-        ERRORS.labels(front, error.reason if isinstance(error, LightTtsError) else LightTtsError.reason).inc()
+        ERRORS.labels(api, error.reason if isinstance(error, LightTtsError) else LightTtsError.reason).inc()
         raise

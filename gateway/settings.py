@@ -1,4 +1,4 @@
-"""What the gateway can be told."""
+"""Settings of the gateway."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from services.common.tls import TlsFiles
 
 
 class GatewaySettings(ServiceSettings):
-    """Settings of the gateway: what applications talk to, over gRPC and HTTP."""
+    """Settings of the gateway, which serves applications over gRPC and HTTP."""
 
     port: int = Field(default=50050, ge=0, le=65535)
     """Port of the gRPC server; 0 takes a free one."""
     tls_listen: bool = False
-    """Whether applications too must have a certificate of the services' own authority."""
+    """Whether applications too must present a certificate of the services' own authority."""
     http_port: int = Field(default=8080, ge=0, le=65535)
     """Port of the HTTP server; 0 takes a free one."""
     cosyvoice_port: Annotated[int, Field(ge=0, le=65535)] | Literal["off"] = 50000
-    """Port where CosyVoice's own clients are served, over gRPC and HTTP alike, always without TLS, as they have none; 0
-    takes a free one, off serves none."""
+    """Port for CosyVoice's own clients, gRPC and HTTP alike, without TLS because those clients have none; 0 takes
+    a free one, off disables it."""
     cors_origins: tuple[str, ...] = ()
-    """Origins whose web pages may call the HTTP interfaces, as JSON: ["https://app.example"]; none unless set."""
+    """Origins whose web pages may call the HTTP APIs, as JSON: ["https://app.example"]; empty allows none."""
     max_message_bytes: int = Field(default=24 * 2**20, gt=0)
-    """Largest gRPC message accepted, in bytes; a prompt has to fit into one."""
+    """Largest gRPC message accepted, in bytes; a prompt must fit into one."""
     encode_target: str = "static:///127.0.0.1:50051"
     """Where the encode workers are: static:///host:port,host:port or dns://[server[:port]]/name:port."""
     llm_target: str = "static:///127.0.0.1:50052"
     """Where the llm workers are: static:///host:port,host:port or dns://[server[:port]]/name:port."""
     default_voice: str = ""
-    """Voice of requests that name none; empty takes the checkpoint's first."""
+    """Voice of requests that name none; empty: the checkpoint's first voice."""
     interleaved_text: bool = False
-    """Speak a sentence while its text still arrives, where the checkpoint can; otherwise sentence by sentence."""
+    """Speak a sentence before its text is complete, if the checkpoint can; otherwise wait for whole sentences."""
     max_connection_age_seconds: float = Field(default=600.0, ge=0)
-    """A gRPC connection of this age is asked to come anew, so that clients find new gateways; its streams go on.
-    0 never asks."""
+    """Maximum age of a gRPC connection; older ones get GOAWAY so that clients reconnect and find new gateways. Open
+    streams continue. 0: no maximum."""
     max_sessions: int = Field(default=256, ge=1)
-    """Streams served at once over all interfaces; one more is refused."""
+    """Most streams at once over all APIs; further ones are refused."""
     max_text_chars: int = Field(default=20_000, ge=1)
     """Longest text, in characters, that may wait to be spoken in one stream."""
     max_speech_seconds: float = Field(default=3600.0, gt=0)
@@ -49,57 +49,57 @@ class GatewaySettings(ServiceSettings):
     max_prompt_bytes: int = Field(default=20 * 2**20, ge=1)
     """Largest prompt audio file, in bytes."""
     voice_cache_bytes: int = Field(default=128 * 2**20, ge=0)
-    """Bytes of voices kept in memory at most."""
+    """Most bytes of voices kept in memory."""
     audio_queue_messages: int = Field(default=4, ge=1)
-    """Audio messages held for one utterance while the listener does not read; then its workers are paused."""
+    """Audio messages buffered per utterance; when the buffer is full, the workers of the utterance pause."""
     worker_wait_seconds: float = Field(default=5.0, ge=0)
-    """Longest wait for a worker to become available before a request is refused."""
+    """Longest wait for an available worker, in seconds, before a request is refused."""
     llm_silence_seconds: float = Field(default=3.0, gt=0)
-    """An llm worker that sends nothing, not even a heartbeat, for so long is taken for frozen; another one goes on."""
+    """Seconds without a message or heartbeat after which an llm worker counts as frozen and another one continues."""
     llm_stall_seconds: float = Field(default=15.0, gt=0)
-    """An llm worker whose engine makes no step for so long is taken for hung; another one goes on."""
+    """Seconds without an engine step after which an llm worker counts as hung and another one continues."""
     llm_max_moves: int = Field(default=3, ge=0)
-    """Times one utterance may go on at another llm worker before it fails."""
+    """Times one utterance may move to another llm worker before it fails."""
     max_lead_seconds: float = Field(default=15.0, gt=0)
-    """Seconds of audio a conversation is sent ahead of its listener; offline work and whole texts are not held back."""
+    """Seconds of audio sent ahead of the listener in a conversation; offline work and whole texts are not limited."""
     model_poll_seconds: float = Field(default=15.0, gt=0)
-    """Seconds between looking up what the encode service serves."""
+    """Seconds between queries to the encode service for its model and voices."""
     idle_seconds: float = Field(default=300.0, gt=0)
-    """A stream on which nothing is sent and nothing is read for so long is ended."""
+    """Seconds without reads or writes after which a stream is closed."""
     api_keys_file: Path | None = None
-    """YAML file of API keys, by their hashes (see docs/security.md); without one everybody is let in."""
+    """YAML file with the hashes of API keys (see docs/security.md); without it, no key is needed."""
     public_tls_cert: Path | None = None
-    """Certificate chain (PEM) that applications see, over gRPC and HTTPS; with public_tls_key."""
+    """Certificate chain (PEM) for applications, over gRPC and HTTPS; needs public_tls_key."""
     public_tls_key: Path | None = None
-    """Its private key (PEM)."""
+    """Private key (PEM) of public_tls_cert."""
     public_tls_ca: Path | None = None
-    """Certificates (PEM) of an authority: applications must then present a certificate it has signed."""
+    """Certificates (PEM) of an authority; if set, applications must present a certificate that it has signed."""
     redis_url: SecretStr | None = None
-    """redis:// or rediss:// address of what several gateways share: quotas, and voices and results if told so."""
+    """redis:// or rediss:// address of state that gateways share: quotas, and voices and results if set to redis."""
     redis_prefix: str = "lighttts:"
-    """What every key in Redis begins with."""
+    """Prefix of every key in Redis."""
     voice_store: Literal["directory", "redis"] = "directory"
-    """Where registered voices are kept; redis needs redis_url."""
+    """Where registered voices are stored; redis needs redis_url."""
     voices_dir: Path = Path(".voices")
-    """Directory of registered voices; gateways that share it share the voices. Made when the first voice comes."""
+    """Directory of registered voices; gateways that share it share the voices. Created with the first voice."""
     max_voices: int = Field(default=1000, ge=0)
-    """Voices that one owner may have registered."""
+    """Most registered voices of one owner."""
     max_uploads: int = Field(default=8, ge=1)
-    """Voices that may be uploaded at once, over all callers."""
+    """Most voice uploads at once, over all callers."""
     upload_seconds: float = Field(default=60.0, gt=0)
-    """Longest time a voice's upload may take."""
+    """Longest duration of a voice upload, in seconds."""
     result_cache: Literal["off", "memory", "redis"] = "off"
-    """Whether finished speech is kept and given again when the same text, voice, options and seed are asked for."""
+    """Whether and where finished speech is stored, to serve requests with the same text, voice, options and seed."""
     result_cache_bytes: int = Field(default=256 * 2**20, ge=0)
-    """Bytes of speech kept in memory at most."""
+    """Most bytes of speech kept in memory."""
     result_cache_seconds: int = Field(default=86_400, ge=1)
-    """Speech in Redis lapses so long after the last one with its voice came."""
+    """Seconds after which all speech of a voice in Redis expires, counted from its newest entry."""
     result_cache_text_chars: int = Field(default=1000, ge=1)
-    """Longer texts are always spoken anew."""
+    """Longest text, in characters, whose speech is cached."""
     result_cache_any_seed: bool = False
-    """Whether requests that leave the seed open may get the same speech again; otherwise only those that set it."""
+    """Whether requests without a seed may get cached speech; otherwise only requests with a seed may."""
     result_cache_generation: str = ""
-    """Any text; change it when the checkpoints' weights change, so that nothing of before is given again."""
+    """Cache version, any text; change it when the weights change to invalidate cached speech."""
 
     @model_validator(mode="after")
     def _check_public_tls(self) -> Self:
@@ -122,13 +122,13 @@ class GatewaySettings(ServiceSettings):
     def server_options(self) -> list[tuple[str, int]]:
         options = super().server_options
         if self.max_connection_age_seconds:
-            # Without an age grace: a finite one would cut long streams.
+            # No age grace: a finite one would cut long streams.
             options.append(("grpc.max_connection_age_ms", int(1000 * self.max_connection_age_seconds)))
         return options
 
     @property
     def public_tls(self) -> TlsFiles | None:
-        """What applications are met with; None for plaintext."""
+        """Certificate and key that applications see; None for plaintext."""
         if self.public_tls_cert is None or self.public_tls_key is None:
             return None
         return TlsFiles(self.public_tls_cert, self.public_tls_key, self.public_tls_ca)

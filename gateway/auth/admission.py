@@ -1,4 +1,4 @@
-"""Who may speak now: a bounded number of sessions, and none once the process drains."""
+"""Admission of sessions: a bounded number at once, and no new one while the process drains."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from services.common.errors import LightTtsError, Overloaded, Unavailable
 
 
 class Admitted(Protocol):
-    """Something that runs for a client."""
+    """A running session, as admission sees it."""
 
     def retire(self) -> None:
-        """Asks its client to go on elsewhere, at a moment that does not hurt."""
+        """Ask the client to reconnect elsewhere, in a pause of the speech."""
 
     def abort(self, error: LightTtsError) -> None:
-        """Ends it at once; its client gets `error`."""
+        """End the session at once; the client gets `error`."""
 
 
 class Admission:
-    """Counts the sessions of all fronts."""
+    """Counts the sessions of all APIs."""
 
     def __init__(self, max_sessions: int) -> None:
         self._max_sessions = max_sessions
@@ -37,9 +37,9 @@ class Admission:
 
     @contextlib.contextmanager
     def admit(self, session: Admitted) -> Iterator[None]:
-        """Holds a place while the block runs. Raises Overloaded or, while draining, Unavailable."""
+        """Hold a place while the block runs. Raises Overloaded, or Unavailable while the process drains."""
         if self._draining:
-            raise Unavailable("this gateway is stopping; another one will serve you", retry_after=1.0)
+            raise Unavailable("this gateway is stopping; try again on another one", retry_after=1.0)
         if len(self._sessions) >= self._max_sessions:
             raise Overloaded(f"all {self._max_sessions} streams of this gateway are in use; try again shortly")
         self._sessions.add(session)
@@ -54,7 +54,7 @@ class Admission:
                 self._idle.set()
 
     async def drain(self, grace_seconds: float) -> None:
-        """Admits no more, asks those running to leave, and aborts what is left after `grace_seconds`."""
+        """Admit no new session, retire the running ones, and abort those left after `grace_seconds`."""
         self._draining = True
         for session in list(self._sessions):
             session.retire()

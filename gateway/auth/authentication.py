@@ -1,4 +1,4 @@
-"""Every request's first step: whose is it? For gRPC an interceptor, for HTTP and WebSockets a middleware."""
+"""Authentication of every request: an interceptor for gRPC, a middleware for HTTP and WebSockets."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ log = structlog.get_logger(__name__)
 
 HOW = "send it as 'authorization: Bearer KEY' or 'x-api-key: KEY'"
 OPEN_PATHS = frozenset({"/", "/health", "/healthz", "/liveness", "/readiness", "/metrics"})
-"""HTTP paths that need no key: probes, metrics, and the page, which asks for one itself."""
+"""HTTP paths that need no key: probes, metrics, and the page, which has a field for the key."""
 OPEN_PREFIX = "/web/"
 """The page's own files."""
 _KEY_PARAMETERS = frozenset({"api_key", "apikey", "api-key", "key", "token", "access_token"})
 _POLICY_VIOLATION = 1008
 """WebSocket close code."""
 SUBPROTOCOL = "lighttts"
-"""What a browser's WebSocket offers beside `lighttts.key.KEY`, as it can set no header; this one is accepted."""
+"""The server accepts this one; a browser, which cannot set headers, also offers `lighttts.key.KEY`."""
 _KEY_PROTOCOL = f"{SUBPROTOCOL}.key."
 
 
 class Authenticator:
-    """Turns what a request carries into its caller."""
+    """Finds the caller of a request from its API key."""
 
     def __init__(self, keys: KeyRing | None) -> None:
-        """`keys`: None lets everybody in, as the same anonymous caller."""
+        """`keys`: None accepts every request, as the same anonymous caller."""
         self._keys = keys
 
     def caller(self, headers: Iterable[tuple[str, str]], query: str = "") -> Caller:
-        """`headers` by lower-case name. Raises Unauthenticated, saying where a key belongs."""
+        """Return the caller. `headers` have lower-case names. Raises Unauthenticated, which names the key's place."""
         if self._keys is None:
             return ANONYMOUS
         if any(name.lower() in _KEY_PARAMETERS for name, _ in parse_qsl(query)):
@@ -68,12 +68,12 @@ def _presented(headers: Iterable[tuple[str, str]]) -> str:
 
 
 def chosen_protocol(scope: Scope) -> str | None:
-    """The subprotocol to accept a WebSocket with: a browser hangs up on a server that takes none of those it offers."""
+    """Return the subprotocol to accept a WebSocket with. A browser disconnects if all its offers are refused."""
     return SUBPROTOCOL if SUBPROTOCOL in scope.get("subprotocols", ()) else None
 
 
 class AuthInterceptor(grpc.aio.ServerInterceptor):
-    """Lets calls in with their caller bound. gRPC's own services (health, reflection) need no key."""
+    """Binds the caller of each call, or refuses it. gRPC's own services (health, reflection) need no key."""
 
     def __init__(self, authenticator: Authenticator) -> None:
         self._authenticator = authenticator
@@ -99,9 +99,9 @@ def _texts(metadata: Iterable[tuple[str, str | bytes]]) -> Iterable[tuple[str, s
 def _refusal(error: LightTtsError) -> grpc.RpcMethodHandler[Any, Any]:
     async def refuse(requests: object, context: object) -> AsyncIterator[Any]:
         raise error
-        yield  # makes it what a streaming handler has to be
+        yield  # makes this an async generator, as a streaming handler must be
 
-    # Whatever the method's kind: a handler of streams is the only one that answers before it has read anything.
+    # For every kind of method: only a stream handler can respond before it has read a message.
     return grpc.stream_stream_rpc_method_handler(refuse)
 
 
@@ -110,7 +110,7 @@ def _open(path: str) -> bool:
 
 
 class AuthMiddleware:
-    """Lets HTTP requests in with their caller bound, before anything of their body is read."""
+    """Binds the caller of each HTTP request, or refuses it, before its body is read."""
 
     def __init__(
         self, app: ASGIApp, authenticator: Authenticator, refuse: Callable[[Request, LightTtsError], Response]
@@ -129,23 +129,23 @@ class AuthMiddleware:
             try:
                 bind_caller(self._authenticator.caller(headers, scope["query_string"].decode("latin-1")))
             except LightTtsError as error:
-                await self._turn_away(error, scope, receive, send)
+                await self._reject(error, scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    async def _turn_away(self, error: LightTtsError, scope: Scope, receive: Receive, send: Send) -> None:
-        # The handshake of a WebSocket is a request too; as such it is refused.
+    async def _reject(self, error: LightTtsError, scope: Scope, receive: Receive, send: Send) -> None:
+        # The handshake of a WebSocket is a request too, and is refused as one.
         response = self._refuse(Request({**scope, "type": "http", "method": "GET"}, receive), error)
         if scope["type"] == "websocket":
-            await receive()  # it has to be read before it can be answered
+            await receive()  # ASGI: the connect event must be read before the response
         if chosen_protocol(scope) is not None:
-            await _say_and_close(error, send)
+            await _accept_and_close(error, send)
         else:
             await response(scope, receive, send)
 
 
-async def _say_and_close(error: LightTtsError, send: Send) -> None:
-    """Turns a browser's WebSocket away within it: of a refused handshake its page would learn nothing."""
+async def _accept_and_close(error: LightTtsError, send: Send) -> None:
+    """Send the error over the WebSocket and close it: a browser does not show its page why a handshake was refused."""
     await send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL})
     await send({"type": "websocket.send", "text": json.dumps({"error": error.message})})
     await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": ""})

@@ -1,4 +1,4 @@
-"""Who a request comes from. Bound to the request's task once, at the door, like its request id."""
+"""The caller of a request. The authenticator binds it to the request's task, like the request id."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from lighttts.v1 import audio_pb2
 
 @dataclass(frozen=True)
 class Caller:
-    """A key's holder. Several keys may share an owner, for example while one replaces another."""
+    """The holder of an API key. Several keys may share an owner, for example while one replaces another."""
 
     name: str
-    """Of the key: in logs, metrics and quotas."""
+    """Name of the key, for logs, metrics and quotas."""
     owner: str
-    """Whose registered voices it sees."""
+    """Owner of the registered voices that this caller can use."""
     offline: bool = False
-    """Nobody listens live: all its work is served last."""
+    """Whether all work of this caller has offline priority."""
     max_streams: int | None = None
-    """Streams at once; None is without limit."""
+    """Most streams at once; None: no limit."""
     requests_per_minute: float | None = None
-    """Streams and uploads begun, on average; None is without limit."""
+    """Most streams and uploads started per minute, on average; None: no limit."""
     burst: int = 1
-    """Requests that may come at once after a pause."""
+    """Requests that may arrive at once after a pause."""
 
     def priority(self, wanted: audio_pb2.Urgency.Priority.ValueType) -> audio_pb2.Urgency.Priority.ValueType:
-        """How urgent its work may be."""
+        """Return the priority of work that asks for `wanted`."""
         return audio_pb2.Urgency.PRIORITY_OFFLINE if self.offline else wanted
 
 
 ANONYMOUS = Caller(name="anonymous", owner="anonymous")
-"""Everybody, where no keys are configured."""
+"""The caller of every request if no keys are configured."""
 
 _caller: ContextVar[Caller] = ContextVar("caller", default=ANONYMOUS)
 
 
 def current_caller() -> Caller:
-    """Whose request the current task serves."""
+    """Return the caller whose request the current task serves."""
     return _caller.get()
 
 
 def bind_caller(caller: Caller) -> None:
-    """Makes the current task, and the tasks it starts, serve `caller`."""
+    """Set the caller of the current task and of the tasks that it starts."""
     _caller.set(caller)

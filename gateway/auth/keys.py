@@ -1,16 +1,16 @@
-"""API keys: a file that holds their hashes, read again when it changes.
+"""API keys: a file of their hashes, read again when it changes.
 
     keys:
       - name: assistant                      # unique; in logs and metrics
         sha256: 9f86d081884c7d65...          # of the key itself, as `light-tts key` prints it
-        owner: team-a                        # whose voices it sees; default: the name
+        owner: team-a                        # whose registered voices it can use; default: the name
         priority: interactive                # or offline: served last
         expires: 2027-01-01T00:00:00Z
         max_streams: 8
         requests_per_minute: 600
         burst: 20
 
-A key has 256 random bits, so a fast hash keeps it as safe as a slow one would: nobody can try them all.
+A key has 256 random bits, so a fast hash is as safe as a slow one: the keys are too many to try.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ from services.common.errors import Unauthenticated
 log = structlog.get_logger(__name__)
 
 PREFIX = "ltts_"
-"""Tells people and secret scanners what a leaked key is for."""
+"""Lets people and secret scanners recognise a leaked key."""
 RECHECK_SECONDS = 1.0
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-"""Of keys and owners."""
+"""Pattern of the names of keys and owners."""
 Name = Annotated[str, StringConstraints(pattern=NAME)]
 
 
 class KeyFileError(Exception):
-    """The key file cannot be used; the message says what is wrong with it."""
+    """The key file cannot be used; the message gives the reason."""
 
 
 def new_key() -> str:
-    """A fresh key, to be shown once and then kept by its holder alone."""
+    """Return a new random key. Show it once: only its hash is stored."""
     return PREFIX + secrets.token_urlsafe(32)
 
 
 def key_hash(key: str) -> str:
-    """What the file holds of a key: its SHA-256 (hex)."""
+    """Return the SHA-256 (hex) of a key, as the file holds it."""
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -96,7 +96,7 @@ class _File(BaseModel):
 
 
 class KeyRing:
-    """The keys of a file. A file that has become unreadable leaves the keys it had in force, and says so in the log."""
+    """The keys of a file. If the file becomes unreadable, the previous keys stay in force and an error is logged."""
 
     def __init__(
         self,
@@ -117,17 +117,17 @@ class KeyRing:
         return len(self._entries)
 
     def caller(self, key: str) -> Caller:
-        """Whose key it is. Raises Unauthenticated for one that is unknown or has expired."""
+        """Return the holder of a key. Raises Unauthenticated for a key that is unknown or has expired."""
         self._reload()
         digest = key_hash(key)
         found: _Entry | None = None
-        for entry in self._entries:  # all of them, always: the time taken tells nothing
+        for entry in self._entries:  # compare with every entry, so that the time taken reveals nothing
             if hmac.compare_digest(entry.sha256, digest):
                 found = entry
         if found is None:
-            raise Unauthenticated("this API key is not known here; check it or ask for a new one")
+            raise Unauthenticated("unknown API key; check it or request a new one")
         if found.expires is not None and found.expires <= self._now():
-            raise Unauthenticated(f"this API key expired on {found.expires:%Y-%m-%d}; ask for a new one")
+            raise Unauthenticated(f"this API key expired on {found.expires:%Y-%m-%d}; request a new one")
         return found.caller()
 
     def _reload(self) -> None:
@@ -141,7 +141,7 @@ class KeyRing:
         try:
             self._entries = _read(self._path)
         except KeyFileError as error:
-            log.error("the key file cannot be used; the keys it held before stay in force", reason=str(error))
+            log.error("the key file cannot be used; the previous keys stay in force", reason=str(error))
         else:
             log.info("keys read", path=str(self._path), keys=len(self._entries))
 
@@ -162,7 +162,7 @@ def _read(path: Path) -> tuple[_Entry, ...]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise KeyFileError(f"{path} is not YAML: {error}") from error
     except ValidationError as error:
-        # Never the input: somebody may have written a key where its hash belongs.
+        # Leave the input out: it may be a key, written where its hash belongs.
         problems = "; ".join(
             f"{'.'.join(map(str, problem['loc'])) or 'file'}: {problem['msg']}"
             for problem in error.errors(include_url=False, include_input=False, include_context=False)

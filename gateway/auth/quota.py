@@ -1,4 +1,4 @@
-"""How much each caller may do at once and per minute."""
+"""Limits of each caller: streams at once, and requests per minute."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from gateway.auth.caller import Caller
 from services.common.errors import QuotaExceeded
 
 STREAM_RETRY_SECONDS = 1.0
-"""When a refused stream may be tried again: the end of another one cannot be known."""
+"""Retry hint for a refused stream; when another stream ends cannot be predicted."""
 
 
 class Quotas(Protocol):
-    """Each raises QuotaExceeded, with the time to wait."""
+    """Each method raises QuotaExceeded, with the time to wait."""
 
     async def spend(self, caller: Caller) -> None:
-        """Counts one request."""
+        """Count one request."""
 
     def stream(self, caller: Caller) -> contextlib.AbstractAsyncContextManager[None]:
-        """Counts one request, and one stream while the block runs."""
+        """Count one request, and one stream while the block runs."""
 
 
 @dataclass
@@ -34,11 +34,11 @@ class _Bucket:
 
 
 class LocalQuotas:
-    """Quotas of this process alone: with n gateways a caller may do n times as much."""
+    """Quotas of this process alone: with n gateways a caller has n times its limits."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._buckets: dict[str, _Bucket] = {}  # as many as there are keys
+        self._buckets: dict[str, _Bucket] = {}  # one per key
         self._streams: Counter[str] = Counter()
 
     async def spend(self, caller: Caller) -> None:
@@ -67,7 +67,7 @@ class LocalQuotas:
 
 
 def too_fast(caller: Caller, retry_after: float) -> QuotaExceeded:
-    """The refusal of a request that came too early by `retry_after` seconds."""
+    """Return the error for a request that arrived `retry_after` seconds too early."""
     return QuotaExceeded(
         f"key {caller.name!r} may make {caller.requests_per_minute:g} requests per minute;"
         f" try again in {math.ceil(retry_after)} s",
@@ -77,7 +77,7 @@ def too_fast(caller: Caller, retry_after: float) -> QuotaExceeded:
 
 
 def too_many(caller: Caller) -> QuotaExceeded:
-    """The refusal of one stream more than the caller may have."""
+    """Return the error for a stream beyond the caller's limit."""
     return QuotaExceeded(
         f"key {caller.name!r} may have {caller.max_streams} streams at once; end one of them first",
         retry_after=STREAM_RETRY_SECONDS,

@@ -1,4 +1,4 @@
-"""Quotas that several gateways count together, in Redis."""
+"""Quotas that gateways share, counted in Redis."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 LEASE_SECONDS = 30.0
-"""A stream whose gateway has died counts for so long."""
+"""How long a stream still counts after its gateway has died."""
 RENEWALS = 3
-"""Times a lease is renewed before it would lapse."""
+"""Renewals of a lease within its lifetime."""
 REST_SECONDS = 5.0
-"""After Redis could not be reached, each gateway counts for itself for so long before it tries again."""
+"""After a failure of Redis, how long each gateway counts for itself before it tries again."""
 
-# Redis's own clock: the gateways' need not agree.
+# Redis's clock, because the clocks of gateways may differ.
 _NOW = "local t = redis.call('TIME'); local now = t[1] + t[2] / 1e6;"
 _SPEND = (
     _NOW
@@ -58,8 +58,8 @@ return 1
 
 
 class SharedQuotas:
-    """Satisfies gateway.auth.quota.Quotas. While Redis cannot be reached each gateway counts for itself: a limit that
-    is loose for a while does less harm than a service that stands still."""
+    """Implements gateway.auth.quota.Quotas. While Redis cannot be reached, each gateway counts for itself: a loose
+    limit does less harm than a service that stops."""
 
     def __init__(self, client: Redis, prefix: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._client = client
@@ -103,16 +103,16 @@ class SharedQuotas:
     async def _renew(self, key: str, lease: str, most: int) -> None:
         while True:
             await asyncio.sleep(LEASE_SECONDS / RENEWALS)
-            with contextlib.suppress(Unavailable):  # it was logged; the next renewal may come in time
+            with contextlib.suppress(Unavailable):  # already logged; the next renewal may succeed in time
                 await self._run(_LEASE, key, lease, most, LEASE_SECONDS)
 
     async def _release(self, key: str, lease: str) -> None:
-        with contextlib.suppress(Unavailable), reached("the quota cannot be counted"):  # it lapses by itself
+        with contextlib.suppress(Unavailable), reached("the quota cannot be counted"):  # the lease expires by itself
             await self._client.zrem(self._prefix + key, lease)
 
     async def _run(self, script: str, key: str, *arguments: str | float) -> Any:
         if self._clock() < self._rest_until:
-            raise Unavailable("Redis was not there a moment ago")
+            raise Unavailable("Redis failed a moment ago")
         try:
             with reached("the quota cannot be counted"):
                 return await self._client.eval(script, 1, self._prefix + key, *arguments)

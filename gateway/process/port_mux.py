@@ -1,7 +1,10 @@
-"""One port for HTTP and gRPC, for clients that expect either at the same address (CosyVoice's).
+"""One port for HTTP and gRPC, so that both kinds of CosyVoice client connect unmodified.
 
-Every HTTP/2 connection opens with the same bytes, which no HTTP/1 request begins with. uvicorn speaks HTTP/1 only, so
-connections of the other kind are piped to the gRPC server's own listener.
+CosyVoice's HTTP server and its gRPC server are separate programs, and both default to port 50000. One port that serves
+both lets a client of either kind connect to its default address.
+
+Every HTTP/2 connection starts with the same bytes (RFC 9113, section 3.4), and no HTTP/1 request starts with them.
+uvicorn supports HTTP/1 only, so HTTP/2 connections are forwarded to the gRPC server's own listener.
 """
 
 from __future__ import annotations
@@ -16,13 +19,13 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
 def http_or_grpc(grpc_port: Callable[[], int]) -> type[H11Protocol]:
-    """A protocol for uvicorn that pipes gRPC connections to `grpc_port` of the loopback address."""
+    """Return a uvicorn protocol class that forwards gRPC connections to port `grpc_port()` of the loopback address."""
 
     class HttpOrGrpc(H11Protocol):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self._head: bytes | None = b""
-            """What came while it may still be either; None once it is HTTP."""
+            """Bytes received while the connection may still be either; None once it is HTTP/1."""
 
         def data_received(self, data: bytes) -> None:
             if self._head is None:
@@ -42,7 +45,7 @@ def http_or_grpc(grpc_port: Callable[[], int]) -> type[H11Protocol]:
 
 
 def _pipe(client: asyncio.Transport, head: bytes, port: int) -> None:
-    """Pipes a connection, of which `head` has been read, to `port`. When that refuses, the connection is closed."""
+    """Forward a connection, from which `head` has been read, to `port`. Close it if `port` refuses."""
     near, far = _End(), _End()
     near.other, far.other = far, near
     near.transport = client
@@ -62,7 +65,7 @@ def _pipe(client: asyncio.Transport, head: bytes, port: int) -> None:
 
 
 class _End(asyncio.Protocol):
-    """One end of a pipe: what it reads the other end writes, no faster than that can."""
+    """One end of a pipe: the other end writes what this one reads, and pauses it when its buffer is full."""
 
     other: _End
     transport: asyncio.Transport | None = None

@@ -38,7 +38,7 @@ class VoiceDeletion:
         for pool in self._pools:
             unreached += await evict_on_all_workers(pool, voice_hash)
         if unreached:
-            metrics.VOICES_NOT_FORGOTTEN.inc(unreached)
+            metrics.VOICES_NOT_EVICTED.inc(unreached)
             log.warning("unreached workers may hold a deleted voice; eviction is retried", workers=unreached)
             self._pending[voice_hash] = None
             while len(self._pending) > MAX_PENDING:

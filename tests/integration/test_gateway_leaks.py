@@ -173,7 +173,7 @@ async def bad_keys(r: Rig) -> None:
     """None, a wrong one, an expired one, one in the wrong place."""
     for metadata, words in (
         ((), "an API key is needed"),
-        ((("x-api-key", "wrong"),), "not known here"),
+        ((("x-api-key", "wrong"),), "unknown API key"),
         ((("x-api-key", EXPIRED),), "expired on 2020-01-01"),
         ((("authorization", KEY),), "no 'Bearer' key"),
         ((("api-key", KEY),), "an API key is needed"),

@@ -81,7 +81,7 @@ async def test_a_key_comes_in_a_header_or_from_a_browser_as_a_subprotocol(
     ("query", "options", "words"),
     [
         ("", {}, "an API key is needed here"),
-        ("", {"additional_headers": {"x-api-key": "wrong"}}, "not known here"),
+        ("", {"additional_headers": {"x-api-key": "wrong"}}, "unknown API key"),
         (f"?api_key={KEY}", {}, "ends up in logs"),
     ],
 )
@@ -98,7 +98,7 @@ async def test_a_handshake_without_a_sound_key_is_401_and_says_why(
 
 
 @pytest.mark.parametrize(
-    ("query", "key", "words"), [("", "wrong", "not known here"), (f"?token={KEY}", KEY, "ends up in logs")]
+    ("query", "key", "words"), [("", "wrong", "unknown API key"), (f"?token={KEY}", KEY, "ends up in logs")]
 )
 async def test_a_browser_without_a_sound_key_is_told_so_within_the_socket(
     tmp_path: Path, query: str, key: str, words: str

@@ -15,10 +15,10 @@ from gateway.api.common.fields import named_as
 from gateway.api.common.response import audio_bytes, while_connected
 from gateway.api.lighttts.http import DEFAULT_STYLE, SAMPLE_RATE, pcm, style_of
 from gateway.cache.synthesis import speech
+from gateway.downstream import list_styles
 from gateway.request_stats import ConcurrentStats
 from gateway.session.context import GatewayContext
 from gateway.session.options import MAX_SPEED, MIN_SPEED, SpeechOptions, check_text
-from gateway.styles import list_styles
 from lighttts.v1 import audio_pb2, tts_pb2
 from services.common.errors import InvalidInput, LightTtsError
 

@@ -15,10 +15,10 @@ from gateway.api.common.audio_upload import InlineAudio, decode_audio
 from gateway.api.common.errors import OPENAI_ERRORS
 from gateway.api.common.fields import named_as
 from gateway.api.common.response import SpeechResponse
+from gateway.downstream import list_styles
 from gateway.session.context import GatewayContext
 from gateway.session.options import SpeechOptions, check_text
 from gateway.session.output import Events
-from gateway.styles import list_styles
 from lighttts.v1 import audio_pb2, tts_pb2
 from services.common.errors import NotFound
 

@@ -113,8 +113,8 @@ def arguments() -> argparse.Namespace:
     batches = [2**power for power in range(most.bit_length())]
     parser.add_argument("--batches", type=int, nargs="+", default=batches)
     parser.add_argument("--steps", type=int, default=40)
-    burst = 8 if torch.cuda.is_available() else 1
-    parser.add_argument("--burst", type=int, default=burst, help="steps in one go, where they run as programs")
+    num_steps = 8 if torch.cuda.is_available() else 1
+    parser.add_argument("--num-steps", type=int, default=num_steps, help="steps in one go, where they run as programs")
     parser.add_argument("--programs", action="store_true", help="run steps as programs on a CPU too")
     parser.add_argument("--no-transformers", action="store_true")
     parser.add_argument("--costs", type=Path, help="write a cost file here")
@@ -127,7 +127,7 @@ class Bench:
     def __init__(
         self, model_dir: ModelDir, model: SpeechLM, args: argparse.Namespace, batch: int, clock: Clock
     ) -> None:
-        self.model_dir, self.burst = model_dir, args.burst
+        self.model_dir, self.num_steps = model_dir, args.num_steps
         self.limits = EngineLimits(
             max_running=batch, total_tokens=batch * REQUEST_TOKENS, max_request_tokens=REQUEST_TOKENS
         )
@@ -175,7 +175,7 @@ class Bench:
         scheduler.schedule()  # gives each its blocks
         for sequence in sequences:
             # As if the prompt had been fed: a step's time does not depend on what its keys and values are.
-            sequence.computed = len(sequence.layout.rows) - 1
+            sequence.computed = len(sequence.layout.inputs) - 1
         self._step(scheduler)
         return [self._step(scheduler) for _ in range(steps)]
 
@@ -188,7 +188,7 @@ class Bench:
 
     def _step(self, scheduler: Scheduler) -> float:
         start = self.clock()
-        work = scheduler.schedule(self.burst)
+        work = scheduler.schedule(self.num_steps)
         tokens = self.backend.step(work)
         for item, drawn in zip(work, tokens, strict=True):
             item.sequence.computed += item.count + max(0, len(drawn) - 1)

@@ -32,8 +32,8 @@ from benchmarks.llm import TINY, Bench, make_model
 from services.common.checkpoint.model_dir import open_model_dir
 from services.decode.engine.backends import Hop
 from services.decode.engine.torch_backend import TorchBackend as DecodeBackend
-from services.decode.flow.past import Pass
-from services.decode.flow.pool import Layout
+from services.decode.flow.forward_pass import Pass
+from services.decode.flow.kv_cache import KvLayout
 from services.decode.flow.solver import Estimator
 from services.decode.flow.unet import UNet
 from services.llm.engine.backends import Backend
@@ -71,7 +71,7 @@ def compare_llm(options: argparse.Namespace) -> None:
         device="cpu",
         int8_weights=False,
         int8_kv=False,
-        burst=1,
+        num_steps=1,
         programs=False,
     )
     model_dir, model = make_model(given, torch.float32, torch.device("cpu"))
@@ -111,7 +111,7 @@ class TimedEstimator:
         self.seconds = 0.0
         self.calls = 0
 
-    def layout(self, positions: int, steps: int, rows: int) -> Layout:
+    def layout(self, positions: int, steps: int, rows: int) -> KvLayout:
         return self._estimator.layout(positions, steps, rows)
 
     def time_terms(self, t: Tensor) -> list[Tensor]:
@@ -149,7 +149,7 @@ class Variant:
         state = self.backend.open(spec)
         end, audio, steps, hops = prompt, [], list[float](), list[float]()
         while end < prompt + count:
-            end = min(prompt + count, spec.plan.border_at_least(end + CHUNK))
+            end = min(prompt + count, spec.plan.boundary_at_or_after(end + CHUNK))
             self.estimator.seconds, self.estimator.calls = 0.0, 0
             began = time.thread_time()
             (result,) = self.backend.run([Hop(state, tokens, end, final=True)], beat=lambda: None)

@@ -78,12 +78,12 @@ class GraphLlmBackend(TorchBackend):
         self._graphs: dict[SpeechLM, Graph] = {}
 
     def _run(self, model: SpeechLM, batch: Sequence[ScheduledSequence], cache: KVCache) -> tuple[list[int], list[int]]:
-        work = batch[0]
-        if len(batch) != 1 or work.count != 1 or not work.samples or cache.quantized:
+        scheduled = batch[0]
+        if len(batch) != 1 or scheduled.count != 1 or not scheduled.samples or cache.quantized:
             return super()._run(model, batch, cache)
         if model not in self._graphs:
             self._graphs[model] = _export(model, cache.block_size)
-        sequence, position, block_size = work.sequence, work.start, cache.block_size
+        sequence, position, block_size = scheduled.sequence, scheduled.start, cache.block_size
         block, offset = sequence.blocks[position // block_size], position % block_size
         if offset == 0:  # as KVCache.open does
             cache.keys[:, block] = 0
@@ -91,14 +91,14 @@ class GraphLlmBackend(TorchBackend):
         past = torch.tensor(sequence.blocks[: -(-max(position, 1) // block_size)])
         mask = torch.zeros(len(past) * block_size)
         mask[position:] = float("-inf")
-        code = torch.tensor([sequence.layout.rows[position]])
+        code = torch.tensor([sequence.layout.inputs[position]])
         rotary = rotary_table(torch.tensor([position]), model.config.head_dim, model.config.rope_theta)
         blocks = cache.keys.index_select(1, past), cache.values.index_select(1, past)
         logits, keys, values = self._graphs[model](model.embed(code).float(), *rotary, mask, *blocks)
         cache.keys[:, block, :, offset] = keys
         cache.values[:, block, :, offset] = values
         with mock.patch.object(model, "logits", lambda scores: scores):  # the graph's output layer has run already
-            return [0], self._sample(model, [work], logits)
+            return [0], self._sample(model, [scheduled], logits)
 
 
 def _export(model: SpeechLM, block_size: int) -> Graph:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from benchmarks.gpu_check.check import Check, name_of
 from benchmarks.llm_peers import FULL_SIZE
-from services.llm.model.kv_cache import DecodeAttention, KVCache, Rows, StepBatch, build_batch, gathered
+from services.llm.model.kv_cache import DecodeAttention, KVCache, SequenceInput, StepBatch, build_batch, gathered
 
 BLOCK_SIZE = 16
 CONFIG = replace(FULL_SIZE, num_layers=1)
@@ -56,7 +56,7 @@ def make_case(device: str, dtype: torch.dtype, rows: int, longest: int, *, quant
     counts = [-(-length // BLOCK_SIZE) for length in lengths]
     order = torch.randperm(sum(counts) + 1, generator=generator).tolist()
     placed = [
-        Rows((5,), length - 1, [order.pop() for _ in range(count)])
+        SequenceInput((5,), length - 1, [order.pop() for _ in range(count)])
         for length, count in zip(lengths, counts, strict=True)
     ]
     cache = KVCache(CONFIG, sum(counts) + 1, BLOCK_SIZE, torch.device(device), dtype, quantized=quantized)

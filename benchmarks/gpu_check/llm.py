@@ -28,12 +28,12 @@ from services.llm.model.model import SpeechLM, load_speech_lm
 from services.llm.model.torch_backend import TorchBackend, TorchOptions
 
 SEQUENCES = 12
-MOST_ROWS = 16
+MOST_SEQUENCES = 16
 REQUEST_TOKENS = 512
-PROGRAM_ROWS = (1, 4, MOST_ROWS)
+PROGRAM_SIZES = (1, 4, MOST_SEQUENCES)
 TEXT_VOCAB = 2000
 """Text ids of the random model: the official number only costs memory and time to make it."""
-BURSTS = (8, 1)
+NUM_STEPS = (8, 1)
 """Steps that follow each other before the host reads the tokens."""
 
 
@@ -47,10 +47,10 @@ def load_llm(check: Check, dtype: torch.dtype) -> tuple[ModelDir, SpeechLM]:
 
 
 def make_engine(backend: TorchBackend, model_dir: ModelDir, steps_per_turn: int) -> LlmEngine:
-    """An engine with room for MOST_ROWS requests of REQUEST_TOKENS."""
+    """An engine with room for MOST_SEQUENCES requests of REQUEST_TOKENS."""
     limits = EngineLimits(
-        max_running=MOST_ROWS,
-        total_tokens=MOST_ROWS * REQUEST_TOKENS,
+        max_running=MOST_SEQUENCES,
+        total_tokens=MOST_SEQUENCES * REQUEST_TOKENS,
         max_request_tokens=REQUEST_TOKENS,
         steps_per_turn=steps_per_turn,
     )
@@ -70,7 +70,7 @@ class CountingBackend(TorchBackend):
         program = self.latest_program
         how = "without a program"
         if program is not None:
-            how = f"{'graph' if program.recorded else 'unrecorded program'} of {program.rows} rows"
+            how = f"{'graph' if program.recorded else 'unrecorded program'} of {program.size} rows"
         self.ran[how] += 1
         return drawn
 
@@ -98,11 +98,11 @@ def llm_exact(check: Check) -> None:
     for dtype in dict.fromkeys((torch.float32, check.compute)):
         name = name_of(dtype)
         model_dir, model = load_llm(check, dtype)
-        unrecorded = generate(check, model_dir, model, attend, programs=PROGRAM_ROWS, record=False, burst=8)
-        recorded = generate(check, model_dir, model, attend, programs=PROGRAM_ROWS, record=True, burst=8)
-        plain = generate(check, model_dir, model, attend, programs=(), record=False, burst=1)
+        unrecorded = generate(check, model_dir, model, attend, programs=PROGRAM_SIZES, record=False, num_steps=8)
+        recorded = generate(check, model_dir, model, attend, programs=PROGRAM_SIZES, record=True, num_steps=8)
+        plain = generate(check, model_dir, model, attend, programs=(), record=False, num_steps=1)
         check.report(f"{name}: steps by kind", [f"{count} x {how}" for how, count in recorded.ran.items()])
-        check.report(f"{name}: start with {len(PROGRAM_ROWS)} programs, s", round(recorded.start_s, 2))
+        check.report(f"{name}: start with {len(PROGRAM_SIZES)} programs, s", round(recorded.start_s, 2))
         check.expect(f"{name}: recorded equals unrecorded", recorded.ids == unrecorded.ids, f"{recorded.count} tokens")
         if check.on_gpu:
             check.expect(f"{name}: steps ran as graphs", any(how.startswith("graph") for how in recorded.ran))
@@ -120,7 +120,7 @@ def generate(
     *,
     programs: tuple[int, ...],
     record: bool,
-    burst: int,
+    num_steps: int,
 ) -> Generated:
     """Generates SEQUENCES sequences of up to 3 s at once. Raises whatever fails one of them."""
     backend = CountingBackend(model, TorchOptions(False, attend, programs, REQUEST_TOKENS))
@@ -129,7 +129,7 @@ def generate(
     unrecorded = mock.patch.object(DecodeProgram, "record", lambda program, pool=None: pool)
     engines: list[LlmEngine] = []
     with contextlib.nullcontext() if record else unrecorded:
-        generated.start_s = check.seconds(lambda: engines.append(make_engine(backend, model_dir, burst)))
+        generated.start_s = check.seconds(lambda: engines.append(make_engine(backend, model_dir, num_steps)))
     (engine,) = engines
     with contextlib.closing(engine):
         for number in range(SEQUENCES):
@@ -152,8 +152,8 @@ def llm_speed(check: Check) -> None:
     command = [sys.executable, "-m", "benchmarks.llm", "--device", check.device, "--no-transformers"]
     command += ["--dtypes", name_of(check.compute), "--batches", *batches, "--steps", "48" if check.on_gpu else "8"]
     command += [] if check.tiny else ["--full-size"]
-    for burst in BURSTS:
-        done = subprocess.run([*command, "--burst", str(burst)], capture_output=True, text=True, check=False)
-        check.report(f"benchmarks.llm --burst {burst}", done.stdout.strip() + "\n")
+    for num_steps in NUM_STEPS:
+        done = subprocess.run([*command, "--num-steps", str(num_steps)], capture_output=True, text=True, check=False)
+        check.report(f"benchmarks.llm --num-steps {num_steps}", done.stdout.strip() + "\n")
         if done.returncode:
-            check.expect(f"benchmarks.llm --burst {burst} ends well", False, done.stderr.strip()[-400:])
+            check.expect(f"benchmarks.llm --num-steps {num_steps} ends well", False, done.stderr.strip()[-400:])

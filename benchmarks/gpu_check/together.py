@@ -13,7 +13,7 @@ from benchmarks.decode import made_up_voice
 from benchmarks.gpu_check.check import Check
 from benchmarks.gpu_check.decode import PROMPT_TOKENS, load_decode
 from benchmarks.gpu_check.kernel import decode_attention
-from benchmarks.gpu_check.llm import MOST_ROWS, PROGRAM_ROWS, REQUEST_TOKENS, load_llm, make_engine
+from benchmarks.gpu_check.llm import MOST_SEQUENCES, PROGRAM_SIZES, REQUEST_TOKENS, load_llm, make_engine
 from services.common.engine.shell import FailedEvent
 from services.decode.engine import events as decode_events
 from services.decode.engine import scheduler as decode_scheduler
@@ -32,10 +32,10 @@ def together(check: Check) -> None:
     """Reports the first audio of one stream alone, several times, and on a GPU of 16 streams at once."""
     attend = decode_attention(check)
     model_dir, model = load_llm(check, check.compute)
-    backend = load_decode(check, check.compute, check.compute, programs=MOST_ROWS if check.on_gpu else 2)
+    backend = load_decode(check, check.compute, check.compute, programs=MOST_SEQUENCES if check.on_gpu else 2)
     voice = replace(made_up_voice(backend, PROMPT_TOKENS, np.random.default_rng(1)), voice="known voice")
-    llm_backend = TorchBackend(model, options=TorchOptions(False, attend, PROGRAM_ROWS, REQUEST_TOKENS))
-    limits = decode_scheduler.EngineLimits(max_batch=MOST_ROWS, max_queue=MOST_ROWS, admission=False)
+    llm_backend = TorchBackend(model, options=TorchOptions(False, attend, PROGRAM_SIZES, REQUEST_TOKENS))
+    limits = decode_scheduler.EngineLimits(max_batch=MOST_SEQUENCES, max_queue=MOST_SEQUENCES, admission=False)
     with (
         contextlib.closing(make_engine(llm_backend, model_dir, 4 if check.on_gpu else 1)) as llm,
         contextlib.closing(DecodeEngine(backend, limits)) as decode,
@@ -44,8 +44,8 @@ def together(check: Check) -> None:
         alone = [_measure(llm, decode, voice, 1)[0] for _ in range(5 if check.on_gpu else 1)]
         check.report("first audio of a known voice, alone, ms", alone)
         if check.on_gpu:
-            _measure(llm, decode, voice, MOST_ROWS)
-            times = _measure(llm, decode, voice, MOST_ROWS)
+            _measure(llm, decode, voice, MOST_SEQUENCES)
+            times = _measure(llm, decode, voice, MOST_SEQUENCES)
             check.report(
                 "first audio, 16 at once: least, median, most, ms", [times[0], times[len(times) // 2], times[-1]]
             )

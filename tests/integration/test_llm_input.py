@@ -202,10 +202,10 @@ async def test_numbers_that_overflow_are_told_to_their_own_client(
 ) -> None:
     token = SimulatedBackend._token
 
-    def overflowing(self: SimulatedBackend, work: ScheduledSequence) -> int:
-        if work.sequence.request.sampling.seed == 13:
+    def overflowing(self: SimulatedBackend, scheduled: ScheduledSequence) -> int:
+        if scheduled.sequence.request.sampling.seed == 13:
             raise NonFiniteLogits("the model's logits in float16 are not finite; a wider precision may help")
-        return token(self, work)
+        return token(self, scheduled)
 
     monkeypatch.setattr(SimulatedBackend, "_token", overflowing)
     decode = await worker()

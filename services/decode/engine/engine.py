@@ -1,8 +1,7 @@
-"""The decode engine: one thread that picks hops, runs them and hands out audio, turn after turn.
+"""The decode engine: one thread that picks hops, runs them and emits audio, turn after turn.
 
 Callers on any thread open streams and push tokens; everything else happens in the engine thread, which takes callers'
-commands between two batches. A failure stays with the stream that caused it, and whatever ends a stream (its last
-audio, an error, a cancel, closing) frees its state through the one method `_drop`.
+commands between two batches.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from services.decode.engine.service_time import ServiceTime
 from services.decode.engine.state import ResumeRecord, StreamError, StreamSpec
 
 Handle = ItemHandle[Stream, AudioEvent]
-"""An open stream, as its opener names it to the engine."""
+"""An open stream, as its caller names it to the engine."""
 
 
 class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
@@ -60,10 +59,10 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
         thread.start()
 
     def open(self, spec: StreamSpec, on_event: OnEvent) -> Handle:
-        """Opens a stream. `on_event` is called from the engine thread and must not block.
+        """Open a stream. `on_event` is called from the engine thread and must not block.
 
-        The last event of a stream is an AudioEvent with `last` or a FailedEvent; none follows a cancel that has taken
-        effect. Raises StreamError (bad spec), EngineFull (try elsewhere or later), EngineClosed.
+        The last event of a stream is an AudioEvent with `last` or a FailedEvent; no event follows a cancel that has
+        taken effect. Raises StreamError (bad spec), EngineFull (try another worker, or later), EngineClosed.
         """
         self._backend.check(spec)
         stream = Stream(spec, self._clock(), spec.plan)
@@ -76,7 +75,7 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
         return handle
 
     def _admit(self, item: Stream) -> None:
-        """Also raise EngineFull if the stream would make a playing one late."""
+        """Raise EngineFull at a limit of streams, or if the stream would make a playing one late."""
         if len(self._live) >= self.limits.max_streams:
             raise EngineFull(f"{len(self._live)} streams are open, which is this engine's limit")
         queued = sum(stream.queued for stream in self._live)
@@ -92,28 +91,28 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
             raise EngineFull(why)
 
     def push(self, handle: Handle, tokens: Sequence[int], last: bool = False) -> None:
-        """Adds generated tokens; `last` says that none follow (then `tokens` may be empty).
+        """Add generated tokens; with `last` none follow (then `tokens` may be empty).
 
-        Ids outside the vocabulary, tokens after the last and utterances that grow too long fail the stream with a
-        StreamError event. Does nothing when the stream has already ended.
+        Ids outside the vocabulary, tokens after the last one and utterances that are too long fail the stream with a
+        StreamError event. Do nothing if the stream has ended.
         """
         ids = [int(token) for token in tokens]
         handle.item.fed_at = self._clock()  # at once, so that `open` counts it as queued
         self._thread.post(lambda: self._guarded(handle, lambda: self._take(handle, ids, last)))
 
     def report_position(self, handle: Handle, seconds_played: float) -> None:
-        """Says where in the utterance the listener is now; hops and urgency follow it instead of the wall clock."""
+        """Set the present playback position; hops and deadlines follow it instead of the clock."""
         now = self._clock()
         self._thread.post(lambda: setattr(handle.item, "played", (seconds_played, now)))
 
     def forget_voice(self, voice: str) -> None:
-        """Drops what was computed of a voice's prompt; streams that speak with it keep theirs."""
+        """Evict the computed prompt of a voice; streams that use it keep theirs."""
         self._thread.post(lambda: self._backend.forget_voice(voice))
 
     def acknowledge(self, handle: Handle, samples: int) -> None:
-        """Says that the audio before absolute sample `samples` has been sent on.
+        """Report that the audio before absolute sample `samples` has been sent.
 
-        A stream with more than its `max_unread_s` unacknowledged pauses: this is how a slow reader holds it back.
+        A stream with more than `max_unread_s` of unacknowledged audio pauses, so that a slow reader holds it back.
         """
         self._thread.post(lambda: setattr(handle.item, "acknowledged", max(samples, handle.item.acknowledged)))
 
@@ -125,7 +124,7 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
         item.state = None
 
     def _turn(self) -> bool:
-        """Runs one batch, if there is one."""
+        """Run one batch; false if there was nothing to run."""
         with self._thread.lock:
             streams = list(self._live)
         now, audio = self._clock(), self._backend.format
@@ -160,12 +159,12 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
                 self._advance(handle, job, result)
 
     def _execute(self, batch: list[Job]) -> list[tuple[Job, HopAudio | Exception]]:
-        """Runs a batch; if it fails, runs its hops one by one so that only the culprits fail."""
+        """Run a batch; if it fails, run its hops one by one so that only the ones that cause it fail."""
         try:
             hops = [self._hop(job) for job in batch]
             self._make_room(batch, hops)
             return list(zip(batch, self._backend.run(hops, self._beat), strict=True))
-        except Exception as error:  # noqa: BLE001 - whatever a model raises must not end the loop that serves others
+        except Exception as error:  # noqa: BLE001 - no error of a model may end the loop that serves other streams
             if len(batch) == 1:
                 return [(batch[0], error)]
         return [pair for job in batch for pair in self._execute([job])]
@@ -177,12 +176,12 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
         return Hop(stream.state, stream.tokens, job.end, job.final)
 
     def _make_room(self, batch: list[Job], hops: list[Hop]) -> None:
-        """Takes memory from streams that are far ahead, as far as this batch needs it for its own states."""
+        """Evict states of streams that are far ahead until this batch has memory for its own states."""
         if self._backend.has_room(hops):
             return
-        mates = {job.stream for job in batch}
+        batched = {job.stream for job in batch}
         with self._thread.lock:
-            others = [stream for stream in self._live if stream not in mates]
+            others = [stream for stream in self._live if stream not in batched]
         urgent = min(batch, key=lambda job: job.deadline)
         for stream in victims(others, urgent, self._clock(), self._backend.format):
             self._counts["evicted_bytes"] += self._backend.evict(stream.state)
@@ -192,13 +191,13 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
                 return
 
     def _advance(self, handle: Handle, job: Job, audio: HopAudio) -> None:
-        """Takes a hop's audio into the stream and hands it out."""
+        """Update the stream by a hop's audio and emit the audio."""
         stream = job.stream
         self._counts["hops"] += 1
         self._counts["tokens_decoded"] += job.end - min(stream.done, job.end)
         self._counts["samples"] += audio.samples.shape[0]
         stream.done, stream.advanced_at, stream.ready_since = job.end, self._clock(), None
-        self._hear(stream, audio)
+        self._update_playback(stream, audio)
         stream.state_bytes = self._backend.state_bytes(stream.state)
         stream.emitted = audio.first_sample + audio.samples.shape[0]
         last = job.final and stream.done == stream.available
@@ -210,8 +209,8 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
             record = audio.record.to_bytes()
             self._emit(handle, AudioEvent(audio.first_sample, audio.samples, record, spoken, last))
 
-    def _hear(self, stream: Stream, audio: HopAudio) -> None:
-        """What new audio means to the listener: the first of it, a gap before it, or a lead that grows."""
+    def _update_playback(self, stream: Stream, audio: HopAudio) -> None:
+        """Update the playback clock by new audio: it starts, continues after a gap, or gains lead."""
         now, rate = stream.advanced_at, self._backend.format.sample_rate
         if not audio.samples.shape[0] or stream.spec.offline:
             return
@@ -224,12 +223,12 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
         if dry > 0:
             self._counts["underruns"] += 1
             self._underrun_s += dry
-            stream.played = (stream.emitted / rate, now)  # they waited, so their place is where the audio had ended
+            stream.played = (stream.emitted / rate, now)  # the listener waited at the end of the previous audio
 
     def _take(self, handle: Handle, tokens: list[int], last: bool) -> None:
         stream, audio = handle.item, self._backend.format
         if stream.ended:
-            raise StreamError("tokens came after the last one; open a new stream for a new utterance")
+            raise StreamError("tokens were pushed after the last one; open a new stream for a new utterance")
         check_tokens(tokens, audio.vocab_size)
         if stream.available + len(tokens) > audio.max_tokens:
             raise StreamError(f"an utterance may hold {audio.max_tokens} tokens, prompt included; split the text")
@@ -237,10 +236,10 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
         stream.ended = last
         if last and stream.done > stream.available:
             raise StreamError("the resume record is ahead of the tokens; push every token from the utterance's first")
-        if last and stream.done >= stream.available:  # nothing left to decode, so no hop will say that this is the end
+        if last and stream.done >= stream.available:  # nothing is left to decode, so no hop reports the end
             self._drop(handle, "finished")
-            nothing = np.zeros(0, np.float32)
-            self._emit(handle, AudioEvent(stream.emitted, nothing, stream.spec.resume, len(stream.tokens), True))
+            empty = np.zeros(0, np.float32)
+            self._emit(handle, AudioEvent(stream.emitted, empty, stream.spec.resume, len(stream.tokens), True))
 
     def _snapshot(self) -> EngineStats:
         now = self._clock()
@@ -264,6 +263,6 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
 
 
 def _oldest(streams: Sequence[Stream], now: float, *, offline: bool) -> float:
-    """How long the first of the queued streams of one class has waited."""
+    """Longest wait of a queued stream, offline or interactive, in seconds."""
     queued = (stream for stream in streams if stream.queued and stream.spec.offline == offline)
     return max((now - (stream.fed_at or now) for stream in queued), default=0.0)

@@ -1,4 +1,4 @@
-"""What the engine tells a stream's caller, and what it tells about itself."""
+"""The events of a stream, the statistics of the engine, and the interface for its observers."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from services.decode.engine.backends import BackendCounts, Samples
 
 @dataclass(frozen=True, eq=False)
 class AudioEvent:
-    """Audio of one hop. Events of a stream join without gap: each begins at the sample after the one before."""
+    """Audio of one hop. A stream's events join without gaps: each starts at the sample after the previous one."""
 
     first_sample: int
-    """Absolute sample in the utterance, 0 being its first."""
+    """Absolute sample in the utterance; the first one is 0."""
     samples: Samples = field(repr=False)
-    """float32 [n], within -0.99 … 0.99; empty only in the last event of a stream that had nothing left to say."""
+    """float32 [n], within -0.99 … 0.99; empty only in the last event of a stream without further audio."""
     resume: bytes = field(repr=False)
-    """Another worker continues after this audio from here (`StreamSpec.resume`)."""
+    """From this record another worker continues after this audio (`StreamSpec.resume`)."""
     tokens_spoken: int
-    """Generated tokens that the audio so far speaks."""
+    """Number of generated tokens spoken in the audio so far."""
     last: bool
 
 
@@ -34,13 +34,13 @@ class EngineStats:
 
     streams: int = 0
     queued: int = 0
-    """Streams that wait for their first audio, tokens given."""
+    """Streams that have tokens and wait for their first audio."""
     queued_offline: int = 0
-    """Of those, nobody listens to."""
+    """Offline streams among them."""
     ready: int = 0
-    """Hops that could have run at the latest turn."""
+    """Hops that could run at the latest turn."""
     batch_size: int = 0
-    """Hops in the latest batch; 0 when there was nothing to run."""
+    """Hops in the latest batch; 0 if there was nothing to run."""
     state_bytes: int = 0
     batches: int = 0
     hops: int = 0
@@ -49,14 +49,14 @@ class EngineStats:
     busy_s: float = 0.0
     """Seconds spent in batches since the start."""
     underruns: int = 0
-    """Times a listener ran out of audio, by the wall clock or their own reports."""
+    """Times a listener ran out of audio, by the clock or by reported playback positions."""
     underrun_s: float = 0.0
     evictions: int = 0
     evicted_bytes: int = 0
     offline: int = 0
-    """Streams nobody listens to while they are made."""
+    """Offline streams."""
     oldest_s: float = 0.0
-    """How long the queued stream that has waited longest has, among those somebody listens to."""
+    """Longest wait of a queued interactive stream."""
     oldest_offline_s: float = 0.0
     backend: BackendCounts = field(default_factory=BackendCounts)
     finished: int = 0
@@ -65,13 +65,13 @@ class EngineStats:
 
 
 class Observer:
-    """Is told what happens, from the engine's thread; this one does nothing with it."""
+    """Callback interface, called from the engine thread; the base class does nothing."""
 
     def batch(self, size: int, seconds: float) -> None:
-        """A batch of `size` hops ran."""
+        """A batch of `size` hops ran for `seconds`."""
 
     def first_audio(self, seconds: float) -> None:
-        """A stream gave its first audio so long after it was opened."""
+        """A stream's first audio was ready `seconds` after the stream was opened."""
 
     def lead(self, seconds: float) -> None:
-        """A playing stream had so much audio left when the next came."""
+        """A playing stream had `seconds` of audio left when its next audio was ready."""

@@ -1,8 +1,8 @@
-"""What the engine asks of whatever computes tokens, and a backend that keeps time instead of computing.
+"""The interface of what computes tokens, and a backend that simulates it.
 
-The real one is `torch_backend.TorchBackend`. `SimulatedBackend` lets the whole stack run at a GPU's speed,
-be loaded and be broken, on a machine that has none: it sleeps for a measured cost model and emits tokens that are a
-function of seed and position alone. Neither torch nor weights are needed for it.
+`services.llm.model.torch_backend.TorchBackend` computes. `SimulatedBackend` is for load and fault tests of the whole
+stack at a GPU's speed on a machine without one: it sleeps for a measured cost model and emits tokens that depend on
+seed and position alone. It needs neither torch nor weights.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class NonFiniteLogits(ArithmeticError):
-    """The model produced NaN or infinity; the input or the precision does not suit it."""
+    """The model produced NaN or infinity; it does not suit the input or the precision."""
 
 
 class Backend(Protocol):
@@ -32,32 +32,33 @@ class Backend(Protocol):
 
     @property
     def device(self) -> torch.device | None:
-        """Where it computes, which the engine's thread makes its current device; None when nothing is computed."""
+        """The device, which the engine thread makes its current one; None if nothing is computed."""
 
     def reserve(self, num_blocks: int, block_size: int) -> None:
-        """Makes room for the K/V cache; called once, before the first step."""
+        """Allocate the K/V cache; called once, before the first step."""
 
     def step(self, batch: Sequence[ScheduledSequence]) -> list[Sequence[int]]:
-        """Feeds every item's rows and returns its tokens: none if it does not sample, else 1 to `burst` of them.
+        """Feed each sequence's inputs and return its tokens: none if it does not sample, else 1 to `num_steps` tokens.
 
-        After each token but the last its row has been fed too. Nothing follows an id that is not speech.
-        Must be repeatable: when it raises, the engine runs the same items again, one by one, to find the culprit.
+        Each token except the last has been fed as well. No token follows an id that is not speech.
+        A step must be repeatable: if it raises, the engine runs the sequences again, one by one, to find the one
+        that fails.
         """
 
 
 @dataclass(frozen=True)
 class CostModel:
-    """Seconds a step takes: `step_s + step_s_per_sequence * sequences + prefill_s_per_token * prompt rows`."""
+    """Seconds per step: `step_s + step_s_per_sequence * sequences + prefill_s_per_token * prompt tokens`."""
 
     step_s: float
     step_s_per_sequence: float
     prefill_s_per_token: float
     tokens_per_text_id: float = 6.0
-    """How much speech a text yields, within the checkpoint's length rules."""
+    """Length of the speech, in speech tokens per text id; the checkpoint's length rules apply too."""
 
     @classmethod
     def read(cls, path: Path) -> CostModel:
-        """Reads a JSON object of these fields. Raises ValueError naming the file and what is wrong with it."""
+        """Read a JSON object with these fields. Raises ValueError with the file and the reason."""
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             costs = cls(**{str(key): float(value) for key, value in data.items()})
@@ -69,12 +70,12 @@ class CostModel:
         return costs
 
     def seconds(self, batch: Sequence[ScheduledSequence]) -> float:
-        prefill = sum(work.count for work in batch if work.count > 1)
+        prefill = sum(scheduled.count for scheduled in batch if scheduled.count > 1)
         return self.step_s + self.step_s_per_sequence * len(batch) + self.prefill_s_per_token * prefill
 
 
 class SimulatedBackend:
-    """Sleeps for the cost model; emits tokens by (seed, position) and ends by the length of the text."""
+    """Sleeps for the cost model. Seed and position determine a token, the length of the text determines the end."""
 
     device = None
 
@@ -84,14 +85,14 @@ class SimulatedBackend:
         self._sleep = sleep
 
     def reserve(self, num_blocks: int, block_size: int) -> None:
-        """Nothing to reserve: no K/V is kept."""
+        """Do nothing: this backend keeps no K/V."""
 
     def step(self, batch: Sequence[ScheduledSequence]) -> list[Sequence[int]]:
         self._sleep(self._costs.seconds(batch))
-        return [[self._token(work)] if work.samples else [] for work in batch]
+        return [[self._token(scheduled)] if scheduled.samples else [] for scheduled in batch]
 
-    def _token(self, work: ScheduledSequence) -> int:
-        sequence = work.sequence
+    def _token(self, scheduled: ScheduledSequence) -> int:
+        sequence = scheduled.sequence
         constraint = sequence.layout.constraint()
         if constraint.forced is not None:
             return constraint.forced

@@ -1,10 +1,10 @@
-"""Which blocks of the K/V cache are free: plain bookkeeping, no tensors."""
+"""The free blocks of the K/V cache, without any tensors."""
 
 from __future__ import annotations
 
 
 class BlockAllocator:
-    """Hands out blocks of `block_size` K/V rows each and takes every one of them back exactly once."""
+    """Allocates blocks of `block_size` K/V slots each; a slot holds the keys and values of one token."""
 
     def __init__(self, num_blocks: int, block_size: int) -> None:
         self.num_blocks = num_blocks
@@ -15,22 +15,22 @@ class BlockAllocator:
     def used(self) -> int:
         return self.num_blocks - len(self._free)
 
-    def shortage(self, blocks: list[int], rows: int) -> int:
-        """How many free blocks are lacking before `blocks` can grow to hold `rows` rows (0 when they suffice)."""
-        return max(0, self._wanted(blocks, rows) - len(self._free))
+    def shortage(self, blocks: list[int], slots: int) -> int:
+        """Return how many free blocks are missing for `blocks` to grow to `slots` slots; 0 if there are enough."""
+        return max(0, self._missing(blocks, slots) - len(self._free))
 
-    def grow(self, blocks: list[int], rows: int) -> None:
-        """Extends `blocks` until it holds `rows` rows. Raises MemoryError when `shortage` is not 0."""
-        wanted = self._wanted(blocks, rows)
-        if wanted > len(self._free):
-            raise MemoryError(f"{wanted} K/V blocks wanted, {len(self._free)} free")
-        for _ in range(wanted):
+    def grow(self, blocks: list[int], slots: int) -> None:
+        """Extend `blocks` to hold `slots` slots. Raises MemoryError if `shortage` is not 0."""
+        missing = self._missing(blocks, slots)
+        if missing > len(self._free):
+            raise MemoryError(f"{missing} K/V blocks are needed, {len(self._free)} are free")
+        for _ in range(missing):
             blocks.append(self._free.pop())
 
     def release(self, blocks: list[int]) -> None:
-        """Takes all of `blocks` back and empties the list, so that nothing can be returned twice."""
+        """Free all of `blocks` and empty the list, so that no block can be freed twice."""
         self._free.extend(reversed(blocks))
         blocks.clear()
 
-    def _wanted(self, blocks: list[int], rows: int) -> int:
-        return max(0, -(-rows // self.block_size) - len(blocks))
+    def _missing(self, blocks: list[int], slots: int) -> int:
+        return max(0, -(-slots // self.block_size) - len(blocks))

@@ -1,8 +1,7 @@
 """The llm engine: one thread that schedules, runs and postprocesses, step after step.
 
-Callers on any thread submit requests and get events; everything else happens in the engine thread, which takes
-callers' commands between two steps. A failure stays with the sequence that caused it, and whatever ends a sequence
-(its last token, an error, a cancel, closing) frees its K/V blocks through the one method `_drop`.
+Callers on any thread submit requests and receive events; everything else happens in the engine thread, which takes
+callers' commands between two turns.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ OnEvent = Callable[[Event], None]
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """One step that ran, for whoever keeps statistics."""
+    """One step that ran, for statistics."""
 
     batch_size: int
     seconds: float
     model_steps: int
-    """More than 1 when the backend drew several tokens per sequence in one go."""
+    """More than 1 if the backend sampled several tokens per sequence in one run."""
     tokens: int
     prefill_tokens: int
     preemptions: int
@@ -50,13 +49,13 @@ class EngineStats:
     running: int = 0
     """Sequences that hold K/V blocks."""
     held: int = 0
-    """Of those running, the ones that cannot run now: held back by their token budget, or awaiting text."""
+    """Running sequences that cannot run now: they are held by their token budget or wait for text."""
     paused: int = 0
-    """Sequences that could run and waited in the latest turn, being far ahead of their listeners."""
+    """Sequences that could run and waited in the latest turn, because they are far ahead of their listeners."""
     kv_blocks_used: int = 0
     kv_blocks_total: int = 0
     batch_size: int = 0
-    """Sequences in the latest turn; 0 when there was nothing to run."""
+    """Sequences in the latest step; 0 if there was nothing to run."""
     model_steps: int = 0
     tokens_generated: int = 0
     prefill_tokens: int = 0
@@ -67,14 +66,14 @@ class EngineStats:
 
 
 class Handle(ItemHandle[Sequence, TokensEvent]):
-    """A submitted request, as its submitter names it to the engine."""
+    """A submitted request, as its caller names it to the engine."""
 
     __slots__ = ("resumed",)
 
     def __init__(self, sequence: Sequence, on_event: OnEvent) -> None:
         super().__init__(sequence, on_event)
         self.resumed = sequence.resumed
-        """Ids to be spoken among the request's `resume_ids`, for which no event comes."""
+        """The ids of the request's `resume_ids` that are to be spoken; no event reports them."""
 
 
 class LlmEngine(EngineShell[Sequence, TokensEvent, EngineStats]):
@@ -90,10 +89,10 @@ class LlmEngine(EngineShell[Sequence, TokensEvent, EngineStats]):
         clock: Callable[[], float] = time.monotonic,
         on_step: OnStep | None = None,
     ) -> None:
-        """`on_step` is called from the engine thread and must neither block nor raise."""
+        """`on_step` is called from the engine thread; it must not block or raise."""
         self.limits = limits or EngineLimits()
         self.steps = 0
-        """Turns of the loop, idle ones included: while it grows the engine is alive."""
+        """Turns of the loop, idle ones included; it grows while the engine is alive."""
         thread = EngineThread("llm-engine", self._turn, self._end, self.limits.heartbeat_s, backend.device)
         super().__init__(thread, RequestError, EngineStats(kv_blocks_total=self.limits.num_blocks))
         self._backend, self._model = backend, model
@@ -105,10 +104,10 @@ class LlmEngine(EngineShell[Sequence, TokensEvent, EngineStats]):
         thread.start()
 
     def submit(self, request: Request, on_event: OnEvent) -> Handle:
-        """Queues a request. `on_event` is called from the engine thread and must not block.
+        """Queue a request. `on_event` is called from the engine thread and must not block.
 
-        The last event of a sequence is a TokensEvent with `last` or a FailedEvent; none follows a cancel that has
-        taken effect. Raises RequestError (bad request), EngineFull (try elsewhere or later), EngineClosed.
+        The last event of a sequence is a TokensEvent with `last` or a FailedEvent; no event follows a cancel that has
+        taken effect. Raises RequestError (bad request), EngineFull (try another worker, or later), EngineClosed.
         """
         sequence = Sequence(request, self._model, self.limits.max_request_tokens, next(self._arrivals))
         handle = Handle(sequence, on_event)
@@ -117,19 +116,19 @@ class LlmEngine(EngineShell[Sequence, TokensEvent, EngineStats]):
         return handle
 
     def set_max_tokens(self, handle: Handle, max_tokens: int | None) -> None:
-        """Holds generation once `max_tokens` raw ids are decoded (resumed ones included); None lifts the hold."""
+        """Hold generation once `max_tokens` raw ids are decoded (resumed ones included); None never holds."""
         if max_tokens is not None and max_tokens < 0:
-            raise RequestError(f"max_tokens {max_tokens} is negative; use 0 to hold generation back")
+            raise RequestError(f"max_tokens {max_tokens} is negative; use 0 to hold generation")
         self._thread.post(lambda: setattr(handle.item, "max_tokens", max_tokens))
 
     def set_play_at(self, handle: Handle, play_at: float | None) -> None:
-        """Says when the listener hears (or wants to hear) the beginning; deadlines follow from it."""
+        """Set when playback of the beginning starts (or should start); deadlines follow from it."""
         if play_at is not None and not math.isfinite(play_at):
             raise RequestError("play_at is not a finite number of seconds")
         self._thread.post(lambda: setattr(handle.item, "play_at", play_at))
 
     def append_text(self, handle: Handle, ids: Ids[int]) -> None:
-        """Adds text to a request submitted with `text_complete=False`. Raises RequestError for ids out of range.
+        """Add text to a request submitted with `text_complete=False`. Raises RequestError for ids out of range.
 
         Text beyond the request's token limit fails the sequence with a RequestError event.
         """
@@ -138,7 +137,7 @@ class LlmEngine(EngineShell[Sequence, TokensEvent, EngineStats]):
         self._thread.post(lambda: self._guarded(handle, lambda: handle.item.add_text(text)))
 
     def end_text(self, handle: Handle) -> None:
-        """Says that the text is complete; an empty text fails the sequence with a RequestError event."""
+        """End the text; an empty text fails the sequence with a RequestError event."""
         self._thread.post(lambda: self._guarded(handle, handle.item.end_text))
 
     def _admit(self, item: Sequence) -> None:
@@ -149,7 +148,7 @@ class LlmEngine(EngineShell[Sequence, TokensEvent, EngineStats]):
         self._scheduler.remove(item)
 
     def _turn(self) -> bool:
-        """Does its steps; false when there was nothing to do."""
+        """Run the steps of a turn; false if there was nothing to run."""
         left = self.limits.steps_per_turn
         while left > 0 and (done := self._step(left)):
             left -= done
@@ -157,20 +156,20 @@ class LlmEngine(EngineShell[Sequence, TokensEvent, EngineStats]):
         self._stats = self._snapshot()
         return left < self.limits.steps_per_turn
 
-    def _step(self, most: int) -> int:
-        """Schedule, run, postprocess; returns how many steps the model made, at most `most`."""
+    def _step(self, num_steps: int) -> int:
+        """Schedule, run and postprocess; return how many steps the model made, at most `num_steps`."""
         started, preemptions, before = time.perf_counter(), self._scheduler.preemptions, self._counts.copy()
-        batch = self._scheduler.schedule(most)
+        batch = self._scheduler.schedule(num_steps)
         self._batch_size = len(batch)
         if not batch:
             return 0
         done = 1
-        for work, tokens in self._execute(batch):
-            work.sequence.computed += work.count + max(0, len(tokens) - 1)
-            self._counts["prefill_tokens"] += work.count if work.count > 1 else 0
+        for scheduled, tokens in self._execute(batch):
+            scheduled.sequence.computed += scheduled.count + max(0, len(tokens) - 1)
+            self._counts["prefill_tokens"] += scheduled.count if scheduled.count > 1 else 0
             done = max(done, len(tokens))
-            if tokens and not work.sequence.closed:
-                self._accept(self._live[work.sequence], tokens)
+            if tokens and not scheduled.sequence.closed:
+                self._accept(self._live[scheduled.sequence], tokens)
         self._counts["model_steps"] += done
         if self._on_step is not None:
             report = StepReport(
@@ -185,14 +184,14 @@ class LlmEngine(EngineShell[Sequence, TokensEvent, EngineStats]):
         return done
 
     def _execute(self, batch: list[ScheduledSequence]) -> list[tuple[ScheduledSequence, Ids[int]]]:
-        """Runs a batch; if it fails, runs its items one by one so that only the culprits fail."""
+        """Run a batch; if it fails, run its sequences one by one so that only the ones that cause it fail."""
         try:
             return list(zip(batch, self._backend.step(batch), strict=True))
-        except Exception as error:  # noqa: BLE001 - whatever a model raises must not end the loop that serves others
+        except Exception as error:  # noqa: BLE001 - no error of a model may end the loop that serves other sequences
             if len(batch) == 1:
                 self._fail(self._live[batch[0].sequence], error)
                 return []
-        return [pair for work in batch for pair in self._execute([work])]
+        return [pair for scheduled in batch for pair in self._execute([scheduled])]
 
     def _accept(self, handle: ItemHandle[Sequence, TokensEvent], tokens: Ids[int]) -> None:
         event = handle.item.accept_all(tokens)
@@ -205,7 +204,7 @@ class LlmEngine(EngineShell[Sequence, TokensEvent, EngineStats]):
         sequence = handle.item
         if sequence.closed:
             return
-        if sequence.finish_reason is not None:  # resumed where nothing is left to decode
+        if sequence.finish_reason is not None:  # resumed at its end
             self._drop(handle, "finished")
             self._emit(handle, TokensEvent((), (), True, sequence.finish_reason))
         else:

@@ -1,12 +1,12 @@
-"""In which order a request's text and speech ids become rows of model input, and what may be sampled after each.
+"""The order of a request's text and speech ids in the model's input, and which tokens may follow.
 
-Two layouts exist. `WholeText` (spec section 4.4) puts all text first and then decodes. `InterleavedText` (spec
+There are two layouts. `WholeText` (spec section 4.4) puts all text first and then decodes. `InterleavedText` (spec
 section 4.6, "bistream") decodes while text still arrives, 5 text ids to 15 speech ids in the released models.
-Both are pure functions of the ids they are given: neither timing nor batch mates matter, which is what lets an engine
-replay a sequence on another machine or recompute it after preemption.
+Both depend only on the ids they receive, not on timing or on other sequences of the batch. So an engine can replay a
+sequence on another machine or recompute it after preemption.
 
-A row of input is one integer, an *input code*: text ids first, then the two rows of `llm_embedding`, then the rows
-of `speech_embedding`.
+An input is one integer, an *input code*: first the text ids, then the two rows of `llm_embedding`, then the rows of
+`speech_embedding`.
 """
 
 from __future__ import annotations
@@ -23,37 +23,37 @@ FinishReason = Literal["stop", "length"]
 
 
 class RequestError(ValueError):
-    """The request cannot be served as it is; the message says what to change."""
+    """The request cannot be served; the message says what to change."""
 
 
 class TextMissing(RequestError):
-    """What is to be resumed goes beyond the text given so far; with more of it the request may do."""
+    """The ids to resume go beyond the text received so far; the request may succeed with more text."""
 
 
 def special_ids(config: LlmConfig) -> range:
-    """The ids after the speech ids, used or not: rows of the speech embedding and of the output layer."""
+    """The ids after the speech ids, used or not; the speech embedding and the output layer have rows for them."""
     count = 3 if config.family == "cosyvoice2" else 200
     return range(config.speech_tokens, config.speech_tokens + count)
 
 
 class InputCodes:
-    """Input codes of one checkpoint: which integer stands for which embedding row."""
+    """Input codes of one checkpoint: the integers that stand for rows of the embeddings."""
 
     def __init__(self, config: LlmConfig) -> None:
-        self._llm_rows = config.text_vocab
-        self._speech_rows = config.text_vocab + 2
+        self._first_special = config.text_vocab
+        self._first_speech = config.text_vocab + 2
         # CosyVoice3 has no llm_embedding: sos and task are rows V and V+2 of speech_embedding (spec section 9).
-        own_rows = config.family == "cosyvoice2"
-        self.sos = self._llm_rows if own_rows else self.speech(config.speech_tokens)
-        self.task = self._llm_rows + 1 if own_rows else self.speech(config.speech_tokens + 2)
+        special = config.family == "cosyvoice2"
+        self.sos = self._first_special if special else self.speech(config.speech_tokens)
+        self.task = self._first_special + 1 if special else self.speech(config.speech_tokens + 2)
 
     def speech(self, speech_id: int) -> int:
-        return self._speech_rows + speech_id
+        return self._first_speech + speech_id
 
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """What the next token may be: `forced` when it is not sampled at all, else any speech id or `allowed` special."""
+    """What the next token may be: `forced` without sampling if set, else any speech id or an `allowed` special id."""
 
     allowed: frozenset[int]
     forced: int | None = None
@@ -61,54 +61,54 @@ class Constraint:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one token meant: is it speech, and does the utterance end with it?"""
+    """The effect of one token: whether it is speech, and whether it ends the utterance."""
 
     spoken: bool
     finish: FinishReason | None = None
 
 
 class Layout(Protocol):
-    """One sequence's input rows and decoding rules."""
+    """The inputs and decoding rules of one sequence."""
 
-    rows: list[int]
-    """Input codes in the order they are fed; grows, never changes."""
+    inputs: list[int]
+    """Input codes in the order in which they are fed; codes are appended and never changed."""
 
     @property
     def ready(self) -> bool:
-        """Whether a token is to be sampled once all rows are fed; false while text is awaited."""
+        """Whether to sample a token once all inputs are fed; false while it waits for text."""
 
     def add_text(self, ids: Ids[int]) -> None:
-        """Takes text ids that arrived."""
+        """Append text ids."""
 
     def end_text(self) -> None:
-        """No more text comes. Raises RequestError when what came cannot be spoken."""
+        """End the text. Raises RequestError if the text cannot be spoken."""
 
     def constraint(self) -> Constraint:
-        """The rule for the token sampled after the last row."""
+        """The rule for the token that is sampled after the last input."""
 
     @property
-    def steady(self) -> int:
-        """How many tokens from the next on may follow under this rule, as long as each but the last is speech."""
+    def steps_until_change(self) -> int:
+        """How many tokens may follow under the present rule, if each except the last is speech."""
 
     def accept(self, token: int) -> Outcome:
-        """Takes the sampled (or forced, or replayed) token and appends the rows that follow it."""
+        """Append the sampled (or forced, or replayed) token and the inputs that follow it."""
 
 
 @dataclass(frozen=True)
 class LengthRule:
-    """Bounds on decoded tokens (spec section 4.4); `ceiling` also bounds a runaway utterance."""
+    """Bounds of the number of decoded tokens (spec section 4.4)."""
 
     min_per_text_id: float
     max_per_text_id: float
     ceiling: int
-    """Tokens: the request's maximum seconds, or what is left of the per-request token limit."""
-    max_rows: int
-    """Rows one sequence may occupy in the K/V cache, prompt included."""
+    """The request's maximum length, in tokens."""
+    max_slots: int
+    """K/V slots that one sequence may use, prompt included."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What precedes the text to speak. `instruct_ids` directly follow sos whatever the layout (spec section 9)."""
+    """What precedes the text to speak. `instruct_ids` directly follow sos in both layouts (spec section 9)."""
 
     text_ids: tuple[int, ...] = ()
     speech_ids: tuple[int, ...] = ()
@@ -116,26 +116,26 @@ class Prompt:
 
 
 class WholeText:
-    """`sos | prompt text, text | task | prompt speech`, then decoding until a stop id or the longest length."""
+    """`sos | prompt text, text | task | prompt speech`, then decoding until a stop id or the maximum length."""
 
     def __init__(self, config: LlmConfig, prompt: Prompt, rule: LengthRule, *, upstream_stops: bool = False) -> None:
-        self.rows: list[int] = []
+        self.inputs: list[int] = []
         self._config, self._prompt, self._rule, self._codes = config, prompt, rule, InputCodes(config)
         self._text: list[int] = []
         self._decoded = self._min_length = self._max_length = 0
         specials = frozenset(special_ids(config))
         # Upstream bans id V alone while the utterance is too short and lets every special id end it (spec section 4.4);
-        # we ban every special id but eos, so that none but eos ever ends speech.
+        # we ban every special id except eos, so that only eos ends speech.
         self._early = specials - {config.speech_tokens} if upstream_stops else frozenset()
         self._late = specials if upstream_stops else frozenset({config.eos})
 
     @property
     def ready(self) -> bool:
-        return bool(self.rows)
+        return bool(self.inputs)
 
     def add_text(self, ids: Ids[int]) -> None:
         self._text.extend(ids)
-        if len(self._text) > self._rule.max_rows:
+        if len(self._text) > self._rule.max_slots:
             raise _too_long(len(self._text), self._rule)
 
     def end_text(self) -> None:
@@ -143,19 +143,19 @@ class WholeText:
             raise RequestError("the text is empty; send at least one text id")
         codes, prompt, rule = self._codes, self._prompt, self._rule
         speech = [codes.speech(i) for i in prompt.speech_ids]
-        rows = [codes.sos, *prompt.instruct_ids, *prompt.text_ids, *self._text, codes.task, *speech]
-        room = rule.max_rows - len(rows)
+        inputs = [codes.sos, *prompt.instruct_ids, *prompt.text_ids, *self._text, codes.task, *speech]
+        room = rule.max_slots - len(inputs)
         self._min_length = int(rule.min_per_text_id * len(self._text))
         self._max_length = min(int(rule.max_per_text_id * len(self._text)), rule.ceiling, room)
         if room < max(1, min(self._min_length, rule.ceiling)):
-            raise _too_long(len(rows), rule)
-        self.rows = rows
+            raise _too_long(len(inputs), rule)
+        self.inputs = inputs
 
     def constraint(self) -> Constraint:
         return Constraint(self._early if self._decoded < self._min_length else self._late)
 
     @property
-    def steady(self) -> int:
+    def steps_until_change(self) -> int:
         changes = self._min_length if self._decoded < self._min_length else self._max_length
         return min(changes, self._max_length) - self._decoded
 
@@ -163,19 +163,19 @@ class WholeText:
         if token >= self._config.speech_tokens:
             return Outcome(spoken=False, finish="stop")
         self._decoded += 1
-        self.rows.append(self._codes.speech(token))
+        self.inputs.append(self._codes.speech(token))
         return Outcome(spoken=True, finish="length" if self._decoded >= self._max_length else None)
 
 
 class InterleavedText:
-    """Blocks of text ids between runs of speech ids; a fill id asks for the next block (spec section 4.6).
+    """Blocks of text ids between runs of speech ids; a fill id requests the next block (spec section 4.6).
 
-    One deliberate difference to upstream: CosyVoice3 without prompt speech waits for its first block of text like
-    CosyVoice2, where upstream decodes 15 tokens before any text.
+    One intended difference from upstream: CosyVoice3 without prompt speech waits for its first block of text like
+    CosyVoice2; upstream decodes 15 tokens before any text.
     """
 
     def __init__(self, config: LlmConfig, prompt: Prompt, rule: LengthRule) -> None:
-        self.rows: list[int] = []
+        self.inputs: list[int] = []
         self._config, self._rule, self._codes = config, rule, InputCodes(config)
         self._text_block, self._speech_block = config.mix_ratio
         self._arrived: deque[int] = deque()
@@ -197,7 +197,7 @@ class InterleavedText:
     def add_text(self, ids: Ids[int]) -> None:
         self._arrived.extend(ids)
         self._received = self._received or bool(ids)
-        if self._reach() > self._rule.max_rows:
+        if self._reach() > self._rule.max_slots:
             raise _too_long(self._reach(), self._rule)
         self._advance()
 
@@ -214,8 +214,8 @@ class InterleavedText:
         return Constraint(frozenset({self._config.fill}), forced)
 
     @property
-    def steady(self) -> int:
-        ends = min(self._rule.ceiling - self._decoded, self._rule.max_rows - self._reach())
+    def steps_until_change(self) -> int:
+        ends = min(self._rule.ceiling - self._decoded, self._rule.max_slots - self._reach())
         return max(1, ends if self._state == "final" else min(ends, self._next_fill - self._decoded))
 
     def accept(self, token: int) -> Outcome:
@@ -224,13 +224,13 @@ class InterleavedText:
             return Outcome(spoken=False, finish="stop")
         if token == config.fill:
             self._next_fill = self._decoded + self._speech_block + 1
-            # The fill id itself is never fed; `_pending` keeps the last rows, which upstream feeds again at the end.
+            # The fill id is never fed; `_pending` keeps the last inputs, which upstream feeds again at the end.
             self._state = "collecting"
         else:
             self._feed([self._codes.speech(token)])
         self._decoded += 1
         self._last = token
-        full = self._decoded >= self._rule.ceiling or self._reach() >= self._rule.max_rows
+        full = self._decoded >= self._rule.ceiling or self._reach() >= self._rule.max_slots
         if not full:
             self._advance()
         return Outcome(spoken=token != config.fill, finish="length" if full else None)
@@ -264,11 +264,11 @@ class InterleavedText:
         self._state = "decoding"
 
     def _reach(self) -> int:
-        """Rows this sequence needs to speak what it has been given so far, at most."""
+        """An upper bound of the K/V slots that the sequence needs to speak the text received so far."""
         if self._state == "final":
-            return len(self.rows)
+            return len(self.inputs)
         ahead = len(self._arrived) + len(self._text) + len(self._prompt_speech) + 1
-        return len(self.rows) + len(self._pending) + ahead + 2 * self._text_block
+        return len(self.inputs) + len(self._pending) + ahead + 2 * self._text_block
 
     def _take_text(self) -> list[int]:
         block = self._text[: self._text_block]
@@ -277,11 +277,11 @@ class InterleavedText:
 
     def _feed(self, codes: list[int]) -> None:
         self._pending = codes
-        self.rows.extend(codes)
+        self.inputs.extend(codes)
 
 
-def _too_long(rows: int, rule: LengthRule) -> RequestError:
+def _too_long(slots: int, rule: LengthRule) -> RequestError:
     return RequestError(
-        f"prompt and text need {rows} of at most {rule.max_rows} tokens, which leaves too few to speak the text; "
+        f"prompt and text need {slots} of at most {rule.max_slots} tokens, which leaves too few to speak the text; "
         "shorten the prompt or split the text"
     )

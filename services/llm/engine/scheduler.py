@@ -1,9 +1,9 @@
-"""Which sequences take part in the next step, and with how many rows.
+"""Chooses the sequences of the next step, and how many inputs each of them feeds.
 
-Iteration-level scheduling: every step anew, decoding sequences advance by one row and sequences with more rows to
-feed (a new prompt, a text block, a recomputation) by as many as the step's prefill budget leaves. Sequences without a
-place in the K/V cache wait; when blocks run out, the last in order is preempted and later recomputed from its rows.
-Those far ahead of their listeners pause while others need the step.
+Iteration-level scheduling: in every step, decoding sequences feed one input, and sequences with more inputs to feed (a
+new prompt, a text block, a recomputation) feed as many as the step's prefill budget allows. Sequences without blocks in
+the K/V cache wait. When blocks run out, the last sequence in order is preempted and later recomputed from its inputs.
+Sequences far ahead of their listeners pause while others need the step.
 """
 
 from __future__ import annotations
@@ -26,34 +26,34 @@ def fifo(sequence: Sequence) -> tuple[float, ...]:
 
 
 def earliest_deadline(sequence: Sequence) -> tuple[float, ...]:
-    """The most urgent first; those nobody waits for last, in order of arrival."""
+    """The most urgent first; sequences without a deadline last, in order of arrival."""
     return (sequence.due, sequence.arrival)
 
 
 @dataclass(frozen=True)
 class EngineLimits:
-    """What one engine takes on."""
+    """Limits of one engine."""
 
     max_running: int = 32
     """Sequences that hold K/V blocks at once, so also the largest batch."""
     max_waiting: int = 128
     """Sequences beyond `max_running` that may queue; one more is refused."""
     total_tokens: int = 32768
-    """Size of the K/V cache in rows, all sequences together."""
+    """Size of the K/V cache in slots, for all sequences together."""
     max_request_tokens: int = 4096
-    """Rows one sequence may take: prompt, text and speech together."""
+    """K/V slots that one sequence may use: prompt, text and speech together."""
     prefill_tokens: int = 512
-    """Rows of prompt fed per step at most, so that a long prompt does not stall the streams that decode."""
+    """Most prompt inputs fed per step, so that a long prompt does not stall the sequences that decode."""
     admission_interval: int = 1
-    """Steps between admissions; more lets prompts gather into fewer, larger steps."""
+    """Steps between admissions; with more, prompts are fed in fewer, larger steps."""
     steps_per_turn: int = 1
-    """Steps between two looks at what callers want; more saves host work, and lets a newcomer wait longer."""
+    """Steps between two looks at callers' commands; more saves host work and delays new requests."""
     lead_s: float = math.inf
-    """A sequence that is due later than so many seconds from now pauses while any other needs the step."""
+    """A sequence whose deadline is more than this many seconds away pauses while another one needs the step."""
     block_size: int = 16
-    """Rows per K/V block."""
+    """K/V slots per block."""
     heartbeat_s: float = 0.1
-    """An idle engine turns at least this often, so that its step counter tells a live loop from a hung one."""
+    """Longest time between two turns of an idle engine, so that its step counter shows that it is alive."""
 
     def __post_init__(self) -> None:
         for name in ("max_running", "prefill_tokens", "admission_interval", "steps_per_turn", "block_size"):
@@ -75,14 +75,14 @@ class EngineLimits:
 
 @dataclass(frozen=True, slots=True)
 class ScheduledSequence:
-    """Feed the next `count` rows of `sequence`; `samples` says whether a token follows the last of them."""
+    """Feed the inputs `start` to `start + count` of `sequence`; if `samples`, sample a token after the last of them."""
 
     sequence: Sequence
     start: int
     count: int
     samples: bool
-    burst: int = 1
-    """How many tokens may be drawn in a row, each but the last fed at once; the sequence has blocks for them."""
+    num_steps: int = 1
+    """Most tokens to sample, each except the last being fed back; the sequence has blocks for them."""
 
 
 class Scheduler:
@@ -94,7 +94,7 @@ class Scheduler:
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self.paused: frozenset[Sequence] = frozenset()
-        """Sequences that could run and are kept from it, being far ahead."""
+        """Sequences that could run and do not, because they are far ahead."""
         self.preemptions = 0
         self._order, self._clock = order, clock
         self._since_admission = limits.admission_interval
@@ -103,16 +103,16 @@ class Scheduler:
         self.waiting.append(sequence)
 
     def remove(self, sequence: Sequence) -> None:
-        """Forgets a sequence, wherever it is, and frees its blocks."""
+        """Remove a sequence, waiting or running, and free its blocks."""
         self.allocator.release(sequence.blocks)
         for queue in (self.waiting, self.running):
             if sequence in queue:
                 queue.remove(sequence)
 
-    def schedule(self, burst: int = 1) -> list[ScheduledSequence]:
-        """Chooses the next step's work; every chosen sequence has blocks for the rows it is to feed.
+    def schedule(self, num_steps: int = 1) -> list[ScheduledSequence]:
+        """Choose the sequences of the next step; each has blocks for the inputs it feeds.
 
-        When all of them decode, each may draw up to `burst` tokens.
+        If all of them decode, each may sample up to `num_steps` tokens.
         """
         self.paused = self._far_ahead()
         self._admit()
@@ -126,20 +126,20 @@ class Scheduler:
             if self._reserve(sequence, sequence.computed + count):
                 prefill_left -= count if sequence.pending > 1 else 0
                 batch.append(ScheduledSequence(sequence, sequence.computed, count, samples=count == sequence.pending))
-        decoding = burst > 1 and all(work.samples and work.count == 1 for work in batch)
-        return [self._prolonged(work, burst) for work in batch] if decoding else batch
+        decoding = num_steps > 1 and all(scheduled.samples and scheduled.count == 1 for scheduled in batch)
+        return [self._with_steps(scheduled, num_steps) for scheduled in batch] if decoding else batch
 
-    def _prolonged(self, work: ScheduledSequence, burst: int) -> ScheduledSequence:
-        """The same work with up to `burst` tokens, if that takes nobody's blocks."""
-        sequence = work.sequence
-        burst = min(burst, sequence.burst)
-        if self.allocator.shortage(sequence.blocks, sequence.computed + burst):
-            return work
-        self.allocator.grow(sequence.blocks, sequence.computed + burst)
-        return replace(work, burst=burst)
+    def _with_steps(self, scheduled: ScheduledSequence, num_steps: int) -> ScheduledSequence:
+        """Allow up to `num_steps` tokens if there are free blocks for them; no sequence is preempted for this."""
+        sequence = scheduled.sequence
+        num_steps = min(num_steps, sequence.max_steps)
+        if self.allocator.shortage(sequence.blocks, sequence.computed + num_steps):
+            return scheduled
+        self.allocator.grow(sequence.blocks, sequence.computed + num_steps)
+        return replace(scheduled, num_steps=num_steps)
 
     def _admit(self) -> None:
-        """Moves waiting sequences in while there is room for their rows and the first token after them."""
+        """Give waiting sequences blocks for their inputs and the first token, as long as there is room."""
         self._since_admission += 1
         idle = all(self._idle(sequence) for sequence in self.running)
         if self._since_admission < self.limits.admission_interval and not idle:
@@ -147,29 +147,29 @@ class Scheduler:
         for sequence in sorted(self.waiting, key=self._order):
             if self._idle(sequence):
                 continue
-            rows = sequence.pending + 1
-            while len(self.running) >= self.limits.max_running or self.allocator.shortage([], rows):
+            slots = sequence.pending + 1
+            while len(self.running) >= self.limits.max_running or self.allocator.shortage([], slots):
                 victim = self._last_idle()
                 if victim is None:
                     return
                 self._preempt(victim)
             self.waiting.remove(sequence)
             self.running.append(sequence)
-            self.allocator.grow(sequence.blocks, rows)
+            self.allocator.grow(sequence.blocks, slots)
             self._since_admission = 0
 
-    def _reserve(self, sequence: Sequence, rows: int) -> bool:
-        """Gives `sequence` blocks for `rows` rows, preempting those behind it; false if it had to yield itself."""
-        while self.allocator.shortage(sequence.blocks, rows):
+    def _reserve(self, sequence: Sequence, slots: int) -> bool:
+        """Give `sequence` blocks for `slots` slots and preempt later ones for it; false if it was preempted itself."""
+        while self.allocator.shortage(sequence.blocks, slots):
             victim = self._last_idle() or max(self.running, key=self._order)
             self._preempt(victim)
             if victim is sequence:
                 return False
-        self.allocator.grow(sequence.blocks, rows)
+        self.allocator.grow(sequence.blocks, slots)
         return True
 
     def _far_ahead(self) -> frozenset[Sequence]:
-        """Who pauses in this step: those with a long lead, unless nobody has a shorter one."""
+        """The sequences that pause in this step: those with a long lead, unless every sequence has one."""
         if self.limits.lead_s == math.inf:
             return frozenset()
         latest = self._clock() + self.limits.lead_s
@@ -178,11 +178,11 @@ class Scheduler:
         return ahead if len(ahead) < len(runnable) else frozenset()
 
     def _idle(self, sequence: Sequence) -> bool:
-        """Whether it has no part in this step: held back, awaiting text, or paused."""
+        """Whether it takes no part in this step: it is held, waits for text, or is paused."""
         return sequence in self.paused or not sequence.runnable
 
     def _last_idle(self) -> Sequence | None:
-        """Of the running sequences without a part in this step the last in order."""
+        """The last in order of the running sequences that take no part in this step."""
         return max(filter(self._idle, self.running), key=self._order, default=None)
 
     def _preempt(self, sequence: Sequence) -> None:

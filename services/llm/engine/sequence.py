@@ -1,4 +1,4 @@
-"""A request, the events it produces, and its running state as data."""
+"""A request, the events it produces, and its state in the engine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from services.llm.engine.layout import (
     WholeText,
 )
 
-# CosyVoice3 ids that sound as silence (spec section 4.7): at most MAX_SILENT_RUN of them in a row are spoken.
+# CosyVoice3 ids of silence (spec section 4.7): at most MAX_SILENT_RUN consecutive ones are spoken.
 SILENT_IDS = frozenset({1, 2, 28, 29, 55, 248, 494, 2241, 2242, 2322, 2323})
 MAX_SILENT_RUN = 5
 MIN_SPEED, MAX_SPEED = 0.1, 10.0
@@ -28,15 +28,15 @@ MIN_SPEED, MAX_SPEED = 0.1, 10.0
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """Per-request sampling; None takes the checkpoint's own value (spec section 4.5)."""
+    """Sampling options of a request; None is the checkpoint's own value (spec section 4.5)."""
 
     seed: int = 0
-    """0 to 2^64-1; equal seeds give equal tokens for an equal request."""
+    """0 to 2^64-1; equal requests with equal seeds give equal tokens."""
     temperature: float = 1.0
     top_p: float | None = None
     top_k: int | None = None
     ras: bool = True
-    """Repetition-aware sampling; off leaves plain nucleus sampling."""
+    """Repetition-aware sampling; plain nucleus sampling if false."""
     win_size: int | None = None
     tau_r: float | None = None
 
@@ -45,39 +45,39 @@ class SamplingOptions:
 class Request:
     """One utterance to generate.
 
-    `resume_ids` are raw ids an earlier run of this request has already decoded (`TokensEvent.raw_ids`, in order): the
-    engine goes on as if it had decoded them itself, given the same text, prompt and options.
+    `resume_ids` are the raw ids that an earlier run of this request decoded (`TokensEvent.raw_ids`, in order). The
+    engine continues as if it had decoded them itself; text, prompt and options must be the same.
     """
 
     text_ids: tuple[int, ...]
     prompt: Prompt = field(default_factory=Prompt)
     sampling: SamplingOptions = SamplingOptions()
     text_complete: bool = True
-    """False: more text follows by `append_text`, until `end_text`."""
+    """False: more text follows through `append_text`, until `end_text`."""
     text_order: Literal["whole", "interleaved"] = "whole"
-    """`whole` starts once the text is complete; `interleaved` is for checkpoints trained on mixed order."""
+    """`whole` starts once the text is complete; `interleaved` is for checkpoints trained on interleaved text."""
     resume_ids: tuple[int, ...] = ()
     max_seconds: float = 60.0
-    """A runaway stop: at most this much speech."""
+    """Longest speech, in seconds; it stops a model that does not end."""
     max_tokens: int | None = None
-    """Generation is held once this many raw ids are decoded (`resume_ids` included); None never holds."""
+    """Generation is held once this many raw ids are decoded (`resume_ids` included); None: never."""
     play_at: float | None = None
-    """When the listener hears (or wants to hear) the beginning, on the engine's monotonic clock; what is due next
-    follows from it. None: nobody waits."""
+    """When playback of the beginning starts (or should start), on the engine's monotonic clock; deadlines follow from
+    it. None: no deadline."""
     speed: float = 1.0
-    """How much faster than the model speaks its speech is played, 0.1 to 10: what is due next follows from it too."""
+    """Playback speed, 0.1 to 10, relative to the model's speech; deadlines follow from it too."""
     style: str = ""
-    """Which of the backend's checkpoints speaks; empty: its first."""
+    """Name of the backend's checkpoint; empty: its first."""
     upstream_stops: bool = False
-    """Upstream's stop and ban rules in `whole` order instead of ours; for parity checks."""
+    """Use upstream's stop and ban rules in `whole` order instead of ours; for parity checks."""
 
 
 @dataclass(frozen=True)
 class TokensEvent:
     """Newly decoded ids.
 
-    `ids` are to be spoken; `raw_ids` is everything decoded (fill and dropped silent ids included), which a resumed
-    request needs. `finish_reason` is set exactly when `last` is true.
+    `ids` are to be spoken. `raw_ids` are all decoded ids (fill ids and dropped silent ids included), which a resumed
+    request needs. `finish_reason` is set if and only if `last` is true.
     """
 
     ids: tuple[int, ...]
@@ -91,34 +91,34 @@ Event = TokensEvent | FailedEvent
 
 @dataclass(eq=False)
 class Sequence:
-    """A request in the engine: its layout, its place in the K/V cache, its decoded ids.
+    """A request in the engine: its layout, its blocks in the K/V cache, its decoded ids.
 
     Only the engine thread changes it. Raises RequestError for ids or options out of range (see `check_request`).
     """
 
     request: Request
     model: ModelDir = field(repr=False)
-    max_rows: int
+    max_slots: int
     arrival: int
     layout: Layout = field(init=False, repr=False)
     sampling: SamplingConfig = field(init=False, repr=False)
     decoded: list[int] = field(default_factory=list, repr=False)
-    """Raw ids, the stop id excluded; the next token's position is its length."""
+    """Raw ids without the stop id; its length is the position of the next token."""
     blocks: list[int] = field(default_factory=list, repr=False)
     computed: int = 0
-    """Rows whose K/V lie in `blocks`."""
+    """Number of inputs whose K/V are in `blocks`."""
     max_tokens: int | None = None
     play_at: float | None = None
     spoken: int = 0
-    """Ids to be spoken so far."""
+    """Number of ids to be spoken so far."""
     resumed: tuple[int, ...] = ()
-    """Those of `resume_ids` that are to be spoken."""
+    """The ids of `resume_ids` that are to be spoken."""
     finish_reason: FinishReason | None = None
     closed: bool = False
-    """Finished, failed or cancelled: never run again."""
+    """Finished, failed or cancelled: it never runs again."""
     silent_run: int = 0
     text_length: int = 0
-    """Text ids received so far, the prompt's not counted."""
+    """Text ids received so far, without the prompt's."""
     text_ended: bool = False
 
     def __post_init__(self) -> None:
@@ -138,7 +138,7 @@ class Sequence:
             min_per_text_id=own.min_token_text_ratio,
             max_per_text_id=own.max_token_text_ratio,
             ceiling=max(1, int(request.max_seconds * self.model.token_rate)),
-            max_rows=self.max_rows,
+            max_slots=self.max_slots,
         )
         if request.text_order == "whole":
             self.layout = WholeText(config, request.prompt, rule, upstream_stops=request.upstream_stops)
@@ -151,34 +151,34 @@ class Sequence:
 
     @property
     def pending(self) -> int:
-        """Rows still to be fed before a token can be sampled."""
-        return len(self.layout.rows) - self.computed
+        """Inputs to feed before a token can be sampled."""
+        return len(self.layout.inputs) - self.computed
 
     @property
     def runnable(self) -> bool:
-        """Whether the next step can advance it: not awaiting text, not held back by its token budget."""
+        """Whether the next step can advance it: it does not wait for text and is not held by its token budget."""
         held = self.max_tokens is not None and len(self.decoded) >= self.max_tokens
         return self.layout.ready and not held and not self.closed
 
     @property
-    def burst(self) -> int:
-        """How many tokens may be drawn one after the other before anything but speech must be thought of."""
-        steady = self.layout.steady
-        return steady if self.max_tokens is None else min(steady, self.max_tokens - len(self.decoded))
+    def max_steps(self) -> int:
+        """How many tokens may be sampled one after the other under the same rule and within the token budget."""
+        steps = self.layout.steps_until_change
+        return steps if self.max_tokens is None else min(steps, self.max_tokens - len(self.decoded))
 
     @property
     def rate(self) -> float:
-        """Speech tokens the listener hears per second."""
+        """Speech tokens played per second."""
         return self.model.token_rate * self.request.speed
 
     @property
     def due(self) -> float:
-        """When the listener runs dry, or wants the first audio, if no more tokens come; endless when nobody waits."""
+        """When playback runs out of audio (or should start) without further tokens; infinite without a deadline."""
         return math.inf if self.play_at is None else self.play_at + self.spoken / self.rate
 
     def add_text(self, ids: Ids[int]) -> None:
         if self.text_ended:
-            raise RequestError("text arrived after its end; send it as a new request")
+            raise RequestError("text was sent after its end; send it as a new request")
         self.layout.add_text(ids)
         self.text_length += len(ids)
 
@@ -188,14 +188,14 @@ class Sequence:
             self.layout.end_text()
 
     def accept_all(self, tokens: Ids[int]) -> TokensEvent:
-        """Takes the next tokens, which nothing but the last may end, and says what they mean to the listener."""
+        """Append the next tokens and return their event. Only the last of them may end the sequence."""
         events = [self.accept(token) for token in tokens]
         ids = tuple(i for event in events for i in event.ids)
         raw_ids = tuple(i for event in events for i in event.raw_ids)
         return TokensEvent(ids, raw_ids, events[-1].last, events[-1].finish_reason)
 
     def accept(self, token: int) -> TokensEvent:
-        """Takes the next token and says what it means to the listener."""
+        """Append the next token and return its event."""
         outcome = self.layout.accept(token)
         self.finish_reason = outcome.finish
         last = outcome.finish is not None
@@ -217,7 +217,7 @@ class Sequence:
         if not self.layout.ready:
             raise TextMissing("resume_ids go beyond what the text allows; send the same text as the first run")
         if self.finish_reason is not None:
-            raise RequestError("resume_ids go on after the utterance's end; send the first run's ids unchanged")
+            raise RequestError("resume_ids continue after the utterance's end; send the first run's ids unchanged")
         forced = self.layout.constraint().forced
         if forced is not None and token != forced:
             raise RequestError(f"resume_ids[{len(self.decoded)}] must be {forced}; send the first run's ids unchanged")
@@ -225,7 +225,7 @@ class Sequence:
 
 
 def check_request(request: Request, config: LlmConfig) -> None:
-    """Raises RequestError naming the first field that is out of range."""
+    """Raise RequestError with the name of the first field that is out of range."""
     prompt, options = request.prompt, request.sampling
     check_text_ids(request.text_ids, config)
     check_text_ids(prompt.text_ids, config, "prompt text id")
@@ -241,23 +241,23 @@ def check_request(request: Request, config: LlmConfig) -> None:
     _positive(options.tau_r, "tau_r", math.inf)
     _positive(options.win_size, "win_size", 1000)
     _positive(request.max_seconds, "max_seconds", 3600.0)
-    if not MIN_SPEED <= request.speed <= MAX_SPEED:  # NaN too fails every comparison
+    if not MIN_SPEED <= request.speed <= MAX_SPEED:  # NaN fails every comparison too
         raise RequestError(f"speed {request.speed} is out of range; it must be {MIN_SPEED:g} to {MAX_SPEED:g}")
     if request.max_tokens is not None and request.max_tokens < 0:
-        raise RequestError(f"max_tokens {request.max_tokens} is negative; use 0 to hold generation back")
+        raise RequestError(f"max_tokens {request.max_tokens} is negative; use 0 to hold generation")
     if request.play_at is not None and not math.isfinite(request.play_at):
         raise RequestError("play_at is not a finite number of seconds")
 
 
 def check_text_ids(ids: Ids[int], config: LlmConfig, name: str = "text id") -> None:
-    """Raises RequestError when an id is outside the text vocabulary."""
+    """Raise RequestError if an id is outside the text vocabulary."""
     _in_range(ids, config.text_vocab, name)
 
 
 def _in_range(ids: Ids[int], bound: int, name: str) -> None:
     wrong = next((i for i in ids if not 0 <= i < bound), None)
     if wrong is not None:
-        raise RequestError(f"{name} {wrong} is out of range; this model's go from 0 to {bound - 1}")
+        raise RequestError(f"{name} {wrong} is out of range; this model has ids from 0 to {bound - 1}")
 
 
 def _positive(value: float | None, name: str, most: float) -> None:

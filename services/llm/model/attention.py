@@ -1,4 +1,4 @@
-"""Attention over the rows of one sequence, and rotary embeddings."""
+"""Attention over several tokens of one sequence, and rotary embeddings."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from torch import Tensor
 
 
 def causal(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-    """Several rows of one sequence.
+    """Attention of several tokens of one sequence.
 
-    query [rows, kv_heads, group, head_dim], keys and values [1, kv_heads, positions, head_dim], mask [rows, positions];
-    returns the query's shape. Query heads that share a K/V head become more queries of it, so K/V are never repeated.
+    query [tokens, kv_heads, group, head_dim], keys and values [1, kv_heads, positions, head_dim], mask [tokens,
+    positions]; returns the query's shape. Query heads that share a K/V head become more queries of it, so K/V are never
+    repeated.
     """
-    rows, kv_heads, group, head_dim = query.shape
-    folded = query.permute(1, 2, 0, 3).reshape(1, kv_heads, group * rows, head_dim)
+    tokens, kv_heads, group, head_dim = query.shape
+    folded = query.permute(1, 2, 0, 3).reshape(1, kv_heads, group * tokens, head_dim)
     out = F.scaled_dot_product_attention(folded, keys, values, attn_mask=mask.repeat(group, 1))
-    return out.view(kv_heads, group, rows, head_dim).permute(2, 0, 1, 3)
+    return out.view(kv_heads, group, tokens, head_dim).permute(2, 0, 1, 3)
 
 
 def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
@@ -27,7 +28,7 @@ def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def rotary_table(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """cos and sin [N, 1, head_dim / 2] in float32."""
+    """Return cos and sin [N, 1, head_dim / 2] in float32."""
     half = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32)
     angle = (positions.float()[:, None] * theta ** -(half / head_dim))[:, None, :]
     return angle.cos(), angle.sin()

@@ -1,10 +1,11 @@
-"""The paged K/V cache, and one step's rows laid out over it.
+"""The paged K/V cache, and the batch of one step over it.
 
-Keys and values of all sequences share two tensors cut into blocks of `block_size` rows. A sequence owns a list of
-blocks; its row p lies in block `blocks[p // block_size]` at offset `p % block_size`.
+Keys and values of all sequences share two tensors, divided into blocks of `block_size` slots. A sequence owns a list of
+blocks; its token p is in block `blocks[p // block_size]` at offset `p % block_size`.
 
-Attention of decoding rows has two implementations with one signature, `DecodeAttention`: `gathered` copies the blocks
-into one buffer and uses torch's kernel on any device; `paged_kernel.paged` reads the blocks in place on CUDA.
+Attention of decoding sequences (one token each) has two implementations with one signature, `DecodeAttention`:
+`gathered` copies the blocks into one buffer and uses torch's kernel on any device; `paged_kernel.paged` reads the
+blocks in place on CUDA.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from services.llm.model.int8 import quantize
 
 
 class DecodeAttention(Protocol):
-    """The seam between the model and its attention kernels."""
+    """The interface between the model and its attention kernels."""
 
     def __call__(self, query: Tensor, layer: int, batch: StepBatch, cache: KVCache) -> Tensor:
-        """query [D, kv_heads, group, head_dim] of `batch`'s D decoding rows; returns the same shape."""
+        """query [D, kv_heads, group, head_dim] of `batch`'s D decoding sequences; returns the same shape."""
 
 
 def gathered(query: Tensor, layer: int, batch: StepBatch, cache: KVCache) -> Tensor:
-    """Copies each sequence's blocks side by side, then one masked scaled-dot-product attention for all."""
+    """Copy each sequence's blocks side by side, then run one masked scaled-dot-product attention for all."""
     keys, values = cache.read(layer, batch.decode_table)
     return F.scaled_dot_product_attention(query, keys, values, attn_mask=batch.decode_mask)
 
@@ -37,8 +38,8 @@ def gathered(query: Tensor, layer: int, batch: StepBatch, cache: KVCache) -> Ten
 class KVCache:
     """`keys` and `values`: [layers, blocks, kv_heads, block_size, head_dim].
 
-    Quantised, they hold int8, and `key_scales` and `value_scales` [layers, blocks, kv_heads, block_size, 1] what one
-    step of each row is worth.
+    If quantised, they hold int8, and `key_scales` and `value_scales` [layers, blocks, kv_heads, block_size, 1] hold the
+    scale of each slot.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class KVCache:
         quantized: bool = False,
         attend: DecodeAttention = gathered,
     ) -> None:
-        """`dtype` is what attention computes in; `attend` is how single rows attend over their sequences' blocks."""
+        """`dtype` is the type in which attention computes; `attend` is the attention of decoding sequences."""
         self.block_size = block_size
         self.dtype = dtype
         self.attend = attend
@@ -70,15 +71,15 @@ class KVCache:
         return self.keys.dtype == torch.int8
 
     def open(self, batch: StepBatch) -> None:
-        """Clears the blocks the batch is the first to write to.
+        """Clear the blocks that the batch is the first to write to.
 
-        Rows beyond a sequence's end are masked, but a NaN that a failed sequence left there would pass the mask.
+        Slots beyond a sequence's end are masked, but a NaN that a failed sequence left there would pass the mask.
         """
         for stored in (self.key_scales, self.value_scales) if self.quantized else (self.keys, self.values):
             stored.index_fill_(1, batch.opened, 0)
 
     def write(self, layer: int, batch: StepBatch, keys: Tensor, values: Tensor) -> None:
-        """Stores the batch's own rows [N, kv_heads, head_dim]."""
+        """Store the keys and values [N, kv_heads, head_dim] of the batch's tokens."""
         where = (batch.blocks, slice(None), batch.offsets)
         if self.quantized:
             keys, self.key_scales[layer][where] = quantize(keys)
@@ -87,10 +88,10 @@ class KVCache:
         self.values[layer][where] = values
 
     def read(self, layer: int, table: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values [B, kv_heads, W * block_size, head_dim] of the blocks `table` [B, W] names.
+        """Return keys and values [B, kv_heads, W * block_size, head_dim] of the blocks in `table` [B, W].
 
-        They are valid until the next read: all reads share one buffer, since allocating it anew would cost several
-        times the copy itself.
+        They are valid until the next read: all reads share one buffer, because an allocation per read costs several
+        times as much as the copy.
         """
         sequences, width = table.shape
         kv_heads, head_dim = self.keys.shape[2], self.keys.shape[4]
@@ -110,8 +111,8 @@ class KVCache:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """What one sequence feeds in a step: `codes` at positions `start`, `start + 1`, …; `blocks` hold its K/V."""
+class SequenceInput:
+    """Input of one sequence in a step: `codes` at positions `start`, `start + 1`, …; `blocks` hold its K/V."""
 
     codes: Sequence[int]
     start: int
@@ -120,62 +121,62 @@ class Rows:
 
 @dataclass(frozen=True)
 class Segment:
-    """Several rows of one sequence: rows `begin:end` of the batch."""
+    """Several tokens of one sequence: tokens `begin:end` of the batch."""
 
     begin: int
     end: int
     table: Tensor
-    """[1, W] its blocks up to the last of these rows."""
+    """[1, W] its blocks up to the last of these tokens."""
     mask: Tensor
-    """[end - begin, W * block_size] true where a row sees a position."""
+    """[end - begin, W * block_size] true where a token attends to a position."""
 
 
 @dataclass(frozen=True)
 class StepBatch:
-    """The N rows of one step: first one row for each of D decoding sequences, then the segments."""
+    """The N tokens of one step: first one for each of D decoding sequences, then the segments."""
 
     codes: Tensor
     """[N] input codes."""
     positions: Tensor
     """[N]"""
     blocks: Tensor
-    """[N] the block each row's own K/V goes to."""
+    """[N] the block of each token's own K/V."""
     offsets: Tensor
-    """[N] and where in it."""
+    """[N] the offset in that block."""
     opened: Tensor
-    """Blocks that hold no row of their sequence yet."""
+    """Blocks to which this step writes first."""
     last: Tensor
-    """[sequences] each sequence's last row, in the order the sequences were given."""
+    """[sequences] index of each sequence's last token, in the order of `build_batch`'s sequences."""
     decode_table: Tensor
-    """[D, W] the blocks each decoding row sees, padded with its first."""
+    """[D, W] the blocks of each decoding sequence, padded with its first."""
     decode_lengths: Tensor
-    """[D] positions each decoding row sees, its own included."""
+    """[D] number of positions that each decoding sequence attends to, the new one included."""
     decode_mask: Tensor
-    """[D, 1, 1, W * block_size] the same as a mask: true where a position counts."""
+    """[D, 1, 1, W * block_size] the same as a mask: true for these positions."""
     segments: tuple[Segment, ...]
 
 
-def build_batch(items: Sequence[Rows], block_size: int, device: torch.device) -> StepBatch:
-    """Flattens the rows of a step, single rows first."""
-    order = sorted(range(len(items)), key=lambda i: len(items[i].codes) > 1)
+def build_batch(inputs: Sequence[SequenceInput], block_size: int, device: torch.device) -> StepBatch:
+    """Flatten the inputs of a step, single tokens first."""
+    order = sorted(range(len(inputs)), key=lambda i: len(inputs[i].codes) > 1)
     codes: list[int] = []
     positions: list[int] = []
     blocks: list[int] = []
-    last = [0] * len(items)
+    last = [0] * len(inputs)
     segments = []
     for i in order:
-        item = items[i]
+        item = inputs[i]
         begin, stop = len(codes), item.start + len(item.codes)
         codes.extend(item.codes)
         positions.extend(range(item.start, stop))
         blocks.extend(item.blocks[p // block_size] for p in range(item.start, stop))
         last[i] = len(codes) - 1
         if len(item.codes) > 1:
-            table, _ = _context([item], block_size, device)
+            table, _ = _block_table([item], block_size, device)
             visible = torch.arange(table.shape[1] * block_size, device=device)
             causal = visible <= torch.arange(item.start, stop, device=device)[:, None]
             segments.append(Segment(begin, begin + len(item.codes), table, causal))
-    decode_table, decode_lengths = _context([item for item in items if len(item.codes) == 1], block_size, device)
+    decode_table, decode_lengths = _block_table([item for item in inputs if len(item.codes) == 1], block_size, device)
     offsets = [p % block_size for p in positions]
     opened = [block for block, offset in zip(blocks, offsets, strict=True) if offset == 0]
     return StepBatch(
@@ -187,20 +188,20 @@ def build_batch(items: Sequence[Rows], block_size: int, device: torch.device) ->
         last=torch.tensor(last, device=device),
         decode_table=decode_table,
         decode_lengths=decode_lengths,
-        decode_mask=existing(decode_table, decode_lengths, block_size)[:, None, None, :],
+        decode_mask=valid_positions(decode_table, decode_lengths, block_size)[:, None, None, :],
         segments=tuple(segments),
     )
 
 
-def _context(items: Sequence[Rows], block_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Block tables [B, W] up to each item's last row, and how many positions [B] that is."""
-    lengths = [item.start + len(item.codes) for item in items]
+def _block_table(inputs: Sequence[SequenceInput], block_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the block table [B, W] up to each sequence's last token, and the numbers of positions [B]."""
+    lengths = [item.start + len(item.codes) for item in inputs]
     width = -(-max(lengths, default=0) // block_size)
-    tables = [(list(item.blocks[:width]) + [item.blocks[0]] * width)[:width] for item in items]
-    table = torch.tensor(tables, device=device, dtype=torch.long).reshape(len(items), width)
+    rows = [(list(item.blocks[:width]) + [item.blocks[0]] * width)[:width] for item in inputs]
+    table = torch.tensor(rows, device=device, dtype=torch.long).reshape(len(inputs), width)
     return table, torch.tensor(lengths, device=device, dtype=torch.long)
 
 
-def existing(table: Tensor, lengths: Tensor, block_size: int) -> Tensor:
-    """Which of the positions in the blocks of `table` [B, W] exist: [B, W * block_size]."""
+def valid_positions(table: Tensor, lengths: Tensor, block_size: int) -> Tensor:
+    """Return which positions in the blocks of `table` [B, W] are below `lengths` [B]: [B, W * block_size]."""
     return torch.arange(table.shape[1] * block_size, device=table.device) < lengths[:, None]

@@ -34,17 +34,17 @@ class Attention(nn.Module):
         self.qkv_proj: nn.Module = nn.Identity()
 
     def fuse(self) -> None:
-        """One product instead of three."""
+        """Join the three products into one."""
         self.qkv_proj = fused(self.q_proj, self.k_proj, self.v_proj)
         del self.q_proj, self.k_proj, self.v_proj
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], batch: StepBatch, cache: KVCache, layer: int) -> Tensor:
-        """x [N, hidden]; writes this step's keys and values into the cache, then attends over it."""
-        rows = x.shape[0]
-        qkv = self.qkv_proj(x).view(rows, -1, self.head_dim)
+        """x [N, hidden]; write this step's keys and values into the cache, then attend over it."""
+        tokens = x.shape[0]
+        qkv = self.qkv_proj(x).view(tokens, -1, self.head_dim)
         rotated = rotate(qkv[:, : self.heads + self.kv_heads], rotary)
         cache.write(layer, batch, rotated[:, self.heads :], qkv[:, self.heads + self.kv_heads :])
-        query = rotated[:, : self.heads].reshape(rows, self.kv_heads, -1, self.head_dim)
+        query = rotated[:, : self.heads].reshape(tokens, self.kv_heads, -1, self.head_dim)
         attended = []
         decoding = batch.decode_table.shape[0]
         if decoding:
@@ -67,7 +67,7 @@ class Mlp(nn.Module):
         self.gate_up_proj: nn.Module = nn.Identity()
 
     def fuse(self) -> None:
-        """One product instead of two."""
+        """Join the two products into one."""
         self.gate_up_proj = fused(self.gate_proj, self.up_proj)
         del self.gate_proj, self.up_proj
 
@@ -106,7 +106,7 @@ class DecoderLayer(nn.Module):
 
 
 def fused(*parts: nn.Linear) -> nn.Linear:
-    """One linear layer whose output is the outputs of `parts` side by side."""
+    """Return one linear layer whose output is the outputs of `parts` side by side."""
     weight = torch.cat([part.weight for part in parts])
     whole = nn.Linear(weight.shape[1], weight.shape[0], bias=parts[0].bias is not None, device="meta")
     whole.weight = nn.Parameter(weight)
@@ -146,27 +146,27 @@ class SpeechLM(nn.Module):
 
     def __init__(self, config: LlmConfig) -> None:
         super().__init__()
-        speech_rows = special_ids(config).stop
-        own_rows = config.family == "cosyvoice2"
+        speech_vocab = special_ids(config).stop
+        special = config.family == "cosyvoice2"
         self.config = config
         self.llm = _Pretrained(config)
-        self.llm_embedding = nn.Embedding(2, config.hidden_size) if own_rows else None
-        self.speech_embedding = nn.Embedding(speech_rows, config.hidden_size)
-        self.llm_decoder = nn.Linear(config.hidden_size, speech_rows, bias=own_rows)
+        self.llm_embedding = nn.Embedding(2, config.hidden_size) if special else None
+        self.speech_embedding = nn.Embedding(speech_vocab, config.hidden_size)
+        self.llm_decoder = nn.Linear(config.hidden_size, speech_vocab, bias=special)
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the layers compute in; norms, residual stream, positions and logits are float32 whatever it is."""
+        """The type in which the layers compute; norms, residual stream, positions and logits are always float32."""
         return self.speech_embedding.weight.dtype
 
     def fuse(self) -> None:
-        """Joins products that share their input. To be called once, when the official weights are in place."""
+        """Join products that share their input. Call it once, after the official weights are loaded."""
         for layer in self.layers:
             layer.self_attn.fuse()
             layer.mlp.fuse()
 
     def compile_parts(self, *, undo: bool = False) -> None:
-        """Has the layers' parts without attention compiled at their first use; attention is one kernel already."""
+        """Compile the feed-forward part of each layer at its first use; attention is one kernel already."""
         for layer in self.layers:
             plain = layer._feed_forward
             layer.feed_forward = plain if undo else torch.compile(plain, dynamic=True)
@@ -176,7 +176,7 @@ class SpeechLM(nn.Module):
         return [layer for layer in self.llm.model.model.layers if isinstance(layer, DecoderLayer)]
 
     def forward(self, batch: StepBatch, cache: KVCache) -> Tensor:
-        """Float32 hidden states [N, hidden] after the final norm; the batch's K/V are in the cache afterwards."""
+        """Return float32 hidden states [N, hidden] after the final norm, and write the batch's K/V into the cache."""
         decoder = self.llm.model.model
         cache.open(batch)
         dtype = self.dtype
@@ -188,7 +188,7 @@ class SpeechLM(nn.Module):
         return hidden
 
     def embed(self, codes: Tensor) -> Tensor:
-        """[N] input codes to [N, hidden]: text rows, then the two rows of llm_embedding, then speech rows."""
+        """Embed [N] input codes to [N, hidden]; codes are text ids, the two of llm_embedding, then speech ids."""
         text_vocab = self.config.text_vocab
         text = self.llm.model.model.embed_tokens(codes.clamp(max=text_vocab - 1))
         speech = self.speech_embedding((codes - text_vocab - 2).clamp(min=0))
@@ -200,7 +200,7 @@ class SpeechLM(nn.Module):
         return x
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """[…, hidden] to float32 logits […, speech_rows]."""
+        """Return float32 logits […, speech vocabulary] of […, hidden]."""
         scores: Tensor = self.llm_decoder(hidden)
         return scores.float()
 
@@ -213,11 +213,11 @@ def load_speech_lm(
     path: Path | None = None,
     int8_weights: bool = False,
 ) -> SpeechLM:
-    """Loads `llm.pt`, or another checkpoint of the same shape from `path`, ready to run.
+    """Load `llm.pt`, or another checkpoint of the same shape from `path`, ready to run.
 
-    What runs in float32 runs without TF32: `forbid_tf32` is called for the whole process.
+    It calls `forbid_tf32` for the whole process, so that float32 parts run without TF32.
 
-    Raises ModelDirError naming keys that are missing or misshapen.
+    Raises ModelDirError with the keys that are missing or have the wrong shape.
     """
     forbid_tf32()
     path = path or model_dir.weights_file("llm")
@@ -230,7 +230,7 @@ def load_speech_lm(
 
 
 def set_precision(model: SpeechLM, dtype: torch.dtype, *, int8_weights: bool = False) -> SpeechLM:
-    """Brings a fused model's embeddings and layers to `dtype`; norms and the output layer stay float32.
+    """Convert a fused model's embeddings and layers to `dtype`; norms and the output layer stay float32.
 
     With `int8_weights` the layers' products multiply 8-bit integers (see `services.llm.model.int8`).
     """

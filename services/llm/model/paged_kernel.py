@@ -1,8 +1,9 @@
-"""Attention of decoding rows that reads K/V blocks where they lie: a Triton kernel, for CUDA.
+"""Attention of decoding sequences that reads K/V blocks in place: a Triton kernel, for CUDA.
 
-One program handles one sequence and one K/V head: the query heads that share it walk over the sequence's positions in
-tiles, keeping the running maximum and sum of the softmax. Its length comes from device memory, so one launch fits any
-mixture of lengths and can be part of a CUDA graph. Importing this module needs the triton package.
+One program handles one sequence and one K/V head: it iterates over the sequence's positions in tiles, for all query
+heads that share the K/V head, and keeps the running maximum and sum of the softmax. It reads the sequence's length from
+device memory, so one launch fits any mixture of lengths and can be part of a CUDA graph. This module needs the triton
+package.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ if TYPE_CHECKING:
     from services.llm.model.kv_cache import KVCache, StepBatch
 
 TILE = 64
-"""Positions per turn of the loop."""
+"""Positions per iteration of the loop."""
 SMALLEST_DOT = 16
-"""Rows the matrix units want at least; the group of query heads is padded to it."""
+"""Fewest rows that the matrix units accept; the group of query heads is padded to this number."""
 
 
 def paged(query: Tensor, layer: int, batch: StepBatch, cache: KVCache) -> Tensor:
-    """See `services.llm.model.attention.DecodeAttention`."""
-    rows, kv_heads, group, head_dim = query.shape
+    """See `services.llm.model.kv_cache.DecodeAttention`."""
+    sequences, kv_heads, group, head_dim = query.shape
     query = query.contiguous()
     out = torch.empty_like(query)
-    _attend[(rows, kv_heads)](
+    _attend[(sequences, kv_heads)](
         query,
         cache.keys[layer],
         cache.values[layer],
@@ -52,7 +53,7 @@ def paged(query: Tensor, layer: int, batch: StepBatch, cache: KVCache) -> Tensor
     return out
 
 
-# Triton compiles annotations too and refuses the names of other modules there, such as Any. So only constants have one.
+# Triton compiles annotations too and rejects names of other modules there, such as Any. So only constants have one.
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def _attend(  # type: ignore[no-untyped-def]
     query,

@@ -1,7 +1,7 @@
 """Repetition-aware sampling (RAS, spec section 4.5), vectorised over a batch on its device.
 
-A draw picks the largest of log p + Gumbel noise, and the noise is a hash of (seed, position, token id, draw): the same
-on every device and whatever else is in the batch, so that a moved, preempted or resumed sequence draws as before.
+A draw takes the largest of log p + Gumbel noise. The noise is a hash of (seed, position, token id, draw): it is the
+same on all devices and in all batches, so that a moved, preempted or resumed sequence draws the same tokens.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch import Tensor
 _MASK32 = 0xFFFFFFFF
 _ID_BITS = 20  # speech vocabularies have far fewer ids than 2^20
 NOT_FINITE = -1
-"""Drawn in place of an id where the logits hold NaN or infinity."""
+"""Returned instead of an id if the logits contain NaN or infinity."""
 
 
 @dataclass(frozen=True)
 class SamplingRow:
-    """One sequence's sampling in this step."""
+    """Sampling of one sequence in one step: one row of the batch's tensors."""
 
     seed: int
     position: int
@@ -32,7 +32,7 @@ class SamplingRow:
     repeats: float
     """The drawn id is replaced when it occurs at least this often in `window`; infinity turns the rule off."""
     window: Sequence[int]
-    """The latest decoded ids."""
+    """The last decoded ids."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class SamplingBatch:
     repeats: Tensor
     """[B] float32"""
     window: Tensor
-    """[B, w] int64, -1 where there is nothing."""
-    most_kept: int
-    """No row's top_k is larger."""
+    """[B, w] int64, -1 for missing ids."""
+    max_top_k: int
+    """Largest top_k of all rows."""
 
     @classmethod
     def of(cls, rows: Sequence[SamplingRow], device: torch.device) -> SamplingBatch:
@@ -69,7 +69,7 @@ class SamplingBatch:
             window=torch.tensor(
                 [[*row.window, *[-1] * (width - len(row.window))] for row in rows], device=device, dtype=torch.long
             ),
-            most_kept=max(row.top_k for row in rows),
+            max_top_k=max(row.top_k for row in rows),
         )
 
 
@@ -77,30 +77,30 @@ class Draw(Protocol):
     """The two random choices of RAS."""
 
     def nucleus(self, probabilities: Tensor, ids: Tensor, kept: Tensor) -> Tensor:
-        """Chooses one of each row's kept entries. All [B, K], sorted, the kept ones first. Returns indices [B]."""
+        """Choose one of each row's kept entries. All [B, K], sorted, kept ones first. Return indices [B]."""
 
     def full(self, rows: Tensor, scores: Tensor) -> Tensor:
-        """Chooses from softmax(scores) [R, S] for the batch rows `rows` [R]. Returns ids [R]."""
+        """Choose from softmax(scores) [R, S] for the batch rows `rows` [R]. Return ids [R]."""
 
 
 def ras_sample(logits: Tensor, rows: Sequence[SamplingRow], banned: Tensor, draw: Draw) -> Tensor:
-    """Draws one id per row: from the nucleus first, again from everything if that id was recently decoded.
+    """Draw one id per row from the nucleus; if it was decoded recently, draw again from all other ids.
 
-    logits [B, S] float32, banned [B, S] bool; returns ids [B], or NOT_FINITE for a row whose logits are not.
+    logits [B, S] float32, banned [B, S] bool; returns ids [B], NOT_FINITE for rows whose logits are not finite.
     """
     return sample(logits, SamplingBatch.of(rows, logits.device), banned, draw)
 
 
 def sample(logits: Tensor, batch: SamplingBatch, banned: Tensor, draw: Draw) -> Tensor:
-    """`ras_sample` of rows that are on the device already. On a GPU nothing here waits for the device."""
+    """`ras_sample` of rows that are on the device already. On a GPU it does not wait for the device."""
     finite = logits.isfinite().all(dim=-1)
     scores = torch.log_softmax(logits.nan_to_num() / batch.temperature[:, None], dim=-1).masked_fill(banned, -torch.inf)
-    probabilities, ids, kept = _nucleus(scores, batch.top_p, batch.top_k, batch.most_kept)
+    probabilities, ids, kept = _nucleus(scores, batch.top_p, batch.top_k, batch.max_top_k)
     chosen = ids.gather(1, draw.nucleus(probabilities, ids, kept)[:, None])
     repeated = (batch.window == chosen).sum(dim=1) >= batch.repeats
     # Without the repeated id, and without top-k and top-p.
     if logits.device.type == "cpu":
-        rows = repeated.nonzero()[:, 0]  # counting costs nothing here, and a draw from everything does
+        rows = repeated.nonzero()[:, 0]  # counting is cheap on a CPU, a draw from all ids is not
         if rows.numel():
             again = scores[rows].scatter(1, chosen[rows], -torch.inf)
             chosen[rows] = draw.full(rows, again)[:, None]
@@ -112,22 +112,22 @@ def sample(logits: Tensor, batch: SamplingBatch, banned: Tensor, draw: Draw) -> 
 
 
 def nucleus(scores: Tensor, top_p: Tensor, top_k: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """The most probable ids of each row: probabilities, ids and which entries are kept, all [B, K], descending.
+    """Return the most probable ids of each row: probabilities, ids and which entries are kept, all [B, K], descending.
 
-    Entries are kept while their number is below top_k and those before them sum to less than top_p [B]; equal
-    probabilities stand in order of id, as in a stable sort.
+    An entry is kept if fewer than top_k entries precede it and their sum is below top_p [B]; equal probabilities are
+    ordered by id, as in a stable sort.
     """
     return _nucleus(scores, top_p, torch.tensor(list(top_k), device=scores.device), max(top_k))
 
 
-def _nucleus(scores: Tensor, top_p: Tensor, top_k: Tensor, most_kept: int) -> tuple[Tensor, Tensor, Tensor]:
+def _nucleus(scores: Tensor, top_p: Tensor, top_k: Tensor, max_top_k: int) -> tuple[Tensor, Tensor, Tensor]:
     probabilities = torch.softmax(scores, dim=-1)
     size = probabilities.shape[-1]
-    # Float bits of non-negative numbers order like the numbers; the id below them makes every key unique, so that
-    # top-k equals a stable sort on every device.
+    # The bits of non-negative floats have the order of the numbers; the id in the low bits makes every key unique, so
+    # that top-k equals a stable sort on every device.
     descending_ids = size - 1 - torch.arange(size, device=scores.device)
     keys = (probabilities.view(torch.int32).long() << _ID_BITS) | descending_ids
-    ids = keys.topk(min(most_kept, size), dim=-1).indices
+    ids = keys.topk(min(max_top_k, size), dim=-1).indices
     top = probabilities.gather(1, ids)
     before = torch.cat((torch.zeros_like(top[:, :1]), top.cumsum(dim=-1)[:, :-1]), dim=-1)
     rank = torch.arange(ids.shape[1], device=scores.device)
@@ -156,7 +156,7 @@ class MultinomialDraw:
         self._generator = generator
 
     def nucleus(self, probabilities: Tensor, ids: Tensor, kept: Tensor) -> Tensor:
-        # The generator's consumption depends on the length of the list, so exactly the kept entries go in.
+        # How much the generator advances depends on the length of the list, so only the kept entries go in.
         chosen = [self._one(row[: int(count)]) for row, count in zip(probabilities, kept.sum(dim=1), strict=True)]
         return torch.stack(chosen).to(ids.device)
 
@@ -168,17 +168,17 @@ class MultinomialDraw:
 
 
 def gumbel(key: Tensor, draw: int, ids: Tensor) -> Tensor:
-    """Standard Gumbel noise [B, K] float32 for row keys [B] and token ids [B, K]."""
+    """Return standard Gumbel noise [B, K] float32 for row keys [B] and token ids [B, K]."""
     bits = mix32(mix32(key + draw)[:, None] ^ mix32(ids + 1))
-    # -log(-log(1 - v)) with v in (0, 1): the large values, which decide, come from small v, where float32 is finest.
+    # -log(-log(1 - v)) with v in (0, 1): large values, which decide, come from small v, where float32 is most precise.
     uniform = ((bits.double() + 0.5) / 2**32).float().clamp(max=1 - 2**-24)
     return -torch.log(-torch.log1p(-uniform))
 
 
 def mix32(x: Tensor) -> Tensor:
-    """A bijective hash of the low 32 bits of an int64 tensor (xor-shift and multiply).
+    """Return a bijective hash of the low 32 bits of an int64 tensor (xor-shift and multiply).
 
-    Both multipliers are below 2^31, so no product leaves int64 and every device computes the same.
+    Both multipliers are below 2^31, so no product exceeds int64 and all devices compute the same.
     """
     x = x & _MASK32
     x = x ^ (x >> 16)

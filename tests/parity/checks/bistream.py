@@ -53,7 +53,7 @@ def _compare(golden: Golden, name: str, arrays: Arrays) -> Iterator[Row]:
     spoken = [token for token in sequence.decoded if token < golden.model.llm.speech_tokens]
     yield equal(f"{name}: call_lengths", trace.lengths, arrays["call_lengths"])
     yield equal(f"{name}: yielded_tokens", spoken, arrays["yielded_tokens"].ravel())
-    rows = torch.tensor(sequence.layout.rows)
+    rows = torch.tensor(sequence.layout.inputs)
     yield close(f"{name}: call_inputs", model.embed(rows), arrays["call_inputs"], 0)
     hidden = torch.stack(trace.hidden)
     yield close(f"{name}: call_last_hidden", hidden, arrays["call_last_hidden"], tolerance)
@@ -96,7 +96,7 @@ def _follow(sequence: LlmSequence, feed: Feeder, arrays: Arrays) -> _Trace:
             else:
                 trace.pulls.append([len(trace.pulls), len(trace.lengths)])
                 sequence.add_text([token])
-        rows = sequence.layout.rows[fed:]
+        rows = sequence.layout.inputs[fed:]
         fed += len(rows)
         trace.lengths.append(len(rows))
         trace.hidden.append(feed(rows)[-1])

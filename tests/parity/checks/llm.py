@@ -12,7 +12,7 @@ from services.llm.engine.layout import InputCodes, Prompt
 from services.llm.engine.scheduler import ScheduledSequence
 from services.llm.engine.sequence import Request
 from services.llm.engine.sequence import Sequence as LlmSequence
-from services.llm.model.kv_cache import KVCache, Rows, build_batch
+from services.llm.model.kv_cache import KVCache, SequenceInput, build_batch
 from services.llm.model.model import SpeechLM
 from services.llm.model.sampling import MultinomialDraw
 from services.llm.model.torch_backend import TorchBackend
@@ -38,7 +38,7 @@ class Feeder:
     @torch.inference_mode()
     def __call__(self, codes: Sequence[int]) -> Tensor:
         """Hidden states [n, hidden] of the next rows."""
-        batch = build_batch([Rows(codes, self.fed, self.blocks)], BLOCK, torch.device("cpu"))
+        batch = build_batch([SequenceInput(codes, self.fed, self.blocks)], BLOCK, torch.device("cpu"))
         self.fed += len(codes)
         return self.model(batch, self.cache)
 
@@ -57,7 +57,7 @@ def golden_request(golden: Golden) -> Request:
 @torch.inference_mode()
 def prompt_rows(golden: Golden) -> Iterator[Row]:
     arrays, model, tolerance = golden.arrays("llm.npz"), golden.speech_lm, golden.tolerance["logits"]
-    rows = new_sequence(golden.model, golden_request(golden)).layout.rows
+    rows = new_sequence(golden.model, golden_request(golden)).layout.inputs
     yield close("llm.npz: lm_input", model.embed(torch.tensor(rows)), arrays["lm_input"][0], 0)
     hidden = Feeder(model, len(rows))(rows)
     yield close("llm.npz: hidden", hidden, arrays["hidden"][0], tolerance)
@@ -76,7 +76,7 @@ def prompt_rows(golden: Golden) -> Iterator[Row]:
 def greedy(golden: Golden) -> Iterator[Row]:
     arrays, model, tolerance = golden.arrays("llm.npz"), golden.speech_lm, golden.tolerance["logits"]
     config, codes = golden.model.llm, InputCodes(golden.model.llm)
-    rows: Sequence[int] = new_sequence(golden.model, golden_request(golden)).layout.rows
+    rows: Sequence[int] = new_sequence(golden.model, golden_request(golden)).layout.inputs
     expected = ids(arrays["greedy_tokens"])
     feed = Feeder(model, len(rows) + len(expected))
     tokens, logits, hidden = [], [], []
@@ -108,6 +108,6 @@ def _decode_with_multinomial(golden: Golden, seed: int) -> list[int]:
     sequence.blocks.extend(range(blocks))
     while sequence.finish_reason is None:
         ((token,),) = backend.step([ScheduledSequence(sequence, sequence.computed, sequence.pending, samples=True)])
-        sequence.computed = len(sequence.layout.rows)
+        sequence.computed = len(sequence.layout.inputs)
         sequence.accept(token)
     return sequence.decoded

@@ -119,7 +119,7 @@ def test_cancel_takes_effect_before_the_next_step(make_engine: MakeEngine, mini_
         other.wait()
         engine.cancel(handle)
         assert cancelled.events == []
-        assert all(work.sequence.request != UTTERANCES[5] for batch in backend.batches[1:] for work in batch)
+        assert all(scheduled.sequence.request != UTTERANCES[5] for batch in backend.batches[1:] for scheduled in batch)
     assert (engine.stats().cancelled, engine.stats().finished) == (1, 1)
 
 

@@ -16,7 +16,7 @@ from services.llm.engine.layout import InputCodes
 from services.llm.engine.scheduler import EngineLimits
 from services.llm.engine.sequence import SamplingOptions
 from services.llm.model.int8 import Int8Linear, quantize
-from services.llm.model.kv_cache import KVCache, Rows, build_batch
+from services.llm.model.kv_cache import KVCache, SequenceInput, build_batch
 from services.llm.model.model import SpeechLM, load_speech_lm
 from services.llm.model.torch_backend import TorchBackend, TorchOptions
 
@@ -45,9 +45,9 @@ def spoken_logits(directory: ModelDir, model: SpeechLM, *, int8_kv: bool = False
     prompt = [codes.sos, *text, codes.task]
     cache = KVCache(directory.llm, 20, 16, CPU, model.dtype, quantized=int8_kv)
     blocks = list(range(10))
-    hidden = [model(build_batch([Rows(prompt, 0, blocks)], 16, CPU), cache)]
+    hidden = [model(build_batch([SequenceInput(prompt, 0, blocks)], 16, CPU), cache)]
     for position, token in enumerate(speech, start=len(prompt)):
-        hidden.append(model(build_batch([Rows([codes.speech(token)], position, blocks)], 16, CPU), cache))
+        hidden.append(model(build_batch([SequenceInput([codes.speech(token)], position, blocks)], 16, CPU), cache))
     return model.logits(torch.cat(hidden))
 
 
@@ -96,7 +96,7 @@ def test_fixed_shape_steps_yield_the_same_tokens(make_engine: MakeEngine, mini_m
     plain = TorchBackend(mini_model, options=TorchOptions(int8_kv=int8_kv))
     with make_engine(LIMITS, plain) as engine:
         alone = [run(engine, request).raw_ids for request in requests]
-    options = TorchOptions(int8_kv=int8_kv, program_rows=(4, 1, 2), program_tokens=96)
+    options = TorchOptions(int8_kv=int8_kv, program_sizes=(4, 1, 2), program_tokens=96)
     with make_engine(LIMITS, TorchBackend(mini_model, options=options)) as engine:
         assert [run(engine, request).raw_ids for request in requests] == alone
         listeners = [Listener() for _ in requests]
@@ -105,9 +105,9 @@ def test_fixed_shape_steps_yield_the_same_tokens(make_engine: MakeEngine, mini_m
         assert [listener.wait().raw_ids for listener in listeners] == alone
 
 
-@pytest.mark.parametrize("burst", [2, 5, 64])
+@pytest.mark.parametrize("num_steps", [2, 5, 64])
 def test_several_steps_in_one_go_yield_the_same_tokens(
-    make_engine: MakeEngine, mini_model: SpeechLM, burst: int
+    make_engine: MakeEngine, mini_model: SpeechLM, num_steps: int
 ) -> None:
     """Through ends by stop and by length, text blocks, held and resumed runs, a full cache, and rows without room."""
     requests = [utterance(number, max_seconds=0.5 + number) for number in range(5)]
@@ -118,9 +118,9 @@ def test_several_steps_in_one_go_yield_the_same_tokens(
     alone.append(alone[3])
     requests += [replace(requests[4], resume_ids=alone[4][:3])]
     alone.append(alone[4][3:])
-    options = TorchOptions(program_rows=(1, 16), program_tokens=LIMITS.max_request_tokens)
+    options = TorchOptions(program_sizes=(1, 16), program_tokens=LIMITS.max_request_tokens)
     for blocks in (120, 60):
-        limits = replace(LIMITS, steps_per_turn=burst, max_running=16, total_tokens=4 * blocks)
+        limits = replace(LIMITS, steps_per_turn=num_steps, max_running=16, total_tokens=4 * blocks)
         with make_engine(limits, TorchBackend(mini_model, options=options)) as engine:
             listeners = [Listener() for _ in requests]
             handles = [engine.submit(*pair) for pair in zip(requests, listeners, strict=True)]
@@ -134,7 +134,7 @@ def test_several_steps_in_one_go_yield_the_same_tokens(
 
 def test_the_host_looks_at_a_program_once_for_several_steps(make_engine: MakeEngine, mini_model: SpeechLM) -> None:
     limits = replace(LIMITS, steps_per_turn=8)
-    options = TorchOptions(program_rows=(1,), program_tokens=LIMITS.max_request_tokens)
+    options = TorchOptions(program_sizes=(1,), program_tokens=LIMITS.max_request_tokens)
     with make_engine(limits, TorchBackend(mini_model, options=options)) as engine:
         listener = run(engine, utterance(4, max_seconds=2))
         assert engine.stats().model_steps >= len(listener.raw_ids) > 12
@@ -146,7 +146,7 @@ def test_sampling_a_program_cannot_hold_runs_without_it(make_engine: MakeEngine,
     with make_engine(LIMITS) as engine:
         expected = run(engine, request).raw_ids
     with make_engine(
-        LIMITS, TorchBackend(mini_model, options=TorchOptions(program_rows=(4,), program_tokens=96))
+        LIMITS, TorchBackend(mini_model, options=TorchOptions(program_sizes=(4,), program_tokens=96))
     ) as engine:
         assert run(engine, request).raw_ids == expected
 
@@ -157,7 +157,9 @@ def test_numbers_too_large_for_float16_fail_their_own_sequence_with_a_remedy(
     model = load_speech_lm(mini_dir, dtype=torch.float16)
     with torch.no_grad():
         model.llm.model.model.embed_tokens.weight[399] = math.inf
-    with make_engine(LIMITS, TorchBackend(model, options=TorchOptions(program_rows=(2,), program_tokens=96))) as engine:
+    with make_engine(
+        LIMITS, TorchBackend(model, options=TorchOptions(program_sizes=(2,), program_tokens=96))
+    ) as engine:
         bad = Listener()
         engine.submit(replace(utterance(1), text_ids=(399, 2)), bad)
         assert run(engine, utterance(2)).finish_reason is not None
@@ -173,7 +175,7 @@ def test_styles_share_a_step_and_speak_differently(
         other.llm_decoder.weight.copy_(other.llm_decoder.weight.flip(0))
     with make_engine(LIMITS, TorchBackend(other)) as engine:
         theirs = run(engine, utterance(3)).raw_ids
-    for options in (TorchOptions(), TorchOptions(program_rows=(1, 4), program_tokens=96)):
+    for options in (TorchOptions(), TorchOptions(program_sizes=(1, 4), program_tokens=96)):
         backend = TorchBackend(mini_model, styles={"other": other}, options=options)
         with make_engine(LIMITS, backend) as engine:
             ours, styled = Listener(), Listener()

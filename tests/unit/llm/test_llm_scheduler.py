@@ -54,15 +54,15 @@ class Bench:
 
     def step(self) -> list[ScheduledSequence]:
         batch = self.scheduler.schedule()
-        for work in batch:
-            work.sequence.computed += work.count
-            if work.samples:
-                work.sequence.accept(7)
+        for scheduled in batch:
+            scheduled.sequence.computed += scheduled.count
+            if scheduled.samples:
+                scheduled.sequence.accept(7)
         return batch
 
     def runs(self, *sequences: Sequence) -> bool:
         """Plays a step; whether just these took part."""
-        return {work.sequence for work in self.step()} == set(sequences)
+        return {scheduled.sequence for scheduled in self.step()} == set(sequences)
 
 
 def test_a_long_prompt_does_not_stall_a_running_stream(mini_dir: ModelDir) -> None:
@@ -72,7 +72,7 @@ def test_a_long_prompt_does_not_stall_a_running_stream(mini_dir: ModelDir) -> No
     long = bench.add(LONG)
     chunks = []
     while not long.decoded:
-        by_sequence = {work.sequence: work for work in bench.step()}
+        by_sequence = {scheduled.sequence: scheduled for scheduled in bench.step()}
         assert by_sequence[running].samples
         chunks.append(by_sequence[long].count)
     assert chunks == [20, 20, 20, 20, 17]
@@ -94,9 +94,9 @@ def test_order_decides_who_is_admitted_first(mini_dir: ModelDir, order: Order, e
     sequences = [bench.add(replace(utterance(number), play_at=when)) for number, when in enumerate(deadlines)]
     admitted = []
     for _ in sequences:
-        (work,) = bench.step()
-        admitted.append(sequences.index(work.sequence))
-        bench.scheduler.remove(work.sequence)
+        (scheduled,) = bench.step()
+        admitted.append(sequences.index(scheduled.sequence))
+        bench.scheduler.remove(scheduled.sequence)
     assert admitted == expected
     assert bench.scheduler.allocator.used == 0
 
@@ -120,11 +120,11 @@ def test_a_held_sequence_yields_before_any_that_can_run(mini_dir: ModelDir) -> N
     other = bench.add(utterance(2))
     bench.step()
     newcomer = bench.add(utterance(3))
-    assert {work.sequence for work in bench.step()} == {other, newcomer}
+    assert {scheduled.sequence for scheduled in bench.step()} == {other, newcomer}
     assert held.blocks == []
     held.max_tokens = None
     bench.scheduler.remove(other)
-    assert {work.sequence for work in bench.step()} == {held, newcomer}
+    assert {scheduled.sequence for scheduled in bench.step()} == {held, newcomer}
 
 
 def test_a_stream_far_ahead_pauses_while_another_needs_the_step(mini_dir: ModelDir) -> None:

@@ -35,7 +35,7 @@ ARITHMETIC = """
 import torch
 from services.common.checkpoint.model_dir import open_model_dir
 from services.llm.model.kv_cache import gathered
-from services.llm.model.kv_cache import KVCache, Rows, lay_out
+from services.llm.model.kv_cache import KVCache, SequenceInput, build_batch
 from services.llm.model.paged_kernel import paged
 config = open_model_dir("models/tiny").llm
 generator = torch.Generator().manual_seed(0)
@@ -46,8 +46,8 @@ for quantized in (False, True):
     for scales in (cache.key_scales, cache.value_scales):
         scales.uniform_(0, 0.05, generator=generator)
     blocks = torch.randperm(80, generator=generator).tolist()
-    items = [Rows([1], start, blocks[12 * i :]) for i, start in enumerate((0, 3, 17, 63, 64, 150))]
-    batch = lay_out(items, 16, torch.device("cpu"))
+    items = [SequenceInput([1], start, blocks[12 * i :]) for i, start in enumerate((0, 3, 17, 63, 64, 150))]
+    batch = build_batch(items, 16, torch.device("cpu"))
     shape = (len(items), config.num_kv_heads, config.num_heads // config.num_kv_heads, config.head_dim)
     query = torch.randn(shape, generator=generator) / (1 if quantized else 50)
     for layer in (0, 3):
@@ -64,13 +64,13 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import mangle_type
 from services.common.checkpoint.model_dir import open_model_dir
-from services.llm import paged_kernel
-from services.llm.model.kv_cache import KVCache, Rows, lay_out
+from services.llm.model import paged_kernel
+from services.llm.model.kv_cache import KVCache, SequenceInput, build_batch
 
 dtype, quantized, device = getattr(torch, sys.argv[1]), sys.argv[2] == "int8", torch.device("cpu")
 config = open_model_dir("models/tiny").llm
 cache = KVCache(config, 8, 16, device, dtype, quantized=quantized)
-batch = lay_out([Rows([1], 20, [2, 0]), Rows([1], 3, [5])], 16, device)
+batch = build_batch([SequenceInput([1], 20, [2, 0]), SequenceInput([1], 3, [5])], 16, device)
 query = torch.zeros(2, config.num_kv_heads, config.num_heads // config.num_kv_heads, config.head_dim, dtype=dtype)
 kernel = paged_kernel._attend
 with mock.patch.object(paged_kernel, "_attend", mock.MagicMock()) as launched:

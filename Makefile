@@ -13,6 +13,8 @@ VARIANT ?= cpu
 ARGS ?=
 # Processes of `make test`; 0 runs all tests in one, as a debugger wants it.
 WORKERS ?= 2
+# How long `make fuzz` runs.
+MINUTES ?= 5
 # The folder of `make parity`: a model directory in official format with arrays beside it.
 GOLDEN ?= tests/data/cosyvoice2-mini
 
@@ -20,6 +22,8 @@ BIN := .venv/bin
 PROTOS := $(wildcard protos/lighttts/v1/*.proto protos/lighttts/compat/*.proto)
 BUF_VERSION := 1.75.0
 BUF := .tools/buf-$(BUF_VERSION)/node_modules/.bin/buf
+# The protos of each release, without comments. A gateway and workers of the last two releases must understand each other.
+RELEASED := tests/data/released_protos
 # What the system tests run beside us: programs, by the names of their Debian packages.
 DEBIAN := chromium chromedriver:chromium-driver curl npm prometheus redis-server
 # Other people's clients live in an environment of their own: some want other versions of what we use.
@@ -28,7 +32,8 @@ PEERS := .tools/peers/.ready
 TRITON_VERSION := 3.7.1
 TRITON := .tools/triton/.ready-$(TRITON_VERSION)
 
-.PHONY: help setup protos demo run test parity full-size gpu-check faults test-system debian chart images push images-check lint format clean
+.PHONY: help setup protos demo run test fuzz parity full-size gpu-check faults test-system debian chart images push images-check
+.PHONY: lint lint-protos format keep-protos clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,8 +48,12 @@ demo: setup protos ## Start the whole system, speak one sentence into demo.wav, 
 run: setup protos ## Start the whole system and leave it serving until Ctrl-C
 	@$(BIN)/light-tts up
 
-test: setup protos ## Run the tests that need Python wheels only (ARGS="-k name")
-	@$(BIN)/python -m pytest -m "not system" -n $(WORKERS) --dist loadfile $(ARGS)
+# A test process that dies, for example for want of memory, fails the run at once: a new one would often die as well.
+test: setup protos ## Run the tests that need Python wheels only (ARGS="-k name", ARGS=--cov)
+	@$(BIN)/python -m pytest -m "not system" -n $(WORKERS) --dist loadfile --max-worker-restart 0 $(ARGS)
+
+fuzz: setup protos ## Run the property tests on random examples (MINUTES=5); examples that fail are kept in .hypothesis
+	@$(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(ARGS)
 
 parity: setup protos ## Compare every array of a folder of golden vectors (GOLDEN=DIR): error, tolerance, pass
 	@$(BIN)/python -m tests.parity "$(GOLDEN)"
@@ -63,7 +72,7 @@ test-system: debian setup protos $(PEERS) $(TRITON) ## Run what needs npm, Debia
 	@$(BUF) lint protos
 	@$(BUF) format --diff --exit-code protos
 	@echo "buf: the protos follow the style guide and its format"
-	@$(BIN)/python -m pytest -m system --ignore=tests/chart $(ARGS)
+	@$(BIN)/python -m pytest -m system --ignore=tests/chart -o faulthandler_timeout=1800 $(ARGS)
 
 # No server is left running: the tests start their own, on ports of their own.
 debian:
@@ -77,7 +86,7 @@ debian:
 	fi
 
 chart: debian setup protos ## Hold the Helm chart to Helm 3 and 4, to Kubernetes' schemas and to what it says (fetches helm once)
-	@$(BIN)/python -m pytest tests/chart $(ARGS)
+	@$(BIN)/python -m pytest tests/chart -o faulthandler_timeout=1800 $(ARGS)
 
 images: ## Build the images (VARIANT=cuda, BASE_IMAGE, IMAGES, TENSORRT=yes ...: see Dockerfiles/build.sh)
 	@Dockerfiles/build.sh build $(VARIANT)
@@ -88,12 +97,19 @@ push: ## Push the images that `make images` built
 images-check: ## Build the CPU images from a local base and let containers of them speak (root on Debian 12, 10 minutes)
 	@TORCH_INDEX="$(TORCH_INDEX)" tests/images/check.sh
 
-lint: setup protos ## Check style, types and protos (ruff, mypy --strict, buf where npm is at hand)
+lint: setup protos ## Check style, spelling, types and protos (ruff, codespell, mypy --strict, buf where npm is at hand)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/codespell
 	@$(BIN)/mypy
-	@if command -v npm >/dev/null; then $(MAKE) $(BUF) && $(BUF) lint protos && echo "buf lint: no issues"; \
-	else echo "buf lint: skipped, npm is not installed"; fi
+	@$(MAKE) lint-protos
+
+lint-protos:
+	@if command -v npm >/dev/null; then \
+	  $(MAKE) --silent $(BUF); last=$$(ls -d $(RELEASED)/* | sort -V | tail -n 1); \
+	  $(BUF) lint protos; $(BUF) breaking protos --against "$$last"; \
+	  echo "buf: no issues, and no change that breaks the protos of $${last##*/}"; \
+	else echo "buf: skipped, npm is not installed"; fi
 
 format: setup protos ## Format the Python code, sort its imports, and write what is made from it: schema, dashboards, settings, version
 	@$(BIN)/ruff check --select I --fix --quiet .
@@ -102,6 +118,12 @@ format: setup protos ## Format the Python code, sort its imports, and write what
 	@$(BIN)/python -m tools.dashboards helm/dashboards
 	@$(BIN)/python -m tools.settings_reference docs/settings.md
 	@$(BIN)/python -m tools.versions helm/Chart.yaml
+
+keep-protos: .venv/.ready ## Keep the protos of this version for the checks of the next one (once per release)
+	@version=$$($(BIN)/python -c 'import tomllib; print(tomllib.load(open("pyproject.toml", "rb"))["project"]["version"])'); \
+	for file in $(PROTOS:protos/%=%); do \
+	  install -D -m 644 <(sed -E '/^ *\/\//d' protos/$$file) "$(RELEASED)/$$version/$$file"; \
+	done; echo "Wrote $(RELEASED)/$$version"
 
 clean: ## Remove everything that was generated, .venv included
 	@rm -rf .venv .tools lighttts build .run gpu_check_out demo.wav *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

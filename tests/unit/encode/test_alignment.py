@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from services.common.checkpoint.model_dir import open_model_dir
@@ -25,11 +25,13 @@ def wait(prompt: int) -> int:
     return 25 * math.ceil((prompt + FIRST_HOP_TOKENS) / 25) - prompt
 
 
+@example(45, 0.3, 0.5)
 @given(st.integers(25, 750), st.floats(0, 0.6), st.floats(0, 0.6))
 def test_a_cut_is_silence_and_brings_the_first_boundary_nearest(count: int, before: float, after: float) -> None:
     cut = cut_for_first_chunk(count, 25, (before, after), 25)
-    assert cut.start / 25 <= max(0.0, before - KEPT_SILENCE)
-    assert cut.end / 25 <= max(0.0, after - KEPT_SILENCE)
+    # In tokens, as the cut counts: 5 tokens are 0.2 s, but 0.3 s less 0.1 s are 0.19999999999999998 s.
+    assert cut.start <= max(0.0, (before - KEPT_SILENCE) * 25)
+    assert cut.end <= max(0.0, (after - KEPT_SILENCE) * 25)
     if cut != Cut():
         assert wait(count - cut.start - cut.end) == FIRST_HOP_TOKENS
         assert wait(count) > 25

@@ -1,4 +1,4 @@
-"""The HTTP applications: which interfaces each listener has, health, metrics."""
+"""The HTTP applications: the APIs of each port, health checks and metrics."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from gateway.api import page
-from gateway.api.common.errors import add_error_shapes, error_response
+from gateway.api.common.errors import add_error_handlers, error_response
 from gateway.api.common.middleware import BodyLimit, RequestId
 from gateway.api.cosyvoice import http as cosyvoice_http
-from gateway.api.lighttts import batch as lighttts_extras
+from gateway.api.lighttts import batch as lighttts_batch
 from gateway.api.lighttts import http as lighttts
-from gateway.api.lighttts import websocket as lighttts_bistream
+from gateway.api.lighttts import websocket as lighttts_websocket
 from gateway.api.openai import speech as openai
 from gateway.api.openai import voices as openai_voices
 from gateway.auth.authentication import Authenticator, AuthMiddleware
@@ -22,18 +22,18 @@ from services.common.metrics import exposition
 from services.common.pool import Pool, WorkerState
 
 FORM_BYTES = 2**20
-"""What a request may hold beside the prompt: texts and the form's own framing."""
+"""Most bytes of a request without the prompt: texts and the framing of the form."""
 
 
 def create_app(context: GatewayContext, authenticator: Authenticator) -> FastAPI:
-    """What the HTTP port serves."""
+    """Create the application of the HTTP port."""
     return _application(
         context,
         authenticator,
         [
             lighttts.router(context),
-            lighttts_bistream.router(context),
-            lighttts_extras.router(context),
+            lighttts_websocket.router(context),
+            lighttts_batch.router(context),
             openai.router(context),
             openai_voices.router(context),
             _health(context),
@@ -43,14 +43,14 @@ def create_app(context: GatewayContext, authenticator: Authenticator) -> FastAPI
 
 
 def create_cosyvoice_app(context: GatewayContext, authenticator: Authenticator) -> FastAPI:
-    """What CosyVoice's port serves over HTTP."""
+    """Create the HTTP application of CosyVoice's port."""
     return _application(context, authenticator, [cosyvoice_http.router(context), _health(context)])
 
 
 def _application(context: GatewayContext, authenticator: Authenticator, routers: list[APIRouter]) -> FastAPI:
-    # The documentation pages of the framework fetch their scripts from elsewhere; /openapi.json is served.
+    # The framework's documentation pages load scripts from other sites, so only /openapi.json is served.
     app = FastAPI(title="light-tts", description="Zero-shot streaming text-to-speech", docs_url=None, redoc_url=None)
-    # base64 makes four bytes of three.
+    # base64 encodes three bytes as four.
     app.add_middleware(BodyLimit, max_bytes=context.settings.max_prompt_bytes * 4 // 3 + FORM_BYTES)
     app.add_middleware(AuthMiddleware, authenticator=authenticator, refuse=error_response)
     app.add_middleware(RequestId)
@@ -61,14 +61,14 @@ def _application(context: GatewayContext, authenticator: Authenticator, routers:
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
         )
-    add_error_shapes(app)
+    add_error_handlers(app)
     for router in routers:
         app.include_router(router)
     return app
 
 
 def not_ready(context: GatewayContext) -> str:
-    """Why nothing can be spoken now; empty when it can."""
+    """Return why no speech can be made now, or an empty string if it can."""
     if context.admission.draining:
         return "stopping"
     missing = [name for name, pool in (("encode", context.encode), ("llm", context.llm)) if not _serves(pool)]
@@ -82,28 +82,28 @@ def _serves(pool: Pool) -> bool:
 def _health(context: GatewayContext) -> APIRouter:
     routes = APIRouter(tags=["health"])
 
-    @routes.get("/health", responses={404: {"description": "Nothing can be spoken now."}})
-    @routes.get("/healthz", responses={404: {"description": "Nothing can be spoken now."}})
+    @routes.get("/health", responses={404: {"description": "No speech can be made now."}})
+    @routes.get("/healthz", responses={404: {"description": "No speech can be made now."}})
     async def health() -> JSONResponse:
-        """Whether speech can be made now."""
+        """Report whether speech can be made now."""
         if not_ready(context):
             return JSONResponse({"message": "Error"}, 404)
         return JSONResponse({"message": "Ok"})
 
     @routes.get("/liveness")
     async def liveness() -> dict[str, str]:
-        """Answers as long as the process does its work."""
+        """Respond as long as the process works."""
         return {"status": "ok"}
 
-    @routes.get("/readiness", responses={503: {"description": "Not now; `status` says why."}})
+    @routes.get("/readiness", responses={503: {"description": "Not ready; `status` gives the reason."}})
     async def readiness() -> JSONResponse:
-        """Whether to send requests here; if not, why."""
+        """Report whether this gateway accepts requests, and the reason if not."""
         reason = not_ready(context)
         return JSONResponse({"status": reason or "ok"}, 503 if reason else 200)
 
     @routes.get("/metrics")
     async def prometheus() -> Response:
-        """Prometheus metrics, of all processes behind this port."""
+        """Return the metrics in Prometheus's text format."""
         return Response(exposition(), headers={"content-type": CONTENT_TYPE_LATEST})
 
     return routes

@@ -1,4 +1,4 @@
-"""The page to try it: plain files from `gateway/web`, no build step, nothing fetched from elsewhere."""
+"""The demonstration page: static files from `gateway/web`, no build step, nothing loaded from other sites."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _HEADERS = {
 
 
 def router() -> APIRouter:
-    """`/` and the files it needs."""
+    """Return the routes of `/` and of the page's files."""
     routes = APIRouter(include_in_schema=False)
     files = {path.name: path for path in WEB.iterdir() if path.suffix in _MEDIA_TYPES}
 

@@ -137,7 +137,7 @@ async def test_the_command_line_s_client_brings_authority_and_key(tmp_path: Path
         assert (await list_voices(good)).default_voice == "rms"
         for access, words in (
             (replace(good, key=""), r"an API key is needed .* Set LIGHTTTS_API_KEY or --api-key"),
-            (replace(good, authority=None), "not over TLS with a certificate that is trusted"),
+            (replace(good, authority=None), "not over TLS with a trusted certificate"),
             (replace(good, server=r.server.address), "does it want --tls"),
             (Access(f"127.0.0.1:{plain.gateway.http_port}"), "is it the HTTP port"),
         ):

@@ -1,4 +1,4 @@
-"""Prompt recordings as clients send them: base64 inside JSON, or samples without a file header."""
+"""Prompt recordings in the forms that clients send: base64 in JSON, or samples without a file header."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import Field
 from services.common.errors import InvalidInput
 
 PCM, A_LAW, MU_LAW = 1, 6, 7
-"""WAV's numbers of the layouts of samples."""
+"""WAV's format codes of sample layouts."""
 
 _FILE_MARKS = (b"RIFF", b"fLaC", b"OggS", b"ID3")
 
@@ -22,12 +22,12 @@ InlineAudio = Annotated[
 
 
 def is_file(audio: bytes) -> bool:
-    """Whether `audio` begins as an audio file does."""
+    """Return whether `audio` begins like an audio file."""
     return audio.startswith(_FILE_MARKS)
 
 
 def as_wav(samples: bytes, rate: int, layout: int = PCM) -> bytes:
-    """`samples` (mono; s16le, or one byte each for A_LAW and MU_LAW) as a WAV file of `rate` Hz.
+    """Return `samples` (mono; s16le, or one byte each for A_LAW and MU_LAW) as a WAV file of `rate` Hz.
 
     Raises InvalidInput for half a sample.
     """
@@ -42,13 +42,15 @@ def as_wav(samples: bytes, rate: int, layout: int = PCM) -> bytes:
 
 
 def decode_audio(text: str) -> bytes:
-    """The file's bytes. Raises InvalidInput for what is neither; addresses of files are not fetched."""
+    """Return the file's bytes. Raises InvalidInput unless it is base64 or a data URL; no URL is fetched."""
     if text.startswith(("http://", "https://", "file://")):
-        raise InvalidInput("files are not fetched from addresses; send the file itself, in base64", field="audio")
+        raise InvalidInput("files are not fetched from URLs; send the file itself, in base64", field="audio")
     _, comma, data = text.partition(",") if text.startswith("data:") else ("", ",", text)
     try:
         if not comma:
             raise ValueError("a data URL without a comma")
         return base64.b64decode("".join(data.split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise InvalidInput(f"the audio is not base64 ({error}); send the whole file so", field="audio") from error
+        raise InvalidInput(
+            f"the audio is not base64 ({error}); send the whole file in base64", field="audio"
+        ) from error

@@ -1,4 +1,4 @@
-"""Errors over HTTP, in the shape that a door's clients know: one place for all of them."""
+"""HTTP error responses, in the format that the clients of each API expect."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from gateway import metrics
 from services.common.errors import LightTtsError
 from services.common.telemetry import current_request_id
 
-FRONT = "http"
+API = "http"
 OPENAI_PREFIX = "/v1/"
 
 
 class MessageError(BaseModel):
-    """What went wrong and what to do, as LightTTS says it."""
+    """An error in LightTTS's format: what is wrong and what to do."""
 
     message: str
 
@@ -30,37 +30,37 @@ class MessageError(BaseModel):
 class OpenAIErrorDetail(BaseModel):
     message: str
     type: str = Field(examples=["invalid_request_error"])
-    param: str | None = Field(description="The field of the request that is at fault.")
+    param: str | None = Field(description="The invalid field of the request.")
     code: str | None
 
 
 class OpenAIError(BaseModel):
-    """An error in OpenAI's shape."""
+    """An error in OpenAI's format."""
 
     error: OpenAIErrorDetail
 
 
-_REFUSALS = {
-    400: "The request cannot be served as it is; the message says what to change.",
+_DESCRIPTIONS = {
+    400: "The request is invalid; the message says what to change.",
     401: "An API key is needed, or this one is not valid.",
     404: "There is no such voice or style.",
-    408: "The request took too long to come.",
+    408: "The request took too long to arrive.",
     413: "The request is too large.",
-    429: "Too much at once; `Retry-After` says when to try again.",
-    500: "A defect of ours; the server's log has the details.",
-    503: "No worker can serve it now; `Retry-After` says when to try again.",
+    429: "Too many requests or streams; `Retry-After` gives the seconds to wait.",
+    500: "Internal error; the server's log has the details.",
+    503: "No worker is available; `Retry-After` gives the seconds to wait.",
 }
 Responses = dict[int | str, dict[str, Any]]
 MESSAGE_ERRORS: Responses = {
-    status: {"model": MessageError, "description": description} for status, description in _REFUSALS.items()
+    status: {"model": MessageError, "description": description} for status, description in _DESCRIPTIONS.items()
 }
 OPENAI_ERRORS: Responses = {
-    status: {"model": OpenAIError, "description": description} for status, description in _REFUSALS.items()
+    status: {"model": OpenAIError, "description": description} for status, description in _DESCRIPTIONS.items()
 }
 
 
-def add_error_shapes(app: FastAPI) -> None:
-    """Has every error of `app` answered in the shape of the door it left by."""
+def add_error_handlers(app: FastAPI) -> None:
+    """Answer every error of `app` in the format of the API that raised it."""
     app.add_exception_handler(LightTtsError, _refuse)
     app.add_exception_handler(HTTPException, _refuse_request)
     app.add_exception_handler(RequestValidationError, _refuse_form)
@@ -68,8 +68,8 @@ def add_error_shapes(app: FastAPI) -> None:
 
 
 def error_response(request: Request, error: LightTtsError) -> Response:
-    """The answer to a request that fails with `error`."""
-    metrics.ERRORS.labels(FRONT, error.reason).inc()
+    """Return the response to a request that failed with `error`."""
+    metrics.ERRORS.labels(API, error.reason).inc()
     headers = {} if error.retry_after is None else {"retry-after": str(math.ceil(error.retry_after))}
     if error.http_status == HTTPStatus.UNAUTHORIZED:
         headers["www-authenticate"] = "Bearer"
@@ -85,7 +85,7 @@ async def _refuse(request: Request, error: Exception) -> Response:
 async def _refuse_request(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
-    metrics.ERRORS.labels(FRONT, f"HTTP_{error.status_code}").inc()
+    metrics.ERRORS.labels(API, f"HTTP_{error.status_code}").inc()
     reason = HTTPStatus(error.status_code).name.lower()
     return _answer(request, error.status_code, str(error.detail), None, reason, dict(error.headers or {}))
 
@@ -93,19 +93,19 @@ async def _refuse_request(request: Request, error: Exception) -> Response:
 async def _refuse_form(request: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         raise error
-    metrics.ERRORS.labels(FRONT, "INVALID_FORM").inc()
+    metrics.ERRORS.labels(API, "INVALID_FORM").inc()
     if not request.url.path.startswith(OPENAI_PREFIX):
-        # Values that JSON cannot hold (NaN, files) must not turn the refusal into a failure.
+        # Leave the input out: values that JSON cannot hold (NaN, files) would make the response fail.
         plain = [{key: problem[key] for key in ("type", "loc", "msg")} for problem in error.errors()]
         return await request_validation_exception_handler(request, RequestValidationError(plain))
     first = error.errors()[0]
-    # What follows the field's name says which of its allowed forms did not fit, in words of the framework.
+    # After the field's name, `loc` names the variants of the field's type, in the framework's terms.
     field = next((str(part) for part in first["loc"] if part != "body"), None)
     return _answer(request, 400, f"{field or 'the body'}: {first['msg']}", field, "invalid_input", {})
 
 
 async def _fail(request: Request, error: Exception) -> Response:
-    metrics.ERRORS.labels(FRONT, LightTtsError.reason).inc()
+    metrics.ERRORS.labels(API, LightTtsError.reason).inc()
     message = f"internal error; the server's log has the details under request {current_request_id()}"
     return _answer(request, 500, message, None, "internal", {})
 

@@ -1,4 +1,4 @@
-"""One request, many spellings: errors name the field as the caller wrote it."""
+"""Names of request fields: an error names a field as the client wrote it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from services.common.errors import LightTtsError
 
 @contextlib.contextmanager
 def named_as(names: Mapping[str, str]) -> Iterator[None]:
-    """Errors leave the block under a door's own names. `names`: last part of our field's path to that door's field."""
+    """Rename the field of errors that leave the block. `names`: last part of our field's path to the API's field."""
     try:
         yield
     except LightTtsError as error:
-        error.field = theirs(error.field, names)
+        error.field = to_api_field(error.field, names)
         raise
 
 
-def theirs(field: str | None, names: Mapping[str, str]) -> str | None:
-    """A door's name for one of our fields; what it has no name for is left out."""
+def to_api_field(field: str | None, names: Mapping[str, str]) -> str | None:
+    """Return the API's name for one of our fields, or None if it has none."""
     return None if field is None else names.get(field.rpartition(".")[2])

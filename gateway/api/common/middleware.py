@@ -1,4 +1,4 @@
-"""What happens around every HTTP request: its id, and a limit on what it may send."""
+"""Middleware for every HTTP request: its id, and a limit on its size."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LONGEST_REQUEST_ID = 128
 
 
 class RequestId:
-    """Takes over the caller's request id or makes one, for logs, workers and the response's header."""
+    """Takes the caller's request id, or creates one, for logs, workers and the response's header."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -21,7 +21,7 @@ class RequestId:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        request_id = _sound(dict(scope["headers"]).get(REQUEST_ID_KEY.encode(), b"")) or new_request_id()
+        request_id = _valid(dict(scope["headers"]).get(REQUEST_ID_KEY.encode(), b"")) or new_request_id()
         bind_request_id(request_id)
 
         async def send_with_id(message: Message) -> None:
@@ -35,7 +35,7 @@ class RequestId:
 
 
 class BodyLimit:
-    """Stops reading a body at its limit: 413, whether or not its length was announced."""
+    """Stops reading a body at its limit, with status 413, whether or not its length was announced."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
@@ -50,7 +50,7 @@ class BodyLimit:
             if message["type"] == "http.request":
                 received += len(message.get("body", b""))
                 if received > self._max_bytes:
-                    # Closing spares us the rest of the body.
+                    # Closing the connection avoids reading the rest of the body.
                     raise HTTPException(
                         413,
                         f"the request has more than {self._max_bytes} bytes; send less audio",
@@ -61,7 +61,7 @@ class BodyLimit:
         await self._app(scope, receive_some, send)
 
 
-def _sound(request_id: bytes) -> str:
-    """The id if it may travel in headers, metadata and logs, else nothing."""
+def _valid(request_id: bytes) -> str:
+    """Return the id if headers, metadata and logs can carry it, else an empty string."""
     text = request_id.decode("latin-1")
     return text if len(text) <= _LONGEST_REQUEST_ID and text.isascii() and text.isprintable() else ""

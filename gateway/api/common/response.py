@@ -1,4 +1,4 @@
-"""A session as an HTTP response, streamed or whole."""
+"""Sends the audio of a session as an HTTP response, streamed or whole."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ T = TypeVar("T")
 
 
 class SpeechResponse(Response):
-    """Speaks one text. The status is decided by the first audio: errors before it are answered as errors.
+    """Speaks one text. The status is sent with the first audio: an earlier error becomes an error response.
 
-    A client that disconnects, at whatever moment, cancels the synthesis. An error after the first audio cuts the
-    connection, so that the client cannot take what it has for the whole.
+    A client that disconnects cancels the synthesis at any time. An error after the first audio closes the connection,
+    so that the client does not take the partial audio for the whole.
     """
 
     def __init__(
@@ -43,13 +43,13 @@ class SpeechResponse(Response):
         media_type: str | None = None,
         frame: Callable[[Events], AsyncGenerator[bytes]] | None = None,
     ) -> None:
-        """`fields`: the door's names of ours, for errors. `frame`: what is sent of a session, as `media_type`; without
-        it the audio's own bytes and type.
+        """`fields`: the API's names of our fields, for errors. `frame`: converts a session to a body of `media_type`;
+        without it the body is the encoded audio.
         """
         self.status_code = 200
         self.media_type = media_type or options.audio.encoding.media_type
         self.background = None
-        self.init_headers()  # instead of the base's own start: there is no body yet whose length it could state
+        self.init_headers()  # not Response.__init__, which states the length of the body: it is not known yet
         self._context = context
         self._options = options
         self._text = text
@@ -64,14 +64,14 @@ class SpeechResponse(Response):
     async def _speak(self, send: Send) -> None:
         try:
             with named_as(self._fields):
-                await self._say(send)
+                await self._send_speech(send)
         except LightTtsError as error:
             if not self._begun:
                 raise
             metrics.ERRORS.labels("http", error.reason).inc()
-            log.warning("synthesis broke off after its first audio", message=error.message)
+            log.warning("synthesis failed after its first audio", message=error.message)
 
-    async def _say(self, send: Send) -> None:
+    async def _send_speech(self, send: Send) -> None:
         async with (
             speech(self._context, self._options, self._text) as session,
             contextlib.aclosing(self._frame(session)) as parts,
@@ -99,14 +99,14 @@ class SpeechResponse(Response):
 
 
 async def audio_bytes(session: Events) -> AsyncGenerator[bytes]:
-    """The audio of a session, in pieces, as the listener wants it."""
+    """Yield the encoded audio of a session in pieces."""
     async for event in session:
         if isinstance(event, audio_pb2.AudioChunk) and event.pcm:
             yield event.pcm
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T | None:
-    """The result of `work`; None when the client disconnected, which cancels it."""
+    """Return the result of `work`, or None if the client disconnected, which cancels it."""
     working = asyncio.create_task(work)
     leaving = asyncio.create_task(_disconnected(receive))
     try:

@@ -1,4 +1,4 @@
-"""CosyVoice's gRPC interface: one request, headerless s16le PCM in parts."""
+"""CosyVoice's gRPC API: one request in, headerless s16le PCM out, in parts."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from services.common.errors import InvalidInput
 if TYPE_CHECKING:
     Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
-FRONT = "cosyvoice"
+API = "cosyvoice"
 NAME = "cosyvoice.CosyVoice"
 PROMPT_RATE = 16000
 PART_BYTES = 2**20
-"""Of one answer; its clients refuse messages of 4 MB."""
+"""Most bytes of one response message; clients refuse messages of more than 4 MB."""
 FIELDS = cosyvoice.FIELDS | {"audio": "prompt_audio"}
 
 
@@ -38,7 +38,7 @@ class CosyVoiceServicer(cosyvoice_pb2_grpc.CosyVoiceServicer):
     async def Inference(
         self, request: cosyvoice_pb2.Request, context: Context
     ) -> AsyncIterator[cosyvoice_pb2.Response]:
-        with metrics.count_errors(FRONT), named_as(FIELDS):
+        with metrics.count_errors(API), named_as(FIELDS):
             config, text = _to_synthesis_config(request)
             options = cosyvoice.checked(self._context, config, text)
             async with speech(self._context, options, text) as session:
@@ -69,5 +69,5 @@ def _to_synthesis_config(request: cosyvoice_pb2.Request) -> tuple[tts_pb2.Synthe
 
 
 def _wav(prompt: bytes) -> bytes:
-    """Bare samples, as these clients send them, in a file; a whole file is taken as it is."""
+    """Return the bare samples that these clients send as a WAV file; return a whole file unchanged."""
     return prompt if is_file(prompt) or not prompt else as_wav(prompt, PROMPT_RATE)

@@ -1,4 +1,4 @@
-"""CosyVoice's HTTP interface: forms in, headerless s16le PCM out, streamed. GET with a body works as POST does."""
+"""CosyVoice's HTTP API: forms in, headerless s16le PCM out, streamed. GET with a body works like POST."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Upload = Annotated[UploadFile, File()]
 
 
 def router(context: GatewayContext) -> APIRouter:
-    """The routes; `/inference_zero_shot` is LightTTS's, at this interface's rate."""
+    """Return the routes; `/inference_zero_shot` is LightTTS's, at this API's sample rate."""
     routes = APIRouter(tags=["CosyVoice"], default_response_class=Response, responses=AUDIO_ANSWER | MESSAGE_ERRORS)
     routes.include_router(lighttts.router(context, sample_rate=cosyvoice.SAMPLE_RATE, stream_by_default=True))
 
@@ -35,25 +35,25 @@ def router(context: GatewayContext) -> APIRouter:
     @routes.get("/inference_sft", include_in_schema=False)
     @routes.post("/inference_sft")
     async def inference_sft(tts_text: Text, spk_id: Text) -> Response:
-        """Speaks with a voice the server knows."""
+        """Speak with one of the server's voices."""
         return speak(cosyvoice.known_voice(spk_id), tts_text)
 
     @routes.get("/inference_cross_lingual", include_in_schema=False)
     @routes.post("/inference_cross_lingual")
     async def inference_cross_lingual(tts_text: Text, prompt_wav: Upload) -> Response:
-        """Speaks with the timbre of a recording in another language."""
+        """Speak with the timbre of a recording in another language."""
         return speak(cosyvoice.cross_lingual(await prompt_wav.read()), tts_text)
 
     @routes.get("/inference_instruct", include_in_schema=False)
     @routes.post("/inference_instruct")
     async def inference_instruct(tts_text: Text, spk_id: Text, instruct_text: Text) -> Response:
-        """Speaks with a voice the server knows, as `instruct_text` says."""
+        """Speak with one of the server's voices, in the way that `instruct_text` describes."""
         return speak(cosyvoice.instructed(cosyvoice.known_voice(spk_id), instruct_text), tts_text)
 
     @routes.get("/inference_instruct2", include_in_schema=False)
     @routes.post("/inference_instruct2")
     async def inference_instruct2(tts_text: Text, instruct_text: Text, prompt_wav: Upload) -> Response:
-        """Speaks with the timbre of a recording, as `instruct_text` says."""
+        """Speak with the timbre of a recording, in the way that `instruct_text` describes."""
         timbre = cosyvoice.cross_lingual(await prompt_wav.read())
         return speak(cosyvoice.instructed(timbre, instruct_text), tts_text)
 

@@ -1,4 +1,4 @@
-"""What LightTTS and its relatives have beside speech: styles, figures per worker, batches."""
+"""Further routes of LightTTS and similar servers: styles, statistics per worker, batches of texts."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from services.common.errors import InvalidInput, LightTtsError
 
 MAX_BATCH_TEXTS = 64
 BATCH_AT_ONCE = 4
-"""Texts of one batch that are spoken at the same time."""
+"""Most texts of one batch that are spoken at the same time."""
 FIELDS = {"audio": "prompt_wav", "transcript": "prompt_text", "voice_name": "voice", "style": "tts_model_name"}
 
 
 class BatchRequest(BaseModel):
-    """Several texts in one voice: one the server knows, or that of a recording."""
+    """Several texts in one voice: one of the server's voices, or that of a recording."""
 
     texts: list[str] = Field(min_length=1, max_length=MAX_BATCH_TEXTS)
     voice: Annotated[str, StringConstraints(max_length=256)] = ""
@@ -40,7 +40,7 @@ class BatchRequest(BaseModel):
 
 
 class BatchItem(BaseModel):
-    """One text's speech, or why there is none."""
+    """The speech of one text, or the error."""
 
     audio: str | None = Field(default=None, description="base64 of headerless s16le mono PCM.")
     seconds: float | None = None
@@ -53,27 +53,27 @@ class BatchAnswer(BaseModel):
 
 
 class StyleList(BaseModel):
-    tts_models: list[str] = Field(description="The names `tts_model_name` may have; `default` means the first.")
+    tts_models: list[str] = Field(description="The values of `tts_model_name`; `default` means the first.")
 
 
 def router(context: GatewayContext) -> APIRouter:
-    """The routes."""
+    """Return the routes."""
     routes = APIRouter(tags=["LightTTS"], responses=MESSAGE_ERRORS)
 
     @routes.get("/query_tts_model")
     @routes.post("/query_tts_model")
     async def query_tts_model() -> StyleList:
-        """The styles there are."""
+        """List the styles."""
         return StyleList(tts_models=list(await list_styles(context.llm)) or [DEFAULT_STYLE])
 
     @routes.get("/concurrent_stats")
     async def concurrent_stats() -> ConcurrentStats:
-        """Requests of all interfaces since this gateway started, and what each decode worker did for them."""
+        """Return statistics of the requests of all APIs since this gateway started, and of each decode worker."""
         return context.request_stats.snapshot()
 
     @routes.post("/synthesize_batch")
     async def synthesize_batch(batch: BatchRequest, request: Request) -> BatchAnswer:
-        """Speaks several texts; one that fails does not touch the others. Nobody waits for it: others go first."""
+        """Speak several texts; one that fails does not affect the others. The batch has offline priority."""
         with named_as(FIELDS):
             options = _options(context, batch)
         places = asyncio.Semaphore(BATCH_AT_ONCE)

@@ -1,4 +1,4 @@
-"""LightTTS's HTTP interface (wire contract section 1): headerless s16le PCM."""
+"""LightTTS's HTTP API (docs/spec/wire.md, section 1): headerless s16le PCM."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from lighttts.v1 import audio_pb2, tts_pb2
 from services.common.errors import Internal, InvalidInput
 
 SAMPLE_RATE = 24000
-"""What this interface's clients take for granted, in Hz."""
+"""Sample rate that clients of this API expect, in Hz."""
 DEFAULT_STYLE = "default"
-"""The checkpoint that speaks when a request names none."""
+"""Name of the style that speaks if a request names none."""
 FIELDS = {
     "text": "tts_text",
     "audio": "prompt_wav",
@@ -38,14 +38,14 @@ AUDIO_ANSWER: dict[int | str, dict[str, Any]] = {
 
 
 class GenerationError(Internal):
-    """A synthesis that failed on our side, as LightTTS's clients know it: 417, without stream only."""
+    """A synthesis that failed in the server. LightTTS's clients expect status 417, for responses that are not streamed."""
 
     http_status = 417
 
 
 @contextlib.contextmanager
 def generation_errors() -> Iterator[None]:
-    """Internal errors leave the block as GenerationErrors."""
+    """Convert internal errors that leave the block to GenerationErrors."""
     try:
         yield
     except Internal as error:
@@ -53,10 +53,10 @@ def generation_errors() -> Iterator[None]:
 
 
 def router(context: GatewayContext, *, sample_rate: int = SAMPLE_RATE, stream_by_default: bool = False) -> APIRouter:
-    """The routes of this interface. CosyVoice's own has one of them too, at another rate and always streaming."""
+    """Return the routes of this API. CosyVoice's API uses one of them too, at another rate and streaming by default."""
     routes = APIRouter(tags=["LightTTS"])
 
-    # Two spellings, because a redirect would lose the body of clients that do not follow it.
+    # With and without a final slash: a redirect would lose the body of clients that do not follow it.
     @routes.get("/inference_zero_shot", include_in_schema=False)
     @routes.post(
         "/inference_zero_shot",
@@ -72,12 +72,12 @@ def router(context: GatewayContext, *, sample_rate: int = SAMPLE_RATE, stream_by
         tts_model_name: Annotated[str, Form()] = DEFAULT_STYLE,
         speed: Annotated[float, Form()] = 1.0,
     ) -> Response:
-        """Speaks `tts_text` with the voice of `prompt_wav`, which says `prompt_text`."""
+        """Speak `tts_text` with the voice of `prompt_wav`, whose transcript is `prompt_text`."""
         with named_as(FIELDS):
             check_text(tts_text, context.settings.max_text_chars)
             if stream and speed != 1.0:
                 raise InvalidInput("speed can only be changed without stream; leave one of them out", field="speed")
-            if not speed:  # in the product's own configuration 0 means unset; here it was asked for
+            if not speed:  # 0 means unset in our config, but this client sent it
                 raise InvalidInput("speed is 0; it must be 0.25 to 4", field="speed")
             config = tts_pb2.SynthesisConfig(
                 prompt=tts_pb2.Prompt(audio=await prompt_wav.read(), transcript=prompt_text),
@@ -92,12 +92,12 @@ def router(context: GatewayContext, *, sample_rate: int = SAMPLE_RATE, stream_by
 
 
 def style_of(tts_model_name: str) -> str:
-    """Our name for the style that LightTTS's clients call so."""
+    """Return our name of the style; LightTTS's `default` is our empty name."""
     return "" if tts_model_name == DEFAULT_STYLE else tts_model_name
 
 
 def pcm(sample_rate: int) -> audio_pb2.AudioOutput:
-    """Bare 16-bit samples at a rate."""
+    """Return the output format of bare 16-bit samples at a rate in Hz."""
     return audio_pb2.AudioOutput(encoding=audio_pb2.AUDIO_ENCODING_PCM_S16LE, sample_rate=sample_rate)
 
 

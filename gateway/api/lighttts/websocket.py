@@ -1,4 +1,4 @@
-"""LightTTS's WebSocket (wire contract section 1): text comes in fragments, PCM goes out while it does."""
+"""LightTTS's WebSocket API (docs/spec/wire.md, section 1): text arrives in fragments while PCM is sent."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from gateway.session.session import Input, Session, TextInput
 from lighttts.v1 import tts_pb2
 from services.common.errors import InvalidInput, LightTtsError
 
-FRONT = "websocket"
+API = "websocket"
 FRAMES_AHEAD = 16
-"""Text frames read before the session has taken them; then reading stops and the client feels it."""
+"""Text frames that may wait for the session; beyond that reading stops, which slows the client down."""
 BAD_AUDIO = "audio file format is incorrect"
 
 M = TypeVar("M", bound=BaseModel)
 
 
 class StartFrame(BaseModel):
-    """The first frame; the prompt's audio file follows in a binary one."""
+    """The first frame; the prompt's audio file follows in a binary frame."""
 
     prompt_text: str
     tts_model_name: str = DEFAULT_STYLE
@@ -50,7 +50,7 @@ def router(context: GatewayContext) -> APIRouter:
     async def inference_zero_shot_bistream(websocket: WebSocket) -> None:
         await websocket.accept(chosen_protocol(websocket.scope))
         try:
-            with metrics.count_errors(FRONT), named_as(FIELDS):
+            with metrics.count_errors(API), named_as(FIELDS):
                 await _converse(context, websocket)
             await websocket.close()
         except WebSocketDisconnect:
@@ -62,15 +62,15 @@ def router(context: GatewayContext) -> APIRouter:
 
 
 async def _converse(context: GatewayContext, websocket: WebSocket) -> None:
-    """From the first frame to the last audio. Raises WebSocketDisconnect as soon as the client has gone."""
+    """Serve a client from its first frame to the last audio. Raises WebSocketDisconnect as soon as the client disconnects."""
     options = await _options(websocket, context.settings.max_prompt_bytes)
     inputs: ClosableQueue[Input] = ClosableQueue(FRAMES_AHEAD)
     async with tasks.group() as group:
-        listening = group.create_task(_listen(websocket, inputs))
+        receiving = group.create_task(_receive_frames(websocket, inputs))
         async with Session(context, options, _each(inputs)) as session:
             async for part in audio_bytes(session):
                 await websocket.send_bytes(part)
-        listening.cancel()
+        receiving.cancel()
 
 
 async def _options(websocket: WebSocket, max_prompt_bytes: int) -> SpeechOptions:
@@ -86,8 +86,8 @@ async def _options(websocket: WebSocket, max_prompt_bytes: int) -> SpeechOptions
     return SpeechOptions.from_config(config, max_prompt_bytes)
 
 
-async def _listen(websocket: WebSocket, inputs: ClosableQueue[Input]) -> None:
-    """Passes text on until `finish`, then waits for the client to leave; both end by an exception or from outside."""
+async def _receive_frames(websocket: WebSocket, inputs: ClosableQueue[Input]) -> None:
+    """Pass text to the session until `finish`, then wait for the client to disconnect. Ends by an exception or a cancel."""
     finished = False
     while True:
         text = await _receive_text(websocket)
@@ -130,7 +130,7 @@ def _parse(kind: type[M], text: str) -> M:
 
 
 async def _refuse(websocket: WebSocket, error: LightTtsError) -> None:
-    """As the wire contract has it: bad audio closes with a code of its own, all else is said in a text frame."""
+    """Send the error as docs/spec/wire.md defines: bad audio has its own close code, other errors a text frame first."""
     try:
         if isinstance(error, InvalidInput) and error.field == FIELDS["audio"]:
             await websocket.close(status.WS_1003_UNSUPPORTED_DATA, BAD_AUDIO)
@@ -139,4 +139,4 @@ async def _refuse(websocket: WebSocket, error: LightTtsError) -> None:
         ours = error.http_status >= 500
         await websocket.close(status.WS_1011_INTERNAL_ERROR if ours else status.WS_1008_POLICY_VIOLATION)
     except WebSocketDisconnect:
-        return  # gone before it was told
+        return  # the client disconnected before it got the error

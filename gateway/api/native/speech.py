@@ -1,4 +1,4 @@
-"""The product's own API: `lighttts.v1.TextToSpeech`."""
+"""Our own gRPC API for speech, `lighttts.v1.TextToSpeech`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from services.common.errors import InvalidInput
 if TYPE_CHECKING:
     Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
-FRONT = "grpc"
+API = "grpc"
 
 
 class TextToSpeechServicer(tts_pb2_grpc.TextToSpeechServicer):
@@ -32,7 +32,7 @@ class TextToSpeechServicer(tts_pb2_grpc.TextToSpeechServicer):
     async def Synthesize(
         self, request: tts_pb2.SynthesizeRequest, context: Context
     ) -> AsyncIterator[tts_pb2.SynthesizeResponse]:
-        with metrics.count_errors(FRONT):
+        with metrics.count_errors(API):
             check_text(request.text, self._context.settings.max_text_chars)
             options = SpeechOptions.from_config(request.config, self._context.settings.max_prompt_bytes)
             start = request.start_sample
@@ -47,7 +47,7 @@ class TextToSpeechServicer(tts_pb2_grpc.TextToSpeechServicer):
     async def StreamingSynthesize(
         self, request_iterator: AsyncIterator[tts_pb2.StreamingSynthesizeRequest], context: Context
     ) -> AsyncIterator[tts_pb2.StreamingSynthesizeResponse]:
-        with metrics.count_errors(FRONT):
+        with metrics.count_errors(API):
             config = await _config(request_iterator)
             options = SpeechOptions.from_config(config, self._context.settings.max_prompt_bytes)
             inputs = _inputs(request_iterator)
@@ -60,7 +60,7 @@ class TextToSpeechServicer(tts_pb2_grpc.TextToSpeechServicer):
     async def ConvertVoice(
         self, request: tts_pb2.ConvertVoiceRequest, context: Context
     ) -> AsyncIterator[tts_pb2.ConvertVoiceResponse]:
-        with metrics.count_errors(FRONT):
+        with metrics.count_errors(API):
             config = tts_pb2.SynthesisConfig()
             config.CopyFrom(request.config)
             # Only the voice's timbre is used, as in cross-lingual speech: no transcript, no instruction.
@@ -141,7 +141,7 @@ def _synthesize_response(event: Event) -> tts_pb2.SynthesizeResponse | None:
             return tts_pb2.SynthesizeResponse(first_audio=event)
         case tts_pb2.Finished():
             return tts_pb2.SynthesizeResponse(finished=event)
-        case _:  # of use only where text and audio overlap
+        case _:  # only for streams in which text and audio overlap
             return None
 
 
@@ -157,7 +157,7 @@ def _convert_response(event: Event) -> tts_pb2.ConvertVoiceResponse | None:
             return tts_pb2.ConvertVoiceResponse(resumed=event)
         case tts_pb2.Finished():
             return tts_pb2.ConvertVoiceResponse(finished=event)
-        case _:  # of use only where there is text
+        case _:  # only for speech from text
             return None
 
 

@@ -1,4 +1,4 @@
-"""`lighttts.v1.Voices`: what there is to speak with, and the caller's own."""
+"""Our own gRPC API for voices, `lighttts.v1.Voices`: the model's voices and the caller's own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from services.common.errors import InvalidInput
 if TYPE_CHECKING:
     Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
-FRONT = "grpc"
+API = "grpc"
 
 
 class VoicesServicer(tts_pb2_grpc.VoicesServicer):
@@ -28,7 +28,7 @@ class VoicesServicer(tts_pb2_grpc.VoicesServicer):
         self._context = context
 
     async def ListVoices(self, request: tts_pb2.ListVoicesRequest, context: Context) -> tts_pb2.ListVoicesResponse:
-        with metrics.count_errors(FRONT):
+        with metrics.count_errors(API):
             voices = self._context.voices
             registered = await self._context.registry.owned(current_caller())
             return tts_pb2.ListVoicesResponse(
@@ -39,7 +39,7 @@ class VoicesServicer(tts_pb2_grpc.VoicesServicer):
     async def CreateVoice(
         self, request_iterator: AsyncIterator[tts_pb2.CreateVoiceRequest], context: Context
     ) -> tts_pb2.CreateVoiceResponse:
-        with metrics.count_errors(FRONT):
+        with metrics.count_errors(API):
             first = await anext(request_iterator, None)
             if first is None or first.WhichOneof("request") != "header":
                 raise InvalidInput("the first message must be the header; then the recording in parts", field="header")
@@ -55,14 +55,14 @@ class VoicesServicer(tts_pb2_grpc.VoicesServicer):
             return tts_pb2.CreateVoiceResponse(voice=_message(record), existed=existed)
 
     async def GetVoice(self, request: tts_pb2.GetVoiceRequest, context: Context) -> tts_pb2.GetVoiceResponse:
-        with metrics.count_errors(FRONT):
+        with metrics.count_errors(API):
             if request.voice in self._context.voices.model.voices:
                 return tts_pb2.GetVoiceResponse(voice=self._bundled(request.voice))
             record = await self._context.registry.get(current_caller(), request.voice)
             return tts_pb2.GetVoiceResponse(voice=_message(record))
 
     async def DeleteVoice(self, request: tts_pb2.DeleteVoiceRequest, context: Context) -> tts_pb2.DeleteVoiceResponse:
-        with metrics.count_errors(FRONT):
+        with metrics.count_errors(API):
             if request.voice in self._context.voices.model.voices:
                 raise InvalidInput(f"{request.voice!r} comes with the model and cannot be deleted", field="voice")
             record = await self._context.registry.delete(current_caller(), request.voice)

@@ -1,4 +1,4 @@
-"""OpenAI's speech interface (wire contract section 4): `/v1/audio/speech` and `/v1/models`."""
+"""OpenAI's speech API (docs/spec/wire.md, section 4): `/v1/audio/speech` and `/v1/models`."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from services.common.errors import NotFound
 
 MAX_INPUT_CHARS = 4096
 PCM_RATE = 24000
-"""What `pcm` means to this interface's clients, in Hz."""
+"""Sample rate, in Hz, that clients of this API expect of `pcm`."""
 OPENAI_MODELS = frozenset({"tts-1", "tts-1-hd", "gpt-4o-mini-tts"})
-"""Clients have these built in; here each means the default model."""
+"""Names that are built into clients; each means the default model."""
 OPENAI_VOICES = frozenset(
     ["alloy", "ash", "ballad", "cedar", "coral", "echo", "fable", "marin", "nova", "onyx", "sage", "shimmer", "verse"]
 )
-"""Clients have these built in; here each means the default voice, unless there is a voice of that name."""
+"""Names that are built into clients; each means the default voice, unless a voice has that name."""
 FIELDS = {
     "text": "input",
     "audio": "ref_audio",
@@ -57,24 +57,24 @@ class VoiceId(BaseModel):
 
 
 class SpeechRequest(BaseModel):
-    """What to speak and how. `ref_audio`, `ref_text` and `seed` are extensions of ours; fields unknown are ignored."""
+    """What to speak and how. `ref_audio`, `ref_text` and `seed` are our extensions; unknown fields are ignored."""
 
     input: str = Field(min_length=1, max_length=MAX_INPUT_CHARS)
     model: str = Field(default="", max_length=256, description="One of /v1/models; empty means the default.")
     voice: Annotated[str, Field(max_length=256)] | VoiceId = Field(default="", description="A name or an id.")
-    instructions: str = Field(default="", description="How to speak, where the model can: 'with a sad voice'.")
+    instructions: str = Field(default="", description="How to speak, if the model supports it: 'with a sad voice'.")
     response_format: Literal["mp3", "opus", "aac", "flac", "wav", "pcm"] = "mp3"
     speed: float = Field(default=1.0, ge=0.25, le=4.0)
     stream_format: Literal["audio", "sse"] = "audio"
     ref_audio: InlineAudio | None = None
-    ref_text: str = Field(default="", description="What `ref_audio` says; without it, it gives its timbre alone.")
+    ref_text: str = Field(default="", description="Transcript of `ref_audio`; without it, only the timbre is used.")
     seed: int | None = Field(default=None, ge=0, lt=2**64, description="The same seed gives the same speech.")
 
 
 class Model(BaseModel):
     id: str
     object: Literal["model"] = "model"
-    created: int = Field(default=0, description="Always 0: checkpoints carry no date.")
+    created: int = Field(default=0, description="Always 0: checkpoints have no date.")
     owned_by: str = "light-tts"
 
 
@@ -84,12 +84,12 @@ class ModelList(BaseModel):
 
 
 def router(context: GatewayContext) -> APIRouter:
-    """The routes."""
+    """Return the routes."""
     routes = APIRouter(prefix="/v1", tags=["OpenAI"], responses=OPENAI_ERRORS)
 
     @routes.post("/audio/speech", response_class=Response, responses=_ANSWER)
     async def speech(request: SpeechRequest) -> Response:
-        """Speaks `input`; audio streams as it is made."""
+        """Speak `input`; the audio is streamed while it is made."""
         with named_as(FIELDS):
             check_text(request.input, MAX_INPUT_CHARS)
             options = SpeechOptions.from_config(
@@ -103,12 +103,12 @@ def router(context: GatewayContext) -> APIRouter:
 
     @routes.get("/models")
     async def models() -> ModelList:
-        """The names `model` may have: the checkpoint's, which is the default, and its further styles."""
+        """List the values of `model`: the checkpoint, which is the default, and its further styles."""
         return ModelList(data=[Model(id=name) for name in await _model_names(context)])
 
     @routes.get("/models/{model}")
     async def one_model(model: str) -> Model:
-        """One of them."""
+        """Return one model."""
         if model not in await _model_names(context):
             raise _no_such_model(model)
         return Model(id=model)
@@ -121,7 +121,7 @@ async def _model_names(context: GatewayContext) -> tuple[str, ...]:
 
 
 def _no_such_model(name: str) -> NotFound:
-    return NotFound(f"there is no model {name!r}; GET /v1/models lists those there are", field="model")
+    return NotFound(f"there is no model {name!r}; GET /v1/models lists the models", field="model")
 
 
 async def _to_synthesis_config(context: GatewayContext, request: SpeechRequest) -> tts_pb2.SynthesisConfig:
@@ -158,7 +158,7 @@ async def _voice(context: GatewayContext, voice: str | VoiceId) -> str:
 
 
 async def _events(session: Events) -> AsyncGenerator[bytes]:
-    """A session as server-sent events."""
+    """Yield a session as server-sent events."""
     async for event in session:
         match event:
             case audio_pb2.AudioChunk() if event.pcm:

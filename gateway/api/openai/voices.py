@@ -1,4 +1,4 @@
-"""Voices as OpenAI's clients and their relatives manage them: `/v1/audio/voices`."""
+"""Management of voices over HTTP, `/v1/audio/voices`, for clients of OpenAI's API and similar ones."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ _REFUSED_CONSENT = ("", "false", "0", "no", "off")
 
 
 class Voice(BaseModel):
-    id: str = Field(description="What `voice` of a request may say; so may its name.")
+    id: str = Field(description="A value of `voice` in requests; the name is another.")
     object: Literal["audio.voice"] = "audio.voice"
     name: str
     created_at: int = Field(default=0, description="Unix time; 0 for the model's own voices.")
-    registered: bool = Field(description="Whether it is the caller's own and can be deleted.")
+    registered: bool = Field(description="Whether the voice is the caller's own and can be deleted.")
     description: str = ""
-    warnings: list[str] = Field(default=[], description="What could be better about the recording.")
+    warnings: list[str] = Field(default=[], description="Weaknesses of the recording.")
 
 
 class VoiceList(BaseModel):
     object: Literal["list"] = "list"
     data: list[Voice]
-    voices: list[str] = Field(description="Their names alone, as some clients expect them.")
+    voices: list[str] = Field(description="The names alone, which some clients expect.")
 
 
 class DeletedVoice(BaseModel):
@@ -50,12 +50,12 @@ class DeletedVoice(BaseModel):
 
 
 def router(context: GatewayContext) -> APIRouter:
-    """The routes."""
+    """Return the routes."""
     routes = APIRouter(prefix="/v1/audio", tags=["OpenAI"], responses=OPENAI_ERRORS)
 
     @routes.get("/voices")
     async def voices() -> VoiceList:
-        """The model's voices and the caller's own."""
+        """List the model's voices and the caller's own."""
         registered = await context.registry.owned(current_caller())
         data = [Voice(id=name, name=name, registered=False) for name in context.voices.model.voices]
         data += [_registered(record) for record in registered]
@@ -65,11 +65,11 @@ def router(context: GatewayContext) -> APIRouter:
     async def create_voice(
         name: Annotated[str, Form()],
         audio_sample: Annotated[UploadFile, File(description="WAV, FLAC, MP3 or Ogg; 1 to 30 seconds.")],
-        ref_text: Annotated[str, Form(description="What the recording says, word for word.")],
+        ref_text: Annotated[str, Form(description="Transcript of the recording, word for word.")],
         consent: Annotated[str, Form(description="true, or the id of a consent: the person recorded has agreed.")],
         description: Annotated[str, Form()] = "",
     ) -> Voice:
-        """Registers a voice. The same recording and text again change nothing."""
+        """Register a voice. Sending the same recording and text again changes nothing."""
         new = NewVoice(
             name=name,
             transcript=ref_text,
@@ -82,7 +82,7 @@ def router(context: GatewayContext) -> APIRouter:
 
     @routes.delete("/voices/{voice}")
     async def delete_voice(voice: str) -> DeletedVoice:
-        """Deletes one of the caller's voices, by id or name, and everything made of it."""
+        """Delete one of the caller's voices, by id or name, and everything made of it."""
         if voice in context.voices.model.voices:
             raise InvalidInput(f"{voice!r} comes with the model and cannot be deleted", field="voice")
         with named_as(FIELDS):

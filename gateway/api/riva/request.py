@@ -1,4 +1,4 @@
-"""What a request in Riva's words means."""
+"""Converts requests of Riva's API to our synthesis config."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lighttts.v1 import audio_pb2, tts_pb2
 from services.common.errors import InvalidInput
 
 VOICE_FAMILY = "lighttts"
-"""Riva's `voice_name`; the voices themselves are its `subvoices`."""
+"""Riva's `voice_name`; the voices are its `subvoices`."""
 FIELDS = {
     "text": "text",
     "audio": "zero_shot_data.audio_prompt",
@@ -45,9 +45,9 @@ _CONFIGURATION = ("seed", "speed", "style")
 def to_synthesis_config(
     request: riva_tts_pb2.SynthesizeSpeechRequest, languages: Iterable[str]
 ) -> tts_pb2.SynthesisConfig:
-    """The request in our words; `languages` are those of the model. Raises InvalidInput.
+    """Return the request as our config. `languages`: those of the model. Raises InvalidInput.
 
-    `zero_shot_data.quality` and `enable_word_time_offsets` ask for what there is not here: they change nothing.
+    `zero_shot_data.quality` and `enable_word_time_offsets` have no equivalent and are ignored.
     """
     _check_language(request.language_code, tuple(languages))
     if request.custom_dictionary:
@@ -56,7 +56,7 @@ def to_synthesis_config(
         )
     if request.encoding not in _ENCODINGS:
         known = ", ".join(riva_common_pb2.AudioEncoding.Name(number) for number in _ENCODINGS)
-        raise InvalidInput(f"unknown encoding; ask for one of {known}", field="encoding")
+        raise InvalidInput(f"unknown encoding; use one of {known}", field="encoding")
     config = _configured(dict(request.custom_configuration))
     config.audio.encoding = _ENCODINGS[request.encoding]
     config.audio.sample_rate = request.sample_rate_hz
@@ -69,7 +69,7 @@ def to_synthesis_config(
 
 
 def _check_language(code: str, languages: tuple[str, ...]) -> None:
-    """en-US is served by a model that speaks en; a model that names no languages is taken to speak all."""
+    """A model that speaks en serves en-US. A model that lists no languages serves all."""
     if code and languages and code.partition("-")[0].lower() not in {name.partition("-")[0] for name in languages}:
         raise InvalidInput(f"the model does not speak {code!r} but {', '.join(languages)}", field="language_code")
 
@@ -102,4 +102,4 @@ def _add_prompt(config: tts_pb2.SynthesisConfig, prompt: riva_tts_pb2.ZeroShotDa
     config.prompt.audio = audio
     config.prompt.transcript = prompt.transcript
     if not prompt.transcript.strip():
-        config.mode = tts_pb2.SPEECH_MODE_CROSS_LINGUAL  # timbre alone is all that a recording without words gives
+        config.mode = tts_pb2.SPEECH_MODE_CROSS_LINGUAL  # without a transcript only the timbre can be used

@@ -1,4 +1,4 @@
-"""NVIDIA Riva's speech synthesis (wire contract section 3), as its client, LiveKit and Pipecat use it."""
+"""NVIDIA Riva's speech API (docs/spec/wire.md, section 3), as used by its client, LiveKit and Pipecat."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ Request: TypeAlias = riva_tts_pb2.SynthesizeSpeechRequest
 Requests: TypeAlias = AsyncIterator[riva_tts_pb2.SynthesizeSpeechRequest]
 Response: TypeAlias = riva_tts_pb2.SynthesizeSpeechResponse
 
-FRONT = "riva"
+API = "riva"
 NAME = "nvidia.riva.tts.RivaSpeechSynthesis"
 REQUESTS_AHEAD = 16
-"""Requests of one stream that may wait to be spoken; then reading stops and the client feels it."""
+"""Requests of one stream that may wait to be spoken; beyond that reading stops, which slows the client down."""
 PART_BYTES = 2**20
-"""Of one message of a stream; clients refuse 4 MB."""
+"""Most bytes of one response message of a stream; clients refuse messages of more than 4 MB."""
 
 
 class RivaServicer(riva_tts_pb2_grpc.RivaSpeechSynthesisServicer):
@@ -45,7 +45,7 @@ class RivaServicer(riva_tts_pb2_grpc.RivaSpeechSynthesisServicer):
         self._context = context
 
     async def Synthesize(self, request: Request, context: Context) -> Response:
-        with metrics.count_errors(FRONT), named_as(FIELDS):
+        with metrics.count_errors(API), named_as(FIELDS):
             check_text(request.text, self._context.settings.max_text_chars)
             options = self._options(request)
             parts, rate, seconds = list[bytes](), 0, 0.0
@@ -60,8 +60,8 @@ class RivaServicer(riva_tts_pb2_grpc.RivaSpeechSynthesisServicer):
             return _response(request, with_length(b"".join(parts), options.audio.encoding, round(seconds * rate)))
 
     async def SynthesizeOnline(self, request_iterator: Requests, context: Context) -> AsyncIterator[Response]:
-        """Every request's text is spoken, in order; requests that ask for the same voice and format share a session."""
-        with metrics.count_errors(FRONT), named_as(FIELDS):
+        """Speak the texts of the requests in order; requests with the same voice and format share a session."""
+        with metrics.count_errors(API), named_as(FIELDS):
             request = await _next(request_iterator)
             while request is not None:
                 stretch = _Stretch(request, request_iterator)
@@ -79,8 +79,8 @@ class RivaServicer(riva_tts_pb2_grpc.RivaSpeechSynthesisServicer):
     async def GetRivaSynthesisConfig(
         self, request: riva_tts_pb2.RivaSynthesisConfigRequest, context: Context
     ) -> riva_tts_pb2.RivaSynthesisConfigResponse:
-        """One entry per language, with all voices. Clients ask for other products' models, so the name is no filter."""
-        with metrics.count_errors(FRONT):
+        """Return one entry per language, with all voices. Clients send names of Riva's models: no filter."""
+        with metrics.count_errors(API):
             model = self._context.voices.model
             names = await _voice_names(self._context)
             subvoices = ",".join(f"{name}:{number}" for number, name in enumerate(names))
@@ -99,23 +99,23 @@ class RivaServicer(riva_tts_pb2_grpc.RivaSpeechSynthesisServicer):
 
 @dataclass
 class _Stretch:
-    """Consecutive requests of one stream that differ in nothing but text and id."""
+    """Consecutive requests of one stream that differ only in text and id."""
 
     first: Request
     requests: Requests
     following: Request | None = None
-    """The request that ended it."""
+    """The first request that differs; it starts the next stretch."""
     _unspoken: deque[Request] = field(default_factory=deque)
     _speaking: Request = field(default_factory=Request)
     _room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(REQUESTS_AHEAD))
 
     @property
     def speaking(self) -> Request:
-        """Whose audio comes now. At the end the encoder may still hold some of the last one's."""
+        """The request whose audio is sent now; after the last mark, the last one, whose end the encoder may hold."""
         return self._unspoken[0] if self._unspoken else self._speaking
 
     def mark(self) -> None:
-        """One more request's audio has been sent."""
+        """Record that the audio of one more request has been sent."""
         self._speaking = self._unspoken.popleft()
         self._room.release()
 
@@ -126,11 +126,11 @@ class _Stretch:
             self._unspoken.append(request)
             if not request.text:
                 raise InvalidInput("a request without text; send at least one word", field="text")
-            if speakable(request.text):  # what is only a dash or an emoji is left out: agents send such things
+            if speakable(request.text):  # agents send texts that are only a dash or an emoji: skip them
                 yield TextInput(request.text)
             yield FlushInput()
             request = await _next(self.requests)
-            if request is not None and not _alike(request, self.first):
+            if request is not None and not _one_session(request, self.first):
                 self.following = request
                 return
 
@@ -141,8 +141,8 @@ async def _next(requests: Requests) -> Request | None:
     return None
 
 
-def _alike(one: Request, other: Request) -> bool:
-    """Whether one session can speak both."""
+def _one_session(one: Request, other: Request) -> bool:
+    """Return whether one session can speak both."""
 
     def rest(request: Request) -> Request:
         copy = Request()
@@ -162,6 +162,6 @@ def _response(request: Request, audio: bytes) -> Response:
 
 
 async def _voice_names(context: GatewayContext) -> tuple[str, ...]:
-    """Names of the checkpoint's voices, then those of the caller's own."""
+    """Return the names of the checkpoint's voices, then those of the caller's own."""
     registered = await context.registry.owned(current_caller())
     return (*context.voices.model.voices, *(record.name for record in registered))

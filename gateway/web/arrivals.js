@@ -1,6 +1,6 @@
-// When each chunk came and how much audio it brought: bars that begin at their arrival and are as wide as they last.
+// Draws a bar per chunk: it starts at the chunk's arrival and is as wide as the chunk's audio is long.
 
-const SECONDS_SHOWN = 8; // at first; the axis shrinks when more is needed
+const SECONDS_SHOWN = 8; // initially; the axis is rescaled for more
 const ROWS = 4;
 
 export class Arrivals {

@@ -8,7 +8,7 @@ const FLOOR = 1e-5;
 const melOf = (hertz) => 2595 * Math.log10(1 + hertz / 700);
 const hertzOf = (mel) => 700 * (10 ** (mel / 2595) - 1);
 
-/** Triangles over the bins of a spectrum: [first bin, weights] per band. */
+/** Returns triangular filters over the bins of a spectrum: [first bin, weights] per band. */
 function filters(sampleRate) {
   const top = melOf(sampleRate / 2);
   const edges = Array.from({ length: BANDS + 2 }, (_, i) => (hertzOf((top * i) / (BANDS + 1)) * SIZE) / sampleRate);
@@ -24,7 +24,7 @@ function filters(sampleRate) {
   });
 }
 
-/** Power spectrum of a frame, by an iterative radix-2 transform in place. */
+/** Returns the power spectrum of a frame, by an iterative radix-2 FFT in place. */
 function power(real) {
   const imaginary = new Float32Array(SIZE);
   for (let i = 1, j = 0; i < SIZE; i += 1) {

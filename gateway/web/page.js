@@ -1,4 +1,4 @@
-// Joins the form, the stream, the player and the pictures.
+// Connects the form, the stream, the player and the pictures.
 
 import { Arrivals } from "/web/arrivals.js";
 import { MelPicture } from "/web/mel.js";
@@ -13,27 +13,27 @@ const seconds = (value) => `${value.toFixed(2)} s`;
 const mel = new MelPicture($("mel"), SAMPLE_RATE);
 const arrivals = new Arrivals($("arrivals"));
 let player = null;
-let speech = null; // what is being spoken: {abort, started, received, chunks}
+let speech = null; // the running request: {abort, started, received, chunks}
 let recorder = null;
-let prompt = null; // the WAV Blob of one's own recording
+let prompt = null; // the WAV Blob of the user's recording
 
-function say(words) {
+function setStatus(words) {
   $("status").textContent = words;
 }
 
-function complain(error) {
+function showError(error) {
   if (error?.status === 401) {
-    $("more").open = true; // that is where the key goes
+    $("more").open = true; // the field for the key is there
     $("key").focus();
   }
   $("problem").textContent = error ? `${error.message[0].toUpperCase()}${error.message.slice(1)}.`.replace("..", ".") : "";
 }
 
 async function fillVoices() {
-  const chosen = $("voice").options.length > 1 ? $("voice").value : ""; // where there was no choice, none was made
-  complain(null);
+  const chosen = $("voice").options.length > 1 ? $("voice").value : ""; // a list of one option holds no choice of the user
+  showError(null);
   const voices = await listVoices($("key").value).catch((error) => {
-    complain(error);
+    showError(error);
     return [];
   });
   const options = [...voices.map(({ id, name }) => new Option(name, id)), new Option("Your own recording …", OWN)];
@@ -56,14 +56,14 @@ async function request() {
 async function start(event) {
   event.preventDefault();
   stop();
-  complain(null);
+  showError(null);
   const mine = { abort: new AbortController(), started: performance.now(), received: 0, chunks: 0 };
   speech = mine;
   $("stop").disabled = false;
   for (const id of ["first", "received", "chunks", "played", "gaps"]) $(id).textContent = "–";
   mel.clear();
   arrivals.clear();
-  say("Waiting for the first audio …");
+  setStatus("Waiting for the first audio …");
   try {
     player ??= await Player.open(SAMPLE_RATE, progress);
     await player.begin();
@@ -75,9 +75,9 @@ async function start(event) {
     }
     player.end();
   } catch (error) {
-    if (speech !== mine) return; // stopped, or overtaken by the next one
-    complain(error);
-    finish("Nothing more comes.");
+    if (speech !== mine) return; // stopped, or replaced by the next request
+    showError(error);
+    finish("Stopped by an error.");
     player?.stop();
   }
 }
@@ -86,7 +86,7 @@ function arrived(mine, samples) {
   const at = (performance.now() - mine.started) / 1000;
   if (!mine.chunks) {
     $("first").textContent = `${Math.round(at * 1000)} ms`;
-    say(`Speaking; the first audio came after ${Math.round(at * 1000)} milliseconds.`);
+    setStatus(`Speaking; the first audio came after ${Math.round(at * 1000)} milliseconds.`);
     requestAnimationFrame(paint);
   }
   mine.chunks += 1;
@@ -103,7 +103,7 @@ function progress({ played, gaps, over }) {
   speech.played = played;
   $("played").textContent = seconds(played / SAMPLE_RATE);
   $("gaps").textContent = String(gaps);
-  if (over) finish("Spoken to its end.");
+  if (over) finish("Finished.");
 }
 
 function paint() {
@@ -116,7 +116,7 @@ function paint() {
 function finish(words) {
   speech = null;
   $("stop").disabled = true;
-  say(words);
+  setStatus(words);
 }
 
 function stop() {
@@ -128,16 +128,16 @@ function stop() {
 }
 
 async function usePrompt(blob) {
-  complain(null);
+  showError(null);
   try {
     prompt = await toWav(blob);
     $("preview").src = URL.createObjectURL(prompt);
     $("preview").hidden = false;
-    say("The recording is ready; write down what it says.");
+    setStatus("The recording is ready; type its text below.");
   } catch (error) {
     prompt = null;
     $("preview").hidden = true;
-    complain(error);
+    showError(error);
   }
 }
 
@@ -150,16 +150,16 @@ async function toggleRecording() {
     await usePrompt(await running.stop());
     return;
   }
-  complain(null);
+  showError(null);
   try {
     const running = await record();
     recorder = running;
     $("record").setAttribute("aria-pressed", "true");
     $("record").textContent = "Stop recording";
-    say("Recording …");
+    setStatus("Recording …");
     running.ended.then(() => recorder === running && toggleRecording());
   } catch (error) {
-    complain(error);
+    showError(error);
   }
 }
 

@@ -1,4 +1,4 @@
-// Plays pieces of samples end to end and tells how far it has come, and when it ran dry before the end.
+// Plays pieces of samples one after the other and reports the position, and the gaps before the end.
 
 class Player extends AudioWorkletProcessor {
   constructor() {
@@ -18,7 +18,7 @@ class Player extends AudioWorkletProcessor {
     this.gaps = 0;
     this.dry = true;
     this.ended = false;
-    this.told = false;
+    this.reported = false;
     this.blocks = 0;
   }
 
@@ -29,9 +29,9 @@ class Player extends AudioWorkletProcessor {
     this.dry = filled < channel.length;
     this.played += filled;
     this.blocks += 1;
-    const over = this.ended && this.dry && !this.told;
+    const over = this.ended && this.dry && !this.reported;
     if (over || this.blocks % 8 === 0) {
-      this.told = over || this.told;
+      this.reported = over || this.reported;
       this.port.postMessage({ played: this.played, gaps: this.gaps, over });
     }
     return true;

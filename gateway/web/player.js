@@ -1,7 +1,7 @@
-// Samples to the loudspeaker, through an analyser that measures what is heard.
+// Plays samples through an analyser that measures the level.
 
 export class Player {
-  /** Call it from a click or key: browsers let nothing sound before one. `onProgress({played, gaps, over})`. */
+  /** Call it from a click or key event: browsers play no audio before one. `onProgress({played, gaps, over})`. */
   static async open(sampleRate, onProgress) {
     const context = new AudioContext({ sampleRate });
     await context.audioWorklet.addModule("/web/player-worklet.js");
@@ -34,7 +34,7 @@ export class Player {
     this.node.port.postMessage({ type: "stop" });
   }
 
-  /** Root mean square of what is heard now; full scale is 1. */
+  /** Returns the root mean square of the audio playing now; full scale is 1. */
   level() {
     this.analyser.getFloatTimeDomainData(this.window);
     return Math.sqrt(this.window.reduce((sum, value) => sum + value * value, 0) / this.window.length);

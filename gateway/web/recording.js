@@ -1,11 +1,11 @@
-// A voice of one's own: from the microphone or a file, as a WAV file of at most 30 seconds.
+// The user's own voice, from the microphone or a file, as a WAV file of at most 30 seconds.
 
 const SAMPLE_RATE = 24000;
 const MAX_SECONDS = 30;
 
-/** Records until `stop` is called; that returns the recording. Rejects when the microphone is refused. */
+/** Records until `stop` is called, which returns the recording. Rejects if access to the microphone is refused. */
 export async function record() {
-  if (!navigator.mediaDevices) throw new Error("the browser lends the microphone only to https pages and localhost");
+  if (!navigator.mediaDevices) throw new Error("browsers allow the microphone only on https pages and localhost");
   const stream = await navigator.mediaDevices.getUserMedia({ audio: { echoCancellation: false, channelCount: 1 } });
   const recorder = new MediaRecorder(stream);
   const parts = [];
@@ -27,11 +27,11 @@ export async function record() {
   };
 }
 
-/** Any audio the browser can read, as a mono 16-bit WAV Blob. */
+/** Converts any audio that the browser can read to a mono 16-bit WAV Blob. */
 export async function toWav(blob) {
   const context = new OfflineAudioContext(1, 1, SAMPLE_RATE);
   const audio = await context.decodeAudioData(await blob.arrayBuffer()).catch(() => {
-    throw new Error("this file holds no audio that the browser can read");
+    throw new Error("the browser cannot read audio from this file");
   });
   const length = Math.min(audio.length, MAX_SECONDS * SAMPLE_RATE);
   const mix = new Float32Array(length);
@@ -63,7 +63,7 @@ function header(length) {
   return view.buffer;
 }
 
-/** A Blob's bytes as base64. */
+/** Returns a Blob's bytes as base64. */
 export function base64(blob) {
   return new Promise((resolve, reject) => {
     const reader = new FileReader();

@@ -1,4 +1,4 @@
-// The one door of this page: OpenAI's interface, answered with headerless 16-bit samples as they are made.
+// The only API that this page uses: OpenAI's, with headerless 16-bit samples, streamed while they are made.
 
 export const SAMPLE_RATE = 24000;
 
@@ -13,14 +13,14 @@ async function refusal(response) {
   return error;
 }
 
-/** The voices there are: [{id, name}]. */
+/** Returns the voices: [{id, name}]. */
 export async function listVoices(key) {
   const response = await fetch("/v1/audio/voices", { headers: headers(key) });
   if (!response.ok) throw await refusal(response);
   return (await response.json()).data;
 }
 
-/** Yields Float32Arrays of samples as they arrive. Aborting `signal` ends the speech on the server too. */
+/** Yields Float32Arrays of samples as they arrive. Aborting `signal` also ends the synthesis on the server. */
 export async function* speak(request, key, signal) {
   const response = await fetch("/v1/audio/speech", {
     method: "POST",
@@ -30,7 +30,7 @@ export async function* speak(request, key, signal) {
   });
   if (!response.ok) throw await refusal(response);
   const reader = response.body.getReader();
-  let half = new Uint8Array(0); // the network may cut a sample in two
+  let half = new Uint8Array(0); // the network may split a sample
   for (;;) {
     const { done, value } = await reader.read();
     if (done) return;

@@ -1,1 +1,1 @@
-"""Reading a model directory."""
+"""Read a model directory."""

@@ -1,4 +1,4 @@
-"""Reading hyperpyyaml files as plain data: nothing is imported or called, whatever the tags say."""
+"""Read hyperpyyaml files as plain data: whatever the tags are, nothing is imported or called."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 
 def read_hyper_yaml(path: Path) -> dict[str, Any]:
-    """Reads a hyperpyyaml file as plain data: object tags become the mapping below them, `!ref` is resolved.
+    """Read a hyperpyyaml file as plain data: an object tag becomes the mapping below it, `!ref` is resolved.
 
-    Raises OSError when the file cannot be read, ValueError when it is not such YAML.
+    Raises OSError when the file cannot be read, ValueError when it is not valid hyperpyyaml.
     """
     import yaml  # here: only services that open a model directory need it
 
@@ -44,7 +44,7 @@ class _Reference(str):
 
 
 def _resolve(value: Any, root: Mapping[str, Any], within: tuple[str, ...]) -> Any:
-    """`within` names the references being resolved, so that a circle is noticed."""
+    """Resolve `!ref`s. `within` lists the references being resolved, to detect a circle."""
     if isinstance(value, _Reference):
         if value in within:
             raise ValueError(f"!ref {value} refers to itself")
@@ -57,7 +57,7 @@ def _resolve(value: Any, root: Mapping[str, Any], within: tuple[str, ...]) -> An
                 term = _resolve(root[name.group(1)], root, (*within, value)) if name else int(factor)
                 product = term if product is None else product * term
             except TypeError as error:
-                raise ValueError(f"!ref {value} multiplies what are not numbers") from error
+                raise ValueError(f"!ref {value} multiplies values that are not numbers") from error
         return product
     if isinstance(value, dict):
         return {key: _resolve(item, root, within) for key, item in value.items()}

@@ -1,11 +1,11 @@
-"""What an official-format model directory is: where its files are and how large its networks are.
+"""A model directory in the official layout: the places of its files and the sizes of its networks.
 
-A directory is read once, here; everything else receives the frozen dataclasses below. Sizes come from the
-directory's YAML and from the Qwen2 `config.json` (spec section 1), so a checkpoint of any width works. This module
-imports neither torch nor a settings library: a gateway or a bare benchmark machine can use it.
+Only this module reads a directory's configuration; all other code receives the frozen dataclasses below. Sizes come
+from the directory's YAML and from the Qwen2 `config.json` (spec section 1), so a checkpoint of any width works. This
+module imports neither torch nor a settings library: a gateway or a bare benchmark machine can use it.
 
-Beside the official files a directory may hold `light-tts.yaml`, our own card: what the checkpoint's owner knows and
-the official files cannot say (languages, splitter limits, whether it was trained on interleaved text, its voices).
+A directory may also hold `light-tts.yaml`, our own card, for facts that the official files cannot express: languages,
+splitter limits, whether the checkpoint was trained on interleaved text, its voices.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CARD = "light-tts.yaml"
 
 
 class ModelDirError(Exception):
-    """A model directory is missing, incomplete or damaged; the message says which file and what to do."""
+    """A model directory is missing, incomplete or damaged; the message names the file and what to do."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class VocoderConfig:
 
 @dataclass(frozen=True)
 class MelConfig:
-    """The prompt mel the flow conditions on (spec section 3.4)."""
+    """The prompt mel that conditions the flow (spec section 3.4)."""
 
     sample_rate: int = 24000
     n_fft: int = 1920
@@ -160,7 +160,7 @@ class BundledVoice:
 
 @dataclass(frozen=True)
 class Card:
-    """`light-tts.yaml`: what the official files do not say about a checkpoint."""
+    """`light-tts.yaml`: facts about a checkpoint that the official files do not hold."""
 
     name: str
     description: str = ""
@@ -205,16 +205,16 @@ class ModelDir:
 
 
 def open_model_dir(path: str | Path) -> ModelDir:
-    """Reads a model directory's configuration and checks that the files a service needs are there.
+    """Read a model directory's configuration and check that the files that services need exist.
 
-    Raises ModelDirError naming every missing file at once, or the YAML node that is missing or of the wrong type.
+    Raises ModelDirError with all missing files, or with the YAML node that is missing or of the wrong type.
     """
     root = Path(path)
     if not root.is_dir():
         raise ModelDirError(f"model directory {root} does not exist; set LIGHTTTS_MODEL_DIR to an existing one")
     family = next((f for f in FAMILIES if (root / f"{f}.yaml").is_file()), None)
     if family is None:
-        raise ModelDirError(f"{root} holds none of {', '.join(f'{f}.yaml' for f in FAMILIES)}: not a model directory")
+        raise ModelDirError(f"{root} has none of {', '.join(f'{f}.yaml' for f in FAMILIES)}: not a model directory")
     version = "3" if family == "cosyvoice3" else "2"
     needed = ["llm.pt", "flow.pt", "hift.pt", "campplus.onnx", f"speech_tokenizer_v{version}.onnx"]
     needed += ["CosyVoice-BlankEN/config.json"]
@@ -383,5 +383,5 @@ def _read_card(root: Path) -> Card:
 def _bundled_voice(root: Path, entry: Mapping[str, Any]) -> BundledVoice:
     audio, transcript = root / entry["audio"], root / entry["transcript"]
     if not audio.is_file() or not transcript.is_file():
-        raise ValueError(f"voice {entry['name']!r} names a file that does not exist")
+        raise ValueError(f"voice {entry['name']!r} refers to a file that does not exist")
     return BundledVoice(entry["name"], audio, transcript.read_text(encoding="utf-8").strip())

@@ -1,6 +1,6 @@
-"""Reading official checkpoints into our modules: safe, weight norm folded, every mismatch named.
+"""Load official checkpoints into our modules: safely, with weight norm folded, and naming every mismatch.
 
-Imports torch alone beside the standard library. Key spellings and the weight-norm formula: spec section 1.
+Imports only torch and the standard library. Key spellings and the weight-norm formula: spec section 1.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NORM_PAIRS = (
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Loads a state dict in float32 under current key names, weight norm folded into plain `.weight` tensors.
+    """Load a state dict in float32 under current key names, weight norm folded into plain `.weight` tensors.
 
     `generator.` prefixes are dropped and the older `block1.block.1` LayerNorm spelling becomes `block1.block.2`.
     Raises ModelDirError when the file is not a plain state dict of tensors.
@@ -31,8 +31,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ModelDirError(f"{path} does not exist; fetch the checkpoint again") from error
-    except pickle.UnpicklingError as error:  # torch's own text here advises to switch this safety off
-        raise ModelDirError(f"{path} holds something else than plain tensors, or is damaged; fetch it again") from error
+    except pickle.UnpicklingError as error:  # torch's own message advises to switch this safety off
+        raise ModelDirError(f"{path} holds objects other than plain tensors, or is damaged; fetch it again") from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelDirError(f"{path} is damaged or not a plain state dict ({first_line}); fetch it again") from error
@@ -48,7 +48,7 @@ def _current_name(key: str) -> str:
 
 
 def fold_weight_norm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Replaces each weight-norm pair (g, v) by w = g * v / ||v||, the norm over every dimension but the first."""
+    """Replace each weight-norm pair (g, v) by w = g * v / ||v||, the norm over every dimension but the first."""
     folded = dict(state)
     for key in state:
         for pattern, partner in _NORM_PAIRS:
@@ -61,10 +61,10 @@ def fold_weight_norm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_strict(module: nn.Module, weights: Mapping[str, Tensor], source: str, ignore: tuple[str, ...] = ()) -> None:
-    """Copies `weights` into `module`; every parameter and persistent buffer must be present with its exact shape.
+    """Copy `weights` into `module`; every parameter and persistent buffer must be present with its exact shape.
 
-    `source` (a file name) starts the message; keys that begin with one of `ignore` are allowed to be left over.
-    Raises ModelDirError naming the missing, misshapen and unexpected keys (the first few of each).
+    `source` (a file name) starts the error message; keys that begin with one of `ignore` may remain unused.
+    Raises ModelDirError with the missing, misshapen and unexpected keys (the first few of each).
     """
     wanted = module.state_dict()
     missing = [f"{key} {list(value.shape)}" for key, value in wanted.items() if key not in weights]
@@ -81,6 +81,6 @@ def load_strict(module: nn.Module, weights: Mapping[str, Tensor], source: str, i
             problems.append(f"{label}: {', '.join(keys[:3])}{more}")
     if problems:
         raise ModelDirError(f"{source} does not fit its configuration ({'; '.join(problems)})")
-    # A module without storage of its own takes the tensors over, so that the weights are in memory once.
-    taken_over = any(value.is_meta for value in wanted.values())
-    module.load_state_dict({key: weights[key] for key in wanted}, assign=taken_over)
+    # A module without its own storage (on meta) uses these tensors, so that the weights are in memory once.
+    on_meta = any(value.is_meta for value in wanted.values())
+    module.load_state_dict({key: weights[key] for key in wanted}, assign=on_meta)

@@ -1,4 +1,4 @@
-"""Who the workers of a service are: full sets of addresses, delivered each time they change."""
+"""Discovery of a service's workers: the full set of addresses, delivered at each change."""
 
 from services.common.discovery.base import Discovery, discover
 from services.common.discovery.dns import DnsDiscovery

@@ -1,10 +1,10 @@
-"""`host:port` as text: parsing and formatting, IPv6 in brackets."""
+"""Parse and format `host:port`, with IPv6 hosts in brackets."""
 
 from __future__ import annotations
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """Host (without brackets) and port of `host:port` or `[v6]:port`. Raises ValueError that names what is wrong."""
+    """Return host (without brackets) and port of `host:port` or `[v6]:port`. Raises ValueError with the reason."""
     host, colon, port = address.rpartition(":")
     if not colon:
         raise ValueError(f"{address!r} has no port; write host:port")
@@ -20,5 +20,5 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 def join_address(host: str, port: int) -> str:
-    """`host:port`, with an IPv6 host in brackets."""
+    """Return `host:port`, with an IPv6 host in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

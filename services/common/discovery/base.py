@@ -1,4 +1,4 @@
-"""The protocol every kind of discovery meets, and the factory that reads a target."""
+"""The protocol of all kinds of discovery, and the factory that parses a target."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class Discovery(Protocol):
 
     @property
     def target(self) -> str:
-        """The target this was made from, for logs."""
+        """The target this was created from, for logs."""
 
     def watch(self) -> AsyncGenerator[frozenset[str], None]:
-        """Yields the full set of addresses (`host:port`), first as soon as it is known, then at every change.
+        """Yield the full set of addresses (`host:port`): first as soon as it is known, then at every change.
 
-        Trouble at the source yields nothing: the last set stands until there is a better one. An empty set means that
-        there are no workers, not that they could not be looked up. The generator ends when the set can change no more.
+        A failing source yields nothing: the last set stays valid until the next successful lookup. An empty set means
+        that there are no workers, not that the lookup failed. The generator ends when the set can no longer change.
         """
 
 
@@ -34,13 +34,13 @@ _SCHEMES: dict[str, tuple[Callable[[SplitResult], Discovery], str]] = {
 
 
 def discover(target: str) -> Discovery:
-    """The discovery a target asks for, by its scheme.
+    """Return the discovery for a target, by its scheme.
 
     * `static:///host:port,host:port`: a fixed list.
     * `dns://[server[:port]]/name:port`: the A and AAAA records of a name, polled.
     * `kubernetes:///service[.namespace][:port]`: the Ready pods behind a service, watched.
 
-    Raises ValueError, with what to write instead, for an unknown scheme or a malformed target.
+    Raises ValueError, with the correct form, for an unknown scheme or a malformed target.
     """
     try:
         url = urlsplit(target)

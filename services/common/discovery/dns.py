@@ -1,13 +1,14 @@
-"""`dns://[server[:port]]/name:port`: every A and AAAA record of a name is a worker; we poll, at the records' own pace.
+"""`dns://[server[:port]]/name:port`: every A and AAAA record of a name is a worker; polled at the records' TTL.
 
-gRPC's own resolver asks again only when a connection breaks, so it never sees a worker that was added.
+gRPC's own resolver queries again only when a connection breaks, so it never sees a worker that was added.
 
-* A record set is asked for again when its TTL has passed, never earlier (at least 1 s, so that a TTL of 0 is no busy
-  loop). The two families are timed apart.
-* A name that does not exist or has no address means "no workers" only when the zone vouches for it: the answer is
-  authoritative or carries the zone's SOA, whose negative TTL then sets the pace (at most 30 s). A bare negative answer,
-  as a confused cache gives, is a failure.
-* After a failure (timeout, SERVFAIL, a bare negative answer) the last known addresses stand; we ask again after 1 s.
+* A record set is queried again when its TTL has passed, not earlier (at least 1 s, so that a TTL of 0 is no busy
+  loop). The two address families are timed separately.
+* A name that does not exist or has no address means "no workers" only if the answer is authoritative or carries the
+  zone's SOA record, whose negative TTL then sets the interval (at most 30 s). A negative answer without either, as a
+  faulty cache sends, is a failure.
+* After a failure (timeout, SERVFAIL, such a negative answer) the last known addresses stay; the next query follows
+  after 1 s.
 """
 
 from __future__ import annotations
@@ -33,19 +34,19 @@ from services.common.discovery.metrics import FAILURES
 
 log = structlog.get_logger(__name__)
 
-_LEAST_SECONDS = 1.0
-_MOST_NEGATIVE_SECONDS = 30.0
+_MIN_SECONDS = 1.0
+_MAX_NEGATIVE_SECONDS = 30.0
 _QUERY_TIMEOUT_SECONDS = 0.5
 _LOOKUP_TIMEOUT_SECONDS = 1.5
 
 
 class _BareNegativeError(Exception):
-    """A negative answer for which nobody vouches."""
+    """A negative answer that is neither authoritative nor has an SOA record."""
 
 
 @dataclass(slots=True)
 class _Records:
-    """One address family of the name, as last seen."""
+    """One address family of the name, as of the last answer."""
 
     kind: Literal["A", "AAAA"]
     hosts: frozenset[str] = field(default_factory=frozenset)
@@ -56,7 +57,7 @@ class _Records:
 
 
 class DnsDiscovery:
-    """The addresses of a name, asked of `resolver`. A dual-stack name lists each worker once per family."""
+    """The addresses of a name, queried through `resolver`. A dual-stack name lists each worker once per family."""
 
     def __init__(self, name: str, port: int, resolver: dns.asyncresolver.Resolver, target: str) -> None:
         self._name = name
@@ -94,7 +95,7 @@ class DnsDiscovery:
             await asyncio.sleep(max(0.0, min(records.due for records in families) - loop.time()))
 
     async def _refresh(self, records: _Records) -> None:
-        """Asks for one family and notes when to ask again."""
+        """Query one family and set the time of the next query."""
         try:
             hosts, seconds = await self._query(records)
         except (dns.exception.DNSException, _BareNegativeError, OSError) as error:
@@ -102,7 +103,7 @@ class DnsDiscovery:
             if not records.failing:
                 log.warning("lookup failed", target=self._target, records=records.kind, reason=str(error))
             records.failing = True
-            seconds = _LEAST_SECONDS
+            seconds = _MIN_SECONDS
         else:
             if records.failing:
                 log.info("lookup works again", target=self._target, records=records.kind)
@@ -110,8 +111,8 @@ class DnsDiscovery:
         records.due = asyncio.get_running_loop().time() + seconds
 
     async def _query(self, records: _Records) -> tuple[frozenset[str], float]:
-        """The hosts of one family and the seconds for which they hold. Raises the failures that `_refresh` handles."""
-        # Short names (`decode`, `decode.speech`) go through the search list of the system's resolver.
+        """Return one family's hosts and the seconds they are valid. Raises the failures that `_refresh` handles."""
+        # `search`: short names (`decode`, `decode.speech`) use the search list of the system's resolver.
         try:
             answer = await self._resolver.resolve(self._name, records.kind, raise_on_no_answer=False, search=True)
         except dns.resolver.NXDOMAIN as error:
@@ -119,16 +120,16 @@ class DnsDiscovery:
         else:
             if answer.rrset is not None:
                 hosts = frozenset(str(record.address) for record in answer.rrset)
-                return hosts, max(_LEAST_SECONDS, float(answer.chaining_result.minimum_ttl))
+                return hosts, max(_MIN_SECONDS, float(answer.chaining_result.minimum_ttl))
             responses = [answer.response]
-        if records.hosts and not all(_vouched(response) for response in responses):
-            raise _BareNegativeError(f"{self._name} has no {records.kind} record, says a server that is not its zone's")
+        if records.hosts and not all(_from_zone(response) for response in responses):
+            raise _BareNegativeError(f"{self._name} has no {records.kind} record, but the answer is not from its zone")
         seconds = min((_negative_ttl(response) for response in responses), default=0.0)
-        return frozenset(), min(max(_LEAST_SECONDS, seconds), _MOST_NEGATIVE_SECONDS)
+        return frozenset(), min(max(_MIN_SECONDS, seconds), _MAX_NEGATIVE_SECONDS)
 
 
 def _resolver(url: SplitResult) -> dns.asyncresolver.Resolver:
-    """The system's resolver, or one that asks the server named in the target and searches no other domains."""
+    """Return the system's resolver, or one that queries the server of the target and searches no other domains."""
     if not url.netloc:
         return dns.asyncresolver.Resolver()
     try:
@@ -143,7 +144,7 @@ def _resolver(url: SplitResult) -> dns.asyncresolver.Resolver:
 
 
 def _soa_ttl(response: dns.message.Message) -> float | None:
-    """The negative TTL of a response's SOA record (RFC 2308): the lesser of the record's TTL and its minimum field."""
+    """Return the negative TTL of a response's SOA record (RFC 2308): the lower of its TTL and its minimum field."""
     for rrset in response.authority:
         if rrset.rdtype == dns.rdatatype.SOA:
             return float(min(rrset.ttl, rrset[0].minimum))
@@ -151,10 +152,10 @@ def _soa_ttl(response: dns.message.Message) -> float | None:
 
 
 def _negative_ttl(response: dns.message.Message) -> float:
-    """Seconds for which a negative answer holds; without an SOA it must not be kept at all."""
+    """Return the seconds a negative answer is valid; without an SOA record it must not be cached (0)."""
     return _soa_ttl(response) or 0.0
 
 
-def _vouched(response: dns.message.Message) -> bool:
-    """Whether the zone itself speaks, directly or through a cache that passes its SOA on."""
+def _from_zone(response: dns.message.Message) -> bool:
+    """Return whether the answer comes from the zone: directly, or through a cache that includes the SOA record."""
     return bool(response.flags & dns.flags.AA) or _soa_ttl(response) is not None

@@ -1,4 +1,4 @@
-"""Which addresses the EndpointSlices of a service offer, as the objects come from the Kubernetes API (JSON)."""
+"""Worker addresses from the EndpointSlices of a service, as JSON objects of the Kubernetes API."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import Any
 from services.common.discovery.addresses import join_address
 
 Slice = Mapping[str, Any]
-"""An object of discovery.k8s.io/v1 EndpointSlice. The API leaves empty lists and unknown conditions out, or null."""
+"""A discovery.k8s.io/v1 EndpointSlice. In it, empty lists and unknown conditions are absent or null."""
 
 DEFAULT_PORT = "grpc"
 _FAMILIES = ("IPv4", "IPv6")
-"""In the order of preference; FQDN slices belong to no pods."""
+"""In order of preference; FQDN slices belong to no pods."""
 
 
 @dataclass(slots=True)
 class _Pod:
-    """What all slices together say of one pod."""
+    """One pod, merged from all slices."""
 
     by_family: dict[str, str] = field(default_factory=dict)
     terminating: bool = False
 
 
 def ready_addresses(slices: Iterable[Slice], port: str) -> frozenset[str]:
-    """`host:port` of every endpoint that is ready and not terminating, each pod once.
+    """Return `host:port` of every endpoint that is ready and not terminating, each pod once.
 
-    A service has several slices: one per address family and per hundred pods, and while pods move between slices one
-    may be in two. A pod of both families counts by its IPv4 address; one that any slice calls terminating is out.
+    A service has several slices: one per address family and per hundred pods; a pod that moves between slices may be in
+    two. A pod with both families counts with its IPv4 address; a pod that any slice marks as terminating is left out.
 
     Args:
         slices: every slice of the service.
@@ -41,7 +41,7 @@ def ready_addresses(slices: Iterable[Slice], port: str) -> frozenset[str]:
         if family not in _FAMILIES or number is None:
             continue
         for endpoint in piece.get("endpoints") or ():
-            _note(pods, endpoint, family, number)
+            _add(pods, endpoint, family, number)
     return frozenset(
         next(pod.by_family[family] for family in _FAMILIES if family in pod.by_family)
         for pod in pods.values()
@@ -50,7 +50,7 @@ def ready_addresses(slices: Iterable[Slice], port: str) -> frozenset[str]:
 
 
 def port_number(piece: Slice, port: str) -> int | None:
-    """The port a slice's endpoints are dialled at, or None when the slice has no such port."""
+    """Return the port to dial for a slice's endpoints, or None when the slice has no such port."""
     if port.isdigit():
         return int(port)
     numbers = {entry.get("name") or "": entry["port"] for entry in piece.get("ports") or () if entry.get("port")}
@@ -60,7 +60,7 @@ def port_number(piece: Slice, port: str) -> int | None:
     return None if number is None else int(number)
 
 
-def _note(pods: dict[str, _Pod], endpoint: Mapping[str, Any], family: str, number: int) -> None:
+def _add(pods: dict[str, _Pod], endpoint: Mapping[str, Any], family: str, number: int) -> None:
     addresses = endpoint.get("addresses") or ()
     if not addresses:
         return
@@ -70,5 +70,5 @@ def _note(pods: dict[str, _Pod], endpoint: Mapping[str, Any], family: str, numbe
     conditions = endpoint.get("conditions") or {}
     if conditions.get("terminating"):
         pod.terminating = True
-    elif conditions.get("ready") is not False:  # unknown counts as ready, says the API
+    elif conditions.get("ready") is not False:  # the API defines unknown as ready
         pod.by_family[family] = address

@@ -1,14 +1,15 @@
 """`kubernetes:///service[.namespace][:port]`: the Ready pods behind a headless service, by watching its EndpointSlices.
 
-The API server tells of a change within a fraction of a second: a pod is used when it is Ready, and gets nothing new
-once it terminates. Needs the right to list and watch `endpointslices` in that namespace, and the package `kubernetes`
-(the extra `k8s`). The cluster is the one this runs in, else the kubeconfig's.
+The API server reports a change within a fraction of a second: a pod is used when it is Ready, and gets no new work
+when it terminates. Needs the right to list and watch `endpointslices` in that namespace, and the package `kubernetes`
+(the extra `k8s`). The cluster is the one this process runs in, otherwise the kubeconfig's.
 
-* The port is a name or a number; without one it is the port named grpc, else the only one.
-* A watch ends now and then, by its timeout: it goes on from the last version seen. When that version is too old
-  (410 Gone), everything is listed anew.
-* Trouble (no connection, no permission, a cut stream) leaves the last set standing; it is tried again after 0.1 s,
-  then less often, at least every 5 s.
+* The port is a name or a number; the default is the port named grpc, otherwise the only one.
+* A watch ends at its timeout; the next one continues from the last version seen. When that version is too old
+  (410 Gone), all slices are listed again.
+* After a failure (no connection, no permission, a broken stream) the last set stays valid; the next attempt follows
+  after 0.1 s, then less often, at least every 5 s.
+* The package's own `Watch` is not used: it retries 410 only once, and limits the length of a line.
 """
 
 from __future__ import annotations
@@ -37,26 +38,26 @@ log = structlog.get_logger(__name__)
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _LIST_SECONDS = 10.0
 _WATCH_SECONDS = 60
-"""The server ends a watch after so long. Short, because only then a connection that died without a word is noticed."""
+"""Length of a watch. Short, because a connection that died silently is noticed only at its end."""
 _WATCH_SLACK_SECONDS = 10.0
-_RETRY_LEAST_SECONDS = 0.1
-_RETRY_MOST_SECONDS = 5.0
+_RETRY_MIN_SECONDS = 0.1
+_RETRY_MAX_SECONDS = 5.0
 _LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _TARGET = re.compile(rf"(?P<service>{_LABEL})(\.(?P<namespace>{_LABEL}))?(:(?P<port>{_LABEL}))?", re.ASCII)
 _HTTP_GONE = 410
 
 
 class _SourceError(Exception):
-    """The API server cannot be asked, or does not answer as it should."""
+    """The API server cannot be reached, or its answer is not valid."""
 
 
 class _GoneError(Exception):
-    """The version to go on from is too old."""
+    """The version to continue from is too old."""
 
 
 @dataclass(frozen=True)
 class _Source:
-    """The API of one cluster, and the namespace to look into."""
+    """The API of one cluster, and the namespace of the service."""
 
     api: Any
     """kubernetes.aio.client.DiscoveryV1Api; `Any`, because the package may be absent."""
@@ -70,17 +71,17 @@ class _Event:
     kind: str
     """ADDED, MODIFIED, DELETED or BOOKMARK."""
     name: str
-    """Of the slice; empty for a bookmark."""
+    """Name of the slice; empty for a bookmark."""
     version: str
-    """To go on from."""
+    """The version to continue from."""
     item: Slice
 
 
 class KubernetesDiscovery:
-    """The Ready pods of a service, as its EndpointSlices say."""
+    """The Ready pods of a service, from its EndpointSlices."""
 
     def __init__(self, service: str, namespace: str, port: str) -> None:
-        """An empty `namespace` is the one this runs in; an empty `port` the one named grpc, else the only one."""
+        """An empty `namespace` is this process's own; an empty `port` is the one named grpc, otherwise the only one."""
         self._service = service
         self._namespace = namespace
         self._port = port
@@ -126,22 +127,22 @@ class KubernetesDiscovery:
                     log.warning("lookup failed", target=self.target, reason=str(error))
                 failures += 1
             except _GoneError:
-                log.info("the watch is too old; listing anew", target=self.target)
-            delay = min(_RETRY_LEAST_SECONDS * 2.0 ** min(failures, 10), _RETRY_MOST_SECONDS)
+                log.info("watch too old; listing again", target=self.target)
+            delay = min(_RETRY_MIN_SECONDS * 2.0 ** min(failures, 10), _RETRY_MAX_SECONDS)
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
 
     def _addresses(self, slices: dict[str, Slice]) -> frozenset[str]:
-        """Says once of each slice that it lacks the port; without a word, its pods would be missing for no reason."""
+        """Return the ready addresses. Log each slice without the port once, because its pods are left out."""
         portless = {
             name for name, piece in slices.items() if piece.get("endpoints") and port_number(piece, self._port) is None
         }
         for name in portless - self._portless:
-            log.warning("an endpoint slice has no such port; its pods are left out", target=self.target, slice=name)
+            log.warning("endpoint slice without the port; its pods are left out", target=self.target, slice=name)
         self._portless = portless
         return ready_addresses(slices.values(), self._port)
 
     async def _follow(self, source: _Source) -> AsyncGenerator[dict[str, Slice], None]:
-        """Every slice of the service by name, now and after every change. Raises _SourceError and _GoneError."""
+        """Yield all slices of the service by name, now and after every change. Raises _SourceError and _GoneError."""
         slices, version = await self._list(source)
         yield slices
         while True:
@@ -155,17 +156,17 @@ class KubernetesDiscovery:
                     else:
                         slices[event.name] = event.item
                     yield slices
-            await asyncio.sleep(_RETRY_LEAST_SECONDS)  # a server that ends every watch at once is asked at this pace
+            await asyncio.sleep(_RETRY_MIN_SECONDS)  # limits the rate if a server ends every watch at once
 
     async def _list(self, source: _Source) -> tuple[dict[str, Slice], str]:
-        """Every slice by name, and the version of the whole."""
+        """Return all slices by name, and the version of the list."""
         async with self._request(source, _LIST_SECONDS) as response:
             listing = json.loads(await response.read())
             slices = {str(item["metadata"]["name"]): item for item in listing.get("items") or ()}
             return slices, str(listing["metadata"]["resourceVersion"])
 
     async def _events(self, source: _Source, version: str) -> AsyncGenerator[_Event, None]:
-        """The changes since `version`, until the server ends the watch."""
+        """Yield the changes since `version`, until the server ends the watch."""
         async with self._request(
             source,
             _WATCH_SECONDS + _WATCH_SLACK_SECONDS,
@@ -184,7 +185,7 @@ class KubernetesDiscovery:
 
     @asynccontextmanager
     async def _request(self, source: _Source, seconds: float, **query: Any) -> AsyncIterator[Any]:
-        """A response of the API server with status 200, closed afterwards. What goes wrong becomes a _SourceError."""
+        """Request a response with status 200 and close it after the block. Failures are raised as _SourceError."""
         import aiohttp
         from kubernetes.aio.client.exceptions import ApiException
 
@@ -210,8 +211,8 @@ class KubernetesDiscovery:
 
 @asynccontextmanager
 async def _connect(namespace: str) -> AsyncIterator[_Source]:
-    """The cluster this process runs in, else the kubeconfig's. Raises _SourceError when there is neither."""
-    await asyncio.to_thread(importlib.import_module, "kubernetes.aio.client.api.discovery_v1_api")  # takes a second
+    """Connect to the cluster this process runs in, or the kubeconfig's. Raises _SourceError if there is neither."""
+    await asyncio.to_thread(importlib.import_module, "kubernetes.aio.client.api.discovery_v1_api")  # takes 1 s
     from kubernetes.aio import client, config
 
     configuration = client.Configuration()
@@ -229,7 +230,7 @@ async def _connect(namespace: str) -> AsyncIterator[_Source]:
 
 
 async def _lines(response: Any) -> AsyncGenerator[bytes, None]:
-    """Whole lines of a body as they arrive, however long; a last one that was cut off is left out."""
+    """Yield whole lines of a body as they arrive, of any length; an incomplete last line is left out."""
     rest = b""
     async for data in response.content.iter_any():
         *lines, rest = (rest + data).split(b"\n")
@@ -243,7 +244,7 @@ def _refusal(code: int, message: str) -> Exception:
 
 
 def _message(body: bytes, namespace: str) -> str:
-    """The sentence of an error answer, and what to do about a missing right."""
+    """Return the message of an error response, and what to do about a missing permission."""
     try:
         status = json.loads(body)
     except ValueError:

@@ -1,4 +1,4 @@
-"""`static:///host:port,host:port`: the workers are known and stay."""
+"""`static:///host:port,host:port`: a fixed list of workers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from services.common.discovery.addresses import join_address, split_address
 
 
 class StaticDiscovery:
-    """A fixed list, one worker per address. A host name is left to gRPC, which uses one of its addresses."""
+    """A fixed list, one worker per address. gRPC resolves a host name and uses one of its addresses."""
 
     def __init__(self, addresses: Iterable[str]) -> None:
         """Raises ValueError for an address that is not `host:port`."""

@@ -1,4 +1,4 @@
-"""The workers of one service: one channel each, watched for health, leased one per utterance."""
+"""The workers of one service: one channel each, health-checked, leased per utterance."""
 
 from services.common.pool.channel import dialler, open_channel
 from services.common.pool.picker import LeastLoaded, Picker, RoundRobin

@@ -1,4 +1,4 @@
-"""A worker's health by the standard protocol's Watch, across lost connections."""
+"""Watch a worker's health by the standard gRPC health protocol, across lost connections."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-_RETRY_LEAST_SECONDS = 0.1
-_RETRY_MOST_SECONDS = 2.0
+_RETRY_MIN_SECONDS = 0.1
+_RETRY_MAX_SECONDS = 2.0
 
 
 class Health(NamedTuple):
-    """What is known of a worker's health now."""
+    """A worker's health at one moment."""
 
     reachable: bool
     serving: bool
@@ -25,20 +25,20 @@ class Health(NamedTuple):
 
 
 async def watch_health(channel: grpc.aio.Channel, service: str) -> AsyncGenerator[Health, None]:
-    """Yields the health of `service` behind `channel` at every change, for ever; cancel it to stop.
+    """Yield the health of `service` behind `channel` at every change, without end; cancel it to stop.
 
-    A lost connection is a change at once; its return is noticed as soon as the channel has reconnected.
+    A lost connection is reported at once, a restored one as soon as the channel has reconnected.
     """
     stub = health_pb2_grpc.HealthStub(channel)
     request = health_pb2.HealthCheckRequest(service=service)
-    delay = _RETRY_LEAST_SECONDS
+    delay = _RETRY_MIN_SECONDS
     lost = False
     while True:
-        # The first attempt fails fast, to tell why; later ones wait, paced by the channel's own reconnecting.
+        # The first attempt fails fast, to report the reason; later ones wait until the channel has reconnected.
         call = stub.Watch(request, wait_for_ready=lost)  # type: ignore[attr-defined]  # the type stubs know Check only
         try:
             async for response in call:
-                delay, lost = _RETRY_LEAST_SECONDS, False
+                delay, lost = _RETRY_MIN_SECONDS, False
                 status = health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
                 serving = response.status == health_pb2.HealthCheckResponse.SERVING
                 yield Health(reachable=True, serving=serving, detail="" if serving else f"{service} is {status}")
@@ -51,4 +51,4 @@ async def watch_health(channel: grpc.aio.Channel, service: str) -> AsyncGenerato
             yield Health(reachable=False, serving=False, detail=detail)
         lost = True
         await asyncio.sleep(delay * random.uniform(0.8, 1.2))
-        delay = min(2 * delay, _RETRY_MOST_SECONDS)
+        delay = min(2 * delay, _RETRY_MAX_SECONDS)

@@ -1,13 +1,13 @@
-"""What a pool measures. The series of a worker exist as long as the pool knows it."""
+"""Metrics of a pool. The series of a worker exist as long as the worker is in the pool."""
 
 from __future__ import annotations
 
 from prometheus_client import Counter, Gauge
 
-WORKERS_KNOWN = Gauge("lighttts_pool_workers_known", "Workers that discovery lists.", ["pool"])
+WORKERS_KNOWN = Gauge("lighttts_pool_workers_known", "Workers listed by discovery.", ["pool"])
 REFUSALS = Counter("lighttts_pool_refusals_total", "Leases refused because no worker was healthy in time.", ["pool"])
-HEALTHY = Gauge("lighttts_pool_healthy", "1 while a worker may be given leases.", ["pool", "worker"])
-LEASES_ACTIVE = Gauge("lighttts_pool_leases_active", "Leases held now.", ["pool", "worker"])
+HEALTHY = Gauge("lighttts_pool_healthy", "1 while the worker can be leased.", ["pool", "worker"])
+LEASES_ACTIVE = Gauge("lighttts_pool_leases_active", "Leases in use.", ["pool", "worker"])
 LEASES = Counter("lighttts_pool_leases_total", "Leases given.", ["pool", "worker"])
 FAILURES = Counter("lighttts_pool_failures_total", "Failures of a worker, by reason.", ["pool", "worker", "reason"])
 
@@ -15,7 +15,7 @@ _PER_WORKER = (HEALTHY, LEASES_ACTIVE, LEASES, FAILURES)
 
 
 class WorkerSeries:
-    """The series of one worker. After `remove`, updates go nowhere instead of bringing them back."""
+    """The series of one worker. After `remove`, updates have no effect and do not create the series again."""
 
     def __init__(self, pool: str, worker: str) -> None:
         self._labels = {"pool": pool, "worker": worker}

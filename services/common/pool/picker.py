@@ -1,4 +1,4 @@
-"""Which of the healthy workers takes the next utterance."""
+"""Policies that pick the worker for the next utterance."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from typing import Protocol, TypeVar
 
 
 class Candidate(Protocol):
-    """What a picker sees of a worker."""
+    """The data of a worker that a picker uses."""
 
     @property
     def address(self) -> str: ...
 
     @property
     def active(self) -> int:
-        """Leases this pool holds on it now."""
+        """Leases of this pool on it."""
 
 
 C = TypeVar("C", bound=Candidate)
 
 
 class Picker(Protocol):
-    """A policy. One picker belongs to one pool and may keep state between picks."""
+    """A policy. A picker belongs to one pool and may keep state between picks."""
 
     def pick(self, candidates: Sequence[C]) -> C:
-        """One of `candidates`, which are never empty and may differ from pick to pick."""
+        """Return one of `candidates`, which is never empty and may differ from call to call."""
 
 
 class RoundRobin:
-    """Each in turn, by address. Turns stay even while workers come and go, because the last address is the memory.
+    """Pick each worker in turn, by address. Only the last address is stored, so turns stay even while workers change.
 
-    The first turn is random, so that the pools of many clients do not all begin with the same worker.
+    The first pick is random, so that the pools of many clients do not all start with the same worker.
     """
 
     def __init__(self) -> None:
@@ -49,11 +49,11 @@ class RoundRobin:
 
 
 class LeastLoaded:
-    """The one with the fewest of this pool's leases; each in turn among equals."""
+    """Pick the worker with the fewest leases of this pool, round robin among equals."""
 
     def __init__(self) -> None:
-        self._turn = RoundRobin()
+        self._round_robin = RoundRobin()
 
     def pick(self, candidates: Sequence[C]) -> C:
         least = min(candidate.active for candidate in candidates)
-        return self._turn.pick([candidate for candidate in candidates if candidate.active == least])
+        return self._round_robin.pick([candidate for candidate in candidates if candidate.active == least])

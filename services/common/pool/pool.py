@@ -1,4 +1,4 @@
-"""The pool: discovery on one side, leases on the other, every worker's health between them."""
+"""The pool: it gets addresses from discovery, watches each worker's health, and leases healthy workers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 RETRY_AFTER_SECONDS = 1.0
 DIAL_SECONDS = 5.0
-"""For a worker to be reached with renewed credentials."""
+"""Longest wait for a connection with renewed credentials."""
 
 
 class Lease:
@@ -42,17 +42,17 @@ class Lease:
         return self._worker.address
 
     def report_failure(self, reason: FailureReason) -> None:
-        """Tells the pool that the worker failed this lease. It gets no new leases until its health turns to SERVING
-        anew or a short ejection is over, which doubles from failure to failure."""
+        """Report that the worker failed this lease. It gets no new leases until its health changes to SERVING again or
+        a short ejection has passed, which doubles with each failure."""
         self._worker.eject(reason)
 
 
 class Pool:
     """The workers of one gRPC service, one channel each.
 
-    A worker is given leases while discovery lists it, its standard health watch says SERVING and no failure was
-    reported of it lately. A worker that discovery no longer lists gets none, and keeps its channel until its last lease
-    is released. Everything runs on the event loop that calls `start`; no method but `lease` and `close` waits.
+    A worker can be leased while discovery lists it, its standard health watch reports SERVING and no failure was
+    reported recently. A worker that discovery no longer lists gets no new leases and keeps its channel until its last
+    lease is released. Everything runs on the event loop that calls `start`; only `lease`, `ask_all` and `close` wait.
     """
 
     def __init__(
@@ -70,15 +70,15 @@ class Pool:
     ) -> None:
         """
         Args:
-            discovery: where the workers are, see `services.common.discovery.discover`.
+            discovery: the source of addresses, see `services.common.discovery.discover`.
             service: full name of the gRPC service whose health is watched, `lighttts.v1.Decode`.
             name: short name in metrics, logs and errors, unique in the process: `decode`.
-            picker: who is next; round robin by default.
-            dial: opens a channel to an address; where it is Renewing, workers are dialled anew when it says so.
+            picker: picks the next worker; round robin by default.
+            dial: opens a channel to an address; if it is Renewing, workers are dialled again after a renewal.
             wait_seconds: longest wait of a lease for a healthy worker.
-            max_waiting: leases that may wait at once; more are refused at once.
-            ejection_seconds: how long a worker rests after its first reported failure.
-            renewal_seconds: between two looks at whether the credentials have been renewed.
+            max_waiting: leases that may wait at a time; more are refused at once.
+            ejection_seconds: length of a worker's ejection after its first reported failure.
+            renewal_seconds: interval of the checks for renewed credentials.
         """
         self._discovery = discovery
         self._service = service
@@ -98,16 +98,16 @@ class Pool:
         self._closed = False
 
     async def start(self) -> None:
-        """Starts looking for workers and returns at once. Raises RuntimeError when called twice."""
+        """Start discovery and return at once. Raises RuntimeError when called twice."""
         if self._discovering is not None or self._closed:
-            raise RuntimeError(f"the pool {self._name!r} was started before")
+            raise RuntimeError(f"the pool {self._name!r} has already been started")
         WORKERS_KNOWN.labels(self._name).set(0)
         self._discovering = self._spawn(self._discover(), "discovery")
         if isinstance(self._dial, Renewing):
             self._renewing = self._spawn(self._renew(self._dial), "renewal")
 
     async def close(self) -> None:
-        """Ends every task and channel of the pool. Waiting leases are refused; RPCs still running are cancelled."""
+        """End all tasks and channels of the pool. Waiting leases are refused; running RPCs are cancelled."""
         self._closed = True
         running = [task for task in (self._discovering, self._renewing) if task is not None]
         for task in running:
@@ -124,15 +124,15 @@ class Pool:
         REFUSALS.remove_by_labels({"pool": self._name})
 
     def workers(self) -> tuple[WorkerInfo, ...]:
-        """Every worker known now, by address; a removed one as long as a lease holds it."""
+        """Return all workers by address, including removed ones that are still leased."""
         return tuple(worker.info() for _, worker in sorted(self._workers.items()))
 
     @asynccontextmanager
     async def lease(self, *, exclude: Collection[str] = (), wait_seconds: float | None = None) -> AsyncIterator[Lease]:
-        """Leases the next healthy worker whose address is not in `exclude`, for one utterance.
+        """Lease the next healthy worker whose address is not in `exclude`, for one utterance.
 
         Waits up to `wait_seconds` (default: the pool's) for one to become healthy; 0 means not at all. Raises
-        Unavailable, with a retry hint, when none did, when too many leases wait already, or when the pool is closed.
+        Unavailable, with a retry hint, when none does, when too many leases wait already, or when the pool is closed.
         """
         worker = await self._acquire(exclude, self._wait_seconds if wait_seconds is None else wait_seconds)
         lease = Lease(worker)
@@ -142,12 +142,12 @@ class Pool:
             self._end_lease(worker, lease.channel)
 
     async def ask_all(self, call: Callable[[grpc.aio.Channel], Awaitable[T]]) -> dict[str, T | grpc.aio.AioRpcError]:
-        """Makes one call to every worker known, healthy or not, all at once: its answer or its failure by address.
+        """Make one concurrent call to every worker, healthy or not, and return each answer or failure by address.
 
-        `call` sets its own timeout. Anything it raises but an AioRpcError is raised, once all calls have ended.
+        `call` sets its own timeout. An exception other than AioRpcError is raised after all calls have ended.
         """
         asked = [(worker, worker.channel) for worker in self._workers.values()]
-        for worker, _ in asked:  # so that their channels stay open
+        for worker, _ in asked:  # keeps their channels open
             worker.begin_lease()
         try:
             answers = await asyncio.gather(*(call(channel) for _, channel in asked), return_exceptions=True)
@@ -168,7 +168,7 @@ class Pool:
             self._drop(worker)
 
     async def _acquire(self, exclude: Collection[str], wait_seconds: float) -> Worker:
-        """Picks a worker and begins a lease on it, both in one step of the loop."""
+        """Pick a worker and begin a lease on it, without a wait between the two."""
         worker = self._take(exclude)
         if worker is None and wait_seconds > 0 and self._waiting < self._max_waiting:
             self._waiting += 1
@@ -178,7 +178,7 @@ class Pool:
                         await self._changed.wait()
                         worker = self._take(exclude)
             except TimeoutError:
-                log.warning("no worker in time", pool=self._name, seconds=wait_seconds)
+                log.warning("no worker became healthy in time", pool=self._name, seconds=wait_seconds)
             finally:
                 self._waiting -= 1
         if worker is None:
@@ -212,7 +212,7 @@ class Pool:
                 self._apply(addresses)
 
     async def _renew(self, dial: Renewing) -> None:
-        """Dials workers anew, one after the other, whose channels were dialled with credentials of before."""
+        """Dial workers again, one after the other, after the credentials have been renewed."""
         while True:
             await asyncio.sleep(self._renewal_seconds)
             generation = dial.generation()
@@ -222,11 +222,11 @@ class Pool:
                     async with asyncio.timeout(DIAL_SECONDS):
                         await channel.channel_ready()
                 except TimeoutError:
-                    log.warning("the renewed certificate does not reach a worker", pool=self._name, peer=worker.address)
+                    log.warning("no connection with the renewed certificate", pool=self._name, peer=worker.address)
                 if worker.listed and channel.get_state() is grpc.ChannelConnectivity.READY:
                     worker.redial(channel, generation)
                     self._close_unused(worker)
-                else:  # it keeps the connection it has; there is a next time
+                else:  # the worker keeps its connection; the next check tries again
                     await channel.close()
 
     def _close_unused(self, worker: Worker) -> None:
@@ -246,7 +246,7 @@ class Pool:
         WORKERS_KNOWN.labels(self._name).set(len(addresses))
 
     def _enlist(self, address: str) -> None:
-        """Adds a worker, or takes back one that was removed while leases still hold it."""
+        """Add a worker, or list one again that was removed but is still leased."""
         worker = self._workers.get(address)
         if worker is None:
             channel = self._dial(address)
@@ -256,10 +256,10 @@ class Pool:
         worker.enlist()
 
     def _drop(self, worker: Worker) -> None:
-        """Forgets a worker and closes its channel in the background; nothing to do if that was done before."""
+        """Remove a worker and close its channel in the background; does nothing if it has been removed."""
         if self._workers.get(worker.address) is worker:
             del self._workers[worker.address]
-            worker.forget()
+            worker.remove_metrics()
             self._close_later(worker.close(), f"closing {worker.address}")
 
     def _close_later(self, closing: Coroutine[None, None, None], what: str) -> None:
@@ -268,7 +268,7 @@ class Pool:
         task.add_done_callback(self._closing.discard)
 
     def _wake(self) -> None:
-        """Lets every waiting lease look again."""
+        """Let every waiting lease check again."""
         self._changed.set()
         self._changed = asyncio.Event()
 

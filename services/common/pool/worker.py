@@ -1,4 +1,4 @@
-"""One worker of a pool: its channel, its health, the leases on it."""
+"""One worker of a pool: its channel, its health and its leases."""
 
 from __future__ import annotations
 
@@ -20,51 +20,51 @@ LONGEST_EJECTION_SECONDS = 30.0
 
 
 class WorkerState(StrEnum):
-    """Why a worker may be given leases (SERVING) or not (all others)."""
+    """Whether a worker can be leased (SERVING), or why not (all others)."""
 
     CONNECTING = "connecting"
-    """Its health has not been heard yet."""
+    """Its health is not known yet."""
     SERVING = "serving"
     NOT_SERVING = "not serving"
-    """It says so itself: loading or draining. Leases on it go on."""
+    """It reports this: it is loading or draining. Its leases continue."""
     UNREACHABLE = "unreachable"
     """Its connection is lost; the channel keeps trying."""
     EJECTED = "ejected"
-    """It says SERVING, but a lease reported a failure a short while ago."""
+    """It reports SERVING, but a lease reported a failure a short time ago."""
     REMOVED = "removed"
-    """Discovery lists it no more; leases on it go on."""
+    """Discovery no longer lists it; its leases continue."""
 
 
 class FailureReason(StrEnum):
-    """What went wrong with a worker, as metrics count it."""
+    """The failures of workers that metrics count."""
 
     UNREACHABLE = "unreachable"
-    """The health watch lost it; counted by the pool itself."""
+    """The health watch lost the connection; the pool counts this itself."""
     DIED = "died"
     """A stream broke."""
     STALLED = "stalled"
     """A stream made no progress within its budget."""
     REFUSED = "refused"
-    """It would not take a stream although it says SERVING."""
+    """It refused a stream although it reports SERVING."""
     INVALID = "invalid"
-    """Its answer broke the protocol."""
+    """Its response violated the protocol."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """A worker at one moment."""
+    """A snapshot of a worker."""
 
     address: str
     state: WorkerState
     active: int
-    """Leases held now."""
+    """Leases in use."""
     leases: int
-    """Leases given in all."""
+    """Leases given since it was added."""
     failures: int
 
 
 class Worker:
-    """A worker the pool knows. `on_change` is called when it may have become, or ceased to be, `pickable`."""
+    """A worker of the pool. `on_change` is called when its `pickable` may have changed."""
 
     def __init__(
         self,
@@ -78,9 +78,9 @@ class Worker:
         self.address = address
         self.channel = channel
         self.generation = 0
-        """Of the credentials that `channel` was dialled with."""
-        self._before: dict[grpc.aio.Channel, int] = {}
-        """Channels dialled before that one, and the leases on each."""
+        """Number of the credentials that `channel` was dialled with; see `Renewing`."""
+        self._previous: dict[grpc.aio.Channel, int] = {}
+        """Earlier channels, with the number of leases on each."""
         self.active = 0
         self.listed = False
         self._leases = 0
@@ -92,7 +92,7 @@ class Worker:
         self._ejection: asyncio.TimerHandle | None = None
         self._first_ejection_seconds = ejection_seconds
         self._next_ejection_seconds = ejection_seconds
-        self._forgiven_at = 0.0
+        self._reset_ejection_at = 0.0
         self._series = WorkerSeries(pool, address)
         self._log = log.bind(pool=pool, peer=address)
 
@@ -116,7 +116,7 @@ class Worker:
         return WorkerInfo(self.address, self.state, self.active, self._leases, self._failures)
 
     def enlist(self) -> None:
-        """Starts watching its health; it is pickable from its first SERVING on."""
+        """Start to watch its health; it is pickable after its first SERVING."""
         self.listed = True
         self._health = None
         self._start_watch()
@@ -127,68 +127,68 @@ class Worker:
         self._watch.add_done_callback(self._watch_ended)
 
     def delist(self) -> None:
-        """No longer pickable, health no longer watched; the channel stays for the leases on it."""
+        """Stop picking it and watching its health; the channel stays open for its leases."""
         self.listed = False
         self._end_ejection()
         if self._watch is not None:
             self._watch.cancel()
         self._changed()
 
-    def forget(self) -> None:
-        """Ends its series; to be followed by `close`."""
+    def remove_metrics(self) -> None:
+        """Remove its metric series; call `close` next."""
         self._series.remove()
 
     async def close(self) -> None:
-        """Closes the channel of a delisted worker; RPCs that still run on it are cancelled."""
+        """Close the channel of a delisted worker; its running RPCs are cancelled."""
         if self._watch is not None:
             await asyncio.wait([self._watch])
-        for channel in (self.channel, *self._before):
+        for channel in (self.channel, *self._previous):
             await channel.close()
 
     def redial(self, channel: grpc.aio.Channel, generation: int) -> None:
-        """Leases from now on, and the health watch, use `channel`; leases there are keep theirs."""
-        self._before[self.channel] = self.active - sum(self._before.values())
+        """Use `channel` for new leases and the health watch; existing leases keep their channel."""
+        self._previous[self.channel] = self.active - sum(self._previous.values())
         self.channel, self.generation = channel, generation
         if self._watch is not None:
             self._watch.cancel()
         self._start_watch()
 
     def take_unused(self) -> list[grpc.aio.Channel]:
-        """Channels of before that no lease needs any more, for the caller to close."""
-        unused = [channel for channel, leases in self._before.items() if not leases]
+        """Remove and return the earlier channels without leases, for the caller to close."""
+        unused = [channel for channel, leases in self._previous.items() if not leases]
         for channel in unused:
-            del self._before[channel]
+            del self._previous[channel]
         return unused
 
     def begin_lease(self) -> None:
-        """The lease is on `channel` as it is now."""
+        """Count a lease on the current `channel`."""
         self.active += 1
         self._leases += 1
         self._series.active.inc()
         self._series.leases.inc()
 
     def end_lease(self, channel: grpc.aio.Channel) -> None:
-        """`channel`: what the lease was on."""
+        """End a lease on `channel`."""
         self.active -= 1
-        if channel in self._before:
-            self._before[channel] -= 1
+        if channel in self._previous:
+            self._previous[channel] -= 1
         self._series.active.dec()
 
     def eject(self, reason: FailureReason) -> None:
-        """Counts a failure and keeps the worker out of the picks for a while, twice as long as the last time.
+        """Count a failure and exclude the worker from picks, twice as long as the last time.
 
-        It is forgiven, and the time starts small again, when its health turns to SERVING anew (a restart) or when no
-        failure followed for the longest ejection.
+        The exclusion ends, and its length is reset, when the health changes to SERVING again (a restart). The length is
+        also reset when no failure occurred for the time of the longest ejection.
         """
         self._count_failure(reason)
         if not self.listed or self._ejection is not None:  # many streams fail at once when their worker does
             return
         loop = asyncio.get_running_loop()
-        if loop.time() >= self._forgiven_at:
+        if loop.time() >= self._reset_ejection_at:
             self._next_ejection_seconds = self._first_ejection_seconds
         seconds = self._next_ejection_seconds
         self._next_ejection_seconds = min(2 * seconds, LONGEST_EJECTION_SECONDS)
-        self._forgiven_at = loop.time() + seconds + LONGEST_EJECTION_SECONDS
+        self._reset_ejection_at = loop.time() + seconds + LONGEST_EJECTION_SECONDS
         self._ejection = loop.call_later(seconds, self._readmit)
         self._log.warning("worker ejected", reason=reason.value, seconds=seconds)
         self._changed()
@@ -205,19 +205,19 @@ class Worker:
     async def _watch_health(self) -> None:
         async with aclosing(watch_health(self.channel, self._service)) as changes:
             async for health in changes:
-                self._note(health)
+                self._set_health(health)
 
     def _watch_ended(self, watch: asyncio.Task[None]) -> None:
-        """A watch goes on until it is cancelled; should it fail by a defect, the worker must not stay SERVING."""
+        """A watch runs until it is cancelled. If a defect ends it, the worker must not stay SERVING."""
         if not watch.cancelled() and (defect := watch.exception()) is not None:
             self._log.error("health watch failed", exc_info=defect)
-            self._note(Health(reachable=False, serving=False, detail=f"health watch failed: {defect!r}"))
+            self._set_health(Health(reachable=False, serving=False, detail=f"health watch failed: {defect!r}"))
 
-    def _note(self, health: Health) -> None:
+    def _set_health(self, health: Health) -> None:
         self._health = health
         if health.serving:
             self._end_ejection()
-            self._forgiven_at = 0.0
+            self._reset_ejection_at = 0.0
             self._log.info("worker serving")
         else:
             self._log.warning("worker not serving", reason=health.detail)

@@ -94,7 +94,7 @@ def test_what_is_no_model_directory(tmp_path: Path) -> None:
         ("light-tts.yaml", "languages: en", r"languages must be a list: \[en\]"),
         ("light-tts.yaml", "split: {longest: 3}", "light-tts.yaml: missing or malformed entry"),
         ("light-tts.yaml", "voices: [{name: x}]", r"light-tts.yaml: missing or malformed entry \(KeyError"),
-        ("light-tts.yaml", "voices: [{name: x, audio: a.wav, transcript: a.txt}]", "voice 'x' names a file that does"),
+        ("light-tts.yaml", "voices: [{name: x, audio: a.wav, transcript: a.txt}]", "voice 'x' refers to a file that does"),
         ("light-tts.yaml", "voices: 3", "light-tts.yaml: missing or malformed entry"),
     ],
 )
@@ -156,7 +156,7 @@ def test_nothing_is_executed(tmp_path: Path, tag: str) -> None:
         ("a: !ref <b>", "!ref <b> names a key that does not exist"),
         ("a: !ref <a>", "refers to itself"),
         ("a: !ref <b>\nb: {c: !ref <a>}", "refers to itself"),
-        ("a: [1]\nb: !ref <a> * <a>", "multiplies what are not numbers"),
+        ("a: [1]\nb: !ref <a> * <a>", "multiplies values that are not numbers"),
         ("a: !ref nonsense", "nonsense"),
     ],
 )

@@ -1,11 +1,11 @@
-"""What decoding costs, one thread: (a) by way of streaming, (b) by batch size.
+"""Measures the cost of decoding on one thread: (a) by method of streaming, (b) by batch size.
 
     python -m benchmarks.decode [--model DIR] [--seconds 10] [--prompt-seconds 3] [--repeats 2] [--costs FILE]
 
-Without --model the 0.5B layout with random weights. Tokens and voice are made up: time does not depend on what is said.
-The prompt is part of the work, not of the speech. Seconds are processor time. All ways are decoded by turns,
-`--repeats` times, and the fastest of every hop counts: what else the machine does then disturbs ways and ratios little.
-`--costs` writes the figures' fit for the simulated backend.
+Without --model it uses the 0.5B layout with random weights. Tokens and voice are random: time does not depend on their
+values. The work includes the prompt, the speech does not. Seconds are processor time. The methods alternate,
+`--repeats` times, and the fastest time of every hop counts, so that other programs hardly affect the ratios.
+`--costs` writes the fitted costs for the simulated backend.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ TOKEN_RATE = 25
 CPU = torch.device("cpu")
 
 HopTokens = Callable[[int], int]
-"""How many tokens a stream's hop of this number takes."""
+"""Maps the number of a stream's hop to its length in tokens."""
 
 
 @dataclass
-class Way:
-    """One way to decode an utterance, hop by hop."""
+class Method:
+    """One method to decode an utterance, hop by hop."""
 
     name: str
     hops: list[Measured]
     lost_state: bool = False
-    """Frames were computed again although state was to be kept."""
+    """Frames were recomputed although the state should have been kept."""
 
     @property
     def seconds(self) -> list[float]:
@@ -59,10 +59,10 @@ class Way:
     def total(self) -> float:
         return sum(self.seconds)
 
-    def fastest(self, other: Way) -> Way:
-        """The faster of each hop, measured twice."""
+    def fastest(self, other: Method) -> Method:
+        """Return the faster measurement of each hop."""
         hops = [min(pair, key=lambda hop: hop.seconds) for pair in zip(self.hops, other.hops, strict=True)]
-        return Way(self.name, hops, self.lost_state or other.lost_state)
+        return Method(self.name, hops, self.lost_state or other.lost_state)
 
 
 def main() -> None:
@@ -76,14 +76,14 @@ def main() -> None:
         recomputing = TorchBackend(open_model_dir(directory), state_bytes=0)
         recomputing.vocoder.context = context
         lengths = int(options.seconds * TOKEN_RATE), int(options.prompt_seconds * TOKEN_RATE)
-        ways = measure_ways(cached, recomputing, *lengths, options.repeats)
-        print_ways(ways, options.seconds)
+        methods = measure_methods(cached, recomputing, *lengths, options.repeats)
+        print_methods(methods, options.seconds)
         batches = measure_batches(cached, options.batches, options.repeats)
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB; {load_average()}")
-    measured = [*(hop for way in ways.values() for hop in way.hops), *batches]
+    measured = [*(hop for method in methods.values() for hop in method.hops), *batches]
     costs = fit(measured, context.right)
     wrong = np.abs(errors(costs, measured))
-    print(f"{costs}: off by {np.median(wrong):.0%} in the median of {len(measured)} batches, {wrong.max():.0%} at most")
+    print(f"{costs}: error {np.median(wrong):.0%} in the median of {len(measured)} batches, {wrong.max():.0%} at most")
     if options.costs:
         options.costs.write_text(json.dumps(asdict(costs), indent=2) + "\n", encoding="utf-8")
         print(f"wrote {options.costs}")
@@ -94,10 +94,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, help="model directory; default: the 0.5B layout, random weights")
     parser.add_argument("--seconds", type=float, default=10.0, help="speech to decode")
     parser.add_argument("--prompt-seconds", type=float, default=3.0, help="length of the voice's prompt")
-    parser.add_argument("--repeats", type=int, default=2, help="how often everything is measured; the fastest counts")
+    parser.add_argument("--repeats", type=int, default=2, help="measurements of everything; the fastest counts")
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 2, 4, 8, 16], help="batch sizes to measure")
     parser.add_argument(
-        "--state-bytes", type=int, default=6 * 2**30, help="memory for kept states; too little recomputes"
+        "--state-bytes", type=int, default=6 * 2**30, help="memory for kept states; too little causes recomputation"
     )
     parser.add_argument("--costs", type=Path, help="write a cost file for the simulated backend here")
     return parser.parse_args()
@@ -109,22 +109,22 @@ def load_average() -> str:
 
 @contextmanager
 def model_directory(given: Path | None) -> Iterator[Path]:
-    """The directory given, or a temporary one with random weights in official format."""
+    """Yield the given directory, or a temporary one with random weights in official format."""
     if given is not None:
         yield given
         return
     with tempfile.TemporaryDirectory(prefix="decode-0.5b-") as temporary:
         directory = Path(temporary) / "random"
         write_checkpoint(directory, parts=("flow", "hift"))
-        for graph in ("campplus.onnx", "speech_tokenizer_v2.onnx"):  # looked for, not read
+        for graph in ("campplus.onnx", "speech_tokenizer_v2.onnx"):  # must exist, but are not read
             (directory / graph).touch()
         yield directory
 
 
-def measure_ways(
+def measure_methods(
     cached: TorchBackend, recomputing: TorchBackend, count: int, prompt: int, repeats: int
-) -> dict[str, Way]:
-    """(a) One utterance of `count` tokens decoded in every way, one after the other."""
+) -> dict[str, Method]:
+    """(a) Decode one utterance of `count` tokens with every method."""
     rng = np.random.default_rng(0)
     tokens = [int(token) for token in rng.integers(0, cached.format.vocab_size, count)]
     spec = made_up_voice(cached, prompt, rng)
@@ -138,13 +138,13 @@ def measure_ways(
         ("recomputed, hops of 25", recomputing, spec, steady),
         ("recomputed, growing hops", recomputing, spec, growing),
     ]
-    ways: dict[str, Way] = {}
+    methods: dict[str, Method] = {}
     for number in range(repeats):
         for name, backend, voice, hop_tokens in plans:
-            way = decode(name, backend, voice, tokens, hop_tokens)
-            ways[name] = way.fastest(ways.get(name, way))
-            print(f"round {number + 1} of {repeats}: {name} {way.total:.1f} s", file=sys.stderr, flush=True)
-    return ways
+            method = decode(name, backend, voice, tokens, hop_tokens)
+            methods[name] = method.fastest(methods.get(name, method))
+            print(f"round {number + 1} of {repeats}: {name} {method.total:.1f} s", file=sys.stderr, flush=True)
+    return methods
 
 
 def steady(hop: int) -> int:
@@ -164,22 +164,22 @@ def made_up_voice(backend: TorchBackend, tokens: int, rng: np.random.Generator) 
     )
 
 
-def decode(name: str, backend: TorchBackend, spec: StreamSpec, tokens: list[int], hop_tokens: HopTokens) -> Way:
-    """One utterance hop by hop; the first one holds the prompt."""
+def decode(name: str, backend: TorchBackend, spec: StreamSpec, tokens: list[int], hop_tokens: HopTokens) -> Method:
+    """Decode one utterance hop by hop; the first hop includes the prompt."""
     state, recomputed = backend.open(spec), backend.counts().recomputed_frames
     prompt, plan = state.flow.prompt, spec.plan
-    end, way = prompt, Way(name, [])
+    end, method = prompt, Method(name, [])
     while end < prompt + len(tokens):
-        end = min(prompt + len(tokens), plan.boundary_at_or_after(end + hop_tokens(len(way.hops))))
-        way.hops.append(run(backend, [Hop(state, tokens, end, final=True)]))
-    way.lost_state = backend.flow.pool.blocks > 0 and backend.counts().recomputed_frames > recomputed
-    return way
+        end = min(prompt + len(tokens), plan.boundary_at_or_after(end + hop_tokens(len(method.hops))))
+        method.hops.append(run(backend, [Hop(state, tokens, end, final=True)]))
+    method.lost_state = backend.flow.pool.blocks > 0 and backend.counts().recomputed_frames > recomputed
+    return method
 
 
 def run(backend: TorchBackend, hops: Sequence[Hop]) -> Measured:
-    """One batch, timed."""
+    """Run one batch and measure it."""
     ratio = backend.format.frames_per_token
-    frames = [ratio * (hop.end - backend.kept_tokens(hop.state)) for hop in hops]
+    frames = [ratio * (hop.end - backend.cached_tokens(hop.state)) for hop in hops]
     pairs = sum(new * ratio * hop.end for new, hop in zip(frames, hops, strict=True))
     began = time.thread_time()
     results = backend.run(hops, beat=lambda: None)
@@ -190,29 +190,31 @@ def run(backend: TorchBackend, hops: Sequence[Hop]) -> Measured:
     return Measured(len(hops), sum(frames), pairs, seconds)
 
 
-def print_ways(ways: dict[str, Way], seconds: float) -> None:
-    for way in ways.values():
-        if way.lost_state:
-            print(f"{way.name}: states did not fit in memory, so this is no figure of keeping them; see --state-bytes")
-        each = " ".join(f"{hop:.2f}" for hop in way.seconds)
-        print(f"{way.name:32} {way.total:7.2f} s, {way.total / seconds:5.2f} s per s;  per hop {each}")
-    cached, known = ways["cached, hops of 25, new voice"], ways["cached, hops of 25, known voice"]
-    grown, once = ways["cached, growing hops"], ways["one shot, chunk-causal"]
+def print_methods(methods: dict[str, Method], seconds: float) -> None:
+    for method in methods.values():
+        if method.lost_state:
+            print(
+                f"{method.name}: states did not fit in memory, so the figure includes recomputation; see --state-bytes"
+            )
+        each = " ".join(f"{hop:.2f}" for hop in method.seconds)
+        print(f"{method.name:32} {method.total:7.2f} s, {method.total / seconds:5.2f} s per s;  per hop {each}")
+    cached, known = methods["cached, hops of 25, new voice"], methods["cached, hops of 25, known voice"]
+    grown, once = methods["cached, growing hops"], methods["one shot, chunk-causal"]
     hops = cached.seconds
     rows = (
-        ("cached / recomputed, hops of 25", cached.total / ways["recomputed, hops of 25"].total, 0.25),
-        ("cached / recomputed, growing hops", grown.total / ways["recomputed, growing hops"].total, 0.65),
+        ("cached / recomputed, hops of 25", cached.total / methods["recomputed, hops of 25"].total, 0.25),
+        ("cached / recomputed, growing hops", grown.total / methods["recomputed, growing hops"].total, 0.65),
         ("cached / one shot, chunk-causal", cached.total / once.total, 1.3),
         ("last hop / second hop, cached", hops[-1] / hops[1] if len(hops) > 1 else 1.0, 1.5),
         ("first hop, known / new voice", known.seconds[0] / hops[0], 0.65),
     )
     for name, ratio, wanted in rows:
-        print(f"{name:36} {ratio:.3f}  (wanted: at most {wanted}){'' if ratio <= wanted else '  MISSED'}")
+        print(f"{name:36} {ratio:.3f}  (target: at most {wanted}){'' if ratio <= wanted else '  MISSED'}")
     print(load_average(), flush=True)
 
 
 def measure_batches(backend: TorchBackend, sizes: Sequence[int], repeats: int) -> list[Measured]:
-    """(b) The same chunk of a known voice for so many streams at once, beside what no program could beat."""
+    """(b) Decode the same chunk of a known voice for several streams at once, and compare with the machine's floor."""
     rng = np.random.default_rng(0)
     tokens = [int(token) for token in rng.integers(0, backend.format.vocab_size, 2 * CHUNK)]
     spec = replace(made_up_voice(backend, CHUNK + 3, rng), voice="known, one chunk")
@@ -241,7 +243,7 @@ def measure_batches(backend: TorchBackend, sizes: Sequence[int], repeats: int) -
 
 
 def hop_weight_bytes(backend: TorchBackend) -> int:
-    """Weights that one batch reads: the estimator's at every Euler step, all others once."""
+    """Return the bytes of weights that one batch reads: the estimator's at every Euler step, all others once."""
     flow, vocoder = backend.flow, backend.vocoder
     once = weight_bytes(flow.encoder, flow.encoder_proj, vocoder.generator, vocoder.pitch, vocoder.source)
     return once + flow.solver.steps * weight_bytes(flow.estimator)

@@ -1,4 +1,4 @@
-"""The simulated backend's cost model, fitted to measured batches."""
+"""Fits the cost model of the simulated backend to measured batches."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from services.decode.engine.backends import CostModel
 
 @dataclass(frozen=True)
 class Measured:
-    """One batch: how much it computed, as the cost model counts it, and what that took."""
+    """One batch: its work, as the cost model counts it, and its time."""
 
     streams: int
     frames: int
-    """Mel frames computed, a history computed again included."""
+    """Mel frames computed, including a recomputed history."""
     pairs: int
-    """Sum over the streams of new frames times the frames they attend over, past ones included."""
+    """Sum over the streams of new frames times the frames they attend to, including past ones."""
     seconds: float
 
 
 def fit(batches: Sequence[Measured], holdback_frames: int) -> CostModel:
-    """Least squares of the relative error over all batches, no cost below zero.
+    """Minimise the squared relative error over all batches, with no cost below zero.
 
-    Relative, because a batch of one short hop matters as much to a scheduler as one that recomputes ten seconds.
+    The error is relative because a batch of one short hop is as important to a scheduler as one that recomputes ten
+    seconds.
     """
     rows = np.array([(1.0, one.streams, one.frames, one.pairs) for one in batches])
     seconds = np.array([one.seconds for one in batches])
@@ -43,7 +44,7 @@ def fit(batches: Sequence[Measured], holdback_frames: int) -> CostModel:
 
 
 def errors(costs: CostModel, batches: Sequence[Measured]) -> NDArray[np.float64]:
-    """How far the model is from each batch, as a share of what it took."""
-    told = np.array([costs.seconds(one.streams, one.frames, one.pairs) for one in batches])
-    took = np.array([one.seconds for one in batches])
-    return np.asarray((told - took) / took)
+    """Return the model's error for each batch, relative to the measured time."""
+    modelled = np.array([costs.seconds(one.streams, one.frames, one.pairs) for one in batches])
+    measured = np.array([one.seconds for one in batches])
+    return np.asarray((modelled - measured) / measured)

@@ -1,10 +1,11 @@
-"""(c) Streams held without underrun, deadline with kept state against fifo + batch 1 + recompute, at measured costs.
+"""(c) Measures how many streams play without underrun: deadline policy with kept state, and fifo with recomputation.
 
     python -m benchmarks.decode_load [--costs services/decode/costs/full-cpu.json] [--speed 300] [--plot FILE]
 
-The whole stack runs with simulated backends: real processes and gRPC, time slept instead of computed. `--speed` divides
-the costs, so that one CPU core's figures stand for a device that much faster. For each policy the largest load held is
-searched: nobody refused, at most 1% of the streams with an underrun, p95 of the first audio within `--target`.
+The whole stack runs with simulated backends: real processes and gRPC, but they sleep instead of computing. `--speed`
+divides the costs, so that one CPU core's figures represent a device that is this much faster. For each policy it
+searches the largest load that is held: no request refused, at most 1% of the streams with an underrun, p95 of the first
+audio within `--target`.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ from cli.local.stack import Stack, StackConfig
 COSTS = Path(__file__).parents[1] / "services" / "decode" / "costs" / "full-cpu.json"
 TEXT = "And who is this person you are speaking of, and why did they not come to the house when we asked them to?"
 LLM_COSTS = {"step_s": 0.003, "step_s_per_sequence": 0.00005, "prefill_s_per_token": 1e-6, "tokens_per_text_id": 8.0}
-"""An llm stage that is never the bottleneck."""
+"""Costs of an llm that is never the bottleneck."""
 UNLIMITED = ("--decode-admission", "off", "--decode-max-streams", "512", "--decode-max-queue", "512")
-"""Nobody is turned away, so that the policies alone decide who is late."""
+"""Refuse no stream, so that only the policies determine which streams are late."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """How a worker decides what to decode."""
+    """How a worker selects its next batch."""
 
     name: str
     flags: tuple[str, ...]
     first_rate: float
-    """Utterances per second to begin the search with, per 100 of `--speed`."""
+    """First rate of the search, in utterances per second and per 100 of `--speed`."""
 
 
 OURS = Policy(
@@ -69,7 +70,7 @@ def main() -> None:
         curves.append(Curve(policy.name, [(one.offered, one.p95_first_audio) for one in loads]))
     theirs, ours = held
     if theirs:
-        print(f"{ours / theirs:.1f} × the streams at a p95 within {options.target:g} s (wanted: at least 5)")
+        print(f"{ours / theirs:.1f} × the streams at a p95 within {options.target:g} s (target: at least 5)")
     print(f"load average {' '.join(f'{load:.1f}' for load in os.getloadavg())} on {os.cpu_count()} cores")
     if options.plot:
         chart = line_chart(curves, "streams", "p95 of the first audio, seconds", top=2 * options.target)
@@ -81,21 +82,23 @@ def arguments() -> argparse.Namespace:
     description = (__doc__ or "").splitlines()[0]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.decode_load", description=description)
     parser.add_argument("--costs", type=Path, default=COSTS, help="measured by `python -m benchmarks.decode --costs`")
-    parser.add_argument("--speed", type=float, default=300.0, help="how much faster the device is taken to be")
-    parser.add_argument("--seconds", type=float, default=60.0, help="length of a load, several utterances' at least")
-    parser.add_argument("--utterances", type=int, default=80, help="in each load at least; slow ones take longer then")
+    parser.add_argument("--speed", type=float, default=300.0, help="divide the measured costs by this")
+    parser.add_argument("--seconds", type=float, default=60.0, help="duration of a load, at least several utterances")
+    parser.add_argument("--utterances", type=int, default=80, help="least number per load; slow rates then take longer")
     parser.add_argument("--target", type=float, default=0.8, help="largest p95 time to first audio that counts as held")
-    parser.add_argument("--within", type=float, default=1.1, help="factor to which the largest load is found")
-    parser.add_argument("--plot", type=Path, help="write a chart of the loads here (SVG)")
+    parser.add_argument("--within", type=float, default=1.1, help="precision of the search, as a factor")
+    parser.add_argument("--plot", type=Path, help="write a chart of the loads to this file (SVG)")
     return parser.parse_args()
 
 
 async def search(policy: Policy, options: argparse.Namespace, target: Target) -> tuple[Report | None, list[Report]]:
-    """The largest load that one decode worker holds, and all that were tried."""
+    """Return the largest load that one decode worker holds, and all measured loads."""
     loads: list[Report] = []
     with tempfile.TemporaryDirectory(prefix="decode-load-") as temporary:
         async with Stack(config(Path(temporary), policy, options.costs, options.speed)) as stack:
-            await offer(stack.gateway.address, Load(TEXT, rate=0.5, seconds=5.0))  # voice known, connections made
+            await offer(
+                stack.gateway.address, Load(TEXT, rate=0.5, seconds=5.0)
+            )  # caches the voice and opens the connections
 
             async def measure(rate: float) -> Report:
                 load = Load(TEXT, rate, max(options.seconds, options.utterances / rate))

@@ -1,9 +1,9 @@
-"""What keeping states, and computing, in fewer bits does to the mel: its error against float32 throughout.
+"""Measures the error of the mel when states are kept, and steps computed, in fewer bits than float32.
 
     python -m benchmarks.decode_precision [--model DIR] [--hops 4]
 
-Without --model the 0.5B layout with random weights. Tokens and voice are made up; every hop but the first works on what
-was kept of the ones before it. `tests/unit/decode/test_flow_memory.py` holds bounds of the same kind.
+Without --model it uses the 0.5B layout with random weights. Tokens and voice are random. Every hop except the first
+uses the states of earlier hops. `tests/unit/decode/test_flow_memory.py` tests bounds of the same kind.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def name(dtype: torch.dtype) -> str:
 
 
 def streamed(model: ModelDir, precision: Precision, hops: int) -> tuple[Tensor, int]:
-    """The mel of an utterance of `hops` chunks, one hop each, and the bytes of one second of one stream's state."""
+    """Return the mel of an utterance of `hops` chunks, one hop each, and the bytes of a second of its state."""
     backend = TorchBackend(model, precision=precision, state_bytes=STATE_BYTES)
     rng = np.random.default_rng(0)
     state = backend.open(made_up_voice(backend, PROMPT_TOKENS, rng)).flow

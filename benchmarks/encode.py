@@ -1,9 +1,9 @@
-"""What a new voice costs: seconds per second of prompt by step, several at once, and its share of first audio.
+"""Measures the cost of a new voice: time of each step, throughput, and its share of the time to first audio.
 
     python -m benchmarks.encode [--seconds 10] [--repeats 3] [--no-full-size]
 
-Measures the embedded voice's graphs and stand-ins of the official sizes (benchmarks/official/graphs.py), one thread per
-graph run. First audio is measured through the whole local stack with the embedded voice.
+It uses the embedded voice's graphs and stand-ins of the official sizes (benchmarks/official/graphs.py), one thread per
+graph run, and for first audio the whole local stack with the embedded voice.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def with_full_size_graphs(model: ModelDir, directory: Path) -> ModelDir:
-    """The embedded checkpoint with graphs as large as the official ones, which give ids up to 6560."""
+    """Return the embedded checkpoint with graphs as large as the official ones, whose ids go up to 6560."""
     for file in model.path.iterdir():
         if file.suffix != ".onnx":
             (directory / file.name).symlink_to(file)
@@ -71,7 +71,7 @@ def with_full_size_graphs(model: ModelDir, directory: Path) -> ModelDir:
 
 
 def prompt(seconds: float, seed: int) -> bytes:
-    """A noise that swells four times a second, as speech does."""
+    """Return noise whose level rises four times a second, as in speech."""
     time_ = np.arange(int(seconds * 24000)) / 24000
     noise = np.random.default_rng(seed).standard_normal(len(time_)) * (1.2 + np.sin(2 * np.pi * 4 * time_))
     file = io.BytesIO()
@@ -80,9 +80,9 @@ def prompt(seconds: float, seed: int) -> bytes:
 
 
 def steps(name: str, extractor: VoiceExtractor, seconds: float, repeats: int) -> None:
-    """One voice at a time: seconds of work per second of prompt, by step, the median of `repeats`."""
+    """Print the seconds of work per second of prompt, by step, for one voice at a time: median of `repeats`."""
     taken: dict[str, list[float]] = {step: [] for step in STEPS}
-    extractor.extract(prompt(seconds, 0), None)  # warms the graphs
+    extractor.extract(prompt(seconds, 0), None)  # the first run is slower
     for seed in range(repeats):
         extractor.extract(prompt(seconds, seed), None, lambda step, value: taken[step].append(value))
     medians = {step: statistics.median(values) / seconds for step, values in taken.items()}
@@ -91,7 +91,7 @@ def steps(name: str, extractor: VoiceExtractor, seconds: float, repeats: int) ->
 
 
 def several(name: str, extractor: VoiceExtractor, seconds: float) -> None:
-    """As many at once as threads: prompts per minute, and how long each takes."""
+    """Print prompts per minute and the time of each, for several threads at once."""
     print(f"{name} graphs, several at once: concurrency, voices per minute, seconds each (median)")
     prompts = [prompt(seconds, seed) for seed in range(max(CONCURRENCY))]
 
@@ -109,7 +109,7 @@ def several(name: str, extractor: VoiceExtractor, seconds: float) -> None:
 
 
 async def first_audio(repeats: int, logs: Path) -> None:
-    """The share of encode in the time to first audio, for a voice that was never heard and for a known one."""
+    """Print encode's share of the time to first audio, for a new voice and a known one."""
     recording = (TINY / "prompt_slt.wav").read_bytes()
     words = (TINY / "prompt_slt.txt").read_text(encoding="utf-8").strip()
     firsts: dict[str, list[float]] = {"new": [], "known": []}
@@ -117,7 +117,7 @@ async def first_audio(repeats: int, logs: Path) -> None:
     async with Stack(StackConfig(log_dir=logs / "logs")) as stack, open_channel(stack.encode.address) as channel:
         encode = encode_pb2_grpc.EncodeStub(channel)
         for number in range(repeats):
-            # A transcript of its own makes a new voice of the same recording.
+            # Another transcript makes a new voice of the same recording.
             config = tts_pb2.SynthesisConfig(format=audio_pb2.SAMPLE_FORMAT_S16LE, seed=number)
             config.prompt.audio, config.prompt.transcript = recording, words + " And" * (number + 1)
             for kind in ("new", "known"):

@@ -1,9 +1,9 @@
-"""The 0.5B layout through the whole stack: random weights, so it speaks noise; memory and load times are real.
+"""Runs the whole stack with the 0.5B layout and random weights: the audio is noise, memory and load times are real.
 
     python -m benchmarks.full_size [--keep DIR]
 
 Writes the checkpoint in official format (4 GB on disk), loads it into encode, llm, one decode worker and a gateway,
-speaks two texts and prints what each process took. Exit status 1 when nothing or not all of it was spoken.
+speaks two texts and prints the memory of each process. Exit status 1 if a text has no audio.
 """
 
 from __future__ import annotations
@@ -27,12 +27,14 @@ from lighttts.v1 import audio_pb2, tts_pb2
 PROMPT = Path(__file__).parents[1] / "models" / "tiny" / "prompt_slt.wav"
 TEXTS = ("hello", "hello world over there")
 SECONDS = 2.0
-"""Longest speech per text: noise does not end by itself."""
+"""Longest speech per text: a random model does not end by itself."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.full_size", description=__doc__.splitlines()[0])
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="write the checkpoint to DIR, or use the one there")
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="write the checkpoint to DIR, or use an existing one in DIR"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="full-size-") as temporary:
         directory: Path = options.keep or Path(temporary) / "cosyvoice2-0.5b-random"
@@ -50,11 +52,11 @@ async def run(directory: Path, logs: Path) -> int:
     serving: dict[str, float] = {}
     started = time.monotonic()
 
-    def note(event: WorkerEvent) -> None:
+    def record(event: WorkerEvent) -> None:
         if event.kind == "serving":
             serving[event.worker] = time.monotonic() - started
 
-    async with Stack(StackConfig(model_dir=directory, decode_workers=1, log_dir=logs / "logs"), note) as stack:
+    async with Stack(StackConfig(model_dir=directory, decode_workers=1, log_dir=logs / "logs"), record) as stack:
         for text in TEXTS:
             speech = await say(stack, text)
             factor = speech.real_time_factor
@@ -78,7 +80,7 @@ async def say(stack: Stack, text: str) -> Speech:
 
 
 def memory(worker: Worker) -> tuple[float, float]:
-    """Resident memory now and at its highest, in GiB."""
+    """Return the current and the peak resident memory, in GiB."""
     if worker.pid is None:
         raise RuntimeError(f"{worker.name} is not running")
     now = psutil.Process(worker.pid).memory_info().rss / 2**30

@@ -1,12 +1,11 @@
-"""Step time and tokens per second of the llm engine against batch size: `python -m benchmarks.llm --help`.
+"""Measures step time and tokens per second of the llm engine by batch size: `python -m benchmarks.llm --help`.
 
-Beside each step stand the floor (the bytes of the weights over the measured memory bandwidth: no step that reads every
-weight once can be faster) and, where transformers is installed, its plain decode loop over the same weights. On a GPU
-the bare replay of the step's CUDA graph is measured too. On one CPU thread times are processor time, so that other
-programs on the machine hardly disturb them. `--costs FILE` writes what the simulated backend needs to keep
-this machine's time (services/llm/engine/backends.py); the files in services/llm/costs were made that way.
-`--programs` has the
-steps run on a CPU as they do on a GPU, so that the host's own part of a step can be told from the device's.
+It compares each step with the floor (bytes of the weights divided by the measured memory bandwidth: no step that reads
+every weight once can be faster) and, if transformers is installed, with its plain decode loop over the same weights. On
+a GPU it also measures the bare replay of the step's CUDA graph. On one CPU thread times are processor time, so that
+other programs on the machine hardly affect them. `--costs FILE` writes this machine's costs for the simulated backend
+(services/llm/engine/backends.py), as in services/llm/costs. `--programs` runs the steps on a CPU in the form of a GPU,
+to separate the host's part of a step from the device's.
 """
 
 from __future__ import annotations
@@ -72,7 +71,7 @@ def measure(args: argparse.Namespace, model_dir: ModelDir, model: SpeechLM, floo
     for batch in args.batches:
         bench = Bench(model_dir, model, args, batch, clock)
         p10, p50, p95 = np.percentile(bench.decode(batch, args.steps), [10, 50, 95])
-        # On a shared machine the fastest tenth says more about the code than the median does.
+        # On a shared machine the fastest tenth is a better measure of the code than the median.
         results.append((batch, p10))
         gain = (batch / p10) / (results[0][0] / results[0][1])
         line = f"{batch:>5} {p10 * 1e3:>12.2f} {p50 * 1e3:>6.2f} {p95 * 1e3:>6.2f} {batch / p10:>9.0f} {gain:>10.2f}"
@@ -114,15 +113,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batches", type=int, nargs="+", default=batches)
     parser.add_argument("--steps", type=int, default=40)
     num_steps = 8 if torch.cuda.is_available() else 1
-    parser.add_argument("--num-steps", type=int, default=num_steps, help="steps in one go, where they run as programs")
+    parser.add_argument("--num-steps", type=int, default=num_steps, help="steps per run of a program")
     parser.add_argument("--programs", action="store_true", help="run steps as programs on a CPU too")
     parser.add_argument("--no-transformers", action="store_true")
-    parser.add_argument("--costs", type=Path, help="write a cost file here")
+    parser.add_argument("--costs", type=Path, help="write a cost file to this path")
     return parser.parse_args()
 
 
 class Bench:
-    """Plays the engine's step without its thread."""
+    """Runs the engine's steps without its thread."""
 
     def __init__(
         self, model_dir: ModelDir, model: SpeechLM, args: argparse.Namespace, batch: int, clock: Clock
@@ -142,7 +141,7 @@ class Bench:
         self.backend.reserve(self.limits.num_blocks, self.limits.block_size)
 
     def host_ms(self, batch: int, steps: int) -> str:
-        """The host's own part of a step: the same without what the program computes; a dash where there is none."""
+        """Return the host's part of a step, measured without the program's computation; a dash without a program."""
         program = self.backend.latest_program
         if program is None:
             return "-"
@@ -150,7 +149,7 @@ class Bench:
             return f"{np.percentile(self.decode(batch, steps), 10) * 1e3:.2f}"
 
     def replay_ms(self, steps: int = 50) -> str:
-        """The bare replay of the graph that the latest step ran as; a dash where there is none."""
+        """Return the time of the bare replay of the latest step's graph; a dash without a graph."""
         program = self.backend.latest_program
         if program is None or not program.recorded:
             return "-"
@@ -162,19 +161,19 @@ class Bench:
         return f"{(time.perf_counter() - start) / steps * 1e3:.2f}"
 
     def prefill(self) -> float:
-        """Seconds per row of a prompt fed alone, the first token's sampling included."""
+        """Return the seconds per row of a prompt fed alone, including the sampling of the first token."""
         scheduler = Scheduler(self.limits)
         sequence = self._add(scheduler, 0)
         rows = sequence.pending
         return self._step(scheduler) / rows
 
     def decode(self, batch: int, steps: int) -> list[float]:
-        """Seconds of each step in which `batch` sequences decode, the host's work before and after it included."""
+        """Return the seconds of each decode step of `batch` sequences, including the host's work around it."""
         scheduler = Scheduler(self.limits)
         sequences = [self._add(scheduler, number) for number in range(batch)]
-        scheduler.schedule()  # gives each its blocks
+        scheduler.schedule()  # assigns the blocks
         for sequence in sequences:
-            # As if the prompt had been fed: a step's time does not depend on what its keys and values are.
+            # As after the prompt: a step's time does not depend on the values of keys and values.
             sequence.computed = len(sequence.layout.inputs) - 1
         self._step(scheduler)
         return [self._step(scheduler) for _ in range(steps)]
@@ -198,7 +197,7 @@ class Bench:
 
 
 def fit(results: list[tuple[int, float]], prefill: float) -> CostModel:
-    """The straight line through the measured step times."""
+    """Fit a straight line to the measured step times."""
     batches, steps = np.array(results).T
     slope, base = np.polyfit(batches, steps, 1) if len(results) > 1 else (0.0, steps[0])
     return CostModel(

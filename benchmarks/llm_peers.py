@@ -1,4 +1,4 @@
-"""What the llm's step is measured against: the weights it reads, and a plain transformers loop over the same ones."""
+"""The references for the llm's step: the weights it reads, and a plain transformers loop over the same weights."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FULL_SIZE = LlmConfig(
 def random_model(
     model_dir: ModelDir, config: LlmConfig, dtype: torch.dtype, **options: bool
 ) -> tuple[ModelDir, SpeechLM]:
-    """A model of `config`'s shape with random weights, made in memory."""
+    """Return a model of `config`'s shape with random weights."""
     generator = torch.Generator().manual_seed(0)
     with torch.device("meta"):
         model = SpeechLM(config)
@@ -43,14 +43,14 @@ def random_model(
 
 
 def step_bytes(model: SpeechLM) -> int:
-    """Bytes of weights one decode step reads: layers, final norm and output layer, but not the embeddings' tables."""
+    """Return the bytes of weights that a decode step reads: layers, final norm and output layer, not the embeddings."""
     parts = [*model.layers, model.llm.model.model.norm, model.llm_decoder]
     tensors = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 class TransformersLoop:
-    """Hugging Face's Qwen2 with its own K/V cache, one token per sequence and turn; it shares the model's weights."""
+    """Hugging Face's Qwen2 with its own K/V cache and the model's weights, one token per sequence and step."""
 
     def __init__(self, model: SpeechLM, clock: Clock) -> None:
         """Raises ImportError without transformers, ValueError for weights that are not floats."""
@@ -83,11 +83,11 @@ class TransformersLoop:
 
     @torch.inference_mode()
     def decode(self, batch: int, prompt: int, steps: int) -> list[float]:
-        """Seconds of each step in which `batch` sequences of `prompt` rows and more decode."""
+        """Return the seconds of each decode step of `batch` sequences after `prompt` rows."""
         model, config = self._model, self._model.config
         device = model.speech_embedding.weight.device
         cache = self._new_cache()
-        # Zeros in place of a prompt: a step's time does not depend on what its keys and values are.
+        # Zeros instead of a prompt: a step's time does not depend on the values of keys and values.
         past = torch.zeros((batch, config.num_kv_heads, prompt, config.head_dim), device=device, dtype=model.dtype)
         for layer in range(config.num_layers):
             cache.update(past, past, layer)
@@ -105,7 +105,7 @@ class TransformersLoop:
 
 
 def _official(model: SpeechLM) -> dict[str, Tensor]:
-    """The fused weights under the names transformers gives their parts; the norms in the layers' precision."""
+    """Return the fused weights split under the names of transformers; norms in the layers' precision."""
     config, dtype = model.config, model.dtype
     heads, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     named = {"norm.weight": model.llm.model.model.norm.weight.to(dtype)}

@@ -1,4 +1,4 @@
-"""A small line chart as SVG text, so that no plotting library is needed to look at a benchmark."""
+"""Draws a small line chart as SVG text, without a plotting library."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ STEPS = (1, 2, 2.5, 5, 10)
 
 @dataclass(frozen=True)
 class Curve:
-    """Points (x, y) in any order; they are joined from left to right."""
+    """Points (x, y) in any order, joined from left to right."""
 
     name: str
     points: Sequence[tuple[float, float]]
 
 
 def line_chart(curves: Sequence[Curve], x_title: str, y_title: str, top: float) -> str:
-    """Curves over a common origin, y cut at `top`: a point above it is drawn at the edge."""
+    """Return a chart of the curves. A point above `top` is drawn at the edge."""
     right = max((x for curve in curves for x, _ in curve.points), default=1.0) * 1.05
 
     def place(x: float, y: float) -> tuple[float, float]:
@@ -54,7 +54,7 @@ def line_chart(curves: Sequence[Curve], x_title: str, y_title: str, top: float) 
 
 
 def ticks(end: float, wanted: int = 6) -> Iterator[float]:
-    """Round numbers from 0 to `end`, about `wanted` of them."""
+    """Yield about `wanted` round numbers from 0 to `end`."""
     size = 10 ** math.floor(math.log10(end / wanted))
     step = next(size * one for one in STEPS if size * one >= end / wanted)
     for number in range(int(end / step) + 1):

@@ -1,10 +1,11 @@
-"""What the split into services costs on first audio: the engines called directly against four processes over gRPC.
+"""Measures the cost of separate services for first audio: engines called directly, and four processes over gRPC.
 
     python -m benchmarks.split [--requests 100]
 
 Both engines run simulated backends, so that the transport is compared and not the computing. The same requests go
 alternately both ways: text normalised and tokenised, speech tokens generated, the first hop decoded, until the first
-samples are there. Over gRPC that is from the client's call to its first audio chunk; connection and voice exist then.
+samples. Over gRPC the time is from the client's call to its first audio chunk, with an open connection and a known
+voice.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ STAGES = ("encode", "first_token", "first_hop", "decode", "delivery")
 
 
 class Direct:
-    """The engines in this process, one call after the other."""
+    """The engines in this process, called directly."""
 
     def __init__(self, voice: voice_pb2.VoiceContent, costs: dict[str, Path]) -> None:
         self._model: ModelDir = open_model_dir(EMBEDDED_MODEL)
@@ -62,7 +63,7 @@ class Direct:
         self._decode = DecodeEngine(backend, EngineLimits(admission=False))
 
     def first_audio(self, seed: int) -> float:
-        """Seconds to the first samples of one request."""
+        """Return the seconds to the first samples of one request."""
         began = time.perf_counter()
         encoder = SentenceEncoder(self._frontend)
         pieces = [*encoder.push(TEXT), *encoder.finish()]
@@ -94,7 +95,7 @@ class Direct:
 
 
 async def over_grpc(tts: tts_pb2_grpc.TextToSpeechAsyncStub, seed: int) -> tuple[float, tts_pb2.FirstAudio]:
-    """Seconds to the first chunk of one request, and where the gateway says they went."""
+    """Return the seconds to the first chunk of one request, and their parts as the gateway measures them."""
     config = tts_pb2.SynthesisConfig(voice_name=VOICE, seed=seed)
     began = time.perf_counter()
     call = tts.Synthesize(tts_pb2.SynthesizeRequest(config=config, text=TEXT))
@@ -126,7 +127,7 @@ async def measure(requests: int, folder: Path) -> None:
         try:
             async with grpc.aio.insecure_channel(stack.gateway.address) as channel:
                 tts = tts_pb2_grpc.TextToSpeechStub(channel)
-                for seed in range(-5, requests):  # the first few only warm up
+                for seed in range(-5, requests):  # the first five are not measured
                     pair = await asyncio.to_thread(direct.first_audio, abs(seed)), await over_grpc(tts, abs(seed))
                     if seed >= 0:
                         together.append(pair[0])

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.cpu_prototypes.sessions import Graph
-from services.decode.flow.past import Pass, Surroundings
-from services.decode.flow.pool import Layout
+from services.decode.flow.forward_pass import ForwardContext, Pass
+from services.decode.flow.kv_cache import KvLayout
 from services.decode.flow.unet import Attention, Block, CausalConv, UNet
 
 OPSET = 20
@@ -36,7 +36,7 @@ class ProductConv(CausalConv):
     def prepare(self) -> None:
         self.taps = self.weight.permute(0, 2, 1).reshape(self.out_channels, -1).contiguous()
 
-    def over(self, x: Tensor, frames: Surroundings) -> Tensor:
+    def over(self, x: Tensor, frames: ForwardContext) -> Tensor:
         extended = frames.left(self.index, x, TAPS - 1)
         if torch.onnx.is_in_onnx_export():
             windows = torch.cat((extended[:, :-2], extended[:, 1:-1], extended[:, 2:]), dim=-1)
@@ -66,7 +66,7 @@ class JoinedAttention(Attention):
     def prepare(self) -> None:
         self.joined = torch.cat((self.to_q.weight, self.to_k.weight, self.to_v.weight))
 
-    def forward(self, x: Tensor, frames: Surroundings) -> Tensor:
+    def forward(self, x: Tensor, frames: ForwardContext) -> Tensor:
         q, k, v = F.linear(x, self.joined).view(x.shape[0], -1, 3, self.heads, self.head_dim).unbind(2)
         return frames.attend(self.index, q, k, v)
 
@@ -87,11 +87,11 @@ def rewritten(network: UNet) -> UNet:
     return network
 
 
-class TracedPast:
+class TracedState:
     """`Surroundings` of one stream for an export: the past comes in as tensors, the new past is collected."""
 
-    def __init__(self, mask: Tensor, past: Tensor, tails: tuple[Tensor, ...]) -> None:
-        self._mask, self._past, self._tails = mask, past, tails
+    def __init__(self, mask: Tensor, kv_state: Tensor, tails: tuple[Tensor, ...]) -> None:
+        self._mask, self._past, self._tails = mask, kv_state, tails
         self.new_past: list[Tensor] = []
         self.new_tails: dict[int, Tensor] = {}
 
@@ -103,8 +103,8 @@ class TracedPast:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         heads, head_dim = q.shape[2:]
         self.new_past.append(torch.stack((k.flatten(2), v.flatten(2))))
-        past = self._past[layer].view(2, q.shape[0], -1, heads, head_dim)
-        keys, values = torch.cat((past[0], k), dim=1), torch.cat((past[1], v), dim=1)
+        kv_state = self._past[layer].view(2, q.shape[0], -1, heads, head_dim)
+        keys, values = torch.cat((kv_state[0], k), dim=1), torch.cat((kv_state[1], v), dim=1)
         scores = q.transpose(1, 2) @ keys.permute(0, 2, 3, 1) * head_dim**-0.5 + self._mask
         heard = torch.softmax(scores, dim=-1) @ values.transpose(1, 2)
         return heard.transpose(1, 2).flatten(2)
@@ -117,13 +117,13 @@ class AppendStep(nn.Module):
         super().__init__()
         self.network, self.terms = network, terms
 
-    def forward(self, x: Tensor, mask: Tensor, past: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor, mask: Tensor, kv_state: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         """x [2, N, 4 * mel], mask [N, T + N], past [layers, 2, 2, T, width], then the time terms and the convolutions'
         tails [2, 2, channels].
 
         Returns the velocity [2, N, mel], the new keys and values [layers, 2, 2, N, width], and the new tails.
         """
-        frames = TracedPast(mask, past, rest[self.terms :])
+        frames = TracedState(mask, kv_state, rest[self.terms :])
         velocity = self.network(x, list(rest[: self.terms]), frames)
         return velocity, torch.stack(frames.new_past), *(frames.new_tails[layer] for layer in sorted(frames.new_tails))
 
@@ -139,41 +139,41 @@ class GraphEstimator:
         self._channels = [convs[index] for index in sorted(convs)]
         self._graph: Graph | None = None
 
-    def layout(self, positions: int, steps: int, rows: int) -> Layout:
+    def layout(self, positions: int, steps: int, rows: int) -> KvLayout:
         return self._network.layout(positions, steps, rows)
 
     def time_terms(self, t: Tensor) -> list[Tensor]:
         return self._network.time_terms(t)
 
     def __call__(self, x: Tensor, time_terms: list[Tensor], frames: Pass) -> Tensor:
-        arena, window, step = frames._arena, frames._window, frames._step
-        if arena is None or window is None or len(frames.lengths) > 1 or frames.starts[0] == 0:
+        cache, indices, step = frames._cache, frames._indices, frames._step
+        if cache is None or indices is None or len(frames.lengths) > 1 or frames.starts[0] == 0:
             out: Tensor = self._network(x, time_terms, frames)
             return out
         if self._graph is None:
-            self._graph = self._export(x, time_terms, arena.layout)
-        kept, new, layers = frames.starts[0], frames.lengths[0], arena.layout.layers
-        values = arena._values[step * layers : (step + 1) * layers]
-        blocks = window.blocks
+            self._graph = self._export(x, time_terms, cache.layout)
+        kept, new, layers = frames.starts[0], frames.lengths[0], cache.layout.layers
+        values = cache._values[step * layers : (step + 1) * layers]
+        blocks = indices.blocks
         picked = values[:, :, :, blocks] if isinstance(blocks, slice) else values.index_select(3, blocks)
-        past = picked.flatten(3, 4)[:, :, :, :kept]
+        kv_state = picked.flatten(3, 4)[:, :, :, :kept]
         mask = torch.zeros(new, kept + new) if frames.mask is None else frames.mask[0, 0].expand(new, kept + new)
-        tails = [arena.tails(step, index, TAPS - 1, count, x.dtype) for index, count in enumerate(self._channels)]
-        tails_before = [tail.index_select(1, window.slots_before)[:, 0] for tail in tails]
-        velocity, new_past, *tails_after = self._graph(x, mask, past, *time_terms, *tails_before)
-        values.flatten(3, 4)[:, :, :, window.places] = new_past
+        tails = [cache.tails(step, index, TAPS - 1, count, x.dtype) for index, count in enumerate(self._channels)]
+        tails_before = [tail.index_select(1, indices.slots_before)[:, 0] for tail in tails]
+        velocity, new_past, *tails_after = self._graph(x, mask, kv_state, *time_terms, *tails_before)
+        values.flatten(3, 4)[:, :, :, indices.places] = new_past
         for tail, after in zip(tails, tails_after, strict=True):
-            tail[:, window.slots_after[0]] = after
+            tail[:, indices.slots_after[0]] = after
         return velocity
 
-    def _export(self, x: Tensor, time_terms: list[Tensor], layout: Layout) -> Graph:
+    def _export(self, x: Tensor, time_terms: list[Tensor], layout: KvLayout) -> Graph:
         kept, new = 100, 50
         width = layout.heads * layout.head_dim
         inputs = (torch.randn(2, new, x.shape[-1]), torch.zeros(new, kept + new))
-        past = torch.randn(layout.layers, 2, 2, kept, width)
+        kv_state = torch.randn(layout.layers, 2, 2, kept, width)
         tails = [torch.randn(2, TAPS - 1, count) for count in self._channels]
         names = ["x", "mask", "past", *(f"term_{index}" for index in range(len(time_terms)))]
         names += [f"tail_{index}" for index in range(len(tails))]
         axes = {"x": {1: "new"}, "mask": {0: "new", 1: "all"}, "past": {3: "kept"}}
         step = AppendStep(self._network, len(time_terms))
-        return Graph(step, (*inputs, past, *time_terms, *tails), names, axes, OPSET)
+        return Graph(step, (*inputs, kv_state, *time_terms, *tails), names, axes, OPSET)

@@ -1,4 +1,4 @@
-"""Runs the steps one after the other, each as a process with a time limit of its own."""
+"""Runs the steps one after the other, each as a process with its own time limit."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from benchmarks.gpu_check.results import StepResult
 from benchmarks.gpu_check.steps import STEPS
 
 DESCRIPTION = """\
-Proves or refutes on a GPU what no CPU can, and measures it. Every step is a process of its own with a time
-limit, so that one that fails or hangs costs only its own time. After every step, results.json and results.md
-are written anew into $OUT (default: gpu_check_out). Random weights of the 0.5B layout are used throughout; the
-3 GB checkpoint is written into the temporary folder while the first steps run, and found there by later runs.
+Tests and measures on a GPU what a CPU cannot test. Every step is a process with its own time limit, so that a
+step that fails or hangs costs only its own time. Every step updates results.json and results.md in $OUT
+(default: gpu_check_out). All steps use random weights of the 0.5B layout. The 3 GB checkpoint is written to the
+temporary folder while the first steps run; later runs use it again.
 
-Exit status: 0 when every step succeeded or was skipped, 1 when one failed, 2 for wrong arguments.
+Exit status: 0 if every step succeeded or was skipped, 1 if one failed, 2 for wrong arguments.
 """
 EXAMPLES = """\
 examples:
@@ -30,8 +30,8 @@ examples:
   python -m benchmarks.gpu_check kernel llm_exact        these two steps
   python -m benchmarks.gpu_check --device cpu --tiny     rehearsal without a GPU, with the embedded voice
 
-The step `stack` needs the packages of wheels.txt beside PyTorch; the others need torch, numpy, pyyaml and onnx.
-docs/benchmarks.md describes how to run all of it on a bare GPU machine.
+The step `stack` needs PyTorch and the packages of wheels.txt; the others need torch, numpy, pyyaml and onnx.
+docs/benchmarks.md describes how to run everything on a bare GPU machine.
 """
 
 
@@ -43,9 +43,7 @@ def main() -> int:
     chosen = [step for step in STEPS if not options.steps or step.name in options.steps]
     found: list[StepResult] = []
     started = time.monotonic()
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
-    )  # so that the step's process is stopped too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # stops the step's process too
     with (
         tempfile.TemporaryDirectory(prefix="gpu-check-") as scratch,
         CheckpointWriter(options.tiny, any(step.needs_checkpoint for step in chosen)) as checkpoint,
@@ -81,7 +79,7 @@ def arguments() -> argparse.Namespace:
     if unknown:
         parser.error(f"unknown step {', '.join(unknown)}; choose from {', '.join(step.name for step in STEPS)}")
     if options.device == "cuda":
-        options.device = "cuda:0"  # as the services name it
+        options.device = "cuda:0"  # the services' name of the device
     return options
 
 

@@ -1,4 +1,4 @@
-"""What a step knows about its run, and how it reports results."""
+"""The context of a step: its run's options and its results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 TINY = Path(__file__).parents[2] / "models" / "tiny"
-"""The embedded voice: what a rehearsal measures instead of the 0.5B layout."""
+"""The embedded voice, which a rehearsal measures instead of the 0.5B layout."""
 
 Value = str | int | float | bool | list[str] | list[int] | list[float]
 
@@ -38,28 +38,28 @@ class Check:
 
     @property
     def compute(self) -> torch.dtype:
-        """The precision workers use on this device by default."""
+        """The workers' default precision on this device."""
         return torch.bfloat16 if self.on_gpu else torch.float32
 
     def report(self, name: str, value: Value) -> None:
-        """Records and prints a result; a later one of the same name replaces it."""
+        """Record and print a result; it replaces an earlier one of the same name."""
         print(f"{name}: {value}", flush=True)
         with self.record.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps([name, value]) + "\n")
 
     def expect(self, name: str, met: bool, found: str = "") -> None:
-        """Records an expectation. One that is not met fails the step at its end; the step itself goes on."""
+        """Record an expectation. An unmet one fails the step at its end; the step continues."""
         self.report(name, ("yes" if met else "NO") + (f" ({found})" if found else ""))
         if not met:
             self.failures.append(name)
 
     def synchronize(self) -> None:
-        """Waits for the GPU; does nothing on a CPU."""
+        """Wait for the GPU; do nothing on a CPU."""
         if self.on_gpu:
             torch.cuda.synchronize(self.device)
 
     def seconds(self, work: Callable[[], object]) -> float:
-        """Wall time of one call, the GPU's work included."""
+        """Return the wall time of one call in seconds, including the GPU's work."""
         self.synchronize()
         start = time.perf_counter()
         work()
@@ -67,7 +67,7 @@ class Check:
         return time.perf_counter() - start
 
     def milliseconds(self, work: Callable[[], object], repeats: int = 20, warm_up: int = 3) -> float:
-        """Median wall time of a call after `warm_up` calls that are not measured; on a CPU, after 1 of 3."""
+        """Return the median wall time of a call after `warm_up` calls that are not measured; on a CPU, after 1 of 3."""
         if not self.on_gpu:
             repeats, warm_up = 3, 1
         for _ in range(warm_up):
@@ -76,17 +76,17 @@ class Check:
         return round(times[repeats // 2] * 1e3, 3)
 
     def reserved_mib(self) -> int:
-        """Largest amount of GPU memory that PyTorch has reserved in this process; 0 on a CPU."""
+        """Return the largest GPU memory that PyTorch has reserved in this process; 0 on a CPU."""
         return torch.cuda.max_memory_reserved(self.device) >> 20 if self.on_gpu else 0
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """`bfloat16` for torch.bfloat16."""
+    """Return the name of a precision: `bfloat16` for torch.bfloat16."""
     return str(dtype).removeprefix("torch.")
 
 
 def allow_tf32(allowed: bool) -> None:
-    """Lets cuDNN's convolutions of float32 tensors round their inputs to TF32, or forbids it, in this process.
+    """Allow cuDNN's convolutions of float32 tensors to round their inputs to TF32, or forbid it, in this process.
 
     From torch 2.9 on `allow_tf32` alone leaves convolutions as they are, and torch refuses settings that differ.
     """

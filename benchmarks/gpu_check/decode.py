@@ -15,7 +15,7 @@ from benchmarks.gpu_check.check import Check, allow_tf32, name_of
 from services.common.checkpoint.model_dir import open_model_dir
 from services.decode.engine.backends import Hop
 from services.decode.engine.torch_backend import Precision, TorchBackend, TorchState
-from services.decode.estimators.compiled import LARGEST_DIFFERENCE, made_up_mel, use_programs
+from services.decode.estimators.compiled import LARGEST_DIFFERENCE, probe_mel, use_programs
 from services.decode.flow.programs import CudaGraphs
 from services.decode.flow.solver import Start
 from services.decode.vocoder.stream import Vocoder
@@ -86,9 +86,9 @@ def decode_exact(check: Check) -> None:
 def _mels(check: Check, dtype: torch.dtype) -> Tensor:
     """Decodes a mel plainly, plainly again, and by programs; returns the last one."""
     plain = load_decode(check, dtype, dtype)
-    first, second = made_up_mel(plain.flow), made_up_mel(plain.flow)
+    first, second = probe_mel(plain.flow), probe_mel(plain.flow)
     del plain
-    found = made_up_mel(load_decode(check, dtype, dtype, programs=4).flow)
+    found = probe_mel(load_decode(check, dtype, dtype, programs=4).flow)
     name = name_of(dtype)
     check.report(f"{name}: largest difference of two plain mels", _short((second - first).abs().max()))
     difference = (found - first).abs()
@@ -100,7 +100,7 @@ def _mels(check: Check, dtype: torch.dtype) -> Tensor:
 def _vocoder(check: Check) -> None:
     """Compares streamed and whole audio in float32, as the project sets it up, and on a GPU with TF32 too."""
     backend = load_decode(check, torch.float32, torch.float32)
-    mel = made_up_mel(backend.flow)
+    mel = probe_mel(backend.flow)
     difference = _report_vocoder(check, backend.vocoder, mel, "float32")
     met = difference <= STREAMED_DIFFERENCE
     check.expect("vocoder: streamed audio equals whole audio", met, f"largest difference {difference:.1e}")

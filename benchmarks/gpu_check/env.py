@@ -1,4 +1,4 @@
-"""What the machine is and what its hardware reaches, so that later figures can be judged."""
+"""Reports the machine and the limits of its hardware, to judge later figures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PACKAGES = (
 
 
 def env(check: Check) -> None:
-    """Reports versions, then rates of copies, matrix products, convolutions and gathers."""
+    """Report versions, then rates of copies, matrix products, convolutions and gathers."""
     for package in PACKAGES:
         check.report(f"version of {package}", _version(package))
     check.report("C compiler, which Triton needs", shutil.which("gcc") or shutil.which("clang") or "missing")
@@ -54,7 +54,7 @@ def _products(check: Check) -> None:
 
 
 def _convolutions(check: Check) -> None:
-    """The vocoder's kind of convolution. As PyTorch sets it, cuDNN computes float32 with 10 bits of mantissa (TF32)."""
+    """Measure a convolution of the vocoder's kind. PyTorch's default is float32 with 10 bits of mantissa (TF32)."""
     batch, channels, width, length = 16 if check.on_gpu else 1, 256, 7, 4000
     convolution = torch.nn.Conv1d(channels, channels, width, padding=width // 2).to(check.device)
     signal = torch.randn(batch, channels, length, device=check.device)
@@ -69,7 +69,7 @@ def _convolutions(check: Check) -> None:
 
 
 def _gathers(check: Check) -> None:
-    """What reading scattered blocks of the decode arena costs beside a copy of the same bytes."""
+    """Measure a read of scattered blocks of the decode arena against a copy of the same bytes."""
     blocks, picked, values = 2000, 1024 if check.on_gpu else 64, 50 * 512
     arena = torch.zeros(blocks, values, dtype=torch.bfloat16, device=check.device)
     places = torch.randint(0, blocks, (picked,), device=check.device)

@@ -21,16 +21,16 @@ ROOT = Path(__file__).parents[2]
 CHECKPOINT = Path(tempfile.gettempdir()) / "light-tts-0.5b-random"
 CHECKPOINT_WAIT_S = 180.0
 SLOWER_ON_CPU = 3
-"""How many times its limit a step may take on a CPU, where only the embedded voice is practical."""
+"""Factor of a step's limit on a CPU, where only the embedded voice is practical."""
 LEAST_S = 10.0
-"""A step with less time than this is not started."""
+"""A step with less time is skipped."""
 STOP_GRACE_S = 20.0
-"""Time for a step beyond its limit to stop the processes that it started, before it is killed."""
+"""Time for a step at its limit to stop the processes that it started, before it is killed."""
 
 
 @dataclass(frozen=True)
 class StepRunner:
-    """Runs steps of one run. `scratch` holds the step processes' records."""
+    """Runs the steps of one run. `scratch` has the records of the step processes."""
 
     device: str
     tiny: bool
@@ -39,9 +39,9 @@ class StepRunner:
     scratch: Path
 
     def run(self, step: Step, seconds_left: float) -> StepResult:
-        """Runs the step's process to its end or its limit; what it reported until then is kept.
+        """Run the step's process until its end or its limit; keep the results that it has reported.
 
-        `seconds_left` of the whole run shorten the limit; with hardly any left the step is skipped.
+        `seconds_left` of the whole run shortens the limit; with less than LEAST_S the step is skipped.
         """
         if step.needs_gpu and self.device == "cpu":
             return StepResult(step.name, SKIPPED, reason="needs a GPU")
@@ -60,15 +60,14 @@ class StepRunner:
         elif status == 0:
             outcome, reason = OK, ""
         else:
-            told = (
-                failure.read_text(encoding="utf-8") if failure.exists() else f"the process ended with status {status}"
-            )
-            outcome, reason = FAILED, told
+            outcome, reason = FAILED, f"the process ended with status {status}"
+            if failure.exists():
+                reason = failure.read_text(encoding="utf-8")
         return StepResult(step.name, outcome, seconds, reason, read_record(record))
 
 
 def run_with_limit(command: list[str], limit_s: float) -> int | None:
-    """Exit status of a command, None when it was stopped at its limit; the processes it started end with it."""
+    """Return the exit status of a command, None if it was stopped at its limit; its child processes end with it."""
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
     try:
         return process.wait(limit_s)
@@ -79,7 +78,7 @@ def run_with_limit(command: list[str], limit_s: float) -> int | None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Interrupts the process group, as Ctrl-C would, and kills what is left of it after a while."""
+    """Interrupt the process group, as Ctrl-C does, and kill the rest after STOP_GRACE_S."""
     if process.poll() is None:
         _signal(process, signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -94,10 +93,10 @@ def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
 
 
 class CheckpointWriter:
-    """Has the 0.5B checkpoint written while the first steps run; entering starts it, leaving stops it."""
+    """Writes the 0.5B checkpoint in a process while the first steps run; entering starts it, leaving stops it."""
 
     def __init__(self, tiny: bool, needed: bool) -> None:
-        """Nothing is written for `tiny` runs, where no step needs it, or where an earlier run has left it."""
+        """Nothing is written for `tiny` runs, if no step needs it, or if an earlier run has written it."""
         self.directory = ROOT / "models" / "tiny" if tiny else CHECKPOINT
         self._needed = needed and not self.directory.exists()
         self._process: subprocess.Popen[bytes] | None = None
@@ -115,22 +114,22 @@ class CheckpointWriter:
             _end(self._process)
 
     def wait(self) -> None:
-        """Returns when the checkpoint is written; without it, the steps that load it fail and say so."""
+        """Wait until the checkpoint is written; if it is missing, the steps that load it fail."""
         if self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(CHECKPOINT_WAIT_S)
 
 
 def card_name(device: str) -> str:
-    """The GPU's name, memory and driver, or the name of the processor."""
+    """Return the GPU's name, memory and driver, or the name of the processor."""
     if device == "cpu":
         return f"CPU, {_processor()}"
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:
-        told = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError) as error:
         return f"{device} (nvidia-smi failed: {type(error).__name__})"
-    return "; ".join(told.strip().splitlines())
+    return "; ".join(answer.strip().splitlines())
 
 
 def _processor() -> str:

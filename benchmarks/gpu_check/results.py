@@ -1,4 +1,4 @@
-"""The outcome of a run as results.json and results.md."""
+"""Writes the results of a run to results.json and results.md."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OK, SKIPPED, FAILED, TIMED_OUT = "ok", "skipped", "failed", "timed out"
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step found."""
+    """The result of one step."""
 
     name: str
     outcome: str
@@ -21,7 +21,7 @@ class StepResult:
     reason: str = ""
     """Why it was skipped or failed."""
     values: dict[str, Any] = field(default_factory=dict)
-    """Results by name, in the order in which they were found; complete up to the end or the timeout."""
+    """Measured values by name, in order; complete up to the end or the timeout."""
 
     @property
     def failed(self) -> bool:
@@ -29,7 +29,7 @@ class StepResult:
 
 
 def read_record(record: Path) -> dict[str, Any]:
-    """The results that a step process has written so far; empty when there is none."""
+    """Return the values that a step process has written so far."""
     if not record.exists():
         return {}
     values = {}
@@ -43,7 +43,7 @@ def read_record(record: Path) -> dict[str, Any]:
 
 
 def write(out: Path, card: str, results: list[StepResult]) -> None:
-    """Writes results.json and results.md into `out`; `card` names the device that was checked."""
+    """Write results.json and results.md into `out`; `card` names the device."""
     steps = {result.name: asdict(result) for result in results}
     document = json.dumps({"card": card, "steps": steps}, indent=1)
     (out / "results.json").write_text(document + "\n", encoding="utf-8")
@@ -51,7 +51,7 @@ def write(out: Path, card: str, results: list[StepResult]) -> None:
 
 
 def markdown(card: str, results: list[StepResult]) -> str:
-    """A table of all steps, then a table of each step's results."""
+    """Return a table of all steps, then a table of each step's values."""
     lines = [f"# GPU check: {card}", "", "| step | outcome | seconds |", "|---|---|---|"]
     for result in results:
         reason = f": {_cell(result.reason)}" if result.reason else ""
@@ -63,7 +63,7 @@ def markdown(card: str, results: list[StepResult]) -> str:
 
 
 def _values(card: str, values: dict[str, Any]) -> list[str]:
-    """One table of the short results, then the longer ones as they were printed."""
+    """Return one table of the short values, then the longer ones as code blocks."""
     long = {name: value for name, value in values.items() if isinstance(value, str) and "\n" in value}
     short = [(name, value) for name, value in values.items() if name not in long]
     lines = ["", f"| | {_cell(card)} |", "|---|---|"] if short else []

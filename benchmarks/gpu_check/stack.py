@@ -1,4 +1,4 @@
-"""All services on one card: how soon they serve, what they settled on, and load over gRPC."""
+"""All services on one card: their start time, their effective settings, and load over gRPC."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from cli.demo import SENTENCE
 from cli.local.stack import Stack, StackConfig
 
 MAX_SECONDS = "8"
-"""Longest utterance: random weights do not end by themselves."""
+"""Longest utterance: a random model does not end by itself."""
 START_TIMEOUT_S = 110.0
 LOG_CHARACTERS = 60_000
 COMPUTING = ("llm", "decode-1")
-"""The processes that work on the device."""
+"""The processes that use the device."""
 
 
 def stack(check: Check) -> None:
-    """Starts encode, llm, one decode worker and the gateway, and offers them utterances at rising rates."""
+    """Start encode, llm, one decode worker and the gateway, and offer utterances at rising rates."""
     os.environ["LIGHTTTS_MAX_SECONDS"] = MAX_SECONDS  # the services inherit it
     with tempfile.TemporaryDirectory(prefix="gpu-check-logs-") as folder:
         logs = Path(folder)
@@ -71,7 +71,7 @@ def _memory_by_process() -> list[str]:
 
 
 def _report_settled(check: Check, logs: Path) -> None:
-    """What llm and decode run as, by their logs, and every warning: settings that this machine cannot follow."""
+    """Report the device and settings of llm and decode from their logs, and every warning."""
     for name in COMPUTING:
         lines = [_parsed(line) for line in _text(logs / f"{name}.log").splitlines()]
         used = [line for line in lines if line.get("level") == "info" and "device" in line]

@@ -1,4 +1,4 @@
-"""What each precision of kept states costs in error, memory and time."""
+"""Measures error, memory and time of each precision of kept states."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from benchmarks.gpu_check.decode import FIRST_END, LAST_END, TOKEN_RATE, Batch, 
 from services.decode.flow.model import FlowHop
 
 KEPT = (torch.bfloat16, torch.float16, torch.float8_e4m3fn)
-"""What states are kept in; on a CPU only the last one, which is kept in the most complicated way."""
+"""Precisions of kept states; on a CPU only the last one, which has the most complex code."""
 
 
 def states(check: Check) -> None:
-    """Streams one utterance in each precision and compares it with float32 throughout."""
+    """Stream one utterance in each precision and compare it with float32."""
     exact = _streamed_mel(Batch.open(load_decode(check, torch.float32, torch.float32), 1, ""))
     for kept in KEPT if check.on_gpu else KEPT[-1:]:
         _measure(check, kept, exact)
 
 
 def _measure(check: Check, kept: torch.dtype, exact: Tensor) -> None:
-    """Reports one precision of states, with the arithmetic that workers use on this device."""
+    """Report one precision of states, with the arithmetic that workers use on this device."""
     pair, streams = f"{name_of(check.compute)}, states in {name_of(kept)}", 8 if check.on_gpu else 1
     backend = load_decode(check, check.compute, kept, programs=streams)
     difference = (_streamed_mel(Batch.open(backend, 1, "")) - exact).abs()
@@ -36,7 +36,7 @@ def _measure(check: Check, kept: torch.dtype, exact: Tensor) -> None:
 
 
 def _streamed_mel(batch: Batch) -> Tensor:
-    """The mel of a stream's first hops, [frames, mel]."""
+    """Return the mel of a stream's first hops, [frames, mel]."""
     flow, state = batch.backend.flow, batch.states[0].flow
     state.tokens = batch.tokens
     return torch.cat(

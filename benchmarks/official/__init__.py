@@ -1,1 +1,1 @@
-"""The layout of the official 0.5B checkpoint, for proofs and measurements without its weights."""
+"""The layout of the official 0.5B checkpoint, for tests and measurements without its weights."""

@@ -1,7 +1,8 @@
 """Writes a CosyVoice2-0.5B directory with random weights: official file names, key names, shapes and sizes.
 
-It speaks noise, and costs what the real one costs. `shapes.txt` lists the tensors of the official state dicts
-(spec sections 4.2, 5 and 7.4), one pattern per line: file, key with `{first-last}` or `{a,b}` for numbers, shape.
+Its audio is noise, and its costs are those of the official checkpoint. `shapes.txt` lists the tensors of the official
+state dicts (spec sections 4.2, 5 and 7.4), one pattern per line: file, key with `{first-last}` or `{a,b}` for numbers,
+shape.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from torch import Tensor
 HERE = Path(__file__).parent
 MINI = HERE.parents[1] / "tests" / "data" / "cosyvoice2-mini"
 Shapes = dict[str, dict[str, tuple[int, ...]]]
-# One tensor under two names in the official file, as Qwen2's tied embeddings are.
+# One tensor with two names in the official file: Qwen2's tied embeddings.
 _TIED = {"llm.model.lm_head.weight": "llm.model.model.embed_tokens.weight"}
 
 
 def official_shapes() -> Shapes:
-    """Key to shape for each of `llm`, `flow` and `hift`."""
+    """Return the shape of each key of `llm`, `flow` and `hift`."""
     shapes: Shapes = {}
     for line in (HERE / "shapes.txt").read_text(encoding="utf-8").splitlines():
         part, pattern, shape = line.split()
@@ -48,7 +49,7 @@ def _numbers(span: str) -> list[int]:
 
 
 def random_state(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, Tensor]:
-    """Float32 tensors whose layers neither explode nor fade: norms of 1, matrices scaled by their inputs."""
+    """Return float32 tensors that keep activations bounded: norms of 1, matrices scaled by their inputs."""
     generator = torch.Generator().manual_seed(seed)
     state = {key: _random(key, shape, generator) for key, shape in shapes.items() if key not in _TIED}
     for key, original in _TIED.items():
@@ -69,16 +70,16 @@ def _random(key: str, shape: tuple[int, ...], generator: torch.Generator) -> Ten
 
 
 def write_checkpoint(directory: Path, seed: int = 0, parts: Collection[str] = ("llm", "flow", "hift")) -> None:
-    """Writes the directory (3 GB) but for the two ONNX graphs; `directory` must not exist.
+    """Write the directory (3 GB) without the two ONNX graphs; `directory` must not exist.
 
-    Weights not among `parts` are left empty, for who needs one stage only. Raises FileExistsError, or OSError when the
-    disk is full.
+    Files of weights not in `parts` are empty, for users of one service. Raises FileExistsError, or OSError if the disk
+    is full.
     """
     tokenizer = directory / "CosyVoice-BlankEN"
     tokenizer.mkdir(parents=True)
     shutil.copy(HERE / "cosyvoice2.yaml", directory)
     shutil.copy(HERE / "config.json", tokenizer)
-    for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):  # few tokens, but the file format is theirs
+    for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):  # few tokens, in the official file format
         shutil.copy(MINI / "CosyVoice-BlankEN" / name, tokenizer)
     for part, shapes in official_shapes().items():
         if part in parts:
@@ -88,5 +89,5 @@ def write_checkpoint(directory: Path, seed: int = 0, parts: Collection[str] = ("
 
 
 def parameters(shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """How many numbers the tensors hold, shared ones counted once."""
+    """Return the number of parameters; shared ones count once."""
     return sum(math.prod(shape) for key, shape in shapes.items() if key not in _TIED)

@@ -1,9 +1,9 @@
-"""Stand-ins for the official front-end graphs: the same interfaces, about the same sizes and work, random weights.
+"""Writes stand-ins for the official front-end graphs: same inputs and outputs, similar size and work, random weights.
 
 The speech tokenizer has two convolutions of stride 2, six transformer blocks of width 1280 with 20 heads and a
 quantiser of eight three-level digits: 123 million parameters, as the official graph. The speaker encoder is a stack of
-convolutions with mean and deviation over time: 7 million parameters, the official graph's number; its real layers are
-of another kind, so its time is an estimate.
+convolutions with mean and deviation over time: 7 million parameters, as the official graph. The official layers are of
+another kind, so its time is an estimate.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def write_speech_tokenizer(path: Path, seed: int = 0) -> None:
     shifted = b.op("Add", digits, b.constant(np.ones(1, np.float32)))
     place = b.constant((3.0 ** np.arange(_DIGITS)).astype(np.float32)[:, None])
     ids = b.op("Squeeze", b.op("MatMul", shifted, place), b.ints(2))
-    # The official interface has the length as an input; adding none of it keeps it in the graph.
+    # The official graph has the length as an input; adding zero times its value keeps it in this graph.
     zero = b.op("Mul", b.op("Cast", "feats_length", to=TensorProto.FLOAT), b.constant(np.zeros(1, np.float32)))
     b.nodes.append(helper.make_node("Cast", [b.op("Add", ids, zero)], ["indices"], to=TensorProto.INT32))
     feats = helper.make_tensor_value_info("feats", TensorProto.FLOAT, [1, _MELS, "T"])

@@ -1,1 +1,1 @@
-"""The cache of finished speech."""
+"""The result cache: finished speech, and syntheses shared by equal requests."""

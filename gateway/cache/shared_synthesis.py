@@ -1,4 +1,4 @@
-"""One synthesis that several may listen to while it is made."""
+"""One synthesis that several requests read while it runs (request coalescing)."""
 
 from __future__ import annotations
 
@@ -8,45 +8,45 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from gateway.session.output import Event, Events
 
 AHEAD = 4
-"""Events made before the fastest listener has taken them: as a lone listener would, all of them hold it back."""
+"""Events produced ahead of the fastest reader: slow readers hold the synthesis back, as a single reader does."""
 
 
 class SharedSynthesis:
-    """Begun by its first listener; ends when it is complete, or when the last listener has gone."""
+    """Starts with its first reader; ends when it is complete, or when the last reader has left."""
 
     def __init__(
         self, speak: Callable[[SharedSynthesis], Awaitable[None]], on_end: Callable[[SharedSynthesis], None]
     ) -> None:
-        """`speak` calls `fill` once; what it raises reaches every listener, after the events before it."""
+        """`speak` calls `fill` once; every reader gets its error, after the events before it."""
         self.events: list[Event] = []
         self._speak = speak
         self._on_end = on_end
-        self._listeners = 0
-        self._furthest = 0
+        self._readers = 0
+        self._max_read = 0
         self._ended = False
         self._error: Exception | None = None
         self._changed = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
 
     async def fill(self, events: Events) -> None:
-        """Takes over the events of a session."""
+        """Record the events of a session."""
         async for event in events:
             async with self._changed:
                 self.events.append(event)
                 self._changed.notify_all()
-                await self._changed.wait_for(lambda: len(self.events) - self._furthest < AHEAD)
+                await self._changed.wait_for(lambda: len(self.events) - self._max_read < AHEAD)
 
-    async def listen(self) -> AsyncGenerator[Event]:
-        """All events from the first one. To be closed by whoever stops early."""
+    async def read(self) -> AsyncGenerator[Event]:
+        """Yield all events from the first one. A reader that stops early must close the generator."""
         if self._task is None:
             self._task = asyncio.create_task(self._run())
             self._task.add_done_callback(lambda _: self._on_end(self))
-        self._listeners += 1
+        self._readers += 1
         try:
             position = 0
             while True:
                 async with self._changed:
-                    self._furthest = max(self._furthest, position)
+                    self._max_read = max(self._max_read, position)
                     self._changed.notify_all()
                     while position == len(self.events) and not self._ended:
                         await self._changed.wait()
@@ -57,20 +57,20 @@ class SharedSynthesis:
             if self._error is not None:
                 raise self._error
         finally:
-            self._listeners -= 1
-            if not self._listeners and not self._task.done():
+            self._readers -= 1
+            if not self._readers and not self._task.done():
                 self._task.cancel()
                 await asyncio.wait({self._task})
 
     @property
     def open(self) -> bool:
-        """Whether one more may listen: not when it failed, nor when it is being given up."""
-        return self._error is None and (self._listeners > 0 or self._task is None)
+        """Whether another reader may join: not after a failure, nor while it is being cancelled."""
+        return self._error is None and (self._readers > 0 or self._task is None)
 
     async def _run(self) -> None:
         try:
             await self._speak(self)
-        except Exception as error:  # noqa: BLE001 - whatever happened belongs to the listeners, who raise it
+        except Exception as error:  # noqa: BLE001 - the readers raise it
             self._error = error
         async with self._changed:
             self._ended = True

@@ -1,4 +1,4 @@
-"""Finished speech, and synthesis that several requests share."""
+"""The state of the result cache: a store of finished speech, and the running shared syntheses."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from gateway.cache.store import ResultStore
 
 @dataclass(frozen=True)
 class SpeechCache:
-    """What is remembered of finished speech, and what is being made for more than one listener."""
+    """The result cache: finished speech, and the syntheses that equal requests share."""
 
     store: ResultStore
     any_seed: bool
-    """Whether requests that leave the seed open may get the same speech again."""
+    """Whether requests without a seed may get the same speech again."""
     max_text_chars: int
-    """Longer texts are always spoken: they are long in memory and seldom asked for twice."""
+    """Longer texts are not cached: they take much memory and are rarely repeated."""
     generation: str
-    """Changed by the operator when the checkpoints' weights change."""
-    flights: dict[tuple[str, ResultKey], SharedSynthesis] = field(default_factory=dict)
+    """Cache version; the operator changes it when the weights change."""
+    shared_syntheses: dict[tuple[str, ResultKey], SharedSynthesis] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Whole texts, spoken or remembered: what the interfaces use for requests whose text is complete."""
+"""Speech for a complete text, synthesized or from the result cache. All APIs use it for such requests."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from services.common.telemetry import current_request_id
 async def speech(
     context: GatewayContext, options: SpeechOptions, text: str, *, start_sample: int = 0
 ) -> AsyncIterator[Events]:
-    """The events of a session about one text, from `start_sample` on. Raises as Session does."""
+    """Yield the events of a session for one text, from `start_sample` on. Raises the same errors as Session."""
     speech_cache = context.speech_cache
-    common = options.seed_given or (speech_cache is not None and speech_cache.any_seed)
-    if speech_cache is None or start_sample or len(text) > speech_cache.max_text_chars or not common:
+    cacheable = options.seed_given or (speech_cache is not None and speech_cache.any_seed)
+    if speech_cache is None or start_sample or len(text) > speech_cache.max_text_chars or not cacheable:
         async with Session(context, options, one_text(text), start_sample=start_sample) as session:
             yield session
         return
@@ -38,11 +38,11 @@ async def speech(
     model = context.voices.model.model
     generation = f"{speech_cache.generation} {model} {context.settings.interleaved_text}"
     key = result_key(text, options, voice_hash, generation)
-    known = await speech_cache.store.get(key)
-    if known is not None:
+    result = await speech_cache.store.get(key)
+    if result is not None:
         metrics.RESULTS.labels("remembered").inc()
         await context.quotas.spend(current_caller())
-        yield _replay(known)
+        yield _replay(result)
         return
     async with contextlib.aclosing(await _join(context, speech_cache, key, options, text)) as events:
         yield events
@@ -51,27 +51,28 @@ async def speech(
 async def _join(
     context: GatewayContext, speech_cache: SpeechCache, key: ResultKey, options: SpeechOptions, text: str
 ) -> AsyncGenerator[Event]:
-    # A refusal of one caller must not become another's: only requests of one key share a flight.
-    place = (current_caller().name, key)
-    flight = speech_cache.flights.get(place)
-    if flight is not None and flight.open:
+    # Only requests of one caller share a synthesis: an error such as an exceeded quota concerns that caller alone.
+    caller_key = (current_caller().name, key)
+    shared = speech_cache.shared_syntheses.get(caller_key)
+    if shared is not None and shared.open:
         metrics.RESULTS.labels("shared").inc()
         await context.quotas.spend(current_caller())
-        return flight.listen()
+        return shared.read()
 
-    async def speak(flight: SharedSynthesis) -> None:
-        async with context.voices.use(options.voice):  # until it is kept: of a voice deleted meanwhile nothing stays
+    async def speak(synthesis: SharedSynthesis) -> None:
+        # The voice stays in use until the result is stored, so that a deletion meanwhile evicts the result too.
+        async with context.voices.use(options.voice):
             async with Session(context, options, one_text(text)) as session:
-                await flight.fill(session)
-            await speech_cache.store.put(key, _dump(flight.events))  # only what was spoken to its end
+                await synthesis.fill(session)
+            await speech_cache.store.put(key, _dump(synthesis.events))  # only complete speech
 
-    def end(flight: SharedSynthesis) -> None:
-        if speech_cache.flights.get(place) is flight:
-            del speech_cache.flights[place]
+    def end(synthesis: SharedSynthesis) -> None:
+        if speech_cache.shared_syntheses.get(caller_key) is synthesis:
+            del speech_cache.shared_syntheses[caller_key]
 
     metrics.RESULTS.labels("spoken").inc()
-    flight = speech_cache.flights[place] = SharedSynthesis(speak, end)
-    return flight.listen()
+    shared = speech_cache.shared_syntheses[caller_key] = SharedSynthesis(speak, end)
+    return shared.read()
 
 
 def _dump(events: list[Event]) -> bytes:
@@ -90,7 +91,7 @@ def _dump(events: list[Event]) -> bytes:
 
 
 async def _replay(result: bytes) -> AsyncGenerator[Event]:
-    """The events again, as this request's own: its id, and the time it took."""
+    """Yield stored events with this request's own id and times."""
     begun = time.monotonic()
     first: float | None = None
     source = BytesIO(result)
@@ -108,6 +109,6 @@ async def _replay(result: bytes) -> AsyncGenerator[Event]:
                 finished = response.finished
                 finished.time_to_first_audio = first or 0.0
                 finished.real_time_factor = finished.underrun_seconds = 0.0
-                for field in ("first_audio", "decode_workers"):  # nobody worked for it this time
+                for field in ("first_audio", "decode_workers"):  # no worker was used
                     finished.ClearField(field)
                 yield finished

@@ -1,7 +1,7 @@
-"""Registered voices in a directory: `owner/id/`, which appears and disappears whole.
+"""Registered voices in a directory: `owner/id/`, which is added and removed atomically.
 
-Several gateways may share it over a network file system: a voice is written aside and renamed into place, and renamed
-away before it is removed. What a crash leaves aside is swept up at the next start.
+Several gateways may share it over a network file system: a voice is written in a staging folder and renamed into place,
+and renamed back before it is removed. Leftovers of a crash are removed at the next start.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from services.common.errors import Unavailable
 
 log = structlog.get_logger(__name__)
 
-ASIDE = ".aside"
-"""Folder, in the same file system, of what is being written or removed."""
+STAGING = ".aside"
+"""Folder, in the same file system, for voices that are being written or removed."""
 LEFT_OVER_SECONDS = 3600.0
-FACTS, AUDIO = "voice.json", "audio"
+METADATA, AUDIO = "voice.json", "audio"
 
 _OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 class DirectoryStore:
-    """Satisfies gateway.voices.store.VoiceStore. The directory is made when the first voice comes."""
+    """Satisfies gateway.voices.store.VoiceStore. The directory is created with the first voice."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -64,15 +64,15 @@ class DirectoryStore:
         return await self._do(lambda: self._delete(self._folder(owner, id_)))
 
     async def close(self) -> None:
-        """Nothing is held open."""
+        """Does nothing: no file stays open."""
 
     async def sweep(self) -> None:
-        """Removes what crashed writers have left; to be called at start."""
+        """Remove leftovers of crashed writers; call it at start."""
         await self._do(self._sweep)
 
     def _folder(self, owner: str, id_: str) -> Path:
         if not _OWNER.fullmatch(owner) or not is_id(id_):
-            raise ValueError(f"no voice can be kept under {owner!r}, {id_!r}")
+            raise ValueError(f"no voice can be stored under {owner!r}, {id_!r}")
         return self._root / owner / id_
 
     async def _do(self, work: Callable[[], T]) -> T:
@@ -81,20 +81,23 @@ class DirectoryStore:
         except OSError as error:
             log.error("the voice directory cannot be used", path=str(self._root), reason=str(error))
             raise Unavailable(
-                "voices cannot be kept or read now; the operator has to look at the voice directory"
+                "voices cannot be stored or read now; the operator has to check the voice directory"
             ) from error
 
     def _add(self, record: VoiceRecord, audio: bytes) -> bool:
         folder = self._folder(record.owner, record.id)
         folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self._aside() as aside:
-            aside.mkdir(mode=0o700)
-            _write(aside / AUDIO, audio)
-            _write(aside / FACTS, record.to_json().encode())
+        with self._staged() as staged:
+            staged.mkdir(mode=0o700)
+            _write(staged / AUDIO, audio)
+            _write(staged / METADATA, record.to_json().encode())
             try:
-                aside.rename(folder)
+                staged.rename(folder)
             except OSError as error:
-                if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # somebody was faster, or it was there all along
+                if error.errno in (
+                    errno.ENOTEMPTY,
+                    errno.EEXIST,
+                ):  # another gateway added it first, or it existed already
                     return False
                 raise
             _sync(folder.parent)
@@ -102,7 +105,7 @@ class DirectoryStore:
 
     def _owned(self, owner: str) -> list[VoiceRecord]:
         if not _OWNER.fullmatch(owner):
-            raise ValueError(f"no voice can be kept under {owner!r}")
+            raise ValueError(f"no voice can be stored under {owner!r}")
         try:
             names = sorted(entry.name for entry in (self._root / owner).iterdir() if is_id(entry.name))
         except FileNotFoundError:
@@ -111,33 +114,33 @@ class DirectoryStore:
         return sorted((record for record in records if record is not None), key=lambda record: record.created)
 
     def _keep_content(self, folder: Path, name: str, content: bytes) -> None:
-        with self._aside() as aside:
-            _write(aside, content)
+        with self._staged() as staged:
+            _write(staged, content)
             with contextlib.suppress(FileNotFoundError):  # the voice was deleted meanwhile
-                aside.rename(folder / name)
+                staged.rename(folder / name)
 
     def _delete(self, folder: Path) -> bool:
-        with self._aside() as aside:
+        with self._staged() as staged:
             try:
-                folder.rename(aside)
+                folder.rename(staged)
             except FileNotFoundError:
                 return False
             _sync(folder.parent)
         return True
 
     @contextlib.contextmanager
-    def _aside(self) -> Iterator[Path]:
-        """A path for something unfinished; nothing is left there afterwards."""
-        (self._root / ASIDE).mkdir(parents=True, exist_ok=True, mode=0o700)
-        aside = self._root / ASIDE / secrets.token_hex(16)
+    def _staged(self) -> Iterator[Path]:
+        """Yield a path for unfinished data; remove what is left there afterwards."""
+        (self._root / STAGING).mkdir(parents=True, exist_ok=True, mode=0o700)
+        staged = self._root / STAGING / secrets.token_hex(16)
         try:
-            yield aside
+            yield staged
         finally:
-            _remove(aside)
+            _remove(staged)
 
     def _sweep(self) -> None:
         with contextlib.suppress(FileNotFoundError):
-            for path in (self._root / ASIDE).iterdir():
+            for path in (self._root / STAGING).iterdir():
                 if path.stat().st_mtime < time.time() - LEFT_OVER_SECONDS:
                     _remove(path)
 
@@ -155,18 +158,18 @@ def _read(path: Path) -> bytes | None:
 
 
 def _read_record(folder: Path) -> VoiceRecord | None:
-    facts = _read(folder / FACTS)
-    if facts is None:
+    metadata = _read(folder / METADATA)
+    if metadata is None:
         return None
     try:
-        return VoiceRecord.from_json(facts)
+        return VoiceRecord.from_json(metadata)
     except (ValueError, KeyError, TypeError) as error:
         log.error("a registered voice is damaged; delete its folder", path=str(folder), reason=str(error))
         return None
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Writes through to the disk."""
+    """Write a new file and flush it to the disk."""
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(content)
         file.flush()

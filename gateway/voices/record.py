@@ -1,4 +1,4 @@
-"""A registered voice, as it is kept: the facts here, the recording and what was extracted from it beside."""
+"""The metadata of a registered voice. Its recording and extracted contents are stored next to it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LANGUAGE = re.compile(r"[A-Za-z0-9-]{1,35}")
 
 @dataclass(frozen=True)
 class VoiceRecord:
-    """The facts. The person recorded has agreed to the use of their voice, or there would be no record."""
+    """The metadata. A record exists only if the recorded person has agreed to the use of their voice."""
 
     id: str
     owner: str
@@ -29,7 +29,7 @@ class VoiceRecord:
     languages: tuple[str, ...]
     transcript: str
     seconds: float
-    """Length of the recording as it is used."""
+    """Length of the used part of the recording."""
     warnings: tuple[str, ...]
     created: float
     """Unix time."""
@@ -39,14 +39,14 @@ class VoiceRecord:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> VoiceRecord:
-        """Raises ValueError, KeyError or TypeError for what `to_json` has not written."""
+        """Parse the output of `to_json`. Raises ValueError, KeyError or TypeError for other text."""
         fields = json.loads(text)
         return cls(**{**fields, "languages": tuple(fields["languages"]), "warnings": tuple(fields["warnings"])})
 
 
 @dataclass(frozen=True)
 class NewVoice:
-    """What a caller says of a voice it registers; `check` before use."""
+    """A request to register a voice; call `check` before use."""
 
     name: str
     transcript: str
@@ -85,7 +85,7 @@ class NewVoice:
 
 
 def voice_id(audio: bytes, transcript: str) -> str:
-    """The address of a recording and its transcript, whatever model will speak with it."""
+    """Return the id of a recording and its transcript; it does not depend on the model."""
     digest = hashlib.sha256(b"light-tts registered voice 1")
     for part in (audio, transcript.encode("utf-8", "surrogatepass")):
         digest.update(len(part).to_bytes(8, "little"))
@@ -94,5 +94,5 @@ def voice_id(audio: bytes, transcript: str) -> str:
 
 
 def is_id(text: str) -> bool:
-    """Whether `text` has the form of an id; no name has."""
+    """Return whether `text` has the form of an id; no voice name has this form."""
     return _ID.fullmatch(text) is not None

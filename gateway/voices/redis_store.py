@@ -1,4 +1,4 @@
-"""Registered voices in Redis: per owner a hash of records by id, per voice a hash of recording and contents."""
+"""Registered voices in Redis: one hash of records by id per owner, one hash of recording and contents per voice."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 AUDIO = "audio"
-_UNUSABLE = "voices cannot be kept or read"
+_UNUSABLE = "voices cannot be stored or read"
 
-# Each is one step for everybody else: a record never stands without its recording, nor a recording without its record.
+# Each script is atomic: a record never exists without its recording, nor a recording without its record.
 _ADD = """
 if redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2]) == 0 then return 0 end
 redis.call('DEL', KEYS[2])
@@ -31,7 +31,7 @@ return redis.call('HDEL', KEYS[1], ARGV[1])
 
 
 class RedisStore:
-    """Satisfies gateway.voices.store.VoiceStore. The client is closed by whoever made it."""
+    """Satisfies gateway.voices.store.VoiceStore. The creator of the client closes it."""
 
     def __init__(self, client: Redis, prefix: str) -> None:
         self._client = client
@@ -42,13 +42,13 @@ class RedisStore:
 
     async def get(self, owner: str, id_: str) -> VoiceRecord | None:
         with reached(_UNUSABLE):
-            facts = await self._client.hget(self._index(owner), id_)
-        return None if facts is None else VoiceRecord.from_json(facts)
+            metadata = await self._client.hget(self._index(owner), id_)
+        return None if metadata is None else VoiceRecord.from_json(metadata)
 
     async def owned(self, owner: str) -> list[VoiceRecord]:
         with reached(_UNUSABLE):
-            all_facts = await self._client.hvals(self._index(owner))
-        return sorted(map(VoiceRecord.from_json, all_facts), key=lambda record: record.created)
+            all_metadata = await self._client.hvals(self._index(owner))
+        return sorted(map(VoiceRecord.from_json, all_metadata), key=lambda record: record.created)
 
     async def audio(self, owner: str, id_: str) -> bytes | None:
         return await self._field(owner, id_, AUDIO)
@@ -63,18 +63,18 @@ class RedisStore:
         return bool(await self._run(_DELETE, owner, id_))
 
     async def close(self) -> None:
-        """Nothing of its own."""
+        """Does nothing: the client belongs to its creator."""
 
     async def _field(self, owner: str, id_: str, name: str) -> bytes | None:
         with reached(_UNUSABLE):
             found = await self._client.hget(self._voice(owner, id_), name)
-        return found.encode() if isinstance(found, str) else found  # bytes, as long as the client decodes nothing
+        return found.encode() if isinstance(found, str) else found  # bytes, unless the client decodes replies
 
     async def _run(self, script: str, owner: str, id_: str, *arguments: str | bytes) -> Any:
         with reached(_UNUSABLE):
             return await self._client.eval(script, 2, self._index(owner), self._voice(owner, id_), id_, *arguments)
 
-    # The braces keep an owner's keys on one node of a Redis cluster, as scripts demand.
+    # The braces keep an owner's keys on one node of a Redis cluster, which scripts require.
     def _index(self, owner: str) -> str:
         return f"{self._prefix}voices:{{{owner}}}"
 

@@ -1,4 +1,4 @@
-"""How a request names its voice."""
+"""The two ways in which a request specifies its voice."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class NamedVoice:
-    """A voice the gateway knows; the empty name is the default one."""
+    """A bundled or registered voice; an empty name means the default voice."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class PromptVoice:
-    """A recording of the caller's own; without a transcript it gives its timbre alone."""
+    """A recording sent with the request; without a transcript it gives only its timbre."""
 
     audio: bytes
     transcript: str

@@ -1,4 +1,4 @@
-"""What a caller may do with registered voices, and the record of who did it."""
+"""The operations on registered voices, with their limits and audit log."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from lighttts.v1 import voice_pb2
 from services.common.errors import AlreadyExists, InvalidInput, NotFound, Overloaded, QuotaExceeded, TimedOut
 
 audit = structlog.get_logger("gateway.audit")
-"""One line per act: who (key and owner), what, which voice."""
+"""One line per operation: key, owner, operation and voice."""
 
 
 @dataclass(frozen=True)
 class UploadLimits:
     bytes: int
-    """Of one recording."""
+    """Size of one recording."""
     seconds: float
-    """For the whole of it to come."""
+    """Time for one whole upload."""
     at_once: int
-    """Over all callers: each is held in memory until it is complete."""
+    """Concurrent uploads of all callers; each is held in memory until it is complete."""
     voices: int
-    """Per owner."""
+    """Voices per owner."""
 
 
 class VoiceRegistry:
-    """Registered voices. To everybody but its owner a voice does not exist."""
+    """Registered voices. Only its owner can see and use a voice."""
 
     def __init__(
         self,
@@ -56,20 +56,20 @@ class VoiceRegistry:
         self._uploads = 0
 
     async def create(self, caller: Caller, new: NewVoice, parts: AsyncIterator[bytes]) -> tuple[VoiceRecord, bool]:
-        """Registers a voice; also whether the caller had it already. `parts`: the audio file, piece by piece.
+        """Register a voice; return it, and whether the caller had it already. `parts`: the audio file in pieces.
 
-        Raises InvalidInput for a recording that cannot be spoken with, AlreadyExists for a name that means another
-        voice, QuotaExceeded, Overloaded, TimedOut, Unavailable.
+        Raises InvalidInput for an unusable recording, AlreadyExists for a name of another voice, QuotaExceeded,
+        Overloaded, TimedOut, Unavailable.
         """
         new.check()
         await self._quotas.spend(caller)
         with self._upload():
             audio = await self._receive(parts)
             id_ = await asyncio.to_thread(voice_id, audio, new.transcript)
-            known = await self._check_name(caller, new.name, id_)
-            if known is not None:
-                return known, True
-            content = await self._voices.examine(audio, new.transcript)
+            existing = await self._check_name(caller, new.name, id_)
+            if existing is not None:
+                return existing, True
+            content = await self._voices.extract(audio, new.transcript)
             record = VoiceRecord(
                 id=id_,
                 owner=caller.owner,
@@ -83,51 +83,51 @@ class VoiceRegistry:
             )
             added = await self._store.add(record, audio)
         await self._store.keep_content(caller.owner, id_, content.model, content.SerializeToString())
-        self._note("voice created", caller, record, bytes=len(audio), consent=True)
+        self._audit("voice created", caller, record, bytes=len(audio), consent=True)
         return record, not added
 
     async def owned(self, caller: Caller) -> list[VoiceRecord]:
-        """The caller's voices, the oldest first."""
+        """Return the caller's voices, oldest first."""
         records = await self._store.owned(caller.owner)
         audit.info("voices listed", key=caller.name, owner=caller.owner, count=len(records))
         return records
 
     async def get(self, caller: Caller, name_or_id: str) -> VoiceRecord:
-        """Raises NotFound."""
+        """Return one of the caller's voices. Raises NotFound."""
         record = await find(self._store, caller.owner, name_or_id)
         if record is None:
-            raise NotFound(f"you have no voice {name_or_id!r}; ListVoices names those you have", field="voice")
-        self._note("voice read", caller, record)
+            raise NotFound(f"you have no voice {name_or_id!r}; ListVoices lists your voices", field="voice")
+        self._audit("voice read", caller, record)
         return record
 
     async def delete(self, caller: Caller, name_or_id: str) -> VoiceRecord:
-        """Removes a voice for good. Raises NotFound."""
+        """Delete a voice permanently. Raises NotFound."""
         record = await find(self._store, caller.owner, name_or_id)
         if record is None:
-            raise NotFound(f"you have no voice {name_or_id!r}; ListVoices names those you have", field="voice")
+            raise NotFound(f"you have no voice {name_or_id!r}; ListVoices lists your voices", field="voice")
         content = await self._store.content(caller.owner, record.id, self._voices.model.model)
         if not await self._store.delete(caller.owner, record.id):
             raise NotFound(f"the voice {record.name!r} has just been deleted", field="voice")
-        if content is not None:  # without it this model has never spoken with it
+        if content is not None:  # without content this model has never used the voice
             await self._voice_deletion.evict(voice_pb2.VoiceContent.FromString(content).voice_hash)
-        self._note("voice deleted", caller, record)
+        self._audit("voice deleted", caller, record)
         return record
 
     async def _check_name(self, caller: Caller, name: str, id_: str) -> VoiceRecord | None:
-        """The caller's record of this very voice, if there is one. Raises AlreadyExists when names and ids disagree."""
+        """Return the caller's record of this voice, if any. Raises AlreadyExists if names or recordings conflict."""
         if name in self._voices.model.voices:
             raise AlreadyExists(f"{name!r} is a voice of the model; choose another name", field="header.name")
         records = await self._store.owned(caller.owner)
         for record in records:
             if record.id == id_ and record.name != name:
-                raise AlreadyExists(f"you have registered this recording as {record.name!r}; use that", field="audio")
+                raise AlreadyExists(f"this recording is registered as {record.name!r}; use that name", field="audio")
             if record.id != id_ and record.name == name:
                 raise AlreadyExists(
                     f"you have another voice named {name!r}; choose another name or delete it", field="header.name"
                 )
         if len(records) >= self._limits.voices and all(record.id != id_ for record in records):
             raise QuotaExceeded(
-                f"you have {len(records)} voices, as many as are allowed; delete one first",
+                f"you have {len(records)} voices, which is the limit; delete one first",
                 retry_after=None,
                 subject=caller.owner,
             )
@@ -160,5 +160,5 @@ class VoiceRegistry:
         finally:
             self._uploads -= 1
 
-    def _note(self, act: str, caller: Caller, record: VoiceRecord, **more: object) -> None:
-        audit.info(act, key=caller.name, owner=caller.owner, voice=record.id, name=record.name, **more)
+    def _audit(self, operation: str, caller: Caller, record: VoiceRecord, **more: object) -> None:
+        audit.info(operation, key=caller.name, owner=caller.owner, voice=record.id, name=record.name, **more)

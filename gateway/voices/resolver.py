@@ -1,4 +1,4 @@
-"""The voices a gateway can speak with: the checkpoint's own, the caller's registered ones, any other by a prompt."""
+"""Finds the voice of a request: bundled with the checkpoint, registered by the caller, or given as a prompt."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class VoiceResolver:
-    """Knows what the encode service serves and turns a request's voice into its content, once per voice."""
+    """Turns a request's voice into its content, once per voice, and caches the description of the served model."""
 
     def __init__(
         self,
@@ -43,32 +43,32 @@ class VoiceResolver:
         *,
         default_voice: str,
     ) -> None:
-        """`default_voice`: name of the voice of requests that name none; empty means the checkpoint's first."""
+        """`default_voice`: name of the voice for requests without one; empty means the checkpoint's first voice."""
         self._encode = encode
         self._store = store
         self._default_voice = default_voice
         self._memory = memory
         self._voice_deletion = voice_deletion
-        self._known: dict[tuple[str, str], str] = {}
-        """Hashes of registered voices by owner and id, while anything of them may be in this process's memory."""
-        self._left: set[asyncio.Task[None]] = set()
+        self._cached_hashes: dict[tuple[str, str], str] = {}
+        """Hashes of registered voices by owner and id, while this process may cache their content or results."""
+        self._deletion_checks: set[asyncio.Task[None]] = set()
         self._lookups: SingleFlight[str, voice_pb2.VoiceContent] = SingleFlight()
         self._model: encode_pb2.DescribeModelResponse | None = None
 
     @property
     def model(self) -> encode_pb2.DescribeModelResponse:
-        """What the encode service serves. Raises Unavailable before the first `refresh` has succeeded."""
+        """The model that the encode service serves. Raises Unavailable before the first successful `refresh`."""
         if self._model is None:
             raise Unavailable("the encode service has not been reached yet; try again shortly", retry_after=1.0)
         return self._model
 
     @property
     def default_voice(self) -> str:
-        """Name of the voice of requests that name none; empty when the checkpoint has no voices."""
+        """Name of the voice for requests without one; empty if the checkpoint has no voices."""
         return self._default_voice or next(iter(self.model.voices), "")
 
     async def refresh(self) -> None:
-        """Looks up what is served. Raises Unavailable, or what the encode service answered."""
+        """Look up the served model. Raises Unavailable or the encode service's error."""
 
         async def describe(stub: encode_pb2_grpc.EncodeAsyncStub) -> encode_pb2.DescribeModelResponse:
             return await stub.DescribeModel(encode_pb2.DescribeModelRequest())
@@ -81,10 +81,10 @@ class VoiceResolver:
 
     @asynccontextmanager
     async def use(self, voice: NamedVoice | PromptVoice) -> AsyncIterator[voice_pb2.VoiceContent]:
-        """The voice's content, for as long as something is spoken with it. Should it be deleted meanwhile, the workers
-        have to be told once more: what was spoken since has brought it back to them.
+        """Yield the voice's content while it is used. If the voice is deleted meanwhile, it is evicted from the workers
+        again afterwards, because its use has brought it back into their caches.
 
-        Raises NotFound, naming the known voices, or InvalidInput for a bad prompt.
+        Raises NotFound, which names the known voices, or InvalidInput for a bad prompt.
         """
         record = await self._record(voice) if isinstance(voice, NamedVoice) else None
         content = await self._content(voice, record)
@@ -92,17 +92,17 @@ class VoiceResolver:
             yield content
         finally:
             if record is not None:
-                self._known[record.owner, record.id] = content.voice_hash  # what was spoken may have been kept
-                self._spawn(self._leave(record, content.voice_hash))
+                self._cached_hashes[record.owner, record.id] = content.voice_hash  # results may have been stored
+                self._spawn(self._evict_if_deleted(record, content.voice_hash))
 
     async def exists(self, name: str) -> bool:
-        """Whether the caller can speak with a voice of this name."""
+        """Return whether the caller can use a voice of this name."""
         return name in self.model.voices or await find(self._store, current_caller().owner, name) is not None
 
     async def _content(self, voice: NamedVoice | PromptVoice, record: VoiceRecord | None) -> voice_pb2.VoiceContent:
         if record is not None:
             registered = await self._registered(record)
-            self._known[record.owner, record.id] = registered.voice_hash
+            self._cached_hashes[record.owner, record.id] = registered.voice_hash
             return registered
         if isinstance(voice, NamedVoice):
             name = voice.name or self.default_voice
@@ -111,7 +111,7 @@ class VoiceResolver:
             audio = b""
         else:
             audio = voice.audio
-            # Megabytes: hashing them here would hold up everybody's audio.
+            # In a thread: hashing megabytes would delay the audio of all streams.
             key = await asyncio.to_thread(voice_hash, audio, voice.transcript, self.model.model)
             header = encode_pb2.EncodeVoiceHeader(request_id=current_request_id())
             if voice.transcript:
@@ -120,38 +120,38 @@ class VoiceResolver:
                 header.timbre_only = True
         content = self._memory.get(key)
         if content is None:
-            content = await self._lookups.run(key, lambda: self._extract(key, header, audio))
+            content = await self._lookups.run(key, lambda: self._encode_and_cache(key, header, audio))
         return content
 
-    async def examine(self, audio: bytes, transcript: str) -> voice_pb2.VoiceContent:
-        """What the models make of a prompt; nothing is kept. Raises InvalidInput when they cannot speak with it."""
+    async def extract(self, audio: bytes, transcript: str) -> voice_pb2.VoiceContent:
+        """Return the content of a prompt, without caching it. Raises InvalidInput for an unusable prompt."""
         header = encode_pb2.EncodeVoiceHeader(request_id=current_request_id(), transcript=transcript)
         return await self._encode_voice(header, audio)
 
     async def sweep(self) -> None:
-        """Forgets registered voices that were deleted by way of another gateway, and goes on where a worker could not
-        be told before."""
+        """Evict registered voices that were deleted through another gateway, and retry evictions that did not reach
+        every worker."""
         await self._voice_deletion.retry()
-        for (owner, id_), hash_ in tuple(self._known.items()):
+        for (owner, id_), hash_ in tuple(self._cached_hashes.items()):
             if await self._store.get(owner, id_) is None:
                 await self._voice_deletion.evict(hash_)
-                self._known.pop((owner, id_), None)
+                self._cached_hashes.pop((owner, id_), None)
             elif not self._voice_deletion.holds(hash_):
-                self._known.pop((owner, id_), None)
+                self._cached_hashes.pop((owner, id_), None)
 
     async def close(self) -> None:
-        """Ends what goes on in the background."""
-        for task in self._left:
+        """Cancel the background tasks."""
+        for task in self._deletion_checks:
             task.cancel()
-        if self._left:
-            await asyncio.wait(self._left)
+        if self._deletion_checks:
+            await asyncio.wait(self._deletion_checks)
 
     async def _record(self, voice: NamedVoice) -> VoiceRecord | None:
-        """The record of a registered voice; None for one that comes with the model. Raises NotFound."""
+        """Return the record of a registered voice, or None for a voice of the model. Raises NotFound."""
         name, owner = voice.name or self.default_voice, current_caller().owner
         if name in self.model.voices:
             return None
-        # The store is asked every time, so that a deleted voice speaks no more, whichever gateway deleted it.
+        # The store is read every time, so that a voice deleted through any gateway is unusable at once.
         record = await find(self._store, owner, name)
         if record is None:
             names = [*self.model.voices, *(record.name for record in await self._store.owned(owner))]
@@ -159,18 +159,18 @@ class VoiceResolver:
             raise NotFound(f"there is no voice {name!r}; known voices: {known}", field="config.voice_name")
         return record
 
-    async def _leave(self, record: VoiceRecord, voice_hash: str) -> None:
-        """Something that spoke with a registered voice has ended."""
+    async def _evict_if_deleted(self, record: VoiceRecord, voice_hash: str) -> None:
+        """Evict a registered voice after its use, if it was deleted meanwhile."""
         try:
             if await self._store.get(record.owner, record.id) is None:
                 await self._voice_deletion.evict(voice_hash)
         except Unavailable as error:
-            log.warning("cannot see whether a voice was deleted while it spoke", reason=error.message)
+            log.warning("cannot check whether a voice was deleted during its use", reason=error.message)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
-        self._left.add(task)
-        task.add_done_callback(self._left.discard)
+        self._deletion_checks.add(task)
+        task.add_done_callback(self._deletion_checks.discard)
 
     async def _registered(self, record: VoiceRecord) -> voice_pb2.VoiceContent:
         key = f"registered {record.owner} {record.id}"
@@ -188,12 +188,14 @@ class VoiceResolver:
             audio = await self._store.audio(record.owner, record.id)
             if audio is None:
                 raise NotFound(f"the voice {record.name!r} has just been deleted", field="config.voice_name")
-            content = await self.examine(audio, record.transcript)
+            content = await self.extract(audio, record.transcript)
             await self._store.keep_content(record.owner, record.id, model, content.SerializeToString())
         self._memory.put(key, content)
         return content
 
-    async def _extract(self, key: str, header: encode_pb2.EncodeVoiceHeader, audio: bytes) -> voice_pb2.VoiceContent:
+    async def _encode_and_cache(
+        self, key: str, header: encode_pb2.EncodeVoiceHeader, audio: bytes
+    ) -> voice_pb2.VoiceContent:
         content = await self._encode_voice(header, audio)
         self._memory.put(key, content)
         return content
@@ -207,7 +209,7 @@ class VoiceResolver:
         return (await self._call(encode)).voice
 
     async def _call(self, work: Callable[[encode_pb2_grpc.EncodeAsyncStub], Awaitable[T]]) -> T:
-        """Runs a call, which may be repeated, at an encode worker."""
+        """Run a repeatable call on an encode worker."""
         return await call_with_retry(
             self._encode, lambda channel: work(encode_pb2_grpc.EncodeStub(channel)), may_repeat=lambda: True
         )

@@ -1,4 +1,4 @@
-"""Where registered voices are kept. Gateways that share a store see each other's changes at once."""
+"""Stores of registered voices. Gateways that share a store see each other's changes at once."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from gateway.voices.record import VoiceRecord, is_id
 class VoiceStore(Protocol):
     """Every method raises Unavailable when the store cannot be reached or used.
 
-    Beside a record lie its recording and, per model, the content extracted from it (a serialised VoiceContent). All of
-    them come and go together.
+    A record is stored with its recording and, per model, the content extracted from it (a serialized VoiceContent). All
+    of them are added and deleted together.
     """
 
     async def add(self, record: VoiceRecord, audio: bytes) -> bool:
-        """Keeps a voice; False, and no change, when this owner has the id already."""
+        """Store a voice. Return False, without a change, if this owner already has the id."""
 
     async def get(self, owner: str, id_: str) -> VoiceRecord | None:
-        """The owner's voice of this id."""
+        """Return the owner's voice with this id."""
 
     async def owned(self, owner: str) -> list[VoiceRecord]:
-        """The owner's voices, the oldest first."""
+        """Return the owner's voices, oldest first."""
 
     async def audio(self, owner: str, id_: str) -> bytes | None:
-        """The recording, as it was sent."""
+        """Return the recording as it was uploaded."""
 
     async def content(self, owner: str, id_: str, model: str) -> bytes | None:
-        """What a model made of it, when that was kept."""
+        """Return the stored content that a model extracted from the recording."""
 
     async def keep_content(self, owner: str, id_: str, model: str, content: bytes) -> None:
-        """Keeps that; nothing happens when the voice is gone."""
+        """Store that content; does nothing if the voice is deleted."""
 
     async def delete(self, owner: str, id_: str) -> bool:
-        """Removes everything of a voice; False when there was none."""
+        """Delete a voice with its recording and contents. Return False if there was none."""
 
     async def close(self) -> None:
-        """Releases connections."""
+        """Close the connections."""
 
 
 async def find(store: VoiceStore, owner: str, name_or_id: str) -> VoiceRecord | None:
-    """An owner's voice by id or name. Two gateways may have registered one name at the same moment: the newer wins."""
+    """Find an owner's voice by id or name. If two gateways registered a name at the same time, the newer voice wins."""
     if is_id(name_or_id):
         return await store.get(owner, name_or_id)
     named = [record for record in await store.owned(owner) if record.name == name_or_id]

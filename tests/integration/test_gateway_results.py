@@ -110,7 +110,7 @@ async def test_what_failed_or_was_cancelled_is_not_kept(cache: dict[str, Any]) -
         assert pcm(await say(r, "A long sentence.")) == pcm(whole)
         assert len(r.llm.calls) == 3
         assert r.gateway._context.speech_cache is not None
-        await until(lambda: not r.gateway._context.speech_cache.flights)  # type: ignore[union-attr]
+        await until(lambda: not r.gateway._context.speech_cache.shared_syntheses)  # type: ignore[union-attr]
 
 
 async def test_equal_requests_share_one_synthesis_whoever_leaves(cache: dict[str, Any]) -> None:
@@ -193,7 +193,7 @@ async def test_what_was_being_said_with_a_deleted_voice_is_not_kept(tmp_path: Pa
         assert isinstance((await speaking)[-1], tts_pb2.Finished)
         results = r.gateway._context.speech_cache
         assert results is not None
-        await until(lambda: not results.store.holds("hash of hello") and not r.gateway._context.voices._left)
+        await until(lambda: not results.store.holds("hash of hello") and not r.gateway._context.voices._deletion_checks)
 
 
 @pytest.mark.system

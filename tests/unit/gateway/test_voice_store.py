@@ -1,4 +1,4 @@
-"""Voices in a directory and in Redis: the same promises, held to both."""
+"""Voice stores: a directory and Redis pass the same tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gateway.redis_client import connect
-from gateway.voices.directory_store import ASIDE, FACTS, DirectoryStore
+from gateway.voices.directory_store import METADATA, STAGING, DirectoryStore
 from gateway.voices.record import NewVoice, VoiceRecord, voice_id
 from gateway.voices.redis_store import RedisStore
 from gateway.voices.store import VoiceStore, find
@@ -49,7 +49,7 @@ async def stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
         yield RedisStore(client, "test:"), RedisStore(client, "test:")
 
 
-async def test_what_one_gateway_keeps_another_finds(stores: tuple[VoiceStore, VoiceStore]) -> None:
+async def test_gateways_share_a_store(stores: tuple[VoiceStore, VoiceStore]) -> None:
     one, other = stores
     mine = record()
     assert await one.add(mine, AUDIO)
@@ -69,10 +69,10 @@ async def test_voices_belong_to_their_owner(stores: tuple[VoiceStore, VoiceStore
     assert await store.delete("team-a", mine.id)
     assert not await store.delete("team-a", mine.id)
     assert await store.get("team-b", mine.id) == theirs
-    assert await store.owned("nobody") == []
+    assert await store.owned("team-c") == []
 
 
-async def test_deletion_leaves_nothing_and_nothing_comes_after_it(stores: tuple[VoiceStore, VoiceStore]) -> None:
+async def test_a_deletion_removes_everything_and_drops_later_content(stores: tuple[VoiceStore, VoiceStore]) -> None:
     one, other = stores
     mine = record()
     await one.add(mine, AUDIO)
@@ -81,20 +81,20 @@ async def test_deletion_leaves_nothing_and_nothing_comes_after_it(stores: tuple[
     assert await other.content("team-a", mine.id, "model 2") is None
     await other.delete("team-a", mine.id)
     await one.keep_content("team-a", mine.id, "model/../1", b"too late")
-    for gone in (one.audio("team-a", mine.id), one.content("team-a", mine.id, "model/../1")):
-        assert await gone is None
+    for content in (one.audio("team-a", mine.id), one.content("team-a", mine.id, "model/../1")):
+        assert await content is None
     await one.add(mine, AUDIO)
     assert await one.content("team-a", mine.id, "model/../1") is None
 
 
-async def test_of_many_at_once_one_wins_and_is_whole(stores: tuple[VoiceStore, VoiceStore]) -> None:
+async def test_one_of_many_concurrent_adds_succeeds_and_is_complete(stores: tuple[VoiceStore, VoiceStore]) -> None:
     mine = record()
     added = await asyncio.gather(*(store.add(mine, AUDIO) for store in stores * 5))
     assert sum(added) == 1
     assert await stores[0].audio("team-a", mine.id) == AUDIO
 
 
-async def test_of_two_with_one_name_the_newer_is_meant(stores: tuple[VoiceStore, VoiceStore]) -> None:
+async def test_the_newer_of_two_voices_with_one_name_wins(stores: tuple[VoiceStore, VoiceStore]) -> None:
     store, _ = stores
     newer = record(audio=b"newer", created=2.5)
     await store.add(newer, b"newer")
@@ -103,33 +103,33 @@ async def test_of_two_with_one_name_the_newer_is_meant(stores: tuple[VoiceStore,
 
 
 @pytest.mark.system
-async def test_a_redis_that_is_gone_is_unavailable() -> None:
+async def test_an_unreachable_redis_is_unavailable() -> None:
     async with redis_server() as url:
         pass
     client = connect(url)
-    with pytest.raises(Unavailable, match="voices cannot be kept"):
+    with pytest.raises(Unavailable, match="voices cannot be stored"):
         await RedisStore(client, "").get("team-a", record().id)
     await client.aclose()
 
 
-async def test_paths_are_made_of_nothing_a_client_chose(tmp_path: Path) -> None:
+async def test_names_that_are_no_safe_paths_are_refused(tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path)
     for owner, id_ in [("..", record().id), ("a/b", record().id), ("team-a", "../x"), ("", "v" + "0" * 32)]:
-        with pytest.raises(ValueError, match="no voice can be kept"):
+        with pytest.raises(ValueError, match="no voice can be stored"):
             await store.get(owner, id_)
 
 
-async def test_a_crash_leaves_nothing_in_place_and_is_swept_up(tmp_path: Path) -> None:
+async def test_leftovers_of_a_crash_are_removed(tmp_path: Path) -> None:
     store, mine = DirectoryStore(tmp_path), record()
     await store.add(mine, AUDIO)
-    half = tmp_path / ASIDE / "half"
+    half = tmp_path / STAGING / "half"
     half.mkdir()
     (half / "audio").write_bytes(b"x")
     long_ago = time.time() - 7200
     os.utime(half, (long_ago, long_ago))
     assert await store.owned("team-a") == [mine]
     await store.sweep()
-    assert list((tmp_path / ASIDE).iterdir()) == []
+    assert list((tmp_path / STAGING).iterdir()) == []
     assert await store.owned("team-a") == [mine]
 
 
@@ -138,7 +138,7 @@ async def test_a_damaged_voice_does_not_hide_the_others(tmp_path: Path) -> None:
     mine, damaged = record(), record("broken", audio=b"b")
     await store.add(mine, AUDIO)
     await store.add(damaged, b"b")
-    (tmp_path / "team-a" / damaged.id / FACTS).write_bytes(b"{")
+    (tmp_path / "team-a" / damaged.id / METADATA).write_bytes(b"{")
     assert await store.owned("team-a") == [mine]
     assert await store.delete("team-a", damaged.id)
 
@@ -149,7 +149,7 @@ async def test_a_directory_that_cannot_be_written_is_unavailable(tmp_path: Path)
         await DirectoryStore(tmp_path / "file").add(record(), AUDIO)
 
 
-async def test_only_its_owner_can_read_the_files(tmp_path: Path) -> None:
+async def test_only_the_owner_of_the_process_can_read_the_files(tmp_path: Path) -> None:
     await DirectoryStore(tmp_path / "voices").add(record(), AUDIO)
     assert not [path for path in (tmp_path / "voices" / "team-a").rglob("*") if path.stat().st_mode & 0o077]
 
@@ -169,7 +169,7 @@ async def test_only_its_owner_can_read_the_files(tmp_path: Path) -> None:
         ({"languages": ("e n",)}, "header.languages"),
     ],
 )
-def test_what_is_said_of_a_new_voice_is_checked(fields: dict[str, object], field: str) -> None:
+def test_the_fields_of_a_new_voice_are_checked(fields: dict[str, object], field: str) -> None:
     sound = NewVoice(name="Grüße 1", transcript="hello", consent=True)
     sound.check()
     with pytest.raises(InvalidInput) as refusal:

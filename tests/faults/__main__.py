@@ -2,7 +2,7 @@
 
     python -m tests.faults [--stage llm] [--simulated 100] [--embedded 20] [--seed 0]
 
-Exit status 1 when any utterance lost, repeated or changed a sample, failed, or when a drained worker did not leave.
+Exit status 1 if an utterance lost, repeated or changed a sample or failed, or if a drained worker did not end.
 """
 
 from __future__ import annotations
@@ -22,8 +22,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--simulated", type=int, default=100, help="faults with the simulated backends")
     parser.add_argument("--embedded", type=int, default=20, help="faults with the embedded voice")
-    parser.add_argument("--seed", type=int, default=0, help="decides moments, workers and sentences")
-    parser.add_argument("--stage", choices=list(FAULTS), action="append", help="which workers; default: both by turns")
+    parser.add_argument("--seed", type=int, default=0, help="selects moments, workers and sentences")
+    parser.add_argument(
+        "--stage",
+        choices=list(FAULTS),
+        action="append",
+        help="service whose workers break; default: both, one after the other",
+    )
     options = parser.parse_args()
     wrong = 0
     kinds = (("simulated", options.simulated), ("embedded", options.embedded))

@@ -1,8 +1,8 @@
 """Breaks a whole stack while streams play, and compares what a client received with an undisturbed run.
 
-Where `python -m tests.faults` breaks one llm or decode worker at a time, this command also breaks encode and the
-gateway, several processes at once, and the network between llm and decode workers. It starts a stack of its own on
-free ports (processes that die are restarted), or attaches to one that `light-tts up` runs on this machine.
+`python -m tests.faults` breaks one llm or decode worker at a time. This command also breaks encode and the gateway,
+several processes at once, and the network between llm and decode workers. It starts its own stack on free ports
+(processes that die are restarted), or attaches to one that `light-tts up` runs on this machine.
 
   python -m tests.faults.client --runs 36                 every kind of fault twice, with the embedded voice
   python -m tests.faults.client --simulated --runs 100    backends that sleep instead of computing: exact and cheap
@@ -22,7 +22,7 @@ fault; `done`: streams that had ended by then), and accumulate over calls. The t
   silent                  streams in which a player with a buffer of 0.25 s had nothing to play for more than 1 s
   next                    failed requests after the fault
 
-Exit status 1 when a stream lost, repeated or changed a sample or did not end, or when a later request failed. Errors
+Exit status 1 if a stream lost, repeated or changed a sample or did not end, or if a later request failed. Errors
 that a stream reported to its client are counted, but do not change the exit status: a killed gateway must cause some.
 """
 
@@ -55,7 +55,7 @@ TEXTS = tuple(f"{SENTENCES[number]} {SENTENCES[number - 1]}" for number in range
 CHECK_TEXT = "Good morning, Alice."
 CHECK_SEED = 99
 SETTLE_SECONDS = 1.5
-"""From the end of a fault to the next request: clients need a moment to find restarted workers."""
+"""From the end of a fault to the next request: clients need time to find restarted workers."""
 
 
 class Campaign:
@@ -68,10 +68,10 @@ class Campaign:
         self._tolerance = TIERS["simulated" if options.simulated else "embedded"]
         self._undisturbed: list[NDArray[np.int32]] = []
         self._seconds = 0.0
-        """How long undisturbed streams take when they play together."""
+        """Duration of undisturbed streams that play at the same time."""
 
     async def measure(self) -> None:
-        """Records the undisturbed audio of every text. Raises NoStack when a request fails."""
+        """Record the undisturbed audio of every text. Raises NoStack if a request fails."""
         for number in range(len(TEXTS)):
             recording = await self._speak(number)
             if recording.code != "OK":
@@ -88,7 +88,7 @@ class Campaign:
             )
 
     async def run(self, run: int, kind: str) -> None:
-        """Inflicts one fault while streams play, and writes a row per stream."""
+        """Inflict one fault while streams play, and write a row per stream."""
         await self._target.heal()
         numbers = [self._random.randrange(len(TEXTS)) for _ in range(self._options.streams)]
         speaking = [asyncio.create_task(self._speak(number, random.Random(run))) for number in numbers]
@@ -117,7 +117,7 @@ class Campaign:
 
 
 async def break_stack(options: argparse.Namespace) -> bool:
-    """Runs the campaign; returns whether anything was damaged. Raises NoStack, PortError, WorkerError, TimeoutError."""
+    """Return whether a stream was damaged. Raises NoStack, PortError, WorkerError and TimeoutError."""
     options.dir.mkdir(parents=True, exist_ok=True)
     path, found = options.dir / "runs.jsonl", False
     with path.open("a", encoding="utf-8") as file:
@@ -139,7 +139,7 @@ async def break_stack(options: argparse.Namespace) -> bool:
             if left_out := [kind for kind in options.only or KINDS if kind not in kinds]:
                 _print(f"not possible with this stack: {', '.join(left_out)}")
             if not kinds:
-                raise NoStack("this stack has nothing that could be broken in the chosen ways")
+                raise NoStack("the chosen faults are not possible with this stack; choose others with --only")
             campaign = Campaign(target, options, write)
             await campaign.measure()
             try:
@@ -174,16 +174,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=60, help="faults to inflict, each kind in turn (default: 60)")
     parser.add_argument("--only", type=_kinds, metavar="KIND,...", help="kinds of faults (default: all)")
     parser.add_argument("--streams", type=int, default=2, help="streams that play at a fault (default: 2)")
-    parser.add_argument("--seed", type=int, default=1, help="decides texts, moments and workers (default: 1)")
+    parser.add_argument("--seed", type=int, default=1, help="selects texts, moments and workers (default: 1)")
     parser.add_argument("--voice", default="slt", help="name of the voice that speaks (default: slt)")
     parser.add_argument("--dir", type=Path, default=Path(".run/faults"), help="results and logs (default: .run/faults)")
-    own = parser.add_argument_group("a stack of its own")
+    own = parser.add_argument_group("own stack")
     own.add_argument("--llm", type=int, default=2, help="llm workers (default: 2)")
     own.add_argument("--decode", type=int, default=3, help="decode workers (default: 3)")
     own.add_argument(
         "--simulated", action="store_true", help="sleep for a cost model instead of computing; no tolerance"
     )
-    other = parser.add_argument_group("a running stack")
+    other = parser.add_argument_group("running stack")
     other.add_argument(
         "--attach", metavar="HOST:PORT", help="gateway of a stack on this machine, without TLS; no net- faults"
     )

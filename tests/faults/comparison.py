@@ -42,7 +42,7 @@ class Comparison:
 
 
 def compare(recording: Recording, undisturbed: NDArray[np.int32], tolerance: float) -> Comparison:
-    """Compares sample by sample; `tolerance` is a share of full scale.
+    """Compare sample by sample; `tolerance` is a share of full scale.
 
     Lost and repeated samples are counted by the chunks' own positions. A stream that ended with an error may be short,
     so its length is not compared.
@@ -74,9 +74,9 @@ def compare(recording: Recording, undisturbed: NDArray[np.int32], tolerance: flo
 
 
 def damaged(row: Mapping[str, Any]) -> bool:
-    """Whether a row shows changed audio, a stream that did not end, or a later request that failed.
+    """Return whether a row shows changed audio, a stream that did not end, or a later request that failed.
 
-    A stream that ended early with an error is not damaged: the caller was informed, and what it got was right.
+    A stream that ended early with an error is not damaged: the client received the error and correct audio.
     """
     if "next" in row:
         return True
@@ -84,12 +84,12 @@ def damaged(row: Mapping[str, Any]) -> bool:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All rows of a file of JSON lines."""
+    """Return all rows of a file of JSON lines."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> str:
-    """One line per kind of fault, then every error status with its count."""
+    """Return one line per kind of fault, then every error status with its count."""
     rows = list(rows)
     columns = (
         "streams",

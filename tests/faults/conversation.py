@@ -17,13 +17,13 @@ from cli.client import Access
 from lighttts.v1 import audio_pb2, tts_pb2, tts_pb2_grpc
 
 LONGEST_FRAGMENT = 20
-"""Characters of one text message, at most, where a text is sent in fragments."""
+"""Most characters of one fragment of a text."""
 FRAGMENT_INTERVAL = 0.005
 """Seconds between two fragments."""
 PLAYER_DELAY = 0.25
 """Seconds of audio that a simulated player buffers before it starts."""
 TIMED_OUT = "TIMED_OUT"
-"""Stands in for the status of a stream that did not end in time."""
+"""Status of a stream that did not end in time."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Chunk:
 
 @dataclass
 class Recording:
-    """All that one stream returned."""
+    """Everything that one stream returned."""
 
     chunks: list[Chunk] = field(default_factory=list)
     resumed: list[str] = field(default_factory=list)
@@ -69,12 +69,12 @@ class Recording:
         return self.ended - self.began
 
     def longest_gap(self) -> float:
-        """Longest time in seconds between two chunks of audio."""
+        """Return the longest time in seconds between two chunks of audio."""
         times = [chunk.arrived for chunk in self.chunks if chunk.pcm]
         return max((later - earlier for earlier, later in pairwise(times)), default=0.0)
 
     def longest_silence(self) -> float:
-        """Longest time in seconds that a player with a buffer of PLAYER_DELAY had nothing to play."""
+        """Return the longest time in seconds in which a player with a buffer of PLAYER_DELAY had nothing to play."""
         silence = 0.0
         played_until: float | None = None
         for chunk in self.chunks:
@@ -92,9 +92,9 @@ class Recording:
 async def converse(
     access: Access, text: str, seed: int, voice: str, *, fragments: random.Random | None = None, limit: float = 90.0
 ) -> Recording:
-    """Speaks `text` through StreamingSynthesize and records the answer.
+    """Speak `text` through StreamingSynthesize and record the answer.
 
-    `fragments` cuts the text into random pieces that follow each other quickly; None sends it whole. An error of the
+    `fragments` cuts the text into random pieces, which are sent quickly; None sends it in one message. An error of the
     call, or no end within `limit` seconds, is part of the recording and is not raised.
     """
     recording = Recording(began=time.monotonic())

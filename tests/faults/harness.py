@@ -1,4 +1,4 @@
-"""Breaks llm or decode workers while utterances play, and compares what the client got with the undisturbed speech."""
+"""Breaks llm or decode workers while utterances play, and compares the received with the undisturbed audio."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ Fault = Literal["kill", "freeze", "drain"]
 Stage = Literal["llm", "decode"]
 FAULTS: dict[Stage, tuple[Fault, ...]] = {
     "decode": ("kill", "freeze", "drain"),
-    "llm": ("kill", "freeze"),  # a draining one finishes what it has
+    "llm": ("kill", "freeze"),  # a draining llm worker finishes its utterances
 }
 WORKERS = 3
 AT_ONCE = 3
-"""Utterances that play when a worker breaks: as many as workers, so that nearly always one is hit."""
+"""Utterances that play when a worker breaks: as many as workers, so that a fault nearly always affects one."""
 SENTENCES = (
     "And who is this person you are speaking of?",
     "I have not seen the other one for years, and I do not know where he went.",
     "We do not tell what we heard in the house.",
 )
 TIERS = {"simulated": 0.0, "embedded": 1e-3 + 2**-15}
-"""Largest difference of a sample: none where audio is a function of the tokens, else float32's, and one s16 step."""
-LEAVES_WITHIN = 8.0
-"""Seconds in which a drained worker must have left."""
+"""Largest difference of a sample: none if audio is a function of the tokens, else float32's error and one s16 step."""
+DRAIN_LIMIT = 8.0
+"""Seconds in which a drained worker must end."""
 UTTERANCE_LIMIT = 60.0
-"""Seconds after which an utterance is given up as hanging."""
+"""Seconds after which an utterance counts as hung."""
 
 
 @dataclass
 class Outcome:
-    """One fault and what became of the utterances it met."""
+    """One fault and the utterances that it affected."""
 
     fault: Fault
     worker: str
@@ -53,11 +53,11 @@ class Outcome:
     """Seconds from the requests to the fault."""
     moved: int = 0
     wrong: list[str] = field(default_factory=list)
-    """What should not have happened; empty when every utterance was whole and equal at its tier."""
+    """Errors; empty if every utterance was complete and equal within its tier's tolerance."""
 
 
 class FaultStack:
-    """A stack whose workers of one stage are broken one after the other and come back."""
+    """A stack in which the workers of one service break one after the other and are restored."""
 
     def __init__(self, kind: Literal["simulated", "embedded"], stage: Stage, log_dir: Path, seed: int) -> None:
         self.kind = kind
@@ -66,7 +66,7 @@ class FaultStack:
         self._workers = self._stack.decode if stage == "decode" else self._stack.llms
         self._whole: list[NDArray[np.float32]] = []
         self._length = 0.0
-        self._returning: list[asyncio.Task[None]] = []
+        self._restoring: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> FaultStack:
         await self._stack.__aenter__()
@@ -82,24 +82,24 @@ class FaultStack:
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        for task in self._returning:
+        for task in self._restoring:
             task.cancel()
-        await asyncio.gather(*self._returning, return_exceptions=True)
+        await asyncio.gather(*self._restoring, return_exceptions=True)
         await self._stack.close()
 
     async def run(self, fault: Fault) -> Outcome:
-        """Speaks AT_ONCE utterances, breaks a worker at a random moment while they play, brings it back later."""
+        """Speak AT_ONCE utterances, break a worker at a random moment while they play, and restore it later."""
         await self._healthy(at_least=2)
         worker = self._random.choice([worker for worker in self._workers if await is_serving(worker.address)])
         outcome = Outcome(fault, worker.name, self._random.uniform(0.0, self._length))
         numbers = [self._random.randrange(len(SENTENCES)) for _ in range(AT_ONCE)]
         speaking = [asyncio.create_task(self._speak(number, outcome)) for number in numbers]
         await asyncio.sleep(outcome.after)
-        left = asyncio.create_task(self._break(worker, fault, outcome))
+        breaking = asyncio.create_task(self._break(worker, fault, outcome))
         await asyncio.gather(*speaking)
-        await left
-        self._returning = [task for task in self._returning if not task.done()]
-        self._returning.append(asyncio.create_task(self._bring_back(worker, fault)))
+        await breaking
+        self._restoring = [task for task in self._restoring if not task.done()]
+        self._restoring.append(asyncio.create_task(self._restore(worker, fault)))
         return outcome
 
     async def _speak(self, number: int, outcome: Outcome) -> None:
@@ -113,7 +113,7 @@ class FaultStack:
         outcome.wrong += differences(number, spoken.samples, self._whole[number], TIERS[self.kind])
         ends = np.cumsum([len(chunk.pcm) // 2 for chunk in spoken.chunks])
         if [chunk.first_sample for chunk in spoken.chunks] != [0, *ends[:-1]]:
-            outcome.wrong.append(f"utterance {number}: its chunks do not follow each other")
+            outcome.wrong.append(f"utterance {number}: its chunks are not consecutive")
 
     async def _break(self, worker: Worker, fault: Fault, outcome: Outcome) -> None:
         match fault:
@@ -123,19 +123,19 @@ class FaultStack:
                 worker.freeze()
             case "drain":
                 began = time.monotonic()
-                await worker.stop(grace=2 * LEAVES_WITHIN)
+                await worker.stop(grace=2 * DRAIN_LIMIT)
                 took = time.monotonic() - began
-                if took > LEAVES_WITHIN:
-                    outcome.wrong.append(f"{worker.name} needed {took:.1f} s to leave")
+                if took > DRAIN_LIMIT:
+                    outcome.wrong.append(f"{worker.name} needed {took:.1f} s to drain")
 
-    async def _bring_back(self, worker: Worker, fault: Fault) -> None:
+    async def _restore(self, worker: Worker, fault: Fault) -> None:
         if fault == "freeze":
             worker.thaw()
         else:
             await worker.restart()
 
     async def _healthy(self, at_least: int) -> None:
-        """Waits until so many workers serve: a fault is to cost one, not the last one."""
+        """Wait until `at_least` workers serve, so that a fault does not break the last one."""
         async with asyncio.timeout(UTTERANCE_LIMIT):
             serving = 0
             while serving < at_least:
@@ -143,7 +143,7 @@ class FaultStack:
 
 
 def differences(number: int, samples: NDArray[np.float32], whole: NDArray[np.float32], tolerance: float) -> list[str]:
-    """What is wrong with an utterance's samples; nothing when none is lost, repeated or changed."""
+    """Return the errors of an utterance's samples: lost, repeated or changed ones."""
     if samples.shape != whole.shape:
         return [f"utterance {number}: {samples.shape[0]} samples instead of {whole.shape[0]}"]
     worst = float(np.abs(samples - whole).max(initial=0.0))
@@ -153,7 +153,7 @@ def differences(number: int, samples: NDArray[np.float32], whole: NDArray[np.flo
 async def break_often(
     kind: Literal["simulated", "embedded"], stage: Stage, times: int, log_dir: Path, seed: int
 ) -> list[Outcome]:
-    """Breaks a worker so many times, each kind of fault in turn, and tells of each as it happened."""
+    """Break a worker `times` times, with each kind of fault in turn, and return the outcomes."""
     outcomes = []
     faults = FAULTS[stage]
     async with FaultStack(kind, stage, log_dir, seed) as stack:
@@ -163,7 +163,7 @@ async def break_often(
 
 
 def summary(kind: str, outcomes: Sequence[Outcome]) -> str:
-    """One line per kind of fault, and everything that was wrong."""
+    """Return one line per kind of fault, and all errors."""
     counts = Counter(outcome.fault for outcome in outcomes)
     moved = Counter[str]()
     for outcome in outcomes:

@@ -36,21 +36,21 @@ SLOW_RATE = 60_000.0
 
 
 def possible(kind: str, target: Target) -> bool:
-    """Whether the target has what this kind of fault breaks."""
+    """Return whether the target has the parts that this kind of fault breaks."""
     if kind.startswith("net-"):
         return bool(target.proxies)
     return kind.count("decode") + kind.count("two") < 2 or len(target.decodes) > 1
 
 
 class Faults:
-    """Inflicts faults on random parts of a target, and ends those that last."""
+    """Inflicts faults on random parts of a target, and ends lasting ones."""
 
     def __init__(self, target: Target, random: random.Random) -> None:
         self._target, self._random = target, random
         self._recoveries: list[asyncio.Task[None]] = []
 
     async def inflict(self, kind: str) -> None:
-        """Inflicts one fault of KINDS; one that lasts ends by itself. Raises ValueError for another kind."""
+        """Inflict one fault of KINDS; a lasting fault ends by itself. Raises ValueError for another kind."""
         target = self._target
         decodes = self._random.sample(target.decodes, len(target.decodes))
         llms = self._random.sample(target.llms, len(target.llms))
@@ -95,7 +95,7 @@ class Faults:
                 raise ValueError(f"unknown kind of fault: {kind}")
 
     async def ended(self) -> None:
-        """Waits until every fault that lasts has ended."""
+        """Wait until every lasting fault has ended."""
         await asyncio.gather(*self._recoveries)
         self._recoveries.clear()
 

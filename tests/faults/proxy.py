@@ -12,7 +12,7 @@ from typing import Self
 from cli.local.ports import HOST
 
 PIECE = 16384
-"""Bytes that are forwarded at once, at most."""
+"""Most bytes that are forwarded at once."""
 
 
 class Proxy:
@@ -20,9 +20,9 @@ class Proxy:
 
     def __init__(self, port_behind: int, seed: int = 0) -> None:
         self.port = 0
-        """Where the proxy listens, once it is entered."""
+        """Port on which the proxy listens after it is entered."""
         self.delay = 0.0
-        """Mean delay per piece and direction, in seconds; each is drawn from half to one and a half times this."""
+        """Mean delay per piece and direction, in seconds; each delay is random, 0.5 to 1.5 times this."""
         self.rate = 0.0
         """Bytes per second and direction; 0 is unlimited."""
         self.refuse = False
@@ -46,16 +46,16 @@ class Proxy:
         await asyncio.gather(*self._connections)
 
     def stall(self) -> None:
-        """Forwards nothing until `restore`; connections stay open."""
+        """Forward nothing until `restore`; connections stay open."""
         self._forwarding.clear()
 
     def reset(self) -> None:
-        """Resets every open connection."""
+        """Reset every open connection."""
         for writer in self._writers:
             _reset(writer)
 
     def restore(self) -> None:
-        """Ends every disturbance."""
+        """End every disturbance."""
         self.delay = self.rate = 0.0
         self.refuse = False
         self._forwarding.set()
@@ -100,7 +100,7 @@ class Proxy:
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
-    """Closes a connection with RST: without lingering, an abort alone would end it in the ordinary way."""
+    """Close a connection with RST; without SO_LINGER an abort would close it normally."""
     with suppress(OSError):  # closed already
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()

@@ -1,4 +1,4 @@
-"""The stack that is broken: one of our own whose processes are restarted, or one that runs on this machine already."""
+"""The stack to break: an own stack whose processes are restarted, or one that already runs on this machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RESTART_DELAY = 0.5
 POLL_INTERVAL = 0.1
 SERVICES = Path(__file__).parents[2] / "services"
 COSTS = "costs/tiny-cpu.json"
-"""In the folder of each service: the embedded voice's cost model, for the simulated backends."""
+"""Path in each service's folder of the embedded voice's cost model, for the simulated backends."""
 HEAL_LIMIT = 180.0
 """Seconds in which every process must serve again."""
 
@@ -48,7 +48,7 @@ class Process(Protocol):
 
 
 def send(process: Process, number: signal.Signals) -> None:
-    """Sends a signal to the process if it is running."""
+    """Send a signal to the process if it is running."""
     pid = process.pid
     if pid is not None:
         with suppress(ProcessLookupError):
@@ -57,7 +57,7 @@ def send(process: Process, number: signal.Signals) -> None:
 
 @dataclass(frozen=True)
 class Target:
-    """What faults are inflicted on."""
+    """The processes and connections to break."""
 
     access: Access
     gateway: Process
@@ -65,13 +65,13 @@ class Target:
     llms: Sequence[Process]
     decodes: Sequence[Process]
     proxies: Sequence[Proxy] = ()
-    """Between the llm workers and the decode workers; none in a stack that was not started here."""
+    """Between the llm workers and the decode workers; none in an attached stack."""
 
     def processes(self) -> Iterator[Process]:
         yield from (self.encode, *self.llms, *self.decodes, self.gateway)
 
     async def heal(self) -> None:
-        """Ends every disturbance and waits until every process serves. Raises TimeoutError."""
+        """End every disturbance and wait until every process serves. Raises TimeoutError."""
         for proxy in self.proxies:
             proxy.restore()
         for process in self.processes():
@@ -84,10 +84,10 @@ class Target:
 
 @asynccontextmanager
 async def own_stack(folder: Path, llm_workers: int, decode_workers: int, simulated: bool) -> AsyncIterator[Target]:
-    """Starts a stack on free ports, with a proxy in front of every decode worker; logs go to `folder`.
+    """Start a stack on free ports, with a proxy in front of every decode worker; logs go to `folder`.
 
-    A process that dies is started again after RESTART_DELAY. `simulated` runs the backends that sleep for a cost model
-    instead of computing. Raises WorkerError when the stack does not start.
+    A process that dies is restarted after RESTART_DELAY. `simulated` runs the backends that sleep for a cost model
+    instead of computing. Raises WorkerError if the stack does not start.
     """
     async with AsyncExitStack() as cleanup:
         ports = free_ports(decode_workers, llm_workers)
@@ -117,12 +117,12 @@ async def own_stack(folder: Path, llm_workers: int, decode_workers: int, simulat
 
 
 async def _keep_alive(worker: Worker) -> None:
-    """Restarts a process whenever it has ended."""
+    """Restart a process whenever it has ended."""
     while True:
         await asyncio.sleep(POLL_INTERVAL)
         if worker.pid is None:
             await asyncio.sleep(RESTART_DELAY)
-            with suppress(WorkerError):  # killed again while it was starting
+            with suppress(WorkerError):  # killed again during its start
                 await worker.restart()
 
 
@@ -148,9 +148,9 @@ class AttachedProcess:
 
 
 def attach(access: Access) -> Target:
-    """Finds the processes of the stack whose gateway listens at `access`, on this machine and without TLS.
+    """Find the processes of the stack whose gateway listens at `access`, on this machine and without TLS.
 
-    Raises NoStack when there is none, or when it lacks a service.
+    Raises NoStack if there is none, or if it lacks a service.
     """
     port = access.address.rpartition(":")[2]
     processes = [process for _, process in _services()]
@@ -169,7 +169,7 @@ def attach(access: Access) -> Target:
 
 
 def _services() -> Iterator[tuple[int, AttachedProcess]]:
-    """Every process of this machine that was started with a worker name and a port, with its process id."""
+    """Yield every process of this machine with the flags for a worker name and a port, and its process id."""
     for process in psutil.process_iter(["pid", "ppid", "cmdline"]):
         command = process.info["cmdline"] or []
         flags = dict(pairwise(command))

@@ -17,7 +17,7 @@ UNDISTURBED = np.arange(1000, dtype=np.int32)
 
 
 def recording(*parts: tuple[int, int], code: str = "OK", shift: int = 0) -> Recording:
-    """Chunks with the samples [start, end) of UNDISTURBED."""
+    """Return a recording of chunks with the samples [start, end) of UNDISTURBED."""
     chunks = [
         Chunk(float(number), number, start, (UNDISTURBED[start:end] + shift).astype("<i2").tobytes())
         for number, (start, end) in enumerate(parts)

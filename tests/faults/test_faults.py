@@ -1,4 +1,4 @@
-"""A few of `make faults`' hundreds of faults, in every run of the tests."""
+"""Runs a few of the faults of `make faults`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ async def test_utterances_survive_broken_workers(tmp_path: Path, stage: Stage) -
     assert sum(outcome.moved for outcome in outcomes) > 0
 
 
-def test_what_differs_is_noticed() -> None:
+def test_differences_are_reported() -> None:
     whole = np.arange(100, dtype=np.float32)
     assert differences(0, whole, whole, 0.0) == []
     assert "99 samples instead of 100" in differences(0, whole[1:], whole, 1.0)[0]

@@ -27,12 +27,12 @@ FIRST_END, LAST_END = 100, 200
 SPEECH_TOKENS = 230
 STATE_BYTES, TINY_STATE_BYTES = 24 * 2**30, 400 * 2**20
 STREAMED_DIFFERENCE = 1e-4
-"""Promised largest difference between streamed and whole audio."""
+"""Largest difference allowed between streamed and whole audio."""
 PROFILED_STREAMS = 16
 
 
 def load_decode(check: Check, compute: torch.dtype, state: torch.dtype, programs: int = 0) -> TorchBackend:
-    """A warmed backend; with `programs`, batches of up to so many streams run as programs, recorded on a GPU."""
+    """Load and warm up a backend; batches of up to `programs` streams run as programs, recorded on a GPU."""
     state_bytes = STATE_BYTES if check.on_gpu else TINY_STATE_BYTES
     backend = TorchBackend(open_model_dir(check.checkpoint), check.device, Precision(compute, state), state_bytes)
     backend.warm_up()
@@ -59,14 +59,14 @@ class Batch:
 
     @classmethod
     def open(cls, backend: TorchBackend, streams: int, voice: str) -> Batch:
-        """Streams that share the prompt's work under the name `voice`; an empty name shares nothing."""
+        """Open streams that share the prompt's state under the name `voice`; an empty name shares nothing."""
         generator = np.random.default_rng(0)
         tokens = [int(token) for token in generator.integers(0, backend.format.vocab_size, SPEECH_TOKENS)]
         spec = replace(made_up_voice(backend, PROMPT_TOKENS, generator), voice=voice)
         return cls(backend, [backend.open(replace(spec, seed=seed)) for seed in range(streams)], tokens)
 
     def hop(self, end: int) -> None:
-        """Decodes every stream up to absolute token `end`. Raises what failed a stream."""
+        """Decode every stream up to absolute token `end`. Raises the error of a failed stream."""
         results = self.backend.run([Hop(state, self.tokens, end, False) for state in self.states], lambda: None)
         for result in results:
             if isinstance(result, Exception):
@@ -74,7 +74,7 @@ class Batch:
 
 
 def decode_exact(check: Check) -> None:
-    """Compares mels by kind of step and precision, and the vocoder's audio in pieces and whole."""
+    """Compare mels by kind of step and precision, and the vocoder's audio in pieces and whole."""
     exact = _mels(check, torch.float32)
     if check.on_gpu:
         rounded = _mels(check, torch.bfloat16)
@@ -84,7 +84,7 @@ def decode_exact(check: Check) -> None:
 
 
 def _mels(check: Check, dtype: torch.dtype) -> Tensor:
-    """Decodes a mel plainly, plainly again, and by programs; returns the last one."""
+    """Decode a mel twice in plain steps and once by programs; return the last one."""
     plain = load_decode(check, dtype, dtype)
     first, second = probe_mel(plain.flow), probe_mel(plain.flow)
     del plain
@@ -98,7 +98,7 @@ def _mels(check: Check, dtype: torch.dtype) -> Tensor:
 
 
 def _vocoder(check: Check) -> None:
-    """Compares streamed and whole audio in float32, as the project sets it up, and on a GPU with TF32 too."""
+    """Compare streamed and whole audio in float32 with the project's settings, and on a GPU also with TF32."""
     backend = load_decode(check, torch.float32, torch.float32)
     mel = probe_mel(backend.flow)
     difference = _report_vocoder(check, backend.vocoder, mel, "float32")
@@ -111,7 +111,7 @@ def _vocoder(check: Check) -> None:
 
 
 def _report_vocoder(check: Check, vocoder: Vocoder, mel: Tensor, name: str) -> float:
-    """Reports context, difference and time; returns the largest difference of streamed from whole audio."""
+    """Report context, difference and time; return the largest difference of streamed from whole audio."""
     difference = _seam(vocoder, mel)
     check.report(f"vocoder in {name}: frames of context", [vocoder.context.left, vocoder.context.right])
     check.report(f"vocoder in {name}: largest difference of streamed audio", f"{difference:.1e}")
@@ -124,7 +124,7 @@ def _report_vocoder(check: Check, vocoder: Vocoder, mel: Tensor, name: str) -> f
 
 
 def _seam(vocoder: Vocoder, mel: Tensor, frames: int = 25) -> float:
-    """Largest difference between a mel's audio made in pieces of `frames` and in one piece."""
+    """Return the largest difference between a mel's audio in pieces of `frames` and in one piece."""
     whole = vocoder.append(vocoder.open(0), mel, True)
     state, ends = vocoder.open(0), range(frames, len(mel) + frames, frames)
     pieces = [vocoder.append(state, mel[end - frames : end], end >= len(mel)) for end in ends]
@@ -132,7 +132,7 @@ def _seam(vocoder: Vocoder, mel: Tensor, frames: int = 25) -> float:
 
 
 def decode_speed(check: Check) -> None:
-    """Times hops of 25 tokens against streams, the first hop of new voices, and profiles a hop of 16 streams."""
+    """Time hops of 25 tokens by number of streams and the first hop of new voices; profile a hop of 16 streams."""
     streams = (1, 2, 4, 8, 16, 32) if check.on_gpu else (2,)
     backend = load_decode(check, check.compute, check.compute, programs=max(streams))
     context = backend.vocoder.context
@@ -170,7 +170,7 @@ def _time_hops(check: Check, backend: TorchBackend, streams: int) -> None:
 
 @torch.inference_mode()
 def _euler_steps(check: Check, backend: TorchBackend, streams: int) -> float | str:
-    """Milliseconds of all Euler steps of a hop as a program over padding; the rest of a hop is encoder and vocoder."""
+    """Return the milliseconds of a hop's Euler steps as a program over padding; the rest is encoder and vocoder."""
     flow = backend.flow
     frames, blocks = TOKEN_RATE * flow.config.mel_frames_per_token, LAST_END // TOKEN_RATE
     program = flow.programs.find(streams, frames, blocks) if flow.programs is not None else None
@@ -182,7 +182,7 @@ def _euler_steps(check: Check, backend: TorchBackend, streams: int) -> float | s
 
 
 def _profile(check: Check, batch: Batch) -> None:
-    """Writes the kernels of the next hop to hop16.txt, the longest first."""
+    """Write the kernels of the next hop to hop16.txt, the longest first."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as profiler:

@@ -69,15 +69,15 @@ def _convolutions(check: Check) -> None:
 
 
 def _gathers(check: Check) -> None:
-    """Measure a read of scattered blocks of the decode arena against a copy of the same bytes."""
+    """Measure a read of scattered blocks of decode's K/V cache against a copy of the same bytes."""
     blocks, picked, values = 2000, 1024 if check.on_gpu else 64, 50 * 512
-    arena = torch.zeros(blocks, values, dtype=torch.bfloat16, device=check.device)
+    cache = torch.zeros(blocks, values, dtype=torch.bfloat16, device=check.device)
     places = torch.randint(0, blocks, (picked,), device=check.device)
-    moved = 2 * picked * values * arena.element_size()
+    moved = 2 * picked * values * cache.element_size()
     ways = {
-        "index_select of bfloat16": lambda: arena.index_select(0, places),
-        "index_select of the same as int64": lambda: arena.view(torch.int64).index_select(0, places),
-        "indexing": lambda: arena[places],
+        "index_select of bfloat16": lambda: cache.index_select(0, places),
+        "index_select of the same as int64": lambda: cache.view(torch.int64).index_select(0, places),
+        "indexing": lambda: cache[places],
     }
     for name, gather in ways.items():
         check.report(f"gather by {name}, GB/s", round(moved / check.milliseconds(gather) / 1e6))

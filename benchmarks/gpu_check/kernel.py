@@ -14,9 +14,9 @@ from services.llm.model.kv_cache import DecodeAttention, KVCache, SequenceInput,
 BLOCK_SIZE = 16
 CONFIG = replace(FULL_SIZE, num_layers=1)
 SHAPES = ((1, 4000), (7, 700), (64, 350), (256, 350))
-"""Rows of a step, and the most positions that one of them sees."""
+"""Rows of a step, and the most positions that one of them attends to."""
 ALLOWED = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
-"""Largest relative error: what rounding of inputs, weights and output to that precision explains."""
+"""Largest relative error that rounding of inputs, weights and output to this precision explains."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Case:
 
 
 def kernel(check: Check) -> None:
-    """Compares both at every precision and shape; reports the error, and times in bfloat16."""
+    """Compare both at every precision and shape; report the error, and times in bfloat16."""
     from services.llm.model.paged_kernel import paged  # imports Triton
 
     for dtype, allowed in ALLOWED.items():
@@ -50,7 +50,7 @@ def kernel(check: Check) -> None:
 
 
 def make_case(device: str, dtype: torch.dtype, rows: int, longest: int, *, quantized: bool = False) -> Case:
-    """`rows` sequences of random lengths, one of them `longest`, over blocks in random order."""
+    """Make `rows` sequences of random lengths, one of them `longest`, over blocks in random order."""
     generator = torch.Generator().manual_seed(rows)
     lengths = [longest, *torch.randint(1, longest, (rows - 1,), generator=generator).tolist()]
     counts = [-(-length // BLOCK_SIZE) for length in lengths]
@@ -73,7 +73,7 @@ def make_case(device: str, dtype: torch.dtype, rows: int, longest: int, *, quant
 
 
 def decode_attention(check: Check) -> DecodeAttention:
-    """The paged kernel where it runs; plain attention on a CPU, or where the kernel fails, which is reported."""
+    """Return the paged kernel, or plain attention on a CPU or after a failure of the kernel, which is reported."""
     if not check.on_gpu:
         return gathered
     try:
@@ -81,7 +81,7 @@ def decode_attention(check: Check) -> DecodeAttention:
 
         make_case(check.device, check.compute, 2, 40).run(paged)
         check.synchronize()
-    except Exception as error:  # noqa: BLE001 - compilers fail in ways of their own; the step then measures the rest
+    except Exception as error:  # noqa: BLE001 - compilers raise their own types; the step then measures the rest
         check.expect("the paged kernel runs", False, f"{type(error).__name__}: {str(error)[:200]}")
         return gathered
     return paged

@@ -32,13 +32,13 @@ MOST_SEQUENCES = 16
 REQUEST_TOKENS = 512
 PROGRAM_SIZES = (1, 4, MOST_SEQUENCES)
 TEXT_VOCAB = 2000
-"""Text ids of the random model: the official number only costs memory and time to make it."""
+"""Text ids of the random model: the official number would only cost memory and time."""
 NUM_STEPS = (8, 1)
-"""Steps that follow each other before the host reads the tokens."""
+"""Steps in a row before the host reads the tokens."""
 
 
 def load_llm(check: Check, dtype: torch.dtype) -> tuple[ModelDir, SpeechLM]:
-    """The embedded voice's model, or random weights of the 0.5B layout, on the checked device."""
+    """Return the embedded voice's model, or random weights of the 0.5B layout, on the checked device."""
     model_dir = open_model_dir(TINY)
     if check.tiny:
         return model_dir, load_speech_lm(model_dir, torch.device(check.device), dtype)
@@ -47,7 +47,7 @@ def load_llm(check: Check, dtype: torch.dtype) -> tuple[ModelDir, SpeechLM]:
 
 
 def make_engine(backend: TorchBackend, model_dir: ModelDir, steps_per_turn: int) -> LlmEngine:
-    """An engine with room for MOST_SEQUENCES requests of REQUEST_TOKENS."""
+    """Make an engine with room for MOST_SEQUENCES requests of REQUEST_TOKENS."""
     limits = EngineLimits(
         max_running=MOST_SEQUENCES,
         total_tokens=MOST_SEQUENCES * REQUEST_TOKENS,
@@ -58,7 +58,7 @@ def make_engine(backend: TorchBackend, model_dir: ModelDir, steps_per_turn: int)
 
 
 class CountingBackend(TorchBackend):
-    """Counts how its steps ran: as which program, recorded or not."""
+    """Counts its steps by program, recorded or not."""
 
     def __init__(self, model: SpeechLM, options: TorchOptions) -> None:
         super().__init__(model, options=options)
@@ -77,7 +77,7 @@ class CountingBackend(TorchBackend):
 
 @dataclass
 class Generated:
-    """The ids of all sequences, by their number, and how they were made."""
+    """The ids of all sequences by number, and the kinds of their steps."""
 
     ids: dict[int, list[int]] = field(default_factory=dict)
     ran: Counter[str] = field(default_factory=Counter)
@@ -90,7 +90,7 @@ class Generated:
 
 
 def llm_exact(check: Check) -> None:
-    """Generates the same sequences in recorded, unrecorded and plain steps; the first two must agree exactly.
+    """Generate the same sequences in recorded, unrecorded and plain steps; the first two must agree exactly.
 
     In float32 and in the device's own precision.
     """
@@ -122,7 +122,7 @@ def generate(
     record: bool,
     num_steps: int,
 ) -> Generated:
-    """Generates SEQUENCES sequences of up to 3 s at once. Raises whatever fails one of them."""
+    """Generate SEQUENCES sequences of up to 3 s at once. Raises the error of a failed one."""
     backend = CountingBackend(model, TorchOptions(False, attend, programs, REQUEST_TOKENS))
     generated = Generated(ran=backend.ran)
     events: queue.SimpleQueue[tuple[int, Event]] = queue.SimpleQueue()
@@ -147,7 +147,7 @@ def generate(
 
 
 def llm_speed(check: Check) -> None:
-    """Runs `benchmarks.llm` with tokens read at every eighth and at every step."""
+    """Run `benchmarks.llm` with tokens read at every eighth and at every step."""
     batches = ("1", "16", "64", "256") if check.on_gpu else ("1", "2")
     command = [sys.executable, "-m", "benchmarks.llm", "--device", check.device, "--no-transformers"]
     command += ["--dtypes", name_of(check.compute), "--batches", *batches, "--steps", "48" if check.on_gpu else "8"]

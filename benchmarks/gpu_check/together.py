@@ -1,4 +1,4 @@
-"""First audio without services: the llm's tokens go straight into the decode engine of the same process."""
+"""First audio without services: the llm's tokens go directly into the decode engine of the same process."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WAIT_S = 60.0
 
 
 def together(check: Check) -> None:
-    """Reports the first audio of one stream alone, several times, and on a GPU of 16 streams at once."""
+    """Report the first audio of one stream alone, several times, and on a GPU of 16 streams at once."""
     attend = decode_attention(check)
     model_dir, model = load_llm(check, check.compute)
     backend = load_decode(check, check.compute, check.compute, programs=MOST_SEQUENCES if check.on_gpu else 2)
@@ -52,9 +52,9 @@ def together(check: Check) -> None:
 
 
 def _measure(llm: LlmEngine, decode: DecodeEngine, voice: StreamSpec, count: int) -> list[int]:
-    """Milliseconds to the first audio of `count` utterances that start at once, ascending; returns at their end.
+    """Return the milliseconds to the first audio of `count` utterances that start at once, ascending.
 
-    Raises what failed one of them.
+    Waits for their end. Raises the error of a failed one.
     """
     ended: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
     utterances = [Utterance(llm, decode, ended) for _ in range(count)]
@@ -69,7 +69,7 @@ def _measure(llm: LlmEngine, decode: DecodeEngine, voice: StreamSpec, count: int
 
 @dataclass
 class Utterance:
-    """One utterance through both engines; its end, or what failed it, goes to `ended`."""
+    """One utterance through both engines; its end or its error goes to `ended`."""
 
     llm: LlmEngine
     decode: DecodeEngine

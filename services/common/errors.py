@@ -1,17 +1,17 @@
-"""The one error tree: each leaf has a meaning, a gRPC status and an HTTP status.
+"""The error tree: each leaf has a meaning, a gRPC status and an HTTP status.
 
     LightTtsError
-    ├── InvalidInput        what the client sent cannot be served; the message says what to change
+    ├── InvalidInput        the request cannot be served; the message says what to change
     ├── NotFound            a voice, a style or a model that does not exist here
-    ├── AlreadyExists       the name is taken by something else
-    ├── Unauthenticated     no valid key came with the request; the message says where it belongs
+    ├── AlreadyExists       the name is in use for something else
+    ├── Unauthenticated     the request has no valid key; the message says where to put it
     ├── TimedOut            the client took too long
-    ├── Overloaded          refused at once because serving it would make others late; carries a retry hint
-    │   └── QuotaExceeded   refused because this caller has used up its share; carries a retry hint
-    ├── Unavailable         no worker can serve it now; trying again later may help
-    └── Internal            a defect of ours; the details are in the log under the request's id
+    ├── Overloaded          refused at once because serving it would make others late; has a retry hint
+    │   └── QuotaExceeded   refused because this caller has used its quota; has a retry hint
+    ├── Unavailable         no worker can serve it now; a later retry may help
+    └── Internal            a defect of ours; the log has the details under the request's id
 
-Engines do not import this module (they travel without gRPC); servers translate what engines raise.
+Engines do not import this module, because they must run without gRPC; servers translate the engines' errors.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DOMAIN = "lighttts"
 
 
 class LightTtsError(Exception):
-    """Base of every error a client may see. `field` names the offending request field, if there is one."""
+    """Base of all errors that a client may receive. `field` names the request field that caused it, if any."""
 
     code: grpc.StatusCode = grpc.StatusCode.INTERNAL
     http_status: int = 500
@@ -40,7 +40,7 @@ class LightTtsError(Exception):
         self.message = message
         self.field = field
         self.retry_after = retry_after
-        """Seconds after which trying again makes sense; None when it does not help."""
+        """Seconds after which a retry may succeed; None if a retry does not help."""
 
 
 class InvalidInput(LightTtsError):
@@ -83,7 +83,7 @@ class Overloaded(LightTtsError):
 
 
 class QuotaExceeded(Overloaded):
-    """`subject` is whose share it is, as the caller knows itself."""
+    """`subject` identifies the quota's owner by the name that the caller uses."""
 
     reason = "QUOTA_EXCEEDED"
 
@@ -116,7 +116,7 @@ _LEAVES: tuple[type[LightTtsError], ...] = (
 
 
 def to_status(error: LightTtsError) -> status_pb2.Status:
-    """The rich gRPC status of an error: ErrorInfo always; BadRequest, RetryInfo and QuotaFailure where they apply."""
+    """Return the rich gRPC status of an error: ErrorInfo, and BadRequest, RetryInfo, QuotaFailure where they apply."""
     details: list[any_pb2.Any] = [_pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN))]
     if error.field is not None:
         violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.message)
@@ -132,10 +132,10 @@ def to_status(error: LightTtsError) -> status_pb2.Status:
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> LightTtsError:
-    """The leaf a downstream service meant, so that a refusal crosses every hop with its meaning and hints."""
+    """Return the error that a downstream service raised, so that it passes every service with its meaning and hints."""
     field: str | None = None
     retry_after: float | None = None
-    status = rpc_status.from_call(cast(grpc.Call, error))  # it reads the trailing metadata alone
+    status = rpc_status.from_call(cast(grpc.Call, error))  # it reads only the trailing metadata
     for detail in status.details if status is not None else ():
         bad, retry = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
         if detail.Unpack(bad) and bad.field_violations:

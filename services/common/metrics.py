@@ -1,15 +1,15 @@
-"""Metrics every service has. Names carry the `lighttts_` prefix and the base unit (Prometheus conventions)."""
+"""Metrics of every service. Names have the prefix `lighttts_` and the base unit (Prometheus conventions)."""
 
 from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram, generate_latest, start_http_server
 
-RPC_STARTED = Counter("lighttts_rpc_started_total", "Calls that arrived.", ["method"])
+RPC_STARTED = Counter("lighttts_rpc_started_total", "Calls received.", ["method"])
 RPC_FINISHED = Counter("lighttts_rpc_finished_total", "Calls that ended, by gRPC status code.", ["method", "code"])
-RPC_ACTIVE = Gauge("lighttts_rpc_active", "Calls running now.", ["method"])
+RPC_ACTIVE = Gauge("lighttts_rpc_active", "Calls in progress.", ["method"])
 RPC_SECONDS = Histogram(
     "lighttts_rpc_duration_seconds",
-    "Length of calls; streams last as long as their audio.",
+    "Duration of calls; streams last as long as their audio.",
     ["method"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
 )
@@ -20,11 +20,11 @@ LATENCY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2,
 
 
 def serve_metrics(host: str, port: int) -> None:
-    """Serves /metrics from a daemon thread; port 0 means not at all. Raises OSError when the port is taken."""
+    """Serve /metrics from a daemon thread; port 0 disables it. Raises OSError when the port is in use."""
     if port:
-        start_http_server(port, addr=host.strip("[]"))  # gRPC wants brackets around IPv6 addresses, sockets do not
+        start_http_server(port, addr=host.strip("[]"))  # gRPC needs brackets around IPv6 addresses, sockets refuse them
 
 
 def exposition() -> bytes:
-    """All metrics in Prometheus's text format."""
+    """Return all metrics in Prometheus's text format."""
     return generate_latest()

@@ -1,4 +1,4 @@
-"""What happens around every call: request id, readiness, metrics, and errors turned into rich statuses."""
+"""Handling around every call: request id, readiness, metrics, and errors as rich statuses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 
 
 def channel_options(max_message_bytes: int) -> list[tuple[str, int]]:
-    """gRPC options of both ends: message limit, and keepalive that notices a frozen peer within about 3 s."""
+    """Return the gRPC options of both ends: message limit, and keepalive that detects a frozen peer in about 3 s."""
     return [
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
@@ -31,23 +31,23 @@ def channel_options(max_message_bytes: int) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.min_ping_interval_without_data_ms", 1000),
-        # A stopped reader must be felt within a second of audio, not after minutes of it.
+        # Small buffers: a reader that stops must block its sender within a second of audio, not after minutes.
         ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.lookahead_bytes", 64 * 1024),
     ]
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps every handler but gRPC's own (health, reflection).
+    """Wrap every handler except gRPC's own (health, reflection).
 
-    While `refusal` is a text, new calls are refused with UNAVAILABLE and that text (loading, draining).
-    Handlers raise `LightTtsError`s; any other exception is a defect: logged in full, answered as INTERNAL.
+    While `refusal` is set, new calls are refused with UNAVAILABLE and that text (loading, draining). Handlers raise
+    `LightTtsError`s; any other exception is a defect: it is logged in full and answered with INTERNAL.
     """
 
     def __init__(self) -> None:
         self.refusal: str | None = "loading the model; try again shortly"
         self.idle = asyncio.Event()
-        """Set while no call runs. gRPC's own do not count: a health watch lasts as long as its client likes."""
+        """Set while no call runs. gRPC's own calls do not count: a health watch lasts as long as its client wants."""
         self.idle.set()
         self._active = 0
 
@@ -94,7 +94,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     @contextlib.asynccontextmanager
     async def _answer(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[None]:
-        """Counts the call, and turns what is raised into its status."""
+        """Count the call, and convert exceptions to its status."""
         metrics.RPC_STARTED.labels(method).inc()
         self._count(method, 1)
         started = time.monotonic()
@@ -105,10 +105,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             yield
             code = grpc.StatusCode.OK
         except (LightTtsError, grpc.aio.AioRpcError) as error:
-            meant = error if isinstance(error, LightTtsError) else from_rpc_error(error)
-            code = meant.code
-            log.info("call refused", method=method, code=code.name, message=meant.message)
-            await context.abort_with_status(rpc_status.to_status(to_status(meant)))
+            refused = error if isinstance(error, LightTtsError) else from_rpc_error(error)
+            code = refused.code
+            log.info("call refused", method=method, code=code.name, message=refused.message)
+            await context.abort_with_status(rpc_status.to_status(to_status(refused)))
         except grpc.aio.AbortError:
             code = context.code() or grpc.StatusCode.UNKNOWN
             raise

@@ -1,8 +1,8 @@
-"""The life of a service process: listen, load, report SERVING, serve, drain on SIGTERM, exit.
+"""The life cycle of a service process: listen, load, report SERVING, serve, drain on SIGTERM, exit.
 
-The port answers health checks from the first moment; SERVING comes only when the model is loaded and warmed.
-On SIGTERM or SIGINT: NOT_SERVING, a notice, no new streams, hand-over or finish within the grace, exit 0. A second
-signal ends the process at once.
+The port answers health checks from the start; it reports SERVING only when the model is loaded and warmed up. On
+SIGTERM or SIGINT the process reports NOT_SERVING, waits for the notice period, refuses new streams, lets streams move
+or finish within the grace period and exits with 0. A second signal ends the process at once.
 """
 
 from __future__ import annotations
@@ -32,76 +32,79 @@ from services.common.tracing import TracingError
 log = structlog.get_logger(__name__)
 
 LIVENESS = "liveness"
-"""Health service name that says only that the process does its work: SERVING while loading and draining too."""
+"""Health service name for liveness: SERVING while the process works, also during loading and draining."""
 READINESS = "readiness"
-"""Health service name that says whether new work is welcome; the same as the gRPC services' own names and ""."""
+"""Health service name for readiness: SERVING while new work is accepted; equal to the gRPC services' names and ""."""
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 ALIVE_POLL_SECONDS = 0.25
-"""Between two looks at whether the service's engine still runs."""
+"""Interval of the checks whether the service's engine still runs."""
 FLUSH_SECONDS = 0.2
-"""For the last statuses to leave once every call has ended."""
+"""Time to send the last statuses after all calls have ended."""
 TERMINATION_LOG = Path("/dev/termination-log")
-"""Where Kubernetes reads the reason of a container's death."""
+"""The file from which Kubernetes reads why a container ended."""
 
 
 class Service(Protocol):
-    """What the bootstrap needs of a service."""
+    """The interface of a service towards this module."""
 
     name: str
     """Short name: encode, llm, decode, gateway."""
     rpc_services: tuple[str, ...]
-    """Full names of the gRPC services it offers, for health and reflection."""
+    """Full names of its gRPC services, for health and reflection."""
 
     def register(self, server: grpc.aio.Server) -> None:
-        """Adds the handlers; called before the server listens."""
+        """Add the handlers; called before the server listens."""
 
     async def start(self) -> None:
-        """Loads and warms what is served. Raises StartError or ModelDirError when it cannot be served."""
+        """Load and warm up. Raises StartError or ModelDirError when the service cannot serve."""
 
     async def drain(self) -> None:
-        """Called when no new streams come: hand over what can go on elsewhere."""
+        """Hand over streams that can continue on another worker; called after new streams are refused."""
 
     async def close(self) -> None:
-        """Releases everything. Called exactly once, also after a failed start."""
+        """Release everything. Called exactly once, also after a failed start."""
 
 
 class ServiceFailed(Exception):
-    """The service has ended while its process lives on; only a new process helps."""
+    """The service has ended while its process still runs; only a new process helps."""
 
 
 @runtime_checkable
-class Mortal(Protocol):
-    """A service that can end before its process does, because the thread of its engine has."""
+class EngineService(Protocol):
+    """A service that can end before its process does, because its engine thread can end."""
 
     @property
     def alive(self) -> bool:
-        """False once nothing can be served any more."""
+        """False when the service can no longer serve."""
 
 
 @runtime_checkable
-class Guarded(Protocol):
-    """A service that looks at calls before its handlers do."""
+class InterceptedService(Protocol):
+    """A service that processes calls before its handlers do."""
 
     interceptors: tuple[grpc.aio.ServerInterceptor, ...]
-    """They may raise nothing, but may answer with a handler that raises LightTtsErrors."""
+    """They must not raise, but may return a handler that raises LightTtsErrors."""
 
 
 class ServiceServer:
-    """One service behind one gRPC port. Tests run it in process; `run` is its life as a process of its own."""
+    """One service behind one gRPC port. Tests run it in process; `run` runs it as a separate process."""
 
     def __init__(self, service: Service, settings: ServiceSettings) -> None:
         self.service = service
         self.settings = settings
         self.port = 0
         self.failed = asyncio.Event()
-        """Set once the service has ended by itself."""
+        """Set when the service has ended by itself."""
         self._watching: asyncio.Task[None] | None = None
         self._interceptor = CallInterceptor()
         self._health = health.aio.HealthServicer()
         self._probes: grpc.aio.Server | None = None
         self._server = grpc.aio.server(
-            interceptors=[self._interceptor, *(service.interceptors if isinstance(service, Guarded) else ())],
+            interceptors=[
+                self._interceptor,
+                *(service.interceptors if isinstance(service, InterceptedService) else ()),
+            ],
             options=[*channel_options(settings.max_message_bytes), *settings.server_options],
         )
 
@@ -110,7 +113,7 @@ class ServiceServer:
         return f"{self.settings.host}:{self.port}"
 
     async def start(self) -> None:
-        """Listens, loads, reports SERVING. Raises StartError or ModelDirError; call `close` afterwards in any case."""
+        """Listen, load, report SERVING. Raises StartError or ModelDirError; call `close` afterwards in any case."""
         self.service.register(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (*self.service.rpc_services, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -129,7 +132,7 @@ class ServiceServer:
         self._interceptor.refusal = None
         await self._report(SERVING)
         log.info("serving", address=self.address)
-        if isinstance(self.service, Mortal):
+        if isinstance(self.service, EngineService):
             self._watching = asyncio.create_task(self._watch(self.service))
 
     def _listen(self, wanted: str) -> int:
@@ -143,7 +146,7 @@ class ServiceServer:
         return self._server.add_secure_port(wanted, credentials)
 
     async def _start_probes(self) -> None:
-        """Health alone, in plaintext, where probes have no certificate."""
+        """Serve only health checks, in plaintext, for probes without a certificate."""
         if not self.settings.health_port:
             return
         wanted = f"{self.settings.host}:{self.settings.health_port}"
@@ -156,18 +159,18 @@ class ServiceServer:
         await self._probes.start()
 
     async def drain(self) -> None:
-        """Takes the service out of rotation, lets running streams move or finish, and stops listening."""
+        """Take the service out of rotation, let running streams move or finish, and stop listening."""
         await self._report(NOT_SERVING)
         await asyncio.sleep(self.settings.drain_notice_seconds)
         self._interceptor.refusal = "draining; another worker will serve you"
         await self.service.drain()
-        # Not by gRPC's own grace: it refuses new calls without a word and waits for health watches, which never end.
+        # Not by gRPC's own grace: it refuses new calls without a reason and waits for health watches, which never end.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._interceptor.idle.wait(), self.settings.drain_grace_seconds)
         await self._server.stop(FLUSH_SECONDS)
 
     async def close(self) -> None:
-        """Stops at once; running calls are cancelled."""
+        """Stop at once; running calls are cancelled."""
         self._interceptor.refusal = "stopping"
         if self._watching is not None:
             self._watching.cancel()
@@ -178,8 +181,8 @@ class ServiceServer:
             await self._probes.stop(0)
         await self.service.close()
 
-    async def _watch(self, service: Mortal) -> None:
-        while service.alive:  # noqa: ASYNC110 - a thread's death sets no event
+    async def _watch(self, service: EngineService) -> None:
+        while service.alive:  # noqa: ASYNC110 - the end of a thread sets no event
             await asyncio.sleep(ALIVE_POLL_SECONDS)
         self._interceptor.refusal = "failed; another worker will serve you"
         await self._health.set(LIVENESS, NOT_SERVING)
@@ -193,7 +196,7 @@ class ServiceServer:
 
 
 def run(make_service: Callable[[], Service], settings: ServiceSettings, name: str) -> int:
-    """Runs a service until it is told to stop and returns the process's exit code."""
+    """Run a service until a signal stops it, and return the process's exit code."""
     configure_logging(name, settings.worker_name, settings.log_level, settings.log_format)
     try:
         if settings.otel_endpoint:

@@ -1,7 +1,7 @@
-"""Settings every service shares: one frozen, documented class per service builds on `ServiceSettings`.
+"""Settings of all services: each service has one frozen, documented class that extends `ServiceSettings`.
 
-Values come from command-line flags (`--log-level debug`), then from the environment (`LIGHTTTS_LOG_LEVEL=debug`),
-then from the defaults below. `--help` of each service prints every field with its text.
+A command-line flag (`--log-level debug`) overrides the environment (`LIGHTTTS_LOG_LEVEL=debug`), which overrides the
+defaults below. `--help` of each service prints every field with its text.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def renamed_value(old: str, new: str) -> BeforeValidator:
 
 
 class Settings(BaseSettings):
-    """Base of all settings: `LIGHTTTS_` environment prefix, immutable, unknown flags refused."""
+    """Base of all settings: environment prefix `LIGHTTTS_`, immutable, unknown flags refused."""
 
     model_config = SettingsConfigDict(
         env_prefix="LIGHTTTS_",
@@ -55,9 +55,9 @@ class Settings(BaseSettings):
 
     @classmethod
     def from_command_line(cls, arguments: list[str] | None = None) -> Self:
-        """Parses `arguments` (default: the process's own) over the environment.
+        """Parse `arguments` (default: the process's own) over the environment.
 
-        A wrong flag or value ends the process with exit code 2 and a line on stderr that names it.
+        An invalid flag or value ends the process with exit code 2 and a line on stderr that names it.
         """
         try:
             return cls(_cli_parse_args=True if arguments is None else arguments)
@@ -73,40 +73,40 @@ class Settings(BaseSettings):
 
 
 class ServiceSettings(Settings):
-    """What every process of the system can be told."""
+    """Settings of every process of the system."""
 
     host: str = "127.0.0.1"
-    """Address the gRPC server listens on; 0.0.0.0 or [::] in containers."""
+    """Address on which the gRPC server listens; 0.0.0.0 or [::] in containers."""
     port: int = Field(default=0, ge=0, le=65535)
-    """Port of the gRPC server; 0 takes a free one."""
+    """Port of the gRPC server; 0 selects a free one."""
     metrics_port: int = Field(default=0, ge=0, le=65535)
-    """Port of the Prometheus endpoint /metrics; 0 turns it off."""
+    """Port of the Prometheus endpoint /metrics; 0 disables it."""
     worker_name: str = Field(default_factory=socket.gethostname)
-    """Name of this worker in events, logs and metrics; the pod's name in a cluster."""
+    """Name of this worker in events, logs and metrics; in a cluster the pod's name."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least severe log line that is written."""
+    """Lowest severity of the log lines that are written."""
     log_format: Literal["auto", "json", "plain"] = "auto"
-    """json for machines, plain for people; auto writes plain on a terminal."""
+    """Format of log lines: json, plain (for people), or auto (plain on a terminal, otherwise json)."""
     otel_endpoint: str = ""
-    """OpenTelemetry collector for traces (OTLP over gRPC), such as http://collector:4317; empty turns them off."""
+    """OpenTelemetry collector for traces (OTLP over gRPC), such as http://collector:4317; empty disables traces."""
     otel_ratio: float = Field(default=1.0, ge=0, le=1)
-    """Share of the requests that are traced, of those whose caller has not decided it."""
+    """Share of requests to trace, from 0 to 1, if the caller's trace context does not decide it."""
     drain_notice_seconds: float = Field(default=1.0, ge=0)
-    """On SIGTERM: seconds between reporting NOT_SERVING and refusing new streams, for clients to look away."""
+    """On SIGTERM: seconds between reporting NOT_SERVING and refusing new streams, so that clients stop sending them."""
     drain_grace_seconds: float = Field(default=30.0, ge=0)
-    """On SIGTERM: longest wait for running streams to finish."""
+    """On SIGTERM: longest wait for running streams to finish, in seconds."""
     tls_cert: Path | None = None
-    """This worker's certificate chain (PEM) for mutual TLS between the services; with tls_key and tls_ca."""
+    """Certificate chain (PEM) of this worker for mutual TLS between the services; needs tls_key and tls_ca."""
     tls_key: Path | None = None
-    """Its private key (PEM)."""
+    """Private key (PEM) of tls_cert."""
     tls_ca: Path | None = None
     """Certificates (PEM) of the authority that signs every worker's certificate."""
     tls_server_name: str = "light-tts.internal"
-    """Name that every worker's certificate bears; workers are dialled by address."""
+    """Name in every worker's certificate; clients check it, because they dial workers by address."""
     tls_listen: bool = True
-    """Whether the gRPC port speaks TLS as well, when there is a certificate."""
+    """Whether the gRPC port uses TLS when tls_cert is set; outgoing connections always do."""
     health_port: int = Field(default=0, ge=0, le=65535)
-    """Plaintext port for health checks alone, for probes that have no certificate; 0 is none."""
+    """Plaintext port that serves only health checks, for probes without a certificate; 0 disables it."""
     max_message_bytes: int = Field(default=16 * 2**20, gt=0)
     """Largest gRPC message accepted, in bytes."""
 
@@ -119,8 +119,8 @@ class ServiceSettings(Settings):
 
     @property
     def server_options(self) -> list[tuple[str, int]]:
-        """gRPC options of the server, beside those that both ends have."""
-        # Two processes on one port would share its calls in silence; a taken port must be an error.
+        """gRPC options of the server, in addition to `channel_options`."""
+        # Without this, two processes on one port would silently share its calls; a port in use must be an error.
         return [("grpc.so_reuseport", 0)]
 
     @property
@@ -132,16 +132,16 @@ class ServiceSettings(Settings):
 
     @property
     def tls_of_server(self) -> TlsFiles | None:
-        """What the gRPC port speaks TLS with; None for plaintext."""
+        """The TLS files of the gRPC port; None for plaintext."""
         return self.tls if self.tls_listen else None
 
 
 class ModelServiceSettings(ServiceSettings):
-    """What a service that runs a model can be told beside."""
+    """Additional settings of services that run a model."""
 
     model_dir: Path = EMBEDDED_MODEL
     """Model directory in the official CosyVoice2/3 layout; default: the embedded demonstration voice."""
     torch_threads: int = Field(default=1, ge=1)
-    """CPU threads torch may use for one operation."""
+    """CPU threads that torch uses for one operation."""
     heartbeat_seconds: float = Field(default=0.1, gt=0)
-    """Seconds between signs of life on a stream."""
+    """Seconds between heartbeats on a stream."""

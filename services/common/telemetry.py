@@ -1,4 +1,4 @@
-"""Structured logs: plain on a terminal, JSON elsewhere, every line with the request id it belongs to."""
+"""Structured logs: plain on a terminal, JSON elsewhere; every line has the id of its request."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, Literal
 import structlog
 
 REQUEST_ID_KEY = "x-request-id"
-"""gRPC metadata key and HTTP header that carry the request id from hop to hop."""
+"""gRPC metadata key and HTTP header that pass the request id from service to service."""
 
 
 def configure_logging(service: str, worker: str, level: str, style: Literal["auto", "json", "plain"]) -> None:
-    """Sets up logging of the whole process, standard-library loggers included. Call once, at start."""
+    """Configure logging of the whole process, including standard-library loggers. Call once, at start."""
     plain = style == "plain" or (style == "auto" and sys.stderr.isatty())
     renderer: structlog.types.Processor = (
         structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
@@ -22,12 +22,12 @@ def configure_logging(service: str, worker: str, level: str, style: Literal["aut
         else structlog.processors.JSONRenderer(ensure_ascii=False)
     )
 
-    def sign(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        # Not by context variables: threads start without them.
+    def add_origin(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        # Not with context variables, because threads start without them.
         return {"service": service, "worker": worker, **event}
 
     shared: list[structlog.types.Processor] = [
-        sign,
+        add_origin,
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
@@ -55,15 +55,15 @@ def configure_logging(service: str, worker: str, level: str, style: Literal["aut
 
 
 def new_request_id() -> str:
-    """A fresh request id: 32 hex digits."""
+    """Return a new request id: 32 hex digits."""
     return uuid.uuid4().hex
 
 
 def bind_request_id(request_id: str) -> None:
-    """Makes every log line of the current task and its children carry `request_id`."""
+    """Add `request_id` to every log line of the current task and its children."""
     structlog.contextvars.bind_contextvars(request_id=request_id)
 
 
 def current_request_id() -> str:
-    """The request id bound to the current task, or an empty string."""
+    """Return the request id of the current task, or an empty string."""
     return str(structlog.contextvars.get_contextvars().get("request_id", ""))

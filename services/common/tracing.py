@@ -1,10 +1,10 @@
-"""Traces: one tree of spans per request, over all services, for an OpenTelemetry collector; off unless one is named.
+"""Traces: one tree of spans per request across all services, for an OpenTelemetry collector. Off by default.
 
     with tracing.span("utterance", number=3):
-        call = stub.Generate(metadata=tracing.outgoing(request_id))    # the other side's spans hang below this one
+        call = stub.Generate(metadata=tracing.outgoing(request_id))    # the other service's spans become children
         tracing.event("moved", reason="died")
 
-Nothing here needs the OpenTelemetry packages (the `otel` extra) until `configure` is called.
+The OpenTelemetry packages (the `otel` extra) are needed only after `configure` is called.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
 
 EXPORT_SECONDS = 3.0
-"""Longest wait for a collector, also when a process ends."""
+"""Longest wait for a collector, also at the end of a process."""
 
 Value = str | bool | int | float
 
 
 class TracingError(Exception):
-    """Traces cannot be made; the message says what to do."""
+    """Traces cannot be recorded; the message says what to do."""
 
 
 class _State:
@@ -36,14 +36,19 @@ class _State:
     tracer: Tracer | None = None
 
 
-# Not OpenTelemetry's own context: it has to be left where it was entered, which generators of calls cannot promise.
+# Not OpenTelemetry's own context: it must be left in the context that entered it, which async generators may not do.
 _current: ContextVar[Span | None] = ContextVar("span", default=None)
 
 
 def configure(service: str, worker: str, endpoint: str, ratio: float, exporter: SpanExporter | None = None) -> None:
-    """Begins to trace. `ratio`: share of the requests that are traced, of those whose caller has not decided it.
+    """Start to record traces. Raises TracingError without the `otel` extra.
 
-    `endpoint`: of a collector, OTLP over gRPC: http://host:4317. Raises TracingError without the `otel` extra.
+    Args:
+        service: short name of the service.
+        worker: name of this process.
+        endpoint: address of a collector (OTLP over gRPC), such as http://host:4317.
+        ratio: share of requests to trace, from 0 to 1, if the caller's trace context does not decide it.
+        exporter: used instead of `endpoint`, for tests.
     """
     try:
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
@@ -66,7 +71,7 @@ def configure(service: str, worker: str, endpoint: str, ratio: float, exporter: 
 
 
 def close() -> None:
-    """Lets the last spans leave and traces no more."""
+    """Export the last spans and stop tracing."""
     if _State.provider is not None:
         _State.provider.force_flush()
     _State.provider = _State.tracer = None
@@ -74,7 +79,7 @@ def close() -> None:
 
 @contextlib.contextmanager
 def serving(name: str, metadata: Mapping[str, Any]) -> Iterator[None]:
-    """A span around what is done for a caller, below the span they named in their metadata or headers."""
+    """Record the block as a server span, child of the span in the caller's metadata or headers."""
     if _State.tracer is None:
         yield
         return
@@ -82,14 +87,14 @@ def serving(name: str, metadata: Mapping[str, Any]) -> Iterator[None]:
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     parent = TraceContextTextMapPropagator().extract({key: str(value) for key, value in metadata.items()})
-    with _entered(_State.tracer.start_span(name, parent, SpanKind.SERVER)):
-        note(request_id=current_request_id())
+    attributes = {"request_id": current_request_id()}
+    with _entered(_State.tracer.start_span(name, parent, SpanKind.SERVER, attributes)):
         yield
 
 
 @contextlib.contextmanager
 def span(name: str, **attributes: Value) -> Iterator[None]:
-    """A span around a piece of work, below the current one."""
+    """Record the block as a child of the current span."""
     if _State.tracer is None:
         yield
         return
@@ -102,19 +107,13 @@ def span(name: str, **attributes: Value) -> Iterator[None]:
 
 
 def event(name: str, **attributes: Value) -> None:
-    """Something that happened in the current span."""
+    """Add an event to the current span."""
     if (current := _current.get()) is not None:
         current.add_event(name, attributes)
 
 
-def note(**attributes: Value) -> None:
-    """Something to know of the current span as a whole."""
-    if (current := _current.get()) is not None:
-        current.set_attributes(attributes)
-
-
 def outgoing(request_id: str | None = None) -> tuple[tuple[str, str], ...]:
-    """Metadata of a call to another service: the request's id, and the span that the other side's hang below."""
+    """Return the metadata of a call to another service: the request id, and the current span as parent."""
     headers = {REQUEST_ID_KEY: current_request_id() if request_id is None else request_id}
     if (current := _current.get()) is not None:
         from opentelemetry.trace import set_span_in_context
@@ -135,7 +134,7 @@ def _entered(entered: Span) -> Iterator[None]:
     except Exception as error:
         entered.set_status(StatusCode.ERROR, f"{type(error).__name__}: {error}")
         raise
-    except BaseException:  # cancelled: nobody wanted it any more
+    except BaseException:  # cancelled
         entered.set_attribute("cancelled", True)
         raise
     finally:

@@ -1,4 +1,4 @@
-"""How events reach the task of one call: from an engine's thread, from a reader task, or as a failure."""
+"""The queue of events for one call: from an engine's thread, from a reader task, or a failure."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ T = TypeVar("T")
 
 
 class EventQueue(Generic[T]):
-    """Events for one call, in order. Created in the call's task; `post` may be called from any thread.
+    """Events for one call, in order. Create it in the call's task; `post` may be called from any thread.
 
-    It holds no more than its senders are allowed to produce: engines stop at a stream's lead, and what a peer produces
-    is delivered by `send`.
+    The senders bound its size: engines stop at a stream's lead, and a peer's events are delivered by `send`.
     """
 
     def __init__(self) -> None:
@@ -22,11 +21,11 @@ class EventQueue(Generic[T]):
         self._items: asyncio.Queue[tuple[T | BaseException, asyncio.Future[None] | None]] = asyncio.Queue()
 
     def post(self, item: T) -> None:
-        """Delivers an event; when the call's loop has ended, nobody is left to read it and it is dropped."""
+        """Deliver an event; drop it if the call's loop has ended, because it has no reader then."""
         self._deliver(item)
 
     def fail(self, error: BaseException) -> None:
-        """Makes the reader's next `take` raise `error`."""
+        """Let the reader's next `take` raise `error`."""
         self._deliver(error)
 
     def _deliver(self, item: T | BaseException) -> None:
@@ -34,13 +33,13 @@ class EventQueue(Generic[T]):
             self._loop.call_soon_threadsafe(self._items.put_nowait, (item, None))
 
     async def send(self, item: T) -> None:
-        """Delivers an event and waits until it is taken: a peer that sends without end is held back by its reader."""
+        """Deliver an event and wait until it is taken, so that the reader limits the rate of a peer."""
         taken = self._loop.create_future()
         self._items.put_nowait((item, taken))
         await taken
 
     async def take(self, wait: float | None = None) -> T | None:
-        """The next event, or None after `wait` seconds without one. Raises what was passed to `fail`."""
+        """Return the next event, or None after `wait` seconds without one. Raises the error passed to `fail`."""
         try:
             async with asyncio.timeout(wait):
                 item, taken = await self._items.get()
@@ -54,12 +53,12 @@ class EventQueue(Generic[T]):
 
 
 @contextlib.asynccontextmanager
-async def background(work: Coroutine[Any, Any, None], mailbox: EventQueue[T]) -> AsyncIterator[None]:
-    """Runs `work` beside the block and ends with it; a failure of the work surfaces through the mailbox."""
+async def background(work: Coroutine[Any, Any, None], events: EventQueue[T]) -> AsyncIterator[None]:
+    """Run `work` in a task until the block ends; pass a failure of the work to the reader of `events`."""
 
     def report(task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            mailbox.fail(error)
+            events.fail(error)
 
     task = asyncio.create_task(work)
     task.add_done_callback(report)

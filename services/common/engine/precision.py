@@ -1,6 +1,6 @@
-"""What "float32" means on a GPU: the full 23 bits of mantissa, never TF32.
+"""Float32 on a GPU with the full 23 bits of mantissa, never TF32.
 
-Imports torch alone.
+Imports only torch.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import torch
 def forbid_tf32() -> None:
     """Switch off TF32, in this process, for every matrix product and convolution of float32 tensors.
 
-    PyTorch lets cuDNN's convolutions round their inputs to TF32's 10 bits of mantissa unless told otherwise. A
-    window of the vocoder then differs from the whole by more than streaming promises (1e-4), and no context measured
-    at the start is enough (`services.decode.vocoder.context`). Whoever loads a network that is promised in float32
-    calls this first; CUDA graphs and compiled code keep what held when they were made.
+    By default PyTorch lets cuDNN's convolutions round their inputs to TF32's 10 bits of mantissa. A window of the
+    vocoder then differs from the whole by more than streaming promises (1e-4), and no context measured at the start
+    is enough (`services.decode.vocoder.context`). Call this before loading a network that is promised in float32;
+    CUDA graphs and compiled code keep the setting that was active when they were created.
 
     The cost: the vocoder computes 47 GFLOP per stream and hop of 25 tokens outside the tensor cores. By arithmetic
     that is 1.2 to 1.6 ms on an H100; it has not been measured. Numbers of 16 bits are not affected.

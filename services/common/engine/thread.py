@@ -1,4 +1,4 @@
-"""The thread of an engine: it takes its callers' commands between two turns of work, and sleeps when there is none."""
+"""The thread of an engine: it runs its callers' commands between two turns of work, and sleeps without work."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 
 
 def current_device(device: torch.device | None) -> AbstractContextManager[object]:
-    """Makes a CUDA device the current one of the calling thread for a while; does nothing for any other device.
+    """Make a CUDA device the current one of the calling thread within a block; do nothing for any other device.
 
-    Triton's kernels, CUDA graphs and new streams go to the current device, whatever device their tensors are on.
+    Triton's kernels, CUDA graphs and new streams use the current device, whatever device their tensors are on.
     """
     return torch.cuda.device(device) if device is not None and device.type == "cuda" else nullcontext()
 
 
 class EngineThread:
-    """Owns one thread, which `start` starts. Everything but `post`, `close` and what `lock` guards is the thread's."""
+    """Owns one thread, which `start` starts. Other threads use only `post`, `close`, `alive` and state under `lock`."""
 
     def __init__(
         self,
@@ -30,16 +30,16 @@ class EngineThread:
     ) -> None:
         """
         Args:
-            name: of the thread.
-            turn: one turn of work; returns whether the next one should follow at once.
-            end: called when no turn follows any more, after `close` or a defect of `turn`.
-            heartbeat_s: longest sleep between two turns.
-            device: that the work runs on. A new thread's current CUDA device is number 0, so the thread is told.
+            name: name of the thread.
+            turn: runs one turn of work; returns whether the next one should follow at once.
+            end: called after the last turn, that is after `close` or a defect of `turn`.
+            heartbeat_s: longest sleep between two turns, in seconds.
+            device: the device of the work. The thread makes it current, because a new thread starts with CUDA device 0.
         """
         self.lock = threading.Condition()
-        """Guards what the thread shares with callers."""
+        """Guards the state that the thread shares with callers."""
         self.alive = True
-        """Whether turns still follow; false from `close` on."""
+        """Whether turns still follow; false after `close`."""
         self._turn, self._end = turn, end
         self._heartbeat_s, self._device = heartbeat_s, device
         self._commands: list[Callable[[], object]] = []
@@ -49,13 +49,13 @@ class EngineThread:
         self._thread.start()
 
     def post(self, command: Callable[[], object]) -> None:
-        """Has the thread call `command` before its next turn, at once if it sleeps."""
+        """Let the thread call `command` before its next turn; wake the thread if it sleeps."""
         with self.lock:
             self._commands.append(command)
             self.lock.notify()
 
     def close(self) -> None:
-        """Ends the thread after the turn under way and waits for it; safe to call twice, and from the thread itself."""
+        """End the thread after its current turn and wait for it; may be called twice, and from the thread itself."""
         with self.lock:
             self.alive = False
             self.lock.notify()
@@ -70,7 +70,7 @@ class EngineThread:
                     for command in self._take_commands(busy):
                         command()
                     busy = self._turn()
-        finally:  # also after a defect of a turn: nobody is left waiting for an engine that is gone
+        finally:  # also after a defect of a turn, so that no caller waits for an engine that has ended
             with self.lock:
                 self.alive = False
             self._end()

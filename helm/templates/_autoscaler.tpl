@@ -1,4 +1,4 @@
-{{/* An autoscaler of one service: a HorizontalPodAutoscaler or KEDA's ScaledObject, both at the same targets. */}}
+{{/* The autoscaler of one service: a HorizontalPodAutoscaler or KEDA's ScaledObject, both with the same targets. */}}
 
 {{- define "light-tts.autoscaler" -}}
 {{- $values := index .root.Values .name }}
@@ -12,7 +12,7 @@
 {{- end }}
 {{- end }}
 
-{{/* Up quickly, down one pod at a time and late: each one less hands its streams over. */}}
+{{/* Scale up fast; scale down late and one pod at a time, because each removed pod hands its streams over. */}}
 {{- define "light-tts.scalingBehavior" -}}
 scaleUp:
   stabilizationWindowSeconds: 0
@@ -63,7 +63,7 @@ spec:
     {{- end }}
 {{- end }}
 
-{{/* What KEDA asks Prometheus: a metric's sum over the pods. files/prometheus-adapter.yaml has the same, pod by pod. */}}
+{{/* KEDA's query: the sum of a metric over the pods. files/prometheus-adapter.yaml has the same queries per pod. */}}
 {{- define "light-tts.scalingQuery" -}}
 {{- if eq .metric "lighttts_decode_streams_ratio" -}}
 sum(avg_over_time(lighttts_decode_streams{ {{- .pods -}} }[1m]) / lighttts_decode_streams_limit{ {{- .pods -}} })

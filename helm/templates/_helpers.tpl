@@ -34,7 +34,7 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 {{- end }}
 {{- end }}
 
-{{/* metadata of an object; "labels" and "annotations" are further ones. */}}
+{{/* metadata of an object; "labels" and "annotations" are added. */}}
 {{- define "light-tts.metadata" -}}
 name: {{ include "light-tts.component" . }}
 namespace: {{ .root.Release.Namespace }}
@@ -67,12 +67,12 @@ annotations:
 {{- end }}
 {{- end }}
 
-{{/* Whether the gRPC port wants TLS, so that probes need a plaintext one. */}}
+{{/* Whether the gRPC port uses TLS, so that probes need a plaintext port. */}}
 {{- define "light-tts.hasHealthPort" -}}
 {{- if or .root.Values.tls.enabled (include "light-tts.publicTls" .) }}true{{ end }}
 {{- end }}
 
-{{/* The Secret of the certificate that applications see, if there is one. */}}
+{{/* The Secret of the certificate that applications see; empty without one. */}}
 {{- define "light-tts.publicTls" -}}
 {{- dig "tls" "existingSecret" "" (index .root.Values .name) }}
 {{- end }}
@@ -117,7 +117,7 @@ securityContext:
     type: RuntimeDefault
 {{- end }}
 
-{{/* Where the pods of a service are, for the services that call them: (dict "root" $ "name" "decode"). */}}
+{{/* The discovery target of a service, for its callers: (dict "root" $ "name" "decode"). */}}
 {{- define "light-tts.target" -}}
 {{- $values := index .root.Values .name }}
 {{- $service := include "light-tts.component" . }}
@@ -128,13 +128,13 @@ kubernetes:///{{ $service }}.{{ .root.Release.Namespace }}:grpc
 {{- end }}
 {{- end }}
 
-{{/* Whether an autoscaler owns the replicas. */}}
+{{/* Whether an autoscaler sets the number of replicas. */}}
 {{- define "light-tts.autoscaled" -}}
 {{- $scaling := default dict .values.autoscaling }}
 {{- if or (dig "hpa" "enabled" false $scaling) (dig "keda" "enabled" false $scaling) }}true{{ end }}
 {{- end }}
 
-{{/* Replicas there are at least. */}}
+{{/* The minimum number of replicas. */}}
 {{- define "light-tts.leastReplicas" -}}
 {{- $scaling := default dict .values.autoscaling }}
 {{- if dig "hpa" "enabled" false $scaling }}
@@ -146,7 +146,7 @@ kubernetes:///{{ $service }}.{{ .root.Release.Namespace }}:grpc
 {{- end }}
 {{- end }}
 
-{{/* Clients of the gateway inside the cluster: the test of helm, the load generator. */}}
+{{/* Clients of the gateway inside the cluster: helm's test, the load generator. */}}
 
 {{- define "light-tts.gatewayAddress" -}}
 {{- $name := ternary "single" "gateway" .Values.single.enabled }}
@@ -174,7 +174,7 @@ containers:
       - name: HOME
         value: /tmp
       {{- if $tls }}
-      # It trusts the very certificate that the gateway is to show, whoever signed it.
+      # The client trusts the gateway's certificate itself, whichever authority signed it.
       - name: LIGHTTTS_SERVER_CA
         value: /gateway/tls.crt
       - name: LIGHTTTS_SERVER_NAME

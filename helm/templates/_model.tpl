@@ -1,4 +1,4 @@
-{{/* Where the model lies. Pods mount it read-only; a Job (claim) or an init container (emptyDir) has fetched it. */}}
+{{/* The location of the model. Pods mount it read-only; a Job (claim) or an init container (emptyDir) downloads it. */}}
 
 {{- define "light-tts.modelPath" -}}
 {{- if eq .Values.model.mode "image" -}}
@@ -8,7 +8,7 @@
 {{- end }}
 {{- end }}
 
-{{/* Where a container of a service finds the model and may write what it compiles. */}}
+{{/* Where a container of a service finds the model, and where it may write compiled code. */}}
 {{- define "light-tts.modelEnv" -}}
 {{- $values := .root.Values }}
 {{- if ne $values.model.mode "embedded" }}
@@ -58,7 +58,7 @@
 {{- end }}
 {{- end }}
 
-{{/* Whether a service's pods keep built engines in the claim of all. */}}
+{{/* Whether a service's pods keep built engines in the shared claim. */}}
 {{- define "light-tts.sharesEngines" -}}
 {{- if and (has .name (list "decode" "single")) .root.Values.engineCache.pvc.enabled }}true{{ end }}
 {{- end }}
@@ -112,7 +112,7 @@ spec:
   {{- end }}
 {{- end }}
 
-{{/* The container that fetches: (dict "root" $ "wait" bool). With "wait" it only waits for what the Job fetches. */}}
+{{/* The container that downloads: (dict "root" $ "wait" bool). With "wait" it only waits for the Job's download. */}}
 {{- define "light-tts.fetchContainer" -}}
 {{- $root := .root }}
 {{- $fetch := .root.Values.model.fetch -}}

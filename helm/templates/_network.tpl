@@ -1,4 +1,4 @@
-{{/* A NetworkPolicy per service: who may call it, and whom it may call. The kubelet's probes are always let in. */}}
+{{/* A NetworkPolicy per service: its callers and its targets. The kubelet's probes are always admitted. */}}
 
 {{- define "light-tts.dnsEgress" -}}
 - ports:
@@ -66,12 +66,12 @@ spec:
         - port: grpc
     {{- end }}
     {{- if and .targets (eq $root.Values.discovery "kubernetes") }}
-    # The API server, whose address a policy cannot name.
+    # The API server; a policy cannot name its address.
     - ports:
         - port: 443
         - port: 6443
     {{- else if and .model (include "light-tts.hasFetchContainer" $root) (eq $root.Values.model.mode "emptyDir") }}
-    # Where the model is fetched from.
+    # The source of the model.
     - ports:
         - port: 443
     {{- end }}

@@ -1,4 +1,4 @@
-{{/* The pod of a service: one container, probed by gRPC, as the restricted pod security standard wants it. */}}
+{{/* The pod of a service: one container with gRPC probes; it meets the restricted pod security standard. */}}
 
 {{- define "light-tts.resources" -}}
 {{- if or (dig "resources" "requests" dict .) (dig "resources" "limits" dict .) (dig "resources" "claims" list .) }}
@@ -41,14 +41,14 @@ resources:
 {{- include "light-tts.probe" (merge (dict "kind" "livenessProbe" "service" "liveness" "period" 10) .) }}
 {{- end }}
 
-{{/* From the end of the pod to its death: the sleep before SIGTERM, the notice, the grace, and a margin. */}}
+{{/* terminationGracePeriodSeconds: the sleep before SIGTERM, the notice, the grace, and a margin. */}}
 {{- define "light-tts.grace" -}}
 {{- $settings := default dict .settings }}
 {{- $derived := addf (default 0 .preStopSeconds) (default 1 $settings.drain_notice_seconds) (default 30 $settings.drain_grace_seconds) 15 }}
 {{- default (int (ceil $derived)) .terminationGracePeriodSeconds }}
 {{- end }}
 
-{{/* Which nodes a pod may go to. */}}
+{{/* Which nodes a pod may use. */}}
 {{- define "light-tts.placement" -}}
 {{- $values := index .root.Values .name }}
 {{- range $key := list "runtimeClassName" "priorityClassName" }}
@@ -215,7 +215,7 @@ containers:
 {{ include "light-tts.volumes" . }}
 {{- end }}
 
-{{/* The pod that builds what decode pods would build at their start: their image, settings, device and volumes. */}}
+{{/* The pod that builds the engines of decode pods ahead, with their image, settings, device and volumes. */}}
 {{- define "light-tts.preparePod" -}}
 {{- $root := .root }}
 {{- $values := index .root.Values .name -}}

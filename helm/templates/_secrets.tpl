@@ -1,6 +1,6 @@
-{{/* Secrets that are not there leave pods waiting for ever, so that an install asks the cluster for them before. */}}
+{{/* Pods wait forever for missing Secrets, so an installation checks in the cluster that they exist. */}}
 
-{{/* What the values name: a list of {path, secret, keys} in JSON, under "wanted". */}}
+{{/* The Secrets that the values name: a list of {path, secret, keys} in JSON, under "wanted". */}}
 {{- define "light-tts.namedSecrets" -}}
 {{- $values := .Values }}
 {{- $wanted := list
@@ -31,7 +31,7 @@
 {{- $namespace := .Release.Namespace }}
 {{- $wanted := (include "light-tts.namedSecrets" . | fromJson).wanted }}
 {{- if and .Values.checkSecrets $wanted }}
-{{- /* Nothing at all, not even an empty list, means that no cluster is asked: `helm template`. */}}
+{{- /* lookup returns nothing, not even an empty list, without a cluster: `helm template`. */}}
 {{- with lookup "v1" "Secret" $namespace "" }}
 {{- $there := dict }}
 {{- range .items }}
@@ -39,7 +39,7 @@
 {{- end }}
 {{- range $wanted }}
 {{- if not (hasKey $there .secret) }}
-{{- fail (printf "%s names the Secret %s, which the namespace %s does not have: make it first, or set checkSecrets to false if it comes later." .path .secret $namespace) }}
+{{- fail (printf "%s names the Secret %s, which the namespace %s does not have: create it first, or set checkSecrets to false if it is created later." .path .secret $namespace) }}
 {{- end }}
 {{- $data := index $there .secret }}
 {{- $path := .path }}

@@ -1,11 +1,11 @@
 {{/* Settings as environment variables: LIGHTTTS_<NAME>, one ConfigMap per service. */}}
 
-{{/* A setting's text: JSON but for strings, so that large numbers keep their digits. */}}
+{{/* A setting's text: strings as they are, everything else as JSON, so that large numbers keep their digits. */}}
 {{- define "light-tts.settingText" -}}
 {{- if kindIs "string" . }}{{ . }}{{ else }}{{ toRawJson . }}{{ end }}
 {{- end }}
 
-{{/* The settings of a service: what the values say, and the device that its GPUs ask for. */}}
+{{/* The settings of a service: those of the values, and the device if it has GPUs. */}}
 {{- define "light-tts.settings" -}}
 {{- $values := index .root.Values .name }}
 {{- $settings := deepCopy (default dict $values.settings) }}
@@ -31,7 +31,7 @@ data:
   {{- include "light-tts.settings" . | trim | nindent 2 }}
 {{- end }}
 
-{{/* What the chart decides itself; it wins over the ConfigMap. */}}
+{{/* Settings that the chart derives; they override the ConfigMap. */}}
 {{- define "light-tts.env" -}}
 {{- $root := .root }}
 {{- $values := index .root.Values .name }}

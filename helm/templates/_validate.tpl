@@ -1,4 +1,4 @@
-{{/* Combinations that cannot work are refused with a sentence. The schema has refused unknown names before. */}}
+{{/* Refuse combinations that cannot work. The schema refuses unknown names. */}}
 
 {{- define "light-tts.validate" -}}
 {{- include "light-tts.validateModel" . }}
@@ -14,14 +14,14 @@
 {{- end }}
 {{- $gateway := .Values.gateway }}
 {{- if and $gateway.tls.existingSecret (not $gateway.tls.serverName) }}
-{{- fail "gateway.tls has a certificate without a name: set gateway.tls.serverName to one that the certificate bears." }}
+{{- fail "gateway.tls has a certificate without a name: set gateway.tls.serverName to a name in the certificate." }}
 {{- end }}
 {{- if and (dig "ingress" "enabled" false $gateway) (not (dig "ingress" "hostname" "" $gateway)) }}
 {{- fail "gateway.ingress is enabled without a host: set gateway.ingress.hostname." }}
 {{- end }}
 {{- range $route := list "httpRoute" "grpcRoute" }}
 {{- if and (dig $route "enabled" false $gateway) (not (dig $route "parentRefs" list $gateway)) }}
-{{- fail (printf "gateway.%s is enabled without a Gateway: name one in gateway.%s.parentRefs." $route $route) }}
+{{- fail (printf "gateway.%s is enabled without a Gateway: set gateway.%s.parentRefs." $route $route) }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -33,41 +33,41 @@
 {{- $keda := default dict (dig "autoscaling" "keda" dict .values) }}
 {{- $scaled := include "light-tts.autoscaled" (dict "values" .values) }}
 {{- if and (not $scaled) (lt (int (dig "replicaCount" 1 .values)) 1) }}
-{{- fail (printf "%s.replicaCount is 0: nothing can be spoken without %s; use 1 or more." $name $name) }}
+{{- fail (printf "%s.replicaCount is 0, but light-tts needs %s: use 1 or more." $name $name) }}
 {{- end }}
 {{- if and (eq .root.Values.profile "cpu") (gt $gpus 0) }}
 {{- fail (printf "%s.gpu.count is %d, but profile is cpu: set %s.gpu.count to 0, or profile to gpu." $name $gpus $name) }}
 {{- end }}
 {{- if and $hpa.enabled $keda.enabled }}
-{{- fail (printf "%s.autoscaling has both hpa and keda enabled: they would undo each other's work; enable one." $name) }}
+{{- fail (printf "%s.autoscaling has both hpa and keda enabled: they would work against each other; enable one." $name) }}
 {{- end }}
 {{- range $kind, $scaler := dict "hpa" $hpa "keda" $keda }}
 {{- if and $scaler.enabled (gt (int (default 1 $scaler.minReplicas)) (int (default 4 $scaler.maxReplicas))) }}
-{{- fail (printf "%s.autoscaling.%s: minReplicas is above maxReplicas." $name $kind) }}
+{{- fail (printf "%s.autoscaling.%s: minReplicas is above maxReplicas; swap or change them." $name $kind) }}
 {{- end }}
 {{- end }}
 {{- $targets := default dict (dig "autoscaling" "targets" dict .values) }}
 {{- if and $scaled (not $targets.cpuPercent) (not $targets.metrics) }}
-{{- fail (printf "%s.autoscaling has nothing to go by: set %s.autoscaling.targets.cpuPercent or .metrics." $name $name) }}
+{{- fail (printf "%s.autoscaling has no target: set %s.autoscaling.targets.cpuPercent or .metrics." $name $name) }}
 {{- end }}
 {{- if and $keda.enabled $targets.metrics (not $keda.serverAddress) }}
-{{- fail (printf "%s.autoscaling.keda does not know Prometheus: set %s.autoscaling.keda.serverAddress." $name $name) }}
+{{- fail (printf "%s.autoscaling.keda has no address of Prometheus: set %s.autoscaling.keda.serverAddress." $name $name) }}
 {{- end }}
 {{- end }}
 
 {{- define "light-tts.validateModel" -}}
 {{- $model := .Values.model }}
 {{- if and (eq $model.mode "hostPath") (not $model.hostPath.path) }}
-{{- fail "model.mode is hostPath without a path: set model.hostPath.path to a directory of the nodes." }}
+{{- fail "model.mode is hostPath without a path: set model.hostPath.path to a directory on the nodes." }}
 {{- end }}
 {{- if and (eq $model.mode "image") (not $model.image.repository) }}
 {{- fail "model.mode is image without an image: set model.image.repository." }}
 {{- end }}
 {{- if and (eq $model.mode "emptyDir") (not $model.fetch.enabled) }}
-{{- fail "model.mode is emptyDir, but nothing fetches the model into it: set model.fetch.enabled to true." }}
+{{- fail "model.mode is emptyDir, but nothing downloads the model into it: set model.fetch.enabled to true." }}
 {{- end }}
 {{- if and (include "light-tts.hasFetchContainer" .) (not (has $model.name (list "cosyvoice2" "cosyvoice3"))) }}
-{{- fail (printf "model.name is %s, which cannot be fetched: use cosyvoice2 or cosyvoice3, or set model.fetch.enabled to false and fill the volume yourself." $model.name) }}
+{{- fail (printf "model.name is %s, which cannot be fetched: use cosyvoice2 or cosyvoice3, or set model.fetch.enabled to false and put the model into the volume." $model.name) }}
 {{- end }}
 {{- end }}
 
@@ -76,7 +76,7 @@
 {{- $builds := has (default "auto" $settings.decode_backend) (list "onnx" "tensorrt") }}
 {{- with .Values.engineCache }}
 {{- if and .prepare.enabled (not .pvc.enabled) }}
-{{- fail "engineCache.prepare is enabled without a place for what it builds: set engineCache.pvc.enabled to true." }}
+{{- fail "engineCache.prepare is enabled without a volume for the engines: set engineCache.pvc.enabled to true." }}
 {{- end }}
 {{- if and .prepare.enabled (not $builds) }}
 {{- fail "engineCache.prepare has nothing to build: set decode.settings.decode_backend to onnx or tensorrt." }}
@@ -88,13 +88,13 @@
 {{- with .Values.tls }}
 {{- if .enabled }}
 {{- if $.Values.single.enabled }}
-{{- fail "tls is between pods, and single has one: set tls.enabled to false." }}
+{{- fail "tls is between pods, but single has only one pod: set tls.enabled to false." }}
 {{- end }}
 {{- if and (not .existingSecret) (not .certManager.enabled) }}
 {{- fail "tls is enabled without certificates: name a Secret in tls.existingSecret, or enable tls.certManager." }}
 {{- end }}
 {{- if and .certManager.enabled .existingSecret }}
-{{- fail "tls has both an existingSecret and certManager, which would overwrite it: choose one." }}
+{{- fail "tls has both existingSecret and certManager, which would overwrite the Secret: choose one." }}
 {{- end }}
 {{- if and .certManager.enabled (not .certManager.issuerRef.name) }}
 {{- fail "tls.certManager is enabled without an issuer: set tls.certManager.issuerRef.name." }}

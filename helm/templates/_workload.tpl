@@ -1,12 +1,12 @@
 {{/*
-Everything one service consists of. Takes
+All objects of one service. Parameters:
   root: the chart's context
   name: the service, also its key in the values
   command: its command line
   targets: the services it calls
-  callers: the services that call it; none means that anyone may
+  callers: the services that call it; empty admits all callers
   model: whether it reads the model
-  headless: whether its callers balance over its pods themselves
+  headless: whether its callers balance over its pods
 */}}
 {{- define "light-tts.workload" -}}
 {{- $root := .root }}
@@ -49,7 +49,7 @@ metadata:
   {{- include "light-tts.metadata" (merge (dict "annotations" (default dict $service.annotations)) .) | nindent 2 }}
 spec:
   {{- if .headless }}
-  # The callers' own pools balance over the pods; a cluster address would pin each connection to one of them.
+  # The callers' pools balance over the pods; a cluster address would pin each connection to one pod.
   clusterIP: None
   publishNotReadyAddresses: false
   {{- else }}
@@ -66,7 +66,7 @@ spec:
     - name: {{ $port }}
       port: {{ dig "ports" $port $number $service }}
       targetPort: {{ $port }}
-      {{- /* CosyVoice's port speaks both. */}}
+      {{- /* CosyVoice's port serves HTTP and gRPC, so it has no appProtocol. */}}
       {{- if ne $port "cosyvoice" }}
       {{- $plain := ternary "kubernetes.io/h2c" "http" (eq $port "grpc") }}
       appProtocol: {{ ternary "https" $plain (ne (include "light-tts.publicTls" $) "") }}
@@ -87,7 +87,7 @@ spec:
   replicas: {{ int (default 1 $values.replicaCount) }}
   {{- end }}
   revisionHistoryLimit: 3
-  # A first start may fetch and load a model of several gigabytes.
+  # The first start may download and load a model of several gigabytes.
   progressDeadlineSeconds: 3600
   strategy:
     {{- if $values.updateStrategy }}
@@ -96,7 +96,7 @@ spec:
     type: RollingUpdate
     rollingUpdate:
       {{- if gt (int (dig "gpu" "count" 0 $values)) 0 }}
-      # There is no spare GPU to start a second pod on first; running streams are handed over.
+      # There is no spare GPU for an additional pod; running streams are handed over.
       maxSurge: 0
       maxUnavailable: 1
       {{- else }}
@@ -110,7 +110,7 @@ spec:
   template:
     metadata:
       labels:
-        {{- /* No versions here: pods are replaced when they change, not when the chart does. */}}
+        {{- /* No version labels: pods are replaced when they change, not when the chart's version does. */}}
         {{- include "light-tts.selector" . | nindent 8 }}
         {{- with mergeOverwrite (dict) $root.Values.commonLabels (default dict $values.podLabels) }}
         {{- toYaml . | nindent 8 }}

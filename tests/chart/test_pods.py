@@ -84,7 +84,7 @@ async def test_a_model_is_fetched_once_and_pods_wait_for_it(tmp_path: Path) -> N
             for _ in range(2):
                 code, output = await cluster.run(job)
                 assert code == 0, output
-            assert "checksums are right" in output
+            assert "checksums are correct" in output
             assert len(hub.sent) == len(set(hub.sent))
             assert hub.tokens == {"a token"}
             await cluster.until(lambda: pod.ready, pod)

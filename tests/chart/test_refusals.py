@@ -75,7 +75,7 @@ def test_a_wrong_value_is_refused_with_its_path(each_helm: Helm, setting: str, p
         (
             "values.yaml",
             ["encode.autoscaling.hpa.enabled=true", "encode.autoscaling.targets.cpuPercent=0"],
-            "encode.autoscaling has nothing to go by",
+            "encode.autoscaling has no target",
         ),
         ("values.yaml", ['model.mode="hostPath"'], "model.hostPath.path"),
         ("values.yaml", ['model.mode="image"'], "model.image.repository"),

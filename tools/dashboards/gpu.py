@@ -101,12 +101,6 @@ _ENGINES = Row(
             "ops",
             (per_second("lighttts_decode_unprepared_batches_total", "pod"),),
         ),
-        Panel(
-            "Batches without a prepared graph",
-            "Their kernels are launched one by one, which is slower. It should be zero with CUDA graphs.",
-            "ops",
-            (per_second("lighttts_decode_unprepared_batches_total", "pod"),),
-        ),
     ),
 )
 

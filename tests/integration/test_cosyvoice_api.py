@@ -1,4 +1,4 @@
-"""CosyVoice's gRPC and HTTP interfaces on their one port, by clients written from their wire contract."""
+"""CosyVoice's gRPC and HTTP APIs on their one port, with clients written from the wire specification."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ZERO_SHOT = cosyvoice_pb2.Request(
 
 
 @asynccontextmanager
-async def door() -> AsyncIterator[tuple[Rig, Any, httpx.AsyncClient]]:
+async def api() -> AsyncIterator[tuple[Rig, Any, httpx.AsyncClient]]:
     """A rig, a gRPC stub and an HTTP client of the same port."""
     async with rig(cosyvoice_port=0) as r:
         address = f"127.0.0.1:{r.gateway.cosyvoice_port}"
@@ -44,7 +44,7 @@ async def speak(stub: Any, request: cosyvoice_pb2.Request) -> bytes:
 
 
 async def test_zero_shot_prompts_are_bare_samples() -> None:
-    async with door() as (r, stub, _):
+    async with api() as (r, stub, _):
         assert len(await speak(stub, ZERO_SHOT)) == SAMPLES * 2
         ((header, parts),) = r.encode.uploads
         wav = b"".join(parts)
@@ -54,7 +54,7 @@ async def test_zero_shot_prompts_are_bare_samples() -> None:
 
 
 async def test_every_mode_speaks_over_grpc() -> None:
-    async with door() as (r, stub, _):
+    async with api() as (r, stub, _):
         sft = cosyvoice_pb2.sftRequest(spk_id="slt", tts_text="One.")
         cross = cosyvoice_pb2.crosslingualRequest(tts_text="One.", prompt_audio=PCM16K)
         instruct = cosyvoice_pb2.instructRequest(tts_text="One.", spk_id="rms", instruct_text="sadly")
@@ -73,7 +73,7 @@ async def test_every_mode_speaks_over_grpc() -> None:
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_every_mode_speaks_over_http(method: str) -> None:
     text, prompt = {"tts_text": "One."}, {"prompt_wav": ("prompt.wav", WAV)}
-    async with door() as (r, _, http):
+    async with api() as (r, _, http):
         for path, form, files in (
             ("/inference_sft", text | {"spk_id": "slt"}, None),
             ("/inference_zero_shot", text | {"prompt_text": "hello"}, prompt),
@@ -116,7 +116,7 @@ async def test_every_mode_speaks_over_http(method: str) -> None:
 async def test_bad_requests_get_a_status_that_names_the_field(
     request_: cosyvoice_pb2.Request, words: str, field: str | None
 ) -> None:
-    async with door() as (_, stub, _http):
+    async with api() as (_, stub, _http):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await speak(stub, request_)
         error = caught.value
@@ -127,8 +127,8 @@ async def test_bad_requests_get_a_status_that_names_the_field(
         assert len(await speak(stub, ZERO_SHOT)) == SAMPLES * 2
 
 
-async def test_bad_forms_get_a_message() -> None:
-    async with door() as (_, _stub, http):
+async def test_invalid_forms_get_a_message() -> None:
+    async with api() as (_, _stub, http):
         unknown = await http.post("/inference_sft", data={"tts_text": "One.", "spk_id": "bob"})
         assert unknown.status_code == 404
         assert "known voices" in unknown.json()["message"]
@@ -137,8 +137,8 @@ async def test_bad_forms_get_a_message() -> None:
         assert (await http.get("/healthz")).status_code == 200
 
 
-async def test_a_caller_that_leaves_frees_everything_through_the_shared_port() -> None:
-    async with door() as (r, stub, _):
+async def test_a_client_that_disconnects_frees_everything_through_the_shared_port() -> None:
+    async with api() as (r, stub, _):
         r.llm.scripts[0] = Script(hold={0: asyncio.Event()})
         call = stub.Inference(ZERO_SHOT)
         await until(lambda: bool(r.llm.calls))
@@ -147,7 +147,7 @@ async def test_a_caller_that_leaves_frees_everything_through_the_shared_port() -
 
 
 async def test_a_preface_in_pieces_is_grpc_and_noise_is_refused() -> None:
-    async with door() as (r, _, _http):
+    async with api() as (r, _, _http):
         reader, writer = await asyncio.open_connection("127.0.0.1", r.gateway.cosyvoice_port)
         for byte in (b"PRI * HTTP/2.0\r\n", b"\r\nSM\r\n", b"\r\n", b"\0\0\0\4\0\0\0\0\0"):
             writer.write(byte)

@@ -1,4 +1,4 @@
-"""Keys, quotas and idle streams at the gateway's doors, over gRPC and HTTP."""
+"""API keys, quotas and idle streams, over gRPC and HTTP."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def retry_seconds(error: grpc.aio.AioRpcError) -> float | None:
         (("x-api-key", KEY), ("authorization", "Bearer other")),
     ],
 )
-async def test_grpc_calls_without_a_sound_key_get_nowhere(tmp_path: Path, metadata: Any) -> None:
+async def test_grpc_calls_without_a_valid_key_are_unauthenticated(tmp_path: Path, metadata: Any) -> None:
     async with rig(api_keys_file=keys(tmp_path)) as r:
         calls = (
             r.tts.Synthesize(tts_pb2.SynthesizeRequest(text="Hi."), metadata=metadata).read(),
@@ -93,7 +93,7 @@ async def test_health_needs_no_key(tmp_path: Path) -> None:
             assert (await r.http.get(path)).status_code == 200
 
 
-async def test_http_requests_without_a_sound_key_are_401_before_their_body_is_read(tmp_path: Path) -> None:
+async def test_http_requests_without_a_valid_key_are_401_before_their_body_is_read(tmp_path: Path) -> None:
     async with rig(api_keys_file=keys(tmp_path)) as r:
         for options, words in [
             ({}, "is needed"),
@@ -110,7 +110,7 @@ async def test_http_requests_without_a_sound_key_are_401_before_their_body_is_re
             assert (await post(r, headers=headers)).status_code == 200
 
 
-async def test_an_expired_key_is_told_so(tmp_path: Path) -> None:
+async def test_an_expired_key_is_refused_with_its_date(tmp_path: Path) -> None:
     async with rig(api_keys_file=keys(tmp_path, expires="2020-01-01T00:00:00Z")) as r:
         with pytest.raises(grpc.aio.AioRpcError, match="expired on 2020-01-01") as refusal:
             await say(r)
@@ -119,7 +119,7 @@ async def test_an_expired_key_is_told_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shared", [False, pytest.param(True, marks=pytest.mark.system)])
-async def test_a_key_has_so_many_streams_at_once(tmp_path: Path, shared: bool) -> None:
+async def test_streams_at_once_are_limited_per_key(tmp_path: Path, shared: bool) -> None:
     async with redis_server() if shared else no_server() as url:
         settings = {"redis_url": url} if url else {}
         async with rig(api_keys_file=keys(tmp_path, max_streams=1), **settings) as r:
@@ -138,7 +138,7 @@ async def test_a_key_has_so_many_streams_at_once(tmp_path: Path, shared: bool) -
 
 
 @pytest.mark.parametrize("shared", [False, pytest.param(True, marks=pytest.mark.system)])
-async def test_a_key_makes_so_many_requests_per_minute(tmp_path: Path, shared: bool) -> None:
+async def test_requests_per_minute_are_limited_per_key(tmp_path: Path, shared: bool) -> None:
     async with redis_server() if shared else no_server() as url:
         settings = {"redis_url": url} if url else {}
         async with rig(api_keys_file=keys(tmp_path, requests_per_minute=1, burst=2), **settings) as r:
@@ -150,7 +150,7 @@ async def test_a_key_makes_so_many_requests_per_minute(tmp_path: Path, shared: b
 
 
 @pytest.mark.system
-async def test_two_gateways_count_together_and_alone_when_redis_is_gone(tmp_path: Path) -> None:
+async def test_gateways_share_quotas_and_count_alone_without_redis(tmp_path: Path) -> None:
     key_file = keys(tmp_path, requests_per_minute=0.001, burst=2)
     async with redis_server() as url:
         settings = {"api_keys_file": key_file, "redis_url": url}
@@ -164,14 +164,14 @@ async def test_two_gateways_count_together_and_alone_when_redis_is_gone(tmp_path
         await say(one)
 
 
-async def test_what_an_offline_key_asks_for_is_served_last(tmp_path: Path) -> None:
+async def test_requests_of_an_offline_key_have_offline_priority(tmp_path: Path) -> None:
     async with rig(api_keys_file=keys(tmp_path, priority="offline")) as r:
         await say(r, priority=audio_pb2.Urgency.PRIORITY_INTERACTIVE)
         priority = r.llm.calls[0].start.urgency.priority
         assert priority == audio_pb2.Urgency.PRIORITY_OFFLINE
 
 
-async def test_an_idle_stream_is_ended_and_holds_no_place() -> None:
+async def test_an_idle_stream_is_closed_and_frees_its_place() -> None:
     async with rig(idle_seconds=0.05, max_sessions=1) as r:
         client = await Conversation(r).begin()
         with pytest.raises(grpc.aio.AioRpcError, match="no input and no reads") as refusal:
@@ -180,10 +180,10 @@ async def test_an_idle_stream_is_ended_and_holds_no_place() -> None:
         await say(r, ("x", "y"))
 
 
-async def test_a_client_that_never_reads_holds_no_place() -> None:
+async def test_a_client_that_never_reads_frees_its_place() -> None:
     async with rig(idle_seconds=0.1, max_sessions=1) as r:
         client = await Conversation(r).begin()
-        await client.text("A text that is long enough to fill what waits for a reader. " * 300)
+        await client.text("A text that is long enough to fill the queue of a reader. " * 300)
         await until(lambda: bool(r.llm.calls))
         await until(lambda: not r.gateway._context.admission._sessions)
         await say(r, ("x", "y"))
@@ -191,13 +191,13 @@ async def test_a_client_that_never_reads_holds_no_place() -> None:
 
 
 @pytest.mark.parametrize(
-    ("guarded", "said"), [(False, "anyone who can reach this gateway can use it"), (True, "API keys are required")]
+    ("guarded", "text"), [(False, "anyone who can reach this gateway can use it"), (True, "API keys are required")]
 )
-async def test_who_is_let_in_is_said_at_the_start(tmp_path: Path, guarded: bool, said: str) -> None:
+async def test_the_start_logs_whether_keys_are_required(tmp_path: Path, guarded: bool, text: str) -> None:
     with structlog.testing.capture_logs() as lines:
         async with rig(**({"api_keys_file": keys(tmp_path)} if guarded else {})):
             pass
-    assert sum(said in line["event"] for line in lines) == 1
+    assert sum(text in line["event"] for line in lines) == 1
 
 
 def test_a_bad_key_file_stops_the_start(tmp_path: Path) -> None:
@@ -207,5 +207,5 @@ def test_a_bad_key_file_stops_the_start(tmp_path: Path) -> None:
 
 @contextlib.asynccontextmanager
 async def no_server() -> AsyncIterator[str]:
-    """In the place of Redis."""
+    """Stands for `redis_server` in tests without Redis."""
     yield ""

@@ -1,4 +1,4 @@
-"""The gateway's HTTP interface over fake stages: LightTTS's contract, health, and what bad input gets."""
+"""The gateway's HTTP API over fake stages: LightTTS's routes, health, and errors for invalid input."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def post(r: Rig, path: str = "/inference_zero_shot", audio: bytes | None =
 
 @pytest.mark.parametrize("path", ["/inference_zero_shot", "/inference_zero_shot/"])
 @pytest.mark.parametrize("stream", ["True", "true", "1", "on", "false", "", None])
-async def test_both_spellings_speak_raw_pcm(path: str, stream: str | None) -> None:
+async def test_both_paths_return_raw_pcm(path: str, stream: str | None) -> None:
     async with rig() as r:
         response = await post(r, path, stream=stream)
         assert response.status_code == 200
@@ -43,7 +43,7 @@ async def test_both_spellings_speak_raw_pcm(path: str, stream: str | None) -> No
         assert (header.transcript, b"".join(parts)) == ("hello", WAV)
 
 
-async def test_streamed_audio_is_the_whole_audio_and_leaves_before_the_end() -> None:
+async def test_streamed_audio_equals_the_whole_and_is_sent_before_the_end() -> None:
     async with rig() as r:
         release, later = asyncio.Event(), asyncio.Event()
         r.llm.scripts = {0: Script(hold={0: release}), 1: Script(hold={0: later})}
@@ -70,7 +70,7 @@ async def read_first(r: Rig, text: str = "One. Two.") -> tuple[httpx.Response, b
     return response, await anext(rest), rest
 
 
-async def test_speed_and_style_are_passed_on() -> None:
+async def test_speed_and_style_reach_the_llm() -> None:
     async with rig() as r:
         await post(r, speed="1.5", tts_model_name="calm")
         assert (r.llm.calls[0].start.speed, r.llm.calls[0].start.style) == (1.5, "calm")
@@ -95,7 +95,7 @@ async def test_speed_and_style_are_passed_on() -> None:
         ({"speed": "-3"}, 400, "0.25 to 4"),
     ],
 )
-async def test_what_cannot_be_served_says_what_to_change(fields: dict[str, Any], status: int, words: str) -> None:
+async def test_errors_name_what_to_change(fields: dict[str, Any], status: int, words: str) -> None:
     async with rig(max_prompt_bytes=2000) as r:
         response = await post(r, **fields)
         assert response.status_code == status
@@ -115,7 +115,7 @@ async def test_what_cannot_be_served_says_what_to_change(fields: dict[str, Any],
         ({"speed": "fast"}, "speed"),
     ],
 )
-async def test_wrong_forms_get_fastapis_answer(fields: dict[str, Any], field: str) -> None:
+async def test_invalid_forms_get_fastapi_s_error(fields: dict[str, Any], field: str) -> None:
     async with rig() as r:
         response = await post(r, **fields)
         assert response.status_code == 422
@@ -123,7 +123,7 @@ async def test_wrong_forms_get_fastapis_answer(fields: dict[str, Any], field: st
 
 
 @pytest.mark.parametrize("body", [b"", b"no form", b"--x\r\ncontent-disposition: form-data\r\n\r\nlost"])
-async def test_bodies_that_are_no_form(body: bytes) -> None:
+async def test_bodies_that_are_not_a_form(body: bytes) -> None:
     async with rig() as r:
         headers = {"content-type": "multipart/form-data; boundary=x"}
         response = await r.http.post("/inference_zero_shot", content=body, headers=headers)
@@ -146,7 +146,7 @@ async def test_an_upload_without_a_length_is_cut_at_the_limit() -> None:
         try:
             response = await r.http.post("/inference_zero_shot", content=endless(), headers=headers)
         except httpx.TransportError:
-            pass  # the connection may be cut before the answer is read
+            pass  # the connection may be closed before the response is read
         else:
             assert response.status_code == 413
         assert sent < 50 * 2**20
@@ -161,7 +161,7 @@ async def test_an_upload_without_a_length_is_cut_at_the_limit() -> None:
         (Unavailable("no decode worker", retry_after=1.5), 503, 503),
     ],
 )
-async def test_an_error_before_the_first_audio_is_the_answer(error: Any, whole: int, streamed: int) -> None:
+async def test_an_error_before_the_first_audio_is_the_response(error: Any, whole: int, streamed: int) -> None:
     async with rig() as r:
         for number, (stream, status) in enumerate([("false", whole), ("true", streamed)]):
             r.llm.scripts[number] = Script(fail_at_hop=0, error=error)
@@ -170,7 +170,7 @@ async def test_an_error_before_the_first_audio_is_the_answer(error: Any, whole: 
             assert response.headers.get("retry-after") == (None if error.retry_after is None else "2")
 
 
-async def test_an_error_after_the_first_audio_cuts_the_connection() -> None:
+async def test_an_error_after_the_first_audio_closes_the_connection() -> None:
     async with rig() as r:
         r.llm.scripts[0] = Script(fail_at_hop=1, error=Internal("broken"), hold={1: asyncio.Event()})
         response, _, rest = await read_first(r, "A long sentence.")
@@ -191,7 +191,7 @@ async def test_a_client_that_disconnects_cancels_the_synthesis(stream: str, hop:
         await asyncio.wait({request})
 
 
-async def test_a_full_house_is_429() -> None:
+async def test_a_stream_beyond_max_sessions_is_429() -> None:
     async with rig(max_sessions=1) as r:
         r.llm.scripts[0] = Script(hold={0: asyncio.Event()})
         running = asyncio.create_task(post(r, tts_text="One."))
@@ -203,7 +203,7 @@ async def test_a_full_house_is_429() -> None:
         await asyncio.wait({running})
 
 
-async def test_health_is_true() -> None:
+async def test_health_follows_the_workers() -> None:
     async with rig() as r:
         for path in ("/health", "/healthz"):
             response = await r.http.get(path)

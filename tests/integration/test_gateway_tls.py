@@ -1,4 +1,4 @@
-"""TLS towards applications: gRPC and HTTPS with one certificate, renewed while it runs, clients' own when asked for."""
+"""TLS for applications: gRPC and HTTPS with one certificate, renewal at run time, optional client certificates."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ async def test_with_an_authority_applications_need_a_certificate_and_probes_do_n
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
-async def test_a_renewed_authority_judges_the_next_connection_over_grpc_and_https_alike(tmp_path: Path) -> None:
+async def test_a_renewed_authority_applies_to_the_next_connection_over_grpc_and_https(tmp_path: Path) -> None:
     authorities = [Authority(tmp_path / name) for name in ("first", "second")]
     clients = [authority.issue(tmp_path / f"client{n}", "app") for n, authority in enumerate(authorities)]
     authorities[0].issue(tmp_path / "mounted")
@@ -109,15 +109,15 @@ async def test_a_renewed_authority_judges_the_next_connection_over_grpc_and_http
     trusted.write_bytes(authorities[0].certificate.read_bytes())
     settings = public(tmp_path / "mounted", public_tls_ca=trusted)
     async with rig() as plain, second_gateway(plain, **settings) as r:
-        for believed, shunned in ((0, 1), (1, 0)):
-            trusted.write_bytes(authorities[believed].certificate.read_bytes())
-            for number in (believed, shunned):
+        for trusted_one, other in ((0, 1), (1, 0)):
+            trusted.write_bytes(authorities[trusted_one].certificate.read_bytes())
+            for number in (trusted_one, other):
                 files = clients[number]
                 context = trusting(authorities[0])
                 context.load_cert_chain(files.certificate, files.key)
                 identity = files.key.read_bytes(), files.certificate.read_bytes()
                 root = authorities[0].certificate.read_bytes()
-                if number == believed:
+                if number == trusted_one:
                     assert await voices(r, root, identity) == ["rms", "slt"]
                     assert await models(r, context) == 200
                 else:
@@ -127,7 +127,7 @@ async def test_a_renewed_authority_judges_the_next_connection_over_grpc_and_http
                         await models(r, context)
 
 
-async def test_the_command_line_s_client_brings_authority_and_key(tmp_path: Path) -> None:
+async def test_the_command_line_client_uses_authority_and_key(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "authority")
     authority.issue(tmp_path / "mounted")
     (tmp_path / "keys.yaml").write_text(f"keys: [{{name: app, sha256: {key_hash('ltts_a-key')}}}]")
@@ -138,8 +138,8 @@ async def test_the_command_line_s_client_brings_authority_and_key(tmp_path: Path
         for access, words in (
             (replace(good, key=""), r"an API key is needed .* Set LIGHTTTS_API_KEY or --api-key"),
             (replace(good, authority=None), "not over TLS with a trusted certificate"),
-            (replace(good, server=r.server.address), "does it want --tls"),
-            (Access(f"127.0.0.1:{plain.gateway.http_port}"), "is it the HTTP port"),
+            (replace(good, server=r.server.address), "or add --tls"),
+            (Access(f"127.0.0.1:{plain.gateway.http_port}"), "instead of the HTTP port"),
         ):
             with pytest.raises(ClientError, match=words):
                 await list_voices(access)
@@ -168,7 +168,7 @@ async def test_a_certificate_that_cannot_be_used_stops_the_start(tmp_path: Path,
         ({"result_cache": "redis"}, "result_cache redis needs redis_url"),
     ],
 )
-def test_settings_that_cannot_go_together_are_refused(settings: dict[str, Any], words: str) -> None:
+def test_contradicting_settings_are_refused(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         GatewaySettings(**settings)
 

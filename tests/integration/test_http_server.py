@@ -30,7 +30,7 @@ async def test_it_answers_where_it_listens(host: str, reached: list[str]) -> Non
         await server.close()
 
 
-async def test_a_taken_port_is_said() -> None:
+async def test_a_port_in_use_names_the_setting() -> None:
     first = HttpServer(FastAPI(), "127.0.0.1", 0)
     await first.start()
     try:

@@ -1,4 +1,4 @@
-"""LightTTS's figures per worker and batches."""
+"""LightTTS's statistics per worker, and batches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from services.common.errors import Internal
 from tests.support.fake_stages import Script, rig, until
 
 
-async def test_concurrent_stats_tell_each_decode_worker_s_work() -> None:
+async def test_concurrent_stats_report_each_decode_worker_s_work() -> None:
     async with rig() as r:
         empty = (await r.http.get("/concurrent_stats")).json()
         assert (empty["total_requests"], empty["success_rate"], empty["gpu_stats"]) == (0, 1.0, {})
@@ -31,7 +31,7 @@ async def test_concurrent_stats_tell_each_decode_worker_s_work() -> None:
             "failed_requests": 1,
         }
         assert stats["success_rate"] == 0.5
-        # The fakes begin every utterance at decode-0 and name another worker at its end.
+        # The fakes start every utterance on decode-0 and name another worker at its end.
         assert {name: entry["requests_processed"] for name, entry in stats["gpu_stats"].items()} == {
             "decode-0": 1,
             "decode-1": 1,
@@ -47,7 +47,7 @@ async def batch(http: httpx.AsyncClient, **fields: Any) -> httpx.Response:
     return await http.post("/synthesize_batch", json={"texts": ["One.", "Two, three."]} | fields)
 
 
-async def test_a_batch_is_answered_in_order_and_served_last() -> None:
+async def test_a_batch_is_answered_in_order_with_offline_priority() -> None:
     async with rig() as r:
         answer = (await batch(r.http, texts=["One.", "?!", "Two, three."], voice="slt", tts_model_name="calm")).json()
         audio = [item["audio"] and len(base64.b64decode(item["audio"])) for item in answer["results"]]
@@ -59,7 +59,7 @@ async def test_a_batch_is_answered_in_order_and_served_last() -> None:
         assert {(call.start.urgency.priority, call.start.style) for call in r.llm.calls} == {(offline, "calm")}
 
 
-async def test_a_batch_in_a_voice_of_one_s_own() -> None:
+async def test_a_batch_in_a_voice_from_a_recording() -> None:
     async with rig() as r:
         await batch(r.http, prompt_wav=base64.b64encode(b"RIFF").decode(), prompt_text="hello")
         assert [(header.transcript, parts) for header, parts in r.encode.uploads] == [("hello", [b"RIFF"])]
@@ -76,14 +76,14 @@ async def test_a_batch_in_a_voice_of_one_s_own() -> None:
         ({"prompt_wav": "UklGRg=="}, 400, "transcript"),
     ],
 )
-async def test_bad_batches(fields: dict[str, Any], status: int, words: str) -> None:
+async def test_invalid_batches(fields: dict[str, Any], status: int, words: str) -> None:
     async with rig() as r:
         response = await batch(r.http, **fields)
         assert response.status_code == status
         assert words in response.text
 
 
-async def test_a_batch_nobody_waits_for_is_given_up() -> None:
+async def test_a_batch_is_cancelled_when_its_client_disconnects() -> None:
     async with rig() as r:
         r.llm.scripts[0] = Script(hold={0: asyncio.Event()})
         request = asyncio.create_task(batch(r.http, texts=["One."]))

@@ -1,4 +1,4 @@
-"""LightTTS's WebSocket, by a client written from its wire contract."""
+"""LightTTS's WebSocket, with a client written from the wire specification."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ async def send(connection: ClientConnection, *frames: dict[str, Any] | bytes | s
         await connection.send(json.dumps(frame) if isinstance(frame, dict) else frame)
 
 
-async def hear(connection: ClientConnection) -> tuple[bytes, list[Any], int]:
-    """The audio, the text frames and the close code."""
+async def receive_all(connection: ClientConnection) -> tuple[bytes, list[Any], int]:
+    """Return the audio, the text frames and the close code."""
     audio, texts = b"", []
     with contextlib.suppress(ConnectionClosed):
         while True:
@@ -53,7 +53,7 @@ KEY = "ltts_a-key"
 
 @asynccontextmanager
 async def guarded(folder: Path) -> AsyncIterator[str]:
-    """The socket's address at a gateway that wants a key."""
+    """The WebSocket's address at a gateway that requires a key."""
     (folder / "keys.yaml").write_text(f"keys: [{{name: app, sha256: {key_hash(KEY)}}}]")
     async with rig(api_keys_file=folder / "keys.yaml") as r:
         yield f"ws://127.0.0.1:{r.gateway.http_port}/inference_zero_shot_bistream"
@@ -67,13 +67,11 @@ async def guarded(folder: Path) -> AsyncIterator[str]:
         {"subprotocols": ["lighttts", f"lighttts.key.{KEY}"]},
     ],
 )
-async def test_a_key_comes_in_a_header_or_from_a_browser_as_a_subprotocol(
-    tmp_path: Path, options: dict[str, Any]
-) -> None:
+async def test_a_key_is_accepted_in_a_header_or_as_a_subprotocol(tmp_path: Path, options: dict[str, Any]) -> None:
     async with guarded(tmp_path) as url, connect(url, proxy=None, **options) as connection:
         assert connection.subprotocol == ("lighttts" if "subprotocols" in options else None)
         await send(connection, START, WAV, {"tts_text": "One."}, {"finish": True})
-        audio, texts, code = await hear(connection)
+        audio, texts, code = await receive_all(connection)
         assert (bool(audio), texts, code) == (True, [], 1000)
 
 
@@ -85,7 +83,7 @@ async def test_a_key_comes_in_a_header_or_from_a_browser_as_a_subprotocol(
         (f"?api_key={KEY}", {}, "ends up in logs"),
     ],
 )
-async def test_a_handshake_without_a_sound_key_is_401_and_says_why(
+async def test_a_handshake_without_a_valid_key_is_401_with_the_reason(
     tmp_path: Path, query: str, options: dict[str, Any], words: str
 ) -> None:
     async with guarded(tmp_path) as url:
@@ -100,12 +98,12 @@ async def test_a_handshake_without_a_sound_key_is_401_and_says_why(
 @pytest.mark.parametrize(
     ("query", "key", "words"), [("", "wrong", "unknown API key"), (f"?token={KEY}", KEY, "ends up in logs")]
 )
-async def test_a_browser_without_a_sound_key_is_told_so_within_the_socket(
+async def test_a_browser_without_a_valid_key_gets_the_reason_in_the_socket(
     tmp_path: Path, query: str, key: str, words: str
 ) -> None:
     protocols = ["lighttts", f"lighttts.key.{key}"]
     async with guarded(tmp_path) as url, connect(url + query, proxy=None, subprotocols=protocols) as connection:
-        audio, texts, code = await hear(connection)
+        audio, texts, code = await receive_all(connection)
         assert (audio, code) == (b"", 1008)
         assert words in texts[0]["error"]
 
@@ -114,19 +112,19 @@ async def test_fragments_are_spoken_and_the_socket_closes_cleanly() -> None:
     async with rig() as r, socket(r) as connection:
         await send(connection, START, WAV, {"tts_text": "On"}, {"tts_text": "e. Tw"}, {"tts_text": "o."})
         await send(connection, {"finish": True})
-        audio, texts, code = await hear(connection)
+        audio, texts, code = await receive_all(connection)
         assert (len(audio), texts, code) == (len("One. Two.") * 240 * 2, [], 1000)
         assert [call.ids for call in r.llm.calls] == [ids_of("One."), ids_of(" Two.")]
         ((header, parts),) = r.encode.uploads
         assert (header.transcript, b"".join(parts)) == ("hello", WAV)
 
 
-async def test_audio_comes_while_text_does() -> None:
+async def test_audio_is_sent_before_the_text_is_complete() -> None:
     async with rig() as r, socket(r) as connection:
         await send(connection, START, WAV, {"tts_text": "One. "})
         assert isinstance(await connection.recv(), bytes)
         await send(connection, {"tts_text": "Two."}, {"finish": True})
-        audio, _, code = await hear(connection)
+        audio, _, code = await receive_all(connection)
         assert np.frombuffer(audio, "<i2").size > 0
         assert code == 1000
 
@@ -134,23 +132,23 @@ async def test_audio_comes_while_text_does() -> None:
 async def test_finish_before_any_text_closes_cleanly() -> None:
     async with rig() as r, socket(r) as connection:
         await send(connection, START, WAV, {"finish": True})
-        assert await hear(connection) == (b"", [], 1000)
+        assert await receive_all(connection) == (b"", [], 1000)
 
 
-async def test_style_is_passed_on_and_text_after_finish_is_not_spoken() -> None:
+async def test_the_style_is_used_and_text_after_finish_is_not_spoken() -> None:
     async with rig() as r, socket(r) as connection:
         await send(connection, START | {"tts_model_name": "calm"}, WAV, {"tts_text": "One."}, {"finish": True})
         await send(connection, {"tts_text": "Two."})
-        await hear(connection)
+        await receive_all(connection)
         assert [(call.start.style, call.ids) for call in r.llm.calls] == [("calm", ids_of("One."))]
 
 
-async def test_bad_audio_closes_with_its_own_code() -> None:
+async def test_invalid_audio_has_its_own_close_code() -> None:
     async with rig() as r:
         for audio in (b"BAD", b""):
             async with socket(r) as connection:
                 await send(connection, START, audio, {"tts_text": "One."})
-                assert await hear(connection) == (b"", [], 1003)
+                assert await receive_all(connection) == (b"", [], 1003)
                 assert connection.close_reason == "audio file format is incorrect"
 
 
@@ -169,30 +167,30 @@ async def test_bad_audio_closes_with_its_own_code() -> None:
         ([{"prompt_text": " "}, WAV], "transcript"),
     ],
 )
-async def test_what_cannot_be_read_is_said_in_a_text_frame(frames: list[Any], words: str) -> None:
+async def test_an_invalid_frame_gets_an_error_in_a_text_frame(frames: list[Any], words: str) -> None:
     async with rig() as r:
         async with socket(r) as connection:
             await send(connection, *frames)
-            audio, texts, code = await hear(connection)
+            audio, texts, code = await receive_all(connection)
             assert (audio, code) == (b"", 1008)
             assert list(texts[0]) == ["error"]
             assert words in texts[0]["error"]
         async with socket(r) as connection:
             await send(connection, START, WAV, {"tts_text": "One."}, {"finish": True})
-            assert (await hear(connection))[2] == 1000
+            assert (await receive_all(connection))[2] == 1000
 
 
-async def test_a_failure_of_ours_is_told_after_the_audio_before_it() -> None:
+async def test_a_server_error_follows_the_audio_before_it() -> None:
     async with rig() as r, socket(r) as connection:
         r.llm.scripts[0] = Script(fail_at_hop=1, error=Internal("the model produced nothing"))
         await send(connection, START, WAV, {"tts_text": "A long sentence."}, {"finish": True})
-        audio, texts, code = await hear(connection)
+        audio, texts, code = await receive_all(connection)
         assert audio
         assert (texts, code) == ([{"error": "the model produced nothing"}], 1011)
 
 
 @pytest.mark.parametrize("finished", [True, False])
-async def test_a_client_that_leaves_frees_everything(finished: bool) -> None:
+async def test_a_client_that_disconnects_frees_everything(finished: bool) -> None:
     async with rig() as r:
         r.llm.scripts[0] = Script(hold={1: asyncio.Event()})
         async with socket(r) as connection:

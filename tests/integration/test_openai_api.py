@@ -1,4 +1,4 @@
-"""OpenAI's interface over fake stages; its real client is in tests/system."""
+"""OpenAI's API over fake stages; tests/peers runs its real client."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ async def test_every_format(format_: str | None, media_type: str) -> None:
         if format_ == "pcm":
             assert len(response.content) == SAMPLES * 2
             return
-        if format_ == "flac":  # a FLAC stream cannot state its length, without which libsndfile does not read it
+        if format_ == "flac":  # libsndfile does not read a FLAC stream, which cannot state its length
             assert response.content.startswith(b"fLaC")
             return
         with soundfile.SoundFile(io.BytesIO(response.content)) as file:
             assert file.samplerate == 24000
-            # Asked for by number: the header of a stream cannot state its length.
+            # Read by number: the header of a stream cannot state its length.
             assert len(file.read(SAMPLES)) == SAMPLES
 
 
@@ -76,7 +76,7 @@ async def test_options_reach_the_models() -> None:
 
 
 @pytest.mark.parametrize("audio", [WAV, f"data:audio/wav;base64,{WAV}"])
-async def test_a_voice_of_one_s_own(audio: str) -> None:
+async def test_a_voice_from_a_recording(audio: str) -> None:
     async with rig() as r:
         await speak(r, ref_audio=audio, ref_text="hello")
         ((header, parts),) = r.encode.uploads
@@ -115,7 +115,9 @@ async def test_models() -> None:
         ({"instructions": "a" * 2000}, 400, "instructions", "1000"),
     ],
 )
-async def test_bad_requests_get_openai_s_shape(fields: dict[str, Any], status: int, param: str, words: str) -> None:
+async def test_invalid_requests_get_openai_s_error_format(
+    fields: dict[str, Any], status: int, param: str, words: str
+) -> None:
     async with rig() as r:
         response = await speak(r, **fields)
         assert response.status_code == status
@@ -140,14 +142,14 @@ async def test_bad_requests_get_openai_s_shape(fields: dict[str, Any], status: i
         (b'{"input": "One."}', "multipart/form-data; boundary=x"),
     ],
 )
-async def test_bodies_that_are_no_request(content: bytes, content_type: str) -> None:
+async def test_bodies_that_are_not_a_request(content: bytes, content_type: str) -> None:
     async with rig() as r:
         response = await r.http.post("/v1/audio/speech", content=content, headers={"content-type": content_type})
         assert response.status_code == 400
         assert response.json()["error"]["type"] == "invalid_request_error"
 
 
-async def test_refusals_and_failures_keep_the_shape() -> None:
+async def test_all_errors_have_openai_s_format() -> None:
     async with rig(max_sessions=1) as r:
         assert (await r.http.get("/v1/nothing")).json()["error"]["code"] == "not_found"
         assert (await r.http.put("/v1/audio/speech")).json()["error"]["message"]
@@ -165,7 +167,7 @@ async def test_refusals_and_failures_keep_the_shape() -> None:
     assert Unavailable.http_status == 503
 
 
-async def test_openapi_tells_every_answer_and_cors_is_off_unless_set() -> None:
+async def test_openapi_lists_every_response_and_cors_is_off_by_default() -> None:
     preflight = {"origin": "https://app.example", "access-control-request-method": "POST"}
     async with rig(cosyvoice_port=0) as r:
         document = (await r.http.get("/openapi.json")).json()
@@ -194,7 +196,7 @@ async def test_voices_are_listed_created_spoken_with_and_deleted() -> None:
     async with rig() as r:
         created = (await register(r)).json()
         assert (created["name"], created["object"], created["registered"]) == ("mine", "audio.voice", True)
-        assert (await register(r)).json() == created, "the same again changes nothing"
+        assert (await register(r)).json() == created, "a second registration changes nothing"
         listed = (await r.http.get("/v1/audio/voices")).json()
         assert listed["voices"] == ["rms", "slt", "mine"]
         for voice in ("mine", {"id": created["id"]}):
@@ -203,7 +205,7 @@ async def test_voices_are_listed_created_spoken_with_and_deleted() -> None:
         assert (await speak(r, voice="mine")).status_code == 404
 
 
-async def test_a_voice_with_a_name_that_openai_has_is_the_caller_s_own() -> None:
+async def test_a_registered_voice_takes_precedence_over_openai_s_name() -> None:
     async with rig() as r:
         await register(r, name="alloy", ref_text="I am alloy")
         await speak(r, voice="alloy")
@@ -227,6 +229,6 @@ async def test_bad_registrations_name_the_field(fields: dict[str, Any], status: 
     async with rig() as r:
         response = await register(r, **fields)
         assert (response.status_code, response.json()["error"]["param"]) == (status, param)
-        unknown = await r.http.delete("/v1/audio/voices/nobody")
+        unknown = await r.http.delete("/v1/audio/voices/unknown")
         assert (unknown.status_code, unknown.json()["error"]["param"]) == (404, "voice")
         assert (await r.http.delete("/v1/audio/voices/rms")).status_code == 400

@@ -1,4 +1,4 @@
-"""Riva's interface over fake stages; its real client is in tests/system."""
+"""Riva's API over fake stages; tests/peers runs its real client."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NAMED = {"language_code": "en-US", "encoding": PCM, "sample_rate_hz": 24000, "vo
 
 
 @asynccontextmanager
-async def door(**settings: Any) -> AsyncIterator[tuple[Rig, Any]]:
+async def api(**settings: Any) -> AsyncIterator[tuple[Rig, Any]]:
     async with rig(**settings) as r:
         yield r, riva_tts_pb2_grpc.RivaSpeechSynthesisStub(r.channel)
 
@@ -34,7 +34,7 @@ def samples(text: str) -> int:
 
 
 async def test_synthesize_answers_with_the_whole_audio() -> None:
-    async with door() as (r, stub):
+    async with api() as (r, stub):
         request = Request(text="One. Two.", id=riva_common_pb2.RequestId(value="mine"), **NAMED)
         response = await stub.Synthesize(request, metadata=(("function-id", "x"), ("authorization", "Bearer y")))
         assert len(response.audio) == samples("One. Two.") * 2
@@ -54,7 +54,7 @@ async def test_synthesize_answers_with_the_whole_audio() -> None:
     ],
 )
 async def test_every_encoding(encoding: Any, rate: int, begins: bytes) -> None:
-    async with door() as (_, stub):
+    async with api() as (_, stub):
         response = await stub.Synthesize(Request(text="One.", encoding=encoding, sample_rate_hz=rate))
         assert response.audio.startswith(begins)
         bare = {riva_common_pb2.ENCODING_UNSPECIFIED: 2, riva_common_pb2.MULAW: 1, riva_common_pb2.ALAW: 1}
@@ -65,25 +65,25 @@ async def test_every_encoding(encoding: Any, rate: int, begins: bytes) -> None:
 
 
 async def test_several_requests_on_one_stream_are_spoken_in_order_and_answered_by_id() -> None:
-    async with door() as (r, stub):
+    async with api() as (r, stub):
         call = stub.SynthesizeOnline()
         await call.write(Request(text="One.", id=riva_common_pb2.RequestId(value="a"), **NAMED))
         first = await call.read()
-        assert first.audio, "audio comes while the stream is open"
+        assert first.audio, "audio is sent while the stream is open"
         await call.write(Request(text="—", **NAMED))
         await call.write(Request(text="Two.", id=riva_common_pb2.RequestId(value="b"), **NAMED))
         await call.done_writing()
-        heard = [first]
+        received = [first]
         while isinstance(response := await call.read(), riva_tts_pb2.SynthesizeSpeechResponse):
-            heard.append(response)
-        by_id = {key: sum(len(x.audio) for x in heard if x.id.value == key) for key in ("a", "b")}
+            received.append(response)
+        by_id = {key: sum(len(x.audio) for x in received if x.id.value == key) for key in ("a", "b")}
         assert by_id == {"a": samples("One.") * 2, "b": samples("Two.") * 2}
         assert [generation.ids for generation in r.llm.calls] == [ids_of("One."), ids_of("Two.")]
         assert len(r.encode.uploads) == 1, "one session, one voice"
 
 
 async def test_another_voice_or_format_in_the_same_stream() -> None:
-    async with door() as (r, stub):
+    async with api() as (r, stub):
         other = NAMED | {"voice_name": "rms", "encoding": riva_common_pb2.MULAW, "sample_rate_hz": 8000}
         call = stub.SynthesizeOnline(iter([Request(text="One.", **NAMED), Request(text="Two.", **other)]))
         audio = b"".join([response.audio async for response in call])
@@ -91,15 +91,15 @@ async def test_another_voice_or_format_in_the_same_stream() -> None:
         assert [header.bundled_voice for header, _ in r.encode.uploads] == ["slt", "rms"]
 
 
-async def test_more_requests_than_may_wait_are_taken_as_they_are_spoken() -> None:
-    async with door() as (_, stub):
+async def test_requests_beyond_the_limit_wait_until_earlier_ones_are_spoken() -> None:
+    async with api() as (_, stub):
         requests = [Request(text="One.", **NAMED) for _ in range(40)]
         audio = b"".join([response.audio async for response in stub.SynthesizeOnline(iter(requests))])
         assert len(audio) == 40 * samples("One.") * 2
 
 
 async def test_a_barge_in_cancels_the_call_and_frees_everything() -> None:
-    async with door() as (r, stub):
+    async with api() as (r, stub):
         r.llm.scripts[0] = Script(hold={1: asyncio.Event()})
         call = stub.SynthesizeOnline()
         await call.write(Request(text="A long sentence.", **NAMED))
@@ -126,21 +126,21 @@ async def test_a_barge_in_cancels_the_call_and_frees_everything() -> None:
     ],
 )
 async def test_zero_shot_prompts(prompt: riva_tts_pb2.ZeroShotData, uploaded: bytes) -> None:
-    async with door() as (r, stub):
+    async with api() as (r, stub):
         await stub.Synthesize(Request(text="One.", zero_shot_data=prompt))
         ((header, parts),) = r.encode.uploads
         assert header.transcript == "hello"
         assert b"".join(parts).startswith(uploaded)
 
 
-async def test_a_prompt_without_words_gives_its_timbre() -> None:
-    async with door() as (r, stub):
+async def test_a_prompt_without_transcript_gives_its_timbre() -> None:
+    async with api() as (r, stub):
         await stub.Synthesize(Request(text="One.", zero_shot_data=riva_tts_pb2.ZeroShotData(audio_prompt=b"RIFF")))
         assert r.llm.calls[0].start.prompt_use == llm_pb2.PROMPT_USE_TIMBRE
 
 
-async def test_configuration_lists_voices_and_passes_options_on() -> None:
-    async with door() as (r, stub):
+async def test_the_configuration_lists_voices_and_options_reach_the_llm() -> None:
+    async with api() as (r, stub):
         config = await stub.GetRivaSynthesisConfig(riva_tts_pb2.RivaSynthesisConfigRequest())
         (entry,) = config.model_config
         assert dict(entry.parameters) == {"language_code": "en", "voice_name": "lighttts", "subvoices": "rms:0,slt:1"}
@@ -174,15 +174,15 @@ async def test_configuration_lists_voices_and_passes_options_on() -> None:
         ),
     ],
 )
-async def test_bad_requests_name_riva_s_own_field(fields: dict[str, Any], words: str, field: str) -> None:
-    async with door() as (_, stub):
+async def test_errors_name_riva_s_own_field(fields: dict[str, Any], words: str, field: str) -> None:
+    async with api() as (_, stub):
         request = Request(**({"text": "One."} | fields))
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.Synthesize(request)
         assert caught.value.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND)
         assert words in str(caught.value.details())
         assert field.encode() in dict(caught.value.trailing_metadata() or ())["grpc-status-details-bin"]
-        if fields.get("text") != "?!":  # which a conversation leaves out
+        if fields.get("text") != "?!":  # a stream skips such a text
             with pytest.raises(grpc.aio.AioRpcError):
                 await anext(aiter(stub.SynthesizeOnline(iter([request]))))
         assert (await stub.Synthesize(Request(text="One."))).audio

@@ -23,7 +23,7 @@ def check_speaks(page: Page, screenshot: Path) -> None:
     page.click("speak")
     page.until(lambda: page.level() > AUDIBLE)
     seen = page.painted()
-    page.until(lambda: "end" in page.text("status"))
+    page.until(lambda: "Finished" in page.text("status"))
     assert page.painted() > seen > 0, "the picture grows"
     assert re.fullmatch(r"\d+ ms", page.text("first"))
     assert int(page.text("chunks")) > 1
@@ -59,7 +59,7 @@ def check_own_voice(page: Page, prompt: Path) -> None:
     page.driver.find_element(By.ID, "transcript").send_keys(words)
     page.click("speak")
     page.until(lambda: page.level() > AUDIBLE)
-    page.until(lambda: "end" in page.text("status"))
+    page.until(lambda: "Finished" in page.text("status"))
 
 
 def check_reach(page: Page) -> None:

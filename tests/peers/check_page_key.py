@@ -39,15 +39,15 @@ def main() -> None:
         page.until(lambda: "API key is needed" in page.text("problem"))
         assert page.driver.find_element(By.ID, "key").is_displayed(), "the field stands open"
         enter(page, "wrong")
-        page.until(lambda: "not known" in page.text("problem"))
+        page.until(lambda: "Unknown API key" in page.text("problem"))
         enter(page, key)
         page.until(lambda: voices(page) > 1 and not page.text("problem"))
         page.set_text("Good morning.")
         page.click("speak")
-        page.until(lambda: "end" in page.text("status"))
+        page.until(lambda: "Finished" in page.text("status"))
         assert "open as lighttts" in socket(page, url, key)
         refusals = [socket(page, url, "wrong") for _ in range(3)]  # the message may come before or behind the opening
-        assert all("open as" in refusal or "not known" in refusal for refusal in refusals), refusals
+        assert all("open as" in refusal or "unknown API key" in refusal for refusal in refusals), refusals
 
 
 main()

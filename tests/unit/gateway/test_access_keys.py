@@ -1,4 +1,4 @@
-"""The key file and the door: who gets in, what the others are told."""
+"""The key file and the authenticator: accepted keys, and the errors for others."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def ring(path: Path, clock: Clock | None = None) -> KeyRing:
     return KeyRing(path, clock=clock or Clock(), now=lambda: NOW)
 
 
-def test_a_key_is_known_by_its_hash_alone(tmp_path: Path) -> None:
+def test_the_file_holds_only_the_hash_of_a_key(tmp_path: Path) -> None:
     path = key_file(tmp_path, entry(owner="team-a", max_streams=2), entry(OTHER, name="batch", priority="offline"))
     assert KEY not in path.read_text()
     keys = ring(path)
@@ -50,12 +50,12 @@ def test_a_key_is_known_by_its_hash_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["", "x", KEY[:-1], KEY.upper(), key_hash(KEY), "ü\udcff"], ids=range(6))
-def test_a_wrong_key_is_not_let_in(tmp_path: Path, wrong: str) -> None:
+def test_a_wrong_key_is_refused(tmp_path: Path, wrong: str) -> None:
     with pytest.raises(Unauthenticated, match="unknown API key"):
         ring(key_file(tmp_path, entry())).caller(wrong)
 
 
-def test_every_key_is_compared_and_none_of_them_quickly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_is_compared_with_every_entry_in_constant_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[str] = []
 
     def compare(known: str, given: str) -> bool:
@@ -67,10 +67,10 @@ def test_every_key_is_compared_and_none_of_them_quickly(tmp_path: Path, monkeypa
     path = tmp_path / "keys.yaml"
     path.write_text("keys: [" + ", ".join(f"{{name: k{n}, sha256: {value}}}" for n, value in enumerate(hashes)) + "]")
     assert KeyRing(path).caller("first").name == "k0"
-    assert compared == hashes, "the time it takes does not tell where a key stands"
+    assert compared == hashes, "the time does not depend on the position of the key"
 
 
-def test_an_expired_key_says_so(tmp_path: Path) -> None:
+def test_an_expired_key_is_refused(tmp_path: Path) -> None:
     keys = ring(
         key_file(
             tmp_path, entry(expires="2026-05-31T23:59:59Z"), entry(OTHER, name="b", expires="2026-06-02T00:00:00+00:00")
@@ -86,7 +86,7 @@ def test_a_changed_file_is_read_again_and_a_broken_one_is_not(tmp_path: Path) ->
     path = key_file(tmp_path, entry())
     keys = ring(path, clock)
     key_file(tmp_path, entry(OTHER, name="new-one"))
-    assert keys.caller(KEY).name == "app", "not looked at yet"
+    assert keys.caller(KEY).name == "app", "not read again yet"
     clock.now += RECHECK_SECONDS
     assert keys.caller(OTHER).name == "new-one"
     with pytest.raises(Unauthenticated):
@@ -114,7 +114,7 @@ def test_a_changed_file_is_read_again_and_a_broken_one_is_not(tmp_path: Path) ->
         ("keys: {", "not YAML"),
     ],
 )
-def test_a_key_file_with_a_mistake_names_it(tmp_path: Path, text: str, words: str) -> None:
+def test_an_error_in_the_key_file_is_named(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "keys.yaml"
     path.write_text(text.replace("%s", key_hash(KEY)))
     with pytest.raises(KeyFileError, match=words):
@@ -128,7 +128,7 @@ def test_a_key_in_place_of_its_hash_does_not_reach_the_log(tmp_path: Path) -> No
 
 
 @pytest.fixture
-def door(tmp_path: Path) -> Authenticator:
+def authenticator(tmp_path: Path) -> Authenticator:
     return Authenticator(ring(key_file(tmp_path, entry(), entry(OTHER, name="other"))))
 
 
@@ -141,8 +141,8 @@ def door(tmp_path: Path) -> Authenticator:
         [("x-api-key", KEY), ("authorization", f"Bearer {KEY}")],
     ],
 )
-def test_where_a_key_may_stand(door: Authenticator, headers: list[tuple[str, str]]) -> None:
-    assert door.caller(headers, "voice=a").name == "app"
+def test_accepted_places_of_a_key(authenticator: Authenticator, headers: list[tuple[str, str]]) -> None:
+    assert authenticator.caller(headers, "voice=a").name == "app"
 
 
 @pytest.mark.parametrize(
@@ -159,14 +159,14 @@ def test_where_a_key_may_stand(door: Authenticator, headers: list[tuple[str, str
     ],
     ids=range(8),
 )
-def test_a_key_in_the_wrong_place_is_told_the_right_one(
-    door: Authenticator, headers: list[tuple[str, str]], query: str, words: str
+def test_an_error_names_the_right_place_of_a_key(
+    authenticator: Authenticator, headers: list[tuple[str, str]], query: str, words: str
 ) -> None:
     with pytest.raises(Unauthenticated, match=words) as refusal:
-        door.caller(headers, query)
+        authenticator.caller(headers, query)
     assert "x-api-key" in refusal.value.message
     assert KEY not in refusal.value.message
 
 
-def test_without_keys_everybody_is_one_anonymous_caller() -> None:
+def test_without_keys_every_caller_is_anonymous() -> None:
     assert Authenticator(None).caller([("x-api-key", "anything")]) is ANONYMOUS

@@ -1,4 +1,4 @@
-"""Quotas of one process: rates by a clock of the test's own, streams by hand."""
+"""Quotas of one process, with a simulated clock."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def caller(name: str = "app", **limits: float) -> Caller:
     return Caller(name, name, **limits)  # type: ignore[arg-type]  # numbers of either kind
 
 
-async def test_a_rate_allows_a_burst_and_then_its_pace() -> None:
+async def test_a_rate_allows_a_burst_and_then_the_average() -> None:
     clock = Clock()
     quotas, app = LocalQuotas(clock), caller(requests_per_minute=60, burst=3)
     for _ in range(3):
@@ -40,7 +40,7 @@ async def test_a_rate_allows_a_burst_and_then_its_pace() -> None:
         await quotas.spend(app)
 
 
-async def test_streams_are_counted_per_key_and_given_back_whatever_happens() -> None:
+async def test_streams_are_counted_per_key_and_released_after_errors_too() -> None:
     quotas, app, other = LocalQuotas(Clock()), caller(max_streams=1), caller("other", max_streams=1)
 
     async def fail() -> None:
@@ -68,14 +68,14 @@ async def test_a_stream_refused_for_its_rate_holds_no_place() -> None:
         pass
 
 
-async def test_who_has_no_limits_is_never_refused() -> None:
+async def test_a_caller_without_limits_is_never_refused() -> None:
     quotas = LocalQuotas(Clock())
     for _ in range(100):
         async with quotas.stream(ANONYMOUS), quotas.stream(ANONYMOUS):
             pass
 
 
-def test_a_refusal_names_whose_share_it_is() -> None:
+def test_a_refusal_names_the_key() -> None:
     status = to_status(QuotaExceeded("too much", retry_after=2, subject="app"))
     kinds = [detail.TypeName() for detail in status.details]
     assert kinds == ["google.rpc.ErrorInfo", "google.rpc.RetryInfo", "google.rpc.QuotaFailure"]

@@ -22,68 +22,57 @@ async def collect(items: AsyncIterator[int]) -> list[int]:
     return [item async for item in items]
 
 
-async def test_a_channel_holds_its_sender_back() -> None:
-    channel: ClosableQueue[int] = ClosableQueue(2)
-    await channel.send(0)
-    await channel.send(1)
-    third = asyncio.create_task(channel.send(2))
+async def test_a_full_queue_blocks_its_sender() -> None:
+    queue: ClosableQueue[int] = ClosableQueue(2)
+    await queue.send(0)
+    await queue.send(1)
+    third = asyncio.create_task(queue.send(2))
     await asyncio.sleep(0)
     assert not third.done()
-    assert await anext(channel) == 0
+    assert await anext(queue) == 0
     await third
-    channel.close()
-    assert await collect(channel) == [1, 2]
-    assert await collect(channel) == []
-    assert channel.taken == 3
+    queue.close()
+    assert await collect(queue) == [1, 2]
+    assert await collect(queue) == []
+    assert queue.taken == 3
 
 
-async def test_a_cancelled_send_has_sent_nothing() -> None:
-    channel: ClosableQueue[int] = ClosableQueue(1)
-    await channel.send(0)
-    waiting = asyncio.create_task(channel.send(1))
+async def test_a_cancelled_send_adds_nothing() -> None:
+    queue: ClosableQueue[int] = ClosableQueue(1)
+    await queue.send(0)
+    waiting = asyncio.create_task(queue.send(1))
     await asyncio.sleep(0)
     waiting.cancel()
     await asyncio.wait({waiting})
-    assert await anext(channel) == 0
-    await channel.send(2)
-    channel.close()
-    assert await collect(channel) == [2]
+    assert await anext(queue) == 0
+    await queue.send(2)
+    queue.close()
+    assert await collect(queue) == [2]
 
 
-async def test_an_error_comes_after_what_was_sent() -> None:
-    channel: ClosableQueue[int] = ClosableQueue(1)
-    await channel.send(0)
-    channel.close(Unavailable("gone"))
-    assert await anext(channel) == 0
+async def test_an_error_follows_the_items_before_it() -> None:
+    queue: ClosableQueue[int] = ClosableQueue(1)
+    await queue.send(0)
+    queue.close(Unavailable("gone"))
+    assert await anext(queue) == 0
     for _ in range(2):
         with pytest.raises(Unavailable):
-            await anext(channel)
+            await anext(queue)
 
 
-async def test_a_cleared_channel_has_its_room_back() -> None:
-    channel: ClosableQueue[int] = ClosableQueue(2)
-    for number in range(2):
-        await channel.send(number)
-    channel.clear()
-    for number in range(2, 4):
-        await channel.send(number)
-    channel.close()
-    assert await collect(channel) == [2, 3]
-
-
-async def test_the_inbox_joins_text_up_to_each_border() -> None:
-    inbox = TextQueue()
+async def test_the_text_queue_joins_text_up_to_each_boundary() -> None:
+    queue = TextQueue()
     for item in ("a", "b", Flush(0), "c", Flush(1), Flush(2), "d", End()):
-        inbox.put(item)
-    assert [await inbox.take() for _ in range(7)] == ["ab", Flush(0), "c", Flush(1), Flush(2), "d", End()]
+        queue.put(item)
+    assert [await queue.take() for _ in range(7)] == ["ab", Flush(0), "c", Flush(1), Flush(2), "d", End()]
 
 
-async def test_the_inbox_waits() -> None:
-    inbox = TextQueue()
-    taking = asyncio.create_task(inbox.take())
+async def test_the_text_queue_waits_for_text() -> None:
+    queue = TextQueue()
+    taking = asyncio.create_task(queue.take())
     await asyncio.sleep(0)
     assert not taking.done()
-    inbox.put("a")
+    queue.put("a")
     assert await taking == "a"
 
 
@@ -92,13 +81,13 @@ class Running:
         self.aborted = asyncio.Event()
 
     def retire(self) -> None:
-        """Stays, as a client may."""
+        """Keeps running: a client need not reconnect."""
 
     def abort(self, error: LightTtsError) -> None:
         self.aborted.set()
 
 
-async def test_admission_is_bounded_and_gives_places_back() -> None:
+async def test_admission_is_bounded_and_frees_places() -> None:
     admission = Admission(1)
     with admission.admit(Running()), pytest.raises(Overloaded), admission.admit(Running()):
         pass
@@ -106,7 +95,7 @@ async def test_admission_is_bounded_and_gives_places_back() -> None:
         pass
 
 
-async def test_draining_admits_nobody_and_aborts_who_stays() -> None:
+async def test_draining_admits_no_session_and_aborts_the_rest() -> None:
     admission, running = Admission(2), Running()
     with admission.admit(running):
         draining = asyncio.create_task(admission.drain(0))
@@ -133,7 +122,7 @@ async def test_a_group_raises_its_first_error_as_it_is() -> None:
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(0, 100), st.integers(0, 100))
-def test_every_utterance_has_a_seed_of_its_own(seed: int, turn: int, utterance: int) -> None:
+def test_every_utterance_has_its_own_seed(seed: int, turn: int, utterance: int) -> None:
     own = utterance_seed(seed, turn, utterance)
     assert own == utterance_seed(seed, turn, utterance)
     assert 0 <= own < 2**64

@@ -1,1 +1,1 @@
-"""Audio out: float samples of a stream to the bytes its listener asked for, in any chunks, with the same result."""
+"""Audio output: converts a stream's float samples to the requested format. The result does not depend on chunking."""

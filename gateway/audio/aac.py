@@ -1,4 +1,4 @@
-"""AAC in ADTS frames, where PyAV is installed (extra `aac`)."""
+"""AAC in ADTS frames; needs PyAV (extra `aac`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BITS_PER_SECOND = 64_000
 
 
 class AacEncoder:
-    """Satisfies gateway.audio.encoders.Encoder."""
+    """Implements gateway.audio.encoders.Encoder."""
 
     def __init__(self, rate: int) -> None:
         self._rate = rate
@@ -34,7 +34,7 @@ class AacEncoder:
         frame.pts = self._samples
         self._samples += len(samples)
         self._fifo.write(frame)
-        # The encoder takes frames of one length only; so pieces of any length give the same bytes.
+        # The encoder takes frames of one length only, so pieces of any length give the same bytes.
         for full in self._fifo.read_many(self._stream.codec_context.frame_size or 1024):
             self._container.mux(self._stream.encode(full))
         return self._take()

@@ -1,4 +1,4 @@
-"""Files whose length is known by the time they are sent."""
+"""Headers of files whose length is known before they are sent."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _FLAC_LENGTH_BITS = 36
 
 
 def with_length(audio: bytes, encoding: Encoding, samples: int) -> bytes:
-    """A whole stream of `samples`, as an encoder made it, with its length in the header; WAV and FLAC alone have one.
+    """Return `audio`, an encoder's whole output of `samples` samples, with its length in the header (WAV and FLAC).
 
-    A stream's header leaves before the length is known. Some readers want it: libsndfile's `read` among them.
+    A stream's header is sent before the length is known. Some readers need the length, such as libsndfile's `read`.
     """
     if encoding.number == audio_pb2.AUDIO_ENCODING_WAV:
         sizes = struct.pack("<I", len(audio) - 8), struct.pack("<I", len(audio) - _WAV_HEADER_BYTES)

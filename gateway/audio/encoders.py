@@ -1,7 +1,7 @@
-"""Samples to bytes, piece by piece. What comes out does not depend on how the samples were cut into pieces.
+"""Encodes samples piece by piece. The output does not depend on how the samples are cut into pieces.
 
-libsndfile (by soundfile) writes the file formats. It was made for files, which it mends at their end: header fields
-that say the length. A stream cannot be mended, so those rewrites are dropped; every format here is readable without.
+libsndfile (through soundfile) writes the file formats. At the end of a file it rewrites the length fields of the
+header. A stream cannot be rewritten, so these writes are dropped; all formats here are readable without them.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from lighttts.v1 import audio_pb2
 from services.common.errors import InvalidInput
 
 OGG_PAGE_SECONDS = 0.1
-"""Audio per Ogg page; libsndfile's own second would hold back the first audio for as long."""
+"""Audio per Ogg page; libsndfile's default of 1 s would delay the first audio by as much."""
 _SFC_SET_OGG_PAGE_LATENCY_MS = 0x1302
-"""libsndfile's command number; soundfile has no name for it."""
+"""Number of a libsndfile command for which soundfile has no name."""
 MP3_COMPRESSION = 0.75
 """libsndfile's scale from 0 (best) to 1 (smallest): about 56 kbit/s at 24 kHz."""
 _UNKNOWN_LENGTH = 0xFFFFFFFF
 
 
 class Encoder(Protocol):
-    """The bytes of everything `encode` and then `finish` return are one file or one run of samples."""
+    """The concatenated results of all `encode` calls and `finish` are one file or one run of samples."""
 
     def encode(self, samples: NDArray[np.float32]) -> bytes:
-        """The bytes that are complete now; some formats hold back up to a frame."""
+        """Return the bytes that are complete; some formats hold back up to a frame."""
 
     def finish(self) -> bytes:
-        """What was held back. Nothing may be encoded afterwards."""
+        """Return the bytes held back. No `encode` may follow."""
 
 
 def make_encoder(encoding: Encoding, rate: int) -> Encoder:
-    """An encoder of mono samples at `rate` Hz. Raises InvalidInput when this server has none for it."""
+    """Create an encoder of mono samples at `rate` Hz. Raises InvalidInput if this server lacks one."""
     match encoding.number:
         case audio_pb2.AUDIO_ENCODING_PCM_S16LE:
             return _Pcm()
@@ -84,7 +84,7 @@ class _Pcm:
 
 
 def _wav_header(rate: int) -> bytes:
-    """44 bytes before 16-bit mono samples of unknown number: both lengths are the largest there is."""
+    """Return the 44-byte header of 16-bit mono samples of unknown number: both length fields have the largest value."""
     layout = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, rate, rate * 2, 2, 16)
     return (
         struct.pack("<4sI4s", b"RIFF", _UNKNOWN_LENGTH, b"WAVE")
@@ -100,7 +100,7 @@ class _Sndfile:
         self._pipe = _Pipe()
         mp3 = {"compression_level": MP3_COMPRESSION, "bitrate_mode": "CONSTANT"} if format_ == "MP3" else {}
         self._file = soundfile.SoundFile(self._pipe, "w", rate, 1, subtype, format=format_, **mp3)
-        # libsndfile lets integers of these formats through as they are, but wraps floats around at full scale.
+        # For these formats libsndfile passes integers unchanged, but floats at full scale overflow.
         self._integers = subtype in ("PCM_16", "ULAW", "ALAW")
         if subtype == "OPUS":
             latency = soundfile._ffi.new("double *", 1000 * OGG_PAGE_SECONDS)
@@ -117,19 +117,19 @@ class _Sndfile:
 
 
 class _Pipe(io.RawIOBase):
-    """A file of which only what is appended counts; what was written can neither be read nor changed."""
+    """A file that keeps only appended bytes; written bytes can neither be read nor changed."""
 
     def __init__(self) -> None:
         super().__init__()
         self._position = 0
         self._end = 0
-        self._fresh = bytearray()
+        self._appended = bytearray()
 
     def take(self) -> bytes:
-        """What was appended since the last call."""
-        fresh = bytes(self._fresh)
-        self._fresh.clear()
-        return fresh
+        """Return the bytes appended since the last call."""
+        appended = bytes(self._appended)
+        self._appended.clear()
+        return appended
 
     def writable(self) -> bool:
         return True
@@ -140,7 +140,7 @@ class _Pipe(io.RawIOBase):
     def write(self, data: object) -> int:
         part = bytes(data)  # type: ignore[call-overload]  # any buffer
         known = self._end - self._position
-        self._fresh += part[known:]
+        self._appended += part[known:]
         self._position += len(part)
         self._end = max(self._end, self._position)
         return len(part)
@@ -158,7 +158,7 @@ def _aac(rate: int) -> Encoder:
         from gateway.audio.aac import AacEncoder  # an extra: its library is larger than the rest of the gateway
     except ImportError as error:
         raise InvalidInput(
-            "this server has no AAC encoder; ask for mp3, opus, flac or wav, or have its 'aac' extra installed",
+            "this server has no AAC encoder; use mp3, opus, flac or wav, or install its 'aac' extra",
             field="config.audio.encoding",
         ) from error
     return AacEncoder(rate)

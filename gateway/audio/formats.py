@@ -1,4 +1,4 @@
-"""Which encodings there are and what each allows."""
+"""The audio encodings and the sample rates that each allows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lighttts.v1 import audio_pb2, tts_pb2
 from services.common.errors import InvalidInput
 
 MIN_RATE, MAX_RATE = 8000, 48000
-"""Samples per second that a listener may ask for."""
+"""Samples per second that a request may set."""
 OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
 MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 
@@ -18,25 +18,25 @@ _PCM_F32LE = audio_pb2.AUDIO_ENCODING_PCM_F32LE
 
 @dataclass(frozen=True)
 class Encoding:
-    """One way of turning samples into bytes."""
+    """An audio encoding."""
 
     number: audio_pb2.AudioEncoding.ValueType
     name: str
-    """As people write it: opus, mp3 ..."""
+    """Common name: opus, mp3 ..."""
     media_type: str
     rates: tuple[int, ...] = ()
-    """The only rates it takes; empty: every rate from 8 to 48 kHz."""
+    """The allowed rates; empty: every rate from 8 to 48 kHz."""
     default_rate: int = 0
-    """0: the model's own, or the next higher one of `rates`."""
+    """0: the model's rate, or the next higher one of `rates`."""
 
     @property
     def sample_format(self) -> audio_pb2.SampleFormat.ValueType:
-        """How bare samples are laid out; UNSPECIFIED for everything else."""
+        """Layout of raw samples; UNSPECIFIED for other encodings."""
         formats = {_PCM_S16LE: audio_pb2.SAMPLE_FORMAT_S16LE, _PCM_F32LE: audio_pb2.SAMPLE_FORMAT_F32LE}
         return formats.get(self.number, audio_pb2.SAMPLE_FORMAT_UNSPECIFIED)
 
     def rate(self, wanted: int, model_rate: int) -> int:
-        """Samples per second of the output. `wanted` was checked before; 0 leaves the choice to us."""
+        """Return the output rate. `wanted` must be an allowed rate, or 0 for the default."""
         rate = wanted or self.default_rate or model_rate
         if not self.rates or rate in self.rates:
             return rate
@@ -61,22 +61,22 @@ ENCODINGS = {
 
 @dataclass(frozen=True)
 class AudioFormat:
-    """What a listener gets, checked. `from_config` is the way in for requests."""
+    """The checked output format of a request; `from_config` creates it."""
 
     encoding: Encoding
     sample_rate: int = 0
-    """0: what the encoding chooses for the model."""
+    """0: the encoding's default for the model."""
     trim_leading_silence: bool = False
     level_loudness: bool = False
 
     @classmethod
     def from_config(cls, config: tts_pb2.SynthesisConfig) -> AudioFormat:
-        """Raises InvalidInput for an unknown encoding and for a rate it cannot have."""
+        """Read the format. Raises InvalidInput for an unknown encoding or a rate that the encoding does not allow."""
         output = config.audio
         encoding = ENCODINGS.get(output.encoding or _encoding_of(config.format))
         if encoding is None:
             names = ", ".join(audio_pb2.AudioEncoding.Name(number) for number in ENCODINGS)
-            raise InvalidInput(f"unknown audio encoding; ask for one of {names}", field="config.audio.encoding")
+            raise InvalidInput(f"unknown audio encoding; use one of {names}", field="config.audio.encoding")
         rate = output.sample_rate
         if rate and not MIN_RATE <= rate <= MAX_RATE:
             raise InvalidInput(
@@ -85,17 +85,17 @@ class AudioFormat:
         if rate and encoding.rates and rate not in encoding.rates:
             allowed = ", ".join(map(str, encoding.rates))
             raise InvalidInput(
-                f"{encoding.name} has no {rate} Hz; ask for one of {allowed}", field="config.audio.sample_rate"
+                f"{encoding.name} does not allow {rate} Hz; use one of {allowed}", field="config.audio.sample_rate"
             )
         return cls(encoding, rate, output.trim_leading_silence, output.level_loudness)
 
 
 def _encoding_of(sample_format: audio_pb2.SampleFormat.ValueType) -> audio_pb2.AudioEncoding.ValueType:
-    """The encoding that `SynthesisConfig.format` means."""
+    """Return the encoding for `SynthesisConfig.format`."""
     match sample_format or audio_pb2.SAMPLE_FORMAT_S16LE:
         case audio_pb2.SAMPLE_FORMAT_S16LE:
             return _PCM_S16LE
         case audio_pb2.SAMPLE_FORMAT_F32LE:
             return _PCM_F32LE
         case _:
-            raise InvalidInput("unknown sample format; ask for S16LE or F32LE", field="config.format")
+            raise InvalidInput("unknown sample format; use S16LE or F32LE", field="config.format")

@@ -1,4 +1,4 @@
-"""All of one stream's way out: trim, level, resample, encode."""
+"""The output steps of one stream: trim, normalize loudness, resample, encode."""
 
 from __future__ import annotations
 
@@ -14,23 +14,22 @@ from gateway.audio.resample import Resampler
 
 @dataclass(frozen=True)
 class Encoded:
-    """What goes out for a piece of audio."""
+    """The output for a piece of audio."""
 
     data: bytes
     samples: int
-    """Samples that went into the encoder, at the output's rate."""
+    """Samples given to the encoder, at the output rate."""
 
 
 class AudioPipeline:
-    """One listener's audio. Float samples at the model's rate go in, bytes in the listener's format come out.
+    """Converts float samples at the model's rate to bytes in the requested format, for one stream.
 
-    An utterance is resampled and treated as a run of its own: at its end everything of it has been given out, but for
-    an encoder's unfinished frame, so its length does not depend on what follows. The encoder lasts as long as the
-    stream.
+    Each utterance is post-processed and resampled separately: at its end all of its samples have been returned, except
+    for the encoder's unfinished frame, so its length does not depend on later utterances. The stream has one encoder.
     """
 
     def __init__(self, format_: AudioFormat, model_rate: int) -> None:
-        """Raises InvalidInput when this server has no encoder for the format."""
+        """Raises InvalidInput if this server has no encoder for the format."""
         self.rate = format_.encoding.rate(format_.sample_rate, model_rate)
         """Samples per second of the output."""
         self._encoder = make_encoder(format_.encoding, self.rate)
@@ -39,7 +38,7 @@ class AudioPipeline:
         self._resampler = Resampler(model_rate, self.rate)
 
     def push(self, pcm: bytes, *, last: bool) -> Encoded:
-        """`pcm`: float32 little endian at the model's rate; `last` ends an utterance."""
+        """Convert `pcm`, float32 little endian at the model's rate; `last` ends an utterance."""
         samples = np.nan_to_num(np.frombuffer(pcm, "<f4"), nan=0.0, posinf=1.0, neginf=-1.0)
         if self._trimmer is not None:
             samples = self._trimmer.push(samples, last=last)
@@ -49,17 +48,17 @@ class AudioPipeline:
         return Encoded(self._encoder.encode(samples) if len(samples) else b"", len(samples))
 
     def cut(self) -> None:
-        """The utterance under way was cancelled: what was held back of it is dropped."""
-        for stage in (self._trimmer, self._loudness, self._resampler):
-            if stage is not None:
-                stage.restart()
+        """Drop the samples held back of a cancelled utterance."""
+        for step in (self._trimmer, self._loudness, self._resampler):
+            if step is not None:
+                step.restart()
         self.new_turn()
 
     def new_turn(self) -> None:
-        """What comes next answers something new; silence before it may be trimmed."""
+        """Begin a new turn: silence at its start may be trimmed again."""
         if self._trimmer is not None:
             self._trimmer.arm()
 
     def finish(self) -> bytes:
-        """The end of the file, or its beginning where nothing was said."""
+        """Return the end of the file; for a stream without audio, the whole empty file."""
         return self._encoder.finish()

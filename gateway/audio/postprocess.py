@@ -1,7 +1,7 @@
-"""What may be done to speech before it is encoded: trimming its start, levelling its loudness.
+"""Optional steps before encoding: trim the silence at the start, normalize the loudness.
 
-Both look at whole frames of 10 ms counted from the start of an utterance, so their result does not depend on the pieces
-the samples come in; both hold back less than two frames and give them out when the utterance ends.
+Both process whole frames of 10 ms, counted from the start of an utterance, so their result does not depend on how the
+samples are cut into pieces. Both hold back less than two frames and return them when the utterance ends.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ FRAME_SECONDS = 0.01
 
 
 class Frames:
-    """Cuts a run of samples into whole frames."""
+    """Cuts one utterance's samples into whole frames."""
 
     def __init__(self, rate: int) -> None:
         self.length = round(rate * FRAME_SECONDS)
         self._rest = np.zeros(0, np.float32)
 
     def push(self, samples: Samples, *, last: bool) -> Samples:
-        """All whole frames so far, end to end; with `last` the rest too, and the next sample begins a new run."""
+        """Return all whole frames, concatenated; with `last` also the rest, and a new utterance follows."""
         joined = np.concatenate([self._rest, samples])
         end = len(joined) if last else len(joined) - len(joined) % self.length
         self._rest = joined[end:]
         return joined[:end]
 
     def energies(self, samples: Samples) -> NDArray[np.float64]:
-        """Mean square of each frame of what `push` returned; a last frame may be short."""
+        """Return the mean square of each frame in the result of `push`; the last frame may be short."""
         starts = np.arange(0, len(samples), self.length)
         lengths = np.diff(np.append(starts, len(samples)))
         squares = np.square(samples, dtype=np.float64)
@@ -42,13 +42,13 @@ class Frames:
 
 
 class SilenceTrimmer:
-    """Drops silence before the first sound once `arm` was called; the first frames of sound keep a short run-up."""
+    """Drops silence before the first sound after `arm`; a few frames before the sound are kept as a run-up."""
 
     THRESHOLD = 10 ** (-45 / 10)
-    """Mean square of a frame, full scale 1, from which on it is sound."""
+    """Smallest mean square of a frame with sound; full scale is 1."""
     RUN_UP_FRAMES = 4
-    LONGEST_FRAMES = 200
-    """After 2 s nothing more is dropped: what is so long was meant."""
+    MAX_DROPPED_FRAMES = 200
+    """Frames that are dropped at most (2 s); a longer silence is intended."""
 
     def __init__(self, rate: int) -> None:
         self._frames = Frames(rate)
@@ -57,18 +57,18 @@ class SilenceTrimmer:
         self._run_up = np.zeros(0, np.float32)
 
     def arm(self) -> None:
-        """What begins next is to begin with sound."""
+        """Trim the silence before the next sound."""
         self._armed = True
         self._dropped = 0
 
     def push(self, samples: Samples, *, last: bool) -> Samples:
-        """The samples to be heard. An utterance without any sound leaves nothing."""
+        """Return the samples to send; none for an utterance without sound."""
         if not self._armed:
             return samples
         framed = self._frames.push(samples, last=last)
         sounding = np.flatnonzero(self._frames.energies(framed) >= self.THRESHOLD)
         frames = -(-len(framed) // self._frames.length)
-        first = min(int(sounding[0]) if len(sounding) else frames, max(0, self.LONGEST_FRAMES - self._dropped))
+        first = min(int(sounding[0]) if len(sounding) else frames, max(0, self.MAX_DROPPED_FRAMES - self._dropped))
         self._dropped += first
         cut = first * self._frames.length
         run_up = self.RUN_UP_FRAMES * self._frames.length
@@ -82,24 +82,24 @@ class SilenceTrimmer:
         return np.concatenate([held, framed[cut:], rest])
 
     def restart(self) -> None:
-        """Forgets what is held back."""
+        """Drop the samples held back."""
         self._frames.restart()
         self._run_up = np.zeros(0, np.float32)
 
 
 class LoudnessNormalizer:
-    """Brings speech to one loudness: a slow gain towards a target, and no peak above the ceiling.
+    """Brings speech to one loudness: a slow gain towards a target, with no peak above the ceiling.
 
-    Loudness is the mean square of the frames that hold sound, remembered for about three seconds, over all utterances
-    of a stream. The gain follows it by at most 0.1 dB per frame (10 dB per second); between frames it is interpolated.
-    A frame is held back until the next one is known, so that the gain can come down before a peak.
+    Loudness is the mean square of the frames with sound, averaged over about three seconds, across the utterances of a
+    stream. The gain follows it by at most 0.1 dB per frame (10 dB per second) and is interpolated between frames.
+    A frame is held back until the next one is known, so that the gain can drop before a peak.
     """
 
     TARGET_DB = -20.0
     GATE = 10 ** (-50 / 10)
     MEMORY_FRAMES = 300
-    MOST_DB = 12.0
-    """What is quieter than the target by more than this stays so; its noise would come up with it."""
+    MAX_GAIN_DB = 12.0
+    """Largest gain; more would raise the noise of quieter speech."""
     STEP_DB = 0.1
     CEILING = 10 ** (-1 / 20)
 
@@ -107,10 +107,10 @@ class LoudnessNormalizer:
         self._frames = Frames(rate)
         self._gain_db = 0.0
         self._loudness = 0.0
-        self._heard = 0
+        self._sounding_frames = 0
         self._held = np.zeros(0, np.float32)
         self._held_limit = math.inf
-        self._border_gain = 1.0
+        self._boundary_gain = 1.0
 
     def push(self, samples: Samples, *, last: bool) -> Samples:
         framed = self._frames.push(samples, last=last)
@@ -121,30 +121,30 @@ class LoudnessNormalizer:
             peak = float(np.abs(frame).max(initial=0.0))
             limit = self.CEILING / peak if peak else math.inf
             gain = self._follow(float(energy))
-            out.append(self._give(min(gain, limit, self._held_limit)))
+            out.append(self._apply(min(gain, limit, self._held_limit)))
             self._held, self._held_limit = frame, limit
         if last:
-            out.append(self._give(min(10 ** (self._gain_db / 20), self._held_limit)))
+            out.append(self._apply(min(10 ** (self._gain_db / 20), self._held_limit)))
             self._held, self._held_limit = self._held[:0], math.inf
         return np.concatenate([*out, framed[:0]])
 
     def _follow(self, energy: float) -> float:
-        """The gain wanted after a frame of this energy."""
+        """Return the gain after a frame of this energy."""
         if energy > self.GATE:
-            self._heard += 1
-            self._loudness += (energy - self._loudness) / min(self._heard, self.MEMORY_FRAMES)
+            self._sounding_frames += 1
+            self._loudness += (energy - self._loudness) / min(self._sounding_frames, self.MEMORY_FRAMES)
             wanted = self.TARGET_DB - 10 * math.log10(self._loudness)
-            change = min(self.MOST_DB, wanted) - self._gain_db
+            change = min(self.MAX_GAIN_DB, wanted) - self._gain_db
             self._gain_db += max(-self.STEP_DB, min(self.STEP_DB, change))
         return float(10 ** (self._gain_db / 20))
 
-    def _give(self, gain: float) -> Samples:
-        """The held frame, its gain gliding from that of its first border to `gain` at its second."""
-        start, self._border_gain = min(self._border_gain, self._held_limit), gain
+    def _apply(self, gain: float) -> Samples:
+        """Return the held frame; its gain changes linearly from the gain of the previous boundary to `gain`."""
+        start, self._boundary_gain = min(self._boundary_gain, self._held_limit), gain
         glide = np.linspace(start, gain, len(self._held), endpoint=False)
         return (self._held * glide).astype(np.float32)
 
     def restart(self) -> None:
-        """Forgets the samples held back, not the loudness heard so far."""
+        """Drop the samples held back; keep the loudness measured so far."""
         self._frames.restart()
         self._held, self._held_limit = self._held[:0], math.inf

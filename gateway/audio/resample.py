@@ -1,4 +1,4 @@
-"""Another sample rate, for a run of samples that comes in pieces."""
+"""Streaming change of the sample rate."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 class Resampler:
     """soxr at high quality (pass band to 0.91 of the lower Nyquist rate). n samples become round(n * to / from).
 
-    What comes out depends on the samples alone, not on the pieces they came in; a filter's length, up to 75 ms, is held
-    back until the run ends.
+    The output does not depend on how the samples are cut into pieces. The filter's length, up to 75 ms, is held back
+    until the run of samples ends.
     """
 
     def __init__(self, from_rate: int, to_rate: int) -> None:
@@ -19,7 +19,7 @@ class Resampler:
         self._stream = soxr.ResampleStream(from_rate, to_rate, 1, dtype="float32", quality="HQ")
 
     def push(self, samples: NDArray[np.float32], *, last: bool) -> NDArray[np.float32]:
-        """The output that is final now; with `last`, all of it, and the next sample begins a new run."""
+        """Return the final part of the output; with `last` all of it, and the next sample begins a new run."""
         if self._same:
             return samples
         resampled: NDArray[np.float32] = self._stream.resample_chunk(samples, last=last)
@@ -28,5 +28,5 @@ class Resampler:
         return resampled
 
     def restart(self) -> None:
-        """Forgets what is held back."""
+        """Drop the samples held back."""
         self._stream.clear()

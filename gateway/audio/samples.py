@@ -1,4 +1,4 @@
-"""Sample layouts: the services pass 32-bit floats, most listeners want 16-bit integers."""
+"""Sample layouts: services exchange 32-bit floats, most clients want 16-bit integers."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ FLOAT_BYTES = 4
 
 
 def to_s16le(pcm: bytes) -> bytes:
-    """Float32 samples as signed 16-bit ones: full scale is 32768, rounded to the nearest, clipped, NaN is silence.
+    """Convert float32 samples to signed 16-bit ones: full scale is 32768, rounded to nearest, clipped, NaN is 0.
 
-    Samples that came from 16-bit audio (divided by 32768) come back exactly.
+    Samples of 16-bit audio, divided by 32768, are restored exactly.
     """
     samples = np.nan_to_num(np.frombuffer(pcm, dtype="<f4"), nan=0.0, posinf=1.0, neginf=-1.0)
     scaled = np.rint(np.clip(samples, -1.0, 1.0) * np.float32(32768.0))

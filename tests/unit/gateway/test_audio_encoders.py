@@ -1,4 +1,4 @@
-"""Audio out, format by format: what an independent decoder hears, and that pieces do not matter."""
+"""Audio output in every format: an independent decoder restores it, and it does not depend on the pieces."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Samples = np.ndarray[Any, np.dtype[np.float32]]
 
 
 def voice(seconds: float, rate: int = RATE) -> Samples:
-    """Something like a vowel that comes and goes: harmonics of 150 Hz below 3 kHz."""
+    """A vowel with a varying level: harmonics of 150 Hz below 3 kHz."""
     t = np.arange(int(seconds * rate)) / rate
     tone = sum(np.sin(2 * np.pi * 150 * n * t + n) / n for n in range(1, 20))
     return (0.2 * tone * (0.6 + 0.4 * np.sin(2 * np.pi * 3 * t))).astype(np.float32)
@@ -52,7 +52,7 @@ def run(format_: AudioFormat, pieces: list[Samples]) -> tuple[bytes, int, list[E
 
 @ALL
 @pytest.mark.parametrize("rate", [8000, 16000, 22050, 24000, 44100, 48000])
-def test_an_independent_decoder_hears_what_was_said(encoding: Encoding, rate: int) -> None:
+def test_an_independent_decoder_restores_the_signal(encoding: Encoding, rate: int) -> None:
     if encoding.rates and rate not in encoding.rates:
         return
     data, count, _ = run(AudioFormat(encoding, rate), [voice(1.5)])
@@ -60,7 +60,7 @@ def test_an_independent_decoder_hears_what_was_said(encoding: Encoding, rate: in
     decoded, decoded_rate = decode(data, encoding, rate)
     assert decoded_rate == (48000 if encoding is OPUS else rate)
     delay = 0 if encoding.name not in ("mp3", "aac", "opus") else 3000
-    # The ends are left out: a lossy codec and a resampler both smear them.
+    # Without the ends, which lossy codecs and resamplers smear.
     middle = slice(decoded_rate // 8, decoded_rate)
     reference = voice(1.5, decoded_rate)
     least = min(LEAST_SNR.get(encoding.name, LOSSY_SNR), 60 if rate != RATE else 200)
@@ -72,7 +72,7 @@ def test_an_independent_decoder_hears_what_was_said(encoding: Encoding, rate: in
 @ALL
 @settings(max_examples=15)
 @given(cuts=st.lists(st.integers(0, 12000), max_size=8), rate=st.sampled_from([8000, 24000, 48000]))
-def test_pieces_make_no_difference(encoding: Encoding, cuts: list[int], rate: int) -> None:
+def test_the_output_does_not_depend_on_the_pieces(encoding: Encoding, cuts: list[int], rate: int) -> None:
     whole = voice(0.5)
     format_ = AudioFormat(encoding, rate, trim_leading_silence=True, level_loudness=True)
     one, one_count, _ = run(format_, [whole])
@@ -85,7 +85,7 @@ def test_pieces_make_no_difference(encoding: Encoding, cuts: list[int], rate: in
 
 
 @ALL
-def test_bytes_leave_as_the_samples_come(encoding: Encoding) -> None:
+def test_no_encoder_holds_back_more_than_a_piece(encoding: Encoding) -> None:
     _, _, encoded = run(AudioFormat(encoding), list(np.split(voice(4), 16)))
     assert all(encoded[number].data or encoded[number + 1].data for number in range(14))
 
@@ -102,11 +102,11 @@ def test_libsndfile_reads_them_too(encoding: Encoding) -> None:
     data, count, _ = run(AudioFormat(encoding), [voice(1)])
     with soundfile.SoundFile(io.BytesIO(data)) as file:
         assert (file.samplerate, file.channels) == (RATE, 1)
-        assert len(file.read(count)) == count, "FLAC of unstated length is beyond it"
+        assert len(file.read(count)) == count, "libsndfile cannot read FLAC of unknown length"
 
 
 @ALL
-def test_nothing_said_is_an_empty_file(encoding: Encoding) -> None:
+def test_a_stream_without_audio_is_an_empty_file(encoding: Encoding) -> None:
     data, count, _ = run(AudioFormat(encoding), [np.zeros(0, np.float32)])
     assert count == 0
     if encoding is WAV:
@@ -130,7 +130,7 @@ def test_utterances_of_a_stream_are_one_file() -> None:
     pipeline = AudioPipeline(AudioFormat(FLAC, 16000), RATE)
     parts = [pipeline.push(voice(0.5).tobytes(), last=True) for _ in range(3)]
     data = b"".join(part.data for part in parts) + pipeline.finish()
-    assert [part.samples for part in parts] == [8000] * 3, "each is given out whole before the next begins"
+    assert [part.samples for part in parts] == [8000] * 3, "each is complete before the next begins"
     assert len(decode(data, FLAC, 16000)[0]) == 24000
 
 
@@ -146,23 +146,23 @@ def config(**output: Any) -> tts_pb2.SynthesisConfig:
         ({"sample_rate": -1}, "config.audio.sample_rate", "8000 to 48000"),
         ({"sample_rate": 2**31 - 1}, "config.audio.sample_rate", "8000 to 48000"),
         ({"sample_rate": 44100, "encoding": OPUS.number}, "config.audio.sample_rate", "24000, 48000"),
-        ({"sample_rate": 8001, "encoding": MP3.number}, "config.audio.sample_rate", "mp3 has no 8001 Hz"),
+        ({"sample_rate": 8001, "encoding": MP3.number}, "config.audio.sample_rate", "mp3 does not allow 8001 Hz"),
     ],
 )
-def test_what_cannot_be_had_says_what_can(output: dict[str, Any], field: str, words: str) -> None:
+def test_an_invalid_format_names_the_valid_values(output: dict[str, Any], field: str, words: str) -> None:
     with pytest.raises(InvalidInput, match=words) as refusal:
         AudioFormat.from_config(config(**output))
     assert refusal.value.field == field
 
 
-def test_rates_that_are_left_to_the_server() -> None:
+def test_default_rates() -> None:
     assert [encoding.rate(0, 22050) for encoding in (WAV, OPUS, MP3)] == [22050, 24000, 22050]
     assert ENCODINGS[audio_pb2.AUDIO_ENCODING_MULAW].rate(0, 24000) == 8000
 
 
-def test_format_still_means_bare_samples() -> None:
-    bare = tts_pb2.SynthesisConfig(format=audio_pb2.SAMPLE_FORMAT_F32LE)
-    assert AudioFormat.from_config(bare).encoding is PCM
+def test_the_old_format_field_selects_raw_samples() -> None:
+    raw = tts_pb2.SynthesisConfig(format=audio_pb2.SAMPLE_FORMAT_F32LE)
+    assert AudioFormat.from_config(raw).encoding is PCM
     assert AudioFormat.from_config(tts_pb2.SynthesisConfig()).encoding.name == "pcm"
 
 

@@ -1,4 +1,4 @@
-"""Float samples to 16 bits: exact for what came from 16 bits, monotone, never wrapping around."""
+"""Conversion of float samples to 16 bits: exact for 16-bit audio, monotone, without overflow."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def converted(values: list[float]) -> list[int]:
     return samples
 
 
-def test_every_16_bit_value_survives_the_way_through_floats() -> None:
+def test_every_16_bit_value_is_restored_from_floats() -> None:
     values = np.arange(-32768, 32768, dtype="<i2")
     assert to_s16le((values / np.float32(32768)).astype("<f4").tobytes()) == values.tobytes()
 

@@ -50,12 +50,6 @@ class ClosableQueue(Generic[T]):
         """Close the queue; the reader gets `error`, if given, after the items that wait."""
         self._items.put_nowait(_End(error))
 
-    def clear(self) -> None:
-        """Drop the items that wait. Must not be called after `close`."""
-        while not self._items.empty():
-            self._items.get_nowait()
-            self._room.release()
-
     def __aiter__(self) -> ClosableQueue[T]:
         return self
 

@@ -1,4 +1,4 @@
-"""Voices on the wire: `Voice` to `VoiceContent` and back, checked."""
+"""Conversion of `Voice` to the message `VoiceContent` and back, with checks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EMBEDDING_SIZE = 192
 
 
 def to_message(voice: Voice, model: str) -> voice_pb2.VoiceContent:
-    """The voice as a message; `model` is the identity of the checkpoint that extracted it."""
+    """Convert a voice to a message; `model` is the identity of the checkpoint that extracted it."""
     return voice_pb2.VoiceContent(
         voice_hash=voice.hash,
         model=model,
@@ -28,7 +28,7 @@ def to_message(voice: Voice, model: str) -> voice_pb2.VoiceContent:
 
 
 def from_message(message: voice_pb2.VoiceContent, model: str) -> Voice:
-    """The voice in a message. Raises InvalidInput for another model's voice or one that contradicts itself."""
+    """Convert a message to a voice. Raises InvalidInput for another model's voice or inconsistent content."""
     if message.model != model:
         raise InvalidInput("this voice was extracted by another model; encode the prompt again", field="voice.model")
     tokens = np.array(message.speech_tokens, dtype=np.int32)
@@ -40,7 +40,7 @@ def from_message(message: voice_pb2.VoiceContent, model: str) -> Voice:
     mel = np.frombuffer(message.mel, dtype="<f4").reshape(-1, MEL_BINS).astype(np.float32)
     embedding = np.array(message.embedding, dtype=np.float32)
     if not (np.isfinite(mel).all() and np.isfinite(embedding).all()):
-        raise InvalidInput("voice mel or embedding holds values that are not finite numbers", field="voice")
+        raise InvalidInput("voice mel or embedding has values that are not finite numbers", field="voice")
     return Voice(
         hash=message.voice_hash,
         transcript=message.transcript,

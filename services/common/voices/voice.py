@@ -1,7 +1,7 @@
-"""A voice as content: everything the llm and the flow need to speak like a prompt, addressed by its hash.
+"""The content of a voice: everything that the llm and the flow need to speak like a prompt, addressed by its hash.
 
-Services pass voices to each other by hash first and by content when asked (design: a voice is 100-500 kB). Imports
-numpy alone beside the standard library.
+Services send a voice by its hash first and send the content (100-500 kB) on request. This module needs only numpy and
+the standard library.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Voice:
     embedding: NDArray[np.float32]
     """[192] speaker embedding."""
     seconds: float
-    """Length of the prompt that was used, after trimming."""
+    """Length of the used prompt, after trimming."""
     warnings: tuple[str, ...] = field(default=())
-    """What a person should know about the prompt (trimmed, quiet, clipped ...), as sentences."""
+    """Sentences for the user about the prompt (trimmed, quiet, clipped ...)."""
 
     def __post_init__(self) -> None:
         for array in self.arrays():
@@ -48,24 +48,24 @@ class Voice:
 
     @property
     def nbytes(self) -> int:
-        """Bytes the voice holds in memory, near enough for a cache's budget."""
+        """Approximate size in memory, in bytes, for the limits of caches."""
         return sum(array.nbytes for array in self.arrays()) + len(self.transcript.encode("utf-8", "replace"))
 
 
 def voice_hash(audio: bytes, transcript: str, identity: str) -> str:
-    """The address of the voice that `audio` (the file's bytes, as sent) and `transcript` make on a model (hex)."""
+    """Return the hash (hex) of the voice of `audio` (the uploaded file's bytes) and `transcript` on a model."""
     digest = hashlib.sha256(_FORMAT)
     for part in (audio, transcript.encode("utf-8", "surrogatepass"), identity.encode()):
-        digest.update(len(part).to_bytes(8, "little"))  # so that no two splits of the same bytes collide
+        digest.update(len(part).to_bytes(8, "little"))  # so that different splits of the same bytes differ
         digest.update(part)
     return digest.hexdigest()
 
 
 def model_identity(files: Iterable[Path]) -> str:
-    """A cheap fingerprint (hex) of a model's files: names, sizes and the first and last 64 KiB of each.
+    """Return a cheap fingerprint (hex) of a model's files: names, sizes and the first and last 64 KiB of each.
 
-    A few milliseconds whatever the files' size. Two checkpoints that differ only in the middle of equally large files
-    would pass as one; weights saved after further training differ from their first tensor on.
+    It takes a few milliseconds for files of any size. Two checkpoints that differ only in the middle of equally large
+    files get the same fingerprint; weights saved after further training differ from their first tensor on.
     """
     digest = hashlib.sha256(_FORMAT)
     for path in sorted(files, key=lambda path: path.name):
@@ -79,10 +79,10 @@ def model_identity(files: Iterable[Path]) -> str:
 
 
 def voice_identity(model: ModelDir) -> str:
-    """The fingerprint of what a voice is computed from: configuration, tokenizer and front-end graphs.
+    """Return the fingerprint of the inputs to a voice: configuration, tokenizer and front-end graphs.
 
-    The llm, flow and vocoder weights are left out on purpose: a voice does not depend on them, so checkpoints
-    fine-tuned from one base share its voices.
+    The llm, flow and vocoder weights are left out, because a voice does not depend on them: checkpoints fine-tuned from
+    one base share its voices.
     """
     names = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json")
     tokenizer = [path for path in (model.tokenizer_dir / name for name in names) if path.is_file()]

@@ -1,4 +1,4 @@
-"""Which backend a worker decodes with: the one asked for, or, with `auto`, the fastest that works here."""
+"""Loads a worker's backend: the configured one or, with `auto`, the fastest that works here."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ DTYPES = {
     "float8": torch.float8_e4m3fn,
 }
 GPU_BATCH, CPU_BATCH = 16, 4
-"""Hops per batch when no setting says: a GPU is idle below, a CPU gains little beyond (docs/benchmarks.md)."""
+"""Default hops per batch: fewer leave a GPU idle, more gain little on a CPU (docs/benchmarks.md)."""
 STAND_IN_SHARE = 0.25
-"""Of the memory for states, when the CPU stands in for a GPU: as many workers may have lost theirs."""
+"""Share of the memory for states if the CPU replaces a GPU: several workers may have lost their GPUs."""
 
 
 def load_backend(settings: DecodeSettings, model: ModelDir) -> Backend:
-    """A loaded and warmed backend. Raises StartError or ModelDirError."""
+    """Return a loaded and warmed backend. Raises StartError or ModelDirError."""
     if settings.decode_backend == "simulated":
         return _simulated(settings, model)
     backend, device = on_device(
         settings.device,
-        lambda device: _on(settings, model, device),
+        lambda device: _load_on(settings, model, device),
         doing="decoding",
         memory_fraction=settings.decode_memory_fraction,
     )
@@ -60,7 +60,7 @@ def load_backend(settings: DecodeSettings, model: ModelDir) -> Backend:
 
 
 def engine_limits(settings: DecodeSettings, backend: Backend) -> EngineLimits:
-    """What an engine over this backend takes on."""
+    """Return the limits of an engine over this backend."""
     computing = backend.device if isinstance(backend, TorchBackend) else None
     admission = settings.decode_admission == "on"
     if settings.decode_admission == "auto":
@@ -75,24 +75,24 @@ def engine_limits(settings: DecodeSettings, backend: Backend) -> EngineLimits:
 
 
 def largest_batch(settings: DecodeSettings, device: torch.device | None) -> int:
-    """Hops decoded as one batch, at most; without a device the clock decides, which stands for a GPU."""
+    """Largest number of hops in one batch; no device means the simulated backend, which represents a GPU."""
     if settings.decode_max_batch_size:
         return settings.decode_max_batch_size
     return CPU_BATCH if device is not None and device.type == "cpu" else GPU_BATCH
 
 
 def precision_name(settings: DecodeSettings, device: torch.device) -> str:
-    """What the estimator computes in on that device: a key of `DTYPES`."""
+    """The estimator's precision on that device: a key of `DTYPES`."""
     if settings.decode_precision != "auto":
         return settings.decode_precision
     return "bfloat16" if device.type == "cuda" else "float32"
 
 
 def estimator_factory(settings: DecodeSettings, device: torch.device) -> EstimatorFactory | None:
-    """What replaces PyTorch's estimator; None keeps it.
+    """Return a factory of a replacement of PyTorch's estimator, or None.
 
-    `auto` keeps it wherever streams may keep state, since appending beats the fastest recompute; a GPU on which
-    `decode_keep_state` is off gets TensorRT.
+    `auto` uses PyTorch wherever streams may keep state, since appending is faster than the fastest recompute; a GPU
+    with `decode_keep_state` off gets TensorRT.
     """
     if settings.decode_backend == "onnx":
         return partial(onnx_estimator, cache=settings.decode_cache_dir, device=device)
@@ -104,7 +104,7 @@ def estimator_factory(settings: DecodeSettings, device: torch.device) -> Estimat
     return None
 
 
-def _on(settings: DecodeSettings, model: ModelDir, device: torch.device) -> TorchBackend:
+def _load_on(settings: DecodeSettings, model: ModelDir, device: torch.device) -> TorchBackend:
     """Return a warmed backend on that device, with the configured estimator or, with `auto`, PyTorch's."""
     factory = estimator_factory(settings, device)
     try:
@@ -133,7 +133,8 @@ def _warm(
     backend = TorchBackend(model, device, precision, budget, factory, memory_share(settings, device))
     if keeps and not backend.flow.pool.blocks:
         needed = f"one second of one stream takes {backend.flow.pool.block_bytes / 2**20:.0f} MiB"
-        replaced("decode_state_bytes", "every hop computes its stream's whole history", f"{needed}, which is not there")
+        instead = "every hop computes its stream's whole history"
+        replaced("decode_state_bytes", instead, f"{needed}, more than is available")
     backend.warm_up()
     if settings.decode_compile:
         try:
@@ -150,9 +151,9 @@ def _warm(
 
 
 def memory_share(settings: DecodeSettings, device: torch.device) -> float:
-    """This process's share of the device's memory. A CPU that stands in for a GPU may do so for other workers too."""
-    stands_in = device.type == "cpu" and torch.device(settings.device).type != "cpu"
-    return min(settings.decode_memory_fraction, STAND_IN_SHARE) if stands_in else settings.decode_memory_fraction
+    """This process's share of the device's memory. A CPU that replaces a GPU may do so for other workers too."""
+    replaces_gpu = device.type == "cpu" and torch.device(settings.device).type != "cpu"
+    return min(settings.decode_memory_fraction, STAND_IN_SHARE) if replaces_gpu else settings.decode_memory_fraction
 
 
 def _simulated(settings: DecodeSettings, model: ModelDir) -> SimulatedBackend:
@@ -166,9 +167,9 @@ def _simulated(settings: DecodeSettings, model: ModelDir) -> SimulatedBackend:
 
 
 def prepare(model: ModelDir, settings: DecodeSettings) -> Path:
-    """Builds ahead what a worker with these settings would build at its start; returns the cache's folder.
+    """Build ahead what a worker with these settings builds at its start; return the cache's folder.
 
-    Raises StartError when it cannot be built here.
+    Raises StartError if it cannot be built here.
     """
     backend = load_backend(settings, model)
     if not isinstance(backend, TorchBackend):

@@ -93,12 +93,12 @@ def test_a_hop_that_cannot_be_computed_again_costs_its_batch_nothing(monkeypatch
 
     expected = made.run([Hop(state, tokens, 125, final=False) for state in begun()], lambda: None)
     states, append = begun(), made.flow.append
-    poisoned = states[1].flow.past.blocks[-1].index
+    poisoned = states[1].flow.kv_state.blocks[-1].index
 
     def broken(hops: Sequence[FlowHop], beat: Callable[[], None]) -> list[torch.Tensor]:
         if hops[0].exact:
             raise MemoryError
-        made.flow.pool.arenas["estimator"].write(
+        made.flow.pool.caches["estimator"].write(
             3, 1, slice(50 * poisoned, 50 * poisoned + 50), torch.tensor(float("nan"))
         )
         return append(hops, beat)
@@ -292,5 +292,5 @@ def test_lack_of_memory_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(2):
         speak(made)
     (line,) = caplog.records
-    assert "compute its whole history" in line.message
+    assert "computes its whole history" in line.message
     assert line.__dict__["setting"] == "decode_state_bytes"

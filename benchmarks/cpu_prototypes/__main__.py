@@ -142,7 +142,7 @@ class Variant:
         """Seconds of everything, per hop."""
 
     def decode(self, count: int, prompt: int) -> None:
-        """Decodes one utterance of `count` tokens in hops of one chunk, all of which but the first append to a past."""
+        """Decode one utterance of `count` tokens in hops of one chunk; all but the first append to a cached state."""
         rng = np.random.default_rng(0)
         tokens = [int(token) for token in rng.integers(0, self.backend.format.vocab_size, count)]
         spec = replace(made_up_voice(self.backend, prompt, rng), seed=1)
@@ -163,7 +163,7 @@ class Variant:
         self.hops = [min(pair) for pair in zip(hops, self.hops or hops, strict=True)]
 
     def means(self) -> tuple[float, float]:
-        """Seconds of an Euler step and of a whole hop, over the hops that append to a past."""
+        """Seconds of an Euler step and of a whole hop, over the hops that append to a cached state."""
         return float(np.mean(self.steps[1:])), float(np.mean(self.hops[1:]))
 
 
@@ -175,7 +175,7 @@ def compare_estimator(options: argparse.Namespace) -> None:
         for _ in range(options.repeats):
             for variant in variants.values():
                 variant.decode(*lengths)
-    print(f"decode, hops of {CHUNK} tokens that append to a past, {options.seconds:g} s of speech")
+    print(f"decode, hops of {CHUNK} tokens that append to a cached state, {options.seconds:g} s of speech")
     current_step, current_hop = variants[CURRENT].means()
     for name, variant in variants.items():
         step, hop = variant.means()

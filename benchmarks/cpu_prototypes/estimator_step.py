@@ -2,8 +2,8 @@
 
 `rewritten` keeps PyTorch and changes three operations: a causal convolution becomes one matrix product over its three
 taps, Mish becomes one exponential, and queries, keys and values come from one product. `GraphEstimator` runs the
-rewritten network as one graph where one stream appends to a past that is kept in float32; every other pass takes the
-rewritten network. It reads the private fields of `Pass` and `Arena`, which a product version must not.
+rewritten network as one graph where one stream appends to a state that is cached in float32; every other pass takes the
+rewritten network. It reads the private fields of `Pass` and `KvCache`, which a product version must not.
 """
 
 from __future__ import annotations
@@ -88,11 +88,11 @@ def rewritten(network: UNet) -> UNet:
 
 
 class TracedState:
-    """`Surroundings` of one stream for an export: the past comes in as tensors, the new past is collected."""
+    """`ForwardContext` of one stream for an export: cached K/V are inputs, new K/V are collected as outputs."""
 
-    def __init__(self, mask: Tensor, kv_state: Tensor, tails: tuple[Tensor, ...]) -> None:
-        self._mask, self._past, self._tails = mask, kv_state, tails
-        self.new_past: list[Tensor] = []
+    def __init__(self, mask: Tensor, cached_kv: Tensor, tails: tuple[Tensor, ...]) -> None:
+        self._mask, self._cached, self._tails = mask, cached_kv, tails
+        self.new_kv: list[Tensor] = []
         self.new_tails: dict[int, Tensor] = {}
 
     def left(self, layer: int, x: Tensor, width: int) -> Tensor:
@@ -102,12 +102,12 @@ class TracedState:
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         heads, head_dim = q.shape[2:]
-        self.new_past.append(torch.stack((k.flatten(2), v.flatten(2))))
-        kv_state = self._past[layer].view(2, q.shape[0], -1, heads, head_dim)
-        keys, values = torch.cat((kv_state[0], k), dim=1), torch.cat((kv_state[1], v), dim=1)
+        self.new_kv.append(torch.stack((k.flatten(2), v.flatten(2))))
+        cached_kv = self._cached[layer].view(2, q.shape[0], -1, heads, head_dim)
+        keys, values = torch.cat((cached_kv[0], k), dim=1), torch.cat((cached_kv[1], v), dim=1)
         scores = q.transpose(1, 2) @ keys.permute(0, 2, 3, 1) * head_dim**-0.5 + self._mask
-        heard = torch.softmax(scores, dim=-1) @ values.transpose(1, 2)
-        return heard.transpose(1, 2).flatten(2)
+        out = torch.softmax(scores, dim=-1) @ values.transpose(1, 2)
+        return out.transpose(1, 2).flatten(2)
 
 
 class AppendStep(nn.Module):
@@ -117,15 +117,15 @@ class AppendStep(nn.Module):
         super().__init__()
         self.network, self.terms = network, terms
 
-    def forward(self, x: Tensor, mask: Tensor, kv_state: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-        """x [2, N, 4 * mel], mask [N, T + N], past [layers, 2, 2, T, width], then the time terms and the convolutions'
-        tails [2, 2, channels].
+    def forward(self, x: Tensor, mask: Tensor, cached_kv: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        """x [2, N, 4 * mel], mask [N, T + N], cached_kv [layers, 2, 2, T, width], then the time terms and the
+        convolutions' tails [2, 2, channels].
 
         Returns the velocity [2, N, mel], the new keys and values [layers, 2, 2, N, width], and the new tails.
         """
-        frames = TracedState(mask, kv_state, rest[self.terms :])
+        frames = TracedState(mask, cached_kv, rest[self.terms :])
         velocity = self.network(x, list(rest[: self.terms]), frames)
-        return velocity, torch.stack(frames.new_past), *(frames.new_tails[layer] for layer in sorted(frames.new_tails))
+        return velocity, torch.stack(frames.new_kv), *(frames.new_tails[layer] for layer in sorted(frames.new_tails))
 
 
 class GraphEstimator:
@@ -156,12 +156,12 @@ class GraphEstimator:
         values = cache._values[step * layers : (step + 1) * layers]
         blocks = indices.blocks
         picked = values[:, :, :, blocks] if isinstance(blocks, slice) else values.index_select(3, blocks)
-        kv_state = picked.flatten(3, 4)[:, :, :, :kept]
+        cached_kv = picked.flatten(3, 4)[:, :, :, :kept]
         mask = torch.zeros(new, kept + new) if frames.mask is None else frames.mask[0, 0].expand(new, kept + new)
         tails = [cache.tails(step, index, TAPS - 1, count, x.dtype) for index, count in enumerate(self._channels)]
         tails_before = [tail.index_select(1, indices.slots_before)[:, 0] for tail in tails]
-        velocity, new_past, *tails_after = self._graph(x, mask, kv_state, *time_terms, *tails_before)
-        values.flatten(3, 4)[:, :, :, indices.places] = new_past
+        velocity, new_kv, *tails_after = self._graph(x, mask, cached_kv, *time_terms, *tails_before)
+        values.flatten(3, 4)[:, :, :, indices.places] = new_kv
         for tail, after in zip(tails, tails_after, strict=True):
             tail[:, indices.slots_after[0]] = after
         return velocity
@@ -170,10 +170,10 @@ class GraphEstimator:
         kept, new = 100, 50
         width = layout.heads * layout.head_dim
         inputs = (torch.randn(2, new, x.shape[-1]), torch.zeros(new, kept + new))
-        kv_state = torch.randn(layout.layers, 2, 2, kept, width)
+        cached_kv = torch.randn(layout.layers, 2, 2, kept, width)
         tails = [torch.randn(2, TAPS - 1, count) for count in self._channels]
-        names = ["x", "mask", "past", *(f"term_{index}" for index in range(len(time_terms)))]
+        names = ["x", "mask", "cached_kv", *(f"term_{index}" for index in range(len(time_terms)))]
         names += [f"tail_{index}" for index in range(len(tails))]
-        axes = {"x": {1: "new"}, "mask": {0: "new", 1: "all"}, "past": {3: "kept"}}
+        axes = {"x": {1: "new"}, "mask": {0: "new", 1: "all"}, "cached_kv": {3: "kept"}}
         step = AppendStep(self._network, len(time_terms))
-        return Graph(step, (*inputs, kv_state, *time_terms, *tails), names, axes, OPSET)
+        return Graph(step, (*inputs, cached_kv, *time_terms, *tails), names, axes, OPSET)

@@ -1,4 +1,4 @@
-"""One `Decode` call: messages on one side, an engine stream on the other."""
+"""One `Decode` call: translates between its gRPC messages and an engine stream."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ from services.decode.settings import DecodeSettings
 log = structlog.get_logger(__name__)
 
 MAX_EARLY_MESSAGES = 64
-"""Token messages held while the voice is on its way; a client that never sends it must not fill the memory."""
+"""Token messages buffered until the voice arrives; a client that never sends it must not fill the memory."""
 
 
 @dataclass(frozen=True)
 class DecodeServiceContext:
-    """What all calls of one decode worker share."""
+    """Dependencies that all calls of one decode worker share."""
 
     engine: DecodeEngine
     voices: VoiceCache
     model_id: str
     plan: ChunkPlan
-    """The checkpoint's own chunk plan, for requests that name none."""
+    """The checkpoint's chunk plan, for requests without one."""
     sample_rate: int
     settings: DecodeSettings
 
 
 @dataclass(frozen=True)
 class _TokensEnd:
-    """The client half-closed."""
+    """The client closed its side of the stream."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ _Event = (
 
 @dataclass
 class _Received:
-    """Tokens so far, and those that came before the stream could be opened."""
+    """Number of tokens received, and token messages received before the engine stream was opened."""
 
     count: int = 0
     ended: bool = False
@@ -73,25 +73,25 @@ class _Received:
 
 
 class DecodeCall:
-    """Serves one utterance; `run` yields its responses and ends with the last audio."""
+    """Serves one utterance; `run` yields its responses and ends after the last audio."""
 
-    def __init__(self, stage: DecodeServiceContext, start: decode_pb2.DecodeStart) -> None:
+    def __init__(self, context: DecodeServiceContext, start: decode_pb2.DecodeStart) -> None:
         if not start.voice_hash:
             raise InvalidInput("start names no voice", field="start.voice_hash")
-        self._stage = stage
+        self._context = context
         self._start = start
-        self._mailbox: EventQueue[_Event] = EventQueue()
+        self._events: EventQueue[_Event] = EventQueue()
         self._received = _Received()
         self._sequence = 0
 
     def hand_over(self) -> None:
-        """Asks the client to continue elsewhere; it is served until it has gone."""
-        self._mailbox.post(_HandOver())
+        """Ask the client to continue on another worker; this one serves it until it leaves."""
+        self._events.post(_HandOver())
 
     async def run(self, requests: AsyncIterator[decode_pb2.DecodeRequest]) -> AsyncGenerator[decode_pb2.DecodeResponse]:
-        """Raises InvalidInput, Overloaded or Unavailable with what to do."""
-        voices = self._stage.voices
-        async with background(self._read(requests), self._mailbox):
+        """Yield the responses. Raises InvalidInput, Overloaded or Unavailable with advice in the message."""
+        voices = self._context.voices
+        async with background(self._read(requests), self._events):
             if self._start.voice_hash not in voices:
                 need = audio_pb2.NeedVoice(voice_hash=self._start.voice_hash)
                 yield decode_pb2.DecodeResponse(need_voice=need)
@@ -107,40 +107,40 @@ class DecodeCall:
                     async for response in self._responses(handle):
                         yield response
                 finally:
-                    self._stage.engine.cancel(handle)
+                    self._context.engine.cancel(handle)
 
     async def _read(self, requests: AsyncIterator[decode_pb2.DecodeRequest]) -> None:
         async for request in requests:
             match request.WhichOneof("request"):
                 case "voice":
-                    await self._mailbox.send(request.voice)
+                    await self._events.send(request.voice)
                 case "tokens":
-                    await self._mailbox.send(request.tokens)
+                    await self._events.send(request.tokens)
                 case "position":
-                    await self._mailbox.send(request.position)
+                    await self._events.send(request.position)
                 case _:
                     raise InvalidInput("after start only voice, tokens and position may follow", field="request")
-        await self._mailbox.send(_TokensEnd())
+        await self._events.send(_TokensEnd())
 
     async def _voice_content(self) -> Voice:
         while True:
-            event = await self._mailbox.take()
+            event = await self._events.take()
             if isinstance(event, voice_pb2.VoiceContent):
                 if event.voice_hash != self._start.voice_hash:
                     raise InvalidInput("the voice sent is not the one that start names", field="voice.voice_hash")
-                return from_message(event, self._stage.model_id)
+                return from_message(event, self._context.model_id)
             if isinstance(event, decode_pb2.SpeechTokens):
                 if len(self._received.early) >= MAX_EARLY_MESSAGES:
-                    raise InvalidInput("send the voice that was asked for before more tokens", field="voice")
+                    raise InvalidInput("send the requested voice before more tokens", field="voice")
                 self._received.early.append(event)
             elif isinstance(event, _TokensEnd):
                 raise InvalidInput("the stream ended before the voice was sent", field="voice")
 
     def _open(self, voice: Voice) -> Handle:
-        start, settings = self._start, self._stage.settings
+        start, settings = self._start, self._context.settings
         target = start.urgency.first_audio_target or settings.first_audio_target_seconds
         try:
-            plan = self._stage.plan
+            plan = self._context.plan
             if start.HasField("chunk_plan"):
                 plan = ChunkPlan(start.chunk_plan.first_border, start.chunk_plan.chunk)
             spec = StreamSpec(
@@ -158,31 +158,31 @@ class DecodeCall:
                 max_unread_s=settings.max_unread_seconds,
                 hops=HopPolicy(sizes=(plan.chunk_tokens,)) if settings.decode_fixed_hops else HopPolicy(),
             )
-            return self._stage.engine.open(spec, self._mailbox.post)
+            return self._context.engine.open(spec, self._events.post)
         except (ValueError, EngineFull, EngineClosed) as error:
-            raise _meaning(error) from error
+            raise _client_error(error) from error
 
     def _started(self) -> decode_pb2.DecodeResponse:
-        worker = self._stage.settings.worker_name
-        started = decode_pb2.DecodeStarted(worker=worker, sample_rate=self._stage.sample_rate)
+        worker = self._context.settings.worker_name
+        started = decode_pb2.DecodeStarted(worker=worker, sample_rate=self._context.sample_rate)
         return decode_pb2.DecodeResponse(started=started)
 
     async def _responses(self, handle: Handle) -> AsyncGenerator[decode_pb2.DecodeResponse]:
         while True:
-            event = await self._mailbox.take(self._stage.settings.heartbeat_seconds)
+            event = await self._events.take(self._context.settings.heartbeat_seconds)
             match event:
                 case AudioEvent():
                     yield self._audio(event)
                     if event.last:
                         return
-                    # The message has left: gRPC's flow control let it, so the reader keeps up.
-                    self._stage.engine.acknowledge(handle, event.first_sample + len(event.samples))
+                    # gRPC's flow control accepted the message, so the reader keeps up.
+                    self._context.engine.acknowledge(handle, event.first_sample + len(event.samples))
                 case decode_pb2.SpeechTokens():
                     self._push(handle, event)
                 case audio_pb2.PlaybackPosition():
-                    self._stage.engine.report_position(handle, event.seconds)
+                    self._context.engine.report_position(handle, event.seconds)
                 case FailedEvent():
-                    raise _meaning(event.error) from event.error
+                    raise _client_error(event.error) from event.error
                 case _TokensEnd():
                     if not self._received.ended:
                         raise InvalidInput("the stream ended before its last tokens", field="tokens.last")
@@ -194,11 +194,11 @@ class DecodeCall:
     def _push(self, handle: Handle, tokens: decode_pb2.SpeechTokens) -> None:
         received = self._received
         if tokens.first_index != received.count:
-            message = f"tokens begin at {tokens.first_index}, expected {received.count}: none may be lost or repeated"
+            message = f"tokens begin at {tokens.first_index}, expected {received.count}: send all tokens in order"
             raise InvalidInput(message, field="tokens.first_index")
         received.count += len(tokens.ids)
         received.ended = received.ended or tokens.last
-        self._stage.engine.push(handle, tokens.ids, tokens.last)
+        self._context.engine.push(handle, tokens.ids, tokens.last)
 
     def _audio(self, event: AudioEvent) -> decode_pb2.DecodeResponse:
         audio = audio_pb2.AudioChunk(
@@ -206,7 +206,7 @@ class DecodeCall:
             first_sample=event.first_sample,
             pcm=event.samples.astype("<f4").tobytes(),
             format=audio_pb2.SAMPLE_FORMAT_F32LE,
-            sample_rate=self._stage.sample_rate,
+            sample_rate=self._context.sample_rate,
             last=event.last,
         )
         if not self._sequence:
@@ -217,11 +217,11 @@ class DecodeCall:
 
     def _heartbeat(self) -> decode_pb2.DecodeResponse:
         state = audio_pb2.Heartbeat.STATE_RUNNING if self._sequence else audio_pb2.Heartbeat.STATE_QUEUED
-        return decode_pb2.DecodeResponse(heartbeat=audio_pb2.Heartbeat(steps=self._stage.engine.steps, state=state))
+        return decode_pb2.DecodeResponse(heartbeat=audio_pb2.Heartbeat(steps=self._context.engine.steps, state=state))
 
 
-def _meaning(error: Exception) -> LightTtsError:
-    """What an engine's error means to a client."""
+def _client_error(error: Exception) -> LightTtsError:
+    """Return the error for the client that corresponds to an engine's error."""
     match error:
         case StreamError() | ValueError():
             return InvalidInput(str(error))

@@ -1,4 +1,4 @@
-"""What a decode worker tells Prometheus: the engine's own counts at scrape time, and histograms as things happen."""
+"""Prometheus metrics of a decode worker: the engine's counters at scrape time, and histograms."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from services.decode.engine.events import EngineStats, Observer
 _SIZES = (1, 2, 4, 8, 16, 32, 64)
 _LEADS = (0, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32)
 
-STREAMS_LIMIT = Gauge("lighttts_decode_streams_limit", "Utterances that may be open at once.")
+STREAMS_LIMIT = Gauge("lighttts_decode_streams_limit", "Largest number of open utterances.")
 BATCH_SIZE = Histogram("lighttts_decode_batch_hops", "Hops per batch.", buckets=_SIZES)
-BATCH_SECONDS = Histogram("lighttts_decode_batch_seconds", "Length of batches.", buckets=LATENCY_BUCKETS)
+BATCH_SECONDS = Histogram("lighttts_decode_batch_seconds", "Duration of batches in seconds.", buckets=LATENCY_BUCKETS)
 FIRST_AUDIO = Histogram(
-    "lighttts_decode_first_audio_seconds", "From an utterance's opening to its first audio.", buckets=LATENCY_BUCKETS
+    "lighttts_decode_first_audio_seconds", "Time from an utterance's start to its first audio.", buckets=LATENCY_BUCKETS
 )
 LEAD = Histogram(
-    "lighttts_decode_playback_lead_seconds", "Audio a listener had left when more was made.", buckets=_LEADS
+    "lighttts_decode_playback_lead_seconds", "Seconds of audio a listener had left when more was ready.", buckets=_LEADS
 )
 
 
@@ -41,7 +41,7 @@ class PrometheusObserver(Observer):
 
 
 class EngineCollector(Collector):
-    """Reads the engine's counts when Prometheus asks."""
+    """Reads the engine's counters at every scrape."""
 
     def __init__(self, engine: DecodeEngine) -> None:
         self._engine = engine
@@ -51,7 +51,7 @@ class EngineCollector(Collector):
         REGISTRY.unregister(self)
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing in advance, so that registering asks the engine nothing."""
+        """Describe nothing in advance, so that registering does not read the engine."""
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
@@ -61,53 +61,57 @@ class EngineCollector(Collector):
 
 
 def _gauges(stats: EngineStats) -> Iterator[Metric]:
-    yield GaugeMetricFamily("lighttts_decode_streams", "Utterances open.", stats.streams)
-    yield GaugeMetricFamily("lighttts_decode_streams_offline", "Of those, nobody listens to.", stats.offline)
+    yield GaugeMetricFamily("lighttts_decode_streams", "Open utterances.", stats.streams)
+    yield GaugeMetricFamily("lighttts_decode_streams_offline", "Open utterances of offline requests.", stats.offline)
     queued = GaugeMetricFamily(
         "lighttts_decode_streams_queued",
-        "Utterances that wait for their first audio, tokens given.",
+        "Utterances that have tokens and wait for their first audio.",
         labels=["class"],
     )
     queued.add_metric(["listening"], stats.queued - stats.queued_offline)
     queued.add_metric(["offline"], stats.queued_offline)
     yield queued
     oldest = GaugeMetricFamily(
-        "lighttts_decode_queue_oldest_seconds", "How long the first of them has waited.", labels=["class"]
+        "lighttts_decode_queue_oldest_seconds", "Longest wait of a queued utterance in seconds.", labels=["class"]
     )
     oldest.add_metric(["listening"], stats.oldest_s)
     oldest.add_metric(["offline"], stats.oldest_offline_s)
     yield oldest
-    yield GaugeMetricFamily("lighttts_decode_hops_ready", "Hops that could have run at the latest turn.", stats.ready)
-    memory = GaugeMetricFamily("lighttts_decode_state_bytes", "Memory of streams' states.", labels=["kind"])
+    yield GaugeMetricFamily("lighttts_decode_hops_ready", "Hops that were ready at the latest turn.", stats.ready)
+    memory = GaugeMetricFamily("lighttts_decode_state_bytes", "Bytes of streams' states.", labels=["kind"])
     memory.add_metric(["kept"], stats.backend.kept_bytes)
     memory.add_metric(["budget"], stats.backend.budget_bytes)
     yield memory
 
 
 def _counters(stats: EngineStats, steps: int) -> Iterator[Metric]:
-    phases = CounterMetricFamily("lighttts_decode_phase_seconds", "Time spent per phase.", labels=["phase"])
+    phases = CounterMetricFamily("lighttts_decode_phase_seconds", "Seconds spent per phase.", labels=["phase"])
     phases.add_metric(["flow"], stats.backend.flow_s)
     phases.add_metric(["vocoder"], stats.backend.vocoder_s)
     yield phases
-    ended = CounterMetricFamily("lighttts_decode_streams_ended", "Utterances that ended.", labels=["outcome"])
+    ended = CounterMetricFamily("lighttts_decode_streams_ended", "Ended utterances by outcome.", labels=["outcome"])
     for outcome in ("finished", "cancelled", "failed"):
         ended.add_metric([outcome], getattr(stats, outcome))
     yield ended
     prompts = CounterMetricFamily(
-        "lighttts_decode_prompts", "First hops by what became of the voice's prompt.", labels=["how"]
+        "lighttts_decode_prompts", "First hops by how their voice's prompt was obtained.", labels=["how"]
     )
     prompts.add_metric(["computed"], stats.backend.prompts_computed)
     prompts.add_metric(["shared"], stats.backend.prompts_shared)
     yield prompts
     for name, text, value in (
-        ("engine_steps", "Steps of the engine; a live engine's number grows.", steps),
-        ("busy_seconds", "Time spent in batches.", stats.busy_s),
-        ("hops", "Hops decoded.", stats.hops),
-        ("tokens", "Speech tokens decoded.", stats.tokens_decoded),
-        ("samples", "Audio samples made.", stats.samples),
-        ("evictions", "States given up for more urgent streams.", stats.evictions),
-        ("evicted_bytes", "Memory so given up.", stats.evicted_bytes),
-        ("recomputed_frames", "Mel frames computed again for lack of state.", stats.backend.recomputed_frames),
+        ("engine_steps", "Steps of the engine; the counter of a live engine grows.", steps),
+        ("busy_seconds", "Seconds spent in batches.", stats.busy_s),
+        ("hops", "Decoded hops.", stats.hops),
+        ("tokens", "Decoded speech tokens.", stats.tokens_decoded),
+        ("samples", "Generated audio samples.", stats.samples),
+        ("evictions", "States evicted for more urgent streams.", stats.evictions),
+        ("evicted_bytes", "Bytes of evicted states.", stats.evicted_bytes),
+        (
+            "recomputed_frames",
+            "Mel frames computed again for lack of a state.",
+            stats.backend.recomputed_frames,
+        ),
         ("non_finite", "Hops computed again in float32.", stats.backend.non_finite),
         (
             "unprepared_batches",
@@ -115,6 +119,6 @@ def _counters(stats: EngineStats, steps: int) -> Iterator[Metric]:
             stats.backend.unprepared_batches,
         ),
         ("underruns", "Times a listener ran out of audio.", stats.underruns),
-        ("underrun_seconds", "How long listeners had none.", stats.underrun_s),
+        ("underrun_seconds", "Seconds for which listeners had no audio.", stats.underrun_s),
     ):
         yield CounterMetricFamily(f"lighttts_decode_{name}", text, value)

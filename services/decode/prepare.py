@@ -1,4 +1,4 @@
-"""`python -m services.decode.prepare`: builds what a worker with the same settings would build at its start."""
+"""`python -m services.decode.prepare`: builds ahead what a worker with the same settings builds at its start."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def main() -> int:
         log.error("cannot prepare", reason=str(error))
         return 1
     seconds = round(time.monotonic() - began, 1)
-    log.info("prepared and tried", backend=settings.decode_backend, cache=str(cache), seconds=seconds)
+    log.info("prepared and tested", backend=settings.decode_backend, cache=str(cache), seconds=seconds)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The decode service: its gRPC surface, and what it loads and releases."""
+"""The decode service: its gRPC interface, and what it loads and releases."""
 
 from __future__ import annotations
 
@@ -25,45 +25,45 @@ from services.decode.settings import DecodeSettings
 
 
 class DecodeService(decode_pb2_grpc.DecodeServicer):
-    """`lighttts.v1.Decode`: one engine, many utterances."""
+    """`lighttts.v1.Decode`: serves many utterances with one engine."""
 
     name: str = "decode"
     rpc_services: tuple[str, ...] = ("lighttts.v1.Decode", voice_deletion.NAME)
 
     def __init__(self, settings: DecodeSettings) -> None:
         self._settings = settings
-        self._stage: DecodeServiceContext | None = None
+        self._context: DecodeServiceContext | None = None
         self._metrics: EngineCollector | None = None
-        self._sessions: set[DecodeCall] = set()
+        self._calls: set[DecodeCall] = set()
 
     @property
     def alive(self) -> bool:
-        """False once the engine's loop has ended: no utterance will ever be served again by this process."""
-        return self._stage is None or self._stage.engine.alive
+        """False once the engine's loop has ended: this process can then serve no utterance."""
+        return self._context is None or self._context.engine.alive
 
     def register(self, server: grpc.aio.Server) -> None:
         decode_pb2_grpc.add_DecodeServicer_to_server(self, server)
         voice_pb2_grpc.add_VoiceCacheServicer_to_server(voice_deletion.VoiceCacheServicer(self._evict_voice), server)
 
     async def start(self) -> None:
-        self._stage = await asyncio.to_thread(_load, self._settings)
-        self._metrics = EngineCollector(self._stage.engine)
+        self._context = await asyncio.to_thread(_load, self._settings)
+        self._metrics = EngineCollector(self._context.engine)
         STREAMS_LIMIT.set(self._settings.decode_max_streams)
 
     async def drain(self) -> None:
-        for session in self._sessions:
-            session.hand_over()
+        for call in self._calls:
+            call.hand_over()
 
     async def close(self) -> None:
         if self._metrics is not None:
             self._metrics.close()
-        if self._stage is not None:
-            await asyncio.to_thread(self._stage.engine.close)
+        if self._context is not None:
+            await asyncio.to_thread(self._context.engine.close)
 
     async def _evict_voice(self, voice_hash: str) -> int:
-        if self._stage is not None:
-            self._stage.voices.evict(voice_hash)
-            self._stage.engine.forget_voice(voice_hash)
+        if self._context is not None:
+            self._context.voices.evict(voice_hash)
+            self._context.engine.evict_voice(voice_hash)
         return 0
 
     async def Decode(
@@ -71,19 +71,19 @@ class DecodeService(decode_pb2_grpc.DecodeServicer):
         request_iterator: AsyncIterator[decode_pb2.DecodeRequest],
         context: grpc.aio.ServicerContext[decode_pb2.DecodeRequest, decode_pb2.DecodeResponse],
     ) -> AsyncGenerator[decode_pb2.DecodeResponse]:
-        if self._stage is None:
+        if self._context is None:
             raise Unavailable("loading the model; try again shortly", retry_after=1.0)
         first = await anext(request_iterator, None)
         if first is None or first.WhichOneof("request") != "start":
             raise InvalidInput("the first message must be start", field="start")
-        session = DecodeCall(self._stage, first.start)
-        self._sessions.add(session)
+        call = DecodeCall(self._context, first.start)
+        self._calls.add(call)
         try:
-            async with aclosing(session.run(request_iterator)) as responses:
+            async with aclosing(call.run(request_iterator)) as responses:
                 async for response in responses:
                     yield response
         finally:
-            self._sessions.discard(session)
+            self._calls.discard(call)
 
 
 def _load(settings: DecodeSettings) -> DecodeServiceContext:

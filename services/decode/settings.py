@@ -1,4 +1,4 @@
-"""What the decode service can be told."""
+"""Settings of the decode service."""
 
 from __future__ import annotations
 
@@ -18,50 +18,51 @@ class DecodeSettings(ModelServiceSettings):
     decode_backend: Annotated[
         Literal["auto", "torch", "onnx", "tensorrt", "simulated"], renamed_value("clocked", "simulated")
     ] = "auto"
-    """torch appends to kept states; onnx and tensorrt recompute; auto takes the fastest that works here and logs why
-    another one does not. simulated sleeps for a cost model and emits deterministic audio (load and fault tests)."""
+    """torch appends to cached states; onnx and tensorrt recompute; auto selects the fastest that works here and logs
+    why another one does not. simulated sleeps for a cost model and emits deterministic audio (load and fault tests)."""
     decode_cache_dir: Path = Path.home() / ".cache" / "light-tts"
-    """Where exported graphs and built engines are kept; `light-tts prepare` fills it ahead."""
+    """Folder of exported graphs and built engines; `light-tts prepare` fills it in advance."""
     decode_cost_file: Path | None = None
     """Cost model of the simulated backend: a JSON file, see the files in services/decode/costs."""
     decode_clocked_recompute: bool = False
-    """The simulated backend sleeps for a stream's whole history with every hop, as servers without state do."""
+    """The simulated backend sleeps for a stream's whole history with every hop, like a server without state."""
     decode_fixed_hops: bool = False
-    """Hops of one chunk whatever the lead, to compare policies."""
+    """Decode one chunk per hop regardless of the lead, to compare policies."""
     device: str = "cpu"
-    """Device of the model: cpu, cuda, cuda:1 ... The CPU stands in, said loudly, for a GPU that is absent or fails."""
+    """Device of the model: cpu, cuda, cuda:1 ... If a GPU is absent or fails, the worker logs an error and uses
+    the CPU."""
     decode_precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Numbers the flow's estimator computes in; the vocoder always runs in float32 and pitch in float64. auto: bfloat16
-    on a GPU, else float32."""
+    """Precision of the flow's estimator; the vocoder always runs in float32 and pitch in float64. auto: bfloat16 on a
+    GPU, else float32."""
     decode_state_precision: Literal["auto", "float32", "bfloat16", "float16", "float8"] = "auto"
-    """Numbers in which streams' states are kept; auto is the precision of computing. See docs/benchmarks.md."""
+    """Precision in which streams' states are stored; auto: that of decode_precision. See docs/benchmarks.md."""
     decode_cuda_graphs: bool = True
-    """On a GPU: replay a recorded graph per shape of batch (streams, new chunks, past) instead of launching kernels one
-    by one."""
+    """On a GPU: replay a recorded graph per batch shape (streams, new and cached chunks) instead of launching kernels
+    one by one."""
     decode_compile: bool = False
-    """Have torch.compile join the estimator's small operations; needs a C++ compiler on a CPU."""
+    """Fuse the estimator's small operations with torch.compile; needs a C++ compiler on a CPU."""
     decode_keep_state: bool = True
-    """Let streams keep what they computed; without, every hop computes its stream's whole history again."""
+    """Keep the states of streams; if off, every hop computes its stream's whole history again."""
     decode_state_bytes: int = Field(default=0, ge=0)
-    """Memory for streams' states; 0 takes 80% of what a GPU, or half of what the machine or container, has left. A
-    stream without room computes its whole history with every hop."""
+    """Memory for streams' states in bytes; 0: 80% of a GPU's free memory, or half of the free memory of the machine or
+    container. A stream whose state does not fit computes its whole history with every hop."""
     decode_memory_fraction: float = Field(default=1.0, gt=0, le=1)
-    """Share of the device's memory this process may take, where several share it."""
+    """Share of the device's memory that this process may use if several processes share it."""
     decode_policy: Literal["deadline", "fifo"] = "deadline"
-    """Who decodes next: whoever must begin first to be in time, or whoever was ready first."""
+    """Order of hops: deadline runs the one with the earliest latest start, fifo the one that was ready first."""
     decode_admission: Literal["auto", "on", "off"] = "auto"
-    """Refuse an utterance that would make a playing one late. auto: not when the CPU computes, which may stutter."""
+    """Refuse an utterance that would make a playing one late. auto: off if the CPU computes, on otherwise."""
     decode_max_streams: int = Field(default=32, ge=1)
-    """Utterances open at once; one more is refused. Other servers call it decode_paral_num."""
+    """Largest number of open utterances; one more is refused. Other servers call it decode_paral_num."""
     decode_max_queue: int = Field(default=10, ge=1)
-    """Utterances that may wait for their first audio on this worker; while so many do, a new one is refused."""
+    """Largest number of utterances that wait for their first audio on this worker; one more is refused."""
     decode_max_batch_size: int = Field(default=0, ge=0)
-    """Hops of different utterances decoded as one batch, at most; 0 takes 16 on a GPU and 4 on a CPU."""
+    """Largest number of hops of different utterances in one batch; 0: 16 on a GPU and 4 on a CPU."""
     first_audio_target_seconds: float = Field(default=0.5, gt=0)
-    """Wanted time from opening an utterance to its first audio, when a request names none."""
+    """Target time from the start of an utterance to its first audio, if the request gives none."""
     max_unread_seconds: float = Field(default=10.0, gt=0)
-    """Audio that may wait for a slow reader before its utterance pauses."""
+    """Seconds of unread audio at which the utterance of a slow reader pauses."""
     voice_cache_count: int = Field(default=256, ge=1)
-    """Voices kept in memory at most."""
+    """Largest number of voices in the cache."""
     voice_cache_bytes: int = Field(default=256 * 2**20, ge=1)
-    """Bytes of voices kept in memory at most."""
+    """Largest size of the cached voices in bytes."""

@@ -43,7 +43,7 @@ def files(folder: Path) -> dict[str, int]:
 async def test_a_worker_speaks_from_what_was_prepared(tmp_path: Path) -> None:
     done = await asyncio.to_thread(prepare, "--backend", "onnx", "--cache-dir", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert [word in done.stderr for word in ("exporting the estimator", "prepared and tried")] == [True, True]
+    assert [word in done.stderr for word in ("exporting the estimator", "prepared and tested")] == [True, True]
     prepared = files(tmp_path)
     assert [name.endswith(".onnx") for name in prepared] == [True]
     audio = await spoken(decode_backend="onnx", decode_cache_dir=tmp_path)

@@ -1,8 +1,8 @@
-"""What the engine asks of whatever makes audio, and a backend that keeps time instead of computing.
+"""The interface of backends, which make audio for the engine, and a backend that sleeps instead of computing.
 
-The real one is `torch_backend.TorchBackend`. `SimulatedBackend` lets the whole stack run at a GPU's
-speed, be loaded and be broken, on a machine that has none: it sleeps for a measured cost model and emits audio that
-is a function of absolute sample, tokens and seed. Neither torch nor weights are needed for it.
+The real one is `torch_backend.TorchBackend`. `SimulatedBackend` runs load and fault tests of the whole stack at a GPU's
+speed on a machine without one: it sleeps for a measured cost model and emits audio that is a function of absolute
+sample, tokens and seed. It needs neither torch nor weights.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class AudioFormat:
     frame_samples: int = 480
     frames_per_token: int = 2
     lookahead_tokens: int = 3
-    """Tokens that must be known beyond a hop's end, unless the utterance ends there."""
+    """Tokens after a hop's end that must be known, unless the utterance ends there."""
     vocab_size: int = 6561
     max_tokens: int = 7500
-    """Longest utterance, prompt included: as far as the flow's noise reaches (300 s, spec section 5.3)."""
+    """Longest utterance, prompt included: the length of the flow's noise (300 s, spec section 5.3)."""
 
     @classmethod
     def of(cls, model: ModelDir) -> AudioFormat:
@@ -58,7 +58,7 @@ class AudioFormat:
 class Hop:
     """Decode one stream up to absolute token `end` (prompt included).
 
-    `tokens` are all generated tokens known so far; `final` says that none will follow.
+    `tokens` are all generated tokens known so far; with `final`, none will follow.
     """
 
     state: Any
@@ -69,7 +69,7 @@ class Hop:
 
 @dataclass(frozen=True, eq=False)
 class HopAudio:
-    """What a hop made: samples [n] from absolute sample `first_sample` on, and the record to continue after them."""
+    """Result of a hop: samples [n] from absolute sample `first_sample` on, and the record to continue after them."""
 
     first_sample: int
     samples: Samples
@@ -78,16 +78,16 @@ class HopAudio:
 
 @dataclass(frozen=True)
 class BackendCounts:
-    """Counted since the start, but for `kept_bytes`."""
+    """Counters since the start, except `kept_bytes` and `budget_bytes`."""
 
     kept_bytes: int = 0
-    """Memory of kept states now, shared parts once."""
+    """Current memory of states; shared parts count once."""
     budget_bytes: int = 0
-    """Memory that states may take."""
+    """Memory available for states."""
     recomputed_frames: int = 0
-    """Mel frames computed again because their stream had lost its state, could not keep it, or came from elsewhere."""
+    """Mel frames computed again because their stream's state was evicted, not stored, or on another worker."""
     non_finite: int = 0
-    """Hops computed again in float32 because the faster way gave values that are not finite."""
+    """Hops computed again in float32 because lower precision gave values that are not finite."""
     unprepared_batches: int = 0
     """Batches that ran without a CUDA graph, though the backend uses graphs, because none has their shape."""
     prompts_computed: int = 0
@@ -98,51 +98,51 @@ class BackendCounts:
 
 
 class Backend(Protocol):
-    """Makes audio. Its states are opaque to the engine; all calls come from one thread at a time."""
+    """Makes audio. Its states are opaque to the engine; one thread at a time calls it."""
 
     format: AudioFormat
 
     @property
     def device(self) -> torch.device | None:
-        """Where it computes, which the engine's thread makes its current device; None when nothing is computed."""
+        """The device it computes on, which becomes the engine thread's current device; None if it computes nothing."""
 
     def check(self, spec: StreamSpec) -> None:
-        """Raises StreamError when the stream cannot be opened. May be called from any thread."""
+        """Raise StreamError if the stream cannot be opened. May be called from any thread."""
 
     def open(self, spec: StreamSpec) -> Any:
-        """A stream's state, continuing `spec.resume` when there is one."""
+        """Return a stream's initial state, or the one that continues `spec.resume`."""
 
     def run(self, hops: Sequence[Hop], beat: Callable[[], None]) -> list[HopAudio | Exception]:
-        """Runs hops of different streams as one batch; `beat` is called as it goes, so that progress shows.
+        """Run hops of different streams as one batch, and call `beat` repeatedly, which shows progress.
 
         An exception in the list fails that stream alone. If the call itself raises, no state has changed: the engine
-        runs the same hops again, one by one, to find the culprit.
+        runs the same hops again, one by one, to find the one that fails.
         """
 
     def state_bytes(self, state: Any) -> int:
-        """Memory that a stream's state holds, what it shares with others included."""
+        """Bytes of a stream's state, including parts that it shares."""
 
-    def kept_tokens(self, state: Any) -> int:
-        """How many of a stream's first tokens need not be computed again."""
+    def cached_tokens(self, state: Any) -> int:
+        """The number of a stream's first tokens that need not be computed again."""
 
     def has_room(self, hops: Sequence[Hop]) -> bool:
-        """Whether all of these hops' streams can keep what makes their next hop cheap."""
+        """Whether there is memory for the states of all these hops' streams."""
 
     def evict(self, state: Any) -> int:
-        """Forgets what can be computed again, which changes cost and not audio; returns the bytes given up."""
+        """Drop what can be computed again, which changes cost but not audio; return the number of bytes."""
 
-    def forget_voice(self, voice: str) -> None:
-        """Drops what is kept of a voice's prompt for streams to come."""
+    def evict_voice(self, voice: str) -> None:
+        """Evict the cached prompt of a voice."""
 
     def counts(self) -> BackendCounts:
-        """What the backend has done since the start."""
+        """Return the counters."""
 
     def warm_up(self) -> None:
-        """Decodes a short made-up utterance, so that the first real one is as fast as the next."""
+        """Decode a short synthetic utterance, so that the first real one is as fast as later ones."""
 
 
 def check_tokens(tokens: Sequence[int], vocab_size: int) -> None:
-    """Raises StreamError naming the first id outside the vocabulary."""
+    """Raise StreamError that names the first id outside the vocabulary."""
     bad = next((token for token in tokens if not 0 <= token < vocab_size), None)
     if bad is not None:
         raise StreamError(f"speech token {bad} is outside this model's range 0 to {vocab_size - 1}")
@@ -150,7 +150,7 @@ def check_tokens(tokens: Sequence[int], vocab_size: int) -> None:
 
 @dataclass(frozen=True)
 class CostModel:
-    """Seconds a batch takes: `batch_s + stream_s * streams + frame_s * frames + pair_s * pairs`.
+    """Seconds of a batch: `batch_s + stream_s * streams + frame_s * frames + pair_s * pairs`.
 
     `frames` are the mel frames computed; `pairs` are those times the frames they attend over, summed over the streams.
     """
@@ -164,7 +164,7 @@ class CostModel:
 
     @classmethod
     def read(cls, path: Path) -> CostModel:
-        """Reads a JSON object of these fields. Raises ValueError naming the file and what is wrong with it."""
+        """Read a JSON object of these fields. Raises ValueError that names the file and the problem."""
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             numbers = {str(key): float(value) for key, value in data.items()}
@@ -207,7 +207,7 @@ class SimulatedBackend:
         *,
         recompute: bool = False,
     ) -> None:
-        """With `recompute`, every hop pays for its whole history, as backends without state do."""
+        """With `recompute`, every hop costs its stream's whole history, as in backends without state."""
         self.format = audio
         self._costs, self._sleep, self._recompute = costs, sleep, recompute
 
@@ -227,7 +227,7 @@ class SimulatedBackend:
 
     def run(self, hops: Sequence[Hop], beat: Callable[[], None]) -> list[HopAudio | Exception]:
         ratio = self.format.frames_per_token
-        frames = [ratio * (hop.end - self.kept_tokens(hop.state)) for hop in hops]
+        frames = [ratio * (hop.end - self.cached_tokens(hop.state)) for hop in hops]
         pairs = sum(new * ratio * hop.end for new, hop in zip(frames, hops, strict=True))
         seconds = self._costs.seconds(len(hops), sum(frames), pairs)
         for _ in range(self.BEATS):
@@ -238,7 +238,7 @@ class SimulatedBackend:
     def state_bytes(self, state: SimulatedState) -> int:
         return 0
 
-    def kept_tokens(self, state: SimulatedState) -> int:
+    def cached_tokens(self, state: SimulatedState) -> int:
         return 0 if self._recompute else state.done
 
     def has_room(self, hops: Sequence[Hop]) -> bool:
@@ -247,14 +247,14 @@ class SimulatedBackend:
     def evict(self, state: SimulatedState) -> int:
         return 0
 
-    def forget_voice(self, voice: str) -> None:
-        """Nothing is kept."""
+    def evict_voice(self, voice: str) -> None:
+        """Do nothing: no prompt is cached."""
 
     def counts(self) -> BackendCounts:
         return BackendCounts()
 
     def warm_up(self) -> None:
-        """Nothing to warm."""
+        """Do nothing."""
 
     def _emit(self, hop: Hop) -> HopAudio:
         state: SimulatedState = hop.state

@@ -105,9 +105,9 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
         now = self._clock()
         self._thread.post(lambda: setattr(handle.item, "played", (seconds_played, now)))
 
-    def forget_voice(self, voice: str) -> None:
+    def evict_voice(self, voice: str) -> None:
         """Evict the computed prompt of a voice; streams that use it keep theirs."""
-        self._thread.post(lambda: self._backend.forget_voice(voice))
+        self._thread.post(lambda: self._backend.evict_voice(voice))
 
     def acknowledge(self, handle: Handle, samples: int) -> None:
         """Report that the audio before absolute sample `samples` has been sent.
@@ -128,7 +128,7 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
         with self._thread.lock:
             streams = list(self._live)
         now, audio = self._clock(), self._backend.format
-        self._ready = ready_jobs(streams, now, audio, self.limits, self._times, self._backend.kept_tokens)
+        self._ready = ready_jobs(streams, now, audio, self.limits, self._times, self._backend.cached_tokens)
         self._batch = pick(self._ready, self._order, now, self.limits, self._times)
         self._stats = self._snapshot()
         self._step(self._batch)

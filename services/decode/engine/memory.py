@@ -1,4 +1,4 @@
-"""How much memory streams' states may take when no setting says."""
+"""The default memory for streams' states."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from pathlib import Path
 import torch
 
 GPU_SHARE = 0.8
-"""Of the memory that is free once the model is loaded; the rest is for what a batch computes."""
+"""Share of the memory that is free after the model is loaded; the rest is for the computation of batches."""
 CPU_SHARE = 0.5
-"""Of the free memory: other processes live here too, and a recomputing stream is late, not lost. Pages are taken as
-streams fill them."""
+"""Share of the free memory: other processes need memory too, and a stream without state is slow, not lost. Pages are
+allocated as streams fill them."""
 MOST_STREAMS = 256
-"""No pool is larger than this many of the longest utterances."""
+"""Largest size of a pool, in utterances of the longest kind."""
 CGROUP = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
 
 
 def default_budget(device: torch.device, fraction: float = 1.0) -> int:
-    """Bytes for kept states on `device`, of which this process may take `fraction`."""
+    """Bytes for states on `device`, of whose memory this process may use `fraction`."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return int(GPU_SHARE * max(0, min(free, int(fraction * total) - torch.cuda.memory_reserved(device))))
@@ -26,7 +26,7 @@ def default_budget(device: torch.device, fraction: float = 1.0) -> int:
 
 
 def free_memory(cgroup: Path = CGROUP, meminfo: Path = MEMINFO) -> int:
-    """Bytes this process may still take: by the container or the machine, or 4 GiB if neither tells."""
+    """Bytes that are free in the container or on the machine, or 4 GiB if neither is known."""
     found = []
     try:
         limit, used = ((cgroup / name).read_text().strip() for name in ("memory.max", "memory.current"))

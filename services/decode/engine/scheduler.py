@@ -1,4 +1,4 @@
-"""A stream as the engine sees it, and which streams decode next."""
+"""The engine's state of a stream, and the choice of the streams that decode next."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from services.decode.engine.service_time import ServiceTime
 from services.decode.engine.state import StreamSpec
 
 OFFLINE_PATIENCE_S = 30.0
-"""How long offline work waits for its next hop behind everybody who listens, before it counts as due."""
+"""Longest wait of offline work for its next hop behind interactive streams, before it counts as due."""
 EVICTION_LEAD_S = 2.0
-"""How much further ahead of its listener a stream must be to lose its state to another."""
+"""How much larger than another stream's lead a stream's lead must be for the other to evict its state."""
 
 
 @dataclass(frozen=True)
 class EngineLimits:
-    """What one engine takes on."""
+    """Limits of one engine."""
 
     max_streams: int = 32
-    """Streams open at once; one more is refused (what other servers call decode_paral_num)."""
+    """Streams open at once; one more is refused (other servers call it decode_paral_num)."""
     max_queue: int = 10
     """Streams that may wait for their first audio; while so many do, a new one is refused."""
     max_batch: int = 1
-    """Hops of different streams decoded as one batch. On a CPU one at a time is as fast and starts sooner."""
+    """Hops of different streams decoded as one batch. On a CPU a batch of one is as fast and starts sooner."""
     first_audio_s: float = 0.5
-    """Target from a stream's opening to its first audio: its deadline when the caller names none."""
+    """Target time from a stream's opening to its first audio: its deadline if the caller gives none."""
     admission: bool = True
-    """Refuse a stream that, by measured service times, would make a playing one late."""
+    """Refuse a stream that, according to measured service times, would make a playing one late."""
     heartbeat_s: float = 0.1
-    """An idle engine turns at least this often, so that its step counter tells a live loop from a hung one."""
+    """An idle engine takes a turn at least this often, so that its step counter distinguishes it from a hung one."""
 
     def __post_init__(self) -> None:
         if min(self.max_streams, self.max_queue, self.max_batch) < 1:
@@ -45,32 +45,32 @@ class EngineLimits:
 
 @dataclass(eq=False)
 class Stream:
-    """One utterance on its way through the engine; only the engine's thread changes it, but for `closed`."""
+    """One utterance in the engine; only the engine's thread changes it, except `closed` and `fed_at`."""
 
     spec: StreamSpec
     arrival: float
     plan: ChunkPlan
     done: int = 0
-    """Tokens decoded, prompt included; for a resumed stream, decoded by its former worker."""
+    """Tokens decoded, prompt included; of a resumed stream, those of its previous worker too."""
     emitted: int = 0
-    """Absolute samples made, those of a former worker included."""
+    """Absolute samples made, including those of a previous worker."""
     tokens: list[int] = field(default_factory=list, repr=False)
     ended: bool = False
-    """No token follows."""
+    """Whether no token follows."""
     state: Any = field(default=None, repr=False)
     state_bytes: int = 0
     closed: bool = False
     """Cancelled, finished or failed: nothing more is reported."""
     acknowledged: int = 0
-    """Absolute samples the caller has taken on."""
+    """Absolute samples that the caller has sent."""
     played: tuple[float, float] | None = None
-    """(seconds played, when that was): reported by the client, or 0 at the first audio."""
+    """(seconds played, time of the report): from the client, or 0 at the first audio."""
     fed_at: float | None = None
-    """When tokens were last pushed, taken or not."""
+    """Time of the last push of tokens, processed or not."""
     advanced_at: float = 0.0
-    """When the latest hop ended."""
+    """End time of the latest hop."""
     ready_since: float | None = None
-    """Since when the next hop could have run; None while it cannot."""
+    """Time since which the next hop can run; None while it cannot."""
 
     @property
     def prompt(self) -> int:
@@ -83,17 +83,17 @@ class Stream:
 
     @property
     def queued(self) -> bool:
-        """Waits for its first audio, tokens given."""
+        """Whether it has tokens and waits for its first audio."""
         return self.fed_at is not None and self.played is None and not self.closed
 
     def lead(self, now: float, sample_rate: int) -> float:
-        """Seconds of audio made beyond what the listener has heard by now; endless when nobody listens."""
+        """Seconds of audio made beyond the present playback position; infinite for an offline stream."""
         if self.spec.offline:
             return math.inf
         return max(0.0, self._ahead(now, sample_rate))
 
     def dry(self, now: float, sample_rate: int) -> float:
-        """Seconds since the listener ran out of audio; 0 while they have some."""
+        """Seconds since the listener ran out of audio; 0 while some is left."""
         return 0.0 if self.spec.offline else max(0.0, -self._ahead(now, sample_rate))
 
     def _ahead(self, now: float, sample_rate: int) -> float:
@@ -114,11 +114,11 @@ class Job:
     final: bool
     ready_since: float
     deadline: float
-    """When its listener runs dry, or the first audio is due; for offline work, when it has waited long enough."""
+    """When its listener runs out of audio, or the first audio is due; for offline work, the end of its patience."""
     tokens: int = 0
-    """How many tokens must be computed: more than the hop's own when the stream has lost its state."""
+    """Tokens to compute: more than the hop's own if the stream has lost its state."""
     service_s: float = 0.0
-    """How long that is expected to take."""
+    """Expected duration of that."""
 
 
 Order = Callable[[Job], tuple[float, ...]]
@@ -126,12 +126,12 @@ Order = Callable[[Job], tuple[float, ...]]
 
 
 def fifo(job: Job) -> tuple[float, ...]:
-    """First ready, first served: every stream gets a hop before any gets its next."""
+    """First ready, first served: every stream gets one hop before any stream gets another."""
     return (job.ready_since,)
 
 
 def deadline(job: Job) -> tuple[float, ...]:
-    """Whoever must begin first to be in time. A stream far ahead of its listener waits when others do not."""
+    """Earliest latest start time first. A stream far ahead of its listener waits for more urgent ones."""
     return (job.deadline - job.service_s,)
 
 
@@ -139,9 +139,9 @@ ORDERS: dict[str, Order] = {"deadline": deadline, "fifo": fifo}
 
 
 def pick(jobs: Sequence[Job], order: Order, now: float, limits: EngineLimits, times: ServiceTime) -> list[Job]:
-    """The next batch: the first jobs in order, as many as do not make the most urgent of them late.
+    """Return the next batch: the first jobs in order, as many as do not make the most urgent of them late.
 
-    When that one is late already, the batch is full: work per second is then all that helps.
+    If that one is late in any case, the batch is filled: only throughput helps then.
     """
     ranked = sorted(jobs, key=order)
     batch = ranked[:1]
@@ -163,9 +163,9 @@ def ready_jobs(
     times: ServiceTime,
     kept: Callable[[Any], int],
 ) -> list[Job]:
-    """The hops that could run at `now`, in no particular order; marks since when each stream has been ready.
+    """Return the hops that can run at `now`, in no particular order; set `ready_since` of each stream.
 
-    `kept(state)` says how many tokens a stream's state remembers.
+    `kept(state)` returns the number of tokens that a stream's state holds.
     """
     jobs = []
     for stream in streams:
@@ -182,7 +182,7 @@ def ready_jobs(
 
 
 def next_hop_end(stream: Stream, now: float, audio: AudioFormat) -> int | None:
-    """Where the stream's next hop ends, or None while it lacks tokens or its reader lags behind."""
+    """Return the end of the stream's next hop, or None while it lacks tokens or its reader is too slow."""
     limit = stream.spec.max_unread_s
     if limit is not None and stream.emitted - stream.acknowledged >= limit * audio.sample_rate:
         return None
@@ -196,7 +196,7 @@ def next_hop_end(stream: Stream, now: float, audio: AudioFormat) -> int | None:
 
 
 def demand(stream: Stream, now: float, audio: AudioFormat, limits: EngineLimits) -> Demand:
-    """What admission reckons with: the stream's next hop, whether or not its tokens are there yet."""
+    """Return the stream's demand for admission: its next hop, whether or not its tokens are known yet."""
     lead = stream.lead(now, audio.sample_rate)
     end = stream.spec.hops.hop_end(stream.plan, stream.prompt, stream.done, lead)
     hop = stream.spec.hops.sizes[0]
@@ -204,10 +204,10 @@ def demand(stream: Stream, now: float, audio: AudioFormat, limits: EngineLimits)
 
 
 def victims(streams: Iterable[Stream], job: Job, now: float, audio: AudioFormat) -> list[Stream]:
-    """Streams whose state is worth less than the job's, the least worth first: offline ones, then those far ahead.
+    """Return the streams whose state may be evicted for the job, first offline ones, then those with the largest lead.
 
-    A stream that is ahead decodes in long hops, so a recompute costs it least; streams about equally far ahead never
-    take each other's memory, or all of them would recompute in turn.
+    A stream with a large lead decodes in long hops, so recomputing costs it least. Streams with similar leads never
+    evict each other, otherwise all of them would recompute repeatedly.
     """
     own = job.stream.lead(now, audio.sample_rate) + EVICTION_LEAD_S
     found = [stream for stream in streams if stream.state_bytes and stream.lead(now, audio.sample_rate) > own]

@@ -1,7 +1,7 @@
-"""Speaking rate: the mel's time axis stretched, output frames indexed absolutely so that it works while streaming.
+"""Speaking rate: stretches the mel's time axis. Output frames have absolute indices, so that streams can be stretched.
 
-Output frame k lies at input position (k + 0.5) * speed - 0.5, held inside the utterance (linear interpolation,
-spec section 6.1); an utterance of M frames becomes int(M / speed).
+Output frame k is at input position (k + 0.5) * speed - 0.5, clamped to the utterance (linear interpolation, spec
+section 6.1); an utterance of M frames becomes int(M / speed) frames.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import math
 
 
 def position(frame: int, speed: float) -> float:
-    """Where output frame `frame` lies among the input frames; below 0 at the very beginning of a slowed utterance."""
+    """Position of output frame `frame` among the input frames; negative at the very start of a slowed utterance."""
     return (frame + 0.5) * speed - 0.5
 
 
 def frames_ready(known: int, speed: float, last: bool) -> int:
-    """How many output frames `known` input frames determine; with `last`, how many there are."""
+    """Number of output frames that `known` input frames determine; with `last`, the number of all."""
     if speed == 1.0:
         return known
     whole = int(known / speed)

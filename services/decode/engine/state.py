@@ -1,4 +1,4 @@
-"""What opens a stream, and the record by which another worker continues it."""
+"""The specification of a stream, and the record from which another worker continues it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ MAX_SEED = 2**64 - 1
 
 
 class StreamError(ValueError):
-    """The stream was given something it cannot decode; the message says what and what to change."""
+    """Invalid input of a stream; the message names the problem and what to change."""
 
 
 @dataclass(frozen=True, eq=False)
 class StreamSpec:
-    """A stream to decode: a voice and how to speak with it.
+    """A stream to decode: a voice and its options.
 
     prompt_tokens int [P] (P may be 0), prompt_mel float32 [2P, 80], embedding float32 [192]. Together with `seed`,
     `plan`, `full_attention_last`, `speed` and the tokens pushed later they determine the audio.
@@ -33,22 +33,22 @@ class StreamSpec:
     prompt_mel: NDArray[np.float32] = field(repr=False)
     embedding: NDArray[np.float32] = field(repr=False)
     voice: str = ""
-    """Content hash of these three; streams that name the same one share the prompt's work. Empty shares nothing."""
+    """Content hash of these three; streams with the same hash share the cached prompt. Empty: nothing is shared."""
     seed: int = 0
     plan: ChunkPlan = field(default_factory=ChunkPlan)
     full_attention_last: bool = False
-    """Upstream's way: the last hop sees the whole utterance (spec section 6.4). Default is chunk-causal throughout."""
+    """Upstream's mode: the last hop attends to the whole utterance (spec section 6.4). Default: chunk-causal."""
     speed: float = 1.0
     """Speaking rate: 2 is twice as fast."""
     hops: HopPolicy = field(default_factory=HopPolicy)
     resume: bytes = field(default=b"", repr=False)
-    """Continue after this record; its plan and seed win. Push every token from the utterance's first one."""
+    """Continue after this record, with its plan and seed. Push all tokens of the utterance, from the first one."""
     deadline: float | None = None
-    """When the first audio is due, in seconds of `time.monotonic`; None means as soon as its turn comes."""
+    """When the first audio is due, in seconds of `time.monotonic`; None: the engine's default target."""
     offline: bool = False
-    """Nobody listens while this is made: largest hops, last in urgency."""
+    """No listener waits for this audio: largest hops, lowest urgency."""
     max_unread_s: float | None = None
-    """Seconds of audio that may wait unacknowledged before the stream pauses; None never pauses it."""
+    """Seconds of unacknowledged audio at which the stream pauses; None: it never pauses."""
 
     def __post_init__(self) -> None:
         if not 0.1 <= self.speed <= 10:
@@ -61,15 +61,15 @@ class StreamSpec:
 
 @dataclass(frozen=True, eq=False)
 class ResumeRecord:
-    """What another worker needs, beside the voice and the tokens, to continue without a seam.
+    """What another worker needs, with the voice and the tokens, to continue seamlessly.
 
-    The flow is a function of the tokens and is recomputed; only the vocoder has a history of its own.
+    The flow is a function of the tokens and is recomputed; only the vocoder has state that depends on its history.
     """
 
     plan: ChunkPlan
     seed: int
     done: int
-    """Tokens decoded, prompt included: where the next hop begins."""
+    """Tokens decoded, prompt included: the start of the next hop."""
     emitted: int
     """Mel frames (after `speed`) whose audio has been sent; one frame is 480 samples."""
     start: int
@@ -77,7 +77,7 @@ class ResumeRecord:
     mel: NDArray[np.float32] = field(repr=False)
     """[emitted - start, mel]: the vocoder's left context."""
     phase: NDArray[np.float64] = field(repr=False)
-    """[harmonics] turns at the vocoder's window start."""
+    """[harmonics] phase in turns at the start of the vocoder's window."""
 
     def to_bytes(self) -> bytes:
         """Little-endian: magic, CRC-32 of the rest, seed, eight counts, mel rows, phases."""
@@ -89,19 +89,19 @@ class ResumeRecord:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> ResumeRecord:
-        """Raises StreamError when the bytes are not a whole, undamaged record."""
+        """Parse a record. Raises StreamError if the bytes are incomplete, damaged or of another version."""
         if len(data) < _HEADER.size or data[:4] != _MAGIC:
-            raise StreamError("the resume record is not one of this version; start the utterance anew")
+            raise StreamError("the resume record is of another version; start the utterance again")
         _, checksum, seed, *counts = _HEADER.unpack_from(data)
         body = data[_HEADER.size :]
         first_boundary, chunk_tokens, done, emitted, start, rows, bins, harmonics = counts
         intact = zlib.crc32(_HEADER.pack(_MAGIC, 0, seed, *counts) + body) == checksum
         if not intact or len(body) != 4 * rows * bins + 8 * harmonics or emitted != start + rows:
-            raise StreamError("the resume record is damaged; start the utterance anew")
+            raise StreamError("the resume record is damaged; start the utterance again")
         mel = np.frombuffer(body, "<f4", rows * bins).reshape(rows, bins).astype(np.float32)
         phase = np.frombuffer(body, "<f8", harmonics, 4 * rows * bins).astype(np.float64)
         try:
             plan = ChunkPlan(first_boundary, chunk_tokens)
         except ValueError as error:
-            raise StreamError(f"the resume record is damaged ({error}); start the utterance anew") from error
+            raise StreamError(f"the resume record is damaged ({error}); start the utterance again") from error
         return cls(plan, seed, done, emitted, start, mel, phase)

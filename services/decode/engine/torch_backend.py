@@ -17,11 +17,11 @@ from services.common.checkpoint.weights import read_weights
 from services.common.engine.precision import forbid_tf32
 from services.decode.engine.backends import AudioFormat, BackendCounts, Hop, HopAudio, check_tokens
 from services.decode.engine.memory import MOST_STREAMS, default_budget
-from services.decode.engine.prompts import Prompts
+from services.decode.engine.prompt_cache import PromptCache
 from services.decode.engine.state import ResumeRecord, StreamError, StreamSpec
-from services.decode.estimators.compiled import made_up_mel
+from services.decode.estimators.compiled import probe_mel
+from services.decode.flow.kv_cache import EMPTY_STATE, KvBlockPool, KvLayout, block_bytes
 from services.decode.flow.model import EstimatorFactory, Flow, FlowHop, FlowState
-from services.decode.flow.pool import EMPTY, Layout, PastPool, block_bytes
 from services.decode.vocoder.context import layer_bound, measure_context
 from services.decode.vocoder.stream import Vocoder, VocoderState
 from services.decode.vocoder.stretch import Stretch
@@ -33,12 +33,12 @@ _Piece = tuple[VocoderState, Tensor, bool]
 
 
 class NonFiniteAudio(ArithmeticError):
-    """The model produced NaN or infinity; the input or the precision does not suit it."""
+    """The model produced NaN or infinity; the input or the precision is unsuitable."""
 
 
 @dataclass
 class TorchState:
-    """One stream: `skip` is how many (stretched) frames of a recomputed flow were already spoken elsewhere."""
+    """One stream. `skip` counts the (stretched) frames of a recomputed flow that another worker has already spoken."""
 
     flow: FlowState
     stretch: Stretch
@@ -50,7 +50,7 @@ class TorchState:
 
 @dataclass(frozen=True)
 class Precision:
-    """In which numbers the flow computes and keeps what it remembers. The vocoder always runs in float32."""
+    """Number types of the flow's computation and of its cache. The vocoder always runs in float32."""
 
     compute: torch.dtype = torch.float32
     state: torch.dtype = torch.float32
@@ -68,13 +68,13 @@ class TorchBackend:
         make_estimator: EstimatorFactory | None = None,
         memory_share: float = 1.0,
     ) -> None:
-        """Loads the checkpoint; `state_bytes` is the memory that streams' states may take.
+        """Load the checkpoint; `state_bytes` is the memory for streams' states.
 
-        None takes what `default_budget` gives a process that has `memory_share` of the device's memory.
-        `make_estimator` puts an exported graph in the estimator's place; it goes with `state_bytes` 0.
-        What runs in float32 runs without TF32: `forbid_tf32` is called for the whole process.
+        None means `default_budget` for a process that has `memory_share` of the device's memory.
+        `make_estimator` replaces the estimator by an exported graph; it needs `state_bytes` 0.
+        float32 operations run without TF32: `forbid_tf32` is called for the whole process.
 
-        Raises ModelDirError when the weights are missing or do not fit.
+        Raises ModelDirError if the weights are missing or do not fit.
         """
         forbid_tf32()
         self.device = torch.device(device)
@@ -87,18 +87,20 @@ class TorchBackend:
         self.vocoder = Vocoder(
             model.vocoder, read_weights(model.weights_file("hift")), layer_bound(model.vocoder), self.device
         )
-        self.prompts = Prompts(self.flow)
+        self.prompts = PromptCache(self.flow)
         self._recomputed = self._non_finite = 0
-        self._told_of_lack = False
+        self._memory_reported = False
         self._flow_s = self._vocoder_s = 0.0
 
-    def _make_pool(self, layouts: Mapping[str, Layout], block_tokens: int) -> PastPool:
+    def _make_pool(self, layouts: Mapping[str, KvLayout], block_tokens: int) -> KvBlockPool:
         budget = self._state_bytes
         if budget is None:
             budget = default_budget(self.device, self._memory_share)
         blocks = budget // block_bytes(layouts, self.precision.state)
         longest = -(-self.format.max_tokens // block_tokens)
-        return PastPool(layouts, block_tokens, min(blocks, MOST_STREAMS * longest), self.precision.state, self.device)
+        return KvBlockPool(
+            layouts, block_tokens, min(blocks, MOST_STREAMS * longest), self.precision.state, self.device
+        )
 
     def check(self, spec: StreamSpec) -> None:
         config, tokens = self.flow.config, spec.prompt_tokens.shape[0]
@@ -111,13 +113,13 @@ class TorchBackend:
         if spec.embedding.shape != (config.speaker_dim,):
             raise StreamError(f"the speaker embedding is {list(spec.embedding.shape)}, expected [{config.speaker_dim}]")
         if not (np.isfinite(spec.prompt_mel).all() and np.isfinite(spec.embedding).all()):
-            raise StreamError("the voice holds values that are not finite numbers; make it anew from its prompt")
+            raise StreamError("the voice contains values that are not finite numbers; extract it again from its prompt")
         check_tokens(spec.prompt_tokens.tolist(), config.vocab_size)
         if spec.resume:
             record = ResumeRecord.from_bytes(spec.resume)
             fits = record.mel.shape[1] == config.output_size and record.phase.shape[0] == self.vocoder.source.harmonics
             if not fits or record.done > self.format.max_tokens:
-                raise StreamError("the resume record belongs to another model; start the utterance anew")
+                raise StreamError("the resume record belongs to another model; start the utterance again")
 
     @torch.inference_mode()
     def open(self, spec: StreamSpec) -> TorchState:
@@ -127,7 +129,7 @@ class TorchBackend:
             vocoder.emitted, vocoder.start = record.emitted, record.start
             vocoder.mel = torch.from_numpy(record.mel).to(self.device)
             vocoder.phase = torch.from_numpy(record.phase).to(self.device)
-            again = max(0, record.done - spec.prompt_tokens.shape[0])  # what another worker had decoded
+            again = max(0, record.done - spec.prompt_tokens.shape[0])  # decoded by another worker
             self._recomputed += self.format.frames_per_token * again
         flow = self.flow.open(
             torch.tensor(spec.prompt_tokens, dtype=torch.int64),
@@ -142,18 +144,18 @@ class TorchBackend:
         flow_hops = [self._flow_hop(hop) for hop in hops]
         for hop in hops:
             self.prompts.begin(hop.state.voice, hop.state.flow, beat)
-        done = [(hop.state.flow.done, hop.state.flow.past.tokens if hop.state.flow.past else 0) for hop in hops]
-        pasts = [hop.state.past for hop in flow_hops]
+        done = [(hop.state.flow.done, hop.state.flow.kv_state.tokens if hop.state.flow.kv_state else 0) for hop in hops]
+        kv_states = [hop.state.kv_state for hop in flow_hops]
         mels = self.flow.append(flow_hops, beat)
         try:
             mels = self._finite(flow_hops, mels, [before for before, _ in done], beat)
-        except Exception:  # such as no memory: the engine runs the hops again, one by one
-            for failed, past, (before, _) in zip(flow_hops, pasts, done, strict=True):
-                failed.state.past, failed.state.done = past, before
+        except Exception:  # for example, out of memory: the engine runs the hops again, one by one
+            for failed, kv_state, (before, _) in zip(flow_hops, kv_states, done, strict=True):
+                failed.state.kv_state, failed.state.done = kv_state, before
             raise
         self._recomputed += self.format.frames_per_token * sum(max(0, known - kept) for known, kept in done)
-        if any(hop.keep and hop.state.past is None for hop in flow_hops):
-            self._tell_of_lack()
+        if any(hop.keep and hop.state.kv_state is None for hop in flow_hops):
+            self._report_no_memory()
         flowed = time.perf_counter()
         results = self._vocode(hops, mels)
         beat()
@@ -162,28 +164,30 @@ class TorchBackend:
         return results
 
     def state_bytes(self, state: TorchState) -> int:
-        return len(state.flow.past.blocks) * self.flow.pool.block_bytes if state.flow.past else 0
+        return len(state.flow.kv_state.blocks) * self.flow.pool.block_bytes if state.flow.kv_state else 0
 
-    def kept_tokens(self, state: TorchState) -> int:
-        if state.flow.past is not None:
-            return state.flow.past.tokens
-        return self.prompts.kept_tokens(state.voice, state.flow)
+    def cached_tokens(self, state: TorchState) -> int:
+        if state.flow.kv_state is not None:
+            return state.flow.kv_state.tokens
+        return self.prompts.cached_tokens(state.voice, state.flow)
 
     def has_room(self, hops: Sequence[Hop]) -> bool:
         pool = self.flow.pool
-        wanted = sum(pool.missing(hop.state.flow.past or EMPTY, hop.end) for hop in hops if not self._ends(hop))
+        wanted = sum(
+            pool.missing_blocks(hop.state.flow.kv_state or EMPTY_STATE, hop.end) for hop in hops if not self._ends(hop)
+        )
         while wanted > pool.free_blocks:
-            if not self.prompts.forget_one():
+            if not self.prompts.evict_one():
                 return False
         return True
 
     def evict(self, state: TorchState) -> int:
-        freed, state.flow.past = self.state_bytes(state), None
-        self._tell_of_lack()
+        freed, state.flow.kv_state = self.state_bytes(state), None
+        self._report_no_memory()
         return freed
 
-    def forget_voice(self, voice: str) -> None:
-        self.prompts.forget(voice)
+    def evict_voice(self, voice: str) -> None:
+        self.prompts.evict_voice(voice)
 
     def counts(self) -> BackendCounts:
         pool = self.flow.pool
@@ -200,8 +204,8 @@ class TorchBackend:
         )
 
     def warm_up(self) -> None:
-        """Decodes made-up tokens and measures the vocoder's context on their mel (`measure_context`)."""
-        self.vocoder.context = measure_context(self.vocoder, made_up_mel(self.flow))
+        """Decode synthetic tokens and measure the vocoder's context on their mel (`measure_context`)."""
+        self.vocoder.context = measure_context(self.vocoder, probe_mel(self.flow))
 
     def _ends(self, hop: Hop) -> bool:
         return hop.final and hop.end == hop.state.flow.prompt + len(hop.tokens)
@@ -210,25 +214,26 @@ class TorchBackend:
         flow: FlowState = hop.state.flow
         flow.tokens = list(hop.tokens)
         if self._ends(hop) and hop.state.full_attention_last:
-            flow.plan, flow.past = ChunkPlan.whole(), None
+            flow.plan, flow.kv_state = ChunkPlan.whole(), None
         return FlowHop(flow, hop.end, hop.final, keep=not self._ends(hop))
 
-    def _tell_of_lack(self) -> None:
-        """Says once that memory is too small; from then on the metrics of recomputed frames and evictions tell."""
-        if self._told_of_lack or not self.flow.pool.blocks:
+    def _report_no_memory(self) -> None:
+        """Log once that memory is too small; the metrics of recomputed frames and evictions show it from then on."""
+        if self._memory_reported or not self.flow.pool.blocks:
             return
-        self._told_of_lack = True
-        told = {"setting": "decode_state_bytes", "mib": self.counts().budget_bytes >> 20, "instead": "more, or float8"}
-        log.warning("no memory left for a stream's state: its hops compute its whole history, ever more", extra=told)
+        self._memory_reported = True
+        mib = self.counts().budget_bytes >> 20
+        details = {"setting": "decode_state_bytes", "mib": mib, "advice": "increase it, or store states in float8"}
+        log.warning("no memory for a stream's state: each of its hops computes its whole history", extra=details)
 
     def _finite(
         self, hops: Sequence[FlowHop], mels: list[Tensor], done: Sequence[int], beat: Callable[[], None]
     ) -> list[Tensor]:
-        """Computes hops whose mel is not finite again in float32; what still is not is left for its stream to fail."""
+        """Compute hops again in float32 if their mel is not finite; if it still is not, the stream fails later."""
         for index, (hop, mel) in enumerate(zip(hops, mels, strict=True)):
             if bool(torch.isfinite(mel).all()):
                 continue
-            hop.state.past, hop.state.done = None, done[index]
+            hop.state.kv_state, hop.state.done = None, done[index]
             self._non_finite += 1
             mels[index] = self.flow.append([replace(hop, exact=True)], beat)[0]
         return mels
@@ -271,7 +276,7 @@ class TorchBackend:
         return HopAudio(start * self.format.frame_samples, samples.cpu().numpy(), self._record(hop.state))
 
     def _piece(self, hop: Hop, mel: Tensor) -> _Piece:
-        """What the vocoder gets of a hop's mel: stretched, and without what was spoken elsewhere."""
+        """The vocoder's input from a hop's mel: stretched, without frames that another worker has spoken."""
         state: TorchState = hop.state
         last = self._ends(hop)
         frames = state.stretch.append(mel, last)

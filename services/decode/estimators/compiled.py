@@ -1,7 +1,7 @@
-"""Faster ways to run the estimator, each held against the plain one before it is used.
+"""Faster ways to run the estimator, each compared with the plain one before it is used.
 
-They change no result beyond rounding. A way that fails here, or gives something else, is not used: the flow stays as
-it was, and the RuntimeError says why.
+They change no result beyond rounding. A way that fails here, or gives another result, is not used: the flow stays as it
+was, and the error has the reason.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from services.decode.flow.unet import UNet
 
 _TOKENS = 60
 LARGEST_DIFFERENCE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.05}
-"""Mean difference of the mel, whose deviation is about 1: what rounding may do, and no mistake keeps within."""
+"""Mean difference of the mel, whose standard deviation is about 1: more than rounding causes, less than a defect."""
 
 
-def made_up_mel(flow: Flow) -> Tensor:
-    """The mel [frames, mel] of made-up tokens and a made-up voice, decoded in three hops; the same at every call."""
+def probe_mel(flow: Flow) -> Tensor:
+    """Return the mel [frames, mel] of random tokens and a random voice, decoded in three hops; always the same."""
     config = flow.config
     generator = torch.Generator("cpu").manual_seed(0)
     embedding = torch.randn(config.speaker_dim, generator=generator)
@@ -36,11 +36,11 @@ def made_up_mel(flow: Flow) -> Tensor:
 
 @torch.inference_mode()
 def compile_estimator(flow: Flow) -> None:
-    """Has torch.compile join the estimator's small operations. What is asked for exactly goes without (`FlowHop`).
+    """Fuse the estimator's element-wise operations with torch.compile. `FlowHop.exact` uses the plain network.
 
-    Raises RuntimeError when there is no compiler, it fails, or its code computes something else.
+    Raises RuntimeError if there is no compiler, it fails, or its code gives another result.
     """
-    network, expected, plain = _network(flow), made_up_mel(flow), flow.solver
+    network, expected, plain = _network(flow), probe_mel(flow), flow.solver
     # A second structure over the same weights, so that the first one stays as it is.
     compiled = copy.deepcopy(network, {id(weight): weight for weight in network.parameters()})
     compiled.compile_parts()
@@ -50,24 +50,24 @@ def compile_estimator(flow: Flow) -> None:
             _compare(flow, expected)
     except Exception as error:
         flow.solver = plain
-        raise RuntimeError(str(error)) from error  # compilers fail in ways of their own
+        raise RuntimeError(str(error)) from error  # compilers raise errors of many types
 
 
 @torch.inference_mode()
 def use_programs(flow: Flow, most_streams: int, record: Record | None) -> None:
-    """Has appends of up to `most_streams` streams run as programs of fixed shape, recorded by `record`.
+    """Run appends of up to `most_streams` streams as programs of fixed shape, recorded by `record`.
 
-    Makes them all before it returns, so that no batch waits for one: 101 for 16 streams, a few seconds on a GPU.
-    Raises RuntimeError when they cannot be recorded or compute something else.
+    Makes all of them now, so that no batch waits for one: 101 for 16 streams, a few seconds on a GPU. Raises
+    RuntimeError if they give another result, or whatever the recording or a step raises.
     """
-    expected = made_up_mel(flow)
-    arena = flow.pool.arenas["estimator"]
+    expected = probe_mel(flow)
+    cache = flow.pool.caches["estimator"]
     ratio = flow.config.mel_frames_per_token
-    programs = Programs(flow.solver, _network(flow), arena, ratio, most_streams=most_streams, record=record)
+    programs = Programs(flow.solver, _network(flow), cache, ratio, most_streams=most_streams, record=record)
     with device_in_force(flow.device):
-        torch.cuda.empty_cache()  # recordings need memory of their own and cannot take what the allocator has cached
+        torch.cuda.empty_cache()  # recordings need their own memory and cannot use what the allocator has cached
         programs.prepare()
-        torch.cuda.empty_cache()  # what the steps took that ran before their recordings
+        torch.cuda.empty_cache()  # memory of the steps that ran before their recordings
     flow.programs = programs
     try:
         _compare(flow, expected)
@@ -78,12 +78,12 @@ def use_programs(flow: Flow, most_streams: int, record: Record | None) -> None:
 
 def _network(flow: Flow) -> UNet:
     if not isinstance(flow.solver.estimator, UNet):
-        raise RuntimeError("an exported graph computes in the estimator's place")
+        raise RuntimeError("an exported graph replaces the estimator")
     return flow.solver.estimator
 
 
 def _compare(flow: Flow, expected: Tensor) -> None:
-    difference = float((made_up_mel(flow) - expected).abs().mean())
+    difference = float((probe_mel(flow) - expected).abs().mean())
     allowed = LARGEST_DIFFERENCE[flow.solver.estimator.dtype]
     if not difference <= allowed:  # NaN too
         raise RuntimeError(f"its mel differs from the plain one by {difference:.2g} in the mean, {allowed} is allowed")

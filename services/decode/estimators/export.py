@@ -1,8 +1,8 @@
 """The estimator as an ONNX graph: whole streams from their beginning, any batch, any length, the chunk mask included.
 
-A graph keeps no state, so it serves recompute only: every hop pays for its stream's history. One graph serves ONNX
-Runtime and, built into an engine, TensorRT. Peers export without the mask and for a batch of two, which changes the
-audio of whoever streams.
+A graph has no cache, so it serves recompute only: every hop computes its stream's history. One graph serves ONNX
+Runtime and, built into an engine, TensorRT. Other projects export without the mask and for a batch of two, which
+changes the audio of streams.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from uuid import uuid4
 import torch
 from torch import Tensor, nn
 
-from services.decode.flow.past import Pass
+from services.decode.flow.forward_pass import Pass
 from services.decode.flow.unet import UNet
 
 log = logging.getLogger(__name__)
@@ -31,9 +31,9 @@ INPUTS, OUTPUT = ("x", "terms", "mask"), "velocity"
 
 
 class WholeStreams(nn.Module):
-    """The estimator without a past: x [B, N, 4 * mel], terms [stages, channels], mask [B, 1, N, N] -> [B, N, mel].
+    """The estimator without a cache: x [B, N, 4 * mel], terms [stages, channels], mask [B, 1, N, N] -> [B, N, mel].
 
-    `terms` are the time terms of one Euler step; `mask` is 0 where a frame may look and minus infinity elsewhere.
+    `terms` are the time terms of one Euler step; `mask` is 0 where a frame may attend and minus infinity elsewhere.
     """
 
     def __init__(self, estimator: UNet) -> None:
@@ -46,7 +46,7 @@ class WholeStreams(nn.Module):
 
 
 def export(estimator: UNet, path: Path) -> None:
-    """Writes the graph to `path`, in one step, so that no reader finds half of it. Raises OSError."""
+    """Write the graph to `path` atomically, so that no reader finds a part of it. Raises OSError."""
     began = time.monotonic()
     log.info("exporting the estimator as a graph", extra={"path": str(path)})
     frames, stages = 100, len(estimator.time_terms(torch.zeros(1)))
@@ -59,11 +59,11 @@ def export(estimator: UNet, path: Path) -> None:
     )
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter that needs no further package says that another one is newer
+        warnings.simplefilter("ignore")  # this exporter needs no further package, and warns that there is a newer one
         torch.onnx.export(
             WholeStreams(estimator).eval(),
             inputs,
-            cast(str, buffer),  # a file will do as well as its name
+            cast(str, buffer),  # a file object is accepted too
             dynamo=False,
             opset_version=OPSET,
             input_names=list(INPUTS),
@@ -75,14 +75,14 @@ def export(estimator: UNet, path: Path) -> None:
             },
         )
     write_whole(path, buffer.getvalue())
-    told = {"mib": len(buffer.getvalue()) >> 20, "seconds": round(time.monotonic() - began, 1)}
-    log.info("exported", extra=told)
+    details = {"mib": len(buffer.getvalue()) >> 20, "seconds": round(time.monotonic() - began, 1)}
+    log.info("exported", extra=details)
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file in one step, though several processes may write it at once. Raises OSError."""
+    """Write a file atomically; several processes may write it at the same time. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{uuid4().hex}.partial")  # process numbers repeat in every container
+    temporary = path.with_name(f"{path.name}.{uuid4().hex}.partial")  # process ids repeat in every container
     try:
         temporary.write_bytes(data)
         temporary.replace(path)
@@ -91,7 +91,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def weights_hash(estimator: nn.Module) -> str:
-    """Sixteen hexadecimal digits that stand for the weights: what was built from others must not be used."""
+    """Return sixteen hexadecimal digits of a hash of the weights: a file built from other weights must not be used."""
     digest = hashlib.sha256(f"graph {GRAPH_VERSION}".encode())
     for name, value in sorted(estimator.state_dict().items()):
         digest.update(name.encode())
@@ -100,5 +100,5 @@ def weights_hash(estimator: nn.Module) -> str:
 
 
 def graph_path(cache: Path, estimator: nn.Module) -> Path:
-    """Where a cache keeps the graph of these weights."""
+    """Path of the graph of these weights in a cache folder."""
     return cache / f"estimator-{weights_hash(estimator)}.onnx"

@@ -1,4 +1,4 @@
-"""The estimator in ONNX Runtime: recompute only (see `graph`)."""
+"""The estimator in ONNX Runtime: recompute only (see `export`)."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ import torch
 from torch import Tensor
 
 from services.decode.estimators.export import INPUTS, OUTPUT, export, graph_path
-from services.decode.flow.past import Pass
-from services.decode.flow.pool import Layout
+from services.decode.flow.forward_pass import Pass
+from services.decode.flow.kv_cache import KvLayout
 from services.decode.flow.unet import UNet
 
 
 class OnnxEstimator:
-    """Stands in for the network it was exported from. Time terms stay with PyTorch: they are made once."""
+    """Replaces the network that it was exported from. PyTorch computes the time terms, once."""
 
     dtype = torch.float32
 
     def __init__(self, network: UNet, graph: Path, device: torch.device) -> None:
-        """Raises RuntimeError when ONNX Runtime has no provider for the device."""
+        """Raises RuntimeError if ONNX Runtime has no provider for the device."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         provider = "CUDAExecutionProvider" if device.type == "cuda" else "CPUExecutionProvider"
         if provider not in onnxruntime.get_available_providers():
             raise RuntimeError(f"this ONNX Runtime has no {provider}; install onnxruntime-gpu")
-        # Its CUDA provider uses TF32 unless told otherwise; this estimator computes in float32.
+        # Its CUDA provider uses TF32 by default; this estimator computes in float32.
         settings = {"device_id": device.index or 0, "use_tf32": 0} if device.type == "cuda" else {}
         self._session = onnxruntime.InferenceSession(str(graph), options, providers=[(provider, settings)])
         self._network, self._device = network, device
 
-    def layout(self, positions: int, steps: int, rows: int) -> Layout:
+    def layout(self, positions: int, steps: int, rows: int) -> KvLayout:
         return self._network.layout(positions, steps, rows)
 
     def time_terms(self, t: Tensor) -> list[Tensor]:
         return self._network.time_terms(t)
 
     def __call__(self, x: Tensor, time_terms: list[Tensor], frames: Pass) -> Tensor:
-        """As the network's; streams with a past are refused, since the graph has none."""
-        if frames.keeps:
-            raise ValueError("ONNX Runtime serves streams without kept state only; give them no memory")
+        """Like the network's; refuses a pass with a cache, since the graph has none."""
+        if frames.has_cache:
+            raise ValueError("ONNX Runtime serves streams without cached states only; set state_bytes to 0")
         rows, count = x.shape[:2]
         mask = x.new_zeros(rows, 1, count, count) if frames.mask is None else frames.mask
         terms = torch.stack([term.reshape(-1) for term in time_terms])
@@ -52,7 +52,7 @@ class OnnxEstimator:
             binding.bind_input(name, *self._place(tensor))
         binding.bind_output(OUTPUT, *self._place(out))
         if self._device.type == "cuda":
-            torch.cuda.current_stream(self._device).synchronize()  # its own stream reads what ours has written
+            torch.cuda.current_stream(self._device).synchronize()  # its CUDA stream reads what ours has written
         self._session.run_with_iobinding(binding)
         return out
 
@@ -61,7 +61,7 @@ class OnnxEstimator:
 
 
 def onnx_estimator(network: UNet, cache: Path, device: torch.device) -> OnnxEstimator:
-    """Exports the network unless the cache has its graph. Raises RuntimeError or OSError."""
+    """Export the network unless the cache has its graph. Raises RuntimeError or OSError."""
     path = graph_path(cache, network)
     if not path.exists():
         export(network.cpu(), path)

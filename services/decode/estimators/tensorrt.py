@@ -1,7 +1,7 @@
-"""The estimator as a TensorRT engine, built from the graph of `graph`: recompute only, on NVIDIA GPUs.
+"""The estimator as a TensorRT engine, built from the graph of `export`: recompute only, on NVIDIA GPUs.
 
-Needs the package `tensorrt`, which is imported when it is asked for. No machine that tests this code has a GPU: the
-graph is proven in ONNX Runtime, what is below has not run yet (docs/benchmarks.md).
+Needs the package `tensorrt`, which is imported on use. No machine that tests this code has a GPU: the graph is tested
+in ONNX Runtime, the code below has not run yet (docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from services.decode.estimators.export import INPUTS, OUTPUT, export, graph_path, write_whole
-from services.decode.flow.past import Pass
-from services.decode.flow.pool import Layout
+from services.decode.flow.forward_pass import Pass
+from services.decode.flow.kv_cache import KvLayout
 from services.decode.flow.unet import UNet
 
 log = logging.getLogger(__name__)
@@ -28,37 +28,37 @@ WORKSPACE_BYTES = 4 * 2**30
 
 
 class TensorRtEstimator:
-    """Stands in for the network it was built from. Not thread-safe: one engine thread owns it."""
+    """Replaces the network that it was built from. Not thread-safe: one engine thread owns it."""
 
     dtype = torch.float32
 
     def __init__(self, network: UNet, engine: Path, device: torch.device) -> None:
-        """Raises RuntimeError when the engine cannot be loaded: another GPU, another version."""
+        """Raises RuntimeError if the engine cannot be loaded: another GPU, another version."""
         trt = _tensorrt()
         self._network, self._device = network, device
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
         self._engine = self._runtime.deserialize_cuda_engine(engine.read_bytes())
         if self._engine is None:
-            raise RuntimeError(f"TensorRT cannot load {engine}; delete it, and it is built anew")
+            raise RuntimeError(f"TensorRT cannot load {engine}; delete it to have it built again")
         self._stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._contexts: dict[int, Any] = {}
 
-    def layout(self, positions: int, steps: int, rows: int) -> Layout:
+    def layout(self, positions: int, steps: int, rows: int) -> KvLayout:
         return self._network.layout(positions, steps, rows)
 
     def time_terms(self, t: Tensor) -> list[Tensor]:
         return self._network.time_terms(t)
 
     def __call__(self, x: Tensor, time_terms: list[Tensor], frames: Pass) -> Tensor:
-        """As the network's, for streams without a past and up to the longest profile's frames."""
-        if frames.keeps:
-            raise ValueError("TensorRT serves streams without kept state only; give them no memory")
+        """Like the network's, for passes without a cache; longer passes than the longest profile use the network."""
+        if frames.has_cache:
+            raise ValueError("TensorRT serves streams without cached states only; set state_bytes to 0")
         rows, count = x.shape[:2]
         profile = next((index for index, (_, _, most) in enumerate(FRAMES) if count <= most), None)
         if profile is None:
             longer: Tensor = self._network(x, time_terms, frames)
             return longer
-        # A stream shorter than the smallest profile is padded: causal layers do not look to their right.
+        # A stream shorter than the smallest profile is padded on the right, which causal layers never read.
         padded = max(count, FRAMES[profile][0])
         mask = x.new_zeros(rows, 1, padded, padded)
         if frames.mask is not None:
@@ -74,20 +74,22 @@ class TensorRtEstimator:
         out = torch.empty(*inputs[0].shape[:2], inputs[0].shape[2] // 4, device=self._device)
         for name, tensor in zip(INPUTS, inputs, strict=True):
             if not context.set_input_shape(name, tuple(tensor.shape)):
-                raise RuntimeError(f"the TensorRT engine takes no {name} of {list(tensor.shape)}; build it for more")
+                raise RuntimeError(
+                    f"the TensorRT engine does not accept {name} {list(tensor.shape)}; build a larger one"
+                )
             context.set_tensor_address(name, tensor.data_ptr())
         context.set_tensor_address(OUTPUT, out.data_ptr())
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
         if not context.execute_async_v3(self._stream.cuda_stream):
-            raise RuntimeError("the TensorRT engine failed; its log lines say why")
+            raise RuntimeError("the TensorRT engine failed; see its log lines")
         current.wait_stream(self._stream)
         for tensor in (*inputs, out):
             tensor.record_stream(self._stream)
         return out
 
     def _context(self, profile: int) -> Any:
-        """One execution context per profile, made at first use."""
+        """Return the execution context of a profile, which is made at first use."""
         if profile not in self._contexts:
             context = self._engine.create_execution_context()
             context.set_optimization_profile_async(profile, self._stream.cuda_stream)
@@ -98,7 +100,7 @@ class TensorRtEstimator:
 def tensorrt_estimator(
     network: UNet, cache: Path, device: torch.device, *, precision: str, max_rows: int
 ) -> TensorRtEstimator:
-    """Builds the engine (minutes) unless the cache has it. Raises RuntimeError when that cannot be done here."""
+    """Build the engine (minutes) unless the cache has it. Raises RuntimeError if it cannot be built here."""
     _tensorrt()
     if device.type != "cuda":
         raise RuntimeError(f"TensorRT needs a GPU, and this is {device}")
@@ -113,13 +115,13 @@ def tensorrt_estimator(
 
 
 def engine_path(graph: Path, device: torch.device, *, precision: str, max_rows: int) -> Path:
-    """An engine fits one kind of GPU, one TensorRT, one set of weights."""
+    """Path of an engine, which fits one kind of GPU, one version of TensorRT and one set of weights."""
     gpu = torch.cuda.get_device_name(device).replace(" ", "-")
     return graph.with_name(f"{graph.stem}-{gpu}-trt{_tensorrt().__version__}-{precision}-{max_rows}.engine")
 
 
 def build(graph: Path, engine: Path, network: UNet, *, precision: str, max_rows: int) -> None:
-    """Writes the engine to `engine` in one step. Raises RuntimeError with TensorRT's own words when it cannot."""
+    """Write the engine to `engine` atomically. Raises RuntimeError with TensorRT's message if it cannot be built."""
     trt = _tensorrt()
     began = time.monotonic()
     log.info("building a TensorRT engine, which takes minutes", extra={"path": str(engine)})
@@ -141,7 +143,7 @@ def build(graph: Path, engine: Path, network: UNet, *, precision: str, max_rows:
         config.add_optimization_profile(profile)
     built = builder.build_serialized_network(definition, config)
     if built is None:
-        raise RuntimeError(f"TensorRT could not build an engine from {graph}; its log lines say why")
+        raise RuntimeError(f"TensorRT could not build an engine from {graph}; see its log lines")
     write_whole(engine, bytes(built))
     log.info("built", extra={"mib": engine.stat().st_size >> 20, "seconds": round(time.monotonic() - began)})
 

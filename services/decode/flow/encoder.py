@@ -1,6 +1,6 @@
 """Speech tokens to mean mel: the upsampling conformer encoder (spec section 5.2).
 
-Every function maps new positions to new positions; what came before lives in the passes' pasts.
+Every function maps new positions to new positions; earlier positions are in the cache of the pass.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from services.common.checkpoint.model_dir import FlowConfig
-from services.decode.flow.past import Pass
+from services.decode.flow.forward_pass import Pass
 
 _LOOKAHEAD_TAIL = 0
 _UPSAMPLE_TAIL = 0
@@ -32,7 +32,7 @@ class Embed(nn.Module):
 
 
 class PreLookahead(nn.Module):
-    """Lets token t see tokens t-2 … t+3; the right context comes with the input, zero vectors at the stream's end."""
+    """Token t depends on tokens t-2 … t+3; the input includes the right context, zero vectors at the stream's end."""
 
     def __init__(self, width: int, lookahead: int) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class RelativeAttention(nn.Module):
 
 
 class Sinusoids:
-    """PE(r) for relative positions r = query - key (spec section 5.2), computed as far as streams have needed it."""
+    """PE(r) for relative positions r = query - key (spec section 5.2), computed on demand."""
 
     def __init__(self, width: int) -> None:
         self._width = width
@@ -124,7 +124,7 @@ class FeedForward(nn.Module):
 
 
 class ConformerBlock(nn.Module):
-    """Pre-norm attention and feed-forward (LayerNorm eps 1e-12); the conformer's other parts are switched off."""
+    """Pre-norm attention and feed-forward (LayerNorm eps 1e-12); the other parts of a conformer are disabled."""
 
     def __init__(self, width: int, heads: int, units: int, index: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Tokens to mel, exactly and in pieces: encoder, solver and a stream's state between hops (spec sections 5 and 6.3)."""
+"""Tokens to mel in hops: encoder, solver and a stream's state between hops (spec sections 5 and 6.3)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.common.checkpoint.model_dir import FlowConfig
 from services.common.checkpoint.weights import load_strict
 from services.decode.flow.encoder import Encoder
-from services.decode.flow.past import Pass, Window, chunk_mask
-from services.decode.flow.pool import EMPTY, Layout, Past, PastPool
+from services.decode.flow.forward_pass import CacheIndices, Pass, chunk_mask
+from services.decode.flow.kv_cache import EMPTY_STATE, KvBlockPool, KvLayout, KvState
 from services.decode.flow.program import EulerProgram, Row
 from services.decode.flow.programs import Programs
 from services.decode.flow.solver import GUIDANCE_ROWS, NOISE_FRAMES, Estimator, Solver, Start
@@ -23,16 +23,16 @@ from services.decode.flow.unet import UNet
 
 EstimatorFactory = Callable[[UNet], Estimator]
 SMALL_POOL = 64
-"""Blocks of a flow that was given no pool."""
+"""Blocks of the default pool."""
 
 
 @dataclass
 class FlowState:
-    """One stream's flow as data.
+    """The state of one stream.
 
     prompt_tokens  int64 [P]; prompt_mel float32 [2P, mel]; speaker float32 [mel], already projected
     done           tokens whose frames have been returned, prompt included
-    past           what is kept; None recomputes from token 0 at the next hop, with the same result
+    kv_state       what is cached; None recomputes from token 0 at the next hop, with the same result
     """
 
     prompt_tokens: Tensor
@@ -40,9 +40,9 @@ class FlowState:
     speaker: Tensor
     plan: ChunkPlan
     done: int = 0
-    past: Past | None = None
+    kv_state: KvState | None = None
     tokens: list[int] = field(default_factory=list)
-    """Generated tokens so far (the prompt's are not in here)."""
+    """Generated tokens so far, without the prompt's."""
 
     @property
     def prompt(self) -> int:
@@ -56,9 +56,9 @@ class FlowState:
 
 @dataclass(frozen=True)
 class FlowHop:
-    """Decode one stream up to absolute token `end`; `final` says that no token will follow the ones known.
+    """Decode one stream up to absolute token `end`; with `final` no token follows the known ones.
 
-    `keep` = False leaves no past behind (a stream's last hop, or one that recomputes each time); so does a full pool.
+    `keep` = False stores no state (a stream's last hop, or one that recomputes each time); a full pool neither.
     """
 
     state: FlowState
@@ -66,7 +66,7 @@ class FlowHop:
     final: bool
     keep: bool = True
     exact: bool = False
-    """In float32 throughout, from token 0 and without leaving a past: what is asked for when faster ways failed."""
+    """Compute in float32 by the plain network, from token 0, and store no state: used if the fast way fails."""
 
 
 class Flow(nn.Module):
@@ -78,15 +78,15 @@ class Flow(nn.Module):
         weights: Mapping[str, Tensor],
         device: torch.device | None = None,
         dtype: torch.dtype = torch.float32,
-        make_pool: Callable[[Mapping[str, Layout], int], PastPool] | None = None,
+        make_pool: Callable[[Mapping[str, KvLayout], int], KvBlockPool] | None = None,
         make_estimator: EstimatorFactory | None = None,
     ) -> None:
         """The estimator, nearly all of the work, computes in `dtype`; the rest in float32.
 
-        `make_pool(layouts, block_tokens)` makes room for streams' pasts; by default, for a few short ones.
-        `make_estimator(network)` makes what computes in the network's place; it must know pasts if the pool has room.
+        `make_pool(layouts, block_tokens)` makes the cache; the default one holds a few short streams.
+        `make_estimator(network)` makes a replacement of the network; it must use the cache if the pool has blocks.
 
-        Raises ModelDirError when the weights do not fit the configuration.
+        Raises ModelDirError if the weights do not fit the configuration.
         """
         super().__init__()
         self.config = config
@@ -107,15 +107,15 @@ class Flow(nn.Module):
             self.solver = self.make_solver(make_estimator(self.estimator))
         elif dtype != torch.float32:
             self.solver = self.make_solver(copy.deepcopy(self.estimator).to(dtype))
-        make = make_pool or (lambda layouts, tokens: PastPool(layouts, tokens, SMALL_POOL, device=self.device))
+        make = make_pool or (lambda layouts, tokens: KvBlockPool(layouts, tokens, SMALL_POOL, device=self.device))
         self.pool = make(self.layouts(), config.chunk_tokens)
         self.programs: Programs | None = None
-        """What appends whose shape fits run as; see `services.decode.estimators.compiled`."""
+        """Run the Euler steps of batches that fit one of their shapes; see `services.decode.estimators.compiled`."""
 
     def open(self, prompt_tokens: Tensor, prompt_mel: Tensor, embedding: Tensor, plan: ChunkPlan) -> FlowState:
-        """A stream's empty state: prompt_tokens int [P], prompt_mel [2P, mel], embedding [speaker_dim].
+        """Return a stream's initial state: prompt_tokens int [P], prompt_mel [2P, mel], embedding [speaker_dim].
 
-        The arguments are the caller's to check (`TorchBackend.check`).
+        The caller checks the arguments (`TorchBackend.check`).
         """
         speaker = self.spk_embed_affine_layer(F.normalize(embedding.to(self.device, torch.float32), dim=0))
         return FlowState(
@@ -126,54 +126,57 @@ class Flow(nn.Module):
         )
 
     def make_solver(self, estimator: Estimator) -> Solver:
-        """This model's Euler steps over an estimator: its own, a copy of it, or what stands in for it."""
+        """Return a solver over an estimator: this model's own, a copy of it, or a replacement."""
         config = self.config
         return Solver(
             estimator, steps=config.steps, cfg_rate=config.cfg_rate, mel=config.output_size, device=self.device
         )
 
-    def layouts(self) -> dict[str, Layout]:
-        """What a pool must hold: the encoder at token rate and at mel rate, the estimator at every Euler step."""
+    def layouts(self) -> dict[str, KvLayout]:
+        """Cache layouts of the pool: the encoder at token rate and at mel rate, the estimator at every Euler step."""
         config, tokens = self.config, self.config.chunk_tokens
         heads, frames = config.encoder_heads, tokens * self._ratio
         width = config.encoder_width // heads
         return {
-            "tokens": Layout(config.encoder_blocks, tokens, heads, width),
-            "frames": Layout(config.encoder_up_blocks, frames, heads, width),
+            "tokens": KvLayout(config.encoder_blocks, tokens, heads, width),
+            "frames": KvLayout(config.encoder_up_blocks, frames, heads, width),
             "estimator": self.estimator.layout(frames, self.solver.steps, GUIDANCE_ROWS),
         }
 
     @torch.inference_mode()
     def append(self, hops: Sequence[FlowHop], on_step: Callable[[], None] = lambda: None) -> list[Tensor]:
-        """Decodes each stream's tokens up to its hop's end; returns its new mel frames [2 * new, mel], no prompt.
+        """Decode each stream's tokens up to its hop's end; return its new mel frames [2 * new, mel], no prompt.
 
-        Frames already returned never change, so hops may be cut anywhere on the plan's borders; a stream without
-        past is computed from token 0. If it raises, no state has changed.
+        Frames already returned never change, so hops may end at any boundary of the plan; a stream without a cached
+        state is computed from token 0. If it raises, no state has changed.
         """
-        pasts: list[tuple[Past, Past | None]] = []
+        kv_states: list[tuple[KvState, KvState | None]] = []
         for hop in hops:
-            before = hop.state.past if hop.state.past and not hop.exact else EMPTY
+            before = hop.state.kv_state if hop.state.kv_state and not hop.exact else EMPTY_STATE
             self._check(hop, before.tokens)
             wanted = (hop.keep and not hop.exact) or before.tokens > 0
             after = self.pool.extend(before, hop.end) if wanted else None
-            pasts.append((before, after) if after else (EMPTY, None))
+            kv_states.append((before, after) if after else (EMPTY_STATE, None))
         rows: list[Tensor] = [torch.empty(0)] * len(hops)
-        for group in self._groups(hops, pasts):
-            mels = self._decode([hops[i] for i in group], [pasts[i] for i in group], on_step)
+        for group in self._groups(hops, kv_states):
+            mels = self._decode([hops[i] for i in group], [kv_states[i] for i in group], on_step)
             for index, mel in zip(group, mels, strict=True):
                 rows[index] = mel
         return [
-            self._finish(hop, before, after, mel) for hop, (before, after), mel in zip(hops, pasts, rows, strict=True)
+            self._finish(hop, before, after, mel)
+            for hop, (before, after), mel in zip(hops, kv_states, rows, strict=True)
         ]
 
-    def _groups(self, hops: Sequence[FlowHop], pasts: Sequence[tuple[Past, Past | None]]) -> list[list[int]]:
-        """Which hops go together: with a past or without, and none padded to more than twice its length."""
+    def _groups(self, hops: Sequence[FlowHop], kv_states: Sequence[tuple[KvState, KvState | None]]) -> list[list[int]]:
+        """Group hops into batches: all or none with a new state, and none padded to more than twice its length."""
         groups: list[list[int]] = []
-        length = [hop.end - before.tokens for hop, (before, _) in zip(hops, pasts, strict=True)]
+        length = [hop.end - before.tokens for hop, (before, _) in zip(hops, kv_states, strict=True)]
         for index in sorted(range(len(hops)), key=length.__getitem__):
             group = groups[-1] if groups else []
             first = group[0] if group else index
-            alike = hops[index].exact == hops[first].exact and (pasts[index][1] is None) == (pasts[first][1] is None)
+            alike = hops[index].exact == hops[first].exact and (kv_states[index][1] is None) == (
+                kv_states[first][1] is None
+            )
             if group and alike and length[index] <= 2 * length[first]:
                 group.append(index)
             else:
@@ -181,11 +184,11 @@ class Flow(nn.Module):
         return groups
 
     def _decode(
-        self, hops: Sequence[FlowHop], pasts: Sequence[tuple[Past, Past | None]], on_step: Callable[[], None]
+        self, hops: Sequence[FlowHop], kv_states: Sequence[tuple[KvState, KvState | None]], on_step: Callable[[], None]
     ) -> Tensor:
-        """Mel frames of every hop's new tokens, [S, longest, mel]."""
-        starts = [before.tokens for before, _ in pasts]
-        earlier, later = [before for before, _ in pasts], [after for _, after in pasts if after]
+        """Return the mel frames of every hop's new tokens, [S, longest, mel]."""
+        starts = [before.tokens for before, _ in kv_states]
+        earlier, later = [before for before, _ in kv_states], [after for _, after in kv_states if after]
         lengths = [hop.end - start for hop, start in zip(hops, starts, strict=True)]
 
         def over(name: str, ratio: int, rows: int = 1) -> Callable[[int], Pass]:
@@ -195,8 +198,8 @@ class Flow(nn.Module):
             mask = None if mask is None else mask.to(self.device)
             if not later:
                 return lambda step: Pass(scaled, mask, rows=rows)
-            window = Window(earlier, later, self.pool.block_tokens, ratio, self.device)
-            return lambda step: Pass(scaled, mask, rows=rows, arena=self.pool.arenas[name], window=window, step=step)
+            indices = CacheIndices(earlier, later, self.pool.block_tokens, ratio, self.device)
+            return lambda step: Pass(scaled, mask, rows=rows, cache=self.pool.caches[name], indices=indices, step=step)
 
         embedded = self._embed(hops, starts, max(lengths))
         mu = self.encoder_proj(self.encoder(embedded, over("tokens", 1)(0), over("frames", self._ratio)(0)))
@@ -208,11 +211,11 @@ class Flow(nn.Module):
         solver = self.exact if hops[0].exact else self.solver
         return solver.solve(start, over("estimator", self._ratio, GUIDANCE_ROWS), on_step)
 
-    def _program(self, hops: Sequence[FlowHop], later: Sequence[Past], start: Start) -> EulerProgram | None:
+    def _program(self, hops: Sequence[FlowHop], later: Sequence[KvState], start: Start) -> EulerProgram | None:
         if self.programs is None or not later or hops[0].exact:
             return None
         streams, frames = start.mu.shape[:2]
-        return self.programs.find(streams, frames, max(len(past.blocks) for past in later))
+        return self.programs.find(streams, frames, max(len(state.blocks) for state in later))
 
     def _check(self, hop: FlowHop, start: int) -> None:
         state = hop.state
@@ -223,14 +226,14 @@ class Flow(nn.Module):
             raise ValueError(f"an utterance may hold {NOISE_FRAMES // self._ratio} tokens, prompt included")
 
     def _visible(self, hop: FlowHop, start: int, ratio: int) -> Tensor | None:
-        """Before which position each new one may look (`ratio` positions per token); None for everything."""
+        """Per new position, the one before which it may attend (`ratio` positions per token); None for no limit."""
         chunks = hop.state.plan.chunks(start, hop.end)
         if len(chunks) == 1:
             return None
         return torch.cat([torch.full((ratio * (end - begin),), ratio * end) for begin, end in chunks])
 
     def _embed(self, hops: Sequence[FlowHop], starts: Sequence[int], longest: int) -> Tensor:
-        """The new tokens and their lookahead, embedded: [S, longest + lookahead, width], zero where nothing is."""
+        """Embed the new tokens and their lookahead: [S, longest + lookahead, width], zero in the padding."""
         lookahead = self.config.lookahead_tokens
         embedded = torch.zeros(len(hops), longest + lookahead, self.config.encoder_width, device=self.device)
         for row, (hop, start) in enumerate(zip(hops, starts, strict=True)):
@@ -240,7 +243,7 @@ class Flow(nn.Module):
         return embedded
 
     def _start(self, hops: Sequence[FlowHop], starts: Sequence[int], mu: Tensor) -> Start:
-        """The noise and the prompt condition of the new frames, padded like mu."""
+        """Return the noise and the prompt condition of the new frames, padded like mu."""
         noise, cond = torch.zeros_like(mu), torch.zeros_like(mu)
         for row, (hop, start) in enumerate(zip(hops, starts, strict=True)):
             begin, end = self._ratio * start, self._ratio * hop.end
@@ -249,12 +252,12 @@ class Flow(nn.Module):
             cond[row, : prompt.shape[0]] = prompt
         return Start(noise, mu, torch.stack([hop.state.speaker for hop in hops]), cond)
 
-    def _finish(self, hop: FlowHop, before: Past, after: Past | None, rows: Tensor) -> Tensor:
+    def _finish(self, hop: FlowHop, before: KvState, after: KvState | None, rows: Tensor) -> Tensor:
         state = hop.state
         first = max(state.done, state.prompt)
         if after is not None and not bool(torch.isfinite(rows).all()):
-            self.pool.suspect(after)
-        state.past = after if hop.keep and not hop.exact else None
+            self.pool.zero_before_reuse(after)
+        state.kv_state = after if hop.keep and not hop.exact else None
         state.done = hop.end
         start = before.tokens
         return rows[self._ratio * (first - start) : self._ratio * (hop.end - start)].clone()

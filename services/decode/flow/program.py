@@ -1,10 +1,10 @@
-"""One Euler step of a batch as a program over tensors of fixed shape: a CUDA graph where there is CUDA.
+"""One Euler step of a batch as a program over tensors of fixed shape: a CUDA graph on a GPU.
 
-Launching the estimator's thousands of small kernels one by one takes a GPU longer than running them. A recorded graph
-launches them at once, but with the addresses and shapes they had. So everything a step depends on (the step itself,
-the new frames, whose past lies where, how far each frame may look) lies in tensors that the program owns; streams,
-frames and blocks that a batch does not have are padding, which writes to the arena's spare block and slot and which
-no stream reads. Without CUDA the same program runs as ordinary operations.
+Launching the estimator's thousands of small kernels one by one takes longer than running them. A recorded graph
+launches them at once, but with fixed addresses and shapes. So all inputs of a step (its number, the new frames, the
+cache indices of every stream, the positions each frame may attend to) are in tensors that the program owns. Streams,
+frames and blocks that a batch lacks are padding, which writes to the spare block and slot of the cache, which no stream
+reads. Without CUDA the same program runs as ordinary operations.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from services.decode.flow.past import Surroundings
-from services.decode.flow.pool import Arena, Past
+from services.decode.flow.forward_pass import ForwardContext
+from services.decode.flow.kv_cache import KvCache, KvState
 from services.decode.flow.solver import GUIDANCE_ROWS, Solver, Start
 
 _START, _LENGTH, _BEFORE, _AFTER, _BLOCKS = range(5)
 _ROOM = 1 + 4 * GUIDANCE_ROWS
 """Mel frames of scratch per new frame: x, and the estimator's input in every guidance row."""
 Record = Callable[[Callable[[], None]], Callable[[], None]]
-"""Turns a program's step into something that repeats it faster."""
+"""Turns a program's step into a function that repeats it faster."""
 
 
 class Network(Protocol):
-    """An estimator that appends: `UNet`, and not its exported graphs."""
+    """An estimator that uses the cache: `UNet`, but not its exported graphs."""
 
-    def __call__(self, x: Tensor, time_terms: list[Tensor], frames: Surroundings) -> Tensor: ...
+    def __call__(self, x: Tensor, time_terms: list[Tensor], frames: ForwardContext) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The largest batch a program takes: streams, new frames of each, and blocks of each, new ones included."""
+    """The largest batch of a program: streams, and the new frames and blocks (new ones included) of each stream."""
 
     streams: int
     frames: int
@@ -45,18 +45,18 @@ class Shape:
 
 @dataclass(frozen=True)
 class Row:
-    """One stream of a batch: its past without and with the new frames.
+    """One stream of a batch: its cached state without and with the new frames.
 
-    `ends` [frames] says before which absolute frame each new one may look; None lets all see everything.
+    Each new frame attends to the absolute frames before `ends` [frames]; None means no limit.
     """
 
-    before: Past
-    after: Past
+    before: KvState
+    after: KvState
     ends: Tensor | None
 
 
 def scratch(solver: Solver, shapes: Iterable[Shape]) -> Tensor:
-    """Room [n] for what the largest of these programs computes with; all of them use it, since they run in turn."""
+    """Scratch memory [n] for the largest of these programs; all share it, since only one runs at a time."""
     like = solver.noise(0, 1)
     return like.new_zeros(max(shape.streams * shape.frames for shape in shapes) * _ROOM * like.shape[1])
 
@@ -68,17 +68,17 @@ class EulerProgram:
         self,
         solver: Solver,
         network: Network,
-        arena: Arena,
+        cache: KvCache,
         frames_per_token: int,
         shape: Shape,
         room: Tensor,
     ) -> None:
-        """`network` is the solver's estimator, `arena` where its pasts are.
+        """`network` is the solver's estimator, `cache` its cache.
 
-        `room` comes from `scratch`; programs that share it never run at the same time.
+        `room` is a result of `scratch`; programs that share it never run at the same time.
         """
         self.shape = shape
-        self._solver, self._network, self._arena, self._ratio = solver, network, arena, frames_per_token
+        self._solver, self._network, self._cache, self._ratio = solver, network, cache, frames_per_token
         like = solver.noise(0, 1)
         mel, frames = like.shape[1], shape.streams * shape.frames
         rows = room[frames * mel : frames * mel * _ROOM]
@@ -92,14 +92,14 @@ class EulerProgram:
         self._repeat: Callable[[], None] = self._run
 
     def record(self, record: Record) -> None:
-        """Replaces the step by its record. Raises RuntimeError when it cannot be recorded."""
-        self._table.copy_(self._numbers([]))  # padding alone: what runs while recording touches no stream
+        """Replace the step by its recording. Raises RuntimeError if it cannot be recorded."""
+        self._table.copy_(self._numbers([]))  # padding alone, so that recording changes no stream
         self._x.zero_()
         self._rows.zero_()
         self._repeat = record(self._run)
 
     def solve(self, start: Start, batch: Sequence[Row], on_step: Callable[[], None]) -> Tensor:
-        """As `Solver.solve`, for batches of no more than this program's shape: [S, N, mel]."""
+        """Like `Solver.solve`, for batches that fit this program's shape: [S, N, mel]."""
         streams, frames = start.mu.shape[:2]
         self._table.copy_(self._numbers(batch))
         for own, given in ((self._x, start.noise), (self._rows.transpose(0, 1), start.rows().transpose(0, 1))):
@@ -112,7 +112,7 @@ class EulerProgram:
         return self._x[:streams, :frames].clone()
 
     def _run(self) -> None:
-        around = _Fixed(self._arena, self._table, self._step, self.shape, self._solver.estimator.dtype)
+        around = _FixedContext(self._cache, self._table, self._step, self.shape, self._solver.estimator.dtype)
         terms = self._terms.index_select(0, self._step)[0]
         x = self._solver.put(self._x, self._rows)
         velocity = self._network(x, [term[:, None] for term in terms.unbind(1)], around)
@@ -120,16 +120,16 @@ class EulerProgram:
         self._step.add_(1).remainder_(self._solver.steps)
 
     def _numbers(self, batch: Sequence[Row]) -> Tensor:
-        """What the program must know of each stream; rows beyond the batch are padding."""
-        shape, arena = self.shape, self._arena
-        spare = arena.blocks - 1
-        padding = [0, 0, 0, arena.slots - 1, *[spare] * shape.blocks, *[1] * shape.frames]
+        """The table of the program: one row per stream; rows beyond the batch are padding."""
+        shape, cache = self.shape, self._cache
+        spare = cache.blocks - 1
+        padding = [0, 0, 0, cache.slots - 1, *[spare] * shape.blocks, *[1] * shape.frames]
         numbers = torch.tensor([padding] * shape.streams, dtype=torch.int64)
         ends = numbers[:, _BLOCKS + shape.blocks :]
         for row, one in enumerate(batch):
-            before, after = (past.slot.index if past.slot else 0 for past in (one.before, one.after))
+            before, after = (kv_state.slot.index if kv_state.slot else 0 for kv_state in (one.before, one.after))
             start, end = self._ratio * one.before.tokens, self._ratio * one.after.tokens
-            # Blocks a stream does not have stand for its first, so that what no mask lets it see is its own.
+            # Missing blocks repeat the stream's first one, so that masked positions hold finite values of its own.
             blocks = [block.index for block in one.after.blocks]
             blocks += [blocks[0]] * (shape.blocks - len(blocks))
             numbers[row, : _BLOCKS + shape.blocks] = torch.tensor([start, end - start, before, after, *blocks])
@@ -137,43 +137,43 @@ class EulerProgram:
         return numbers
 
 
-class _Fixed:
-    """The surroundings of a program's new frames: every index is computed from its table, on the device."""
+class _FixedContext:
+    """The forward context of a program: every index is computed from its table, on the device."""
 
-    def __init__(self, arena: Arena, table: Tensor, step: Tensor, shape: Shape, dtype: torch.dtype) -> None:
-        self._arena, self._shape = arena, shape
-        layout, size = arena.layout, arena.layout.positions
+    def __init__(self, cache: KvCache, table: Tensor, step: Tensor, shape: Shape, dtype: torch.dtype) -> None:
+        self._cache, self._shape = cache, shape
+        layout, size = cache.layout, cache.layout.positions
         start, self._length, before, after = table[:, :_BLOCKS, None].unbind(1)
         blocks, ends = table[:, _BLOCKS : _BLOCKS + shape.blocks], table[:, _BLOCKS + shape.blocks :]
         frame = torch.arange(shape.frames, device=table.device)
         position = start + frame
         block = blocks.gather(1, (position // size).clamp(max=shape.blocks - 1))
-        place = (block * size + position % size).masked_fill_(frame >= self._length, (arena.blocks - 1) * size)
-        # One row of indices per layer, for keys and values of every guidance row: counted over the whole arena.
+        place = (block * size + position % size).masked_fill_(frame >= self._length, (cache.blocks - 1) * size)
+        # One row of indices per layer, for keys and values of every guidance row: counted over the whole cache.
         layer = torch.arange(layout.layers, device=table.device)
         plane = torch.arange(2 * layout.rows, device=table.device)
-        first = ((step * layout.layers + layer)[:, None] * 2 * layout.rows + plane)[:, :, None] * arena.blocks
+        first = ((step * layout.layers + layer)[:, None] * 2 * layout.rows + plane)[:, :, None] * cache.blocks
         self._places = (first * size + place.flatten()).flatten(1)
         self._blocks = (first + blocks.flatten()).flatten(1)
-        slot = (step * layout.rows + plane[: layout.rows])[:, None] * arena.slots
+        slot = (step * layout.rows + plane[: layout.rows])[:, None] * cache.slots
         self._before, self._after = ((slot + one.flatten()).flatten() for one in (before, after))
         seen = torch.arange(shape.blocks * size, device=table.device) < ends[:, :, None]
         mask = torch.zeros(seen.shape, dtype=dtype, device=table.device).masked_fill_(~seen, float("-inf"))
         self._mask = mask.repeat(layout.rows, 1, 1)[:, None]
 
     def left(self, layer: int, x: Tensor, width: int) -> Tensor:
-        """As `Pass.left`."""
-        tails = self._arena.all_tails(layer, width, x.shape[-1], x.dtype).flatten(0, 2)
+        """Like `Pass.left`."""
+        tails = self._cache.all_tails(layer, width, x.shape[-1], x.dtype).flatten(0, 2)
         extended = torch.cat((tails.index_select(0, self._before), x), dim=1)
-        last = (self._length + torch.arange(width, device=x.device)).repeat(self._arena.layout.rows, 1)
+        last = (self._length + torch.arange(width, device=x.device)).repeat(self._cache.layout.rows, 1)
         tails.index_copy_(0, self._after, extended.gather(1, last[:, :, None].expand(-1, -1, x.shape[-1])))
         return extended
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """As `Pass.attend`."""
+        """Like `Pass.attend`."""
         heads, width = k.shape[2:]
-        self._arena.write_anywhere(self._places[layer], torch.stack((k, v)).view(-1, heads * width))
-        kept = self._arena.read_anywhere(self._blocks[layer], k.dtype)
+        self._cache.write_flat(self._places[layer], torch.stack((k, v)).view(-1, heads * width))
+        kept = self._cache.read_flat(self._blocks[layer], k.dtype)
         keys, values = kept.view(2, k.shape[0], -1, heads, width).transpose(2, 3)
-        heard = F.scaled_dot_product_attention(q.transpose(1, 2), keys, values, attn_mask=self._mask)
-        return heard.transpose(1, 2).flatten(2)
+        out = F.scaled_dot_product_attention(q.transpose(1, 2), keys, values, attn_mask=self._mask)
+        return out.transpose(1, 2).flatten(2)

@@ -1,7 +1,7 @@
-"""Programs by the shape of the batch: every shape that serving asks for is made at the start, none later.
+"""Programs by the shape of the batch: all shapes that serving needs are made at the start, none later.
 
-Recording a program takes tens of milliseconds, and the batch that needs it would wait. So `Shapes` is plain arithmetic
-over the engine's limits, and `Programs.prepare` makes all of them. A batch that fits no shape runs without a program.
+Recording a program takes tens of milliseconds, for which the batch that needs it would wait. So `Shapes` derives all
+shapes from the engine's limits, and `Programs.prepare` makes them. A batch that fits no shape runs without a program.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-from services.decode.flow.pool import Arena
+from services.decode.flow.kv_cache import KvCache
 from services.decode.flow.program import EulerProgram, Network, Record, Shape, scratch
 from services.decode.flow.solver import Solver
 
@@ -23,18 +23,18 @@ log = logging.getLogger(__name__)
 
 STREAMS = (1, 2, 4, 8, 16, 24, 32, 48, 64)
 CHUNKS = (1, 2, 4, 8)
-"""New chunks of the longest stream. The largest hop of `HopPolicy` is 4 chunks; 8 has room for chunk plans of a request
-whose borders are up to 4 s apart."""
+"""New chunks of the longest stream. The largest hop of `HopPolicy` is 4 chunks; 8 fits chunk plans of a request whose
+boundaries are up to 4 s apart."""
 LONE_CHUNKS = (*CHUNKS, 16, 32, 64)
 """New chunks of a batch of one stream: the prompt of a new voice, or the history of a stream that lost its state."""
 BLOCKS = (4, 8, 16, 32, 64)
-"""Blocks of the longest stream, that is seconds of its audio with the prompt; a longer one runs without a program."""
+"""Blocks of the longest stream, that is, seconds of its audio with the prompt; a longer one runs without a program."""
 
 
 def device_in_force(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Makes `device` the thread's current device, which is GPU 0 in every new thread; does nothing on a CPU.
+    """Make `device` the thread's current device, which is GPU 0 in every new thread; do nothing on a CPU.
 
-    CUDA streams, graphs and compiled kernels belong to the current device, wherever their tensors are.
+    CUDA streams, graphs and compiled kernels belong to the current device, not to the device of their tensors.
     """
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
@@ -51,9 +51,9 @@ class Shapes:
         return (*(count for count in STREAMS if count < self.most_streams), self.most_streams)
 
     def fit(self, streams: int, frames: int, blocks: int) -> Shape | None:
-        """The smallest shape such a batch fits into; None when it fits into none.
+        """Return the smallest shape that fits such a batch; None if none does.
 
-        `frames` and `blocks` are the longest stream's new frames, and its blocks with the new ones.
+        `frames` and `blocks` are the longest stream's new frames, and its blocks including new ones.
         """
         count = _at_least(self.streams, streams)
         chunks = _at_least(LONE_CHUNKS if count == 1 else CHUNKS, -(-frames // self.block_frames))
@@ -61,7 +61,7 @@ class Shapes:
         return Shape(count, chunks * self.block_frames, most) if count and chunks and most else None
 
     def all(self) -> list[Shape]:
-        """Every shape that `fit` returns, the largest first: later recordings reuse the memory of earlier ones."""
+        """All shapes that `fit` can return, the largest first: later recordings reuse the memory of earlier ones."""
         shapes = [
             Shape(streams, chunks * self.block_frames, blocks)
             for streams in self.streams
@@ -84,17 +84,17 @@ class Programs:
         self,
         solver: Solver,
         network: Network,
-        arena: Arena,
+        cache: KvCache,
         frames_per_token: int,
         *,
         most_streams: int,
         record: Record | None = None,
     ) -> None:
-        """`record` makes a program's step fast; without, programs run as ordinary operations."""
-        self.shapes = Shapes(most_streams, arena.layout.positions)
+        """`record` makes a program's step fast; without it, programs run as ordinary operations."""
+        self.shapes = Shapes(most_streams, cache.layout.positions)
         self.unprepared = 0
-        """Batches so far that had no program."""
-        self._parts = (solver, network, arena, frames_per_token)
+        """Number of batches that had no program."""
+        self._parts = (solver, network, cache, frames_per_token)
         self._record = record
         self._prepared: dict[Shape, EulerProgram] = {}
         self._reported: set[Shape | None] = set()
@@ -103,9 +103,9 @@ class Programs:
         return len(self._prepared)
 
     def prepare(self) -> None:
-        """Makes a program of every shape, so that no batch waits for one. Shapes that find no memory are left out.
+        """Make a program of every shape, so that no batch waits for one; skip shapes that lack memory.
 
-        Raises RuntimeError when a step cannot be recorded, or memory is too small for any.
+        Raises RuntimeError if a step cannot be recorded, or no program fits into memory.
         """
         began, shapes = time.perf_counter(), self.shapes.all()
         lack = ""
@@ -116,20 +116,20 @@ class Programs:
                 if self._record is not None:
                     program.record(self._record)
             except torch.OutOfMemoryError as error:
-                lack = str(error).splitlines()[0]  # not the error itself, which keeps the step's tensors
+                lack = str(error).splitlines()[0]  # not the error itself, which refers to the step's tensors
             else:
                 self._prepared[shape] = program
         if lack:
             if not self._prepared:
                 raise RuntimeError(lack)
-            told = {"programs": len(shapes) - len(self), "reason": lack}
-            log.warning("no memory for some programs, batches of their shapes run without", extra=told)
-        log.info("prepared", extra={"programs": len(self), "seconds": round(time.perf_counter() - began, 1)})
+            details = {"programs": len(shapes) - len(self), "reason": lack}
+            log.warning("no memory for some programs; batches of their shapes run without", extra=details)
+        log.info("programs prepared", extra={"programs": len(self), "seconds": round(time.perf_counter() - began, 1)})
 
     def find(self, streams: int, frames: int, blocks: int) -> EulerProgram | None:
-        """The program for such a batch; None where the batch must go without. Counts these, and logs each shape once.
+        """Return the program for such a batch; None if there is none, which is counted and logged once per shape.
 
-        Never makes a program: that would take longer than the batch takes without one.
+        Never makes a program: that takes longer than the batch without one.
         """
         shape = self.shapes.fit(streams, frames, blocks)
         program = self._prepared.get(shape) if shape is not None else None
@@ -138,12 +138,12 @@ class Programs:
             if shape not in self._reported:
                 self._reported.add(shape)
                 batch = {"streams": streams, "new_frames": frames, "blocks": blocks, "shape": str(shape)}
-                log.warning("a batch has no prepared program, its kernels are launched one by one", extra=batch)
+                log.warning("no prepared program for this batch; kernels are launched one by one", extra=batch)
         return program
 
 
 class CudaGraphs:
-    """Records steps as CUDA graphs, which share one memory pool: a step leaves nothing there that is read later."""
+    """Records steps as CUDA graphs, which share one memory pool: no step reads what another one left there."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -152,11 +152,11 @@ class CudaGraphs:
             self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
     def __call__(self, run: Callable[[], None]) -> Callable[[], None]:
-        """Raises RuntimeError when the step does something a graph cannot hold, or memory runs out."""
+        """Record `run`. Raises RuntimeError if a graph cannot hold one of its operations, or memory runs out."""
         with device_in_force(self._device):
             self._stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self._stream):
-                run()  # what is set up at the first call must not be recorded
+                run()  # the setup of the first call must not be recorded
                 graph = self._captured(run)
             torch.cuda.current_stream().wait_stream(self._stream)
 
@@ -167,9 +167,9 @@ class CudaGraphs:
         return replay
 
     def _captured(self, run: Callable[[], None]) -> torch.cuda.CUDAGraph:
-        """Captures without `torch.cuda.graph`, which empties the allocator's cache before every recording.
+        """Capture without `torch.cuda.graph`, which empties the allocator's cache before every recording.
 
-        The eager parts would then allocate all their memory again; `use_programs` empties it once for all recordings.
+        The eager parts would then allocate their memory again; `use_programs` empties it once for all recordings.
         """
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
@@ -177,7 +177,7 @@ class CudaGraphs:
         try:
             run()
         except BaseException:
-            with contextlib.suppress(RuntimeError):  # the error of the step says more
+            with contextlib.suppress(RuntimeError):  # the error of the step is more specific
                 graph.capture_end()
             raise
         graph.capture_end()

@@ -10,22 +10,22 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from services.decode.flow.past import Pass
-from services.decode.flow.pool import Layout
+from services.decode.flow.forward_pass import Pass
+from services.decode.flow.kv_cache import KvLayout
 
 NOISE_FRAMES = 15000
 """Frames of noise, prompt included: the longest utterance (300 s)."""
 GUIDANCE_ROWS = 2
-"""Row 0 sees the conditioning, row 1 does not."""
+"""Row 0 has the conditioning, row 1 does not."""
 
 
 class Estimator(Protocol):
-    """What the solver asks of a network: CosyVoice2's UNet now, CosyVoice3's transformer by the same interface."""
+    """The network interface of the solver: CosyVoice2's UNet now; CosyVoice3's transformer fits it too."""
 
     @property
     def dtype(self) -> torch.dtype: ...
 
-    def layout(self, positions: int, steps: int, rows: int) -> Layout: ...
+    def layout(self, positions: int, steps: int, rows: int) -> KvLayout: ...
 
     def time_terms(self, t: Tensor) -> list[Tensor]: ...
 
@@ -53,7 +53,7 @@ def euler_times(steps: int) -> list[tuple[Tensor, Tensor]]:
 
 @dataclass(frozen=True)
 class Start:
-    """What new frames are solved from: noise, mu and cond [S, N, mel], speakers [S, mel]."""
+    """Input of the solver for new frames: noise, mu and cond [S, N, mel], speakers [S, mel]."""
 
     noise: Tensor
     mu: Tensor
@@ -61,7 +61,7 @@ class Start:
     cond: Tensor
 
     def rows(self) -> Tensor:
-        """The estimator's input but for the first mel channels, where each step puts x: [2, S, N, 4 * mel]."""
+        """The estimator's input without x, which each step writes to the first mel channels: [2, S, N, 4 * mel]."""
         streams, frames, mel = self.mu.shape
         rows = self.mu.new_zeros(GUIDANCE_ROWS, streams, frames, 4 * mel)
         rows[0, ..., mel : 2 * mel] = self.mu
@@ -82,7 +82,7 @@ class Solver:
         with torch.inference_mode():
             terms = [estimator.time_terms(t.reshape(1).to(device)) for t, _ in times]
         self.terms = [[term.to(estimator.dtype) for term in step] for step in terms]
-        """What flow time adds, per step and stage: [1, 1, channels]."""
+        """Time terms per step and stage: [1, 1, channels]."""
 
     @property
     def steps(self) -> int:
@@ -95,8 +95,8 @@ class Solver:
     def solve(self, start: Start, open_pass: Callable[[int], Pass], on_step: Callable[[], None]) -> Tensor:
         """Noise to mel for new frames, [S, N, mel].
 
-        `open_pass(step)` gives each step's pass over its own pasts (they differ: keys depend on that step's x).
-        `on_step` is called after each step, so that a supervisor sees progress.
+        `open_pass(step)` returns each step's pass over its own cached keys (they differ: keys depend on that step's x).
+        `on_step` is called after each step, so that the engine's step count shows progress.
         """
         x, rows = start.noise, start.rows()
         for step, (dt, terms) in enumerate(zip(self.dts, self.terms, strict=True)):
@@ -105,12 +105,12 @@ class Solver:
         return x
 
     def put(self, x: Tensor, rows: Tensor) -> Tensor:
-        """Writes x [S, N, mel] into `rows` (of `Start.rows`); returns them as the estimator's input."""
+        """Write x [S, N, mel] into `rows` (of `Start.rows`); return them as the estimator's input."""
         rows[..., : x.shape[-1]] = x
         return rows.flatten(0, 1).to(self.estimator.dtype)
 
     def euler(self, x: Tensor, dt: float | Tensor, velocity: Tensor) -> Tensor:
-        """x after one step, by the guided velocity of both rows."""
+        """Return x after one step with the guided velocity of both rows."""
         with_voice, without = velocity.float().view(GUIDANCE_ROWS, *x.shape)
         after: Tensor = x + dt * ((1.0 + self._cfg_rate) * with_voice - self._cfg_rate * without)
         return after

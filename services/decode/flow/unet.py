@@ -1,7 +1,7 @@
 """CosyVoice2's estimator: a causal one-level UNet over mel frames (spec section 5.4).
 
-Inputs and outputs are [rows, frames, channels]. Convolutions look left only and attention is limited by the pass's
-chunk mask, so a pass may hold a whole utterance or only the frames after a past.
+Inputs and outputs are [rows, frames, channels]. Convolutions are causal and attention is limited by the pass's chunk
+mask, so a pass may hold a whole utterance or only the frames after a cached state.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from services.common.checkpoint.model_dir import FlowConfig
-from services.decode.flow.past import Surroundings
-from services.decode.flow.pool import Layout
+from services.decode.flow.forward_pass import ForwardContext
+from services.decode.flow.kv_cache import KvLayout
 
 _SINUSOIDS = 320
 
@@ -28,7 +28,7 @@ class CausalConv(nn.Conv1d):
         super().__init__(in_channels, out_channels, 3)
         self.index = index
 
-    def over(self, x: Tensor, frames: Surroundings) -> Tensor:
+    def over(self, x: Tensor, frames: ForwardContext) -> Tensor:
         out: Tensor = self(frames.left(self.index, x, 2).transpose(1, 2))
         return out.transpose(1, 2)
 
@@ -41,7 +41,7 @@ class Block(nn.Module):
         self.block = nn.ModuleDict({"0": CausalConv(in_channels, channels, index), "2": nn.LayerNorm(channels)})
         self.activate = self._activate
 
-    def forward(self, x: Tensor, frames: Surroundings) -> Tensor:
+    def forward(self, x: Tensor, frames: ForwardContext) -> Tensor:
         return self.activate(cast(CausalConv, self.block["0"]).over(x, frames))
 
     def _activate(self, x: Tensor) -> Tensor:
@@ -58,14 +58,14 @@ class ResBlock(nn.Module):
         self.block2 = Block(channels, channels, index + 1)
         self.res_conv = nn.Conv1d(in_channels, channels, 1)
 
-    def forward(self, x: Tensor, time_term: Tensor, frames: Surroundings) -> Tensor:
+    def forward(self, x: Tensor, time_term: Tensor, frames: ForwardContext) -> Tensor:
         h = self.block2(self.block1(x, frames) + time_term, frames)
         out: Tensor = h + F.linear(x, self.res_conv.weight[..., 0], self.res_conv.bias)
         return out
 
 
 class Attention(nn.Module):
-    """Plain attention without positions; queries, keys and values without bias. Its end is `TransformerBlock`'s."""
+    """Attention without positions; queries, keys and values without bias. `TransformerBlock` applies `to_out`."""
 
     def __init__(self, channels: int, heads: int, head_dim: int, index: int) -> None:
         super().__init__()
@@ -75,8 +75,8 @@ class Attention(nn.Module):
         self.to_v = nn.Linear(channels, heads * head_dim, bias=False)
         self.to_out = nn.ModuleList([nn.Linear(heads * head_dim, channels)])
 
-    def forward(self, x: Tensor, frames: Surroundings) -> Tensor:
-        """What was heard, [R, N, heads * head_dim]."""
+    def forward(self, x: Tensor, frames: ForwardContext) -> Tensor:
+        """Attention output, [R, N, heads * head_dim]."""
         q, k, v = (f(x).unflatten(-1, (self.heads, self.head_dim)) for f in (self.to_q, self.to_k, self.to_v))
         return frames.attend(self.index, q, k, v)
 
@@ -110,17 +110,17 @@ class TransformerBlock(nn.Module):
         self.ff = FeedForward(channels)
         self.after_attention = self._after_attention
 
-    def forward(self, x: Tensor, frames: Surroundings) -> Tensor:
+    def forward(self, x: Tensor, frames: ForwardContext) -> Tensor:
         return self.after_attention(x, self.attn1(self.norm1(x), frames))
 
-    def _after_attention(self, x: Tensor, heard: Tensor) -> Tensor:
-        x = x + self.attn1.to_out[0](heard)
+    def _after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
+        x = x + self.attn1.to_out[0](attended)
         out: Tensor = x + self.ff(self.norm3(x))
         return out
 
 
 class TimeEmbedding(nn.Module):
-    """Flow time in 0 … 1 to the vector every residual block sees: [T] -> [T, width]."""
+    """Flow time in 0 … 1 to the input vector of every residual block: [T] -> [T, width]."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -168,9 +168,9 @@ class UNet(nn.Module):
         return CausalConv(self._channels, self._channels, self._convs - 1)
 
     def compile_parts(self) -> None:
-        """Has what lies between attention and convolutions compiled at first use, once for all layers.
+        """Compile the operations between attention and convolutions at first use, once for all layers.
 
-        Attention and convolutions are one kernel each, and their pasts are no compiler's business.
+        Attention and convolutions are one kernel each, and their caches must stay outside the compiled region.
         """
         for module in self.modules():
             if isinstance(module, Block):
@@ -180,21 +180,21 @@ class UNet(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """In which precision it computes."""
+        """The precision of the computation."""
         return self.final_proj.weight.dtype
 
-    def layout(self, positions: int, steps: int, rows: int) -> Layout:
-        """What a pool must hold of it."""
+    def layout(self, positions: int, steps: int, rows: int) -> KvLayout:
+        """Shape of its cache."""
         heads, head_dim = self._heads
-        return Layout(self.layers, positions, heads, head_dim, steps, rows)
+        return KvLayout(self.layers, positions, heads, head_dim, steps, rows)
 
     def time_terms(self, t: Tensor) -> list[Tensor]:
-        """What flow time adds in each residual block, in order: [T] -> tensors [T, 1, channels]."""
+        """The time terms of the residual blocks, in order: [T] -> tensors [T, 1, channels]."""
         embedding = self.time_mlp(t)
         stages = [self.down_blocks[0], *self.mid_blocks, self.up_blocks[0]]
         return [cast(ResBlock, cast(nn.ModuleList, stage)[0]).mlp(embedding)[:, None] for stage in stages]
 
-    def forward(self, x: Tensor, time_terms: list[Tensor], frames: Surroundings) -> Tensor:
+    def forward(self, x: Tensor, time_terms: list[Tensor], frames: ForwardContext) -> Tensor:
         """The velocity at flow time t: x [R, N, 4 * mel] = (state | mu | speaker | condition) -> [R, N, mel].
 
         `time_terms` come from `time_terms(t)`, one row or as many as x has.
@@ -213,7 +213,7 @@ class UNet(nn.Module):
         return F.linear(x, self.final_proj.weight[..., 0], self.final_proj.bias)
 
     def _run(
-        self, x: Tensor, resnet: nn.Module, transformers: nn.ModuleList, term: Tensor, frames: Surroundings
+        self, x: Tensor, resnet: nn.Module, transformers: nn.ModuleList, term: Tensor, frames: ForwardContext
     ) -> Tensor:
         x = resnet(x, term, frames)
         for block in transformers:

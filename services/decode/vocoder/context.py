@@ -1,7 +1,7 @@
-"""How many frames the vocoder must see on either side: the bound its layers give, and what a checkpoint really needs.
+"""The number of context frames of the vocoder on either side: the bound of its layers, and what a checkpoint needs.
 
-The bound is exact but pessimistic: the outermost taps of a chain of convolutions carry next to nothing. Every frame
-less held back is 20 ms of audio sooner, so the need is measured on mel of the checkpoint's own making.
+The bound is exact but pessimistic: the outermost taps of a chain of convolutions contribute almost nothing. Every frame
+fewer of right context makes audio 20 ms earlier, so the need is measured on mel that the checkpoint generates.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from services.decode.vocoder.pitch import PITCH_REACH
 from services.decode.vocoder.stream import Context, Vocoder, VocoderState
 
 TOLERANCE = 1e-5
-"""Largest difference a missing frame may make: a tenth of what streaming promises (1e-4), since other mels differ."""
+"""Largest difference by a missing frame: a tenth of the tolerance of streaming (1e-4), since other mels differ."""
 
 
 def layer_bound(config: VocoderConfig) -> Context:
-    """The context no sample can look beyond, from kernel sizes alone (about 20 frames at the official sizes)."""
+    """The context that no sample depends beyond, from kernel sizes alone (about 20 frames at the official sizes)."""
     after = 3.0 * config.istft_hop / config.hop + config.istft_n_fft / config.hop
     source = 0.0
     rate = config.hop // config.istft_hop
@@ -45,8 +45,8 @@ def _reach(kernel: int, dilations: tuple[int, ...]) -> int:
 def measure_context(vocoder: Vocoder, mel: Tensor, tolerance: float = TOLERANCE, cuts: int = 8) -> Context:
     """The smallest context within `tolerance` (max abs sample) of one run over `mel` [M, mel], at several cuts.
 
-    `mel` should be some two seconds of the checkpoint's own output. The result never exceeds the layers' bound, and
-    is that bound when the mel is too short to tell.
+    `mel` should be about two seconds of the checkpoint's output. The result never exceeds the layers' bound, and is
+    that bound if the mel is too short for a measurement.
     """
     bound = layer_bound(vocoder.config)
     frames = mel.shape[0]
@@ -69,6 +69,6 @@ def measure_context(vocoder: Vocoder, mel: Tensor, tolerance: float = TOLERANCE,
 
 
 def _needed(window: Tensor, reference: Tensor, tolerance: float) -> int:
-    """How many frames at the end of `window` [n, hop] are not yet right."""
+    """Number of frames at the end of `window` [n, hop] that are not yet right."""
     wrong = ((window - reference).abs().amax(dim=1) > tolerance).nonzero()
     return 0 if wrong.numel() == 0 else window.shape[0] - int(wrong[0])

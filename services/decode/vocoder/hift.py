@@ -60,7 +60,7 @@ class Generator(nn.Module):
             width = base // 2 ** (stage + 1)
             padding = (kernel - rate) // 2
             self.ups.append(nn.ConvTranspose1d(2 * width, width, kernel, rate, padding=padding))
-            # The spectrum has one column per istft_hop samples; each stage sees it at its own rate.
+            # The spectrum has one column per istft_hop samples; each stage reads it at its own rate.
             stride = 1
             for later, _ in stages[stage + 1 :]:
                 stride *= later

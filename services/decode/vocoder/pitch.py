@@ -35,7 +35,7 @@ class PitchPredictor(nn.Module):
 
 
 def cycles_per_frame(f0: Tensor, harmonics: int, sample_rate: int, hop: int) -> Tensor:
-    """How many turns each harmonic makes during a frame: f0 [M] in Hz, float64 -> [M, harmonics]."""
+    """Turns of each harmonic during a frame: f0 [M] in Hz, float64 -> [M, harmonics]."""
     order = torch.arange(1, harmonics + 1, dtype=f0.dtype, device=f0.device)
     return torch.remainder(f0[:, None] * order / sample_rate, 1.0) * hop
 
@@ -48,8 +48,8 @@ def accumulate(turns: Tensor, before: Tensor) -> Tensor:
 def interpolate_phase(phase: Tensor, before: Tensor | None, hop: int) -> Tensor:
     """Phase per frame to phase per sample, linear between frame centres: [M, H] -> [M * hop, H], in turns of [0, 1).
 
-    `before` [H] is the frame ahead of the first one; None at the utterance's beginning, where the phase is held at
-    its first value, as it is at its last value after the end.
+    `before` [H] is the phase of the frame before the first one; None at the start of the utterance. The phase is
+    constant before the first and after the last value.
     """
     first = phase[:1] if before is None else before[None]
     padded = torch.cat((first, phase, phase[-1:]))

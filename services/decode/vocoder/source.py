@@ -12,16 +12,16 @@ from services.common.checkpoint.model_dir import VocoderConfig
 from services.decode.vocoder.pitch import interpolate_phase, voiced
 
 NOISE_PERIOD = 2**18
-"""Samples after which the noise repeats (10.9 s at 24 kHz), far longer than a listener recognises noise."""
+"""Samples after which the noise repeats (10.9 s at 24 kHz), far longer than listeners can recognise a repetition."""
 _NOISE_KEY = 0x6C74_7473
 _SEED_STRIDE = 0x9E37_79B1
 
 
 class NoiseTable:
-    """Gaussian noise as a function of (seed, absolute sample): the same on every machine, in any order of asking.
+    """Gaussian noise as a function of (seed, absolute sample): the same on every machine, in any order of calls.
 
     The table is built once from Philox, a counter-based generator, by the Box-Muller transform; only the generator's
-    raw integers are used, which library versions do not change.
+    raw integers are used, which do not change between library versions.
     """
 
     def __init__(self, harmonics: int, period: int = NOISE_PERIOD) -> None:

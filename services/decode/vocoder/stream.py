@@ -1,8 +1,8 @@
 """HiFT as a stream: mel frames in, samples out, equal to one run over the whole mel.
 
-The generator looks a few frames to either side. A stream keeps some frames to its left and holds back some to its
-right; each call runs the generator over one window and returns its trustworthy middle. There is no cross-fade: phase
-continues in float64 and noise is a function of the absolute sample, so neighbouring windows agree.
+The generator depends on a few frames on either side. A stream keeps some frames as left context and holds back some as
+right context; each call runs the generator over one window and returns the middle, which is exact. There is no
+cross-fade: phase continues in float64 and noise is a function of the absolute sample, so adjacent windows agree.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from services.decode.vocoder.source import HarmonicSource, NoiseTable
 
 @dataclass(frozen=True)
 class Context:
-    """Frames a sample needs on either side of its own to come out as if the whole mel were there."""
+    """Frames that a sample needs on either side to be the same as with the whole mel."""
 
     left: int
     right: int
@@ -31,7 +31,7 @@ class Context:
 
 @dataclass
 class VocoderState:
-    """One stream's vocoder as data; small (about 20 kB) and never evicted.
+    """The vocoder state of one stream; small (about 20 kB) and never evicted.
 
     emitted  frames whose samples have been returned
     start    absolute frame of `mel`'s first row
@@ -47,7 +47,7 @@ class VocoderState:
 
     @property
     def source_start(self) -> int:
-        """The first frame whose pitch the window can tell: the frames before it only serve as its context."""
+        """The first frame whose pitch the window determines: the frames before it are only context."""
         return self.start + PITCH_REACH if self.start else 0
 
 
@@ -57,7 +57,7 @@ class Vocoder:
     def __init__(
         self, config: VocoderConfig, weights: Mapping[str, Tensor], context: Context, device: torch.device | None = None
     ) -> None:
-        """Raises ModelDirError when the weights do not fit the configuration."""
+        """Raises ModelDirError if the weights do not fit the configuration."""
         self.config, self.context = config, context
         self.device = device or torch.device("cpu")
         self.generator = Generator(config)
@@ -75,7 +75,7 @@ class Vocoder:
         self.noise.to(self.device)
 
     def open(self, seed: int) -> VocoderState:
-        """A stream's state before its first frame."""
+        """Return a stream's state before its first frame."""
         return VocoderState(
             seed=seed,
             phase=torch.zeros(self.source.harmonics, dtype=torch.float64, device=self.device),
@@ -83,15 +83,15 @@ class Vocoder:
         )
 
     def append(self, state: VocoderState, mel: Tensor, last: bool) -> Tensor:
-        """Takes the next mel frames [n, mel] and returns the samples now certain, [frames * hop], possibly none.
+        """Append mel frames [n, mel]; return the samples that are now determined, [frames * hop], possibly none.
 
-        With `last` everything held back comes out too.
+        With `last`, return the samples of the frames held back too.
         """
         return self.append_all([(state, mel, last)])[0]
 
     @torch.inference_mode()
     def append_all(self, pieces: Sequence[tuple[VocoderState, Tensor, bool]]) -> list[Tensor]:
-        """`append` for several streams; windows of one length, as hops in mid-stream have, go through as one batch.
+        """`append` for several streams; windows of equal length, as in mid-stream, run as one batch.
 
         If it raises, no state has changed.
         """
@@ -115,11 +115,11 @@ class Vocoder:
         return samples
 
     def run_window(self, state: VocoderState, window: Tensor) -> tuple[Tensor, Tensor]:
-        """Samples [n * hop] of the window's frames from `state.source_start` on, and their phase [n, harmonics]."""
+        """Return the window's samples [n * hop] from frame `state.source_start` on, and their phase [n, harmonics]."""
         return self._run([(state, window)])[0]
 
     def _run(self, windows: Sequence[tuple[VocoderState, Tensor]]) -> list[tuple[Tensor, Tensor]]:
-        """`run_window` of windows that leave equally many frames."""
+        """`run_window` of windows that give equally many frames."""
         mels, sources, phases = [], [], []
         for state, window in windows:
             first = state.source_start - state.start
@@ -139,7 +139,7 @@ class Vocoder:
         return self.source(f0, phase, before, noise), phase
 
     def _take(self, state: VocoderState, window: Tensor, ready: int, made: tuple[Tensor, Tensor] | None) -> Tensor:
-        """The samples now certain; moves the stream on."""
+        """Return the samples that are now determined; advance `state`."""
         if made is None:
             state.mel = window
             return window.new_zeros(0)
@@ -151,7 +151,7 @@ class Vocoder:
         return samples
 
     def _trim(self, state: VocoderState, window: Tensor, phase: Tensor, source_start: int) -> None:
-        """Drops the frames no later window needs; `phase` begins at `source_start`."""
+        """Drop the frames that no later window needs; `phase` starts at `source_start`."""
         start = max(state.start, state.emitted - self.context.left - PITCH_REACH)
         state.mel = window[start - state.start :].clone()
         state.start = start

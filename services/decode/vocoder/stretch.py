@@ -11,7 +11,7 @@ from services.decode.engine.speed import frames_ready, position
 
 
 class Stretch:
-    """Linear interpolation of mel frames as they come; keeps only the frames later output still needs."""
+    """Interpolates a stream of mel frames linearly; keeps only the frames that later output needs."""
 
     def __init__(self, speed: float) -> None:
         self._speed = speed
@@ -20,7 +20,7 @@ class Stretch:
         self._dropped = 0
 
     def append(self, mel: Tensor, last: bool) -> Tensor:
-        """Takes the next input frames [n, mel]; returns the output frames now determined."""
+        """Append input frames [n, mel]; return the output frames that are now determined."""
         if self._speed == 1.0:
             return mel
         known = mel if self._known is None else torch.cat((self._known, mel))

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from services.common.checkpoint.chunk_plan import ChunkPlan
+from services.decode.flow.forward_pass import Pass, chunk_mask
 from services.decode.flow.model import FlowHop, FlowState
-from services.decode.flow.past import Pass, chunk_mask
 from services.decode.flow.solver import euler_times, noise_table
 from tests.parity.golden import Golden, ids
 from tests.parity.registry import check

@@ -31,7 +31,7 @@ def test_record_survives_its_bytes(rows: int) -> None:
 
 @given(st.binary(max_size=200))
 def test_other_bytes_are_not_a_record(data: bytes) -> None:
-    with pytest.raises(StreamError, match="start the utterance anew"):
+    with pytest.raises(StreamError, match="start the utterance again"):
         ResumeRecord.from_bytes(data)
 
 
@@ -40,7 +40,7 @@ def test_a_damaged_record_is_noticed(data: st.DataObject) -> None:
     damaged = bytearray(record().to_bytes())
     index = data.draw(st.integers(0, len(damaged) - 1))
     damaged[index] ^= data.draw(st.integers(1, 255))
-    with pytest.raises(StreamError, match="start the utterance anew"):
+    with pytest.raises(StreamError, match="start the utterance again"):
         ResumeRecord.from_bytes(bytes(damaged[: data.draw(st.integers(index + 1, len(damaged)))]))
 
 
@@ -59,7 +59,7 @@ def test_senseless_specs_are_refused(option: str, value: float) -> None:
         ({"prompt_tokens": np.full(30, 6561, np.int32)}, "speech token 6561"),
         ({"embedding": np.zeros(100, np.float32)}, "speaker embedding"),
         ({"embedding": np.full(192, np.nan, np.float32)}, "not finite"),
-        ({"resume": b"nonsense"}, "start the utterance anew"),
+        ({"resume": b"nonsense"}, "start the utterance again"),
         ({"resume": record(harmonics=8).to_bytes()}, "another model"),
     ],
 )

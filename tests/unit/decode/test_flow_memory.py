@@ -20,14 +20,14 @@ from services.decode.engine.backends import Hop
 from services.decode.engine.memory import default_budget, free_memory
 from services.decode.engine.state import StreamSpec
 from services.decode.engine.torch_backend import Precision, TorchBackend
-from services.decode.flow.pool import EMPTY, Layout, PastPool
+from services.decode.flow.kv_cache import EMPTY_STATE, KvBlockPool, KvLayout
 
 SAME = 1e-3
 COUNT = 120
 
 
-def small_pool(blocks: int = 6, dtype: torch.dtype = torch.float32) -> PastPool:
-    return PastPool({"net": Layout(2, 4, 2, 8, rows=2)}, 4, blocks, dtype)
+def small_pool(blocks: int = 6, dtype: torch.dtype = torch.float32) -> KvBlockPool:
+    return KvBlockPool({"net": KvLayout(2, 4, 2, 8, rows=2)}, 4, blocks, dtype)
 
 
 def backend(precision: Precision | None = None, blocks: int | None = None) -> TorchBackend:
@@ -61,7 +61,7 @@ def speak(
 
 def test_blocks_are_shared_and_come_back_when_nobody_holds_them() -> None:
     pool = small_pool()
-    first = pool.extend(EMPTY, 8)
+    first = pool.extend(EMPTY_STATE, 8)
     assert first is not None
     assert (len(first.blocks), pool.free_blocks) == (2, 4)
     longer, other = pool.extend(first, 10), pool.extend(first, 12)
@@ -78,7 +78,7 @@ def test_blocks_are_shared_and_come_back_when_nobody_holds_them() -> None:
 
 def test_a_streams_blocks_lie_side_by_side_where_they_can() -> None:
     pool = small_pool(8)
-    first, second = pool.extend(EMPTY, 4), pool.extend(EMPTY, 4)
+    first, second = pool.extend(EMPTY_STATE, 4), pool.extend(EMPTY_STATE, 4)
     assert first is not None
     assert second is not None
     first, second = pool.extend(first, 16), pool.extend(second, 16)
@@ -92,12 +92,12 @@ def test_a_streams_blocks_lie_side_by_side_where_they_can() -> None:
     ("dtype", "error"), [(torch.bfloat16, 2**-8), (torch.float16, 2**-11), (torch.float8_e4m3fn, 2**-4)]
 )
 def test_arenas_round_to_their_precision(dtype: torch.dtype, error: float) -> None:
-    arena = small_pool(dtype=dtype).arenas["net"]
+    cache = small_pool(dtype=dtype).caches["net"]
     values = torch.randn(2, 2, 4, 16, generator=torch.Generator().manual_seed(0)) * 1e3
-    arena.write(0, 1, slice(4, 8), values)
-    read = arena.read(0, 1, torch.tensor([1]), torch.float32)
+    cache.write(0, 1, slice(4, 8), values)
+    read = cache.read(0, 1, torch.tensor([1]), torch.float32)
     assert ((read - values).abs() <= error * values.abs() + 1e-6 * values.abs().max() + 2).all()
-    assert not arena.read(0, 0, slice(0, 6), torch.float32).any()
+    assert not cache.read(0, 0, slice(0, 6), torch.float32).any()
 
 
 @pytest.mark.parametrize("plan", [ChunkPlan(), ChunkPlan(50, 25), ChunkPlan(40, 25)])
@@ -132,7 +132,7 @@ def test_nothing_is_kept_of_a_forgotten_voice() -> None:
         speak(over, support.voice(80, voice=voice), [50])
     gc.collect()
     both = over.flow.pool.blocks - over.flow.pool.free_blocks
-    over.forget_voice("ada")
+    over.evict_voice("ada")
     gc.collect()
     assert over.flow.pool.blocks - over.flow.pool.free_blocks == both // 2
     speak(over, support.voice(80, voice="ada"), [50])
@@ -202,7 +202,7 @@ def test_a_failed_hop_leaves_its_stream_as_it_was() -> None:
     spec, tokens = support.voice(30), support.speech(COUNT)
     state = over.open(spec)
     over.run([Hop(state, tokens, 50, final=True)], lambda: None)
-    kept, free = state.flow.past, over.flow.pool.free_blocks
+    kept, free = state.flow.kv_state, over.flow.pool.free_blocks
 
     def fail() -> None:
         raise RuntimeError("out of memory")
@@ -210,7 +210,7 @@ def test_a_failed_hop_leaves_its_stream_as_it_was() -> None:
     with pytest.raises(RuntimeError, match="out of memory"):
         over.run([Hop(state, tokens, 75, final=True)], fail)
     gc.collect()
-    assert state.flow.past is kept
+    assert state.flow.kv_state is kept
     assert over.flow.pool.free_blocks == free
 
 

@@ -64,4 +64,4 @@ def test_a_hop_needs_its_lookahead(golden: Golden) -> None:
     with pytest.raises(ValueError, match="cannot decode to token 75"):
         golden.flow.append([FlowHop(state, 75, final=False)])
     assert state.done == 0
-    assert state.past is None
+    assert state.kv_state is None

@@ -17,7 +17,7 @@ from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.common.checkpoint.model_dir import open_model_dir
 from services.decode.engine.backends import Hop, HopAudio
 from services.decode.engine.torch_backend import Precision, TorchBackend
-from services.decode.estimators.compiled import compile_estimator, made_up_mel, use_programs
+from services.decode.estimators.compiled import compile_estimator, probe_mel, use_programs
 from services.decode.flow.model import Flow, FlowHop, FlowState
 
 MODEL = open_model_dir(support.ROOT / "tests" / "data" / "cosyvoice2-mini")
@@ -91,7 +91,7 @@ def test_hops_run_as_programs_and_what_fits_none_runs_without(caplog: pytest.Log
     assert difference(mels(with_programs(), streams, history), mels(support.mini_backend(), streams, history)) <= SAME
     assert programs.unprepared == with_programs().counts().unprepared_batches == before + 1
     assert [record.message for record in caplog.records] == [
-        "a batch has no prepared program, its kernels are launched one by one"
+        "no prepared program for this batch; kernels are launched one by one"
     ]
 
 
@@ -120,8 +120,8 @@ def test_a_stream_that_is_not_finite_is_computed_again_and_leaves_its_mates_alon
         states = [over.open(support.voice(prompt)) for prompt in (30, 40)]
         over.run([Hop(state, tokens, 50, final=True) for state in states], lambda: None)
         if spoil:
-            block = states[1].flow.past.blocks[0].index
-            over.flow.pool.arenas["estimator"].write(3, 1, slice(50 * block, 50 * block + 50), torch.tensor(math.nan))
+            block = states[1].flow.kv_state.blocks[0].index
+            over.flow.pool.caches["estimator"].write(3, 1, slice(50 * block, 50 * block + 50), torch.tensor(math.nan))
         return over.run([Hop(state, tokens, 75, final=True) for state in states], lambda: None)
 
     for sound, spoilt in zip(audio(False), audio(True), strict=True):
@@ -137,7 +137,7 @@ def flow() -> Flow:
 
 
 def test_a_record_that_computes_something_else_is_refused(flow: Flow) -> None:
-    plain = made_up_mel(flow)
+    plain = probe_mel(flow)
     with pytest.raises(RuntimeError, match="differs from the plain one"):
         use_programs(flow, STREAMS, lambda run: lambda: None)
     assert flow.programs is None
@@ -158,7 +158,7 @@ def test_a_record_that_computes_something_else_is_refused(flow: Flow) -> None:
     with pytest.raises(AssertionError, match="does not replay"):
         use_programs(flow, STREAMS, fail_later)
     assert flow.programs is None
-    assert torch.equal(made_up_mel(flow), plain)
+    assert torch.equal(probe_mel(flow), plain)
 
 
 def test_a_compiler_that_fails_or_errs_is_done_without(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,23 +171,23 @@ def test_a_compiler_that_fails_or_errs_is_done_without(flow: Flow, monkeypatch: 
     def erring(function: Callable[..., Tensor], **options: object) -> Callable[..., Tensor]:
         return lambda *arguments: 2 * function(*arguments)
 
-    plain, solver = made_up_mel(flow), flow.solver
+    plain, solver = probe_mel(flow), flow.solver
     for broken, reason in ((failing, "no C"), (erring, "differs from the plain one")):
         monkeypatch.setattr(torch, "compile", broken)
         with pytest.raises(RuntimeError, match=reason):
             compile_estimator(flow)
         assert flow.solver is solver
-    assert torch.equal(made_up_mel(flow), plain)
+    assert torch.equal(probe_mel(flow), plain)
 
 
 @pytest.mark.system
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
 def test_compiled_steps_give_what_plain_ones_give(flow: Flow) -> None:
     """Needs a C++ compiler; alone, and as programs."""
-    plain, solver = made_up_mel(flow), flow.solver
+    plain, solver = probe_mel(flow), flow.solver
     compile_estimator(flow)
     assert flow.solver is not solver
     assert flow.exact is solver
-    assert 0 < (made_up_mel(flow) - plain).abs().max() <= SAME
+    assert 0 < (probe_mel(flow) - plain).abs().max() <= SAME
     use_programs(flow, 1, None)
-    assert (made_up_mel(flow) - plain).abs().max() <= SAME
+    assert (probe_mel(flow) - plain).abs().max() <= SAME

@@ -24,8 +24,8 @@ from services.decode.engine.service_time import ServiceTime
 from services.decode.engine.state import ResumeRecord
 from services.decode.engine.torch_backend import TorchBackend
 from services.decode.estimators.compiled import use_programs
+from services.decode.flow.kv_cache import KvState
 from services.decode.flow.model import Flow, FlowHop
-from services.decode.flow.pool import Past
 from services.decode.flow.program import Record, Shape
 from services.decode.flow.programs import BLOCKS, CudaGraphs, Programs, Shapes
 from services.decode.flow.solver import Start
@@ -40,7 +40,7 @@ LONGEST = 25 * BLOCKS[-1]
 
 def programs_of(flow: Flow, most_streams: int, record: Record | None = None) -> Programs:
     return Programs(
-        flow.solver, flow.estimator, flow.pool.arenas["estimator"], 2, most_streams=most_streams, record=record
+        flow.solver, flow.estimator, flow.pool.caches["estimator"], 2, most_streams=most_streams, record=record
     )
 
 
@@ -53,11 +53,11 @@ class Unheard(TorchBackend):
         self.flow._decode = self._nothing  # type: ignore[method-assign]
 
     def _nothing(
-        self, hops: Sequence[FlowHop], pasts: Sequence[tuple[Past, Past | None]], on_step: Callable[[], None]
+        self, hops: Sequence[FlowHop], kv_states: Sequence[tuple[KvState, KvState | None]], on_step: Callable[[], None]
     ) -> Tensor:
-        longest = max(hop.end - before.tokens for hop, (before, _) in zip(hops, pasts, strict=True))
+        longest = max(hop.end - before.tokens for hop, (before, _) in zip(hops, kv_states, strict=True))
         mel = torch.zeros(len(hops), 2 * longest, 80)
-        self.flow._program(hops, [after for _, after in pasts if after], Start(mel, mel, mel[:, 0], mel))
+        self.flow._program(hops, [after for _, after in kv_states if after], Start(mel, mel, mel[:, 0], mel))
         return mel
 
     def _vocode(self, hops: Sequence[Hop], mels: Sequence[Tensor]) -> list[HopAudio | Exception]:
@@ -100,7 +100,7 @@ def decode(over: TorchBackend, utterances: list[Utterance], most_streams: int, p
         spec = support.voice(one.prompt, voice=named, plan=one.plan, hops=one.hops, offline=one.offline)
         streams.append(Stream(spec, now, spec.plan, tokens=[0] * one.tokens, ended=True))
     while streams:
-        jobs = ready_jobs(streams, now, over.format, limits, times, over.kept_tokens)
+        jobs = ready_jobs(streams, now, over.format, limits, times, over.cached_tokens)
         batch = pick(jobs, deadline, now, limits, times)
         for job in batch:
             job.stream.state = job.stream.state or over.open(job.stream.spec)
@@ -148,7 +148,7 @@ def test_every_shape_that_serving_asks_for_is_prepared(
     finally:
         over.flow.programs = None
         for one in utterances:
-            over.forget_voice(f"{one.prompt}-{one.plan}")
+            over.evict_voice(f"{one.prompt}-{one.plan}")
     assert asked or all(one.prompt < 128 for one in utterances)  # short ones keep nothing
     assert programs.unprepared == 0
 
@@ -311,7 +311,7 @@ def test_programs_are_prepared_with_their_device_in_force(monkeypatch: pytest.Mo
         ("empty_cache", 0),
     ]  # a CPU has no device to put in force
     cuda.happened.clear()
-    monkeypatch.setattr("services.decode.estimators.compiled.made_up_mel", lambda flow: torch.zeros(1))
+    monkeypatch.setattr("services.decode.estimators.compiled.probe_mel", lambda flow: torch.zeros(1))
     made.flow.device = torch.device("cuda:1")
     use_programs(made.flow, 1, record)
     assert cuda.happened == [("empty_cache", 1), ("record", 1), ("empty_cache", 1)]

@@ -10,7 +10,7 @@ import torch
 
 from services.decode.estimators.export import export, graph_path, weights_hash
 from services.decode.estimators.onnx import OnnxEstimator, onnx_estimator
-from services.decode.flow.past import Pass, chunk_mask
+from services.decode.flow.forward_pass import Pass, chunk_mask
 from services.decode.flow.unet import UNet
 
 CPU = torch.device("cpu")

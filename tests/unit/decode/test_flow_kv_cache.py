@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from services.decode.flow.pool import EMPTY, Layout, PastPool
+from services.decode.flow.kv_cache import EMPTY_STATE, KvBlockPool, KvLayout
 
-LAYOUT = Layout(layers=6, positions=50, heads=8, head_dim=64, steps=10, rows=2)
+LAYOUT = KvLayout(layers=6, positions=50, heads=8, head_dim=64, steps=10, rows=2)
 STATM = Path("/proc/self/statm")
 
 
@@ -22,7 +22,7 @@ def resident() -> int:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn])
 def test_a_pool_that_nobody_uses_takes_no_memory(dtype: torch.dtype) -> None:
     before = resident()
-    pool = PastPool({"estimator": LAYOUT}, 25, 20, dtype)
+    pool = KvBlockPool({"estimator": LAYOUT}, 25, 20, dtype)
     assert pool.blocks * pool.block_bytes > 100 * 2**20
     assert resident() - before < 50 * 2**20
 
@@ -30,16 +30,16 @@ def test_a_pool_that_nobody_uses_takes_no_memory(dtype: torch.dtype) -> None:
 @pytest.mark.skipif(not STATM.exists(), reason="reads Linux' figures of a process's memory")
 def test_a_used_block_takes_its_own_size() -> None:
     """And not a huge page for each of its pieces, of which there is one per step, layer and row."""
-    pool = PastPool({"estimator": Layout(6, 10, 2, 8, steps=10, rows=2)}, 5, 4000)
-    past = pool.extend(EMPTY, 5)
-    assert past is not None
+    pool = KvBlockPool({"estimator": KvLayout(6, 10, 2, 8, steps=10, rows=2)}, 5, 4000)
+    kv_state = pool.extend(EMPTY_STATE, 5)
+    assert kv_state is not None
     before = resident()
     for step in range(10):
         for layer in range(6):
-            pool.arenas["estimator"].write(step, layer, slice(0, 10), torch.ones(2, 2, 10, 16))
+            pool.caches["estimator"].write(step, layer, slice(0, 10), torch.ones(2, 2, 10, 16))
     assert pool.block_bytes < 2**20
     assert resident() - before < 20 * 2**20
 
 
 def test_a_pool_may_be_without_room() -> None:
-    assert PastPool({"estimator": LAYOUT}, 25, 0).free_blocks == 0
+    assert KvBlockPool({"estimator": LAYOUT}, 25, 0).free_blocks == 0

@@ -15,22 +15,22 @@ class GatewaySettings(ServiceSettings):
     """Settings of the gateway, which serves applications over gRPC and HTTP."""
 
     port: int = Field(default=50050, ge=0, le=65535)
-    """Port of the gRPC server; 0 takes a free one."""
+    """Port of the gRPC server; 0 selects a free one."""
     tls_listen: bool = False
     """Whether applications too must present a certificate of the services' own authority."""
     http_port: int = Field(default=8080, ge=0, le=65535)
-    """Port of the HTTP server; 0 takes a free one."""
+    """Port of the HTTP server; 0 selects a free one."""
     cosyvoice_port: Annotated[int, Field(ge=0, le=65535)] | Literal["off"] = 50000
-    """Port for CosyVoice's own clients, gRPC and HTTP alike, without TLS because those clients have none; 0 takes
+    """Port for CosyVoice's own clients, gRPC and HTTP alike, without TLS because those clients have none; 0 selects
     a free one, off disables it."""
     cors_origins: tuple[str, ...] = ()
     """Origins whose web pages may call the HTTP APIs, as JSON: ["https://app.example"]; empty allows none."""
     max_message_bytes: int = Field(default=24 * 2**20, gt=0)
     """Largest gRPC message accepted, in bytes; a prompt must fit into one."""
     encode_target: str = "static:///127.0.0.1:50051"
-    """Where the encode workers are: static:///host:port,host:port or dns://[server[:port]]/name:port."""
+    """Addresses of the encode workers: static:///host:port,host:port or dns://[server[:port]]/name:port."""
     llm_target: str = "static:///127.0.0.1:50052"
-    """Where the llm workers are: static:///host:port,host:port or dns://[server[:port]]/name:port."""
+    """Addresses of the llm workers: static:///host:port,host:port or dns://[server[:port]]/name:port."""
     default_voice: str = ""
     """Voice of requests that name none; empty: the checkpoint's first voice."""
     interleaved_text: bool = False

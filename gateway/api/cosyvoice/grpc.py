@@ -69,5 +69,5 @@ def _to_synthesis_config(request: cosyvoice_pb2.Request) -> tuple[tts_pb2.Synthe
 
 
 def _wav(prompt: bytes) -> bytes:
-    """Return the bare samples that these clients send as a WAV file; return a whole file unchanged."""
+    """Convert the bare samples that these clients send to a WAV file; return a whole file unchanged."""
     return prompt if is_file(prompt) or not prompt else as_wav(prompt, PROMPT_RATE)

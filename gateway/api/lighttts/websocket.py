@@ -43,7 +43,7 @@ class TextFrame(BaseModel):
 
 
 def router(context: GatewayContext) -> APIRouter:
-    """The WebSocket route."""
+    """Return the WebSocket route."""
     routes = APIRouter()
 
     @routes.websocket("/inference_zero_shot_bistream")

@@ -69,7 +69,7 @@ def to_synthesis_config(
 
 
 def _check_language(code: str, languages: tuple[str, ...]) -> None:
-    """A model that speaks en serves en-US. A model that lists no languages serves all."""
+    """Raise InvalidInput for a language of another model. en also serves en-US; a model without a list serves all."""
     if code and languages and code.partition("-")[0].lower() not in {name.partition("-")[0] for name in languages}:
         raise InvalidInput(f"the model does not speak {code!r} but {', '.join(languages)}", field="language_code")
 

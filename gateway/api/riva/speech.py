@@ -79,7 +79,7 @@ class RivaServicer(riva_tts_pb2_grpc.RivaSpeechSynthesisServicer):
     async def GetRivaSynthesisConfig(
         self, request: riva_tts_pb2.RivaSynthesisConfigRequest, context: Context
     ) -> riva_tts_pb2.RivaSynthesisConfigResponse:
-        """Return one entry per language, with all voices. Clients send names of Riva's models: no filter."""
+        """Return one entry per language, with all voices. The request's model name does not filter them."""
         with metrics.count_errors(API):
             model = self._context.voices.model
             names = await _voice_names(self._context)
@@ -111,7 +111,7 @@ class _Stretch:
 
     @property
     def speaking(self) -> Request:
-        """The request whose audio is sent now; after the last mark, the last one, whose end the encoder may hold."""
+        """The request whose audio is sent now; it stays the last one while the encoder holds the end of its audio."""
         return self._unspoken[0] if self._unspoken else self._speaking
 
     def mark(self) -> None:

@@ -1,7 +1,7 @@
 """Run all property tests on random examples for some minutes: python -m tests.fuzz --minutes 5 [pytest's arguments].
 
-Rounds over all property tests repeat, each with new examples, until the time is up or a test fails. Failing examples are
-kept in .hypothesis and tried first the next time. Hypothesis may spend five more minutes on shrinking one.
+Rounds over all property tests repeat, each with new examples, until the time is up or a test fails. Failing examples
+are kept in .hypothesis and tried first the next time. Hypothesis may spend five more minutes on shrinking one.
 """
 
 from __future__ import annotations

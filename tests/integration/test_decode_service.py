@@ -55,7 +55,7 @@ def tokens(ids: Iterable[int] = TOKENS, first: int = 0, last: bool = True) -> Re
 
 @asynccontextmanager
 async def decode_service(tmp_path: Path) -> AsyncIterator[tuple[Any, DecodeService]]:
-    """The service, free of cost per frame, and its stub; the block's time is limited."""
+    """The service, without costs per frame, and its stub; the block has a time limit."""
     costs = tmp_path / "costs.json"
     costs.write_text('{"batch_s": 0.001, "stream_s": 0, "frame_s": 0}')
     settings = DecodeSettings(port=0, decode_backend="simulated", decode_cost_file=costs, heartbeat_seconds=0.02)
@@ -70,7 +70,7 @@ async def decode_service(tmp_path: Path) -> AsyncIterator[tuple[Any, DecodeServi
 
 
 async def responses(stub: Any, *requests: Request) -> list[Response]:
-    """Everything a call answers but heartbeats; the voice is sent when asked for."""
+    """All responses of a call except heartbeats; the voice is sent on request."""
     call = stub.Decode()
     end = CallEnd(call)
     answers: list[Response] = []
@@ -104,7 +104,7 @@ async def refusal(stub: Any, *requests: Request) -> tuple[grpc.StatusCode, Light
     return caught.value.code(), from_rpc_error(caught.value)
 
 
-async def test_a_voice_is_asked_for_once_and_every_token_becomes_audio(tmp_path: Path) -> None:
+async def test_a_voice_is_requested_once_and_every_token_becomes_audio(tmp_path: Path) -> None:
     async with decode_service(tmp_path) as (stub, _):
         first = await responses(stub, start(), tokens())
         second = await responses(stub, start(), tokens(TOKENS[:20], last=False), tokens(TOKENS[20:], 20))
@@ -175,7 +175,7 @@ BAD_INPUT = {
 
 
 @pytest.mark.parametrize("name", BAD_INPUT)
-async def test_bad_input_is_refused_in_clear_words_and_disturbs_nobody(name: str, tmp_path: Path) -> None:
+async def test_bad_input_is_refused_with_a_clear_message_and_disturbs_no_other_call(name: str, tmp_path: Path) -> None:
     requests, words = BAD_INPUT[name]
     async with decode_service(tmp_path) as (stub, _):
         playing = asyncio.create_task(responses(stub, start(), tokens()))

@@ -1,4 +1,4 @@
-"""`light-tts prepare` builds a graph of the embedded voice, and a decode worker speaks from it."""
+"""`light-tts prepare` builds a graph of the embedded voice, and a decode worker uses it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def prepare(*flags: str) -> subprocess.CompletedProcess[str]:
 
 
 async def spoken(**settings: Any) -> np.ndarray[Any, Any]:
-    """What a worker with these settings makes of the test's voice and tokens."""
+    """The audio of a worker with these settings for the test's voice and tokens."""
     chosen = DecodeSettings(port=0, **settings)
     server = ServiceServer(DecodeService(chosen), chosen)
     try:
@@ -36,11 +36,11 @@ async def spoken(**settings: Any) -> np.ndarray[Any, Any]:
 
 
 def files(folder: Path) -> dict[str, int]:
-    """When each was written."""
+    """Modification time of each file."""
     return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
 
 
-async def test_a_worker_speaks_from_what_was_prepared(tmp_path: Path) -> None:
+async def test_a_worker_uses_the_prepared_graph(tmp_path: Path) -> None:
     done = await asyncio.to_thread(prepare, "--backend", "onnx", "--cache-dir", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert [word in done.stderr for word in ("exporting the estimator", "prepared and tested")] == [True, True]
@@ -52,7 +52,7 @@ async def test_a_worker_speaks_from_what_was_prepared(tmp_path: Path) -> None:
     assert files(tmp_path) == prepared
 
 
-def test_what_cannot_be_built_here_says_why(tmp_path: Path) -> None:
+def test_a_graph_that_cannot_be_built_here_is_refused_with_a_reason(tmp_path: Path) -> None:
     done = prepare("--backend", "tensorrt", "--cache-dir", str(tmp_path))
     assert done.returncode == 1
     assert "cannot prepare" in done.stderr

@@ -1,4 +1,4 @@
-"""What the decode tests share: made-up voices, a listener, and engines that are closed again."""
+"""Helpers of the decode tests: synthetic voices, a listener, and engines that are closed at the end."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from services.decode.engine.torch_backend import TorchBackend
 
 ROOT = Path(__file__).parents[3]
 TIMEOUT = 60.0
-"""Seconds after which a test that waits for an engine gives up; nothing is measured by it."""
+"""Seconds after which a test stops waiting for an engine; it measures nothing."""
 
 
 @cache
 def mini_backend() -> TorchBackend:
-    """The random-weight checkpoint, warmed; shared, since no state lives in it."""
+    """The random-weight checkpoint, warmed; shared, since it holds no state of a stream."""
     backend = TorchBackend(open_model_dir(ROOT / "tests" / "data" / "cosyvoice2-mini"))
     backend.warm_up()
     return backend
 
 
 def voice(prompt: int = 30, **options: Any) -> StreamSpec:
-    """A made-up voice with `prompt` tokens; `options` are StreamSpec's."""
+    """A synthetic voice with `prompt` tokens; `options` are StreamSpec's."""
     rng = np.random.default_rng(prompt)
     return StreamSpec(
         prompt_tokens=rng.integers(0, 700, prompt).astype(np.int32),
@@ -51,7 +51,7 @@ def speech(count: int, seed: int = 0) -> list[int]:
 
 
 class Listener:
-    """Collects a stream's events. `wait` returns the audio or raises what the stream failed with."""
+    """Collects a stream's events. `wait` returns the audio or raises the error of the stream."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -85,7 +85,7 @@ class Listener:
 
 
 def joined(events: Sequence[AudioEvent]) -> NDArray[np.float32]:
-    """The events' samples; checks that each begins where the one before ended."""
+    """The events' samples; checks that each starts where the previous one ended."""
     for before, after in pairwise(events):
         assert after.first_sample == before.first_sample + before.samples.shape[0]
     return np.concatenate([event.samples for event in events])

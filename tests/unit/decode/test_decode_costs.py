@@ -1,4 +1,4 @@
-"""The simulated backend's costs: fitted by the benchmark, read from the files that are kept."""
+"""The simulated backend's costs: fitted by the benchmark, read from the committed files."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ COSTS = Path(__file__).parents[3] / "services" / "decode" / "costs"
 
 
 def batches(costs: CostModel, noise: float = 0.0) -> list[Measured]:
-    """Hops of one to four chunks over pasts of up to ten, for one to eight streams, as `costs` would have them."""
+    """Batches of one to eight streams with hops of one to four chunks after up to ten, timed by `costs`."""
     rng = np.random.default_rng(1)
     made = []
     for streams in (1, 2, 4, 8):
         for chunks in (1, 2, 4):
-            for past in (0, 3, 10):
+            for cached in (0, 3, 10):
                 frames = streams * 50 * chunks
-                pairs = frames * 50 * (past + chunks)
+                pairs = frames * 50 * (cached + chunks)
                 took = costs.seconds(streams, frames, pairs) * (1 + noise * rng.standard_normal())
                 made.append(Measured(streams, frames, pairs, took))
     return made
@@ -42,7 +42,7 @@ def test_no_cost_is_negative_whatever_the_noise() -> None:
     assert np.abs(errors(found, batches(true))).max() < 0.1
 
 
-def test_the_cost_files_that_are_kept_can_be_read() -> None:
+def test_the_committed_cost_files_can_be_read() -> None:
     paths = sorted(COSTS.glob("*.json"))
     assert paths
     assert all(CostModel.read(path).frame_s > 0 for path in paths)

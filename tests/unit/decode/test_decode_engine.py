@@ -1,4 +1,4 @@
-"""The engine over the real backend: streamed, batched and moved audio is the audio of one shot."""
+"""The engine over the real backend: streamed, batched and moved audio equals one-shot audio."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from services.decode.engine.torch_backend import NonFiniteAudio, TorchBackend
 
 ONE_HOP = HopPolicy(first_min=7000)
 SAME = 1e-3
-"""The tier for runs whose mel differs by float rounding (phase accumulates it)."""
+"""Tolerance for runs whose mel differs by float rounding, which the phase accumulates."""
 
 
 def alone(spec_options: dict[str, object], tokens: list[int], prompt: int = 30) -> np.ndarray:
@@ -45,7 +45,7 @@ def test_a_hop_starts_as_soon_as_its_tokens_are_there() -> None:
     with support.running(support.mini_backend()) as engine:
         listener = support.Listener()
         handle = engine.open(support.voice(30), listener)
-        engine.push(handle, tokens[:23])  # the first border after 15 tokens is 50 = prompt + 20, with 3 to look ahead
+        engine.push(handle, tokens[:23])  # the first boundary after 15 tokens is 50 = prompt + 20, and 3 of lookahead
         (first,) = listener.wait_events(1)
         held_back = support.mini_backend().vocoder.context.right
         assert first.samples.shape[0] == 480 * (40 - held_back)
@@ -54,7 +54,7 @@ def test_a_hop_starts_as_soon_as_its_tokens_are_there() -> None:
         assert listener.wait().shape[0] == 960 * 45
 
 
-def test_batch_mates_do_not_matter() -> None:
+def test_audio_does_not_depend_on_the_rest_of_the_batch() -> None:
     specs = [support.voice(30, seed=1), support.voice(10, seed=2), support.voice(60, seed=3)]
     texts = [support.speech(80, 1), support.speech(120, 2), support.speech(35, 3)]
     with support.running(support.mini_backend()) as engine:
@@ -89,7 +89,7 @@ def test_a_record_that_is_ahead_of_its_tokens_fails() -> None:
             support.speak(engine, support.voice(resume=record), support.speech(22)).wait()
 
 
-def test_full_attention_last_hop_sees_everything() -> None:
+def test_full_attention_last_hop_attends_to_everything() -> None:
     tokens = support.speech(40)
     whole = alone({"plan": ChunkPlan.whole()}, tokens)
     last = alone({"full_attention_last": True, "hops": ONE_HOP}, tokens)

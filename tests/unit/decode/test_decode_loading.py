@@ -1,4 +1,4 @@
-"""Which backend a worker gets, what stands in for one that cannot be had, and what becomes of values not finite."""
+"""The choice of a worker's backend, its fall-backs, and the handling of values that are not finite."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def substituted(make: EstimatorFactory) -> TorchBackend:
     return made
 
 
-def test_onnx_speaks_what_pytorch_speaks(tmp_path: Path) -> None:
+def test_onnx_gives_the_audio_of_pytorch(tmp_path: Path) -> None:
     over = substituted(partial(onnx_estimator, cache=tmp_path, device=CPU))
     assert np.abs(speak(over) - speak(support.mini_backend())).max() <= SAME
     assert over.counts().recomputed_frames == 2 * (50 + 75)
@@ -66,7 +66,7 @@ def test_onnx_speaks_what_pytorch_speaks(tmp_path: Path) -> None:
 
 def test_values_that_are_not_finite_are_computed_again() -> None:
     class Overflowing:
-        """Breaks down in its second step."""
+        """Returns infinity in its second step."""
 
         dtype = torch.float32
 
@@ -82,8 +82,8 @@ def test_values_that_are_not_finite_are_computed_again() -> None:
     assert over.counts().non_finite == 1
 
 
-def test_a_hop_that_cannot_be_computed_again_costs_its_batch_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two streams of one voice share its prompt; one breaks down, and there is no memory to compute it again."""
+def test_a_hop_that_cannot_be_computed_again_does_not_change_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two streams of one voice share its prompt; one gets NaN, and there is no memory to compute it again."""
     made, tokens = support.mini_backend(), support.speech(90)
 
     def begun() -> list[TorchState]:
@@ -149,7 +149,7 @@ def test_a_vocoder_that_fails_for_one_stream_fails_that_stream_alone(monkeypatch
     assert np.abs(good.samples - expected.samples).max() <= SAME
 
 
-def test_a_backend_that_cannot_be_had_says_why(tmp_path: Path) -> None:
+def test_an_unavailable_backend_is_refused_with_a_reason(tmp_path: Path) -> None:
     with pytest.raises(StartError, match=r"tensorrt .*not installed.*LIGHTTTS_DECODE_BACKEND=auto"):
         loaded(decode_backend="tensorrt", decode_cache_dir=tmp_path)
     with pytest.raises(StartError, match="LIGHTTTS_DECODE_COST_FILE"):
@@ -182,8 +182,8 @@ def test_preparing_fills_the_cache(tmp_path: Path) -> None:
     assert graph.stat().st_mtime_ns == written
 
 
-def test_a_gpu_that_fails_while_the_model_is_loaded_gives_way_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No GPU is here to fail, so one is made up."""
+def test_a_gpu_that_fails_while_the_model_is_loaded_is_replaced_by_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The GPU is simulated."""
     tried = []
 
     def fail_on_gpus(self: TorchBackend, model: ModelDir, device: torch.device, *arguments: Any) -> None:
@@ -197,7 +197,7 @@ def test_a_gpu_that_fails_while_the_model_is_loaded_gives_way_to_the_cpu(monkeyp
     Cuda(monkeypatch)
     with capture_logs() as lines:
         made = loaded(device="cuda:1", decode_state_bytes=2**28)
-    assert tried == [("cuda", 1.0), ("cpu", 0.25)]  # as many workers may have lost their GPUs
+    assert tried == [("cuda", 1.0), ("cpu", 0.25)]  # several workers may have lost their GPUs
     assert made.device == CPU
     (line,) = [one for one in lines if one["log_level"] == "error"]
     assert line["event"].startswith("GPU FAILED, DECODING ON THE CPU INSTEAD")
@@ -208,7 +208,7 @@ FAILURES = pytest.mark.parametrize("kind", [RuntimeError, OSError, AssertionErro
 
 
 @FAILURES
-def test_an_estimator_that_fails_in_any_way_gives_way_to_pytorch(
+def test_an_estimator_that_fails_in_any_way_is_replaced_by_pytorch(
     kind: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failing(network: UNet) -> Any:
@@ -225,18 +225,16 @@ def test_an_estimator_that_fails_in_any_way_gives_way_to_pytorch(
 
 
 @FAILURES
-def test_a_setting_that_cannot_be_followed_is_replaced_and_said(
-    kind: type[Exception], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unsupported_setting_is_replaced_and_logged(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*arguments: Any, **options: Any) -> Any:
         raise kind("no C++ compiler found\nfurther lines")
 
     monkeypatch.setattr(torch, "compile", lambda function, **options: missing)
     with capture_logs() as lines:
         made = loaded(decode_compile=True, decode_state_bytes=1)
-    said = {line["setting"]: (line["instead"], line["reason"]) for line in lines if "setting" in line}
-    assert said["decode_compile"] == ("plain layers", "no C++ compiler found")
-    assert "whole history" in said["decode_state_bytes"][0]
+    logged = {line["setting"]: (line["instead"], line["reason"]) for line in lines if "setting" in line}
+    assert logged["decode_compile"] == ("plain layers", "no C++ compiler found")
+    assert "whole history" in logged["decode_state_bytes"][0]
     assert len(speak(made)) == 90 * 960
     (line,) = [line for line in lines if line["event"] == "decoding"]
     assert (line["device"], line["cuda_graphs"], line["batch"]) == ("cpu", False, 4)
@@ -285,7 +283,7 @@ def test_workers_of_one_machine_share_its_memory() -> None:
     assert memory_share(DecodeSettings(device="cuda"), CPU) == 0.25
 
 
-def test_lack_of_memory_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_lack_of_memory_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     block = support.mini_backend().flow.pool.block_bytes
     made = TorchBackend(MODEL, state_bytes=2 * block)
     made.vocoder.context = support.mini_backend().vocoder.context

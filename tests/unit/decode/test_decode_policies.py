@@ -46,7 +46,7 @@ def job(due: float, since: float = 0.0, tokens: int = 25, service: float = 0.2) 
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0])
-def test_service_times_are_learnt(scale: float) -> None:
+def test_service_times_are_estimated(scale: float) -> None:
     learnt = times(0.1 * scale, 0.004 * scale)
     assert learnt.seconds([25, 50]) == pytest.approx(0.4 * scale, rel=0.02)
     assert not ServiceTime().known
@@ -61,7 +61,7 @@ def test_service_times_of_batches_of_one_size() -> None:
     assert learnt.seconds([50]) >= 0.5
 
 
-def test_playing_streams_go_by_when_they_run_dry_and_offline_work_last() -> None:
+def test_streams_are_ordered_by_the_end_of_their_audio_and_offline_work_is_last() -> None:
     new = stream("new", fed_at=9.0, arrival=9.0)
     near = stream("near", done=25, emitted=24000, played=(0.0, 9.2))
     far = stream("far", done=100, emitted=96000, played=(0.0, 9.2))
@@ -82,12 +82,12 @@ def test_a_batch_grows_until_it_would_be_late() -> None:
     limits = EngineLimits(max_batch=8)
     jobs = [job(due=0.45), *(job(due=5.0) for _ in range(6))]
     assert len(pick(jobs, deadline, 0.0, limits, times())) == 3  # 0.1 s and 0.1 s more for each
-    assert len(pick(jobs, deadline, 0.4, limits, times())) == 7  # late anyway, so all that helps is work per second
+    assert len(pick(jobs, deadline, 0.4, limits, times())) == 7  # late in any case, so only throughput helps
     assert len(pick(jobs, fifo, 0.0, limits, times())) == 7
     assert pick([], deadline, 0.0, limits, times()) == []
 
 
-def test_admission_reckons_with_what_was_measured() -> None:
+def test_admission_uses_measured_service_times() -> None:
     def playing(count: int, lead: float = 2.0) -> list[Demand]:
         return [Demand(25, lead) for _ in range(count)]
 
@@ -103,7 +103,9 @@ def test_admission_reckons_with_what_was_measured() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(1, 100), st.floats(0, 5)), max_size=8), st.integers(1, 200), st.floats(0, 5))
-def test_nobody_promised_is_late_by_what_is_admitted(streams: list[tuple[int, float]], tokens: int, due: float) -> None:
+def test_no_playing_stream_is_late_because_of_an_admitted_one(
+    streams: list[tuple[int, float]], tokens: int, due: float
+) -> None:
     demands, new = [Demand(*one) for one in streams], Demand(tokens, due)
     if first_late(0.0, demands, times()) is None and overload(0.0, demands, new, times(), 1, 25.0) is None and demands:
         assert first_late(0.0, [*demands, new], times(), judged=len(demands)) is None
@@ -132,7 +134,7 @@ def test_an_engine_at_capacity_refuses_and_recovers() -> None:
         engine.close()
 
 
-def test_a_listener_who_ran_dry_is_counted_and_waited_for() -> None:
+def test_an_underrun_is_counted_and_moves_the_playback_clock() -> None:
     now = [0.0]
     backend = SimulatedBackend(CostModel(0.0, 0.0, 0.0, 0), AUDIO, lambda seconds: None)
     engine = DecodeEngine(backend, clock=lambda: now[0])
@@ -142,13 +144,13 @@ def test_a_listener_who_ran_dry_is_counted_and_waited_for() -> None:
         engine.push(handle, support.speech(28))
         listener.wait_events(1)
         support.wait_until(lambda: engine.stats().queued == 0)
-        now[0] = 3.0  # two seconds after the first one of audio was over
+        now[0] = 3.0  # two seconds after the first second of audio ended
         engine.push(handle, support.speech(22))
         engine.push(handle, support.speech(3))
         listener.wait_events(2)
         support.wait_until(lambda: engine.stats().underruns == 1)
         assert engine.stats().underrun_s == pytest.approx(2.0)
-        now[0] = 3.9  # heard all but a tenth of a second of the second one
+        now[0] = 3.9  # all but a tenth of a second of the second one has played
         engine.push(handle, support.speech(22), last=True)
         listener.wait()
         assert engine.stats().underruns == 1
@@ -156,7 +158,7 @@ def test_a_listener_who_ran_dry_is_counted_and_waited_for() -> None:
         engine.close()
 
 
-def test_memory_goes_to_whoever_is_nearer_to_running_dry() -> None:
+def test_streams_with_a_large_lead_lose_their_memory_first() -> None:
     near = replace_state(stream("near", done=25, emitted=24000, played=(0.0, 0.0)))
     far = replace_state(stream("far", done=200, emitted=192000, played=(0.0, 0.0)))
     offline = replace_state(stream("offline", offline=True))
@@ -174,9 +176,9 @@ def replace_state(made: Stream) -> Stream:
     return made
 
 
-def test_a_full_memory_is_taken_from_the_stream_far_ahead() -> None:
+def test_a_full_pool_evicts_the_stream_with_the_largest_lead() -> None:
     class Small(SimulatedBackend):
-        """Room for one stream's state."""
+        """Memory for one stream's state."""
 
         kept: int | None = None
 
@@ -207,7 +209,7 @@ def test_a_full_memory_is_taken_from_the_stream_far_ahead() -> None:
         assert ahead.wait().shape == (960 * 203,)
 
 
-def test_recomputing_servers_pay_for_the_whole_history() -> None:
+def test_recomputing_backends_cost_the_whole_history() -> None:
     slept: list[float] = []
     backend = SimulatedBackend(CostModel(0.0, 0.0, 0.001, 0), AUDIO, slept.append, recompute=True)
     spec: StreamSpec = support.voice(50)

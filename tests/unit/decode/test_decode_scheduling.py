@@ -44,7 +44,7 @@ class Gate:
 
 
 class Poisoned(SimulatedBackend):
-    """Fails whatever batch holds the poisonous token."""
+    """Fails every batch with the poisonous token."""
 
     POISON = 666
 
@@ -164,7 +164,7 @@ def test_tokens_after_the_last_fail_the_stream() -> None:
             listener.wait()
 
 
-def test_a_failing_stream_does_not_take_its_batch_along() -> None:
+def test_a_failing_stream_does_not_fail_its_batch() -> None:
     limits = EngineLimits(max_batch=4)
     gate = Gate()
     with support.running(Poisoned(COSTS, AudioFormat(), gate), limits=limits) as engine:
@@ -179,7 +179,7 @@ def test_a_failing_stream_does_not_take_its_batch_along() -> None:
             bad.wait()
 
 
-def test_a_raising_listener_loses_its_own_stream_only() -> None:
+def test_a_callback_that_raises_fails_its_own_stream_only() -> None:
     def raising(event: Event) -> None:
         raise ConnectionError("gone")
 
@@ -230,8 +230,8 @@ def test_a_slow_reader_pauses_its_stream() -> None:
         assert first.first_sample == 0
 
 
-@pytest.mark.parametrize(("heard", "sizes"), [(0.0, [19, 25, 25, 25, 25, 50, 50]), (1.0, [19] + 6 * [25])])
-def test_hops_grow_with_the_lead_over_the_listener(heard: float, sizes: list[int]) -> None:
+@pytest.mark.parametrize(("played", "sizes"), [(0.0, [19, 25, 25, 25, 25, 50, 50]), (1.0, [19] + 6 * [25])])
+def test_hops_grow_with_the_lead_over_the_listener(played: float, sizes: list[int]) -> None:
     made = []
     with support.running(simulated(), clock=lambda: 100.0) as engine:
         listener = support.Listener()
@@ -241,7 +241,7 @@ def test_hops_grow_with_the_lead_over_the_listener(heard: float, sizes: list[int
             event = listener.wait_events(count)[-1]
             made.append(event.samples.shape[0] // 960)
             end = event.first_sample + event.samples.shape[0]
-            engine.report_position(handle, heard * end / 24000)
+            engine.report_position(handle, played * end / 24000)
             engine.acknowledge(handle, end)
         engine.cancel(handle)
     assert made == sizes

@@ -19,7 +19,7 @@ def record(rows: int = 15, harmonics: int = 9) -> ResumeRecord:
 
 
 @pytest.mark.parametrize("rows", [0, 15])
-def test_record_survives_its_bytes(rows: int) -> None:
+def test_a_record_round_trips(rows: int) -> None:
     before = record(rows)
     after = ResumeRecord.from_bytes(before.to_bytes())
     assert (after.plan, after.seed, after.done) == (before.plan, before.seed, before.done)
@@ -36,7 +36,7 @@ def test_other_bytes_are_not_a_record(data: bytes) -> None:
 
 
 @given(st.data())
-def test_a_damaged_record_is_noticed(data: st.DataObject) -> None:
+def test_a_damaged_record_is_refused(data: st.DataObject) -> None:
     damaged = bytearray(record().to_bytes())
     index = data.draw(st.integers(0, len(damaged) - 1))
     damaged[index] ^= data.draw(st.integers(1, 255))
@@ -47,7 +47,7 @@ def test_a_damaged_record_is_noticed(data: st.DataObject) -> None:
 @pytest.mark.parametrize(
     ("option", "value"), [("speed", 0.0), ("speed", float("nan")), ("seed", -1), ("max_unread_s", 0.0)]
 )
-def test_senseless_specs_are_refused(option: str, value: float) -> None:
+def test_invalid_specs_are_refused(option: str, value: float) -> None:
     with pytest.raises(StreamError, match=option):
         support.voice(**{option: value})
 

@@ -1,4 +1,4 @@
-"""Room for streams' pasts is reserved ahead, but taken from the machine only when it is used."""
+"""The K/V pool reserves memory in advance, but the machine allocates it only on use."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def resident() -> int:
 
 @pytest.mark.skipif(not STATM.exists(), reason="reads Linux' figures of a process's memory")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn])
-def test_a_pool_that_nobody_uses_takes_no_memory(dtype: torch.dtype) -> None:
+def test_an_unused_pool_takes_no_memory(dtype: torch.dtype) -> None:
     before = resident()
     pool = KvBlockPool({"estimator": LAYOUT}, 25, 20, dtype)
     assert pool.blocks * pool.block_bytes > 100 * 2**20
@@ -29,7 +29,7 @@ def test_a_pool_that_nobody_uses_takes_no_memory(dtype: torch.dtype) -> None:
 
 @pytest.mark.skipif(not STATM.exists(), reason="reads Linux' figures of a process's memory")
 def test_a_used_block_takes_its_own_size() -> None:
-    """And not a huge page for each of its pieces, of which there is one per step, layer and row."""
+    """Not a huge page for each of its pieces, of which there is one per step, layer and row."""
     pool = KvBlockPool({"estimator": KvLayout(6, 10, 2, 8, steps=10, rows=2)}, 5, 4000)
     kv_state = pool.extend(EMPTY_STATE, 5)
     assert kv_state is not None
@@ -41,5 +41,5 @@ def test_a_used_block_takes_its_own_size() -> None:
     assert resident() - before < 20 * 2**20
 
 
-def test_a_pool_may_be_without_room() -> None:
+def test_a_pool_may_be_empty() -> None:
     assert KvBlockPool({"estimator": LAYOUT}, 25, 0).free_blocks == 0

@@ -1,4 +1,4 @@
-"""What streams remember: shared between streams of a voice, evicted, kept in fewer bits, in a pool with a bound."""
+"""K/V states of streams: shared between streams of a voice, evicted, stored in fewer bits, in a bounded pool."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def speak(
     return np.concatenate(made)
 
 
-def test_blocks_are_shared_and_come_back_when_nobody_holds_them() -> None:
+def test_blocks_are_shared_and_are_free_once_no_state_refers_to_them() -> None:
     pool = small_pool()
     first = pool.extend(EMPTY_STATE, 8)
     assert first is not None
@@ -76,7 +76,7 @@ def test_blocks_are_shared_and_come_back_when_nobody_holds_them() -> None:
     assert pool.free_blocks == 6
 
 
-def test_a_streams_blocks_lie_side_by_side_where_they_can() -> None:
+def test_a_streams_blocks_are_adjacent_if_possible() -> None:
     pool = small_pool(8)
     first, second = pool.extend(EMPTY_STATE, 4), pool.extend(EMPTY_STATE, 4)
     assert first is not None
@@ -91,7 +91,7 @@ def test_a_streams_blocks_lie_side_by_side_where_they_can() -> None:
 @pytest.mark.parametrize(
     ("dtype", "error"), [(torch.bfloat16, 2**-8), (torch.float16, 2**-11), (torch.float8_e4m3fn, 2**-4)]
 )
-def test_arenas_round_to_their_precision(dtype: torch.dtype, error: float) -> None:
+def test_caches_round_to_their_precision(dtype: torch.dtype, error: float) -> None:
     cache = small_pool(dtype=dtype).caches["net"]
     values = torch.randn(2, 2, 4, 16, generator=torch.Generator().manual_seed(0)) * 1e3
     cache.write(0, 1, slice(4, 8), values)
@@ -102,7 +102,7 @@ def test_arenas_round_to_their_precision(dtype: torch.dtype, error: float) -> No
 
 @pytest.mark.parametrize("plan", [ChunkPlan(), ChunkPlan(50, 25), ChunkPlan(40, 25)])
 @pytest.mark.parametrize("prompt", [27, 30, 60, 80])
-def test_a_known_voice_starts_from_what_its_streams_share(prompt: int, plan: ChunkPlan) -> None:
+def test_a_known_voice_starts_from_its_cached_prompt(prompt: int, plan: ChunkPlan) -> None:
     over = backend()
     spec = support.voice(prompt, plan=plan, voice="ada")
     shared = over.prompts.length(prompt, plan)
@@ -126,7 +126,7 @@ def test_voices_and_plans_do_not_share() -> None:
     assert over.counts().prompts_shared == 0
 
 
-def test_nothing_is_kept_of_a_forgotten_voice() -> None:
+def test_nothing_is_kept_of_an_evicted_voice() -> None:
     over = backend()
     for voice in ("ada", "bob"):
         speak(over, support.voice(80, voice=voice), [50])
@@ -142,13 +142,13 @@ def test_nothing_is_kept_of_a_forgotten_voice() -> None:
 @settings(max_examples=8)
 @given(
     prompt=st.integers(0, 70),
-    border=st.sampled_from([25, 40, 50]),
+    boundary=st.sampled_from([25, 40, 50]),
     hops=st.lists(st.sampled_from([1, 25, 50, 100]), min_size=1, max_size=4),
     evicted=st.sets(st.integers(0, 5)),
     voice=st.sampled_from(["", "ada"]),
 )
-def test_eviction_changes_nothing(prompt: int, border: int, hops: list[int], evicted: set[int], voice: str) -> None:
-    over, plan, count = support.mini_backend(), ChunkPlan(border, 25), 0
+def test_eviction_changes_nothing(prompt: int, boundary: int, hops: list[int], evicted: set[int], voice: str) -> None:
+    over, plan, count = support.mini_backend(), ChunkPlan(boundary, 25), 0
 
     def evict(state: object) -> None:
         nonlocal count
@@ -178,7 +178,7 @@ ERRORS = {
     Precision(state=torch.float8_e4m3fn): 0.004,
     Precision(torch.bfloat16, torch.bfloat16): 0.02,
 }
-"""Largest mean error of the mel (its standard deviation is about 1) that each precision may make on the mini."""
+"""Largest mean error of the mel (its standard deviation is about 1) of each precision on the mini checkpoint."""
 
 
 @pytest.mark.parametrize("precision", ERRORS)
@@ -214,7 +214,7 @@ def test_a_failed_hop_leaves_its_stream_as_it_was() -> None:
     assert over.flow.pool.free_blocks == free
 
 
-def test_memory_is_found_where_the_system_tells(tmp_path: Path) -> None:
+def test_free_memory_comes_from_the_container_or_the_machine(tmp_path: Path) -> None:
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal:       200 kB\nMemAvailable:   100 kB\n")
     assert free_memory(tmp_path, meminfo) == 100 * 1024

@@ -1,4 +1,4 @@
-"""The flow's own promise: appended pieces equal one recompute, whoever else is in the batch."""
+"""Appended pieces of the flow equal one recompute, in any batch."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_append_equals_recompute(golden: Golden, ends: list[int], plan: ChunkPla
     assert difference(in_pieces(golden, plan, ends), whole) < 1e-5
 
 
-def test_batch_mates_do_not_matter(golden: Golden) -> None:
+def test_mel_does_not_depend_on_the_rest_of_the_batch(golden: Golden) -> None:
     flow = golden.flow
     alone = in_pieces(golden, EVEN, [75])
     first, second = open_stream(golden, EVEN), open_stream(golden, EVEN)

@@ -1,4 +1,4 @@
-"""Steps of fixed shape give what plain ones give; what cannot be recorded, or computes something else, is not used."""
+"""Programs of fixed shape equal plain steps; one that cannot be recorded, or gives another result, is not used."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def with_programs() -> TorchBackend:
     return made
 
 
-def open_stream(over: TorchBackend, prompt: int, border: int) -> FlowState:
-    state: FlowState = over.open(support.voice(prompt, plan=ChunkPlan(border, 25))).flow
+def open_stream(over: TorchBackend, prompt: int, boundary: int) -> FlowState:
+    state: FlowState = over.open(support.voice(prompt, plan=ChunkPlan(boundary, 25))).flow
     state.tokens = support.speech(160, seed=prompt)
     return state
 
 
 def mels(over: TorchBackend, streams: list[tuple[int, int]], turns: list[list[int | None]]) -> list[Tensor]:
-    """Streams of (prompt, first border) decoded together: each turn says how many tokens each goes on, if it does."""
+    """Decode streams of (prompt, first boundary) together; each turn has the number of tokens per stream, or None."""
     states, made = [open_stream(over, *stream) for stream in streams], []
     for turn in turns:
         hops = []
@@ -78,7 +78,7 @@ def test_programs_give_what_plain_steps_give(streams: list[tuple[int, int]], tur
     assert difference(mels(with_programs(), streams, turns), expected) <= SAME
 
 
-def test_hops_run_as_programs_and_what_fits_none_runs_without(caplog: pytest.LogCaptureFixture) -> None:
+def test_hops_run_as_programs_and_batches_that_fit_none_run_without(caplog: pytest.LogCaptureFixture) -> None:
     programs = with_programs().flow.programs
     assert programs is not None
     before, caplog.handler.records[:] = programs.unprepared, []
@@ -100,19 +100,19 @@ def test_hops_run_as_programs_and_what_fits_none_runs_without(caplog: pytest.Log
     [Precision(state=torch.float8_e4m3fn), Precision(state=torch.float16), Precision(torch.bfloat16, torch.bfloat16)],
     ids=["float8 states", "float16 states", "bfloat16"],
 )
-def test_programs_compute_and_keep_in_fewer_bits(precision: Precision) -> None:
+def test_programs_compute_and_store_in_fewer_bits(precision: Precision) -> None:
     over = backend(precision)
     turns: list[list[int | None]] = [[25, None], [50, 25], [100, 50]]
     plain = mels(over, [(30, 25), (40, 25)], turns)
     use_programs(over.flow, 2, None)
-    # What is rounded to few bits may be rounded to the neighbour; on the whole it is the same.
+    # Single values may be rounded differently; the mean error is the same.
     made = mels(over, [(30, 25), (40, 25)], turns)
     exact = mels(support.mini_backend(), [(30, 25), (40, 25)], turns)
     errors = [float((torch.cat(one) - torch.cat(exact)).abs().mean()) for one in (plain, made)]
     assert 0 < errors[1] <= 1.1 * errors[0]
 
 
-def test_a_stream_that_is_not_finite_is_computed_again_and_leaves_its_mates_alone() -> None:
+def test_a_stream_that_is_not_finite_is_computed_again_and_does_not_change_its_batch() -> None:
     over, tokens = with_programs(), support.speech(90)
     before = over.counts().non_finite
 
@@ -161,7 +161,7 @@ def test_a_record_that_computes_something_else_is_refused(flow: Flow) -> None:
     assert torch.equal(probe_mel(flow), plain)
 
 
-def test_a_compiler_that_fails_or_errs_is_done_without(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiler_that_fails_or_gives_another_result_is_not_used(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(function: Callable[..., Tensor], **options: object) -> Callable[..., Tensor]:
         def missing(*arguments: Tensor) -> Tensor:
             raise OSError("no C++ compiler found")
@@ -183,7 +183,7 @@ def test_a_compiler_that_fails_or_errs_is_done_without(flow: Flow, monkeypatch: 
 @pytest.mark.system
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
 def test_compiled_steps_give_what_plain_ones_give(flow: Flow) -> None:
-    """Needs a C++ compiler; alone, and as programs."""
+    """Needs a C++ compiler; compiled steps alone, and as programs."""
     plain, solver = probe_mel(flow), flow.solver
     compile_estimator(flow)
     assert flow.solver is not solver

@@ -1,4 +1,4 @@
-"""Every shape that serving asks for is prepared at the start, and none is recorded while a listener waits."""
+"""All shapes that serving needs are prepared at the start, and none is recorded while a listener waits."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from services.decode.flow.solver import Start
 MODEL = open_model_dir(support.ROOT / "tests" / "data" / "cosyvoice2-mini")
 MOST_STREAMS = 16
 LONGEST_PROMPT = 750
-"""Tokens: the 30 s that the encode service takes at most."""
+"""Tokens of the longest prompt that the encode service accepts (30 s)."""
 LONGEST = 25 * BLOCKS[-1]
 """Tokens of the longest utterance that runs as programs."""
 
@@ -44,8 +44,8 @@ def programs_of(flow: Flow, most_streams: int, record: Record | None = None) -> 
     )
 
 
-class Unheard(TorchBackend):
-    """Chooses what to compute as the real backend does, and computes nothing: every mel is zero."""
+class NoComputation(TorchBackend):
+    """Selects work like the real backend, but computes nothing: every mel is zero."""
 
     def __init__(self) -> None:
         block = support.mini_backend().flow.pool.block_bytes
@@ -67,8 +67,8 @@ class Unheard(TorchBackend):
 
 
 @cache
-def unheard() -> TorchBackend:
-    return Unheard()
+def no_computation() -> TorchBackend:
+    return NoComputation()
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ UTTERANCES = st.builds(
 
 
 def decode(over: TorchBackend, utterances: list[Utterance], most_streams: int, pace: float, lost: bool) -> None:
-    """Decodes them through the engine's own choices; `pace` seconds pass per batch, `lost` streams keep no state."""
+    """Decode them with the engine's scheduling; `pace` seconds pass per batch, `lost` streams keep no state."""
     limits, times, now = EngineLimits(max_batch=most_streams), ServiceTime(), 0.0
     streams = []
     for one in utterances:
@@ -125,12 +125,12 @@ def decode(over: TorchBackend, utterances: list[Utterance], most_streams: int, p
     lost=st.booleans(),
     alike=st.booleans(),
 )
-def test_every_shape_that_serving_asks_for_is_prepared(
+def test_every_shape_that_serving_needs_is_prepared(
     utterances: list[Utterance], most_streams: int, pace: float, lost: bool, alike: bool
 ) -> None:
-    """Whole histories of several streams at once may run without; those of one stream may not."""
+    """Whole histories of several streams at once may run without a program; those of one stream may not."""
     utterances = utterances[:1] * len(utterances) if alike else utterances  # alike ones are decoded together
-    over, asked = unheard(), []
+    over, asked = no_computation(), []
     programs = programs_of(over.flow, most_streams)
     programs.prepare()
     find = programs.find
@@ -149,7 +149,7 @@ def test_every_shape_that_serving_asks_for_is_prepared(
         over.flow.programs = None
         for one in utterances:
             over.evict_voice(f"{one.prompt}-{one.plan}")
-    assert asked or all(one.prompt < 128 for one in utterances)  # short ones keep nothing
+    assert asked or all(one.prompt < 128 for one in utterances)  # short ones have no cached prompt
     assert programs.unprepared == 0
 
 
@@ -215,7 +215,10 @@ def test_shapes_without_memory_run_without(caplog: pytest.LogCaptureFixture) -> 
     for _ in range(2):
         assert programs.find(1, 50, 64) is None
     assert programs.unprepared == 2
-    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]  # at the start, and when asked for
+    assert [record.levelname for record in caplog.records] == [
+        "WARNING",
+        "WARNING",
+    ]  # at the start, and for a batch
     assert caplog.records[0].__dict__["reason"] == "CUDA out of memory"
 
     def none(run: Callable[[], None]) -> Callable[[], None]:
@@ -226,7 +229,7 @@ def test_shapes_without_memory_run_without(caplog: pytest.LogCaptureFixture) -> 
 
 
 class Cuda:
-    """A stand-in for `torch.cuda` that notes on which device what happens; the current one is 0 at first."""
+    """A replacement of `torch.cuda` that records the device of every call; the current one is 0 at first."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.device, self.capturing = 0, False
@@ -292,7 +295,7 @@ def test_graphs_are_recorded_and_replayed_on_their_own_device(monkeypatch: pytes
 
     with pytest.raises(torch.OutOfMemoryError):
         graphs(failing)
-    assert cuda.happened[-1] == ("captured", 1)  # a capture left open would spoil all that follows
+    assert cuda.happened[-1] == ("captured", 1)  # an open capture would break all later operations
 
 
 def test_programs_are_prepared_with_their_device_in_force(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,7 +312,7 @@ def test_programs_are_prepared_with_their_device_in_force(monkeypatch: pytest.Mo
         ("empty_cache", 0),
         ("record", 0),
         ("empty_cache", 0),
-    ]  # a CPU has no device to put in force
+    ]  # a CPU has no current device
     cuda.happened.clear()
     monkeypatch.setattr("services.decode.estimators.compiled.probe_mel", lambda flow: torch.zeros(1))
     made.flow.device = torch.device("cuda:1")

@@ -1,4 +1,4 @@
-"""The exported estimator in ONNX Runtime gives what PyTorch gives: any batch, any length, with the chunk mask."""
+"""The exported estimator in ONNX Runtime equals PyTorch: any batch, any length, with the chunk mask."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The vocoder as a stream: whatever the hops, the samples are those of one run over the whole mel."""
+"""The vocoder as a stream: for any hops, the samples are those of one run over the whole mel."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def vocoder() -> Vocoder:
 
 @cache
 def mel() -> Tensor:
-    """A mel with the ups and downs of speech, other than the one the context was measured on."""
+    """A mel that varies like speech, different from the one that the context was measured on."""
     generator = torch.Generator().manual_seed(5)
     slow = torch.randn(FRAMES // 10 + 1, 80, generator=generator).repeat_interleave(10, dim=0)[:FRAMES]
     return 2.0 * slow + 0.7 * torch.randn(FRAMES, 80, generator=generator) - 5.0

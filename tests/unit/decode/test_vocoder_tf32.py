@@ -1,4 +1,4 @@
-"""The vocoder's convolutions on a GPU: float32 without TF32, or a hop ends where the layers' bound says."""
+"""The vocoder's convolutions on a GPU: with TF32 the measured context would grow to the layers' bound."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def fresh() -> Iterator[None]:
 
 
 def mel() -> Tensor:
-    """The shortest mel that tells, with the ups and downs of speech."""
+    """The shortest mel that allows a measurement; it varies like speech."""
     frames, generator = 3 * layer_bound(EMBEDDED.vocoder).left, torch.Generator().manual_seed(5)
     slow = torch.randn(frames // 10 + 1, 80, generator=generator).repeat_interleave(10, dim=0)[:frames]
     return 2.0 * slow + 0.7 * torch.randn(frames, 80, generator=generator) - 5.0
@@ -66,7 +66,7 @@ def test_a_loaded_backend_has_forbidden_tf32(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_onnx_runtime_computes_without_tf32_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No GPU is here, so the session is made up."""
+    """There is no GPU, so the session is simulated."""
     asked: list[Any] = []
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(onnxruntime, "InferenceSession", lambda path, options, providers: asked.extend(providers))

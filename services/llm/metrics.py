@@ -1,4 +1,4 @@
-"""What the llm service counts, for Prometheus."""
+"""The metrics of the llm service, for Prometheus."""
 
 from __future__ import annotations
 
@@ -11,41 +11,41 @@ from services.llm.engine.engine import LlmEngine, StepReport
 
 WAITING = Gauge("lighttts_llm_sequences_waiting", "Utterances queued for K/V blocks.")
 RUNNING = Gauge("lighttts_llm_sequences_running", "Utterances that hold K/V blocks.")
-HELD = Gauge("lighttts_llm_sequences_held", "Of those running, the ones at their lead's ceiling or awaiting text.")
-PAUSED = Gauge("lighttts_llm_sequences_paused", "Utterances that let others go first, being far ahead.")
+HELD = Gauge("lighttts_llm_sequences_held", "Running utterances that have reached their maximum lead or wait for text.")
+PAUSED = Gauge("lighttts_llm_sequences_paused", "Utterances that pause for others because their lead is long.")
 KV_USED = Gauge("lighttts_llm_kv_blocks_used", "K/V blocks in use.")
-KV_TOTAL = Gauge("lighttts_llm_kv_blocks", "K/V blocks there are.")
-TURNS = Gauge("lighttts_llm_engine_turns", "Turns the engine's loop has made; a live engine's number grows.")
+KV_TOTAL = Gauge("lighttts_llm_kv_blocks", "K/V blocks in total.")
+TURNS = Gauge("lighttts_llm_engine_turns", "Turns of the engine's loop; the number of a live engine grows.")
 BATCH = Histogram(
     "lighttts_llm_batch_size", "Utterances in one engine step.", buckets=(1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 256)
 )
 STEP_SECONDS = Histogram(
     "lighttts_llm_step_duration_seconds",
-    "Length of engine steps, scheduling and sampling included.",
+    "Duration of engine steps, scheduling and sampling included.",
     buckets=(0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1),
 )
 TOKENS = Counter("lighttts_llm_tokens_generated_total", "Speech tokens generated.")
-PREFILLED = Counter("lighttts_llm_prefill_tokens_total", "Prompt and text rows fed, recomputed ones included.")
-PREEMPTIONS = Counter("lighttts_llm_preemptions_total", "Utterances that lost their K/V blocks to others.")
+PREFILLED = Counter("lighttts_llm_prefill_tokens_total", "Prompt and text tokens fed, recomputed ones included.")
+PREEMPTIONS = Counter("lighttts_llm_preemptions_total", "Times an utterance lost its K/V blocks to another one.")
 FIRST_TOKEN = Histogram(
     "lighttts_llm_first_token_seconds",
-    "From an utterance's submission to the engine to its first token.",
+    "Time from an utterance's submission to the engine until its first token.",
     buckets=LATENCY_BUCKETS,
 )
 LEAD = Histogram(
     "lighttts_llm_lead_seconds",
-    "Speech generated beyond what the listener has heard, at each audio message.",
+    "Seconds of speech generated beyond the playback position, at each audio message.",
     buckets=(0, 0.25, 0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 30),
 )
 CANCELLED = Counter(
     "lighttts_llm_cancellations_total",
-    "Utterances their client left, by what they were doing: voice, text, queued, generating, speaking.",
+    "Utterances that their client cancelled, by phase: voice, text, queued, generating, speaking.",
     ["phase"],
 )
 
 
 def count_step(step: StepReport) -> None:
-    """Called by the engine after each step."""
+    """Count a step; the engine calls it after each one."""
     for _ in range(step.model_steps):
         BATCH.observe(step.batch_size)
         STEP_SECONDS.observe(step.seconds / step.model_steps)
@@ -55,7 +55,7 @@ def count_step(step: StepReport) -> None:
 
 
 def export(engine: LlmEngine) -> None:
-    """Lets Prometheus read the engine's state at scrape time."""
+    """Export the engine's state, read at each scrape."""
 
     def read(field: str) -> Callable[[], float]:
         return lambda: float(getattr(engine.stats(), field))

@@ -1,4 +1,4 @@
-"""The llm service: its gRPC surface, and what it loads and releases."""
+"""The llm service: its gRPC methods, and what it loads and releases."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 
 
 class LlmService(llm_pb2_grpc.LlmServicer):
-    """`lighttts.v1.Llm`: one engine, many utterances, one pool of decode workers."""
+    """`lighttts.v1.Llm`: one engine for many utterances, and one pool of decode workers."""
 
     name: str = "llm"
     rpc_services: tuple[str, ...] = ("lighttts.v1.Llm", voice_deletion.NAME)
@@ -42,13 +42,13 @@ class LlmService(llm_pb2_grpc.LlmServicer):
         """`clock` returns seconds; it measures the silence and the stalls of decode workers."""
         self._settings = settings
         self._clock = clock
-        self._stage: LlmServiceContext | None = None
+        self._context: LlmServiceContext | None = None
         self._statistics: asyncio.Task[None] | None = None
 
     @property
     def alive(self) -> bool:
-        """False once the engine's loop has ended: no utterance will ever be served again by this process."""
-        return self._stage is None or self._stage.engine.alive
+        """False once the engine's loop has ended: this process can serve no further utterance."""
+        return self._context is None or self._context.engine.alive
 
     def register(self, server: grpc.aio.Server) -> None:
         llm_pb2_grpc.add_LlmServicer_to_server(self, server)
@@ -66,7 +66,7 @@ class LlmService(llm_pb2_grpc.LlmServicer):
         pool = Pool(workers, "lighttts.v1.Decode", name="decode", dial=dial, wait_seconds=wait)
         styles = read_styles(model)
         engine = await asyncio.to_thread(load_engine, settings, model, styles)
-        self._stage = LlmServiceContext(
+        self._context = LlmServiceContext(
             engine=engine,
             pool=pool,
             voices=VoiceCache(settings.voice_cache_count, settings.voice_cache_bytes),
@@ -84,39 +84,39 @@ class LlmService(llm_pb2_grpc.LlmServicer):
             self._statistics = asyncio.create_task(_log_stats(engine, settings.stats_interval_seconds))
 
     async def drain(self) -> None:
-        """Running utterances finish within the grace period."""
+        """Do nothing: running utterances finish within the grace period."""
 
     async def close(self) -> None:
         if self._statistics is not None:
             self._statistics.cancel()
             await asyncio.wait({self._statistics})
-        if self._stage is not None:
-            await self._stage.pool.close()
-            await asyncio.to_thread(self._stage.engine.close)
+        if self._context is not None:
+            await self._context.pool.close()
+            await asyncio.to_thread(self._context.engine.close)
 
     async def _evict_voice(self, voice_hash: str) -> int:
         """Evict here and on the decode workers, which only this service reaches."""
-        stage = self._ready
-        stage.voices.evict(voice_hash)
-        return await voice_deletion.evict_on_all_workers(stage.pool, voice_hash, voice_deletion.TIMEOUT_SECONDS / 2)
+        service = self._ready
+        service.voices.evict(voice_hash)
+        return await voice_deletion.evict_on_all_workers(service.pool, voice_hash, voice_deletion.TIMEOUT_SECONDS / 2)
 
     @property
     def _ready(self) -> LlmServiceContext:
-        if self._stage is None:
+        if self._context is None:
             raise Unavailable("loading the model; try again shortly", retry_after=1.0)
-        return self._stage
+        return self._context
 
     async def Generate(
         self,
         request_iterator: AsyncIterator[llm_pb2.GenerateRequest],
         context: grpc.aio.ServicerContext[llm_pb2.GenerateRequest, llm_pb2.GenerateResponse],
     ) -> AsyncGenerator[llm_pb2.GenerateResponse]:
-        stage = self._ready
+        service = self._ready
         first = await anext(request_iterator, None)
         if first is None or first.WhichOneof("request") != "start":
             raise InvalidInput("the first message must be start", field="start")
         kind = ConversionCall if first.start.speech_tokens else GenerateCall
-        async with aclosing(kind(stage, first.start).run(request_iterator)) as responses:
+        async with aclosing(kind(service, first.start).run(request_iterator)) as responses:
             async for response in responses:
                 yield response
 
@@ -129,7 +129,7 @@ class LlmService(llm_pb2_grpc.LlmServicer):
 
 
 async def _log_stats(engine: LlmEngine, interval: float) -> None:
-    """A line every `interval` seconds; the rate is that of the interval."""
+    """Log a line every `interval` seconds; the rate is that of the interval."""
     before = engine.stats()
     while True:
         await asyncio.sleep(interval)

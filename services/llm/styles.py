@@ -1,7 +1,7 @@
-"""Styles: further checkpoints of the llm beside the directory's own, one of which speaks each utterance.
+"""Styles: checkpoints of the llm in addition to the directory's own; each utterance uses one of them.
 
-`style_config.json` in the model directory names them: `{"lora_info": [{"style_name": ..., "llm_path": ...}]}`. Flow and
-vocoder are shared. A style is a voice's manner, a worker is a process: every worker serves every style.
+`style_config.json` in the model directory names them: `{"lora_info": [{"style_name": ..., "llm_path": ...}]}`. All
+styles share flow and vocoder, and every worker serves every style.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ DEFAULT = "default"
 
 
 def read_styles(model: ModelDir) -> dict[str, Path]:
-    """Style names and their checkpoints, the default one first. Relative paths count from the model directory.
+    """Return style names and checkpoints, the default one first. Relative paths start at the model directory.
 
-    Raises ModelDirError naming the file and the entry that is wrong.
+    Raises ModelDirError with the file and the wrong entry.
     """
     styles = {DEFAULT: model.weights_file("llm")}
     path = model.path / STYLE_FILE
@@ -45,5 +45,5 @@ def read_styles(model: ModelDir) -> dict[str, Path]:
 def _entry(model: ModelDir, entry: Mapping[str, str]) -> tuple[str, Path]:
     name, path = entry["style_name"], entry["llm_path"]
     if not (isinstance(name, str) and name and isinstance(path, str) and path):
-        raise ValueError("style_name and llm_path must be texts that are not empty")
+        raise ValueError("style_name and llm_path must be strings that are not empty")
     return name, model.path / path

@@ -1,6 +1,6 @@
-"""CosyVoice3's llm with text that is still being written: interleaved, or sentence by sentence where its card says so.
+"""CosyVoice3's llm with text that arrives in pieces: interleaved, or sentence by sentence if its card requires it.
 
-The checkpoint is the goldens', whose weights are random: what it says means nothing, but it says the same every time.
+The checkpoint of the golden vectors has random weights: its speech is meaningless, but always the same.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from tests.support.llm import ROOT, Llm, Spoken, all_free, llm_service, refusal,
 
 MINI = ROOT / "tests" / "data" / "cosyvoice3-mini"
 ELSEWHERE = ("flow.pt", "hift.pt", "campplus.onnx", "speech_tokenizer_v3.onnx")
-"""Files of the other stages, which this one only wants to see there."""
+"""Files of the other services; the llm service only checks that they exist."""
 END_OF_PROMPT, FILL = 403, 6564
 TEXT = tuple(range(20, 34))
 SECONDS = 2.0
-"""Longest utterance: random weights do not end by themselves."""
+"""Longest utterance: random weights do not end it."""
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Callable[[str], Path]:
-    """Makes a model directory by how it takes text that streams."""
+    """Make a model directory; the argument is the card's `text_streaming`."""
     torch.set_num_threads(1)
 
     def make(text_streaming: str) -> Path:
@@ -50,7 +50,7 @@ def checkpoint(tmp_path: Path) -> Callable[[str], Path]:
 
 
 def voice(model_dir: Path) -> voice_pb2.VoiceContent:
-    """A voice with an instruction before its transcript, as this family's prompts have it."""
+    """Return a voice with an instruction before its transcript, as in this family's prompts."""
     content = Voice(
         hash="hash-of-third",
         transcript="kindly<|endofprompt|>a prompt",
@@ -64,7 +64,7 @@ def voice(model_dir: Path) -> voice_pb2.VoiceContent:
 
 
 async def speak(llm: Llm, content: voice_pb2.VoiceContent, *texts: tuple[int, ...], **start: Any) -> Spoken:
-    """One utterance whose text comes in these pieces, each after an answer to the one before."""
+    """Speak one utterance whose text is sent in these pieces, each after a response to the previous one."""
     spoken, left = Spoken(), list(texts)
     call = llm.stub.Generate()
     options = {"sampling": llm_pb2.SamplingOptions(max_seconds=SECONDS)} | start
@@ -93,11 +93,11 @@ async def test_a_sentence_that_comes_in_pieces_is_spoken_once_it_is_whole(
     assert spoken.raw_ids == alone.raw_ids
     assert [started.text_order for started in spoken.started] == [llm_pb2.TEXT_ORDER_WHOLE]
     assert FILL not in spoken.raw_ids
-    assert spoken.kinds.count("heartbeat") >= len(pieces)  # it waits for text, and says so
+    assert spoken.kinds.count("heartbeat") >= len(pieces)  # it reports that it waits for text
     assert np.array_equal(spoken.samples, audio_of(decode.calls[-1].tokens))
 
 
-async def test_a_model_of_whole_sentences_says_so(
+async def test_a_model_of_whole_sentences_refuses_interleaved_text(
     worker: StartWorker, tmp_path: Path, checkpoint: Callable[[str], Path]
 ) -> None:
     decode, path = await worker(), checkpoint("sentence")

@@ -1,4 +1,4 @@
-"""What the llm service refuses, in which words, and that a refusal disturbs nobody else; and the real model once."""
+"""Input that the llm service refuses, the messages, and that a refusal disturbs no other call; the real model once."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ REFUSED: dict[str, tuple[list[llm_pb2.GenerateRequest], str | None, str]] = {
 
 
 async def test_bad_input_is_refused_in_clear_words(worker: StartWorker, tmp_path: Path) -> None:
-    """All of it beside an utterance that plays on, and no bad voice is remembered."""
+    """An utterance plays during all refusals, and no bad voice enters the cache."""
     gate = asyncio.Event()
     decode = await worker(gate=gate)
     async with llm_service(tmp_path, decode.address, max_request_tokens=600) as llm:
@@ -163,7 +163,7 @@ async def test_a_full_engine_refuses_at_once(worker: StartWorker, tmp_path: Path
         await all_free()
 
 
-async def test_the_length_limit_is_told(worker: StartWorker, tmp_path: Path) -> None:
+async def test_the_length_limit_is_reported(worker: StartWorker, tmp_path: Path) -> None:
     decode = await worker()
     async with llm_service(tmp_path, decode.address, max_seconds=4.0) as llm:
         short = await llm.speak(sampling=llm_pb2.SamplingOptions(max_seconds=1.0))
@@ -181,7 +181,7 @@ async def test_any_request_id_is_carried_safely(worker: StartWorker, tmp_path: P
     assert decode.calls[0].request_id == "request-7"
 
 
-async def test_the_tiny_model_speaks_the_same_alone_and_in_company(worker: StartWorker, tmp_path: Path) -> None:
+async def test_the_tiny_model_speaks_the_same_alone_and_in_a_batch(worker: StartWorker, tmp_path: Path) -> None:
     decode = await worker()
     text = tuple(range(40, 52))
     async with llm_service(tmp_path, decode.address, llm_backend="torch", llm_cost_file=None) as llm:
@@ -197,7 +197,7 @@ async def test_the_tiny_model_speaks_the_same_alone_and_in_company(worker: Start
     assert metric("lighttts_llm_kv_blocks_used") == 0
 
 
-async def test_numbers_that_overflow_are_told_to_their_own_client(
+async def test_an_overflow_is_reported_to_its_own_client(
     worker: StartWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token = SimulatedBackend._token

@@ -1,4 +1,4 @@
-"""Clients that leave at any moment, in any way: nothing of theirs stays behind, and nobody else hears of it."""
+"""Clients that leave at any moment, in any way: nothing leaks, and other clients are unaffected."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TEXTS = [tuple(range(5, 5 + count)) for count in (8, 20, 40)]
 """Texts of 2, 5 and 10 s of speech."""
 WAYS = ("stay", "cancel", "disconnect", "deadline")
 LAST_MESSAGE = 14
-"""Clients leave before any answer, or after so many at the most: while the voice is wanted, queued, playing."""
+"""Clients leave before the first response or after at most this many: waiting for the voice, queued or playing."""
 
 
 @asynccontextmanager
@@ -46,13 +46,13 @@ async def decode_service(tmp_path: Path) -> AsyncIterator[str]:
 
 
 async def visit(llm: Llm, number: int, way: str, messages: int) -> Spoken:
-    """One client with a connection of its own, which stays or leaves after so many messages."""
+    """Run one client with its own connection, which stays or leaves after `messages` messages."""
     spoken = Spoken()
     async with open_channel(llm.server.address) as channel:
         client = Llm(llm_pb2_grpc.LlmStub(channel), llm.server)
         deadline = 0.01 * messages if way == "deadline" else None
         call = client.responses(spoken, TEXTS[number % len(TEXTS)], deadline=deadline, seed=number % 7)
-        # It is the client's own deadline, which it may meet in the middle of a write.
+        # The client's own deadline may expire during a write.
         with suppress(*(grpc.aio.AioRpcError,) if way == "deadline" else ()):
             async with aclosing(call):
                 async for _ in call:
@@ -64,7 +64,7 @@ async def visit(llm: Llm, number: int, way: str, messages: int) -> Spoken:
 
 
 def sessions() -> float:
-    """Calls and streams open at both services."""
+    """Return the number of calls and streams open at both services."""
     calls = ("/lighttts.v1.Llm/Generate", "/lighttts.v1.Decode/Decode")
     return metric("lighttts_decode_streams") + sum(metric("lighttts_rpc_active", method=name) for name in calls)
 
@@ -72,15 +72,15 @@ def sessions() -> float:
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_clients_leave_at_random(tmp_path: Path, seed: int) -> None:
     draw = random.Random(seed)
-    # Few places and few K/V blocks: clients leave while they are queued or preempted, too.
+    # Few places and few K/V blocks, so that clients also leave while they are queued or preempted.
     limits = {"max_running": 6, "total_tokens": 1024, "max_request_tokens": 1024}
     async with decode_service(tmp_path) as decode, llm_service(tmp_path, decode, step_s=0.0005, **limits) as llm:
         await all_serving([decode])
         plan = [(number, draw.choice(WAYS), draw.randrange(1, LAST_MESSAGE)) for number in range(CALLS)]
-        heard = await asyncio.gather(*(visit(llm, *one) for one in plan))
+        received = await asyncio.gather(*(visit(llm, *one) for one in plan))
         await until(lambda: sessions() == 0)
         await all_free()
-        stayed = [(number, spoken) for (number, way, _), spoken in zip(plan, heard, strict=True) if way == "stay"]
+        stayed = [(number, spoken) for (number, way, _), spoken in zip(plan, received, strict=True) if way == "stay"]
         assert len(stayed) >= CALLS // 8
         for number, spoken in stayed:
             alone = await visit(llm, number, "stay", 0)

@@ -1,4 +1,4 @@
-"""How an llm service starts, with which settings it cannot, and what a dead engine means."""
+"""How an llm service starts, which settings prevent it, and the effects of a dead engine."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ async def test_an_entry_named_default_replaces_the_directorys_checkpoint(worker:
         {"llm_order": "fifo", "steps_per_turn": 4, "admission_interval": 3},
     ],
 )
-async def test_every_way_to_run_serves(worker: StartWorker, tmp_path: Path, options: dict[str, Any]) -> None:
+async def test_every_way_to_run_works(worker: StartWorker, tmp_path: Path, options: dict[str, Any]) -> None:
     decode = await worker()
     async with llm_service(tmp_path, decode.address, llm_backend="torch", **options) as llm:
         spoken = await llm.speak(TEXT[:4])

@@ -1,4 +1,4 @@
-"""Utterances that lose their decode worker: the listener gets every sample once, whatever happens to workers."""
+"""Utterances that lose their decode worker: the listener gets every sample once in every case."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def give_up(lossy: DecodeWorker, after: int, clock: ManualClock) -> None:
 
 
 async def first_worker(workers: list[DecodeWorker], llm: Llm) -> DecodeWorker:
-    """The worker whose turn it is; a short utterance shows it, since the turns then go on in order of address."""
+    """Return the worker of the next utterance; a short utterance shows it, as workers are used in order of address."""
     await all_serving([made.address for made in workers])
     await llm.speak(TEXT[:1])
     spoke = next(index for index, worker in enumerate(workers) if worker.calls)
@@ -255,7 +255,7 @@ async def test_a_draining_worker_that_is_the_last_one_speaks_on(worker: StartWor
     assert not spoken.moved
 
 
-async def test_what_a_worker_refuses_for_good_is_passed_on(worker: StartWorker, tmp_path: Path) -> None:
+async def test_a_workers_final_refusal_reaches_the_client(worker: StartWorker, tmp_path: Path) -> None:
     workers = await two_workers(worker)
     for made in workers:
         made.script.refusal = (grpc.StatusCode.INVALID_ARGUMENT, "speed 9 is out of range; send 0.5 to 2")
@@ -279,7 +279,7 @@ async def test_utterances_are_split_evenly(worker: StartWorker, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("moment", ["queued", "before audio", "while audio flows"])
-async def test_a_client_that_goes_away_frees_everything(worker: StartWorker, tmp_path: Path, moment: str) -> None:
+async def test_a_client_that_leaves_frees_everything(worker: StartWorker, tmp_path: Path, moment: str) -> None:
     gate = asyncio.Event()
     decode = await worker(gate=gate)
     options: dict[str, Any] = {"lead_seconds": 2.0, "max_running": 1}

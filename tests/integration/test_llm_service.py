@@ -1,4 +1,4 @@
-"""The llm service between a client and decode workers: hops, relaying, moves, cancelling, holding back, bad input."""
+"""The llm service between a client and decode workers: hops, relaying, back-pressure, heartbeats and positions."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ async def test_an_utterance_is_spoken_hop_by_hop(worker: StartWorker, tmp_path: 
     assert (first.start.voice_hash, first.start.seed, first.start.speed) == (VOICE.voice_hash, 5, 1.25)
     assert first.request_id == "request-7"
 
-    # Each hop completes a chunk (absolute borders, prompt included) and its lookahead; the last carries the rest.
+    # Each hop completes a chunk (absolute boundaries, prompt included) and its lookahead; the last one has the rest.
     ends = [index + count for index, count, _ in first.hops]
-    borders = range(CHUNK, PROMPT_TOKENS + SPEECH_TOKENS - LOOKAHEAD + 1, CHUNK)
-    assert ends == [border - PROMPT_TOKENS + LOOKAHEAD for border in borders] + [SPEECH_TOKENS]
+    boundaries = range(CHUNK, PROMPT_TOKENS + SPEECH_TOKENS - LOOKAHEAD + 1, CHUNK)
+    assert ends == [boundary - PROMPT_TOKENS + LOOKAHEAD for boundary in boundaries] + [SPEECH_TOKENS]
     assert [last for _, _, last in first.hops] == [False] * (len(ends) - 1) + [True]
     assert len(ends) > 4
 
@@ -93,7 +93,7 @@ async def test_audio_leaves_before_the_last_token_is_generated(worker: StartWork
 
 
 def leads(spoken: Spoken) -> list[tuple[int, llm_pb2.GeneratedAudio]]:
-    """Every audio with the tokens spoken before it."""
+    """Return every audio message with the number of tokens spoken before it."""
     before = [0, *(audio.tokens_spoken for audio in spoken.audio)]
     return list(zip(before, spoken.audio, strict=False))
 
@@ -114,7 +114,7 @@ async def test_generation_waits_for_a_slow_decode_stage(
                 beats += response.HasField("heartbeat")
                 if beats == 10 and not gate.is_set():
                     held = metric("lighttts_llm_tokens_generated_total") - before
-                    # Never less than a hop, or nothing would ever be spoken.
+                    # At least a hop, or there would never be audio.
                     assert 28 <= held <= max(lead_seconds * 25, 53) + 1 + 4  # the warm-up's tokens too
                     assert generated < SPEECH_TOKENS
                     assert decode.calls[0].hops
@@ -133,7 +133,7 @@ async def test_a_reader_that_stops_holds_generation_back(worker: StartWorker, tm
             async for _ in responses:
                 if len(spoken.audio) == 2:
                     break
-            # Nobody reads: once the buffers of two connections are full, generation stands still.
+            # No one reads: once the buffers of two connections are full, generation stops.
             counts: list[float] = []
             while len(counts) < 10 or counts[-10] != counts[-1]:
                 counts.append(metric("lighttts_llm_tokens_generated_total") - before)
@@ -145,9 +145,7 @@ async def test_a_reader_that_stops_holds_generation_back(worker: StartWorker, tm
     assert np.array_equal(spoken.samples, audio_of(decode.calls[0].tokens))
 
 
-async def test_signs_of_life_come_while_tokens_flow_and_while_text_is_awaited(
-    worker: StartWorker, tmp_path: Path
-) -> None:
+async def test_heartbeats_come_while_tokens_flow_and_while_text_is_awaited(worker: StartWorker, tmp_path: Path) -> None:
     gate = asyncio.Event()
     decode = await worker(gate=gate)
     async with llm_service(tmp_path, decode.address, step_s=0.004, heartbeat_seconds=0.02) as llm:

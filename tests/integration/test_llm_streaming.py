@@ -1,4 +1,4 @@
-"""Text that arrives while speech is generated, utterances continued from any point, styles, order and metrics."""
+"""Text that arrives during generation, utterances continued from any point, styles, order and metrics."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ OFFLINE = audio_pb2.Urgency(priority=audio_pb2.Urgency.PRIORITY_OFFLINE)
 
 @pytest.fixture
 def interleaved(tmp_path: Path) -> Path:
-    """The embedded voice as a checkpoint that claims to have been trained on interleaved text, with two styles."""
+    """The embedded voice with a card for interleaved text, and with two styles."""
     path = tmp_path / "model"
     path.mkdir()
     for file in TINY.iterdir():
@@ -57,7 +57,7 @@ def interleaved(tmp_path: Path) -> Path:
 async def converse(
     llm: Llm, spoken: Spoken, messages: AsyncIterator[Any], *, half_close: bool = False, **start: Any
 ) -> None:
-    """An utterance whose further messages come from `messages`, in their own time."""
+    """Run an utterance whose further messages come from `messages`."""
     call = llm.stub.Generate()
     end = CallEnd(call)
 
@@ -100,7 +100,7 @@ async def test_audio_comes_while_text_is_still_arriving(worker: StartWorker, tmp
         await converse(llm, whole, at_once(TEXT), text_order=llm_pb2.TEXT_ORDER_INTERLEAVED)
         await converse(llm, halves, at_once(TEXT[:10], TEXT[10:], last=False), half_close=True)
         await all_free()
-    orders = [heard.started[0].text_order for heard in (spoken, whole, halves)]
+    orders = [received.started[0].text_order for received in (spoken, whole, halves)]
     assert orders == [llm_pb2.TEXT_ORDER_INTERLEAVED] * 3
     assert FILL in spoken.raw_ids
     assert spoken.raw_ids == whole.raw_ids == halves.raw_ids
@@ -152,7 +152,7 @@ async def test_another_worker_goes_on_at_the_exact_sample(
         for audio in first.audio[:-1]:
             raw_ids += audio.raw_ids
             samples += len(audio.audio.pcm) // 4
-            for record in (audio.decode_record, b""):  # without the record all is decoded again, and dropped
+            for record in (audio.decode_record, b""):  # without the record all audio is decoded again and dropped
                 resume = llm_pb2.GenerateResume(raw_ids=raw_ids, decode_record=record, next_sample=samples)
                 rest = Rest(samples)
                 await converse(llm, rest, at_once(TEXT[:2], TEXT[2:]), text_order=order, resume=resume)
@@ -166,7 +166,7 @@ async def test_another_worker_goes_on_at_the_exact_sample(
 
 
 class Rest(Spoken):
-    """What is said from a sample on."""
+    """The audio from a sample on."""
 
     def __init__(self, first_sample: int) -> None:
         super().__init__()
@@ -179,7 +179,7 @@ class Rest(Spoken):
 
 
 async def test_raw_ids_of_a_cut_between_two_messages_are_enough(worker: StartWorker, tmp_path: Path) -> None:
-    """Ids that were generated and not reported are generated again: any prefix will do."""
+    """Ids that were generated and not reported are generated again, so any prefix works."""
     decode = await worker()
     async with llm_service(tmp_path, decode.address) as llm:
         first = await llm.speak()
@@ -199,22 +199,22 @@ async def test_styles_are_listed_and_unknown_ones_name_the_known(
         spoken = [await llm.speak(TEXT[:4], style=style) for style in ("", "default", "calm", "lively")]
         code, error = await refusal(llm.generate(starting(style="opera")))
     assert list(listed.styles) == ["default", "calm", "lively"]
-    assert len({tuple(heard.raw_ids) for heard in spoken}) == 1, "all are the same checkpoint here"
+    assert len({tuple(received.raw_ids) for received in spoken}) == 1, "all are the same checkpoint here"
     assert (code, error.field) == (grpc.StatusCode.NOT_FOUND, "start.style")
     assert error.message == "there is no style 'opera'; choose one of default, calm, lively"
 
 
-async def test_work_nobody_hears_makes_room_for_a_listener(worker: StartWorker, tmp_path: Path) -> None:
+async def test_offline_work_makes_room_for_a_listener(worker: StartWorker, tmp_path: Path) -> None:
     decode = await worker()
     async with llm_service(tmp_path, decode.address, step_s=0.002, lead_seconds=60.0) as llm:
         offline = asyncio.create_task(llm.speak(tuple(range(5, 205)), urgency=OFFLINE))
         await until(lambda: metric("lighttts_llm_sequences_running") == 1)
         listened = asyncio.create_task(llm.speak())
         await until(lambda: metric("lighttts_llm_sequences_paused") == 1)
-        heard = await listened
+        received = await listened
         assert not offline.done()
         assert len((await offline).raw_ids) == 200 * 6
-    assert len(heard.raw_ids) == SPEECH_TOKENS
+    assert len(received.raw_ids) == SPEECH_TOKENS
 
 
 async def test_a_listener_with_a_long_lead_makes_room(worker: StartWorker, tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ async def test_a_position_must_be_a_number(worker: StartWorker, tmp_path: Path, 
         await all_free()
 
 
-async def test_what_is_counted(worker: StartWorker, tmp_path: Path) -> None:
+async def test_tokens_steps_and_latencies_are_counted(worker: StartWorker, tmp_path: Path) -> None:
     names = ("tokens_generated_total", "first_token_seconds_count", "lead_seconds_count", "batch_size_count")
     before = [metric(f"lighttts_llm_{name}") for name in names]
     decode = await worker()
@@ -285,7 +285,7 @@ async def test_cancellations_are_counted_by_what_they_interrupt(worker: StartWor
                 await until(lambda calls=calls: len(decode.calls) > calls and bool(decode.calls[-1].hops))
             else:
                 for _ in range(3):
-                    await call.read()  # signs of life: what was sent has been taken
+                    await call.read()  # heartbeats: the sent messages have been received
             call.cancel()
             await until(lambda phase=phase: count(phase) == before[phase] + 1)
         await all_free()

@@ -1,4 +1,4 @@
-"""Voice conversion: an utterance whose speech tokens are given, so that only the decode stage has work."""
+"""Voice conversion: an utterance with given speech tokens, which only the decode workers process."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from lighttts.v1 import audio_pb2, decode_pb2, llm_pb2
 from services.common.engine.event_queue import background
 from services.common.errors import InvalidInput, Overloaded
 from services.common.voices.voice import Voice
-from services.llm.stream import decode_client as decoding
+from services.llm.stream import decode_client
 from services.llm.stream.generate_call import GenerateCall, LlmServiceContext
 
 
 class ConversionCall(GenerateCall):
     """One `Generate` call with `start.speech_tokens`: voice in, audio out, no text and no engine."""
 
-    def __init__(self, stage: LlmServiceContext, start: llm_pb2.GenerateStart) -> None:
-        """Raises InvalidInput for ids out of range and for what goes with text alone."""
-        super().__init__(stage, start)
+    def __init__(self, context: LlmServiceContext, start: llm_pb2.GenerateStart) -> None:
+        """Raises InvalidInput for text, for ids out of range and for too many ids."""
+        super().__init__(context, start)
         if start.HasField("text"):
-            raise InvalidInput("speech tokens are to be spoken, so no text may come with them", field="start.text")
-        bound = stage.model.llm.speech_tokens
+            raise InvalidInput("a request with speech_tokens takes no text; send one of them", field="start.text")
+        bound = context.model.llm.speech_tokens
         wrong = next((token for token in start.speech_tokens if not 0 <= token < bound), None)
         if wrong is not None:
             raise InvalidInput(
-                f"speech token {wrong} is out of range; this model's go from 0 to {bound - 1}",
+                f"speech token {wrong} is out of range; this model has tokens from 0 to {bound - 1}",
                 field="start.speech_tokens",
             )
-        longest = int(stage.settings.max_seconds * stage.model.token_rate)
+        longest = int(context.settings.max_seconds * context.model.token_rate)
         if len(start.speech_tokens) > longest:
             raise InvalidInput(
                 f"{len(start.speech_tokens)} speech tokens are too many; send at most {longest}",
@@ -36,15 +36,15 @@ class ConversionCall(GenerateCall):
             )
 
     async def _serve(self) -> AsyncGenerator[llm_pb2.GenerateResponse]:
-        voices, voice_hash = self._stage.voices, self._start.voice_hash
+        voices, voice_hash = self._context.voices, self._start.voice_hash
         if voice_hash not in voices:
             yield llm_pb2.GenerateResponse(need_voice=audio_pb2.NeedVoice(voice_hash=voice_hash))
-            async for beat in self._receive(lambda: voice_hash in voices):
-                yield beat
+            async for heartbeat in self._collect(lambda: voice_hash in voices):
+                yield heartbeat
         self._progress.text_complete = True
         with voices.lease(voice_hash) as voice:
             if voice is None:
-                raise Overloaded("the voice cache is full of voices in use; try again shortly")
+                raise Overloaded("the llm's voice cache is full of voices in use; try again shortly", stage="llm")
             async with aclosing(self._relay_all(voice)) as responses:
                 async for response in responses:
                     yield response
@@ -56,18 +56,18 @@ class ConversionCall(GenerateCall):
         progress.generated = progress.sent = len(self._start.speech_tokens)
         progress.ended = True
         spoken = False
-        async with background(self._relay(decode), self._mailbox):
+        async with background(self._relay(decode), self._events):
             while not spoken:
-                event = await self._take()
+                event = await self._next_event()
                 if isinstance(event, decode_pb2.DecodedAudio):
-                    yield llm_pb2.GenerateResponse(audio=progress.heard(event))
+                    yield llm_pb2.GenerateResponse(audio=progress.record_audio(event))
                     spoken = event.audio.last
-                elif isinstance(event, decoding.Started | decoding.Moved):
-                    yield self._news(event)
+                elif isinstance(event, decode_client.Started | decode_client.Moved):
+                    yield self._started(event)
                 elif isinstance(event, audio_pb2.PlaybackPosition):
                     decode.report_position(event.seconds)
                 elif isinstance(event, llm_pb2.TextTokens):
-                    raise InvalidInput("speech tokens are to be spoken, so no text may follow", field="text")
+                    raise InvalidInput("a request with speech_tokens takes no text; send one of them", field="text")
                 elif event is None:
                     yield self._heartbeat()
         progress.done.reason = llm_pb2.GenerateDone.REASON_STOP

@@ -1,7 +1,7 @@
-"""One utterance at the decode pool: tokens go in, audio comes out, whatever happens to the workers.
+"""One utterance at the decode pool: tokens go in, audio comes out; failures of workers do not interrupt it.
 
-A worker that dies, falls silent, stands still or drains loses the utterance to another one: every token so far is sent
-again with the last resume record, and what the listener already has is dropped by sample index.
+If a worker dies, goes silent, makes no progress or drains, another one continues the utterance: it receives all tokens
+so far and the last resume record, and audio that was delivered before is dropped by sample index.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from services.common.workers.worker_call import ProgressWatch, conversation
 MOVES = moves_counter("lighttts_llm_decode_moves_total", "decode")
 SEAM = Histogram(
     "lighttts_llm_decode_seam_seconds",
-    "From the loss of an utterance to its next audio; what the listener's lead must cover.",
+    "Time from the loss of a decode worker to the utterance's next audio; the listener's lead must cover it.",
     buckets=LATENCY_BUCKETS,
 )
 SAMPLE_BYTES = 4
-"""Workers answer in 32-bit floats."""
+"""Workers send 32-bit floats."""
 
 
 @dataclass(frozen=True)
 class Started:
-    """A worker took the utterance."""
+    """A worker accepted the utterance."""
 
     worker: str
     sample_rate: int
@@ -45,7 +45,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Moved:
-    """The utterance went on elsewhere; told when the new worker has taken it."""
+    """Another worker continues the utterance; reported once it has accepted it."""
 
     from_worker: str
     to_worker: str
@@ -57,16 +57,16 @@ Event = Started | Moved | decode_pb2.DecodedAudio
 
 @dataclass
 class _Outgoing:
-    """What one call has been sent."""
+    """What has been sent on one call."""
 
-    voice_wanted: bool = False
+    voice_requested: bool = False
     tokens: int = 0
     last: bool = False
     position: float = 0.0
 
 
 class DecodeStream:
-    """Tokens in by `push`, audio out by `events`. Belongs to one event loop; `push` never blocks."""
+    """Takes tokens by `push` and returns audio by `events`. For one event loop; `push` never blocks."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class DecodeStream:
         failover_budget: FailoverBudget | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`record` and `next_sample` continue audio of an earlier run; the tokens are pushed from the first one on.
+        """`record` and `next_sample` continue the audio of an earlier run; all tokens are pushed from the first one on.
 
         `failover_budget` is shared by all streams of a pool; `clock` returns seconds and measures silence and stalls.
         """
@@ -98,23 +98,23 @@ class DecodeStream:
         self._next_sample = next_sample
         self._sequence = 0
         self._worker: str | None = None
-        """The worker that took the utterance last, by name."""
+        """Name of the worker that accepted the utterance last."""
         self._lost_at: float | None = None
-        """When a worker lost it, until its next audio."""
+        """Time of the last loss of a worker; None from the next audio on."""
 
     def push(self, ids: Sequence[int], *, last: bool) -> None:
-        """Adds speech tokens; `last` ends the utterance."""
+        """Add speech tokens; `last` ends the utterance."""
         self._tokens.extend(ids)
         self._last = self._last or last
         self._changed.set()
 
     def report_position(self, seconds: float) -> None:
-        """Passes the listener's position on, in seconds of this utterance's audio."""
+        """Forward the playback position, in seconds of this utterance's audio."""
         self._position = seconds
         self._changed.set()
 
     async def events(self) -> AsyncGenerator[Event]:
-        """Yields until the last audio. Raises Unavailable or Overloaded when no worker is left, or what one refused."""
+        """Yield until the last audio. Raises Unavailable or Overloaded if no worker is left, or a worker's refusal."""
         while True:
             async with self._failover.lease() as worker:
                 try:
@@ -127,7 +127,7 @@ class DecodeStream:
                     self._failover.record_loss(worker, loss)
 
     async def _converse(self, worker: Lease) -> AsyncGenerator[Event]:
-        """One worker's part of the utterance: to its last audio, or WorkerLost."""
+        """Yield one worker's part of the utterance: up to the last audio, or until WorkerLost."""
         call = decode_pb2_grpc.DecodeStub(worker.channel).Decode(metadata=tracing.outgoing())
         watch = ProgressWatch(self._failover.policy, partial(self._failover.may_give_up, worker), self._clock)
         outgoing, draining = _Outgoing(), False
@@ -135,11 +135,11 @@ class DecodeStream:
             async for response in responses:
                 match response.WhichOneof("response"):
                     case "need_voice":
-                        outgoing.voice_wanted = True
+                        outgoing.voice_requested = True
                         self._changed.set()
                     case "started":
-                        for news in self._taken_by(response.started):
-                            yield news
+                        for event in self._on_started(response.started):
+                            yield event
                     case "audio":
                         if response.audio.audio.last:
                             self._check_end(response.audio, outgoing)
@@ -150,36 +150,36 @@ class DecodeStream:
                             return
                     case "hand_over":
                         draining = True
-                # Without another worker a draining one is better than none: it speaks on.
+                # Without another worker the draining one continues.
                 if draining and self._failover.others_serve(worker):
                     raise WorkerLost(LossReason.DRAINING)
         raise WorkerLost(LossReason.BROKE_PROTOCOL, "a decode worker ended an utterance before its last audio")
 
     def _check_end(self, decoded: decode_pb2.DecodedAudio, outgoing: _Outgoing) -> None:
-        """Raises WorkerLost when what calls itself the last audio does not speak all tokens."""
+        """Raise WorkerLost if the last audio does not speak all tokens."""
         if not outgoing.last or decoded.tokens_spoken != len(self._tokens):
-            said = f"a decode worker called {decoded.tokens_spoken} tokens the end of {len(self._tokens)}"
-            raise WorkerLost(LossReason.BROKE_PROTOCOL, said)
+            detail = f"a decode worker ended the audio after {decoded.tokens_spoken} of {len(self._tokens)} tokens"
+            raise WorkerLost(LossReason.BROKE_PROTOCOL, detail)
 
-    def _taken_by(self, started: decode_pb2.DecodeStarted) -> list[Event]:
-        news: list[Event] = [Started(started.worker, started.sample_rate)]
+    def _on_started(self, started: decode_pb2.DecodeStarted) -> list[Event]:
+        events: list[Event] = [Started(started.worker, started.sample_rate)]
         reason = self._failover.on_accepted()
         if self._worker is not None and reason is not None:
             tracing.event("moved", to_worker=started.worker, reason=reason.value)
-            news.insert(0, Moved(self._worker, started.worker, reason.value))
+            events.insert(0, Moved(self._worker, started.worker, reason.value))
         self._worker = started.worker
-        return news
+        return events
 
     async def _requests(self, outgoing: _Outgoing) -> AsyncGenerator[decode_pb2.DecodeRequest]:
-        """What this call has not been sent yet, whenever something changes."""
+        """Yield what has not been sent on this call yet, after every change."""
         start = decode_pb2.DecodeStart()
         start.CopyFrom(self._start)
         start.resume_record = self._record
         yield decode_pb2.DecodeRequest(start=start)
         while True:
             self._changed.clear()
-            if outgoing.voice_wanted:
-                outgoing.voice_wanted = False
+            if outgoing.voice_requested:
+                outgoing.voice_requested = False
                 yield decode_pb2.DecodeRequest(voice=to_message(self._voice, self._model_id))
             fresh = self._tokens[outgoing.tokens :]
             if fresh or self._last > outgoing.last:
@@ -193,14 +193,14 @@ class DecodeStream:
             await self._changed.wait()
 
     def _advance(self, decoded: decode_pb2.DecodedAudio) -> decode_pb2.DecodedAudio | None:
-        """Numbers the audio for the listener and drops what they have; None when nothing of it is new."""
+        """Number the audio for the listener and drop samples that were delivered; None if no sample is new."""
         audio = decoded.audio
-        known = self._next_sample - audio.first_sample
-        if known < 0 or len(audio.pcm) % SAMPLE_BYTES:
-            raise WorkerLost(LossReason.BROKE_PROTOCOL, f"a decode worker skipped {-known} samples")
+        delivered = self._next_sample - audio.first_sample
+        if delivered < 0 or len(audio.pcm) % SAMPLE_BYTES:
+            raise WorkerLost(LossReason.BROKE_PROTOCOL, f"a decode worker skipped {-delivered} samples")
         self._failover.on_audio()
         self._record = decoded.resume_record
-        audio.pcm = audio.pcm[known * SAMPLE_BYTES :]
+        audio.pcm = audio.pcm[delivered * SAMPLE_BYTES :]
         if not audio.pcm and not audio.last:
             return None
         if self._lost_at is not None:

@@ -1,7 +1,7 @@
 """One utterance of the llm service: the engine on one side, the decode pool on the other.
 
-The engine's tokens are passed on in hops (a decode worker can do nothing with half a chunk), the audio is relayed as
-it comes. Ending the call, however it ends, frees the engine's slot within a step and the decode worker's at once.
+The engine's tokens are sent in hops (a decode worker cannot decode a part of a chunk); the audio is relayed at once.
+The end of the call, for any reason, frees the engine's resources within a step and the decode worker's at once.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ from services.llm.engine.engine import Handle, LlmEngine
 from services.llm.engine.layout import Prompt, RequestError, TextMissing
 from services.llm.engine.sequence import Request, TokensEvent, check_request
 from services.llm.settings import LlmSettings
-from services.llm.stream import decode_client as decoding
-from services.llm.stream import requests
+from services.llm.stream import decode_client, requests
 from services.llm.stream.progress import Progress
 
 _ORDERS = {"whole": llm_pb2.TEXT_ORDER_WHOLE, "interleaved": llm_pb2.TEXT_ORDER_INTERLEAVED}
@@ -38,7 +37,7 @@ _ORDERS = {"whole": llm_pb2.TEXT_ORDER_WHOLE, "interleaved": llm_pb2.TEXT_ORDER_
 
 @dataclass(frozen=True)
 class LlmServiceContext:
-    """What all utterances of one llm service share."""
+    """Dependencies that all calls of one llm service share."""
 
     engine: LlmEngine
     pool: Pool
@@ -61,29 +60,29 @@ class _TextEnd:
 
 _Event = (
     voice_pb2.VoiceContent | llm_pb2.TextTokens | _TextEnd | audio_pb2.PlaybackPosition | TokensEvent | FailedEvent
-) | decoding.Event
+) | decode_client.Event
 
 
 class GenerateCall:
     """One `Generate` call. `run` yields its responses and ends with the last audio and GenerateDone."""
 
-    def __init__(self, stage: LlmServiceContext, start: llm_pb2.GenerateStart) -> None:
-        requests.check_start(start, stage.model, stage.styles)
-        self._stage = stage
+    def __init__(self, context: LlmServiceContext, start: llm_pb2.GenerateStart) -> None:
+        requests.check_start(start, context.model, context.styles)
+        self._context = context
         self._start = start
-        self._mailbox: EventQueue[_Event] = EventQueue()
+        self._events: EventQueue[_Event] = EventQueue()
         self._progress = Progress(
-            requests.hop_plan(start, stage.model.flow), stage.model.token_rate * requests.speed_of(start)
+            requests.hop_plan(start, context.model.flow), context.model.token_rate * requests.speed_of(start)
         )
         self._order: requests.TextOrder = "whole"
-        self._tried_with = 0
-        """Text ids with which a resume was tried in vain."""
-        self._beat_at = time.monotonic() + stage.settings.heartbeat_seconds
+        self._resume_tried_with = 0
+        """Number of text ids at the last resume that needed more text."""
+        self._heartbeat_at = time.monotonic() + context.settings.heartbeat_seconds
 
     async def run(self, inputs: AsyncIterator[llm_pb2.GenerateRequest]) -> AsyncGenerator[llm_pb2.GenerateResponse]:
-        """Raises InvalidInput, Overloaded or Unavailable with what to do."""
+        """Raises InvalidInput, Overloaded or Unavailable; the message says what to do."""
         try:
-            async with background(self._read(inputs), self._mailbox), aclosing(self._serve()) as responses:
+            async with background(self._read(inputs), self._events), aclosing(self._serve()) as responses:
                 async for response in responses:
                     yield response
         except (asyncio.CancelledError, GeneratorExit):
@@ -91,20 +90,20 @@ class GenerateCall:
             raise
 
     async def _serve(self) -> AsyncGenerator[llm_pb2.GenerateResponse]:
-        voices, voice_hash = self._stage.voices, self._start.voice_hash
+        voices, voice_hash = self._context.voices, self._start.voice_hash
         if self._start.HasField("text"):
             self._add_text(self._start.text)
         if voice_hash not in voices:
             yield llm_pb2.GenerateResponse(need_voice=audio_pb2.NeedVoice(voice_hash=voice_hash))
-            async for beat in self._receive(lambda: voice_hash in voices):
-                yield beat
+            async for heartbeat in self._collect(lambda: voice_hash in voices):
+                yield heartbeat
         with voices.lease(voice_hash) as voice:
             if voice is None:
-                raise Overloaded("the voice cache is full of voices in use; try again shortly")
+                raise Overloaded("the llm's voice cache is full of voices in use; try again shortly", stage="llm")
             handle: Handle | None = None
             while handle is None:
-                async for beat in self._receive(self._enough_text):
-                    yield beat
+                async for heartbeat in self._collect(self._enough_text):
+                    yield heartbeat
                 handle = self._submit(voice)
             async with aclosing(self._speak(voice, handle)) as responses:
                 async for response in responses:
@@ -114,52 +113,52 @@ class GenerateCall:
         async for request in inputs:
             match request.WhichOneof("request"):
                 case "voice":
-                    await self._mailbox.send(request.voice)
+                    await self._events.send(request.voice)
                 case "text":
-                    await self._mailbox.send(request.text)
+                    await self._events.send(request.text)
                 case "position":
-                    await self._mailbox.send(request.position)
+                    await self._events.send(request.position)
                 case _:
                     raise InvalidInput("after start only voice, text and position may follow", field="request")
-        await self._mailbox.send(_TextEnd())
+        await self._events.send(_TextEnd())
 
-    async def _take(self) -> _Event | None:
-        """The next event; None when a sign of life is due, however many events there are."""
-        wait = self._beat_at - time.monotonic()
-        event = await self._mailbox.take(wait) if wait > 0 else None
+    async def _next_event(self) -> _Event | None:
+        """Return the next event, or None if a heartbeat is due, even if events are waiting."""
+        wait = self._heartbeat_at - time.monotonic()
+        event = await self._events.take(wait) if wait > 0 else None
         if event is None:
-            self._beat_at = time.monotonic() + self._stage.settings.heartbeat_seconds
+            self._heartbeat_at = time.monotonic() + self._context.settings.heartbeat_seconds
         return event
 
-    async def _receive(self, complete: Callable[[], bool]) -> AsyncGenerator[llm_pb2.GenerateResponse]:
-        """Collects voice and text until `complete`; yields signs of life meanwhile."""
+    async def _collect(self, complete: Callable[[], bool]) -> AsyncGenerator[llm_pb2.GenerateResponse]:
+        """Collect voice and text until `complete`; yield heartbeats meanwhile."""
         while not complete():
-            event = await self._take()
+            event = await self._next_event()
             if isinstance(event, voice_pb2.VoiceContent):
-                self._stage.voices.put(self._checked(event))
+                self._context.voices.put(self._checked_voice(event))
             elif isinstance(event, llm_pb2.TextTokens):
                 self._add_text(event)
             elif isinstance(event, _TextEnd):
-                if self._start.voice_hash not in self._stage.voices:
+                if self._start.voice_hash not in self._context.voices:
                     raise InvalidInput("the stream ended before the voice was sent", field="voice")
                 self._progress.text_complete = True
             elif event is None:
                 yield self._heartbeat()
 
-    def _checked(self, content: voice_pb2.VoiceContent) -> Voice:
-        """The voice that start names, fit for every later utterance that names it. Raises InvalidInput."""
+    def _checked_voice(self, content: voice_pb2.VoiceContent) -> Voice:
+        """Return the voice that start names, after checks for every later utterance with it. Raises InvalidInput."""
         if content.voice_hash != self._start.voice_hash:
             raise InvalidInput("the voice sent is not the one that start names", field="voice.voice_hash")
-        voice = from_message(content, self._stage.model_id)
+        voice = from_message(content, self._context.model_id)
         prompt = Prompt(tuple(voice.prompt_text_ids.tolist()), tuple(voice.speech_tokens.tolist()))
         try:
-            check_request(Request((), prompt), self._stage.model.llm)
+            check_request(Request((), prompt), self._context.model.llm)
         except RequestError as error:
             raise InvalidInput(str(error), field="voice") from error
         return voice
 
     def _add_text(self, text: llm_pb2.TextTokens) -> None:
-        progress, most = self._progress, self._stage.settings.max_request_tokens
+        progress, most = self._progress, self._context.settings.max_request_tokens
         if progress.text_complete:
             raise InvalidInput("text followed the last text; send it as a new utterance", field="text")
         if len(progress.text) + len(text.ids) > most:
@@ -169,101 +168,101 @@ class GenerateCall:
 
     def _enough_text(self) -> bool:
         progress = self._progress
-        early = requests.may_interleave(self._start, self._stage.model)
-        return progress.text_complete or (early and len(progress.text) > self._tried_with)
+        early = requests.may_interleave(self._start, self._context.model)
+        return progress.text_complete or (early and len(progress.text) > self._resume_tried_with)
 
     def _submit(self, voice: Voice) -> Handle | None:
-        """Hands the utterance to the engine; None when what is to be resumed needs more text than has come."""
-        start, stage, progress = self._start, self._stage, self._progress
+        """Submit the utterance to the engine; None if the ids to resume need more text than has been received."""
+        start, context, progress = self._start, self._context, self._progress
         if not progress.text:
             raise InvalidInput("there is no text to speak", field="text")
         raw_ids = tuple(start.resume.raw_ids)
-        self._order = requests.text_order(start, stage.model, text_complete=progress.text_complete)
+        self._order = requests.text_order(start, context.model, text_complete=progress.text_complete)
         request = Request(
             text_ids=tuple(progress.text),
-            prompt=requests.prompt_of(start, voice, self._order, stage.end_of_prompt),
+            prompt=requests.prompt_of(start, voice, self._order, context.end_of_prompt),
             sampling=requests.sampling_of(start),
             text_complete=progress.text_complete,
             text_order=self._order,
             resume_ids=raw_ids,
-            max_seconds=requests.longest_seconds(start, stage.settings),
-            max_tokens=self._ceiling(len(raw_ids)),
-            play_at=progress.started_at + requests.first_audio_after(start, stage.settings),
+            max_seconds=requests.longest_seconds(start, context.settings),
+            max_tokens=self._max_tokens(len(raw_ids)),
+            play_at=progress.started_at + requests.first_audio_after(start, context.settings),
             speed=requests.speed_of(start),
             style=requests.engine_style(start),
         )
         try:
-            handle = stage.engine.submit(request, self._mailbox.post)
+            handle = context.engine.submit(request, self._events.post)
         except TextMissing as error:
             if progress.text_complete:
                 raise InvalidInput(str(error), field="start.resume.raw_ids") from error
-            self._tried_with = len(progress.text)
+            self._resume_tried_with = len(progress.text)
             return None
         except (RequestError, EngineFull, EngineClosed) as error:
-            raise requests.meaning(error) from error
+            raise requests.map_engine_error(error) from error
         progress.submitted_at = time.monotonic()
         progress.resume(len(raw_ids), handle.resumed)
         return handle
 
-    def _ceiling(self, raw_ids_spoken: int) -> int:
-        """Raw ids the engine may have generated when so many have become audio; never less than a hop more."""
-        lead = int(self._stage.settings.lead_seconds * self._progress.token_rate)
+    def _max_tokens(self, raw_ids_spoken: int) -> int:
+        """Raw ids that the engine may generate when this many have become audio; at least a hop more."""
+        lead = int(self._context.settings.lead_seconds * self._progress.token_rate)
         return raw_ids_spoken + max(lead, self._progress.hops.longest)
 
     async def _speak(self, voice: Voice, handle: Handle) -> AsyncGenerator[llm_pb2.GenerateResponse]:
         decode = self._decode_stream(voice)
-        self._pass_on(decode, voice)
+        self._send_hop(decode, voice)
         try:
-            async with background(self._relay(decode), self._mailbox):
+            async with background(self._relay(decode), self._events):
                 spoken = False
                 while not spoken:
-                    event = await self._take()
+                    event = await self._next_event()
                     if isinstance(event, decode_pb2.DecodedAudio):
                         yield self._audio(event, handle)
                         spoken = event.audio.last
-                    elif isinstance(event, decoding.Started | decoding.Moved):
-                        yield self._news(event)
+                    elif isinstance(event, decode_client.Started | decode_client.Moved):
+                        yield self._started(event)
                     elif event is None:
                         yield self._heartbeat()
                     else:
                         self._advance(event, handle, decode, voice)
                 yield llm_pb2.GenerateResponse(done=self._progress.done)
         finally:
-            self._stage.engine.cancel(handle)
+            self._context.engine.cancel(handle)
 
-    def _advance(self, event: _Event, handle: Handle, decode: decoding.DecodeStream, voice: Voice) -> None:
-        """Takes what needs no answer: tokens, more text, the listener's position."""
+    def _advance(self, event: _Event, handle: Handle, decode: decode_client.DecodeStream, voice: Voice) -> None:
+        """Handle an event that needs no response: tokens, more text, the playback position."""
         if isinstance(event, TokensEvent):
             self._progress.take(event)
-            self._pass_on(decode, voice)
+            self._send_hop(decode, voice)
         elif isinstance(event, FailedEvent):
-            raise requests.meaning(event.error) from event.error
+            raise requests.map_engine_error(event.error) from event.error
         elif isinstance(event, llm_pb2.TextTokens):
             self._add_text(event)
-            self._pass_text(handle, tuple(event.ids))
+            self._send_text(handle, tuple(event.ids))
         elif isinstance(event, _TextEnd) and not self._progress.text_complete:
             self._progress.text_complete = True
-            self._pass_text(handle, ())
+            self._send_text(handle, ())
         elif isinstance(event, audio_pb2.PlaybackPosition):
-            self._listener_at(event.seconds, handle)
+            self._on_position(event.seconds, handle)
             decode.report_position(event.seconds)
 
-    def _pass_text(self, handle: Handle, ids: tuple[int, ...]) -> None:
-        engine = self._stage.engine
+    def _send_text(self, handle: Handle, ids: tuple[int, ...]) -> None:
+        engine = self._context.engine
         try:
             engine.append_text(handle, ids)
         except RequestError as error:
-            raise requests.meaning(error) from error
+            raise requests.map_engine_error(error) from error
         if self._progress.text_complete:
             engine.end_text(handle)
 
-    def _pass_on(self, decode: decoding.DecodeStream, voice: Voice) -> None:
+    def _send_hop(self, decode: decode_client.DecodeStream, voice: Voice) -> None:
         hop = self._progress.next_hop(len(voice.speech_tokens))
         if hop is not None:
             decode.push(hop, last=self._progress.ended)
 
-    def _decode_stream(self, voice: Voice) -> decoding.DecodeStream:
-        start, settings = self._start, self._stage.settings
+    def _decode_stream(self, voice: Voice) -> decode_client.DecodeStream:
+        start, settings = self._start, self._context.settings
         policy = MovePolicy(settings.decode_silence_seconds, settings.decode_stall_seconds, settings.decode_max_moves)
         message = decode_pb2.DecodeStart(
             request_id=start.request_id,
@@ -275,49 +274,49 @@ class GenerateCall:
             full_attention_last_chunk=start.full_attention_last_chunk,
         )
         resume = start.resume
-        return decoding.DecodeStream(
-            self._stage.pool,
+        return decode_client.DecodeStream(
+            self._context.pool,
             message,
             voice,
-            self._stage.model_id,
+            self._context.model_id,
             policy,
             record=resume.decode_record,
             next_sample=resume.next_sample,
-            failover_budget=self._stage.failover_budget,
-            clock=self._stage.clock,
+            failover_budget=self._context.failover_budget,
+            clock=self._context.clock,
         )
 
-    async def _relay(self, decode: decoding.DecodeStream) -> None:
+    async def _relay(self, decode: decode_client.DecodeStream) -> None:
         async with aclosing(decode.events()) as events:
             async for event in events:
-                # At the reader's pace: what waits here would hide from the decode worker that nobody reads.
-                await self._mailbox.send(event)
+                # `send` waits for the reader, so that a slow client slows the decode worker down.
+                await self._events.send(event)
 
     def _audio(self, decoded: decode_pb2.DecodedAudio, handle: Handle) -> llm_pb2.GenerateResponse:
-        progress, engine = self._progress, self._stage.engine
-        first = progress.heard_from is None
-        audio = progress.heard(decoded)
-        if first and progress.heard_from is not None and not requests.offline(self._start):
-            engine.set_play_at(handle, progress.heard_from)
+        progress, engine = self._progress, self._context.engine
+        first = progress.playback_start is None
+        audio = progress.record_audio(decoded)
+        if first and progress.playback_start is not None and not requests.offline(self._start):
+            engine.set_play_at(handle, progress.playback_start)
         silent = progress.raw - progress.generated
-        engine.set_max_tokens(handle, self._ceiling(decoded.tokens_spoken + silent))
+        engine.set_max_tokens(handle, self._max_tokens(decoded.tokens_spoken + silent))
         return llm_pb2.GenerateResponse(audio=audio)
 
-    def _listener_at(self, seconds: float, handle: Handle) -> None:
-        """Deadlines follow the listener rather than the clock once they say where they are."""
+    def _on_position(self, seconds: float, handle: Handle) -> None:
+        """Once the client reports its position, deadlines use it instead of the clock."""
         if not math.isfinite(seconds):
             raise InvalidInput(f"position {seconds} is not a number of seconds", field="position.seconds")
-        if self._progress.heard_from is not None and not requests.offline(self._start):
-            self._progress.heard_from = time.monotonic() - seconds
-            self._stage.engine.set_play_at(handle, self._progress.heard_from)
+        if self._progress.playback_start is not None and not requests.offline(self._start):
+            self._progress.playback_start = time.monotonic() - seconds
+            self._context.engine.set_play_at(handle, self._progress.playback_start)
 
-    def _news(self, event: decoding.Started | decoding.Moved) -> llm_pb2.GenerateResponse:
-        if isinstance(event, decoding.Moved):
+    def _started(self, event: decode_client.Started | decode_client.Moved) -> llm_pb2.GenerateResponse:
+        if isinstance(event, decode_client.Moved):
             moved = llm_pb2.DecodeMoved(from_worker=event.from_worker, to_worker=event.to_worker, reason=event.reason)
             return llm_pb2.GenerateResponse(moved=moved)
         self._progress.done.decode_worker = event.worker
         started = llm_pb2.GenerateStarted(
-            llm_worker=self._stage.settings.worker_name,
+            llm_worker=self._context.settings.worker_name,
             decode_worker=event.worker,
             sample_rate=event.sample_rate,
             text_order=_ORDERS[self._order],
@@ -330,4 +329,4 @@ class GenerateCall:
             state = audio_pb2.Heartbeat.STATE_WAITING
         elif not self._progress.generated:
             state = audio_pb2.Heartbeat.STATE_QUEUED
-        return llm_pb2.GenerateResponse(heartbeat=audio_pb2.Heartbeat(steps=self._stage.engine.steps, state=state))
+        return llm_pb2.GenerateResponse(heartbeat=audio_pb2.Heartbeat(steps=self._context.engine.steps, state=state))

@@ -1,4 +1,4 @@
-"""What one utterance has come to: text received, tokens generated, hops sent, audio heard."""
+"""The progress of one utterance: text received, tokens generated, hops sent, audio relayed."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from services.llm.stream.hops import HopPlan
 
 @dataclass
 class Progress:
-    """Kept by the utterance's task alone. Times are on the monotonic clock."""
+    """Used by the utterance's task only. Times are on the monotonic clock."""
 
     hops: HopPlan
     token_rate: float
-    """Speech tokens the listener hears per second: the model's own rate times the speed it is played at."""
+    """Speech tokens played per second: the model's own rate times the playback speed."""
     started_at: float = field(default_factory=time.monotonic)
     text: list[int] = field(default_factory=list)
     text_complete: bool = False
     submitted_at: float | None = None
-    """When the engine got it."""
-    heard_from: float | None = None
-    """When the listener heard, or would have heard, the first sample; None until audio has come."""
+    """Time of the submission to the engine."""
+    playback_start: float | None = None
+    """Time at which playback of the first sample started; None before the first audio."""
     generated: int = 0
-    """Speech tokens."""
+    """Number of speech tokens."""
     raw: int = 0
-    """Raw ids: fill ids and filtered ones too."""
+    """Number of raw ids, fill ids and dropped silent ids included."""
     unsent: list[int] = field(default_factory=list)
-    """Speech tokens not yet passed on to the decode stage."""
+    """Speech tokens that have not been sent to the decode worker."""
     sent: int = 0
     unreported: list[int] = field(default_factory=list)
-    """Raw ids the gateway has not been told of."""
+    """Raw ids that have not been reported to the gateway."""
     ended: bool = False
-    """No more tokens come."""
+    """No more tokens follow."""
     done: llm_pb2.GenerateDone = field(default_factory=llm_pb2.GenerateDone)
 
     @property
     def phase(self) -> str:
-        """What a client that leaves now interrupts."""
+        """The phase that a cancellation now interrupts, for metrics."""
         if self.submitted_at is None:
             return "text" if self.text else "voice"
         if self.ended:
@@ -50,7 +50,7 @@ class Progress:
         return "generating" if self.done.first_token else "queued"
 
     def resume(self, raw: int, speech_ids: Sequence[int]) -> None:
-        """Takes over what an earlier run has generated."""
+        """Take over the ids of an earlier run."""
         self.raw, self.generated = raw, len(speech_ids)
         self.unsent.extend(speech_ids)
 
@@ -71,7 +71,7 @@ class Progress:
             self.done.speech_tokens = self.generated
 
     def next_hop(self, prompt_tokens: int) -> list[int] | None:
-        """Tokens to pass on: those that complete a chunk and its lookahead, or the utterance; else None."""
+        """Return the tokens to send once they complete a chunk and its lookahead, or the utterance; else None."""
         if not self.ended and self.generated < self.hops.next(prompt_tokens, self.sent):
             return None
         if not self.done.first_hop:
@@ -80,17 +80,17 @@ class Progress:
         self.sent += len(hop)
         return hop
 
-    def heard(self, decoded: decode_pb2.DecodedAudio) -> llm_pb2.GeneratedAudio:
-        """Notes audio that is about to be relayed, and wraps it."""
+    def record_audio(self, decoded: decode_pb2.DecodedAudio) -> llm_pb2.GeneratedAudio:
+        """Record audio that is relayed next, and return its message."""
         now = time.monotonic()
         first = None
-        if self.heard_from is None:
-            self.heard_from = now - decoded.audio.first_sample / max(1, decoded.audio.sample_rate)
+        if self.playback_start is None:
+            self.playback_start = now - decoded.audio.first_sample / max(1, decoded.audio.sample_rate)
             done = self.done
             done.first_audio = now - self.started_at
             tracing.event("first audio")
             first = llm_pb2.FirstTimes(token=done.first_token, hop=done.first_hop, audio=done.first_audio)
-        metrics.LEAD.observe(max(0.0, self.heard_from + self.generated / self.token_rate - now))
+        metrics.LEAD.observe(max(0.0, self.playback_start + self.generated / self.token_rate - now))
         audio = llm_pb2.GeneratedAudio(
             audio=decoded.audio,
             decode_record=decoded.resume_record,

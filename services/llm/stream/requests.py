@@ -1,4 +1,4 @@
-"""From the start message of a call to what the engine is asked, with every refusal a client may meet."""
+"""Converts the start message of a call into the engine's request, and the engine's errors into those of the API."""
 
 from __future__ import annotations
 
@@ -29,68 +29,68 @@ END_OF_PROMPT = 3
 
 
 def check_start(start: llm_pb2.GenerateStart, model: ModelDir, styles: Collection[str]) -> None:
-    """Raises InvalidInput or NotFound for a start message that cannot be served."""
+    """Raise InvalidInput or NotFound for a start message that cannot be served."""
     if not start.voice_hash:
         raise InvalidInput("start names no voice", field="start.voice_hash")
     if start.style and start.style not in styles:
         raise NotFound(f"there is no style {start.style!r}; choose one of {', '.join(styles)}", field="start.style")
     if start.instruct_ids and start.prompt_use != llm_pb2.PROMPT_USE_TIMBRE:
         raise InvalidInput(
-            "an instruction stands in place of the prompt's text; use the prompt's timbre alone",
+            "an instruction replaces the prompt's text; use the prompt's timbre alone",
             field="start.instruct_ids",
         )
-    if not MIN_SPEED <= speed_of(start) <= MAX_SPEED:  # NaN too fails every comparison
+    if not MIN_SPEED <= speed_of(start) <= MAX_SPEED:  # NaN fails every comparison too
         raise InvalidInput(f"speed is {start.speed:g}; it must be {MIN_SPEED:g} to {MAX_SPEED:g}", field="start.speed")
     interleaved = start.text_order == llm_pb2.TEXT_ORDER_INTERLEAVED
     if interleaved and model.card.text_streaming != "interleaved":
-        raise InvalidInput("this model speaks sentence by sentence; its text is whole", field="start.text_order")
+        raise InvalidInput("this model speaks sentence by sentence; its text order is whole", field="start.text_order")
     if start.HasField("resume"):
         if start.text_order == llm_pb2.TEXT_ORDER_UNSPECIFIED:
-            raise InvalidInput("to resume, name the text order the first run reported", field="start.text_order")
+            raise InvalidInput("to resume, send the text order that the first run reported", field="start.text_order")
         if start.resume.next_sample < 0:
             raise InvalidInput("the next sample cannot be negative", field="start.resume.next_sample")
 
 
 def engine_style(start: llm_pb2.GenerateStart) -> str:
-    """The engine's name of the style: the default one's is empty."""
+    """Return the engine's name of the style; the default style's is empty."""
     return "" if start.style == DEFAULT else start.style
 
 
 def may_interleave(start: llm_pb2.GenerateStart, model: ModelDir) -> bool:
-    """Whether generation may begin before the text is complete."""
+    """Whether generation may start before the text is complete."""
     if start.text_order == llm_pb2.TEXT_ORDER_UNSPECIFIED:
         return model.card.text_streaming == "interleaved"
     return start.text_order == llm_pb2.TEXT_ORDER_INTERLEAVED
 
 
 def text_order(start: llm_pb2.GenerateStart, model: ModelDir, *, text_complete: bool) -> TextOrder:
-    """The order an utterance takes, given whether its text was complete when the choice had to be made."""
+    """Return the text order; `text_complete` says whether the text was complete before the start."""
     if start.text_order == llm_pb2.TEXT_ORDER_UNSPECIFIED and text_complete:
         return "whole"
     return "interleaved" if may_interleave(start, model) else "whole"
 
 
 def prompt_of(start: llm_pb2.GenerateStart, voice: Voice, order: TextOrder, end_of_prompt: int | None) -> Prompt:
-    """What precedes the text. In interleaved order an instruction before `<|endofprompt|>` follows sos directly.
+    """Return what precedes the text. In interleaved order an instruction before `<|endofprompt|>` follows sos directly.
 
-    Raises InvalidInput for a voice that was made for its timbre alone and is to speak zero-shot.
+    Raises InvalidInput for zero-shot use of a voice without a transcript.
     """
     text, speech = tuple(voice.prompt_text_ids.tolist()), tuple(voice.speech_tokens.tolist())
     if start.prompt_use == llm_pb2.PROMPT_USE_TIMBRE:
         text, speech = tuple(start.instruct_ids), ()
     elif speech and not text:
         raise InvalidInput(
-            "this voice has no transcript; send the words of its prompt, or use its timbre alone",
+            "this voice has no transcript; send the transcript of its prompt, or use its timbre alone",
             field="start.prompt_use",
         )
     if order == "whole" or end_of_prompt not in text:
         return Prompt(text, speech)
-    border = text.index(end_of_prompt) + 1
-    return Prompt(text[border:], speech, text[:border])
+    boundary = text.index(end_of_prompt) + 1
+    return Prompt(text[boundary:], speech, text[:boundary])
 
 
 def end_of_prompt_id(model: ModelDir) -> int | None:
-    """The id of `<|endofprompt|>` where prompts carry it: CosyVoice3 alone. Raises ModelDirError."""
+    """Return the id of `<|endofprompt|>`; None if the model's prompts have none (CosyVoice2). Raises ModelDirError."""
     if model.family != "cosyvoice3":
         return None
     path = model.tokenizer_dir / "vocab.json"
@@ -112,30 +112,30 @@ def sampling_of(start: llm_pb2.GenerateStart) -> SamplingOptions:
 
 
 def longest_seconds(start: llm_pb2.GenerateStart, settings: LlmSettings) -> float:
-    """What the request asks for, or what the service allows if that is less. NaN stays for the engine to refuse."""
-    asked = start.sampling.max_seconds
-    return min(asked, settings.max_seconds) if start.sampling.HasField("max_seconds") else settings.max_seconds
+    """Return the request's maximum, limited by the service's. NaN stays, and the engine refuses it."""
+    requested = start.sampling.max_seconds
+    return min(requested, settings.max_seconds) if start.sampling.HasField("max_seconds") else settings.max_seconds
 
 
 def speed_of(start: llm_pb2.GenerateStart) -> float:
-    """How much faster than the model speaks its speech is played."""
+    """Playback speed relative to the model's speech."""
     return start.speed or 1.0
 
 
 def offline(start: llm_pb2.GenerateStart) -> bool:
-    """Whether nobody listens while it is made."""
+    """Whether the utterance has offline priority."""
     return start.urgency.priority == audio_pb2.Urgency.PRIORITY_OFFLINE
 
 
 def first_audio_after(start: llm_pb2.GenerateStart, settings: LlmSettings) -> float:
-    """Seconds from the start message to when the first audio is due."""
+    """Seconds from the start message to the deadline of the first audio."""
     if offline(start):
         return settings.offline_patience_seconds
     return start.urgency.first_audio_target or settings.first_audio_target_seconds
 
 
 def hop_plan(start: llm_pb2.GenerateStart, flow: FlowConfig) -> HopPlan:
-    """The chunk plan of the request, or the checkpoint's own. Raises InvalidInput."""
+    """Return the hops of the request's chunk plan, or of the checkpoint's own. Raises InvalidInput."""
     plan = ChunkPlan(flow.chunk_tokens, flow.chunk_tokens)
     try:
         if start.HasField("chunk_plan"):
@@ -145,13 +145,13 @@ def hop_plan(start: llm_pb2.GenerateStart, flow: FlowConfig) -> HopPlan:
         raise InvalidInput(str(error), field="start.chunk_plan") from error
 
 
-def meaning(error: Exception) -> Exception:
-    """What an engine's error means to a client; anything unforeseen is a defect and stays what it is."""
+def map_engine_error(error: Exception) -> Exception:
+    """Return the API's error for an engine's error; other errors are defects and stay unchanged."""
     match error:
         case RequestError():
             return InvalidInput(str(error))
         case EngineFull():
-            return Overloaded(str(error))
+            return Overloaded(str(error), stage="llm")
         case EngineClosed():
             return Unavailable(str(error), retry_after=1.0)
         case NonFiniteLogits():

@@ -30,7 +30,7 @@ def mini_model(mini_dir: ModelDir) -> SpeechLM:
 
 @pytest.fixture(scope="session")
 def make_engine(mini_dir: ModelDir, mini_model: SpeechLM) -> MakeEngine:
-    """Makes an engine over the mini model for a `with` block; at its end no K/V block may be in use."""
+    """Make an engine over the mini model for a `with` block; at its end no K/V block may be in use."""
 
     @contextmanager
     def make(

@@ -1,4 +1,4 @@
-"""What the llm tests share: a listener that collects events, and a family of requests."""
+"""Shared code of the llm tests: a listener that collects events, and a family of requests."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from services.llm.engine.sequence import Event, Request, SamplingOptions
 
 ROOT = Path(__file__).parents[3]
 PATIENCE_S = 60.0
-"""A wait that lasts this long is a defect; nothing is measured by it."""
+"""A longer wait is a defect; no test measures time with it."""
 
 
 class Listener:
-    """Collects one sequence's events; may be waited for."""
+    """Collects one sequence's events; a test can wait for them."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -68,7 +68,7 @@ class MakeEngine(Protocol):
 
 
 def utterance(number: int, max_seconds: float = 1.0) -> Request:
-    """One of a family of different requests to the mini model: other text, prompt lengths and seed."""
+    """Return one of a family of requests to the mini model that differ in text, prompt lengths and seed."""
     text = tuple((37 * number + 11 * k) % 400 for k in range(1 + number % 7))
     prompt = Prompt(tuple(range(number % 5)), tuple(101 * k for k in range(3 * number % 23)))
     return Request(text, prompt, SamplingOptions(seed=number), max_seconds=max_seconds)

@@ -1,4 +1,4 @@
-"""A thousand streams that are cancelled, lose their listeners or are preempted: nothing leaks, nobody else notices."""
+"""A thousand streams that are cancelled, lose their listeners or are preempted: nothing leaks, others run on."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LIMITS = EngineLimits(
 
 
 class Leaver(Listener):
-    """Raises at its n-th event, as the mailbox of a connection that has broken might."""
+    """Raises at its n-th event, like the queue of a broken connection."""
 
     def __init__(self, patience: int) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ def disturb(engine: LlmEngine, handle: Handle, fate: str, request: Request, rng:
 
 
 def submit(engine: LlmEngine, request: Request, listener: Listener, doomed: list[Handle], rng: random.Random) -> Handle:
-    """Submits, making room where the engine is full: by a cancel, or by waiting for others to end."""
+    """Submit a request; if the engine is full, cancel another one or wait."""
     pause = threading.Event()
     for _ in range(int(PATIENCE_S * 1000)):
         try:

@@ -1,4 +1,4 @@
-"""The llm engine through its public surface: same tokens in any company, and nothing leaks whatever happens."""
+"""The llm engine through its public methods: the same tokens in every batch, and no leak in any case."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class GatedBackend(TorchBackend):
 
 @pytest.fixture(scope="module")
 def alone(make_engine: MakeEngine) -> list[tuple[int, ...]]:
-    """What each utterance yields by itself."""
+    """The tokens of each utterance alone."""
     with make_engine() as engine:
         return [run(engine, request).raw_ids for request in UTTERANCES]
 
@@ -70,7 +70,7 @@ def alone(make_engine: MakeEngine) -> list[tuple[int, ...]]:
         block_size=st.sampled_from([1, 4, 16]),
     ),
 )
-def test_company_and_arrival_do_not_change_tokens(
+def test_batches_and_arrival_do_not_change_tokens(
     make_engine: MakeEngine, alone: list[tuple[int, ...]], order: list[int], gaps: list[int], limits: EngineLimits
 ) -> None:
     with make_engine(limits) as engine:
@@ -171,7 +171,7 @@ def test_not_a_number_fails_its_own_sequence_alone(
             engine.submit(Request((399, 1, 2)), bad_listener)
             engine.submit(request, listener)
         assert all(isinstance(listener.wait().error, NonFiniteLogits) for listener in bad)
-        # Blocks the failed sequences left full of NaN are in use again by now.
+        # Blocks that the failed sequences left full of NaN are in use again by now.
         assert [listener.wait().raw_ids for listener in listeners] == alone
         assert engine.stats().failed == len(bad)
 
@@ -196,7 +196,7 @@ def test_a_token_budget_holds_generation_until_it_is_raised(
         slow = Listener()
         handle = engine.submit(replace(UTTERANCES[5], max_tokens=3), slow)
         slow.wait_for_tokens(3)
-        # The held sequence does not even keep its place from others.
+        # The held sequence does not keep other sequences from running.
         assert run(engine, UTTERANCES[6]).raw_ids == alone[6]
         assert slow.raw_ids == alone[5][:3]
         engine.set_max_tokens(handle, 5)
@@ -254,7 +254,7 @@ def test_interleaved_text_in_any_pieces_and_from_any_cut(make_engine: MakeEngine
             assert resumed.raw_ids == whole.raw_ids[cut:], f"cut at {cut}"
 
 
-def test_closing_fails_what_is_left_and_refuses_what_comes(make_engine: MakeEngine) -> None:
+def test_closing_fails_live_requests_and_refuses_new_ones(make_engine: MakeEngine) -> None:
     with make_engine() as engine:
         listener = Listener()
         engine.submit(replace(UTTERANCES[5], max_tokens=0), listener)
@@ -313,7 +313,7 @@ def test_limits_that_cannot_work_are_refused() -> None:
 
 
 def test_interleaved_text_may_end_within_the_prompts_speech(make_engine: MakeEngine) -> None:
-    """Its only block of text stands beside the first prompt speech; that is no empty text."""
+    """Its only block of text is next to the first prompt speech; the text is not empty."""
     prompt = Prompt((), tuple(range(20)))
     with make_engine() as engine:
         whole = run(engine, Request((1, 2, 3, 4, 5), prompt, text_order="interleaved", max_seconds=1))

@@ -1,4 +1,4 @@
-"""From settings and start messages to what the engine is given."""
+"""The engine that settings select, and the requests that start messages become."""
 
 from __future__ import annotations
 
@@ -49,16 +49,16 @@ def voice(text: list[int], speech: list[int]) -> Voice:
 
 def test_an_instruction_follows_sos_directly_in_interleaved_order(mini_dir: ModelDir, tmp_path: Path) -> None:
     third = replace(mini_dir, family="cosyvoice3", path=CV3)
-    border = end_of_prompt_id(third)
-    assert border == 403
+    boundary = end_of_prompt_id(third)
+    assert boundary == 403
     assert end_of_prompt_id(mini_dir) is None
     start = llm_pb2.GenerateStart(prompt_use=llm_pb2.PROMPT_USE_ZERO_SHOT)
-    spoken = voice([7, 8, border, 9], [1, 2])
-    assert prompt_of(start, spoken, "whole", border) == Prompt((7, 8, 403, 9), (1, 2))
-    assert prompt_of(start, spoken, "interleaved", border) == Prompt((9,), (1, 2), (7, 8, 403))
-    assert prompt_of(start, voice([7], [1]), "interleaved", border) == Prompt((7,), (1,))
+    spoken = voice([7, 8, boundary, 9], [1, 2])
+    assert prompt_of(start, spoken, "whole", boundary) == Prompt((7, 8, 403, 9), (1, 2))
+    assert prompt_of(start, spoken, "interleaved", boundary) == Prompt((9,), (1, 2), (7, 8, 403))
+    assert prompt_of(start, voice([7], [1]), "interleaved", boundary) == Prompt((7,), (1,))
     timbre = llm_pb2.GenerateStart(prompt_use=llm_pb2.PROMPT_USE_TIMBRE)
-    assert prompt_of(timbre, spoken, "interleaved", border) == Prompt()
+    assert prompt_of(timbre, spoken, "interleaved", boundary) == Prompt()
     with pytest.raises(ModelDirError, match=r"vocab\.json is not readable"):
         end_of_prompt_id(replace(third, path=tmp_path))
 
@@ -84,12 +84,12 @@ def test_a_compiler_that_fails_is_done_without(mini_dir: ModelDir, monkeypatch: 
 
 @pytest.fixture(scope="module")
 def tiny() -> ModelDir:
-    """Its heads are such as the paged kernel reads."""
+    """Its heads suit the paged kernel."""
     return open_model_dir(ROOT / "models" / "tiny")
 
 
 def load(directory: ModelDir, device: str, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> dict[str, Any]:
-    """The options of the backend that `device` would get, were it here; its tensors are the CPU's."""
+    """Return the options of the backend for `device`; its tensors are the CPU's."""
     made: dict[str, Any] = {}
 
     def keep(model: SpeechLM, *, styles: Any, options: TorchOptions) -> TorchBackend:
@@ -106,14 +106,14 @@ def load(directory: ModelDir, device: str, monkeypatch: pytest.MonkeyPatch, **se
 
 
 def kernel(monkeypatch: pytest.MonkeyPatch, paged: Any) -> None:
-    """Stands in for the module of the Triton kernel, which this machine may lack."""
+    """Replace the module of the Triton kernel, which may be missing on this machine."""
     module = ModuleType("services.llm.model.paged_kernel")
     module.__dict__["paged"] = paged
     monkeypatch.setitem(sys.modules, "services.llm.model.paged_kernel", module)
 
 
 @pytest.mark.parametrize("int8_kv", [False, True])
-def test_a_gpu_gets_the_paged_kernel_when_it_hears_what_plain_attention_hears(
+def test_a_gpu_gets_the_paged_kernel_if_it_agrees_with_plain_attention(
     tiny: ModelDir, monkeypatch: pytest.MonkeyPatch, int8_kv: bool
 ) -> None:
     def same(*arguments: Any) -> torch.Tensor:
@@ -131,12 +131,12 @@ def broken(*arguments: Any) -> torch.Tensor:
     raise RuntimeError("failed to find a C compiler\nmore")
 
 
-def deaf(*arguments: Any) -> torch.Tensor:
+def wrong(*arguments: Any) -> torch.Tensor:
     return 0 * gathered(*arguments)
 
 
 @pytest.mark.parametrize(
-    ("paged", "reason"), [(broken, "failed to find a C compiler"), (deaf, "differ from the plain ones")]
+    ("paged", "reason"), [(broken, "failed to find a C compiler"), (wrong, "differ from the plain ones")]
 )
 def test_a_kernel_that_fails_or_disagrees_is_not_used(
     tiny: ModelDir, monkeypatch: pytest.MonkeyPatch, paged: Any, reason: str
@@ -223,15 +223,15 @@ def test_a_second_gpu_is_current_while_kernels_are_tried(tiny: ModelDir, monkeyp
     assert set(launches) == {("kernel", 1), ("compiled", 1)}
 
 
-@pytest.mark.parametrize(("reason", "told"), [("no shared memory\nmore", "no shared memory"), ("", "Exception")])
+@pytest.mark.parametrize(("reason", "logged"), [("no shared memory\nmore", "no shared memory"), ("", "Exception")])
 def test_a_step_that_cannot_be_recorded_runs_unrecorded(
-    mini_model: SpeechLM, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, reason: str, told: str
+    mini_model: SpeechLM, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, reason: str, logged: str
 ) -> None:
     cuda, recorded_on = Cuda(monkeypatch), []
 
     def fail(pool: Any) -> None:
         recorded_on.append(cuda.current)
-        raise Exception(reason)  # noqa: TRY002 - compilers raise whatever they like
+        raise Exception(reason)  # noqa: TRY002 - compilers raise many kinds of errors
 
     monkeypatch.setattr(torch_backend, "KVCache", mock.Mock())
     monkeypatch.setattr(torch_backend, "DecodeProgram", mock.Mock(return_value=mock.Mock(record=fail)))
@@ -239,7 +239,7 @@ def test_a_step_that_cannot_be_recorded_runs_unrecorded(
     backend.device = torch.device("cuda:1")
     backend.reserve(4, 16)
     assert recorded_on == [1]
-    assert [record.reason for record in caplog.records] == [told]
+    assert [record.reason for record in caplog.records] == [logged]
     assert backend._programs == {"": []}
 
 
@@ -265,8 +265,8 @@ def test_the_former_name_of_the_simulated_backend_still_works(caplog: pytest.Log
     assert "LIGHTTTS_LLM_BACKEND=clocked is deprecated" in caplog.text
 
 
-def test_the_settings_name_their_forerunners() -> None:
-    """People who come from the older guide find each of its names in the help."""
+def test_the_settings_name_the_older_guides_settings() -> None:
+    """Users of the older guide find each of its names in the help."""
     help_text = " ".join(str(field.description) for field in LlmSettings.model_fields.values())
     names = ["gpt_paral_num", "gpt_paral_step_num", "max_total_token_num", "max_req_total_len", "batch_max_tokens"]
     for name in [*names, "router_max_wait_tokens", "triton_int8kv"]:

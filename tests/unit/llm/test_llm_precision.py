@@ -1,4 +1,4 @@
-"""Every way to run the model against plain float32: lower precision, 8-bit integers, fixed-shape steps."""
+"""All ways to run the model against plain float32: lower precision, 8-bit integers, fixed-shape steps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LIMITS = EngineLimits(max_running=6, total_tokens=480, max_request_tokens=96, bl
 
 @pytest.fixture(scope="module")
 def tiny() -> ModelDir:
-    """Trained weights: what rounding does to random ones says little."""
+    """Trained weights: rounding of random ones shows little."""
     torch.set_num_threads(1)
     return open_model_dir(ROOT / "models" / "tiny")
 
@@ -38,7 +38,7 @@ def float32(tiny: ModelDir) -> Tensor:
 
 @torch.inference_mode()
 def spoken_logits(directory: ModelDir, model: SpeechLM, *, int8_kv: bool = False) -> Tensor:
-    """Logits along one utterance: a prompt fed at once, then sixty given tokens one by one."""
+    """Return the logits of one utterance: a prompt fed at once, then sixty given tokens one by one."""
     codes, generator = InputCodes(directory.llm), torch.Generator().manual_seed(1)
     text = torch.randint(0, 400, (20,), generator=generator).tolist()
     speech = torch.randint(0, directory.llm.speech_tokens, (60,), generator=generator).tolist()
@@ -62,7 +62,7 @@ PRECISIONS = {
 
 
 @pytest.mark.parametrize("name", PRECISIONS)
-def test_lower_precision_hardly_changes_what_is_drawn_from(tiny: ModelDir, float32: Tensor, name: str) -> None:
+def test_lower_precision_hardly_changes_the_distributions(tiny: ModelDir, float32: Tensor, name: str) -> None:
     options, int8_kv, bound = PRECISIONS[name]
     logits = spoken_logits(tiny, load_speech_lm(tiny, **options), int8_kv=int8_kv)
     assert logits.dtype == torch.float32
@@ -91,7 +91,7 @@ def test_an_int8_product_is_the_float_product_of_the_rounded_factors() -> None:
 
 @pytest.mark.parametrize("int8_kv", [False, True])
 def test_fixed_shape_steps_yield_the_same_tokens(make_engine: MakeEngine, mini_model: SpeechLM, int8_kv: bool) -> None:
-    """Programs of 1, 2 and 4 rows, and batches too large for any."""
+    """Programs for 1, 2 and 4 sequences, and batches too large for all of them."""
     requests = [utterance(number) for number in range(7)]
     plain = TorchBackend(mini_model, options=TorchOptions(int8_kv=int8_kv))
     with make_engine(LIMITS, plain) as engine:
@@ -106,10 +106,10 @@ def test_fixed_shape_steps_yield_the_same_tokens(make_engine: MakeEngine, mini_m
 
 
 @pytest.mark.parametrize("num_steps", [2, 5, 64])
-def test_several_steps_in_one_go_yield_the_same_tokens(
+def test_several_steps_in_one_run_yield_the_same_tokens(
     make_engine: MakeEngine, mini_model: SpeechLM, num_steps: int
 ) -> None:
-    """Through ends by stop and by length, text blocks, held and resumed runs, a full cache, and rows without room."""
+    """With ends by stop and by length, text blocks, held and resumed runs, a full cache, and sequences without room."""
     requests = [utterance(number, max_seconds=0.5 + number) for number in range(5)]
     requests += [replace(request, text_order="interleaved") for request in requests]
     requests += [replace(requests[3], max_tokens=7)]

@@ -1,4 +1,4 @@
-"""Our own draws: distributed as RAS says, reproducible, independent of the rest of the batch."""
+"""Our own draws: distributed as RAS specifies, reproducible, independent of the rest of the batch."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_noise_is_standard_gumbel_and_fixed_for_all_time() -> None:
 
 
 def test_draws_are_fixed_for_all_time() -> None:
-    """A moved stream continues on another machine and another version: these may never change."""
+    """A moved stream continues on another machine and another version, so these may never change."""
     values = [0, 1, 2**32 - 1, 12345]
     assert mix32(torch.tensor(values)).tolist() == [mix_integer(value) for value in values]
     rows = [replace(ROW, seed=seed, position=p, top_p=1.0, top_k=729) for seed in (0, 7, 2**64 - 1) for p in range(4)]

@@ -40,7 +40,7 @@ def test_blocks_are_never_shared_nor_lost(growths: list[tuple[int, int]], block_
 
 
 class Bench:
-    """A scheduler whose steps are played by hand."""
+    """A scheduler whose steps the test runs."""
 
     def __init__(self, model: ModelDir, limits: EngineLimits, order: Order = fifo) -> None:
         self.model, self.count, self.now = model, 0, 100.0
@@ -61,7 +61,7 @@ class Bench:
         return batch
 
     def runs(self, *sequences: Sequence) -> bool:
-        """Plays a step; whether just these took part."""
+        """Run a step; return whether exactly these sequences took part."""
         return {scheduled.sequence for scheduled in self.step()} == set(sequences)
 
 
@@ -88,7 +88,7 @@ def test_waiting_requests_gather_between_admissions(mini_dir: ModelDir) -> None:
 
 
 @pytest.mark.parametrize(("order", "expected"), [(fifo, [0, 1, 2]), (earliest_deadline, [2, 0, 1])])
-def test_order_decides_who_is_admitted_first(mini_dir: ModelDir, order: Order, expected: list[int]) -> None:
+def test_order_determines_the_first_admission(mini_dir: ModelDir, order: Order, expected: list[int]) -> None:
     bench = Bench(mini_dir, EngineLimits(max_running=1), order)
     deadlines = [9.0, None, 3.0]
     sequences = [bench.add(replace(utterance(number), play_at=when)) for number, when in enumerate(deadlines)]
@@ -133,7 +133,7 @@ def test_a_stream_far_ahead_pauses_while_another_needs_the_step(mini_dir: ModelD
     while playing.due - bench.now <= 2.0:
         assert bench.runs(playing)
     assert playing.spoken == 51
-    assert bench.runs(playing), "nobody else needs the step"
+    assert bench.runs(playing), "no other sequence needs the step"
     newcomer = bench.add(replace(utterance(2), play_at=100.5))
     assert bench.runs(newcomer)
     assert bench.scheduler.paused == {playing}
@@ -155,7 +155,7 @@ def test_speech_played_faster_is_due_sooner(mini_dir: ModelDir, speed: float, sp
     assert playing.spoken == spoken
 
 
-def test_who_pauses_yields_a_place_to_a_newcomer(mini_dir: ModelDir) -> None:
+def test_a_paused_sequence_yields_its_place_to_a_new_one(mini_dir: ModelDir) -> None:
     bench = Bench(mini_dir, EngineLimits(max_running=1, lead_s=2.0), earliest_deadline)
     offline = bench.add(replace(utterance(1), play_at=160.0, max_seconds=60))
     assert bench.runs(offline)
@@ -167,7 +167,7 @@ def test_who_pauses_yields_a_place_to_a_newcomer(mini_dir: ModelDir) -> None:
 
 
 def test_offline_work_is_never_starved(mini_dir: ModelDir) -> None:
-    """Interactive streams come without end; one nobody waits for gets its turn once it has waited long enough."""
+    """Interactive streams arrive continuously; an offline one runs once it has waited long enough."""
     bench = Bench(mini_dir, EngineLimits(max_running=1, lead_s=2.0), earliest_deadline)
     offline = bench.add(replace(utterance(1), play_at=160.0))
     for _ in range(200):

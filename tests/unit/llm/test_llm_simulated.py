@@ -1,4 +1,4 @@
-"""The simulated backend: the same tokens whenever and wherever, at a stated cost, under the real engine."""
+"""The simulated backend in the real engine: the same tokens at every time and place, at the stated cost."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_interleaved_text_ends_too(make_engine: MakeEngine, mini_dir: ModelDir) 
     assert mini_dir.llm.fill in spoken.raw_ids
 
 
-def test_a_step_costs_what_the_model_says(make_engine: MakeEngine, mini_dir: ModelDir) -> None:
+def test_a_step_takes_the_time_of_the_cost_model(make_engine: MakeEngine, mini_dir: ModelDir) -> None:
     slept: list[float] = []
     request = Request((1, 2, 3))  # five rows of prompt, then one row for each token
     with make_engine(backend=SimulatedBackend(mini_dir.llm, COSTS, slept.append)) as engine:

@@ -1,4 +1,4 @@
-"""The language model's float32 parts on a GPU: norms and logits, or all of it, without TF32."""
+"""The language model's float32 parts (norms and logits, or all) run without TF32 on a GPU."""
 
 from __future__ import annotations
 

@@ -12,11 +12,11 @@ from llm_support import ROOT
 
 pytestmark = pytest.mark.system
 TRITON = ROOT / ".tools" / "triton"
-"""Not in the environment of the other tests: torch behaves differently where it finds the package."""
+"""Outside the environment of the other tests: torch behaves differently if it finds the package."""
 
 
 def run_with_triton(script: str, *arguments: str, **environment: str) -> None:
-    """Runs a script in a process of its own, which must end well. Skips the test where Triton is not installed."""
+    """Run a script in its own process, which must succeed. Skip the test if Triton is not installed."""
     if not list(TRITON.glob(".ready-*")):
         pytest.skip("the triton package is not installed: make test-system does that")
     path = os.pathsep.join([str(ROOT), str(TRITON)])
@@ -97,5 +97,5 @@ def test_it_attends_like_plain_attention() -> None:
     [("bfloat16", "same"), ("float16", "same"), ("float32", "same"), ("bfloat16", "int8")],
 )
 def test_it_compiles_for_every_gpu(computed: str, kept: str, tmp_path: Path) -> None:
-    """Of the families Ampere, Ada, Hopper and Blackwell. The interpreter accepts more than the compiler does."""
+    """The families are Ampere, Ada, Hopper and Blackwell. The interpreter accepts more than the compiler."""
     run_with_triton(COMPILATION, computed, kept, "80", "89", "90", "100", TRITON_CACHE_DIR=str(tmp_path))

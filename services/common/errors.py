@@ -78,8 +78,12 @@ class Overloaded(LightTtsError):
     http_status = 429
     reason = "OVERLOADED"
 
-    def __init__(self, message: str, *, field: str | None = None, retry_after: float | None = 1.0) -> None:
+    def __init__(
+        self, message: str, *, field: str | None = None, retry_after: float | None = 1.0, stage: str = ""
+    ) -> None:
         super().__init__(message, field=field, retry_after=retry_after)
+        self.stage = stage
+        """The service that is full: gateway, encode, llm or decode; empty if the service does not matter."""
 
 
 class QuotaExceeded(Overloaded):
@@ -117,7 +121,10 @@ _LEAVES: tuple[type[LightTtsError], ...] = (
 
 def to_status(error: LightTtsError) -> status_pb2.Status:
     """Return the rich gRPC status of an error: ErrorInfo, and BadRequest, RetryInfo, QuotaFailure where they apply."""
-    details: list[any_pb2.Any] = [_pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN))]
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
+    if isinstance(error, Overloaded) and error.stage:
+        info.metadata["stage"] = error.stage
+    details: list[any_pb2.Any] = [_pack(info)]
     if error.field is not None:
         violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.message)
         details.append(_pack(error_details_pb2.BadRequest(field_violations=[violation])))
@@ -135,15 +142,21 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> LightTtsError:
     """Return the error that a downstream service raised, so that it passes every service with its meaning and hints."""
     field: str | None = None
     retry_after: float | None = None
+    stage = ""
     status = rpc_status.from_call(cast(grpc.Call, error))  # it reads only the trailing metadata
     for detail in status.details if status is not None else ():
-        bad, retry = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
-        if detail.Unpack(bad) and bad.field_violations:
+        info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+        if detail.Unpack(info):
+            stage = info.metadata.get("stage", "")
+        elif detail.Unpack(bad) and bad.field_violations:
             field = bad.field_violations[0].field
         elif detail.Unpack(retry):
             retry_after = retry.retry_delay.ToNanoseconds() / 1e9
     leaf = next((leaf for leaf in _LEAVES if leaf.code == error.code()), Internal)
-    return leaf(error.details() or error.code().name, field=field, retry_after=retry_after)
+    meant = leaf(error.details() or error.code().name, field=field, retry_after=retry_after)
+    if isinstance(meant, Overloaded):
+        meant.stage = stage
+    return meant
 
 
 def _pack(message: Message) -> any_pb2.Any:

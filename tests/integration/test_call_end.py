@@ -1,4 +1,4 @@
-"""A refusal that crosses a client's write keeps its meaning."""
+"""A refusal that arrives during a client's write keeps its meaning."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from services.common.workers.call_end import CallEnd
 
 
 class Full(decode_pb2_grpc.DecodeServicer):
-    """Refuses every stream at its first message."""
+    """Refuse every stream at its first message."""
 
     name = "full"
     rpc_services = ("lighttts.v1.Decode",)
@@ -39,7 +39,7 @@ class Full(decode_pb2_grpc.DecodeServicer):
 
 
 async def refused(channel: grpc.aio.Channel) -> LightTtsError:
-    """Writes without pause until the call ends; what its end means."""
+    """Write without pause until the call ends; return its error."""
     call = decode_pb2_grpc.DecodeStub(channel).Decode()
     end = CallEnd(call)
 

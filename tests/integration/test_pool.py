@@ -1,4 +1,4 @@
-"""The pool against real gRPC workers on loopback: picking, health, membership, leases, metrics, nothing left behind."""
+"""The pool with real gRPC workers on loopback: picking, health, membership, leases, metrics, and no leftovers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ StartWorker = Callable[..., Awaitable[EchoWorker]]
 
 @asynccontextmanager
 async def running(discovery: Discovery, **options: Any) -> AsyncIterator[Pool]:
-    """A started pool, a limit on the test's time, and a check that closing leaves no task behind."""
+    """Run a pool, with a limit on the test's time and a check that closing leaves no task."""
     before = client_tasks()
     pool = Pool(discovery, SERVICE, name="decode", **options)
     async with asyncio.timeout(LIMIT_SECONDS):
@@ -54,12 +54,12 @@ async def running(discovery: Discovery, **options: Any) -> AsyncIterator[Pool]:
 
 
 def client_tasks() -> set[asyncio.Task[Any]]:
-    """Every task but those in which the test's servers wait for calls."""
+    """Return all tasks except those in which the test's servers wait for calls."""
     return {task for task in asyncio.all_tasks() if "AioServer" not in repr(task)}
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Waits for what the enclosing limit must see happen."""
+    """Wait for a condition; the enclosing limit ends the wait otherwise."""
     while not condition():  # noqa: ASYNC110 - what is awaited has no event of its own
         await asyncio.sleep(0.005)
 
@@ -85,7 +85,7 @@ def echo(lease: Lease) -> Any:
 
 
 def series() -> set[tuple[str, ...]]:
-    """The label values of every series of the pool."""
+    """Return the label values of every series of the pool."""
     return {
         tuple(sample.labels.values())
         for metric in REGISTRY.collect()
@@ -138,7 +138,7 @@ async def test_leases_and_health_are_measured_per_worker(start_worker: StartWork
         )
 
 
-async def test_a_killed_worker_is_skipped_and_its_return_is_noticed(start_worker: StartWorker) -> None:
+async def test_a_killed_worker_is_skipped_until_it_returns(start_worker: StartWorker) -> None:
     stays, dies = [await start_worker() for _ in range(2)]
     async with running(ListedWorkers(stays.address, dies.address)) as pool:
         await all_serving(pool, 2)
@@ -207,7 +207,7 @@ async def test_a_worker_listed_again_while_leased_is_used_again(start_worker: St
             assert second.channel is lease.channel
 
 
-async def test_a_reported_worker_rests_and_comes_back(start_worker: StartWorker) -> None:
+async def test_a_worker_with_a_reported_failure_is_ejected_and_returns(start_worker: StartWorker) -> None:
     good, bad = [await start_worker() for _ in range(2)]
     async with running(ListedWorkers(good.address, bad.address), ejection_seconds=0.3) as pool:
         await all_serving(pool, 2)
@@ -219,7 +219,7 @@ async def test_a_reported_worker_rests_and_comes_back(start_worker: StartWorker)
         assert await picks(pool, 1, exclude=frozenset({good.address})) == {bad.address: 1}
 
 
-async def test_serving_anew_ends_an_ejection(start_worker: StartWorker) -> None:
+async def test_serving_again_ends_an_ejection(start_worker: StartWorker) -> None:
     worker = await start_worker()
     async with running(ListedWorkers(worker.address), ejection_seconds=3600) as pool:
         async with pool.lease() as lease:
@@ -259,7 +259,7 @@ async def test_no_known_worker_is_unavailable() -> None:
             await picks(pool, 1)
 
 
-async def test_only_so_many_leases_wait(start_worker: StartWorker) -> None:
+async def test_the_number_of_waiting_leases_is_limited(start_worker: StartWorker) -> None:
     worker = await start_worker(status=NOT_SERVING)
     async with running(ListedWorkers(worker.address), max_waiting=2, wait_seconds=3600) as pool:
         waiting = [asyncio.ensure_future(picks(pool, 1)) for _ in range(2)]
@@ -311,7 +311,7 @@ async def test_closing_refuses_waiting_leases_and_ends_running_ones(start_worker
             with pytest.raises(Unavailable, match="stopping"):
                 await waiting
             assert call.done()
-            lease.report_failure(FailureReason.DIED)  # too late to matter, and must not bring series back
+            lease.report_failure(FailureReason.DIED)  # too late to have an effect; must not create the series again
         with pytest.raises(Unavailable, match="stopping"):
             await picks(pool, 1)
         with pytest.raises(RuntimeError):

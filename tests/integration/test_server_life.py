@@ -1,4 +1,4 @@
-"""A service's life: loading, serving, draining, stopping, and starts that fail with a reason."""
+"""The life cycle of a service: loading, serving, draining, stopping, and starts that fail with a reason."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def watch(channel: grpc.aio.Channel, service: str) -> Any:
 
 
 @pytest.mark.parametrize("name", ["", *Loadable.rpc_services])
-async def test_health_tells_loading_serving_and_draining(name: str) -> None:
+async def test_health_reports_loading_serving_and_draining(name: str) -> None:
     service = Loadable()
     async with running(service, wait=False) as (server, channel):
         health = watch(channel, name)
@@ -160,7 +160,7 @@ async def test_calls_are_refused_while_loading_and_draining() -> None:
 
 
 async def test_a_running_stream_finishes_and_then_the_drain_ends() -> None:
-    """The grace is ten minutes: neither a health watch nor anything else may make a drain wait for its end."""
+    """The grace period is ten minutes: a drain must not wait for its end because of a health watch."""
     service = Loadable()
     async with running(service) as (server, channel):
         health = watch(channel, "")
@@ -230,7 +230,7 @@ async def test_every_error_keeps_its_meaning_over_the_wire(error: LightTtsError,
     assert (received.message, received.field, received.retry_after) == (error.message, error.field, error.retry_after)
 
 
-async def test_a_defect_is_internal_says_nothing_and_ends_nothing() -> None:
+async def test_a_defect_is_internal_without_details_and_ends_only_its_call() -> None:
     service = Loadable()
     async with running(service) as (_, channel):
         service.error = RuntimeError("the secret path /etc/secret")
@@ -244,7 +244,7 @@ async def test_a_defect_is_internal_says_nothing_and_ends_nothing() -> None:
         assert (await describe(channel)).name == "here"
 
 
-async def test_a_taken_port_is_an_error_that_says_what_to_do() -> None:
+async def test_a_port_in_use_is_an_error_that_says_what_to_do() -> None:
     async with running(Loadable()) as (first, _):
         second = ServiceServer(Loadable(), ServiceSettings(port=first.port))
         with pytest.raises(StartError, match=rf"cannot listen on 127\.0\.0\.1:{first.port}.*LIGHTTTS_PORT"):
@@ -252,7 +252,7 @@ async def test_a_taken_port_is_an_error_that_says_what_to_do() -> None:
         await second.close()
 
 
-# The processes themselves. They inherit no settings of the machine's.
+# Separate processes. They inherit no settings of this machine.
 
 
 def command(service: str, *flags: str) -> tuple[list[str], dict[str, str]]:
@@ -261,7 +261,7 @@ def command(service: str, *flags: str) -> tuple[list[str], dict[str, str]]:
 
 
 def fails(service: str, *flags: str) -> str:
-    """Runs a service that cannot start; the reason its log gives, in the last line."""
+    """Run a service that cannot start; return the reason in the last line of its log."""
     line, environment = command(service, "--port", "0", *flags)
     done = subprocess.run(
         line,
@@ -281,7 +281,7 @@ def fails(service: str, *flags: str) -> str:
 
 
 def damaged_copy(tmp_path: Path, name: str, damage: Callable[[Path], None]) -> Path:
-    """The tiny model by links, one file damaged."""
+    """Link the tiny model's files, with one of them damaged."""
     copy = tmp_path / "model"
     shutil.copytree(ROOT / "models" / "tiny", copy, copy_function=os.link)
     content = (copy / name).read_bytes()
@@ -356,7 +356,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_metrics_answer_and_sigterm_ends_the_process_well(tmp_path: Path) -> None:
+def test_metrics_are_served_and_sigterm_ends_the_process_with_0(tmp_path: Path) -> None:
     costs = tmp_path / "costs.json"
     costs.write_text(json.dumps({"step_s": 0.001, "step_s_per_sequence": 0, "prefill_s_per_token": 0}))
     port, metrics_port = free_port(), free_port()
@@ -371,7 +371,7 @@ def test_metrics_answer_and_sigterm_ends_the_process_well(tmp_path: Path) -> Non
                 with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics", timeout=20) as answer:
                     text = answer.read().decode()
                 process.send_signal(signal.SIGTERM)
-                assert process.wait(timeout=20) == 0  # the grace is 30 s, and the health watch above goes on
+                assert process.wait(timeout=20) == 0  # the grace period is 30 s, and the health watch above continues
             events = [json.loads(entry)["event"] for entry in process.stderr or () if entry.startswith("{")]
         finally:
             process.kill()

@@ -1,4 +1,4 @@
-"""Mutual TLS on real connections: who gets in, what a renewal does, and what probes without a certificate can see."""
+"""Mutual TLS on real connections: accepted clients, renewed files, and probes without a certificate."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 
 
 class Nothing:
-    """A service without anything of its own."""
+    """A service without methods."""
 
     name = "nothing"
     rpc_services: tuple[str, ...] = ("test.Nothing",)
@@ -69,14 +69,14 @@ async def status(channel: grpc.aio.Channel, service: str = "") -> int:
         return int(answer.status)
 
 
-async def test_a_worker_of_the_same_authority_gets_in(
+async def test_a_client_of_the_same_authority_is_accepted(
     server: ServiceServer, authority: Authority, tmp_path: Path
 ) -> None:
     client = settings(authority.issue(tmp_path / "client"))
     assert await status(dialler(client)(server.address)) == SERVING
 
 
-async def test_others_do_not_get_in(server: ServiceServer, files: TlsFiles, tmp_path: Path) -> None:
+async def test_other_clients_are_refused(server: ServiceServer, files: TlsFiles, tmp_path: Path) -> None:
     stranger = Authority(tmp_path / "stranger").issue(tmp_path / "client")
     only_trust = grpc.ssl_channel_credentials(files.authority.read_bytes())
     name = (("grpc.ssl_target_name_override", "light-tts.internal"),)
@@ -91,7 +91,7 @@ async def test_others_do_not_get_in(server: ServiceServer, files: TlsFiles, tmp_
         assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
 
 
-async def test_a_server_of_another_name_is_not_believed(
+async def test_a_server_with_another_name_is_refused(
     server: ServiceServer, authority: Authority, tmp_path: Path
 ) -> None:
     client = settings(authority.issue(tmp_path / "client"), tls_server_name="other.internal")
@@ -126,7 +126,7 @@ async def test_the_end_of_the_certificate_in_use_is_a_metric(
     assert first < not_after(files.certificate) < not_after(authority.certificate)
 
 
-async def test_a_pool_dials_anew_when_its_certificate_is_renewed_and_streams_keep_their_connection(
+async def test_a_pool_dials_again_after_a_renewal_and_streams_keep_their_connection(
     server: ServiceServer, files: TlsFiles, authority: Authority, tmp_path: Path
 ) -> None:
     mine = authority.issue(tmp_path / "client")
@@ -141,8 +141,8 @@ async def test_a_pool_dials_anew_when_its_certificate_is_renewed_and_streams_kee
             Authority(tmp_path / "stranger").issue(mine.certificate.parent)
             await asyncio.sleep(0.1)
             async with pool.lease() as lease:
-                assert lease.channel is running.channel, "what reaches no worker is not used"
-            new.issue(files.certificate.parent)  # from now on the server believes nobody else
+                assert lease.channel is running.channel, "a certificate that no worker accepts is not used"
+            new.issue(files.certificate.parent)  # from now on the server accepts only the new authority
             new.issue(mine.certificate.parent)
             renewed = running.channel
             while renewed is running.channel:
@@ -164,7 +164,7 @@ async def test_damaged_files_leave_the_certificate_in_use(server: ServiceServer,
     assert await status(dial(server.address)) == SERVING
 
 
-async def test_probes_without_a_certificate_have_a_port_of_their_own(files: TlsFiles) -> None:
+async def test_probes_without_a_certificate_have_a_separate_port(files: TlsFiles) -> None:
     port = free_ports(1).http
     server = ServiceServer(Nothing(), settings(files, health_port=port))
     await server.start()
@@ -175,7 +175,7 @@ async def test_probes_without_a_certificate_have_a_port_of_their_own(files: TlsF
         await server.close()
 
 
-async def test_a_gateway_listens_to_applications_without_certificates(files: TlsFiles) -> None:
+async def test_a_gateway_accepts_applications_without_certificates(files: TlsFiles) -> None:
     server = ServiceServer(Nothing(), settings(files, tls_listen=False))
     await server.start()
     try:

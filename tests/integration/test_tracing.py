@@ -1,4 +1,4 @@
-"""One request is one tree of spans over all services, with the moments that matter; without a collector it is none."""
+"""One request is one tree of spans across all services, with its events; without a collector nothing is traced."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ async def test_a_request_is_one_tree_from_the_caller_to_the_audio(spans: InMemor
     assert door.attributes["request_id"] == "mine"
 
 
-async def test_a_move_is_an_event_and_the_second_worker_hangs_below_the_same_utterance(
+async def test_a_move_is_an_event_and_the_second_worker_has_the_same_parent(
     spans: InMemorySpanExporter,
 ) -> None:
     async with rig(llms=2) as r:
@@ -90,7 +90,7 @@ async def test_a_move_is_an_event_and_the_second_worker_hangs_below_the_same_utt
         assert all(below(call, utterance) for call in named(spans, "lighttts.v1.Llm/Generate"))
 
 
-async def test_what_fails_and_what_is_dropped_is_marked(spans: InMemorySpanExporter) -> None:
+async def test_failed_and_cancelled_spans_are_marked(spans: InMemorySpanExporter) -> None:
     async with rig() as r:
         r.llm.scripts[0] = Script(fail_at_hop=0, error=NotFound("there is no style 'x'"))
         response = await r.http.post("/inference_zero_shot", files={"prompt_wav": b"RIFF"}, data=form())
@@ -107,7 +107,7 @@ async def test_what_fails_and_what_is_dropped_is_marked(spans: InMemorySpanExpor
         assert dict(only(spans, "session").attributes or {})["cancelled"] is True
 
 
-async def test_without_a_collector_nothing_is_traced_or_sent_along() -> None:
+async def test_without_a_collector_nothing_is_traced_or_sent() -> None:
     async with rig() as r:
         await synthesize(r.tts)
         assert [key for key, _ in tracing.outgoing("mine")] == ["x-request-id"]

@@ -1,4 +1,4 @@
-"""A stream to a worker: everything it said is read, and its end is understood, whatever is being written meanwhile."""
+"""A stream to a worker: all its messages are read and its end is classified, whatever is being written meanwhile."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Request, Response = decode_pb2.DecodeRequest, decode_pb2.DecodeResponse
 
 
 class Worker(decode_pb2_grpc.DecodeServicer):
-    """Says AUDIO messages after the first request, then ends the call as `end` does."""
+    """Send AUDIO messages after the first request, then end the call by `end`."""
 
     name = "decode"
     rpc_services = ("lighttts.v1.Decode",)
@@ -60,7 +60,7 @@ def refuse(error: Exception) -> Callable[[Any], Any]:
 
 
 def abort(code: grpc.StatusCode) -> Callable[[Any], Any]:
-    """Ends as gRPC itself does when something breaks: with a bare status."""
+    """End as gRPC itself does when a connection breaks: with a status without details."""
     return lambda context: context.abort(code, "broken")
 
 
@@ -77,33 +77,33 @@ async def served(end: Callable[[Any], Any]) -> AsyncIterator[tuple[Worker, grpc.
 
 
 async def writing(worker: Worker) -> AsyncGenerator[Request]:
-    """Never stops, and goes on for long after the worker has ended the call."""
+    """Write without end, also after the worker has ended the call."""
     while True:
         yield Request(tokens=decode_pb2.SpeechTokens(ids=range(100)))
         if worker.ended.is_set():
             await asyncio.sleep(0.001)
 
 
-async def hear(channel: grpc.aio.Channel, requests: AsyncGenerator[Request], heard: list[int]) -> None:
-    """Reads no faster than a listener does, so that the call has ended by then."""
+async def read_all(channel: grpc.aio.Channel, requests: AsyncGenerator[Request], received: list[int]) -> None:
+    """Read as slowly as a listener, so that the call ends while messages are unread."""
     watch = ProgressWatch(MovePolicy(silence_seconds=10))
     call = decode_pb2_grpc.DecodeStub(channel).Decode()
     async with conversation(call, requests, watch) as responses:
         async for response in responses:
-            heard.append(response.audio.audio.sequence)
+            received.append(response.audio.audio.sequence)
             await asyncio.sleep(0.01)
 
 
-async def test_what_a_worker_said_before_it_ended_is_heard_while_we_still_write() -> None:
+async def test_all_messages_before_the_end_are_read_while_we_still_write() -> None:
     async with served(finish) as (worker, channel):
         for _ in range(10):
-            heard: list[int] = []
-            await hear(channel, writing(worker), heard)
-            assert heard == list(range(AUDIO))
+            received: list[int] = []
+            await read_all(channel, writing(worker), received)
+            assert received == list(range(AUDIO))
 
 
 @pytest.mark.parametrize(
-    ("end", "means"),
+    ("end", "expected"),
     [
         (refuse(Overloaded("no room", retry_after=2.0)), (LossReason.FULL, "no room")),
         (refuse(Unavailable("draining")), (LossReason.REFUSED, "draining")),
@@ -113,21 +113,21 @@ async def test_what_a_worker_said_before_it_ended_is_heard_while_we_still_write(
         (abort(grpc.StatusCode.CANCELLED), (LossReason.DIED, "broken")),
     ],
 )
-async def test_a_worker_that_cannot_go_on_is_lost_and_not_a_defect(
-    end: Callable[[Any], Any], means: tuple[LossReason, str]
+async def test_a_worker_that_cannot_continue_is_lost_and_not_a_defect(
+    end: Callable[[Any], Any], expected: tuple[LossReason, str]
 ) -> None:
     async with served(end) as (worker, channel):
-        heard: list[int] = []
+        received: list[int] = []
         with pytest.raises(WorkerLost) as loss:
-            await hear(channel, writing(worker), heard)
-        assert (loss.value.reason, loss.value.detail) == means
-        assert heard == list(range(AUDIO))
+            await read_all(channel, writing(worker), received)
+        assert (loss.value.reason, loss.value.detail) == expected
+        assert received == list(range(AUDIO))
 
 
-async def test_what_a_worker_means_for_the_client_is_passed_on() -> None:
+async def test_an_error_for_the_client_is_passed_on() -> None:
     async with served(refuse(InvalidInput("speak slower", field="speed"))) as (worker, channel):
         with pytest.raises(InvalidInput, match="speak slower"):
-            await hear(channel, writing(worker), [])
+            await read_all(channel, writing(worker), [])
 
 
 async def test_a_worker_that_vanishes_is_lost() -> None:
@@ -137,19 +137,19 @@ async def test_a_worker_that_vanishes_is_lost() -> None:
             yield Request()
             await asyncio.Event().wait()
 
-        hearing = asyncio.create_task(hear(channel, quiet(), []))
+        reading = asyncio.create_task(read_all(channel, quiet(), []))
         await worker.ended.wait()
         await channel.close()
         with pytest.raises(WorkerLost) as loss:
-            await hearing
+            await reading
         assert loss.value.reason is LossReason.DIED
 
 
-async def test_a_defect_of_what_is_written_is_raised() -> None:
+async def test_a_defect_in_the_requests_is_raised() -> None:
     async def broken() -> AsyncGenerator[Request]:
         yield Request()
         raise ZeroDivisionError
 
     async with served(lambda context: asyncio.Event().wait()) as (_, channel):
         with pytest.raises(ZeroDivisionError):
-            await hear(channel, broken(), [])
+            await read_all(channel, broken(), [])

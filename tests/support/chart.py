@@ -1,4 +1,4 @@
-"""Ways to install the chart, and what helm makes of them; everything rendered is rendered once."""
+"""Ways to install the chart, and the objects that helm renders; each is rendered once."""
 
 from __future__ import annotations
 
@@ -76,14 +76,14 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 
 
 def scaling_metrics() -> dict[str, set[str]]:
-    """The metrics each service is scaled by, as values.yaml has them."""
+    """Return the metrics by which each service is scaled, from values.yaml."""
     values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
     services = ("encode", "llm", "decode", "gateway")
     return {name: set(values[name]["autoscaling"]["targets"].get("metrics", {})) for name in services}
 
 
 def adapter_query(metric: str) -> str:
-    """What prometheus-adapter asks for a metric of every pod, by the rules that the chart ships."""
+    """Return prometheus-adapter's query for a metric of every pod, by the chart's rules."""
     rules = yaml.safe_load((CHART / "files" / "prometheus-adapter.yaml").read_text(encoding="utf-8"))["rules"]["custom"]
     for rule in rules:
         named = rule["name"]["as"] if "name" in rule else re.findall(r'__name__=~"([^"]+)"', rule["seriesQuery"])[0]

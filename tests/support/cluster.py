@@ -1,9 +1,9 @@
-"""A cluster in small: runs rendered manifests as local processes, each pod at a loopback address of its own.
+"""A small cluster: runs rendered manifests as local processes, each pod at its own loopback address.
 
-It does what a cluster would do with them: a kubelet (command lines, environment and volumes as in `kubelet`, init
+It does what a cluster does with them: a kubelet (command lines, environment and volumes as in `kubelet`, init
 containers, gRPC probes, restarts, the end of a pod), a controller of endpoint slices behind the stand-in API server, a
-DNS server with the headless services' names, and the rights that Roles give. A pod without a mounted token gets no way
-to the API server. Probes look five times a second, so that tests need not wait for the manifests' periods.
+DNS server with the headless services' names, and the rights that Roles give. A pod without a mounted token cannot reach
+the API server. Probes run five times a second, so that tests need not wait for the manifests' periods.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PROBE_SECONDS = 0.2
 RESTART_SECONDS = 1.0
 START_SECONDS = 120.0
 HOPELESS = 3
-"""Restarts of a starting pod after which nobody waits for it."""
+"""Restarts of a starting pod after which the wait for it ends."""
 
 
 @dataclass
@@ -45,10 +45,10 @@ class Pod:
     ready: bool = False
     terminating: bool = False
     ready_at: float = 0.0
-    """time.monotonic() of the latest turn to Ready."""
+    """time.monotonic() when it last became Ready."""
     restarts: int = 0
     log_began: int = 0
-    """Where in the log the latest run begins."""
+    """Byte offset of the latest run in the log."""
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     @property
@@ -62,12 +62,12 @@ class Pod:
         return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:])
 
     def termination_message(self) -> str:
-        """What `kubectl describe pod` shows of a container that failed: with FallbackToLogsOnError its log's end."""
+        """Return what `kubectl describe pod` shows of a failed container: the end of its log."""
         assert self.container["terminationMessagePolicy"] == "FallbackToLogsOnError"
         return self.log.read_bytes()[self.log_began :][-2048:].decode(errors="replace")
 
     def kill(self) -> None:
-        """Ends the process and all it has started at once, as a crash would; the kubelet starts the pod again."""
+        """Kill the process and its children, as a crash would; the kubelet starts the pod again."""
         assert self.process is not None
         first = psutil.Process(self.process.pid)
         for process in (*first.children(recursive=True), first):
@@ -124,13 +124,13 @@ class Cluster:
         await self.api.__aexit__()
 
     def running(self, component: str) -> list[Pod]:
-        """The pods of a component that are not on their way out."""
+        """Return the pods of a component that are not terminating."""
         return [
             pod for pod in self.pods if pod.labels["app.kubernetes.io/component"] == component and not pod.terminating
         ]
 
     def reach(self, service: str, port: str) -> str:
-        """`host:port` of a Ready pod behind a service's port by name, as its cluster address would lead to."""
+        """Return `host:port` of a Ready pod behind a service's port, given by name, in place of the cluster address."""
         return self._lead(service, lambda entry: bool(entry["name"] == port))
 
     def _behind_port(self, service: str, number: int) -> str:
@@ -143,7 +143,7 @@ class Cluster:
         return f"{pod.address}:{pod.port(target)}"
 
     async def scale(self, component: str) -> Pod:
-        """One more pod of a component; returns once it is Ready."""
+        """Add a pod of a component and wait until it is Ready."""
         deployment = next(
             item
             for item in self._of_kind("Deployment")
@@ -154,7 +154,7 @@ class Cluster:
         return pod
 
     async def delete(self, pod: Pod) -> int:
-        """The end of a pod as the kubelet does it; the exit code of its process."""
+        """End a pod as the kubelet does; return the exit code of its process."""
         pod.terminating, pod.ready = True, False
         await self._publish()
         for task in pod.tasks:
@@ -177,8 +177,8 @@ class Cluster:
         return process.returncode
 
     async def run(self, owner: Manifest) -> tuple[int, str]:
-        """Runs the containers of a Job or a Pod, one after another, to their end: the first exit code that is not 0, or
-        the last one, and what was written."""
+        """Run the containers of a Job or a Pod one after another. Return the first exit code that is not 0, or the last
+        one, and the output."""
         spec = owner["spec"]["template"]["spec"] if owner["kind"] == "Job" else owner["spec"]
         pod = self._new_pod(owner["metadata"]["name"], {}, spec)
         for container in (*spec.get("initContainers", []), *spec["containers"]):
@@ -188,7 +188,7 @@ class Cluster:
         return code, pod.log.read_text(encoding="utf-8")
 
     async def until(self, condition: Callable[[], bool], pod: Pod) -> None:
-        """Waits for a change of a pod. Raises AssertionError with the end of its log when it does not come."""
+        """Wait for a condition of a pod. Raises AssertionError with the end of its log on timeout."""
         try:
             async with asyncio.timeout(START_SECONDS), self._changed:
                 await self._changed.wait_for(condition)
@@ -236,7 +236,7 @@ class Cluster:
         return pod.process
 
     def _rights(self) -> Iterator[tuple[str, frozenset[str]]]:
-        """What each service account may do with endpoint slices, by its token."""
+        """Yield the permitted verbs on endpoint slices of each service account, by its token."""
         roles = {item["metadata"]["name"]: item["rules"] for item in self._of_kind("Role")}
         for binding in self._of_kind("RoleBinding"):
             rules = [rule for rule in roles[binding["roleRef"]["name"]] if "endpointslices" in rule["resources"]]
@@ -270,7 +270,7 @@ class Cluster:
             await asyncio.sleep(RESTART_SECONDS)
 
     async def _publish(self) -> None:
-        """Brings endpoint slices and DNS records up to date."""
+        """Update endpoint slices and DNS records."""
         for service in self._of_kind("Service"):
             name, namespace = service["metadata"]["name"], service["metadata"]["namespace"]
             pods = self._behind(service)

@@ -1,4 +1,4 @@
-"""A stand-in for CUDA on a machine without it: what torch keeps per thread and per process, and no computing."""
+"""Simulated CUDA devices: the state that torch keeps per thread and per process, without computing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Cuda:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.fractions: dict[int, float] = {}
-        """Of a device's memory that the process may take, by the device's index."""
+        """Fraction of a device's memory that the process may use, by the device's index."""
         self._threads = threading.local()
         zeros = torch.zeros
 

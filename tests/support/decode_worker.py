@@ -21,12 +21,12 @@ SAMPLE_RATE = 24000
 SAMPLES_PER_TOKEN = 960
 CHUNK, LOOKAHEAD = 25, 3
 PROMPT_TOKENS = 10
-"""Length of the prompt of the voices these tests speak with."""
+"""Length of the prompt of these tests' voices."""
 BEAT_SECONDS = 0.02
 
 
 def audio_of(tokens: list[int], first: int = 0) -> NDArray[np.float32]:
-    """What tokens sound like: each sample depends on its token, its place in the token and the token's place."""
+    """Return the audio of tokens: each sample depends on its token, its index in the token and the token's index."""
     places = np.arange(first, first + len(tokens))[:, None]
     mixed = 31 * np.array(tokens, dtype=np.int64)[:, None] + 17 * places + 7 * np.arange(SAMPLES_PER_TOKEN)
     return (mixed % 65521).astype(np.float32).reshape(-1)
@@ -34,7 +34,7 @@ def audio_of(tokens: list[int], first: int = 0) -> NDArray[np.float32]:
 
 @dataclass
 class Script:
-    """What a worker does beside decoding. Counts are audio messages of a call sent before it happens."""
+    """A worker's faults. Counts are the audio messages of a call that are sent before the fault."""
 
     needs_voice: bool = False
     refusal: tuple[grpc.StatusCode, str] | None = None
@@ -43,31 +43,31 @@ class Script:
     stand_still_after: int | None = None
     hand_over_after: int | None = None
     speaks_on: bool = False
-    """Goes on after asking to hand over, as a real one does until its client has left."""
+    """Continue after the hand-over message, as a real worker does until its client has left."""
     end_after: int | None = None
-    """Closes the stream as if all were said."""
+    """Close the stream as if it were complete."""
     skip_after: int | None = None
-    """Leaves a token's samples out."""
+    """Skip the samples of one token."""
     claim_last_after: int | None = None
-    """Says `last` although more tokens come."""
+    """Send `last` although more tokens will come."""
     cut_short_after: int | None = None
-    """Says `last` although it has more tokens, the last one among them."""
+    """Send `last` although it has more tokens, including the last one."""
     overlap: int = 0
-    """Tokens spoken again after a resume."""
+    """Number of tokens decoded again after a resume."""
     gate: asyncio.Event | None = None
-    """No audio before it is set."""
+    """Send no audio before it is set."""
 
 
 @dataclass
 class Call:
-    """What one call was asked and how it ended."""
+    """The requests of one call, and how it ended."""
 
     start: decode_pb2.DecodeStart
     request_id: str = ""
     voice: voice_pb2.VoiceContent | None = None
     tokens: list[int] = field(default_factory=list)
     hops: list[tuple[int, int, bool]] = field(default_factory=list)
-    """First index, count and the last flag of every tokens message."""
+    """First index, count and last flag of every tokens message."""
     positions: list[float] = field(default_factory=list)
     last: bool = False
     audio_messages: int = 0
@@ -101,7 +101,7 @@ class DecodeWorker(decode_pb2_grpc.DecodeServicer):
         await self._server.start()
 
     async def stop(self) -> None:
-        """At once, as a killed process: running streams break."""
+        """Stop at once, like a killed process: running streams break."""
         await self._server.stop(None)
 
     async def Decode(
@@ -118,7 +118,7 @@ class DecodeWorker(decode_pb2_grpc.DecodeServicer):
         try:
             async for response in self._serve(call, context):
                 yield response
-        except (asyncio.CancelledError, GeneratorExit):  # the latter when it is writing while its client leaves
+        except (asyncio.CancelledError, GeneratorExit):  # GeneratorExit if it is writing while its client leaves
             call.cancelled = True
             raise
         finally:
@@ -170,14 +170,14 @@ class DecodeWorker(decode_pb2_grpc.DecodeServicer):
                 return
 
     def _reach(self, call: Call, spoken: int) -> int | None:
-        """Where the next audio ends, in tokens: at the next chunk border if its lookahead is there, or at the end."""
+        """Return the end of the next audio in tokens: the next chunk boundary with its lookahead, or the last token."""
         if self.script.gate is not None and not self.script.gate.is_set():
             return None
         prompt = len(call.voice.speech_tokens) if call.voice is not None else PROMPT_TOKENS
-        border = ((spoken + prompt) // CHUNK + 1) * CHUNK - prompt
+        boundary = ((spoken + prompt) // CHUNK + 1) * CHUNK - prompt
         if call.last:
-            return min(border, len(call.tokens))
-        return border if border + LOOKAHEAD <= len(call.tokens) else None
+            return min(boundary, len(call.tokens))
+        return boundary if boundary + LOOKAHEAD <= len(call.tokens) else None
 
     def _audio(self, call: Call, begin: int, end: int) -> decode_pb2.DecodeResponse:
         claims = (self.script.claim_last_after, self.script.cut_short_after)
@@ -194,7 +194,7 @@ class DecodeWorker(decode_pb2_grpc.DecodeServicer):
 
 
 StartWorker = Callable[..., Awaitable[DecodeWorker]]
-"""Starts a worker by name, with the fields of `Script`."""
+"""Start a worker by name, with the fields of `Script`."""
 
 
 async def _read(requests: AsyncIterator[decode_pb2.DecodeRequest], call: Call) -> None:

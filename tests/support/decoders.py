@@ -1,4 +1,4 @@
-"""Decoders that share no code with the gateway's encoders: FFmpeg's, by PyAV."""
+"""Audio decoders that share no code with the gateway's encoders: FFmpeg, through PyAV."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BARE = {
 
 
 def decode(data: bytes, encoding: Encoding, rate: int) -> tuple[Samples, int]:
-    """The samples in `data` and their rate: Opus always comes back at 48 kHz."""
+    """Return the samples in `data` and their rate in Hz; Opus is always decoded at 48 kHz."""
     bare = _BARE.get(encoding.number)
     options = {} if bare is None else {"sample_rate": str(rate), "ch_layout": "mono"}
     resampler = av.AudioResampler("flt", "mono", None)
@@ -34,12 +34,12 @@ def decode(data: bytes, encoding: Encoding, rate: int) -> tuple[Samples, int]:
 
 
 def snr(reference: Samples, decoded: Samples, longest_delay: int = 0) -> float:
-    """Signal to noise in dB, at the delay and gain at which `decoded` is most like `reference`."""
+    """Return the signal-to-noise ratio in dB, at the delay and gain where `decoded` fits `reference` best."""
     wanted = np.asarray(reference[: len(decoded) - longest_delay], np.float64)
     size = 2 ** int(np.ceil(np.log2(len(wanted) + longest_delay + 1)))
-    heard = np.asarray(decoded[: len(wanted) + longest_delay], np.float64)
-    likeness = np.fft.irfft(np.fft.rfft(heard, size) * np.conj(np.fft.rfft(wanted, size)), size)
+    received = np.asarray(decoded[: len(wanted) + longest_delay], np.float64)
+    likeness = np.fft.irfft(np.fft.rfft(received, size) * np.conj(np.fft.rfft(wanted, size)), size)
     delay = int(np.argmax(likeness[: longest_delay + 1]))
-    got = heard[delay : delay + len(wanted)]
+    got = received[delay : delay + len(wanted)]
     noise = np.square(wanted - float(got @ wanted / (got @ got)) * got).sum()
     return float(10 * np.log10(np.square(wanted).sum() / max(float(noise), 1e-20)))

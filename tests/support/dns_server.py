@@ -1,4 +1,4 @@
-"""A DNS server of a few records on loopback, whose records tests change while it runs."""
+"""A DNS server on loopback; tests change its records while it runs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class DnsServer(asyncio.DatagramProtocol):
         return int(self._transport.get_extra_info("sockname")[1])
 
     async def asked(self, name: str, kind: str, times: int) -> None:
-        """Waits until a name was asked for `times` times in all."""
+        """Wait until a name has been queried `times` times in total."""
         while self.queries[name, kind] < times:
             self._arrived.clear()
             await self._arrived.wait()

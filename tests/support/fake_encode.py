@@ -1,4 +1,4 @@
-"""An encode worker whose every step a test decides."""
+"""An encode worker that tests control step by step."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class FakeEncode(encode_pb2_grpc.EncodeServicer):
         self.voice_gate = asyncio.Event()
         self.voice_gate.set()
         self.refusal: LightTtsError | None = None
-        """What every upload is refused with, before its audio is read."""
+        """The error of every upload, raised before its audio is read."""
         self.identity = "model-1"
         self.evicted: list[str] = []
         """Hashes of the voices that this worker was asked to evict."""

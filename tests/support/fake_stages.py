@@ -1,4 +1,4 @@
-"""Encode and llm workers whose every step a test decides, behind real servers, and a real gateway over them."""
+"""Encode and llm workers that tests control step by step, behind real servers, and a real gateway that uses them."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ STYLES = ("default", "calm")
 
 
 def speech(ids: list[int], seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """The fake llm's audio of an utterance: a function of its ids and seed."""
+    """Return the fake llm's audio of an utterance: a function of its ids and seed."""
     ramp = np.linspace(-0.5, 0.5, SAMPLES_PER_ID, dtype=np.float32)
     return np.concatenate([ramp * np.float32((value + seed % 97) % 101 / 101) for value in ids])
 
 
 @dataclass
 class Script:
-    """What happens in one Generate call."""
+    """The course of one Generate call."""
 
     fail_at_hop: int | None = None
     error: LightTtsError | None = None
@@ -55,24 +55,24 @@ class Script:
     hold: dict[int, asyncio.Event] = field(default_factory=dict)
     """Hop n waits for its event."""
     stop_at_hop: int | None = None
-    """Ends the call there as if all was said."""
+    """End the call there as if it were complete."""
     skip_at_hop: int | None = None
-    """That hop lacks its first sample."""
+    """Skip the first sample of that hop."""
     cut_at_hop: int | None = None
-    """Calls that hop the last one."""
+    """Mark that hop as the last one."""
     beats_at_hop: int | None = None
-    """Sends heartbeats from there on and nothing else."""
+    """Send only heartbeats from there on."""
     beating_steps: bool = False
-    """Whether those heartbeats' step counts grow."""
+    """Whether the step counts of these heartbeats grow."""
     beating_state: audio_pb2.Heartbeat.State.ValueType = audio_pb2.Heartbeat.STATE_RUNNING
     repeat_samples: int = 0
-    """Every hop but the first begins with so many samples of the one before."""
+    """Every hop except the first repeats this number of samples of the previous one."""
     moved: bool = False
 
 
 @dataclass
 class Generation:
-    """What one Generate call has seen."""
+    """The state of one Generate call."""
 
     number: int
     start: llm_pb2.GenerateStart
@@ -97,7 +97,7 @@ class Generation:
 
 
 class FakeLlm(llm_pb2_grpc.LlmServicer):
-    """Speaks `HOP_IDS` ids per audio message. `scripts[n]` directs the n-th call."""
+    """Send audio of `HOP_IDS` ids per message. `scripts[n]` controls the n-th call."""
 
     name = "llm"
     rpc_services = ("lighttts.v1.Llm",)
@@ -107,7 +107,7 @@ class FakeLlm(llm_pb2_grpc.LlmServicer):
         self.number = number
         self.scripts: dict[int, Script] = {}
         self.first = llm_pb2.FirstTimes()
-        """What it says of every call's first audio."""
+        """Times in the first audio message of every call."""
         self.calls: list[Generation] = []
         self.evicted: list[str] = []
         """Hashes of the voices that this worker was asked to evict."""
@@ -218,7 +218,7 @@ class FakeLlm(llm_pb2_grpc.LlmServicer):
 
 @dataclass
 class Rig:
-    """A gateway over fakes, and a client of it."""
+    """A gateway with fake workers, and a client of it."""
 
     encode: FakeEncode
     llms: list[FakeLlm]
@@ -248,14 +248,14 @@ async def rig(
     clock: Callable[[], float] = time.monotonic,
     **settings: Any,
 ) -> AsyncIterator[Rig]:
-    """Starts everything; afterwards no task may be left that was not there before."""
+    """Start everything; at the end check that no new task is left."""
     before = asyncio.all_tasks()
     async with asyncio.timeout(limit_seconds):
         async with AsyncExitStack() as stack:
             encode, workers = FakeEncode(), [FakeLlm(number) for number in range(llms)]
             encode_server = await _serve(stack, encode, ServiceSettings())
             llm_servers = [await _serve(stack, llm, ServiceSettings()) for llm in workers]
-            # A held worker sends no heartbeats; only tests of that take it for lost.
+            # A held worker sends no heartbeats, and must not count as silent except in tests of that.
             patient = {"llm_silence_seconds": LIMIT_SECONDS}
             places = {"http_port": 0, "port": 0, "cosyvoice_port": "off", "voices_dir": stack.enter_context(_folder())}
             options: dict[str, Any] = {"drain_notice_seconds": 0} | places | patient | settings
@@ -284,7 +284,7 @@ def _folder() -> Iterator[Path]:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    """Waits until `holds`; the rig's own limit ends a vain wait."""
+    """Wait until `holds` returns true; the rig's own limit ends the wait otherwise."""
     while not holds():  # noqa: ASYNC110 - what is awaited may lie in another process or library
         await asyncio.sleep(0.005)
 
@@ -330,7 +330,7 @@ class Conversation:
         await self.call.write(tts_pb2.StreamingSynthesizeRequest(end=tts_pb2.End()))
 
     async def next(self) -> Any:
-        """The next event, or None at the end."""
+        """Return the next event, or None at the end."""
         response = await self.call.read()
         if not isinstance(response, tts_pb2.StreamingSynthesizeResponse):
             return None
@@ -339,13 +339,13 @@ class Conversation:
         return event
 
     async def next_of(self, kind: type) -> Any:
-        """The next event of a kind; the others on the way are kept in `events`."""
+        """Return the next event of a kind; other events are stored in `events`."""
         while not isinstance(event := await self.next(), kind):
             assert event is not None, f"the stream ended without {kind.__name__}"
         return event
 
     async def rest(self) -> list[Any]:
-        """Reads to the end; returns all events of the stream."""
+        """Read to the end and return all events of the stream."""
         while await self.next() is not None:
             pass
         return self.events
@@ -356,7 +356,7 @@ def chunks(events: list[Any]) -> list[audio_pb2.AudioChunk]:
 
 
 def samples(events: list[Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """The stream's audio, after checking that it is numbered without gap or overlap."""
+    """Return the stream's audio, after a check that it is numbered without gap or overlap."""
     position = 0
     for sequence, chunk in enumerate(chunks(events)):
         assert (chunk.sequence, chunk.first_sample) == (sequence, position)

@@ -1,8 +1,8 @@
-"""Figures that tests measure and pytest prints at its end (see tests/e2e/conftest.py)."""
+"""Figures that tests measure; pytest prints them at its end (see tests/e2e/conftest.py)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 Figure = Callable[[str, str], None]
-"""Records a figure under a name; both are shown as they are."""
+"""Record a figure under a name; both are printed unchanged."""

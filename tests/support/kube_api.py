@@ -1,8 +1,8 @@
-"""A Kubernetes API server of EndpointSlices alone, true to the protocol of list and watch, for discovery to watch.
+"""A Kubernetes API server for EndpointSlices only, with the real protocol of list and watch, for tests of discovery.
 
-It keeps a history of versions: a list is a snapshot with its version, a watch sends what came after a version and then
-what comes, as one JSON object per line. A version older than the history is answered with an ERROR event of code 410,
-as a real server answers it. Tests change slices, compact the history, cut connections and refuse requests.
+It keeps a history of versions: a list is a snapshot with its version, a watch sends the changes after a version and
+then new ones, as one JSON object per line. A version older than the history is answered with an ERROR event of code
+410, as a real server does. Tests change slices, compact the history, cut connections and refuse requests.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class _Change:
 def endpoint(
     address: str, pod: str, *, ready: bool | None = True, terminating: bool | None = False, **more: Any
 ) -> dict[str, Any]:
-    """One endpoint of a slice; a condition of None is left out, as the API may."""
+    """Return an endpoint of a slice; a condition of None is left out, as the API may do."""
     conditions = {"ready": ready, "serving": ready, "terminating": terminating}
     return {
         "addresses": [address],
@@ -50,7 +50,7 @@ def endpoint_slice(
     family: str = "IPv4",
     ports: dict[str, int] | None = None,
 ) -> dict[str, Any]:
-    """A slice as the API has it; no endpoints are null there."""
+    """Return a slice in the API's form, where an empty list of endpoints is null."""
     ports = {"grpc": 50061} if ports is None else ports
     return {
         "apiVersion": "discovery.k8s.io/v1",
@@ -68,11 +68,11 @@ class KubeApi:
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
         self.refuse: int | None = None
         self.rights: dict[str, frozenset[str]] | None = None
-        """What the bearer of each token may do (list, watch); None lets everyone do everything."""
+        """Permitted verbs (list, watch) by token; None permits everything to every client."""
         self.requests: Counter[str] = Counter()
-        """Lists and watches that were asked for."""
+        """Counts of requested lists and watches."""
         self.watched_from: list[str] = []
-        """The version each watch went on from."""
+        """The version from which each watch continued."""
         self.port = 0
         self._context = context
         self._slices: dict[tuple[str, str], dict[str, Any]] = {}
@@ -92,7 +92,7 @@ class KubeApi:
         await self.stop()
 
     async def start(self) -> None:
-        """Listens, on the port it had before if it was stopped."""
+        """Listen; after a stop on the same port as before."""
         app = web.Application()
         app.router.add_get(PATH, self._answer)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.01)
@@ -102,14 +102,14 @@ class KubeApi:
         self.port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:
-        """Goes away; what it knows it keeps, as the store behind a real one would."""
+        """Stop; the state stays, as in the store behind a real server."""
         await self.end_watches(cut=True)
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
 
     async def put(self, item: dict[str, Any]) -> None:
-        """Creates or replaces a slice."""
+        """Create or replace a slice."""
         key = (item["metadata"]["namespace"], item["metadata"]["name"])
         await self._record("MODIFIED" if key in self._slices else "ADDED", key, item)
 
@@ -117,7 +117,7 @@ class KubeApi:
         await self._record("DELETED", (namespace, name), self._slices[namespace, name])
 
     async def bookmark(self) -> None:
-        """Tells every watch the latest version."""
+        """Send the latest version to every watch."""
         async with self._changed:
             self._version += 1
             item = {"kind": "EndpointSlice", "metadata": {"resourceVersion": str(self._version)}}
@@ -125,12 +125,12 @@ class KubeApi:
             self._changed.notify_all()
 
     def compact(self) -> None:
-        """Forgets the history: watches from before cannot go on."""
+        """Drop the history: earlier watches cannot continue."""
         self._oldest = self._version
         self._history.clear()
 
     async def end_watches(self, *, cut: bool) -> None:
-        """Ends all watches, as the timeout does, or cuts their connections."""
+        """End all watches, as the timeout does, or cut their connections."""
         if cut:
             for response in self._watches:
                 transport = response._req.transport if response._req is not None else None
@@ -141,7 +141,7 @@ class KubeApi:
             self._changed.notify_all()
 
     async def asked(self, kind: str, times: int) -> None:
-        """Waits until there were so many requests of a kind, list or watch, in all."""
+        """Wait until the total of requests of a kind (list or watch) is `times`."""
         async with self._changed:
             await self._changed.wait_for(lambda: self.requests[kind] >= times)
 
@@ -207,7 +207,7 @@ class KubeApi:
 async def _send(response: web.StreamResponse, kind: str, item: dict[str, Any]) -> None:
     line = json.dumps({"type": kind, "object": item}).encode() + b"\n"
     half = len(line) // 2
-    await response.write(line[:half])  # lines arrive in pieces, now and then
+    await response.write(line[:half])  # lines sometimes arrive in pieces
     await response.write(line[half:])
 
 

@@ -1,4 +1,4 @@
-"""A Kubernetes API server that knows the Secrets of one namespace and nothing else, for helm to look them up."""
+"""A Kubernetes API server that serves only the Secrets of one namespace, for lookups by helm."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _RESOURCE = {"name": "secrets", "singularName": "secret", "namespaced": True, "k
 
 @contextmanager
 def secrets_api(secrets: Mapping[str, Sequence[str]], folder: Path) -> Iterator[Path]:
-    """Serves Secrets, by name with their keys; yields a kubeconfig that leads here."""
+    """Serve Secrets (keys by name); yield a kubeconfig for this server."""
     items = [
         {"kind": "Secret", "apiVersion": "v1", "metadata": {"name": name}, "data": dict.fromkeys(keys, "eA==")}
         for name, keys in secrets.items()
@@ -41,7 +41,7 @@ def secrets_api(secrets: Mapping[str, Sequence[str]], folder: Path) -> Iterator[
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """Nothing on stderr."""
+            """Write nothing to stderr."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))

@@ -1,4 +1,4 @@
-"""What a kubelet makes of a container's manifest: a local process with its environment, volumes and Secrets.
+"""Run a container's manifest as a kubelet does: as a local process with its environment, volumes and Secrets.
 
 In the place of a pod's own network stands its loopback address: `0.0.0.0` becomes that address, `dns:///` the DNS
 server's, and a Service's name in a command line the address of a Ready pod behind it. Volumes are folders: a claim's is
@@ -22,17 +22,17 @@ _SERVICE = re.compile(r"(?P<name>[a-z0-9-]+)\.[a-z0-9-]+\.svc:(?P<port>\d+)")
 
 @dataclass(frozen=True)
 class Place:
-    """Where a pod lives: what manifests leave to the cluster."""
+    """A pod's place: the values that the cluster, not the manifest, decides."""
 
     name: str
     address: str
     folder: Path
-    """The pod's own; its volumes are below."""
+    """Folder of the pod; it contains its volumes."""
 
 
 @dataclass(frozen=True)
 class Kubelet:
-    """Knows the objects of a release and the cluster around it."""
+    """Holds the objects of a release and the cluster's services."""
 
     objects: list[Manifest]
     claims: Path
@@ -45,13 +45,13 @@ class Kubelet:
     """`host:port` behind a Service and one of its ports."""
 
     def command(self, spec: Manifest, container: Manifest, place: Place) -> list[str]:
-        """The command line, with the programs that the image would have."""
+        """Return the command line, with this machine's programs for the image's."""
         programs = {"python": sys.executable, "light-tts": str(Path(sys.executable).with_name("light-tts"))}
         first, *rest = container["command"]
         return [programs[first], *(self._here(part, spec, container, place) for part in rest)]
 
     def environment(self, spec: Manifest, container: Manifest, place: Place) -> dict[str, str]:
-        """What the kubelet would set."""
+        """Return the variables that a kubelet sets."""
         values: dict[str, str] = {}
         for source in container.get("envFrom", []):
             name = source["configMapRef"]["name"]
@@ -72,7 +72,7 @@ class Kubelet:
         return {"metadata.name": place.name, "status.podIP": place.address}[source["fieldRef"]["fieldPath"]]
 
     def _here(self, value: str, spec: Manifest, container: Manifest, place: Place) -> str:
-        """A value with volumes and network as they are here."""
+        """Replace volumes and network addresses in a value by the local ones."""
         if value == "0.0.0.0":  # noqa: S104 - compared, not bound
             return place.address
         for mount in container["volumeMounts"]:

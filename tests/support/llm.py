@@ -1,4 +1,4 @@
-"""The llm service in process, and a client that speaks with it and keeps count."""
+"""The llm service in this process, and a client that checks and collects its responses."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LIMIT_SECONDS = 20
 TEXT = tuple(range(5, 25))
 TOKENS_PER_TEXT_ID = 6
 SPEECH_TOKENS = len(TEXT) * TOKENS_PER_TEXT_ID
-"""What the simulated backend says for TEXT."""
+"""Speech tokens that the simulated backend generates for TEXT."""
 
 
 def make_voice(name: str = "one") -> voice_pb2.VoiceContent:
@@ -63,7 +63,7 @@ async def llm_service(
     clock: Callable[[], float] = time.monotonic,
     **changes: Any,
 ) -> AsyncIterator[Llm]:
-    """A running llm service that sends its tokens to the `decode` addresses; simulated unless told otherwise.
+    """Run an llm service that sends its tokens to the `decode` addresses; by default with the simulated backend.
 
     The block's time is limited, so that a lost event fails a test instead of hanging it.
     """
@@ -95,7 +95,7 @@ class Llm:
     server: ServiceServer
 
     def generate(self, *requests: llm_pb2.GenerateRequest) -> AsyncIterator[llm_pb2.GenerateResponse]:
-        """What comes of a call, these messages being all its input."""
+        """Return the responses of a call with these requests."""
 
         async def outgoing() -> AsyncIterator[llm_pb2.GenerateRequest]:
             for request in requests:
@@ -105,7 +105,7 @@ class Llm:
         return answers(call, CallEnd(call))
 
     async def speak(self, text: Sequence[int] = TEXT, **options: Any) -> Spoken:
-        """One utterance, to its end."""
+        """Generate one utterance to its end."""
         spoken = Spoken()
         async for _ in self.responses(spoken, text, **options):
             pass
@@ -119,7 +119,7 @@ class Llm:
         deadline: float | None = None,
         **start: Any,
     ) -> AsyncGenerator[llm_pb2.GenerateResponse]:
-        """Responses one by one, each noted in `spoken`; the voice is sent when it is asked for."""
+        """Yield the responses and collect them in `spoken`; the voice is sent when it is requested."""
         call = self.stub.Generate(metadata=(("x-request-id", "request-7"),), timeout=deadline)
         end = CallEnd(call)
         try:
@@ -138,7 +138,7 @@ class Llm:
 
 @dataclass
 class Spoken:
-    """What one utterance's responses came to."""
+    """The collected responses of one utterance."""
 
     chunks: list[NDArray[np.float32]] = field(default_factory=list)
     raw_ids: list[int] = field(default_factory=list)
@@ -196,24 +196,24 @@ def metric(name: str, **labels: str) -> float:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Waits for what the test's limit must see happen."""
+    """Wait for a condition; the test's own limit ends the wait otherwise."""
     while not condition():  # noqa: ASYNC110 - what is waited for sets no event
         await asyncio.sleep(0.005)
 
 
 async def all_serving(addresses: Sequence[str]) -> None:
-    """Waits until the pool may use every one of these decode workers."""
+    """Wait until the pool can lease each of these decode workers."""
     await until(lambda: all(metric("lighttts_pool_healthy", pool="decode", worker=one) == 1 for one in addresses))
 
 
 async def all_free() -> None:
-    """Waits until nothing of any utterance is left in the engine."""
+    """Wait until the engine holds nothing of any utterance."""
     names = ("sequences_running", "sequences_waiting", "kv_blocks_used")
     await until(lambda: all(metric(f"lighttts_llm_{name}") == 0 for name in names))
 
 
 async def refusal(call: AsyncIterator[Any]) -> tuple[grpc.StatusCode, LightTtsError]:
-    """How a call fails: its status, and the error a service of ours reads from it."""
+    """Return how a call fails: its status, and the error that our services read from it."""
     try:
         async for _ in call:
             pass

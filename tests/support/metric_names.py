@@ -1,4 +1,4 @@
-"""Which metrics there are: those that the services register, and the outside ones that dashboards may ask for."""
+"""Known metrics: those that the services register, and external ones that dashboards may query."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ _SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"),
 
 
 def registered() -> dict[str, set[str]]:
-    """Every family that a service registers, and the names of its series."""
+    """Return every family that a service registers, with the names of its series."""
     families = [*_of_modules(), *_of_the_decode_engine()]
     return {family.name: {family.name + suffix for suffix in _SUFFIXES[family.type]} for family in families}
 
 
 def names_in(expr: str) -> set[str]:
-    """The metrics that an expression asks for; label matchers ask for none."""
+    """Return the metrics that an expression queries; names in label matchers do not count."""
     return set(_NAME.findall(re.sub(r'"[^"]*"', '""', expr)))
 
 
@@ -63,7 +63,7 @@ def _of_modules() -> Iterator[Metric]:
 
 
 def _of_the_decode_engine() -> Iterator[Metric]:
-    """Those that the decode worker makes up when it is asked."""
+    """Yield the metrics that the decode worker computes at a scrape."""
     engine = SimpleNamespace(stats=EngineStats, steps=0)
     collector = EngineCollector(cast(DecodeEngine, engine))
     try:

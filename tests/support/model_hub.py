@@ -1,4 +1,4 @@
-"""A model hub on loopback, as much of it as downloading needs: listing, HEAD, GET with ranges, and faults."""
+"""A model hub on loopback, with the parts that downloads need: listing, HEAD, GET with ranges, and faults."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ModelHub:
     files: dict[str, bytes]
     lfs_above: int = 1000
     cut_once: dict[str, int] = field(default_factory=dict)
-    """The connection closes after so many bytes of this file, once."""
+    """The connection closes once, after this number of bytes of the file."""
     refuse_after_cut: bool = False
     """After a cut the hub answers 503, so that the client gives up."""
     corrupt: set[str] = field(default_factory=set)
@@ -29,9 +29,9 @@ class ModelHub:
     ranges: list[tuple[str, str]] = field(default_factory=list)
     """The Range headers received."""
     sent: list[str] = field(default_factory=list)
-    """Files that GET asked for."""
+    """Files requested by GET."""
     tokens: set[str] = field(default_factory=set)
-    """What callers showed for their right to ask."""
+    """Tokens that callers sent."""
     down: bool = False
 
     def __enter__(self) -> Self:
@@ -47,7 +47,7 @@ class ModelHub:
                 hub.answer(self, body=True)
 
             def log_message(self, *_: object) -> None:
-                """Nothing on stderr."""
+                """Write nothing to stderr."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True

@@ -1,4 +1,4 @@
-"""Other people's clients, in an environment of their own, as processes."""
+"""Clients of other projects, as processes in a separate environment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PYTHON = ROOT / ".tools" / "peers" / "bin" / "python"
 
 
 def need(*programs: str) -> None:
-    """Skips the test, saying what to install, where the clients or Debian's programs are missing."""
+    """Skip the test, with what to install, if the clients or Debian's programs are missing."""
     if not PYTHON.exists():
         pytest.skip("other people's clients are not installed: make test-system does that")
     for program in programs:
@@ -26,7 +26,7 @@ def need(*programs: str) -> None:
 
 
 async def run(*arguments: str | Path, folder: Path, http: str = "", grpc: str = "") -> None:
-    """Runs the clients' Python until it ends well; its words are shown when it does not."""
+    """Run the clients' Python to its end; on failure show its output."""
     env = {**os.environ, "LIGHTTTS_HTTP": http, "LIGHTTTS_SERVER": grpc}
     process = await asyncio.create_subprocess_exec(
         PYTHON, *arguments, cwd=folder, env=env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT

@@ -1,7 +1,7 @@
-"""A real Prometheus that scrapes the pods of a cluster in small as the chart's PodMonitor has them scraped.
+"""A real Prometheus that scrapes the pods of a small cluster by the chart's PodMonitor.
 
 The PodMonitor's selector, port, path and relabelings become a scrape configuration, as the Prometheus operator makes
-one; the pods come from a file that is written anew whenever they change. The rules are those of the PrometheusRule.
+one; the pods come from a file that is rewritten whenever they change. The rules are those of the PrometheusRule.
 Both are looked at every second instead of every 15 or 30, so that tests need not wait.
 """
 
@@ -26,20 +26,20 @@ INTERVAL = "1s"
 
 
 class Prometheus:
-    """A running server, asked over HTTP."""
+    """A running server, queried over HTTP."""
 
     def __init__(self, port: int) -> None:
         self._client = httpx.AsyncClient(base_url=f"http://{HOST}:{port}", timeout=10)
 
     async def series(self, expr: str, at: float | None = None) -> list[dict[str, Any]]:
-        """What an instant query finds, `at` a Unix time or now. Raises AssertionError when it cannot be read."""
+        """Return the result of an instant query, `at` a Unix time or now. Raises AssertionError if it is invalid."""
         when = {} if at is None else {"time": at}
         answer = (await self._client.get("/api/v1/query", params={"query": expr, **when})).json()
         assert answer["status"] == "success", f"{expr}: {answer.get('error')}"
         return list(answer["data"]["result"])
 
     async def until(self, expr: str) -> None:
-        """Waits until a query finds something."""
+        """Wait until a query has a result."""
         async with asyncio.timeout(60):
             while True:
                 if await self.series(expr):
@@ -113,7 +113,7 @@ def _snake(name: str) -> str:
 
 
 async def _tell(cluster: Cluster, targets: Path) -> None:
-    """Keeps the file of targets at the pods there are."""
+    """Keep the file of targets equal to the current pods."""
     spec = _monitor(cluster)
     wanted, port = spec["selector"]["matchLabels"].items(), spec["podMetricsEndpoints"][0]["port"]
     known = None

@@ -1,4 +1,4 @@
-"""Does a listener understand it? pocketsphinx chooses among the 25 held-out sentences, and nothing else."""
+"""A measure of intelligibility: pocketsphinx chooses among the 25 held-out sentences only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RECOGNISER_RATE = 16000
 
 
 def recording(number: int) -> NDArray[np.float32]:
-    """The recording of `SENTENCES[number]`: float32 [n] at RECORDING_RATE."""
+    """Return the recording of `SENTENCES[number]`: float32 [n] at RECORDING_RATE."""
     samples, rate = soundfile.read(RECORDINGS / f"{number + 1:02d}.flac", dtype="float32")
     if rate != RECORDING_RATE:
         raise ValueError(f"recording {number + 1} has {rate} Hz")
@@ -28,7 +28,7 @@ def recording(number: int) -> NDArray[np.float32]:
 
 
 class Recogniser:
-    """A closed grammar of the held-out sentences: every utterance is one of them, or not understood at all."""
+    """Recognise with a closed grammar: the result is one of the held-out sentences, or none."""
 
     def __init__(self) -> None:
         words = " | ".join(_words(sentence) for sentence in SENTENCES)
@@ -37,7 +37,7 @@ class Recogniser:
         self._decoder.activate_search("heldout")
 
     def hear(self, samples: NDArray[np.float32], rate: int) -> int | None:
-        """The number of the sentence that was understood in `samples` [n] in [-1, 1], or None."""
+        """Return the number of the sentence recognised in `samples` [n] in [-1, 1], or None."""
         audio = np.clip(resample(samples, rate, RECOGNISER_RATE), -1, 1)
         self._decoder.start_utt()
         self._decoder.process_raw((audio * 32767).astype("<i2").tobytes(), full_utt=True)

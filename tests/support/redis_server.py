@@ -1,4 +1,4 @@
-"""A real redis-server of a test's own, on loopback, keeping nothing."""
+"""A real redis-server for one test, on loopback, without persistence."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LIMIT_SECONDS = 20
 
 @contextlib.asynccontextmanager
 async def redis_server() -> AsyncIterator[str]:
-    """Its address; it answers when the block begins and is gone when it ends."""
+    """Yield the address of a running server, which is stopped after the block."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]

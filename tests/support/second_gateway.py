@@ -1,4 +1,4 @@
-"""One more gateway over the same fake stages, as a replica would be."""
+"""A second gateway with the same fake workers, like a replica."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.fake_stages import Rig
 
 @asynccontextmanager
 async def second_gateway(first: Rig, **settings: Any) -> AsyncIterator[Rig]:
-    """Its gRPC side; the HTTP client stays the first one's. To be used within the first one's rig."""
+    """Run it within the first one's rig. The channel is the second gateway's; the HTTP client stays the first one's."""
     targets = first.server.settings.model_dump(include={"encode_target", "llm_target"})
     options = {"drain_notice_seconds": 0, "http_port": 0, "port": 0, "cosyvoice_port": "off"} | targets | settings
     gateway_settings = GatewaySettings(**options)

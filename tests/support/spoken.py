@@ -1,4 +1,4 @@
-"""Speaking through a running stack, with everything that came back."""
+"""Speak through a running stack and collect the results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cli.say import make_config
 from lighttts.v1.audio_pb2 import AudioChunk
 
 LEAD_SECONDS = 2.0
-"""How far ahead of its audio the tests' stack generates speech."""
+"""Lead of the llm in the tests' stack, in seconds of audio."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ async def say(
     voice: str = "slt",
     on_first_chunk: Callable[[], None] = lambda: None,
 ) -> Spoken:
-    """Speaks one text through the gateway's streaming API."""
+    """Speak one text through the gateway's streaming API."""
     chunks: list[AudioChunk] = []
 
     def take(chunk: AudioChunk) -> None:
@@ -49,5 +49,5 @@ async def say(
 
 
 async def served_by(stack: Stack, utterances: int) -> Counter[str]:
-    """Which decode workers served so many short utterances, one after the other."""
+    """Count the decode workers that serve this number of short utterances, one after the other."""
     return Counter([(await say(stack, "We do not tell.")).speech.decode_workers[0] for _ in range(utterances)])

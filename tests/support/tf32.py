@@ -1,4 +1,4 @@
-"""TF32 on a CPU: what tensor cores would make of float32 tensors under torch's present settings."""
+"""TF32 on a CPU: rounds float32 tensors as tensor cores would under torch's current settings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PRODUCTS = {torch.nn.functional.linear, torch.matmul, torch.bmm, torch.mm, Tenso
 
 
 class EmulatedTF32(TorchFunctionMode):
-    """Rounds the inputs of convolutions and matrix products as a GPU would where the settings allow it.
+    """Round the inputs of convolutions and matrix products as a GPU would where the settings allow it.
 
     Sums stay in float32, as they do on a GPU.
     """
@@ -32,7 +32,7 @@ class EmulatedTF32(TorchFunctionMode):
 
 
 def _rounded(values: Tensor) -> Tensor:
-    """Float32 values to the nearest with 10 of 23 bits of mantissa; others as they are."""
+    """Round float32 values to 10 of 23 bits of mantissa; return other types unchanged."""
     if values.dtype != torch.float32:
         return values
     return ((values.contiguous().view(torch.int32) + (1 << 12)) & -(1 << 13)).view(torch.float32)
@@ -40,7 +40,7 @@ def _rounded(values: Tensor) -> Tensor:
 
 @contextmanager
 def torch_defaults() -> Iterator[None]:
-    """The settings of a process that has just imported torch; they are restored at the end, whatever was set."""
+    """Use the settings of a process that has just imported torch, and restore the previous ones at the end."""
     _reset()
     try:
         yield

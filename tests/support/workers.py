@@ -1,4 +1,4 @@
-"""What pools talk to in tests: real grpc.aio workers on loopback, and a discovery whose list the test sets."""
+"""Real grpc.aio workers on loopback for tests of pools, and a discovery whose list the test sets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class EchoWorker:
         return f"{self.host}:{self.port}"
 
     async def start(self, status: int = SERVING, host: str = "127.0.0.1", port: int = 0) -> None:
-        """Listens on `port`, by default the one it had before or else a free one."""
+        """Listen on `port`; by default on its previous port, or a free one."""
         self._health = health.aio.HealthServicer()
         await self.report(status)
         self._server = grpc.aio.server(options=channel_options(2**20))
@@ -57,7 +57,7 @@ async def _echo(requests: AsyncIterator[bytes], _: object) -> AsyncIterator[byte
 
 
 class ListedWorkers:
-    """A discovery that delivers what the test puts in."""
+    """A discovery that delivers the addresses the test puts in."""
 
     target = "test:///"
 

@@ -383,5 +383,5 @@ def _read_card(root: Path) -> Card:
 def _bundled_voice(root: Path, entry: Mapping[str, Any]) -> BundledVoice:
     audio, transcript = root / entry["audio"], root / entry["transcript"]
     if not audio.is_file() or not transcript.is_file():
-        raise ValueError(f"voice {entry['name']!r} refers to a file that does not exist")
+        raise ValueError(f"voice {entry['name']!r} has a file that does not exist")
     return BundledVoice(entry["name"], audio, transcript.read_text(encoding="utf-8").strip())

@@ -6,8 +6,10 @@ stream on one worker.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -38,12 +40,14 @@ class LossReason(StrEnum):
 class WorkerLost(Exception):
     """This worker will not finish the stream; another one may."""
 
-    def __init__(self, reason: LossReason, detail: str = "", retry_after: float | None = 1.0) -> None:
+    def __init__(self, reason: LossReason, detail: str = "", retry_after: float | None = 1.0, stage: str = "") -> None:
         super().__init__(detail or reason.value)
         self.reason = reason
         self.detail = detail
         """The worker's error message, or what it did wrong; may be empty."""
         self.retry_after = retry_after
+        self.stage = stage
+        """With FULL: the service that is full, if the worker named it. It may be a service behind the worker."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +60,14 @@ class MovePolicy:
     """Longest time with heartbeats but without an engine step before the engine counts as hung."""
     max_moves: int = 3
     """Moves one stream may make before it fails; workers that were full do not count."""
+    patience_seconds: float = 30.0
+    """Longest time that a stream of an admitted session waits in line for a worker before it fails."""
 
 
 _NOT_NOW = {LossReason.FULL, LossReason.REFUSED}
 """Answers of a live worker. The stream does not try the worker again until another worker has delivered audio."""
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 1.0
+"""Pauses between two attempts of a stream that waits in line; each pause is twice as long as the one before."""
 _FAILURES = {
     LossReason.DIED: FailureReason.DIED,
     LossReason.SILENT: FailureReason.STALLED,
@@ -93,7 +101,18 @@ class Failover:
             failover.record_loss(worker, loss)
     """
 
-    def __init__(self, pool: Pool, policy: MovePolicy, stage: str, moves: Counter, budget: FailoverBudget) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        policy: MovePolicy,
+        stage: str,
+        moves: Counter,
+        budget: FailoverBudget,
+        *,
+        admitted: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         """
         Args:
             pool: the workers.
@@ -101,6 +120,10 @@ class Failover:
             stage: short name of the workers' service in errors and logs.
             moves: from `moves_counter`.
             budget: shared by all streams of this process to the pool.
+            admitted: whether the stream's session was admitted before. Such a stream waits in line where a stream of a
+                new session is refused. A stream counts as admitted as soon as a worker has accepted it.
+            clock: returns seconds.
+            pause: waits for a number of seconds.
         """
         self.policy = policy
         self._pool = pool
@@ -112,29 +135,68 @@ class Failover:
         self._pending: list[LossReason] = []
         """Losses since a worker last accepted the stream."""
         self._accepted = False
+        self._admitted = admitted
+        self._clock = clock
+        self._pause = pause
+        self._waits_since: float | None = None
+        self._attempts = 0
+        """Attempts to wait in line since a worker last accepted the stream."""
         self._count = 0
         self._last: Unavailable | None = None
         """The error of the last loss."""
 
+    @property
+    def admitted(self) -> bool:
+        """Whether the stream waits in line instead of being refused."""
+        return self._admitted
+
     @asynccontextmanager
     async def lease(self) -> AsyncGenerator[Lease]:
-        """Lease the next worker to try. Raises Overloaded when all are full, Unavailable when there is none."""
+        """Lease the next worker to try. Raises Overloaded when all are full, Unavailable when there is none.
+
+        A stream of an admitted session waits up to the policy's patience before either is raised.
+        """
+        async with AsyncExitStack() as stack:
+            worker: Lease | None = None
+            while worker is None:
+                try:
+                    worker = await self._next_worker(stack)
+                except (Overloaded, Unavailable):
+                    if not await self._wait_in_line():
+                        self._count_outcome("failed")
+                        raise
+            yield worker
+
+    async def _next_worker(self, stack: AsyncExitStack) -> Lease:
         reasons = set(self._lost.values())
         # A worker that lost the stream is tried again only if no other worker serves, after its health has recovered.
         retry_lost = not self.others_serve()
         exclude = [address for address, reason in self._lost.items() if reason in _NOT_NOW or not retry_lost]
-        async with AsyncExitStack() as stack:
-            try:
-                # If all losses are refusals, return the workers' answer at once instead of waiting for another worker.
-                wait_seconds = 0 if reasons and reasons <= _NOT_NOW else None
-                lease = self._pool.lease(exclude=exclude, wait_seconds=wait_seconds)
-                worker = await stack.enter_async_context(lease)
-            except Unavailable as error:
-                self._count_outcome("failed")
-                if reasons == {LossReason.FULL}:
-                    raise Overloaded(f"every {self._stage} worker is full; try again shortly") from error
-                raise self._last or error from error
-            yield worker
+        # If all losses are refusals, return the workers' answer at once instead of waiting for another worker.
+        wait_seconds = 0 if reasons and reasons <= _NOT_NOW else None
+        try:
+            return await stack.enter_async_context(self._pool.lease(exclude=exclude, wait_seconds=wait_seconds))
+        except Unavailable as error:
+            if reasons == {LossReason.FULL}:
+                raise self._overloaded(self._stage) from error
+            raise self._last or error from error
+
+    async def _wait_in_line(self) -> bool:
+        """Pause before the next attempt; return false if the stream must not wait (any longer)."""
+        if not self._admitted:
+            return False
+        now = self._clock()
+        self._waits_since = now if self._waits_since is None else self._waits_since
+        if now - self._waits_since >= self.policy.patience_seconds:
+            return False
+        await self._pause(min(FIRST_PAUSE_SECONDS * 2**self._attempts, LONGEST_PAUSE_SECONDS))
+        self._attempts += 1
+        self._clear_refusals()
+        return True
+
+    @staticmethod
+    def _overloaded(stage: str) -> Overloaded:
+        return Overloaded(f"every {stage} worker is full; try again shortly", stage=stage)
 
     def others_serve(self, current: Lease | None = None) -> bool:
         """Return whether a worker other than `current` serves that has not lost the stream."""
@@ -150,26 +212,39 @@ class Failover:
     def on_accepted(self) -> LossReason | None:
         """Mark the stream as accepted. Returns why the previous worker lost it, or None for the first worker."""
         reason = self._pending[0] if self._pending and self._accepted else None
-        self._accepted = True
+        self._accepted = self._admitted = True
+        self._waits_since, self._attempts = None, 0
         self._count_outcome("moved")
         return reason
 
     def on_audio(self) -> None:
         """Allow workers that refused the stream to be tried again, because another worker has delivered audio."""
+        self._clear_refusals()
+
+    def _clear_refusals(self) -> None:
         self._lost = {address: reason for address, reason in self._lost.items() if reason not in _NOT_NOW}
 
     def record_loss(self, worker: Lease, loss: WorkerLost) -> None:
-        """Count a loss and report it to the pool. Raises Unavailable when the stream has moved too often."""
+        """Count a loss and report it to the pool.
+
+        Raises Unavailable when the stream has moved too often. Raises Overloaded when the session is new and a service
+        behind the worker is full, because all workers of a stage use the same service behind them.
+        """
         self._lost[worker.address] = loss.reason
         self._pending.append(loss.reason)
         detail = loss.detail or f"the {self._stage} worker was lost ({loss.reason.value}); try again"
         self._last = Unavailable(detail, retry_after=loss.retry_after)
-        self._count += loss.reason is not LossReason.FULL
+        waits = self._admitted and loss.reason in _NOT_NOW  # in line, where no attempt counts as a move
+        self._count += loss.reason is not LossReason.FULL and not waits
         if loss.reason in _FAILURES:
             worker.report_failure(_FAILURES[loss.reason])
-        log.warning(
+        report = log.debug if waits else log.warning  # a stream in line makes many attempts
+        report(
             "worker lost a stream", stage=self._stage, peer=worker.address, reason=loss.reason.value, detail=loss.detail
         )
+        if loss.reason is LossReason.FULL and loss.stage not in ("", self._stage) and not self._admitted:
+            self._count_outcome("failed")
+            raise Overloaded(loss.detail, retry_after=loss.retry_after, stage=loss.stage)
         if self._count > self.policy.max_moves:
             self._count_outcome("failed")
             raise Unavailable(f"{self._count} {self._stage} workers lost this utterance; {detail}", retry_after=1.0)

@@ -1,4 +1,4 @@
-"""Discovery: targets are read, and changes of DNS records are delivered at the records' own pace."""
+"""Discovery: targets are parsed, and changes of DNS records are delivered when their TTL has passed."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def failures(server: DnsServer) -> float:
         ("dns:///a..b:50053", "a..b"),
     ],
 )
-def test_a_malformed_target_is_refused_with_what_to_write(bad: str, hint: str) -> None:
+def test_a_malformed_target_is_refused_with_the_correct_form(bad: str, hint: str) -> None:
     with pytest.raises(ValueError, match=hint):
         discover(bad)
 
@@ -62,7 +62,7 @@ async def test_a_static_list_is_delivered_once() -> None:
     assert sets == [frozenset({"a:1", "[::1]:2"})]
 
 
-async def test_the_system_resolver_is_asked_when_no_server_is_named() -> None:
+async def test_the_system_resolver_is_used_when_no_server_is_named() -> None:
     assert discover("dns:///decode.speech:50053").target == "dns:///decode.speech:50053"
 
 
@@ -72,7 +72,7 @@ async def test_added_and_removed_records_are_seen(server: DnsServer) -> None:
         assert await anext(sets) == {"127.0.0.1:50053"}
         server.records[NAME] = ["127.0.0.1", "127.0.0.2", "::1"]
         seen = await anext(sets)
-        while len(seen) < 3:  # the two families may arrive apart
+        while len(seen) < 3:  # the two families may arrive separately
             seen = await anext(sets)
         assert seen == {"127.0.0.1:50053", "127.0.0.2:50053", "[::1]:50053"}
         server.records[NAME] = ["127.0.0.2"]
@@ -80,7 +80,7 @@ async def test_added_and_removed_records_are_seen(server: DnsServer) -> None:
             seen = await anext(sets)
 
 
-async def test_records_are_not_asked_for_again_before_their_ttl(server: DnsServer) -> None:
+async def test_records_are_not_queried_again_before_their_ttl(server: DnsServer) -> None:
     server.records = {"slow.test": ["127.0.0.1"], NAME: ["127.0.0.1"]}
     server.ttls = {"slow.test": 3600}
     async with asyncio.timeout(20), aclosing(discover(target(server, "slow.test")).watch()) as slow:
@@ -97,7 +97,7 @@ async def test_records_are_not_asked_for_again_before_their_ttl(server: DnsServe
     assert server.queries["slow.test", "A"] == 1
 
 
-async def test_a_name_its_zone_denies_has_no_workers(server: DnsServer) -> None:
+async def test_a_name_that_its_zone_denies_has_no_workers(server: DnsServer) -> None:
     server.records[NAME] = ["127.0.0.1"]
     async with asyncio.timeout(20), aclosing(discover(target(server)).watch()) as sets:
         await anext(sets)
@@ -109,7 +109,7 @@ async def test_a_name_its_zone_denies_has_no_workers(server: DnsServer) -> None:
 
 
 @pytest.mark.parametrize("trouble", ["servfail", "bare negative answer"])
-async def test_trouble_keeps_the_last_known_workers(server: DnsServer, trouble: str) -> None:
+async def test_a_failure_keeps_the_last_known_workers(server: DnsServer, trouble: str) -> None:
     server.records[NAME] = ["127.0.0.1"]
     async with asyncio.timeout(20), aclosing(discover(target(server)).watch()) as sets:
         await anext(sets)
@@ -126,7 +126,7 @@ async def test_trouble_keeps_the_last_known_workers(server: DnsServer, trouble: 
     assert failures(server) >= 1
 
 
-async def test_one_address_family_without_answers_does_not_hold_up_the_other(server: DnsServer) -> None:
+async def test_one_address_family_without_answers_does_not_delay_the_other(server: DnsServer) -> None:
     server.records[NAME] = ["127.0.0.1"]
     server.silent = {"AAAA"}
     async with asyncio.timeout(20), aclosing(discover(target(server)).watch()) as sets:

@@ -1,4 +1,4 @@
-"""Discovery by EndpointSlices, against a stand-in API server: who is listed, and what trouble does."""
+"""Discovery by EndpointSlices with a simulated API server: the pods that are listed, and the effect of failures."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def api() -> AsyncIterator[KubeApi]:
 
 @pytest.fixture(autouse=True)
 def kubeconfig(api: KubeApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Points the client at the stand-in, in the namespace speech."""
+    """Point the client to the simulated server, in the namespace speech."""
     write_kubeconfig(tmp_path / "config", api.port)
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     monkeypatch.setattr("kubernetes.aio.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "config"))
@@ -68,7 +68,7 @@ def failures(target: str = TARGET) -> float:
         ("kubernetes:///decode:70000", "1 to 65535"),
     ],
 )
-def test_a_malformed_target_is_refused_with_what_to_write(bad: str, hint: str) -> None:
+def test_a_malformed_target_is_refused_with_the_correct_form(bad: str, hint: str) -> None:
     with pytest.raises(ValueError, match=hint):
         discover(bad)
 
@@ -79,7 +79,7 @@ def test_the_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         discover(TARGET)
 
 
-def test_only_ready_endpoints_that_stay_are_listed() -> None:
+def test_only_ready_endpoints_that_are_not_terminating_are_listed() -> None:
     pods = [
         endpoint("10.0.0.1", "ready"),
         endpoint("10.0.0.2", "starting", ready=False),
@@ -104,7 +104,7 @@ def test_slices_are_merged_and_each_pod_counts_once() -> None:
     assert ready_addresses(slices, "") == {"10.0.0.1:50061", "10.0.0.2:50061", "10.0.0.3:50061", "[fd00::4]:50061"}
 
 
-def test_a_pod_that_one_slice_calls_terminating_is_out() -> None:
+def test_a_pod_that_one_slice_marks_as_terminating_is_left_out() -> None:
     slices = [
         endpoint_slice("a", "decode", [endpoint("10.0.0.1", "one")]),
         endpoint_slice("b", "decode", [endpoint("10.0.0.1", "one", ready=False, terminating=True)]),
@@ -146,7 +146,7 @@ async def test_pods_that_come_and_go_are_seen(api: KubeApi) -> None:
     assert failures() == 0
 
 
-async def test_a_watch_that_ends_goes_on_from_its_last_version(api: KubeApi) -> None:
+async def test_a_watch_that_ends_continues_from_its_last_version(api: KubeApi) -> None:
     async with watching() as sets:
         await anext(sets)
         await api.put(endpoint_slice("a", "decode", [endpoint("10.0.0.1", "one")]))
@@ -162,13 +162,13 @@ async def test_a_watch_that_ends_goes_on_from_its_last_version(api: KubeApi) -> 
     assert int(api.watched_from[1]) >= 101
 
 
-async def test_a_version_too_old_means_listing_anew(api: KubeApi) -> None:
+async def test_all_slices_are_listed_again_when_the_version_is_too_old(api: KubeApi) -> None:
     await api.put(endpoint_slice("a", "decode", [endpoint("10.0.0.1", "one")]))
     async with watching() as sets:
         await anext(sets)
         change = asyncio.ensure_future(anext(sets))
         await api.asked("watch", 1)
-        await api.put(endpoint_slice("llm", "llm", [endpoint("10.9.9.9", "llm")]))  # the watch is not told of this
+        await api.put(endpoint_slice("llm", "llm", [endpoint("10.9.9.9", "llm")]))  # the watch does not receive this
         api.compact()
         await api.end_watches(cut=False)
         await api.asked("list", 2)
@@ -178,7 +178,7 @@ async def test_a_version_too_old_means_listing_anew(api: KubeApi) -> None:
 
 
 @pytest.mark.parametrize("trouble", ["away", "cut", "forbidden", "failing"])
-async def test_trouble_keeps_the_last_known_workers(api: KubeApi, trouble: str) -> None:
+async def test_a_failure_keeps_the_last_known_workers(api: KubeApi, trouble: str) -> None:
     before = failures()
     await api.put(endpoint_slice("a", "decode", [endpoint("10.0.0.1", "one")]))
     async with watching() as sets:
@@ -228,7 +228,7 @@ async def test_without_a_cluster_nothing_is_delivered_until_there_is_one(
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """A self-signed certificate for 127.0.0.1; its key lies beside it, as key.pem."""
+    """A self-signed certificate for 127.0.0.1; its key is in the same folder, as key.pem."""
     path = tmp_path / "cert.pem"
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     names = ["-subj", "/CN=kube", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]

@@ -30,7 +30,7 @@ def test_its_device_is_current_in_turns_and_commands(
     assert cuda.current == 0  # the caller's own thread keeps its device
 
 
-def test_a_device_is_current_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_is_current_within_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = Cuda(monkeypatch)
     with current_device(torch.device("cuda:2")):
         with current_device(torch.device("cpu")), current_device(torch.device("cuda:1")):

@@ -1,4 +1,4 @@
-"""The official 0.5B layout, without its memory: our modules want exactly the tensors the official files hold."""
+"""The official 0.5B layout, without its memory: our modules have exactly the tensors of the official files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def official(tmp_path_factory: pytest.TempPathFactory) -> ModelDir:
 
 
 def on_meta(part: str) -> dict[str, Tensor]:
-    """The official tensors as shapes alone, weight norm folded."""
+    """Return the official tensors without storage, with weight norm folded."""
     state = {}
     for key, shape in official_shapes()[part].items():
         if not key.endswith("original0"):

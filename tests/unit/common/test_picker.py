@@ -24,7 +24,7 @@ def test_equal_candidates_take_turns(picker: Picker, count: int) -> None:
     assert set(picks.values()) == {5}
 
 
-def test_round_robin_goes_on_where_it_was_when_candidates_change() -> None:
+def test_round_robin_continues_when_candidates_change() -> None:
     a, b, c, d = (Candidate(address) for address in "abcd")
     picker = RoundRobin()
     assert picker.pick([b]) is b
@@ -33,7 +33,7 @@ def test_round_robin_goes_on_where_it_was_when_candidates_change() -> None:
     assert picker.pick([a, b]) is a
 
 
-def test_least_loaded_takes_the_idlest() -> None:
+def test_least_loaded_picks_the_worker_with_the_fewest_leases() -> None:
     a, b, c = Candidate("a", 2), Candidate("b", 0), Candidate("c", 1)
     picker = LeastLoaded()
     assert picker.pick([a, b, c]) is b

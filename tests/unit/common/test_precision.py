@@ -11,7 +11,7 @@ from services.common.engine.precision import forbid_tf32
 from tests.support.tf32 import EmulatedTF32, torch_defaults
 
 FINE = torch.tensor([[[1 + 2**-12]]])
-"""A number that TF32 cannot hold."""
+"""A number that TF32 cannot represent."""
 
 
 @pytest.fixture(autouse=True)

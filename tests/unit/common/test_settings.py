@@ -1,4 +1,4 @@
-"""Settings: where values come from, what is refused, and that the help tells everything."""
+"""Settings: the sources of values, invalid values, and the completeness of the help."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(f"LIGHTTTS_{name.upper()}", raising=False)
 
 
-def test_flags_beat_the_environment_which_beats_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flags_override_the_environment_which_overrides_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIGHTTTS_HOST", "0.0.0.0")  # noqa: S104 - never listened on
     monkeypatch.setenv("LIGHTTTS_LEAD_SECONDS", "7")
     monkeypatch.setenv("LIGHTTTS_SOMETHING_ELSE", "the environment holds other services' settings too")

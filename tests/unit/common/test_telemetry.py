@@ -1,4 +1,4 @@
-"""Logs of a process of its own: every line JSON, with service, worker and the request it belongs to."""
+"""Logs of a separate process: every line is JSON with service, worker and request id."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def lines(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_every_line_says_whose_it_is() -> None:
+def test_every_line_has_its_service_worker_and_request() -> None:
     entries = lines(
         logged("""
 async def call(name):
@@ -63,7 +63,7 @@ asyncio.run(main())
     assert entries[0]["text"] == "Grüße\n你好"
 
 
-def test_exceptions_tell_the_place_and_no_contents() -> None:
+def test_exceptions_show_the_place_and_no_values() -> None:
     script = """
 def fail(text):
     secret = "what the user " + "said"

@@ -1,4 +1,4 @@
-"""Reading official checkpoints: older spellings, damage, and keys that do not fit."""
+"""Loading official checkpoints: older spellings, damaged files, and keys that do not match."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MINI = Path(__file__).parents[2] / "data" / "cosyvoice2-mini"
 
 
 def respelled(part: str, path: Path, *changes: tuple[str, str]) -> dict[str, Tensor]:
-    """The mini's weights, read from a copy whose keys are spelled otherwise."""
+    """Return the mini model's weights, read from a copy with other key names."""
     state = torch.load(MINI / f"{part}.pt", weights_only=True)
     for pattern, replacement in changes:
         assert any(re.search(pattern, key) for key in state)
@@ -55,7 +55,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: bytes | None) -> None:
         read_weights(path)
 
 
-def test_keys_that_do_not_fit_are_named() -> None:
+def test_keys_that_do_not_match_are_named() -> None:
     module = nn.Linear(3, 2)
     with pytest.raises(ModelDirError, match=r"missing: bias \[2\]; misshapen: weight .*; unexpected: scale"):
         load_strict(module, {"weight": torch.zeros(2, 4), "scale": torch.zeros(1)}, "llm.pt")

@@ -1,4 +1,4 @@
-"""Weights files are data: no code in them runs, and whatever else they hold is refused by name."""
+"""Weight files are data: code in them does not run, and objects other than tensors are refused."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_names_and_types_become_current(tmp_path: Path) -> None:
 
 
 class Command:
-    """What runs a command when it is unpickled without care."""
+    """An object that runs a command when it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -54,7 +54,7 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path, write: Any) -> No
     assert not marker.exists()
 
 
-def test_what_is_no_state_dict(tmp_path: Path) -> None:
+def test_a_file_without_a_state_dict_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelDirError, match="does not exist"):
         read_weights(tmp_path / "none.pt")
     for content in (torch.zeros(3), [torch.zeros(3)], {"a": {"b": torch.zeros(3)}}, {"epoch": 3}):

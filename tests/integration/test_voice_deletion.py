@@ -1,4 +1,4 @@
-"""Real services: of a voice that was deleted nothing stays in any of them, and whoever speaks with it goes on."""
+"""Real services: nothing of a deleted voice stays in any of them, and running streams with it continue."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Running:
     channels: list[Any]
 
     def holders(self, voice_hash: str) -> list[str]:
-        """The processes that keep anything of a voice."""
+        """Return the processes that hold data of a voice."""
         assert self.encode._state is not None
         kept = {
             "encode": voice_hash in self.encode._state.voices._cache,
@@ -47,9 +47,9 @@ class Running:
             **{f"gateway {n}": self._at_gateway(n, voice_hash) for n in range(len(self.gateways))},
         }
         for number, decode in enumerate(self.decodes):
-            stage: Any = decode._stage
-            prompts = {voice for voice, _ in stage.engine._backend.prompts._pasts}
-            kept[f"decode {number}"] = voice_hash in stage.voices or voice_hash in prompts
+            context: Any = decode._context
+            prompts = {voice for voice, _ in context.engine._backend.prompts._pasts}
+            kept[f"decode {number}"] = voice_hash in context.voices or voice_hash in prompts
         return [name for name, holds in kept.items() if holds]
 
     def _at_gateway(self, number: int, voice_hash: str) -> bool:
@@ -61,7 +61,7 @@ class Running:
     async def register(self) -> None:
         transcript = (TINY / "prompt_slt.txt").read_text(encoding="utf-8").strip()
         header = tts_pb2.CreateVoiceHeader(name="mine", transcript=transcript, consent=True)
-        # Not byte for byte the model's own recording: that voice the model brings along.
+        # One sample more than the model's own recording, because an identical one would be the bundled voice.
         audio = (TINY / "prompt_slt.wav").read_bytes() + b"\0\0"
         await self.voices().CreateVoice(
             iter([tts_pb2.CreateVoiceRequest(header=header), tts_pb2.CreateVoiceRequest(audio=audio)])
@@ -107,10 +107,10 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
         yield Running(gateways, encode, llms, decodes, channels)
 
 
-async def test_a_deleted_voice_leaves_every_process_and_its_stream_goes_on(running: Running) -> None:
+async def test_a_deleted_voice_is_evicted_everywhere_and_its_stream_continues(running: Running) -> None:
     await running.register()
     for gateway in (0, 1):
-        for text in ("Good.", "Fine."):  # by turns at both llm and both decode workers
+        for text in ("Good.", "Fine."):  # round robin over both llm and both decode workers
             spoken = [event async for event in running.say(text, gateway)]
             voice_hash = spoken[0].started.voice_hash
     held = running.holders(voice_hash)
@@ -123,7 +123,7 @@ async def test_a_deleted_voice_leaves_every_process_and_its_stream_goes_on(runni
     rest = [event async for event in events]
     assert rest[-1].HasField("finished")
     await until(lambda: not running.holders(voice_hash))
-    # And again: what was deleted can be registered anew.
+    # A deleted voice can be registered again.
     await running.register()
     again = [event async for event in running.say("Yes.", 1)]
     assert again[-1].finished.audio_seconds > 0.2

@@ -1,4 +1,4 @@
-"""Mailboxes: order across threads, failures, back-pressure, and background work that ends with its block."""
+"""Event queues: order across threads, failures, back-pressure, and background work that ends with its block."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from services.common.engine.event_queue import EventQueue, background
 
 
 async def test_posts_from_threads_arrive_in_order() -> None:
-    mailbox: EventQueue[tuple[int, int]] = EventQueue()
+    event_queue: EventQueue[tuple[int, int]] = EventQueue()
     threads = [
-        threading.Thread(target=lambda sender=sender: [mailbox.post((sender, count)) for count in range(200)])
+        threading.Thread(target=lambda sender=sender: [event_queue.post((sender, count)) for count in range(200)])
         for sender in range(3)
     ]
     for thread in threads:
         thread.start()
-    taken = [await mailbox.take() for _ in range(600)]
+    taken = [await event_queue.take() for _ in range(600)]
     for thread in threads:
         thread.join()
     for sender in range(3):
@@ -26,33 +26,33 @@ async def test_posts_from_threads_arrive_in_order() -> None:
 
 
 async def test_a_wait_without_events_is_none() -> None:
-    mailbox: EventQueue[int] = EventQueue()
-    assert await mailbox.take(0.001) is None
-    mailbox.post(1)
-    assert await mailbox.take(5) == 1
+    event_queue: EventQueue[int] = EventQueue()
+    assert await event_queue.take(0.001) is None
+    event_queue.post(1)
+    assert await event_queue.take(5) == 1
 
 
 async def test_a_failure_comes_after_what_was_posted_before() -> None:
-    mailbox: EventQueue[int] = EventQueue()
-    mailbox.post(1)
-    mailbox.fail(ValueError("broken"))
-    assert await mailbox.take() == 1
+    event_queue: EventQueue[int] = EventQueue()
+    event_queue.post(1)
+    event_queue.fail(ValueError("broken"))
+    assert await event_queue.take() == 1
     with pytest.raises(ValueError, match="broken"):
-        await mailbox.take()
+        await event_queue.take()
 
 
-async def test_a_sender_is_no_faster_than_the_reader() -> None:
-    mailbox: EventQueue[int] = EventQueue()
+async def test_a_sender_waits_for_the_reader() -> None:
+    event_queue: EventQueue[int] = EventQueue()
     sent: list[int] = []
 
     async def flood() -> None:
         for number in range(1000):
-            await mailbox.send(number)
+            await event_queue.send(number)
             sent.append(number)
 
-    async with background(flood(), mailbox):
+    async with background(flood(), event_queue):
         for number in range(5):
-            assert await mailbox.take() == number
+            assert await event_queue.take() == number
             for _ in range(10):
                 await asyncio.sleep(0)
             assert len(sent) <= number + 1
@@ -71,21 +71,21 @@ async def test_a_post_after_the_loops_end_is_dropped() -> None:
     boxes[0].post(1)
 
 
-async def test_background_work_fails_into_the_mailbox() -> None:
-    mailbox: EventQueue[int] = EventQueue()
+async def test_a_failure_of_background_work_reaches_the_reader() -> None:
+    event_queue: EventQueue[int] = EventQueue()
 
     async def work() -> None:
-        mailbox.post(1)
+        event_queue.post(1)
         raise ValueError("broken")
 
-    async with background(work(), mailbox):
-        assert await mailbox.take() == 1
+    async with background(work(), event_queue):
+        assert await event_queue.take() == 1
         with pytest.raises(ValueError, match="broken"):
-            await mailbox.take()
+            await event_queue.take()
 
 
 async def test_background_work_ends_with_its_block() -> None:
-    mailbox: EventQueue[int] = EventQueue()
+    event_queue: EventQueue[int] = EventQueue()
     begun, released = asyncio.Event(), asyncio.Event()
 
     async def work() -> None:
@@ -96,11 +96,11 @@ async def test_background_work_ends_with_its_block() -> None:
             released.set()
 
     before = asyncio.all_tasks()
-    async with background(work(), mailbox):
+    async with background(work(), event_queue):
         await begun.wait()
     assert released.is_set()
     with pytest.raises(RuntimeError, match="the block failed"):
-        async with background(work(), mailbox):
+        async with background(work(), event_queue):
             raise RuntimeError("the block failed")
     assert asyncio.all_tasks() == before
-    assert await mailbox.take(0.001) is None  # a cancel is no failure
+    assert await event_queue.take(0.001) is None  # a cancellation is not a failure

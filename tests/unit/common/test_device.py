@@ -1,4 +1,4 @@
-"""What stands in for a device that is not there."""
+"""The fallback for a device that does not exist or fails."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.logs import capture_logs
 CPU = torch.device("cpu")
 
 
-def test_a_device_that_is_not_there_gives_way_to_the_cpu_loudly() -> None:
+def test_an_absent_device_is_replaced_by_the_cpu_with_an_error_in_the_log() -> None:
     with capture_logs() as lines:
         made, device = on_device("cuda:7", str, doing="decoding")
     assert (made, device) == ("cpu", CPU)
@@ -26,7 +26,7 @@ def test_a_device_that_is_not_there_gives_way_to_the_cpu_loudly() -> None:
     assert not lines
 
 
-def test_a_name_that_no_device_has_is_a_mistake() -> None:
+def test_an_invalid_device_name_is_refused() -> None:
     with pytest.raises(StartError, match="LIGHTTTS_DEVICE 'toaster' is not a device; set cpu, cuda"):
         usable_device("toaster", "decoding")
 
@@ -51,11 +51,11 @@ def test_a_bare_name_means_the_current_gpu(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 class CompilationError(Exception):
-    """Like Triton's: no RuntimeError."""
+    """Like Triton's error, which is not a RuntimeError."""
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, ValueError, AssertionError, CompilationError])
-def test_a_gpu_that_fails_gives_way_and_a_cpu_that_fails_does_not(
+def test_a_failing_gpu_is_replaced_and_a_failing_cpu_is_not(
     monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
 ) -> None:
     tried = []
@@ -74,7 +74,7 @@ def test_a_gpu_that_fails_gives_way_and_a_cpu_that_fails_does_not(
 
 
 @pytest.mark.parametrize("kind", [StartError, ModelDirError])
-def test_a_mistake_in_settings_or_checkpoint_is_not_the_gpus(
+def test_an_error_in_settings_or_checkpoint_is_not_taken_for_a_gpu_failure(
     monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
 ) -> None:
     tried = []

@@ -1,4 +1,4 @@
-"""Model directories: what opens, what is refused and in which words, and that nothing in them is executed."""
+"""Model directories: valid ones open, others are refused with a clear error, and nothing in them is executed."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_missing_files_are_named(tiny: Path, missing: str) -> None:
     assert "hift.pt" in str(caught.value)
 
 
-def test_what_is_no_model_directory(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_model_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelDirError, match="does not exist; set LIGHTTTS_MODEL_DIR"):
         open_model_dir(tmp_path / "none")
     with pytest.raises(ModelDirError, match=r"none of cosyvoice2\.yaml, cosyvoice3\.yaml"):
@@ -94,17 +94,21 @@ def test_what_is_no_model_directory(tmp_path: Path) -> None:
         ("light-tts.yaml", "languages: en", r"languages must be a list: \[en\]"),
         ("light-tts.yaml", "split: {longest: 3}", "light-tts.yaml: missing or malformed entry"),
         ("light-tts.yaml", "voices: [{name: x}]", r"light-tts.yaml: missing or malformed entry \(KeyError"),
-        ("light-tts.yaml", "voices: [{name: x, audio: a.wav, transcript: a.txt}]", "voice 'x' refers to a file that does"),
+        (
+            "light-tts.yaml",
+            "voices: [{name: x, audio: a.wav, transcript: a.txt}]",
+            "voice 'x' has a file that does not",
+        ),
         ("light-tts.yaml", "voices: 3", "light-tts.yaml: missing or malformed entry"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said(tiny: Path, file: str, content: str, words: str) -> None:
+def test_an_error_names_the_file_and_the_cause(tiny: Path, file: str, content: str, words: str) -> None:
     (tiny / file).write_text(content)
     with pytest.raises(ModelDirError, match=words):
         open_model_dir(tiny)
 
 
-def test_a_binary_file_in_place_of_yaml(tiny: Path) -> None:
+def test_a_binary_file_in_place_of_yaml_is_refused(tiny: Path) -> None:
     (tiny / "cosyvoice2.yaml").write_bytes(bytes(range(256)))
     with pytest.raises(ModelDirError, match="not valid YAML"):
         open_model_dir(tiny)
@@ -160,7 +164,7 @@ def test_nothing_is_executed(tmp_path: Path, tag: str) -> None:
         ("a: !ref nonsense", "nonsense"),
     ],
 )
-def test_references_that_cannot_be_resolved(tmp_path: Path, content: str, words: str) -> None:
+def test_references_that_cannot_be_resolved_are_refused(tmp_path: Path, content: str, words: str) -> None:
     path = tmp_path / "model.yaml"
     path.write_text(content)
     with pytest.raises(ValueError, match=words) as caught:

@@ -1,4 +1,4 @@
-"""Audio out over the wire: each format as an app gets it, across sentences, cancels and turns."""
+"""Audio output over the wire: every format, across sentences, cancels and turns."""
 
 from __future__ import annotations
 
@@ -36,11 +36,13 @@ async def test_every_encoding_is_one_file_over_all_sentences(encoding: Encoding)
         assert {(part.encoding, part.sample_rate) for part in parts} == {(encoding.number, 16000)}
         assert [part.sequence for part in parts] == list(range(len(parts)))
         decoded, rate = decode(b"".join(part.pcm for part in parts), encoding, 16000)
-        assert len(decoded) / rate == pytest.approx(SAMPLES / 24000, abs=0.15), "a codec's frames and delay aside"
+        assert len(decoded) / rate == pytest.approx(SAMPLES / 24000, abs=0.15), (
+            "except for the codec's frames and delay"
+        )
         assert events[-1].audio_seconds == pytest.approx(SAMPLES / 24000, abs=1e-3)
 
 
-async def test_samples_are_numbered_at_the_rate_the_listener_asked_for() -> None:
+async def test_samples_are_numbered_at_the_requested_rate() -> None:
     async with rig() as r:
         events = await say(r, config(encoding=audio_pb2.AUDIO_ENCODING_PCM_F32LE, sample_rate=8000))
         position = 0
@@ -52,7 +54,7 @@ async def test_samples_are_numbered_at_the_rate_the_listener_asked_for() -> None
         assert not spoken or spoken[-1].sample == position
 
 
-async def test_a_cancel_leaves_the_file_whole() -> None:
+async def test_a_cancel_keeps_the_file_valid() -> None:
     encoding = ENCODINGS[audio_pb2.AUDIO_ENCODING_OGG_OPUS]
     async with rig() as r:
         client = await Conversation(r, config(encoding=encoding.number)).begin()
@@ -67,7 +69,7 @@ async def test_a_cancel_leaves_the_file_whole() -> None:
         assert len(decoded) / rate == pytest.approx(events[-1].audio_seconds, abs=0.15)
 
 
-async def test_levelled_audio_is_as_long_as_the_other() -> None:
+async def test_loudness_normalization_keeps_the_length() -> None:
     async with rig() as r:
         plain = await say(r, config(encoding=audio_pb2.AUDIO_ENCODING_PCM_F32LE))
         level = await say(r, config(encoding=audio_pb2.AUDIO_ENCODING_PCM_F32LE, level_loudness=True))
@@ -77,7 +79,7 @@ async def test_levelled_audio_is_as_long_as_the_other() -> None:
 
 
 @pytest.mark.parametrize("output", [{"encoding": 99}, {"sample_rate": 3}, {"sample_rate": 44100, "encoding": 5}])
-async def test_what_cannot_be_had_is_refused_at_once(output: dict[str, Any]) -> None:
+async def test_an_invalid_format_is_refused_at_once(output: dict[str, Any]) -> None:
     async with rig() as r:
         with pytest.raises(grpc.aio.AioRpcError) as refusal:
             await say(r, config(**output))

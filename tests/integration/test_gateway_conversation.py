@@ -1,4 +1,4 @@
-"""A conversation in detail: audio keeps close to its listener, a cut says what was heard, a drain asks to leave."""
+"""Conversations: audio is paced to the listener, a cut reports what was played, a drain asks to reconnect."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def synthesize(r: Rig, text: str, configuration: tts_pb2.SynthesisConfig, 
     return [getattr(response, response.WhichOneof("event") or "") async for response in r.tts.Synthesize(request)]
 
 
-async def test_limits_are_told_at_the_start() -> None:
+async def test_started_reports_the_limits() -> None:
     async with rig(max_lead_seconds=3, max_pending_flushes=5) as r:
         client = await Conversation(r).begin()
         started = await client.next_of(tts_pb2.Started)
@@ -46,7 +46,7 @@ async def test_limits_are_told_at_the_start() -> None:
         assert started.max_lead_seconds == 0, "a whole text is not held back"
 
 
-async def test_audio_runs_no_further_ahead_of_a_reporting_listener_than_the_lead() -> None:
+async def test_audio_is_sent_at_most_the_lead_ahead_of_the_reported_position() -> None:
     async with rig(max_lead_seconds=2.5 * HOP_SECONDS) as r:
         client = await Conversation(r).begin()
         await client.position(0)
@@ -65,7 +65,7 @@ async def test_audio_runs_no_further_ahead_of_a_reporting_listener_than_the_lead
         client.call.cancel()
 
 
-async def test_a_listener_who_stands_still_gets_nothing_more_until_they_move() -> None:
+async def test_a_listener_who_pauses_gets_no_more_audio() -> None:
     async with rig(max_lead_seconds=2.5 * HOP_SECONDS, audio_queue_messages=1) as r:
         client = await Conversation(r).begin()
         await client.position(0)
@@ -73,7 +73,7 @@ async def test_a_listener_who_stands_still_gets_nothing_more_until_they_move() -
         for _ in range(2):
             await client.next_of(audio_pb2.AudioChunk)
         waiting = asyncio.create_task(client.next_of(audio_pb2.AudioChunk))
-        barge_in = await Conversation(r).begin()  # another session goes on meanwhile
+        barge_in = await Conversation(r).begin()  # another session continues meanwhile
         await barge_in.text("Yes.")
         await barge_in.end()
         assert np.array_equal(samples(await barge_in.rest()), expected("Yes."))
@@ -83,7 +83,7 @@ async def test_a_listener_who_stands_still_gets_nothing_more_until_they_move() -
         client.call.cancel()
 
 
-async def test_the_end_of_the_text_lets_go_of_a_listener_who_never_reported() -> None:
+async def test_the_end_of_the_text_lifts_the_limit_if_no_position_was_reported() -> None:
     async with rig(max_lead_seconds=0.01) as r:
         client = await Conversation(r).begin()
         await client.text("x" * 3000 + ".")  # half a minute
@@ -91,7 +91,7 @@ async def test_the_end_of_the_text_lets_go_of_a_listener_who_never_reported() ->
         assert len(samples(await client.rest())) == 3001 * 240
 
 
-async def test_offline_work_is_not_held_back() -> None:
+async def test_offline_streams_are_not_paced() -> None:
     async with rig(max_lead_seconds=0.01) as r:
         client = await Conversation(r, config(priority=audio_pb2.Urgency.PRIORITY_OFFLINE)).begin()
         await client.position(0)
@@ -102,7 +102,7 @@ async def test_offline_work_is_not_held_back() -> None:
 
 
 @pytest.mark.parametrize("seconds", [math.nan, math.inf, -1.0])
-async def test_a_position_that_is_none_is_refused(seconds: float) -> None:
+async def test_an_invalid_position_is_refused(seconds: float) -> None:
     async with rig() as r:
         client = await Conversation(r).begin()
         await client.position(seconds)
@@ -111,7 +111,7 @@ async def test_a_position_that_is_none_is_refused(seconds: float) -> None:
         assert refusal.value.code() == Status.INVALID_ARGUMENT
 
 
-async def test_a_cut_says_what_was_heard_by_the_listeners_own_word() -> None:
+async def test_a_cut_reports_what_was_played_by_the_reported_position() -> None:
     async with rig() as r:
         r.llm.scripts[1] = Script(hold={2: asyncio.Event()})
         client = await Conversation(r).begin()
@@ -140,7 +140,7 @@ def second() -> int:
     return utterance_seed(SEED, 0, 1)
 
 
-async def test_a_cut_of_nothing_is_answered_too() -> None:
+async def test_a_cut_without_audio_is_answered() -> None:
     async with rig() as r:
         client = await Conversation(r).begin()
         await client.cancel()
@@ -152,7 +152,7 @@ async def test_a_cut_of_nothing_is_answered_too() -> None:
         client.call.cancel()
 
 
-async def test_a_drain_asks_a_silent_conversation_to_leave_at_once_and_a_speaking_one_in_its_next_pause() -> None:
+async def test_a_drain_asks_a_silent_conversation_to_reconnect_at_once_and_others_in_a_pause() -> None:
     async with rig(drain_grace_seconds=20) as r:
         release = asyncio.Event()
         r.llm.scripts[0] = Script(hold={1: release})
@@ -174,7 +174,7 @@ async def test_a_drain_asks_a_silent_conversation_to_leave_at_once_and_a_speakin
 
 
 @pytest.mark.parametrize("start", [0, 1, 959, 960, 961, 4 * 240, 5 * 240 + 7, 20 * 240, 10**9])
-async def test_the_rest_of_an_answer_can_be_asked_for(start: int) -> None:
+async def test_the_rest_of_an_answer_can_be_requested(start: int) -> None:
     async with rig() as r:
         whole = expected("One is long.", " Two.")
         events = await synthesize(r, "One is long. Two.", config(), start)
@@ -188,7 +188,7 @@ async def test_the_rest_of_an_answer_can_be_asked_for(start: int) -> None:
         assert events[-1].audio_seconds == pytest.approx(len(whole[start:]) / 24000)
 
 
-async def test_the_rest_of_an_answer_needs_its_seed_and_bare_samples() -> None:
+async def test_the_rest_of_an_answer_needs_its_seed_and_raw_samples() -> None:
     cases = [
         (tts_pb2.SynthesisConfig(), 5, "seed"),
         (config(), -1, "0 or more"),
@@ -202,7 +202,7 @@ async def test_the_rest_of_an_answer_needs_its_seed_and_bare_samples() -> None:
         await until(lambda: not r.llm.calls)
 
 
-async def test_the_time_to_first_audio_is_split_without_rest_and_told_behind_that_audio() -> None:
+async def test_the_time_to_first_audio_is_split_completely_and_reported_after_that_audio() -> None:
     async with rig() as r:
         r.llm.first = llm_pb2.FirstTimes(token=0.0001, hop=0.0002, audio=0.0004)
         call = r.tts.Synthesize(tts_pb2.SynthesizeRequest(config=config(), text="One. Two."))

@@ -1,4 +1,4 @@
-"""Lost llm workers: killed, frozen, hung, full or wrong. Another one goes on; no sample is repeated or missing."""
+"""Lost llm workers: killed, frozen, hung, full or wrong. Another one continues; no sample is repeated or missing."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def by_calls(r: Rig) -> tuple[FakeLlm, FakeLlm]:
 
 @pytest.mark.parametrize("hop", range(4))
 @pytest.mark.parametrize("end", ["dies", "falls silent", "stands still", "stops", "skips", "cuts it short"])
-async def test_another_worker_goes_on_where_the_first_one_was_lost(hop: int, end: str) -> None:
+async def test_another_worker_continues_where_the_first_one_was_lost(hop: int, end: str) -> None:
     scripts: dict[str, dict[str, Any]] = {
         "dies": {"fail_at_hop": hop, "error": Unavailable("gone")},
         "falls silent": {"hold": {hop: asyncio.Event()}},
@@ -101,7 +101,7 @@ async def give_up(r: Rig, hop: int, clock: ManualClock) -> None:
     await clock.advance_until(lambda: bool(REGISTRY.get_sample_value("lighttts_pool_failures_total", labels)))
 
 
-async def test_what_a_worker_repeats_is_dropped() -> None:
+async def test_repeated_audio_is_dropped() -> None:
     async with rig(llms=2) as r:
         for llm in r.llms:
             llm.scripts = {0: Script(fail_at_hop=2, error=Unavailable("gone"), repeat_samples=100)}
@@ -109,7 +109,7 @@ async def test_what_a_worker_repeats_is_dropped() -> None:
         assert np.array_equal(samples(events), expected(TEXT))
 
 
-async def test_a_slow_worker_is_not_left() -> None:
+async def test_a_slow_worker_is_kept() -> None:
     clock = ManualClock()
     async with rig(llms=2, clock=clock, llm_stall_seconds=1.0) as r:
         waiting = audio_pb2.Heartbeat.STATE_WAITING
@@ -144,7 +144,7 @@ async def test_all_sessions_share_one_failover_budget() -> None:
         assert sum(len(llm.calls) for llm in r.llms) == 3, "half of the workers may be given up, so one of two"
 
 
-async def test_a_full_worker_is_passed_by_and_a_full_house_is_told() -> None:
+async def test_a_full_worker_is_skipped_and_a_full_pool_is_reported() -> None:
     async with rig(llms=2) as r:
         r.llms[0].scripts = {n: Script(fail_at_hop=0, error=Overloaded("128 wait")) for n in range(9)}
         while not r.llms[0].calls:
@@ -155,7 +155,7 @@ async def test_a_full_worker_is_passed_by_and_a_full_house_is_told() -> None:
         assert "every llm worker is full" in (error.details() or "")
 
 
-async def test_what_a_worker_refuses_is_not_asked_of_another() -> None:
+async def test_a_refused_request_is_not_sent_to_another_worker() -> None:
     async with rig(llms=2) as r:
         first_of_each(r, fail_at_hop=0, error=InvalidInput("the text is not English", field="text"))
         assert (await refused(r)).code() == Status.INVALID_ARGUMENT
@@ -177,14 +177,14 @@ async def test_an_utterance_that_no_worker_can_speak_ends_after_its_moves() -> N
         assert np.array_equal(audio, expected(TEXT)[: len(audio)])
 
 
-async def test_the_only_worker_is_asked_again_when_it_serves_again() -> None:
+async def test_the_only_worker_is_used_again_when_it_serves_again() -> None:
     async with rig() as r:
         r.llm.scripts[0] = Script(stop_at_hop=2)
         assert np.array_equal(samples(await synthesize(r)), expected(TEXT))
         assert len(r.llm.calls) == 2
 
 
-async def test_the_only_worker_that_does_not_come_back_is_told_in_its_own_words() -> None:
+async def test_the_client_gets_the_error_of_the_only_worker_if_it_stays_away() -> None:
     async with rig(worker_wait_seconds=0) as r:
         r.llm.scripts[0] = Script(stop_at_hop=2)
         error = await refused(r)
@@ -192,7 +192,7 @@ async def test_the_only_worker_that_does_not_come_back_is_told_in_its_own_words(
         assert "ended an utterance before its last audio" in (error.details() or "")
 
 
-async def test_a_worker_that_answers_that_it_cannot_serve_is_believed_and_not_shunned() -> None:
+async def test_a_worker_that_cannot_serve_is_not_ejected() -> None:
     async with rig() as r:
         r.llm.scripts[0] = Script(fail_at_hop=2, error=Unavailable("no decode worker"))
         error = await refused(r)
@@ -201,7 +201,7 @@ async def test_a_worker_that_answers_that_it_cannot_serve_is_believed_and_not_sh
         assert len(r.llm.calls) == 2
 
 
-async def test_a_killed_worker_is_missed_by_neither_the_utterance_spoken_nor_the_one_ahead() -> None:
+async def test_a_killed_worker_loses_neither_the_current_nor_the_next_utterance() -> None:
     async with rig(llms=2) as r:
         release = asyncio.Event()
         first_of_each(r, hold={1: release})
@@ -216,7 +216,7 @@ async def test_a_killed_worker_is_missed_by_neither_the_utterance_spoken_nor_the
         assert np.array_equal(samples(await client.rest()), both)
 
 
-async def test_interleaved_text_goes_on_too() -> None:
+async def test_interleaved_text_continues_too() -> None:
     async with rig(llms=2, interleaved_text=True) as r:
         first_of_each(r, fail_at_hop=1, error=Unavailable("gone"))
         client = await Conversation(r).begin()

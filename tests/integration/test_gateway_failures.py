@@ -1,4 +1,4 @@
-"""What goes wrong at the gateway: bad input, lost workers, full house, shutdown. Each a clear error, nothing left."""
+"""Failures at the gateway: bad input, lost workers, overload, shutdown. Each gives a clear error, nothing is left."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def violated_field(error: grpc.aio.AioRpcError) -> str:
     return ""
 
 
-async def test_bad_requests_are_refused_and_say_what_to_change() -> None:
+async def test_bad_requests_are_refused_with_what_to_change() -> None:
     prompt = tts_pb2.Prompt
     cases: list[tuple[str, tts_pb2.SynthesisConfig, str, str]] = [
         ("", config(), "text", "empty"),
@@ -77,7 +77,7 @@ async def test_bad_requests_are_refused_and_say_what_to_change() -> None:
         assert np.array_equal(samples(await synthesize(r, "Hi.", config())), expected("Hi."))
 
 
-async def test_an_unknown_voice_is_told_the_known_ones() -> None:
+async def test_the_error_for_an_unknown_voice_lists_the_known_ones() -> None:
     async with rig() as r:
         error = await refused(r, "Hi.", config(voice_name="nobody"))
         assert error.code() == Status.NOT_FOUND
@@ -85,7 +85,7 @@ async def test_an_unknown_voice_is_told_the_known_ones() -> None:
         assert "rms, slt" in (error.details() or "")
 
 
-async def test_what_the_llm_refuses_reaches_the_client_as_it_is() -> None:
+async def test_a_refusal_of_the_llm_reaches_the_client_unchanged() -> None:
     async with rig() as r:
         r.llm.scripts[0] = Script(fail_at_hop=0, error=NotFound("there is no style 'x'", field="start.style"))
         error = await refused(r, "Hi.", config(style="x"))
@@ -111,7 +111,7 @@ async def test_wrong_messages(messages: list[tts_pb2.StreamingSynthesizeRequest]
         assert refusal.value.code() == Status.INVALID_ARGUMENT
 
 
-async def test_the_text_limit_of_a_stream_is_on_what_waits_to_be_spoken() -> None:
+async def test_the_text_limit_of_a_stream_counts_only_waiting_text() -> None:
     async with rig(max_text_chars=20) as r:
         client = await Conversation(r).begin()
         for _ in range(5):  # more than 20 characters in all
@@ -122,7 +122,7 @@ async def test_the_text_limit_of_a_stream_is_on_what_waits_to_be_spoken() -> Non
             await client.rest()
 
 
-async def test_speech_without_end_is_ended_with_a_word_and_flushes_and_cancels_begin_anew() -> None:
+async def test_endless_speech_gets_an_error_and_flushes_and_cancels_reset_the_limit() -> None:
     async with rig(max_speech_seconds=0.15) as r:
         client = await Conversation(r).begin()
         for end in (client.flush, client.cancel) * 2:
@@ -137,7 +137,7 @@ async def test_speech_without_end_is_ended_with_a_word_and_flushes_and_cancels_b
         assert 0.5 <= len(samples(client.events)) / 24000 <= 0.55
 
 
-async def test_too_many_flushes_at_once() -> None:
+async def test_too_many_pending_flushes() -> None:
     async with rig(max_pending_flushes=3) as r:
         r.llm.scripts[0] = Script(hold={0: asyncio.Event()})
         client = await Conversation(r).begin()
@@ -175,7 +175,7 @@ async def test_voices_that_do_not_fit_are_encoded_again() -> None:
         assert [header.bundled_voice for header, _ in r.encode.uploads] == ["rms", "slt", "rms"]
 
 
-async def test_who_leaves_does_not_take_the_voice_from_the_others() -> None:
+async def test_a_client_that_leaves_does_not_end_the_extraction_for_others() -> None:
     async with rig() as r:
         r.encode.voice_gate.clear()
         leaving, staying = (asyncio.create_task(synthesize(r, "Hi.", config())) for _ in range(2))
@@ -196,7 +196,7 @@ async def test_a_worker_that_lacks_the_voice_gets_it() -> None:
         assert voice.voice_hash == r.llm.calls[0].start.voice_hash
 
 
-async def test_an_error_ahead_comes_after_the_audio_before_it() -> None:
+async def test_an_error_of_the_next_utterance_comes_after_the_audio_before_it() -> None:
     async with rig() as r:
         release = asyncio.Event()
         r.llm.scripts = {0: Script(hold={1: release}), 1: Script(fail_at_hop=0, error=Internal("broken"))}
@@ -217,7 +217,7 @@ async def test_no_llm_worker() -> None:
         assert error.code() == Status.UNAVAILABLE
 
 
-async def test_a_full_house_refuses_at_once_with_a_hint() -> None:
+async def test_a_full_gateway_refuses_at_once_with_a_hint() -> None:
     async with rig(max_sessions=1) as r:
         r.llm.scripts[0] = Script(hold={0: asyncio.Event()})
         client = await Conversation(r).begin()
@@ -248,7 +248,7 @@ async def test_draining_lets_a_running_stream_finish() -> None:
         await draining
 
 
-async def test_draining_ends_what_outlasts_its_grace_with_a_reason() -> None:
+async def test_draining_aborts_streams_after_the_grace_period_with_a_reason() -> None:
     async with rig(drain_grace_seconds=0.1) as r:
         r.llm.scripts[0] = Script(hold={1: asyncio.Event()})
         client = await Conversation(r).begin()
@@ -263,11 +263,11 @@ async def test_draining_ends_what_outlasts_its_grace_with_a_reason() -> None:
         await draining
 
 
-async def test_a_new_checkpoint_gets_its_voices_extracted_anew() -> None:
+async def test_a_new_checkpoint_gets_its_voices_extracted_again() -> None:
     async with rig(model_poll_seconds=0.05) as r:
         await synthesize(r, "Hi.", config())
         r.encode.identity = "model-2"
-        while len(r.encode.uploads) < 2:  # the rig's limit ends a vain wait
+        while len(r.encode.uploads) < 2:  # the rig's time limit ends this wait
             await synthesize(r, "Hi.", config())
 
 
@@ -281,7 +281,7 @@ async def test_voices_are_listed() -> None:
         assert (await synthesize(r, "Hi.", config()))[0].voice_hash == "hash of slt"
 
 
-async def test_unknown_inputs_name_their_cause_not_ours() -> None:
+async def test_an_unknown_input_is_an_error_of_the_client() -> None:
     async with rig() as r:
         r.llm.scripts[0] = Script(fail_at_hop=0, error=InvalidInput("the text is not English", field="text"))
         error = await refused(r, "Hi.", config())

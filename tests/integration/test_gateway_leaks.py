@@ -1,5 +1,5 @@
-"""Clients that leave in every rude way, at a gateway that wants keys: each is told what was wrong where it can be told,
-others are served as ever, and nothing of anybody stays."""
+"""Clients that disconnect in every way, at a gateway with API keys: each gets an error where possible, others are
+served as before, and no resource of any client stays in use."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def refused(code: grpc.StatusCode, words: str) -> Iterator[None]:
 
 
 async def is_unharmed(r: Rig) -> None:
-    """Another client is served as ever."""
+    """Another client is served as before."""
     client = await begin(r)
     await client.text("Yes.")
     await client.end()
@@ -68,7 +68,7 @@ async def http_is_unharmed(r: Rig) -> None:
     assert (response.status_code, len(response.content)) == (200, 4 * 240 * 2)
 
 
-async def test_nothing_of_a_client_stays_however_it_leaves(served: Rig) -> None:
+async def test_no_resource_of_a_client_stays_in_use_however_it_leaves(served: Rig) -> None:
     await is_unharmed(served)
     await http_is_unharmed(served)
     process = psutil.Process()
@@ -83,7 +83,7 @@ async def test_nothing_of_a_client_stays_however_it_leaves(served: Rig) -> None:
         await act(served)
         await is_unharmed(served)
     await http_is_unharmed(served)
-    stages, after = served.gateway._context, list[tuple[int, int, int]]()
+    context, after = served.gateway._context, list[tuple[int, int, int]]()
 
     def settled() -> bool:
         after[:] = [held()]
@@ -92,13 +92,13 @@ async def test_nothing_of_a_client_stays_however_it_leaves(served: Rig) -> None:
     await until(settled)
     assert all(call.cancelled.is_set() or call.ended.is_set() for call in served.llm.calls)
     assert served.encode.open_texts == 0
-    assert not stages.admission._sessions
-    assert stages.library._uploads == 0
-    assert all(worker.active == 0 for pool in (stages.encode, stages.llm) for worker in pool.workers())
+    assert not context.admission._sessions
+    assert context.registry._uploads == 0
+    assert all(worker.active == 0 for pool in (context.encode, context.llm) for worker in pool.workers())
 
 
 async def vanish(r: Rig) -> None:
-    """Goes away in the middle of a word."""
+    """Disconnect in the middle of a word."""
     client = await begin(r)
     await client.text("One is long. And more")
     await client.next_of(audio_pb2.AudioChunk)
@@ -106,7 +106,7 @@ async def vanish(r: Rig) -> None:
 
 
 async def never_read(r: Rig) -> None:
-    """Asks for a lot, reads none of it, goes away."""
+    """Request much audio, read none of it, disconnect."""
     client = await begin(r)
     await client.text("x" * 5000 + ".")
     calls = len(r.llm.calls)
@@ -116,14 +116,14 @@ async def never_read(r: Rig) -> None:
 
 
 async def say_nothing(r: Rig) -> None:
-    """Opens a stream and leaves without a word."""
+    """Open a stream and disconnect without a message."""
     client = await begin(r)
     await client.next_of(tts_pb2.Started)
     client.call.cancel()
 
 
 async def dawdle(r: Rig) -> None:
-    """Sends a text byte by byte, slower than anybody else is served, and gives up before its end."""
+    """Send a text byte by byte, slower than other clients are served, and disconnect before its end."""
     client = await begin(r)
     for character in "A slow one":
         await client.text(character)
@@ -144,7 +144,7 @@ async def two_configs(r: Rig) -> None:
 
 
 async def empty_fragments(r: Rig) -> None:
-    """Ten thousand of them say nothing, and the text among them is spoken."""
+    """Send ten thousand empty messages; the text among them is spoken."""
 
     async def sent() -> AsyncIterator[Request]:
         yield Request(config=tts_pb2.SynthesisConfig(seed=SEED, format=audio_pb2.SAMPLE_FORMAT_F32LE))
@@ -170,7 +170,7 @@ async def speed_that_is_no_number(r: Rig) -> None:
 
 
 async def bad_keys(r: Rig) -> None:
-    """None, a wrong one, an expired one, one in the wrong place."""
+    """Send no key, a wrong one, an expired one, one in the wrong place."""
     for metadata, words in (
         ((), "an API key is needed"),
         ((("x-api-key", "wrong"),), "unknown API key"),
@@ -185,7 +185,7 @@ async def bad_keys(r: Rig) -> None:
 
 
 async def drop_mid_upload(r: Rig) -> None:
-    """Registers a voice and leaves when half of it is sent."""
+    """Register a voice and disconnect after half of the upload."""
     library = r.gateway._context.registry
     call = r.voices.CreateVoice(metadata=MINE)
     header = tts_pb2.CreateVoiceHeader(name="half", transcript="hello", consent=True)
@@ -196,7 +196,7 @@ async def drop_mid_upload(r: Rig) -> None:
 
 
 async def drop_mid_upload_over_http(r: Rig) -> None:
-    """Cuts the connection when half of the prompt is sent."""
+    """Disconnect after half of the prompt."""
     port = httpx.URL(r.http.base_url).port
     _, writer = await asyncio.open_connection("127.0.0.1", port)
     head = f"POST /inference_zero_shot HTTP/1.1\r\nHost: x\r\nx-api-key: {KEY}\r\nContent-Length: 200000\r\n"
@@ -208,7 +208,7 @@ async def drop_mid_upload_over_http(r: Rig) -> None:
 
 
 async def close_in_the_middle(r: Rig) -> None:
-    """Half-closes, and leaves while its worker is held up."""
+    """Half-close, and disconnect while the worker is blocked."""
     r.llm.scripts[len(r.llm.calls)] = Script(hold={1: asyncio.Event()})
     client = await begin(r)
     await client.text("One is long.")

@@ -1,4 +1,4 @@
-"""The modes as an application asks for them, through the gateway and the real services over the mini checkpoint."""
+"""All modes, through the gateway and the real services with the mini checkpoint."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def test_every_mode(stub: Any) -> None:
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_a_recording_with_another_voice(stub: Any) -> None:
+async def test_voice_conversion(stub: Any) -> None:
     request = tts_pb2.ConvertVoiceRequest(config=config(voice_name="mini_a"), audio=PROMPT.read_bytes())
     finished = tts_pb2.Finished()
     samples = 0
@@ -83,7 +83,7 @@ async def test_a_recording_with_another_voice(stub: Any) -> None:
         ({"mode": tts_pb2.SPEECH_MODE_INSTRUCT, "instruct_text": "x" * 1001}, "shorten it"),
     ],
 )
-async def test_what_does_not_go_together(stub: Any, fields: dict[str, Any], words: str) -> None:
+async def test_invalid_combinations_are_refused(stub: Any, fields: dict[str, Any], words: str) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await speak(stub, **fields)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -91,7 +91,7 @@ async def test_what_does_not_go_together(stub: Any, fields: dict[str, Any], word
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_nothing_to_convert(stub: Any) -> None:
+async def test_an_empty_recording_is_refused(stub: Any) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await audio_of(stub.ConvertVoice(tts_pb2.ConvertVoiceRequest(config=config(voice_name="mini_a"))))
     assert "send a recording" in from_rpc_error(caught.value).message

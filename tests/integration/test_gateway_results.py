@@ -1,4 +1,4 @@
-"""The result cache: what is given again, what never is, and one synthesis for equal requests."""
+"""The result cache: what is cached, what is not, and one synthesis for equal requests."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def test_the_same_request_is_spoken_once(cache: dict[str, Any]) -> None:
         assert 'lighttts_gateway_results_total{how="remembered"}' in (await r.http.get("/metrics")).text
 
 
-async def test_whatever_changes_the_audio_is_another_request() -> None:
+async def test_an_option_that_changes_the_audio_changes_the_key() -> None:
     async with rig(result_cache="memory", default_voice="rms") as r:
         different: list[dict[str, Any]] = [
             {},
@@ -76,7 +76,7 @@ async def test_whatever_changes_the_audio_is_another_request() -> None:
 
 
 @pytest.mark.parametrize(("any_seed", "calls"), [(False, 2), (True, 1)])
-async def test_an_open_seed_is_remembered_only_if_allowed(any_seed: bool, calls: int) -> None:
+async def test_requests_without_a_seed_are_cached_only_if_allowed(any_seed: bool, calls: int) -> None:
     async with rig(result_cache="memory", result_cache_any_seed=any_seed) as r:
         first, again = await say(r, "One.", seed=None), await say(r, "One.", seed=None)
         assert len(r.llm.calls) == calls
@@ -91,7 +91,7 @@ async def test_off_is_the_default_and_long_texts_are_always_spoken() -> None:
             assert len(r.llm.calls) == 2
 
 
-async def test_what_failed_or_was_cancelled_is_not_kept(cache: dict[str, Any]) -> None:
+async def test_failed_and_cancelled_speech_is_not_cached(cache: dict[str, Any]) -> None:
     async with rig(**cache) as r:
         r.llm.scripts = {
             0: Script(fail_at_hop=1, error=Internal("broken")),
@@ -113,7 +113,7 @@ async def test_what_failed_or_was_cancelled_is_not_kept(cache: dict[str, Any]) -
         await until(lambda: not r.gateway._context.speech_cache.shared_syntheses)  # type: ignore[union-attr]
 
 
-async def test_equal_requests_share_one_synthesis_whoever_leaves(cache: dict[str, Any]) -> None:
+async def test_equal_requests_share_one_synthesis_even_if_the_first_leaves(cache: dict[str, Any]) -> None:
     async with rig(**cache) as r:
         r.llm.scripts[0] = Script(hold={2: asyncio.Event()})
         text = "A long sentence to be shared."
@@ -121,7 +121,7 @@ async def test_equal_requests_share_one_synthesis_whoever_leaves(cache: dict[str
         await until(lambda: bool(r.llm.calls) and r.llm.calls[0].hops == 2)
         follower = r.tts.Synthesize(tts_pb2.SynthesizeRequest(config=tts_pb2.SynthesisConfig(seed=7), text=text))
         while not (await follower.read()).HasField("audio"):
-            pass  # the announcement; then what is there already comes at once
+            pass  # Started, before the audio that exists already
         leader.cancel()
         await asyncio.wait({leader})
         r.llm.scripts[0].hold[2].set()
@@ -133,7 +133,7 @@ async def test_equal_requests_share_one_synthesis_whoever_leaves(cache: dict[str
         assert len(r.llm.calls) == 1
 
 
-async def test_a_failure_reaches_all_who_share_it_and_the_next_one_is_spoken() -> None:
+async def test_a_failure_reaches_all_sharers_and_the_next_request_is_spoken() -> None:
     async with rig(result_cache="memory") as r:
         r.llm.scripts[0] = Script(fail_at_hop=1, error=Internal("broken"), hold={1: asyncio.Event()})
         both = [asyncio.create_task(say(r, "A long sentence.")) for _ in range(2)]
@@ -180,7 +180,7 @@ async def test_a_voice_deleted_at_one_gateway_leaves_no_results_at_the_other(tmp
         await until(lambda: not results.store.holds("hash of hello"))
 
 
-async def test_what_was_being_said_with_a_deleted_voice_is_not_kept(tmp_path: Path) -> None:
+async def test_speech_that_runs_while_its_voice_is_deleted_is_not_cached(tmp_path: Path) -> None:
     async with rig(result_cache="memory", voices_dir=tmp_path) as r:
         header = tts_pb2.CreateVoiceHeader(name="Mine", transcript="hello", consent=True)
         requests = [tts_pb2.CreateVoiceRequest(header=header), tts_pb2.CreateVoiceRequest(audio=b"audio")]
@@ -205,4 +205,4 @@ async def test_gateways_share_results_in_redis() -> None:
             assert len(one.llm.calls) == 2
     async with rig(**settings) as alone:
         await say(alone)
-        assert len(alone.llm.calls) == 2, "a cache that is gone stops nobody"
+        assert len(alone.llm.calls) == 2, "an unreachable cache does not stop a request"

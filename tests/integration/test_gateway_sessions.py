@@ -44,7 +44,7 @@ async def test_a_text_is_spoken_in_order_and_numbered_without_gap() -> None:
         assert [chunk.last for chunk in chunks(events)].count(True) == 3
 
 
-async def test_the_same_seed_speaks_the_same_and_the_servers_choice_is_told() -> None:
+async def test_the_same_seed_gives_the_same_audio_and_a_chosen_seed_is_reported() -> None:
     async with rig() as r:
         first, again = await synthesize(r, "One. Two."), await synthesize(r, "One. Two.")
         assert np.array_equal(samples(first), samples(again))
@@ -74,7 +74,7 @@ async def test_s16_is_the_default_format() -> None:
         assert np.array_equal(np.frombuffer(pcm, "<i2"), np.rint(expected("One.") * 32768).astype(np.int16))
 
 
-async def test_figures_stand_in_the_trailers() -> None:
+async def test_the_trailers_contain_the_figures() -> None:
     async with rig() as r:
         call = r.tts.Synthesize(tts_pb2.SynthesizeRequest(config=config(), text="One. Two."))
         finished = [response.finished async for response in call][-1]
@@ -84,7 +84,7 @@ async def test_figures_stand_in_the_trailers() -> None:
         assert float(trailers["lighttts-time-to-first-audio"]) == pytest.approx(finished.time_to_first_audio, abs=1e-3)
 
 
-async def test_the_next_utterance_starts_while_one_is_spoken_and_no_earlier_than_that() -> None:
+async def test_the_next_utterance_starts_with_the_audio_of_the_one_before() -> None:
     async with rig() as r:
         first, release = asyncio.Event(), asyncio.Event()
         r.llm.scripts[0] = Script(hold={0: first, 1: release})
@@ -92,18 +92,18 @@ async def test_the_next_utterance_starts_while_one_is_spoken_and_no_earlier_than
         await client.text("One is long. Two. Three.")
         await client.end()
         await until(lambda: len(r.llm.calls) == 1 and r.encode.open_texts == 0)
-        assert len(r.llm.calls) == 1, "nothing competes with the first audio"
+        assert len(r.llm.calls) == 1, "no second utterance before the first audio"
         first.set()
         await client.next_of(audio_pb2.AudioChunk)
         await until(lambda: len(r.llm.calls) == 2)
         await r.llm.calls[1].ended.wait()
         assert not r.llm.calls[0].ended.is_set()
-        assert len(r.llm.calls) == 2, "only one utterance may be ahead of the one that is spoken"
+        assert len(r.llm.calls) == 2, "only one utterance may run ahead of the delivered one"
         release.set()
         assert np.array_equal(samples(await client.rest()), expected("One is long.", " Two.", " Three."))
 
 
-async def test_a_reader_who_stops_is_felt_by_the_llm() -> None:
+async def test_a_stopped_reader_holds_the_llm_back() -> None:
     async with rig(audio_queue_messages=2) as r:
         client = await Conversation(r, tts_pb2.SynthesisConfig(format=audio_pb2.SAMPLE_FORMAT_F32LE)).begin()
         await client.text("x" * 19_000 + ".")  # 18 MB of samples: more than may be in flight
@@ -117,7 +117,7 @@ async def test_a_reader_who_stops_is_felt_by_the_llm() -> None:
         await r.llm.calls[0].cancelled.wait()
 
 
-async def test_fragments_of_any_size_say_the_same() -> None:
+async def test_fragments_of_any_size_give_the_same_audio() -> None:
     async with rig() as r:
         client = await Conversation(r).begin()
         for character in "One. Two. Three.":
@@ -126,7 +126,7 @@ async def test_fragments_of_any_size_say_the_same() -> None:
         assert np.array_equal(samples(await client.rest()), expected("One.", " Two.", " Three."))
 
 
-async def test_ten_thousand_empty_fragments_are_nothing() -> None:
+async def test_ten_thousand_empty_fragments_have_no_effect() -> None:
     async with rig() as r:
         client = await Conversation(r).begin()
         await client.text("One. ")
@@ -138,7 +138,7 @@ async def test_ten_thousand_empty_fragments_are_nothing() -> None:
         assert "".join(r.encode.texts[0]) == "One. Two."
 
 
-async def test_interleaved_runs_are_forwarded_as_they_come() -> None:
+async def test_interleaved_runs_are_forwarded_on_arrival() -> None:
     async with rig(interleaved_text=True) as r:
         client = await Conversation(r).begin()
         await client.text("One two ")
@@ -158,7 +158,7 @@ async def test_flush_speaks_an_unfinished_sentence_and_is_marked_after_its_audio
         mark = await client.next_of(tts_pb2.Mark)
         assert mark.flush == 0
         assert np.array_equal(samples(client.events), expected("One.", " Two"))
-        await until(lambda: r.encode.open_texts == 0)  # a pause holds nothing downstream
+        await until(lambda: r.encode.open_texts == 0)  # a paused session keeps no call open
         await client.flush()
         assert (await client.next_of(tts_pb2.Mark)).flush == 1
         await client.text(" Three.")
@@ -169,14 +169,14 @@ async def test_flush_speaks_an_unfinished_sentence_and_is_marked_after_its_audio
 async def test_flush_ends_an_interleaved_utterance() -> None:
     async with rig(interleaved_text=True) as r:
         client = await Conversation(r).begin()
-        await client.text("One two ")  # nothing is held back, so no run says that it is the last
+        await client.text("One two ")  # nothing is held back, so no run is marked as the last
         await client.flush()
         await client.next_of(tts_pb2.Mark)
         assert np.array_equal(samples(client.events), expected("One two "))
         client.call.cancel()
 
 
-async def test_a_flush_of_nothing_is_marked_after_the_announcement() -> None:
+async def test_a_flush_without_text_is_marked_after_started() -> None:
     async with rig() as r:
         r.encode.voice_gate.clear()
         client = await Conversation(r).begin()
@@ -191,7 +191,7 @@ async def test_a_flush_of_nothing_is_marked_after_the_announcement() -> None:
         assert r.encode.texts == [], "punctuation alone opens no call"
 
 
-async def test_spoken_tells_how_far_into_the_text_the_audio_has_come() -> None:
+async def test_spoken_reports_the_text_offset_of_the_audio() -> None:
     async with rig() as r:
         client = await Conversation(r).begin()
         await client.text("One. Two")
@@ -203,7 +203,7 @@ async def test_spoken_tells_how_far_into_the_text_the_audio_has_come() -> None:
         assert [event.sample for event in spoken] == [4 * 240, 8 * 240, 15 * 240]
 
 
-async def test_cancel_stops_both_utterances_and_the_stream_goes_on() -> None:
+async def test_cancel_stops_both_utterances_and_the_stream_continues() -> None:
     async with rig() as r:
         never = asyncio.Event()
         r.llm.scripts = {0: Script(hold={1: never}), 1: Script(hold={0: never})}
@@ -226,7 +226,7 @@ async def test_cancel_stops_both_utterances_and_the_stream_goes_on() -> None:
         assert len(r.llm.calls) == 3
 
 
-async def test_what_a_barge_in_wastes_is_generated_and_not_delivered() -> None:
+async def test_audio_dropped_by_a_barge_in_counts_as_generated_but_not_delivered() -> None:
     async with rig() as r:
         r.llm.scripts[0] = Script(hold={3: asyncio.Event()})
         generated, delivered = (f"lighttts_gateway_audio_{how}_seconds_total" for how in ("generated", "delivered"))
@@ -244,7 +244,7 @@ async def test_what_a_barge_in_wastes_is_generated_and_not_delivered() -> None:
         assert sent <= made <= 3 * 4 * 240 / 24000 + 1e-9
 
 
-async def test_cancel_is_seen_behind_text_that_waits() -> None:
+async def test_cancel_takes_effect_before_waiting_text() -> None:
     async with rig() as r:
         r.llm.scripts[0] = Script(hold={0: asyncio.Event()})
         client = await Conversation(r).begin()
@@ -256,7 +256,7 @@ async def test_cancel_is_seen_behind_text_that_waits() -> None:
         assert np.array_equal(samples(await client.rest()), expected("Now.", turn=1))
 
 
-async def test_cancel_again_and_again() -> None:
+async def test_repeated_cancels() -> None:
     async with rig() as r:
         client = await Conversation(r).begin()
         for _ in range(20):
@@ -271,7 +271,7 @@ async def test_cancel_again_and_again() -> None:
         await until(lambda: all(call.cancelled.is_set() or call.ended.is_set() for call in r.llm.calls))
 
 
-async def test_half_close_means_end() -> None:
+async def test_a_half_close_ends_the_text() -> None:
     async with rig() as r:
         client = await Conversation(r).begin()
         await client.text("One.")
@@ -280,14 +280,14 @@ async def test_half_close_means_end() -> None:
         assert isinstance(client.events[-1], tts_pb2.Finished)
 
 
-async def test_an_end_without_text_is_a_clean_end() -> None:
+async def test_a_stream_without_text_ends_without_an_error() -> None:
     async with rig() as r:
         client = await Conversation(r).begin()
         await client.end()
         assert [type(event) for event in await client.rest()] == [tts_pb2.Started, tts_pb2.Warning, tts_pb2.Finished]
 
 
-async def test_a_client_that_vanishes_frees_everything_downstream() -> None:
+async def test_a_client_that_disconnects_frees_all_downstream_calls() -> None:
     async with rig() as r:
         r.llm.scripts[0] = Script(hold={1: asyncio.Event()})
         before = cancellations()
@@ -301,7 +301,7 @@ async def test_a_client_that_vanishes_frees_everything_downstream() -> None:
         assert cancellations() == before + 1
 
 
-async def test_a_client_that_vanishes_before_its_voice_is_known() -> None:
+async def test_a_client_that_disconnects_before_its_voice_is_encoded() -> None:
     async with rig() as r:
         r.encode.voice_gate.clear()
         client = await Conversation(r).begin()
@@ -312,7 +312,7 @@ async def test_a_client_that_vanishes_before_its_voice_is_known() -> None:
         r.encode.voice_gate.set()
 
 
-async def test_the_listeners_position_reaches_the_utterance_it_is_in() -> None:
+async def test_a_position_is_sent_to_the_utterance_that_contains_it() -> None:
     async with rig() as r:
         release = asyncio.Event()
         r.llm.scripts[1] = Script(hold={1: release})
@@ -328,7 +328,7 @@ async def test_the_listeners_position_reaches_the_utterance_it_is_in() -> None:
         await client.rest()
 
 
-async def test_a_move_of_the_decode_worker_is_told_and_what_is_sent_again_is_dropped() -> None:
+async def test_a_move_of_the_decode_worker_is_reported_and_repeated_audio_is_dropped() -> None:
     async with rig() as r:
         r.llm.scripts[0] = Script(moved=True, repeat_samples=100)
         events = await synthesize(r, "One is moved.")

@@ -1,4 +1,4 @@
-"""Registered voices over the wire: registering, speaking with them, deleting them, and what a client may do wrong."""
+"""Registered voices over the wire: registration, use, deletion, and errors of clients."""
 
 from __future__ import annotations
 
@@ -82,10 +82,10 @@ async def test_a_registered_voice_speaks_and_survives_the_gateway(tmp_path: Path
         assert listed.voices[2] == (await r.voices.GetVoice(tts_pb2.GetVoiceRequest(voice=voice.id))).voice == voice
         for name in ("Mine", voice.id):
             assert (await say(r, name))[0].voice_hash == "hash of hello"
-        assert r.encode.uploads == [], "what was extracted when it was registered is kept"
+        assert r.encode.uploads == [], "the content extracted at registration is stored"
 
 
-async def test_a_registered_voice_speaks_at_every_door(tmp_path: Path) -> None:
+async def test_every_api_speaks_with_a_registered_voice(tmp_path: Path) -> None:
     async with rig(voices_dir=tmp_path, cosyvoice_port=0) as r:
         await create(r)
         await say(r, "Mine")
@@ -101,7 +101,7 @@ async def test_a_registered_voice_speaks_at_every_door(tmp_path: Path) -> None:
         assert [call.start.voice_hash for call in r.llm.calls] == ["hash of hello"] * 5
 
 
-async def test_another_model_extracts_anew_once(tmp_path: Path) -> None:
+async def test_another_model_extracts_a_voice_again_once(tmp_path: Path) -> None:
     async with rig(voices_dir=tmp_path) as r:
         await create(r)
     for extractions in (1, 0):
@@ -126,7 +126,7 @@ async def test_registering_again_changes_nothing(tmp_path: Path) -> None:
             await create(r, name="rms")
 
 
-async def test_voices_belong_to_keys(tmp_path: Path, key_file: Path) -> None:
+async def test_a_voice_belongs_to_its_owner(tmp_path: Path, key_file: Path) -> None:
     async with rig(voices_dir=tmp_path / "voices", api_keys_file=key_file) as r:
         voice = (await create(r, key="a")).voice
         await say(r, "Mine", key="a")
@@ -135,7 +135,7 @@ async def test_voices_belong_to_keys(tmp_path: Path, key_file: Path) -> None:
                 await say(r, name, key="b")
             with refused(Status.NOT_FOUND, "you have no voice"):
                 await r.voices.DeleteVoice(tts_pb2.DeleteVoiceRequest(voice=name), metadata=credentials("b"))
-        assert (await create(r, key="b")).voice.id == voice.id, "the same content, each with their own record"
+        assert (await create(r, key="b")).voice.id == voice.id, "one id, and a record per owner"
         await r.voices.DeleteVoice(tts_pb2.DeleteVoiceRequest(voice="Mine"), metadata=credentials("b"))
         await say(r, "Mine", key="a")
 
@@ -150,7 +150,7 @@ async def shared(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
         yield {"voice_store": "redis", "redis_url": url}
 
 
-async def test_a_deleted_voice_speaks_no_more_at_any_gateway(shared: dict[str, Any]) -> None:
+async def test_a_deleted_voice_is_unusable_at_every_gateway(shared: dict[str, Any]) -> None:
     async with rig(**shared) as one, second_gateway(one, **shared, model_poll_seconds=0.02) as other:
         await create(one)
         await say(other, "Mine")
@@ -165,7 +165,7 @@ async def test_a_deleted_voice_speaks_no_more_at_any_gateway(shared: dict[str, A
             await one.voices.DeleteVoice(tts_pb2.DeleteVoiceRequest(voice="Mine"))
 
 
-async def test_every_act_leaves_a_line(tmp_path: Path, key_file: Path) -> None:
+async def test_every_operation_is_in_the_audit_log(tmp_path: Path, key_file: Path) -> None:
     async with rig(voices_dir=tmp_path / "voices", api_keys_file=key_file) as r:
         with structlog.testing.capture_logs() as lines:
             voice = (await create(r, key="a")).voice
@@ -179,7 +179,7 @@ async def test_every_act_leaves_a_line(tmp_path: Path, key_file: Path) -> None:
         assert not any(KEYS["a"] in str(line) for line in lines)
 
 
-async def test_bad_uploads_are_refused_and_harm_nobody(tmp_path: Path) -> None:
+async def test_bad_uploads_are_refused_without_harm_to_others(tmp_path: Path) -> None:
     cases: list[tuple[dict[str, Any], tuple[bytes, ...], str]] = [
         ({"consent": False}, (AUDIO,), "consent is missing"),
         ({"name": "../../etc"}, (AUDIO,), "1 to 64 letters"),
@@ -216,7 +216,7 @@ async def test_a_client_that_drops_mid_upload_frees_its_place(tmp_path: Path) ->
         await create(r)
 
 
-async def test_a_refusal_in_the_midst_of_the_upload_to_encode_keeps_its_meaning(tmp_path: Path) -> None:
+async def test_a_refusal_during_the_upload_to_encode_keeps_its_status(tmp_path: Path) -> None:
     async with rig(voices_dir=tmp_path) as r:
         r.encode.refusal = Overloaded("64 recordings are being uploaded; try again shortly")
         for _ in range(20):
@@ -226,7 +226,7 @@ async def test_a_refusal_in_the_midst_of_the_upload_to_encode_keeps_its_meaning(
         await create(r)
 
 
-async def test_an_upload_that_never_ends_is_ended(tmp_path: Path) -> None:
+async def test_an_endless_upload_is_ended(tmp_path: Path) -> None:
     async with rig(voices_dir=tmp_path, upload_seconds=0.05) as r:
         call = r.voices.CreateVoice()
         for request in requests(b"x"):
@@ -235,7 +235,7 @@ async def test_an_upload_that_never_ends_is_ended(tmp_path: Path) -> None:
             await call
 
 
-async def test_an_owner_has_no_more_voices_than_allowed(tmp_path: Path) -> None:
+async def test_the_voices_of_an_owner_are_limited(tmp_path: Path) -> None:
     async with rig(voices_dir=tmp_path, max_voices=1) as r:
         await create(r)
         with refused(Status.RESOURCE_EXHAUSTED, "delete one first"):
@@ -243,7 +243,7 @@ async def test_an_owner_has_no_more_voices_than_allowed(tmp_path: Path) -> None:
         assert (await create(r)).existed
 
 
-async def test_a_stream_that_speaks_while_its_voice_is_deleted_goes_on(tmp_path: Path) -> None:
+async def test_a_stream_continues_while_its_voice_is_deleted(tmp_path: Path) -> None:
     async with rig(voices_dir=tmp_path) as r:
         await create(r)
         speaking = asyncio.create_task(say(r, "Mine"))
@@ -269,7 +269,7 @@ async def test_workers_evict_a_deleted_voice_and_again_when_its_last_stream_has_
         assert [call.start.voice_hash for llm in r.llms for call in llm.calls] == ["hash of hello"] * 2
 
 
-async def test_a_worker_that_cannot_be_told_is_told_when_it_is_there_again(tmp_path: Path) -> None:
+async def test_the_eviction_is_retried_until_the_worker_is_back(tmp_path: Path) -> None:
     async with rig(voices_dir=tmp_path, llms=2, model_poll_seconds=0.05) as r:
         await create(r)
         await r.llm_servers[1].close()
@@ -284,7 +284,7 @@ async def test_a_worker_that_cannot_be_told_is_told_when_it_is_there_again(tmp_p
         await again.close()
 
 
-async def test_two_owners_of_one_recording_do_not_feel_each_others_deletion(tmp_path: Path, key_file: Path) -> None:
+async def test_a_deletion_does_not_affect_another_owner_of_the_recording(tmp_path: Path, key_file: Path) -> None:
     async with rig(voices_dir=tmp_path / "voices", api_keys_file=key_file, result_cache="memory") as r:
         for key in KEYS:
             await create(r, key=key)

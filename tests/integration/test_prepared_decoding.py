@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from test_decode_service import TOKENS, audio_of, responses, start, tokens
 
 from lighttts.v1 import decode_pb2_grpc
 from services.common.pool import open_channel
 from services.common.server import ServiceServer
 from services.decode.server import DecodeService
 from services.decode.settings import DecodeSettings
+from tests.integration.test_decode_service import TOKENS, audio_of, responses, start, tokens
 
 
 def prepare(*flags: str) -> subprocess.CompletedProcess[str]:

@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_worker import Events
 
 from cli.local.ports import free_ports
 from cli.local.process import Worker, WorkerError, is_serving
 from cli.local.stack import Stack, StackConfig
+from tests.unit.cli.test_worker import Events
 
 FAILURE = '{"event": "no such file", "level": "error"}'
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import decode_support as support
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,6 +15,7 @@ from services.decode.engine.hops import HopPolicy
 from services.decode.engine.scheduler import EngineLimits
 from services.decode.engine.state import StreamError
 from services.decode.engine.torch_backend import NonFiniteAudio, TorchBackend
+from tests.unit.decode import decode_support as support
 
 ONE_HOP = HopPolicy(first_min=7000)
 SAME = 1e-3

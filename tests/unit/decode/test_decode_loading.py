@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import decode_support as support
 import numpy as np
 import pytest
 import torch
@@ -32,6 +31,7 @@ from services.decode.loading import (
 from services.decode.settings import DecodeSettings
 from tests.support.cuda import Cuda
 from tests.support.logs import capture_logs
+from tests.unit.decode import decode_support as support
 
 CPU = torch.device("cpu")
 MODEL = open_model_dir(support.ROOT / "tests" / "data" / "cosyvoice2-mini")

@@ -6,7 +6,6 @@ import math
 from dataclasses import replace
 from typing import Any
 
-import decode_support as support
 import numpy as np
 import pytest
 from hypothesis import given
@@ -20,6 +19,7 @@ from services.decode.engine.hops import HopPolicy
 from services.decode.engine.scheduler import EngineLimits, Job, Stream, deadline, fifo, pick, ready_jobs, victims
 from services.decode.engine.service_time import ServiceTime
 from services.decode.engine.state import StreamSpec
+from tests.unit.decode import decode_support as support
 
 AUDIO = AudioFormat()
 COSTS = CostModel(batch_s=0.1, stream_s=0.0, frame_s=0.002)

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import decode_support as support
 import numpy as np
 import pytest
 import torch
@@ -19,6 +18,7 @@ from services.decode.engine.hops import HopPolicy
 from services.decode.engine.scheduler import EngineLimits
 from services.decode.engine.state import StreamError
 from tests.support.cuda import Cuda
+from tests.unit.decode import decode_support as support
 
 COSTS = CostModel(batch_s=0.02, stream_s=0.01, frame_s=0.001, holdback_frames=12)
 SMALL = HopPolicy(15, (25,))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import decode_support as support
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,6 +9,7 @@ from hypothesis import strategies as st
 
 from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.decode.engine.state import ResumeRecord, StreamError
+from tests.unit.decode import decode_support as support
 
 
 def record(rows: int = 15, harmonics: int = 9) -> ResumeRecord:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-import decode_support as support
 import numpy as np
 import pytest
 import torch
@@ -21,6 +20,7 @@ from services.decode.engine.memory import default_budget, free_memory
 from services.decode.engine.state import StreamSpec
 from services.decode.engine.torch_backend import Precision, TorchBackend
 from services.decode.flow.kv_cache import EMPTY_STATE, KvBlockPool, KvLayout
+from tests.unit.decode import decode_support as support
 
 SAME = 1e-3
 COUNT = 120

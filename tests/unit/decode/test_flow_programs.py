@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from functools import cache
 
-import decode_support as support
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,6 +18,7 @@ from services.decode.engine.backends import Hop, HopAudio
 from services.decode.engine.torch_backend import Precision, TorchBackend
 from services.decode.estimators.compiled import compile_estimator, probe_mel, use_programs
 from services.decode.flow.model import Flow, FlowHop, FlowState
+from tests.unit.decode import decode_support as support
 
 MODEL = open_model_dir(support.ROOT / "tests" / "data" / "cosyvoice2-mini")
 SAME = 1e-5

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
-import decode_support as support
 import numpy as np
 import pytest
 import torch
@@ -29,6 +28,7 @@ from services.decode.flow.model import Flow, FlowHop
 from services.decode.flow.program import Record, Shape
 from services.decode.flow.programs import BLOCKS, CudaGraphs, Programs, Shapes
 from services.decode.flow.solver import Start
+from tests.unit.decode import decode_support as support
 
 MODEL = open_model_dir(support.ROOT / "tests" / "data" / "cosyvoice2-mini")
 MOST_STREAMS = 16

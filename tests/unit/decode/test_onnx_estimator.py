@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import decode_support as support
 import pytest
 import torch
 
@@ -12,6 +11,7 @@ from services.decode.estimators.export import export, graph_path, weights_hash
 from services.decode.estimators.onnx import OnnxEstimator, onnx_estimator
 from services.decode.flow.forward_pass import Pass, chunk_mask
 from services.decode.flow.unet import UNet
+from tests.unit.decode import decode_support as support
 
 CPU = torch.device("cpu")
 

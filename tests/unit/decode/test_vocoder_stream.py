@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import cache
 
-import decode_support as support
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,6 +15,7 @@ from services.decode.vocoder.context import layer_bound, measure_context
 from services.decode.vocoder.source import NoiseTable
 from services.decode.vocoder.stream import Vocoder
 from services.decode.vocoder.stretch import Stretch
+from tests.unit.decode import decode_support as support
 
 FRAMES = 150
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import decode_support as support
 import onnxruntime
 import pytest
 import torch
@@ -22,6 +21,7 @@ from services.decode.settings import DecodeSettings
 from services.decode.vocoder.context import layer_bound, measure_context
 from services.decode.vocoder.stream import Context, Vocoder
 from tests.support.tf32 import EmulatedTF32, torch_defaults
+from tests.unit.decode import decode_support as support
 
 MINI = open_model_dir(support.ROOT / "tests" / "data" / "cosyvoice2-mini")
 EMBEDDED = open_model_dir(support.ROOT / "models" / "tiny")

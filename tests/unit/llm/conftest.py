@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from llm_support import ROOT, MakeEngine
 
 from services.common.checkpoint.model_dir import ModelDir, open_model_dir
 from services.llm.engine.backends import Backend
@@ -15,6 +14,7 @@ from services.llm.engine.engine import LlmEngine
 from services.llm.engine.scheduler import EngineLimits, Order, fifo
 from services.llm.model.model import SpeechLM, load_speech_lm
 from services.llm.model.torch_backend import TorchBackend
+from tests.unit.llm.llm_support import ROOT, MakeEngine
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ import threading
 from dataclasses import replace
 
 import pytest
-from llm_support import PATIENCE_S, Listener, MakeEngine, run, utterance
 
 from services.common.checkpoint.model_dir import ModelDir
 from services.common.engine.shell import EngineFull
@@ -17,6 +16,7 @@ from services.llm.engine.engine import Handle, LlmEngine
 from services.llm.engine.layout import RequestError
 from services.llm.engine.scheduler import EngineLimits, Order, earliest_deadline, fifo
 from services.llm.engine.sequence import Event, Request, SamplingOptions
+from tests.unit.llm.llm_support import PATIENCE_S, Listener, MakeEngine, run, utterance
 
 COSTS = CostModel(step_s=0.0, step_s_per_sequence=0.0, prefill_s_per_token=0.0)
 STREAMS = 1000

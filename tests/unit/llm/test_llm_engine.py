@@ -12,7 +12,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llm_support import PATIENCE_S, Listener, MakeEngine, run, utterance
 
 from services.common.checkpoint.model_dir import ModelDir
 from services.common.engine.shell import EngineClosed, EngineFull
@@ -22,6 +21,7 @@ from services.llm.engine.scheduler import EngineLimits, ScheduledSequence
 from services.llm.engine.sequence import Event, Request, SamplingOptions
 from services.llm.model.model import SpeechLM, load_speech_lm
 from services.llm.model.torch_backend import TorchBackend
+from tests.unit.llm.llm_support import PATIENCE_S, Listener, MakeEngine, run, utterance
 
 UTTERANCES = [utterance(number) for number in range(7)]
 UTTERANCES.append(Request(tuple(range(12)), sampling=SamplingOptions(seed=7), text_order="interleaved", max_seconds=1))
@@ -149,7 +149,7 @@ def test_a_full_engine_refuses_and_recovers(make_engine: MakeEngine, mini_model:
         first, second = Listener(), Listener()
         engine.submit(UTTERANCES[1], first)
         handle = engine.submit(UTTERANCES[2], second)
-        with pytest.raises(EngineFull, match="2 requests"):
+        with pytest.raises(EngineFull, match="2 sessions"):
             engine.submit(UTTERANCES[3], Listener())
         engine.cancel(handle)
         backend.open()

@@ -13,7 +13,6 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from llm_support import ROOT, run, utterance
 
 from lighttts.v1 import llm_pb2
 from services.common.checkpoint.model_dir import ModelDir, ModelDirError, open_model_dir
@@ -30,6 +29,7 @@ from services.llm.stream.requests import end_of_prompt_id, prompt_of
 from services.llm.styles import read_styles
 from tests.support.cuda import Cuda
 from tests.support.logs import capture_logs
+from tests.unit.llm.llm_support import ROOT, run, utterance
 
 CPU = torch.device("cpu")
 CV3 = ROOT / "tests" / "data" / "cosyvoice3-mini"

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from llm_support import ROOT, Listener
 from tokenizers import Tokenizer
 
 from services.common.checkpoint.model_dir import ModelDir, ModelDirError, open_model_dir
@@ -15,6 +14,7 @@ from services.llm.engine.engine import LlmEngine
 from services.llm.engine.sequence import Request, SamplingOptions
 from services.llm.model.model import load_speech_lm
 from services.llm.model.torch_backend import TorchBackend
+from tests.unit.llm.llm_support import ROOT, Listener
 
 
 @pytest.mark.parametrize(

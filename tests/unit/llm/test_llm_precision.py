@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from llm_support import ROOT, Listener, MakeEngine, run, utterance
 from torch import Tensor
 
 from services.common.checkpoint.model_dir import ModelDir, open_model_dir
@@ -19,6 +18,7 @@ from services.llm.model.int8 import Int8Linear, quantize
 from services.llm.model.kv_cache import KVCache, SequenceInput, build_batch
 from services.llm.model.model import SpeechLM, load_speech_lm
 from services.llm.model.torch_backend import TorchBackend, TorchOptions
+from tests.unit.llm.llm_support import ROOT, Listener, MakeEngine, run, utterance
 
 CPU = torch.device("cpu")
 LIMITS = EngineLimits(max_running=6, total_tokens=480, max_request_tokens=96, block_size=4)

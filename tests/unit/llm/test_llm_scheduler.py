@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from llm_support import utterance
 
 from services.common.checkpoint.model_dir import ModelDir
 from services.llm.engine.blocks import BlockAllocator
 from services.llm.engine.layout import Prompt
 from services.llm.engine.scheduler import EngineLimits, Order, ScheduledSequence, Scheduler, earliest_deadline, fifo
 from services.llm.engine.sequence import Request, Sequence
+from tests.unit.llm.llm_support import utterance
 
 LONG = Request((1, 2, 3, 4, 5), Prompt(tuple(range(40)), tuple(range(50))))
 

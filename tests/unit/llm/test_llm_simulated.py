@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from llm_support import ROOT, Listener, MakeEngine, run, utterance
 
 from services.common.checkpoint.model_dir import ModelDir
 from services.llm.engine.backends import CostModel, SimulatedBackend
 from services.llm.engine.sequence import Request
 from tests.support.cuda import Cuda
+from tests.unit.llm.llm_support import ROOT, Listener, MakeEngine, run, utterance
 
 COSTS = CostModel(step_s=0.01, step_s_per_sequence=0.001, prefill_s_per_token=0.0001, tokens_per_text_id=5.0)
 

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from llm_support import ROOT
+
+from tests.unit.llm.llm_support import ROOT
 
 pytestmark = pytest.mark.system
 TRITON = ROOT / ".tools" / "triton"

@@ -48,7 +48,7 @@ class Running:
         }
         for number, decode in enumerate(self.decodes):
             context: Any = decode._context
-            prompts = {voice for voice, _ in context.engine._backend.prompts._pasts}
+            prompts = {voice for voice, _ in context.engine._backend.prompts._states}
             kept[f"decode {number}"] = voice_hash in context.voices or voice_hash in prompts
         return [name for name, holds in kept.items() if holds]
 

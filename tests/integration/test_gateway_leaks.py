@@ -186,12 +186,12 @@ async def bad_keys(r: Rig) -> None:
 
 async def drop_mid_upload(r: Rig) -> None:
     """Register a voice and disconnect after half of the upload."""
-    library = r.gateway._context.registry
+    registry = r.gateway._context.registry
     call = r.voices.CreateVoice(metadata=MINE)
     header = tts_pb2.CreateVoiceHeader(name="half", transcript="hello", consent=True)
     await call.write(tts_pb2.CreateVoiceRequest(header=header))
     await call.write(tts_pb2.CreateVoiceRequest(audio=b"x" * 100_000))
-    await until(lambda: library._uploads == 1)
+    await until(lambda: registry._uploads == 1)
     call.cancel()
 
 

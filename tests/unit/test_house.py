@@ -92,6 +92,11 @@ def test_engines_import_nothing_but_torch_and_numpy(service: str) -> None:
     assert not wrong
 
 
+def test_the_engine_shell_imports_the_standard_library_alone() -> None:
+    modules = imports(ROOT / "services" / "common" / "engine" / "shell.py")
+    assert not [module for module in modules if module.split(".")[0] not in sys.stdlib_module_names]
+
+
 def test_no_file_is_too_long() -> None:
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in python_files(*CODE)}
     assert not [f"{path.relative_to(ROOT)}: {lines}" for path, lines in lengths.items() if lines > LONGEST_FILE]

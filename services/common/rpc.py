@@ -11,11 +11,12 @@ from typing import Any
 import grpc
 import grpc.aio
 import structlog
+from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
 from services.common import metrics, tracing
-from services.common.errors import Internal, LightTtsError, Unavailable, from_rpc_error, to_status
-from services.common.telemetry import REQUEST_ID_KEY, bind_request_id, current_request_id, new_request_id
+from services.common.errors import Internal, InvalidInput, LightTtsError, Unavailable, from_rpc_error, to_status
+from services.common.telemetry import REQUEST_ID_KEY, bind_request_id, current_request_id, given_or_new_request_id
 
 log = structlog.get_logger(__name__)
 
@@ -35,6 +36,46 @@ def channel_options(max_message_bytes: int) -> list[tuple[str, int]]:
         ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.lookahead_bytes", 64 * 1024),
     ]
+
+
+class _Undecodable:
+    """Takes the place of a request whose bytes are not a message of its type."""
+
+
+_UNDECODABLE = _Undecodable()
+
+
+def _tolerant(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    """Return a deserializer that returns `_UNDECODABLE` instead of raising, since gRPC would log a trace."""
+    if deserializer is None:
+        return None
+
+    def deserialize(raw: bytes) -> Any:
+        try:
+            return deserializer(raw)
+        except DecodeError:
+            return _UNDECODABLE
+
+    return deserialize
+
+
+def _checked(request: Any) -> Any:
+    if request is _UNDECODABLE:
+        raise InvalidInput("the request cannot be decoded: it is not a protobuf message of this method's type")
+    return request
+
+
+class _Requests:
+    """The requests of a stream. Raises InvalidInput in the place of one that cannot be decoded."""
+
+    def __init__(self, requests: AsyncIterator[Any]) -> None:
+        self._requests = requests
+
+    def __aiter__(self) -> _Requests:
+        return self
+
+    async def __anext__(self) -> Any:
+        return _checked(await anext(self._requests))
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
@@ -63,22 +104,30 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         kind = "_".join("stream" if s else "unary" for s in (handler.request_streaming, handler.response_streaming))
         wrap = self._streaming if handler.response_streaming else self._unary
         make = getattr(grpc, f"{kind}_rpc_method_handler")
+        checked = _Requests if handler.request_streaming else _checked
         return make(  # type: ignore[no-any-return]
-            wrap(method, getattr(handler, kind)),
-            request_deserializer=handler.request_deserializer,
+            wrap(method, getattr(handler, kind), checked),
+            request_deserializer=_tolerant(handler.request_deserializer),
             response_serializer=handler.response_serializer,
         )
 
-    def _unary(self, method: str, behaviour: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    def _unary(
+        self, method: str, behaviour: Callable[..., Awaitable[Any]], checked: Callable[[Any], Any]
+    ) -> Callable[..., Awaitable[Any]]:
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             async with self._guard(method, context):
-                return await behaviour(request, context)
+                return await behaviour(checked(request), context)
 
         return call
 
-    def _streaming(self, method: str, behaviour: Callable[..., Any]) -> Callable[..., AsyncIterator[Any]]:
+    def _streaming(
+        self, method: str, behaviour: Callable[..., Any], checked: Callable[[Any], Any]
+    ) -> Callable[..., AsyncIterator[Any]]:
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-            async with self._guard(method, context), contextlib.aclosing(behaviour(request, context)) as responses:
+            async with (
+                self._guard(method, context),
+                contextlib.aclosing(behaviour(checked(request), context)) as responses,
+            ):
                 async for response in responses:
                     yield response
 
@@ -87,7 +136,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     @contextlib.asynccontextmanager
     async def _guard(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[None]:
         metadata = dict(context.invocation_metadata() or ())
-        bind_request_id(str(metadata.get(REQUEST_ID_KEY) or new_request_id()))
+        bind_request_id(given_or_new_request_id(metadata.get(REQUEST_ID_KEY, "")))
         with tracing.serving(method.lstrip("/"), metadata):
             async with self._answer(method, context):
                 yield
@@ -118,6 +167,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             defect = Internal(f"internal error; the server's log has the details under request {current_request_id()}")
             await context.abort_with_status(rpc_status.to_status(to_status(defect)))
         finally:
+            if code is grpc.StatusCode.CANCELLED:
+                log.debug("the client has left", method=method)
             self._count(method, -1)
             metrics.RPC_FINISHED.labels(method, code.name).inc()
             metrics.RPC_SECONDS.labels(method).observe(time.monotonic() - started)

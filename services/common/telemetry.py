@@ -7,10 +7,12 @@ import sys
 import uuid
 from typing import Any, Literal
 
+import grpc.aio
 import structlog
 
 REQUEST_ID_KEY = "x-request-id"
 """gRPC metadata key and HTTP header that pass the request id from service to service."""
+MAX_REQUEST_ID_CHARS = 128
 
 
 def configure_logging(service: str, worker: str, level: str, style: Literal["auto", "json", "plain"]) -> None:
@@ -50,13 +52,27 @@ def configure_logging(service: str, worker: str, level: str, style: Literal["aut
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    logging.getLogger("grpc._cython.cygrpc").addFilter(drop_departures)
     for noisy in ("httpx", "httpcore", "uvicorn.access", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def drop_departures(record: logging.LogRecord) -> bool:
+    """Filter out grpcio's tracebacks about clients that have left; services.common.rpc logs a line for each."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, grpc.aio.InternalError)
 
 
 def new_request_id() -> str:
     """Return a new request id: 32 hex digits."""
     return uuid.uuid4().hex
+
+
+def given_or_new_request_id(given: str | bytes) -> str:
+    """Return the id that a caller sent, or a new one if it is empty or headers, metadata and logs cannot hold it."""
+    text = given.decode("latin-1") if isinstance(given, bytes) else given
+    usable = 0 < len(text) <= MAX_REQUEST_ID_CHARS and text.isascii() and text.isprintable()
+    return text if usable else new_request_id()
 
 
 def bind_request_id(request_id: str) -> None:

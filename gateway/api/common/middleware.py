@@ -6,9 +6,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.common import tracing
-from services.common.telemetry import REQUEST_ID_KEY, bind_request_id, new_request_id
-
-_LONGEST_REQUEST_ID = 128
+from services.common.telemetry import REQUEST_ID_KEY, bind_request_id, given_or_new_request_id
 
 
 class RequestId:
@@ -21,7 +19,7 @@ class RequestId:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        request_id = _valid(dict(scope["headers"]).get(REQUEST_ID_KEY.encode(), b"")) or new_request_id()
+        request_id = given_or_new_request_id(dict(scope["headers"]).get(REQUEST_ID_KEY.encode(), b""))
         bind_request_id(request_id)
 
         async def send_with_id(message: Message) -> None:
@@ -59,9 +57,3 @@ class BodyLimit:
             return message
 
         await self._app(scope, receive_some, send)
-
-
-def _valid(request_id: bytes) -> str:
-    """Return the id if headers, metadata and logs can carry it, else an empty string."""
-    text = request_id.decode("latin-1")
-    return text if len(text) <= _LONGEST_REQUEST_ID and text.isascii() and text.isprintable() else ""

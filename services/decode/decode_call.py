@@ -12,6 +12,7 @@ from lighttts.v1 import audio_pb2, decode_pb2, voice_pb2
 from services.common import tracing
 from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.common.engine.event_queue import EventQueue, background
+from services.common.engine.places import Place
 from services.common.engine.shell import EngineClosed, EngineFull, FailedEvent
 from services.common.errors import Internal, InvalidInput, LightTtsError, Overloaded, Unavailable
 from services.common.voices.cache import VoiceCache
@@ -98,7 +99,9 @@ class DecodeCall:
                 voices.put(await self._voice_content())
             with voices.lease(self._start.voice_hash) as voice:
                 if voice is None:
-                    raise Overloaded("the voice cache is full of voices in use; try again shortly")
+                    raise Overloaded(
+                        "the decode worker's voice cache is full of voices in use; try again shortly", stage="decode"
+                    )
                 handle = self._open(voice)
                 try:
                     yield self._started()
@@ -156,6 +159,7 @@ class DecodeCall:
                 deadline=time.monotonic() + target,
                 offline=start.urgency.priority == audio_pb2.Urgency.PRIORITY_OFFLINE,
                 max_unread_s=settings.max_unread_seconds,
+                place=Place(start.place.session, start.place.admitted or bool(start.resume_record)),
                 hops=HopPolicy(sizes=(plan.chunk_tokens,)) if settings.decode_fixed_hops else HopPolicy(),
             )
             return self._context.engine.open(spec, self._events.post)
@@ -226,7 +230,7 @@ def _client_error(error: Exception) -> LightTtsError:
         case StreamError() | ValueError():
             return InvalidInput(str(error))
         case EngineFull():
-            return Overloaded(str(error))
+            return Overloaded(str(error), stage="decode")
         case EngineClosed():
             return Unavailable(str(error))
         case _:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from services.common.engine.places import needs_place, places_taken
 from services.common.engine.shell import EngineFull, EngineShell, ItemHandle
 from services.common.engine.thread import EngineThread
 from services.decode.engine.admission import overload
@@ -23,6 +24,7 @@ from services.decode.engine.scheduler import (
     Stream,
     deadline,
     demand,
+    demands,
     pick,
     ready_jobs,
     victims,
@@ -75,18 +77,28 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
         return handle
 
     def _admit(self, item: Stream) -> None:
-        """Raise EngineFull at a limit of streams, or if the stream would make a playing one late."""
-        if len(self._live) >= self.limits.max_streams:
-            raise EngineFull(f"{len(self._live)} streams are open, which is this engine's limit")
-        queued = sum(stream.queued for stream in self._live)
-        if queued >= self.limits.max_queue:
-            raise EngineFull(f"{queued} streams wait for their first audio, which is the queue's limit")
-        if not self.limits.admission:
+        """Raise EngineFull if a new session meets a limit of sessions, or would make a playing stream late."""
+        places = [stream.spec.place for stream in self._live]
+        if not needs_place(item.spec.place, places):
             return
         now, audio = self._clock(), self._backend.format
-        taken = [demand(live, now, audio, self.limits) for live in self._live]
+        taken = places_taken(places)
+        if taken >= self.limits.max_streams:
+            raise EngineFull(f"{taken} sessions are open, which is this engine's limit")
+        queued = places_taken(stream.spec.place for stream in self._live if stream.awaits_first_audio(now))
+        if queued >= self.limits.max_queue:
+            raise EngineFull(f"{queued} sessions wait for audio, which is the queue's limit")
+        if not self.limits.admission:
+            return
         new = demand(item, now, audio, self.limits)
-        why = overload(now, taken, new, self._times, self.limits.max_batch, item.spec.hops.token_rate)
+        why = overload(
+            now,
+            demands(self._live, now, audio, self.limits),
+            new,
+            self._times,
+            self.limits.max_batch,
+            item.spec.hops.token_rate,
+        )
         if why is not None:
             raise EngineFull(why)
 

@@ -86,6 +86,11 @@ class Stream:
         """Whether it has tokens and waits for its first audio."""
         return self.fed_at is not None and self.played is None and not self.closed
 
+    def awaits_first_audio(self, now: float) -> bool:
+        """Whether a listener waits for the stream's first audio: not if an earlier utterance of the session plays."""
+        due = self.spec.deadline is not None and self.spec.deadline <= now
+        return self.queued and (due or not self.spec.place.admitted)
+
     def lead(self, now: float, sample_rate: int) -> float:
         """Seconds of audio made beyond the present playback position; infinite for an offline stream."""
         if self.spec.offline:
@@ -201,6 +206,18 @@ def demand(stream: Stream, now: float, audio: AudioFormat, limits: EngineLimits)
     end = stream.spec.hops.hop_end(stream.plan, stream.prompt, stream.done, lead)
     hop = stream.spec.hops.sizes[0]
     return Demand(end - stream.done, _deadline(stream, now, audio, limits), hop, not stream.spec.offline)
+
+
+def demands(streams: Iterable[Stream], now: float, audio: AudioFormat, limits: EngineLimits) -> list[Demand]:
+    """Return the demands of `streams`, one per session: that of its most urgent stream."""
+    found: dict[object, Demand] = {}
+    for stream in streams:
+        session = stream.spec.place.session or stream
+        new = demand(stream, now, audio, limits)
+        known = found.get(session)
+        if known is None or new.deadline < known.deadline:
+            found[session] = new
+    return list(found.values())
 
 
 def victims(streams: Iterable[Stream], job: Job, now: float, audio: AudioFormat) -> list[Stream]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.common.checkpoint.chunk_plan import ChunkPlan
+from services.common.engine.places import NEW_SESSION, Place
 from services.decode.engine.hops import HopPolicy
 
 _MAGIC = b"LTD1"
@@ -49,6 +50,8 @@ class StreamSpec:
     """No listener waits for this audio: largest hops, lowest urgency."""
     max_unread_s: float | None = None
     """Seconds of unacknowledged audio at which the stream pauses; None: it never pauses."""
+    place: Place = NEW_SESSION
+    """The session that the utterance belongs to; the engine's limits refuse new sessions only."""
 
     def __post_init__(self) -> None:
         if not 0.1 <= self.speed <= 10:

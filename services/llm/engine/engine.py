@@ -14,6 +14,7 @@ from collections.abc import Sequence as Ids
 from dataclasses import dataclass
 
 from services.common.checkpoint.model_dir import ModelDir
+from services.common.engine.places import needs_place, places_taken
 from services.common.engine.shell import EngineFull, EngineShell, ItemHandle
 from services.common.engine.thread import EngineThread
 from services.llm.engine.backends import Backend
@@ -141,8 +142,11 @@ class LlmEngine(EngineShell[Sequence, TokensEvent, EngineStats]):
         self._thread.post(lambda: self._guarded(handle, handle.item.end_text))
 
     def _admit(self, item: Sequence) -> None:
-        if len(self._live) >= self.limits.max_running + self.limits.max_waiting:
-            raise EngineFull(f"{len(self._live)} requests are running or waiting, which is this engine's limit")
+        places = [sequence.request.place for sequence in self._live]
+        if needs_place(item.request.place, places):
+            taken = places_taken(places)
+            if taken >= self.limits.max_running + self.limits.max_waiting:
+                raise EngineFull(f"{taken} sessions are running or waiting, which is this engine's limit")
 
     def _release(self, item: Sequence) -> None:
         self._scheduler.remove(item)

@@ -26,8 +26,8 @@ def fifo(sequence: Sequence) -> tuple[float, ...]:
 
 
 def earliest_deadline(sequence: Sequence) -> tuple[float, ...]:
-    """The most urgent first; sequences without a deadline last, in order of arrival."""
-    return (sequence.due, sequence.arrival)
+    """The most urgent first; of equal ones admitted sessions first; without a deadline last, in order of arrival."""
+    return (sequence.due, not sequence.request.place.admitted, sequence.arrival)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from services.common.checkpoint.model_dir import LlmConfig, ModelDir, SamplingConfig
+from services.common.engine.places import NEW_SESSION, Place
 from services.common.engine.shell import FailedEvent
 from services.llm.engine.layout import (
     FinishReason,
@@ -68,6 +69,8 @@ class Request:
     """Playback speed, 0.1 to 10, relative to the model's speech; deadlines follow from it too."""
     style: str = ""
     """Name of the backend's checkpoint; empty: its first."""
+    place: Place = NEW_SESSION
+    """The session that the utterance belongs to; the engine's limits refuse new sessions only."""
     upstream_stops: bool = False
     """Use upstream's stop and ban rules in `whole` order instead of ours; for parity checks."""
 

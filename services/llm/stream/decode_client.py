@@ -88,7 +88,15 @@ class DecodeStream:
         self._start = start
         self._voice = voice
         self._model_id = model_id
-        self._failover = Failover(pool, policy, "decode", MOVES, failover_budget or FailoverBudget())
+        self._failover = Failover(
+            pool,
+            policy,
+            "decode",
+            MOVES,
+            failover_budget or FailoverBudget(),
+            admitted=start.place.admitted,
+            clock=clock,
+        )
         self._clock = clock
         self._tokens: list[int] = []
         self._last = False
@@ -175,6 +183,7 @@ class DecodeStream:
         start = decode_pb2.DecodeStart()
         start.CopyFrom(self._start)
         start.resume_record = self._record
+        start.place.admitted = self._failover.admitted
         yield decode_pb2.DecodeRequest(start=start)
         while True:
             self._changed.clear()

@@ -190,6 +190,7 @@ class GenerateCall:
             play_at=progress.started_at + requests.first_audio_after(start, context.settings),
             speed=requests.speed_of(start),
             style=requests.engine_style(start),
+            place=requests.place_of(start),
         )
         try:
             handle = context.engine.submit(request, self._events.post)
@@ -263,7 +264,13 @@ class GenerateCall:
 
     def _decode_stream(self, voice: Voice) -> decode_client.DecodeStream:
         start, settings = self._start, self._context.settings
-        policy = MovePolicy(settings.decode_silence_seconds, settings.decode_stall_seconds, settings.decode_max_moves)
+        policy = MovePolicy(
+            settings.decode_silence_seconds,
+            settings.decode_stall_seconds,
+            settings.decode_max_moves,
+            settings.decode_patience_seconds,
+        )
+        place = requests.place_of(start)
         message = decode_pb2.DecodeStart(
             request_id=start.request_id,
             voice_hash=start.voice_hash,
@@ -272,6 +279,7 @@ class GenerateCall:
             urgency=start.urgency,
             speed=start.speed,
             full_attention_last_chunk=start.full_attention_last_chunk,
+            place=audio_pb2.SessionPlace(session=place.session, admitted=place.admitted),
         )
         resume = start.resume
         return decode_client.DecodeStream(

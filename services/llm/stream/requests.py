@@ -11,6 +11,7 @@ import structlog
 from lighttts.v1 import audio_pb2, llm_pb2
 from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.common.checkpoint.model_dir import FlowConfig, ModelDir, ModelDirError
+from services.common.engine.places import Place
 from services.common.engine.shell import EngineClosed, EngineFull
 from services.common.errors import Internal, InvalidInput, NotFound, Overloaded, Unavailable
 from services.common.voices.voice import Voice
@@ -143,6 +144,11 @@ def hop_plan(start: llm_pb2.GenerateStart, flow: FlowConfig) -> HopPlan:
         return HopPlan(plan, flow.lookahead_tokens)
     except ValueError as error:
         raise InvalidInput(str(error), field="start.chunk_plan") from error
+
+
+def place_of(start: llm_pb2.GenerateStart) -> Place:
+    """Return the utterance's place; a worker has accepted an utterance to resume before, so its session is admitted."""
+    return Place(start.place.session, start.place.admitted or start.HasField("resume"))
 
 
 def map_engine_error(error: Exception) -> Exception:

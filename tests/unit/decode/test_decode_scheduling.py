@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from services.common.engine.places import Place
 from services.common.engine.shell import EngineClosed, EngineFull, FailedEvent
 from services.decode.engine.backends import AudioFormat, CostModel, Hop, HopAudio, SimulatedBackend
 from services.decode.engine.events import AudioEvent, Event
@@ -194,7 +195,7 @@ def test_streams_beyond_the_limit_are_refused_until_one_ends() -> None:
     with support.running(simulated(), limits=EngineLimits(max_streams=1)) as engine:
         listener = support.Listener()
         handle = engine.open(support.voice(), listener)
-        with pytest.raises(EngineFull, match="1 streams are open"):
+        with pytest.raises(EngineFull, match="1 sessions are open"):
             engine.open(support.voice(), listener)
         engine.push(handle, support.speech(30), last=True)
         listener.wait()
@@ -206,7 +207,7 @@ def test_a_long_queue_for_first_audio_refuses_new_streams() -> None:
     with support.running(simulated(gate), limits=EngineLimits(max_queue=2)) as engine:
         silent = engine.open(support.voice(), support.Listener())  # has no tokens, so it is not in the queue
         waiting = [support.speak(engine, support.voice(), support.speech(30)) for _ in range(2)]
-        with pytest.raises(EngineFull, match="2 streams wait for their first audio"):
+        with pytest.raises(EngineFull, match="2 sessions wait for audio"):
             engine.open(support.voice(), support.Listener())
         gate.open()
         for listener in waiting:
@@ -286,3 +287,26 @@ def test_closing_fails_the_streams_that_are_open() -> None:
     with pytest.raises(EngineClosed):
         engine.open(support.voice(), listener)
     engine.close()
+
+
+def test_an_admitted_session_is_never_refused() -> None:
+    limits = EngineLimits(max_streams=1, max_queue=1)
+    with support.running(simulated(), limits=limits) as engine:
+        first = engine.open(support.voice(place=Place("a")), support.Listener())
+        following = support.speak(engine, support.voice(place=Place("a", admitted=True)), support.speech(30))
+        returning = support.speak(engine, support.voice(place=Place("b", admitted=True)), support.speech(30))
+        with pytest.raises(EngineFull, match="sessions are open"):
+            engine.open(support.voice(place=Place("c")), support.Listener())
+        following.wait()
+        returning.wait()
+        engine.cancel(first)
+
+
+def test_two_utterances_of_a_session_take_one_place() -> None:
+    with support.running(simulated(), limits=EngineLimits(max_streams=2)) as engine:
+        handles = [engine.open(support.voice(place=Place("a", admitted=n > 0)), support.Listener()) for n in range(2)]
+        handles.append(engine.open(support.voice(place=Place("b")), support.Listener()))
+        with pytest.raises(EngineFull, match="2 sessions are open"):
+            engine.open(support.voice(place=Place("c")), support.Listener())
+        for handle in handles:
+            engine.cancel(handle)

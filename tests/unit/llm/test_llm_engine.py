@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.common.checkpoint.model_dir import ModelDir
+from services.common.engine.places import Place
 from services.common.engine.shell import EngineClosed, EngineFull
 from services.llm.engine.backends import NonFiniteLogits
 from services.llm.engine.layout import Prompt, RequestError
@@ -36,7 +37,7 @@ class GatedBackend(TorchBackend):
         self.started = threading.Semaphore(0)
         self.permits = threading.Semaphore(0)
 
-    def step(self, batch: Sequence[ScheduledSequence]) -> list[int | None]:
+    def step(self, batch: Sequence[ScheduledSequence]) -> list[Sequence[int]]:
         self.batches.append(list(batch))
         self.started.release()
         assert self.permits.acquire(timeout=PATIENCE_S)
@@ -322,3 +323,17 @@ def test_interleaved_text_may_end_within_the_prompts_speech(make_engine: MakeEng
         handle = engine.submit(Request((), prompt, text_complete=False, text_order="interleaved"), empty)
         engine.end_text(handle)
         assert "empty" in str(empty.wait().error)
+
+
+def test_an_admitted_session_queues_where_a_new_one_is_refused(make_engine: MakeEngine, mini_model: SpeechLM) -> None:
+    backend = GatedBackend(mini_model)
+    with make_engine(EngineLimits(max_running=1, max_waiting=1), backend) as engine:
+        listeners = [Listener() for _ in range(4)]
+        places = [Place("a"), Place("b"), Place("a", admitted=True), Place("gone before", admitted=True)]
+        for listener, place in zip(listeners, places, strict=True):
+            engine.submit(replace(UTTERANCES[1], place=place), listener)
+        with pytest.raises(EngineFull, match="3 sessions"):
+            engine.submit(replace(UTTERANCES[1], place=Place("c")), Listener())
+        backend.open()
+        for listener in listeners:
+            listener.wait()

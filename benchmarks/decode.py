@@ -152,7 +152,7 @@ def steady(hop: int) -> int:
 
 
 def growing(hop: int) -> int:
-    return CHUNK * min(4, 2**hop)
+    return CHUNK * min(4, 1 << hop)
 
 
 def made_up_voice(backend: TorchBackend, tokens: int, rng: np.random.Generator) -> StreamSpec:

@@ -54,7 +54,7 @@ def count_flops(work: Callable[[], object]) -> int:
 
 def _attention_flops(query: Any, key: Any, value: Any, *rest: object, **options: object) -> int:
     """The form that torch's counter needs: from shapes [batch, heads, positions, width] to operations."""
-    return int(sdpa_flop_count(query, key, value))
+    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
 
 
 def weight_bytes(*modules: nn.Module) -> int:

@@ -114,12 +114,12 @@ def _official(model: SpeechLM) -> dict[str, Tensor]:
         for kind in ("weight", "bias"):
             parts = getattr(attention.qkv_proj, kind).split((heads, kv, kv))
             named |= {f"{at}.self_attn.{name}_proj.{kind}": part for name, part in zip("qkv", parts, strict=True)}
-        gate, up = mlp.gate_up_proj.weight.chunk(2)
+        gate, up = mlp.gate_up_proj.get_parameter("weight").chunk(2)
         named |= {
-            f"{at}.self_attn.o_proj.weight": attention.o_proj.weight,
+            f"{at}.self_attn.o_proj.weight": attention.o_proj.get_parameter("weight"),
             f"{at}.mlp.gate_proj.weight": gate,
             f"{at}.mlp.up_proj.weight": up,
-            f"{at}.mlp.down_proj.weight": mlp.down_proj.weight,
+            f"{at}.mlp.down_proj.weight": mlp.down_proj.get_parameter("weight"),
             f"{at}.input_layernorm.weight": layer.input_layernorm.weight.to(dtype),
             f"{at}.post_attention_layernorm.weight": layer.post_attention_layernorm.weight.to(dtype),
         }

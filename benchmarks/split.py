@@ -75,7 +75,7 @@ class Direct:
         plan = ChunkPlan(flow.chunk_tokens, flow.chunk_tokens)
         spec = StreamSpec(voice.speech_tokens, voice.mel, voice.embedding, voice.hash, seed, plan)
         decoding = self._decode.open(spec, events.put)
-        wanted, waiting = HopPlan.default(flow).next(len(voice.speech_tokens), 0), list[int]()
+        wanted, waiting = HopPlan(plan, flow.lookahead_tokens).next(len(voice.speech_tokens), 0), list[int]()
         try:
             while not isinstance(event := events.get(), AudioEvent):
                 if not isinstance(event, TokensEvent):
@@ -114,8 +114,9 @@ async def measure(requests: int, folder: Path) -> None:
     files = {name: folder / f"{name}.json" for name in costs}
     for name, file in files.items():
         file.write_text(json.dumps(costs[name]), encoding="utf-8")
-    flags = {name: (f"--{name}-backend", "simulated", f"--{name}-cost-file", str(file)) for name, file in files.items()}
-    flags["decode"] += ("--decode-admission", "off")
+    flags: dict[str, tuple[str, ...]] = {"llm": (), "decode": ("--decode-admission", "off")}
+    for name, file in files.items():
+        flags[name] += (f"--{name}-backend", "simulated", f"--{name}-cost-file", str(file))
     async with Stack(StackConfig(decode_workers=1, log_dir=folder, flags=flags)) as stack:
         async with grpc.aio.insecure_channel(stack.encode.address) as channel:
             header = encode_pb2.EncodeVoiceHeader(bundled_voice=VOICE)

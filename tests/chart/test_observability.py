@@ -114,6 +114,6 @@ def test_the_chart_installs_them() -> None:
 @pytest.mark.system
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool (Debian package prometheus)")
 def test_alerts_fire_and_keep_quiet() -> None:
-    for command in (["check", "rules", CHART / "files" / "alerts.yaml"], ["test", "rules", ALERT_TESTS]):
+    for command in (["check", "rules", str(CHART / "files" / "alerts.yaml")], ["test", "rules", str(ALERT_TESTS)]):
         done = subprocess.run(["promtool", *command], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr

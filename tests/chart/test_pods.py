@@ -14,8 +14,9 @@ import pytest
 from cli.local.ports import free_ports
 from cli.local.process import is_serving
 from services.common.settings import EMBEDDED_MODEL
-from tests.support.cluster import Cluster, Manifest
+from tests.support.cluster import Cluster
 from tests.support.helm import ROOT, VERSIONS, helm
+from tests.support.kubelet import Manifest
 from tests.support.model_hub import ModelHub
 
 pytestmark = [pytest.mark.system, pytest.mark.asyncio(loop_scope="session")]

@@ -21,7 +21,7 @@ class Full(decode_pb2_grpc.DecodeServicer):
     """Refuse every stream at its first message."""
 
     name = "full"
-    rpc_services = ("lighttts.v1.Decode",)
+    rpc_services: tuple[str, ...] = ("lighttts.v1.Decode",)
 
     def register(self, server: grpc.aio.Server) -> None:
         decode_pb2_grpc.add_DecodeServicer_to_server(self, server)

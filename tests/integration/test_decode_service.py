@@ -28,7 +28,8 @@ from tests.support.llm import metric, until
 MODEL = voice_identity(open_model_dir(Path(__file__).parents[2] / "models" / "tiny"))
 PROMPT = 30
 TOKENS = list(range(60))
-Request, Response = decode_pb2.DecodeRequest, decode_pb2.DecodeResponse
+Request = decode_pb2.DecodeRequest
+Response = decode_pb2.DecodeResponse
 
 
 def make_voice(model: str = MODEL) -> voice_pb2.VoiceContent:
@@ -132,7 +133,7 @@ async def test_a_draining_worker_asks_to_hand_over_and_serves_on(tmp_path: Path)
         call = stub.Decode()
         for request in (start(), Request(voice=make_voice()), tokens(TOKENS[:30], last=False)):
             await call.write(request)
-        answers = []
+        answers: list[Response] = []
         while not answers or not answers[-1].HasField("audio"):
             answers.append(await call.read())
         await service.drain()

@@ -40,7 +40,8 @@ Request = encode_pb2.EncodeVoiceRequest
 @asynccontextmanager
 async def encode_service(**changes: Any) -> AsyncIterator[Any]:
     """Run the service with models/tiny and yield its stub; the block has a timeout."""
-    options = EncodeSettings(**({"port": 0, "normaliser": "builtin"} | changes))
+    defaults: dict[str, Any] = {"port": 0, "normaliser": "builtin"}
+    options = EncodeSettings(**(defaults | changes))
     server = ServiceServer(EncodeService(options), options)
     try:
         await server.start()
@@ -50,7 +51,7 @@ async def encode_service(**changes: Any) -> AsyncIterator[Any]:
         await server.close()
 
 
-def header(**prompt: str) -> Request:
+def header(**prompt: Any) -> Request:
     return Request(header=encode_pb2.EncodeVoiceHeader(request_id="r", **prompt))
 
 
@@ -191,7 +192,7 @@ async def test_text_and_cached_voices_are_served_while_extraction_is_busy(monkey
         assert not (await encode_prompt(stub, SLT, SLT_WORDS + " Ten.")).cached
 
 
-async def pieces(stub: Any, fragments: Sequence[str], **start: bool | str) -> list[encode_pb2.EncodeTextResponse]:
+async def pieces(stub: Any, fragments: Sequence[str], **start: Any) -> list[encode_pb2.EncodeTextResponse]:
     async def outgoing() -> AsyncIterator[encode_pb2.EncodeTextRequest]:
         yield encode_pb2.EncodeTextRequest(start=encode_pb2.EncodeTextStart(request_id="r", **start))
         for fragment in fragments:

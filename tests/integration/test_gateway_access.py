@@ -86,7 +86,7 @@ async def test_grpc_calls_without_a_valid_key_are_unauthenticated(tmp_path: Path
 
 async def test_health_needs_no_key(tmp_path: Path) -> None:
     async with rig(api_keys_file=keys(tmp_path)) as r:
-        stub = health_pb2_grpc.HealthStub(r.channel)
+        stub: Any = health_pb2_grpc.HealthStub(r.channel)
         answer = await stub.Check(health_pb2.HealthCheckRequest())
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
         for path in ("/health", "/healthz", "/liveness", "/readiness", "/metrics"):
@@ -121,7 +121,7 @@ async def test_an_expired_key_is_refused_with_its_date(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shared", [False, pytest.param(True, marks=pytest.mark.system)])
 async def test_streams_at_once_are_limited_per_key(tmp_path: Path, shared: bool) -> None:
     async with redis_server() if shared else no_server() as url:
-        settings = {"redis_url": url} if url else {}
+        settings: dict[str, Any] = {"redis_url": url} if url else {}
         async with rig(api_keys_file=keys(tmp_path, max_streams=1), **settings) as r:
             r.llm.scripts[0] = Script(hold={0: asyncio.Event()})
             first = asyncio.create_task(say(r))
@@ -140,7 +140,7 @@ async def test_streams_at_once_are_limited_per_key(tmp_path: Path, shared: bool)
 @pytest.mark.parametrize("shared", [False, pytest.param(True, marks=pytest.mark.system)])
 async def test_requests_per_minute_are_limited_per_key(tmp_path: Path, shared: bool) -> None:
     async with redis_server() if shared else no_server() as url:
-        settings = {"redis_url": url} if url else {}
+        settings: dict[str, Any] = {"redis_url": url} if url else {}
         async with rig(api_keys_file=keys(tmp_path, requests_per_minute=1, burst=2), **settings) as r:
             await say(r)
             await say(r)
@@ -153,7 +153,7 @@ async def test_requests_per_minute_are_limited_per_key(tmp_path: Path, shared: b
 async def test_gateways_share_quotas_and_count_alone_without_redis(tmp_path: Path) -> None:
     key_file = keys(tmp_path, requests_per_minute=0.001, burst=2)
     async with redis_server() as url:
-        settings = {"api_keys_file": key_file, "redis_url": url}
+        settings: dict[str, Any] = {"api_keys_file": key_file, "redis_url": url}
         async with rig(**settings) as one, second_gateway(one, **settings) as other:
             await say(one)
             await say(other)
@@ -194,8 +194,9 @@ async def test_a_client_that_never_reads_frees_its_place() -> None:
     ("guarded", "text"), [(False, "anyone who can reach this gateway can use it"), (True, "API keys are required")]
 )
 async def test_the_start_logs_whether_keys_are_required(tmp_path: Path, guarded: bool, text: str) -> None:
+    settings: dict[str, Any] = {"api_keys_file": keys(tmp_path)} if guarded else {}
     with structlog.testing.capture_logs() as lines:
-        async with rig(**({"api_keys_file": keys(tmp_path)} if guarded else {})):
+        async with rig(**settings):
             pass
     assert sum(text in line["event"] for line in lines) == 1
 

@@ -97,7 +97,10 @@ async def test_whatever_is_sent_is_answered(
     sent = [message.SerializeToString() for message in (first, *rest)]
     if garbage is not None:
         sent.append(garbage)
-    call = served.channel.stream_stream(METHOD, None, tts_pb2.StreamingSynthesizeResponse.FromString)(iter_of(sent))
+    method: grpc.aio.StreamStreamMultiCallable[bytes, Any] = served.channel.stream_stream(
+        METHOD, None, tts_pb2.StreamingSynthesizeResponse.FromString
+    )
+    call = method(iter_of(sent))
     end, events, refusal = CallEnd(call), [], None
     try:
         async for response in call:

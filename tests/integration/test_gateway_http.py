@@ -228,7 +228,7 @@ async def test_models_metrics_and_request_ids() -> None:
         assert response.headers["x-request-id"] == "mine-1"
         assert r.llm.calls[0].start.request_id == "mine-1"
         assert r.llm.calls[0].ids == ids_of("One.")
-        strange = await r.http.get("/liveness", headers={"x-request-id": "ü".encode("latin-1")})
+        strange = await r.http.get("/liveness", headers=[(b"x-request-id", "ü".encode("latin-1"))])
         assert len(strange.headers["x-request-id"]) == 32
         metrics = (await r.http.get("/metrics")).text
         assert "lighttts_gateway_time_to_first_audio_seconds_count" in metrics

@@ -9,6 +9,7 @@ import gc
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -37,7 +38,7 @@ async def served(tmp_path: Path) -> AsyncIterator[Rig]:
         f"{{name: old, sha256: {key_hash(EXPIRED)}, expires: 2020-01-01T00:00:00Z}}",
     ]
     (tmp_path / "keys.yaml").write_text(f"keys: [{', '.join(entries)}]")
-    options = {"api_keys_file": tmp_path / "keys.yaml", "voices_dir": tmp_path / "voices"}
+    options: dict[str, Any] = {"api_keys_file": tmp_path / "keys.yaml", "voices_dir": tmp_path / "voices"}
     async with rig(limit_seconds=120, max_text_chars=100_000, **options) as r:
         r.http.headers["x-api-key"] = KEY
         yield r

@@ -84,7 +84,8 @@ async def test_requests_without_a_seed_are_cached_only_if_allowed(any_seed: bool
 
 
 async def test_off_is_the_default_and_long_texts_are_always_spoken() -> None:
-    for settings in ({}, {"result_cache": "memory", "result_cache_text_chars": 3}):
+    cases: list[dict[str, Any]] = [{}, {"result_cache": "memory", "result_cache_text_chars": 3}]
+    for settings in cases:
         async with rig(**settings) as r:
             await say(r, "One.")
             await say(r, "One.")
@@ -119,7 +120,7 @@ async def test_equal_requests_share_one_synthesis_even_if_the_first_leaves(cache
         text = "A long sentence to be shared."
         leader = asyncio.create_task(say(r, text))
         await until(lambda: bool(r.llm.calls) and r.llm.calls[0].hops == 2)
-        follower = r.tts.Synthesize(tts_pb2.SynthesizeRequest(config=tts_pb2.SynthesisConfig(seed=7), text=text))
+        follower: Any = r.tts.Synthesize(tts_pb2.SynthesizeRequest(config=tts_pb2.SynthesisConfig(seed=7), text=text))
         while not (await follower.read()).HasField("audio"):
             pass  # Started, before the audio that exists already
         leader.cancel()
@@ -199,7 +200,7 @@ async def test_speech_that_runs_while_its_voice_is_deleted_is_not_cached(tmp_pat
 @pytest.mark.system
 async def test_gateways_share_results_in_redis() -> None:
     async with redis_server() as url:
-        settings = {"result_cache": "redis", "redis_url": url}
+        settings: dict[str, Any] = {"result_cache": "redis", "redis_url": url}
         async with rig(**settings) as one, second_gateway(one, **settings) as other:
             assert pcm(await say(one)) == pcm(await say(other))
             assert len(one.llm.calls) == 2

@@ -48,7 +48,7 @@ async def test_the_same_seed_gives_the_same_audio_and_a_chosen_seed_is_reported(
     async with rig() as r:
         first, again = await synthesize(r, "One. Two."), await synthesize(r, "One. Two.")
         assert np.array_equal(samples(first), samples(again))
-        call = r.tts.Synthesize(tts_pb2.SynthesizeRequest(text="One."))
+        call: Any = r.tts.Synthesize(tts_pb2.SynthesizeRequest(text="One."))
         started = (await call.read()).started
         await until(lambda: len(r.llm.calls) == 5)
         assert r.llm.calls[4].start.seed == utterance_seed(started.seed, 0, 0)

@@ -97,7 +97,8 @@ async def test_with_an_authority_applications_need_a_certificate_and_probes_do_n
         with pytest.raises(httpx.TransportError):
             await models(r, trusting(authority))
         async with grpc.aio.insecure_channel(f"127.0.0.1:{settings['health_port']}") as probe:
-            answer = await health_pb2_grpc.HealthStub(probe).Check(health_pb2.HealthCheckRequest(), timeout=10)
+            stub: Any = health_pb2_grpc.HealthStub(probe)
+            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=10)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 

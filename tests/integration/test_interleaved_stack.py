@@ -54,8 +54,8 @@ async def stack(model_dir: Path = MINI, *, interleaved: bool = True, **llm: Any)
         decode = await serve(DecodeService, DecodeSettings(**model))
         speech = await serve(LlmService, LlmSettings(**model, decode_target=decode, **llm))
         encode = await serve(EncodeService, EncodeSettings(**model))
-        targets = {"encode_target": encode, "llm_target": speech}
-        front = {"http_port": 0, "cosyvoice_port": "off", "interleaved_text": interleaved}
+        targets: dict[str, Any] = {"encode_target": encode, "llm_target": speech}
+        front: dict[str, Any] = {"http_port": 0, "cosyvoice_port": "off", "interleaved_text": interleaved}
         gateway = await serve(GatewayService, GatewaySettings(**QUICK, **targets, **front))
         channel = await opened.enter_async_context(open_channel(gateway.removeprefix("static:///")))
         yield tts_pb2_grpc.TextToSpeechStub(channel)

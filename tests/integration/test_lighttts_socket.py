@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.typing import Subprotocol
 
 from gateway.auth.keys import key_hash
 from services.common.errors import Internal
@@ -101,7 +102,7 @@ async def test_a_handshake_without_a_valid_key_is_401_with_the_reason(
 async def test_a_browser_without_a_valid_key_gets_the_reason_in_the_socket(
     tmp_path: Path, query: str, key: str, words: str
 ) -> None:
-    protocols = ["lighttts", f"lighttts.key.{key}"]
+    protocols = [Subprotocol("lighttts"), Subprotocol(f"lighttts.key.{key}")]
     async with guarded(tmp_path) as url, connect(url + query, proxy=None, subprotocols=protocols) as connection:
         audio, texts, code = await receive_all(connection)
         assert (audio, code) == (b"", 1008)

@@ -73,7 +73,7 @@ def sessions() -> float:
 async def test_clients_leave_at_random(tmp_path: Path, seed: int) -> None:
     draw = random.Random(seed)
     # Few places and few K/V blocks, so that clients also leave while they are queued or preempted.
-    limits = {"max_running": 6, "total_tokens": 1024, "max_request_tokens": 1024}
+    limits: dict[str, Any] = {"max_running": 6, "total_tokens": 1024, "max_request_tokens": 1024}
     async with decode_service(tmp_path) as decode, llm_service(tmp_path, decode, step_s=0.0005, **limits) as llm:
         await all_serving([decode])
         plan = [(number, draw.choice(WAYS), draw.randrange(1, LAST_MESSAGE)) for number in range(CALLS)]

@@ -137,7 +137,7 @@ async def test_a_dead_engine_takes_the_service_out_of_rotation(
         assert code is grpc.StatusCode.UNAVAILABLE
         assert "another worker" in error.message
         async with open_channel(llm.server.address) as channel:
-            stub = health_pb2_grpc.HealthStub(channel)
+            stub: Any = health_pb2_grpc.HealthStub(channel)
             for name in (LIVENESS, "lighttts.v1.Llm"):
                 answer = await stub.Check(health_pb2.HealthCheckRequest(service=name))
                 assert answer.status == NOT_SERVING

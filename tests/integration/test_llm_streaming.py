@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -219,7 +220,7 @@ async def test_offline_work_makes_room_for_a_listener(worker: StartWorker, tmp_p
 
 async def test_a_listener_with_a_long_lead_makes_room(worker: StartWorker, tmp_path: Path) -> None:
     decode = await worker()
-    options = {"step_s": 0.004, "lead_seconds": 60.0, "pause_lead_seconds": 1.0}
+    options: dict[str, Any] = {"step_s": 0.004, "lead_seconds": 60.0, "pause_lead_seconds": 1.0}
     async with llm_service(tmp_path, decode.address, **options) as llm:
         before = metric("lighttts_llm_tokens_generated_total")
         playing = asyncio.create_task(llm.speak(tuple(range(5, 65))))
@@ -275,6 +276,13 @@ async def test_cancellations_are_counted_by_what_they_interrupt(worker: StartWor
             "generating": [voice, text_message(TEXT)],
             "speaking": [voice, text_message(TEXT[:2])],
         }
+
+        def has_hops(calls: int) -> bool:
+            return len(decode.calls) > calls and bool(decode.calls[-1].hops)
+
+        def is_counted(phase: str) -> bool:
+            return count(phase) == before[phase] + 1
+
         for phase, messages in cases.items():
             calls = len(decode.calls)
             call = llm.stub.Generate()
@@ -282,10 +290,10 @@ async def test_cancellations_are_counted_by_what_they_interrupt(worker: StartWor
             for message in messages:
                 await call.write(message)
             if phase in ("generating", "speaking"):
-                await until(lambda calls=calls: len(decode.calls) > calls and bool(decode.calls[-1].hops))
+                await until(partial(has_hops, calls))
             else:
                 for _ in range(3):
                     await call.read()  # heartbeats: the sent messages have been received
             call.cancel()
-            await until(lambda phase=phase: count(phase) == before[phase] + 1)
+            await until(partial(is_counted, phase))
         await all_free()

@@ -330,8 +330,9 @@ async def test_no_channel_is_left_open(start_worker: StartWorker) -> None:
         listed.put(a.address)
         await until(lambda: state(pool, b) is None)
     for channel in channels:
+        call: Any = channel.unary_unary
         with pytest.raises(Exception, match="closed"):
-            await channel.unary_unary("/test.Echo/Echo")(b"")
+            await call("/test.Echo/Echo")(b"")
     gc.collect()
 
 

@@ -20,7 +20,12 @@ from tests.support.fake_stages import Rig, Script, ids_of, rig, until
 
 Request = riva_tts_pb2.SynthesizeSpeechRequest
 PCM = riva_common_pb2.LINEAR_PCM
-NAMED = {"language_code": "en-US", "encoding": PCM, "sample_rate_hz": 24000, "voice_name": "lighttts.slt"}
+NAMED: dict[str, Any] = {
+    "language_code": "en-US",
+    "encoding": PCM,
+    "sample_rate_hz": 24000,
+    "voice_name": "lighttts.slt",
+}
 
 
 @asynccontextmanager

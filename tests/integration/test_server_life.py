@@ -44,7 +44,7 @@ class Loadable(encode_pb2_grpc.EncodeServicer, decode_pb2_grpc.DecodeServicer):
     """A service whose loading, draining and answers the test controls."""
 
     name = "loadable"
-    rpc_services = ("lighttts.v1.Encode", "lighttts.v1.Decode")
+    rpc_services: tuple[str, ...] = ("lighttts.v1.Encode", "lighttts.v1.Decode")
 
     def __init__(self) -> None:
         self.loaded, self.drained, self.answer = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -117,7 +117,8 @@ async def failure(call: Any) -> LightTtsError:
 
 
 def watch(channel: grpc.aio.Channel, service: str) -> Any:
-    return health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=service))
+    stub: Any = health_pb2_grpc.HealthStub(channel)
+    return stub.Watch(health_pb2.HealthCheckRequest(service=service))
 
 
 @pytest.mark.parametrize("name", ["", *Loadable.rpc_services])
@@ -165,7 +166,7 @@ async def test_a_running_stream_finishes_and_then_the_drain_ends() -> None:
     async with running(service) as (server, channel):
         health = watch(channel, "")
         await health.read()
-        stream = decode_pb2_grpc.DecodeStub(channel).Decode()
+        stream: Any = decode_pb2_grpc.DecodeStub(channel).Decode()
         assert (await stream.read()).started.worker == "one"
         service.drained.set()
         draining = asyncio.create_task(server.drain())
@@ -193,7 +194,8 @@ async def test_a_stream_beyond_the_grace_is_cancelled() -> None:
 
 async def test_reflection_lists_the_services() -> None:
     async with running(Loadable()) as (_, channel):
-        call = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo()
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)  # type: ignore[arg-type]
+        call = stub.ServerReflectionInfo()
         await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
         listed = {service.name for service in (await call.read()).list_services_response.service}
         call.cancel()
@@ -366,7 +368,8 @@ def test_metrics_are_served_and_sigterm_ends_the_process_with_0(tmp_path: Path) 
         try:
             with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
                 request = health_pb2.HealthCheckRequest(service="lighttts.v1.Llm")
-                watching = health_pb2_grpc.HealthStub(channel).Watch(request, wait_for_ready=True, timeout=60)
+                stub: Any = health_pb2_grpc.HealthStub(channel)
+                watching = stub.Watch(request, wait_for_ready=True, timeout=60)
                 assert any(response.status == SERVING for response in watching)
                 with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics", timeout=20) as answer:
                     text = answer.read().decode()

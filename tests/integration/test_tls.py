@@ -40,8 +40,9 @@ class Nothing:
 
 
 def settings(files: TlsFiles | None, **more: Any) -> ServiceSettings:
-    paths = {} if files is None else {"tls_cert": files.certificate, "tls_key": files.key, "tls_ca": files.authority}
-    return ServiceSettings(**paths, **more)
+    if files is not None:
+        more |= {"tls_cert": files.certificate, "tls_key": files.key, "tls_ca": files.authority}
+    return ServiceSettings(**more)
 
 
 @pytest.fixture
@@ -78,6 +79,7 @@ async def test_a_client_of_the_same_authority_is_accepted(
 
 async def test_other_clients_are_refused(server: ServiceServer, files: TlsFiles, tmp_path: Path) -> None:
     stranger = Authority(tmp_path / "stranger").issue(tmp_path / "client")
+    assert files.authority is not None
     only_trust = grpc.ssl_channel_credentials(files.authority.read_bytes())
     name = (("grpc.ssl_target_name_override", "light-tts.internal"),)
     for channel in (
@@ -136,7 +138,8 @@ async def test_a_pool_dials_again_after_a_renewal_and_streams_keep_their_connect
     async with asyncio.timeout(30):
         await pool.start()
         async with pool.lease() as running:
-            watch = health_pb2_grpc.HealthStub(running.channel).Watch(health_pb2.HealthCheckRequest())
+            stub: Any = health_pb2_grpc.HealthStub(running.channel)
+            watch = stub.Watch(health_pb2.HealthCheckRequest())
             await watch.read()
             Authority(tmp_path / "stranger").issue(mine.certificate.parent)
             await asyncio.sleep(0.1)

@@ -20,14 +20,15 @@ from services.common.workers.failover import LossReason, MovePolicy, WorkerLost
 from services.common.workers.worker_call import ProgressWatch, conversation
 
 AUDIO = 5
-Request, Response = decode_pb2.DecodeRequest, decode_pb2.DecodeResponse
+Request = decode_pb2.DecodeRequest
+Response = decode_pb2.DecodeResponse
 
 
 class Worker(decode_pb2_grpc.DecodeServicer):
     """Send AUDIO messages after the first request, then end the call by `end`."""
 
     name = "decode"
-    rpc_services = ("lighttts.v1.Decode",)
+    rpc_services: tuple[str, ...] = ("lighttts.v1.Decode",)
 
     def __init__(self, end: Callable[[Any], Any]) -> None:
         self._end = end

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -33,6 +34,10 @@ def enlarge(source: Path, target: Path) -> None:
     qwen.write_text(json.dumps(config), encoding="utf-8")
 
 
+def _grown(growth: int, number: re.Match[str]) -> str:
+    return str(int(number.group()) + growth)
+
+
 def _edit_yaml(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     for name, growth in (
@@ -42,7 +47,7 @@ def _edit_yaml(path: Path) -> None:
         ("num_mid_blocks", 1),
         ("cond_channels", UNITS),
     ):
-        text = re.sub(rf"\b{name}: (\d+)", lambda m, g=growth, n=name: f"{n}: {int(m.group(1)) + g}", text)
+        text = re.sub(rf"(?<=\b{name}: )\d+", partial(_grown, growth), text)
     path.write_text(text, encoding="utf-8")
 
 
@@ -81,7 +86,7 @@ def _estimator_stages(state: State) -> list[str]:
 def _append_mid_stage(state: State) -> None:
     """A residual block whose shortcut is the identity and whose branch is zero, then silent transformer blocks."""
     prefix = "decoder.estimator.mid_blocks."
-    quiet = ("0.block2.block.2.weight", "0.block2.block.2.bias", "0.res_conv.bias")
+    quiet: tuple[str, ...] = ("0.block2.block.2.weight", "0.block2.block.2.bias", "0.res_conv.bias")
     blocks = {key.split(".")[5] for key in state if key.startswith(f"{prefix}0.1.")}
     for block in blocks:
         quiet += tuple(f"1.{block}.{name}" for name in ("attn1.to_out.0.weight", "attn1.to_out.0.bias"))

@@ -60,7 +60,9 @@ def unchecked(golden: Golden, rows: list[Row]) -> list[Row]:
         arrays = golden.files.get(path.name)
         if arrays is None and path.name not in mentioned | _INPUTS:
             left.append(Row(path.name, Verdict.SKIPPED, note="no check reads this file"))
-        for name in arrays or ():
+        if arrays is None:
+            continue
+        for name in arrays:
             if name not in arrays.read and not _INFORMATIVE.fullmatch(name):
                 left.append(Row(f"{path.name}: {name}", Verdict.SKIPPED, note="no check reads this array"))
     return left

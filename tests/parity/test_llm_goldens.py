@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,7 +97,7 @@ def golden() -> Iterator[Golden]:
 
 @pytest.fixture(scope="module")
 def recording(golden: Golden) -> Iterator[Recording]:
-    model = golden.speech_lm
+    model: Any = golden.speech_lm
     usual = model.__class__
     model.__class__ = Recording
     assert isinstance(model, Recording)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ class Cuda:
         self._threads = threading.local()
         zeros = torch.zeros
 
-        def fake_on_cuda(*size: int, device: str | torch.device | None = None, **options: object) -> torch.Tensor:
+        def fake_on_cuda(*size: int, device: str | torch.device | None = None, **options: Any) -> torch.Tensor:
             if device is None or torch.device(device).type != "cuda":
                 return zeros(*size, device=device, **options)
             with FakeTensorMode():

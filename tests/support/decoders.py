@@ -27,9 +27,9 @@ def decode(data: bytes, encoding: Encoding, rate: int) -> tuple[Samples, int]:
     options = {} if bare is None else {"sample_rate": str(rate), "ch_layout": "mono"}
     resampler = av.AudioResampler("flt", "mono", None)
     parts: list[Samples] = []
-    with av.open(io.BytesIO(data), format=bare, options=options) as container:
+    with av.open(io.BytesIO(data), mode="r", format=bare, options=options) as container:
         for frame in [*container.decode(audio=0), None]:
-            parts += [out.to_ndarray().ravel() for out in resampler.resample(frame)]
+            parts += [out.to_ndarray().ravel().astype(np.float32) for out in resampler.resample(frame)]
         return np.concatenate(parts), container.streams.audio[0].rate
 
 

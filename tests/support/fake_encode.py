@@ -34,7 +34,7 @@ class FakeEncode(encode_pb2_grpc.EncodeServicer):
     """A sentence, ended by a full stop, is an utterance; an id is a code point. Interleaved: a word is a run."""
 
     name = "encode"
-    rpc_services = ("lighttts.v1.Encode",)
+    rpc_services: tuple[str, ...] = ("lighttts.v1.Encode",)
 
     def __init__(self) -> None:
         self.uploads: list[tuple[encode_pb2.EncodeVoiceHeader, list[bytes]]] = []

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -100,7 +101,7 @@ class FakeLlm(llm_pb2_grpc.LlmServicer):
     """Send audio of `HOP_IDS` ids per message. `scripts[n]` controls the n-th call."""
 
     name = "llm"
-    rpc_services = ("lighttts.v1.Llm",)
+    rpc_services: tuple[str, ...] = ("lighttts.v1.Llm",)
     HOP_IDS = 4
 
     def __init__(self, number: int = 0) -> None:
@@ -271,10 +272,13 @@ async def rig(
             url = f"http://127.0.0.1:{gateway.http_port}"
             http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, trust_env=False, timeout=None))  # noqa: S113 - the rig has its own limit
             for llm in llm_servers:
-                labels = {"pool": "llm", "worker": llm.address}
-                await until(lambda labels=labels: REGISTRY.get_sample_value("lighttts_pool_healthy", labels) == 1)
+                await until(partial(_is_healthy, llm.address))
             yield Rig(encode, workers, llm_servers, gateway, server, channel, http)
         await until(lambda: asyncio.all_tasks() <= before | {asyncio.current_task()})
+
+
+def _is_healthy(llm: str) -> bool:
+    return REGISTRY.get_sample_value("lighttts_pool_healthy", {"pool": "llm", "worker": llm}) == 1
 
 
 @contextmanager

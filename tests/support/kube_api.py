@@ -196,7 +196,8 @@ class KubeApi:
                         if change.kind == "BOOKMARK" or (wanted and _selected(change.item, selector)):
                             await _send(response, change.kind, change.item)
                     async with self._changed:
-                        await self._changed.wait_for(lambda sent=version: self._version > sent or ended != self._ended)
+                        while self._version <= version and ended == self._ended:
+                            await self._changed.wait()
         except (TimeoutError, ConnectionError):
             return response
         finally:

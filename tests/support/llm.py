@@ -154,7 +154,7 @@ class Spoken:
 
     def note(self, response: llm_pb2.GenerateResponse) -> None:
         kind = response.WhichOneof("response")
-        self.kinds.append(kind)
+        self.kinds.append(kind or "")
         match kind:
             case "started":
                 self.started.append(response.started)
@@ -179,7 +179,8 @@ class Spoken:
 
 
 def start_message(voice_hash: str = VOICE.voice_hash, **fields: Any) -> llm_pb2.GenerateStart:
-    return llm_pb2.GenerateStart(voice_hash=voice_hash, **({"request_id": "r", "seed": 3} | fields))
+    defaults: dict[str, Any] = {"request_id": "r", "seed": 3}
+    return llm_pb2.GenerateStart(voice_hash=voice_hash, **(defaults | fields))
 
 
 def starting(**fields: Any) -> llm_pb2.GenerateRequest:

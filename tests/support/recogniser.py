@@ -24,7 +24,7 @@ def recording(number: int) -> NDArray[np.float32]:
     samples, rate = soundfile.read(RECORDINGS / f"{number + 1:02d}.flac", dtype="float32")
     if rate != RECORDING_RATE:
         raise ValueError(f"recording {number + 1} has {rate} Hz")
-    return samples  # type: ignore[no-any-return]
+    return samples
 
 
 class Recogniser:

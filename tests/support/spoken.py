@@ -44,7 +44,7 @@ async def say(
 
     config = make_config(voice, None, None, seed, 1.0)
     speech = await speak(stack.gateway.address, config, text, take)
-    samples = np.frombuffer(b"".join(chunk.pcm for chunk in chunks), "<i2").astype(np.float32) / 32768
+    samples = np.frombuffer(b"".join(chunk.pcm for chunk in chunks), "<i2").astype(np.float32) / np.float32(32768)
     return Spoken(speech, chunks, samples)
 
 

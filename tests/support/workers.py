@@ -34,7 +34,7 @@ class EchoWorker:
         self._health = health.aio.HealthServicer()
         await self.report(status)
         self._server = grpc.aio.server(options=channel_options(2**20))
-        echo = grpc.stream_stream_rpc_method_handler(_echo)
+        echo: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(_echo)
         handlers = {"Echo": echo}
         self._server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Echo", handlers)])
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

@@ -25,9 +25,9 @@ def source(golden: Golden) -> Iterator[Row]:
     uv = voiced(f0[0], config.voiced_threshold, config.hop)[:: config.hop]
     yield equal("hift.npz: f0 above the voiced threshold", uv[:, 0], arrays["f0"][0] > config.voiced_threshold)
     yield _voicing(uv[None].float(), arrays)
-    for name in arrays.matching(r"sine_zero_noise_first(\d+)"):
-        ours = _sines(golden, f0[0], None)[None, : int(name.group(1))]
-        yield close(f"hift.npz: {name.group()}", ours, arrays[name.group()], tolerance["source"])
+    for match in arrays.matching(r"sine_zero_noise_first(\d+)"):
+        ours = _sines(golden, f0[0], None)[None, : int(match.group(1))]
+        yield close(f"hift.npz: {match.group()}", ours, arrays[match.group()], tolerance["source"])
     silent = zero_noise_source(vocoder, mel[0].T)[None, None]
     yield close("hift.npz: source_zero_noise", silent, arrays["source_zero_noise"], tolerance["source"])
     draws = torch.from_numpy(arrays["noise"][0])
@@ -67,6 +67,6 @@ def waveform(golden: Golden) -> Iterator[Row]:
     mel = torch.from_numpy(arrays["mel"])
     before = arrays["conv_pre_out"]
     yield close("hift.npz: conv_pre_out", generator.conv_pre(mel)[..., : before.shape[-1]], before, tolerance)
-    for name in arrays.matching(r"wav_from_(source_\w+)"):
-        audio = generator(mel, torch.from_numpy(arrays[name.group(1)])[:, 0])
-        yield close(f"hift.npz: {name.group()}", audio, arrays[name.group()], tolerance)
+    for match in arrays.matching(r"wav_from_(source_\w+)"):
+        audio = generator(mel, torch.from_numpy(arrays[match.group(1)])[:, 0])
+        yield close(f"hift.npz: {match.group()}", audio, arrays[match.group()], tolerance)

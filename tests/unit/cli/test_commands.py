@@ -7,6 +7,7 @@ import shlex
 import shutil
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -37,7 +38,7 @@ def test_the_examples_of_the_help_are_commands_that_exist(arguments: list[str]) 
         shlex.split(line) for line in shown.replace("\\", " ").replace("\n   ", " ").splitlines() if line.strip()
     ]
     assert examples
-    group = typer.main.get_command(app)
+    group: Any = typer.main.get_command(app)
     for program, name, *options in examples:
         assert program == "light-tts"
         assert [name] == arguments or not arguments

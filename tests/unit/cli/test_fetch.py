@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from cli import fetch as fetch_module
 from cli.fetch import REPOSITORIES, FetchError, fetch, wait_for
 from services.common.checkpoint.model_dir import open_model_dir
 from tests.support.model_hub import ModelHub
@@ -107,7 +106,7 @@ def test_a_full_disk_is_seen_before_the_download(
     hub: ModelHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(fetch_module.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(FetchError, match=r"0\.0 GB of free disk"):
         run(tmp_path)
     assert not hub.sent
@@ -129,8 +128,14 @@ def test_no_such_repository_and_no_hub(hub: ModelHub, tmp_path: Path, monkeypatc
 
 def test_another_process_can_be_waited_for(tmp_path: Path) -> None:
     shown = Shown()
-    steps = iter([lambda: (tmp_path / "cosyvoice2.yaml").write_text("half"), lambda: run(tmp_path)])
-    wait_for(tmp_path, 60, shown, sleep=lambda seconds: next(steps)())
+    steps: Iterator[Callable[[], object]] = iter(
+        [lambda: (tmp_path / "cosyvoice2.yaml").write_text("half"), lambda: run(tmp_path)]
+    )
+
+    def sleep(seconds: float) -> None:
+        next(steps)()
+
+    wait_for(tmp_path, 60, shown, sleep=sleep)
     assert len(shown.lines) == 2
     assert "waiting for the model" in shown.lines[0]
 

@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from typing import Any
 
 import pytest
 import typer
@@ -54,7 +55,7 @@ def test_links_within_the_repository_lead_somewhere() -> None:
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze (Debian package systemd)")
 def test_the_systemd_unit_is_hardened() -> None:
     unit = ROOT / "deploy" / "light-tts.service"
-    command = ["systemd-analyze", "security", "--offline=true", "--threshold=20", "--no-pager", unit]
+    command = ["systemd-analyze", "security", "--offline=true", "--threshold=20", "--no-pager", str(unit)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout.splitlines()[-1]
 
@@ -65,7 +66,7 @@ def test_the_systemd_unit_starts_a_command_that_exists() -> None:
     assert start is not None
     program, command, *arguments = shlex.split(start[1].replace("\\\n", " "))
     assert program.endswith("/light-tts")
-    group = typer.main.get_command(app)
+    group: Any = typer.main.get_command(app)
     context = group.make_context("light-tts", [command, *arguments], resilient_parsing=True)
     _, up, rest = group.resolve_command(context, [command, *arguments])
     assert up.make_context(command, rest).params["devices"]

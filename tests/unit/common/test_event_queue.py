@@ -12,10 +12,12 @@ from services.common.engine.event_queue import EventQueue, background
 
 async def test_posts_from_threads_arrive_in_order() -> None:
     event_queue: EventQueue[tuple[int, int]] = EventQueue()
-    threads = [
-        threading.Thread(target=lambda sender=sender: [event_queue.post((sender, count)) for count in range(200)])
-        for sender in range(3)
-    ]
+
+    def post_all(sender: int) -> None:
+        for count in range(200):
+            event_queue.post((sender, count))
+
+    threads = [threading.Thread(target=post_all, args=(sender,)) for sender in range(3)]
     for thread in threads:
         thread.start()
     taken = [await event_queue.take() for _ in range(600)]

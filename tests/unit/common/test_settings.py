@@ -94,4 +94,4 @@ def test_a_renamed_value_is_accepted_with_a_warning(
     assert RenamedSettings.from_command_line([]).backend == "new"
     assert "LIGHTTTS_BACKEND=old is deprecated" in caplog.text
     with pytest.raises(ValidationError, match="'auto' or 'new'"):
-        RenamedSettings(backend="other")  # type: ignore[arg-type]
+        RenamedSettings(backend="other")

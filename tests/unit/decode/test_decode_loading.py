@@ -17,6 +17,7 @@ from services.decode import loading
 from services.decode.engine.backends import AudioFormat, CostModel, Hop, HopAudio, SimulatedBackend
 from services.decode.engine.torch_backend import NonFiniteAudio, Precision, TorchBackend, TorchState
 from services.decode.estimators.onnx import onnx_estimator
+from services.decode.flow.forward_pass import Pass
 from services.decode.flow.model import EstimatorFactory, Flow, FlowHop
 from services.decode.flow.unet import UNet
 from services.decode.loading import (
@@ -73,9 +74,9 @@ def test_values_that_are_not_finite_are_computed_again() -> None:
         def __init__(self, network: UNet) -> None:
             self.layout, self.time_terms, self._network, self._calls = network.layout, network.time_terms, network, 0
 
-        def __call__(self, *arguments: Any) -> torch.Tensor:
+        def __call__(self, x: torch.Tensor, time_terms: list[torch.Tensor], frames: Pass) -> torch.Tensor:
             self._calls += 1
-            return self._network(*arguments) * (float("inf") if self._calls == 2 else 1.0)
+            return self._network(x, time_terms, frames) * (float("inf") if self._calls == 2 else 1.0)
 
     over = substituted(Overflowing)
     assert np.abs(speak(over) - speak(support.mini_backend())).max() <= SAME
@@ -93,7 +94,9 @@ def test_a_hop_that_cannot_be_computed_again_does_not_change_its_batch(monkeypat
 
     expected = made.run([Hop(state, tokens, 125, final=False) for state in begun()], lambda: None)
     states, append = begun(), made.flow.append
-    poisoned = states[1].flow.kv_state.blocks[-1].index
+    kept = states[1].flow.kv_state
+    assert kept is not None
+    poisoned = kept.blocks[-1].index
 
     def broken(hops: Sequence[FlowHop], beat: Callable[[], None]) -> list[torch.Tensor]:
         if hops[0].exact:

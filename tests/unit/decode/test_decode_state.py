@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -47,7 +49,7 @@ def test_a_damaged_record_is_refused(data: st.DataObject) -> None:
 @pytest.mark.parametrize(
     ("option", "value"), [("speed", 0.0), ("speed", float("nan")), ("seed", -1), ("max_unread_s", 0.0)]
 )
-def test_invalid_specs_are_refused(option: str, value: float) -> None:
+def test_invalid_specs_are_refused(option: str, value: Any) -> None:
     with pytest.raises(StreamError, match=option):
         support.voice(**{option: value})
 

@@ -18,7 +18,7 @@ from services.common.checkpoint.model_dir import open_model_dir
 from services.decode.engine.backends import Hop
 from services.decode.engine.memory import default_budget, free_memory
 from services.decode.engine.state import StreamSpec
-from services.decode.engine.torch_backend import Precision, TorchBackend
+from services.decode.engine.torch_backend import Precision, TorchBackend, TorchState
 from services.decode.flow.kv_cache import EMPTY_STATE, KvBlockPool, KvLayout
 from tests.unit.decode import decode_support as support
 
@@ -44,10 +44,14 @@ def undisturbed(prompt: int, plan: ChunkPlan) -> np.ndarray:
 
 
 def speak(
-    over: TorchBackend, spec: StreamSpec, hops: list[int], before_hop: Callable[[object], object] = lambda state: None
+    over: TorchBackend,
+    spec: StreamSpec,
+    hops: list[int],
+    before_hop: Callable[[TorchState], object] = lambda state: None,
 ) -> np.ndarray:
     """All audio of COUNT tokens, in hops of these sizes and then 25."""
-    tokens, state, made = support.speech(COUNT), over.open(spec), []
+    tokens, state = support.speech(COUNT), over.open(spec)
+    made: list[np.ndarray] = []
     prompt, end = spec.prompt_tokens.shape[0], spec.prompt_tokens.shape[0]
     while end < prompt + COUNT:
         end = min(spec.plan.boundary_at_or_after(end + hops[min(len(made), len(hops) - 1)]), prompt + COUNT)
@@ -150,7 +154,7 @@ def test_nothing_is_kept_of_an_evicted_voice() -> None:
 def test_eviction_changes_nothing(prompt: int, boundary: int, hops: list[int], evicted: set[int], voice: str) -> None:
     over, plan, count = support.mini_backend(), ChunkPlan(boundary, 25), 0
 
-    def evict(state: object) -> None:
+    def evict(state: TorchState) -> None:
         nonlocal count
         if count in evicted:
             over.evict(state)

@@ -120,7 +120,9 @@ def test_a_stream_that_is_not_finite_is_computed_again_and_does_not_change_its_b
         states = [over.open(support.voice(prompt)) for prompt in (30, 40)]
         over.run([Hop(state, tokens, 50, final=True) for state in states], lambda: None)
         if spoil:
-            block = states[1].flow.kv_state.blocks[0].index
+            kept = states[1].flow.kv_state
+            assert kept is not None
+            block = kept.blocks[0].index
             over.flow.pool.caches["estimator"].write(3, 1, slice(50 * block, 50 * block + 50), torch.tensor(math.nan))
         return over.run([Hop(state, tokens, 75, final=True) for state in states], lambda: None)
 

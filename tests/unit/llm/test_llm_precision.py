@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -51,7 +52,7 @@ def spoken_logits(directory: ModelDir, model: SpeechLM, *, int8_kv: bool = False
     return model.logits(torch.cat(hidden))
 
 
-PRECISIONS = {
+PRECISIONS: dict[str, tuple[dict[str, Any], bool, float]] = {
     "bfloat16": ({"dtype": torch.bfloat16}, False, 5e-4),
     "float16": ({"dtype": torch.float16}, False, 2e-5),
     "int8 weights": ({"int8_weights": True}, False, 5e-3),

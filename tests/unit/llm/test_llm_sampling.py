@@ -24,7 +24,7 @@ def draw(logits: Tensor, rows: list[SamplingRow], banned: Tensor | None = None) 
 
 
 def frequencies(logits: Tensor, row: SamplingRow, *, by: str = "seed") -> Tensor:
-    rows = [replace(row, **{by: i}) for i in range(DRAWS)]
+    rows = [replace(row, **{by: i}) for i in range(DRAWS)]  # type: ignore[arg-type]
     drawn = draw(logits.expand(DRAWS, -1), rows)
     return torch.bincount(torch.tensor(drawn), minlength=logits.shape[-1]) / DRAWS
 

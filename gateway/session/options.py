@@ -15,6 +15,8 @@ from services.common.errors import InvalidInput
 
 MIN_SPEED, MAX_SPEED = 0.25, 4.0
 MAX_INSTRUCTION_CHARS = 1000
+MAX_NAME_CHARS = 256
+"""Longest name of a voice or a style in a request."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class SpeechOptions:
         return cls(
             voice=_voice(config, max_prompt_bytes, needs_transcript=_instruction(config) is None),
             instruction=_instruction(config),
-            style=config.style,
+            style=_name(config.style, "style"),
             audio=AudioFormat.from_config(config),
             speed=_speed(config.speed),
             # 32 bits: enough for variety, and short enough for a person to type again.
@@ -107,7 +109,7 @@ def _voice(
     config: tts_pb2.SynthesisConfig, max_prompt_bytes: int, *, needs_transcript: bool
 ) -> NamedVoice | PromptVoice:
     if config.WhichOneof("voice") != "prompt":
-        return NamedVoice(config.voice_name)
+        return NamedVoice(_name(config.voice_name, "voice_name"))
     prompt = config.prompt
     if not prompt.audio:
         raise InvalidInput("the prompt has no audio; send a recording of 1 to 30 seconds", field="config.prompt.audio")
@@ -121,6 +123,14 @@ def _voice(
             "the prompt has no transcript; send the words spoken in the recording", field="config.prompt.transcript"
         )
     return PromptVoice(prompt.audio, prompt.transcript if needs_transcript else "")
+
+
+def _name(name: str, field: str) -> str:
+    if len(name) > MAX_NAME_CHARS:
+        raise InvalidInput(
+            f"{field} has {len(name)} characters; at most {MAX_NAME_CHARS} are allowed", field=f"config.{field}"
+        )
+    return name
 
 
 def _speed(speed: float) -> float:

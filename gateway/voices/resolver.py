@@ -18,7 +18,7 @@ from gateway.voices.reference import NamedVoice, PromptVoice
 from gateway.voices.store import VoiceStore, find
 from lighttts.v1 import encode_pb2, encode_pb2_grpc, voice_pb2
 from services.common import tracing
-from services.common.errors import NotFound, Unavailable
+from services.common.errors import NotFound, Unavailable, listed, quoted
 from services.common.pool import Pool
 from services.common.single_flight import SingleFlight
 from services.common.telemetry import current_request_id
@@ -155,8 +155,8 @@ class VoiceResolver:
         record = await find(self._store, owner, name)
         if record is None:
             names = [*self.model.voices, *(record.name for record in await self._store.owned(owner))]
-            known = ", ".join(sorted(names)) or "none: send a prompt instead"
-            raise NotFound(f"there is no voice {name!r}; known voices: {known}", field="config.voice_name")
+            known = listed(sorted(names)) or "none: send a prompt instead"
+            raise NotFound(f"there is no voice {quoted(name)}; known voices: {known}", field="config.voice_name")
         return record
 
     async def _evict_if_deleted(self, record: VoiceRecord, voice_hash: str) -> None:

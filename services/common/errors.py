@@ -36,8 +36,8 @@ MAX_NAME_BYTES = 100
 MAX_RETRY_SECONDS = 86_400.0
 MAX_QUOTED_CHARS = 60
 """Longest value of a request that a message repeats."""
-MAX_LISTED_CHARS = 400
-"""Longest list of names in a message."""
+MAX_LISTED_BYTES = 400
+"""Longest list of names in a message, in bytes of UTF-8."""
 
 
 def quoted(value: str) -> str:
@@ -51,9 +51,9 @@ def listed(names: Iterable[str]) -> str:
     """Return names separated by commas, for a message; those that do not fit are counted."""
     found = list(names)
     kept: list[str] = []
-    room = MAX_LISTED_CHARS
+    room = MAX_LISTED_BYTES
     for name in found:
-        room -= len(name) + 2
+        room -= len(name.encode("utf-8", "replace")) + 2
         if room < 0:
             break
         kept.append(name)
@@ -152,8 +152,20 @@ class Unavailable(LightTtsError):
     reason = "UNAVAILABLE"
 
 
+class StateMismatch(Unavailable):
+    """The state to resume an utterance from is of a version or of weights that this worker does not have."""
+
+    reason = "STATE_MISMATCH"
+
+
 class Internal(LightTtsError):
-    pass
+    """`repeated`: a second worker failed too, so the request is the likely cause and no caller moves it again."""
+
+    def __init__(
+        self, message: str, *, field: str | None = None, retry_after: float | None = None, repeated: bool = False
+    ) -> None:
+        super().__init__(message, field=field, retry_after=retry_after)
+        self.repeated = repeated
 
 
 _LEAVES: tuple[type[LightTtsError], ...] = (
@@ -173,6 +185,8 @@ def to_status(error: LightTtsError) -> status_pb2.Status:
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
     if isinstance(error, Overloaded) and error.stage:
         info.metadata["stage"] = _bounded(error.stage, MAX_NAME_BYTES)
+    if isinstance(error, Internal) and error.repeated:
+        info.metadata["repeated"] = "true"
     details: list[any_pb2.Any] = [_pack(info)]
     if error.field is not None:
         name = _bounded(error.field, MAX_NAME_BYTES)
@@ -196,12 +210,14 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> LightTtsError:
     """
     field: str | None = None
     retry_after: float | None = None
-    stage = ""
+    stage = reason = ""
+    repeated = False
     for detail in _details(error):
         info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
         try:
             if detail.Unpack(info):
-                stage = info.metadata.get("stage", "")
+                stage, reason = info.metadata.get("stage", ""), info.reason
+                repeated = info.metadata.get("repeated", "") == "true"
             elif detail.Unpack(bad) and bad.field_violations:
                 field = bad.field_violations[0].field
             elif detail.Unpack(retry):
@@ -209,9 +225,13 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> LightTtsError:
         except DecodeError:
             continue
     leaf = next((leaf for leaf in _LEAVES if leaf.code == error.code()), Internal)
+    if leaf is Unavailable and reason == StateMismatch.reason:
+        leaf = StateMismatch
     meant = leaf(error.details() or error.code().name, field=field, retry_after=retry_after)
     if isinstance(meant, Overloaded):
         meant.stage = stage
+    if isinstance(meant, Internal):
+        meant.repeated = repeated
     return meant
 
 

@@ -19,6 +19,8 @@ from services.common.telemetry import current_request_id
 
 API = "http"
 OPENAI_PREFIX = "/v1/"
+MAX_PROBLEMS = 10
+"""Most faults of one form in its answer: a body of a few MB can have a million."""
 
 
 class MessageError(BaseModel):
@@ -96,12 +98,13 @@ async def _refuse_form(request: Request, error: Exception) -> Response:
     metrics.ERRORS.labels(API, "INVALID_FORM").inc()
     if not request.url.path.startswith(OPENAI_PREFIX):
         # Leave the input out: values that JSON cannot hold (NaN, files) would make the response fail.
-        plain = [{key: problem[key] for key in ("type", "loc", "msg")} for problem in error.errors()]
+        first = error.errors()[:MAX_PROBLEMS]
+        plain = [{key: problem[key] for key in ("type", "loc", "msg")} for problem in first]
         return await request_validation_exception_handler(request, RequestValidationError(plain))
-    first = error.errors()[0]
+    problem = error.errors()[0]
     # After the field's name, `loc` names the variants of the field's type, in the framework's terms.
-    field = next((str(part) for part in first["loc"] if part != "body"), None)
-    return _answer(request, 400, f"{field or 'the body'}: {first['msg']}", field, "invalid_input", {})
+    field = next((str(part) for part in problem["loc"] if part != "body"), None)
+    return _answer(request, 400, f"{field or 'the body'}: {problem['msg']}", field, "invalid_input", {})
 
 
 async def _fail(request: Request, error: Exception) -> Response:

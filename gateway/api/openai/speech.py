@@ -20,7 +20,7 @@ from gateway.session.context import GatewayContext
 from gateway.session.options import SpeechOptions, check_text
 from gateway.session.output import Events
 from lighttts.v1 import audio_pb2, tts_pb2
-from services.common.errors import NotFound
+from services.common.errors import NotFound, quoted
 
 MAX_INPUT_CHARS = 4096
 PCM_RATE = 24000
@@ -121,7 +121,7 @@ async def _model_names(context: GatewayContext) -> tuple[str, ...]:
 
 
 def _no_such_model(name: str) -> NotFound:
-    return NotFound(f"there is no model {name!r}; GET /v1/models lists the models", field="model")
+    return NotFound(f"there is no model {quoted(name)}; GET /v1/models lists the models", field="model")
 
 
 async def _to_synthesis_config(context: GatewayContext, request: SpeechRequest) -> tts_pb2.SynthesisConfig:

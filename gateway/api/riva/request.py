@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from gateway.api.common.audio_upload import A_LAW, MU_LAW, PCM, as_wav, is_file
 from lighttts.compat import riva_common_pb2, riva_tts_pb2
 from lighttts.v1 import audio_pb2, tts_pb2
-from services.common.errors import InvalidInput
+from services.common.errors import InvalidInput, listed, quoted
 
 VOICE_FAMILY = "lighttts"
 """Riva's `voice_name`; the voices are its `subvoices`."""
@@ -71,7 +71,7 @@ def to_synthesis_config(
 def _check_language(code: str, languages: tuple[str, ...]) -> None:
     """Raise InvalidInput for a language of another model. en also serves en-US; a model without a list serves all."""
     if code and languages and code.partition("-")[0].lower() not in {name.partition("-")[0] for name in languages}:
-        raise InvalidInput(f"the model does not speak {code!r} but {', '.join(languages)}", field="language_code")
+        raise InvalidInput(f"the model does not speak {quoted(code)} but {listed(languages)}", field="language_code")
 
 
 def _configured(entries: dict[str, str]) -> tts_pb2.SynthesisConfig:
@@ -79,12 +79,12 @@ def _configured(entries: dict[str, str]) -> tts_pb2.SynthesisConfig:
     for key, value in entries.items():
         if key not in _CONFIGURATION:
             raise InvalidInput(
-                f"unknown key {key!r}; known keys: {', '.join(_CONFIGURATION)}", field="custom_configuration"
+                f"unknown key {quoted(key)}; known keys: {', '.join(_CONFIGURATION)}", field="custom_configuration"
             )
         try:
             setattr(config, key, {"seed": int, "speed": float, "style": str}[key](value))
         except ValueError as error:
-            raise InvalidInput(f"{key} cannot be {value!r}: {error}", field="custom_configuration") from error
+            raise InvalidInput(f"{key} cannot be {quoted(value)}: {error}", field="custom_configuration") from error
     return config
 
 

@@ -7,15 +7,15 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 # An additional package index for torch, for example PyTorch's own CPU index, whose build is much smaller than PyPI's.
 TORCH_INDEX ?=
-# Of the images: cpu or cuda.
+# Variant of the images: cpu or cuda.
 VARIANT ?= cpu
 # Further arguments of `make test`: make test ARGS="-k pool -x"
 ARGS ?=
-# Processes of `make test`; 0 runs all tests in one, as a debugger wants it.
+# Processes of `make test`; 0 runs all tests in one process, for a debugger.
 WORKERS ?= 2
-# How long `make fuzz` runs.
+# Duration of `make fuzz`.
 MINUTES ?= 5
-# The folder of `make parity`: a model directory in official format with arrays beside it.
+# The folder of `make parity`: a model directory in official format and its recorded arrays.
 GOLDEN ?= tests/data/cosyvoice2-mini
 
 BIN := .venv/bin
@@ -24,11 +24,11 @@ BUF_VERSION := 1.75.0
 BUF := .tools/buf-$(BUF_VERSION)/node_modules/.bin/buf
 # The protos of each release, without comments. A gateway and workers of the last two releases must understand each other.
 RELEASED := tests/data/released_protos
-# What the system tests run beside us: programs, by the names of their Debian packages.
+# Programs that the system tests run, by the names of their Debian packages.
 DEBIAN := chromium chromedriver:chromium-driver curl npm prometheus redis-server
-# Other people's clients live in an environment of their own: some want other versions of what we use.
+# Foreign clients have their own environment: some need other versions of our packages.
 PEERS := .tools/peers/.ready
-# Triton compiles for GPUs on a machine without one. It is kept out of .venv: torch behaves differently where it finds it.
+# Triton compiles for GPUs on a machine without one. It is not in .venv: it changes how torch behaves.
 TRITON_VERSION := 3.7.1
 TRITON := .tools/triton/.ready-$(TRITON_VERSION)
 
@@ -48,7 +48,7 @@ demo: setup protos ## Start the whole system, speak one sentence into demo.wav, 
 run: setup protos ## Start the whole system and leave it serving until Ctrl-C
 	@$(BIN)/light-tts up
 
-# A test process that dies, for example for want of memory, fails the run at once: a new one would often die as well.
+# A test process that dies, for example without memory, fails the run at once: a new process would often die as well.
 test: setup protos ## Run the tests that need Python wheels only (ARGS="-k name", ARGS=--cov)
 	@$(BIN)/python -m pytest -m "not system" -n $(WORKERS) --dist loadfile --max-worker-restart 0 $(ARGS)
 
@@ -85,7 +85,7 @@ debian:
 	    apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
 	fi
 
-chart: debian setup protos ## Hold the Helm chart to Helm 3 and 4, to Kubernetes' schemas and to what it says (fetches helm once)
+chart: debian setup protos ## Test the Helm chart with Helm 3 and 4, with Kubernetes' schemas and by running its pods (fetches helm once)
 	@$(BIN)/python -m pytest tests/chart -o faulthandler_timeout=1800 $(ARGS)
 
 images: ## Build the images (VARIANT=cuda, BASE_IMAGE, IMAGES, TENSORRT=yes ...: see Dockerfiles/build.sh)
@@ -111,7 +111,7 @@ lint-protos:
 	  echo "buf: no issues, and no change that breaks the protos of $${last##*/}"; \
 	else echo "buf: skipped, npm is not installed"; fi
 
-format: setup protos ## Format the Python code, sort its imports, and write what is made from it: schema, dashboards, settings, version
+format: setup protos ## Format the Python code, sort its imports, and generate schema, dashboards, settings reference and versions
 	@$(BIN)/ruff check --select I --fix --quiet .
 	@$(BIN)/ruff format .
 	@$(BIN)/python -m tools.chart.schema helm/values.schema.json

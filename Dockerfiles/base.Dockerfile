@@ -1,4 +1,4 @@
-# What the images share: Python, the packages, the common ground of the services. Built from the repository's root, as
+# The base of all images: Python, the packages and the code of the services. Built from the repository's root, as
 # light-tts-base:VERSION (no torch, for the gateway), :VERSION-cpu and :VERSION-cuda; see `make images`.
 # The CUDA variant needs no CUDA base: torch's wheels bring the libraries, the node brings the driver.
 ARG BASE_IMAGE=docker.io/library/python:3.11-slim-bookworm
@@ -15,9 +15,9 @@ RUN python3 -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH
 COPY Dockerfiles/constraints.txt /build/constraints.txt
 COPY pyproject.toml README.md LICENSE /build/app/
-# The packages first, from the project's description alone: a change of the code does not install them again.
-# Without torch the image is to be small: bytecode is made for what is imported only (gateway.Dockerfile), and of the
-# Kubernetes client, a hundred megabytes of calls to every API, the one API stays that discovery calls.
+# Install the packages first, from pyproject.toml alone: a change of the code does not install them again.
+# Keep the image without torch small: compile only the modules that are imported (gateway.Dockerfile), and keep only the API
+# of the Kubernetes client that discovery calls, because the whole client has a hundred megabytes.
 RUN mkdir -p /build/app/services && touch /build/app/services/__init__.py \
  && compile=$([ -n "$VARIANT" ] || echo --no-compile) \
  && pip install $compile -c /build/constraints.txt "/build/app[${EXTRAS}]" && pip uninstall -qy light-tts \
@@ -35,7 +35,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY cli cli
 COPY services/__init__.py services/__init__.py
 COPY services/common services/common
-# Editable, so that code and embedded model keep their places relative to each other. The gateway does without pip.
+# Install in editable mode, so that the code finds the embedded model by its relative path. The gateway needs no pip.
 RUN pip install -c /build/constraints.txt --no-deps -e . && python -m compileall -q cli services lighttts \
  && if [ -z "$VARIANT" ]; then pip uninstall -qy setuptools pip; fi
 
@@ -44,7 +44,7 @@ ARG VARIANT=
 # Triton compiles a launcher for its kernels with the C compiler.
 RUN if [ "$VARIANT" = cuda ]; then apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/*; fi
-# Nothing is written but below /tmp, /cache and the volumes that the chart mounts.
+# Processes write only below /tmp, /cache and the volumes that the chart mounts.
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     LIGHTTTS_HOST=0.0.0.0 LIGHTTTS_METRICS_PORT=9090

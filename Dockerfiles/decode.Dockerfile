@@ -1,5 +1,5 @@
-# The decode service. BASE is light-tts-base of the variant wanted. It holds the other services too, which are small
-# beside its packages: the chart's single-GPU profile runs `light-tts up` from it.
+# The decode service. BASE is light-tts-base of the variant wanted. It also holds the other services, which are
+# small compared with its packages: the single-GPU profile of the chart runs `light-tts up` from it.
 ARG BASE
 FROM ${BASE} AS engines
 ARG TENSORRT=no

@@ -1,9 +1,9 @@
-# The gateway. BASE is light-tts-base without torch. It is also what fetches models and speaks in `helm test`.
+# The gateway. BASE is light-tts-base without torch. The chart also uses it to fetch models and to run `helm test`.
 ARG BASE
 FROM ${BASE}
 COPY gateway gateway
 USER 0:0
-# Importing makes the bytecode, which a container with a read-only root cannot keep.
+# The import writes the bytecode, which a container with a read-only root cannot do.
 RUN env -u PYTHONDONTWRITEBYTECODE python -c \
     "import cli.main, gateway.server, kubernetes.aio.client.api.discovery_v1_api, redis.asyncio"
 USER 10001:10001

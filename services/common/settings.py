@@ -9,10 +9,20 @@ from __future__ import annotations
 import logging
 import socket
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, model_validator
+from pydantic import (
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.common.tls import TlsFiles
@@ -22,21 +32,34 @@ EMBEDDED_MODEL = Path(__file__).resolve().parents[2] / "models" / "tiny"
 log = logging.getLogger(__name__)
 
 
-def renamed_value(old: str, new: str) -> BeforeValidator:
+@dataclass(frozen=True)
+class renamed_value:  # noqa: N801 - used as a function in annotations
     """Accept the former value `old` of a setting as `new`, and log a warning that names the setting and the new value.
 
     Annotates a field: `backend: Annotated[Literal["torch", "simulated"], renamed_value("clocked", "simulated")]`.
+    The JSON schema, hence the chart, accepts the former value too.
     """
 
-    def convert(value: object, info: ValidationInfo) -> object:
-        if value != old:
+    old: str
+    new: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.with_info_before_validator_function(self._convert, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        described = handler(schema)
+        described["enum"] = [*described["enum"], self.old]
+        return described
+
+    def _convert(self, value: object, info: ValidationInfo) -> object:
+        if value != self.old:
             return value
         # Before the log is configured, such a line goes to stderr as it is.
         variable = f"LIGHTTTS_{str(info.field_name).upper()}"
-        log.warning("%s=%s is deprecated and will be refused in the next release; set %s instead", variable, old, new)
-        return new
-
-    return BeforeValidator(convert)
+        log.warning(
+            "%s=%s is deprecated and will be refused in the next release; set %s instead", variable, self.old, self.new
+        )
+        return self.new
 
 
 class Settings(BaseSettings):

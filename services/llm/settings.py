@@ -50,7 +50,7 @@ class LlmSettings(ModelServiceSettings):
     max_running: int = Field(default=32, ge=1)
     """Largest number of utterances generated at once, and so the largest batch [gpt_paral_num]."""
     max_waiting: int = Field(default=128, ge=0)
-    """Largest number of queued utterances; one more is refused."""
+    """Largest number of queued sessions beyond max_running; at it, new sessions are refused, admitted ones queue."""
     steps_per_turn: int = Field(default=0, ge=0)
     """Engine steps between two looks at new requests; more steps save host work and delay new requests, most of all
     with CUDA graphs, which run them without the host. 0: 8 with CUDA graphs, else 1 [gpt_paral_step_num]."""

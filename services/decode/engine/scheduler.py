@@ -24,9 +24,9 @@ class EngineLimits:
     """Limits of one engine."""
 
     max_streams: int = 32
-    """Streams open at once; one more is refused (other servers call it decode_paral_num)."""
+    """Sessions with open streams; at this number a new session is refused (other servers call it decode_paral_num)."""
     max_queue: int = 10
-    """Streams that may wait for their first audio; while so many do, a new one is refused."""
+    """Sessions that may wait for their first audio; at this number a new session is refused."""
     max_batch: int = 1
     """Hops of different streams decoded as one batch. On a CPU a batch of one is as fast and starts sooner."""
     first_audio_s: float = 0.5

@@ -11,6 +11,7 @@ from typing import Self, TypeAlias
 
 from gateway import metrics, tasks
 from gateway.session.context import GatewayContext
+from gateway.session.idle import wait_until_idle
 from gateway.session.options import SpeechOptions, checked_start
 from gateway.session.output import Event, Output
 from gateway.session.playback import PlaybackClock
@@ -154,10 +155,7 @@ class Session:
     async def _watch_idle(self) -> None:
         """Close a session with no reads or writes for `idle_seconds`."""
         seconds = self._context.settings.idle_seconds
-        seen: tuple[int, int] | None = None
-        while (now := (self._inputs_taken, self._output.events.taken)) != seen:
-            seen = now
-            await asyncio.sleep(seconds)  # no event: this waits for inactivity
+        await wait_until_idle(lambda: (self._inputs_taken, self._output.events.taken), seconds)
         raise TimedOut(f"the stream had no input and no reads for {seconds:g} s; open a new stream when there is text")
 
     async def _announce(self) -> None:

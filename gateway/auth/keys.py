@@ -47,6 +47,10 @@ class KeyFileError(Exception):
     """The key file cannot be used; the message gives the reason."""
 
 
+class NoKeys(KeyFileError):
+    """The file does not exist, is empty, or has an empty list: there is no mistake in it that would explain this."""
+
+
 def new_key() -> str:
     """Return a new random key. Show it once: only its hash is stored."""
     return PREFIX + secrets.token_urlsafe(32)
@@ -83,7 +87,7 @@ class _Entry(BaseModel):
 class _File(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    keys: tuple[_Entry, ...] = Field(min_length=1)
+    keys: tuple[_Entry, ...]
 
     @model_validator(mode="after")
     def _unique(self) -> _File:
@@ -96,7 +100,11 @@ class _File(BaseModel):
 
 
 class KeyRing:
-    """The keys of a file. If the file becomes unreadable, the previous keys stay in force and an error is logged."""
+    """The keys of a file, read again when it changes.
+
+    A file with a mistake leaves the previous keys in force; a file that was deleted or emptied revokes all of them.
+    Both log an error.
+    """
 
     def __init__(
         self,
@@ -131,7 +139,7 @@ class KeyRing:
         return found.caller()
 
     def _reload(self) -> None:
-        if self._clock() < self._recheck_at:
+        if self._entries and self._clock() < self._recheck_at:  # without keys, new ones apply at once
             return
         self._recheck_at = self._clock() + RECHECK_SECONDS
         stamp = self._stamp()
@@ -140,6 +148,11 @@ class KeyRing:
         self._seen = stamp
         try:
             self._entries = _read(self._path)
+        except NoKeys as error:
+            self._entries = ()
+            log.error(
+                "all API keys are revoked, because the key file holds none: every request is refused", reason=str(error)
+            )
         except KeyFileError as error:
             log.error("the key file cannot be used; the previous keys stay in force", reason=str(error))
         else:
@@ -156,7 +169,11 @@ class KeyRing:
 def _read(path: Path) -> tuple[_Entry, ...]:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if document is None or document == {"keys": []} or document == {"keys": None}:
+            raise NoKeys(f"{path} holds no keys: write at least one entry below keys")
         return _File.model_validate(document).keys
+    except FileNotFoundError as error:
+        raise NoKeys(f"{path} does not exist") from error
     except OSError as error:
         raise KeyFileError(f"{path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

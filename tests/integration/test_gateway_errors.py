@@ -51,7 +51,7 @@ async def test_long_values_of_every_grpc_api_are_refused_with_their_own_status()
     async with rig() as r:
         riva = riva_tts_pb2_grpc.RivaSpeechSynthesisStub(r.channel)
         request = riva_tts_pb2.SynthesizeSpeechRequest
-        calls = {
+        calls: dict[grpc.StatusCode, list[Any]] = {
             Status.NOT_FOUND: [
                 r.voices.GetVoice(tts_pb2.GetVoiceRequest(voice=LONG)),
                 r.voices.DeleteVoice(tts_pb2.DeleteVoiceRequest(voice=LONG)),

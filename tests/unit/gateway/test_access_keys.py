@@ -13,6 +13,7 @@ from gateway.auth.caller import ANONYMOUS
 from gateway.auth.keys import RECHECK_SECONDS, KeyFileError, KeyRing, key_hash, new_key
 from lighttts.v1 import audio_pb2
 from services.common.errors import Unauthenticated
+from tests.support.logs import capture_logs
 
 KEY, OTHER = new_key(), new_key()
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -94,16 +95,35 @@ def test_a_changed_file_is_read_again_and_a_broken_one_is_not(tmp_path: Path) ->
     path.write_text("keys: [")
     clock.now += RECHECK_SECONDS
     assert keys.caller(OTHER).name == "new-one"
-    path.unlink()
-    clock.now += RECHECK_SECONDS
-    assert keys.caller(OTHER).name == "new-one"
+
+
+@pytest.mark.parametrize("content", [None, "", " \n# nothing", "keys: []", "keys:"])
+def test_a_deleted_or_emptied_file_revokes_all_keys_until_it_has_some(tmp_path: Path, content: str | None) -> None:
+    clock = Clock()
+    path = key_file(tmp_path, entry())
+    keys = ring(path, clock)
+    with capture_logs() as lines:
+        if content is None:
+            path.unlink()
+        else:
+            path.write_text(content)
+        clock.now += RECHECK_SECONDS
+        for _ in range(3):
+            with pytest.raises(Unauthenticated):
+                keys.caller(KEY)
+    (line,) = lines
+    assert line["log_level"] == "error"
+    assert "all API keys are revoked" in line["event"]
+    key_file(tmp_path, entry())
+    assert keys.caller(KEY).name == "app", "at once: there is no key to protect from many reads"
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "file: "),
-        ("keys: []", "keys: "),
+        ("", "holds no keys"),
+        ("keys: []", "holds no keys"),
+        ("[]", "file: "),
         ("keys: [{name: a}]", "keys.0.sha256"),
         ("keys: [{name: ../a, sha256: %s}]", "keys.0.name"),
         ("keys: [{name: a, sha256: %s, max_streams: 0}]", "max_streams"),

@@ -178,6 +178,8 @@ def _upload_limits(settings: GatewaySettings) -> UploadLimits:
         bytes=settings.max_prompt_bytes,
         seconds=settings.upload_seconds,
         at_once=settings.max_uploads,
+        per_key=settings.max_uploads_per_key,
+        silence_seconds=settings.first_message_seconds,
         voices=settings.max_voices,
     )
 

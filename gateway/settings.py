@@ -86,8 +86,28 @@ class GatewaySettings(ServiceSettings):
     """Most registered voices of one owner."""
     max_uploads: int = Field(default=8, ge=1)
     """Most voice uploads at once, over all callers."""
+    max_uploads_per_key: int = Field(default=2, ge=1)
+    """Most voice uploads at once of one API key; without keys only max_uploads applies."""
     upload_seconds: float = Field(default=60.0, gt=0)
     """Longest duration of a voice upload, in seconds."""
+    handshake_seconds: float = Field(default=10.0, gt=0)
+    """Longest duration of the TLS handshake of a connection, in seconds."""
+    header_seconds: float = Field(default=10.0, gt=0)
+    """Longest time in which the headers of an HTTP request must arrive, in seconds."""
+    first_message_seconds: float = Field(default=10.0, gt=0)
+    """Longest wait, in seconds, for the first byte of an HTTP body, each frame before the text of a WebSocket, the
+    first message of a gRPC call, and each part of a voice upload."""
+    body_seconds: float = Field(default=60.0, gt=0)
+    """Longest duration of a whole HTTP body, in seconds."""
+    body_budget_bytes: int = Field(default=256 * 2**20, ge=2**20)
+    """Most bytes of HTTP bodies and WebSocket prompts held at once, over all open requests; one API key may use half
+    of it. Further requests are refused."""
+    max_connections: int = Field(default=1024, ge=1)
+    """Most connections of each port at once; less if the process may open few files. At the limit, the oldest
+    connection without a request is closed."""
+    max_connections_per_address: int = Field(default=512, ge=1)
+    """Most HTTP connections of one client address at once, for each port; at most half of max_connections. A proxy
+    counts as one address."""
     result_cache: Literal["off", "memory", "redis"] = "off"
     """Whether and where finished speech is stored, to serve requests with the same text, voice, options and seed."""
     result_cache_bytes: int = Field(default=256 * 2**20, ge=0)

@@ -20,11 +20,14 @@ STREAM_RETRY_SECONDS = 1.0
 class Quotas(Protocol):
     """Each method raises QuotaExceeded, with the time to wait."""
 
+    async def check(self, caller: Caller) -> None:
+        """Refuse a caller whose next stream would be refused now. Counts nothing."""
+
     async def spend(self, caller: Caller) -> None:
         """Count one request."""
 
-    def stream(self, caller: Caller) -> contextlib.AbstractAsyncContextManager[None]:
-        """Count one request, and one stream while the block runs."""
+    def stream(self, caller: Caller, *, counted: bool = False) -> contextlib.AbstractAsyncContextManager[None]:
+        """Count one stream while the block runs, and one request unless it has been `counted`."""
 
 
 @dataclass
@@ -41,24 +44,35 @@ class LocalQuotas:
         self._buckets: dict[str, _Bucket] = {}  # one per key
         self._streams: Counter[str] = Counter()
 
+    async def check(self, caller: Caller) -> None:
+        if caller.max_streams is not None and self._streams[caller.name] >= caller.max_streams:
+            raise too_many(caller)
+        self._bucket(caller)
+
     async def spend(self, caller: Caller) -> None:
+        if (bucket := self._bucket(caller)) is not None:
+            bucket.tokens -= 1
+
+    def _bucket(self, caller: Caller) -> _Bucket | None:
+        """Return the caller's bucket, filled up to now; None without a limit. Raises QuotaExceeded if it is empty."""
         if caller.requests_per_minute is None:
-            return
+            return None
         now, rate = self._clock(), caller.requests_per_minute / 60
         bucket = self._buckets.setdefault(caller.name, _Bucket(caller.burst, now))
         bucket.tokens = min(caller.burst, bucket.tokens + (now - bucket.at) * rate)
         bucket.at = now
         if bucket.tokens < 1:
             raise too_fast(caller, (1 - bucket.tokens) / rate)
-        bucket.tokens -= 1
+        return bucket
 
     @contextlib.asynccontextmanager
-    async def stream(self, caller: Caller) -> AsyncIterator[None]:
+    async def stream(self, caller: Caller, *, counted: bool = False) -> AsyncIterator[None]:
         if caller.max_streams is not None and self._streams[caller.name] >= caller.max_streams:
             raise too_many(caller)
         self._streams[caller.name] += 1
         try:
-            await self.spend(caller)
+            if not counted:
+                await self.spend(caller)
             yield
         finally:
             self._streams[caller.name] -= 1

@@ -44,6 +44,18 @@ redis.call('EXPIRE', KEYS[1], math.ceil(burst / rate) + 1)
 return tostring(wait)
 """
 )
+_CHECK = (
+    _NOW
+    + """
+local rate, burst, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+if most > 0 and redis.call('ZCOUNT', KEYS[1], '(' .. tostring(now), '+inf') >= most then return '-1' end
+if rate == 0 then return '0' end
+local tokens = tonumber(redis.call('HGET', KEYS[2], 'tokens') or burst)
+local at = tonumber(redis.call('HGET', KEYS[2], 'at') or now)
+tokens = math.min(burst, tokens + math.max(0, now - at) * rate)
+return tostring(tokens < 1 and (1 - tokens) / rate or 0)
+"""
+)
 _LEASE = (
     _NOW
     + """
@@ -68,12 +80,27 @@ class SharedQuotas:
         self._clock = clock
         self._rest_until = 0.0
 
+    async def check(self, caller: Caller) -> None:
+        if caller.requests_per_minute is None and caller.max_streams is None:
+            return
+        rate = (caller.requests_per_minute or 0) / 60
+        keys = (f"streams:{caller.name}", f"rate:{caller.name}")
+        try:
+            wait = float(await self._run(_CHECK, keys, rate, caller.burst, caller.max_streams or 0))
+        except Unavailable:
+            await self._local.check(caller)
+            return
+        if wait < 0:
+            raise too_many(caller)
+        if wait > 0:
+            raise too_fast(caller, wait)
+
     async def spend(self, caller: Caller) -> None:
         if caller.requests_per_minute is None:
             return
         rate = caller.requests_per_minute / 60
         try:
-            wait = float(await self._run(_SPEND, f"rate:{caller.name}", rate, caller.burst))
+            wait = float(await self._run(_SPEND, (f"rate:{caller.name}",), rate, caller.burst))
         except Unavailable:
             await self._local.spend(caller)
             return
@@ -81,17 +108,18 @@ class SharedQuotas:
             raise too_fast(caller, wait)
 
     @contextlib.asynccontextmanager
-    async def stream(self, caller: Caller) -> AsyncIterator[None]:
+    async def stream(self, caller: Caller, *, counted: bool = False) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as held:
             if caller.max_streams is not None:
                 await self._hold(held, caller, caller.max_streams)
-            await self.spend(caller)
+            if not counted:
+                await self.spend(caller)
             yield
 
     async def _hold(self, held: contextlib.AsyncExitStack, caller: Caller, most: int) -> None:
         key, lease = f"streams:{caller.name}", secrets.token_hex(8)
         try:
-            if not await self._run(_LEASE, key, lease, most, LEASE_SECONDS):
+            if not await self._run(_LEASE, (key,), lease, most, LEASE_SECONDS):
                 raise too_many(caller)
         except Unavailable:
             await held.enter_async_context(self._local.stream(_streams_only(caller)))
@@ -104,18 +132,18 @@ class SharedQuotas:
         while True:
             await asyncio.sleep(LEASE_SECONDS / RENEWALS)
             with contextlib.suppress(Unavailable):  # already logged; the next renewal may succeed in time
-                await self._run(_LEASE, key, lease, most, LEASE_SECONDS)
+                await self._run(_LEASE, (key,), lease, most, LEASE_SECONDS)
 
     async def _release(self, key: str, lease: str) -> None:
         with contextlib.suppress(Unavailable), reached("the quota cannot be counted"):  # the lease expires by itself
             await self._client.zrem(self._prefix + key, lease)
 
-    async def _run(self, script: str, key: str, *arguments: str | float) -> Any:
+    async def _run(self, script: str, keys: tuple[str, ...], *arguments: str | float) -> Any:
         if self._clock() < self._rest_until:
             raise Unavailable("Redis failed a moment ago")
         try:
             with reached("the quota cannot be counted"):
-                return await self._client.eval(script, 1, self._prefix + key, *arguments)
+                return await self._client.eval(script, len(keys), *(self._prefix + key for key in keys), *arguments)
         except Unavailable:
             self._rest_until = self._clock() + REST_SECONDS
             raise

@@ -10,6 +10,7 @@ from io import BytesIO
 from google.protobuf import proto
 
 from gateway import metrics
+from gateway.auth import ticket
 from gateway.auth.caller import current_caller
 from gateway.cache.key import ResultKey, result_key
 from gateway.cache.shared_synthesis import SharedSynthesis
@@ -33,6 +34,8 @@ async def speech(
         async with Session(context, options, one_text(text), start_sample=start_sample) as session:
             yield session
         return
+    # Before the voice: a caller out of quota must not make encode extract one.
+    await ticket.spend(context.quotas)
     async with context.voices.use(options.voice) as voice:
         voice_hash = voice.voice_hash
     model = context.voices.model.model
@@ -41,7 +44,7 @@ async def speech(
     result = await speech_cache.store.get(key)
     if result is not None:
         metrics.RESULTS.labels("remembered").inc()
-        await context.quotas.spend(current_caller())
+        ticket.spent()
         yield _replay(result)
         return
     async with contextlib.aclosing(await _join(context, speech_cache, key, options, text)) as events:
@@ -56,7 +59,7 @@ async def _join(
     shared = speech_cache.shared_syntheses.get(caller_key)
     if shared is not None and shared.open:
         metrics.RESULTS.labels("shared").inc()
-        await context.quotas.spend(current_caller())
+        ticket.spent()
         return shared.read()
 
     async def speak(synthesis: SharedSynthesis) -> None:

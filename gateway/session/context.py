@@ -7,8 +7,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
+from gateway.auth import ticket
 from gateway.auth.admission import Admission, Admitted
-from gateway.auth.caller import current_caller
 from gateway.auth.quota import Quotas
 from gateway.cache.speech_cache import SpeechCache
 from gateway.request_stats import RequestStats
@@ -51,5 +51,5 @@ class GatewayContext:
     async def admit(self, session: Admitted) -> AsyncIterator[None]:
         """Admit a session of the current caller. Raises Overloaded, QuotaExceeded or Unavailable."""
         with self.admission.admit(session):
-            async with self.quotas.stream(current_caller()):
+            async with ticket.stream(self.quotas):
                 yield

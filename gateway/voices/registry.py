@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import structlog
 
 from gateway.auth.caller import Caller
 from gateway.auth.quota import Quotas
+from gateway.auth.shares import Shares
 from gateway.voices.deletion import VoiceDeletion
 from gateway.voices.record import NewVoice, VoiceRecord, voice_id
 from gateway.voices.resolver import VoiceResolver
 from gateway.voices.store import VoiceStore, find
 from lighttts.v1 import voice_pb2
-from services.common.errors import AlreadyExists, InvalidInput, NotFound, Overloaded, QuotaExceeded, TimedOut
+from services.common.errors import AlreadyExists, InvalidInput, NotFound, QuotaExceeded, TimedOut
 
 audit = structlog.get_logger("gateway.audit")
 """One line per operation: key, owner, operation and voice."""
@@ -31,6 +31,10 @@ class UploadLimits:
     """Time for one whole upload."""
     at_once: int
     """Concurrent uploads of all callers; each is held in memory until it is complete."""
+    per_key: int
+    """Concurrent uploads of one key."""
+    silence_seconds: float
+    """Longest wait for the next part of an upload."""
     voices: int
     """Voices per owner."""
 
@@ -53,7 +57,7 @@ class VoiceRegistry:
         self._limits = limits
         self._voice_deletion = voice_deletion
         self._now = now
-        self._uploads = 0
+        self._uploads = Shares("voice uploads", limits.at_once, limits.per_key)
 
     async def create(self, caller: Caller, new: NewVoice, parts: AsyncIterator[bytes]) -> tuple[VoiceRecord, bool]:
         """Register a voice; return it, and whether the caller had it already. `parts`: the audio file in pieces.
@@ -63,7 +67,7 @@ class VoiceRegistry:
         """
         new.check()
         await self._quotas.spend(caller)
-        with self._upload():
+        with self._uploads.hold(caller):
             audio = await self._receive(parts)
             id_ = await asyncio.to_thread(voice_id, audio, new.transcript)
             existing = await self._check_name(caller, new.name, id_)
@@ -135,9 +139,11 @@ class VoiceRegistry:
 
     async def _receive(self, parts: AsyncIterator[bytes]) -> bytes:
         audio = bytearray()
+        limits, now = self._limits, asyncio.get_running_loop().time
         try:
-            async with asyncio.timeout(self._limits.seconds):
+            async with asyncio.timeout(limits.seconds), asyncio.timeout(limits.silence_seconds) as silence:
                 async for part in parts:
+                    silence.reschedule(now() + limits.silence_seconds)
                     if len(audio) + len(part) > self._limits.bytes:
                         raise InvalidInput(
                             f"the recording has more than {self._limits.bytes} bytes; send 3 to 30 seconds",
@@ -145,20 +151,13 @@ class VoiceRegistry:
                         )
                     audio += part
         except TimeoutError as error:
-            raise TimedOut(f"the upload took longer than {self._limits.seconds:g} s; send it again") from error
+            raise TimedOut(
+                f"the upload took longer than {limits.seconds:g} s, or no part of it arrived for"
+                f" {limits.silence_seconds:g} s; send it again"
+            ) from error
         if not audio:
             raise InvalidInput("the recording is missing; send a WAV, FLAC, MP3 or Ogg file", field="audio")
         return bytes(audio)
-
-    @contextlib.contextmanager
-    def _upload(self) -> Iterator[None]:
-        if self._uploads >= self._limits.at_once:
-            raise Overloaded(f"{self._uploads} voices are being uploaded; try again shortly")
-        self._uploads += 1
-        try:
-            yield
-        finally:
-            self._uploads -= 1
 
     def _audit(self, operation: str, caller: Caller, record: VoiceRecord, **more: object) -> None:
         audit.info(operation, key=caller.name, owner=caller.owner, voice=record.id, name=record.name, **more)

@@ -208,11 +208,11 @@ async def test_a_client_that_drops_mid_upload_frees_its_place(tmp_path: Path) ->
         for request in requests(AUDIO):
             await call.write(request)
         library = r.gateway._context.registry
-        await until(lambda: library._uploads == 1)
-        with refused(Status.RESOURCE_EXHAUSTED, "being uploaded"):
+        await until(lambda: library._uploads.held == 1)
+        with refused(Status.RESOURCE_EXHAUSTED, "voice uploads"):
             await create(r)
         call.cancel()
-        await until(lambda: library._uploads == 0)
+        await until(lambda: library._uploads.held == 0)
         await create(r)
 
 

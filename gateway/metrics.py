@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from prometheus_client import Counter, Gauge, Histogram
 
 from lighttts.v1 import tts_pb2
-from services.common.errors import LightTtsError
+from services.common.errors import LightTtsError, Overloaded, QuotaExceeded
 from services.common.metrics import LATENCY_BUCKETS
 from services.common.workers.failover import moves_counter
 
@@ -49,7 +49,11 @@ RESULTS = Counter(
 )
 """`how`: `remembered` (from the cache), `shared` (with a running request), `spoken`."""
 ERRORS = Counter("lighttts_gateway_errors_total", "Failed requests, by API and reason.", ["front", "reason"])
-
+REFUSALS = Counter("lighttts_gateway_refusals_total", "Requests refused because a service was full.", ["stage"])
+"""`stage`: the service that was full."""
+REFUSING_STAGES = ("gateway", "encode", "llm", "decode")
+for _stage in REFUSING_STAGES:  # an alert cannot see an increase in a series that appears with its first event
+    REFUSALS.labels(_stage)
 
 STAGES = ("encode", "first_token", "first_hop", "decode", "delivery")
 
@@ -63,9 +67,11 @@ def observe_first_audio(first: tts_pb2.FirstAudio) -> None:
 
 @contextlib.contextmanager
 def count_errors(api: str) -> Iterator[None]:
-    """Count an error that leaves the block, under the name of the API."""
+    """Count an error that leaves the block, under the name of the API; count a refusal by the stage that is full."""
     try:
         yield
     except Exception as error:
         ERRORS.labels(api, error.reason if isinstance(error, LightTtsError) else LightTtsError.reason).inc()
+        if isinstance(error, Overloaded) and not isinstance(error, QuotaExceeded):
+            REFUSALS.labels(error.stage if error.stage in REFUSING_STAGES else "gateway").inc()
         raise

@@ -60,6 +60,9 @@ class GatewaySettings(ServiceSettings):
     """Seconds without an engine step after which an llm worker counts as hung and another one continues."""
     llm_max_moves: int = Field(default=3, ge=0)
     """Times one utterance may move to another llm worker before it fails."""
+    session_patience_seconds: float = Field(default=30.0, ge=0)
+    """Longest wait in seconds for a free worker in the middle of a stream; then the stream ends. A new stream does not
+    wait: it is refused at once when all workers are full."""
     max_lead_seconds: float = Field(default=15.0, gt=0)
     """Seconds of audio sent ahead of the listener in a conversation; offline work and whole texts are not limited."""
     model_poll_seconds: float = Field(default=15.0, gt=0)

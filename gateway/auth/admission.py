@@ -36,12 +36,16 @@ class Admission:
         return self._draining
 
     @contextlib.contextmanager
-    def admit(self, session: Admitted) -> Iterator[None]:
-        """Hold a place while the block runs. Raises Overloaded, or Unavailable while the process drains."""
+    def admit(self, session: Admitted, *, continues: bool = False) -> Iterator[None]:
+        """Hold a place while the block runs. Raises Overloaded, or Unavailable while the process drains.
+
+        `continues`: the session continues one that was admitted, which the number of sessions does not prevent.
+        """
         if self._draining:
             raise Unavailable("this gateway is stopping; try again on another one", retry_after=1.0)
-        if len(self._sessions) >= self._max_sessions:
-            raise Overloaded(f"all {self._max_sessions} streams of this gateway are in use; try again shortly")
+        if len(self._sessions) >= self._max_sessions and not continues:
+            message = f"all {self._max_sessions} streams of this gateway are in use; try again shortly"
+            raise Overloaded(message, stage="gateway")
         self._sessions.add(session)
         self._idle.clear()
         metrics.SESSIONS_ACTIVE.inc()

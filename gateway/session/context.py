@@ -42,14 +42,22 @@ class GatewayContext:
     def llm_client_context(self) -> LlmClientContext:
         """The part of this context that utterances use."""
         settings = self.settings
-        policy = MovePolicy(settings.llm_silence_seconds, settings.llm_stall_seconds, settings.llm_max_moves)
+        policy = MovePolicy(
+            settings.llm_silence_seconds,
+            settings.llm_stall_seconds,
+            settings.llm_max_moves,
+            settings.session_patience_seconds,
+        )
         return LlmClientContext(
             self.llm, policy, self.request_stats, settings.audio_queue_messages, self.failover_budget, self.clock
         )
 
     @contextlib.asynccontextmanager
-    async def admit(self, session: Admitted) -> AsyncIterator[None]:
-        """Admit a session of the current caller. Raises Overloaded, QuotaExceeded or Unavailable."""
-        with self.admission.admit(session):
+    async def admit(self, session: Admitted, *, continues: bool = False) -> AsyncIterator[None]:
+        """Admit a session of the current caller; `continues`: it continues an admitted one.
+
+        Raises Overloaded, QuotaExceeded or Unavailable.
+        """
+        with self.admission.admit(session, continues=continues):
             async with ticket.stream(self.quotas):
                 yield

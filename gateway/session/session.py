@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from types import TracebackType
@@ -55,6 +56,11 @@ async def one_text(text: str) -> AsyncGenerator[Input]:
     yield TextInput(text)
 
 
+def new_place() -> audio_pb2.SessionPlace:
+    """Return the place of a client's stream at the workers, under a random name; no worker has admitted it yet."""
+    return audio_pb2.SessionPlace(session=secrets.token_hex(8))
+
+
 class Session:
     """Turns a stream of inputs into a stream of events.
 
@@ -74,14 +80,17 @@ class Session:
         *,
         conversation: bool = False,
         start_sample: int = 0,
+        place: audio_pb2.SessionPlace | None = None,
     ) -> None:
         """`conversation`: interactive; audio is paced to the listener, and the client may be asked to reconnect
-        elsewhere during a pause. `start_sample`: the first sample to send. Raises InvalidInput if it cannot be."""
+        elsewhere during a pause. `start_sample`: the first sample to send. Raises InvalidInput if it cannot be.
+        `place`: of the client's stream, if several sessions serve it one after another; None: a new one."""
         self._context = context
         self._options = options
         self._inputs = inputs
         self._stats = PlaybackStats()
         self._conversation = conversation
+        self._place = place or new_place()
         playback = PlaybackClock(self._max_lead)
         start = checked_start(start_sample, options)
         self._output = Output(options.audio, self._stats, playback, context.settings.max_speech_seconds, start)
@@ -97,6 +106,7 @@ class Session:
             options=options,
             request_id=current_request_id(),
             interleaved=context.settings.interleaved_text and context.voices.model.interleaved_text,
+            place=self._place,
             voice=self._announced_voice,
         )
         self._received = 0
@@ -106,7 +116,7 @@ class Session:
         self._resources = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        await self._resources.enter_async_context(self._context.admit(self))
+        await self._resources.enter_async_context(self._context.admit(self, continues=self._place.admitted))
         self._task = asyncio.create_task(self._run())
         return self
 

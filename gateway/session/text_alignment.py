@@ -47,6 +47,21 @@ class TextAlignment:
         while self._passages and (end := self._passages[0].to_sample) is not None and end <= sample:
             self._exact = self._passages.popleft().to_text
 
+    def samples_until(self, offset: int, sample: int) -> float:
+        """Estimate the samples from `sample`, the last one sent, to the end of the text before `offset`.
+
+        0 while the pace is unknown.
+        """
+        if not self.pace:
+            return 0.0
+        text = float(self._exact)
+        if self._passages:
+            passage = self._passages[-1]
+            text = passage.to_text
+            if passage.to_sample is None:
+                text = min(text, passage.from_text + (sample - passage.from_sample) * self.pace)
+        return max(0.0, offset - text) / self.pace
+
     def offset_at(self, sample: int) -> tuple[int, bool]:
         """Return the text offset reached at `sample`, and whether it is an estimate. Never above the received text."""
         self.discard_before(sample)

@@ -8,6 +8,7 @@ import struct
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from gateway import tasks
 from gateway.closable_queue import ClosableQueue
@@ -27,6 +28,9 @@ that a barge-in wastes."""
 ORDER_ITEMS = 64
 """Utterances and flushes that may wait for delivery. It bounds flushes; UTTERANCES_AHEAD bounds utterances."""
 
+SURE_SHARE = 0.5
+"""The part of the estimated audio of a text that it surely has."""
+
 
 @dataclass(frozen=True)
 class TurnContext:
@@ -37,6 +41,8 @@ class TurnContext:
     options: SpeechOptions
     request_id: str
     interleaved: bool
+    place: audio_pb2.SessionPlace
+    """The session's place at the workers, shared by all utterances."""
     voice: Callable[[], Awaitable[voice_pb2.VoiceContent]]
     """Waits until Started has been sent to the client, then returns the voice."""
 
@@ -166,11 +172,23 @@ class Turn:
             text_order=llm_pb2.TEXT_ORDER_INTERLEAVED if self._context.interleaved else llm_pb2.TEXT_ORDER_WHOLE,
         )
         self._utterances += 1
-        utterance = UtteranceStream(self._context.llm, start, voice, self._output.model_rate)
+        previous = self._newest
+        lead = float if previous is None else partial(self._lead, previous.end_offset)
+        utterance = UtteranceStream(self._context.llm, start, voice, self._output.model_rate, self._context.place, lead)
         self._newest = utterance
         group.create_task(utterance.run())
         await self._order.send(utterance)
         return utterance
+
+    def _lead(self, offset: int) -> float:
+        """Return the seconds until the listener has played the audio of all text before `offset`.
+
+        Audio that has not been sent yet is estimated and counts in part, because an utterance that starts too late is
+        heard, and one that starts early is not.
+        """
+        output = self._output
+        unsent = SURE_SHARE * output.alignment.samples_until(offset, output.samples)
+        return max(0.0, (output.samples + unsent) / output.sample_rate - output.playback.position)
 
     async def _deliver(self, utterance: UtteranceStream) -> None:
         output = self._output

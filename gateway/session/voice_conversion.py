@@ -52,7 +52,8 @@ class ConversionSession(Session):
             text_order=llm_pb2.TEXT_ORDER_WHOLE,
             speech_tokens=speech.speech_tokens,
         )
-        utterance = UtteranceStream(self._context.llm_client_context, start, voice, self._output.model_rate)
+        rate = self._output.model_rate
+        utterance = UtteranceStream(self._context.llm_client_context, start, voice, rate, self._place)
         group.create_task(utterance.run())
         async for part in utterance.parts:
             if isinstance(part, AudioPart):

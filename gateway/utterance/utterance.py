@@ -15,7 +15,7 @@ from gateway.request_stats import RequestStats
 from gateway.stream_stats import SpeechTimes
 from gateway.utterance.generate_call import generate
 from gateway.utterance.utterance_state import UtteranceState
-from lighttts.v1 import llm_pb2, tts_pb2, voice_pb2
+from lighttts.v1 import audio_pb2, llm_pb2, tts_pb2, voice_pb2
 from services.common import tracing
 from services.common.errors import Internal, LightTtsError
 from services.common.pool import Pool
@@ -60,6 +60,11 @@ class UtteranceStream:
     voice: voice_pb2.VoiceContent
     sample_rate: int
     """The rate announced to the client; a worker with another rate is an error."""
+    place: audio_pb2.SessionPlace
+    """The session's place at the workers, shared by its utterances. The first utterance that a worker accepts marks the
+    session as admitted; a full worker queues later ones instead of refusing them."""
+    lead: Callable[[], float] = float
+    """Returns the seconds until the listener has played all audio before this utterance; 0 by default."""
     end_offset: int = 0
     """Characters of the session's text that have been spoken once this utterance has."""
     decode_worker: str = ""
@@ -69,9 +74,17 @@ class UtteranceStream:
 
     def __post_init__(self) -> None:
         self.parts = ClosableQueue(self.context.queue_messages)
-        self._state = UtteranceState(self.start, self.voice)
+        self._state = UtteranceState(self.start, self.voice, self.place, self.lead)
         context = self.context
-        self._failover = Failover(context.pool, context.policy, "llm", metrics.LLM_MOVES, context.failover_budget)
+        self._failover = Failover(
+            context.pool,
+            context.policy,
+            "llm",
+            metrics.LLM_MOVES,
+            context.failover_budget,
+            admitted=self.place.admitted,
+            clock=context.clock,
+        )
         self.times = SpeechTimes()
         self.audible = asyncio.Event()
         """Set when the first audio has arrived, or when none can arrive any more."""
@@ -114,6 +127,7 @@ class UtteranceStream:
                 except WorkerLost as loss:
                     if not self._state.complete:
                         self._failover.record_loss(worker, loss)
+        self._failover.on_finished()
 
     async def _handle(self, response: llm_pb2.GenerateResponse) -> None:
         match response.WhichOneof("response"):
@@ -141,6 +155,7 @@ class UtteranceStream:
                 f"encode and decode have different sample rates, {self.sample_rate} and {started.sample_rate};"
                 " start both with the same model"
             )
+        self.place.admitted = True
         self.decode_worker = started.decode_worker
         self._state.start.text_order = started.text_order  # a worker that resumes must use the same
         if (lost := self._failover.on_accepted()) is not None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from gateway.audio.samples import FLOAT_BYTES
-from lighttts.v1 import llm_pb2, voice_pb2
+from lighttts.v1 import audio_pb2, llm_pb2, voice_pb2
 from services.common.workers.failover import LossReason, WorkerLost
+
+LEAST_TARGET_SECONDS = 0.5
+"""A worker's own target for first audio is about this short; a listener with less audio left needs that one."""
 
 
 @dataclass
@@ -18,6 +21,10 @@ class UtteranceState:
     start: llm_pb2.GenerateStart
     """As the first worker receives it."""
     voice: voice_pb2.VoiceContent
+    place: audio_pb2.SessionPlace
+    """The session's place at the workers; all utterances of a session share this message."""
+    lead: Callable[[], float] = float
+    """Returns the seconds until the listener has played all audio before this utterance; 0 by default."""
     texts: list[llm_pb2.TextTokens] = field(default_factory=list)
     position: float = 0.0
     """Seconds of this utterance that the listener has played."""
@@ -44,6 +51,7 @@ class UtteranceState:
         """Return the next worker's first message: the start or the resume state, with the first of `texts` if any."""
         start = llm_pb2.GenerateStart()
         start.CopyFrom(self.start)
+        start.place.CopyFrom(self.place)
         if self.texts:
             start.text.CopyFrom(self.texts[0])
         if self.samples:
@@ -51,6 +59,8 @@ class UtteranceState:
                 raw_ids=self.raw_ids, decode_record=self._resume_record, next_sample=self.samples
             )
             start.resume.CopyFrom(resume)
+        elif (target := self.lead()) > LEAST_TARGET_SECONDS:
+            start.urgency.first_audio_target = target  # the utterance yields to others while earlier audio plays
         return start
 
     def add_audio(self, generated: llm_pb2.GeneratedAudio) -> bytes:

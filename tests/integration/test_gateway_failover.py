@@ -146,10 +146,10 @@ async def test_all_sessions_share_one_failover_budget() -> None:
 
 async def test_a_full_worker_is_skipped_and_a_full_pool_is_reported() -> None:
     async with rig(llms=2) as r:
-        r.llms[0].scripts = {n: Script(fail_at_hop=0, error=Overloaded("128 wait")) for n in range(9)}
+        r.llms[0].scripts = {n: Script(refusal=Overloaded("128 wait")) for n in range(9)}
         while not r.llms[0].calls:
             assert np.array_equal(samples(await synthesize(r)), expected(TEXT))
-        r.llms[1].scripts = {n: Script(fail_at_hop=0, error=Overloaded("128 wait")) for n in range(9)}
+        r.llms[1].scripts = {n: Script(refusal=Overloaded("128 wait")) for n in range(9)}
         error = await refused(r)
         assert error.code() == Status.RESOURCE_EXHAUSTED
         assert "every llm worker is full" in (error.details() or "")
@@ -164,14 +164,14 @@ async def test_a_refused_request_is_not_sent_to_another_worker() -> None:
 
 async def test_an_utterance_that_no_worker_can_speak_ends_after_its_moves() -> None:
     async with rig(llms=2, llm_max_moves=1) as r:
-        first_of_each(r, fail_at_hop=1, error=Unavailable("out of order"))
+        first_of_each(r, stop_at_hop=1)
         client = await Conversation(r, config()).begin()
         await client.text(TEXT)
         await client.next_of(audio_pb2.AudioChunk)
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await client.rest()
         assert error.value.code() == Status.UNAVAILABLE
-        assert "out of order" in (error.value.details() or "")
+        assert "2 llm workers lost this utterance" in (error.value.details() or "")
         assert [len(llm.calls) for llm in r.llms] == [1, 1]
         audio = samples(client.events)
         assert np.array_equal(audio, expected(TEXT)[: len(audio)])
@@ -185,7 +185,7 @@ async def test_the_only_worker_is_used_again_when_it_serves_again() -> None:
 
 
 async def test_the_client_gets_the_error_of_the_only_worker_if_it_stays_away() -> None:
-    async with rig(worker_wait_seconds=0) as r:
+    async with rig(worker_wait_seconds=0, session_patience_seconds=0) as r:
         r.llm.scripts[0] = Script(stop_at_hop=2)
         error = await refused(r)
         assert error.code() == Status.UNAVAILABLE
@@ -193,7 +193,7 @@ async def test_the_client_gets_the_error_of_the_only_worker_if_it_stays_away() -
 
 
 async def test_a_worker_that_cannot_serve_is_not_ejected() -> None:
-    async with rig() as r:
+    async with rig(session_patience_seconds=0) as r:
         r.llm.scripts[0] = Script(fail_at_hop=2, error=Unavailable("no decode worker"))
         error = await refused(r)
         assert (error.code(), error.details()) == (Status.UNAVAILABLE, "no decode worker")

@@ -50,6 +50,8 @@ def speech(ids: list[int], seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
 class Script:
     """The course of one Generate call."""
 
+    refusal: LightTtsError | None = None
+    """Refuse the call with this error instead of accepting it."""
     fail_at_hop: int | None = None
     error: LightTtsError | None = None
     need_voice: bool = False
@@ -158,6 +160,8 @@ class FakeLlm(llm_pb2_grpc.LlmServicer):
             need = audio_pb2.NeedVoice(voice_hash=call.start.voice_hash)
             yield llm_pb2.GenerateResponse(need_voice=need)
             await call.voice_came.wait()
+        if call.script.refusal is not None:
+            raise call.script.refusal
         started = llm_pb2.GenerateStarted(
             llm_worker=f"llm-{self.number}",
             decode_worker="decode-0",

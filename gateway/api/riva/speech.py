@@ -19,7 +19,7 @@ from gateway.auth.caller import current_caller
 from gateway.cache.synthesis import speech
 from gateway.session.context import GatewayContext
 from gateway.session.options import SpeechOptions, check_text, speakable
-from gateway.session.session import FlushInput, Input, Session, TextInput
+from gateway.session.session import FlushInput, Input, Session, TextInput, new_place
 from lighttts.compat import riva_common_pb2, riva_tts_pb2, riva_tts_pb2_grpc
 from lighttts.v1 import audio_pb2, tts_pb2
 from services.common.errors import InvalidInput
@@ -63,10 +63,11 @@ class RivaServicer(riva_tts_pb2_grpc.RivaSpeechSynthesisServicer):
         """Speak the texts of the requests in order; requests with the same voice and format share a session."""
         with metrics.count_errors(API), named_as(FIELDS):
             request = await _next(request_iterator)
+            place = new_place()
             while request is not None:
                 stretch = _Stretch(request, request_iterator)
                 options = self._options(request)
-                async with Session(self._context, options, stretch.inputs()) as session:
+                async with Session(self._context, options, stretch.inputs(), place=place) as session:
                     async for event in session:
                         match event:
                             case audio_pb2.AudioChunk():

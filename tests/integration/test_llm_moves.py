@@ -12,6 +12,7 @@ import grpc
 import numpy as np
 import pytest
 
+from lighttts.v1 import audio_pb2
 from services.common.errors import InvalidInput, Overloaded, Unavailable
 from tests.support.clock import ManualClock
 from tests.support.decode_worker import DecodeWorker, StartWorker, audio_of
@@ -224,6 +225,47 @@ async def test_a_worker_that_was_full_is_asked_again_once_another_has_spoken(
     assert np.array_equal(spoken.samples, audio_of(full.calls[1].tokens))
 
 
+async def test_an_utterance_that_a_worker_had_accepted_waits_for_full_workers(
+    worker: StartWorker, tmp_path: Path
+) -> None:
+    workers = await two_workers(worker)
+    async with llm_service(tmp_path, *(made.address for made in workers), lead_seconds=2.0) as llm:
+        full = await first_worker(workers, llm)
+        other = next(made for made in workers if made is not full)
+        before = len(full.calls)
+        full.script.refusal = (grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
+        other.script.die_after = 1
+        speaking = asyncio.create_task(llm.speak())
+        await until(lambda: bool(other.calls))
+        other.script.refusal = full.script.refusal  # from its next call on
+        await until(lambda: len(full.calls) >= before + 4)
+        full.script.refusal = None
+        spoken = await speaking
+        await all_free()
+    assert np.array_equal(spoken.samples, audio_of(full.calls[-1].tokens))
+    assert all(call.start.place.admitted for call in full.calls[before + 1 :])
+
+
+async def test_an_utterance_of_an_admitted_session_waits_and_one_of_a_new_session_does_not(
+    worker: StartWorker, tmp_path: Path
+) -> None:
+    only = await worker()
+    only.script.refusal = (grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
+    place = audio_pb2.SessionPlace(session="s", admitted=True)
+    async with llm_service(tmp_path, only.address) as llm:
+        code, error = await refusal(llm.responses(Spoken(), place=audio_pb2.SessionPlace(session="new")))
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert isinstance(error, Overloaded)
+        assert (error.stage, error.message) == ("decode", "every decode worker is full; try again shortly")
+        refused = len(only.calls)
+        speaking = asyncio.create_task(llm.speak(place=place))
+        await until(lambda: len(only.calls) >= refused + 3)
+        only.script.refusal = None
+        spoken = await speaking
+        await all_free()
+    assert np.array_equal(spoken.samples, audio_of(only.calls[-1].tokens))
+
+
 async def test_without_workers_an_utterance_is_refused(worker: StartWorker, tmp_path: Path) -> None:
     gone = await worker()
     await gone.stop()
@@ -238,7 +280,7 @@ async def test_without_workers_an_utterance_is_refused(worker: StartWorker, tmp_
 
 async def test_the_last_worker_lost_is_unavailable(worker: StartWorker, tmp_path: Path) -> None:
     only = await worker(die_after=1)
-    async with llm_service(tmp_path, only.address, decode_wait_seconds=0.1) as llm:
+    async with llm_service(tmp_path, only.address, decode_wait_seconds=0.1, decode_patience_seconds=0) as llm:
         spoken = Spoken()
         code, _ = await refusal(llm.responses(spoken))
         await all_free()

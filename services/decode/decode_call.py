@@ -163,7 +163,9 @@ class DecodeCall:
                 hops=HopPolicy(sizes=(plan.chunk_tokens,)) if settings.decode_fixed_hops else HopPolicy(),
             )
             return self._context.engine.open(spec, self._events.post)
-        except (ValueError, EngineFull, EngineClosed) as error:
+        except ValueError as error:  # of the request's values: the chunk plan, the speed, the record
+            raise InvalidInput(str(error)) from error
+        except (EngineFull, EngineClosed) as error:
             raise _client_error(error) from error
 
     def _started(self) -> decode_pb2.DecodeResponse:
@@ -227,7 +229,7 @@ class DecodeCall:
 def _client_error(error: Exception) -> LightTtsError:
     """Return the error for the client that corresponds to an engine's error."""
     match error:
-        case StreamError() | ValueError():
+        case StreamError():
             return InvalidInput(str(error))
         case EngineFull():
             return Overloaded(str(error), stage="decode")

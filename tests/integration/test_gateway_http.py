@@ -156,7 +156,7 @@ async def test_an_upload_without_a_length_is_cut_at_the_limit() -> None:
 @pytest.mark.parametrize(
     ("error", "whole", "streamed"),
     [
-        (Internal("the model produced nothing"), 417, 500),
+        (Internal("the model produced nothing", repeated=True), 417, 500),
         (NotFound("there is no style 'x'"), 404, 404),
         (Unavailable("no decode worker", retry_after=1.5), 503, 503),
     ],
@@ -172,7 +172,7 @@ async def test_an_error_before_the_first_audio_is_the_response(error: Any, whole
 
 async def test_an_error_after_the_first_audio_closes_the_connection() -> None:
     async with rig() as r:
-        r.llm.scripts[0] = Script(fail_at_hop=1, error=Internal("broken"), hold={1: asyncio.Event()})
+        r.llm.scripts[0] = Script(fail_at_hop=1, error=Internal("broken", repeated=True), hold={1: asyncio.Event()})
         response, _, rest = await read_first(r, "A long sentence.")
         r.llm.scripts[0].hold[1].set()
         with pytest.raises(httpx.RemoteProtocolError):

@@ -95,7 +95,7 @@ async def test_off_is_the_default_and_long_texts_are_always_spoken() -> None:
 async def test_failed_and_cancelled_speech_is_not_cached(cache: dict[str, Any]) -> None:
     async with rig(**cache) as r:
         r.llm.scripts = {
-            0: Script(fail_at_hop=1, error=Internal("broken")),
+            0: Script(fail_at_hop=1, error=Internal("broken", repeated=True)),
             1: Script(hold={1: asyncio.Event()}),
         }
         with pytest.raises(grpc.aio.AioRpcError, match="broken"):
@@ -136,7 +136,7 @@ async def test_equal_requests_share_one_synthesis_even_if_the_first_leaves(cache
 
 async def test_a_failure_reaches_all_sharers_and_the_next_request_is_spoken() -> None:
     async with rig(result_cache="memory") as r:
-        r.llm.scripts[0] = Script(fail_at_hop=1, error=Internal("broken"), hold={1: asyncio.Event()})
+        r.llm.scripts[0] = Script(fail_at_hop=1, error=Internal("broken", repeated=True), hold={1: asyncio.Event()})
         both = [asyncio.create_task(say(r, "A long sentence.")) for _ in range(2)]
         await until(lambda: bool(r.llm.calls) and r.llm.calls[0].hops == 1)
         r.llm.scripts[0].hold[1].set()

@@ -19,7 +19,7 @@ async def test_concurrent_stats_report_each_decode_worker_s_work() -> None:
         empty = (await r.http.get("/concurrent_stats")).json()
         assert (empty["total_requests"], empty["success_rate"], empty["gpu_stats"]) == (0, 1.0, {})
         await r.http.post("/v1/audio/speech", json={"input": "One. Two."})
-        r.llm.scripts[2] = Script(fail_at_hop=0, error=Internal("broken"))
+        r.llm.scripts[2] = Script(fail_at_hop=0, error=Internal("broken", repeated=True))
         await r.http.post("/v1/audio/speech", json={"input": "One."})
         r.llm.scripts[3] = Script(hold={1: asyncio.Event()})
         running = asyncio.create_task(r.http.post("/v1/audio/speech", json={"input": "A long sentence."}))

@@ -183,7 +183,7 @@ async def test_an_invalid_frame_gets_an_error_in_a_text_frame(frames: list[Any],
 
 async def test_a_server_error_follows_the_audio_before_it() -> None:
     async with rig() as r, socket(r) as connection:
-        r.llm.scripts[0] = Script(fail_at_hop=1, error=Internal("the model produced nothing"))
+        r.llm.scripts[0] = Script(fail_at_hop=1, error=Internal("the model produced nothing", repeated=True))
         await send(connection, START, WAV, {"tts_text": "A long sentence."}, {"finish": True})
         audio, texts, code = await receive_all(connection)
         assert audio

@@ -153,7 +153,7 @@ async def test_all_errors_have_openai_s_format() -> None:
     async with rig(max_sessions=1) as r:
         assert (await r.http.get("/v1/nothing")).json()["error"]["code"] == "not_found"
         assert (await r.http.put("/v1/audio/speech")).json()["error"]["message"]
-        r.llm.scripts[0] = Script(fail_at_hop=0, error=Internal("broken"))
+        r.llm.scripts[0] = Script(fail_at_hop=0, error=Internal("broken", repeated=True))
         failed = await speak(r, input="One.")
         assert (failed.status_code, failed.json()["error"]["type"]) == (500, "server_error")
         r.llm.scripts[1] = Script(hold={0: asyncio.Event()})

@@ -11,9 +11,11 @@ import grpc
 import grpc.aio
 import numpy as np
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
 from numpy.typing import NDArray
 
 from lighttts.v1 import audio_pb2, decode_pb2, decode_pb2_grpc, voice_pb2
+from services.common.errors import Internal, LightTtsError, to_status
 from services.common.rpc import channel_options
 
 SERVICE = "lighttts.v1.Decode"
@@ -39,6 +41,10 @@ class Script:
     needs_voice: bool = False
     refusal: tuple[grpc.StatusCode, str] | None = None
     die_after: int | None = None
+    fail_after: int | None = None
+    """Answer as a service does whose engine raised an error."""
+    fails_seeds: frozenset[int] = frozenset()
+    """Fail in the same way, after one audio message, on requests with these seeds."""
     silent_after: int | None = None
     stand_still_after: int | None = None
     hand_over_after: int | None = None
@@ -145,6 +151,8 @@ class DecodeWorker(decode_pb2_grpc.DecodeServicer):
             sent = call.audio_messages
             if sent == script.die_after:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "killed")
+            if sent == script.fail_after or (sent == 1 and call.start.seed in script.fails_seeds):
+                await _abort(context, Internal(f"decoding failed on {self.name}"))
             if sent == script.end_after:
                 return
             if sent == script.silent_after:
@@ -210,6 +218,12 @@ async def _read(requests: AsyncIterator[decode_pb2.DecodeRequest], call: Call) -
             case "position":
                 call.positions.append(request.position.seconds)
         call.changed.set()
+
+
+async def _abort(
+    context: grpc.aio.ServicerContext[decode_pb2.DecodeRequest, decode_pb2.DecodeResponse], error: LightTtsError
+) -> None:
+    await context.abort_with_status(rpc_status.to_status(to_status(error)))
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

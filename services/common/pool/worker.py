@@ -46,6 +46,8 @@ class FailureReason(StrEnum):
     """A stream made no progress within its budget."""
     REFUSED = "refused"
     """It refused a stream although it reports SERVING."""
+    FAILED = "failed"
+    """Different requests failed with an internal error, and other workers completed them."""
     INVALID = "invalid"
     """Its response violated the protocol."""
 

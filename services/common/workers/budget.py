@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from services.common.workers.failures import FailureLog
+
 MEMORY_SECONDS = 30.0
 """How long a worker that was given up counts against the budget."""
 
@@ -19,6 +21,8 @@ class FailoverBudget:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """`clock` returns seconds."""
+        self.failures = FailureLog(clock)
+        """Internal errors of the pool's workers; shared by the same streams."""
         self._clock = clock
         self._since: dict[str, float] = {}
 

@@ -17,7 +17,7 @@ from enum import StrEnum
 import structlog
 from prometheus_client import Counter
 
-from services.common.errors import Overloaded, Unavailable
+from services.common.errors import Internal, Overloaded, StateMismatch, Unavailable
 from services.common.pool import FailureReason, Lease, Pool, WorkerState
 from services.common.workers.budget import FailoverBudget
 
@@ -34,6 +34,11 @@ class LossReason(StrEnum):
     REFUSED = "refused"
     """It is alive and answered that it cannot serve: it is draining, or has no worker behind it."""
     FULL = "full"
+    FAILED = "failed"
+    """It answered INTERNAL. A stream moves once for this reason; a second worker that fails shows that the request is
+    the cause."""
+    STATE_MISMATCH = "state mismatch"
+    """It has other weights, or does not read this version of the state to resume from."""
     DRAINING = "draining"
 
 
@@ -59,13 +64,16 @@ class MovePolicy:
     stall_seconds: float = 15.0
     """Longest time with heartbeats but without an engine step before the engine counts as hung."""
     max_moves: int = 3
-    """Moves one stream may make before it fails; workers that were full do not count."""
+    """Moves one stream may make before it fails. Workers that were full or have other weights do not count, nor does
+    the one move after an internal error."""
     patience_seconds: float = 30.0
     """Longest time that a stream of an admitted session waits in line for a worker before it fails."""
 
 
 _NOT_NOW = {LossReason.FULL, LossReason.REFUSED}
 """Answers of a live worker. The stream does not try the worker again until another worker has delivered audio."""
+_NOT_MOVES = {LossReason.FULL, LossReason.FAILED, LossReason.STATE_MISMATCH}
+"""Losses that do not count against `max_moves`; each has a bound of its own."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 1.0
 """Pauses between two attempts of a stream that waits in line; each pause is twice as long as the one before."""
 _FAILURES = {
@@ -96,7 +104,8 @@ class Failover:
     failover = Failover(pool, policy, "decode", MOVES, budget)
     async with failover.lease() as worker:
         try:
-            ...  # call `failover.on_accepted()` when the worker accepts, `failover.on_audio()` for its audio
+            ...  # call `failover.on_accepted()` when the worker accepts, `failover.on_audio()` for its audio and
+            # `failover.on_finished()` after the last audio
         except WorkerLost as loss:
             failover.record_loss(worker, loss)
     """
@@ -132,6 +141,9 @@ class Failover:
         self._budget = budget
         self._lost: dict[str, LossReason] = {}
         """The latest reason, by address."""
+        self._failed: Lease | None = None
+        """The worker that answered INTERNAL."""
+        self._current: Lease | None = None
         self._pending: list[LossReason] = []
         """Losses since a worker last accepted the stream."""
         self._accepted = False
@@ -162,21 +174,35 @@ class Failover:
                 try:
                     worker = await self._next_worker(stack)
                 except (Overloaded, Unavailable):
-                    if not await self._wait_in_line():
+                    if self._mismatches_everywhere() or not await self._wait_in_line():
                         self._count_outcome("failed")
                         raise
+            self._current = worker
             yield worker
 
     async def _next_worker(self, stack: AsyncExitStack) -> Lease:
         reasons = set(self._lost.values())
         # A worker that lost the stream is tried again only if no other worker serves, after its health has recovered.
         retry_lost = not self.others_serve()
-        exclude = [address for address, reason in self._lost.items() if reason in _NOT_NOW or not retry_lost]
+        exclude = [
+            address
+            for address, reason in self._lost.items()
+            if reason in _NOT_NOW or reason is LossReason.STATE_MISMATCH or not retry_lost
+        ]
+        if self._failed is not None and self._serving({self._failed.address}):
+            exclude.append(self._failed.address)  # also if the others are full, because a second failure is the last
         # If all losses are refusals, return the workers' answer at once instead of waiting for another worker.
-        wait_seconds = 0 if reasons and reasons <= _NOT_NOW else None
+        answered = bool(reasons) and reasons <= {*_NOT_NOW, LossReason.STATE_MISMATCH}
+        wait_seconds = 0 if answered or self._mismatches_everywhere() else None
         try:
             return await stack.enter_async_context(self._pool.lease(exclude=exclude, wait_seconds=wait_seconds))
         except Unavailable as error:
+            if self._mismatches_everywhere():
+                raise StateMismatch(
+                    f"the {self._stage} workers that serve have other weights or another version than the one that"
+                    " began this utterance; send its text again",
+                    retry_after=1.0,
+                ) from error
             if reasons == {LossReason.FULL}:
                 raise self._overloaded(self._stage) from error
             raise self._last or error from error
@@ -200,10 +226,18 @@ class Failover:
 
     def others_serve(self, current: Lease | None = None) -> bool:
         """Return whether a worker other than `current` serves that has not lost the stream."""
-        known = {*self._lost, current.address} if current is not None else self._lost.keys()
+        return self._serving({*self._lost} if current is None else {*self._lost, current.address})
+
+    def _serving(self, without: set[str]) -> bool:
+        """Return whether a worker serves that is not one of `without`."""
         return any(
-            worker.state is WorkerState.SERVING and worker.address not in known for worker in self._pool.workers()
+            worker.state is WorkerState.SERVING and worker.address not in without for worker in self._pool.workers()
         )
+
+    def _mismatches_everywhere(self) -> bool:
+        """Return whether workers refused the state to resume from, and no other worker serves."""
+        mismatched = {address for address, reason in self._lost.items() if reason is LossReason.STATE_MISMATCH}
+        return bool(mismatched) and not self._serving(mismatched)
 
     def may_give_up(self, worker: Lease) -> bool:
         """Return whether the stream may leave a worker that seems to have failed, without proof."""
@@ -221,13 +255,32 @@ class Failover:
         """Allow workers that refused the stream to be tried again, because another worker has delivered audio."""
         self._clear_refusals()
 
+    def on_finished(self) -> None:
+        """Record that the current worker delivered the last audio.
+
+        If another worker failed before on this utterance, the failure was that worker's. It is ejected when utterances
+        of different requests failed there.
+        """
+        failed, current = self._failed, self._current
+        if failed is None or current is None or failed.address == current.address:
+            return
+        if self._budget.failures.add(failed.address):
+            failed.report_failure(FailureReason.FAILED)
+
+    def on_restart(self) -> None:
+        """Allow workers that refused the state to be tried again, because the stream starts without it."""
+        self._lost = {
+            address: reason for address, reason in self._lost.items() if reason is not LossReason.STATE_MISMATCH
+        }
+
     def _clear_refusals(self) -> None:
         self._lost = {address: reason for address, reason in self._lost.items() if reason not in _NOT_NOW}
 
     def record_loss(self, worker: Lease, loss: WorkerLost) -> None:
         """Count a loss and report it to the pool.
 
-        Raises Unavailable when the stream has moved too often. Raises Overloaded when the session is new and a service
+        Raises Unavailable when the stream has moved too often. Raises Internal when a second worker fails: the failure
+        follows the request, and callers do not move it again. Raises Overloaded when the session is new and a service
         behind the worker is full, because all workers of a stage use the same service behind them.
         """
         self._lost[worker.address] = loss.reason
@@ -235,13 +288,18 @@ class Failover:
         detail = loss.detail or f"the {self._stage} worker was lost ({loss.reason.value}); try again"
         self._last = Unavailable(detail, retry_after=loss.retry_after)
         waits = self._admitted and loss.reason in _NOT_NOW  # in line, where no attempt counts as a move
-        self._count += loss.reason is not LossReason.FULL and not waits
+        self._count += loss.reason not in _NOT_MOVES and not waits
         if loss.reason in _FAILURES:
             worker.report_failure(_FAILURES[loss.reason])
         report = log.debug if waits else log.warning  # a stream in line makes many attempts
         report(
             "worker lost a stream", stage=self._stage, peer=worker.address, reason=loss.reason.value, detail=loss.detail
         )
+        if loss.reason is LossReason.FAILED:
+            if self._failed is not None:
+                self._count_outcome("failed")
+                raise Internal(detail, repeated=True)
+            self._failed = worker
         if loss.reason is LossReason.FULL and loss.stage not in ("", self._stage) and not self._admitted:
             self._count_outcome("failed")
             raise Overloaded(loss.detail, retry_after=loss.retry_after, stage=loss.stage)

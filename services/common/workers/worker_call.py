@@ -13,7 +13,7 @@ import grpc.aio
 from grpc_status import rpc_status
 
 from lighttts.v1 import audio_pb2
-from services.common.errors import Overloaded, from_rpc_error
+from services.common.errors import Internal, Overloaded, StateMismatch, from_rpc_error
 from services.common.workers.call_end import CallEnd, answers
 from services.common.workers.failover import LossReason, MovePolicy, WorkerLost
 
@@ -165,6 +165,10 @@ def lost_or_refused(error: grpc.aio.AioRpcError) -> Exception:
     answered = rpc_status.from_call(cast(grpc.Call, error)) is not None  # a broken connection carries no status of ours
     if isinstance(sent, Overloaded):
         return WorkerLost(LossReason.FULL, sent.message, sent.retry_after, sent.stage)
+    if isinstance(sent, StateMismatch):
+        return WorkerLost(LossReason.STATE_MISMATCH, sent.message, sent.retry_after)
+    if answered and code is grpc.StatusCode.INTERNAL and isinstance(sent, Internal) and not sent.repeated:
+        return WorkerLost(LossReason.FAILED, sent.message, sent.retry_after)
     if answered and code is grpc.StatusCode.UNAVAILABLE:
         return WorkerLost(LossReason.REFUSED, sent.message, sent.retry_after)
     if not answered and code in _BROKEN:

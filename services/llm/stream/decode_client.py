@@ -129,6 +129,7 @@ class DecodeStream:
                     async with aclosing(self._converse(worker)) as events:
                         async for event in events:
                             yield event
+                    self._failover.on_finished()
                     return
                 except WorkerLost as loss:
                     self._lost_at = self._lost_at or self._clock()
@@ -151,6 +152,7 @@ class DecodeStream:
                     case "audio":
                         if response.audio.audio.last:
                             self._check_end(response.audio, outgoing)
+                            self._failover.on_finished()
                         audio = self._advance(response.audio)
                         if audio is not None:
                             yield audio

@@ -77,7 +77,7 @@ class GatewayService:
             app,
             settings.host,
             settings.http_port,
-            settings.public_tls,
+            settings.tls_of_server,
             max_frame_bytes=limit,
         )
         self._loopback_grpc_port = 0

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
+from gateway.auth.origin import is_loopback
 from services.common.settings import ServiceSettings
 from services.common.tls import TlsFiles
 
@@ -24,7 +25,11 @@ class GatewaySettings(ServiceSettings):
     """Port for CosyVoice's own clients, gRPC and HTTP alike, without TLS because those clients have none; 0 selects
     a free one, off disables it."""
     cors_origins: tuple[str, ...] = ()
-    """Origins whose web pages may call the HTTP APIs, as JSON: ["https://app.example"]; empty allows none."""
+    """Origins whose web pages may call the HTTP APIs and open WebSockets, as JSON: ["https://app.example"]; the
+    gateway's own page always may."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Host names under which the HTTP ports may be called, as JSON: ["tts.example"]; names of this machine always may.
+    Empty: any name, except for a gateway without API keys that listens on a loopback address."""
     max_message_bytes: int = Field(default=24 * 2**20, gt=0)
     """Largest gRPC message accepted, in bytes; a prompt must fit into one."""
     encode_target: str = "static:///127.0.0.1:50051"
@@ -123,6 +128,8 @@ class GatewaySettings(ServiceSettings):
     """Whether requests without a seed may get cached speech; otherwise only requests with a seed may."""
     result_cache_generation: str = ""
     """Cache version, any text; change it when the weights change to invalidate cached speech."""
+    result_cache_shared: bool = False
+    """Whether API keys share cached speech; then the time of an answer shows whether another key asked for the text."""
 
     @model_validator(mode="after")
     def _check_public_tls(self) -> Self:
@@ -132,6 +139,14 @@ class GatewaySettings(ServiceSettings):
             raise ValueError("public_tls_ca needs public_tls_cert and public_tls_key")
         if self.public_tls_cert is not None and self.tls_listen:
             raise ValueError("public_tls_cert and tls_listen exclude each other: one port has one certificate")
+        if self.tls_listen and self.tls is None:
+            raise ValueError("tls_listen needs tls_cert, tls_key and tls_ca")
+        required = "public_tls_ca" if self.public_tls_ca is not None else "tls_listen"
+        if (self.tls_listen or self.public_tls_ca is not None) and self.cosyvoice_port != "off":
+            raise ValueError(
+                f"{required} requires certificates of applications, and the port for CosyVoice's clients cannot:"
+                " set cosyvoice_port to off"
+            )
         return self
 
     @model_validator(mode="after")
@@ -148,6 +163,13 @@ class GatewaySettings(ServiceSettings):
             # No age grace: a finite one would cut long streams.
             options.append(("grpc.max_connection_age_ms", int(1000 * self.max_connection_age_seconds)))
         return options
+
+    @property
+    def checked_hosts(self) -> frozenset[str] | None:
+        """The host names to accept besides those of this machine; None accepts any."""
+        if not self.allowed_hosts and (self.api_keys_file is not None or not is_loopback(self.host)):
+            return None
+        return frozenset(name.lower() for name in self.allowed_hosts)
 
     @property
     def public_tls(self) -> TlsFiles | None:

@@ -16,7 +16,8 @@ from gateway.api.lighttts import http as lighttts
 from gateway.api.lighttts import websocket as lighttts_websocket
 from gateway.api.openai import speech as openai
 from gateway.api.openai import voices as openai_voices
-from gateway.auth.authentication import Authenticator, AuthMiddleware
+from gateway.auth.authentication import Authenticator, AuthMiddleware, refuser
+from gateway.auth.origin import OriginCheck
 from gateway.session.context import GatewayContext
 from services.common.metrics import exposition
 from services.common.pool import Pool, WorkerState
@@ -52,7 +53,10 @@ def _application(context: GatewayContext, authenticator: Authenticator, routers:
     app = FastAPI(title="light-tts", description="Zero-shot streaming text-to-speech", docs_url=None, redoc_url=None)
     # base64 encodes three bytes as four.
     app.add_middleware(BodyLimit, max_bytes=context.settings.max_prompt_bytes * 4 // 3 + FORM_BYTES)
-    app.add_middleware(AuthMiddleware, authenticator=authenticator, refuse=error_response)
+    refuse = refuser(error_response)
+    app.add_middleware(AuthMiddleware, authenticator=authenticator, refuse=refuse)
+    settings = context.settings
+    app.add_middleware(OriginCheck, origins=settings.cors_origins, hosts=settings.checked_hosts, refuse=refuse)
     app.add_middleware(RequestId)
     if context.settings.cors_origins:
         app.add_middleware(

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway import metrics
 from gateway.auth.caller import ANONYMOUS, Caller, bind_caller
 from gateway.auth.keys import KeyRing
+from gateway.auth.origin import Refuse
 from services.common.errors import LightTtsError, Unauthenticated
 
 log = structlog.get_logger(__name__)
@@ -112,9 +113,8 @@ def _open(path: str) -> bool:
 class AuthMiddleware:
     """Binds the caller of each HTTP request, or refuses it, before its body is read."""
 
-    def __init__(
-        self, app: ASGIApp, authenticator: Authenticator, refuse: Callable[[Request, LightTtsError], Response]
-    ) -> None:
+    def __init__(self, app: ASGIApp, authenticator: Authenticator, refuse: Refuse) -> None:
+        """`refuse` answers a request with an error."""
         self._app = app
         self._authenticator = authenticator
         self._refuse = refuse
@@ -129,19 +129,25 @@ class AuthMiddleware:
             try:
                 bind_caller(self._authenticator.caller(headers, scope["query_string"].decode("latin-1")))
             except LightTtsError as error:
-                await self._reject(error, scope, receive, send)
+                await self._refuse(error, scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    async def _reject(self, error: LightTtsError, scope: Scope, receive: Receive, send: Send) -> None:
+
+def refuser(response: Callable[[Request, LightTtsError], Response]) -> Refuse:
+    """Return a function that answers requests and handshakes of WebSockets with an error. `response`: its HTTP form."""
+
+    async def refuse(error: LightTtsError, scope: Scope, receive: Receive, send: Send) -> None:
         # The handshake of a WebSocket is a request too, and is refused as one.
-        response = self._refuse(Request({**scope, "type": "http", "method": "GET"}, receive), error)
+        answer = response(Request({**scope, "type": "http", "method": "GET"}, receive), error)
         if scope["type"] == "websocket":
             await receive()  # ASGI: the connect event must be read before the response
-        if chosen_protocol(scope) is not None:
+        if isinstance(error, Unauthenticated) and chosen_protocol(scope) is not None:
             await _accept_and_close(error, send)
         else:
-            await response(scope, receive, send)
+            await answer(scope, receive, send)
+
+    return refuse
 
 
 async def _accept_and_close(error: LightTtsError, send: Send) -> None:

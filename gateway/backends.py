@@ -65,5 +65,9 @@ def _speech_cache(settings: GatewaySettings, redis: Redis | None) -> SpeechCache
     else:
         store = MemoryResults(settings.result_cache_bytes)
     return SpeechCache(
-        store, settings.result_cache_any_seed, settings.result_cache_text_chars, settings.result_cache_generation
+        store,
+        settings.result_cache_any_seed,
+        settings.result_cache_text_chars,
+        settings.result_cache_generation,
+        settings.result_cache_shared,
     )

@@ -21,9 +21,12 @@ class ResultKey(NamedTuple):
     """SHA-256 (hex) of everything else."""
 
 
-def result_key(text: str, options: SpeechOptions, voice_hash: str, generation: str) -> ResultKey:
-    """Build the key. `generation` identifies model and settings. Requests without a seed are equal to each other."""
-    parts = [text, generation, str(options.seed) if options.seed_given else "any"]
+def result_key(text: str, options: SpeechOptions, voice_hash: str, generation: str, scope: str = "") -> ResultKey:
+    """Build the key. `generation` identifies model and settings, `scope` the callers that share the result.
+
+    Requests without a seed are equal to each other.
+    """
+    parts = [text, generation, scope, str(options.seed) if options.seed_given else "any"]
     for field in dataclasses.fields(options):
         if field.name not in NOT_IN_KEY:
             value = getattr(options, field.name)

@@ -20,4 +20,6 @@ class SpeechCache:
     """Longer texts are not cached: they take much memory and are rarely repeated."""
     generation: str
     """Cache version; the operator changes it when the weights change."""
+    shared: bool
+    """Whether results of one API key are given to others."""
     shared_syntheses: dict[tuple[str, ResultKey], SharedSynthesis] = field(default_factory=dict)

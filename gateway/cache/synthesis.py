@@ -40,7 +40,8 @@ async def speech(
         voice_hash = voice.voice_hash
     model = context.voices.model.model
     generation = f"{speech_cache.generation} {model} {context.settings.interleaved_text}"
-    key = result_key(text, options, voice_hash, generation)
+    scope = "" if speech_cache.shared else current_caller().name
+    key = result_key(text, options, voice_hash, generation, scope)
     result = await speech_cache.store.get(key)
     if result is not None:
         metrics.RESULTS.labels("remembered").inc()

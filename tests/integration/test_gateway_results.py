@@ -10,6 +10,7 @@ from typing import Any
 import grpc.aio
 import pytest
 
+from gateway.auth.keys import key_hash
 from lighttts.v1 import audio_pb2, llm_pb2, tts_pb2
 from services.common.errors import Internal
 from tests.support.fake_stages import Rig, Script, chunks, rig, until
@@ -153,6 +154,21 @@ async def test_http_listeners_share_the_cache() -> None:
         ]
         assert answers[0].content == answers[1].content
         assert len(r.llm.calls) == 2
+
+
+@pytest.mark.parametrize("shared", [False, True])
+async def test_results_of_one_key_are_another_keys_only_if_shared(
+    cache: dict[str, Any], tmp_path: Path, shared: bool
+) -> None:
+    names = ("a", "b")
+    path = tmp_path / "keys.yaml"
+    path.write_text("\n".join(["keys:", *(f"- {{name: {name}, sha256: {key_hash(name)}}}" for name in names)]))
+    async with rig(**cache, api_keys_file=path, result_cache_shared=shared) as r:
+        for name in (*names, *names):
+            request = tts_pb2.SynthesizeRequest(config=tts_pb2.SynthesisConfig(seed=7), text="One.")
+            async for _ in r.tts.Synthesize(request, metadata=(("x-api-key", name),)):
+                pass
+        assert len(r.llm.calls) == (1 if shared else 2)
 
 
 async def test_a_deleted_voice_leaves_no_results(cache: dict[str, Any], tmp_path: Path) -> None:

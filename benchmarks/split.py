@@ -17,6 +17,7 @@ import queue
 import statistics
 import tempfile
 import time
+from itertools import chain
 from pathlib import Path
 
 import grpc.aio
@@ -66,7 +67,7 @@ class Direct:
         """Return the seconds to the first samples of one request."""
         began = time.perf_counter()
         encoder = SentenceEncoder(self._frontend)
-        pieces = [*encoder.push(TEXT), *encoder.finish()]
+        pieces = [piece for step in chain(encoder.push(TEXT), encoder.finish()) for piece in step]
         voice, flow = self._voice, self._model.flow
         prompt = Prompt(tuple(voice.prompt_text_ids.tolist()), tuple(voice.speech_tokens.tolist()))
         request = Request(pieces[0].ids, prompt, SamplingOptions(seed=seed), play_at=time.monotonic() + 0.5)

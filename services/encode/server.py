@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -24,12 +23,10 @@ from services.encode.settings import EncodeSettings
 from services.encode.text.frontend import TextFrontend
 from services.encode.text.normalise import Normaliser
 from services.encode.text.text_encoder import InterleavedEncoder, Piece, SentenceEncoder, TextEncoder
+from services.encode.text.turns import TextThreads
 from services.encode.voice.extraction import Found, VoiceExtractorCache
 from services.encode.voice.extractor import VoiceExtractor
 from services.encode.voice.graphs import GraphOptions
-
-TEXT_THREADS = 1
-"""Text work has its own thread, so that it never waits for audio work."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
         self._settings = settings
         self._state: _Loaded | None = None
         self._uploads = 0
-        self._text_threads = ThreadPoolExecutor(TEXT_THREADS, thread_name_prefix="text")
+        self._text_threads = TextThreads(settings.text_threads)
 
     def register(self, server: grpc.aio.Server) -> None:
         encode_pb2_grpc.add_EncodeServicer_to_server(self, server)
@@ -68,7 +65,7 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
         """Running calls are short; the server waits for them."""
 
     async def close(self) -> None:
-        self._text_threads.shutdown(cancel_futures=True)
+        self._text_threads.close()
         if self._state is not None:
             await asyncio.to_thread(self._state.voices.close)
 
@@ -182,39 +179,34 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
             raise InvalidInput("the first message must be start", field="start")
         start = first.start
         encoder = self._text_encoder(start)
-        numbered = _Numbering(self._instruct_ids(start))
-        if start.text or start.complete:
+        numbered = _Numbering(await self._instruct_ids(start))
+        async with aclosing(self._work(encoder, start, request_iterator)) as work:
+            async for steps in work:
+                async for pieces in self._text_threads.each(steps):
+                    for piece in pieces:
+                        yield numbered.response(piece)
+
+    async def _work(
+        self,
+        encoder: TextEncoder,
+        start: encode_pb2.EncodeTextStart,
+        request_iterator: AsyncIterator[encode_pb2.EncodeTextRequest],
+    ) -> AsyncGenerator[Iterator[list[Piece]]]:
+        """Yield the encoder's steps for each request, for each pause, and for the end of the text."""
+        if start.text:
             metrics.TEXT_CHARACTERS.inc(len(start.text))
-            for piece in await self._in_text_thread(partial(_begin, encoder, start)):
-                yield numbered.response(piece)
-        if start.complete:
-            return
-        idle_seconds = self._settings.text_idle_seconds
-        async with aclosing(_with_pauses(request_iterator, idle_seconds, begun=bool(start.text))) as requests:
-            async for request in requests:
-                for piece in await self._encode(encoder, request):
-                    yield numbered.response(piece)
-        for piece in await self._in_text_thread(encoder.finish):
-            yield numbered.response(piece)
+            yield encoder.push(start.text)
+        if not start.complete:
+            idle_seconds = self._settings.text_idle_seconds
+            async with aclosing(_with_pauses(request_iterator, idle_seconds, begun=bool(start.text))) as requests:
+                async for request in requests:
+                    yield _steps(encoder, request)
+        yield encoder.finish()
 
-    async def _encode(self, encoder: TextEncoder, request: encode_pb2.EncodeTextRequest | None) -> list[Piece]:
-        """Return the pieces that a request completes; None stands for a pause."""
-        match request.WhichOneof("request") if request is not None else "pause":
-            case "fragment" if request is not None:
-                metrics.TEXT_CHARACTERS.inc(len(request.fragment))
-                return await self._in_text_thread(partial(encoder.push, request.fragment))
-            case "pause":
-                return await self._in_text_thread(encoder.pause)
-            case _:
-                raise InvalidInput("after start only fragments may follow", field="request")
-
-    async def _in_text_thread(self, work: Callable[[], list[Piece]]) -> list[Piece]:
-        return await asyncio.get_running_loop().run_in_executor(self._text_threads, work)
-
-    def _instruct_ids(self, start: encode_pb2.EncodeTextStart) -> tuple[int, ...]:
+    async def _instruct_ids(self, start: encode_pb2.EncodeTextStart) -> tuple[int, ...]:
         if not start.HasField("instruct_text"):
             return ()
-        return self._loaded.frontend.instruct_ids(start.instruct_text)
+        return await self._text_threads.run(partial(self._loaded.frontend.instruct_ids, start.instruct_text))
 
     def _text_encoder(self, start: encode_pb2.EncodeTextStart) -> TextEncoder:
         loaded = self._loaded
@@ -225,9 +217,14 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
         return InterleavedEncoder(loaded.frontend, self._settings.max_text_chars)
 
 
-def _begin(encoder: TextEncoder, start: encode_pb2.EncodeTextStart) -> list[Piece]:
-    pieces = encoder.push(start.text)
-    return pieces + encoder.finish() if start.complete else pieces
+def _steps(encoder: TextEncoder, request: encode_pb2.EncodeTextRequest | None) -> Iterator[list[Piece]]:
+    """Return the encoder's steps for a request; None stands for a pause."""
+    if request is None:
+        return encoder.pause()
+    if request.WhichOneof("request") != "fragment":
+        raise InvalidInput("after start only fragments may follow", field="request")
+    metrics.TEXT_CHARACTERS.inc(len(request.fragment))
+    return encoder.push(request.fragment)
 
 
 class _Numbering:

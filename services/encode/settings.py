@@ -24,6 +24,9 @@ class EncodeSettings(ModelServiceSettings):
     """Threads of one graph run."""
     normaliser: Literal["auto", "wetext", "builtin"] = "auto"
     """Reads numbers and symbols: wetext, the built-in rules, or (auto) wetext if it is installed."""
+    text_threads: int = Field(default=2, ge=1)
+    """Threads that encode text. Streams take turns, one step of about 400 characters each, so that long texts do not
+    delay short ones."""
     max_text_chars: int = Field(default=20_000, ge=1)
     """Longest text of one stream, in characters."""
     text_idle_seconds: float = Field(default=0.3, gt=0)

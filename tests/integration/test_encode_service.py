@@ -229,6 +229,26 @@ async def test_fragments_make_the_same_pieces_as_the_whole() -> None:
     assert "nine" in texts[0].text
 
 
+async def test_long_texts_do_not_delay_a_short_one() -> None:
+    digits = "1234567890" * 20_000
+    async with encode_service(text_threads=1, max_text_chars=len(digits)) as stub:
+
+        async def long_text(begun: asyncio.Event) -> None:
+            async for _ in stub.EncodeText(iter([long])):
+                begun.set()
+
+        long = encode_pb2.EncodeTextRequest(start=encode_pb2.EncodeTextStart(text=digits, complete=True))
+        begun = [asyncio.Event() for _ in range(8)]
+        texts = [asyncio.create_task(long_text(event)) for event in begun]
+        await asyncio.gather(*(event.wait() for event in begun))
+        await pieces(stub, [], text=TEXT, complete=True)
+        # Each long text has 500 steps; the short one waits for one step of each.
+        assert not any(task.done() for task in texts)
+        for task in texts:
+            task.cancel()
+        await asyncio.gather(*texts, return_exceptions=True)
+
+
 @pytest.mark.parametrize(
     ("messages", "words"),
     [

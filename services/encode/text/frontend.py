@@ -15,6 +15,9 @@ from services.encode.text.tokenizer import TextTokenizer
 _ASSISTANT = "You are a helpful assistant."
 COSYVOICE3_PREFIX = f"{_ASSISTANT}{special_tokens.END_OF_PROMPT}"
 """Precedes the transcript of a CosyVoice3 prompt, or a text without one (spec section 9)."""
+MAX_ACCOMPANYING = 4000
+"""Longest transcript or instruction in characters, several times what a prompt of 30 seconds holds. This bounds the
+time that either takes."""
 
 # Scripts that identify languages. Latin letters do not: any text may contain them.
 _SCRIPTS: tuple[tuple[str, regex.Pattern[str], frozenset[str]], ...] = (
@@ -60,6 +63,7 @@ class TextFrontend:
         CosyVoice2 has no ids. Raises InvalidInput if the model was not trained on instructions.
         """
         text = instruction.strip()
+        _check_length(text, field="instruct_text")
         self.check(text, field="instruct_text")
         if text and not self.tokenizer.has_embedding(special_tokens.END_OF_PROMPT):
             raise InvalidInput(
@@ -81,6 +85,7 @@ class TextFrontend:
         text = transcript.strip()
         if not text:
             raise InvalidInput("transcript is missing; send the words of the prompt audio", field="transcript")
+        _check_length(text, field="transcript")
         if only_punctuation(regex.sub(r"\s", "", text)):
             raise InvalidInput("transcript has no words; send the words of the prompt audio", field="transcript")
         self.check(text, field="transcript")
@@ -89,3 +94,8 @@ class TextFrontend:
         else:
             text = self.normaliser(text, language_of(text))
         return np.array(self.tokenizer.encode(text, field="transcript"), dtype=np.int32)
+
+
+def _check_length(text: str, *, field: str) -> None:
+    if len(text) > MAX_ACCOMPANYING:
+        raise InvalidInput(f"{field} has {len(text)} characters; send at most {MAX_ACCOMPANYING}", field=field)

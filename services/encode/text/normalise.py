@@ -15,6 +15,7 @@ import importlib.util
 import logging
 import threading
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Literal
 
 import inflect
@@ -27,7 +28,6 @@ NormaliserName = Literal["auto", "wetext", "builtin"]
 
 _HAN = regex.compile(r"[\u4e00-\u9fff]")
 _ONLY_PUNCTUATION = regex.compile(r"[\p{P}\p{S}]*")
-_TAG = regex.compile(r"<\|.*?\|>", regex.DOTALL)
 
 ABBREVIATIONS = {
     "Mr": "Mister",
@@ -68,7 +68,8 @@ def only_punctuation(text: str) -> bool:
 
 def is_verbatim(text: str) -> bool:
     """Return whether `text` has `<|...|>` control tokens, which disable normalisation (spec section 2.1)."""
-    return _TAG.search(text) is not None
+    start = text.find("<|")
+    return start >= 0 and text.find("|>", start + 2) >= 0
 
 
 def spell_digits(text: str) -> str:
@@ -80,8 +81,14 @@ def _words(number: regex.Match[str]) -> str:
     """Read a run of digits as a number, or digit by digit if it is too long."""
     digits = "".join(str(int(digit)) for digit in number.group())
     if len(digits) > _LONGEST_NUMBER:
-        return " ".join(str(_inflect.number_to_words(digit)) for digit in digits)
-    return str(_inflect.number_to_words(digits))
+        return " ".join(_read(digit) for digit in digits)
+    return _read(digits)
+
+
+@lru_cache(maxsize=4096)
+def _read(number: str) -> str:
+    """Read a number or an ordinal. The library needs half a millisecond for each."""
+    return str(_inflect.number_to_words(number))
 
 
 def drop_blanks(text: str) -> str:
@@ -134,7 +141,7 @@ class Normaliser:
         for pattern, reading in _ENGLISH_READINGS:
             text = pattern.sub(reading, text)
         text = _DECIMALS.sub(lambda match: " point " + " ".join(match.group(1)), text)
-        text = _ORDINAL.sub(lambda match: str(_inflect.number_to_words(match.group())), text)
+        text = _ORDINAL.sub(lambda match: _read(match.group()), text)
         return spell_digits(text)
 
     def _read_numbers(self, text: str) -> str:

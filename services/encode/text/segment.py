@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import regex
 
 from services.encode.text.normalise import ABBREVIATIONS
@@ -31,13 +33,11 @@ class Segmenter:
         self._offset = 0  # of self._text in the whole text
         self._scanned = 0  # no sentence ends before this place in self._text
 
-    def push(self, fragment: str) -> list[Span]:
-        """Return the sentences that `fragment` completes."""
+    def push(self, fragment: str) -> Iterator[Span]:
+        """Yield the sentences that `fragment` completes. Take them all before the next fragment."""
         self._text += fragment
-        ready = []
         while (end := self._next_boundary()) is not None:
-            ready.append(self._take(end))
-        return ready
+            yield self._take(end)
 
     def flush(self) -> list[Span]:
         """Return the rest as a sentence, at the end of the text."""

@@ -2,11 +2,16 @@
 
 Two encoders have one interface. `SentenceEncoder` makes pieces of whole sentences, each for one run of the llm.
 `InterleavedEncoder` returns ids as soon as they are certain, for an llm that generates speech while text still arrives.
+
+Both work in steps: each method is a generator that yields the new pieces, none or more, after about STEP_CHARACTERS of
+text. A caller that serves several streams takes one step of each in turn.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol
 
 import regex
@@ -14,11 +19,14 @@ import regex
 from services.common.errors import InvalidInput
 from services.encode.text.frontend import TextFrontend
 from services.encode.text.normalise import Language, is_verbatim, language_of, only_punctuation
-from services.encode.text.segment import Segmenter
+from services.encode.text.segment import MAX_SEGMENT, Segmenter
 from services.encode.text.split import Merger, Span, utterances, with_final_mark
 
 MAX_CHARACTERS = 20_000
 """Default limit of a request's text: about half an hour of speech."""
+STEP_CHARACTERS = MAX_SEGMENT
+"""Least text of one step. A step is at most one sentence (MAX_SEGMENT characters) longer; in interleaved text a word
+without an end makes it as long as the word."""
 
 
 @dataclass(frozen=True)
@@ -35,16 +43,18 @@ class Piece:
 
 
 class TextEncoder(Protocol):
-    def push(self, fragment: str) -> list[Piece]:
-        """Return the pieces that `fragment` completes."""
+    """Take all steps of one call before the next call. The text is checked at the first step."""
+
+    def push(self, fragment: str) -> Iterator[list[Piece]]:
+        """Yield the pieces that `fragment` completes, one list for each step."""
         ...
 
-    def pause(self) -> list[Piece]:
-        """Return text held back for a continuation, because the client has paused."""
+    def pause(self) -> Iterator[list[Piece]]:
+        """Yield text held back for a continuation, because the client has paused."""
         ...
 
-    def finish(self) -> list[Piece]:
-        """Return all text held back, at the end of the text. Raises InvalidInput if the text had nothing to speak."""
+    def finish(self) -> Iterator[list[Piece]]:
+        """Yield all text held back, at the end of the text. Raises InvalidInput if the text had nothing to speak."""
         ...
 
 
@@ -89,27 +99,34 @@ class SentenceEncoder:
         self._started = False  # a sentence has preceded this one
         self._spoken = False
 
-    def push(self, fragment: str) -> list[Piece]:
+    def push(self, fragment: str) -> Iterator[list[Piece]]:
         self._checks.accept(fragment)
-        return self._encode(self._segmenter.push(fragment))
+        yield from self._encode(self._segmenter.push(fragment))
 
-    def pause(self) -> list[Piece]:
-        return []  # half a sentence spoken separately sounds worse than a late one
+    def pause(self) -> Iterator[list[Piece]]:
+        return iter(())  # half a sentence spoken separately sounds worse than a late one
 
-    def finish(self) -> list[Piece]:
-        pieces = self._encode(self._segmenter.flush()) + self._pieces(self._merger.close(self._language))
+    def finish(self) -> Iterator[list[Piece]]:
+        yield from self._encode(self._segmenter.flush())
+        pieces = self._pieces(self._merger.close(self._language))
         if not self._spoken:
             raise self._checks.nothing_spoken()
-        return pieces
+        yield pieces
 
-    def _encode(self, segments: list[Span]) -> list[Piece]:
+    def _encode(self, segments: Iterable[Span]) -> Iterator[list[Piece]]:
         ready: list[Span] = []
+        characters = 0
         for segment in segments:
             if language_of(segment.text) == "zh":
                 self._language = "zh"
             for utterance in self._utterances(segment.text):
                 ready += self._merger.push(Span(utterance, segment.start, segment.end), self._language)
-        return self._pieces(ready)
+            characters += len(segment.text)
+            if characters >= STEP_CHARACTERS:
+                yield self._pieces(ready)
+                ready, characters = [], 0
+        if characters:
+            yield self._pieces(ready)
 
     def _utterances(self, segment: str) -> list[str]:
         core = segment.strip()
@@ -146,44 +163,58 @@ class InterleavedEncoder:
         self._text = ""
         self._offset = 0
         self._spoken = False
+        self._scanned = 0  # the rest of self._text has not been searched for boundaries
+        self._bracketed = False  # self._text[: self._scanned] ends inside a bracket
 
-    def push(self, fragment: str) -> list[Piece]:
+    def push(self, fragment: str) -> Iterator[list[Piece]]:
         self._checks.accept(fragment)
         self._text += fragment
-        end = _last_safe_boundary(self._text)
-        return [self._take(end, final=False)] if end else []
+        yield from self._take_certain()
 
-    def pause(self) -> list[Piece]:
-        """Return the last word too, unless it is an open bracket, which may become a special token.
+    def pause(self) -> Iterator[list[Piece]]:
+        """Yield the last word too, unless it is an open bracket, which may become a special token.
 
         If the word continues after the pause, its ids are those of two words; without a pause they never are.
         """
-        return [] if not self._text or _OPENED.search(self._text) else [self._take(len(self._text), final=False)]
+        if self._text and not self._bracketed:
+            yield [self._take(len(self._text), final=False)]
 
-    def finish(self) -> list[Piece]:
+    def finish(self) -> Iterator[list[Piece]]:
         pieces = [self._take(len(self._text), final=True)] if self._text else []
         if not self._spoken:
             raise self._checks.nothing_spoken()
-        return pieces
+        yield pieces
+
+    def _take_certain(self) -> Iterator[list[Piece]]:
+        """Take the text up to the last place before which the ids are certain, in steps; scan each character once.
+
+        Between a letter or digit and a space or mark, the tokenizer's word ends whatever follows. A bracket, closed or
+        not, may contain a special token, so no place inside it is safe.
+        """
+        text, taken, safe = self._text, 0, 0
+        scanned = self._scanned
+        places = (match.start() for match in _BOUNDARY.finditer(text, scanned))
+        for place in chain(places, (len(text),)):
+            for bracket in _BRACKETS.finditer(text, scanned, place):
+                self._bracketed = bracket.group() in "[<"
+            scanned = place
+            if self._bracketed or place == len(text):
+                continue
+            safe = place
+            if safe - taken >= STEP_CHARACTERS:
+                yield [self._take(safe - taken, final=False)]
+                taken = safe
+        self._scanned = len(self._text)
+        if safe > taken:
+            yield [self._take(safe - taken, final=False)]
 
     def _take(self, end: int, *, final: bool) -> Piece:
         text, self._text = self._text[:end], self._text[end:]
         start, self._offset = self._offset, self._offset + end
+        self._scanned = max(0, self._scanned - end)
         self._spoken = self._spoken or not only_punctuation(regex.sub(r"\s", "", text))
         return Piece(text, tuple(self._frontend.tokenizer.encode(text)), start, start + end, final)
 
 
 _BOUNDARY = regex.compile(r"(?<=[\p{L}\p{N}])(?=[ \p{P}])")
-_OPENED = regex.compile(r"[\[<][^\]>\s]*$")
-
-
-def _last_safe_boundary(text: str) -> int:
-    """Return the last place in `text` before which the ids are certain; 0 if there is none.
-
-    Between a letter or digit and a space or mark, the tokenizer's word ends whatever follows. A bracket, closed or not,
-    may contain a special token, so no place inside it is safe.
-    """
-    for match in reversed(list(_BOUNDARY.finditer(text))):
-        if not _OPENED.search(text, 0, match.start()):
-            return match.start()
-    return 0
+_BRACKETS = regex.compile(r"[\[<\]>\s]")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -42,11 +42,14 @@ def one_sentence_pieces() -> TextFrontend:
     return TextFrontend(dataclasses.replace(model, card=card), Normaliser("builtin"))
 
 
+def taken(*works: Iterator[list[Piece]]) -> list[Piece]:
+    return [piece for work in works for step in work for piece in step]
+
+
 def run(encoder: TextEncoder, fragments: list[str]) -> list[Piece] | str:
     """Return all pieces, or the error's text."""
     try:
-        pieces = [piece for fragment in fragments for piece in encoder.push(fragment)]
-        return pieces + encoder.finish()
+        return taken(*(encoder.push(fragment) for fragment in fragments), encoder.finish())
     except InvalidInput as error:
         return error.message
 
@@ -77,10 +80,10 @@ def test_interleaved_ids_are_those_of_the_whole(text: str, places: list[int]) ->
 
 def test_interleaved_text_is_not_held_back_beyond_the_last_word() -> None:
     encoder = InterleavedEncoder(frontend())
-    assert [piece.text for piece in encoder.push("one two th")] == ["one two"]
-    assert [piece.text for piece in encoder.push("ree [laugh")] == [" three"]
-    assert [piece.text for piece in encoder.push("ter] now.")] == [" [laughter] now"]
-    assert [(piece.text, piece.final) for piece in encoder.finish()] == [(".", True)]
+    assert [piece.text for piece in taken(encoder.push("one two th"))] == ["one two"]
+    assert [piece.text for piece in taken(encoder.push("ree [laugh"))] == [" three"]
+    assert [piece.text for piece in taken(encoder.push("ter] now."))] == [" [laughter] now"]
+    assert [(piece.text, piece.final) for piece in taken(encoder.finish())] == [(".", True)]
 
 
 @settings(max_examples=200)
@@ -119,12 +122,12 @@ def test_sentences_are_cut_as_the_family_cuts_the_whole(sentences: list[str]) ->
 
 def test_pieces_are_returned_as_soon_as_they_are_certain() -> None:
     encoder = SentenceEncoder(frontend("tiny"))
-    assert encoder.push("The train was late.") == []
-    (first,) = encoder.push(" A")
+    assert taken(encoder.push("The train was late.")) == []
+    (first,) = taken(encoder.push(" A"))
     assert (first.text, first.start, first.end) == ("The train was late.", 0, 19)
-    assert encoder.push("t 3") == []
-    assert [piece.text for piece in encoder.push(". Next")] == [" At three."]
-    assert [piece.text for piece in encoder.finish()] == [" Next."]
+    assert taken(encoder.push("t 3")) == []
+    assert [piece.text for piece in taken(encoder.push(". Next"))] == [" At three."]
+    assert [piece.text for piece in taken(encoder.finish())] == [" Next."]
 
 
 @pytest.mark.parametrize(
@@ -183,15 +186,20 @@ def test_a_text_without_marks_is_cut_at_spaces() -> None:
 @pytest.mark.parametrize("kind", [SentenceEncoder, InterleavedEncoder])
 def test_bad_text_is_refused_with_advice(kind: Callable[[TextFrontend], TextEncoder], text: str, hint: str) -> None:
     encoder = kind(frontend("tiny"))
-    with pytest.raises(InvalidInput, match=hint) as refusal:  # noqa: PT012 - either call may raise
-        encoder.push(text)
-        encoder.finish()
+    with pytest.raises(InvalidInput, match=hint) as refusal:
+        taken(encoder.push(text), encoder.finish())
     assert refusal.value.field == "text"
 
 
 @pytest.mark.parametrize(
     ("transcript", "hint"),
-    [("", "transcript is missing"), ("?! ...", "has no words"), ("你好", "speaks en"), ("[mn]", "does not support")],
+    [
+        ("", "transcript is missing"),
+        ("word " * 900, "4499 characters; send at most 4000"),
+        ("?! ...", "has no words"),
+        ("你好", "speaks en"),
+        ("[mn]", "does not support"),
+    ],
 )
 def test_bad_transcripts_are_refused(transcript: str, hint: str) -> None:
     with pytest.raises(InvalidInput, match=hint) as refusal:

@@ -19,6 +19,7 @@ from services.decode.estimators.onnx import onnx_estimator
 from services.decode.estimators.tensorrt import tensorrt_estimator
 from services.decode.flow.model import EstimatorFactory
 from services.decode.flow.programs import CudaGraphs
+from services.decode.flow.unet import UNet
 from services.decode.settings import DecodeSettings
 
 log = structlog.get_logger(__name__)
@@ -91,13 +92,11 @@ def precision_name(settings: DecodeSettings, device: torch.device) -> str:
 def estimator_factory(settings: DecodeSettings, device: torch.device) -> EstimatorFactory | None:
     """Return a factory of a replacement of PyTorch's estimator, or None.
 
-    `auto` uses PyTorch wherever streams may keep state, since appending is faster than the fastest recompute; a GPU
-    with `decode_keep_state` off gets TensorRT.
+    `auto` uses PyTorch: appending to cached states is faster than the fastest recompute, and TensorRT is experimental.
     """
     if settings.decode_backend == "onnx":
         return partial(onnx_estimator, cache=settings.decode_cache_dir, device=device)
-    stateless_gpu = device.type == "cuda" and not settings.decode_keep_state
-    if settings.decode_backend == "tensorrt" or (settings.decode_backend == "auto" and stateless_gpu):
+    if settings.decode_backend == "tensorrt":
         rows = 2 * largest_batch(settings, device)
         cache, precision = settings.decode_cache_dir, precision_name(settings, device)
         return partial(tensorrt_estimator, cache=cache, device=device, precision=precision, max_rows=rows)
@@ -105,7 +104,7 @@ def estimator_factory(settings: DecodeSettings, device: torch.device) -> Estimat
 
 
 def _load_on(settings: DecodeSettings, model: ModelDir, device: torch.device) -> TorchBackend:
-    """Return a warmed backend on that device, with the configured estimator or, with `auto`, PyTorch's."""
+    """Return a warmed backend on that device, with the configured estimator or, if that one fails, PyTorch's."""
     factory = estimator_factory(settings, device)
     try:
         return _warm(settings, model, device, factory)
@@ -114,11 +113,7 @@ def _load_on(settings: DecodeSettings, model: ModelDir, device: torch.device) ->
     except Exception as error:  # runtimes and their builders raise errors of their own types
         if factory is None:
             raise
-        if settings.decode_backend != "auto":
-            raise StartError(
-                f"cannot decode with {settings.decode_backend} ({first_line(error)}); set LIGHTTTS_DECODE_BACKEND=auto"
-            ) from error
-        log.warning("tensorrt cannot be used, decoding with PyTorch instead", reason=first_line(error))
+        replaced("decode_backend", "PyTorch's estimator", f"{settings.decode_backend} failed: {first_line(error)}")
     return _warm(settings, model, device, None)
 
 
@@ -174,4 +169,6 @@ def prepare(model: ModelDir, settings: DecodeSettings) -> Path:
     backend = load_backend(settings, model)
     if not isinstance(backend, TorchBackend):
         raise StartError("the simulated backend has nothing to prepare")
+    if settings.decode_backend in ("onnx", "tensorrt") and isinstance(backend.flow.solver.estimator, UNet):
+        raise StartError(f"{settings.decode_backend} cannot be used here; the log line above states the reason")
     return settings.decode_cache_dir

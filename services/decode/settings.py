@@ -18,8 +18,9 @@ class DecodeSettings(ModelServiceSettings):
     decode_backend: Annotated[
         Literal["auto", "torch", "onnx", "tensorrt", "simulated"], renamed_value("clocked", "simulated")
     ] = "auto"
-    """torch appends to cached states; onnx and tensorrt recompute; auto selects the fastest that works here and logs
-    why another one does not. simulated sleeps for a cost model and emits deterministic audio (load and fault tests)."""
+    """torch appends to cached states. onnx and tensorrt (experimental) recompute; if one of them fails, torch replaces
+    it and the log states the reason. auto is torch. simulated sleeps for a cost model and emits deterministic audio
+    (load and fault tests)."""
     decode_cache_dir: Path = Path.home() / ".cache" / "light-tts"
     """Folder of exported graphs and built engines; `light-tts prepare` fills it in advance."""
     decode_cost_file: Path | None = None

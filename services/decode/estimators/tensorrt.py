@@ -1,7 +1,8 @@
 """The estimator as a TensorRT engine, built from the graph of `export`: recompute only, on NVIDIA GPUs.
 
-Needs the package `tensorrt`, which is imported on use. No machine that tests this code has a GPU: the graph is tested
-in ONNX Runtime, the code below has not run yet (docs/benchmarks.md).
+Experimental: no machine that tests this code has a GPU. The graph is tested in ONNX Runtime and the builder against
+the flags of TensorRT 10 and 11, but the code below has not run yet (docs/benchmarks.md), so `auto` does not select it.
+Needs the package `tensorrt`, which is imported on use.
 """
 
 from __future__ import annotations
@@ -133,8 +134,7 @@ def build(graph: Path, engine: Path, network: UNet, *, precision: str, max_rows:
         raise RuntimeError(f"TensorRT cannot read {graph}: {reasons}")
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
-    if precision != "float32":
-        config.set_flag({"float16": trt.BuilderFlag.FP16, "bfloat16": trt.BuilderFlag.BF16}[precision])
+    set_precision(trt, config, precision)
     for least, usual, most in FRAMES:
         profile = builder.create_optimization_profile()
         sizes = ((2, least), (max(2, max_rows // 2), usual), (max_rows, most))
@@ -146,6 +146,20 @@ def build(graph: Path, engine: Path, network: UNet, *, precision: str, max_rows:
         raise RuntimeError(f"TensorRT could not build an engine from {graph}; see its log lines")
     write_whole(engine, bytes(built))
     log.info("built", extra={"mib": engine.stat().st_size >> 20, "seconds": round(time.monotonic() - began)})
+
+
+def set_precision(trt: Any, config: Any, precision: str) -> None:
+    """Allow `precision` beside float32, and forbid TF32. Raises RuntimeError if this version cannot do so.
+
+    TensorRT 11 has no flags for reduced precision: it builds with the types of the graph, which is float32.
+    """
+    if precision != "float32":
+        flag = getattr(trt.BuilderFlag, {"float16": "FP16", "bfloat16": "BF16"}[precision], None)
+        if flag is None:
+            raise RuntimeError(f"TensorRT {trt.__version__} cannot build in {precision}; set decode_precision=float32")
+        config.set_flag(flag)
+    if hasattr(trt.BuilderFlag, "TF32"):
+        config.clear_flag(trt.BuilderFlag.TF32)
 
 
 def _tensorrt() -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Iterator
 
@@ -11,6 +12,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from gateway.process.departures import Departures, drop_client_faults
 from services.common.start_error import StartError
 from services.common.tls import TlsFiles, server_context
 
@@ -35,8 +37,9 @@ class HttpServer:
         self._port_setting = port_setting
         self._host = host
         self._port = port
+        logging.getLogger("uvicorn.error").addFilter(drop_client_faults)
         config = uvicorn.Config(
-            app,
+            Departures(app),
             lifespan="off",
             http=protocol,
             ws="websockets-sansio",

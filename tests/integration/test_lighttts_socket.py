@@ -109,6 +109,17 @@ async def test_a_browser_without_a_valid_key_gets_the_reason_in_the_socket(
         assert words in texts[0]["error"]
 
 
+async def test_clients_cannot_make_the_server_log_errors(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with guarded(tmp_path) as url:
+        with pytest.raises(InvalidStatus):
+            await connect(url, proxy=None)
+        async with connect(url, proxy=None, additional_headers={"x-api-key": KEY}) as connection:
+            await connection.send(b"\xff", text=True)
+            _, _, code = await receive_all(connection)
+            assert code == 1007
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 async def test_fragments_are_spoken_and_the_socket_closes_cleanly() -> None:
     async with rig() as r, socket(r) as connection:
         await send(connection, START, WAV, {"tts_text": "On"}, {"tts_text": "e. Tw"}, {"tts_text": "o."})

@@ -1,10 +1,11 @@
 """Measures the cost of decoding on one thread: (a) by method of streaming, (b) by batch size.
 
-    python -m benchmarks.decode [--model DIR] [--seconds 10] [--prompt-seconds 3] [--repeats 2] [--costs FILE]
+    python -m benchmarks.decode [--model DIR] [--device cuda:0] [--seconds 10] [--prompt-seconds 3] [--repeats 2]
 
 Without --model it uses the 0.5B layout with random weights. Tokens and voice are random: time does not depend on their
-values. The work includes the prompt, the speech does not. Seconds are processor time. The methods alternate,
-`--repeats` times, and the fastest time of every hop counts, so that other programs hardly affect the ratios.
+values. The work includes the prompt, the speech does not. Seconds are processor time on a CPU. On a GPU they are
+wall-clock time, and the estimator computes in bfloat16, with recorded graphs if `--graphs` is given. The methods
+alternate, `--repeats` times, and the fastest time of every hop counts, so that other programs hardly affect the ratios.
 `--costs` writes the fitted costs for the simulated backend.
 """
 
@@ -16,27 +17,28 @@ import os
 import resource
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from benchmarks.decode_costs import Measured, errors, fit
-from benchmarks.floor import count_flops, matmul_rate, memory_bandwidth, weight_bytes
+from benchmarks.floor import clock_of, count_flops, matmul_rate, memory_bandwidth, weight_bytes
 from benchmarks.official.checkpoint import write_checkpoint
 from services.common.checkpoint.model_dir import open_model_dir
 from services.decode.engine.backends import Hop
 from services.decode.engine.hops import HopPolicy
 from services.decode.engine.state import StreamSpec
-from services.decode.engine.torch_backend import TorchBackend, TorchState
+from services.decode.engine.torch_backend import Precision, TorchBackend, TorchState
+from services.decode.estimators.compiled import use_programs
+from services.decode.flow.programs import CudaGraphs
 
 CHUNK = HopPolicy().sizes[0]
 TOKEN_RATE = 25
-CPU = torch.device("cpu")
 
 HopTokens = Callable[[int], int]
 """Maps the number of a stream's hop to its length in tokens."""
@@ -69,11 +71,15 @@ def main() -> None:
     options = arguments()
     torch.set_num_threads(1)
     with model_directory(options.model) as directory:
-        cached = TorchBackend(open_model_dir(directory), state_bytes=options.state_bytes)
+        precision = Precision() if options.device.type == "cpu" else Precision(torch.bfloat16, torch.bfloat16)
+        make = partial(TorchBackend, open_model_dir(directory), options.device, precision)
+        cached = make(state_bytes=options.state_bytes)
         cached.warm_up()
+        if options.graphs:
+            use_programs(cached.flow, max(options.batches), CudaGraphs(options.device))
         context = cached.vocoder.context
         print(f"{options.model or '0.5B layout'}: vocoder context {context.left} frames left, {context.right} right")
-        recomputing = TorchBackend(open_model_dir(directory), state_bytes=0)
+        recomputing = make(state_bytes=0)
         recomputing.vocoder.context = context
         lengths = int(options.seconds * TOKEN_RATE), int(options.prompt_seconds * TOKEN_RATE)
         methods = measure_methods(cached, recomputing, *lengths, options.repeats)
@@ -92,6 +98,8 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.decode", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", type=Path, help="model directory; default: the 0.5B layout, random weights")
+    parser.add_argument("--device", type=torch.device, default="cpu", help="cpu, cuda:0 ...")
+    parser.add_argument("--graphs", action="store_true", help="record CUDA graphs first, as workers do")
     parser.add_argument("--seconds", type=float, default=10.0, help="speech to decode")
     parser.add_argument("--prompt-seconds", type=float, default=3.0, help="length of the voice's prompt")
     parser.add_argument("--repeats", type=int, default=2, help="measurements of everything; the fastest counts")
@@ -181,9 +189,10 @@ def run(backend: TorchBackend, hops: Sequence[Hop]) -> Measured:
     ratio = backend.format.frames_per_token
     frames = [ratio * (hop.end - backend.cached_tokens(hop.state)) for hop in hops]
     pairs = sum(new * ratio * hop.end for new, hop in zip(frames, hops, strict=True))
-    began = time.thread_time()
+    clock = clock_of(backend.device)
+    began = clock()
     results = backend.run(hops, beat=lambda: None)
-    seconds = time.thread_time() - began
+    seconds = clock() - began
     for audio in results:
         if isinstance(audio, Exception):
             raise audio
@@ -224,10 +233,12 @@ def measure_batches(backend: TorchBackend, sizes: Sequence[int], repeats: int) -
         states: list[TorchState] = [backend.open(spec) for _ in range(count)]
         return [Hop(state, tokens, 2 * CHUNK, final=False) for state in states]
 
-    rate, bandwidth = matmul_rate(CPU, torch.float32, time.thread_time), memory_bandwidth(CPU, time.thread_time)
+    device, clock = backend.device, clock_of(backend.device)
+    rate = matmul_rate(device, torch.float32 if device.type == "cpu" else torch.bfloat16, clock)
+    bandwidth = memory_bandwidth(device, clock)
     flops, weights = count_flops(lambda: run(backend, hops(1))), hop_weight_bytes(backend)
     print(f"one hop of 25 tokens: {flops / 1e9:.0f} GFLOP; one batch reads {weights / 1e9:.2f} GB of weights")
-    print(f"this thread: {rate / 1e9:.0f} GFLOP/s in matrix products, {bandwidth / 1e9:.0f} GB/s of memory")
+    print(f"{device}: {rate / 1e9:.0f} GFLOP/s in matrix products, {bandwidth / 1e9:.0f} GB/s of memory")
     fastest: list[Measured] = []
     for size in sizes:
         one = min((run(backend, hops(size)) for _ in range(repeats)), key=lambda batch: batch.seconds)

@@ -35,7 +35,9 @@ def main() -> int:
     parser.add_argument(
         "--keep", type=Path, metavar="DIR", help="write the checkpoint to DIR, or use an existing one in DIR"
     )
+    parser.add_argument("--devices", default="", metavar="NAMES", help="devices, such as cuda:0; default: cpu")
     options = parser.parse_args()
+    devices = tuple(filter(None, options.devices.split(",")))
     with tempfile.TemporaryDirectory(prefix="full-size-") as temporary:
         directory: Path = options.keep or Path(temporary) / "cosyvoice2-0.5b-random"
         if not directory.exists():
@@ -45,10 +47,10 @@ def main() -> int:
             write_speaker_encoder(directory / "campplus.onnx")
             size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
             print(f"wrote {directory} ({size / 2**30:.1f} GiB) in {time.monotonic() - started:.0f} s")
-        return asyncio.run(run(directory, Path(temporary)))
+        return asyncio.run(run(directory, Path(temporary), devices))
 
 
-async def run(directory: Path, logs: Path) -> int:
+async def run(directory: Path, logs: Path, devices: tuple[str, ...]) -> int:
     serving: dict[str, float] = {}
     started = time.monotonic()
 
@@ -56,7 +58,8 @@ async def run(directory: Path, logs: Path) -> int:
         if event.kind == "serving":
             serving[event.worker] = time.monotonic() - started
 
-    async with Stack(StackConfig(model_dir=directory, decode_workers=1, log_dir=logs / "logs"), record) as stack:
+    config = StackConfig(model_dir=directory, decode_workers=1, log_dir=logs / "logs", devices=devices)
+    async with Stack(config, record) as stack:
         for text in TEXTS:
             speech = await say(stack, text)
             factor = speech.real_time_factor

@@ -124,7 +124,10 @@ def demo(
     epilog=_examples("up", "up --decode 3 --ports free", "up --model-dir models/cosyvoice2 --devices cuda:0,cuda:1")
 )
 def up(
-    decode: Annotated[int, typer.Option(min=1, max=32, help="Number of decode workers.")] = 2,
+    decode: Annotated[
+        int | None,
+        typer.Option(min=1, max=32, help="Number of decode workers; default: one per device, or 2 on the CPU."),
+    ] = None,
     devices: Annotated[
         str,
         typer.Option(
@@ -151,6 +154,8 @@ def up(
     ] = "info",
 ) -> None:
     """Run all services on this machine until Ctrl-C; a process that dies is restarted."""
+    named = tuple(device.strip() for device in devices.split(",") if device.strip())
+    decode = decode or (2 if named in ((), ("cpu",)) else len(named))
     try:
         chosen = (
             free_ports(decode) if ports is PortChoice.free else default_ports(decode, port, http_port, cosyvoice_port)
@@ -158,7 +163,7 @@ def up(
         config = StackConfig(
             model_dir=model_dir,
             decode_workers=decode,
-            devices=tuple(device.strip() for device in devices.split(",") if device.strip()),
+            devices=named,
             gateway_host=host,
             ports=chosen,
             log_dir=log_dir,

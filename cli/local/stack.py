@@ -21,7 +21,10 @@ from services.common.settings import EMBEDDED_MODEL
 EVERY_ADDRESS = ("0.0.0.0", "::", "[::]")  # noqa: S104 - compared, not bound
 
 MOST_OF_A_DEVICE = 0.95
-"""Largest share of a device's memory for one process; the driver needs the rest."""
+"""Largest share of a device's memory for all processes together; the driver needs the rest."""
+LLM_SHARE = 0.15
+"""Share of a GPU's memory for an llm worker: the 0.5B model and its K/V cache need about 3 GB, which is 0.15 of 24 GB.
+Decode workers get the rest, because the states of their streams decide how many streams fit."""
 
 
 @dataclass(frozen=True)
@@ -153,17 +156,23 @@ class Stack:
 
 
 def _placement(config: StackConfig, service: Literal["llm", "decode"], index: int) -> tuple[str, ...]:
-    """Return the flags for a worker's device and memory share. All processes on a GPU have equal shares.
+    """Return the flags for a worker's device and memory share.
 
-    The llm workers are on the first device. On a CPU only decode workers share, for the states of their streams.
+    The llm workers are on the first device and have a small share of it; decode workers share the rest of their device
+    equally. On a CPU only decode workers share, for the states of their streams.
     """
     devices = config.devices or ("cpu",)
     decode = [devices[worker % len(devices)] for worker in range(config.decode_workers)]
     device = decode[index] if service == "decode" else devices[0]
-    sharing = decode if device == "cpu" else [*decode, *[devices[0]] * config.llm_workers]
-    share = min(MOST_OF_A_DEVICE, round(1 / sharing.count(device), 2))
+    if device == "cpu":
+        share = min(MOST_OF_A_DEVICE, 1 / decode.count(device))
+    else:
+        llm_workers = config.llm_workers if device == devices[0] else 0
+        llm_share = min(LLM_SHARE, MOST_OF_A_DEVICE / (llm_workers + 1))
+        rest = (MOST_OF_A_DEVICE - llm_workers * llm_share) / max(1, decode.count(device))
+        share = llm_share if service == "llm" else rest
     placed = ("--device", device) if config.devices else ()
-    return (*placed, f"--{service}-memory-fraction", str(share))
+    return (*placed, f"--{service}-memory-fraction", f"{share:.2g}")
 
 
 def _target(workers: list[ServicePorts] | tuple[ServicePorts, ...]) -> str:

@@ -23,9 +23,9 @@ def flag(flags: tuple[str, ...], name: str) -> str | None:
     ("devices", "workers", "placed", "shares", "llm_share"),
     [
         ((), 2, [None, None], ["0.5", "0.5"], "0.5"),
-        (("cuda:0", "cuda:1", "cuda:2"), 3, ["cuda:0", "cuda:1", "cuda:2"], ["0.5", "0.95", "0.95"], "0.5"),
-        (("cuda:0",), 3, ["cuda:0"] * 3, ["0.25"] * 3, "0.25"),
-        (("cuda:0", "cuda:1"), 1, ["cuda:0"], ["0.5"], "0.5"),
+        (("cuda:0", "cuda:1", "cuda:2"), 3, ["cuda:0", "cuda:1", "cuda:2"], ["0.8", "0.95", "0.95"], "0.15"),
+        (("cuda:0",), 3, ["cuda:0"] * 3, ["0.27"] * 3, "0.15"),
+        (("cuda:0", "cuda:1"), 1, ["cuda:0"], ["0.8"], "0.15"),
     ],
 )
 def test_devices_are_assigned_round_robin_and_shared(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from lighttts.v1 import tts_pb2, tts_pb2_grpc
 from services.common.server import ServiceServer
 from services.common.start_error import StartError
 from tests.support.certificates import Authority
-from tests.support.fake_stages import Rig, rig
+from tests.support.fake_stages import Rig, rig, until
 from tests.support.second_gateway import second_gateway
 
 NAME = "light-tts.internal"
@@ -100,6 +101,44 @@ async def test_with_an_authority_applications_need_a_certificate_and_probes_do_n
             stub: Any = health_pb2_grpc.HealthStub(probe)
             answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=10)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_with_tls_listen_http_too_needs_a_certificate_of_the_services_authority(tmp_path: Path) -> None:
+    from gateway.server import GatewayService
+
+    authority = Authority(tmp_path / "authority")
+    files = authority.issue(tmp_path / "mounted")
+    settings = GatewaySettings(
+        port=0,
+        http_port=0,
+        cosyvoice_port="off",
+        tls_listen=True,
+        tls_cert=files.certificate,
+        tls_key=files.key,
+        tls_ca=files.authority,
+    )
+    service = GatewayService(settings)
+    starting = asyncio.create_task(service.start())  # HTTP listens before the workers are found
+    await until(lambda: bool(service.http_port))
+    known = trusting(authority)
+    known.load_cert_chain(files.certificate, files.key)
+    try:
+        for context, served in ((known, True), (trusting(authority), False)):
+            async with httpx.AsyncClient(verify=context, trust_env=False) as http:
+                url = f"https://127.0.0.1:{service.http_port}/liveness"
+                request = http.build_request("GET", url, extensions={"sni_hostname": NAME})
+                if served:
+                    assert (await http.send(request)).status_code == 200
+                else:
+                    with pytest.raises(httpx.TransportError):
+                        await http.send(request)
+        with pytest.raises(httpx.TransportError):
+            async with httpx.AsyncClient(trust_env=False) as http:
+                await http.get(f"http://127.0.0.1:{service.http_port}/liveness")
+    finally:
+        starting.cancel()
+        await asyncio.wait({starting})
+        await service.close()
 
 
 async def test_a_renewed_authority_applies_to_the_next_connection_over_grpc_and_https(tmp_path: Path) -> None:

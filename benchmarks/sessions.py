@@ -32,22 +32,12 @@ from pathlib import Path
 import grpc
 import grpc.aio
 
-from cli.bench import Load, Playback, arrivals, percentile
+from cli.bench import Load, Playback, arrivals, percentile, text_of
 from cli.local.stack import Stack, StackConfig
 from lighttts.v1 import audio_pb2, tts_pb2, tts_pb2_grpc
 from services.common.errors import LightTtsError, Overloaded, from_rpc_error
 
 SERVICES = Path(__file__).parents[1] / "services"
-SENTENCES = (
-    "Good morning, and thank you for calling the library.",
-    "The book that you asked for came back this week.",
-    "We keep it for you until the end of the month.",
-    "Please bring your card when you come to the desk.",
-    "The doors are open from nine until six in the evening.",
-    "On Sundays only the reading room is open.",
-    "If you want to keep it longer, call us again.",
-    "We wish you a pleasant day, and goodbye.",
-)
 FLOOD_RATE = 20.0
 """Sessions of one sentence per second while the capacity is measured; more than the stack can speak."""
 WARM_UP = 0.25
@@ -115,11 +105,6 @@ class Row:
         cells = [self.sentences, f"{self.load:g}", len(self.outcomes), *counts, failed]
         cells += [f"{self.goodput / best if best else 0:.2f}", *times, underruns]
         return "| " + " | ".join(map(str, cells)) + " |"
-
-
-def text_of(sentences: int) -> str:
-    """Return a text of this many sentences."""
-    return " ".join(SENTENCES[number % len(SENTENCES)] for number in range(sentences))
 
 
 async def listen(stub: tts_pb2_grpc.TextToSpeechAsyncStub, text: str, seed: int = 0) -> Outcome:

@@ -24,6 +24,26 @@ GAP_SECONDS = 0.005
 MOST_LOADS = 20
 """A search for the largest load ends after this many loads."""
 
+SENTENCES = (
+    "Good morning, and thank you for calling the library.",
+    "The book that you asked for came back this week.",
+    "We keep it for you until the end of the month.",
+    "Please bring your card when you come to the desk.",
+    "The doors are open from nine until six in the evening.",
+    "On Sundays only the reading room is open.",
+    "If you want to keep it longer, call us again.",
+    "We wish you a pleasant day, and goodbye.",
+)
+
+
+def text_of(sentences: int) -> str:
+    """Return a text of this many sentences."""
+    return " ".join(SENTENCES[number % len(SENTENCES)] for number in range(sentences))
+
+
+TEXT = text_of(3)
+"""Several sentences, because a server may treat the sentences of one stream differently."""
+
 
 @dataclass(frozen=True)
 class Load:
@@ -77,14 +97,16 @@ class Outcome:
 
     @property
     def refused(self) -> bool:
-        return isinstance(self.error, Refused)
+        """Whether it was refused before any audio."""
+        return isinstance(self.error, Refused) and self.playback.began_at is None
 
     @property
     def failure(self) -> str | None:
         """Why it failed; None if it was completed or refused."""
         if self.completed or self.refused:
             return None
-        return str(self.error or "no audio arrived")
+        cut = "cut after its first audio: " if self.playback.began_at is not None else ""
+        return cut + str(self.error or "no audio arrived")
 
     @property
     def first_audio(self) -> float:
@@ -99,9 +121,9 @@ class Report:
     rate: float
     asked: int
     refused: int
-    """Refused for load, at once and with a retry hint."""
+    """Refused for load, before any audio and with a retry hint."""
     failed: int
-    """Ended by any other error."""
+    """Ended by any other error, or refused after some audio."""
     p50_first_audio: float
     p95_first_audio: float
     underruns_per_stream: float

@@ -16,7 +16,7 @@ import typer
 from rich.table import Table
 
 from cli import doctor as doctor_module
-from cli.bench import Load, run_loads
+from cli.bench import TEXT, Load, run_loads
 from cli.client import Access, ClientError, check_health, list_voices
 from cli.console import err, fail, out, run, show_event
 from cli.demo import SENTENCE
@@ -363,7 +363,7 @@ def key(name: Annotated[str, typer.Argument(help="Name of the key's holder: lett
 
 @app.command(epilog=_examples("bench", "bench --rates 1,2,4 --seconds 60", "bench --rates 1 --find 0.8"))
 def bench(
-    rates: Annotated[str, typer.Option(help="Utterances per second; each rate is one load: 0.5,1,2.")] = "0.2,0.5,1",
+    rates: Annotated[str, typer.Option(help="Requests per second; each rate is one load: 0.5,1,2.")] = "0.2,0.5,1",
     seconds: Annotated[float, typer.Option(min=1.0, help="Duration of each load.")] = 30.0,
     find: Annotated[
         float | None,
@@ -373,7 +373,7 @@ def bench(
             "within this many seconds, no request is refused and at most 1% of the streams have an underrun.",
         ),
     ] = None,
-    text: Annotated[str, typer.Option(help="Text of each utterance.")] = SENTENCE,
+    text: Annotated[str, typer.Option(help="Text of each request.")] = TEXT,
     voice: Annotated[str | None, typer.Option(help="Voice of the gateway. Default: the gateway's.")] = None,
     server: Server = "127.0.0.1:50050",
 ) -> None:

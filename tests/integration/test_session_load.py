@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.sessions import Outcome, offer, text_of
+from benchmarks.sessions import Outcome, offer
+from cli.bench import text_of
 from gateway.server import GatewayService
 from gateway.settings import GatewaySettings
 from lighttts.v1 import tts_pb2_grpc

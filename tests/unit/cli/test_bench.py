@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from cli.bench import Load, Outcome, Playback, Report, Target, arrivals, largest_held, percentile, report
+from cli.bench import TEXT, Load, Outcome, Playback, Report, Target, arrivals, largest_held, percentile, report
 from cli.client import ClientError, Refused, Speech
 
 
@@ -43,6 +43,16 @@ def test_percentiles() -> None:
 def completed(first: float, underruns: int = 0) -> Outcome:
     speech = Speech(sample_rate=24000, samples=240_000, time_to_first_audio=0.0, seconds_spent=5.0)
     return Outcome(100.0, Playback(100.0 + first, 120.0, underruns, 0.5 * underruns), speech)
+
+
+def test_the_default_text_has_several_sentences() -> None:
+    assert TEXT.count(". ") >= 2
+
+
+def test_a_stream_refused_after_audio_has_failed() -> None:
+    refused = Outcome(0.0, Playback(began_at=1.0), error=Refused("every decode worker is full"))
+    assert not refused.refused
+    assert refused.failure == "cut after its first audio: every decode worker is full"
 
 
 def test_a_report_counts_refusals_failures_and_underruns() -> None:

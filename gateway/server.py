@@ -20,6 +20,7 @@ from gateway.auth.admission import Admission
 from gateway.auth.authentication import Authenticator, AuthInterceptor
 from gateway.auth.keys import KeyFileError, KeyRing
 from gateway.backends import open_shared
+from gateway.process.health import GatewayHealth
 from gateway.process.http_server import HttpServer
 from gateway.process.port_mux import http_or_grpc
 from gateway.session.context import GatewayContext
@@ -31,6 +32,7 @@ from gateway.voices.resolver import VoiceResolver
 from lighttts.compat import cosyvoice_pb2_grpc, riva_tts_pb2_grpc
 from lighttts.v1 import tts_pb2_grpc
 from services.common.discovery import discover
+from services.common.end_to_end import GATEWAY_END_TO_END, LLM_END_TO_END
 from services.common.errors import LightTtsError
 from services.common.pool import Pool, dialler
 from services.common.start_error import StartError
@@ -44,6 +46,7 @@ class GatewayService:
     """Implements services.common.server.Service; the same event loop serves HTTP."""
 
     name = "gateway"
+    end_to_end = GATEWAY_END_TO_END
     rpc_services: tuple[str, ...] = (
         "lighttts.v1.TextToSpeech",
         "lighttts.v1.Voices",
@@ -57,7 +60,7 @@ class GatewayService:
         `clock` returns seconds; it measures the silence and the stalls of llm workers.
         """
         encode = _pool("encode", settings.encode_target, "lighttts.v1.Encode", settings)
-        llm = _pool("llm", settings.llm_target, "lighttts.v1.Llm", settings)
+        llm = _pool("llm", settings.llm_target, "lighttts.v1.Llm", settings, LLM_END_TO_END)
         self._shared = shared = open_shared(settings)
         memory = VoiceContentCache(settings.voice_cache_bytes)
         speech_cache = None if shared.speech_cache is None else shared.speech_cache.store
@@ -71,7 +74,8 @@ class GatewayService:
         )
         authenticator = Authenticator(_keys(settings))
         self.interceptors: tuple[grpc.aio.ServerInterceptor, ...] = (AuthInterceptor(authenticator),)
-        app = create_app(self._context, authenticator)
+        self.health = GatewayHealth(admission, encode, llm, settings.health_grace_seconds, clock)
+        app = create_app(self._context, self.health, authenticator)
         limit = settings.max_prompt_bytes
         self._http = HttpServer(
             app,
@@ -83,6 +87,10 @@ class GatewayService:
         self._loopback_grpc_port = 0
         self._cosyvoice = self._cosyvoice_server(authenticator)
         self._polling: asyncio.Task[None] | None = None
+
+    def unable(self) -> str:
+        """Return why no text can be spoken now, or an empty string if it can."""
+        return self.health.unable()
 
     @property
     def http_port(self) -> int:
@@ -116,6 +124,7 @@ class GatewayService:
             if await self._refresh():
                 break
             await asyncio.sleep(_START_POLL_SECONDS)
+        self.health.started = True
         self._polling = asyncio.create_task(self._poll(), name="model poll")
 
     async def drain(self) -> None:
@@ -139,7 +148,7 @@ class GatewayService:
         if settings.cosyvoice_port == "off":
             return None
         return HttpServer(
-            create_cosyvoice_app(self._context, authenticator),
+            create_cosyvoice_app(self._context, self.health, authenticator),
             settings.host,
             settings.cosyvoice_port,
             protocol=http_or_grpc(lambda: self._loopback_grpc_port),
@@ -184,9 +193,11 @@ def _upload_limits(settings: GatewaySettings) -> UploadLimits:
     )
 
 
-def _pool(name: str, target: str, service: str, settings: GatewaySettings) -> Pool:
+def _pool(name: str, target: str, service: str, settings: GatewaySettings, behind: str = "") -> Pool:
+    """`behind` names the health service with which workers report on the services behind them."""
     try:
         discovery = discover(target)
     except ValueError as error:
         raise StartError(f"LIGHTTTS_{name.upper()}_TARGET: {error}") from error
-    return Pool(discovery, service, name=name, dial=dialler(settings), wait_seconds=settings.worker_wait_seconds)
+    wait = settings.worker_wait_seconds
+    return Pool(discovery, service, name=name, dial=dialler(settings), wait_seconds=wait, end_to_end=behind)

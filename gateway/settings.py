@@ -57,6 +57,9 @@ class GatewaySettings(ServiceSettings):
     """Most bytes of voices kept in memory."""
     audio_queue_messages: int = Field(default=4, ge=1)
     """Audio messages buffered per utterance; when the buffer is full, the workers of the utterance pause."""
+    health_grace_seconds: float = Field(default=10.0, ge=0)
+    """Outages of the services behind the gateway that are shorter, in seconds, do not change /health and the
+    end-to-end health service."""
     worker_wait_seconds: float = Field(default=5.0, ge=0)
     """Longest wait for an available worker, in seconds, before a request is refused."""
     llm_silence_seconds: float = Field(default=3.0, gt=0)

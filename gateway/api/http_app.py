@@ -18,15 +18,19 @@ from gateway.api.openai import speech as openai
 from gateway.api.openai import voices as openai_voices
 from gateway.auth.authentication import Authenticator, AuthMiddleware, refuser
 from gateway.auth.origin import OriginCheck
+from gateway.process.health import GatewayHealth
 from gateway.session.context import GatewayContext
 from services.common.metrics import exposition
-from services.common.pool import Pool, WorkerState
 
 FORM_BYTES = 2**20
 """Most bytes of a request without the prompt: texts and the framing of the form."""
 
 
-def create_app(context: GatewayContext, authenticator: Authenticator) -> FastAPI:
+RETRY_AFTER_SECONDS = 1
+"""Hint of an answer that no text can be spoken now."""
+
+
+def create_app(context: GatewayContext, health: GatewayHealth, authenticator: Authenticator) -> FastAPI:
     """Create the application of the HTTP port."""
     return _application(
         context,
@@ -37,15 +41,15 @@ def create_app(context: GatewayContext, authenticator: Authenticator) -> FastAPI
             lighttts_batch.router(context),
             openai.router(context),
             openai_voices.router(context),
-            _health(context),
+            _health(health),
             page.router(),
         ],
     )
 
 
-def create_cosyvoice_app(context: GatewayContext, authenticator: Authenticator) -> FastAPI:
+def create_cosyvoice_app(context: GatewayContext, health: GatewayHealth, authenticator: Authenticator) -> FastAPI:
     """Create the HTTP application of CosyVoice's port."""
-    return _application(context, authenticator, [cosyvoice_http.router(context), _health(context)])
+    return _application(context, authenticator, [cosyvoice_http.router(context), _health(health)])
 
 
 def _application(context: GatewayContext, authenticator: Authenticator, routers: list[APIRouter]) -> FastAPI:
@@ -71,27 +75,16 @@ def _application(context: GatewayContext, authenticator: Authenticator, routers:
     return app
 
 
-def not_ready(context: GatewayContext) -> str:
-    """Return why no speech can be made now, or an empty string if it can."""
-    if context.admission.draining:
-        return "stopping"
-    missing = [name for name, pool in (("encode", context.encode), ("llm", context.llm)) if not _serves(pool)]
-    return f"no {' and no '.join(missing)} worker is serving" if missing else ""
-
-
-def _serves(pool: Pool) -> bool:
-    return any(worker.state is WorkerState.SERVING for worker in pool.workers())
-
-
-def _health(context: GatewayContext) -> APIRouter:
+def _health(gateway: GatewayHealth) -> APIRouter:
     routes = APIRouter(tags=["health"])
 
-    @routes.get("/health", responses={404: {"description": "No speech can be made now."}})
-    @routes.get("/healthz", responses={404: {"description": "No speech can be made now."}})
+    @routes.get("/health", responses={503: {"description": "No text can be spoken now; `reason` says why."}})
+    @routes.get("/healthz", responses={503: {"description": "No text can be spoken now; `reason` says why."}})
     async def health() -> JSONResponse:
-        """Report whether speech can be made now."""
-        if not_ready(context):
-            return JSONResponse({"message": "Error"}, 404)
+        """Report whether text can be spoken now, by all services together."""
+        if reason := gateway.unable():
+            content = {"message": "Error", "reason": reason}
+            return JSONResponse(content, 503, headers={"retry-after": str(RETRY_AFTER_SECONDS)})
         return JSONResponse({"message": "Ok"})
 
     @routes.get("/liveness")
@@ -101,8 +94,8 @@ def _health(context: GatewayContext) -> APIRouter:
 
     @routes.get("/readiness", responses={503: {"description": "Not ready; `status` gives the reason."}})
     async def readiness() -> JSONResponse:
-        """Report whether this gateway accepts requests, and the reason if not."""
-        reason = not_ready(context)
+        """Report whether this gateway accepts requests, and the reason if not; other services do not affect it."""
+        reason = gateway.not_ready()
         return JSONResponse({"status": reason or "ok"}, 503 if reason else 200)
 
     @routes.get("/metrics")

@@ -14,6 +14,11 @@ RPC_SECONDS = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
 )
 READY = Gauge("lighttts_ready", "1 while the service reports SERVING.")
+END_TO_END = Gauge(
+    "lighttts_end_to_end",
+    "1 while the service and all services behind it can serve a request; at the gateway 0 only after the grace.",
+    ["service"],
+)
 
 LATENCY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10)
 """Histogram buckets, in seconds, for first-audio latencies and their parts."""

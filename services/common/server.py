@@ -22,6 +22,7 @@ from grpc_reflection.v1alpha import reflection
 
 from services.common import metrics, tracing
 from services.common.checkpoint.model_dir import ModelDirError
+from services.common.end_to_end import EndToEndService, follow
 from services.common.rpc import CallInterceptor, channel_options
 from services.common.settings import ServiceSettings
 from services.common.start_error import StartError
@@ -97,6 +98,7 @@ class ServiceServer:
         self.failed = asyncio.Event()
         """Set when the service has ended by itself."""
         self._watching: asyncio.Task[None] | None = None
+        self._following: asyncio.Task[None] | None = None
         self._interceptor = CallInterceptor()
         self._health = health.aio.HealthServicer()
         self._probes: grpc.aio.Server | None = None
@@ -132,6 +134,8 @@ class ServiceServer:
         self._interceptor.refusal = None
         await self._report(SERVING)
         log.info("serving", address=self.address)
+        if isinstance(self.service, EndToEndService):
+            self._following = asyncio.create_task(follow(self.service, self._report_end_to_end))
         if isinstance(self.service, EngineService):
             self._watching = asyncio.create_task(self._watch(self.service))
 
@@ -193,6 +197,16 @@ class ServiceServer:
         metrics.READY.set(1 if status == SERVING else 0)
         for name in ("", READINESS, *self.service.rpc_services):
             await self._health.set(name, status)
+        if status == NOT_SERVING and isinstance(self.service, EndToEndService):
+            if self._following is not None:
+                self._following.cancel()
+                await asyncio.wait({self._following})
+            metrics.END_TO_END.labels(self.service.name).set(0)
+            await self._report_end_to_end(False)
+
+    async def _report_end_to_end(self, able: bool) -> None:
+        if isinstance(self.service, EndToEndService):
+            await self._health.set(self.service.end_to_end, SERVING if able else NOT_SERVING)
 
 
 def run(make_service: Callable[[], Service], settings: ServiceSettings, name: str) -> int:

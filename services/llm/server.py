@@ -14,6 +14,7 @@ import structlog
 from lighttts.v1 import llm_pb2, llm_pb2_grpc, voice_pb2_grpc
 from services.common.checkpoint.model_dir import open_model_dir
 from services.common.discovery import discover
+from services.common.end_to_end import LLM_END_TO_END
 from services.common.errors import InvalidInput, Unavailable
 from services.common.pool import Pool, dialler
 from services.common.start_error import StartError
@@ -36,6 +37,7 @@ class LlmService(llm_pb2_grpc.LlmServicer):
     """`lighttts.v1.Llm`: one engine for many utterances, and one pool of decode workers."""
 
     name: str = "llm"
+    end_to_end: str = LLM_END_TO_END
     rpc_services: tuple[str, ...] = ("lighttts.v1.Llm", voice_deletion.NAME)
 
     def __init__(self, settings: LlmSettings, clock: Callable[[], float] = time.monotonic) -> None:
@@ -49,6 +51,12 @@ class LlmService(llm_pb2_grpc.LlmServicer):
     def alive(self) -> bool:
         """False once the engine's loop has ended: this process can serve no further utterance."""
         return self._context is None or self._context.engine.alive
+
+    def unable(self) -> str:
+        """Return why no utterance can be spoken now, or an empty string if one can."""
+        if self._context is None or not self._context.engine.alive:
+            return "the engine does not run"
+        return "" if self._context.pool.serves_end_to_end else "no decode worker is serving"
 
     def register(self, server: grpc.aio.Server) -> None:
         llm_pb2_grpc.add_LlmServicer_to_server(self, server)

@@ -203,21 +203,6 @@ async def test_a_stream_beyond_max_sessions_is_429() -> None:
         await asyncio.wait({running})
 
 
-async def test_health_follows_the_workers() -> None:
-    async with rig() as r:
-        for path in ("/health", "/healthz"):
-            response = await r.http.get(path)
-            assert (response.status_code, response.json()) == (200, {"message": "Ok"})
-        for path in ("/liveness", "/readiness"):
-            assert (await r.http.get(path)).json() == {"status": "ok"}
-        await r.llm_servers[0].close()
-        while (response := await r.http.get("/readiness")).status_code == 200:
-            pass
-        assert (response.status_code, response.json()) == (503, {"status": "no llm worker is serving"})
-        assert (await r.http.get("/healthz")).status_code == 404
-        assert (await r.http.get("/liveness")).status_code == 200
-
-
 async def test_models_metrics_and_request_ids() -> None:
     async with rig() as r:
         for method in ("GET", "POST"):

@@ -15,7 +15,7 @@ from prometheus_client import REGISTRY
 
 from services.common.discovery import Discovery, discover
 from services.common.errors import Unavailable
-from services.common.pool import FailureReason, Lease, LeastLoaded, Pool, WorkerState
+from services.common.pool import FailureReason, Lease, LeastLoaded, Pool, WorkerState, health
 from tests.support.dns_server import DnsServer
 from tests.support.workers import NOT_SERVING, SERVICE, SERVING, EchoWorker, ListedWorkers
 
@@ -149,6 +149,35 @@ async def test_a_killed_worker_is_skipped_until_it_returns(start_worker: StartWo
         await dies.start()
         await all_serving(pool, 2)
         assert await picks(pool, 4) == {stays.address: 2, dies.address: 2}
+
+
+async def test_a_frozen_worker_is_skipped_until_it_answers(
+    start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "CHECK_INTERVAL_SECONDS", 0.05)
+    monkeypatch.setattr(health, "CHECK_TIMEOUT_SECONDS", 0.3)
+    stays, freezes = [await start_worker() for _ in range(2)]
+    async with running(ListedWorkers(stays.address, freezes.address)) as pool:
+        await all_serving(pool, 2)
+        freezes.freeze()
+        await until(lambda: state(pool, freezes) is WorkerState.UNREACHABLE)
+        assert await picks(pool, 4) == {stays.address: 4}
+        assert value("failures_total", freezes, reason="unreachable") == 1
+        freezes.thaw()
+        await all_serving(pool, 2)
+
+
+async def test_end_to_end_needs_a_worker_that_reports_it(start_worker: StartWorker) -> None:
+    worker = await start_worker()
+    async with running(ListedWorkers(worker.address), end_to_end="test.Echo/EndToEnd") as pool:
+        await until(lambda: pool.serves_end_to_end)  # a worker of an older version does not report it
+        await worker.report(NOT_SERVING, "test.Echo/EndToEnd")
+        await until(lambda: not pool.serves_end_to_end)
+        await all_serving(pool, 1)
+        await worker.report(SERVING, "test.Echo/EndToEnd")
+        await until(lambda: pool.serves_end_to_end)
+        await worker.report(NOT_SERVING)
+        await until(lambda: not pool.serves_end_to_end)
 
 
 async def test_a_worker_that_is_not_up_yet_is_used_once_it_is(start_worker: StartWorker) -> None:

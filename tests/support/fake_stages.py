@@ -29,6 +29,7 @@ from lighttts.v1 import (
     voice_pb2,
     voice_pb2_grpc,
 )
+from services.common.end_to_end import LLM_END_TO_END
 from services.common.errors import LightTtsError
 from services.common.server import ServiceServer
 from services.common.settings import ServiceSettings
@@ -104,6 +105,7 @@ class FakeLlm(llm_pb2_grpc.LlmServicer):
 
     name = "llm"
     rpc_services: tuple[str, ...] = ("lighttts.v1.Llm",)
+    end_to_end = LLM_END_TO_END
     HOP_IDS = 4
 
     def __init__(self, number: int = 0) -> None:
@@ -114,6 +116,11 @@ class FakeLlm(llm_pb2_grpc.LlmServicer):
         self.calls: list[Generation] = []
         self.evicted: list[str] = []
         """Hashes of the voices that this worker was asked to evict."""
+        self.behind = ""
+        """Why the services behind this worker cannot serve; empty while they can."""
+
+    def unable(self) -> str:
+        return self.behind
 
     def register(self, server: grpc.aio.Server) -> None:
         llm_pb2_grpc.add_LlmServicer_to_server(self, server)
@@ -251,13 +258,19 @@ async def rig(
     llms: int = 1,
     limit_seconds: float = LIMIT_SECONDS,
     clock: Callable[[], float] = time.monotonic,
+    behind: str = "",
     **settings: Any,
 ) -> AsyncIterator[Rig]:
-    """Start everything; at the end check that no new task is left."""
+    """Start everything; at the end check that no new task is left.
+
+    `behind` is the reason for which the llm workers cannot serve end to end.
+    """
     before = asyncio.all_tasks()
     async with asyncio.timeout(limit_seconds):
         async with AsyncExitStack() as stack:
             encode, workers = FakeEncode(), [FakeLlm(number) for number in range(llms)]
+            for worker in workers:
+                worker.behind = behind
             encode_server = await _serve(stack, encode, ServiceSettings())
             llm_servers = [await _serve(stack, llm, ServiceSettings()) for llm in workers]
             # A held worker sends no heartbeats, and must not count as silent except in tests of that.

@@ -67,6 +67,7 @@ class Pool:
         max_waiting: int = 1000,
         ejection_seconds: float = 1.0,
         renewal_seconds: float = 10.0,
+        end_to_end: str = "",
     ) -> None:
         """
         Args:
@@ -79,6 +80,8 @@ class Pool:
             max_waiting: leases that may wait at a time; more are refused at once.
             ejection_seconds: length of a worker's ejection after its first reported failure.
             renewal_seconds: interval of the checks for renewed credentials.
+            end_to_end: full name of the health service with which workers report that the services behind them serve
+                too, `lighttts.v1.Llm/EndToEnd`; empty if nothing is behind them. It affects only `serves_end_to_end`.
         """
         self._discovery = discovery
         self._service = service
@@ -89,6 +92,7 @@ class Pool:
         self._max_waiting = max_waiting
         self._ejection_seconds = ejection_seconds
         self._renewal_seconds = renewal_seconds
+        self._end_to_end = end_to_end
         self._renewing: asyncio.Task[None] | None = None
         self._workers: dict[str, Worker] = {}
         self._discovering: asyncio.Task[None] | None = None
@@ -122,6 +126,11 @@ class Pool:
             await asyncio.wait(self._closing)
         WORKERS_KNOWN.remove_by_labels({"pool": self._name})
         REFUSALS.remove_by_labels({"pool": self._name})
+
+    @property
+    def serves_end_to_end(self) -> bool:
+        """Whether a worker can be leased, and the services behind it serve too."""
+        return any(worker.serves_end_to_end for worker in self._workers.values())
 
     def workers(self) -> tuple[WorkerInfo, ...]:
         """Return all workers by address, including removed ones that are still leased."""
@@ -250,7 +259,9 @@ class Pool:
         worker = self._workers.get(address)
         if worker is None:
             channel = self._dial(address)
-            worker = Worker(self._name, address, channel, self._service, self._ejection_seconds, self._wake)
+            worker = Worker(
+                self._name, address, channel, self._service, self._ejection_seconds, self._wake, self._end_to_end
+            )
             worker.generation = self._dial.generation() if isinstance(self._dial, Renewing) else 0
             self._workers[address] = worker
         worker.enlist()

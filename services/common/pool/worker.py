@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 
 import grpc.aio
 import structlog
@@ -63,6 +64,8 @@ class WorkerInfo:
     leases: int
     """Leases given since it was added."""
     failures: int
+    end_to_end: bool = True
+    """It can be leased, and does not report that the services behind it cannot serve."""
 
 
 class Worker:
@@ -76,7 +79,9 @@ class Worker:
         service: str,
         ejection_seconds: float,
         on_change: Callable[[], None],
+        end_to_end: str = "",
     ) -> None:
+        """`end_to_end` names the health service for the services behind this worker; empty if there are none."""
         self.address = address
         self.channel = channel
         self.generation = 0
@@ -90,7 +95,10 @@ class Worker:
         self._service = service
         self._on_change = on_change
         self._health: Health | None = None
-        self._watch: asyncio.Task[None] | None = None
+        self._end_to_end = end_to_end
+        self._behind: Health | None = None
+        """Health of the services behind it; None while it is not known."""
+        self._watches: list[asyncio.Task[None]] = []
         self._ejection: asyncio.TimerHandle | None = None
         self._first_ejection_seconds = ejection_seconds
         self._next_ejection_seconds = ejection_seconds
@@ -114,26 +122,44 @@ class Worker:
     def pickable(self) -> bool:
         return self.state is WorkerState.SERVING
 
+    @property
+    def serves_end_to_end(self) -> bool:
+        if not self.pickable or not self._end_to_end:
+            return self.pickable
+        # Workers of an older version do not report it; during an upgrade they count as able.
+        return self._behind is not None and (self._behind.serving or not self._behind.known)
+
     def info(self) -> WorkerInfo:
-        return WorkerInfo(self.address, self.state, self.active, self._leases, self._failures)
+        return WorkerInfo(
+            self.address, self.state, self.active, self._leases, self._failures, end_to_end=self.serves_end_to_end
+        )
 
     def enlist(self) -> None:
         """Start to watch its health; it is pickable after its first SERVING."""
         self.listed = True
-        self._health = None
-        self._start_watch()
+        self._health = self._behind = None
+        self._start_watches()
         self._changed()
 
-    def _start_watch(self) -> None:
-        self._watch = asyncio.create_task(self._watch_health(), name=f"health of {self.address}")
-        self._watch.add_done_callback(self._watch_ended)
+    def _start_watches(self) -> None:
+        self._watches = [self._watch(self._service, self._set_health)]
+        if self._end_to_end:
+            self._watches.append(self._watch(self._end_to_end, self._set_behind))
+
+    def _watch(self, service: str, report: Callable[[Health], None]) -> asyncio.Task[None]:
+        watch = asyncio.create_task(self._watch_health(service, report), name=f"health of {service} at {self.address}")
+        watch.add_done_callback(partial(self._watch_ended, report))
+        return watch
+
+    def _cancel_watches(self) -> None:
+        for watch in self._watches:
+            watch.cancel()
 
     def delist(self) -> None:
         """Stop picking it and watching its health; the channel stays open for its leases."""
         self.listed = False
         self._end_ejection()
-        if self._watch is not None:
-            self._watch.cancel()
+        self._cancel_watches()
         self._changed()
 
     def remove_metrics(self) -> None:
@@ -142,8 +168,8 @@ class Worker:
 
     async def close(self) -> None:
         """Close the channel of a delisted worker; its running RPCs are cancelled."""
-        if self._watch is not None:
-            await asyncio.wait([self._watch])
+        if self._watches:
+            await asyncio.wait(self._watches)
         for channel in (self.channel, *self._previous):
             await channel.close()
 
@@ -151,9 +177,8 @@ class Worker:
         """Use `channel` for new leases and the health watch; existing leases keep their channel."""
         self._previous[self.channel] = self.active - sum(self._previous.values())
         self.channel, self.generation = channel, generation
-        if self._watch is not None:
-            self._watch.cancel()
-        self._start_watch()
+        self._cancel_watches()
+        self._start_watches()
 
     def take_unused(self) -> list[grpc.aio.Channel]:
         """Remove and return the earlier channels without leases, for the caller to close."""
@@ -204,16 +229,20 @@ class Worker:
             self._ejection.cancel()
             self._ejection = None
 
-    async def _watch_health(self) -> None:
-        async with aclosing(watch_health(self.channel, self._service)) as changes:
+    async def _watch_health(self, service: str, report: Callable[[Health], None]) -> None:
+        async with aclosing(watch_health(self.channel, service)) as changes:
             async for health in changes:
-                self._set_health(health)
+                report(health)
 
-    def _watch_ended(self, watch: asyncio.Task[None]) -> None:
+    def _watch_ended(self, report: Callable[[Health], None], watch: asyncio.Task[None]) -> None:
         """A watch runs until it is cancelled. If a defect ends it, the worker must not stay SERVING."""
         if not watch.cancelled() and (defect := watch.exception()) is not None:
             self._log.error("health watch failed", exc_info=defect)
-            self._set_health(Health(reachable=False, serving=False, detail=f"health watch failed: {defect!r}"))
+            report(Health(reachable=False, serving=False, detail=f"health watch failed: {defect!r}"))
+
+    def _set_behind(self, health: Health) -> None:
+        self._behind = health
+        self._on_change()
 
     def _set_health(self, health: Health) -> None:
         self._health = health

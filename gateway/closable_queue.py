@@ -46,6 +46,12 @@ class ClosableQueue(Generic[T]):
         if item is not None:
             self._items.put_nowait(item)
 
+    def drop_waiting(self) -> None:
+        """Drop the items that wait for the reader. Only the sender may call it, and not after `close`."""
+        while not self._items.empty():
+            self._items.get_nowait()
+            self._room.release()
+
     def close(self, error: Exception | None = None) -> None:
         """Close the queue; the reader gets `error`, if given, after the items that wait."""
         self._items.put_nowait(_End(error))

@@ -10,7 +10,7 @@ from lighttts.v1 import audio_pb2, llm_pb2, llm_pb2_grpc
 from services.common import tracing
 from services.common.pool import Lease
 from services.common.workers.failover import LossReason, WorkerLost
-from services.common.workers.worker_call import ProgressWatch, conversation
+from services.common.workers.worker_call import ProgressWatch, accepting_state, conversation
 
 
 @dataclass
@@ -34,8 +34,12 @@ async def generate(
     """
     call = llm_pb2_grpc.LlmStub(worker.channel).Generate(metadata=tracing.outgoing(state.start.request_id))
     sent = _Sent()
-    async with conversation(call, _requests(state, sent), watch) as responses:
+    async with (
+        accepting_state(bool(state.samples)) as acceptance,
+        conversation(call, _requests(state, sent), watch) as responses,
+    ):
         async for response in responses:
+            acceptance.given |= response.HasField("started")
             if response.HasField("need_voice"):
                 sent.voice_wanted = True
                 state.changed.set()

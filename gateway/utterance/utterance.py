@@ -20,7 +20,7 @@ from services.common import tracing
 from services.common.errors import Internal, LightTtsError
 from services.common.pool import Pool
 from services.common.workers.budget import FailoverBudget
-from services.common.workers.failover import Failover, MovePolicy, WorkerLost
+from services.common.workers.failover import Failover, LossReason, MovePolicy, WorkerLost
 from services.common.workers.worker_call import ProgressWatch
 
 
@@ -127,7 +127,16 @@ class UtteranceStream:
                 except WorkerLost as loss:
                     if not self._state.complete:
                         self._failover.record_loss(worker, loss)
+                    if loss.reason is LossReason.STATE_MISMATCH and not self.parts.taken:
+                        self._restart()
         self._failover.on_finished()
+
+    def _restart(self) -> None:
+        """Start the utterance again, because a worker refused its state and nothing of it has left the gateway."""
+        self._state.restart()
+        self._failover.on_restart()
+        self.parts.drop_waiting()
+        self.audible.clear()
 
     async def _handle(self, response: llm_pb2.GenerateResponse) -> None:
         match response.WhichOneof("response"):
@@ -157,6 +166,7 @@ class UtteranceStream:
             )
         self.place.admitted = True
         self.decode_worker = started.decode_worker
+        self._state.origin = started.origin or self._state.origin
         self._state.start.text_order = started.text_order  # a worker that resumes must use the same
         if (lost := self._failover.on_accepted()) is not None:
             tracing.event("moved", to_worker=started.llm_worker, reason=lost.value)

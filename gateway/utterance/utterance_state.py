@@ -36,6 +36,8 @@ class UtteranceState:
     """Samples received so far, each counted once."""
     complete: bool = False
     """Whether the last sample was received."""
+    origin: bytes = b""
+    """Version and weights of `raw_ids`, as the worker named them that accepted the utterance."""
     _resume_record: bytes = b""
 
     def add_text(self, ids: Sequence[int], *, last: bool) -> None:
@@ -56,12 +58,16 @@ class UtteranceState:
             start.text.CopyFrom(self.texts[0])
         if self.samples:
             resume = llm_pb2.GenerateResume(
-                raw_ids=self.raw_ids, decode_record=self._resume_record, next_sample=self.samples
+                raw_ids=self.raw_ids, decode_record=self._resume_record, next_sample=self.samples, origin=self.origin
             )
             start.resume.CopyFrom(resume)
         elif (target := self.lead()) > LEAST_TARGET_SECONDS:
             start.urgency.first_audio_target = target  # the utterance yields to others while earlier audio plays
         return start
+
+    def restart(self) -> None:
+        """Drop what was received: the next worker starts the utterance from its beginning."""
+        self.raw_ids, self.samples, self._resume_record, self.origin = [], 0, b"", b""
 
     def add_audio(self, generated: llm_pb2.GeneratedAudio) -> bytes:
         """Record received audio and return its new part (float32 samples): a worker that resumes may repeat some.

@@ -14,14 +14,14 @@ from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.common.engine.event_queue import EventQueue, background
 from services.common.engine.places import Place
 from services.common.engine.shell import EngineClosed, EngineFull, FailedEvent
-from services.common.errors import Internal, InvalidInput, LightTtsError, Overloaded, Unavailable
+from services.common.errors import Internal, InvalidInput, LightTtsError, Overloaded, StateMismatch, Unavailable
 from services.common.voices.cache import VoiceCache
 from services.common.voices.message import from_message
 from services.common.voices.voice import Voice
 from services.decode.engine.engine import DecodeEngine, Handle
 from services.decode.engine.events import AudioEvent
 from services.decode.engine.hops import HopPolicy
-from services.decode.engine.state import StreamError, StreamSpec
+from services.decode.engine.state import RecordMismatch, StreamError, StreamSpec
 from services.decode.settings import DecodeSettings
 
 log = structlog.get_logger(__name__)
@@ -163,6 +163,8 @@ class DecodeCall:
                 hops=HopPolicy(sizes=(plan.chunk_tokens,)) if settings.decode_fixed_hops else HopPolicy(),
             )
             return self._context.engine.open(spec, self._events.post)
+        except RecordMismatch as error:
+            raise StateMismatch(str(error), retry_after=1.0) from error
         except ValueError as error:  # of the request's values: the chunk plan, the speed, the record
             raise InvalidInput(str(error)) from error
         except (EngineFull, EngineClosed) as error:

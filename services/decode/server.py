@@ -12,6 +12,7 @@ import torch
 from lighttts.v1 import decode_pb2, decode_pb2_grpc, voice_pb2_grpc
 from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.common.checkpoint.model_dir import open_model_dir
+from services.common.checkpoint.weights_hash import weights_hash
 from services.common.errors import InvalidInput, Unavailable
 from services.common.voices import deletion as voice_deletion
 from services.common.voices.cache import VoiceCache
@@ -92,7 +93,11 @@ def _load(settings: DecodeSettings) -> DecodeServiceContext:
     backend = load_backend(settings, model)
     return DecodeServiceContext(
         engine=DecodeEngine(
-            backend, engine_limits(settings, backend), ORDERS[settings.decode_policy], PrometheusObserver()
+            backend,
+            engine_limits(settings, backend),
+            ORDERS[settings.decode_policy],
+            PrometheusObserver(),
+            weights=weights_hash(model.weights_file("flow"), model.weights_file("hift")),
         ),
         voices=VoiceCache(settings.voice_cache_count, settings.voice_cache_bytes),
         model_id=voice_identity(model),

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import asdict
+from pathlib import Path
 
 import grpc.aio
 import structlog
 
 from lighttts.v1 import llm_pb2, llm_pb2_grpc, voice_pb2_grpc
 from services.common.checkpoint.model_dir import open_model_dir
+from services.common.checkpoint.weights_hash import weights_hash
 from services.common.discovery import discover
 from services.common.end_to_end import LLM_END_TO_END
 from services.common.errors import InvalidInput, Unavailable
@@ -27,7 +29,7 @@ from services.llm.loading import load_engine, warm_up
 from services.llm.settings import LlmSettings
 from services.llm.stream.conversion import ConversionCall
 from services.llm.stream.generate_call import GenerateCall, LlmServiceContext
-from services.llm.stream.requests import end_of_prompt_id
+from services.llm.stream.requests import RAW_IDS_VERSION, end_of_prompt_id
 from services.llm.styles import read_styles
 
 log = structlog.get_logger(__name__)
@@ -81,6 +83,7 @@ class LlmService(llm_pb2_grpc.LlmServicer):
             model=model,
             model_id=voice_identity(model),
             styles=tuple(styles),
+            origins=await asyncio.to_thread(_origins, styles),
             end_of_prompt=end_of_prompt_id(model),
             settings=settings,
             clock=self._clock,
@@ -134,6 +137,10 @@ class LlmService(llm_pb2_grpc.LlmServicer):
         context: grpc.aio.ServicerContext[llm_pb2.ListStylesRequest, llm_pb2.ListStylesResponse],
     ) -> llm_pb2.ListStylesResponse:
         return llm_pb2.ListStylesResponse(styles=self._ready.styles)
+
+
+def _origins(styles: Mapping[str, Path]) -> dict[str, bytes]:
+    return {name: RAW_IDS_VERSION + weights_hash(path) for name, path in styles.items()}
 
 
 async def _log_stats(engine: LlmEngine, interval: float) -> None:

@@ -15,7 +15,7 @@ from grpc_status import rpc_status
 from numpy.typing import NDArray
 
 from lighttts.v1 import audio_pb2, decode_pb2, decode_pb2_grpc, voice_pb2
-from services.common.errors import Internal, LightTtsError, to_status
+from services.common.errors import Internal, InvalidInput, LightTtsError, StateMismatch, to_status
 from services.common.rpc import channel_options
 
 SERVICE = "lighttts.v1.Decode"
@@ -40,6 +40,10 @@ class Script:
 
     needs_voice: bool = False
     refusal: tuple[grpc.StatusCode, str] | None = None
+    refuses_state: bool = False
+    """Refuse resume records, as a worker with other weights does."""
+    misreads_state: bool = False
+    """Refuse resume records, as a worker of an earlier release does."""
     die_after: int | None = None
     fail_after: int | None = None
     """Answer as a service does whose engine raised an error."""
@@ -138,6 +142,10 @@ class DecodeWorker(decode_pb2_grpc.DecodeServicer):
         script = self.script
         if script.refusal is not None:
             await context.abort(*script.refusal)
+        if call.start.resume_record and script.refuses_state:
+            await _abort(context, StateMismatch("the resume record is of other weights"))
+        if call.start.resume_record and script.misreads_state:
+            await _abort(context, InvalidInput("the resume record is of another version"))
         if script.needs_voice:
             need = audio_pb2.NeedVoice(voice_hash=call.start.voice_hash)
             yield decode_pb2.DecodeResponse(need_voice=need)

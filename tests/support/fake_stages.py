@@ -111,6 +111,7 @@ class FakeLlm(llm_pb2_grpc.LlmServicer):
     def __init__(self, number: int = 0) -> None:
         self.number = number
         self.scripts: dict[int, Script] = {}
+        self.origin = b"\1 weights"
         self.first = llm_pb2.FirstTimes()
         """Times in the first audio message of every call."""
         self.calls: list[Generation] = []
@@ -174,6 +175,7 @@ class FakeLlm(llm_pb2_grpc.LlmServicer):
             decode_worker="decode-0",
             sample_rate=SAMPLE_RATE,
             text_order=call.start.text_order or llm_pb2.TEXT_ORDER_WHOLE,
+            origin=self.origin,
         )
         yield llm_pb2.GenerateResponse(started=started)
         await call.text_complete.wait()

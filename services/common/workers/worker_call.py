@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar, cast
 
 import grpc
@@ -13,7 +14,7 @@ import grpc.aio
 from grpc_status import rpc_status
 
 from lighttts.v1 import audio_pb2
-from services.common.errors import Internal, Overloaded, StateMismatch, from_rpc_error
+from services.common.errors import Internal, InvalidInput, NotFound, Overloaded, StateMismatch, from_rpc_error
 from services.common.workers.call_end import CallEnd, answers
 from services.common.workers.failover import LossReason, MovePolicy, WorkerLost
 
@@ -112,6 +113,29 @@ async def conversation(
         sender.cancel()
         call.cancel()
         await asyncio.gather(sender, return_exceptions=True)
+
+
+@dataclass
+class Acceptance:
+    """Whether a worker has accepted a call."""
+
+    given: bool = False
+
+
+@asynccontextmanager
+async def accepting_state(resumes: bool) -> AsyncGenerator[Acceptance]:
+    """Convert the refusal of a state to resume from into WorkerLost; the block sets `given` when the call is accepted.
+
+    Another worker accepted the same request before, so a refusal as invalid or not found concerns what this worker
+    lacks: a style, or the version of the state. Workers of earlier releases answer so.
+    """
+    acceptance = Acceptance()
+    try:
+        yield acceptance
+    except (InvalidInput, NotFound) as error:
+        if resumes and not acceptance.given:
+            raise WorkerLost(LossReason.STATE_MISMATCH, error.message) from error
+        raise
 
 
 async def _send(call: grpc.aio.StreamStreamCall[RequestT, Any], requests: AsyncGenerator[RequestT]) -> None:

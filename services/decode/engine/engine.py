@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -30,7 +31,7 @@ from services.decode.engine.scheduler import (
     victims,
 )
 from services.decode.engine.service_time import ServiceTime
-from services.decode.engine.state import ResumeRecord, StreamError, StreamSpec
+from services.decode.engine.state import NO_WEIGHTS, ResumeRecord, StreamError, StreamSpec
 
 Handle = ItemHandle[Stream, AudioEvent]
 """An open stream, as its caller names it to the engine."""
@@ -46,7 +47,9 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
         order: Order = deadline,
         observer: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
+        weights: bytes = NO_WEIGHTS,
     ) -> None:
+        """`weights` is the hash of the backend's weights, for the records that other workers may resume from."""
         self.limits = limits or EngineLimits()
         self.steps = 0
         """Grows while the engine is alive: each turn, idle ones included, and each Euler step within a batch."""
@@ -54,6 +57,7 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
         super().__init__(thread, StreamError, EngineStats())
         self._backend, self._order, self._clock = backend, order, clock
         self._observer = observer or Observer()
+        self._weights = weights
         self._times = ServiceTime()
         self._busy_s = self._underrun_s = 0.0
         self._ready: list[Job] = []
@@ -64,12 +68,14 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
         """Open a stream. `on_event` is called from the engine thread and must not block.
 
         The last event of a stream is an AudioEvent with `last` or a FailedEvent; no event follows a cancel that has
-        taken effect. Raises StreamError (bad spec), EngineFull (try another worker, or later), EngineClosed.
+        taken effect. Raises StreamError (bad spec), RecordMismatch (a record of other weights or of another version),
+        EngineFull (try another worker, or later), EngineClosed.
         """
         self._backend.check(spec)
         stream = Stream(spec, self._clock(), spec.plan)
         if spec.resume:
             record = ResumeRecord.from_bytes(spec.resume)
+            record.check_weights(self._weights)
             stream.plan, stream.done = record.plan, record.done
             stream.emitted = stream.acknowledged = record.emitted * self._backend.format.frame_samples
         handle = Handle(stream, on_event)
@@ -218,7 +224,7 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
         if last or audio.samples.shape[0]:
             spoken = int(audio.record.emitted * stream.spec.speed) // self._backend.format.frames_per_token
             spoken = len(stream.tokens) if last else min(spoken, len(stream.tokens))
-            record = audio.record.to_bytes()
+            record = replace(audio.record, weights=self._weights).to_bytes()
             self._emit(handle, AudioEvent(audio.first_sample, audio.samples, record, spoken, last))
 
     def _update_playback(self, stream: Stream, audio: HopAudio) -> None:

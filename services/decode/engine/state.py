@@ -13,13 +13,19 @@ from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.common.engine.places import NEW_SESSION, Place
 from services.decode.engine.hops import HopPolicy
 
-_MAGIC = b"LTD1"
-_HEADER = struct.Struct("<4sIQ8I")
+_MAGIC, _HEADER = b"LTD2", struct.Struct("<4sIQ8I16s")
+_MAGIC_1, _HEADER_1 = b"LTD1", struct.Struct("<4sIQ8I")
+"""Version 1, of the last release: without the hash of the weights."""
+NO_WEIGHTS = bytes(16)
 MAX_SEED = 2**64 - 1
 
 
 class StreamError(ValueError):
     """Invalid input of a stream; the message names the problem and what to change."""
+
+
+class RecordMismatch(StreamError):
+    """A resume record of another version or of other weights: another worker may fit, or a new start does."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,24 +87,39 @@ class ResumeRecord:
     """[emitted - start, mel]: the vocoder's left context."""
     phase: NDArray[np.float64] = field(repr=False)
     """[harmonics] phase in turns at the start of the vocoder's window."""
+    weights: bytes = NO_WEIGHTS
+    """Hash of the weights of flow and vocoder, 16 bytes; `NO_WEIGHTS` if it is not known."""
+
+    def check_weights(self, weights: bytes) -> None:
+        """Raise RecordMismatch if the record is of other weights; an unknown hash on either side fits all."""
+        if self.weights != weights and NO_WEIGHTS not in (self.weights, weights):
+            raise RecordMismatch("the resume record is of other weights; start the utterance again")
 
     def to_bytes(self) -> bytes:
-        """Little-endian: magic, CRC-32 of the rest, seed, eight counts, mel rows, phases."""
+        """Little-endian: magic, CRC-32 of the rest, seed, eight counts, hash of the weights, mel rows, phases."""
         plan = (self.plan.first_boundary, self.plan.chunk_tokens)
         counts = (*plan, self.done, self.emitted, self.start, *self.mel.shape, self.phase.shape[0])
         body = self.mel.astype("<f4").tobytes() + self.phase.astype("<f8").tobytes()
-        unchecked = _HEADER.pack(_MAGIC, 0, self.seed, *counts) + body
-        return _HEADER.pack(_MAGIC, zlib.crc32(unchecked), self.seed, *counts) + body
+        unchecked = _HEADER.pack(_MAGIC, 0, self.seed, *counts, self.weights) + body
+        return _HEADER.pack(_MAGIC, zlib.crc32(unchecked), self.seed, *counts, self.weights) + body
 
     @classmethod
     def from_bytes(cls, data: bytes) -> ResumeRecord:
-        """Parse a record. Raises StreamError if the bytes are incomplete, damaged or of another version."""
-        if len(data) < _HEADER.size or data[:4] != _MAGIC:
-            raise StreamError("the resume record is of another version; start the utterance again")
-        _, checksum, seed, *counts = _HEADER.unpack_from(data)
-        body = data[_HEADER.size :]
+        """Parse a record of this version or of version 1, which has no hash of the weights.
+
+        Raises RecordMismatch for another version, StreamError if the bytes are incomplete or damaged.
+        """
+        magic = data[:4]
+        header = {_MAGIC: _HEADER, _MAGIC_1: _HEADER_1}.get(magic)
+        if header is None:
+            raise RecordMismatch("the resume record is of another version; start the utterance again")
+        if len(data) < header.size:
+            raise StreamError("the resume record is damaged; start the utterance again")
+        _, checksum, seed, *counts = header.unpack_from(data)
+        body = data[header.size :]
+        intact = zlib.crc32(header.pack(magic, 0, seed, *counts) + body) == checksum
+        weights = counts.pop() if magic == _MAGIC else NO_WEIGHTS
         first_boundary, chunk_tokens, done, emitted, start, rows, bins, harmonics = counts
-        intact = zlib.crc32(_HEADER.pack(_MAGIC, 0, seed, *counts) + body) == checksum
         if not intact or len(body) != 4 * rows * bins + 8 * harmonics or emitted != start + rows:
             raise StreamError("the resume record is damaged; start the utterance again")
         mel = np.frombuffer(body, "<f4", rows * bins).reshape(rows, bins).astype(np.float32)
@@ -107,4 +128,4 @@ class ResumeRecord:
             plan = ChunkPlan(first_boundary, chunk_tokens)
         except ValueError as error:
             raise StreamError(f"the resume record is damaged ({error}); start the utterance again") from error
-        return cls(plan, seed, done, emitted, start, mel, phase)
+        return cls(plan, seed, done, emitted, start, mel, phase, weights)

@@ -23,7 +23,7 @@ from services.common.voices.message import to_message
 from services.common.voices.voice import Voice
 from services.common.workers.budget import FailoverBudget
 from services.common.workers.failover import Failover, LossReason, MovePolicy, WorkerLost, moves_counter
-from services.common.workers.worker_call import ProgressWatch, conversation
+from services.common.workers.worker_call import ProgressWatch, accepting_state, conversation
 
 MOVES = moves_counter("lighttts_llm_decode_moves_total", "decode")
 SEAM = Histogram(
@@ -140,13 +140,17 @@ class DecodeStream:
         call = decode_pb2_grpc.DecodeStub(worker.channel).Decode(metadata=tracing.outgoing())
         watch = ProgressWatch(self._failover.policy, partial(self._failover.may_give_up, worker), self._clock)
         outgoing, draining = _Outgoing(), False
-        async with conversation(call, self._requests(outgoing), watch) as responses:
+        async with (
+            accepting_state(bool(self._record)) as acceptance,
+            conversation(call, self._requests(outgoing), watch) as responses,
+        ):
             async for response in responses:
                 match response.WhichOneof("response"):
                     case "need_voice":
                         outgoing.voice_requested = True
                         self._changed.set()
                     case "started":
+                        acceptance.given = True
                         for event in self._on_started(response.started):
                             yield event
                     case "audio":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -46,6 +46,8 @@ class LlmServiceContext:
     model_id: str
     styles: tuple[str, ...]
     """Names, the default one first."""
+    origins: Mapping[str, bytes]
+    """By style: the version of its raw ids, one byte, and the hash of its weights."""
     end_of_prompt: int | None
     settings: LlmSettings
     failover_budget: FailoverBudget = field(default_factory=FailoverBudget)
@@ -68,6 +70,9 @@ class GenerateCall:
 
     def __init__(self, context: LlmServiceContext, start: llm_pb2.GenerateStart) -> None:
         requests.check_start(start, context.model, context.styles)
+        # A conversion's tokens come with the request, from no weights of this service.
+        self._origin = b"" if start.speech_tokens else context.origins[start.style or context.styles[0]]
+        requests.check_origin(start.resume, self._origin)
         self._context = context
         self._start = start
         self._events: EventQueue[_Event] = EventQueue()
@@ -328,6 +333,7 @@ class GenerateCall:
             decode_worker=event.worker,
             sample_rate=event.sample_rate,
             text_order=_ORDERS[self._order],
+            origin=self._origin,
         )
         return llm_pb2.GenerateResponse(started=started)
 

@@ -13,7 +13,7 @@ from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.common.checkpoint.model_dir import FlowConfig, ModelDir, ModelDirError
 from services.common.engine.places import Place
 from services.common.engine.shell import EngineClosed, EngineFull
-from services.common.errors import Internal, InvalidInput, NotFound, Overloaded, Unavailable
+from services.common.errors import Internal, InvalidInput, NotFound, Overloaded, StateMismatch, Unavailable
 from services.common.voices.voice import Voice
 from services.llm.engine.backends import NonFiniteLogits
 from services.llm.engine.layout import Prompt, RequestError
@@ -25,6 +25,8 @@ from services.llm.styles import DEFAULT
 log = structlog.get_logger(__name__)
 
 TextOrder = Literal["whole", "interleaved"]
+RAW_IDS_VERSION = b"\1"
+"""First byte of an origin. Raise it when the same raw ids no longer give the same input of the model."""
 END_OF_PROMPT = 3
 """`<|endofprompt|>` is the fourth token after the base vocabulary (spec section 2.4)."""
 
@@ -50,6 +52,14 @@ def check_start(start: llm_pb2.GenerateStart, model: ModelDir, styles: Collectio
             raise InvalidInput("to resume, send the text order that the first run reported", field="start.text_order")
         if start.resume.next_sample < 0:
             raise InvalidInput("the next sample cannot be negative", field="start.resume.next_sample")
+
+
+def check_origin(resume: llm_pb2.GenerateResume, origin: bytes) -> None:
+    """Raise StateMismatch for raw ids of another origin; older peers send none, and theirs are not checked."""
+    if resume.origin in (b"", origin):
+        return
+    what = "weights" if resume.origin[:1] == origin[:1] else "version"
+    raise StateMismatch(f"the ids to resume from are of another {what}; start the utterance again", retry_after=1.0)
 
 
 def engine_style(start: llm_pb2.GenerateStart) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.checkpoint.chunk_plan import ChunkPlan
-from services.decode.engine.state import ResumeRecord, StreamError
+from services.decode.engine.state import NO_WEIGHTS, RecordMismatch, ResumeRecord, StreamError
 from tests.unit.decode import decode_support as support
 
 
@@ -29,6 +32,36 @@ def test_a_record_round_trips(rows: int) -> None:
     assert np.array_equal(after.mel, before.mel)
     assert np.array_equal(after.phase, before.phase)
     assert len(before.to_bytes()) < 15_000
+
+
+def version_1(record: ResumeRecord) -> bytes:
+    """The record as the first release writes it."""
+    plan = (record.plan.first_boundary, record.plan.chunk_tokens)
+    counts = (*plan, record.done, record.emitted, record.start, *record.mel.shape, len(record.phase))
+    fields = struct.pack("<Q8I", record.seed, *counts) + record.mel.tobytes() + record.phase.tobytes()
+    return b"LTD1" + struct.pack("<I", zlib.crc32(b"LTD1\0\0\0\0" + fields)) + fields
+
+
+def test_a_record_of_version_1_fits_any_weights() -> None:
+    before = record()
+    after = ResumeRecord.from_bytes(version_1(before))
+    after.check_weights(b"w" * 16)
+    assert (after.seed, after.done, after.weights) == (before.seed, before.done, NO_WEIGHTS)
+    assert np.array_equal(after.mel, before.mel)
+    assert np.array_equal(after.phase, before.phase)
+
+
+def test_a_record_of_a_later_version_does_not_fit() -> None:
+    with pytest.raises(RecordMismatch, match="of another version"):
+        ResumeRecord.from_bytes(b"LTD3" + record().to_bytes()[4:])
+
+
+def test_a_record_fits_only_its_own_weights() -> None:
+    after = ResumeRecord.from_bytes(replace(record(), weights=b"w" * 16).to_bytes())
+    after.check_weights(b"w" * 16)
+    after.check_weights(NO_WEIGHTS)
+    with pytest.raises(RecordMismatch, match="of other weights"):
+        after.check_weights(b"v" * 16)
 
 
 @given(st.binary(max_size=200))

@@ -19,9 +19,11 @@ from gateway.api.riva.speech import RivaServicer
 from gateway.auth.admission import Admission
 from gateway.auth.authentication import Authenticator, AuthInterceptor
 from gateway.auth.keys import KeyFileError, KeyRing
+from gateway.auth.shares import Shares
 from gateway.backends import open_shared
+from gateway.process.deadlines import with_budget
 from gateway.process.health import GatewayHealth
-from gateway.process.http_server import HttpServer
+from gateway.process.http_server import ConnectionLimits, HttpServer
 from gateway.process.port_mux import http_or_grpc
 from gateway.session.context import GatewayContext
 from gateway.settings import GatewaySettings
@@ -75,7 +77,8 @@ class GatewayService:
         authenticator = Authenticator(_keys(settings))
         self.interceptors: tuple[grpc.aio.ServerInterceptor, ...] = (AuthInterceptor(authenticator),)
         self.health = GatewayHealth(admission, encode, llm, settings.health_grace_seconds, clock)
-        app = create_app(self._context, self.health, authenticator)
+        self._bodies = Shares("bytes of requests", settings.body_budget_bytes, settings.body_budget_bytes // 2)
+        app = create_app(self._context, self.health, authenticator, self._bodies)
         limit = settings.max_prompt_bytes
         self._http = HttpServer(
             app,
@@ -83,6 +86,8 @@ class GatewayService:
             settings.http_port,
             settings.tls_of_server,
             max_frame_bytes=limit,
+            websockets=with_budget(self._bodies),
+            limits=_connection_limits(settings),
         )
         self._loopback_grpc_port = 0
         self._cosyvoice = self._cosyvoice_server(authenticator)
@@ -148,10 +153,11 @@ class GatewayService:
         if settings.cosyvoice_port == "off":
             return None
         return HttpServer(
-            create_cosyvoice_app(self._context, self.health, authenticator),
+            create_cosyvoice_app(self._context, self.health, authenticator, self._bodies),
             settings.host,
             settings.cosyvoice_port,
             protocol=http_or_grpc(lambda: self._loopback_grpc_port),
+            limits=_connection_limits(settings),
             port_setting="LIGHTTTS_COSYVOICE_PORT (or 'off')",
         )
 
@@ -180,6 +186,15 @@ def _keys(settings: GatewaySettings) -> KeyRing | None:
         raise StartError(f"LIGHTTTS_API_KEYS_FILE: {error}") from error
     log.info("API keys are required", keys=len(keys))
     return keys
+
+
+def _connection_limits(settings: GatewaySettings) -> ConnectionLimits:
+    return ConnectionLimits(
+        total=settings.max_connections,
+        per_address=settings.max_connections_per_address,
+        handshake_seconds=settings.handshake_seconds,
+        header_seconds=settings.header_seconds,
+    )
 
 
 def _upload_limits(settings: GatewaySettings) -> UploadLimits:

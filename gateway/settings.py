@@ -106,10 +106,10 @@ class GatewaySettings(ServiceSettings):
     header_seconds: float = Field(default=10.0, gt=0)
     """Longest time in which the headers of an HTTP request must arrive, in seconds."""
     first_message_seconds: float = Field(default=10.0, gt=0)
-    """Longest wait, in seconds, for the first byte of an HTTP body, each frame before the text of a WebSocket, the
-    first message of a gRPC call, and each part of a voice upload."""
+    """Longest wait, in seconds, for the first byte of an HTTP body, the first frame of a WebSocket, the first message
+    of a gRPC call, and each part of a voice upload."""
     body_seconds: float = Field(default=60.0, gt=0)
-    """Longest duration of a whole HTTP body, in seconds."""
+    """Longest duration of a whole HTTP body, and of a WebSocket's prompt, in seconds."""
     body_budget_bytes: int = Field(default=256 * 2**20, ge=2**20)
     """Most bytes of HTTP bodies and WebSocket prompts held at once, over all open requests; one API key may use half
     of it. Further requests are refused."""

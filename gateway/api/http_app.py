@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import APIRouter, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from gateway.api import page
+from gateway.api.common.body import TEXT_BYTES, BodyLimit, BodyLimits
 from gateway.api.common.errors import add_error_handlers, error_response
-from gateway.api.common.middleware import BodyLimit, RequestId
+from gateway.api.common.middleware import RequestId
 from gateway.api.cosyvoice import http as cosyvoice_http
 from gateway.api.lighttts import batch as lighttts_batch
 from gateway.api.lighttts import http as lighttts
@@ -18,26 +21,29 @@ from gateway.api.openai import speech as openai
 from gateway.api.openai import voices as openai_voices
 from gateway.auth.authentication import Authenticator, AuthMiddleware, refuser
 from gateway.auth.origin import OriginCheck
+from gateway.auth.shares import Shares
 from gateway.process.health import GatewayHealth
 from gateway.session.context import GatewayContext
+from gateway.settings import GatewaySettings
 from services.common.metrics import exposition
+from services.common.single_flight import SingleFlight
 
-FORM_BYTES = 2**20
-"""Most bytes of a request without the prompt: texts and the framing of the form."""
-
-
+_TEXT_ROUTES = ("/inference_sft", "/inference_instruct")
+_FORM_ROUTES = ("/inference_zero_shot", "/inference_cross_lingual", "/inference_instruct2", "/v1/audio/voices")
+_JSON_ROUTES = ("/v1/audio/speech", "/synthesize_batch")
 RETRY_AFTER_SECONDS = 1
 """Hint of an answer that no text can be spoken now."""
 
 
-def create_app(context: GatewayContext, health: GatewayHealth, authenticator: Authenticator) -> FastAPI:
-    """Create the application of the HTTP port."""
+def create_app(context: GatewayContext, health: GatewayHealth, authenticator: Authenticator, bodies: Shares) -> FastAPI:
+    """Create the application of the HTTP port. `bodies`: the bytes of all open bodies, over all applications."""
     return _application(
         context,
         authenticator,
+        bodies,
         [
             lighttts.router(context),
-            lighttts_websocket.router(context),
+            lighttts_websocket.router(context, bodies),
             lighttts_batch.router(context),
             openai.router(context),
             openai_voices.router(context),
@@ -47,17 +53,39 @@ def create_app(context: GatewayContext, health: GatewayHealth, authenticator: Au
     )
 
 
-def create_cosyvoice_app(context: GatewayContext, health: GatewayHealth, authenticator: Authenticator) -> FastAPI:
+def create_cosyvoice_app(
+    context: GatewayContext, health: GatewayHealth, authenticator: Authenticator, bodies: Shares
+) -> FastAPI:
     """Create the HTTP application of CosyVoice's port."""
-    return _application(context, authenticator, [cosyvoice_http.router(context), _health(health)])
+    return _application(context, authenticator, bodies, [cosyvoice_http.router(context), _health(health)])
 
 
-def _application(context: GatewayContext, authenticator: Authenticator, routers: list[APIRouter]) -> FastAPI:
+def _body_limits(settings: GatewaySettings) -> BodyLimits:
+    prompt = settings.max_prompt_bytes
+    return BodyLimits(
+        routes={
+            **dict.fromkeys(_TEXT_ROUTES, TEXT_BYTES),
+            **dict.fromkeys(_FORM_ROUTES, prompt + TEXT_BYTES),
+            **dict.fromkeys(_JSON_ROUTES, prompt * 4 // 3 + TEXT_BYTES),  # base64 encodes three bytes as four
+        },
+        first_seconds=settings.first_message_seconds,
+        whole_seconds=settings.body_seconds,
+    )
+
+
+def _application(
+    context: GatewayContext, authenticator: Authenticator, bodies: Shares, routers: list[APIRouter]
+) -> FastAPI:
     # The framework's documentation pages load scripts from other sites, so only /openapi.json is served.
     app = FastAPI(title="light-tts", description="Zero-shot streaming text-to-speech", docs_url=None, redoc_url=None)
-    # base64 encodes three bytes as four.
-    app.add_middleware(BodyLimit, max_bytes=context.settings.max_prompt_bytes * 4 // 3 + FORM_BYTES)
     refuse = refuser(error_response)
+    app.add_middleware(
+        BodyLimit,
+        limits=_body_limits(context.settings),
+        budget=bodies,
+        quotas=context.quotas,
+        refuse=error_response,
+    )
     app.add_middleware(AuthMiddleware, authenticator=authenticator, refuse=refuse)
     settings = context.settings
     app.add_middleware(OriginCheck, origins=settings.cors_origins, hosts=settings.checked_hosts, refuse=refuse)
@@ -77,6 +105,7 @@ def _application(context: GatewayContext, authenticator: Authenticator, routers:
 
 def _health(gateway: GatewayHealth) -> APIRouter:
     routes = APIRouter(tags=["health"])
+    scrapes: SingleFlight[str, bytes] = SingleFlight()
 
     @routes.get("/health", responses={503: {"description": "No text can be spoken now; `reason` says why."}})
     @routes.get("/healthz", responses={503: {"description": "No text can be spoken now; `reason` says why."}})
@@ -101,6 +130,8 @@ def _health(gateway: GatewayHealth) -> APIRouter:
     @routes.get("/metrics")
     async def prometheus() -> Response:
         """Return the metrics in Prometheus's text format."""
-        return Response(exposition(), headers={"content-type": CONTENT_TYPE_LATEST})
+        # In a thread, and once for scrapes at the same time: it lasts longer than the pause between two audio chunks.
+        body = await scrapes.run("metrics", lambda: asyncio.to_thread(exposition))
+        return Response(body, headers={"content-type": CONTENT_TYPE_LATEST})
 
     return routes

@@ -6,17 +6,32 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Iterator
+import ssl
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from gateway.process.connections import Connections, Gate, connection_limit
+from gateway.process.deadlines import with_deadlines
 from gateway.process.departures import Departures, drop_client_faults
 from services.common.start_error import StartError
 from services.common.tls import TlsFiles, server_context
 
 _SHUTDOWN_SECONDS = 5
+
+
+@dataclass(frozen=True)
+class ConnectionLimits:
+    total: int = 1024
+    """Most connections of the port; fewer if the process may open few files."""
+    per_address: int = 512
+    """Most connections of one client address; at most half of all."""
+    handshake_seconds: float = 10.0
+    header_seconds: float = 10.0
 
 
 class HttpServer:
@@ -31,9 +46,15 @@ class HttpServer:
         *,
         max_frame_bytes: int = 2**24,
         protocol: type[H11Protocol] = H11Protocol,
+        websockets: type[asyncio.Protocol] | None = None,
+        limits: ConnectionLimits | None = None,
         port_setting: str = "LIGHTTTS_HTTP_PORT",
     ) -> None:
-        """`max_frame_bytes`: limit of a WebSocket message. `port_setting`: what to change if the port is in use."""
+        """`max_frame_bytes`: limit of a WebSocket message. `websockets`: their protocol, by default uvicorn's.
+        `port_setting`: what to change if the port is in use."""
+        self._limits = limits = limits or ConnectionLimits()
+        total = connection_limit(limits.total)
+        self._connections = Connections(total, min(limits.per_address, max(1, total // 2)))
         self._port_setting = port_setting
         self._host = host
         self._port = port
@@ -41,8 +62,8 @@ class HttpServer:
         config = uvicorn.Config(
             Departures(app),
             lifespan="off",
-            http=protocol,
-            ws="websockets-sansio",
+            http=with_deadlines(protocol, limits.header_seconds),
+            ws=websockets or "websockets-sansio",
             ws_max_size=max_frame_bytes,
             log_config=None,
             log_level="warning",
@@ -52,7 +73,8 @@ class HttpServer:
         )
         self._config = config
         self._tls = tls
-        self._server = _Uvicorn(config)
+        self._context: ssl.SSLContext | None = None
+        self._server = _Uvicorn(config, self._gate)
         self._serving: asyncio.Task[None] | None = None
 
     @property
@@ -64,7 +86,7 @@ class HttpServer:
         """Start to listen. Raises StartError if the port is in use, TlsError if the certificate cannot be used."""
         self._config.load()
         if self._tls is not None:
-            self._config.ssl = server_context(self._tls)
+            self._context = server_context(self._tls)
         try:
             # uvicorn would exit the process if it could not bind, so it gets a socket that listens already.
             listener = _listen(self._host.strip("[]"), self._port)  # gRPC wants brackets around IPv6, sockets do not
@@ -80,9 +102,31 @@ class HttpServer:
         if self._serving is not None:
             self._server.should_exit = True
             await asyncio.wait({self._serving})
+        self._connections.abort()
+
+    def _gate(self) -> Gate:
+        return Gate(self._server.protocol, self._connections, self._context, self._limits.handshake_seconds)
 
 
 class _Uvicorn(uvicorn.Server):
+    """Accepts connections through a gate, because uvicorn does not bound them."""
+
+    def __init__(self, config: uvicorn.Config, gate: Callable[[], Gate]) -> None:
+        super().__init__(config)
+        self._gate = gate
+
+    def protocol(self) -> asyncio.Protocol:
+        """Make the HTTP protocol of a connection."""
+        kind: Any = self.config.http_protocol_class
+        made: asyncio.Protocol = kind(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        return made
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=[])
+        loop = asyncio.get_running_loop()
+        for listener in sockets or ():
+            self.servers.append(await loop.create_server(self._gate, sock=listener, backlog=self.config.backlog))
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield  # the process itself handles signals

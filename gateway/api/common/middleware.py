@@ -1,8 +1,7 @@
-"""Middleware for every HTTP request: its id, and a limit on its size."""
+"""Middleware for every HTTP request: its id."""
 
 from __future__ import annotations
 
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.common import tracing
@@ -30,30 +29,3 @@ class RequestId:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         with tracing.serving(f"{scope.get('method', 'WS')} {scope['path']}", headers):
             await self._app(scope, receive, send_with_id)
-
-
-class BodyLimit:
-    """Stops reading a body at its limit, with status 413, whether or not its length was announced."""
-
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self._app = app
-        self._max_bytes = max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        received = 0
-
-        async def receive_some() -> Message:
-            nonlocal received
-            message = await receive()
-            if message["type"] == "http.request":
-                received += len(message.get("body", b""))
-                if received > self._max_bytes:
-                    # Closing the connection avoids reading the rest of the body.
-                    raise HTTPException(
-                        413,
-                        f"the request has more than {self._max_bytes} bytes; send less audio",
-                        headers={"connection": "close"},
-                    )
-            return message
-
-        await self._app(scope, receive_some, send)

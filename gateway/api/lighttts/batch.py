@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, StringConstraints
 from gateway.api.common.audio_upload import InlineAudio, decode_audio
 from gateway.api.common.errors import MESSAGE_ERRORS
 from gateway.api.common.fields import named_as
+from gateway.api.common.json_body import JsonRoute
 from gateway.api.common.response import audio_bytes, while_connected
 from gateway.api.lighttts.http import DEFAULT_STYLE, SAMPLE_RATE, pcm, style_of
 from gateway.cache.synthesis import speech
@@ -58,7 +59,7 @@ class StyleList(BaseModel):
 
 def router(context: GatewayContext) -> APIRouter:
     """Return the routes."""
-    routes = APIRouter(tags=["LightTTS"], responses=MESSAGE_ERRORS)
+    routes = APIRouter(route_class=JsonRoute, tags=["LightTTS"], responses=MESSAGE_ERRORS)
 
     @routes.get("/query_tts_model")
     @routes.post("/query_tts_model")
@@ -75,7 +76,7 @@ def router(context: GatewayContext) -> APIRouter:
     async def synthesize_batch(batch: BatchRequest, request: Request) -> BatchAnswer:
         """Speak several texts; one that fails does not affect the others. The batch has offline priority."""
         with named_as(FIELDS):
-            options = _options(context, batch)
+            options = await _options(context, batch)
         places = asyncio.Semaphore(BATCH_AT_ONCE)
 
         async def one(text: str) -> BatchItem:
@@ -93,7 +94,7 @@ def router(context: GatewayContext) -> APIRouter:
     return routes
 
 
-def _options(context: GatewayContext, batch: BatchRequest) -> SpeechOptions:
+async def _options(context: GatewayContext, batch: BatchRequest) -> SpeechOptions:
     characters = sum(map(len, batch.texts))
     if characters > context.settings.max_text_chars:
         raise InvalidInput(
@@ -108,7 +109,7 @@ def _options(context: GatewayContext, batch: BatchRequest) -> SpeechOptions:
         priority=audio_pb2.Urgency.PRIORITY_OFFLINE,
     )
     if batch.prompt_wav is not None:
-        config.prompt.audio = decode_audio(batch.prompt_wav)
+        config.prompt.audio = await decode_audio(batch.prompt_wav)
         config.prompt.transcript = batch.prompt_text
     else:
         config.voice_name = batch.voice

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncGenerator
 from typing import TypeVar
 
@@ -9,16 +11,21 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect, status
 from pydantic import BaseModel, ValidationError
 
 from gateway import metrics, tasks
+from gateway.api.common.body import TEXT_BYTES
 from gateway.api.common.fields import named_as
 from gateway.api.common.response import audio_bytes
 from gateway.api.lighttts.http import DEFAULT_STYLE, FIELDS, SAMPLE_RATE, pcm, style_of
+from gateway.auth import ticket
 from gateway.auth.authentication import chosen_protocol
+from gateway.auth.caller import current_caller
+from gateway.auth.shares import Shares
 from gateway.closable_queue import ClosableQueue
 from gateway.session.context import GatewayContext
 from gateway.session.options import SpeechOptions
 from gateway.session.session import Input, Session, TextInput
+from gateway.settings import GatewaySettings
 from lighttts.v1 import tts_pb2
-from services.common.errors import InvalidInput, LightTtsError
+from services.common.errors import InvalidInput, LightTtsError, TimedOut
 
 API = "websocket"
 FRAMES_AHEAD = 16
@@ -42,8 +49,8 @@ class TextFrame(BaseModel):
     finish: bool = False
 
 
-def router(context: GatewayContext) -> APIRouter:
-    """Return the WebSocket route."""
+def router(context: GatewayContext, bodies: Shares) -> APIRouter:
+    """Return the WebSocket route. `bodies`: the bytes of all open requests."""
     routes = APIRouter()
 
     @routes.websocket("/inference_zero_shot_bistream")
@@ -51,7 +58,9 @@ def router(context: GatewayContext) -> APIRouter:
         await websocket.accept(chosen_protocol(websocket.scope))
         try:
             with metrics.count_errors(API), named_as(FIELDS):
-                await _converse(context, websocket)
+                # From its first moment, a socket counts as a stream of its key.
+                async with ticket.held(context.quotas):
+                    await _converse(context, websocket, bodies)
             await websocket.close()
         except WebSocketDisconnect:
             return
@@ -61,9 +70,14 @@ def router(context: GatewayContext) -> APIRouter:
     return routes
 
 
-async def _converse(context: GatewayContext, websocket: WebSocket) -> None:
+async def _converse(context: GatewayContext, websocket: WebSocket, bodies: Shares) -> None:
     """Serve a client from its first frame to the last audio. Raises WebSocketDisconnect as soon as the client disconnects."""
-    options = await _options(websocket, context.settings.max_prompt_bytes)
+    start, audio = await _prompt(websocket, context.settings)
+    with bodies.hold(current_caller(), len(audio)):
+        await _speak(context, websocket, _options(start, audio, context.settings.max_prompt_bytes))
+
+
+async def _speak(context: GatewayContext, websocket: WebSocket, options: SpeechOptions) -> None:
     inputs: ClosableQueue[Input] = ClosableQueue(FRAMES_AHEAD)
     async with tasks.group() as group:
         receiving = group.create_task(_receive_frames(websocket, inputs))
@@ -73,11 +87,27 @@ async def _converse(context: GatewayContext, websocket: WebSocket) -> None:
         receiving.cancel()
 
 
-async def _options(websocket: WebSocket, max_prompt_bytes: int) -> SpeechOptions:
-    start = _parse(StartFrame, await _receive_text(websocket))
-    audio = (await _receive(websocket)).get("bytes")
+async def _prompt(websocket: WebSocket, settings: GatewaySettings) -> tuple[StartFrame, bytes]:
+    """Receive the first two frames. Raises TimedOut."""
+    async with _deadline(settings.first_message_seconds, "first frame"):
+        start = _parse(StartFrame, await _receive_text(websocket))
+    async with _deadline(settings.body_seconds, "second frame, the prompt's audio,"):
+        audio = (await _receive(websocket)).get("bytes")
     if not isinstance(audio, bytes):
         raise InvalidInput("the second frame must be binary: the whole prompt audio file")
+    return start, audio
+
+
+@contextlib.asynccontextmanager
+async def _deadline(seconds: float, what: str) -> AsyncGenerator[None]:
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        raise TimedOut(f"the {what} did not arrive within {seconds:g} s") from error
+
+
+def _options(start: StartFrame, audio: bytes, max_prompt_bytes: int) -> SpeechOptions:
     config = tts_pb2.SynthesisConfig(
         prompt=tts_pb2.Prompt(audio=audio, transcript=start.prompt_text),
         style=style_of(start.tts_model_name),
@@ -117,6 +147,8 @@ async def _receive_text(websocket: WebSocket) -> str:
     text = (await _receive(websocket)).get("text")
     if not isinstance(text, str):
         raise InvalidInput('only one frame, the second, is binary; the others are text: {"tts_text": "..."}')
+    if len(text) > TEXT_BYTES:
+        raise InvalidInput(f"a text frame has more than {TEXT_BYTES} characters; send the text in several frames")
     return text
 
 

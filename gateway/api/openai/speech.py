@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 from gateway.api.common.audio_upload import InlineAudio, decode_audio
 from gateway.api.common.errors import OPENAI_ERRORS
 from gateway.api.common.fields import named_as
+from gateway.api.common.json_body import JsonRoute
 from gateway.api.common.response import SpeechResponse
 from gateway.downstream import list_styles
 from gateway.session.context import GatewayContext
@@ -85,7 +86,7 @@ class ModelList(BaseModel):
 
 def router(context: GatewayContext) -> APIRouter:
     """Return the routes."""
-    routes = APIRouter(prefix="/v1", tags=["OpenAI"], responses=OPENAI_ERRORS)
+    routes = APIRouter(prefix="/v1", route_class=JsonRoute, tags=["OpenAI"], responses=OPENAI_ERRORS)
 
     @routes.post("/audio/speech", response_class=Response, responses=_ANSWER)
     async def speech(request: SpeechRequest) -> Response:
@@ -134,7 +135,7 @@ async def _to_synthesis_config(context: GatewayContext, request: SpeechRequest) 
     if request.ref_audio is None:
         config.voice_name = await _voice(context, request.voice)
     else:
-        config.prompt.audio = decode_audio(request.ref_audio)
+        config.prompt.audio = await decode_audio(request.ref_audio)
         config.prompt.transcript = request.ref_text
         if not request.ref_text.strip():
             config.mode = tts_pb2.SPEECH_MODE_CROSS_LINGUAL

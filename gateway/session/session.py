@@ -16,6 +16,7 @@ from gateway.session.idle import wait_until_idle
 from gateway.session.options import SpeechOptions, checked_start
 from gateway.session.output import Event, Output
 from gateway.session.playback import PlaybackClock
+from gateway.session.text_cursor import SessionProgress
 from gateway.session.text_queue import Flush
 from gateway.session.turn import Turn, TurnContext
 from gateway.stream_stats import PlaybackStats
@@ -94,12 +95,9 @@ class Session:
         playback = PlaybackClock(self._max_lead)
         start = checked_start(start_sample, options)
         self._output = Output(options.audio, self._stats, playback, context.settings.max_speech_seconds, start)
-        self._quiet = asyncio.Event()
-        """Set while no text waits to be spoken."""
-        self._quiet.set()
-        self._retired = asyncio.Event()
-        self._announced = asyncio.Event()
-        self._voice = voice_pb2.VoiceContent()
+        self._progress = SessionProgress()
+        self._voice: asyncio.Future[voice_pb2.VoiceContent] = asyncio.get_running_loop().create_future()
+        """Done when Started has been sent."""
         self._turn_context = TurnContext(
             encode=context.encode,
             llm=context.llm_client_context,
@@ -107,9 +105,8 @@ class Session:
             request_id=current_request_id(),
             interleaved=context.settings.interleaved_text and context.voices.model.interleaved_text,
             place=self._place,
-            voice=self._announced_voice,
+            voice=self._voice,
         )
-        self._received = 0
         self._inputs_taken = 0
         self._flushes = 0
         self._task: asyncio.Task[None] | None = None
@@ -136,7 +133,7 @@ class Session:
     def retire(self) -> None:
         """Ask the client, as soon as no text waits to be spoken, to reconnect to another gateway."""
         if self._conversation:
-            self._retired.set()
+            self._progress.retire()
 
     def abort(self, error: LightTtsError) -> None:
         """End the session at once; the reader of its events gets `error`."""
@@ -170,13 +167,13 @@ class Session:
 
     async def _announce(self) -> None:
         self._output.open(self._context.voices.model.sample_rate)
-        self._voice = await self._resources.enter_async_context(self._context.voices.use(self._options.voice))
-        if self._voice.seconds:  # an estimate from the prompt, until the first utterance has ended
-            samples = self._voice.seconds * self._output.sample_rate / self._options.speed
-            self._output.alignment.pace = len(self._voice.transcript) / samples
+        voice = await self._resources.enter_async_context(self._context.voices.use(self._options.voice))
+        if voice.seconds:  # an estimate from the prompt, until the first utterance has ended
+            samples = voice.seconds * self._output.sample_rate / self._options.speed
+            self._output.alignment.pace = len(voice.transcript) / samples
         started = tts_pb2.Started(
             request_id=self._turn_context.request_id,
-            voice_hash=self._voice.voice_hash,
+            voice_hash=voice.voice_hash,
             sample_rate=self._output.sample_rate,
             seed=self._options.seed,
             max_text_chars=self._context.settings.max_text_chars,
@@ -186,9 +183,10 @@ class Session:
             idle_seconds=self._context.settings.idle_seconds,
         )
         await self._output.send(started)
-        for warning in self._voice.warnings:
+        for warning in voice.warnings:
             await self._output.send(tts_pb2.Warning(message=warning))
-        self._announced.set()
+        self._voice.set_result(voice)
+        self._progress.start()
 
     @property
     def _max_lead(self) -> float | None:
@@ -196,18 +194,12 @@ class Session:
         return self._context.settings.max_lead_seconds if self._conversation and not offline else None
 
     async def _send_reconnect(self) -> None:
-        await self._retired.wait()
-        await self._announced.wait()
-        await self._quiet.wait()
+        await self._progress.leaving.wait()
         seconds = self._context.settings.drain_grace_seconds
         await self._output.send(tts_pb2.Reconnect(reason="this gateway is stopping", within_seconds=seconds))
 
-    async def _announced_voice(self) -> voice_pb2.VoiceContent:
-        await self._announced.wait()
-        return self._voice
-
     async def _serve(self, group: asyncio.TaskGroup) -> None:
-        turn = Turn(self._turn_context, self._output, self._stats, self._quiet, number=0, offset=0)
+        turn = Turn(self._turn_context, self._output, self._stats, self._progress, number=0)
         task = group.create_task(turn.run())
         async for item in self._inputs:
             self._inputs_taken += 1
@@ -221,8 +213,7 @@ class Session:
                     turn.report_position(seconds)
                 case CancelInput():
                     await self._cancel(turn, task)
-                    number, offset = turn.number + 1, self._received
-                    turn = Turn(self._turn_context, self._output, self._stats, self._quiet, number, offset)
+                    turn = Turn(self._turn_context, self._output, self._stats, self._progress, turn.number + 1)
                     task = group.create_task(turn.run())
         self._output.playback.stop_reports()
         turn.end()
@@ -231,9 +222,8 @@ class Session:
     def _add_text(self, turn: Turn, text: str) -> None:
         if not text:
             return
-        self._received += len(text)
         limit = self._context.settings.max_text_chars
-        if self._received - turn.spoken > limit:
+        if self._progress.text.waiting + len(text) > limit:
             raise InvalidInput(f"more than {limit} characters wait to be spoken; send text more slowly", field="text")
         turn.feed(text)
 
@@ -249,10 +239,9 @@ class Session:
         task.cancel()
         await asyncio.wait({task})
         self._stats.pause()
-        await self._announced.wait()
+        await asyncio.shield(self._voice)
         cut = turn.cut()
         self._output.cut()
-        self._quiet.set()
         await self._output.send(cut)
         for flush in turn.unmarked:
             await self._output.send(tts_pb2.Mark(flush=flush.number))

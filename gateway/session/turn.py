@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import struct
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,6 +14,7 @@ from gateway import tasks
 from gateway.closable_queue import ClosableQueue
 from gateway.session.options import SpeechOptions
 from gateway.session.output import Output
+from gateway.session.text_cursor import SessionProgress
 from gateway.session.text_queue import End, Flush, TextQueue
 from gateway.session.text_segment import TextSegment
 from gateway.stream_stats import PlaybackStats
@@ -43,29 +44,26 @@ class TurnContext:
     interleaved: bool
     place: audio_pb2.SessionPlace
     """The session's place at the workers, shared by all utterances."""
-    voice: Callable[[], Awaitable[voice_pb2.VoiceContent]]
-    """Waits until Started has been sent to the client, then returns the voice."""
+    voice: asyncio.Future[voice_pb2.VoiceContent]
+    """Done when Started has been sent to the client; no event may be sent before."""
 
 
 class Turn:
     """One turn. `feed`, `flush` and `end` never block; `run` ends with the last audio or is cancelled."""
 
     def __init__(
-        self, context: TurnContext, output: Output, stats: PlaybackStats, quiet: asyncio.Event, number: int, offset: int
+        self, context: TurnContext, output: Output, stats: PlaybackStats, progress: SessionProgress, number: int
     ) -> None:
-        """`quiet`: set while no text waits to be spoken; `number`: 0, 1, 2 ... in the session; `offset`: characters of
-        the session's text before this turn."""
+        """`number`: 0, 1, 2 ... in the session. The turn begins after all text received so far."""
         self.number = number
-        self.offset = offset
         self.unmarked: deque[Flush] = deque()
         """Flushes whose Mark has not been sent."""
         self._context = context
         self._output = output
         self._stats = stats
-        self._quiet = quiet
-        self._fed = offset
-        self._to_speak = offset
-        """Characters of the session's text up to the last letter or digit; nothing after it is spoken."""
+        self._progress = progress
+        self._text = progress.text
+        self._first_offset = progress.text.received
         self._first_sample = output.samples
         self._text_queue = TextQueue()
         self._latest: str | Flush | End = ""
@@ -76,15 +74,11 @@ class Turn:
         self._open: UtteranceStream | None = None
         self._delivering: UtteranceStream | None = None
         self._delivered_from = 0
-        self.spoken = offset
-        """Characters of the session's text that have been spoken."""
 
     def feed(self, text: str) -> None:
         self._stats.on_text()
-        if words := _speakable_length(text):
-            self._quiet.clear()
-            self._to_speak = self._fed + words
-        self._fed += len(text)
+        self._text.receive(text)
+        self._progress.update()
         self._put(text)
 
     def flush(self, flush: Flush) -> None:
@@ -103,7 +97,7 @@ class Turn:
         """Speak the turn. Raises the error of any stage, after the audio before the error was sent."""
         async with tasks.group() as group:
             group.create_task(self._plan(group))
-            await self._context.voice()  # no event is sent before Started
+            await asyncio.shield(self._context.voice)
             async for item in self._order:
                 if isinstance(item, Flush):
                     await self._mark(item)
@@ -118,13 +112,12 @@ class Turn:
     async def _plan(self, group: asyncio.TaskGroup) -> None:
         """Split the text into utterances; start each as soon as its text is known and an utterance slot is free."""
         try:
-            offset = self.offset
             boundary: Flush | End | None = None
             while not isinstance(boundary, End):
                 segment = TextSegment(self._text_queue)
                 if await segment.begin():
-                    await self._encode(segment, offset, group)
-                offset += segment.characters
+                    await self._encode(segment, group)
+                self._text.encoded += segment.characters
                 boundary = segment.boundary
                 if isinstance(boundary, Flush):
                     await self._order.send(boundary)
@@ -133,10 +126,10 @@ class Turn:
         else:
             self._order.close()
 
-    async def _encode(self, segment: TextSegment, offset: int, group: asyncio.TaskGroup) -> None:
+    async def _encode(self, segment: TextSegment, group: asyncio.TaskGroup) -> None:
         async def on_run(run: encode_pb2.EncodedText) -> None:
             utterance = self._open if self._open is not None else await self._begin(group, run.instruct_ids)
-            utterance.end_offset = offset + run.end
+            utterance.end_offset = self._text.encoded + run.end
             utterance.add_text(run.ids, last=run.last)
             self._stats.add_text_tokens(len(run.ids))
             self._open = None if run.last else utterance
@@ -156,7 +149,7 @@ class Turn:
         if self._newest is not None:
             # Until its first audio an utterance does not share the workers with the next one, so it starts sooner.
             await self._newest.audible.wait()
-        voice = await self._context.voice()
+        voice = await asyncio.shield(self._context.voice)
         options = self._context.options
         start = llm_pb2.GenerateStart(
             request_id=self._context.request_id,
@@ -194,7 +187,7 @@ class Turn:
         output = self._output
         self._delivering, self._delivered_from = utterance, output.samples
         self._stats.begin_utterance(utterance.times)
-        output.alignment.begin(self.spoken, output.samples)
+        output.alignment.begin(self._text.spoken, output.samples)
         async for part in utterance.parts:
             if isinstance(part, AudioPart):
                 output.alignment.extend(utterance.end_offset)
@@ -202,14 +195,13 @@ class Turn:
             else:
                 await output.send(part)
         self._delivering = None
-        self.spoken = utterance.end_offset
-        output.alignment.extend(self.spoken)
+        self._text.spoken = utterance.end_offset
+        output.alignment.extend(self._text.spoken)
         output.alignment.end(output.samples)
         output.alignment.discard_before(self._played)
         self._stats.end_utterance(utterance.decode_worker, utterance.speech_tokens)
-        await output.send(tts_pb2.Spoken(text_offset=self.spoken, sample=output.samples))
-        if self.spoken >= self._to_speak:
-            self._quiet.set()
+        await output.send(tts_pb2.Spoken(text_offset=self._text.spoken, sample=output.samples))
+        self._progress.update()
 
     @property
     def _played(self) -> int:
@@ -217,15 +209,19 @@ class Turn:
         return int(self._output.playback.position * self._output.sample_rate)
 
     def cut(self) -> tts_pb2.Spoken:
-        """Return how much of this cancelled turn was played."""
+        """Drop the rest of this cancelled turn's text. Return how much of it was played."""
         sample = min(max(self._played, self._first_sample), self._output.samples)
         offset, estimated = self._output.alignment.offset_at(sample)
-        return tts_pb2.Spoken(text_offset=max(offset, self.offset), sample=sample, cut=True, estimated=estimated)
+        self._text.cut()
+        self._progress.update()
+        offset = max(offset, self._first_offset)
+        return tts_pb2.Spoken(text_offset=offset, sample=sample, cut=True, estimated=estimated)
 
     async def _mark(self, flush: Flush) -> None:
         if self._latest is flush:
             self._stats.pause()
-            self._quiet.set()
+            self._text.skip()
+            self._progress.update()
         await self._output.send(tts_pb2.Mark(flush=flush.number))
         self.unmarked.popleft()
 
@@ -238,8 +234,3 @@ def utterance_seed(seed: int, turn: int, utterance: int) -> int:
 
 def _prompt_use(options: SpeechOptions) -> llm_pb2.PromptUse.ValueType:
     return llm_pb2.PROMPT_USE_ZERO_SHOT if options.instruction is None else llm_pb2.PROMPT_USE_TIMBRE
-
-
-def _speakable_length(text: str) -> int:
-    """Return the length of `text` up to and including its last letter or digit."""
-    return next((end for end in range(len(text), 0, -1) if text[end - 1].isalnum()), 0)

@@ -39,7 +39,7 @@ class ConversionSession(Session):
     async def _serve(self, group: asyncio.TaskGroup) -> None:
         self._stats.on_text()
         speech = await _encode(self._context.encode, self._recording)
-        voice = await self._announced_voice()
+        voice = await asyncio.shield(self._voice)
         for warning in speech.warnings:
             await self._output.send(tts_pb2.Warning(message=warning))
         start = llm_pb2.GenerateStart(

@@ -47,6 +47,7 @@ class GatewayContext:
             settings.llm_stall_seconds,
             settings.llm_max_moves,
             settings.session_patience_seconds,
+            settings.llm_frozen_seconds,
         )
         return LlmClientContext(
             self.llm, policy, self.request_stats, settings.audio_queue_messages, self.failover_budget, self.clock

@@ -167,6 +167,16 @@ async def test_a_frozen_worker_is_skipped_until_it_answers(
         await all_serving(pool, 2)
 
 
+async def test_a_probe_returns_the_workers_that_answer(start_worker: StartWorker) -> None:
+    answers, freezes, unasked = [await start_worker() for _ in range(3)]
+    async with running(ListedWorkers(answers.address, freezes.address, unasked.address)) as pool:
+        await all_serving(pool, 3)
+        freezes.freeze()
+        assert await pool.probe([answers.address, freezes.address], 1.0) == {answers.address}
+        freezes.thaw()
+        assert await pool.probe([freezes.address, "gone:1"], 30.0) == {freezes.address}
+
+
 async def test_end_to_end_needs_a_worker_that_reports_it(start_worker: StartWorker) -> None:
     worker = await start_worker()
     async with running(ListedWorkers(worker.address), end_to_end="test.Echo/EndToEnd") as pool:

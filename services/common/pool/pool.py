@@ -15,6 +15,7 @@ import structlog
 from services.common.discovery import Discovery
 from services.common.errors import Unavailable
 from services.common.pool.channel import Renewing, open_channel
+from services.common.pool.health import check_health
 from services.common.pool.metrics import REFUSALS, WORKERS_KNOWN
 from services.common.pool.picker import Picker, RoundRobin
 from services.common.pool.worker import FailureReason, Worker, WorkerInfo
@@ -150,12 +151,27 @@ class Pool:
         finally:
             self._end_lease(worker, lease.channel)
 
-    async def ask_all(self, call: Callable[[grpc.aio.Channel], Awaitable[T]]) -> dict[str, T | grpc.aio.AioRpcError]:
+    async def probe(self, addresses: Collection[str], seconds: float) -> set[str]:
+        """Send a health check to each of these workers; return those that answered within `seconds`."""
+
+        async def check(channel: grpc.aio.Channel) -> bool:
+            await check_health(channel, self._service, seconds)
+            return True
+
+        answers = await self.ask_all(check, only=addresses)
+        return {address for address, answer in answers.items() if answer is True}
+
+    async def ask_all(
+        self, call: Callable[[grpc.aio.Channel], Awaitable[T]], *, only: Collection[str] | None = None
+    ) -> dict[str, T | grpc.aio.AioRpcError]:
         """Make one concurrent call to every worker, healthy or not, and return each answer or failure by address.
 
-        `call` sets its own timeout. An exception other than AioRpcError is raised after all calls have ended.
+        `only` selects workers by address. `call` sets its own timeout. An exception other than AioRpcError is raised
+        after all calls have ended.
         """
-        asked = [(worker, worker.channel) for worker in self._workers.values()]
+        asked = [
+            (worker, worker.channel) for worker in self._workers.values() if only is None or worker.address in only
+        ]
         for worker, _ in asked:  # keeps their channels open
             worker.begin_lease()
         try:

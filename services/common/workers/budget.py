@@ -6,9 +6,12 @@ import time
 from collections.abc import Callable
 
 from services.common.workers.failures import FailureLog
+from services.common.workers.liveness import Liveness
 
 MEMORY_SECONDS = 30.0
 """How long a worker that was given up counts against the budget."""
+PROVEN_MEMORY_SECONDS = 5.0
+"""The same for a worker that is proven to be frozen while others answer."""
 
 
 class FailoverBudget:
@@ -23,14 +26,19 @@ class FailoverBudget:
         """`clock` returns seconds."""
         self.failures = FailureLog(clock)
         """Internal errors of the pool's workers; shared by the same streams."""
+        self.liveness = Liveness()
+        """Messages and silence of the pool's workers; shared by the same streams."""
         self._clock = clock
-        self._since: dict[str, float] = {}
+        self._until: dict[str, float] = {}
 
-    def may_give_up(self, address: str, workers: int) -> bool:
-        """Return whether a stream may leave this one of `workers` workers; if so, other streams may leave it too."""
+    def may_give_up(self, address: str, workers: int, *, proven: bool = False) -> bool:
+        """Return whether a stream may leave this one of `workers` workers; if so, other streams may leave it too.
+
+        `proven`: the worker did not answer a health check and others did.
+        """
         now = self._clock()
-        self._since = {one: since for one, since in self._since.items() if now - since < MEMORY_SECONDS}
-        if address not in self._since and len(self._since) >= max(1, workers // 2):
+        self._until = {one: until for one, until in self._until.items() if now < until}
+        if address not in self._until and len(self._until) >= max(1, workers // 2):
             return False
-        self._since.setdefault(address, now)
+        self._until.setdefault(address, now + (PROVEN_MEMORY_SECONDS if proven else MEMORY_SECONDS))
         return True

@@ -20,6 +20,7 @@ from prometheus_client import Counter
 from services.common.errors import Internal, Overloaded, StateMismatch, Unavailable
 from services.common.pool import FailureReason, Lease, Pool, WorkerState
 from services.common.workers.budget import FailoverBudget
+from services.common.workers.liveness import FreezeDetector
 
 log = structlog.get_logger(__name__)
 
@@ -68,6 +69,9 @@ class MovePolicy:
     the one move after an internal error."""
     patience_seconds: float = 30.0
     """Longest time that a stream of an admitted session waits in line for a worker before it fails."""
+    frozen_seconds: float = 0.4
+    """Shortest time without any message after which a worker counts as frozen if the other workers of the pool answer
+    and it does not; 0 if only `silence_seconds` counts."""
 
 
 _NOT_NOW = {LossReason.FULL, LossReason.REFUSED}
@@ -239,9 +243,22 @@ class Failover:
         mismatched = {address for address, reason in self._lost.items() if reason is LossReason.STATE_MISMATCH}
         return bool(mismatched) and not self._serving(mismatched)
 
-    def may_give_up(self, worker: Lease) -> bool:
-        """Return whether the stream may leave a worker that seems to have failed, without proof."""
-        return self._budget.may_give_up(worker.address, len(self._pool.workers()))
+    def may_give_up(self, worker: Lease, proven: bool = False) -> bool:
+        """Return whether the stream may leave a worker that seems to have failed; `proven`: that is frozen."""
+        return self._budget.may_give_up(worker.address, len(self._pool.workers()), proven=proven)
+
+    def freeze_detector(self, worker: Lease) -> FreezeDetector | None:
+        """Return the watch for a freeze of this worker, or None if the policy has none."""
+        if not self.policy.frozen_seconds:
+            return None
+
+        def others() -> list[str]:
+            serving = (other.address for other in self._pool.workers() if other.state is WorkerState.SERVING)
+            return [address for address in serving if address != worker.address]
+
+        return FreezeDetector(
+            self._budget.liveness, worker.address, self.policy.frozen_seconds, others, self._pool.probe, self._clock
+        )
 
     def on_accepted(self) -> LossReason | None:
         """Mark the stream as accepted. Returns why the previous worker lost it, or None for the first worker."""

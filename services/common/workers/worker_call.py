@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -17,7 +18,10 @@ from lighttts.v1 import audio_pb2
 from services.common.errors import Internal, InvalidInput, NotFound, Overloaded, StateMismatch, from_rpc_error
 from services.common.workers.call_end import CallEnd, answers
 from services.common.workers.failover import LossReason, MovePolicy, WorkerLost
+from services.common.workers.liveness import CHECK_SECONDS, FreezeDetector
 
+LONGEST_LAG_SECONDS = 0.1
+"""A check of silence that is later than this shows that this process was blocked."""
 _IDLE_STATES = (audio_pb2.Heartbeat.STATE_WAITING, audio_pb2.Heartbeat.STATE_WARMING)
 # Statuses that gRPC itself sets when a connection or a process breaks.
 _BROKEN = (
@@ -47,15 +51,24 @@ class ProgressWatch:
     def __init__(
         self,
         policy: MovePolicy,
-        may_give_up: Callable[[], bool] = lambda: True,
+        may_give_up: Callable[[bool], bool] = lambda proven: True,
         clock: Callable[[], float] = time.monotonic,
+        freeze: FreezeDetector | None = None,
+        process_clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """
         Args:
             policy: the limits in seconds.
-            may_give_up: called before a worker is given up; while it returns false, the stream keeps waiting.
+            may_give_up: called before a worker is given up, with whether it is proven to be frozen; while it returns
+                false, the stream keeps waiting.
             clock: returns seconds; all limits are measured with it.
+            freeze: finds a frozen worker before the policy's limit of silence; none by default.
+            process_clock: returns seconds; shows when this process was blocked.
         """
+        self._freeze = freeze
+        self._process_clock = process_clock
+        self._check_due = math.inf
+        """Time of the next check by the process clock."""
         self._policy = policy
         self._may_give_up = may_give_up
         self._clock = clock
@@ -66,6 +79,14 @@ class ProgressWatch:
     def await_message(self) -> None:
         """Start to measure silence: the stream has begun to wait for a message."""
         self._quiet_since = self._clock()
+        self._check_due = math.inf
+        if self._freeze is not None:
+            self._freeze.await_message()
+
+    def receive(self) -> None:
+        """Record that a message was received, as evidence about the other workers."""
+        if self._freeze is not None:
+            self._freeze.on_message()
 
     def progress(self) -> None:
         """Record that a message was received and handled: the worker is alive, whatever its step count is."""
@@ -81,17 +102,33 @@ class ProgressWatch:
             self.progress()
 
     def check_silence(self) -> float:
-        """Return the seconds until the worker counts as silent. Raises WorkerLost when it does and may be given up."""
+        """Return the seconds until the next check. Raises WorkerLost when the worker counts as silent and may be given
+        up.
+
+        A late check shows that this process was blocked. Messages may have arrived meanwhile, so silence is measured
+        again from there.
+        """
+        if self._process_clock() > self._check_due + LONGEST_LAG_SECONDS:
+            self.await_message()
+        wait = self._check()
+        self._check_due = self._process_clock() + wait
+        return wait
+
+    def _check(self) -> float:
         limit = self._policy.silence_seconds
         left = self._quiet_since + limit - self._clock()
         if left > 0:
-            return left
+            wait = left if self._freeze is None else min(left, self._freeze.check())
+            if wait > 0:
+                return wait
+            self._give_up(LossReason.SILENT, proven=True)
+            return min(left, CHECK_SECONDS)
         self._give_up(LossReason.SILENT)
         self._quiet_since = self._clock()
         return limit
 
-    def _give_up(self, reason: LossReason) -> None:
-        if self._may_give_up():
+    def _give_up(self, reason: LossReason, *, proven: bool = False) -> None:
+        if self._may_give_up(proven):
             raise WorkerLost(reason)
 
 
@@ -174,7 +211,9 @@ async def _next(
         while not read.done():
             await asyncio.wait({read}, timeout=watch.check_silence())
         if not read.cancelled():
-            return read.result()
+            response = read.result()
+            watch.receive()
+            return response
         if sender.done() and not sender.cancelled():
             sender.result()
         raise WorkerLost(LossReason.DIED, "this side closed the connection")

@@ -129,7 +129,6 @@ class DecodeStream:
                     async with aclosing(self._converse(worker)) as events:
                         async for event in events:
                             yield event
-                    self._failover.on_finished()
                     return
                 except WorkerLost as loss:
                     self._lost_at = self._lost_at or self._clock()
@@ -138,7 +137,9 @@ class DecodeStream:
     async def _converse(self, worker: Lease) -> AsyncGenerator[Event]:
         """Yield one worker's part of the utterance: up to the last audio, or until WorkerLost."""
         call = decode_pb2_grpc.DecodeStub(worker.channel).Decode(metadata=tracing.outgoing())
-        watch = ProgressWatch(self._failover.policy, partial(self._failover.may_give_up, worker), self._clock)
+        may_give_up = partial(self._failover.may_give_up, worker)
+        freeze = self._failover.freeze_detector(worker)
+        watch = ProgressWatch(self._failover.policy, may_give_up, self._clock, freeze)
         outgoing, draining = _Outgoing(), False
         async with (
             accepting_state(bool(self._record)) as acceptance,

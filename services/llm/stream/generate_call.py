@@ -274,6 +274,7 @@ class GenerateCall:
             settings.decode_stall_seconds,
             settings.decode_max_moves,
             settings.decode_patience_seconds,
+            settings.decode_frozen_seconds,
         )
         place = requests.place_of(start)
         message = decode_pb2.DecodeStart(

@@ -35,6 +35,7 @@ from lighttts.compat import cosyvoice_pb2_grpc, riva_tts_pb2_grpc
 from lighttts.v1 import tts_pb2_grpc
 from services.common.discovery import discover
 from services.common.end_to_end import GATEWAY_END_TO_END, LLM_END_TO_END
+from services.common.engine.memory import check_caches
 from services.common.errors import LightTtsError
 from services.common.pool import Pool, dialler
 from services.common.start_error import StartError
@@ -57,10 +58,12 @@ class GatewayService:
     )
 
     def __init__(self, settings: GatewaySettings, clock: Callable[[], float] = time.monotonic) -> None:
-        """Create it on the running loop. Raises StartError for a target that is malformed.
+        """Create it on the running loop. Raises StartError for a malformed target and for caches beyond the memory.
 
         `clock` returns seconds; it measures the silence and the stalls of llm workers.
         """
+        results = settings.result_cache_bytes if settings.result_cache == "memory" else 0
+        check_caches({"voice_cache_bytes": settings.voice_cache_bytes, "result_cache_bytes": results})
         encode = _pool("encode", settings.encode_target, "lighttts.v1.Encode", settings)
         llm = _pool("llm", settings.llm_target, "lighttts.v1.Llm", settings, LLM_END_TO_END)
         self._shared = shared = open_shared(settings)

@@ -125,6 +125,9 @@ def _warm(
     precision = Precision(compute, compute if kept == "auto" else DTYPES[kept])
     keeps = factory is None and settings.decode_keep_state
     budget = settings.decode_state_bytes or None if keeps else 0
+    if budget and _replaces_gpu(settings, device):
+        replaced("decode_state_bytes", "the default of a CPU", "a size for a GPU may exceed this machine's memory")
+        budget = None
     backend = TorchBackend(model, device, precision, budget, factory, memory_share(settings, device))
     if keeps and not backend.flow.pool.blocks:
         needed = f"one second of one stream takes {backend.flow.pool.block_bytes / 2**20:.0f} MiB"
@@ -147,8 +150,12 @@ def _warm(
 
 def memory_share(settings: DecodeSettings, device: torch.device) -> float:
     """This process's share of the device's memory. A CPU that replaces a GPU may do so for other workers too."""
-    replaces_gpu = device.type == "cpu" and torch.device(settings.device).type != "cpu"
-    return min(settings.decode_memory_fraction, STAND_IN_SHARE) if replaces_gpu else settings.decode_memory_fraction
+    fraction = settings.decode_memory_fraction
+    return min(fraction, STAND_IN_SHARE) if _replaces_gpu(settings, device) else fraction
+
+
+def _replaces_gpu(settings: DecodeSettings, device: torch.device) -> bool:
+    return device.type == "cpu" and torch.device(settings.device).type != "cpu"
 
 
 def _simulated(settings: DecodeSettings, model: ModelDir) -> SimulatedBackend:

@@ -13,6 +13,7 @@ from lighttts.v1 import decode_pb2, decode_pb2_grpc, voice_pb2_grpc
 from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.common.checkpoint.model_dir import open_model_dir
 from services.common.checkpoint.weights_hash import weights_hash
+from services.common.engine.memory import check_caches
 from services.common.errors import InvalidInput, Unavailable
 from services.common.voices import deletion as voice_deletion
 from services.common.voices.cache import VoiceCache
@@ -89,6 +90,7 @@ class DecodeService(decode_pb2_grpc.DecodeServicer):
 
 def _load(settings: DecodeSettings) -> DecodeServiceContext:
     torch.set_num_threads(settings.torch_threads)
+    check_caches({"voice_cache_bytes": settings.voice_cache_bytes})
     model = open_model_dir(settings.model_dir)
     backend = load_backend(settings, model)
     return DecodeServiceContext(

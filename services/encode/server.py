@@ -12,6 +12,7 @@ import grpc.aio
 
 from lighttts.v1 import encode_pb2, encode_pb2_grpc, voice_pb2_grpc
 from services.common.checkpoint.model_dir import ModelDir, open_model_dir
+from services.common.engine.memory import check_caches
 from services.common.errors import InvalidInput, Overloaded, Unavailable
 from services.common.start_error import StartError
 from services.common.voices import deletion as voice_deletion
@@ -274,6 +275,7 @@ async def _with_pauses(
 
 
 def _load(settings: EncodeSettings) -> _Loaded:
+    check_caches({"cache_bytes": settings.cache_bytes})
     model = open_model_dir(settings.model_dir)
     frontend = TextFrontend(model, Normaliser(settings.normaliser))
     graphs = GraphOptions(providers=settings.onnx_providers, threads=settings.onnx_threads)

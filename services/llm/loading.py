@@ -17,6 +17,7 @@ from torch import Tensor
 
 from services.common.checkpoint.model_dir import ModelDir
 from services.common.engine.device import on_device, replaced
+from services.common.engine.memory import check_room, free_memory, host_memory
 from services.common.engine.shell import FailedEvent
 from services.common.start_error import StartError
 from services.llm import metrics
@@ -36,6 +37,8 @@ PROGRAM_SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 GRAPH_STEPS = 8
 """Steps per run of CUDA graphs. At 64 sequences the host takes 0.9 ms for a single step and 0.24 ms per step for eight
 in one run: sequences get their tokens a little later, and the device hardly waits for the host."""
+FREE_LIST_BYTES = 40
+"""Memory of the host for each block of the K/V cache: its place in the list of free blocks."""
 TRIAL_DIFFERENCE = 0.05
 """Largest mean difference of hidden states, whose deviation is about 1: rounding stays below it, a mistake does not."""
 
@@ -72,12 +75,27 @@ def load_engine(settings: LlmSettings, model: ModelDir, styles: Mapping[str, Pat
         if _uses_graphs(settings, device) and not settings.steps_per_turn:
             limits = replace(limits, steps_per_turn=GRAPH_STEPS)
     order = earliest_deadline if by_deadline else fifo
+    _check_room(settings, limits, backend)
     try:
         return LlmEngine(backend, model, limits, order, on_step=metrics.count_step)
     except (RuntimeError, MemoryError) as error:
         raise StartError(
             f"no room for {settings.total_tokens} tokens of K/V cache ({error}); set LIGHTTTS_TOTAL_TOKENS lower"
         ) from error
+
+
+def _check_room(settings: LlmSettings, limits: EngineLimits, backend: Backend) -> None:
+    """Raise StartError if the K/V cache and the list of its free blocks do not fit into the memory."""
+    what = f"{settings.total_tokens} tokens of K/V cache"
+    on_host = limits.num_blocks * FREE_LIST_BYTES
+    if isinstance(backend, TorchBackend):
+        size = backend.kv_bytes(limits.num_blocks, limits.block_size)
+        if backend.device.type == "cuda":
+            free = free_memory(backend.device, settings.llm_memory_fraction)
+            check_room(what, size, free, setting="total_tokens", where=str(backend.device))
+        else:
+            on_host += size
+    check_room(what, on_host, host_memory().free, setting="total_tokens", where="this machine or container")
 
 
 def warm_up(engine: LlmEngine, model: ModelDir) -> None:

@@ -17,6 +17,7 @@ from services.common.checkpoint.model_dir import open_model_dir
 from services.common.checkpoint.weights_hash import weights_hash
 from services.common.discovery import discover
 from services.common.end_to_end import LLM_END_TO_END
+from services.common.engine.memory import check_caches
 from services.common.errors import InvalidInput, Unavailable
 from services.common.pool import Pool, dialler
 from services.common.start_error import StartError
@@ -70,6 +71,7 @@ class LlmService(llm_pb2_grpc.LlmServicer):
             workers = discover(settings.decode_target)
         except ValueError as error:
             raise StartError(f"LIGHTTTS_DECODE_TARGET: {error}") from error
+        check_caches({"voice_cache_bytes": settings.voice_cache_bytes})
         model = open_model_dir(settings.model_dir)
         dial = dialler(settings)
         wait = settings.decode_wait_seconds

@@ -27,6 +27,7 @@ ENGINE_MAY_IMPORT = {"torch", "triton", "numpy", "onnxruntime"} | {
         "checkpoint.chunk_plan",
         "checkpoint.model_dir",
         "checkpoint.weights",
+        "engine.memory",
         "engine.places",
         "engine.precision",
         "engine.shell",

@@ -1,10 +1,10 @@
-"""The default memory for streams' states."""
+"""The memory for streams' states."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
+
+from services.common.engine.memory import free_memory
 
 GPU_SHARE = 0.8
 """Share of the memory that is free after the model is loaded; the rest is for the computation of batches."""
@@ -13,30 +13,12 @@ CPU_SHARE = 0.5
 allocated as streams fill them."""
 MOST_STREAMS = 256
 """Largest size of a pool, in utterances of the longest kind."""
-CGROUP = Path("/sys/fs/cgroup")
-MEMINFO = Path("/proc/meminfo")
+FREE_LIST_BYTES = 256
+"""Memory of the host for each block of a pool: its places in the sets of free blocks and slots."""
 
 
 def default_budget(device: torch.device, fraction: float = 1.0) -> int:
     """Bytes for states on `device`, of whose memory this process may use `fraction`."""
     if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        return int(GPU_SHARE * max(0, min(free, int(fraction * total) - torch.cuda.memory_reserved(device))))
-    return int(CPU_SHARE * fraction * free_memory())
-
-
-def free_memory(cgroup: Path = CGROUP, meminfo: Path = MEMINFO) -> int:
-    """Bytes that are free in the container or on the machine, or 4 GiB if neither is known."""
-    found = []
-    try:
-        limit, used = ((cgroup / name).read_text().strip() for name in ("memory.max", "memory.current"))
-        if limit != "max":
-            found.append(int(limit) - int(used))
-    except OSError:
-        pass  # no cgroup v2 here
-    try:
-        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        found.append(1024 * int(lines["MemAvailable"].split()[0]))
-    except (OSError, KeyError):
-        pass  # not Linux
-    return max(0, min(found, default=4 * 2**30))
+        return int(GPU_SHARE * free_memory(device, fraction))
+    return int(CPU_SHARE * fraction * free_memory(device))

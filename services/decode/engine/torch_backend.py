@@ -14,9 +14,10 @@ from torch import Tensor
 from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.common.checkpoint.model_dir import ModelDir
 from services.common.checkpoint.weights import read_weights
+from services.common.engine.memory import check_room, free_memory, host_memory
 from services.common.engine.precision import forbid_tf32
 from services.decode.engine.backends import AudioFormat, BackendCounts, Hop, HopAudio, check_tokens
-from services.decode.engine.memory import MOST_STREAMS, default_budget
+from services.decode.engine.memory import FREE_LIST_BYTES, MOST_STREAMS, default_budget
 from services.decode.engine.prompt_cache import PromptCache
 from services.decode.engine.state import ResumeRecord, StreamError, StreamSpec
 from services.decode.estimators.compiled import probe_mel
@@ -74,7 +75,7 @@ class TorchBackend:
         `make_estimator` replaces the estimator by an exported graph; it needs `state_bytes` 0.
         float32 operations run without TF32: `forbid_tf32` is called for the whole process.
 
-        Raises ModelDirError if the weights are missing or do not fit.
+        Raises ModelDirError if the weights are missing or do not fit, StartError if `state_bytes` exceeds the memory.
         """
         forbid_tf32()
         self.device = torch.device(device)
@@ -96,11 +97,21 @@ class TorchBackend:
         budget = self._state_bytes
         if budget is None:
             budget = default_budget(self.device, self._memory_share)
-        blocks = budget // block_bytes(layouts, self.precision.state)
+        size = block_bytes(layouts, self.precision.state)
         longest = -(-self.format.max_tokens // block_tokens)
-        return KvBlockPool(
-            layouts, block_tokens, min(blocks, MOST_STREAMS * longest), self.precision.state, self.device
-        )
+        blocks = min(budget // size, MOST_STREAMS * longest)
+        self._check_room(blocks, size)
+        return KvBlockPool(layouts, block_tokens, blocks, self.precision.state, self.device)
+
+    def _check_room(self, blocks: int, size: int) -> None:
+        what, setting = f"{blocks} blocks of streams' states", "decode_state_bytes"
+        on_host = blocks * FREE_LIST_BYTES
+        if self.device.type == "cuda":
+            free = free_memory(self.device, self._memory_share)
+            check_room(what, blocks * size, free, setting=setting, where=str(self.device))
+        else:
+            on_host += blocks * size
+        check_room(what, on_host, host_memory().free, setting=setting, where="this machine or container")
 
     def check(self, spec: StreamSpec) -> None:
         config, tokens = self.flow.config, spec.prompt_tokens.shape[0]

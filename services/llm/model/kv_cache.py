@@ -35,6 +35,14 @@ def gathered(query: Tensor, layer: int, batch: StepBatch, cache: KVCache) -> Ten
     return F.scaled_dot_product_attention(query, keys, values, attn_mask=batch.decode_mask)
 
 
+def kv_cache_bytes(
+    config: LlmConfig, num_blocks: int, block_size: int, dtype: torch.dtype, quantized: bool = False
+) -> int:
+    """Return the bytes of a `KVCache`, its buffer for reading excluded."""
+    slots = config.num_layers * num_blocks * config.num_kv_heads * block_size
+    return 2 * slots * (config.head_dim + 4 if quantized else config.head_dim * dtype.itemsize)
+
+
 class KVCache:
     """`keys` and `values`: [layers, blocks, kv_heads, block_size, head_dim].
 

@@ -14,7 +14,14 @@ from services.common.engine.thread import current_device
 from services.llm.engine.backends import NonFiniteLogits
 from services.llm.engine.scheduler import ScheduledSequence
 from services.llm.model.decode_program import MAX_STEPS, DecodeProgram, ProgramInput
-from services.llm.model.kv_cache import DecodeAttention, KVCache, SequenceInput, build_batch, gathered
+from services.llm.model.kv_cache import (
+    DecodeAttention,
+    KVCache,
+    SequenceInput,
+    build_batch,
+    gathered,
+    kv_cache_bytes,
+)
 from services.llm.model.model import SpeechLM
 from services.llm.model.sampling import NOT_FINITE, CounterDraw, Draw, SamplingBatch, SamplingRow, sample
 
@@ -67,6 +74,10 @@ class TorchBackend:
         self._bans = torch.zeros(
             (BAN_KINDS, model.speech_embedding.num_embeddings), dtype=torch.bool, device=self.device
         )
+
+    def kv_bytes(self, num_blocks: int, block_size: int) -> int:
+        """Return the bytes of the K/V cache that `reserve` allocates on the device."""
+        return kv_cache_bytes(self._config, num_blocks + 1, block_size, self._dtype, self._options.int8_kv)
 
     def reserve(self, num_blocks: int, block_size: int) -> None:
         with current_device(self.device):

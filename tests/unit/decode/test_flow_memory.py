@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from hypothesis import strategies as st
 from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.common.checkpoint.model_dir import open_model_dir
 from services.decode.engine.backends import Hop
-from services.decode.engine.memory import default_budget, free_memory
 from services.decode.engine.state import StreamSpec
 from services.decode.engine.torch_backend import Precision, TorchBackend, TorchState
 from services.decode.flow.kv_cache import EMPTY_STATE, KvBlockPool, KvLayout
@@ -216,16 +214,3 @@ def test_a_failed_hop_leaves_its_stream_as_it_was() -> None:
     gc.collect()
     assert state.flow.kv_state is kept
     assert over.flow.pool.free_blocks == free
-
-
-def test_free_memory_comes_from_the_container_or_the_machine(tmp_path: Path) -> None:
-    meminfo = tmp_path / "meminfo"
-    meminfo.write_text("MemTotal:       200 kB\nMemAvailable:   100 kB\n")
-    assert free_memory(tmp_path, meminfo) == 100 * 1024
-    (tmp_path / "memory.max").write_text("90000\n")
-    (tmp_path / "memory.current").write_text("80000\n")
-    assert free_memory(tmp_path, meminfo) == 10_000
-    (tmp_path / "memory.max").write_text("max\n")
-    assert free_memory(tmp_path, meminfo) == 100 * 1024
-    assert free_memory(tmp_path / "no", tmp_path / "none") == 4 * 2**30
-    assert default_budget(torch.device("cpu")) > 0

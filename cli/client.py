@@ -17,11 +17,16 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lighttts.v1 import tts_pb2, tts_pb2_grpc
 from lighttts.v1.audio_pb2 import AudioChunk
+from services.common.end_to_end import GATEWAY_END_TO_END
 from services.common.errors import from_rpc_error
 from services.common.workers.call_end import CallEnd, answers
 
 CONNECT_TIMEOUT = 5.0
 """Seconds to wait for a connection before reporting that no gateway is there."""
+
+
+HEALTH_SECONDS = 0.25
+"""Interval of health checks while waiting for a gateway that can have text spoken."""
 
 
 class ClientError(Exception):
@@ -136,19 +141,26 @@ async def speak(
         return speech
 
 
-async def check_health(server: str | Access) -> None:
-    """Raise ClientError unless the gateway reports SERVING."""
+async def check_health(server: str | Access, wait: float = 0.0) -> None:
+    """Raise ClientError unless the gateway reports within `wait` seconds that text can be spoken, end to end."""
     access = Access.of(server)
     async with access.open() as channel:
         await _connect(channel, access)
         stub: Any = health_pb2_grpc.HealthStub(channel)  # its type stubs omit the methods
-        try:
-            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=5.0)
-        except grpc.aio.AioRpcError as error:
-            raise _client_error(error, access) from error
-        if answer.status != health_pb2.HealthCheckResponse.SERVING:
-            status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
-            raise ClientError(f"{access.server} reports {status}: it is starting, stopping, or has lost its workers")
+        until = time.monotonic() + wait
+        while True:
+            try:
+                answer = await stub.Check(health_pb2.HealthCheckRequest(service=GATEWAY_END_TO_END), timeout=5.0)
+            except grpc.aio.AioRpcError as error:
+                raise _client_error(error, access) from error
+            if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                return
+            if time.monotonic() >= until:
+                status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+                raise ClientError(
+                    f"{access.server} reports {status}: it is starting, stopping, or lacks workers of a service"
+                )
+            await asyncio.sleep(HEALTH_SECONDS)
 
 
 async def list_voices(server: str | Access) -> tts_pb2.ListVoicesResponse:

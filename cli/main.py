@@ -216,7 +216,8 @@ def say(
         bool,
         typer.Option(
             "--check",
-            help="Fail unless the gateway reports SERVING and the audio is not silent and has a plausible length.",
+            help="Fail unless the gateway reports that every service serves, and the audio is not silent and has a "
+            "plausible length.",
         ),
     ] = False,
     wait: Annotated[
@@ -234,7 +235,7 @@ def say(
         speech = asyncio.run(say_to_file(access, config, text, out_file, wait))
         if check:
             check_speech(text, speech, out_file)
-            asyncio.run(check_health(access))
+            asyncio.run(check_health(access, wait))
     except ClientError as error:
         fail(str(error))
     except KeyboardInterrupt:

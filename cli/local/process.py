@@ -103,14 +103,14 @@ class Worker:
 
     async def stop(self, grace: float) -> None:
         """Stop the process with SIGTERM, or SIGKILL after `grace` seconds or if this call is cancelled."""
-        if self._watcher is not None:
-            self._watcher.cancel()
-            await asyncio.gather(self._watcher, return_exceptions=True)
-            self._watcher = None
-        process = self._process
-        if process is None or process.returncode is not None:
-            return
         try:
+            if self._watcher is not None:
+                self._watcher.cancel()
+                await asyncio.gather(self._watcher, return_exceptions=True)
+                self._watcher = None
+            process = self._process
+            if process is None or process.returncode is not None:
+                return
             self._signal(signal.SIGTERM)
             self.thaw()  # a frozen process handles SIGTERM only after SIGCONT
             await asyncio.wait_for(process.wait(), grace)
@@ -118,8 +118,10 @@ class Worker:
             self._event("died", f"did not stop within {grace:.0f} s, killed")
         finally:
             self.kill()
-            await process.wait()
-        self._event("stopped", f"exit code {process.returncode}")
+            if self._process is not None:
+                await self._process.wait()
+        if process is not None:
+            self._event("stopped", f"exit code {process.returncode}")
 
     async def restart(self, grace: float = 5.0) -> None:
         """Stop the process if it runs, start it and wait until it serves. Raises WorkerError."""
@@ -237,12 +239,12 @@ def readable(line: str) -> str:
     return f"{record.get('level', '')} {record['event']}{fields}{trace}".strip()
 
 
-async def is_serving(address: str) -> bool:
-    """Return whether the gRPC service at `address` reports SERVING."""
+async def is_serving(address: str, service: str = "") -> bool:
+    """Return whether the process at `address` reports SERVING for a health service; by default for itself."""
     async with grpc.aio.insecure_channel(address) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)  # its type stubs omit the methods
         try:
-            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=1.0)
+            answer = await stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=1.0)
         except grpc.aio.AioRpcError:
             return False
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)

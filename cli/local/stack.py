@@ -8,15 +8,19 @@ async with Stack(StackConfig(decode_workers=2)) as stack:
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
+from pydantic import Field
+
 from cli.local.ports import HOST, ServicePorts, StackPorts, free_ports, require_free
-from cli.local.process import Worker, WorkerError, WorkerEvent, WorkerSpec
-from services.common.settings import EMBEDDED_MODEL
+from cli.local.process import HEALTH_INTERVAL, Worker, WorkerError, WorkerEvent, WorkerSpec, is_serving
+from services.common.end_to_end import GATEWAY_END_TO_END
+from services.common.settings import EMBEDDED_MODEL, Settings
 
 EVERY_ADDRESS = ("0.0.0.0", "::", "[::]")  # noqa: S104 - compared, not bound
 
@@ -25,6 +29,18 @@ MOST_OF_A_DEVICE = 0.95
 LLM_SHARE = 0.15
 """Share of a GPU's memory for an llm worker: the 0.5B model and its K/V cache need about 3 GB, which is 0.15 of 24 GB.
 Decode workers get the rest, because the states of their streams decide how many streams fit."""
+
+
+STOP_MARGIN = 5.0
+"""Seconds a process may take to stop after its streams have ended, before it is killed."""
+
+
+class _Draining(Settings):
+    """Settings of every process that the stack reads too, because it waits for the end of the processes."""
+
+    drain_grace_seconds: float = Field(default=5.0, ge=0)
+    """Shorter than the services' own default, because someone who presses Ctrl-C waits for it."""
+    drain_notice_seconds: float = Field(default=1.0, ge=0)
 
 
 @dataclass(frozen=True)
@@ -46,8 +62,8 @@ class StackConfig:
     torch_threads: int = 1
     start_timeout: float = 180.0
     """Longest time for one process to load its model, in seconds."""
-    stop_grace: float = 10.0
-    """Seconds a process may take to stop before it is killed."""
+    drain_grace: float | None = None
+    """Seconds that running streams have to finish when a process stops. None: LIGHTTTS_DRAIN_GRACE_SECONDS, or 5."""
     flags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Additional flags per service (encode, llm, decode, gateway)."""
     restart_dead: bool = True
@@ -55,16 +71,19 @@ class StackConfig:
 
 
 class Stack:
-    """Encode, llm and decode workers and a gateway. Entering starts them all and waits until they serve.
+    """Encode, llm and decode workers and a gateway. Entering starts them all and waits until text can be spoken.
 
-    Raises PortError if a port is in use, and WorkerError if a necessary process does not start. Of several llm or
-    decode workers one is enough; the others are restarted as after a crash. Leaving stops every process, also after an
-    error or a cancellation.
+    Raises PortError if a port is in use, and WorkerError if a necessary process does not start or no text can be
+    spoken. Of several llm or decode workers one is enough; the others are restarted as after a crash. Leaving stops
+    every process, also after an error or a cancellation: first the gateway, whose streams need the other processes.
     """
 
     def __init__(self, config: StackConfig, on_event: Callable[[WorkerEvent], None] = lambda event: None) -> None:
         self.config = config
         self.ports = config.ports or free_ports(config.decode_workers, config.llm_workers)
+        draining = _Draining.from_command_line([])
+        self._drain_grace = draining.drain_grace_seconds if config.drain_grace is None else config.drain_grace
+        self._stop_grace = draining.drain_notice_seconds + self._drain_grace + STOP_MARGIN
         decode_target = _target(self.ports.decode)
         llm_ports = (self.ports.llm, *self.ports.more_llms)
         upstream = ("--encode-target", _target([self.ports.encode]), "--llm-target", _target(llm_ports))
@@ -120,6 +139,7 @@ class Stack:
         try:
             needed = [self.encode.start(), self.gateway.start()]
             await _all_or_first_error([*needed, _start_any(self.llms), _start_any(self.decode)])
+            await self._until_end_to_end()
         except BaseException:  # cancellation too: no started process may remain
             await self.close()
             raise
@@ -131,8 +151,27 @@ class Stack:
         await self.close()
 
     async def close(self) -> None:
-        """Stop every process; cancelling this call kills those that still run."""
-        await asyncio.gather(*(worker.stop(self.config.stop_grace) for worker in self.workers()))
+        """Stop every process, after its streams have ended; cancelling this call kills those that still run."""
+        others = [worker for worker in self.workers() if worker is not self.gateway]
+        try:
+            await self.gateway.stop(self._stop_grace)
+        except asyncio.CancelledError:
+            for worker in others:
+                worker.kill()
+            raise
+        finally:
+            await asyncio.gather(*(worker.stop(self._stop_grace) for worker in others))
+
+    async def _until_end_to_end(self) -> None:
+        """Wait until the gateway reports that text can be spoken. Raises WorkerError."""
+        started = time.monotonic()
+        while not await is_serving(self.gateway.address, GATEWAY_END_TO_END):
+            if time.monotonic() - started > self.config.start_timeout:
+                raise WorkerError(
+                    f"every service has started, but no text could be spoken within {self.config.start_timeout:.0f} s;"
+                    f" the reason is in {self.gateway.spec.log_file}"
+                )
+            await asyncio.sleep(HEALTH_INTERVAL)
 
     def _spec(self, name: str, module: str, ports: ServicePorts, flags: tuple[str, ...]) -> WorkerSpec:
         common = {
@@ -142,8 +181,7 @@ class Stack:
             "--worker-name": name,
             "--log-level": self.config.log_level,
             "--log-format": "json",
-            # All processes stop together: half of the grace for running streams, half for the rest.
-            "--drain-grace-seconds": self.config.stop_grace / 2,
+            "--drain-grace-seconds": self._drain_grace,
         }
         return WorkerSpec(
             name=name,

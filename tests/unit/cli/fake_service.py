@@ -11,18 +11,22 @@ import sys
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from services.common.end_to_end import GATEWAY_END_TO_END
 
-async def serve(port: int, ready: bool, deaf: bool) -> None:
+
+async def serve(port: int, ready: bool, able: bool, deaf: bool, linger: float) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, (lambda: None) if deaf else stop.set)
     servicer = health.aio.HealthServicer()
-    status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
-    await servicer.set("", status)
+    for name, serves in (("", ready), (GATEWAY_END_TO_END, able)):
+        status = health_pb2.HealthCheckResponse.SERVING if serves else health_pb2.HealthCheckResponse.NOT_SERVING
+        await servicer.set(name, status)
     server = grpc.aio.server()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
     await stop.wait()
+    await asyncio.sleep(linger)
     await server.stop(0)
 
 
@@ -33,6 +37,8 @@ if __name__ == "__main__":
     parser.add_argument("--say", help="write this line into the log and go on")
     parser.add_argument("--never-ready", action="store_true")
     parser.add_argument("--deaf", action="store_true", help="ignore SIGTERM")
+    parser.add_argument("--unable", action="store_true", help="report that not all services can serve")
+    parser.add_argument("--linger", type=float, default=0.0, help="seconds from SIGTERM to the end")
     options = parser.parse_args()
     logging.basicConfig(format="%(message)s")
     if options.say:
@@ -40,4 +46,4 @@ if __name__ == "__main__":
     if options.fail:
         logging.error(options.fail)
         sys.exit(1)
-    asyncio.run(serve(options.port, not options.never_ready, options.deaf))
+    asyncio.run(serve(options.port, not options.never_ready, not options.unable, options.deaf, options.linger))

@@ -20,6 +20,7 @@ from cli.local.ports import free_ports
 from cli.say import make_config, say_to_file
 from lighttts.v1 import tts_pb2, tts_pb2_grpc
 from lighttts.v1.audio_pb2 import AudioChunk
+from services.common.end_to_end import GATEWAY_END_TO_END
 from services.common.errors import InvalidInput, Overloaded, Unavailable, to_status
 
 PCM = np.arange(-300, 300, dtype="<i2")
@@ -131,7 +132,8 @@ async def test_a_starting_gateway_is_waited_for(
 @pytest.mark.parametrize("status", ["SERVING", "NOT_SERVING"])
 async def test_a_gateway_that_does_not_serve_is_reported(status: str) -> None:
     answers = health.aio.HealthServicer()
-    await answers.set("", health_pb2.HealthCheckResponse.ServingStatus.Value(status))
+    await answers.set("", health_pb2.HealthCheckResponse.SERVING)
+    await answers.set(GATEWAY_END_TO_END, health_pb2.HealthCheckResponse.ServingStatus.Value(status))
     server = grpc.aio.server()
     health_pb2_grpc.add_HealthServicer_to_server(answers, server)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,6 +65,65 @@ async def test_the_others_serve_when_a_worker_does_not_start(tmp_path: Path) -> 
         stand_in(failing)  # for example, its GPU is available again
         await events.wait_for("serving", times=6)
         assert await is_serving(failing.address)
+
+
+async def test_a_stack_whose_gateway_cannot_speak_does_not_start(tmp_path: Path) -> None:
+    stack = of_stand_ins(tmp_path, Events())
+    stand_in(stack.gateway, "--unable")
+    stack.config = replace(stack.config, start_timeout=0.2)
+    with pytest.raises(WorkerError, match="no text could be spoken"):
+        async with stack:
+            pass
+    assert all(worker.pid is None for worker in stack.workers())
+
+
+async def test_the_gateway_stops_first(tmp_path: Path) -> None:
+    events = Events()
+    stack = of_stand_ins(tmp_path, events)
+    stand_in(stack.gateway, "--linger", "0.5")
+    async with stack:
+        pass
+    stopped = [event for event in events.seen if event.kind == "stopped"]
+    assert (len(stopped), stopped[0].worker) == (6, "gateway")
+    assert {event.detail for event in stopped} == {"exit code 0"}
+
+
+async def test_a_cancelled_stop_leaves_no_process(tmp_path: Path) -> None:
+    stack = of_stand_ins(tmp_path, Events())
+    stand_in(stack.gateway, "--deaf")
+    async with stack:
+        closing = asyncio.create_task(stack.close())
+        await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        assert all(worker.pid is None for worker in stack.workers())
+
+
+@pytest.mark.parametrize(
+    ("environment", "configured", "grace"),
+    [({}, None, "5.0"), ({"LIGHTTTS_DRAIN_GRACE_SECONDS": "70"}, None, "70.0"), ({}, 80.0, "80.0")],
+)
+async def test_streams_have_the_drain_grace_that_the_operator_sets(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+    configured: float | None,
+    grace: str,
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    stack = Stack(StackConfig(log_dir=tmp_path, drain_grace=configured))
+    assert {flag(worker.spec.flags, "--drain-grace-seconds") for worker in stack.workers()} == {grace}
+    waits: list[float] = []
+
+    async def stop(wait: float) -> None:
+        waits.append(wait)
+
+    for worker in stack.workers():
+        monkeypatch.setattr(worker, "stop", stop)
+    await stack.close()
+    assert all(wait > float(grace) for wait in waits)
 
 
 @pytest.mark.parametrize("broken", ["decode", "encode"])

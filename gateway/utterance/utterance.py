@@ -121,7 +121,8 @@ class UtteranceStream:
                     self.times.called_at = time.monotonic()
                     self.times.asked_at = self.times.asked_at or self.times.called_at
                 may_give_up = partial(self._failover.may_give_up, worker)
-                watch = ProgressWatch(self.context.policy, may_give_up, self.context.clock)
+                freeze = self._failover.freeze_detector(worker)
+                watch = ProgressWatch(self.context.policy, may_give_up, self.context.clock, freeze)
                 try:
                     await generate(worker, self._state, watch, self._handle)
                 except WorkerLost as loss:

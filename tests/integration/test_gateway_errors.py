@@ -81,3 +81,12 @@ async def test_error_answers_over_http_are_short() -> None:
         ]
         assert [answer.status_code for answer in answers] == [404, 404, 422, 400]
         assert all(len(answer.content) < 2 * MAX_MESSAGE_BYTES for answer in answers), [len(a.content) for a in answers]
+
+
+async def test_the_trailers_of_a_text_spoken_by_many_workers_stay_small() -> None:
+    async with rig() as r:
+        call = r.tts.Synthesize(tts_pb2.SynthesizeRequest(text=" ".join(f"{n} it is." for n in range(20))))
+        finished = [response.finished async for response in call][-1]
+        assert len(finished.decode_workers) == 20
+        trailers = dict(await call.trailing_metadata())
+        assert trailers["lighttts-decode-workers"] == ",".join(finished.decode_workers[:16])

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 API = "grpc"
+MAX_TRAILER_WORKERS = 16
+"""Most names of workers in the trailing metadata, which clients refuse above 8 kB; the event holds all."""
 
 
 class TextToSpeechServicer(tts_pb2_grpc.TextToSpeechServicer):
@@ -168,7 +170,7 @@ def _trailers(finished: tts_pb2.Finished) -> tuple[tuple[str, str], ...]:
         ("lighttts-real-time-factor", f"{finished.real_time_factor:.4f}"),
         ("lighttts-underrun-seconds", f"{finished.underrun_seconds:.4f}"),
         ("lighttts-chunks", str(finished.chunks)),
-        ("lighttts-decode-workers", ",".join(finished.decode_workers)),
+        ("lighttts-decode-workers", ",".join(finished.decode_workers[:MAX_TRAILER_WORKERS])),
         *(
             (f"lighttts-first-audio-{stage.replace('_', '-')}", f"{getattr(finished.first_audio, stage):.4f}")
             for stage in metrics.STAGES

@@ -21,6 +21,7 @@ from gateway.auth.authentication import Authenticator, AuthInterceptor
 from gateway.auth.keys import KeyFileError, KeyRing
 from gateway.auth.shares import Shares
 from gateway.backends import open_shared
+from gateway.process.calls import FirstMessage
 from gateway.process.deadlines import with_budget
 from gateway.process.health import GatewayHealth
 from gateway.process.http_server import ConnectionLimits, HttpServer
@@ -78,7 +79,10 @@ class GatewayService:
             settings, voices, encode, llm, admission, shared.quotas, registry, shared.speech_cache, clock=clock
         )
         authenticator = Authenticator(_keys(settings))
-        self.interceptors: tuple[grpc.aio.ServerInterceptor, ...] = (AuthInterceptor(authenticator),)
+        self.interceptors: tuple[grpc.aio.ServerInterceptor, ...] = (
+            AuthInterceptor(authenticator),
+            FirstMessage(shared.quotas, settings.first_message_seconds),
+        )
         self.health = GatewayHealth(admission, encode, llm, settings.health_grace_seconds, clock)
         self._bodies = Shares("bytes of requests", settings.body_budget_bytes, settings.body_budget_bytes // 2)
         app = create_app(self._context, self.health, authenticator, self._bodies)

@@ -8,8 +8,12 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, model_validator
 
 from gateway.auth.origin import is_loopback
+from gateway.process.connections import connection_limit
 from services.common.settings import ServiceSettings
 from services.common.tls import TlsFiles
+
+STREAMS_PER_SESSION = 4
+"""gRPC calls per place for a session: one connection may carry all sessions, and calls that need no session."""
 
 
 class GatewaySettings(ServiceSettings):
@@ -164,7 +168,12 @@ class GatewaySettings(ServiceSettings):
 
     @property
     def server_options(self) -> list[tuple[str, int]]:
-        options = super().server_options
+        options = [
+            *super().server_options,
+            ("grpc.server_handshake_timeout_ms", int(1000 * self.handshake_seconds)),
+            ("grpc.max_allowed_incoming_connections", connection_limit(self.max_connections)),
+            ("grpc.max_concurrent_streams", STREAMS_PER_SESSION * self.max_sessions),  # of one connection
+        ]
         if self.max_connection_age_seconds:
             # No age grace: a finite one would cut long streams.
             options.append(("grpc.max_connection_age_ms", int(1000 * self.max_connection_age_seconds)))

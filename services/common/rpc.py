@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
 import grpc
 import grpc.aio
 import structlog
+from google.protobuf import descriptor_pool
 from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
@@ -78,6 +79,18 @@ class _Requests:
         return _checked(await anext(self._requests))
 
 
+UNREGISTERED = "unregistered"
+"""The label of methods that no service has."""
+
+
+def registered_methods(services: Iterable[str]) -> frozenset[str]:
+    """Return the methods of the named services, such as "/lighttts.v1.Llm/Generate"."""
+    pool = descriptor_pool.Default()
+    return frozenset(
+        f"/{name}/{method}" for name in services for method in pool.FindServiceByName(name).methods_by_name
+    )
+
+
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wrap every handler except gRPC's own (health, reflection).
 
@@ -85,7 +98,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     `LightTtsError`s; any other exception is a defect: it is logged in full and answered with INTERNAL.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, methods: frozenset[str]) -> None:
+        """`methods`: the registered ones, such as "/lighttts.v1.Llm/Generate". Other names are not used as labels of
+        metrics, spans and logs, because clients invent them."""
+        self._methods = methods
         self.refusal: str | None = "loading the model; try again shortly"
         self.idle = asyncio.Event()
         """Set while no call runs. gRPC's own calls do not count: a health watch lasts as long as its client wants."""
@@ -101,6 +117,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         method = str(handler_call_details.method)
         if handler is None or method.startswith("/grpc."):
             return handler  # type: ignore[no-any-return]
+        if method not in self._methods:  # another interceptor answers it, for example without a key
+            method = UNREGISTERED
         kind = "_".join("stream" if s else "unary" for s in (handler.request_streaming, handler.response_streaming))
         wrap = self._streaming if handler.response_streaming else self._unary
         make = getattr(grpc, f"{kind}_rpc_method_handler")

@@ -23,7 +23,7 @@ from grpc_reflection.v1alpha import reflection
 from services.common import metrics, tracing
 from services.common.checkpoint.model_dir import ModelDirError
 from services.common.end_to_end import EndToEndService, follow
-from services.common.rpc import CallInterceptor, channel_options
+from services.common.rpc import CallInterceptor, channel_options, registered_methods
 from services.common.settings import ServiceSettings
 from services.common.start_error import StartError
 from services.common.telemetry import configure_logging
@@ -99,7 +99,7 @@ class ServiceServer:
         """Set when the service has ended by itself."""
         self._watching: asyncio.Task[None] | None = None
         self._following: asyncio.Task[None] | None = None
-        self._interceptor = CallInterceptor()
+        self._interceptor = CallInterceptor(registered_methods(service.rpc_services))
         self._health = health.aio.HealthServicer()
         self._probes: grpc.aio.Server | None = None
         self._server = grpc.aio.server(

@@ -17,7 +17,7 @@ from gateway.voices.record import NewVoice, VoiceRecord, voice_id
 from gateway.voices.resolver import VoiceResolver
 from gateway.voices.store import VoiceStore, find
 from lighttts.v1 import voice_pb2
-from services.common.errors import AlreadyExists, InvalidInput, NotFound, QuotaExceeded, TimedOut
+from services.common.errors import AlreadyExists, InvalidInput, NotFound, QuotaExceeded, TimedOut, quoted
 
 audit = structlog.get_logger("gateway.audit")
 """One line per operation: key, owner, operation and voice."""
@@ -100,7 +100,7 @@ class VoiceRegistry:
         """Return one of the caller's voices. Raises NotFound."""
         record = await find(self._store, caller.owner, name_or_id)
         if record is None:
-            raise NotFound(f"you have no voice {name_or_id!r}; ListVoices lists your voices", field="voice")
+            raise NotFound(f"you have no voice {quoted(name_or_id)}; ListVoices lists your voices", field="voice")
         self._audit("voice read", caller, record)
         return record
 
@@ -108,7 +108,7 @@ class VoiceRegistry:
         """Delete a voice permanently. Raises NotFound."""
         record = await find(self._store, caller.owner, name_or_id)
         if record is None:
-            raise NotFound(f"you have no voice {name_or_id!r}; ListVoices lists your voices", field="voice")
+            raise NotFound(f"you have no voice {quoted(name_or_id)}; ListVoices lists your voices", field="voice")
         content = await self._store.content(caller.owner, record.id, self._voices.model.model)
         if not await self._store.delete(caller.owner, record.id):
             raise NotFound(f"the voice {record.name!r} has just been deleted", field="voice")

@@ -42,6 +42,8 @@ ALIVE_POLL_SECONDS = 0.25
 """Interval of the checks whether the service's engine still runs."""
 FLUSH_SECONDS = 0.2
 """Time to send the last statuses after all calls have ended."""
+LAST_SCRAPE_SECONDS = 20.0
+"""Longest time that a failed process, which no longer serves, waits for the next scrape of its metrics."""
 TERMINATION_LOG = Path("/dev/termination-log")
 """The file from which Kubernetes reads why a container ended."""
 
@@ -245,6 +247,7 @@ async def _live(make_service: Callable[[], Service], settings: ServiceSettings) 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     try:
+        metrics.watch_tasks(loop)
         metrics.serve_metrics(settings.host, settings.metrics_port)
     except OSError as error:
         raise StartError(
@@ -261,6 +264,9 @@ async def _live(make_service: Callable[[], Service], settings: ServiceSettings) 
             await asyncio.wait({stopping, failing}, return_when=asyncio.FIRST_COMPLETED)
             failing.cancel()
             if server.failed.is_set():
+                scrape = asyncio.create_task(metrics.until_scraped(LAST_SCRAPE_SECONDS))
+                await asyncio.wait({stopping, scrape}, return_when=asyncio.FIRST_COMPLETED)
+                scrape.cancel()
                 raise ServiceFailed(f"the {server.service.name} engine's thread has ended; its error is in the log")
             log.info("draining")
             await server.drain()

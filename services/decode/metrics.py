@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prometheus_client import REGISTRY, Gauge, Histogram
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -23,6 +23,11 @@ FIRST_AUDIO = Histogram(
 )
 LEAD = Histogram(
     "lighttts_decode_playback_lead_seconds", "Seconds of audio a listener had left when more was ready.", buckets=_LEADS
+)
+
+CANARY_FAILURES = Counter(
+    "lighttts_decode_canary_failures_total",
+    "Engine errors after which a fixed short hop failed too; the worker restarts.",
 )
 
 
@@ -45,6 +50,7 @@ class EngineCollector(Collector):
 
     def __init__(self, engine: DecodeEngine) -> None:
         self._engine = engine
+        engine.on_canary_failure = CANARY_FAILURES.inc
         REGISTRY.register(self)
 
     def close(self) -> None:

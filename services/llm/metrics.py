@@ -37,6 +37,10 @@ LEAD = Histogram(
     "Seconds of speech generated beyond the playback position, at each audio message.",
     buckets=(0, 0.25, 0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 30),
 )
+CANARY_FAILURES = Counter(
+    "lighttts_llm_canary_failures_total",
+    "Engine errors after which a fixed short step failed too; the worker restarts.",
+)
 CANCELLED = Counter(
     "lighttts_llm_cancellations_total",
     "Utterances that their client cancelled, by phase: voice, text, queued, generating, speaking.",
@@ -69,4 +73,5 @@ def export(engine: LlmEngine) -> None:
         (KV_TOTAL, "kv_blocks_total"),
     ):
         gauge.set_function(read(field))
+    engine.on_canary_failure = CANARY_FAILURES.inc
     TURNS.set_function(lambda: float(engine.steps))

@@ -3,17 +3,23 @@
 An item is an llm sequence or a decode stream. A failure stays with the item that caused it. Whatever ends an item (its
 last event, an error, a cancel, closing) goes through `EngineShell._drop`, which releases the item's resources once.
 
+After an error that is not the caller's, such as one of memory or of the device, the engine runs a canary: a fixed short
+piece of work. If that fails too, the backend is broken and the engine ends, so that its process is replaced.
+
 Imports the standard library alone.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, TypeVar
+
+log = logging.getLogger(__name__)
 
 Outcome = Literal["finished", "cancelled", "failed"]
 """How an item ended; each outcome has a counter of this name."""
@@ -84,10 +90,15 @@ class EngineShell(ABC, Generic[ItemT, EventT, StatsT]):
         self._live: dict[ItemT, ItemHandle[ItemT, EventT]] = {}
         """Changed with the thread's lock held."""
         self._counts: Counter[str] = Counter()
+        self._canary_due = True
+        """Whether no canary ran in this turn."""
+        self._broken = False
+        self.on_canary_failure: Callable[[], None] = lambda: None
+        """Called from the engine thread when the canary fails."""
 
     @property
     def alive(self) -> bool:
-        """False once the engine is closed; it then refuses every new item."""
+        """False once the engine is closed or its canary has failed; it then refuses every new item."""
         return self._thread.alive
 
     def stats(self) -> StatsT:
@@ -110,6 +121,10 @@ class EngineShell(ABC, Generic[ItemT, EventT, StatsT]):
     @abstractmethod
     def _release(self, item: ItemT) -> None:
         """Free all resources of `item`; called once per item."""
+
+    @abstractmethod
+    def _run_canary(self) -> None:
+        """Run a fixed short piece of work on the backend. Raises whatever the backend raises."""
 
     @abstractmethod
     def _snapshot(self) -> StatsT:
@@ -146,10 +161,29 @@ class EngineShell(ABC, Generic[ItemT, EventT, StatsT]):
             self._drop(handle, "failed")
 
     def _fail(self, handle: ItemHandle[ItemT, EventT], error: Exception) -> None:
-        """End an item with a FailedEvent; without one if it was cancelled."""
+        """End an item with a FailedEvent; without one if it was cancelled.
+
+        If the error shows that the backend is broken, the event has an EngineClosed: the item can move elsewhere.
+        """
+        if not (isinstance(error, (self._input_error, EngineClosed)) or self._works_after(error)):
+            error = EngineClosed("this worker's engine has failed; another worker continues")
         cancelled = handle.item.closed
         if self._drop(handle, "cancelled" if cancelled else "failed") and not cancelled:
             self._emit(handle, FailedEvent(error))
+
+    def _works_after(self, error: Exception) -> bool:
+        """Return whether the backend still works; run the canary to find out, at most once per turn."""
+        if self._canary_due and not self._broken:
+            self._canary_due = False
+            try:
+                self._run_canary()
+            except Exception as failure:  # noqa: BLE001 - devices raise many types
+                self._broken = True
+                reason = {"error": repr(error), "canary": repr(failure)}
+                log.critical("the canary failed after an engine error; the worker must be restarted", extra=reason)
+                self.on_canary_failure()
+                self._thread.close()
+        return not self._broken
 
     def _drop(self, handle: ItemHandle[ItemT, EventT], outcome: Outcome) -> bool:
         """Remove an item and free its resources; false if it was removed before."""

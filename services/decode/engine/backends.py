@@ -41,6 +41,8 @@ class AudioFormat:
     vocab_size: int = 6561
     max_tokens: int = 7500
     """Longest utterance, prompt included: the length of the flow's noise (300 s, spec section 5.3)."""
+    mel_bins: int = 80
+    speaker_dim: int = 192
 
     @classmethod
     def of(cls, model: ModelDir) -> AudioFormat:
@@ -51,6 +53,8 @@ class AudioFormat:
             lookahead_tokens=model.flow.lookahead_tokens,
             vocab_size=model.flow.vocab_size,
             max_tokens=MAX_FRAMES // model.flow.mel_frames_per_token,
+            mel_bins=model.flow.output_size,
+            speaker_dim=model.flow.speaker_dim,
         )
 
 
@@ -139,6 +143,22 @@ class Backend(Protocol):
 
     def warm_up(self) -> None:
         """Decode a short synthetic utterance, so that the first real one is as fast as later ones."""
+
+
+CANARY_TOKENS = (0, 1, 2, 3)
+
+
+def run_canary(backend: Backend, beat: Callable[[], None]) -> None:
+    """Decode an utterance of four tokens without a prompt, which keeps no state. Raises what the backend raises."""
+    audio = backend.format
+    spec = StreamSpec(
+        prompt_tokens=np.zeros(0, np.int32),
+        prompt_mel=np.zeros((0, audio.mel_bins), np.float32),
+        embedding=np.ones(audio.speaker_dim, np.float32),
+    )
+    [result] = backend.run([Hop(backend.open(spec), CANARY_TOKENS, len(CANARY_TOKENS), final=True)], beat)
+    if isinstance(result, Exception):
+        raise result
 
 
 def check_tokens(tokens: Sequence[int], vocab_size: int) -> None:

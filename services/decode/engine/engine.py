@@ -16,7 +16,7 @@ from services.common.engine.places import needs_place, places_taken
 from services.common.engine.shell import EngineFull, EngineShell, ItemHandle
 from services.common.engine.thread import EngineThread
 from services.decode.engine.admission import overload
-from services.decode.engine.backends import Backend, Hop, HopAudio, check_tokens
+from services.decode.engine.backends import Backend, Hop, HopAudio, check_tokens, run_canary
 from services.decode.engine.events import AudioEvent, EngineStats, Observer, OnEvent
 from services.decode.engine.scheduler import (
     EngineLimits,
@@ -143,6 +143,7 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
 
     def _turn(self) -> bool:
         """Run one batch; false if there was nothing to run."""
+        self._canary_due = True
         with self._thread.lock:
             streams = list(self._live)
         now, audio = self._clock(), self._backend.format
@@ -153,6 +154,9 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
         self._beat()
         self._stats = self._snapshot()
         return bool(self._batch)
+
+    def _run_canary(self) -> None:
+        run_canary(self._backend, self._beat)
 
     def _beat(self) -> None:
         self.steps += 1

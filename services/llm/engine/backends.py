@@ -16,8 +16,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from services.common.checkpoint.model_dir import LlmConfig
-from services.llm.engine.scheduler import ScheduledSequence
+from services.common.checkpoint.model_dir import LlmConfig, ModelDir
+from services.llm.engine.scheduler import EngineLimits, ScheduledSequence
+from services.llm.engine.sequence import Request
+from services.llm.engine.sequence import Sequence as EngineSequence
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +37,10 @@ class Backend(Protocol):
         """The device, which the engine thread makes its current one; None if nothing is computed."""
 
     def reserve(self, num_blocks: int, block_size: int) -> None:
-        """Allocate the K/V cache; called once, before the first step."""
+        """Allocate the K/V cache; called once, before the first step.
+
+        One more block, of index `num_blocks`, belongs to no sequence; the canary and unused rows write to it.
+        """
 
     def step(self, batch: Sequence[ScheduledSequence]) -> list[Sequence[int]]:
         """Feed each sequence's inputs and return its tokens: none if it does not sample, else 1 to `num_steps` tokens.
@@ -44,6 +49,18 @@ class Backend(Protocol):
         A step must be repeatable: if it raises, the engine runs the sequences again, one by one, to find the one
         that fails.
         """
+
+
+def run_canary(backend: Backend, model: ModelDir, limits: EngineLimits) -> None:
+    """Feed a text of two ids and sample a token. It needs no block of the cache that sequences use.
+
+    Raises whatever the backend raises.
+    """
+    sequence = EngineSequence(Request(text_ids=(0, 0)), model, limits.max_request_tokens, arrival=0)
+    sequence.blocks += [limits.num_blocks] * -(-sequence.pending // limits.block_size)
+    [tokens] = backend.step([ScheduledSequence(sequence, 0, sequence.pending, samples=True)])
+    if not tokens:
+        raise ArithmeticError("the model sampled no token")
 
 
 @dataclass(frozen=True)

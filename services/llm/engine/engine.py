@@ -17,7 +17,7 @@ from services.common.checkpoint.model_dir import ModelDir
 from services.common.engine.places import needs_place, places_taken
 from services.common.engine.shell import EngineFull, EngineShell, ItemHandle
 from services.common.engine.thread import EngineThread
-from services.llm.engine.backends import Backend
+from services.llm.engine.backends import Backend, run_canary
 from services.llm.engine.layout import RequestError
 from services.llm.engine.scheduler import EngineLimits, Order, ScheduledSequence, Scheduler, fifo
 from services.llm.engine.sequence import Event, Request, Sequence, TokensEvent, check_text_ids
@@ -153,12 +153,16 @@ class LlmEngine(EngineShell[Sequence, TokensEvent, EngineStats]):
 
     def _turn(self) -> bool:
         """Run the steps of a turn; false if there was nothing to run."""
+        self._canary_due = True
         left = self.limits.steps_per_turn
         while left > 0 and (done := self._step(left)):
             left -= done
         self.steps += 1
         self._stats = self._snapshot()
         return left < self.limits.steps_per_turn
+
+    def _run_canary(self) -> None:
+        run_canary(self._backend, self._model, self.limits)
 
     def _step(self, num_steps: int) -> int:
         """Schedule, run and postprocess; return how many steps the model made, at most `num_steps`."""

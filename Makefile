@@ -13,8 +13,8 @@ VARIANT ?= cpu
 ARGS ?=
 # Processes of `make test`; 0 runs all tests in one process, for a debugger.
 WORKERS ?= 2
-# Duration of `make fuzz`.
-MINUTES ?= 5
+# Duration of `make fuzz` (5 if empty) and `make soak` (10 if empty).
+MINUTES ?=
 # The folder of `make parity`: a model directory in official format and its recorded arrays.
 GOLDEN ?= tests/data/cosyvoice2-mini
 
@@ -32,7 +32,7 @@ PEERS := .tools/peers/.ready
 TRITON_VERSION := 3.7.1
 TRITON := .tools/triton/.ready-$(TRITON_VERSION)
 
-.PHONY: help setup protos demo run test fuzz parity full-size gpu-check faults test-system debian chart images push images-check
+.PHONY: help setup protos demo run test fuzz soak parity full-size gpu-check faults test-system debian chart images push images-check
 .PHONY: lint lint-protos format keep-protos clean
 
 help: ## Show the targets
@@ -53,13 +53,16 @@ test: setup protos ## Run the tests that need Python wheels only (ARGS="-k name"
 	@$(BIN)/python -m pytest -m "not system" -n $(WORKERS) --dist loadfile --max-worker-restart 0 $(ARGS)
 
 fuzz: setup protos ## Run the property tests on random examples (MINUTES=5); examples that fail are kept in .hypothesis
-	@$(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(ARGS)
+	@$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),5) $(ARGS)
 
 parity: setup protos ## Compare every array of a folder of golden vectors (GOLDEN=DIR): error, tolerance, pass
 	@$(BIN)/python -m tests.parity "$(GOLDEN)"
 
 faults: setup protos ## Kill, freeze and drain llm and decode workers while utterances play: 200 times simulated, 40 times for real
 	@$(BIN)/python -m tests.faults $(ARGS)
+
+soak: setup protos ## Run clients of all APIs, hostile ones and faults together, and print what processes hold (MINUTES=10)
+	@$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10) $(ARGS)
 
 full-size: setup protos ## Prove the 0.5B layout: random weights, written, loaded and spoken with (4 GB disk, 6 GB memory)
 	@$(BIN)/python -m benchmarks.full_size

@@ -66,6 +66,10 @@ class Target:
     decodes: Sequence[Process]
     proxies: Sequence[Proxy] = ()
     """Between the llm workers and the decode workers; none in an attached stack."""
+    http: str = ""
+    """Base URL of the gateway's HTTP APIs; empty in an attached stack."""
+    cosyvoice: str = ""
+    """Base URL for clients of CosyVoice over HTTP; empty in an attached stack."""
 
     def processes(self) -> Iterator[Process]:
         yield from (self.encode, *self.llms, *self.decodes, self.gateway)
@@ -113,7 +117,8 @@ async def own_stack(folder: Path, llm_workers: int, decode_workers: int, simulat
         keepers = [asyncio.create_task(_keep_alive(worker)) for worker in stack.workers()]
         cleanup.push_async_callback(_cancel, keepers)
         access = Access.of(stack.gateway.address)
-        yield Target(access, stack.gateway, stack.encode, stack.llms, stack.decode, proxies)
+        cosyvoice = f"http://{stack.cosyvoice_address}"
+        yield Target(access, stack.gateway, stack.encode, stack.llms, stack.decode, proxies, stack.http_url, cosyvoice)
 
 
 async def _keep_alive(worker: Worker) -> None:

@@ -1,0 +1,148 @@
+"""A soak: clients of all APIs, hostile clients and faults together, and what the processes hold before and after."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import psutil
+
+from cli.local.ports import HOST
+from cli.local.process import Worker
+from tests.faults.kinds import KINDS, Faults, possible
+from tests.faults.stacks import Target, own_stack
+from tests.soak.acts import ACTS, HUNG, WHOLE, Doors, native_stream, perform
+from tests.soak.held import Held, held_by
+
+SETTLE_SECONDS = 60.0
+"""Time in which everything that ended work held must be free."""
+FAULT_INTERVAL = (1.0, 6.0)
+"""Seconds between two faults: least and most."""
+LONGEST_RESTART = 120.0
+"""Every process must serve again within these seconds after the last fault."""
+
+
+@dataclass
+class Soak:
+    """The figures of one soak."""
+
+    outcomes: dict[str, Counter[str]] = field(default_factory=dict)
+    """Outcomes of each kind of act."""
+    faults: Counter[str] = field(default_factory=Counter)
+    before: dict[str, Held] = field(default_factory=dict)
+    after: dict[str, Held] = field(default_factory=dict)
+    last_request: str = ""
+    """Outcome of a request after everything."""
+
+    def count(self, outcome: str) -> int:
+        return sum(counter[outcome] for counter in self.outcomes.values())
+
+    def wrong(self) -> list[str]:
+        """Return what must not be: leaks, acts without an end, no speech."""
+        found = [
+            f"{name} holds {excess}"
+            for name, held in self.after.items()
+            for excess in held.excess(self.before.get(name))
+        ]
+        found += [f"{name} is not running" for name in self.before if name not in self.after]
+        if hung := self.count(HUNG) + self.count("TIMED_OUT"):
+            found.append(f"{hung} acts did not end")
+        if not self.count(WHOLE):
+            found.append("no request was spoken whole")
+        if self.last_request != WHOLE:
+            found.append(f"the request after everything ended with {self.last_request}")
+        return found
+
+    def report(self) -> str:
+        lines = [f"{name}: {_counts(counter)}" for name, counter in sorted(self.outcomes.items())]
+        lines.append(f"faults: {_counts(self.faults)}")
+        lines.append("process      memory MiB     descriptors   threads      tasks        slots")
+        for name, after in sorted(self.after.items()):
+            before = self.before.get(name, after)
+            pairs = (
+                f"{getattr(before, column):.0f} -> {getattr(after, column):.0f}"
+                for column in ("memory_mib", "descriptors", "threads", "tasks", "slots")
+            )
+            restarted = "" if before.pid == after.pid else "  restarted"
+            lines.append(f"{name:12} " + " ".join(f"{pair:12}" for pair in pairs) + restarted)
+        return "\n".join([*lines, *(f"WRONG: {reason}" for reason in self.wrong())])
+
+
+@asynccontextmanager
+async def soak_stack(folder: Path) -> AsyncIterator[tuple[Target, Doors]]:
+    """Start two llm and two decode workers that simulate; processes that die are restarted."""
+    async with own_stack(folder, 2, 2, simulated=True) as target:
+        yield target, Doors(target.access, target.http, target.cosyvoice)
+
+
+async def soak(target: Target, doors: Doors, seconds: float, clients: int, seed: int) -> Soak:
+    """Let clients act and faults happen for `seconds`, then wait until everything is free again."""
+    result, choose = Soak(), random.Random(seed)
+    for act in dict.fromkeys(ACTS):  # what is made at the first use is there before the figures are taken
+        _note(result, act.__name__, await perform(act, doors, choose))
+    await asyncio.gather(*(perform(native_stream, doors, choose) for _ in range(clients)))
+    result.before = await _settled(target, {})
+    end = time.monotonic() + seconds
+    working = [asyncio.create_task(_client(doors, result, random.Random(choose.random()), end)) for _ in range(clients)]
+    await _break(target, result, choose, end)
+    await asyncio.gather(*working)
+    await target.heal()
+    async with asyncio.timeout(LONGEST_RESTART):
+        while (outcome := await perform(native_stream, doors, choose)) != WHOLE:
+            result.last_request = outcome
+            await asyncio.sleep(0.5)
+    result.last_request = outcome
+    result.after = await _settled(target, result.before)
+    return result
+
+
+async def _client(doors: Doors, result: Soak, choose: random.Random, end: float) -> None:
+    while time.monotonic() < end:
+        act = choose.choice(ACTS)
+        _note(result, act.__name__, await perform(act, doors, choose))
+
+
+async def _break(target: Target, result: Soak, choose: random.Random, end: float) -> None:
+    """Inflict faults. Gateway and encode stay alive: their figures before and after are compared."""
+    kinds = [kind for kind in KINDS if possible(kind, target) and kind not in ("kill-gateway", "term-gateway")]
+    kinds.remove("kill-encode")
+    faults = Faults(target, choose)
+    while time.monotonic() < end:
+        kind = choose.choice(kinds)
+        await faults.inflict(kind)
+        result.faults[kind] += 1
+        await asyncio.sleep(max(0.0, min(choose.uniform(*FAULT_INTERVAL), end - time.monotonic())))
+    await faults.ended()
+
+
+async def _settled(target: Target, before: dict[str, Held]) -> dict[str, Held]:
+    """Measure every process, again and again until nothing is held in excess or SETTLE_SECONDS have passed."""
+    end = time.monotonic() + SETTLE_SECONDS
+    while True:
+        found = {}
+        for process in target.processes():
+            if isinstance(process, Worker) and process.pid is not None:
+                try:
+                    url = f"http://{HOST}:{process.spec.metrics_port}/metrics"
+                    found[process.name] = await held_by(process.pid, url)
+                except (httpx.HTTPError, psutil.Error):
+                    continue  # it is being restarted
+        free = not any(held.excess(before.get(name)) for name, held in found.items())
+        if (free and set(found) >= set(before)) or time.monotonic() > end:
+            return found
+        await asyncio.sleep(0.5)
+
+
+def _note(result: Soak, act: str, outcome: str) -> None:
+    result.outcomes.setdefault(act, Counter())[outcome] += 1
+
+
+def _counts(counter: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counter.most_common()) or "none"

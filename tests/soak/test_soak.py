@@ -1,0 +1,38 @@
+"""A soak of seconds, and the figures by which a soak is judged."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+from tests.soak.acts import HUNG, WHOLE
+from tests.soak.harness import Soak, soak, soak_stack
+from tests.soak.held import COUNT_SLACK, MEMORY_SLACK_MIB, Held
+
+HELD = Held(pid=7, memory_mib=100.0, descriptors=50, threads=20, tasks=30, slots=0)
+
+
+async def test_nothing_is_kept_after_a_short_soak(tmp_path: Path) -> None:
+    async with soak_stack(tmp_path) as (target, doors):
+        result = await soak(target, doors, seconds=3, clients=4, seed=3)
+    assert not result.wrong(), result.report()
+    assert sum(result.faults.values()) > 0
+
+
+def test_a_process_may_keep_no_more_than_pools_and_caches() -> None:
+    assert replace(HELD, memory_mib=100 + MEMORY_SLACK_MIB, threads=20 + COUNT_SLACK).excess(HELD) == []
+    more = replace(HELD, memory_mib=301.0, descriptors=100, threads=40, tasks=60, slots=2)
+    found = ["2 slots", "201 MiB more", "50 more descriptors", "20 more threads", "30 more tasks"]
+    assert more.excess(HELD) == found
+    assert replace(more, pid=8).excess(HELD) == ["2 slots"]
+
+
+def test_what_is_wrong_is_reported() -> None:
+    good = Soak({"riva": Counter({WHOLE: 2})}, before={"llm": HELD}, after={"llm": HELD}, last_request=WHOLE)
+    assert good.wrong() == []
+    assert "100 -> 100" in good.report()
+    assert replace(good, after={}).wrong() == ["llm is not running"]
+    hung = replace(good, outcomes={"riva": Counter({HUNG: 2})})
+    assert hung.wrong() == ["2 acts did not end", "no request was spoken whole"]
+    assert "ended with UNAVAILABLE" in replace(good, last_request="UNAVAILABLE").report()

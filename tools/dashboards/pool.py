@@ -71,6 +71,12 @@ _QUEUES = Row(
             ),
         ),
         Panel(
+            "Sessions that wait in line",
+            "Streams of admitted sessions for which no worker of the stage has a place. They slow down, and go on.",
+            "short",
+            (total("lighttts_streams_waiting_in_line", "stage"),),
+        ),
+        Panel(
             "Longest wait for first audio",
             "Longest wait at any decode worker.",
             "s",

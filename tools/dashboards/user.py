@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from tools.dashboards.panels import Board, Panel, Query, Row, mean, per_second, quantiles, rate, total
+from tools.dashboards.panels import Board, Panel, Query, Row, mean, per_second, quantiles, rate, series, total
 
 TTFA = "lighttts_gateway_time_to_first_audio_seconds"
 RTF = "lighttts_gateway_real_time_factor"
 DELIVERED = "lighttts_gateway_audio_delivered_seconds_total"
+GATEWAYS = 'service="gateway"'
 WITHIN = (('le="0.5"', "within 0.5 s"), ('le="1.0"', "within 1 s"))
 
 _LISTENING = Row(
@@ -72,6 +73,18 @@ _ANSWERS = Row(
     (
         Panel(
             "Streams served now", "Streams of all APIs.", "short", (total("lighttts_gateway_sessions_active", "pod"),)
+        ),
+        Panel(
+            "Text can be spoken",
+            "1 while all services together can speak a text, by gateway; 0 at a gateway that starts or drains.",
+            "short",
+            (Query(f"min by (pod) ({series('lighttts_end_to_end', GATEWAYS)})", "{{pod}}"),),
+        ),
+        Panel(
+            "Refused by full stage",
+            "New sessions that were refused, by the service that was full. Admitted sessions are not refused.",
+            "reqps",
+            (per_second("lighttts_gateway_refusals_total", "stage"),),
         ),
         Panel(
             "Errors by API and reason",

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import structlog
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 
 from services.common.errors import Internal, Overloaded, StateMismatch, Unavailable
 from services.common.pool import FailureReason, Lease, Pool, WorkerState
@@ -78,6 +78,9 @@ _NOT_NOW = {LossReason.FULL, LossReason.REFUSED}
 """Answers of a live worker. The stream does not try the worker again until another worker has delivered audio."""
 _NOT_MOVES = {LossReason.FULL, LossReason.FAILED, LossReason.STATE_MISMATCH}
 """Losses that do not count against `max_moves`; each has a bound of its own."""
+WAITING_IN_LINE = Gauge(
+    "lighttts_streams_waiting_in_line", "Streams of admitted sessions that wait for a place at a worker.", ["stage"]
+)
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 1.0
 """Pauses between two attempts of a stream that waits in line; each pause is twice as long as the one before."""
 _FAILURES = {
@@ -219,7 +222,8 @@ class Failover:
         self._waits_since = now if self._waits_since is None else self._waits_since
         if now - self._waits_since >= self.policy.patience_seconds:
             return False
-        await self._pause(min(FIRST_PAUSE_SECONDS * 2**self._attempts, LONGEST_PAUSE_SECONDS))
+        with WAITING_IN_LINE.labels(self._stage).track_inprogress():
+            await self._pause(min(FIRST_PAUSE_SECONDS * 2**self._attempts, LONGEST_PAUSE_SECONDS))
         self._attempts += 1
         self._clear_refusals()
         return True

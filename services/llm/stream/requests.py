@@ -13,7 +13,16 @@ from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.common.checkpoint.model_dir import FlowConfig, ModelDir, ModelDirError
 from services.common.engine.places import Place
 from services.common.engine.shell import EngineClosed, EngineFull
-from services.common.errors import Internal, InvalidInput, NotFound, Overloaded, StateMismatch, Unavailable
+from services.common.errors import (
+    Internal,
+    InvalidInput,
+    NotFound,
+    Overloaded,
+    StateMismatch,
+    Unavailable,
+    listed,
+    quoted,
+)
 from services.common.voices.voice import Voice
 from services.llm.engine.backends import NonFiniteLogits
 from services.llm.engine.layout import Prompt, RequestError
@@ -36,7 +45,7 @@ def check_start(start: llm_pb2.GenerateStart, model: ModelDir, styles: Collectio
     if not start.voice_hash:
         raise InvalidInput("start names no voice", field="start.voice_hash")
     if start.style and start.style not in styles:
-        raise NotFound(f"there is no style {start.style!r}; choose one of {', '.join(styles)}", field="start.style")
+        raise NotFound(f"there is no style {quoted(start.style)}; choose one of {listed(styles)}", field="start.style")
     if start.instruct_ids and start.prompt_use != llm_pb2.PROMPT_USE_TIMBRE:
         raise InvalidInput(
             "an instruction replaces the prompt's text; use the prompt's timbre alone",

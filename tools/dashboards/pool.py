@@ -132,6 +132,15 @@ _QUEUES = Row(
             (per_second("lighttts_decode_streams_ended_total", "outcome"),),
         ),
         Panel(
+            "Canary failures",
+            "Workers that ended themselves, because a fixed short hop or step failed after an engine error.",
+            "short",
+            (
+                Query(f"sum by (pod) (increase({series('lighttts_decode_canary_failures_total')}[15m]))", "{{pod}}"),
+                Query(f"sum by (pod) (increase({series('lighttts_llm_canary_failures_total')}[15m]))", "{{pod}}"),
+            ),
+        ),
+        Panel(
             "Engine steps",
             "Turns of the engine's loop per second, idle turns included. Zero means that the engine hangs.",
             "ops",

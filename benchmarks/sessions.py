@@ -154,7 +154,7 @@ async def measure(
 async def run(options: argparse.Namespace) -> None:
     async with contextlib.AsyncExitStack() as exits:
         folder = exits.enter_context(tempfile.TemporaryDirectory(prefix="sessions-"))
-        stack = await exits.enter_async_context(Stack(stack_config(Path(folder), options.decode_workers)))
+        stack = await exits.enter_async_context(Stack(stack_config(Path(folder), options)))
         channel = await exits.enter_async_context(grpc.aio.insecure_channel(stack.gateway.address))
         stub: tts_pb2_grpc.TextToSpeechAsyncStub = tts_pb2_grpc.TextToSpeechStub(channel)
         await listen(stub, text_of(1))  # caches the voice and opens the connections
@@ -187,15 +187,16 @@ async def series(
     ]
 
 
-def stack_config(folder: Path, decode_workers: int) -> StackConfig:
-    flags = {
+def stack_config(folder: Path, options: argparse.Namespace) -> StackConfig:
+    flags: dict[str, tuple[str, ...]] = {
         service: (
             *(f"--{service}-backend", "simulated"),
             *(f"--{service}-cost-file", str(SERVICES / service / "costs" / "tiny-cpu.json")),
         )
         for service in ("llm", "decode")
     }
-    return StackConfig(decode_workers=decode_workers, log_dir=folder, log_level="warning", flags=flags)
+    flags["decode"] += tuple(options.decode_flags.split())
+    return StackConfig(decode_workers=options.decode_workers, log_dir=folder, log_level="warning", flags=flags)
 
 
 def main() -> None:
@@ -205,6 +206,7 @@ def main() -> None:
     parser.add_argument("--loads", type=_numbers(float), default=[0.5, 1, 1.5, 3, 5], help="loads, in capacities")
     parser.add_argument("--seconds", type=float, default=30.0, help="duration of a load, without a session's length")
     parser.add_argument("--decode-workers", type=int, default=2, help="decode workers")
+    parser.add_argument("--decode-flags", default="", help="further flags of the decode workers, separated by spaces")
     asyncio.run(run(parser.parse_args()))
 
 

@@ -146,7 +146,7 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
         self, parts: AsyncIterator[encode_pb2.EncodeVoiceRequest] | AsyncIterator[encode_pb2.EncodeSpeechRequest]
     ) -> bytes:
         if self._uploads >= self._settings.max_uploads:
-            raise Overloaded(f"{self._uploads} recordings are being uploaded; try again shortly")
+            raise Overloaded(f"{self._uploads} recordings are being uploaded; try again shortly", stage="encode")
         self._uploads += 1
         try:
             return await self._read_audio(parts)

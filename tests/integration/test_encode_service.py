@@ -182,6 +182,7 @@ async def test_text_and_cached_voices_are_served_while_extraction_is_busy(monkey
         code, error = await refused(encode_prompt(stub, SLT, SLT_WORDS + " Ten."))
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert isinstance(error, Overloaded)
+        assert error.stage == "encode"
         assert error.retry_after == 1.0
         assert (await encode_voice(stub, header(bundled_voice="slt"))).cached
         assert await pieces(stub, ["Hello there."])

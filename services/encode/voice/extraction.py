@@ -114,7 +114,7 @@ class VoiceExtractorCache:
         """Run audio work in a thread; raise Overloaded if the queue is full."""
         if self._work >= self._limit:
             metrics.VOICES.labels("refused").inc()
-            raise Overloaded("too many voices are being extracted; try again shortly")
+            raise Overloaded("too many voices are being extracted; try again shortly", stage="encode")
         loop = asyncio.get_running_loop()
         started = loop.time()
         outcome = "failed"

@@ -10,6 +10,8 @@ from typing import Any, Literal
 import grpc.aio
 import structlog
 
+from services.common.log_rate import LogRate
+
 REQUEST_ID_KEY = "x-request-id"
 """gRPC metadata key and HTTP header that pass the request id from service to service."""
 MAX_REQUEST_ID_CHARS = 128
@@ -43,6 +45,7 @@ def configure_logging(service: str, worker: str, level: str, style: Literal["aut
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(LogRate())
     tail: list[structlog.types.Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
     if not plain:
         tail.append(structlog.processors.format_exc_info)

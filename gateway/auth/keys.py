@@ -173,7 +173,7 @@ def _read(path: Path) -> tuple[_Entry, ...]:
             raise NoKeys(f"{path} holds no keys: write at least one entry below keys")
         return _File.model_validate(document).keys
     except FileNotFoundError as error:
-        raise NoKeys(f"{path} does not exist") from error
+        raise NoKeys(f"{path} cannot be read: {error.strerror}") from error
     except OSError as error:
         raise KeyFileError(f"{path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -13,6 +13,8 @@ from lighttts.v1 import llm_pb2, llm_pb2_grpc
 from services.common.errors import LightTtsError, Unavailable, from_rpc_error
 from services.common.pool import Pool
 from services.common.workers.call_end import CallEnd
+from services.common.workers.failover import LossReason, WorkerLost
+from services.common.workers.worker_call import lost_or_refused
 
 log = structlog.get_logger(__name__)
 
@@ -20,9 +22,15 @@ T = TypeVar("T")
 
 
 def map_rpc_error(error: grpc.aio.AioRpcError) -> LightTtsError:
-    """Return the error to raise for a failed call. CANCELLED is the worker's: calls that we cancel are not mapped."""
-    if error.code() == grpc.StatusCode.CANCELLED:
-        return Unavailable("a worker stopped while it served this request; try again", retry_after=1.0)
+    """Return the error to raise for a failed call.
+
+    A broken connection gives Unavailable in plain words; gRPC's own words go to the log. CANCELLED is the worker's:
+    calls that we cancel are not mapped.
+    """
+    lost = lost_or_refused(error)
+    if isinstance(lost, WorkerLost) and lost.reason is LossReason.DIED:
+        log.warning("worker lost", code=error.code().name, detail=error.details())
+        return Unavailable("a worker was lost while it served this request; try again", retry_after=1.0)
     return from_rpc_error(error)
 
 

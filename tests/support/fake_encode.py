@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import grpc
 import grpc.aio
 
 from lighttts.v1 import encode_pb2, encode_pb2_grpc, voice_pb2, voice_pb2_grpc
@@ -45,6 +46,12 @@ class FakeEncode(encode_pb2_grpc.EncodeServicer):
         self.voice_gate.set()
         self.refusal: LightTtsError | None = None
         """The error of every upload, raised before its audio is read."""
+        self.lose_text_after: int | None = None
+        """The number of runs after which an EncodeText call breaks as with a lost connection."""
+        self.text_refusal: Exception | None = None
+        """The error of every EncodeText call."""
+        self.whole_sentences = False
+        """Make a run of each sentence, also in interleaved text."""
         self.identity = "model-1"
         self.evicted: list[str] = []
         """Hashes of the voices that this worker was asked to evict."""
@@ -86,13 +93,19 @@ class FakeEncode(encode_pb2_grpc.EncodeServicer):
         self.texts.append(fragments)
         self.open_texts += 1
         try:
+            if self.text_refusal is not None:
+                raise self.text_refusal
             start = (await anext(aiter(request_iterator))).start
-            borders = (" ", ".") if start.interleaved else (".",)
+            borders = (" ", ".") if start.interleaved and not self.whole_sentences else (".",)
+            runs = 0
             text, offset, utterance = "", 0, 0
             async for fragment in _fragments(start, request_iterator):
                 fragments.append(fragment)
                 text += fragment
                 while cut := 1 + min((at for border in borders if (at := text.find(border)) >= 0), default=-1):
+                    if runs == self.lose_text_after:
+                        await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+                    runs += 1
                     last = text[cut - 1] == "."
                     yield _run(utterance, text[:cut], offset, last)
                     text, offset, utterance = text[cut:], offset + cut, utterance + last

@@ -234,13 +234,17 @@ class FakeLlm(llm_pb2_grpc.LlmServicer):
 class Rig:
     """A gateway with fake workers, and a client of it."""
 
-    encode: FakeEncode
+    encodes: list[FakeEncode]
     llms: list[FakeLlm]
     llm_servers: list[ServiceServer]
     gateway: GatewayService
     server: ServiceServer
     channel: grpc.aio.Channel
     http: httpx.AsyncClient
+
+    @property
+    def encode(self) -> FakeEncode:
+        return self.encodes[0]
 
     @property
     def llm(self) -> FakeLlm:
@@ -261,6 +265,7 @@ async def rig(
     limit_seconds: float = LIMIT_SECONDS,
     clock: Callable[[], float] = time.monotonic,
     behind: str = "",
+    encodes: int = 1,
     **settings: Any,
 ) -> AsyncIterator[Rig]:
     """Start everything; at the end check that no new task is left.
@@ -270,17 +275,18 @@ async def rig(
     before = asyncio.all_tasks()
     async with asyncio.timeout(limit_seconds):
         async with AsyncExitStack() as stack:
-            encode, workers = FakeEncode(), [FakeLlm(number) for number in range(llms)]
+            encoders = [FakeEncode() for _ in range(encodes)]
+            workers = [FakeLlm(number) for number in range(llms)]
             for worker in workers:
                 worker.behind = behind
-            encode_server = await _serve(stack, encode, ServiceSettings())
+            encode_servers = [await _serve(stack, encode, ServiceSettings()) for encode in encoders]
             llm_servers = [await _serve(stack, llm, ServiceSettings()) for llm in workers]
             # A held worker sends no heartbeats, and must not count as silent except in tests of that.
-            patient = {"llm_silence_seconds": LIMIT_SECONDS}
+            patient = {"llm_silence_seconds": LIMIT_SECONDS, "llm_frozen_seconds": 0}
             places = {"http_port": 0, "port": 0, "cosyvoice_port": "off", "voices_dir": stack.enter_context(_folder())}
             options: dict[str, Any] = {"drain_notice_seconds": 0} | places | patient | settings
             gateway_settings = GatewaySettings(
-                encode_target=f"static:///{encode_server.address}",
+                encode_target="static:///" + ",".join(server.address for server in encode_servers),
                 llm_target="static:///" + ",".join(server.address for server in llm_servers),
                 **options,
             )
@@ -292,7 +298,7 @@ async def rig(
             http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, trust_env=False, timeout=None))  # noqa: S113 - the rig has its own limit
             for llm in llm_servers:
                 await until(partial(_is_healthy, llm.address))
-            yield Rig(encode, workers, llm_servers, gateway, server, channel, http)
+            yield Rig(encoders, workers, llm_servers, gateway, server, channel, http)
         await until(lambda: asyncio.all_tasks() <= before | {asyncio.current_task()})
 
 

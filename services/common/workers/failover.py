@@ -306,7 +306,8 @@ class Failover:
         """
         self._lost[worker.address] = loss.reason
         self._pending.append(loss.reason)
-        detail = loss.detail or f"the {self._stage} worker was lost ({loss.reason.value}); try again"
+        detail = loss.detail if loss.reason is not LossReason.DIED else ""  # then it has gRPC's words, for the log only
+        detail = detail or f"the {self._stage} worker was lost ({loss.reason.value}); try again"
         self._last = Unavailable(detail, retry_after=loss.retry_after)
         waits = self._admitted and loss.reason in _NOT_NOW  # in line, where no attempt counts as a move
         self._count += loss.reason not in _NOT_MOVES and not waits

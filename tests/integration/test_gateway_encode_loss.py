@@ -1,0 +1,113 @@
+"""Encode workers that are lost in the middle of a text: another one gets the text, and no id is repeated or missing."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+
+from gateway.session.turn import utterance_seed
+from lighttts.v1 import audio_pb2, tts_pb2
+from services.common.errors import Internal, Overloaded
+from tests.support.fake_stages import Conversation, Rig, ids_of, rig, samples, speech, until
+
+SEED = 7
+FIRST, SECOND = "One two three.", " Four five six."
+
+
+def config() -> tts_pb2.SynthesisConfig:
+    return tts_pb2.SynthesisConfig(seed=SEED, format=audio_pb2.SAMPLE_FORMAT_F32LE)
+
+
+def expected() -> np.ndarray[Any, np.dtype[np.float32]]:
+    texts = enumerate((FIRST, SECOND))
+    return np.concatenate([speech(ids_of(text), utterance_seed(SEED, 0, number)) for number, text in texts])
+
+
+async def speak(r: Rig) -> list[Any]:
+    """Send the text in fragments that end within words and sentences."""
+    client = await Conversation(r, config()).begin()
+    for fragment in ("One t", "wo three. Fo", "ur five", " six."):
+        await client.text(fragment)
+        await asyncio.sleep(0)
+    await client.end()
+    return await client.rest()
+
+
+async def refused(r: Rig) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await speak(r)
+    return refusal.value
+
+
+@pytest.mark.parametrize("whole_sentences", [False, True])
+@pytest.mark.parametrize("runs", range(7))
+async def test_another_worker_gets_the_text_of_a_lost_one(runs: int, whole_sentences: bool) -> None:
+    async with rig(encodes=2, interleaved_text=True) as r:
+        lossy, saved = r.encodes
+        lossy.lose_text_after = runs
+        saved.whole_sentences = whole_sentences  # its runs differ from those that were received
+        while not lossy.texts:  # the first turn of the pool is random
+            events = await speak(r)
+        assert np.array_equal(samples(events), expected())
+        assert "".join(saved.texts[-1]) == FIRST + SECOND
+
+
+async def test_text_that_arrives_after_the_loss_is_encoded_too() -> None:
+    async with rig(encodes=2, interleaved_text=True) as r:
+        for encode in r.encodes:
+            encode.lose_text_after = 1
+        client = await Conversation(r, config()).begin()
+        await client.text("One ")
+        await until(lambda: any(encode.texts for encode in r.encodes))
+        lossy, saved = sorted(r.encodes, key=lambda encode: -len(encode.texts))
+        saved.lose_text_after = None
+        await client.text("two ")
+        await until(lambda: bool(saved.texts))
+        await client.text("three." + SECOND)
+        await client.end()
+        assert np.array_equal(samples(await client.rest()), expected())
+        assert len(lossy.texts) == len(saved.texts) == 1
+
+
+async def test_the_only_worker_is_used_again_after_a_restart() -> None:
+    async with rig(interleaved_text=True) as r:
+        r.encode.lose_text_after = 2
+        speaking = asyncio.create_task(speak(r))
+        await until(lambda: bool(r.encode.texts) and not r.encode.open_texts)
+        r.encode.lose_text_after = None
+        assert np.array_equal(samples(await speaking), expected())
+
+
+async def test_two_workers_are_tried_and_the_error_has_plain_words() -> None:
+    async with rig(encodes=3) as r:
+        for encode in r.encodes:
+            encode.lose_text_after = 1
+        error = await refused(r)
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        assert error.details() == "the encode workers were lost while they read this text; try again"
+        assert sum(len(encode.texts) for encode in r.encodes) == 2
+
+
+async def test_a_lost_only_worker_is_reported_in_plain_words() -> None:
+    async with rig(worker_wait_seconds=0) as r:
+        r.encode.lose_text_after = 1
+        error = await refused(r)
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        assert "Socket closed" not in (error.details() or "")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "calls"),
+    [(Internal("a bug"), grpc.StatusCode.INTERNAL, 2), (Overloaded("full"), grpc.StatusCode.RESOURCE_EXHAUSTED, 1)],
+)
+async def test_an_error_of_the_workers_reaches_the_client(error: Exception, code: grpc.StatusCode, calls: int) -> None:
+    async with rig(encodes=3) as r:
+        for encode in r.encodes:
+            encode.text_refusal = error
+        assert (await refused(r)).code() is code
+        assert sum(len(encode.texts) for encode in r.encodes) == calls

@@ -75,7 +75,10 @@ async def test_another_worker_continues_where_the_first_one_was_lost(hop: int, e
         "skips": {"skip_at_hop": hop},
         "cuts it short": {"cut_at_hop": hop},
     }
-    limits = {"falls silent": {"llm_silence_seconds": 1.0}, "stands still": {"llm_stall_seconds": 1.0}}
+    limits: dict[str, dict[str, Any]] = {
+        "falls silent": {"llm_silence_seconds": 1.0},
+        "stands still": {"llm_stall_seconds": 1.0},
+    }
     clock = ManualClock()
     async with rig(llms=2, clock=clock, **limits.get(end, {})) as r, asyncio.TaskGroup() as tasks:
         r.llms[0].scripts[0] = Script(**scripts[end])

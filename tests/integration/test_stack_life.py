@@ -21,7 +21,7 @@ TEXT = "We do not tell. And who is this? We heard it in the house."
 
 def simulated(folder: Path) -> StackConfig:
     """Return a stack whose engines are simulated."""
-    flags = {"gateway": ("--health-grace-seconds", "0")}
+    flags: dict[str, tuple[str, ...]] = {"gateway": ("--health-grace-seconds", "0")}
     for service, costs in COSTS.items():
         path = folder / f"{service}.json"
         path.write_text(json.dumps(costs), encoding="utf-8")

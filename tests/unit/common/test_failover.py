@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import REGISTRY, CollectorRegistry, Counter
 
 from services.common.errors import Overloaded, Unavailable
 from services.common.pool import Pool, WorkerState
@@ -95,6 +95,21 @@ async def test_an_admitted_session_waits_in_line_until_a_worker_accepts() -> Non
     assert len(tried) == 13
     assert time.pauses == sorted(time.pauses)
     assert max(time.pauses) <= 1.0
+
+
+async def test_streams_that_wait_in_line_are_counted() -> None:
+    def waiting() -> float | None:
+        return REGISTRY.get_sample_value("lighttts_streams_waiting_in_line", {"stage": "decode"})
+
+    counts: list[float | None] = []
+    stream = failover(Workers([Worker("a")]), Time(), admitted=True)
+
+    async def pause(seconds: float) -> None:
+        counts.append(waiting())
+
+    stream._pause = pause
+    await attempts(stream, [full(), full(), None])
+    assert (counts, waiting()) == ([1, 1], 0)
 
 
 async def test_a_stream_that_a_worker_accepted_waits_in_line_when_it_has_to_move() -> None:

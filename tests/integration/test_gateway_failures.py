@@ -199,7 +199,8 @@ async def test_a_worker_that_lacks_the_voice_gets_it() -> None:
 async def test_an_error_of_the_next_utterance_comes_after_the_audio_before_it() -> None:
     async with rig() as r:
         release = asyncio.Event()
-        r.llm.scripts = {0: Script(hold={1: release}), 1: Script(fail_at_hop=0, error=Internal("broken", repeated=True))}
+        failing = Script(fail_at_hop=0, error=Internal("broken", repeated=True))
+        r.llm.scripts = {0: Script(hold={1: release}), 1: failing}
         client = await Conversation(r).begin()
         await client.text("One is long. Two.")
         await until(lambda: len(r.llm.calls) == 2)

@@ -94,7 +94,7 @@ async def test_no_resource_of_a_client_stays_in_use_however_it_leaves(served: Ri
     assert all(call.cancelled.is_set() or call.ended.is_set() for call in served.llm.calls)
     assert served.encode.open_texts == 0
     assert not context.admission._sessions
-    assert context.registry._uploads == 0
+    assert context.registry._uploads.held == 0
     assert all(worker.active == 0 for pool in (context.encode, context.llm) for worker in pool.workers())
 
 
@@ -192,7 +192,7 @@ async def drop_mid_upload(r: Rig) -> None:
     header = tts_pb2.CreateVoiceHeader(name="half", transcript="hello", consent=True)
     await call.write(tts_pb2.CreateVoiceRequest(header=header))
     await call.write(tts_pb2.CreateVoiceRequest(audio=b"x" * 100_000))
-    await until(lambda: registry._uploads == 1)
+    await until(lambda: registry._uploads.held == 1)
     call.cancel()
 
 

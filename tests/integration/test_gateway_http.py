@@ -164,7 +164,9 @@ async def test_an_upload_without_a_length_is_cut_at_the_limit() -> None:
 async def test_an_error_before_the_first_audio_is_the_response(error: Any, whole: int, streamed: int) -> None:
     async with rig() as r:
         for number, (stream, status) in enumerate([("false", whole), ("true", streamed)]):
-            r.llm.scripts[number] = Script(fail_at_hop=0, error=error)
+            # An utterance that a worker has accepted would wait in line for another worker after Unavailable.
+            refused = isinstance(error, Unavailable)
+            r.llm.scripts[number] = Script(refusal=error) if refused else Script(fail_at_hop=0, error=error)
             response = await post(r, stream=stream, tts_text="One.")
             assert (response.status_code, response.json()) == (status, {"message": error.message})
             assert response.headers.get("retry-after") == (None if error.retry_after is None else "2")

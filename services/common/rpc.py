@@ -84,11 +84,13 @@ UNREGISTERED = "unregistered"
 
 
 def registered_methods(services: Iterable[str]) -> frozenset[str]:
-    """Return the methods of the named services, such as "/lighttts.v1.Llm/Generate"."""
+    """Return the methods of the named services, such as "/lighttts.v1.Llm/Generate"; none of one without descriptor."""
     pool = descriptor_pool.Default()
-    return frozenset(
-        f"/{name}/{method}" for name in services for method in pool.FindServiceByName(name).methods_by_name
-    )
+    methods: set[str] = set()
+    for name in services:
+        with contextlib.suppress(KeyError):
+            methods |= {f"/{name}/{method}" for method in pool.FindServiceByName(name).methods_by_name}
+    return frozenset(methods)
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):

@@ -57,7 +57,9 @@ async def test_an_utterance_is_spoken_hop_by_hop(worker: StartWorker, tmp_path: 
         decode_worker="decode-0",
         sample_rate=SAMPLE_RATE,
         text_order=llm_pb2.TEXT_ORDER_WHOLE,
+        origin=spoken.started[0].origin,
     )
+    assert spoken.started[0].origin
     assert not spoken.moved
     done = spoken.done
     assert done is not None

@@ -141,6 +141,12 @@ _QUEUES = Row(
             ),
         ),
         Panel(
+            "Tasks of the event loop",
+            "Tasks per pod. A number that grows while the load does not is a leak.",
+            "short",
+            (total("lighttts_event_loop_tasks", "pod"),),
+        ),
+        Panel(
             "Engine steps",
             "Turns of the engine's loop per second, idle turns included. Zero means that the engine hangs.",
             "ops",

@@ -135,6 +135,12 @@ _ANSWERS = Row(
             "ops",
             (per_second("lighttts_gateway_voices_not_forgotten_total"),),
         ),
+        Panel(
+            "Connections closed by the gateway",
+            "By reason: a limit on connections, or a deadline of a handshake, header or first message.",
+            "ops",
+            (per_second("lighttts_gateway_connections_closed_total", "reason"),),
+        ),
         Panel("Serving pods", "Number of pods that report SERVING.", "short", (total("lighttts_ready", "service"),)),
     ),
 )

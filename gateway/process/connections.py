@@ -23,7 +23,10 @@ CLOSED = Metric(
     "HTTP connections closed by the gateway before they made a request, by reason.",
     ["reason"],
 )
-"""`reason`: `limit` (too many, in all or from one address), `deadline` (handshake or headers took too long)."""
+"""`reason`: `limit` (too many, in all or from one address), `deadline` (handshake or headers took too long).
+Both series exist from the start, because an alert cannot see an increase in a series that appears with its first event."""
+for _reason in ("limit", "deadline"):
+    CLOSED.labels(_reason)
 
 RESERVED_FILES = 64
 """File descriptors that connections of clients leave free: workers, stores, logs."""

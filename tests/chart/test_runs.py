@@ -175,7 +175,7 @@ async def test_with_tls_everywhere_and_api_keys_strangers_are_left_out(
         (test,) = [item for item in objects if item["kind"] == "Pod"]
         code, output = await cluster.run(test)
         assert code == 0, output
-        with pytest.raises(ClientError, match="not as a gateway over plain gRPC"):
+        with pytest.raises(ClientError, match="not with plain gRPC"):
             await say(cluster, SHORT)
         monkeypatch.setenv("LIGHTTTS_SERVER_NAME", "tts.example")
         monkeypatch.setenv("LIGHTTTS_SERVER_CA", str(tmp_path / "authority" / "ca.crt"))

@@ -102,6 +102,7 @@ def moves_counter(name: str, stage: str) -> Counter:
     counter = Counter(name, text, ["reason", "outcome"])
     for reason, outcome in itertools.product(LossReason, ("moved", "failed")):
         counter.labels(reason.value, outcome)
+    WAITING_IN_LINE.labels(stage)
     return counter
 
 

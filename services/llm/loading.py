@@ -1,17 +1,20 @@
 """Makes a running engine from settings: checkpoints, precision, kernels.
 
-A setting that this machine does not support is replaced by one that it supports; the log gives the reason.
+A setting that this machine does not support is replaced by one that it supports; the log gives the reason. This module
+needs torch and numpy alone, so that a bare GPU machine can test these decisions. The settings may be any object with
+the fields of `LlmSettings` that are read here.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import queue
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import structlog
 import torch
 from torch import Tensor
 
@@ -20,17 +23,18 @@ from services.common.engine.device import on_device, replaced
 from services.common.engine.memory import check_room, free_memory, host_memory
 from services.common.engine.shell import FailedEvent
 from services.common.start_error import StartError
-from services.llm import metrics
 from services.llm.engine.backends import Backend, CostModel, SimulatedBackend
-from services.llm.engine.engine import LlmEngine
+from services.llm.engine.engine import LlmEngine, OnStep
 from services.llm.engine.scheduler import EngineLimits, earliest_deadline, fifo
 from services.llm.engine.sequence import Request, TokensEvent
 from services.llm.model.kv_cache import DecodeAttention, KVCache, SequenceInput, build_batch, gathered
 from services.llm.model.model import SpeechLM, load_speech_lm
 from services.llm.model.torch_backend import TorchBackend, TorchOptions
-from services.llm.settings import LlmSettings
 
-log = structlog.get_logger(__name__)
+if TYPE_CHECKING:
+    from services.llm.settings import LlmSettings
+
+log = logging.getLogger(__name__)
 
 PROGRAM_SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """Batch sizes for which CUDA graphs are recorded, up to the largest batch."""
@@ -43,10 +47,13 @@ TRIAL_DIFFERENCE = 0.05
 """Largest mean difference of hidden states, whose deviation is about 1: rounding stays below it, a mistake does not."""
 
 
-def load_engine(settings: LlmSettings, model: ModelDir, styles: Mapping[str, Path]) -> LlmEngine:
+def load_engine(
+    settings: LlmSettings, model: ModelDir, styles: Mapping[str, Path], on_step: OnStep | None = None
+) -> LlmEngine:
     """Return a running engine for `styles`; requests name the first style by the empty string.
 
-    Raises StartError for settings that cannot work and ModelDirError for checkpoints that do not fit.
+    The engine thread calls `on_step` after each step. Raises StartError for settings that cannot work and ModelDirError
+    for checkpoints that do not fit.
     """
     torch.set_num_threads(settings.torch_threads)
     by_deadline = settings.llm_order == "deadline"
@@ -77,7 +84,7 @@ def load_engine(settings: LlmSettings, model: ModelDir, styles: Mapping[str, Pat
     order = earliest_deadline if by_deadline else fifo
     _check_room(settings, limits, backend)
     try:
-        return LlmEngine(backend, model, limits, order, on_step=metrics.count_step)
+        return LlmEngine(backend, model, limits, order, on_step=on_step)
     except (RuntimeError, MemoryError) as error:
         raise StartError(
             f"no room for {settings.total_tokens} tokens of K/V cache ({error}); set LIGHTTTS_TOTAL_TOKENS lower"
@@ -141,15 +148,15 @@ def _torch_backend(settings: LlmSettings, model: ModelDir, styles: Mapping[str, 
     )
     others = dict(list(zip(styles, models, strict=True))[1:])
     backend = TorchBackend(models[0], styles=others, options=options)
-    log.info(
-        "generating",
-        device=str(device),
-        dtype=_name(dtype),
-        int8_weights=int8_weights,
-        int8_kv=settings.llm_int8_kv,
-        cuda_graphs=bool(options.program_sizes),
-        attention="copied blocks" if attend is gathered else "paged kernel",
-    )
+    fields = {
+        "device": str(device),
+        "dtype": _name(dtype),
+        "int8_weights": int8_weights,
+        "int8_kv": settings.llm_int8_kv,
+        "cuda_graphs": bool(options.program_sizes),
+        "attention": "copied blocks" if attend is gathered else "paged kernel",
+    }
+    log.info("generating", extra=fields)
     return backend
 
 

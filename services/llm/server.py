@@ -77,7 +77,7 @@ class LlmService(llm_pb2_grpc.LlmServicer):
         wait = settings.decode_wait_seconds
         pool = Pool(workers, "lighttts.v1.Decode", name="decode", dial=dial, wait_seconds=wait)
         styles = read_styles(model)
-        engine = await asyncio.to_thread(load_engine, settings, model, styles)
+        engine = await asyncio.to_thread(load_engine, settings, model, styles, metrics.count_step)
         self._context = LlmServiceContext(
             engine=engine,
             pool=pool,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,6 +35,22 @@ from tests.unit.llm.llm_support import ROOT, run, utterance
 
 CPU = torch.device("cpu")
 CV3 = ROOT / "tests" / "data" / "cosyvoice3-mini"
+
+BARE_MACHINE = """
+import json, sys
+from pathlib import Path
+from types import SimpleNamespace
+absent = ("grpc", "google", "structlog", "pydantic", "pydantic_settings", "prometheus_client", "tokenizers", "lighttts")
+sys.modules |= dict.fromkeys(absent)
+from services.common.checkpoint.model_dir import open_model_dir
+from services.llm.loading import load_engine, warm_up
+settings = SimpleNamespace(**json.loads(sys.argv[1]))
+model = open_model_dir(Path(settings.model_dir))
+engine = load_engine(settings, model, {"": model.weights_file("llm")})
+warm_up(engine, model)
+engine.close()
+"""
+"""Generates a few tokens with torch and numpy alone."""
 
 
 def voice(text: list[int], speech: list[int]) -> Voice:
@@ -180,6 +198,14 @@ def test_an_engine_of_an_absent_gpu_speaks_on_the_cpu(mini_dir: ModelDir) -> Non
         engine.close()
     (line,) = [entry for entry in logs if entry["log_level"] == "error"]
     assert line["event"].startswith("NO SUCH DEVICE, GENERATING ON THE CPU INSTEAD")
+
+
+def test_a_bare_gpu_machine_can_load_an_engine(mini_dir: ModelDir) -> None:
+    """There is torch, but no package that reads settings or writes logs."""
+    settings = LlmSettings(model_dir=mini_dir.path).model_dump(mode="json")
+    command = [sys.executable, "-c", BARE_MACHINE, json.dumps(settings)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_gpu_that_fails_while_the_model_is_loaded_gives_way(

@@ -19,7 +19,7 @@ import numpy as np
 from services.common.checkpoint.model_dir import ModelDir, open_model_dir
 from services.common.checkpoint.weights import read_weights
 from services.decode.flow.model import Flow
-from services.decode.vocoder.context import layer_bound
+from services.decode.vocoder.build import build_vocoder
 from services.decode.vocoder.stream import Vocoder
 from services.llm.model.model import SpeechLM, load_speech_lm
 
@@ -187,9 +187,7 @@ class Golden:
     @cached_property
     def vocoder(self) -> Vocoder:
         self.require("hift.pt")
-        self.require_family("cosyvoice2", "vocoder")
-        config = self.model.vocoder
-        return Vocoder(config, read_weights(self.model.weights_file("hift")), layer_bound(config))
+        return build_vocoder(self.model)
 
 
 def ids(array: Any) -> tuple[int, ...]:

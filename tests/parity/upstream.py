@@ -1,4 +1,4 @@
-"""Upstream's own streaming, rebuilt from our parts for comparison only (spec sections 6.1 and 6.2).
+"""Upstream's own streaming, rebuilt from our parts for comparison only (spec sections 6.1, 6.2 and 9).
 
 Its cross-fade of cached samples, a phase that restarts in every call and a last call with full attention are not what
 the product does; they show here that the same weights give upstream's audio.
@@ -6,6 +6,8 @@ the product does; they show here that the same weights give upstream's audio.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.decode.vocoder.pitch import accumulate, cycles_per_frame
+from services.decode.vocoder.source import NoiseTable
 from services.decode.vocoder.stream import Vocoder
 from tests.parity.checks.flow import mel_after, open_stream, plans, tokens
 from tests.parity.golden import Golden
@@ -22,6 +25,8 @@ from tests.parity.golden import Golden
 MOST_CHUNKS = 4
 """The hop grows to at most so many attention chunks."""
 CACHE_FRAMES = 8
+HELD_FRAMES = 8
+"""Frames that upstream's causal vocoder holds back."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ def streamed(golden: Golden, growth: int) -> list[Call]:
 def speak(golden: Golden, calls: list[Call], *, causal_last: bool = False) -> list[Tensor]:
     """The audio [samples] of each call; `causal_last` keeps the last call chunk-causal, which upstream does not."""
     whole, causal = plans(golden)
-    vocode = CrossFade(golden.vocoder)
+    vocode = (Rerun if golden.model.vocoder.causal else CrossFade)(golden.vocoder)
     audio = []
     for before, call in pairwise([Call(0, 0, final=False), *calls]):
         plan: ChunkPlan = causal if causal_last or not call.final else whole
@@ -83,6 +88,44 @@ def zero_noise_source(vocoder: Vocoder, mel: Tensor) -> Tensor:
         turns = cycles_per_frame(f0, harmonics, vocoder.config.sample_rate, hop)
         phase = accumulate(turns, turns.new_zeros(harmonics))
         return vocoder.source(f0, phase, None, torch.zeros(hop * mel.shape[0], harmonics))
+
+
+@contextmanager
+def no_noise(vocoder: Vocoder) -> Iterator[None]:
+    """The vocoder's noise is zero in the block."""
+    table, vocoder.noise = vocoder.noise, NoNoise(vocoder.source.harmonics)
+    try:
+        yield
+    finally:
+        vocoder.noise = table
+
+
+class NoNoise(NoiseTable):
+    """Zero draws."""
+
+    def __init__(self, harmonics: int) -> None:
+        self._harmonics = harmonics
+
+    def read(self, seed: int, start: int, count: int) -> Tensor:
+        return torch.zeros(count, self._harmonics)
+
+
+class Rerun:
+    """Token2wav of CosyVoice3 after the flow: the vocoder over the whole mel at each call (spec section 9)."""
+
+    def __init__(self, vocoder: Vocoder) -> None:
+        self._vocoder = vocoder
+        self._mel = torch.zeros(0, vocoder.config.in_channels)
+        self._spoken = 0
+
+    def __call__(self, mel: Tensor, final: bool) -> Tensor:
+        """New mel [n, bins] to samples."""
+        self._mel = torch.cat((self._mel, mel))
+        audio = self._vocoder.generator(self._mel.T[None], zero_noise_source(self._vocoder, self._mel)[None])[0]
+        first, self._spoken = self._spoken, audio.shape[0]
+        if not final:
+            self._spoken -= HELD_FRAMES * self._vocoder.config.hop
+        return audio[first : self._spoken]
 
 
 class CrossFade:

@@ -115,6 +115,10 @@ class VocoderConfig:
     lrelu_slope: float = 0.1
     audio_limit: float = 0.99
     f0_channels: int = 512
+    causal: bool = False
+    """CosyVoice3 (spec section 9): layers see the past only, but for the pitch's and the generator's first ones."""
+    conv_pre_look_right: int = 3
+    """Frames that the generator's first layer sees to the right."""
     family: Family = "cosyvoice2"
 
     @property
@@ -310,6 +314,8 @@ def _build(root: Path, family: Family, raw: Mapping[str, Any], qwen: Mapping[str
             lrelu_slope=float(hift.get("lrelu_slope", defaults.lrelu_slope)),
             audio_limit=float(hift.get("audio_limit", defaults.audio_limit)),
             f0_channels=int(hift["f0_predictor"]["cond_channels"]),
+            causal=family == "cosyvoice3",
+            conv_pre_look_right=int(hift["conv_pre_look_right"]) if family == "cosyvoice3" else 3,
             family=family,
         ),
         mel=MelConfig(

@@ -23,8 +23,9 @@ from services.decode.engine.state import ResumeRecord, StreamError, StreamSpec
 from services.decode.estimators.compiled import probe_mel
 from services.decode.flow.kv_cache import EMPTY_STATE, KvBlockPool, KvLayout, block_bytes
 from services.decode.flow.model import EstimatorFactory, Flow, FlowHop, FlowState
-from services.decode.vocoder.context import layer_bound, measure_context
-from services.decode.vocoder.stream import Vocoder, VocoderState
+from services.decode.vocoder.build import build_vocoder
+from services.decode.vocoder.context import measure_context
+from services.decode.vocoder.stream import VocoderState
 from services.decode.vocoder.stretch import Stretch
 
 log = logging.getLogger(__name__)
@@ -85,9 +86,7 @@ class TorchBackend:
         self._state_bytes, self._memory_share = state_bytes, memory_share
         compute = self.precision.compute
         self.flow = Flow(model.flow, weights, self.device, compute, self._make_pool, make_estimator)
-        self.vocoder = Vocoder(
-            model.vocoder, read_weights(model.weights_file("hift")), layer_bound(model.vocoder), self.device
-        )
+        self.vocoder = build_vocoder(model, self.device)
         self.prompts = PromptCache(self.flow)
         self._recomputed = self._non_finite = 0
         self._memory_reported = False

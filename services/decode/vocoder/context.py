@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from services.common.checkpoint.model_dir import VocoderConfig
-from services.decode.vocoder.pitch import PITCH_REACH
+from services.decode.vocoder.pitch import reach_of_pitch
 from services.decode.vocoder.stream import Context, Vocoder, VocoderState
 
 TOLERANCE = 1e-5
@@ -20,30 +20,44 @@ TOLERANCE = 1e-5
 
 
 def layer_bound(config: VocoderConfig) -> Context:
-    """The context that no sample depends beyond, from kernel sizes alone (about 20 frames at the official sizes)."""
+    """The context that no sample depends beyond, from kernel sizes alone.
+
+    About 20 frames on either side at CosyVoice2's sizes. CosyVoice3 (`config.causal`) needs 31 on the left and 5 on the
+    right, where upstream holds back 8: one frame that the inverse STFT reads, and the first layer's right context.
+    """
     after = 3.0 * config.istft_hop / config.hop + config.istft_n_fft / config.hop
+    if config.causal:
+        after *= 2
     source = 0.0
     rate = config.hop // config.istft_hop
     stages = zip(
         config.upsample_rates, config.upsample_kernels, config.source_kernels, config.source_dilations, strict=True
     )
     blocks = list(zip(config.resblock_kernels, config.resblock_dilations, strict=True))
+    side = 1 if config.causal else 2
     for up, kernel, source_kernel, source_dilations in reversed(list(stages)):
-        after += max(_reach(size, dilations) for size, dilations in blocks) / rate
-        source = max(source, after + (_reach(source_kernel, source_dilations) + 1) / rate)
+        after += max(_reach(size, dilations, side) for size, dilations in blocks) / rate
+        source = max(source, after + (_reach(source_kernel, source_dilations, side) + 1) / rate)
         rate //= up
         after += kernel / up / rate
-    frames = math.ceil(max(3 + after, PITCH_REACH + 1 + source)) + 1
+    behind, ahead = reach_of_pitch(config)
+    if config.causal:
+        one = math.ceil(config.istft_n_fft / config.hop)
+        return Context(math.ceil(max(after, source + 1)) + 1, one + max(config.conv_pre_look_right, ahead))
+    frames = math.ceil(max(config.conv_pre_look_right + after, behind + 1 + source)) + 1
     return Context(frames, frames)
 
 
-def _reach(kernel: int, dilations: tuple[int, ...]) -> int:
-    return sum((kernel - 1) // 2 * (dilation + 1) for dilation in dilations)
+def _reach(kernel: int, dilations: tuple[int, ...], side: int) -> int:
+    """Columns on one side; `side` is 2 if half of a kernel lies there, 1 if all of it does."""
+    return sum((kernel - 1) // side * (dilation + 1) for dilation in dilations)
 
 
 @torch.inference_mode()
 def measure_context(vocoder: Vocoder, mel: Tensor, tolerance: float = TOLERANCE, cuts: int = 8) -> Context:
     """The smallest context within `tolerance` (max abs sample) of one run over `mel` [M, mel], at several cuts.
+
+    The right context of a causal vocoder is its bound: few frames, each of which counts.
 
     `mel` should be about two seconds of the checkpoint's output. The result never exceeds the layers' bound, and is
     that bound if the mel is too short for a measurement.
@@ -56,11 +70,13 @@ def measure_context(vocoder: Vocoder, mel: Tensor, tolerance: float = TOLERANCE,
     whole_state = vocoder.open(seed=0)
     whole, phase = vocoder.run_window(whole_state, mel)
     reference = whole.view(frames, hop)
-    left, right = 0, 0
-    for cut in torch.linspace(bound.right + 1, frames - bound.left - PITCH_REACH - 1, cuts).int().tolist():
-        ahead, _ = vocoder.run_window(whole_state, mel[:cut])
-        right = max(right, _needed(ahead.view(cut, hop), reference[:cut], tolerance))
-        first = cut + PITCH_REACH
+    left, right = 0, bound.right if vocoder.config.causal else 0
+    pitch = vocoder.pitch.left
+    for cut in torch.linspace(bound.right + 1, frames - bound.left - pitch - 1, cuts).int().tolist():
+        if not vocoder.config.causal:
+            ahead, _ = vocoder.run_window(whole_state, mel[:cut])
+            right = max(right, _needed(ahead.view(cut, hop), reference[:cut], tolerance))
+        first = cut + pitch
         state = VocoderState(seed=0, phase=torch.remainder(phase[first - 1], 1.0), mel=mel[:0], start=cut)
         behind, _ = vocoder.run_window(state, mel[cut:])
         rest = frames - first

@@ -1,12 +1,19 @@
-"""The HiFT generator: mel and excitation to samples (spec section 7.4). Stateless; `stream` cuts it into windows."""
+"""The HiFT generator: mel and excitation to samples (spec section 7.4). Stateless; `stream` cuts it into windows.
+
+CosyVoice3's generator (spec section 9) is the same network with its layers' context on the left: `causal` of its
+configuration selects the paddings and the way of upsampling, the rest is shared.
+"""
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from services.common.checkpoint.model_dir import VocoderConfig
+from services.decode.vocoder.conv import Conv, RepeatUp, zeros_around
 
 _MAX_MAGNITUDE = 100.0
 
@@ -27,12 +34,16 @@ class Snake(nn.Module):
 class ResBlock(nn.Module):
     """Dilated and plain convolutions around snakes, with shortcuts."""
 
-    def __init__(self, channels: int, kernel: int, dilations: tuple[int, ...]) -> None:
+    def __init__(self, channels: int, kernel: int, dilations: tuple[int, ...], *, causal: bool) -> None:
         super().__init__()
+        reach = kernel - 1
         self.convs1 = nn.ModuleList(
-            nn.Conv1d(channels, channels, kernel, dilation=d, padding=d * (kernel - 1) // 2) for d in dilations
+            Conv(channels, channels, kernel, dilation=d, zeros=zeros_around(reach * d, causal=causal))
+            for d in dilations
         )
-        self.convs2 = nn.ModuleList(nn.Conv1d(channels, channels, kernel, padding=(kernel - 1) // 2) for _ in dilations)
+        self.convs2 = nn.ModuleList(
+            Conv(channels, channels, kernel, zeros=zeros_around(reach, causal=causal)) for _ in dilations
+        )
         self.activations1 = nn.ModuleList(Snake(channels) for _ in dilations)
         self.activations2 = nn.ModuleList(Snake(channels) for _ in dilations)
 
@@ -43,6 +54,20 @@ class ResBlock(nn.Module):
         return x
 
 
+def _upsampling(inputs: int, outputs: int, kernel: int, rate: int, *, causal: bool) -> nn.Module:
+    if causal:
+        return RepeatUp(inputs, outputs, kernel, rate)
+    return nn.ConvTranspose1d(inputs, outputs, kernel, rate, padding=(kernel - rate) // 2)
+
+
+def _downsampling(inputs: int, outputs: int, stride: int, *, causal: bool) -> nn.Module:
+    """The spectrum at a stage's rate: one of `stride` columns, from twice as many."""
+    if stride == 1:
+        return nn.Conv1d(inputs, outputs, 1)
+    zeros = (stride - 1, 0) if causal else (stride // 2, stride // 2)
+    return Conv(inputs, outputs, 2 * stride, stride, zeros=zeros)
+
+
 class Generator(nn.Module):
     """Upsampling stages that merge the excitation's spectrum, then an inverse STFT."""
 
@@ -51,29 +76,24 @@ class Generator(nn.Module):
     def __init__(self, config: VocoderConfig) -> None:
         super().__init__()
         self.config = config
-        base, bins = config.base_channels, config.istft_n_fft + 2
-        self.conv_pre = nn.Conv1d(config.in_channels, base, 7, padding=3)
+        base, bins, causal = config.base_channels, config.istft_n_fft + 2, config.causal
+        ahead = config.conv_pre_look_right
+        behind = 0 if causal else ahead
+        self.conv_pre = Conv(config.in_channels, base, behind + 1 + ahead, zeros=(behind, ahead))
         self.ups, self.source_downs, self.source_resblocks = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         self.resblocks = nn.ModuleList()
         stages = list(zip(config.upsample_rates, config.upsample_kernels, strict=True))
         for stage, (rate, kernel) in enumerate(stages):
             width = base // 2 ** (stage + 1)
-            padding = (kernel - rate) // 2
-            self.ups.append(nn.ConvTranspose1d(2 * width, width, kernel, rate, padding=padding))
+            self.ups.append(_upsampling(2 * width, width, kernel, rate, causal=causal))
             # The spectrum has one column per istft_hop samples; each stage reads it at its own rate.
-            stride = 1
-            for later, _ in stages[stage + 1 :]:
-                stride *= later
-            down = (
-                nn.Conv1d(bins, width, 2 * stride, stride, padding=stride // 2)
-                if stride > 1
-                else nn.Conv1d(bins, width, 1)
-            )
-            self.source_downs.append(down)
-            self.source_resblocks.append(ResBlock(width, config.source_kernels[stage], config.source_dilations[stage]))
+            stride = math.prod(later for later, _ in stages[stage + 1 :])
+            self.source_downs.append(_downsampling(bins, width, stride, causal=causal))
+            source = (config.source_kernels[stage], config.source_dilations[stage])
+            self.source_resblocks.append(ResBlock(width, *source, causal=causal))
             for size, dilations in zip(config.resblock_kernels, config.resblock_dilations, strict=True):
-                self.resblocks.append(ResBlock(width, size, dilations))
-        self.conv_post = nn.Conv1d(base // 2 ** len(stages), bins, 7, padding=3)
+                self.resblocks.append(ResBlock(width, size, dilations, causal=causal))
+        self.conv_post = Conv(base // 2 ** len(stages), bins, 7, zeros=zeros_around(6, causal=causal))
         self.register_buffer("window", torch.hann_window(config.istft_n_fft), persistent=False)
 
     def forward(self, mel: Tensor, source: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Pitch and phase, in float64 whatever the model's precision (spec section 7.1, 7.2).
+"""Pitch and phase, in float64 whatever the model's precision (spec sections 7.1, 7.2 and 9).
 
 Phase is a running sum: a pitch that differs in the last float32 digits between two computations of the same frame
 moves every later sample. In float64 a streamed vocoder equals one run over the whole mel to float32 rounding.
@@ -6,25 +6,37 @@ moves every later sample. In float64 a streamed vocoder equals one run over the 
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-PITCH_REACH = 5
-"""Frames on either side that one frame's pitch depends on: five convolutions over three frames each."""
+from services.common.checkpoint.model_dir import VocoderConfig
+from services.decode.vocoder.conv import Conv
+
+
+def _layer_reach(config: VocoderConfig) -> list[tuple[int, int]]:
+    """Frames to the left and to the right of each convolution."""
+    return [(0, 3)] + [(2, 0)] * 4 if config.causal else [(1, 1)] * 5
+
+
+def reach_of_pitch(config: VocoderConfig) -> tuple[int, int]:
+    """Frames to the left and to the right that one frame's pitch depends on."""
+    left, right = zip(*_layer_reach(config), strict=True)
+    return sum(left), sum(right)
 
 
 class PitchPredictor(nn.Module):
     """Mel to fundamental frequency in Hz."""
 
-    def __init__(self, mel: int, channels: int) -> None:
+    def __init__(self, config: VocoderConfig) -> None:
+        """Convolutions over three frames or, if `config.causal`, over three to the right and then two to the left."""
         super().__init__()
-        widths = [mel] + [channels] * PITCH_REACH
+        channels = config.f0_channels
         layers: list[nn.Module] = []
-        for before, after in pairwise(widths):
-            layers += [nn.Conv1d(before, after, 3, padding=1), nn.ELU()]
+        for layer, (behind, ahead) in enumerate(_layer_reach(config)):
+            inputs = channels if layer else config.in_channels
+            layers += [Conv(inputs, channels, behind + 1 + ahead, zeros=(behind, ahead)), nn.ELU()]
+        self.left, _ = reach_of_pitch(config)
         self.condnet = nn.Sequential(*layers)
         self.classifier = nn.Linear(channels, 1)
 
@@ -59,6 +71,11 @@ def interpolate_phase(phase: Tensor, before: Tensor | None, hop: int) -> Tensor:
     samples = torch.cat((here + early * (here - previous), here + late * (following - here)), dim=1)
     # Phase never falls below zero, where the fraction is the remainder at a tenth of its cost.
     return samples.frac_().flatten(0, 1)
+
+
+def hold_phase(phase: Tensor, hop: int) -> Tensor:
+    """CosyVoice3's phase per sample, constant in each frame: [M, H] -> [M * hop, H], in turns of [0, 1)."""
+    return phase.frac().repeat_interleave(hop, dim=0)
 
 
 def voiced(f0: Tensor, threshold: float, hop: int) -> Tensor:

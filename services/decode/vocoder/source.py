@@ -1,4 +1,4 @@
-"""The excitation: harmonics of the pitch, plus noise that depends on the absolute sample only (spec section 7.2)."""
+"""The excitation: harmonics of the pitch, plus noise by absolute sample (spec sections 7.2 and 9)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import math
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from services.common.checkpoint.model_dir import VocoderConfig
-from services.decode.vocoder.pitch import interpolate_phase, voiced
+from services.decode.vocoder.pitch import hold_phase, interpolate_phase, voiced
 
 NOISE_PERIOD = 2**18
 """Samples after which the noise repeats (10.9 s at 24 kHz), far longer than listeners can recognise a repetition."""
@@ -18,19 +19,18 @@ _SEED_STRIDE = 0x9E37_79B1
 
 
 class NoiseTable:
-    """Gaussian noise as a function of (seed, absolute sample): the same on every machine, in any order of calls.
+    """Noise as a function of (seed, absolute sample): the same on every machine, in any order of calls.
 
-    The table is built once from Philox, a counter-based generator, by the Box-Muller transform; only the generator's
-    raw integers are used, which do not change between library versions.
+    Gaussian with variance 1 or, if `uniform`, in [0, 1), as in CosyVoice3 (spec section 9). The table is built once
+    from Philox, a counter-based generator, by the Box-Muller transform; only the generator's raw integers are used,
+    which do not change between library versions.
     """
 
-    def __init__(self, harmonics: int, period: int = NOISE_PERIOD) -> None:
+    def __init__(self, harmonics: int, period: int = NOISE_PERIOD, *, uniform: bool = False) -> None:
         count = harmonics * period
         raw = np.random.Philox(key=_NOISE_KEY).random_raw(count + count % 2)
-        uniform = ((raw >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
-        radius, angle = np.sqrt(-2.0 * np.log(uniform[0::2])), (2.0 * math.pi) * uniform[1::2]
-        normal = np.stack((radius * np.cos(angle), radius * np.sin(angle)), axis=1).astype(np.float32)
-        self._table = torch.from_numpy(normal.reshape(-1)[:count].reshape(period, harmonics))
+        draws = _below_one(raw) if uniform else _gaussian(raw)
+        self._table = torch.from_numpy(draws[:count].reshape(period, harmonics))
         self._period = period
 
     def to(self, device: torch.device) -> None:
@@ -48,6 +48,17 @@ class NoiseTable:
         return torch.cat(pieces) if pieces else self._table[:0]
 
 
+def _below_one(raw: NDArray[np.uint64]) -> NDArray[np.float32]:
+    """float32 in [0, 1): the upper 24 bits, so that none rounds to 1."""
+    return (raw >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
+
+
+def _gaussian(raw: NDArray[np.uint64]) -> NDArray[np.float32]:
+    uniform = ((raw >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    radius, angle = np.sqrt(-2.0 * np.log(uniform[0::2])), (2.0 * math.pi) * uniform[1::2]
+    return np.stack((radius * np.cos(angle), radius * np.sin(angle)), axis=1).astype(np.float32).reshape(-1)
+
+
 class HarmonicSource(nn.Module):
     """Mixes the harmonics into one excitation signal."""
 
@@ -63,8 +74,9 @@ class HarmonicSource(nn.Module):
         Phase is wrapped in float64 before the sine is taken in the noise's precision.
         """
         config = self.config
-        turns = interpolate_phase(phase, before, config.hop)
-        uv = voiced(f0, config.voiced_threshold, config.hop)
+        hop = config.hop
+        turns = hold_phase(phase, hop) if config.causal else interpolate_phase(phase, before, hop)
+        uv = voiced(f0, config.voiced_threshold, hop)
         loud, quiet = config.noise_sigma, config.sine_amplitude / 3
         amplitude = torch.where(uv, loud, quiet).to(noise.dtype)
         sine = turns.to(noise.dtype).mul_(2 * math.pi).sin_().mul_(config.sine_amplitude * uv)

@@ -17,7 +17,7 @@ from torch import Tensor
 from services.common.checkpoint.model_dir import VocoderConfig
 from services.common.checkpoint.weights import load_strict
 from services.decode.vocoder.hift import Generator
-from services.decode.vocoder.pitch import PITCH_REACH, PitchPredictor, accumulate, cycles_per_frame
+from services.decode.vocoder.pitch import PitchPredictor, accumulate, cycles_per_frame
 from services.decode.vocoder.source import HarmonicSource, NoiseTable
 
 
@@ -36,7 +36,7 @@ class VocoderState:
     emitted  frames whose samples have been returned
     start    absolute frame of `mel`'s first row
     mel      float32 [n, mel]: left context, then frames still held back
-    phase    float64 [harmonics], turns at the end of frame `source_start - 1`
+    phase    float64 [harmonics], turns at the end of the frame before `Vocoder.source_start`
     """
 
     seed: int
@@ -44,11 +44,6 @@ class VocoderState:
     mel: Tensor = field(repr=False)
     emitted: int = 0
     start: int = 0
-
-    @property
-    def source_start(self) -> int:
-        """The first frame whose pitch the window determines: the frames before it are only context."""
-        return self.start + PITCH_REACH if self.start else 0
 
 
 class Vocoder:
@@ -62,7 +57,7 @@ class Vocoder:
         self.device = device or torch.device("cpu")
         self.generator = Generator(config)
         self.source = HarmonicSource(config)
-        self.pitch = PitchPredictor(config.in_channels, config.f0_channels)
+        self.pitch = PitchPredictor(config)
         prefixes = {"m_source.": self.source, "f0_predictor.": self.pitch}
         for prefix, module in prefixes.items():
             part = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
@@ -71,7 +66,7 @@ class Vocoder:
         for module in (self.generator, self.source, self.pitch):
             module.to(self.device).eval().requires_grad_(False)
         self.pitch.double()
-        self.noise = NoiseTable(self.source.harmonics)
+        self.noise = NoiseTable(self.source.harmonics, uniform=config.causal)
         self.noise.to(self.device)
 
     def open(self, seed: int) -> VocoderState:
@@ -81,6 +76,10 @@ class Vocoder:
             phase=torch.zeros(self.source.harmonics, dtype=torch.float64, device=self.device),
             mel=torch.zeros(0, self.config.in_channels, device=self.device),
         )
+
+    def source_start(self, state: VocoderState) -> int:
+        """The first frame whose pitch the window determines: the frames before it are only context."""
+        return state.start + self.pitch.left if state.start else 0
 
     def append(self, state: VocoderState, mel: Tensor, last: bool) -> Tensor:
         """Append mel frames [n, mel]; return the samples that are now determined, [frames * hop], possibly none.
@@ -101,7 +100,7 @@ class Vocoder:
             end = state.start + window.shape[0]
             ready.append(end if last else max(state.emitted, end - self.context.right))
             if ready[index] > state.emitted:
-                groups[window.shape[0] - (state.source_start - state.start)].append(index)
+                groups[window.shape[0] - (self.source_start(state) - state.start)].append(index)
         made: dict[int, tuple[Tensor, Tensor]] = {}
         for group in groups.values():
             made.update(zip(group, self._run([(pieces[i][0], windows[i]) for i in group]), strict=True))
@@ -115,14 +114,14 @@ class Vocoder:
         return samples
 
     def run_window(self, state: VocoderState, window: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the window's samples [n * hop] from frame `state.source_start` on, and their phase [n, harmonics]."""
+        """Return the window's samples [n * hop] from frame `source_start(state)` on, and their phase [n, harmonics]."""
         return self._run([(state, window)])[0]
 
     def _run(self, windows: Sequence[tuple[VocoderState, Tensor]]) -> list[tuple[Tensor, Tensor]]:
         """`run_window` of windows that give equally many frames."""
         mels, sources, phases = [], [], []
         for state, window in windows:
-            first = state.source_start - state.start
+            first = self.source_start(state) - state.start
             source, phase = self._excite(state, window, first)
             mels.append(window[first:].T)
             sources.append(source)
@@ -134,8 +133,9 @@ class Vocoder:
         f0 = self.pitch(window.T[None].double())[0, first:]
         turns = cycles_per_frame(f0, self.source.harmonics, config.sample_rate, config.hop)
         phase = accumulate(turns, state.phase)
-        before = state.phase if state.source_start else None
-        noise = self.noise.read(state.seed, state.source_start * config.hop, f0.shape[0] * config.hop)
+        start = self.source_start(state)
+        before = state.phase if start else None
+        noise = self.noise.read(state.seed, start * config.hop, f0.shape[0] * config.hop)
         return self.source(f0, phase, before, noise), phase
 
     def _take(self, state: VocoderState, window: Tensor, ready: int, made: tuple[Tensor, Tensor] | None) -> Tensor:
@@ -144,7 +144,7 @@ class Vocoder:
             state.mel = window
             return window.new_zeros(0)
         audio, phase = made
-        hop, source_start = self.config.hop, state.source_start
+        hop, source_start = self.config.hop, self.source_start(state)
         samples = audio[(state.emitted - source_start) * hop : (ready - source_start) * hop].clone()
         state.emitted = ready
         self._trim(state, window, phase, source_start)
@@ -152,8 +152,9 @@ class Vocoder:
 
     def _trim(self, state: VocoderState, window: Tensor, phase: Tensor, source_start: int) -> None:
         """Drop the frames that no later window needs; `phase` starts at `source_start`."""
-        start = max(state.start, state.emitted - self.context.left - PITCH_REACH)
+        start = max(state.start, state.emitted - self.context.left - self.pitch.left)
         state.mel = window[start - state.start :].clone()
         state.start = start
-        if state.source_start > source_start:
-            state.phase = torch.remainder(phase[state.source_start - 1 - source_start], 1.0)
+        ahead = self.source_start(state) - source_start
+        if ahead > 0:
+            state.phase = torch.remainder(phase[ahead - 1], 1.0)

@@ -14,7 +14,6 @@ from tests.parity.upstream import Call, one_shot, speak, streamed
 
 @check("token2wav.npz")
 def token2wav(golden: Golden) -> Iterator[Row]:
-    golden.require_family("cosyvoice2", "flow and vocoder")
     arrays = golden.arrays("token2wav.npz")
     by_name = {
         "nonstream": one_shot(golden),
@@ -34,7 +33,8 @@ def token2wav(golden: Golden) -> Iterator[Row]:
 def _run(golden: Golden, arrays: Arrays, name: str, calls: list[Call]) -> Iterator[Row]:
     rows = [call.as_row(golden.model.flow.mel_frames_per_token) for call in calls]
     listed = f"{name}_calls_ntoken_streaming_finalize_nmel"
-    yield equal(f"token2wav.npz: {listed}", rows, arrays[listed])
+    if listed in arrays:
+        yield equal(f"token2wav.npz: {listed}", rows, arrays[listed])
     chunks = speak(golden, calls)
     lengths = [chunk.shape[0] for chunk in chunks]
     yield equal(f"token2wav.npz: {name}_chunk_lengths", lengths, arrays[f"{name}_chunk_lengths"])

@@ -1,0 +1,38 @@
+"""Convolutions of the vocoders: where their zeros lie, and CosyVoice3's upsampling (spec sections 7 and 9)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Conv(nn.Conv1d):
+    """A convolution over `left` zeros, the input and `right` zeros."""
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int = 1, *, zeros: tuple[int, int]
+    ) -> None:
+        left, right = zeros
+        symmetric = left == right
+        super().__init__(inputs, outputs, kernel, stride, left if symmetric else 0, dilation)
+        self._pad = (0, 0) if symmetric else zeros
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(F.pad(input, self._pad) if any(self._pad) else input)
+
+
+class RepeatUp(Conv):
+    """CosyVoice3's upsampling: `rate` copies of each column, then a convolution that sees no column to the right."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, rate: int) -> None:
+        super().__init__(inputs, outputs, kernel, zeros=(kernel - 1, 0))
+        self._rate = rate
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[B, C, n] -> [B, C', n * rate]."""
+        return super().forward(input.repeat_interleave(self._rate, dim=-1))
+
+
+def zeros_around(reach: int, *, causal: bool) -> tuple[int, int]:
+    """The zeros that keep the length of a convolution over `reach` more columns than one."""
+    return (reach, 0) if causal else (reach // 2, reach // 2)

@@ -154,3 +154,18 @@ spec:
 {{- define "light-tts.hasFetchContainer" -}}
 {{- if and (has .Values.model.mode (list "pvc" "emptyDir")) .Values.model.fetch.enabled }}true{{ end }}
 {{- end }}
+
+{{/* The pod of the Job that downloads the model into the claim. */}}
+{{- define "light-tts.fetchPod" -}}
+restartPolicy: OnFailure
+automountServiceAccountToken: false
+enableServiceLinks: false
+{{- include "light-tts.pullSecrets" . }}
+{{ include "light-tts.podSecurity" . }}
+containers:
+  {{- include "light-tts.fetchContainer" (dict "root" . "wait" false) | nindent 2 }}
+volumes:
+  - name: tmp
+    emptyDir: {}
+  {{- include "light-tts.modelVolume" . | nindent 2 }}
+{{- end }}

@@ -237,6 +237,10 @@ containers:
     envFrom:
       - configMapRef:
           name: {{ include "light-tts.component" . }}
+      {{- with $values.extraEnvVarsSecret }}
+      - secretRef:
+          name: {{ . }}
+      {{- end }}
     env:
       {{- include "light-tts.modelEnv" . | trim | nindent 6 }}
       {{- with $values.extraEnvVars }}

@@ -55,30 +55,30 @@ class Helm:
     """One version of helm."""
 
     binary: Path
+    chart: Path = CHART
 
     def lint(self, profile: str) -> str:
         """Return the output of `helm lint --strict`. Raises HelmError."""
-        return self._run("lint", "--strict", str(CHART), "--values", str(CHART / profile))
+        return self._run("lint", "--strict", str(self.chart), "--values", str(self.chart / profile))
 
     def render(self, profile: str = "values.yaml", *settings: str, more: Sequence[str] = ()) -> list[dict[str, Any]]:
         """Return the chart's objects with a values file and `name=value` settings (JSON values). Raises HelmError."""
         sets = [part for setting in settings for part in ("--set-json", setting)]
-        text = self._run(
-            "template", RELEASE, str(CHART), "--namespace", NAMESPACE, "--values", str(CHART / profile), *sets, *more
-        )
+        place = ("--namespace", NAMESPACE, "--values", str(self.chart / profile))
+        text = self._run("template", RELEASE, str(self.chart), *place, *sets, *more)
         return [item for item in yaml.safe_load_all(text) if item is not None]
 
     def notes(self, profile: str) -> str:
         """Return the notes that `helm install` prints."""
-        arguments = ("--dry-run=client", "--namespace", NAMESPACE, "--values", str(CHART / profile))
-        return self._run("install", RELEASE, str(CHART), *arguments).partition("NOTES:")[2]
+        arguments = ("--dry-run=client", "--namespace", NAMESPACE, "--values", str(self.chart / profile))
+        return self._run("install", RELEASE, str(self.chart), *arguments).partition("NOTES:")[2]
 
     def ask_cluster(self, kubeconfig: Path, profile: str, *settings: str) -> str:
         """Return helm's output, including errors, when it renders the chart with access to a cluster."""
         sets = [part for setting in settings for part in ("--set-json", setting)]
-        place = ("--dry-run=server", "--namespace", NAMESPACE, "--values", str(CHART / profile))
+        place = ("--dry-run=server", "--namespace", NAMESPACE, "--values", str(self.chart / profile))
         try:
-            return self._run("template", RELEASE, str(CHART), *place, *sets, kubeconfig=kubeconfig)
+            return self._run("template", RELEASE, str(self.chart), *place, *sets, kubeconfig=kubeconfig)
         except HelmError as error:
             return str(error)
 

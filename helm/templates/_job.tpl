@@ -1,0 +1,40 @@
+{{/*
+A Job that runs once for each content of its pod: (dict "root" $ "name" "fetch" "backoffLimit" 6 "pod" YAML "settings" YAML).
+
+A Job is immutable, so its name has a hash of its whole template: an upgrade either leaves the Job as it is, or creates
+another one. The template has no label that changes with the chart's version alone. "settings": what the pod reads from a
+ConfigMap, if it does; a change of it is a change of the pod.
+*/}}
+{{- define "light-tts.job" -}}
+{{- $template := include "light-tts.jobTemplate" . -}}
+apiVersion: batch/v1
+kind: Job
+metadata:
+  name: {{ include "light-tts.component" . | trunc 54 | trimSuffix "-" }}-{{ sha256sum $template | trunc 8 }}
+  namespace: {{ .root.Release.Namespace }}
+  labels:
+    {{- include "light-tts.labels" . | nindent 4 }}
+  {{- with .root.Values.commonAnnotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+spec:
+  backoffLimit: {{ .backoffLimit }}
+  template:
+    {{- $template | nindent 4 }}
+{{- end }}
+
+{{- define "light-tts.jobTemplate" -}}
+metadata:
+  labels:
+    {{- include "light-tts.selector" . | nindent 4 }}
+    {{- with .root.Values.commonLabels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  {{- with .settings }}
+  annotations:
+    checksum/config: {{ sha256sum . }}
+  {{- end }}
+spec:
+  {{- .pod | nindent 2 }}
+{{- end }}

@@ -1,0 +1,121 @@
+"""What `helm upgrade` must not do: change a field that Kubernetes forbids to change."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.helm import CHART, Helm
+
+pytestmark = pytest.mark.system
+
+Objects = list[dict[str, Any]]
+
+JOBS = (
+    'engineCache={"pvc":{"enabled":true},"prepare":{"enabled":true}}',
+    'decode.settings={"decode_backend":"onnx","decode_max_streams":4}',
+)
+"""A release with both Jobs: the one that fetches the model, and the one that builds engines."""
+CHANGES = (
+    'commonLabels={"team":"speech"}',
+    'commonAnnotations={"contact":"speech"}',
+    "podSecurityContext.supplementalGroups=[44]",
+    "podSecurityContext.runAsUser=1000",
+    'global.imagePullSecrets=["pull"]',
+    'global.imageRegistry="registry.example"',
+    'gateway.image.tag="edge"',
+    'gateway.image.pullPolicy="Always"',
+    'decode.image.tag="edge"',
+    'decode.settings={"decode_backend":"onnx","decode_max_streams":5}',
+    'decode.extraEnvVars=[{"name":"A","value":"b"}]',
+    'decode.extraEnvVarsSecret="more"',
+    'decode.nodeSelector={"gpu":"yes"}',
+    'decode.tolerations=[{"key":"nvidia.com/gpu","operator":"Exists"}]',
+    "decode.gpu.count=2",
+    'model.name="cosyvoice3"',
+    'model.mountPath="/m"',
+    'model.pvc.existingClaim="mine"',
+    'model.fetch.tokenSecret.name="hub"',
+    "model.fetch.resources.limits.memory=1",
+    "model.fetch.backoffLimit=1",
+    'engineCache.sizeLimit="1Gi"',
+    'engineCache.pvc.existingClaim="mine"',
+    "networkPolicy.enabled=false",
+    'discovery="dns"',
+    'gateway.service.type="LoadBalancer"',
+    "encode.replicaCount=3",
+    "decode.autoscaling.hpa.enabled=true",
+    "metrics.enabled=false",
+    "loadGenerator.enabled=true",
+)
+FIXED = {
+    "Job": (("spec", "template"), ("spec", "selector")),
+    "Deployment": (("spec", "selector"),),
+    "PersistentVolumeClaim": (("spec",),),
+    "RoleBinding": (("roleRef",),),
+    "Service": (("spec", "clusterIP"),),
+}
+"""Fields that the API server does not let an upgrade change, by kind. (A claim may grow.)"""
+
+
+def at(item: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        item = (item or {}).get(name)
+    return item
+
+
+def forbidden(before: Objects, after: Objects) -> Iterator[str]:
+    """Yield each change of an upgrade from `before` to `after` that the API server would refuse."""
+    known = {(item["kind"], item["metadata"]["name"]): item for item in before}
+    for item in after:
+        kind, name = item["kind"], item["metadata"]["name"]
+        for path in FIXED.get(kind, ()):
+            if (kind, name) in known and at(known[kind, name], path) != at(item, path):
+                yield f"{kind} {name}: {'.'.join(path)}"
+
+
+def names(objects: Objects, kind: str) -> set[str]:
+    return {item["metadata"]["name"] for item in objects if item["kind"] == kind}
+
+
+def of_version(helm: Helm, folder: Path, **fields: str) -> Helm:
+    """A copy of the chart with other fields in Chart.yaml."""
+    copy = folder / "chart"
+    shutil.copytree(CHART, copy)
+    metadata = yaml.safe_load((copy / "Chart.yaml").read_text(encoding="utf-8"))
+    (copy / "Chart.yaml").write_text(yaml.safe_dump({**metadata, **fields}), encoding="utf-8")
+    return dataclasses.replace(helm, chart=copy)
+
+
+@pytest.fixture(scope="module")
+def installed(newest_helm: Helm) -> Objects:
+    objects = newest_helm.render("values.yaml", *JOBS)
+    assert len(names(objects, "Job")) == 2
+    return objects
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_value_changes_no_field_that_is_fixed(newest_helm: Helm, installed: Objects, change: str) -> None:
+    assert not list(forbidden(installed, newest_helm.render("values.yaml", *JOBS, change)))
+
+
+@pytest.mark.parametrize(
+    "fields", [{"version": "9.9.9"}, {"appVersion": "9.9.9"}], ids=lambda fields: next(iter(fields))
+)
+def test_another_version_of_the_chart_changes_no_field_that_is_fixed(
+    newest_helm: Helm, tmp_path: Path, installed: Objects, fields: dict[str, str]
+) -> None:
+    upgraded = of_version(newest_helm, tmp_path, **fields).render("values.yaml", *JOBS)
+    assert not list(forbidden(installed, upgraded))
+    assert (names(upgraded, "Job") == names(installed, "Job")) is ("version" in fields), "new images need new Jobs"
+
+
+def test_names_of_jobs_fit_into_a_label(newest_helm: Helm) -> None:
+    objects = newest_helm.render("values.yaml", *JOBS, f'fullnameOverride="{"x" * 60}"')
+    assert all(len(name) <= 63 for name in names(objects, "Job"))

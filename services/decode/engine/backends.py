@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -43,6 +43,8 @@ class AudioFormat:
     """Longest utterance, prompt included: the length of the flow's noise (300 s, spec section 5.3)."""
     mel_bins: int = 80
     speaker_dim: int = 192
+    held_frames: int = 12
+    """Mel frames that the vocoder holds back for its right context."""
 
     @classmethod
     def of(cls, model: ModelDir) -> AudioFormat:
@@ -228,7 +230,7 @@ class SimulatedBackend:
         recompute: bool = False,
     ) -> None:
         """With `recompute`, every hop costs its stream's whole history, as in backends without state."""
-        self.format = audio
+        self.format = replace(audio, held_frames=costs.holdback_frames)
         self._costs, self._sleep, self._recompute = costs, sleep, recompute
 
     def check(self, spec: StreamSpec) -> None:

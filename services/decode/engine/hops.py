@@ -15,29 +15,33 @@ from services.common.checkpoint.chunk_plan import ChunkPlan
 class HopPolicy:
     """How many tokens a stream decodes at a time; it never changes which chunks exist.
 
-    The first hop ends at the first boundary at least `first_min` tokens after the prompt. Later hops take the largest
-    of `sizes` (tokens, ascending) that is at most `lead_share` of the stream's lead: a stream far ahead of its
+    The first hop ends at the first boundary that gives `first_frames` mel frames of audio, apart from those that the
+    vocoder holds back: the fewer it holds back, the shorter the hop and the sooner the audio. Later hops take the
+    largest of `sizes` (tokens, ascending) that is at most `lead_share` of the stream's lead: a stream far ahead of its
     listener is decoded in fewer, larger pieces, and a stream that has just begun gets its next second soon.
     """
 
-    first_min: int = 15
+    first_frames: int = 18
     sizes: tuple[int, ...] = (25, 50, 100)
     lead_share: float = 0.5
     token_rate: float = 25.0
+    frames_per_token: int = 2
 
     def __post_init__(self) -> None:
-        if self.first_min < 1 or not self.sizes or any(size < 1 for size in self.sizes):
+        if self.first_frames < 1 or not self.sizes or any(size < 1 for size in self.sizes):
             raise ValueError("hop sizes must be positive token counts")
         if list(self.sizes) != sorted(self.sizes):
             raise ValueError(f"hop sizes must ascend, got {self.sizes}")
 
-    def hop_end(self, plan: ChunkPlan, prompt: int, done: int, lead: float) -> int:
+    def hop_end(self, plan: ChunkPlan, prompt: int, done: int, lead: float, held_frames: int) -> int:
         """The boundary (absolute tokens) that the next hop should reach if the utterance is long enough.
 
-        `prompt` and `done` are absolute token positions (`done` = 0 before the first hop), `lead` is in seconds.
+        `prompt` and `done` are absolute token positions (`done` = 0 before the first hop), `lead` is in seconds,
+        `held_frames` the vocoder's right context.
         """
         if done <= prompt:
-            return plan.boundary_at_or_after(max(prompt + self.first_min, done + 1))
+            least = -(-(self.first_frames + held_frames) // self.frames_per_token)
+            return plan.boundary_at_or_after(max(prompt + least, done + 1))
         affordable = self.lead_share * lead * self.token_rate
         size = max((size for size in self.sizes if size <= affordable), default=self.sizes[0])
         return plan.boundary_at_or_after(done + size)

@@ -194,7 +194,7 @@ def next_hop_end(stream: Stream, now: float, audio: AudioFormat) -> int | None:
     if stream.done >= stream.available:
         return None
     lead = stream.lead(now, audio.sample_rate)
-    end = stream.spec.hops.hop_end(stream.plan, stream.prompt, stream.done, lead)
+    end = stream.spec.hops.hop_end(stream.plan, stream.prompt, stream.done, lead, audio.held_frames)
     if stream.ended:
         return min(end, stream.available)
     return end if end + audio.lookahead_tokens <= stream.available else None
@@ -203,7 +203,7 @@ def next_hop_end(stream: Stream, now: float, audio: AudioFormat) -> int | None:
 def demand(stream: Stream, now: float, audio: AudioFormat, limits: EngineLimits) -> Demand:
     """Return the stream's demand for admission: its next hop, whether or not its tokens are known yet."""
     lead = stream.lead(now, audio.sample_rate)
-    end = stream.spec.hops.hop_end(stream.plan, stream.prompt, stream.done, lead)
+    end = stream.spec.hops.hop_end(stream.plan, stream.prompt, stream.done, lead, audio.held_frames)
     hop = stream.spec.hops.sizes[0]
     return Demand(end - stream.done, _deadline(stream, now, audio, limits), hop, not stream.spec.offline)
 

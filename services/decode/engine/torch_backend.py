@@ -87,6 +87,7 @@ class TorchBackend:
         compute = self.precision.compute
         self.flow = Flow(model.flow, weights, self.device, compute, self._make_pool, make_estimator)
         self.vocoder = build_vocoder(model, self.device)
+        self._hold_back()
         self.prompts = PromptCache(self.flow)
         self._recomputed = self._non_finite = 0
         self._memory_reported = False
@@ -216,6 +217,10 @@ class TorchBackend:
     def warm_up(self) -> None:
         """Decode synthetic tokens and measure the vocoder's context on their mel (`measure_context`)."""
         self.vocoder.context = measure_context(self.vocoder, probe_mel(self.flow))
+        self._hold_back()
+
+    def _hold_back(self) -> None:
+        self.format = replace(self.format, held_frames=self.vocoder.context.right)
 
     def _ends(self, hop: Hop) -> bool:
         return hop.final and hop.end == hop.state.flow.prompt + len(hop.tokens)

@@ -17,7 +17,7 @@ from services.decode.engine.state import StreamError
 from services.decode.engine.torch_backend import NonFiniteAudio, TorchBackend
 from tests.unit.decode import decode_support as support
 
-ONE_HOP = HopPolicy(first_min=7000)
+ONE_HOP = HopPolicy(first_frames=14000)
 SAME = 1e-3
 """Tolerance for runs whose mel differs by float rounding, which the phase accumulates."""
 
@@ -28,11 +28,11 @@ def alone(spec_options: dict[str, object], tokens: list[int], prompt: int = 30) 
 
 
 @settings(max_examples=6)
-@given(prompt=st.integers(0, 60), count=st.integers(1, 110), feed=st.integers(1, 40), first_min=st.integers(1, 40))
-def test_streamed_is_one_shot(prompt: int, count: int, feed: int, first_min: int) -> None:
+@given(prompt=st.integers(0, 60), count=st.integers(1, 110), feed=st.integers(1, 40), first_frames=st.integers(1, 60))
+def test_streamed_is_one_shot(prompt: int, count: int, feed: int, first_frames: int) -> None:
     tokens = support.speech(count)
     with support.running(support.mini_backend()) as engine:
-        streamed = support.speak(engine, support.voice(prompt, hops=HopPolicy(first_min, (25,))), tokens, feed)
+        streamed = support.speak(engine, support.voice(prompt, hops=HopPolicy(first_frames, (25,))), tokens, feed)
         audio = streamed.wait()
         whole = support.speak(engine, support.voice(prompt, hops=ONE_HOP), tokens).wait()
     assert audio.shape == whole.shape == (960 * count,)

@@ -6,32 +6,43 @@ from collections.abc import Iterator
 
 import regex
 
-from services.encode.text.normalise import ABBREVIATIONS
-from services.encode.text.split import QUOTES, TERMINATORS, Span
+from services.encode.text.borders import abbreviations, glued, lines
+from services.encode.text.borders.units import end_of_unit
+from services.encode.text.split import TERMINATORS, Span
 
 MAX_SEGMENT = 400
 """A text without marks is cut at a comma or space within this many characters (about half a minute of speech). This
 bounds the text that an unfinished sentence holds back."""
 
-_MARKS = frozenset(TERMINATORS["zh"] + TERMINATORS["en"])
-_WIDE_MARKS = frozenset(mark for mark in _MARKS if not mark.isascii())
-_ABBREVIATION = regex.compile(rf"\b(?:{'|'.join(ABBREVIATIONS)}|\p{{L}})\.$")
+_MARKS = frozenset(TERMINATORS["zh"] + TERMINATORS["en"] + "…")
+_WIDE_MARKS = frozenset(mark for mark in _MARKS if not mark.isascii()) - {"…"}
+_PLACES = regex.compile(rf"[{regex.escape(''.join(sorted(_MARKS)) + lines.LINE_ENDS)}<\[]")
+_CLOSERS = regex.compile(r"""["”’'»)\]}*_~`」』）】》]{0,4}""")
+_WIDE_CLOSERS = regex.compile(r"""["”’)\]」』）】》]{0,4}""")
 _PAUSES = ("，", ",", "、")
+_STOPPED = regex.compile(r"""[.?!。？！…]["”’'»)\]}*_~`」』）】》]{0,4}\s*$""")
+"""The end of a text that a pause completes."""
+_LINE_HEAD = 400
+"""Characters of a line that are kept to judge its end."""
 
 
 class Segmenter:
     """Cuts a text where a sentence has certainly ended, whatever follows.
 
-    That is after a run of marks (with its closing quote) that has a full-width mark or is followed by white space,
-    unless it is the full stop of an abbreviation or initial. 3.5, 10:30 and example.com stay whole. A decision needs
-    the characters before the place and one after it, so fragments of any size give the same sentences. The sentences
-    joined are the text.
+    That is after a run of marks (with its closing quotes or brackets) that has a full-width mark or is followed by
+    white space, unless it is the full stop of an abbreviation or initial; after a mark that touches the next sentence
+    (`12345.Let me`); and at line ends that are no wrapped line's. 3.5, 10:30 and example.com stay whole; so do links,
+    tags, brackets and table rows. A decision needs the characters before the place and a few after it, never where the
+    fragments of the text end, so fragments of any size give the same sentences. The sentences joined are the text.
     """
 
     def __init__(self) -> None:
         self._text = ""
         self._offset = 0  # of self._text in the whole text
         self._scanned = 0  # no sentence ends before this place in self._text
+        self._line = ""  # the beginning of the current line that earlier sentences contain
+        self._wrapped = False  # a line end in self._text[: self._scanned] is inside a paragraph
+        self._units: list[tuple[int, int]] = []  # links, tags and brackets in self._text
 
     def push(self, fragment: str) -> Iterator[Span]:
         """Yield the sentences that `fragment` completes. Take them all before the next fragment."""
@@ -39,38 +50,137 @@ class Segmenter:
         while (end := self._next_boundary()) is not None:
             yield self._take(end)
 
-    def flush(self) -> list[Span]:
-        """Return the rest as a sentence, at the end of the text."""
-        return [self._take(len(self._text))] if self._text else []
+    def pause(self) -> list[Span]:
+        """Return the text that is held back if it ends as a sentence does, because its client has paused.
 
-    def _next_boundary(self) -> int | None:
+        A full stop after a digit or an abbreviation may continue, and so may an open bracket.
+        """
+        text = self._text.rstrip()
+        match = _STOPPED.search(text)
+        if match is None or not any(map(str.isalnum, text)) or self._open_unit():
+            return []
+        stop = match.start()
+        if text[stop] == "." and text[stop - 1] != ".":
+            word = abbreviations.word_before(text, stop)
+            if text[stop - 1].isnumeric() or (word and word.casefold() != "no"):
+                return []
+        return [self._take(len(self._text))]
+
+    def flush(self) -> list[Span]:
+        """Return the rest as sentences, at the end of the text."""
+        spans = []
+        while (end := self._next_boundary(final=True)) is not None:
+            spans.append(self._take(end))
+        return [*spans, self._take(len(self._text))] if self._text else spans
+
+    def _next_boundary(self, *, final: bool = False) -> int | None:
+        """Return the end of the next sentence, None if it is not known yet. `final`: no text follows."""
         text = self._text
-        while self._scanned < len(text):
-            if self._scanned >= MAX_SEGMENT:
-                return self._forced_boundary()
-            if text[self._scanned] not in _MARKS:
-                self._scanned += 1
-                continue
-            end = self._scanned
-            while end < len(text) and end < MAX_SEGMENT and text[end] in _MARKS:
-                end += 1
-            quoted = end + 1 if text[end : end + 1] and text[end] in QUOTES else end
-            if quoted >= len(text):
-                return None  # the next character decides
-            wide = not _WIDE_MARKS.isdisjoint(text[self._scanned : end])
-            if wide or (text[quoted].isspace() and not _ABBREVIATION.search(text[:end])):
-                return quoted
-            self._scanned = end
-        return None
+        while True:
+            match = _PLACES.search(text, self._scanned, MAX_SEGMENT)
+            if match is None:
+                self._scanned = max(self._scanned, min(len(text), MAX_SEGMENT))
+                return self._forced_boundary() if len(text) >= MAX_SEGMENT else None
+            self._scanned = place = match.start()
+            if text[place] in _MARKS:
+                end, following = self._after_marks(place, final=final)
+            elif text[place] in "[<":
+                end, following = self._after_unit(place, final=final)
+            else:
+                end, following = self._after_line(place, final=final)
+            if end is not None:
+                return end
+            if following is None:
+                return None
+            self._scanned = following
+
+    def _after_marks(self, place: int, *, final: bool) -> tuple[int | None, int | None]:
+        """Return the end of the sentence or None, and where to look further; None if later text decides."""
+        text = self._text
+        end = place
+        while end < len(text) and end < MAX_SEGMENT and text[end] in _MARKS:
+            end += 1
+        wide = not _WIDE_MARKS.isdisjoint(text[place:end])
+        closers = (_WIDE_CLOSERS if wide else _CLOSERS).match(text, end)
+        closed = end if closers is None else closers.end()
+        if closed >= len(text):
+            return None, None  # the next character decides
+        if wide and text[end] == '"' and not text[closed].isspace() and text.count('"', 0, end) % 2 == 0:
+            closed = end  # the quotation mark opens the next sentence
+        if self._in_table_row(place):
+            return None, end
+        if wide:
+            return closed, None
+        alone = end == place + 1
+        if text[closed].isspace():
+            if alone and text[place] == "." and closed == end:
+                return self._after_full_stop(place, final=final)
+            return closed, None
+        ends = glued.ends_sentence(text, place, final=final) if alone and closed == end else False
+        if ends is None:
+            return None, None
+        return (closed, None) if ends else (None, end)
+
+    def _after_full_stop(self, place: int, *, final: bool) -> tuple[int | None, int | None]:
+        if lines.is_item_number(self._line_before(place + 1)):
+            return None, place + 1
+        ends = abbreviations.ends_sentence(self._text, place, final=final)
+        if ends is None:
+            return None, None
+        return (place + 1, None) if ends else (None, place + 1)
+
+    def _after_unit(self, place: int, *, final: bool) -> tuple[int | None, int | None]:
+        end = end_of_unit(self._text, place, final=final)
+        if end is None:
+            return None, None
+        if end == place:
+            return None, place + 1
+        self._units.append((place, end))
+        return None, end
+
+    def _after_line(self, place: int, *, final: bool) -> tuple[int | None, int | None]:
+        text = self._text
+        if not text[:place].strip():  # the line end before a sentence
+            self._line = ""
+            return None, place + 1
+        broken = self._wrapped or (bool(self._line.strip()) and not self._line_start(place))
+        ends = lines.line_break_ends(self._line_before(place), text, place, broken=broken, final=final)
+        if ends is None:
+            return None, None
+        if ends:
+            return place, None
+        self._wrapped = True
+        return None, place + 1
+
+    def _open_unit(self) -> bool:
+        rest = self._text[self._scanned :]
+        return rest[:1] in {"[", "<"} and end_of_unit(self._text, self._scanned) is None
+
+    def _in_table_row(self, place: int) -> bool:
+        return lines.is_table_row(self._line_before(place))
+
+    def _line_start(self, place: int) -> int:
+        """Return where the line of `place` begins in self._text; 0 if it began before or there."""
+        return max(self._text.rfind(end, 0, place) for end in lines.LINE_ENDS) + 1
+
+    def _line_before(self, place: int) -> str:
+        start = self._line_start(place)
+        return self._text[start:place] if start else self._line + self._text[:place]
 
     def _forced_boundary(self) -> int:
         window = self._text[:MAX_SEGMENT]
+        whole = [(start, end) for start, end in self._units if end - start <= MAX_SEGMENT // 2]
+        for start, end in whole:
+            window = window[:start] + "x" * (min(end, MAX_SEGMENT) - start) + window[end:]
         end = max(max(window.rfind(pause) for pause in _PAUSES) + 1, window.rfind(" "))
         return end if end > MAX_SEGMENT // 2 else MAX_SEGMENT
 
     def _take(self, end: int) -> Span:
         span = Span(self._text[:end], self._offset, self._offset + end)
+        self._line = self._line_before(end)[:_LINE_HEAD]
         self._text = self._text[end:]
         self._offset += end
         self._scanned = 0
+        self._wrapped = False
+        self._units.clear()
         return span

@@ -28,15 +28,17 @@ def with_final_mark(text: str, language: Language) -> str:
     return text + ("。" if language == "zh" else ".")
 
 
-def utterances(text: str, language: Language, comma_split: bool = False) -> Iterator[str]:
+def utterances(text: str, language: Language, comma_split: bool = False, *, whole_names: bool = False) -> Iterator[str]:
     """Cut the text after every mark that ends a clause. Of consecutive marks only the first is kept.
 
     A closing quote right after the mark stays with it. The utterances joined are the text without repeated marks.
+    `whole_names`: not at a mark between two letters or digits of ASCII, as in `example.com`; the family's rule cuts
+    there too.
     """
     marks = TERMINATORS[language] + ("，," if comma_split else "")
     current, start = "", 0
     for i, char in enumerate(text):
-        if i < start or char not in marks:
+        if i < start or char not in marks or (whole_names and _in_name(text, i)):
             continue
         if i > start:
             if current:
@@ -50,6 +52,11 @@ def utterances(text: str, language: Language, comma_split: bool = False) -> Iter
         yield current
     if text[start:]:
         yield text[start:]
+
+
+def _in_name(text: str, mark: int) -> bool:
+    around = text[mark - 1 : mark] + text[mark + 1 : mark + 2]
+    return len(around) == 2 and around.isascii() and around.isalnum()
 
 
 class Merger:

@@ -104,7 +104,13 @@ class SentenceEncoder:
         yield from self._encode(self._segmenter.push(fragment))
 
     def pause(self) -> Iterator[list[Piece]]:
-        return iter(())  # half a sentence spoken separately sounds worse than a late one
+        """Yield all complete sentences, also one whose end is certain only because no text follows.
+
+        Half a sentence stays: spoken separately it sounds worse than a late one.
+        """
+        yield from self._encode(self._segmenter.pause())
+        if pieces := self._pieces(self._merger.close(self._language)):
+            yield pieces
 
     def finish(self) -> Iterator[list[Piece]]:
         yield from self._encode(self._segmenter.flush())
@@ -134,11 +140,15 @@ class SentenceEncoder:
             return []
         # White space between English sentences belongs to the second: it determines its first token.
         blank = segment[: len(segment) - len(segment.lstrip())] if self._started and self._language == "en" else ""
+        if blank and not blank.strip("\r\n\t "):
+            blank = " "  # a line end is read as a blank
         self._started = True
         if is_verbatim(core):
             return [blank + core]
-        text = with_final_mark(blank + self._frontend.normaliser(core, self._language), self._language)
-        return list(utterances(text, self._language, self._frontend.split.comma_split))
+        text = blank + self._frontend.normaliser(core, self._language)
+        if not text.endswith("…"):
+            text = with_final_mark(text, self._language)
+        return list(utterances(text, self._language, self._frontend.split.comma_split, whole_names=True))
 
     def _pieces(self, spans: list[Span]) -> list[Piece]:
         pieces = [

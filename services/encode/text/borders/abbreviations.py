@@ -1,0 +1,110 @@
+"""Decides whether the full stop of an abbreviation or initialism also ends its sentence."""
+
+from __future__ import annotations
+
+import regex
+
+from services.encode.text.borders.words import words
+
+# Names or examples follow these: their full stop never ends a sentence.
+_LEADING = words("""
+    mr mrs ms mx dr prof gen col maj capt cmdr lt sgt cpl pvt adm rev fr hon gov pres sen rep supt messrs mme mlle
+    mt ft e.g i.e cf vs viz approx ca resp incl esp et.al bzw z.b d.h u.a sog
+    """)
+# Numbers follow these. Before anything else they are words, or end a sentence.
+_BEFORE_NUMBERS = words("""
+    no nos nr fig figs eq eqs vol vols p pp pg pgs sec secs sect ch chap chaps art arts ref refs tab tabs ex app par
+    para pt ed eds v vv l ll col cols abb s bd aufl tel ext apt ste rm fl op
+    """)
+# These may end a sentence, and names may follow them: only a word that begins a sentence decides.
+_TRAILING = words("""
+    st sr jr inc ltd co corp bros llc plc dept univ assn ave blvd rd ln hwy sq esq ph.d m.d b.a m.a b.sc m.sc ll.b
+    d.d.s r.n u.s u.k u.n e.u d.c a.m p.m a.d b.c b.c.e c.e n.b p.s al est gov
+    """)
+# These end a sentence if a capital follows.
+_BEFORE_LOWER_CASE = words(
+    "etc jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thur thurs fri sat sun"
+)
+# Also units are abbreviations, after a number.
+_UNITS = words("in ft yd mi oz lb lbs pt qt gal hr hrs min mins sec secs mo yr yrs km cm mm kg mg ml sq cu max avg")
+# These are words as well, so only their capitalised form is an abbreviation.
+_CAPITALISED = words(
+    """
+    gen col maj adm rev hon gov pres sen rep mt ft fr no art ex app par pt s st co sq mar sun sat mon wed jan dec
+    """
+)
+_LOWER_TOO = words("no art ex app par pt ft sq co")
+"""Of the capitalised ones, those that are also written in lower case before a number."""
+
+_STARTERS = words("""
+    the a an it he she they we i you this that these those there here in on at by for from but and or so if when while
+    as after before since then now what who why how where which is are was were do does did can could will would should
+    my your his her its our their not no yes let please however also meanwhile because although though once with
+    without to some many most all each every both another other such once only even still just maybe perhaps
+    """)
+"""Words that begin a sentence if they are capitalised after an abbreviation."""
+LONGEST_STARTER = 10
+
+_WORD = regex.compile(r"(?<![\p{L}\p{N}.])((?:\p{L}{1,4}\.){0,5}\p{L}{1,8})\.$")
+_AFTER_NUMBER = regex.compile(r"\p{N}\s?\p{L}+\.$")
+_INITIALS = regex.compile(r"(?:\p{Latin}\.)*[\p{Latin}\p{Cyrillic}\p{Greek}]")
+_NEXT = regex.compile(r"""(\s*)["“‘'«(\[*_]{0,4}([\p{L}\p{N}]?\p{L}*)""")
+_WINDOW = 32
+
+
+def word_before(text: str, stop: int) -> str:
+    """Return the abbreviation that the full stop at `stop` belongs to, or an empty string."""
+    window = text[max(0, stop + 1 - _WINDOW) : stop + 1]
+    match = _WORD.search(window)
+    if match is None:
+        return ""
+    word = match.group(1)
+    key = word.casefold()
+    if _INITIALS.fullmatch(word) or key in _LEADING | _BEFORE_NUMBERS | _TRAILING | _BEFORE_LOWER_CASE:
+        if key in _CAPITALISED and word.islower() and not (key in _LOWER_TOO or key in _UNITS):
+            return ""
+        return word
+    return word if key in _UNITS and _AFTER_NUMBER.search(window) else ""
+
+
+def ends_sentence(text: str, stop: int, *, final: bool = False) -> bool | None:
+    """Return whether the full stop at `stop`, before white space, ends a sentence.
+
+    Returns None if later text decides; `final`: there is none.
+    """
+    word = word_before(text, stop)
+    if not word:
+        return True
+    follows = _NEXT.match(text, stop + 1)
+    blank, after = follows.groups() if follows is not None else ("", "")
+    if follows is None or not after:
+        if follows is None or follows.end() == len(text):
+            return True if final else None
+        return _is_blank_line(blank)
+    if _is_blank_line(blank):
+        return True
+    return _before_word(text, word, after, follows.end(), final=final)
+
+
+def _before_word(text: str, word: str, after: str, end: int, *, final: bool) -> bool | None:
+    key = word.casefold()
+    if key in _LEADING and not (key in _CAPITALISED and word.islower()):
+        return False
+    if after[0].isnumeric():
+        return False
+    if after[0].islower():
+        # "no. it was" is a sentence in careless writing; a number alone makes "no." an abbreviation
+        return key in _BEFORE_NUMBERS and key in _LOWER_TOO and not _INITIALS.fullmatch(word)
+    if key in _BEFORE_LOWER_CASE or key in _UNITS:
+        return True
+    if key in _BEFORE_NUMBERS and not _INITIALS.fullmatch(word):
+        if end == len(text) and not final:
+            return None
+        return key in {"no", "nos"} or not (len(after) == 1 or regex.fullmatch(r"[IVXLC]{1,6}", after))
+    if end == len(text) and len(after) <= LONGEST_STARTER and not final:
+        return None
+    return after.casefold() in _STARTERS and text[end : end + 1] != "."
+
+
+def _is_blank_line(blank: str) -> bool:
+    return blank.count("\n") > 1

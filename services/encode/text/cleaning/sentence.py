@@ -1,0 +1,98 @@
+"""Cleans one sentence. A sentence of a stream may hold a part of a construct only, such as the first half of bold text,
+so the rules work on single marks where a parser of whole documents would need both ends."""
+
+from __future__ import annotations
+
+import re
+from unicodedata import normalize
+
+import regex
+
+from services.encode.text.cleaning.characters import PICTURE, drop_unspeakable
+from services.encode.text.cleaning.markdown import plain_text, without_lookalikes
+from services.encode.text.cleaning.markup import decoded, without_tags
+from services.encode.text.protected import PROTECTED, outside_protected
+
+# Most sentences have no character of interest. The marks that begin a Markdown line are of interest there only.
+_OF_INTEREST = re.compile(
+    r"""[^A-Za-z0-9 ,.;:!?'"()%$/\n+-]|(?:^|\n)[ ]{0,3}(?:[+-] |\d+\) |(?:- ?){3})""",
+)
+_CHINESE = re.compile(r"[\u4e00-\u9fff。，！？；：、“”‘’《》（）A-Za-z0-9 ,.;:!?'\"]+")
+
+_KEYCAP = regex.compile(r"[#*]\ufe0f?\u20e3")
+_MARKS_OF_PICTURES = r"[\ufe0e\ufe0f\u200d\u20e3\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]"
+_PICTURES = regex.compile(rf"(?:{PICTURE}{_MARKS_OF_PICTURES}*)(?:\s*(?:{PICTURE}|{_MARKS_OF_PICTURES}))*", regex.V1)
+_ARROW = regex.compile(r"[\u2190-\u21ff\u27f0-\u27ff\u2900-\u297f\u279c\u27a1\u2b05-\u2b07]", regex.V1)
+_INNER_BULLET = regex.compile(r"(?<=[^\s]) +[\u2022\u2023\u25cf\u25aa] +(?=[^\s])")
+_FRACTION = regex.compile(r"(\d?)([\u00bc-\u00be\u2150-\u215e\u2189])(\d?)")
+_FRACTION_SLASH = regex.compile(r"(?<=\d)\u2044(?=\d)")
+_LOW_DIGITS = regex.compile(r"(?<=(\d)?)[\u2080-\u2089]+")
+_WIDE_COLON = regex.compile(r"(?<=[0-9])：(?=[0-9])")
+_WIDE_COMMA = regex.compile(r"(?<=[0-9])，(?=[0-9]{3}(?![0-9]))(?<=[\uff10-\uff19]，)")
+_BLANKS = regex.compile(r"[ \t]{2,}")
+_BLANK_LINES = regex.compile(r"[ \t]*\n[ \t]*(?:\n[ \t]*)*")
+_LOOSE_MARK = regex.compile(r"(?<=\S) +(?=[.,](?:\s|$))")
+
+
+def clean(sentence: str) -> str:
+    """Return the sentence without what cannot be pronounced.
+
+    It drops emoji, drawings, control and format characters, Markdown marks and HTML tags, and keeps their text;
+    decodes HTML entities; writes full-width and styled letters, fractions and index digits plainly. Superscripts stay,
+    because they are read as powers. Special tokens stay (`PROTECTED`), and none appears that `sentence` does not
+    contain. `clean(clean(sentence)) == clean(sentence)`.
+    """
+    if _OF_INTEREST.search(sentence) is None or _CHINESE.fullmatch(sentence) is not None:
+        return sentence
+    core = sentence.strip()
+    start = sentence.index(core)
+    while (cleaned := outside_protected(without_lookalikes(core), _cleaned).strip()) != core:
+        core = cleaned
+    return f"{sentence[:start]}{core}{sentence[len(sentence.rstrip()) :]}" if core else ""
+
+
+def _cleaned(part: str) -> str:
+    text = part
+    if not text.isascii():
+        text = _plain_characters(text)
+    text = drop_unspeakable(text)
+    text = without_tags(decoded(text))
+    text = plain_text(text)
+    text = _BLANKS.sub(" ", text)
+    text = _BLANK_LINES.sub("\n", text)
+    text = _LOOSE_MARK.sub("", text)
+    if PROTECTED.search(text) is not None:  # written as entities, or across a mark that was removed
+        text = PROTECTED.sub(lambda span: span.group().strip("<>[]|"), text)
+    return text
+
+
+def _plain_characters(text: str) -> str:
+    """Replace the characters whose replacement depends on their neighbours."""
+    text = _KEYCAP.sub("", text)
+    text = _INNER_BULLET.sub(", ", text)
+    text = _PICTURES.sub(_gap, text)
+    text = _FRACTION.sub(_written_fraction, text)
+    text = _FRACTION_SLASH.sub("/", text)
+    text = _LOW_DIGITS.sub(lambda low: (", " if low.group(1) else "") + normalize("NFKC", low.group()), text)
+    text = _WIDE_COMMA.sub(",", text)
+    return _WIDE_COLON.sub(":", drop_unspeakable(text))
+
+
+def _gap(pictures: regex.Match[str]) -> str:
+    """Return what separates the words or numbers on both sides of pictures: 10 🎈 200 must not become 10 200."""
+    text = pictures.string
+    before, after = text[: pictures.start()].rstrip(" "), text[pictures.end() :].lstrip(" ")
+    if not before or not after:
+        return ""
+    numbers = before[-1].isdigit() and after[0].isdigit()
+    arrow = _ARROW.search(pictures.group()) is not None
+    if numbers or (arrow and (before[-1].isalnum() or before[-1] in "\"'`)*") and not after[0].isspace()):
+        return ", "
+    return " " if before[-1].isalnum() and after[0].isalnum() else ""
+
+
+def _written_fraction(match: regex.Match[str]) -> str:
+    before, char, after = match.groups()
+    fraction = normalize("NFKC", char).replace("\u2044", "/")
+    fraction += "1" if fraction.endswith("/") else ""
+    return f"{before}{' ' if before else ''}{fraction}{', ' if after else ''}{after}"

@@ -139,6 +139,10 @@ class GatewayService:
         self.health.started = True
         self._polling = asyncio.create_task(self._poll(), name="model poll")
 
+    def retire(self) -> None:
+        for http in filter(None, (self._http, self._cosyvoice)):
+            http.retire()
+
     async def drain(self) -> None:
         await self._context.admission.drain(self._settings.drain_grace_seconds)
 

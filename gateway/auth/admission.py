@@ -1,4 +1,4 @@
-"""Admission of sessions: a bounded number at once, and no new one while the process drains."""
+"""Admission of sessions: a bounded number at once, and none after the process has drained."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ class Admission:
         self._max_sessions = max_sessions
         self._sessions: set[Admitted] = set()
         self._draining = False
+        self._closed = False
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -37,11 +38,13 @@ class Admission:
 
     @contextlib.contextmanager
     def admit(self, session: Admitted, *, continues: bool = False) -> Iterator[None]:
-        """Hold a place while the block runs. Raises Overloaded, or Unavailable while the process drains.
+        """Hold a place while the block runs. Raises Overloaded, or Unavailable at the end of a drain.
+
+        During a drain, clients that still come are served, because they found no other gateway yet.
 
         `continues`: the session continues one that was admitted, which the number of sessions does not prevent.
         """
-        if self._draining:
+        if self._closed:
             raise Unavailable("this gateway is stopping; try again on another one", retry_after=1.0)
         if len(self._sessions) >= self._max_sessions and not continues:
             message = f"all {self._max_sessions} streams of this gateway are in use; try again shortly"
@@ -49,6 +52,8 @@ class Admission:
         self._sessions.add(session)
         self._idle.clear()
         metrics.SESSIONS_ACTIVE.inc()
+        if self._draining:
+            session.retire()
         try:
             yield
         finally:
@@ -58,13 +63,14 @@ class Admission:
                 self._idle.set()
 
     async def drain(self, grace_seconds: float) -> None:
-        """Admit no new session, retire the running ones, and abort those left after `grace_seconds`."""
+        """Retire the sessions and wait until none is left; after `grace_seconds` abort the rest and admit no more."""
         self._draining = True
         for session in list(self._sessions):
             session.retire()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_seconds):
                 await self._idle.wait()
+        self._closed = True
         for session in list(self._sessions):
             session.abort(Unavailable("this gateway is stopping; send the rest of the text to another one"))
         await self._idle.wait()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gateway.process.connections import Connections, Gate, connection_limit
@@ -58,9 +58,10 @@ class HttpServer:
         self._port_setting = port_setting
         self._host = host
         self._port = port
+        self._reconnects = _Reconnects(app)
         logging.getLogger("uvicorn.error").addFilter(drop_client_faults)
         config = uvicorn.Config(
-            Departures(app),
+            Departures(self._reconnects),
             lifespan="off",
             http=with_deadlines(protocol, limits.header_seconds),
             ws=websockets or "websockets-sansio",
@@ -97,6 +98,10 @@ class HttpServer:
         self._port = listener.getsockname()[1]
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="http server")
 
+    def retire(self) -> None:
+        """Close each connection after its next answer, and say so in the answer: clients connect again elsewhere."""
+        self._reconnects.wanted = True
+
     async def close(self) -> None:
         """Stop listening. Responses that still run are cut after a few seconds."""
         if self._serving is not None:
@@ -106,6 +111,22 @@ class HttpServer:
 
     def _gate(self) -> Gate:
         return Gate(self._server.protocol, self._connections, self._context, self._limits.handshake_seconds)
+
+
+class _Reconnects:
+    """Adds `Connection: close` to answers while `wanted`; uvicorn then closes the connection."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.wanted = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_last(message: Message) -> None:
+            if self.wanted and message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+            await send(message)
+
+        await self._app(scope, receive, send_last if scope["type"] == "http" else send)
 
 
 class _Uvicorn(uvicorn.Server):

@@ -108,6 +108,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self.idle = asyncio.Event()
         """Set while no call runs. gRPC's own calls do not count: a health watch lasts as long as its client wants."""
         self.idle.set()
+        self.accepted = 0
+        """Calls that have arrived, gRPC's own included."""
         self._active = 0
 
     async def intercept_service(
@@ -115,6 +117,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        self.accepted += 1
         handler: Any = await continuation(handler_call_details)
         method = str(handler_call_details.method)
         if handler is None or method.startswith("/grpc."):

@@ -1,8 +1,12 @@
 """The life cycle of a service process: listen, load, report SERVING, serve, drain on SIGTERM, exit.
 
 The port answers health checks from the start; it reports SERVING only when the model is loaded and warmed up. On
-SIGTERM or SIGINT the process reports NOT_SERVING, waits for the notice period, refuses new streams, lets streams move
-or finish within the grace period and exits with 0. A second signal ends the process at once.
+SIGTERM or SIGINT the process reports NOT_SERVING, waits for the notice period, takes no new streams, lets streams
+move or finish within the grace period and exits with 0. A second signal ends the process at once.
+
+After the notice, a worker refuses new streams: its callers watch its health and have other workers. A public service
+sends GOAWAY on all connections instead. Its callers come through a load balancer and keep their connections whatever
+its health is; after a GOAWAY they open their next calls elsewhere.
 """
 
 from __future__ import annotations
@@ -42,6 +46,10 @@ ALIVE_POLL_SECONDS = 0.25
 """Interval of the checks whether the service's engine still runs."""
 FLUSH_SECONDS = 0.2
 """Time to send the last statuses after all calls have ended."""
+QUIET_SECONDS = 0.002
+"""Time without a new call after which gRPC is taken to hold no call back."""
+QUIET_CHECKS = 50
+"""Most waits for such a time."""
 LAST_SCRAPE_SECONDS = 20.0
 """Longest time that a failed process, which no longer serves, waits for the next scrape of its metrics."""
 TERMINATION_LOG = Path("/dev/termination-log")
@@ -90,6 +98,14 @@ class InterceptedService(Protocol):
     """They must not raise, but may return a handler that raises LightTtsErrors."""
 
 
+@runtime_checkable
+class PublicService(Protocol):
+    """A service whose callers come through a load balancer instead of a pool that watches its health."""
+
+    def retire(self) -> None:
+        """Ask clients on connections of other protocols than gRPC to connect again. Called when a drain begins."""
+
+
 class ServiceServer:
     """One service behind one gRPC port. Tests run it in process; `run` runs it as a separate process."""
 
@@ -104,6 +120,7 @@ class ServiceServer:
         self._interceptor = CallInterceptor(registered_methods(service.rpc_services))
         self._health = health.aio.HealthServicer()
         self._probes: grpc.aio.Server | None = None
+        self._stopping: asyncio.Task[None] | None = None
         self._server = grpc.aio.server(
             interceptors=[
                 self._interceptor,
@@ -167,13 +184,33 @@ class ServiceServer:
     async def drain(self) -> None:
         """Take the service out of rotation, let running streams move or finish, and stop listening."""
         await self._report(NOT_SERVING)
-        await asyncio.sleep(self.settings.drain_notice_seconds)
-        self._interceptor.refusal = "draining; another worker will serve you"
+        grace = self.settings.drain_grace_seconds
+        if isinstance(self.service, PublicService):
+            self.service.retire()
+            await asyncio.sleep(self.settings.drain_notice_seconds)
+            await self._send_goaway(2 * grace)
+        else:
+            await asyncio.sleep(self.settings.drain_notice_seconds)
+            self._interceptor.refusal = "draining; another worker will serve you"
         await self.service.drain()
-        # Not by gRPC's own grace: it refuses new calls without a reason and waits for health watches, which never end.
+        # Not by gRPC's own grace: it waits for health watches, which never end.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._interceptor.idle.wait(), self.settings.drain_grace_seconds)
+            await asyncio.wait_for(self._interceptor.idle.wait(), grace)
         await self._server.stop(FLUSH_SECONDS)
+
+    async def _send_goaway(self, grace: float) -> None:
+        """Stop listening, and tell every client to open its next calls elsewhere; running calls continue.
+
+        gRPC cancels the calls that it has received and not handed over yet, so this waits for a moment without any. A
+        call that is on its way through the network while GOAWAY is on its way back is cancelled all the same.
+        """
+        for _ in range(QUIET_CHECKS):
+            accepted = self._interceptor.accepted
+            await asyncio.sleep(QUIET_SECONDS)
+            if accepted == self._interceptor.accepted:
+                break
+        self._stopping = asyncio.create_task(self._server.stop(grace), name="stop accepting calls")
+        await asyncio.sleep(0)  # lets the task send them
 
     async def close(self) -> None:
         """Stop at once; running calls are cancelled."""
@@ -183,6 +220,8 @@ class ServiceServer:
             await asyncio.wait({self._watching})
         await self._report(NOT_SERVING)
         await self._server.stop(0)
+        if self._stopping is not None:
+            await self._stopping
         if self._probes is not None:
             await self._probes.stop(0)
         await self.service.close()

@@ -169,9 +169,18 @@ class Golden:
     @cached_property
     def tolerance(self) -> Mapping[str, float]:
         """Largest error by stage."""
-        readme = self.path / "README.md"
-        text = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else ""
-        return read_tolerances(text, _TOLERANCES[self.model.family])
+        return read_tolerances(self._readme, _TOLERANCES[self.model.family])
+
+    @cached_property
+    def informative(self) -> frozenset[str]:
+        """The names in the README's lines with the word `informative`."""
+        lines = [line for line in self._readme.splitlines() if re.search(r"\binformative\b", line)]
+        return frozenset(name for line in lines for name in re.findall(r"\w+", line))
+
+    @cached_property
+    def _readme(self) -> str:
+        path = self.path / "README.md"
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
     @cached_property
     def speech_lm(self) -> SpeechLM:
@@ -181,7 +190,6 @@ class Golden:
     @cached_property
     def flow(self) -> Flow:
         self.require("flow.pt")
-        self.require_family("cosyvoice2", "flow")
         return Flow(self.model.flow, read_weights(self.model.weights_file("flow")))
 
     @cached_property

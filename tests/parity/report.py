@@ -15,8 +15,10 @@ class Verdict(StrEnum):
     FAIL = "FAIL"
     ABSENT = "absent"
     """The folder has no such file or array; nothing was compared."""
+    INFORMATIVE = "informative"
+    """The folder's README says that the array only informs, or the note says why it cannot be compared."""
     SKIPPED = "skipped"
-    """There is something to compare, but not with this implementation; the note says why."""
+    """There is something to compare, but no check compares it; the note says why."""
 
 
 @dataclass(frozen=True)

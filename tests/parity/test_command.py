@@ -19,7 +19,7 @@ def run(folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str
     """The exit status, and the verdict of each line of the table (the last of those with one name)."""
     status = main([str(folder)])
     lines = [re.split(r"\s{2,}", line) for line in capsys.readouterr().out.splitlines()]
-    verdicts = {"pass", "FAIL", "absent", "skipped"}
+    verdicts = {"pass", "FAIL", "absent", "informative", "skipped"}
     return status, {line[0]: next(cell for cell in line if cell in verdicts) for line in lines if verdicts & set(line)}
 
 
@@ -28,7 +28,9 @@ def test_other_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     status, verdicts = run(tmp_path / "larger", capsys)
     assert status == 0
     not_passed = {name for name, verdict in verdicts.items() if verdict != "pass"}
-    assert not_passed == {"state_dict_shapes.json", "hift.npz: uv"}
+    seed77 = {"hift.npz: wav_seed77", "hift.npz: source_seed77"}
+    assert not_passed == {"state_dict_shapes.json", "hift.npz: uv"} | seed77
+    assert {verdicts[name] for name in seed77} == {"informative"}
 
 
 def test_a_smaller_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,14 +68,19 @@ def test_damage_fails_and_spares_the_rest(tmp_path: Path, capsys: pytest.Capture
     assert verdicts["flow_mel.npz: mel_stream_final"] == "pass"
 
 
-def test_an_unknown_array_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_array_is_named_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "new"
     shutil.copytree(MINI, folder)
     noise = dict(np.load(folder / "flow_noise.npz"))
     np.savez(folder / "flow_noise.npz", **noise, surprise=np.zeros(3))
     status, verdicts = run(folder, capsys)
-    assert status == 0
+    assert status == 1
     assert verdicts["flow_noise.npz: surprise"] == "skipped"
+    with (folder / "README.md").open("a", encoding="utf-8") as readme:
+        readme.write("surprise [3]: informative only\n")
+    status, verdicts = run(folder, capsys)
+    assert status == 0
+    assert verdicts["flow_noise.npz: surprise"] == "informative"
 
 
 def test_no_folder_and_an_empty_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

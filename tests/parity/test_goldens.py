@@ -16,8 +16,11 @@ __all__ = ["checks"]
 
 DATA = Path(__file__).parents[1] / "data"
 CASES = [("cosyvoice2-mini", one) for one in CHECKS] + [("cosyvoice3-mini", one) for one in CHECKS]
-# What each folder cannot show: the third is only half committed, its flow and vocoder are not built.
-UNSEEN = {"cosyvoice2-mini": {"hift.npz: uv"}}
+# Files that the other family's folder has, and the one array that cannot be compared.
+UNSEEN = {
+    "cosyvoice2-mini": {"hift.npz: uv"},
+    "cosyvoice3-mini": {"flow_noise.npz", "flow_encoder.npz", "ras.npz", "spk2info.pt", "features.npz"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +33,10 @@ def folders() -> Iterator[dict[str, Golden]]:
 def test_check(folders: dict[str, Golden], folder: str, one: Check) -> None:
     rows = rows_of(one, folders[folder])
     assert not [row for row in rows if row.verdict is Verdict.FAIL], table(rows)
-    if folder in UNSEEN:
-        assert {row.array for row in rows if row.verdict is not Verdict.PASS} <= UNSEEN[folder], table(rows)
+    assert {row.array for row in rows if row.verdict is not Verdict.PASS} <= UNSEEN[folder], table(rows)
 
 
 def test_every_array_is_checked(folders: dict[str, Golden]) -> None:
     for name in UNSEEN:
         rows = [row for one in CHECKS for row in rows_of(one, folders[name])]
-        assert not unchecked(folders[name], rows)
+        assert {row.verdict for row in unchecked(folders[name], rows)} <= {Verdict.INFORMATIVE}

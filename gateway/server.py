@@ -9,6 +9,7 @@ from collections.abc import Callable
 import grpc.aio
 import structlog
 
+from gateway.aliases import FOREIGN_VOICES, Aliases
 from gateway.api.cosyvoice import grpc as cosyvoice_grpc
 from gateway.api.cosyvoice.grpc import CosyVoiceServicer
 from gateway.api.http_app import create_app, create_cosyvoice_app
@@ -71,7 +72,10 @@ class GatewayService:
         memory = VoiceContentCache(settings.voice_cache_bytes)
         speech_cache = None if shared.speech_cache is None else shared.speech_cache.store
         voice_deletion = VoiceDeletion(memory, speech_cache, (encode, llm))
-        voices = VoiceResolver(encode, shared.store, memory, voice_deletion, default_voice=settings.default_voice)
+        aliases = Aliases(settings.voice_aliases, FOREIGN_VOICES)
+        voices = VoiceResolver(
+            encode, shared.store, memory, voice_deletion, default_voice=settings.default_voice, aliases=aliases
+        )
         self._settings = settings
         admission = Admission(settings.max_sessions)
         registry = VoiceRegistry(shared.store, voices, shared.quotas, _upload_limits(settings), voice_deletion)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 
+from gateway.aliases import check_rules
 from gateway.auth.origin import is_loopback
 from gateway.process.connections import connection_limit
 from services.common.settings import ServiceSettings
@@ -42,6 +43,14 @@ class GatewaySettings(ServiceSettings):
     """Addresses of the llm workers: static:///host:port,host:port or dns://[server[:port]]/name:port."""
     default_voice: str = ""
     """Voice of requests that name none; empty: the checkpoint's first voice."""
+    voice_aliases: Annotated[str, AfterValidator(check_rules)] = ""
+    """Voices for names that do not exist here, such as alloy=slt,nova=rms,en-*= (empty after = is the default voice);
+    names of OpenAI's and NVIDIA's clients follow as the default voice unless !PATTERN refuses them."""
+    model_aliases: Annotated[str, AfterValidator(check_rules)] = ""
+    """Styles for model names of the OpenAI API that do not exist here, by the rules of voice_aliases: tts-1-hd=calm."""
+    strict_instructions: bool = False
+    """Refuse instructions on how to speak if the checkpoint cannot follow them; otherwise they are ignored, and the
+    answer has a warning."""
     interleaved_text: bool = False
     """Speak a sentence before its text is complete, if the checkpoint can; otherwise wait for whole sentences."""
     max_connection_age_seconds: float = Field(default=600.0, ge=0)

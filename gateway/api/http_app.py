@@ -12,11 +12,12 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from gateway.api import page
 from gateway.api.common.body import TEXT_BYTES, BodyLimit, BodyLimits
 from gateway.api.common.errors import add_error_handlers, error_response
-from gateway.api.common.middleware import RequestId
+from gateway.api.common.middleware import RequestId, RequestLine
 from gateway.api.cosyvoice import http as cosyvoice_http
 from gateway.api.lighttts import batch as lighttts_batch
 from gateway.api.lighttts import http as lighttts
 from gateway.api.lighttts import websocket as lighttts_websocket
+from gateway.api.openai import models as openai_models
 from gateway.api.openai import speech as openai
 from gateway.api.openai import voices as openai_voices
 from gateway.auth.authentication import Authenticator, AuthMiddleware, refuser
@@ -37,6 +38,7 @@ RETRY_AFTER_SECONDS = 1
 
 def create_app(context: GatewayContext, health: GatewayHealth, authenticator: Authenticator, bodies: Shares) -> FastAPI:
     """Create the application of the HTTP port. `bodies`: the bytes of all open bodies, over all applications."""
+    models = openai_models.Models(context)
     return _application(
         context,
         authenticator,
@@ -45,7 +47,8 @@ def create_app(context: GatewayContext, health: GatewayHealth, authenticator: Au
             lighttts.router(context),
             lighttts_websocket.router(context, bodies),
             lighttts_batch.router(context),
-            openai.router(context),
+            openai.router(context, models),
+            openai_models.router(models),
             openai_voices.router(context),
             _health(health),
             page.router(),
@@ -77,7 +80,13 @@ def _application(
     context: GatewayContext, authenticator: Authenticator, bodies: Shares, routers: list[APIRouter]
 ) -> FastAPI:
     # The framework's documentation pages load scripts from other sites, so only /openapi.json is served.
-    app = FastAPI(title="light-tts", description="Zero-shot streaming text-to-speech", docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="light-tts",
+        description="Zero-shot streaming text-to-speech",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     refuse = refuser(error_response)
     app.add_middleware(
         BodyLimit,
@@ -97,6 +106,7 @@ def _application(
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
         )
+    app.add_middleware(RequestLine)
     add_error_handlers(app)
     for router in routers:
         app.include_router(router)

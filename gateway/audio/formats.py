@@ -70,8 +70,11 @@ class AudioFormat:
     level_loudness: bool = False
 
     @classmethod
-    def from_config(cls, config: tts_pb2.SynthesisConfig) -> AudioFormat:
-        """Read the format. Raises InvalidInput for an unknown encoding or a rate that the encoding does not allow."""
+    def from_config(cls, config: tts_pb2.SynthesisConfig, *, interactive: bool = False) -> AudioFormat:
+        """Read the format; interactive work begins with its first sound unless the config keeps the silence.
+
+        Raises InvalidInput for an unknown encoding or a rate that the encoding does not allow.
+        """
         output = config.audio
         encoding = ENCODINGS.get(output.encoding or _encoding_of(config.format))
         if encoding is None:
@@ -87,7 +90,13 @@ class AudioFormat:
             raise InvalidInput(
                 f"{encoding.name} does not allow {rate} Hz; use one of {allowed}", field="config.audio.sample_rate"
             )
-        return cls(encoding, rate, output.trim_leading_silence, output.level_loudness)
+        if output.trim_leading_silence and output.keep_leading_silence:
+            raise InvalidInput(
+                "trim_leading_silence and keep_leading_silence exclude each other; set one",
+                field="config.audio.keep_leading_silence",
+            )
+        trim = output.trim_leading_silence or (interactive and not output.keep_leading_silence)
+        return cls(encoding, rate, trim, output.level_loudness)
 
 
 def _encoding_of(sample_format: audio_pb2.SampleFormat.ValueType) -> audio_pb2.AudioEncoding.ValueType:

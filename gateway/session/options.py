@@ -35,6 +35,8 @@ class SpeechOptions:
     """Whether the request set the seed; otherwise it was chosen here."""
     sampling: llm_pb2.SamplingOptions
     priority: audio_pb2.Urgency.Priority.ValueType
+    warnings: tuple[tts_pb2.Warning, ...] = ()
+    """Notes for the sender of the request; no part of what is spoken."""
 
     @classmethod
     def from_config(cls, config: tts_pb2.SynthesisConfig, max_prompt_bytes: int) -> SpeechOptions:
@@ -43,17 +45,18 @@ class SpeechOptions:
         priority = config.priority or audio_pb2.Urgency.PRIORITY_INTERACTIVE
         if priority not in (audio_pb2.Urgency.PRIORITY_INTERACTIVE, audio_pb2.Urgency.PRIORITY_OFFLINE):
             raise InvalidInput("unknown priority; use INTERACTIVE or OFFLINE", field="config.priority")
+        priority = current_caller().priority(priority)
         return cls(
             voice=_voice(config, max_prompt_bytes, needs_transcript=_instruction(config) is None),
             instruction=_instruction(config),
             style=_name(config.style, "style"),
-            audio=AudioFormat.from_config(config),
+            audio=AudioFormat.from_config(config, interactive=priority == audio_pb2.Urgency.PRIORITY_INTERACTIVE),
             speed=_speed(config.speed),
             # 32 bits: enough for variety, and short enough for a person to type again.
             seed=config.seed if config.HasField("seed") else secrets.randbits(32),
             seed_given=config.HasField("seed"),
             sampling=config.sampling,
-            priority=current_caller().priority(priority),
+            priority=priority,
         )
 
 

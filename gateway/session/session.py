@@ -20,6 +20,7 @@ from gateway.session.text_cursor import SessionProgress
 from gateway.session.text_queue import Flush
 from gateway.session.turn import Turn, TurnContext
 from gateway.stream_stats import PlaybackStats
+from gateway.voices.reference import NamedVoice
 from lighttts.v1 import audio_pb2, tts_pb2, voice_pb2
 from services.common import tracing
 from services.common.errors import InvalidInput, LightTtsError, TimedOut
@@ -105,6 +106,7 @@ class Session:
             request_id=current_request_id(),
             interleaved=context.settings.interleaved_text and context.voices.model.interleaved_text,
             place=self._place,
+            registered_voice=isinstance(options.voice, NamedVoice) and not context.voices.bundled(options.voice),
             voice=self._voice,
         )
         self._inputs_taken = 0
@@ -183,6 +185,8 @@ class Session:
             idle_seconds=self._context.settings.idle_seconds,
         )
         await self._output.send(started)
+        for note in self._options.warnings:
+            await self._output.send(note)
         for warning in voice.warnings:
             await self._output.send(tts_pb2.Warning(message=warning))
         self._voice.set_result(voice)

@@ -44,6 +44,8 @@ class TurnContext:
     interleaved: bool
     place: audio_pb2.SessionPlace
     """The session's place at the workers, shared by all utterances."""
+    registered_voice: bool
+    """Whether the voice may be one that its owner has registered."""
     voice: asyncio.Future[voice_pb2.VoiceContent]
     """Done when Started has been sent to the client; no event may be sent before."""
 
@@ -137,12 +139,24 @@ class Turn:
         start = encode_pb2.EncodeTextStart(
             request_id=self._context.request_id,
             interleaved=self._context.interleaved,
-            instruct_text=self._context.options.instruction,
+            instruct_text=await self._instruction(),
         )
         await segment.encode(self._context.encode, start, on_run)
         if self._open is not None:  # the boundary ends it, even without a run marked as last
             self._open.add_text((), last=True)
             self._open = None
+
+    async def _instruction(self) -> str | None:
+        """Return the instruction; None to continue the voice's prompt. A voice without a transcript has only a timbre.
+
+        Only a registered voice can lack one without a word of the request about it, so only these are waited for.
+        """
+        options = self._context.options
+        if options.instruction is None and self._context.registered_voice:
+            voice = await asyncio.shield(self._context.voice)
+            if voice.speech_tokens and not voice.prompt_text_ids:
+                return ""
+        return options.instruction
 
     async def _begin(self, group: asyncio.TaskGroup, instruct_ids: Sequence[int]) -> UtteranceStream:
         await self._utterance_slots.acquire()
@@ -155,7 +169,7 @@ class Turn:
             request_id=self._context.request_id,
             style=options.style,
             voice_hash=voice.voice_hash,
-            prompt_use=_prompt_use(options),
+            prompt_use=_prompt_use(await self._instruction()),
             instruct_ids=instruct_ids,
             sampling=options.sampling,
             seed=utterance_seed(options.seed, self.number, self._utterances),
@@ -232,5 +246,5 @@ def utterance_seed(seed: int, turn: int, utterance: int) -> int:
     return int.from_bytes(digest.digest(), "little")
 
 
-def _prompt_use(options: SpeechOptions) -> llm_pb2.PromptUse.ValueType:
-    return llm_pb2.PROMPT_USE_ZERO_SHOT if options.instruction is None else llm_pb2.PROMPT_USE_TIMBRE
+def _prompt_use(instruction: str | None) -> llm_pb2.PromptUse.ValueType:
+    return llm_pb2.PROMPT_USE_ZERO_SHOT if instruction is None else llm_pb2.PROMPT_USE_TIMBRE

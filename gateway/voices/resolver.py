@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import structlog
 
+from gateway.aliases import Aliases
 from gateway.auth.caller import current_caller
 from gateway.downstream import answer, call_with_retry
 from gateway.voices.content_cache import VoiceContentCache
@@ -42,11 +43,14 @@ class VoiceResolver:
         voice_deletion: VoiceDeletion,
         *,
         default_voice: str,
+        aliases: Aliases,
     ) -> None:
-        """`default_voice`: name of the voice for requests without one; empty means the checkpoint's first voice."""
+        """`default_voice`: name of the voice for requests without one; empty means the checkpoint's first voice.
+        `aliases`: for names that no voice has."""
         self._encode = encode
         self._store = store
         self._default_voice = default_voice
+        self._aliases = aliases
         self._memory = memory
         self._voice_deletion = voice_deletion
         self._cached_hashes: dict[tuple[str, str], str] = {}
@@ -86,7 +90,9 @@ class VoiceResolver:
 
         Raises NotFound, which names the known voices, or InvalidInput for a bad prompt.
         """
-        record = await self._record(voice) if isinstance(voice, NamedVoice) else None
+        record = None
+        if isinstance(voice, NamedVoice):
+            voice, record = await self._resolve(voice)
         content = await self._content(voice, record)
         try:
             yield content
@@ -95,9 +101,9 @@ class VoiceResolver:
                 self._cached_hashes[record.owner, record.id] = content.voice_hash  # results may have been stored
                 self._spawn(self._evict_if_deleted(record, content.voice_hash))
 
-    async def exists(self, name: str) -> bool:
-        """Return whether the caller can use a voice of this name."""
-        return name in self.model.voices or await find(self._store, current_caller().owner, name) is not None
+    def bundled(self, voice: NamedVoice) -> bool:
+        """Return whether the name, or the default for an empty one, is that of a voice of the model."""
+        return (voice.name or self.default_voice) in self.model.voices
 
     async def _content(self, voice: NamedVoice | PromptVoice, record: VoiceRecord | None) -> voice_pb2.VoiceContent:
         if record is not None:
@@ -105,28 +111,25 @@ class VoiceResolver:
             self._cached_hashes[record.owner, record.id] = registered.voice_hash
             return registered
         if isinstance(voice, NamedVoice):
-            name = voice.name or self.default_voice
-            key = f"name {name}"
-            header = encode_pb2.EncodeVoiceHeader(request_id=current_request_id(), bundled_voice=name)
+            key = f"name {voice.name}"
+            header = encode_pb2.EncodeVoiceHeader(request_id=current_request_id(), bundled_voice=voice.name)
             audio = b""
         else:
             audio = voice.audio
             # In a thread: hashing megabytes would delay the audio of all streams.
             key = await asyncio.to_thread(voice_hash, audio, voice.transcript, self.model.model)
-            header = encode_pb2.EncodeVoiceHeader(request_id=current_request_id())
-            if voice.transcript:
-                header.transcript = voice.transcript
-            else:
-                header.timbre_only = True
+            header = _prompt_header(voice.transcript)
         content = self._memory.get(key)
         if content is None:
             content = await self._lookups.run(key, lambda: self._encode_and_cache(key, header, audio))
         return content
 
     async def extract(self, audio: bytes, transcript: str) -> voice_pb2.VoiceContent:
-        """Return the content of a prompt, without caching it. Raises InvalidInput for an unusable prompt."""
-        header = encode_pb2.EncodeVoiceHeader(request_id=current_request_id(), transcript=transcript)
-        return await self._encode_voice(header, audio)
+        """Return the content of a prompt, without caching it; without a transcript, for its timbre alone.
+
+        Raises InvalidInput for an unusable prompt.
+        """
+        return await self._encode_voice(_prompt_header(transcript), audio)
 
     async def sweep(self) -> None:
         """Evict registered voices that were deleted through another gateway, and retry evictions that did not reach
@@ -146,18 +149,35 @@ class VoiceResolver:
         if self._deletion_checks:
             await asyncio.wait(self._deletion_checks)
 
-    async def _record(self, voice: NamedVoice) -> VoiceRecord | None:
-        """Return the record of a registered voice, or None for a voice of the model. Raises NotFound."""
-        name, owner = voice.name or self.default_voice, current_caller().owner
+    async def _resolve(self, voice: NamedVoice) -> tuple[NamedVoice, VoiceRecord | None]:
+        """Return the voice that a request names, under its own name, and the record of a registered one.
+
+        A name that no voice has may be an alias. Raises NotFound.
+        """
+        name = voice.name or self.default_voice
+        found, record = await self._find(name)
+        if found:
+            return NamedVoice(name), record
+        target = self._aliases.resolve(name)
+        if target is not None:
+            target = target or self.default_voice
+            found, record = await self._find(target)
+            if found:
+                return NamedVoice(target), record
+        means = f", which {quoted(name)} means here" if target else ""
+        owned = await self._store.owned(current_caller().owner)
+        known = listed(sorted([*self.model.voices, *(other.name for other in owned)])) or "none: send a prompt instead"
+        raise NotFound(
+            f"there is no voice {quoted(target or name)}{means}; known voices: {known}", field="config.voice_name"
+        )
+
+    async def _find(self, name: str) -> tuple[bool, VoiceRecord | None]:
+        """Return whether the caller can use a voice of exactly this name or id, and the record of a registered one."""
         if name in self.model.voices:
-            return None
+            return True, None
         # The store is read every time, so that a voice deleted through any gateway is unusable at once.
-        record = await find(self._store, owner, name)
-        if record is None:
-            names = [*self.model.voices, *(record.name for record in await self._store.owned(owner))]
-            known = listed(sorted(names)) or "none: send a prompt instead"
-            raise NotFound(f"there is no voice {quoted(name)}; known voices: {known}", field="config.voice_name")
-        return record
+        record = await find(self._store, current_caller().owner, name)
+        return record is not None, record
 
     async def _evict_if_deleted(self, record: VoiceRecord, voice_hash: str) -> None:
         """Evict a registered voice after its use, if it was deleted meanwhile."""
@@ -213,6 +233,15 @@ class VoiceResolver:
         return await call_with_retry(
             self._encode, lambda channel: work(encode_pb2_grpc.EncodeStub(channel)), may_repeat=lambda: True
         )
+
+
+def _prompt_header(transcript: str) -> encode_pb2.EncodeVoiceHeader:
+    header = encode_pb2.EncodeVoiceHeader(request_id=current_request_id())
+    if transcript:
+        header.transcript = transcript
+    else:
+        header.timbre_only = True
+    return header
 
 
 async def _parts(header: encode_pb2.EncodeVoiceHeader, audio: bytes) -> AsyncIterator[encode_pb2.EncodeVoiceRequest]:

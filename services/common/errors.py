@@ -84,6 +84,14 @@ class LightTtsError(Exception):
         self.retry_after = retry_after
         """Seconds after which a retry may succeed; None if a retry does not help."""
 
+    def rename_field(self, ours: str, theirs: str) -> None:
+        """Let the message name the field as the client does: in the place of our name at its start, or before it."""
+        if self.message.startswith(f"{ours} "):
+            self.message = _bounded(theirs + self.message.removeprefix(ours), MAX_MESSAGE_BYTES)
+        elif theirs not in self.message:
+            self.message = _bounded(f"{theirs}: {self.message}", MAX_MESSAGE_BYTES)
+        self.args = (self.message,)
+
 
 class InvalidInput(LightTtsError):
     code = grpc.StatusCode.INVALID_ARGUMENT

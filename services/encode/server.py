@@ -96,6 +96,7 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
             languages=card.languages,
             voices=loaded.voices.names,
             interleaved_text=card.text_streaming == "interleaved",
+            end_of_prompt=loaded.frontend.follows_instructions,
         )
 
     async def EncodeVoice(

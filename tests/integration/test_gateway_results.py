@@ -64,7 +64,7 @@ async def test_an_option_that_changes_the_audio_changes_the_key() -> None:
             {"sampling": llm_pb2.SamplingOptions(top_k=3)},
             {"format": audio_pb2.SAMPLE_FORMAT_F32LE},
             {"audio": audio_pb2.AudioOutput(sample_rate=8000)},
-            {"audio": audio_pb2.AudioOutput(trim_leading_silence=True)},
+            {"audio": audio_pb2.AudioOutput(keep_leading_silence=True)},
         ]
         for request in different:
             before = len(r.llm.calls)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import fake_stages, peers
+from tests.support import peers
 from tests.support.fake_stages import rig
 
 pytestmark = pytest.mark.system
@@ -14,10 +14,9 @@ LIMIT_SECONDS = 300
 
 
 @pytest.mark.parametrize("listener", ["http", "cosyvoice"])
-async def test_no_input_causes_a_server_error(listener: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_input_causes_a_server_error(listener: str, tmp_path: Path) -> None:
     peers.need()
-    monkeypatch.setattr(fake_stages, "LIMIT_SECONDS", LIMIT_SECONDS)
-    async with rig(cosyvoice_port=0) as r:
+    async with rig(cosyvoice_port=0, limit_seconds=LIMIT_SECONDS) as r:
         port = r.gateway.http_port if listener == "http" else r.gateway.cosyvoice_port
         check = ("-m", "pytest", "--noconftest", "-q", "-p", "no:cacheprovider", "-c", "/dev/null")
         script = peers.CHECKS / "check_schema.py"

@@ -53,6 +53,8 @@ class FakeEncode(encode_pb2_grpc.EncodeServicer):
         self.whole_sentences = False
         """Make a run of each sentence, also in interleaved text."""
         self.identity = "model-1"
+        self.end_of_prompt: bool | None = None
+        """Whether the model has the token that ends an instruction; None: this worker does not tell."""
         self.evicted: list[str] = []
         """Hashes of the voices that this worker was asked to evict."""
 
@@ -73,6 +75,7 @@ class FakeEncode(encode_pb2_grpc.EncodeServicer):
             languages=["en"],
             voices=VOICES,
             interleaved_text=True,
+            end_of_prompt=self.end_of_prompt,
         )
 
     async def EncodeVoice(self, request_iterator: Any, context: Any) -> encode_pb2.EncodeVoiceResponse:
@@ -86,6 +89,9 @@ class FakeEncode(encode_pb2_grpc.EncodeServicer):
             raise InvalidInput("the prompt is not audio; send WAV, FLAC, MP3 or Ogg", field="prompt.audio")
         name = header.bundled_voice or header.transcript
         content = voice_pb2.VoiceContent(voice_hash=f"hash of {name}", model=self.identity, warnings=["a bit quiet"])
+        content.transcript = header.transcript
+        if header.timbre_only:
+            content.speech_tokens.append(1)
         return encode_pb2.EncodeVoiceResponse(voice=content)
 
     async def EncodeText(self, request_iterator: Any, context: Any) -> AsyncIterator[encode_pb2.EncodeTextResponse]:

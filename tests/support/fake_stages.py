@@ -266,11 +266,13 @@ async def rig(
     clock: Callable[[], float] = time.monotonic,
     behind: str = "",
     encodes: int = 1,
+    end_of_prompt: bool | None = None,
     **settings: Any,
 ) -> AsyncIterator[Rig]:
     """Start everything; at the end check that no new task is left.
 
-    `behind` is the reason for which the llm workers cannot serve end to end.
+    `behind` is the reason for which the llm workers cannot serve end to end. `end_of_prompt`: whether the model has the
+    token that ends an instruction.
     """
     before = asyncio.all_tasks()
     async with asyncio.timeout(limit_seconds):
@@ -279,6 +281,8 @@ async def rig(
             workers = [FakeLlm(number) for number in range(llms)]
             for worker in workers:
                 worker.behind = behind
+            for encode in encoders:
+                encode.end_of_prompt = end_of_prompt
             encode_servers = [await _serve(stack, encode, ServiceSettings()) for encode in encoders]
             llm_servers = [await _serve(stack, llm, ServiceSettings()) for llm in workers]
             # A held worker sends no heartbeats, and must not count as silent except in tests of that.

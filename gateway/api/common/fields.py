@@ -10,11 +10,16 @@ from services.common.errors import LightTtsError
 
 @contextlib.contextmanager
 def named_as(names: Mapping[str, str]) -> Iterator[None]:
-    """Rename the field of errors that leave the block. `names`: last part of our field's path to the API's field."""
+    """Rename the field of errors that leave the block, also in their messages.
+
+    `names`: last part of our field's path to the API's field.
+    """
     try:
         yield
     except LightTtsError as error:
-        error.field = to_api_field(error.field, names)
+        ours, error.field = error.field, to_api_field(error.field, names)
+        if ours is not None and error.field is not None:
+            error.rename_field(ours.rpartition(".")[2], error.field)
         raise
 
 

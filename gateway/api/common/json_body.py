@@ -18,6 +18,7 @@ from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from pydantic import BaseModel, model_validator
 from starlette.exceptions import HTTPException
 
 MAX_STRUCTURE_BYTES = 2**20
@@ -30,6 +31,17 @@ _PLACE_TO_CUT = re.compile(rb"[^\\\x80-\xff]{6}")
 
 # Two: the memory of a body is several times its size while it is parsed.
 _parsers = ThreadPoolExecutor(2, thread_name_prefix="json body")
+
+
+class JsonFields(BaseModel):
+    """The fields of a JSON object. `null` means that the field is absent, for every field; unknown ones are ignored."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, fields: Any) -> Any:
+        return (
+            {name: value for name, value in fields.items() if value is not None} if isinstance(fields, dict) else fields
+        )
 
 
 class StructureTooLarge(ValueError):

@@ -13,16 +13,22 @@ from starlette.types import Receive, Scope, Send
 
 from gateway import metrics
 from gateway.api.common.fields import named_as
+from gateway.audio.container_headers import with_length
 from gateway.cache.synthesis import speech
 from gateway.session.context import GatewayContext
 from gateway.session.options import SpeechOptions
-from gateway.session.output import Events
-from lighttts.v1 import audio_pb2
+from gateway.session.output import Event, Events
+from lighttts.v1 import audio_pb2, tts_pb2
 from services.common.errors import LightTtsError
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+
+WARNING_HEADER = b"x-light-tts-warning"
+MAX_WARNINGS, MAX_WARNING_BYTES = 8, 400
+"""Clients refuse headers of more than 8 to 16 kB together."""
+RATE_HEADER = "x-sample-rate"
 
 
 class SpeechResponse(Response):
@@ -57,6 +63,11 @@ class SpeechResponse(Response):
         self._stream = stream
         self._frame = frame or audio_bytes
         self._begun = False
+        self._warnings: list[tts_pb2.Warning] = []
+        self._seconds = 0.0
+        """Audio of the whole answer, once it has ended."""
+        self._rate = options.audio.encoding.rate(options.audio.sample_rate, context.voices.model.sample_rate)
+        self.headers[RATE_HEADER] = str(self._rate)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await while_connected(receive, self._speak(send))
@@ -74,9 +85,19 @@ class SpeechResponse(Response):
     async def _send_speech(self, send: Send) -> None:
         async with (
             speech(self._context, self._options, self._text) as session,
-            contextlib.aclosing(self._frame(session)) as parts,
+            contextlib.aclosing(self._frame(self._noted(session))) as parts,
         ):
             await (self._send_stream(parts, send) if self._stream else self._send_whole(parts, send))
+
+    async def _noted(self, session: Events) -> AsyncGenerator[Event]:
+        """Yield the session's events; record those that the headers tell."""
+        async for event in session:
+            match event:
+                case tts_pb2.Warning() if not self._begun:
+                    self._warnings.append(event)
+                case tts_pb2.Finished():
+                    self._seconds = event.audio_seconds
+            yield event
 
     async def _send_stream(self, parts: AsyncIterator[bytes], send: Send) -> None:
         async for part in parts:
@@ -89,13 +110,22 @@ class SpeechResponse(Response):
 
     async def _send_whole(self, parts: AsyncIterator[bytes], send: Send) -> None:
         body = b"".join([part async for part in parts])
+        if self._frame is audio_bytes:
+            body = with_length(body, self._options.audio.encoding, round(self._seconds * self._rate))
         self.raw_headers.append((b"content-length", str(len(body)).encode()))
         await self._begin(send)
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _begin(self, send: Send) -> None:
         self._begun = True
+        self.raw_headers += [(WARNING_HEADER, _header_value(note)) for note in self._warnings[:MAX_WARNINGS]]
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+
+
+def _header_value(note: tts_pb2.Warning) -> bytes:
+    """Return a warning on one line of ASCII: `code: message`."""
+    line = " ".join(f"{note.code}: {note.message}".removeprefix(": ").split())
+    return line.encode("ascii", "backslashreplace")[:MAX_WARNING_BYTES]
 
 
 async def audio_bytes(session: Events) -> AsyncGenerator[bytes]:

@@ -40,7 +40,7 @@ class CosyVoiceServicer(cosyvoice_pb2_grpc.CosyVoiceServicer):
     ) -> AsyncIterator[cosyvoice_pb2.Response]:
         with metrics.count_errors(API), named_as(FIELDS):
             config, text = _to_synthesis_config(request)
-            options = cosyvoice.checked(self._context, config, text)
+            options, text = cosyvoice.checked(self._context, config, text)
             async with speech(self._context, options, text) as session:
                 async for audio in audio_bytes(session):
                     for start in range(0, len(audio), PART_BYTES):

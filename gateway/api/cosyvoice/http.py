@@ -29,7 +29,7 @@ def router(context: GatewayContext) -> APIRouter:
 
     def speak(config: tts_pb2.SynthesisConfig, text: str) -> Response:
         with named_as(FIELDS):
-            options = cosyvoice.checked(context, config, text)
+            options, text = cosyvoice.checked(context, config, text)
         return SpeechResponse(context, options, text, FIELDS)
 
     @routes.get("/inference_sft", include_in_schema=False)

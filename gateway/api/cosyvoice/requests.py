@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gateway.api.common.options import speech_options, without_preamble
 from gateway.api.lighttts.http import pcm
 from gateway.session.context import GatewayContext
 from gateway.session.options import SpeechOptions, check_text
@@ -39,8 +40,9 @@ def instructed(config: tts_pb2.SynthesisConfig, instruct_text: str) -> tts_pb2.S
     return config
 
 
-def checked(context: GatewayContext, config: tts_pb2.SynthesisConfig, text: str) -> SpeechOptions:
-    """Return the request's options. Raises InvalidInput."""
+def checked(context: GatewayContext, config: tts_pb2.SynthesisConfig, text: str) -> tuple[SpeechOptions, str]:
+    """Return the request's options and the text to speak. Raises InvalidInput."""
+    text, dropped = without_preamble(context, text, "text")
     check_text(text, context.settings.max_text_chars)
     config.audio.CopyFrom(pcm(SAMPLE_RATE))
-    return SpeechOptions.from_config(config, context.settings.max_prompt_bytes)
+    return speech_options(context, config, *dropped), text

@@ -12,7 +12,8 @@ from pydantic import BaseModel, Field, StringConstraints
 from gateway.api.common.audio_upload import InlineAudio, decode_audio
 from gateway.api.common.errors import MESSAGE_ERRORS
 from gateway.api.common.fields import named_as
-from gateway.api.common.json_body import JsonRoute
+from gateway.api.common.options import speech_options
+from gateway.api.common.json_body import JsonFields, JsonRoute
 from gateway.api.common.response import audio_bytes, while_connected
 from gateway.api.lighttts.http import DEFAULT_STYLE, SAMPLE_RATE, pcm, style_of
 from gateway.cache.synthesis import speech
@@ -29,7 +30,7 @@ BATCH_AT_ONCE = 4
 FIELDS = {"audio": "prompt_wav", "transcript": "prompt_text", "voice_name": "voice", "style": "tts_model_name"}
 
 
-class BatchRequest(BaseModel):
+class BatchRequest(JsonFields):
     """Several texts in one voice: one of the server's voices, or that of a recording."""
 
     texts: list[str] = Field(min_length=1, max_length=MAX_BATCH_TEXTS)
@@ -113,7 +114,7 @@ async def _options(context: GatewayContext, batch: BatchRequest) -> SpeechOption
         config.prompt.transcript = batch.prompt_text
     else:
         config.voice_name = batch.voice
-    return SpeechOptions.from_config(config, context.settings.max_prompt_bytes)
+    return speech_options(context, config)
 
 
 async def _speak(context: GatewayContext, options: SpeechOptions, text: str) -> BatchItem:

@@ -11,9 +11,10 @@ from fastapi.responses import Response
 
 from gateway.api.common.errors import MESSAGE_ERRORS
 from gateway.api.common.fields import named_as
+from gateway.api.common.options import speech_options, without_preamble
 from gateway.api.common.response import SpeechResponse, audio_bytes
 from gateway.session.context import GatewayContext
-from gateway.session.options import SpeechOptions, check_text
+from gateway.session.options import check_text
 from gateway.session.output import Events
 from lighttts.v1 import audio_pb2, tts_pb2
 from services.common.errors import Internal, InvalidInput
@@ -56,14 +57,12 @@ def router(context: GatewayContext, *, sample_rate: int = SAMPLE_RATE, stream_by
     """Return the routes of this API. CosyVoice's API uses one of them too, at another rate and streaming by default."""
     routes = APIRouter(tags=["LightTTS"])
 
-    # With and without a final slash: a redirect would lose the body of clients that do not follow it.
     @routes.get("/inference_zero_shot", include_in_schema=False)
     @routes.post(
         "/inference_zero_shot",
         response_class=Response,
         responses=AUDIO_ANSWER | MESSAGE_ERRORS | {417: MESSAGE_ERRORS[500]},
     )
-    @routes.post("/inference_zero_shot/", include_in_schema=False)
     async def inference_zero_shot(
         tts_text: Annotated[str, Form()],
         prompt_text: Annotated[str, Form()],
@@ -74,7 +73,8 @@ def router(context: GatewayContext, *, sample_rate: int = SAMPLE_RATE, stream_by
     ) -> Response:
         """Speak `tts_text` with the voice of `prompt_wav`, whose transcript is `prompt_text`."""
         with named_as(FIELDS):
-            check_text(tts_text, context.settings.max_text_chars)
+            text, dropped = without_preamble(context, tts_text, "text")
+            check_text(text, context.settings.max_text_chars)
             if stream and speed != 1.0:
                 raise InvalidInput("speed can only be changed without stream; leave one of them out", field="speed")
             if not speed:  # 0 means unset in our config, but this client sent it
@@ -85,8 +85,8 @@ def router(context: GatewayContext, *, sample_rate: int = SAMPLE_RATE, stream_by
                 audio=pcm(sample_rate),
                 speed=speed,
             )
-            options = SpeechOptions.from_config(config, context.settings.max_prompt_bytes)
-        return SpeechResponse(context, options, tts_text, FIELDS, stream=stream, frame=None if stream else _whole)
+            options = speech_options(context, config, *dropped)
+        return SpeechResponse(context, options, text, FIELDS, stream=stream, frame=None if stream else _whole)
 
     return routes
 

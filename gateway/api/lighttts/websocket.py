@@ -13,6 +13,8 @@ from pydantic import BaseModel, ValidationError
 from gateway import metrics, tasks
 from gateway.api.common.body import TEXT_BYTES
 from gateway.api.common.fields import named_as
+from gateway.api.common.json_body import JsonFields
+from gateway.api.common.options import speech_options
 from gateway.api.common.response import audio_bytes
 from gateway.api.lighttts.http import DEFAULT_STYLE, FIELDS, SAMPLE_RATE, pcm, style_of
 from gateway.auth import ticket
@@ -35,14 +37,14 @@ BAD_AUDIO = "audio file format is incorrect"
 M = TypeVar("M", bound=BaseModel)
 
 
-class StartFrame(BaseModel):
+class StartFrame(JsonFields):
     """The first frame; the prompt's audio file follows in a binary frame."""
 
     prompt_text: str
     tts_model_name: str = DEFAULT_STYLE
 
 
-class TextFrame(BaseModel):
+class TextFrame(JsonFields):
     """Every later frame."""
 
     tts_text: str = ""
@@ -74,7 +76,7 @@ async def _converse(context: GatewayContext, websocket: WebSocket, bodies: Share
     """Serve a client from its first frame to the last audio. Raises WebSocketDisconnect as soon as the client disconnects."""
     start, audio = await _prompt(websocket, context.settings)
     with bodies.hold(current_caller(), len(audio)):
-        await _speak(context, websocket, _options(start, audio, context.settings.max_prompt_bytes))
+        await _speak(context, websocket, _options(context, start, audio))
 
 
 async def _speak(context: GatewayContext, websocket: WebSocket, options: SpeechOptions) -> None:
@@ -107,13 +109,13 @@ async def _deadline(seconds: float, what: str) -> AsyncGenerator[None]:
         raise TimedOut(f"the {what} did not arrive within {seconds:g} s") from error
 
 
-def _options(start: StartFrame, audio: bytes, max_prompt_bytes: int) -> SpeechOptions:
+def _options(context: GatewayContext, start: StartFrame, audio: bytes) -> SpeechOptions:
     config = tts_pb2.SynthesisConfig(
         prompt=tts_pb2.Prompt(audio=audio, transcript=start.prompt_text),
         style=style_of(start.tts_model_name),
         audio=pcm(SAMPLE_RATE),
     )
-    return SpeechOptions.from_config(config, max_prompt_bytes)
+    return speech_options(context, config)
 
 
 async def _receive_frames(websocket: WebSocket, inputs: ClosableQueue[Input]) -> None:

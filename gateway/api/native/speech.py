@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import grpc.aio
 
 from gateway import metrics
+from gateway.api.common.options import speech_options
 from gateway.cache.synthesis import speech
 from gateway.session.context import GatewayContext
-from gateway.session.options import SpeechOptions, check_text
+from gateway.session.options import check_text
 from gateway.session.output import Event
 from gateway.session.session import CancelInput, FlushInput, Input, PositionInput, Session, TextInput
 from gateway.session.voice_conversion import ConversionSession
@@ -36,7 +37,7 @@ class TextToSpeechServicer(tts_pb2_grpc.TextToSpeechServicer):
     ) -> AsyncIterator[tts_pb2.SynthesizeResponse]:
         with metrics.count_errors(API):
             check_text(request.text, self._context.settings.max_text_chars)
-            options = SpeechOptions.from_config(request.config, self._context.settings.max_prompt_bytes)
+            options = speech_options(self._context, request.config)
             start = request.start_sample
             async with speech(self._context, options, request.text, start_sample=start) as session:
                 async for event in session:
@@ -51,7 +52,7 @@ class TextToSpeechServicer(tts_pb2_grpc.TextToSpeechServicer):
     ) -> AsyncIterator[tts_pb2.StreamingSynthesizeResponse]:
         with metrics.count_errors(API):
             config = await _config(request_iterator)
-            options = SpeechOptions.from_config(config, self._context.settings.max_prompt_bytes)
+            options = speech_options(self._context, config)
             inputs = _inputs(request_iterator)
             async with Session(self._context, options, inputs, conversation=True) as session:
                 async for event in session:
@@ -68,7 +69,9 @@ class TextToSpeechServicer(tts_pb2_grpc.TextToSpeechServicer):
             # Only the voice's timbre is used, as in cross-lingual speech: no transcript, no instruction.
             config.mode = tts_pb2.SPEECH_MODE_CROSS_LINGUAL
             config.ClearField("instruct_text")
-            options = SpeechOptions.from_config(config, self._context.settings.max_prompt_bytes)
+            # The recording's timing is part of the result.
+            config.audio.keep_leading_silence = not config.audio.trim_leading_silence
+            options = speech_options(self._context, config)
             async with ConversionSession(self._context, options, request.audio) as session:
                 async for event in session:
                     response = _convert_response(event)

@@ -1,4 +1,4 @@
-"""OpenAI's speech API (docs/spec/wire.md, section 4): `/v1/audio/speech` and `/v1/models`."""
+"""OpenAI's speech API (docs/spec/wire.md, section 4): `/v1/audio/speech`."""
 
 from __future__ import annotations
 
@@ -9,29 +9,25 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
 from fastapi.responses import Response
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from gateway.api.common.audio_upload import InlineAudio, decode_audio
 from gateway.api.common.errors import OPENAI_ERRORS
 from gateway.api.common.fields import named_as
-from gateway.api.common.json_body import JsonRoute
+from gateway.api.common.json_body import JsonFields, JsonRoute
+from gateway.api.common.options import speech_options
 from gateway.api.common.response import SpeechResponse
-from gateway.downstream import list_styles
+from gateway.api.openai.models import Models
+from gateway.audio.formats import MAX_RATE, MIN_RATE
 from gateway.session.context import GatewayContext
-from gateway.session.options import SpeechOptions, check_text
+from gateway.session.options import check_text
 from gateway.session.output import Events
 from lighttts.v1 import audio_pb2, tts_pb2
-from services.common.errors import NotFound, quoted
+from services.common.errors import InvalidInput
 
 MAX_INPUT_CHARS = 4096
 PCM_RATE = 24000
 """Sample rate, in Hz, that clients of this API expect of `pcm`."""
-OPENAI_MODELS = frozenset({"tts-1", "tts-1-hd", "gpt-4o-mini-tts"})
-"""Names that are built into clients; each means the default model."""
-OPENAI_VOICES = frozenset(
-    ["alloy", "ash", "ballad", "cedar", "coral", "echo", "fable", "marin", "nova", "onyx", "sage", "shimmer", "verse"]
-)
-"""Names that are built into clients; each means the default voice, unless a voice has that name."""
 FIELDS = {
     "text": "input",
     "audio": "ref_audio",
@@ -39,6 +35,8 @@ FIELDS = {
     "voice_name": "voice",
     "instruct_text": "instructions",
     "encoding": "response_format",
+    "sample_rate": "sample_rate",
+    "stream": "stream",
     "speed": "speed",
     "style": "model",
     "model": "model",
@@ -50,41 +48,42 @@ _ENCODINGS = {
     "flac": audio_pb2.AUDIO_ENCODING_FLAC,
     "wav": audio_pb2.AUDIO_ENCODING_WAV,
     "pcm": audio_pb2.AUDIO_ENCODING_PCM_S16LE,
+    "ulaw": audio_pb2.AUDIO_ENCODING_MULAW,
+    "mulaw": audio_pb2.AUDIO_ENCODING_MULAW,
+    "g711_ulaw": audio_pb2.AUDIO_ENCODING_MULAW,
+    "alaw": audio_pb2.AUDIO_ENCODING_ALAW,
+    "g711_alaw": audio_pb2.AUDIO_ENCODING_ALAW,
 }
 
 
-class VoiceId(BaseModel):
+class VoiceId(JsonFields):
     id: str = Field(max_length=256)
 
 
-class SpeechRequest(BaseModel):
-    """What to speak and how. `ref_audio`, `ref_text` and `seed` are our extensions; unknown fields are ignored."""
+class SpeechRequest(JsonFields):
+    """What to speak and how. Fields behind `stream_format` are our extensions."""
 
     input: str = Field(min_length=1, max_length=MAX_INPUT_CHARS)
     model: str = Field(default="", max_length=256, description="One of /v1/models; empty means the default.")
     voice: Annotated[str, Field(max_length=256)] | VoiceId = Field(default="", description="A name or an id.")
     instructions: str = Field(default="", description="How to speak, if the model supports it: 'with a sad voice'.")
-    response_format: Literal["mp3", "opus", "aac", "flac", "wav", "pcm"] = "mp3"
+    response_format: Literal[
+        "mp3", "opus", "aac", "flac", "wav", "pcm", "ulaw", "alaw", "mulaw", "g711_ulaw", "g711_alaw"
+    ] = "mp3"
     speed: float = Field(default=1.0, ge=0.25, le=4.0)
     stream_format: Literal["audio", "sse"] = "audio"
     ref_audio: InlineAudio | None = None
     ref_text: str = Field(default="", description="Transcript of `ref_audio`; without it, only the timbre is used.")
+    sample_rate: int | None = Field(default=None, ge=MIN_RATE, le=MAX_RATE, description="Of the audio, in Hz.")
+    trim_leading_silence: bool = Field(default=True, description="Remove the silence before the first word.")
+    stream: bool = Field(
+        default=True,
+        description="false: send the answer as a whole, with its length, also in the header of WAV and FLAC.",
+    )
     seed: int | None = Field(default=None, ge=0, lt=2**64, description="The same seed gives the same speech.")
 
 
-class Model(BaseModel):
-    id: str
-    object: Literal["model"] = "model"
-    created: int = Field(default=0, description="Always 0: checkpoints have no date.")
-    owned_by: str = "light-tts"
-
-
-class ModelList(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[Model]
-
-
-def router(context: GatewayContext) -> APIRouter:
+def router(context: GatewayContext, models: Models) -> APIRouter:
     """Return the routes."""
     routes = APIRouter(prefix="/v1", route_class=JsonRoute, tags=["OpenAI"], responses=OPENAI_ERRORS)
 
@@ -93,47 +92,27 @@ def router(context: GatewayContext) -> APIRouter:
         """Speak `input`; the audio is streamed while it is made."""
         with named_as(FIELDS):
             check_text(request.input, MAX_INPUT_CHARS)
-            options = SpeechOptions.from_config(
-                await _to_synthesis_config(context, request), context.settings.max_prompt_bytes
-            )
+            options = speech_options(context, await _to_synthesis_config(models, request))
+            if request.stream_format == "sse" and not request.stream:
+                raise InvalidInput("stream false and stream_format sse exclude each other", field="stream")
         if request.stream_format == "sse":
             return SpeechResponse(
                 context, options, request.input, FIELDS, media_type="text/event-stream", frame=_events
             )
-        return SpeechResponse(context, options, request.input, FIELDS)
-
-    @routes.get("/models")
-    async def models() -> ModelList:
-        """List the values of `model`: the checkpoint, which is the default, and its further styles."""
-        return ModelList(data=[Model(id=name) for name in await _model_names(context)])
-
-    @routes.get("/models/{model}")
-    async def one_model(model: str) -> Model:
-        """Return one model."""
-        if model not in await _model_names(context):
-            raise _no_such_model(model)
-        return Model(id=model)
+        return SpeechResponse(context, options, request.input, FIELDS, stream=request.stream)
 
     return routes
 
 
-async def _model_names(context: GatewayContext) -> tuple[str, ...]:
-    return (context.voices.model.name, *(await list_styles(context.llm))[1:])
-
-
-def _no_such_model(name: str) -> NotFound:
-    return NotFound(f"there is no model {quoted(name)}; GET /v1/models lists the models", field="model")
-
-
-async def _to_synthesis_config(context: GatewayContext, request: SpeechRequest) -> tts_pb2.SynthesisConfig:
-    config = tts_pb2.SynthesisConfig(speed=request.speed, style=await _style(context, request.model))
+async def _to_synthesis_config(models: Models, request: SpeechRequest) -> tts_pb2.SynthesisConfig:
+    config = tts_pb2.SynthesisConfig(speed=request.speed, style=await models.style(request.model))
     config.audio.encoding = _ENCODINGS[request.response_format]
-    if request.response_format == "pcm":
-        config.audio.sample_rate = PCM_RATE
+    config.audio.sample_rate = request.sample_rate or (PCM_RATE if request.response_format == "pcm" else 0)
+    config.audio.keep_leading_silence = not request.trim_leading_silence
     if request.seed is not None:
         config.seed = request.seed
     if request.ref_audio is None:
-        config.voice_name = await _voice(context, request.voice)
+        config.voice_name = request.voice.id if isinstance(request.voice, VoiceId) else request.voice
     else:
         config.prompt.audio = await decode_audio(request.ref_audio)
         config.prompt.transcript = request.ref_text
@@ -143,19 +122,6 @@ async def _to_synthesis_config(context: GatewayContext, request: SpeechRequest) 
         config.mode = tts_pb2.SPEECH_MODE_INSTRUCT
         config.instruct_text = request.instructions
     return config
-
-
-async def _style(context: GatewayContext, model: str) -> str:
-    if not model or model in OPENAI_MODELS or model == context.voices.model.name:
-        return ""
-    if model not in await _model_names(context):
-        raise _no_such_model(model)
-    return model
-
-
-async def _voice(context: GatewayContext, voice: str | VoiceId) -> str:
-    name = voice.id if isinstance(voice, VoiceId) else voice
-    return "" if name in OPENAI_VOICES and not await context.voices.exists(name) else name
 
 
 async def _events(session: Events) -> AsyncGenerator[bytes]:
@@ -180,7 +146,10 @@ _ANSWER: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The audio in `response_format`, or events that carry it in base64 (`stream_format` sse).",
         "content": {
-            **{f"audio/{kind}": _BINARY for kind in ("mpeg", "ogg", "aac", "flac", "wav", "pcm")},
+            **{
+                f"audio/{kind}": _BINARY
+                for kind in ("mpeg", "ogg", "aac", "flac", "wav", "pcm", "basic", "x-alaw-basic")
+            },
             "text/event-stream": {"schema": {"type": "string"}},
         },
     }

@@ -12,6 +12,7 @@ import grpc.aio
 
 from gateway import metrics
 from gateway.api.common.fields import named_as
+from gateway.api.common.options import speech_options
 from gateway.api.riva import request as riva_request
 from gateway.api.riva.request import FIELDS
 from gateway.audio.container_headers import with_length
@@ -95,7 +96,7 @@ class RivaServicer(riva_tts_pb2_grpc.RivaSpeechSynthesisServicer):
 
     def _options(self, request: Request) -> SpeechOptions:
         config = riva_request.to_synthesis_config(request, self._context.voices.model.languages)
-        return SpeechOptions.from_config(config, self._context.settings.max_prompt_bytes)
+        return speech_options(self._context, config)
 
 
 @dataclass

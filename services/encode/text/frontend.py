@@ -56,6 +56,11 @@ class TextFrontend:
                     f"{field} has {name} ({found.group()!r}), but this model speaks {speaks}", field=field
                 )
 
+    @property
+    def follows_instructions(self) -> bool:
+        """Whether the checkpoint has the token that ends an instruction; without it none can be given."""
+        return self.tokenizer.has_embedding(special_tokens.END_OF_PROMPT)
+
     def instruct_ids(self, instruction: str) -> tuple[int, ...]:
         """Return the ids that precede a text when the prompt's own text is not used (spec sections 3.6 and 9).
 
@@ -65,7 +70,7 @@ class TextFrontend:
         text = instruction.strip()
         _check_length(text, field="instruct_text")
         self.check(text, field="instruct_text")
-        if text and not self.tokenizer.has_embedding(special_tokens.END_OF_PROMPT):
+        if text and not self.follows_instructions:
             raise InvalidInput(
                 "this model does not support instructions; omit the instruction and speak zero-shot or cross-lingual",
                 field="instruct_text",

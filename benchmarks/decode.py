@@ -256,7 +256,7 @@ def measure_batches(backend: TorchBackend, sizes: Sequence[int], repeats: int) -
 def hop_weight_bytes(backend: TorchBackend) -> int:
     """Return the bytes of weights that one batch reads: the estimator's at every Euler step, all others once."""
     flow, vocoder = backend.flow, backend.vocoder
-    once = weight_bytes(flow.encoder, flow.encoder_proj, vocoder.generator, vocoder.pitch, vocoder.source)
+    once = weight_bytes(flow.front, vocoder.generator, vocoder.pitch, vocoder.source)
     return once + flow.solver.steps * weight_bytes(flow.estimator)
 
 

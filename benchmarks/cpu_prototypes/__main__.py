@@ -32,8 +32,8 @@ from benchmarks.llm import TINY, Bench, make_model
 from services.common.checkpoint.model_dir import open_model_dir
 from services.decode.engine.backends import Hop
 from services.decode.engine.torch_backend import TorchBackend as DecodeBackend
+from services.decode.flow.estimator import EstimatorNetwork
 from services.decode.flow.forward_pass import Pass
-from services.decode.flow.kv_cache import KvLayout
 from services.decode.flow.solver import Estimator
 from services.decode.flow.unet import UNet
 from services.llm.engine.backends import Backend
@@ -111,12 +111,6 @@ class TimedEstimator:
         self.seconds = 0.0
         self.calls = 0
 
-    def layout(self, positions: int, steps: int, rows: int) -> KvLayout:
-        return self._estimator.layout(positions, steps, rows)
-
-    def time_terms(self, t: Tensor) -> list[Tensor]:
-        return self._estimator.time_terms(t)
-
     def __call__(self, x: Tensor, time_terms: list[Tensor], frames: Pass) -> Tensor:
         began = time.thread_time()
         velocity = self._estimator(x, time_terms, frames)
@@ -129,7 +123,9 @@ class Variant:
     """One estimator in a decode backend, and the fastest times of each hop so far."""
 
     def __init__(self, directory: Path, make: Callable[[UNet], Estimator]) -> None:
-        def timed(network: UNet) -> TimedEstimator:
+        def timed(network: EstimatorNetwork) -> TimedEstimator:
+            if not isinstance(network, UNet):
+                raise SystemExit("the prototypes are of CosyVoice2's estimator")
             self.estimator = TimedEstimator(make(network))
             return self.estimator
 

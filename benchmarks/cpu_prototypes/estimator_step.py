@@ -95,6 +95,9 @@ class TracedState:
         self.new_kv: list[Tensor] = []
         self.new_tails: dict[int, Tensor] = {}
 
+    def positions(self, x: Tensor) -> Tensor:
+        raise NotImplementedError("the UNet has no positions")
+
     def left(self, layer: int, x: Tensor, width: int) -> Tensor:
         extended = torch.cat((self._tails[layer], x), dim=1)
         self.new_tails[layer] = extended[:, -width:]
@@ -138,12 +141,6 @@ class GraphEstimator:
         convs = {module.index: module.in_channels for module in network.modules() if isinstance(module, CausalConv)}
         self._channels = [convs[index] for index in sorted(convs)]
         self._graph: Graph | None = None
-
-    def layout(self, positions: int, steps: int, rows: int) -> KvLayout:
-        return self._network.layout(positions, steps, rows)
-
-    def time_terms(self, t: Tensor) -> list[Tensor]:
-        return self._network.time_terms(t)
 
     def __call__(self, x: Tensor, time_terms: list[Tensor], frames: Pass) -> Tensor:
         cache, indices, step = frames._cache, frames._indices, frames._step

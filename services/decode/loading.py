@@ -17,9 +17,9 @@ from services.decode.engine.torch_backend import Precision, TorchBackend
 from services.decode.estimators.compiled import compile_estimator, use_programs
 from services.decode.estimators.onnx import onnx_estimator
 from services.decode.estimators.tensorrt import tensorrt_estimator
+from services.decode.flow.estimator import EstimatorNetwork
 from services.decode.flow.model import EstimatorFactory
 from services.decode.flow.programs import CudaGraphs
-from services.decode.flow.unet import UNet
 from services.decode.settings import DecodeSettings
 
 log = structlog.get_logger(__name__)
@@ -176,6 +176,6 @@ def prepare(model: ModelDir, settings: DecodeSettings) -> Path:
     backend = load_backend(settings, model)
     if not isinstance(backend, TorchBackend):
         raise StartError("the simulated backend has nothing to prepare")
-    if settings.decode_backend in ("onnx", "tensorrt") and isinstance(backend.flow.solver.estimator, UNet):
+    if settings.decode_backend in ("onnx", "tensorrt") and isinstance(backend.flow.solver.estimator, EstimatorNetwork):
         raise StartError(f"{settings.decode_backend} cannot be used here; the log line above states the reason")
     return settings.decode_cache_dir

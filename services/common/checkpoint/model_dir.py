@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from services.common.checkpoint.flow_config import FlowConfig, read_flow
 from services.common.checkpoint.hyperyaml import read_hyper_yaml
+from services.common.checkpoint.yaml_nodes import NodeError
 
 Family = Literal["cosyvoice2", "cosyvoice3"]
 FAMILIES: tuple[Family, ...] = ("cosyvoice2", "cosyvoice3")
@@ -65,32 +67,6 @@ class SamplingConfig:
     tau_r: float = 0.1
     min_token_text_ratio: float = 2.0
     max_token_text_ratio: float = 20.0
-
-
-@dataclass(frozen=True)
-class FlowConfig:
-    """Tokens to mel: conformer encoder and flow-matching estimator (spec section 5)."""
-
-    vocab_size: int
-    input_size: int
-    output_size: int = 80
-    speaker_dim: int = 192
-    encoder_width: int = 512
-    encoder_heads: int = 8
-    encoder_units: int = 2048
-    encoder_blocks: int = 6
-    encoder_up_blocks: int = 4
-    lookahead_tokens: int = 3
-    mel_frames_per_token: int = 2
-    channels: int = 256
-    attention_head_dim: int = 64
-    num_heads: int = 8
-    n_blocks: int = 4
-    num_mid_blocks: int = 12
-    cfg_rate: float = 0.7
-    steps: int = 10
-    chunk_tokens: int = 25
-    family: Family = "cosyvoice2"
 
 
 @dataclass(frozen=True)
@@ -211,7 +187,8 @@ class ModelDir:
 def open_model_dir(path: str | Path) -> ModelDir:
     """Read a model directory's configuration and check that the files that services need exist.
 
-    Raises ModelDirError with all missing files, or with the YAML node that is missing or of the wrong type.
+    Raises ModelDirError with all missing files, or with the YAML node that is missing, of the wrong type
+    or not implemented.
     """
     root = Path(path)
     if not root.is_dir():
@@ -230,16 +207,14 @@ def open_model_dir(path: str | Path) -> ModelDir:
     card = _read_card(root)
     try:
         return _build(root, family, raw, qwen, card)
+    except NodeError as error:
+        raise ModelDirError(f"{root / f'{family}.yaml'}: {error}") from error
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise ModelDirError(f"{root / f'{family}.yaml'}: missing or malformed node ({error!r})") from error
 
 
 def _build(root: Path, family: Family, raw: Mapping[str, Any], qwen: Mapping[str, Any], card: Card) -> ModelDir:
-    llm, flow, hift = raw["llm"], raw["flow"], raw["hift"]
-    encoder = flow.get("encoder", {})
-    decoder = flow["decoder"]
-    estimator = decoder.get("estimator", decoder)
-    cfm = decoder.get("cfm_params", {}).get("content", decoder)
+    llm, hift = raw["llm"], raw["hift"]
     mel = raw.get("feat_extractor", {})
     heads = int(qwen["num_attention_heads"])
     config = _read_json(root / "config.json") if (root / "config.json").is_file() else {}
@@ -271,28 +246,7 @@ def _build(root: Path, family: Family, raw: Mapping[str, Any], qwen: Mapping[str
             min_token_text_ratio=float(config.get("min_token_text_ratio", 2)),
             max_token_text_ratio=float(config.get("max_token_text_ratio", 20)),
         ),
-        flow=FlowConfig(
-            vocab_size=int(flow["vocab_size"]),
-            input_size=int(flow["input_size"]),
-            output_size=int(flow.get("output_size", 80)),
-            speaker_dim=int(raw.get("spk_embed_dim", 192)),
-            encoder_width=int(encoder.get("output_size", 512)),
-            encoder_heads=int(encoder.get("attention_heads", 8)),
-            encoder_units=int(encoder.get("linear_units", 2048)),
-            encoder_blocks=int(encoder.get("num_blocks", 6)),
-            encoder_up_blocks=int(encoder.get("num_up_blocks", 4)),
-            lookahead_tokens=int(flow.get("pre_lookahead_len", 3)),
-            mel_frames_per_token=int(raw.get("token_mel_ratio", 2)),
-            channels=int(estimator.get("channels", [256])[0]),
-            attention_head_dim=int(estimator.get("attention_head_dim", 64)),
-            num_heads=int(estimator.get("num_heads", 8)),
-            n_blocks=int(estimator.get("n_blocks", 4)),
-            num_mid_blocks=int(estimator.get("num_mid_blocks", 12)),
-            cfg_rate=float(cfm.get("inference_cfg_rate", 0.7)),
-            steps=int(cfm.get("n_timesteps", 10)),
-            chunk_tokens=int(raw.get("chunk_size", 25)),
-            family=family,
-        ),
+        flow=read_flow(raw),
         vocoder=VocoderConfig(
             in_channels=int(hift.get("in_channels", 80)),
             base_channels=int(hift["base_channels"]),

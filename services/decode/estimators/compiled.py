@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from services.common.checkpoint.chunk_plan import ChunkPlan
+from services.decode.flow.estimator import EstimatorNetwork
 from services.decode.flow.model import Flow, FlowHop
 from services.decode.flow.program import Record
 from services.decode.flow.programs import Programs, device_in_force
-from services.decode.flow.unet import UNet
 
 _TOKENS = 60
 LARGEST_DIFFERENCE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.05}
@@ -76,8 +76,8 @@ def use_programs(flow: Flow, most_streams: int, record: Record | None) -> None:
         raise
 
 
-def _network(flow: Flow) -> UNet:
-    if not isinstance(flow.solver.estimator, UNet):
+def _network(flow: Flow) -> EstimatorNetwork:
+    if not isinstance(flow.solver.estimator, EstimatorNetwork):
         raise RuntimeError("an exported graph replaces the estimator")
     return flow.solver.estimator
 

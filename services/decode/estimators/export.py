@@ -19,8 +19,8 @@ from uuid import uuid4
 import torch
 from torch import Tensor, nn
 
+from services.decode.flow.estimator import EstimatorNetwork
 from services.decode.flow.forward_pass import Pass
-from services.decode.flow.unet import UNet
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +31,12 @@ INPUTS, OUTPUT = ("x", "terms", "mask"), "velocity"
 
 
 class WholeStreams(nn.Module):
-    """The estimator without a cache: x [B, N, 4 * mel], terms [stages, channels], mask [B, 1, N, N] -> [B, N, mel].
+    """The estimator without a cache: x [B, N, inputs], terms [stages, channels], mask [B, 1, N, N] -> [B, N, mel].
 
     `terms` are the time terms of one Euler step; `mask` is 0 where a frame may attend and minus infinity elsewhere.
     """
 
-    def __init__(self, estimator: UNet) -> None:
+    def __init__(self, estimator: EstimatorNetwork) -> None:
         super().__init__()
         self.estimator = estimator
 
@@ -45,17 +45,15 @@ class WholeStreams(nn.Module):
         return out
 
 
-def export(estimator: UNet, path: Path) -> None:
+def export(estimator: EstimatorNetwork, path: Path) -> None:
     """Write the graph to `path` atomically, so that no reader finds a part of it. Raises OSError."""
     began = time.monotonic()
     log.info("exporting the estimator as a graph", extra={"path": str(path)})
-    frames, stages = 100, len(estimator.time_terms(torch.zeros(1)))
-    weight = estimator.final_proj.weight
-    channels = weight.shape[1]
+    frames, terms = 100, estimator.time_terms(torch.zeros(1))
     inputs = (
-        torch.zeros(2, frames, estimator.inputs, dtype=weight.dtype),
-        torch.zeros(stages, channels, dtype=weight.dtype),
-        torch.zeros(2, 1, frames, frames, dtype=weight.dtype),
+        torch.zeros(2, frames, estimator.inputs, dtype=estimator.dtype),
+        torch.zeros(len(terms), terms[0].shape[-1], dtype=estimator.dtype),
+        torch.zeros(2, 1, frames, frames, dtype=estimator.dtype),
     )
     buffer = io.BytesIO()
     with warnings.catch_warnings():

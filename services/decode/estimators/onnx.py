@@ -10,17 +10,16 @@ import torch
 from torch import Tensor
 
 from services.decode.estimators.export import INPUTS, OUTPUT, export, graph_path
+from services.decode.flow.estimator import EstimatorNetwork
 from services.decode.flow.forward_pass import Pass
-from services.decode.flow.kv_cache import KvLayout
-from services.decode.flow.unet import UNet
 
 
 class OnnxEstimator:
-    """Replaces the network that it was exported from. PyTorch computes the time terms, once."""
+    """Replaces the network that it was exported from. PyTorch computes the time terms, once per step."""
 
     dtype = torch.float32
 
-    def __init__(self, network: UNet, graph: Path, device: torch.device) -> None:
+    def __init__(self, network: EstimatorNetwork, graph: Path, device: torch.device) -> None:
         """Raises RuntimeError if ONNX Runtime has no provider for the device."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
@@ -30,13 +29,7 @@ class OnnxEstimator:
         # Its CUDA provider uses TF32 by default; this estimator computes in float32.
         settings = {"device_id": device.index or 0, "use_tf32": 0} if device.type == "cuda" else {}
         self._session = onnxruntime.InferenceSession(str(graph), options, providers=[(provider, settings)])
-        self._network, self._device = network, device
-
-    def layout(self, positions: int, steps: int, rows: int) -> KvLayout:
-        return self._network.layout(positions, steps, rows)
-
-    def time_terms(self, t: Tensor) -> list[Tensor]:
-        return self._network.time_terms(t)
+        self._mel, self._device = network.mel, device
 
     def __call__(self, x: Tensor, time_terms: list[Tensor], frames: Pass) -> Tensor:
         """Like the network's; refuses a pass with a cache, since the graph has none."""
@@ -45,7 +38,7 @@ class OnnxEstimator:
         rows, count = x.shape[:2]
         mask = x.new_zeros(rows, 1, count, count) if frames.mask is None else frames.mask
         terms = torch.stack([term.reshape(-1) for term in time_terms])
-        out = torch.empty(rows, count, x.shape[2] // 4, device=self._device)
+        out = torch.empty(rows, count, self._mel, device=self._device)
         binding = self._session.io_binding()
         tensors = [tensor.contiguous() for tensor in (x, terms, mask)]
         for name, tensor in zip(INPUTS, tensors, strict=True):
@@ -60,7 +53,7 @@ class OnnxEstimator:
         return self._device.type, self._device.index or 0, np.float32, tuple(tensor.shape), tensor.data_ptr()
 
 
-def onnx_estimator(network: UNet, cache: Path, device: torch.device) -> OnnxEstimator:
+def onnx_estimator(network: EstimatorNetwork, cache: Path, device: torch.device) -> OnnxEstimator:
     """Export the network unless the cache has its graph. Raises RuntimeError or OSError."""
     path = graph_path(cache, network)
     if not path.exists():

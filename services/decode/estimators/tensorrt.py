@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 
 from services.decode.estimators.export import INPUTS, OUTPUT, export, graph_path, write_whole
+from services.decode.flow.estimator import EstimatorNetwork
 from services.decode.flow.forward_pass import Pass
-from services.decode.flow.kv_cache import KvLayout
-from services.decode.flow.unet import UNet
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +32,7 @@ class TensorRtEstimator:
 
     dtype = torch.float32
 
-    def __init__(self, network: UNet, engine: Path, device: torch.device) -> None:
+    def __init__(self, network: EstimatorNetwork, engine: Path, device: torch.device) -> None:
         """Raises RuntimeError if the engine cannot be loaded: another GPU, another version."""
         trt = _tensorrt()
         self._network, self._device = network, device
@@ -43,12 +42,6 @@ class TensorRtEstimator:
             raise RuntimeError(f"TensorRT cannot load {engine}; delete it to have it built again")
         self._stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._contexts: dict[int, Any] = {}
-
-    def layout(self, positions: int, steps: int, rows: int) -> KvLayout:
-        return self._network.layout(positions, steps, rows)
-
-    def time_terms(self, t: Tensor) -> list[Tensor]:
-        return self._network.time_terms(t)
 
     def __call__(self, x: Tensor, time_terms: list[Tensor], frames: Pass) -> Tensor:
         """Like the network's, for passes without a cache; longer passes than the longest profile use the network."""
@@ -72,7 +65,7 @@ class TensorRtEstimator:
 
     def _run(self, profile: int, inputs: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         context = self._context(profile)
-        out = torch.empty(*inputs[0].shape[:2], inputs[0].shape[2] // 4, device=self._device)
+        out = torch.empty(*inputs[0].shape[:2], self._network.mel, device=self._device)
         for name, tensor in zip(INPUTS, inputs, strict=True):
             if not context.set_input_shape(name, tuple(tensor.shape)):
                 raise RuntimeError(
@@ -99,7 +92,7 @@ class TensorRtEstimator:
 
 
 def tensorrt_estimator(
-    network: UNet, cache: Path, device: torch.device, *, precision: str, max_rows: int
+    network: EstimatorNetwork, cache: Path, device: torch.device, *, precision: str, max_rows: int
 ) -> TensorRtEstimator:
     """Build the engine (minutes) unless the cache has it. Raises RuntimeError if it cannot be built here."""
     _tensorrt()
@@ -121,7 +114,7 @@ def engine_path(graph: Path, device: torch.device, *, precision: str, max_rows: 
     return graph.with_name(f"{graph.stem}-{gpu}-trt{_tensorrt().__version__}-{precision}-{max_rows}.engine")
 
 
-def build(graph: Path, engine: Path, network: UNet, *, precision: str, max_rows: int) -> None:
+def build(graph: Path, engine: Path, network: EstimatorNetwork, *, precision: str, max_rows: int) -> None:
     """Write the engine to `engine` atomically. Raises RuntimeError with TensorRT's message if it cannot be built."""
     trt = _tensorrt()
     began = time.monotonic()
@@ -137,7 +130,7 @@ def build(graph: Path, engine: Path, network: UNet, *, precision: str, max_rows:
     set_precision(trt, config, precision)
     for least, usual, most in FRAMES:
         profile = builder.create_optimization_profile()
-        sizes = ((2, least), (max(2, max_rows // 2), usual), (max_rows, most))
+        sizes = ((1, least), (max(2, max_rows // 2), usual), (max_rows, most))
         profile.set_shape("x", *((rows, frames, network.inputs) for rows, frames in sizes))
         profile.set_shape("mask", *((rows, 1, frames, frames) for rows, frames in sizes))
         config.add_optimization_profile(profile)

@@ -1,4 +1,4 @@
-"""Speech tokens to mean mel: the upsampling conformer encoder (spec section 5.2).
+"""CosyVoice2's front: the upsampling conformer encoder (spec section 5.2).
 
 Every function maps new positions to new positions; earlier positions are in the cache of the pass.
 """
@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from services.common.checkpoint.model_dir import FlowConfig
+from services.common.checkpoint.flow_config import ConformerConfig, FlowConfig
 from services.decode.flow.forward_pass import Pass
+from services.decode.flow.front import Front, Passes, PreLookahead
+from services.decode.flow.kv_cache import KvLayout
 
-_LOOKAHEAD_TAIL = 0
 _UPSAMPLE_TAIL = 0
 
 
@@ -29,22 +30,6 @@ class Embed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         embedded: Tensor = self.out(x)
         return embedded * self.scale
-
-
-class PreLookahead(nn.Module):
-    """Token t depends on tokens t-2 … t+3; the input includes the right context, zero vectors at the stream's end."""
-
-    def __init__(self, width: int, lookahead: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv1d(width, width, lookahead + 1)
-        self.conv2 = nn.Conv1d(width, width, 3)
-
-    def forward(self, x: Tensor, tokens: Pass) -> Tensor:
-        """[S, N + lookahead, C] -> [S, N, C]."""
-        y = F.leaky_relu(self.conv1(x.transpose(1, 2)), 0.01).transpose(1, 2)
-        y = tokens.left(_LOOKAHEAD_TAIL, y, 2)
-        out: Tensor = self.conv2(y.transpose(1, 2)).transpose(1, 2)
-        return out + x[:, : out.shape[1]]
 
 
 class RelativeAttention(nn.Module):
@@ -78,7 +63,7 @@ class RelativeAttention(nn.Module):
         keys = start + new
         # Distances fall along a row (j grows) and rise along a column, so each row is a window of one table that
         # begins at the largest distance, keys - 1, and is shifted by one per query.
-        table = self.linear_pos(sinusoids(keys - 1, new - 1)).unflatten(-1, (self.heads, self.head_dim))
+        table = self.linear_pos(sinusoids(keys - 1, new - 1, q.device)).unflatten(-1, (self.heads, self.head_dim))
         scores = torch.einsum("nhd,rhd->hnr", q + self.pos_bias_v, table) / math.sqrt(self.head_dim)
         stride_h, stride_n, stride_r = scores.stride()
         return scores.as_strided(
@@ -94,22 +79,19 @@ class Sinusoids:
         self._reach = 0
         self._table = torch.empty(0)
 
-    def __call__(self, furthest_back: int, furthest_ahead: int) -> Tensor:
+    def __call__(self, furthest_back: int, furthest_ahead: int, device: torch.device) -> Tensor:
         """Rows for r = furthest_back, …, 0, …, -furthest_ahead: [back + ahead + 1, width]."""
         reach = max(furthest_back, furthest_ahead)
         if reach > self._reach or not self._table.numel():
             self._grow(max(reach, 2 * self._reach))
-        return self._table[self._reach - furthest_back : self._reach + furthest_ahead + 1]
-
-    def to(self, device: torch.device) -> None:
         self._table = self._table.to(device)
+        return self._table[self._reach - furthest_back : self._reach + furthest_ahead + 1]
 
     def _grow(self, reach: int) -> None:
         distance = torch.arange(reach, -reach - 1, -1, dtype=torch.float32)
         rate = torch.exp(torch.arange(0, self._width, 2, dtype=torch.float32) * -(math.log(10000.0) / self._width))
         angle = distance[:, None] * rate
-        table = torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)
-        self._reach, self._table = reach, table.to(self._table.device)
+        self._reach, self._table = reach, torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)
 
 
 class FeedForward(nn.Module):
@@ -156,16 +138,16 @@ class UpLayer(nn.Module):
 class Encoder(nn.Module):
     """The whole encoder: two stacks of blocks, at token rate and at mel rate."""
 
-    def __init__(self, config: FlowConfig) -> None:
+    def __init__(self, flow: FlowConfig, config: ConformerConfig) -> None:
         super().__init__()
-        width, ratio = config.encoder_width, config.mel_frames_per_token
-        sizes = (width, config.encoder_heads, config.encoder_units)
+        width, ratio = config.width, flow.mel_frames_per_token
+        sizes = (width, config.heads, config.units)
         self.embed = Embed(config.input_size, width)
-        self.pre_lookahead_layer = PreLookahead(width, config.lookahead_tokens)
-        self.encoders = nn.ModuleList(ConformerBlock(*sizes, index) for index in range(config.encoder_blocks))
+        self.pre_lookahead_layer = PreLookahead(width, width, flow.lookahead_tokens)
+        self.encoders = nn.ModuleList(ConformerBlock(*sizes, index) for index in range(config.blocks))
         self.up_layer = UpLayer(width, ratio)
         self.up_embed = Embed(width, width)
-        self.up_encoders = nn.ModuleList(ConformerBlock(*sizes, index) for index in range(config.encoder_up_blocks))
+        self.up_encoders = nn.ModuleList(ConformerBlock(*sizes, index) for index in range(config.up_blocks))
         self.after_norm = nn.LayerNorm(width, eps=1e-5)
         self.sinusoids = Sinusoids(width)
 
@@ -179,3 +161,30 @@ class Encoder(nn.Module):
             x = block(x, frames, self.sinusoids)
         out: Tensor = self.after_norm(x)
         return out
+
+
+class ConformerFront(Front):
+    """CosyVoice2's front: embedded tokens, the encoder, a projection to the mel."""
+
+    def __init__(self, flow: FlowConfig, config: ConformerConfig) -> None:
+        super().__init__()
+        self._config, self._ratio, self.width = config, flow.mel_frames_per_token, config.width
+        self.input_embedding = nn.Embedding(flow.vocab_size, config.input_size)
+        self.encoder = Encoder(flow, config)
+        self.encoder_proj = nn.Linear(config.width, flow.output_size)
+
+    def layouts(self, tokens: int) -> dict[str, KvLayout]:
+        config = self._config
+        head_dim = config.width // config.heads
+        return {
+            "tokens": KvLayout(config.blocks, tokens, config.heads, head_dim),
+            "frames": KvLayout(config.up_blocks, tokens * self._ratio, config.heads, head_dim),
+        }
+
+    def embed(self, ids: Tensor) -> Tensor:
+        embedded: Tensor = self.encoder.embed(self.input_embedding(ids))
+        return embedded
+
+    def forward(self, embedded: Tensor, over: Passes) -> Tensor:
+        mu: Tensor = self.encoder_proj(self.encoder(embedded, over("tokens"), over("frames")))
+        return mu

@@ -18,13 +18,29 @@ from services.decode.flow.kv_cache import KvCache, KvState
 
 
 class ForwardContext(Protocol):
-    """Gives a network access to the positions before its new ones: a `Pass`, or the context of a program."""
+    """Gives a network access to the positions before its new ones: a `Pass`, or the context of a program.
+
+    R rows are guidance rows * streams S, the streams innermost; N is the padded number of new positions. This is all
+    that a network sees of the cache, so a kernel over the cache's blocks replaces `attend` and nothing else.
+    """
+
+    def positions(self, x: Tensor) -> Tensor:
+        """Absolute positions of the new ones, int64 [R, N] for x [R, N, …]; those of padding have no meaning."""
 
     def left(self, layer: int, x: Tensor, width: int) -> Tensor:
-        """Return `x` [R, N, C] with the `width` positions before it prepended (zeros at the start of a stream)."""
+        """Return `x` [R, N, C] with the `width` positions before it prepended (zeros at the start of a stream).
+
+        `layer` numbers the convolutions of a network. The last `width` valid positions become the stream's new tail.
+        """
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attention of new positions over cached and new ones: q, k, v [R, N, heads, d] -> [R, N, heads * d]."""
+        """Attention of new positions over cached and new ones: q, k, v [R, N, heads, d] -> [R, N, heads * d].
+
+        `layer` numbers the attention layers of a network. k and v are stored as they are, so a rotation by position is
+        applied before, once. Row r of the result is softmax(q_r · K / sqrt(d)) · V over the absolute positions that
+        the chunk mask lets r see, all of them of r's own stream and guidance row. Rows of padding are finite and
+        otherwise undefined. The reference is `F.scaled_dot_product_attention` over gathered blocks, as in `Pass`.
+        """
 
 
 class CacheIndices:
@@ -37,6 +53,7 @@ class CacheIndices:
         """Positions of the longest stream, including its new ones."""
         self.starts = [ratio * state.tokens for state in before]
         self.lengths = [ratio * state.tokens - start for state, start in zip(after, self.starts, strict=True)]
+        self.first = torch.tensor(self.starts, device=device)
         self.slots_before = torch.tensor([state.slot.index if state.slot else 0 for state in before], device=device)
         self.slots_after = [state.slot.index if state.slot else 0 for state in after]
         size = block_tokens * ratio
@@ -92,6 +109,13 @@ class Pass:
     def has_cache(self) -> bool:
         """Whether the pass reads and writes cached states."""
         return self._cache is not None
+
+    def positions(self, x: Tensor) -> Tensor:
+        """Absolute positions of the new ones, int64 [R, N]."""
+        new = torch.arange(x.shape[1], device=x.device)
+        if self._indices is None:
+            return new.expand(x.shape[0], -1)
+        return (self._indices.first[:, None] + new).repeat(self.rows, 1)
 
     def left(self, layer: int, x: Tensor, width: int) -> Tensor:
         """Return `x` [R, N, C] with the `width` positions before it prepended (zeros at the start of a stream)."""

@@ -1,4 +1,4 @@
-"""Tokens to mel in hops: encoder, solver and a stream's state between hops (spec sections 5 and 6.3)."""
+"""Tokens to mel in hops: front, solver and a stream's state between hops (spec sections 5 and 6.3)."""
 
 from __future__ import annotations
 
@@ -11,19 +11,36 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from services.common.checkpoint.chunk_plan import ChunkPlan
-from services.common.checkpoint.model_dir import FlowConfig
+from services.common.checkpoint.flow_config import ConformerConfig, DiTConfig, FlowConfig
 from services.common.checkpoint.weights import load_strict
-from services.decode.flow.encoder import Encoder
+from services.decode.flow.dit import DiT
+from services.decode.flow.encoder import ConformerFront
+from services.decode.flow.estimator import EstimatorNetwork
 from services.decode.flow.forward_pass import CacheIndices, Pass, chunk_mask
+from services.decode.flow.front import ConvolutionFront, Front, Rate
 from services.decode.flow.kv_cache import EMPTY_STATE, KvBlockPool, KvLayout, KvState
 from services.decode.flow.program import EulerProgram, Row
 from services.decode.flow.programs import Programs
-from services.decode.flow.solver import GUIDANCE_ROWS, NOISE_FRAMES, Estimator, Solver, Start
+from services.decode.flow.solver import NOISE_FRAMES, Estimator, Solver, Start
 from services.decode.flow.unet import UNet
 
-EstimatorFactory = Callable[[UNet], Estimator]
+EstimatorFactory = Callable[[EstimatorNetwork], Estimator]
 SMALL_POOL = 64
 """Blocks of the default pool."""
+
+
+def make_front(config: FlowConfig) -> Front:
+    """Return the front that the configuration names."""
+    if isinstance(config.front, ConformerConfig):
+        return ConformerFront(config, config.front)
+    return ConvolutionFront(config, config.front)
+
+
+def make_network(config: FlowConfig) -> EstimatorNetwork:
+    """Return the estimator that the configuration names."""
+    if isinstance(config.estimator, DiTConfig):
+        return DiT(config.estimator, config.output_size)
+    return UNet(config.estimator, config.output_size)
 
 
 @dataclass
@@ -90,17 +107,17 @@ class Flow(nn.Module):
         """
         super().__init__()
         self.config = config
-        self.input_embedding = nn.Embedding(config.vocab_size, config.input_size)
-        self.spk_embed_affine_layer = nn.Linear(config.speaker_dim, config.output_size)
-        self.encoder = Encoder(config)
-        self.encoder_proj = nn.Linear(config.encoder_width, config.output_size)
-        self.decoder = nn.ModuleDict({"estimator": UNet(config)})
-        load_strict(self, weights, "flow.pt")
+        self.front, self.estimator = make_front(config), make_network(config)
+        self.speaker_projection = nn.Linear(config.speaker_dim, config.output_size)
+        named = {
+            **dict(self.front.named_children()),
+            "spk_embed_affine_layer": self.speaker_projection,
+            "decoder": nn.ModuleDict({"estimator": self.estimator}),
+        }
+        load_strict(nn.ModuleDict(named), weights, "flow.pt")
         self.device = device or torch.device("cpu")
         self.to(self.device).eval().requires_grad_(False)
-        self.encoder.sinusoids.to(self.device)
         self._ratio = config.mel_frames_per_token
-        self.estimator: UNet = self.decoder["estimator"]  # type: ignore[assignment]
         self.exact = self.make_solver(self.estimator)
         self.solver = self.exact
         if make_estimator is not None:
@@ -117,7 +134,7 @@ class Flow(nn.Module):
 
         The caller checks the arguments (`TorchBackend.check`).
         """
-        speaker = self.spk_embed_affine_layer(F.normalize(embedding.to(self.device, torch.float32), dim=0))
+        speaker = self.speaker_projection(F.normalize(embedding.to(self.device, torch.float32), dim=0))
         return FlowState(
             prompt_tokens=prompt_tokens.to(self.device, torch.int64),
             prompt_mel=prompt_mel.to(self.device, torch.float32),
@@ -127,21 +144,13 @@ class Flow(nn.Module):
 
     def make_solver(self, estimator: Estimator) -> Solver:
         """Return a solver over an estimator: this model's own, a copy of it, or a replacement."""
-        config = self.config
-        return Solver(
-            estimator, steps=config.steps, cfg_rate=config.cfg_rate, mel=config.output_size, device=self.device
-        )
+        return Solver(estimator, self.estimator, self.config.solver, self.config.output_size, self.device)
 
     def layouts(self) -> dict[str, KvLayout]:
-        """Cache layouts of the pool: the encoder at token rate and at mel rate, the estimator at every Euler step."""
-        config, tokens = self.config, self.config.chunk_tokens
-        heads, frames = config.encoder_heads, tokens * self._ratio
-        width = config.encoder_width // heads
-        return {
-            "tokens": KvLayout(config.encoder_blocks, tokens, heads, width),
-            "frames": KvLayout(config.encoder_up_blocks, frames, heads, width),
-            "estimator": self.estimator.layout(frames, self.solver.steps, GUIDANCE_ROWS),
-        }
+        """Cache layouts of the pool: those of the front, and the estimator's at every Euler step."""
+        tokens = self.config.chunk_tokens
+        steps, rows = self.config.solver.steps, self.config.solver.rows
+        return {**self.front.layouts(tokens), "estimator": self.estimator.layout(tokens * self._ratio, steps, rows)}
 
     @torch.inference_mode()
     def append(self, hops: Sequence[FlowHop], on_step: Callable[[], None] = lambda: None) -> list[Tensor]:
@@ -201,15 +210,18 @@ class Flow(nn.Module):
             indices = CacheIndices(earlier, later, self.pool.block_tokens, ratio, self.device)
             return lambda step: Pass(scaled, mask, rows=rows, cache=self.pool.caches[name], indices=indices, step=step)
 
+        def at(rate: Rate) -> Pass:
+            return over(rate, 1 if rate == "tokens" else self._ratio)(0)
+
         embedded = self._embed(hops, starts, max(lengths))
-        mu = self.encoder_proj(self.encoder(embedded, over("tokens", 1)(0), over("frames", self._ratio)(0)))
+        mu = self.front(embedded, at)
         start = self._start(hops, starts, mu)
         program = self._program(hops, later, start)
         if program is not None:
             ends = [self._visible(hop, first, self._ratio) for hop, first in zip(hops, starts, strict=True)]
             return program.solve(start, [Row(*one) for one in zip(earlier, later, ends, strict=True)], on_step)
         solver = self.exact if hops[0].exact else self.solver
-        return solver.solve(start, over("estimator", self._ratio, GUIDANCE_ROWS), on_step)
+        return solver.solve(start, over("estimator", self._ratio, solver.rows), on_step)
 
     def _program(self, hops: Sequence[FlowHop], later: Sequence[KvState], start: Start) -> EulerProgram | None:
         if self.programs is None or not later or hops[0].exact:
@@ -235,11 +247,11 @@ class Flow(nn.Module):
     def _embed(self, hops: Sequence[FlowHop], starts: Sequence[int], longest: int) -> Tensor:
         """Embed the new tokens and their lookahead: [S, longest + lookahead, width], zero in the padding."""
         lookahead = self.config.lookahead_tokens
-        embedded = torch.zeros(len(hops), longest + lookahead, self.config.encoder_width, device=self.device)
+        embedded = torch.zeros(len(hops), longest + lookahead, self.front.width, device=self.device)
         for row, (hop, start) in enumerate(zip(hops, starts, strict=True)):
             known = torch.tensor(hop.state.tokens, dtype=torch.int64, device=self.device)
             ids = torch.cat((hop.state.prompt_tokens, known))[start : hop.end + lookahead]
-            embedded[row, : ids.shape[0]] = self.encoder.embed(self.input_embedding(ids))
+            embedded[row, : ids.shape[0]] = self.front.embed(ids)
         return embedded
 
     def _start(self, hops: Sequence[FlowHop], starts: Sequence[int], mu: Tensor) -> Start:

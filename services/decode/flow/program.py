@@ -11,27 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from services.decode.flow.forward_pass import ForwardContext
+from services.decode.flow.estimator import EstimatorNetwork
 from services.decode.flow.kv_cache import KvCache, KvState
-from services.decode.flow.solver import GUIDANCE_ROWS, Solver, Start
+from services.decode.flow.solver import Solver, Start
 
 _START, _LENGTH, _BEFORE, _AFTER, _BLOCKS = range(5)
-_ROOM = 1 + 4 * GUIDANCE_ROWS
-"""Mel frames of scratch per new frame: x, and the estimator's input in every guidance row."""
 Record = Callable[[Callable[[], None]], Callable[[], None]]
 """Turns a program's step into a function that repeats it faster."""
-
-
-class Network(Protocol):
-    """An estimator that uses the cache: `UNet`, but not its exported graphs."""
-
-    def __call__(self, x: Tensor, time_terms: list[Tensor], frames: ForwardContext) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -58,7 +49,8 @@ class Row:
 def scratch(solver: Solver, shapes: Iterable[Shape]) -> Tensor:
     """Scratch memory [n] for the largest of these programs; all share it, since only one runs at a time."""
     like = solver.noise(0, 1)
-    return like.new_zeros(max(shape.streams * shape.frames for shape in shapes) * _ROOM * like.shape[1])
+    values = like.shape[1] + solver.rows * solver.inputs  # x, and the estimator's input in every guidance row
+    return like.new_zeros(max(shape.streams * shape.frames for shape in shapes) * values)
 
 
 class EulerProgram:
@@ -67,7 +59,7 @@ class EulerProgram:
     def __init__(
         self,
         solver: Solver,
-        network: Network,
+        network: EstimatorNetwork,
         cache: KvCache,
         frames_per_token: int,
         shape: Shape,
@@ -81,9 +73,9 @@ class EulerProgram:
         self._solver, self._network, self._cache, self._ratio = solver, network, cache, frames_per_token
         like = solver.noise(0, 1)
         mel, frames = like.shape[1], shape.streams * shape.frames
-        rows = room[frames * mel : frames * mel * _ROOM]
+        inputs = room[frames * mel : frames * (mel + solver.rows * solver.inputs)]
         self._x = room[: frames * mel].view(shape.streams, shape.frames, mel)
-        self._rows = rows.view(GUIDANCE_ROWS, shape.streams, shape.frames, 4 * mel)
+        self._inputs = inputs.view(solver.rows, shape.streams, shape.frames, solver.inputs)
         self._table = torch.zeros(shape.streams, _BLOCKS + shape.blocks + shape.frames, dtype=torch.int64)
         self._table = self._table.to(like.device)
         self._step = torch.zeros(1, dtype=torch.int64, device=like.device)
@@ -95,14 +87,15 @@ class EulerProgram:
         """Replace the step by its recording. Raises RuntimeError if it cannot be recorded."""
         self._table.copy_(self._numbers([]))  # padding alone, so that recording changes no stream
         self._x.zero_()
-        self._rows.zero_()
+        self._inputs.zero_()
         self._repeat = record(self._run)
 
     def solve(self, start: Start, batch: Sequence[Row], on_step: Callable[[], None]) -> Tensor:
         """Like `Solver.solve`, for batches that fit this program's shape: [S, N, mel]."""
         streams, frames = start.mu.shape[:2]
         self._table.copy_(self._numbers(batch))
-        for own, given in ((self._x, start.noise), (self._rows.transpose(0, 1), start.rows().transpose(0, 1))):
+        inputs = start.inputs(self._solver.conditions, self._solver.rows)
+        for own, given in ((self._x, start.noise), (self._inputs.transpose(0, 1), inputs.transpose(0, 1))):
             own.zero_()
             own[:streams, ..., :frames, :] = given
         self._step.zero_()
@@ -114,7 +107,7 @@ class EulerProgram:
     def _run(self) -> None:
         around = _FixedContext(self._cache, self._table, self._step, self.shape, self._solver.estimator.dtype)
         terms = self._terms.index_select(0, self._step)[0]
-        x = self._solver.put(self._x, self._rows)
+        x = self._solver.put(self._x, self._inputs)
         velocity = self._network(x, [term[:, None] for term in terms.unbind(1)], around)
         self._x.copy_(self._solver.euler(self._x, self._dts.index_select(0, self._step), velocity))
         self._step.add_(1).remainder_(self._solver.steps)
@@ -147,6 +140,7 @@ class _FixedContext:
         blocks, ends = table[:, _BLOCKS : _BLOCKS + shape.blocks], table[:, _BLOCKS + shape.blocks :]
         frame = torch.arange(shape.frames, device=table.device)
         position = start + frame
+        self._positions = position.repeat(layout.rows, 1)
         block = blocks.gather(1, (position // size).clamp(max=shape.blocks - 1))
         place = (block * size + position % size).masked_fill_(frame >= self._length, (cache.blocks - 1) * size)
         # One row of indices per layer, for keys and values of every guidance row: counted over the whole cache.
@@ -160,6 +154,10 @@ class _FixedContext:
         seen = torch.arange(shape.blocks * size, device=table.device) < ends[:, :, None]
         mask = torch.zeros(seen.shape, dtype=dtype, device=table.device).masked_fill_(~seen, float("-inf"))
         self._mask = mask.repeat(layout.rows, 1, 1)[:, None]
+
+    def positions(self, x: Tensor) -> Tensor:
+        """Like `Pass.positions`."""
+        return self._positions
 
     def left(self, layer: int, x: Tensor, width: int) -> Tensor:
         """Like `Pass.left`."""

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 import torch
 
+from services.decode.flow.estimator import EstimatorNetwork
 from services.decode.flow.kv_cache import KvCache
-from services.decode.flow.program import EulerProgram, Network, Record, Shape, scratch
+from services.decode.flow.program import EulerProgram, Record, Shape, scratch
 from services.decode.flow.solver import Solver
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ class Programs:
     def __init__(
         self,
         solver: Solver,
-        network: Network,
+        network: EstimatorNetwork,
         cache: KvCache,
         frames_per_token: int,
         *,

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from services.common.checkpoint.flow_config import Schedule, SolverConfig
+from services.decode.flow.estimator import Condition, EstimatorNetwork
 from services.decode.flow.forward_pass import Pass
-from services.decode.flow.kv_cache import KvLayout
 
 NOISE_FRAMES = 15000
 """Frames of noise, prompt included: the longest utterance (300 s)."""
-GUIDANCE_ROWS = 2
-"""Row 0 has the conditioning, row 1 does not."""
 
 
 class Estimator(Protocol):
-    """The network interface of the solver: CosyVoice2's UNet now; CosyVoice3's transformer fits it too."""
+    """What the solver runs: an `EstimatorNetwork`, or an exported graph of one."""
 
     @property
     def dtype(self) -> torch.dtype: ...
-
-    def layout(self, positions: int, steps: int, rows: int) -> KvLayout: ...
-
-    def time_terms(self, t: Tensor) -> list[Tensor]: ...
 
     def __call__(self, x: Tensor, time_terms: list[Tensor], frames: Pass) -> Tensor: ...
 
@@ -38,9 +33,10 @@ def noise_table(mel: int = 80) -> Tensor:
     return torch.randn(1, mel, NOISE_FRAMES, generator=generator)[0].T.contiguous()
 
 
-def euler_times(steps: int) -> list[tuple[Tensor, Tensor]]:
-    """(t, dt) of each Euler step on the cosine schedule, t accumulated in float32 as upstream does."""
-    span = 1 - torch.cos(torch.linspace(0, 1, steps + 1) * 0.5 * math.pi)
+def euler_times(steps: int, schedule: Schedule = "cosine") -> list[tuple[Tensor, Tensor]]:
+    """(t, dt) of each Euler step on the schedule, t accumulated in float32 as upstream does."""
+    even = torch.linspace(0, 1, steps + 1)
+    span = 1 - torch.cos(even * 0.5 * math.pi) if schedule == "cosine" else even
     t, dt = span[0], span[1] - span[0]
     times = []
     for step in range(1, steps + 1):
@@ -60,27 +56,39 @@ class Start:
     speakers: Tensor
     cond: Tensor
 
-    def rows(self) -> Tensor:
-        """The estimator's input without x, which each step writes to the first mel channels: [2, S, N, 4 * mel]."""
+    def inputs(self, conditions: Sequence[Condition], rows: int) -> Tensor:
+        """The estimator's input without x, which each step writes to the first mel channels: [rows, S, N, 4 * mel].
+
+        Row 0 has the conditions, row 1 (guidance) has zeros in place of them.
+        """
         streams, frames, mel = self.mu.shape
-        rows = self.mu.new_zeros(GUIDANCE_ROWS, streams, frames, 4 * mel)
-        rows[0, ..., mel : 2 * mel] = self.mu
-        rows[0, ..., 2 * mel : 3 * mel] = self.speakers[:, None]
-        rows[0, ..., 3 * mel :] = self.cond
-        return rows
+        inputs = self.mu.new_zeros(rows, streams, frames, (1 + len(conditions)) * mel)
+        given = {"mu": self.mu, "speaker": self.speakers[:, None], "cond": self.cond}
+        for index, name in enumerate(conditions, start=1):
+            inputs[0, ..., index * mel : (index + 1) * mel] = given[name]
+        return inputs
 
 
 class Solver:
     """Runs the estimator over all Euler steps for the new frames of a batch of streams."""
 
-    def __init__(self, estimator: Estimator, *, steps: int, cfg_rate: float, mel: int, device: torch.device) -> None:
-        """The estimator may run in lower precision than float32; x and the Euler sum stay in float32."""
-        self.estimator, self._cfg_rate = estimator, cfg_rate
+    def __init__(
+        self, estimator: Estimator, network: EstimatorNetwork, config: SolverConfig, mel: int, device: torch.device
+    ) -> None:
+        """`estimator` is `network`, a copy of it in lower precision, or a graph of it.
+
+        The estimator may run in lower precision than float32; x and the Euler sum stay in float32. The time terms are
+        computed by `network`, in its precision.
+        """
+        self.estimator, self.conditions, self.rows = estimator, network.conditions, config.rows
+        self.inputs = network.inputs
+        """Channels of the estimator's input."""
+        self._cfg_rate = config.cfg_rate
         self._noise = noise_table(mel).to(device)
-        times = euler_times(steps)
+        times = euler_times(config.steps, config.schedule)
         self.dts = [float(dt) for _, dt in times]
         with torch.inference_mode():
-            terms = [estimator.time_terms(t.reshape(1).to(device)) for t, _ in times]
+            terms = [network.time_terms(t.reshape(1).to(device)) for t, _ in times]
         self.terms = [[term.to(estimator.dtype) for term in step] for step in terms]
         """Time terms per step and stage: [1, 1, channels]."""
 
@@ -98,19 +106,22 @@ class Solver:
         `open_pass(step)` returns each step's pass over its own cached keys (they differ: keys depend on that step's x).
         `on_step` is called after each step, so that the engine's step count shows progress.
         """
-        x, rows = start.noise, start.rows()
+        x, inputs = start.noise, start.inputs(self.conditions, self.rows)
         for step, (dt, terms) in enumerate(zip(self.dts, self.terms, strict=True)):
-            x = self.euler(x, dt, self.estimator(self.put(x, rows), terms, open_pass(step)))
+            x = self.euler(x, dt, self.estimator(self.put(x, inputs), terms, open_pass(step)))
             on_step()
         return x
 
-    def put(self, x: Tensor, rows: Tensor) -> Tensor:
-        """Write x [S, N, mel] into `rows` (of `Start.rows`); return them as the estimator's input."""
-        rows[..., : x.shape[-1]] = x
-        return rows.flatten(0, 1).to(self.estimator.dtype)
+    def put(self, x: Tensor, inputs: Tensor) -> Tensor:
+        """Write x [S, N, mel] into `inputs` (of `Start.inputs`); return them as the estimator takes them."""
+        inputs[..., : x.shape[-1]] = x
+        return inputs.flatten(0, 1).to(self.estimator.dtype)
 
     def euler(self, x: Tensor, dt: float | Tensor, velocity: Tensor) -> Tensor:
-        """Return x after one step with the guided velocity of both rows."""
-        with_voice, without = velocity.float().view(GUIDANCE_ROWS, *x.shape)
-        after: Tensor = x + dt * ((1.0 + self._cfg_rate) * with_voice - self._cfg_rate * without)
+        """Return x after one step with the velocity of all rows, which is guided if there are two."""
+        velocities = velocity.float().view(self.rows, *x.shape)
+        guided = velocities[0]
+        if self.rows > 1:
+            guided = (1.0 + self._cfg_rate) * velocities[0] - self._cfg_rate * velocities[1]
+        after: Tensor = x + dt * guided
         return after

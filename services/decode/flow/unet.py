@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from services.common.checkpoint.model_dir import FlowConfig
+from services.common.checkpoint.flow_config import UNetConfig
+from services.decode.flow.estimator import EstimatorNetwork
 from services.decode.flow.forward_pass import ForwardContext
 from services.decode.flow.kv_cache import KvLayout
 
@@ -136,21 +137,22 @@ class TimeEmbedding(nn.Module):
         return out
 
 
-class UNet(nn.Module):
+class UNet(EstimatorNetwork):
     """The estimator."""
 
-    def __init__(self, config: FlowConfig) -> None:
+    conditions = ("mu", "speaker", "cond")
+
+    def __init__(self, config: UNetConfig, mel: int) -> None:
         super().__init__()
-        self._counts = config.n_blocks
-        channels, mel = config.channels, config.output_size
-        self.inputs = 4 * mel
-        self._channels, self._heads = channels, (config.num_heads, config.attention_head_dim)
+        self._counts = config.blocks
+        channels = config.channels
+        self._channels, self._heads = channels, (config.heads, config.head_dim)
         self._time_width = 4 * channels
         self.layers = 0
         self._convs = 0
         self.time_mlp = TimeEmbedding(self._time_width)
         self.down_blocks = nn.ModuleList([nn.ModuleList([*self._stage(4 * mel), self._plain_conv()])])
-        self.mid_blocks = nn.ModuleList(nn.ModuleList(self._stage(channels)) for _ in range(config.num_mid_blocks))
+        self.mid_blocks = nn.ModuleList(nn.ModuleList(self._stage(channels)) for _ in range(config.mid_stages))
         self.up_blocks = nn.ModuleList([nn.ModuleList([*self._stage(2 * channels), self._plain_conv()])])
         self.final_block = Block(channels, channels, self._convs)
         self.final_proj = nn.Conv1d(channels, mel, 1)
@@ -168,10 +170,6 @@ class UNet(nn.Module):
         return CausalConv(self._channels, self._channels, self._convs - 1)
 
     def compile_parts(self) -> None:
-        """Compile the operations between attention and convolutions at first use, once for all layers.
-
-        Attention and convolutions are one kernel each, and their caches must stay outside the compiled region.
-        """
         for module in self.modules():
             if isinstance(module, Block):
                 module.activate = torch.compile(module._activate, dynamic=True)
@@ -180,11 +178,13 @@ class UNet(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision of the computation."""
         return self.final_proj.weight.dtype
 
+    @property
+    def mel(self) -> int:
+        return self.final_proj.out_channels
+
     def layout(self, positions: int, steps: int, rows: int) -> KvLayout:
-        """Shape of its cache."""
         heads, head_dim = self._heads
         return KvLayout(self.layers, positions, heads, head_dim, steps, rows)
 
@@ -195,10 +195,7 @@ class UNet(nn.Module):
         return [cast(ResBlock, cast(nn.ModuleList, stage)[0]).mlp(embedding)[:, None] for stage in stages]
 
     def forward(self, x: Tensor, time_terms: list[Tensor], frames: ForwardContext) -> Tensor:
-        """The velocity at flow time t: x [R, N, 4 * mel] = (state | mu | speaker | condition) -> [R, N, mel].
-
-        `time_terms` come from `time_terms(t)`, one row or as many as x has.
-        """
+        """x [R, N, 4 * mel] = (noisy mel | mu | speaker | cond) -> velocity [R, N, mel]."""
         terms = iter(time_terms)
         resnet, transformers, conv = cast(nn.ModuleList, self.down_blocks[0])
         x = self._run(x, resnet, cast(nn.ModuleList, transformers), next(terms), frames)

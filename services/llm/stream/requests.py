@@ -10,7 +10,8 @@ import structlog
 
 from lighttts.v1 import audio_pb2, llm_pb2
 from services.common.checkpoint.chunk_plan import ChunkPlan
-from services.common.checkpoint.model_dir import FlowConfig, ModelDir, ModelDirError
+from services.common.checkpoint.flow_config import FlowConfig
+from services.common.checkpoint.model_dir import ModelDir, ModelDirError
 from services.common.engine.places import Place
 from services.common.engine.shell import EngineClosed, EngineFull
 from services.common.errors import (

@@ -1,18 +1,23 @@
-"""The flow: noise, encoder, estimator, mel in one shot, recomputed and appended (spec sections 5 and 6.3)."""
+"""The flow: noise, front, estimator, mel in one shot, recomputed and appended (spec sections 5, 6.3 and 9)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from services.common.checkpoint.chunk_plan import ChunkPlan
+from services.decode.flow.dit import DiT
+from services.decode.flow.encoder import ConformerFront
 from services.decode.flow.forward_pass import Pass, chunk_mask
+from services.decode.flow.front import ConvolutionFront, PreLookahead
 from services.decode.flow.model import FlowHop, FlowState
 from services.decode.flow.solver import euler_times, noise_table
-from tests.parity.golden import Golden, ids
+from services.decode.flow.unet import UNet
+from tests.parity.golden import Absent, Golden, ids
 from tests.parity.registry import check
 from tests.parity.report import Row, close, equal
 
@@ -42,7 +47,6 @@ def mel_after(golden: Golden, state: FlowState, count: int, *, final: bool, keep
 
 @check("flow_noise.npz")
 def noise(golden: Golden) -> Iterator[Row]:
-    golden.require_family("cosyvoice2", "flow")
     arrays = golden.arrays("flow_noise.npz")
     table = noise_table(golden.model.flow.output_size).T[None]
     yield equal("flow_noise.npz: noise_shape", list(table.shape), arrays["noise_shape"])
@@ -55,7 +59,8 @@ def noise(golden: Golden) -> Iterator[Row]:
         used = arrays[name.group()]
         yield close(f"flow_noise.npz: {name.group()}", table[..., : used.shape[-1]], used, 0)
     yield close("flow_noise.npz: noise_sum_f64", table.double().sum(), arrays["noise_sum_f64"], 1e-6)
-    times = euler_times(golden.model.flow.steps)
+    solver = golden.model.flow.solver
+    times = euler_times(solver.steps, solver.schedule)
     span = [float(t) for t, _ in times] + [float(sum(dt for _, dt in times))]
     yield close("flow_noise.npz: t_span", span, arrays["t_span"], 1e-6)
 
@@ -63,37 +68,50 @@ def noise(golden: Golden) -> Iterator[Row]:
 @check("flow_encoder.npz")
 @torch.inference_mode()
 def encoder(golden: Golden) -> Iterator[Row]:
-    golden.require_family("cosyvoice2", "flow")
-    arrays, flow, tolerance = golden.arrays("flow_encoder.npz"), golden.flow, golden.tolerance["mel"]
+    arrays, front, tolerance = golden.arrays("flow_encoder.npz"), conformer(golden), golden.tolerance["mel"]
     speaker = open_stream(golden, ChunkPlan()).speaker
     yield close("flow_encoder.npz: spk80", speaker, arrays["spk80"][0], tolerance)
     token_in = torch.from_numpy(arrays["token_in"])
-    embedded = flow.encoder.embed(flow.input_embedding(token_in))
+    embedded = front.embed(token_in)
     expected = arrays["embed_scaled"]
     yield close("flow_encoder.npz: embed_scaled", embedded[:, : expected.shape[1]], expected, tolerance)
-    context = embedded.new_zeros(1, golden.model.flow.lookahead_tokens, embedded.shape[2])
-    one = Pass([embedded.shape[1]], None)
-    out = flow.encoder.pre_lookahead_layer(torch.cat((embedded, context), dim=1), one)
+    out = _looked_ahead(golden, front.encoder.pre_lookahead_layer, embedded, embedded.shape[1])
     expected = arrays["pre_lookahead_out"]
     yield close("flow_encoder.npz: pre_lookahead_out", out[:, : expected.shape[1]], expected, tolerance)
     for name in arrays.matching(r"(h|mu)_stream([01])_final(1|0_(\d+))"):
         kind, streaming, count = name.group(1), int(name.group(2)), name.group(4)
         hidden = _encode(golden, token_in[0], int(count) if count else None, plans(golden)[streaming])
-        ours = flow.encoder_proj(hidden) if kind == "mu" else hidden
+        ours = front.encoder_proj(hidden) if kind == "mu" else hidden
         yield close(f"flow_encoder.npz: {name.group()}", ours, arrays[name.group()], tolerance)
 
 
 def _encode(golden: Golden, token_in: Tensor, count: int | None, plan: ChunkPlan) -> Tensor:
     """Hidden rows of the first `count` tokens, those after them as context; of all tokens when `count` is None."""
-    flow, config = golden.flow, golden.model.flow
+    front, config = conformer(golden), golden.model.flow
     known = len(token_in) if count is None else count
-    embedded = flow.encoder.embed(flow.input_embedding(token_in[: known + config.lookahead_tokens]))
+    embedded = front.embed(token_in[: known + config.lookahead_tokens])
     missing = known + config.lookahead_tokens - embedded.shape[0]
     padded = torch.cat((embedded, embedded.new_zeros(missing, embedded.shape[1])))
     ratio = config.mel_frames_per_token
     at_tokens, at_frames = _whole(plan, 1, known), _whole(plan, ratio, ratio * known)
-    hidden: Tensor = flow.encoder(padded[None], at_tokens, at_frames)
+    hidden: Tensor = front.encoder(padded[None], at_tokens, at_frames)
     return hidden
+
+
+def conformer(golden: Golden) -> ConformerFront:
+    """CosyVoice2's front. Raises Absent for another one."""
+    front = golden.flow.front
+    if not isinstance(front, ConformerFront):
+        raise Absent("this checkpoint's front has no encoder")
+    return front
+
+
+def _looked_ahead(golden: Golden, layer: PreLookahead, embedded: Tensor, count: int) -> Tensor:
+    """The pre-lookahead layer's first `count` rows over embedded tokens [1, n, C]; unknown ones are zero vectors."""
+    missing = count + golden.model.flow.lookahead_tokens - embedded.shape[1]
+    context = embedded.new_zeros(1, max(0, missing), embedded.shape[2])
+    out: Tensor = layer(torch.cat((embedded, context), dim=1), Pass([count], None))
+    return out
 
 
 def _whole(plan: ChunkPlan, ratio: int, count: int, rows: int = 1) -> Pass:
@@ -105,13 +123,19 @@ def _whole(plan: ChunkPlan, ratio: int, count: int, rows: int = 1) -> Pass:
 @check("flow_estimator.npz")
 @torch.inference_mode()
 def estimator(golden: Golden) -> Iterator[Row]:
-    golden.require_family("cosyvoice2", "flow")
     arrays, network, tolerance = golden.arrays("flow_estimator.npz"), golden.flow.estimator, golden.tolerance["mel"]
     inputs = {name: torch.from_numpy(arrays[name]) for name in ("x", "mu", "cond", "spks", "t")}
     batch, _, frames = inputs["x"].shape
-    speakers = inputs["spks"][..., None].expand(-1, -1, frames)
-    rows = torch.cat((inputs["x"], inputs["mu"], speakers, inputs["cond"]), dim=1).transpose(1, 2)
-    yield close("flow_estimator.npz: time_emb", network.time_mlp(inputs["t"]), arrays["time_emb"], tolerance)
+    inputs["speaker"] = inputs["spks"][..., None].expand(-1, -1, frames)
+    order = ("x", *network.conditions)
+    rows = torch.cat([inputs[name] for name in order], dim=1).transpose(1, 2)
+    time = network.time_embed if isinstance(network, DiT) else cast(UNet, network).time_mlp
+    yield close("flow_estimator.npz: time_emb", time(inputs["t"]), arrays["time_emb"], tolerance)
+    if isinstance(network, DiT):
+        expected = arrays["input_embed_out"]
+        ours = network.input_embed(rows, Pass([frames], None, rows=batch))[:, : expected.shape[1]]
+        yield close("flow_estimator.npz: input_embed_out", ours, expected, tolerance)
+        yield from _front_rows(golden, tolerance)
     ratio = golden.model.flow.mel_frames_per_token
     for name in arrays.matching(r"out_stream([01])"):
         whole = _whole(plans(golden)[int(name.group(1))], ratio, frames, rows=batch)
@@ -119,9 +143,22 @@ def estimator(golden: Golden) -> Iterator[Row]:
         yield close(f"flow_estimator.npz: {name.group()}", out.transpose(1, 2), arrays[name.group()], tolerance)
 
 
+def _front_rows(golden: Golden, tolerance: float) -> Iterator[Row]:
+    """The rows of CosyVoice3's front before they are repeated, over the golden prompt and tokens."""
+    arrays, front = golden.arrays("flow_estimator.npz"), golden.flow.front
+    if not isinstance(front, ConvolutionFront):
+        raise Absent("this checkpoint's front has no array")
+    known = torch.tensor([*ids(golden.arrays("tts_inputs.npz")["prompt_token"]), *tokens(golden)])
+    lookahead = golden.model.flow.lookahead_tokens
+    for name in arrays.matching(r"pre_lookahead_out_final(1|0_(\d+))"):
+        expected, count = arrays[name.group()], int(name.group(2)) if name.group(2) else len(known)
+        embedded = front.embed(known[: count + lookahead])[None]
+        ours = _looked_ahead(golden, front.pre_lookahead_layer, embedded, count)[:, : expected.shape[1]]
+        yield close(f"flow_estimator.npz: {name.group()}", ours, expected, tolerance)
+
+
 @check("flow_mel.npz")
 def mel(golden: Golden) -> Iterator[Row]:
-    golden.require_family("cosyvoice2", "flow")
     arrays, tolerance = golden.arrays("flow_mel.npz"), golden.tolerance["mel"]
     everything = len(tokens(golden))
     for name, plan in zip(("mel_nonstream_final", "mel_stream_final"), plans(golden), strict=True):

@@ -43,7 +43,7 @@ def test_the_embedded_voice_opens() -> None:
     )
     assert (model.llm.eos, model.llm.fill, model.llm.mix_ratio) == (729, 731, (5, 15))
     assert (model.sampling.top_p, model.sampling.top_k, model.sampling.tau_r) == (0.6, 25, 1.0)
-    assert (model.flow.encoder_width, model.flow.lookahead_tokens, model.flow.chunk_tokens) == (128, 3, 25)
+    assert (model.flow.front.width, model.flow.lookahead_tokens, model.flow.chunk_tokens) == (128, 3, 25)
     assert (model.vocoder.nb_harmonics, model.vocoder.hop) == (32, 480)
     assert [voice.name for voice in model.card.voices] == ["slt", "rms"]
     assert model.card.split == SplitConfig(max_length=1, min_length=0, merge_length=0)

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from benchmarks.official.checkpoint import MINI, official_shapes, parameters, random_state
 from services.common.checkpoint.model_dir import ModelDir, open_model_dir
 from services.common.checkpoint.weights import load_strict, read_weights
-from services.decode.flow.encoder import Encoder
-from services.decode.flow.unet import UNet
+from services.decode.flow.model import make_front, make_network
 from services.decode.vocoder.hift import Generator
 from services.decode.vocoder.pitch import PitchPredictor
 from services.decode.vocoder.source import HarmonicSource
@@ -68,8 +67,10 @@ def test_llm(official: ModelDir) -> None:
 def test_flow(official: ModelDir) -> None:
     state = on_meta("flow")
     with torch.device("meta"):
-        check(Encoder(official.flow), below("encoder.", state))
-        check(UNet(official.flow), below("decoder.estimator.", state))
+        check(make_network(official.flow), below("decoder.estimator.", state))
+        front = make_front(official.flow)
+    rest = ("decoder.", "spk_embed_affine_layer.")
+    check(front, {key: value for key, value in state.items() if not key.startswith(rest)})
 
 
 def test_vocoder(official: ModelDir) -> None:

@@ -19,6 +19,7 @@ from services.decode.engine.backends import AudioFormat, CostModel, Hop, HopAudi
 from services.decode.engine.torch_backend import NonFiniteAudio, Precision, TorchBackend, TorchState
 from services.decode.estimators.onnx import onnx_estimator
 from services.decode.estimators.tensorrt import set_precision
+from services.decode.flow.estimator import EstimatorNetwork
 from services.decode.flow.forward_pass import Pass
 from services.decode.flow.model import EstimatorFactory, Flow, FlowHop
 from services.decode.flow.unet import UNet
@@ -73,8 +74,8 @@ def test_values_that_are_not_finite_are_computed_again() -> None:
 
         dtype = torch.float32
 
-        def __init__(self, network: UNet) -> None:
-            self.layout, self.time_terms, self._network, self._calls = network.layout, network.time_terms, network, 0
+        def __init__(self, network: EstimatorNetwork) -> None:
+            self._network, self._calls = network, 0
 
         def __call__(self, x: torch.Tensor, time_terms: list[torch.Tensor], frames: Pass) -> torch.Tensor:
             self._calls += 1
@@ -214,7 +215,7 @@ FAILURES = pytest.mark.parametrize("kind", [RuntimeError, OSError, AssertionErro
 def test_an_estimator_that_fails_in_any_way_is_replaced_by_pytorch(
     kind: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(network: UNet) -> Any:
+    def failing(network: EstimatorNetwork) -> Any:
         raise kind("the engine was built for another version\nfurther lines")
 
     monkeypatch.setattr(loading, "estimator_factory", lambda settings, device: failing)

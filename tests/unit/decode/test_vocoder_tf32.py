@@ -15,7 +15,7 @@ from services.common.checkpoint.weights import read_weights
 from services.common.engine.precision import forbid_tf32
 from services.decode.engine.torch_backend import TorchBackend
 from services.decode.estimators.onnx import OnnxEstimator
-from services.decode.flow.unet import UNet
+from services.decode.flow.model import make_network
 from services.decode.loading import load_backend
 from services.decode.settings import DecodeSettings
 from services.decode.vocoder.context import layer_bound, measure_context
@@ -71,6 +71,6 @@ def test_onnx_runtime_computes_without_tf32_too(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(onnxruntime, "InferenceSession", lambda path, options, providers: asked.extend(providers))
     with torch.device("meta"):
-        network = UNet(MINI.flow)
+        network = make_network(MINI.flow)
     OnnxEstimator(network, support.ROOT / "estimator.onnx", torch.device("cuda:1"))
     assert asked == [("CUDAExecutionProvider", {"device_id": 1, "use_tf32": 0})]

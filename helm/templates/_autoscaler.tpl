@@ -12,6 +12,25 @@
 {{- end }}
 {{- end }}
 
+{{/*
+The number of replicas in the Deployment. With an autoscaler it is the autoscaler's own number, from the cluster: Kubernetes
+sets a number that is left out to 1, and another number to this one, until the autoscaler corrects it some seconds later.
+*/}}
+{{- define "light-tts.replicas" -}}
+{{- $values := index .root.Values .name }}
+{{- $fixed := toString (dig "autoscaling" "replicas" "" $values) }}
+{{- if not (include "light-tts.autoscaled" (dict "values" $values)) }}
+{{- int (default 1 $values.replicaCount) }}
+{{- else if $fixed }}
+{{- $fixed }}
+{{- else }}
+{{- $least := int (include "light-tts.leastReplicas" (dict "values" $values)) }}
+{{- $live := int (dig "spec" "replicas" $least (lookup "apps/v1" "Deployment" .root.Release.Namespace (include "light-tts.component" .))) }}
+{{- /* 0 pauses a HorizontalPodAutoscaler, so it stays. */}}
+{{- ternary 0 (max $live $least) (eq $live 0) }}
+{{- end }}
+{{- end }}
+
 {{/* Scale up fast; scale down late and one pod at a time, because each removed pod hands its streams over. */}}
 {{- define "light-tts.scalingBehavior" -}}
 scaleUp:
@@ -87,6 +106,13 @@ spec:
     name: {{ $component }}
   minReplicaCount: {{ dig "keda" "minReplicas" 1 $scaling }}
   maxReplicaCount: {{ dig "keda" "maxReplicas" 4 $scaling }}
+  {{- if dig "targets" "metrics" dict $scaling }}
+  # Without answers from Prometheus, keep the pods that run.
+  fallback:
+    failureThreshold: 3
+    replicas: {{ default (int (dig "keda" "minReplicas" 1 $scaling)) (int (dig "keda" "fallbackReplicas" 0 $scaling)) }}
+    behavior: currentReplicasIfHigher
+  {{- end }}
   advanced:
     horizontalPodAutoscalerConfig:
       behavior:
@@ -105,5 +131,7 @@ spec:
         serverAddress: {{ $scaling.keda.serverAddress }}
         query: {{ include "light-tts.scalingQuery" (dict "metric" $metric "pods" (printf "namespace=%q,pod=~\"%s-.*\"" $root.Release.Namespace $component)) }}
         threshold: {{ toString $mean | quote }}
+        # No series means that metrics are lost, not that there is no load.
+        ignoreNullValues: "false"
     {{- end }}
 {{- end }}

@@ -83,8 +83,9 @@ kind: Deployment
 metadata:
   {{- include "light-tts.metadata" . | nindent 2 }}
 spec:
-  {{- if not (include "light-tts.autoscaled" (dict "values" $values)) }}
-  replicas: {{ int (default 1 $values.replicaCount) }}
+  {{- $replicas := include "light-tts.replicas" . }}
+  {{- if ne $replicas "omit" }}
+  replicas: {{ $replicas }}
   {{- end }}
   revisionHistoryLimit: 3
   # The first start may download and load a model of several gigabytes.

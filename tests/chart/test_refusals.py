@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.helm import Helm, HelmError
-from tests.support.kube_secrets import secrets_api
+from tests.support.kube_lookup import lookup_api, secrets
 
 pytestmark = pytest.mark.system
 
@@ -123,7 +123,7 @@ PAIR, KEYS = ("tls.crt", "tls.key", "ca.crt"), ("keys.yaml",)
 def test_a_secret_that_is_not_there_is_refused_with_its_path(
     each_helm: Helm, tmp_path: Path, there: dict[str, tuple[str, ...]], sentence: str | None
 ) -> None:
-    with secrets_api(there, tmp_path) as kubeconfig:
+    with lookup_api(secrets(there), tmp_path) as kubeconfig:
         said = each_helm.ask_cluster(kubeconfig, "values-cpu.yaml", *NAMED)
         unchecked = each_helm.ask_cluster(kubeconfig, "values-cpu.yaml", *NAMED, "checkSecrets=false")
     assert "names the Secret" not in unchecked

@@ -182,10 +182,11 @@ def test_pods_with_gpus_are_replaced_in_place(objects: Objects) -> None:
             assert strategy["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}, component
 
 
-def test_autoscalers_own_the_replicas_they_scale(objects: Objects) -> None:
-    scaled = {*of_kind(objects, "HorizontalPodAutoscaler"), *of_kind(objects, "ScaledObject")}
-    for component, deployment in of_kind(objects, "Deployment").items():
-        assert ("replicas" in deployment["spec"]) is (component not in scaled), component
+def test_autoscaled_services_start_with_the_fewest_replicas(objects: Objects) -> None:
+    scalers = {**of_kind(objects, "HorizontalPodAutoscaler"), **of_kind(objects, "ScaledObject")}
+    for component, scaler in scalers.items():
+        fewest = scaler["spec"].get("minReplicas", scaler["spec"].get("minReplicaCount"))
+        assert of_kind(objects, "Deployment")[component]["spec"]["replicas"] == fewest
 
 
 def test_budgets_exist_where_a_pod_can_be_spared(objects: Objects) -> None:

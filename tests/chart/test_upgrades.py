@@ -1,4 +1,4 @@
-"""What `helm upgrade` must not do: change a field that Kubernetes forbids to change."""
+"""What an upgrade must not do: change what Kubernetes forbids to change, or a number that is the autoscaler's."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from tests.support.helm import CHART, Helm
+from tests.support.kube_lookup import lookup_api, owned
 
 pytestmark = pytest.mark.system
 
@@ -119,3 +120,47 @@ def test_another_version_of_the_chart_changes_no_field_that_is_fixed(
 def test_names_of_jobs_fit_into_a_label(newest_helm: Helm) -> None:
     objects = newest_helm.render("values.yaml", *JOBS, f'fullnameOverride="{"x" * 60}"')
     assert all(len(name) <= 63 for name in names(objects, "Job"))
+
+
+def replicas(text: str) -> dict[str, Any]:
+    """The number of replicas of each Deployment in helm's output; None if it is left out."""
+    objects = [item for item in yaml.safe_load_all(text) if item and item["kind"] == "Deployment"]
+    return {item["metadata"]["name"]: item["spec"].get("replicas") for item in objects}
+
+
+AUTOSCALED = 'decode.autoscaling.hpa={"enabled":true,"minReplicas":2,"maxReplicas":9}'
+
+
+@pytest.mark.parametrize(("there", "expected"), [(5, 5), (1, 2), (0, 0), (None, 2)])
+def test_an_autoscaled_service_keeps_the_replicas_that_it_has(
+    each_helm: Helm, tmp_path: Path, there: int | None, expected: int
+) -> None:
+    name = "light-tts-decode"
+    objects = [] if there is None else [owned("Deployment", "apps/v1", name, {"replicas": there})]
+    with lookup_api(objects, tmp_path) as kubeconfig:
+        text = each_helm.ask_cluster(kubeconfig, "values-cpu.yaml", AUTOSCALED)
+    assert replicas(text)[name] == expected
+
+
+@pytest.mark.parametrize("scaler", ["hpa", "keda"])
+@pytest.mark.parametrize(("fixed", "expected"), [("", 2), ("7", 7), ('"omit"', None)])
+def test_without_a_cluster_the_replicas_of_an_autoscaled_service_are_a_value(
+    newest_helm: Helm, scaler: str, fixed: str, expected: int | None
+) -> None:
+    settings = [f'decode.autoscaling.{scaler}={{"enabled":true,"minReplicas":2,"serverAddress":"http://p"}}']
+    if scaler == "hpa":
+        settings = [AUTOSCALED]
+    if fixed:
+        settings.append(f"decode.autoscaling.replicas={fixed}")
+    text = yaml.safe_dump_all(newest_helm.render("values-cpu.yaml", *settings))
+    assert replicas(text)["light-tts-decode"] == expected
+
+
+def test_keda_takes_lost_metrics_for_lost_metrics(newest_helm: Helm) -> None:
+    scaling = 'autoscaling.keda={"enabled":true,"minReplicas":2,"serverAddress":"http://prometheus:9090"}'
+    objects = newest_helm.render("values-cpu.yaml", f"decode.{scaling}", f"gateway.{scaling}")
+    scalers = {item["metadata"]["name"]: item["spec"] for item in objects if item["kind"] == "ScaledObject"}
+    decode, gateway = scalers["light-tts-decode"], scalers["light-tts-gateway"]
+    assert {trigger["metadata"]["ignoreNullValues"] for trigger in decode["triggers"]} == {"false"}
+    assert decode["fallback"] == {"failureThreshold": 3, "replicas": 2, "behavior": "currentReplicasIfHigher"}
+    assert "fallback" not in gateway, "KEDA has none for CPU"

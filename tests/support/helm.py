@@ -76,7 +76,8 @@ class Helm:
     def ask_cluster(self, kubeconfig: Path, profile: str, *settings: str) -> str:
         """Return helm's output, including errors, when it renders the chart with access to a cluster."""
         sets = [part for setting in settings for part in ("--set-json", setting)]
-        place = ("--dry-run=server", "--namespace", NAMESPACE, "--values", str(self.chart / profile))
+        server = ("--dry-run=server", "--disable-openapi-validation")
+        place = (*server, "--namespace", NAMESPACE, "--values", str(self.chart / profile))
         try:
             return self._run("template", RELEASE, str(self.chart), *place, *sets, kubeconfig=kubeconfig)
         except HelmError as error:

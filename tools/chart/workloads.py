@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -104,6 +104,8 @@ class Keda(Values):
     max_replicas: int = Field(4, ge=1)
     server_address: str = ""
     """URL of Prometheus for KEDA: http://prometheus.monitoring:9090."""
+    fallback_replicas: int = Field(0, ge=0)
+    """Pods to run at least while Prometheus does not answer; 0: minReplicas. Pods that run are kept (KEDA 2.17)."""
 
 
 class Targets(Values):
@@ -116,6 +118,9 @@ class Targets(Values):
 
 
 class Autoscaling(Values):
+    replicas: Annotated[int, Field(ge=0)] | Literal["", "omit"] = ""
+    """The number of replicas in the Deployment of an autoscaled service. Empty: the number in the cluster, or
+    minReplicas at the first installation. Tools that render without a cluster (GitOps) need omit, or a number."""
     hpa: Hpa = Hpa()
     keda: Keda = Keda()
     targets: Targets = Targets()

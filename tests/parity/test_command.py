@@ -37,7 +37,8 @@ def test_a_smaller_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     """Optional files and arrays may be missing, and there may be fewer or more cases."""
     folder = tmp_path / "fewer"
     shutil.copytree(MINI, folder)
-    for name in ("bistream_a_prompt.npz", "token2wav.npz", "spk2info.pt", "features.npz", "README.md", "config.json"):
+    features = ("features.npz", "frontend_onnx.npz")  # the second is computed from the first
+    for name in ("bistream_a_prompt.npz", "token2wav.npz", "spk2info.pt", *features, "README.md", "config.json"):
         (folder / name).unlink()
     ras = dict(np.load(folder / "ras.npz"))
     kept = {name: array for name, array in ras.items() if name.startswith(("case0", "case3"))}
@@ -63,7 +64,15 @@ def test_damage_fails_and_spares_the_rest(tmp_path: Path, capsys: pytest.Capture
     status, verdicts = run(folder, capsys)
     assert status == 1
     failed = {name for name, verdict in verdicts.items() if verdict == "FAIL"}
-    whole = {"hift.pt", "hift.npz: source", "hift.npz: waveform", "ras.npz", "token2wav.npz", "state_dict_shapes.json"}
+    whole = {
+        "hift.pt",
+        "hift.npz: source",
+        "hift.npz: waveform",
+        "hift.npz: stream",
+        "ras.npz",
+        "token2wav.npz",
+        "state_dict_shapes.json",
+    }
     assert failed == whole | {"llm.npz: logits", "llm.npz: hidden"}
     assert verdicts["flow_mel.npz: mel_stream_final"] == "pass"
 

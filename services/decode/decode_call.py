@@ -11,6 +11,7 @@ import structlog
 from lighttts.v1 import audio_pb2, decode_pb2, voice_pb2
 from services.common import tracing
 from services.common.checkpoint.chunk_plan import ChunkPlan
+from services.common.checkpoint.flow_config import FlowConfig
 from services.common.engine.event_queue import EventQueue, background
 from services.common.engine.places import Place
 from services.common.engine.shell import EngineClosed, EngineFull, FailedEvent
@@ -37,6 +38,7 @@ class DecodeServiceContext:
     engine: DecodeEngine
     voices: VoiceCache
     model_id: str
+    flow: FlowConfig
     plan: ChunkPlan
     """The checkpoint's chunk plan, for requests without one."""
     sample_rate: int
@@ -131,7 +133,7 @@ class DecodeCall:
             if isinstance(event, voice_pb2.VoiceContent):
                 if event.voice_hash != self._start.voice_hash:
                     raise InvalidInput("the voice sent is not the one that start names", field="voice.voice_hash")
-                return from_message(event, self._context.model_id)
+                return from_message(event, self._context.model_id, self._context.flow)
             if isinstance(event, decode_pb2.SpeechTokens):
                 if len(self._received.early) >= MAX_EARLY_MESSAGES:
                     raise InvalidInput("send the requested voice before more tokens", field="voice")
@@ -142,6 +144,9 @@ class DecodeCall:
     def _open(self, voice: Voice) -> Handle:
         start, settings = self._start, self._context.settings
         target = start.urgency.first_audio_target or settings.first_audio_target_seconds
+        deadline = time.monotonic() + target
+        # A later utterance of a session has a target of its own only while earlier audio plays.
+        follows = start.place.admitted and start.urgency.first_audio_target > 0 and not start.resume_record
         try:
             plan = self._context.plan
             if start.HasField("chunk_plan"):
@@ -156,7 +161,8 @@ class DecodeCall:
                 full_attention_last=start.full_attention_last_chunk,
                 speed=start.speed or 1.0,
                 resume=start.resume_record,
-                deadline=time.monotonic() + target,
+                deadline=deadline,
+                play_at=deadline if follows else None,
                 offline=start.urgency.priority == audio_pb2.Urgency.PRIORITY_OFFLINE,
                 max_unread_s=settings.max_unread_seconds,
                 place=Place(start.place.session, start.place.admitted or bool(start.resume_record)),

@@ -103,6 +103,7 @@ def _load(settings: DecodeSettings) -> DecodeServiceContext:
         ),
         voices=VoiceCache(settings.voice_cache_count, settings.voice_cache_bytes),
         model_id=voice_identity(model),
+        flow=model.flow,
         plan=ChunkPlan(model.flow.chunk_tokens, model.flow.chunk_tokens),
         sample_rate=model.sample_rate,
         settings=settings,

@@ -5,11 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from lighttts.v1 import voice_pb2
+from services.common.checkpoint.flow_config import FlowConfig
 from services.common.errors import InvalidInput
 from services.common.voices.voice import Voice
-
-MEL_BINS = 80
-EMBEDDING_SIZE = 192
 
 
 def to_message(voice: Voice, model: str) -> voice_pb2.VoiceContent:
@@ -27,17 +25,22 @@ def to_message(voice: Voice, model: str) -> voice_pb2.VoiceContent:
     )
 
 
-def from_message(message: voice_pb2.VoiceContent, model: str) -> Voice:
-    """Convert a message to a voice. Raises InvalidInput for another model's voice or inconsistent content."""
+def from_message(message: voice_pb2.VoiceContent, model: str, flow: FlowConfig) -> Voice:
+    """Convert a message to a voice of the checkpoint `model`, whose flow determines the sizes.
+
+    Raises InvalidInput for another model's voice or inconsistent content.
+    """
     if message.model != model:
         raise InvalidInput("this voice was extracted by another model; encode the prompt again", field="voice.model")
     tokens = np.array(message.speech_tokens, dtype=np.int32)
-    expected = len(tokens) * 2 * MEL_BINS * 4
+    expected = len(tokens) * flow.mel_frames_per_token * flow.output_size * 4
     if len(message.mel) != expected:
         raise InvalidInput(f"voice mel has {len(message.mel)} bytes, expected {expected}", field="voice.mel")
-    if len(message.embedding) != EMBEDDING_SIZE:
-        raise InvalidInput(f"voice embedding has {len(message.embedding)} values", field="voice.embedding")
-    mel = np.frombuffer(message.mel, dtype="<f4").reshape(-1, MEL_BINS).astype(np.float32)
+    if len(message.embedding) != flow.speaker_dim:
+        raise InvalidInput(
+            f"voice embedding has {len(message.embedding)} values, expected {flow.speaker_dim}", field="voice.embedding"
+        )
+    mel = np.frombuffer(message.mel, dtype="<f4").reshape(-1, flow.output_size).astype(np.float32)
     embedding = np.array(message.embedding, dtype=np.float32)
     if not (np.isfinite(mel).all() and np.isfinite(embedding).all()):
         raise InvalidInput("voice mel or embedding has values that are not finite numbers", field="voice")

@@ -33,7 +33,7 @@ class Voice:
     mel: NDArray[np.float32]
     """[2P, 80] log mel of the prompt at 50 Hz, aligned with the tokens (spec section 3.5)."""
     embedding: NDArray[np.float32]
-    """[192] speaker embedding."""
+    """[n] speaker embedding; n is `spk_embed_dim` of the model directory."""
     seconds: float
     """Length of the used prompt, after trimming."""
     warnings: tuple[str, ...] = field(default=())

@@ -32,8 +32,8 @@ class RecordMismatch(StreamError):
 class StreamSpec:
     """A stream to decode: a voice and its options.
 
-    prompt_tokens int [P] (P may be 0), prompt_mel float32 [2P, 80], embedding float32 [192]. Together with `seed`,
-    `plan`, `full_attention_last`, `speed` and the tokens pushed later they determine the audio.
+    prompt_tokens int [P] (P may be 0), prompt_mel float32 [2P, 80], embedding float32 [speaker_dim]. Together with
+    `seed`, `plan`, `full_attention_last`, `speed` and the tokens pushed later they determine the audio.
     """
 
     prompt_tokens: NDArray[np.int32] = field(repr=False)
@@ -52,6 +52,9 @@ class StreamSpec:
     """Continue after this record, with its plan and seed. Push all tokens of the utterance, from the first one."""
     deadline: float | None = None
     """When the first audio is due, in seconds of `time.monotonic`; None: the engine's default target."""
+    play_at: float | None = None
+    """When the listener has played the session's earlier audio, in seconds of `time.monotonic`; this utterance is
+    played from then on. None: it is played at once."""
     offline: bool = False
     """No listener waits for this audio: largest hops, lowest urgency."""
     max_unread_s: float | None = None

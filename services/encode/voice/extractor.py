@@ -54,7 +54,7 @@ class VoiceExtractor:
         self._mel = model.mel
         self._flow = model.flow
         self._token_rate = model.token_rate
-        self._speaker = SpeakerEncoder(model.speaker_encoder, graphs)
+        self._speaker = SpeakerEncoder(model.speaker_encoder, model.flow.speaker_dim, graphs)
         self._tokens = SpeechTokenizer(model.speech_tokenizer, model.llm.speech_tokens, graphs)
 
     def hash(self, audio: bytes, transcript: str | None) -> str:

@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 from services.common.checkpoint.model_dir import ModelDirError
 from services.encode.voice.features import speaker_features, whisper_log_mel
 
-SPEAKER_DIM = 192
-
 
 @dataclass(frozen=True)
 class GraphOptions:
@@ -35,15 +33,22 @@ DEFAULT_OPTIONS = GraphOptions()
 class SpeakerEncoder:
     """CAM++: 16 kHz audio to a speaker embedding."""
 
-    def __init__(self, path: Path, options: GraphOptions = DEFAULT_OPTIONS) -> None:
-        """Raises ModelDirError if the graph is missing, damaged or has other inputs."""
+    def __init__(self, path: Path, size: int, options: GraphOptions = DEFAULT_OPTIONS) -> None:
+        """`size` is the embedding's size in the model directory.
+
+        Raises ModelDirError if the graph is missing, damaged or has other inputs.
+        """
         self._graph = _Graph(path, options, inputs=1)
+        self._size = size
 
     def __call__(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
-        """[N] samples at 16 kHz -> [192]."""
+        """[N] samples at 16 kHz -> [size]."""
         embedding = self._graph.run(speaker_features(audio)).astype(np.float32).reshape(-1)
-        if embedding.shape != (SPEAKER_DIM,):
-            raise ModelDirError(f"{self._graph.path} returned {embedding.size} values, expected {SPEAKER_DIM}")
+        if embedding.shape != (self._size,):
+            raise ModelDirError(
+                f"{self._graph.path} returned {embedding.size} values, but spk_embed_dim is {self._size}: "
+                "it belongs to another model"
+            )
         return embedding
 
 

@@ -79,6 +79,8 @@ class GenerateCall:
         self._progress = Progress(
             requests.hop_plan(start, context.model.flow), context.model.token_rate * requests.speed_of(start)
         )
+        if start.place.admitted:  # earlier audio of the session plays until then
+            self._progress.plays_from = self._progress.started_at + start.urgency.first_audio_target
         self._order: requests.TextOrder = "whole"
         self._resume_tried_with = 0
         """Number of text ids at the last resume that needed more text."""
@@ -154,7 +156,7 @@ class GenerateCall:
         """Return the voice that start names, after checks for every later utterance with it. Raises InvalidInput."""
         if content.voice_hash != self._start.voice_hash:
             raise InvalidInput("the voice sent is not the one that start names", field="voice.voice_hash")
-        voice = from_message(content, self._context.model_id)
+        voice = from_message(content, self._context.model_id, self._context.model.flow)
         prompt = Prompt(tuple(voice.prompt_text_ids.tolist()), tuple(voice.speech_tokens.tolist()))
         try:
             check_request(Request((), prompt), self._context.model.llm)
@@ -296,6 +298,8 @@ class GenerateCall:
             policy,
             record=resume.decode_record,
             next_sample=resume.next_sample,
+            default_target=settings.first_audio_target_seconds,
+            elapsed=time.monotonic() - self._progress.started_at,
             failover_budget=self._context.failover_budget,
             clock=self._context.clock,
         )

@@ -62,7 +62,7 @@ def graphs(golden: Golden) -> Iterator[Row]:
     arrays, audio, model = golden.arrays("frontend_onnx.npz"), _features(golden), golden.model
     slow, fast = audio["wav16k"][0], audio["wav24k"][0]
     golden.require(model.speaker_encoder.name, model.speech_tokenizer.name)
-    embedding = SpeakerEncoder(model.speaker_encoder)(slow)
+    embedding = SpeakerEncoder(model.speaker_encoder, model.flow.speaker_dim)(slow)
     yield close("frontend_onnx.npz: embedding", embedding, arrays["embedding"].ravel(), _GRAPH)
     tokens = SpeechTokenizer(model.speech_tokenizer, model.llm.speech_tokens)(slow)
     yield equal("frontend_onnx.npz: speech_token_raw", tokens, arrays["speech_token_raw"].ravel())

@@ -19,7 +19,7 @@ from gateway.voices.reference import NamedVoice, PromptVoice
 from gateway.voices.store import VoiceStore, find
 from lighttts.v1 import encode_pb2, encode_pb2_grpc, voice_pb2
 from services.common import tracing
-from services.common.errors import NotFound, Unavailable, listed, quoted
+from services.common.errors import LightTtsError, NotFound, Unavailable, listed, quoted
 from services.common.pool import Pool
 from services.common.single_flight import SingleFlight
 from services.common.telemetry import current_request_id
@@ -58,6 +58,8 @@ class VoiceResolver:
         self._deletion_checks: set[asyncio.Task[None]] = set()
         self._lookups: SingleFlight[str, voice_pb2.VoiceContent] = SingleFlight()
         self._model: encode_pb2.DescribeModelResponse | None = None
+        self._bundled: dict[str, voice_pb2.VoiceContent] = {}
+        """The model's own voices by name. They are few, and stay here whatever the cache evicts."""
 
     @property
     def model(self) -> encode_pb2.DescribeModelResponse:
@@ -72,7 +74,7 @@ class VoiceResolver:
         return self._default_voice or next(iter(self.model.voices), "")
 
     async def refresh(self) -> None:
-        """Look up the served model. Raises Unavailable or the encode service's error."""
+        """Look up the served model and fetch its voices. Raises Unavailable or the encode service's error."""
 
         async def describe(stub: encode_pb2_grpc.EncodeAsyncStub) -> encode_pb2.DescribeModelResponse:
             return await stub.DescribeModel(encode_pb2.DescribeModelRequest())
@@ -81,7 +83,27 @@ class VoiceResolver:
         if self._model is None or self._model.model != model.model:
             log.info("model served", model=model.name, identity=model.model, voices=list(model.voices))
             self._memory.clear()
+            self._bundled.clear()
         self._model = model
+        if self._bundled.keys() != set(model.voices):
+            await self._fetch_bundled(model)
+
+    async def _fetch_bundled(self, model: encode_pb2.DescribeModelResponse) -> None:
+        """Fetch the voices of `model`. Raises Unavailable if the encode workers serve different models now."""
+
+        async def voices(stub: encode_pb2_grpc.EncodeAsyncStub) -> dict[str, voice_pb2.VoiceContent]:
+            return {each.name: each.voice async for each in stub.BundledVoices(encode_pb2.BundledVoicesRequest())}
+
+        try:
+            bundled = await self._call(voices)
+        except Unavailable:
+            raise
+        except LightTtsError as error:  # a worker of an earlier version: each voice is fetched at its first use
+            log.debug("the encode worker sends no voices ahead", reason=error.message)
+            return
+        if any(content.model != model.model for content in bundled.values()):
+            raise Unavailable("the encode workers serve different models; try again shortly", retry_after=1.0)
+        self._bundled = bundled
 
     @asynccontextmanager
     async def use(self, voice: NamedVoice | PromptVoice) -> AsyncIterator[voice_pb2.VoiceContent]:
@@ -111,6 +133,8 @@ class VoiceResolver:
             self._cached_hashes[record.owner, record.id] = registered.voice_hash
             return registered
         if isinstance(voice, NamedVoice):
+            if voice.name in self._bundled:
+                return self._bundled[voice.name]
             key = f"name {voice.name}"
             header = encode_pb2.EncodeVoiceHeader(request_id=current_request_id(), bundled_voice=voice.name)
             audio = b""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
-from functools import partial
 
 import grpc.aio
 
@@ -23,8 +22,11 @@ from services.encode import metrics
 from services.encode.settings import EncodeSettings
 from services.encode.text.frontend import TextFrontend
 from services.encode.text.normalise import Normaliser
-from services.encode.text.text_encoder import InterleavedEncoder, Piece, SentenceEncoder, TextEncoder
+from services.encode.text.pronunciation.lexicon_file import LexiconFile
+from services.encode.text.text_encoder import InterleavedEncoder, SentenceEncoder, TextEncoder
 from services.encode.text.turns import TextThreads
+from services.encode.text_call import TextCall
+from services.encode.text_request import previewed, text_request
 from services.encode.voice.extraction import Found, VoiceExtractorCache
 from services.encode.voice.extractor import VoiceExtractor
 from services.encode.voice.graphs import GraphOptions
@@ -35,6 +37,7 @@ class _Loaded:
     model: ModelDir
     identity: str
     frontend: TextFrontend
+    lexicon: LexiconFile
     voices: VoiceExtractorCache
 
 
@@ -113,6 +116,16 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
             voice=to_message(found.voice, loaded.identity), cached=found.cached, seconds=found.seconds
         )
 
+    async def BundledVoices(
+        self,
+        request: encode_pb2.BundledVoicesRequest,
+        context: grpc.aio.ServicerContext[encode_pb2.BundledVoicesRequest, encode_pb2.BundledVoicesResponse],
+    ) -> AsyncGenerator[encode_pb2.BundledVoicesResponse]:
+        loaded = self._loaded
+        for name in loaded.voices.names:
+            found = await loaded.voices.named(name)
+            yield encode_pb2.BundledVoicesResponse(name=name, voice=to_message(found.voice, loaded.identity))
+
     async def EncodeSpeech(
         self,
         request_iterator: AsyncIterator[encode_pb2.EncodeSpeechRequest],
@@ -180,107 +193,57 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
         if first is None or first.WhichOneof("request") != "start":
             raise InvalidInput("the first message must be start", field="start")
         start = first.start
-        encoder = self._text_encoder(start)
-        numbered = _Numbering(await self._instruct_ids(start))
-        async with aclosing(self._work(encoder, start, request_iterator)) as work:
-            async for steps in work:
-                async for pieces in self._text_threads.each(steps):
-                    for piece in pieces:
-                        yield numbered.response(piece)
+        loaded = self._loaded
+        call = TextCall(
+            loaded.frontend,
+            self._text_encoder(start),
+            start,
+            self._text_threads,
+            self._settings.text_idle_seconds,
+        )
+        async with aclosing(call.responses(request_iterator)) as responses:
+            async for response in responses:
+                yield response
 
-    async def _work(
+    async def PreviewText(
         self,
-        encoder: TextEncoder,
-        start: encode_pb2.EncodeTextStart,
-        request_iterator: AsyncIterator[encode_pb2.EncodeTextRequest],
-    ) -> AsyncGenerator[Iterator[list[Piece]]]:
-        """Yield the encoder's steps for each request, for each pause, and for the end of the text."""
-        if start.text:
-            metrics.TEXT_CHARACTERS.inc(len(start.text))
-            yield encoder.push(start.text)
-        if not start.complete:
-            idle_seconds = self._settings.text_idle_seconds
-            async with aclosing(_with_pauses(request_iterator, idle_seconds, begun=bool(start.text))) as requests:
-                async for request in requests:
-                    yield _steps(encoder, request)
-        yield encoder.finish()
-
-    async def _instruct_ids(self, start: encode_pb2.EncodeTextStart) -> tuple[int, ...]:
-        if not start.HasField("instruct_text"):
-            return ()
-        return await self._text_threads.run(partial(self._loaded.frontend.instruct_ids, start.instruct_text))
+        request: encode_pb2.PreviewTextRequest,
+        context: grpc.aio.ServicerContext[encode_pb2.PreviewTextRequest, encode_pb2.PreviewTextResponse],
+    ) -> encode_pb2.PreviewTextResponse:
+        loaded = self._loaded
+        start = encode_pb2.EncodeTextStart(language=request.language, lexicon=request.lexicon)
+        if request.HasField("instruct_text"):
+            start.instruct_text = request.instruct_text
+        encoder = self._text_encoder(start)
+        metrics.TEXT_CHARACTERS.inc(len(request.text))
+        answer = encode_pb2.PreviewTextResponse()
+        for work in (encoder.push(request.text), encoder.finish()):
+            async for pieces in self._text_threads.each(work):
+                answer.utterances.extend(previewed(loaded.frontend, piece) for piece in pieces)
+                answer.warnings.extend(
+                    encode_pb2.TextWarning(code=warning.code, message=warning.message)
+                    for warning in encoder.warnings.take()
+                )
+        return answer
 
     def _text_encoder(self, start: encode_pb2.EncodeTextStart) -> TextEncoder:
         loaded = self._loaded
+        request = text_request(start, loaded.lexicon.current, loaded.frontend)
+        limit = self._settings.max_text_chars
         if not start.interleaved:
-            return SentenceEncoder(loaded.frontend, self._settings.max_text_chars)
+            return SentenceEncoder(loaded.frontend, limit, request)
         if loaded.model.card.text_streaming != "interleaved":
             raise InvalidInput("this model speaks whole sentences only; leave interleaved unset", field="interleaved")
-        return InterleavedEncoder(loaded.frontend, self._settings.max_text_chars)
-
-
-def _steps(encoder: TextEncoder, request: encode_pb2.EncodeTextRequest | None) -> Iterator[list[Piece]]:
-    """Return the encoder's steps for a request; None stands for a pause."""
-    if request is None:
-        return encoder.pause()
-    if request.WhichOneof("request") != "fragment":
-        raise InvalidInput("after start only fragments may follow", field="request")
-    metrics.TEXT_CHARACTERS.inc(len(request.fragment))
-    return encoder.push(request.fragment)
-
-
-class _Numbering:
-    """Numbers utterances: a final piece ends one, and the first piece of each carries the instruction."""
-
-    def __init__(self, instruct_ids: tuple[int, ...]) -> None:
-        self._instruct_ids = instruct_ids
-        self._utterance = 0
-        self._begun = False
-
-    def response(self, piece: Piece) -> encode_pb2.EncodeTextResponse:
-        text = encode_pb2.EncodedText(
-            utterance=self._utterance,
-            ids=piece.ids,
-            text=piece.text,
-            start=piece.start,
-            end=piece.end,
-            last=piece.final,
-            instruct_ids=() if self._begun else self._instruct_ids,
-        )
-        self._begun = not piece.final
-        self._utterance += piece.final
-        return encode_pb2.EncodeTextResponse(text=text)
-
-
-async def _with_pauses(
-    requests: AsyncIterator[encode_pb2.EncodeTextRequest], idle_seconds: float, *, begun: bool
-) -> AsyncGenerator[encode_pb2.EncodeTextRequest | None]:
-    """Yield the requests, and None once for each pause of `idle_seconds`. `begun`: some text preceded the requests."""
-
-    async def receive() -> encode_pb2.EncodeTextRequest | None:
-        return await anext(requests, None)
-
-    paused = not begun  # nothing is held back before the first text
-    while True:
-        arriving = asyncio.ensure_future(receive())
-        try:
-            if not paused and not (await asyncio.wait({arriving}, timeout=idle_seconds))[0]:
-                yield None
-            request = await arriving
-        finally:
-            arriving.cancel()
-        if request is None:
-            return
-        paused = False
-        yield request
+        return InterleavedEncoder(loaded.frontend, limit, request)
 
 
 def _load(settings: EncodeSettings) -> _Loaded:
     check_caches({"cache_bytes": settings.cache_bytes})
     model = open_model_dir(settings.model_dir)
-    frontend = TextFrontend(model, Normaliser(settings.normaliser))
+    frontend = TextFrontend(model, Normaliser(settings.normaliser), cleaning=settings.text_cleaning)
+    lexicon = LexiconFile(settings.lexicon, frontend.pronouncer)
     graphs = GraphOptions(providers=settings.onnx_providers, threads=settings.onnx_threads)
     extractor = VoiceExtractor(model, frontend, graphs=graphs)
     cache = VoiceCache(settings.cache_capacity, settings.cache_bytes)
     voices = VoiceExtractorCache(extractor, model, cache, settings.parallel, settings.max_queue)
-    return _Loaded(model, voice_identity(model), frontend, voices)
+    return _Loaded(model, voice_identity(model), frontend, lexicon, voices)

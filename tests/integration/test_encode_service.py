@@ -115,9 +115,12 @@ async def test_a_prompt_in_parts_is_the_bundled_voice() -> None:
         bundled = await encode_voice(stub, header(bundled_voice="slt"))
         uploaded = await encode_prompt(stub, SLT, part=1000)
         by_hash = await encode_voice(stub, header(voice_hash=bundled.voice.voice_hash))
+        sent_ahead = {each.name: each.voice async for each in stub.BundledVoices(encode_pb2.BundledVoicesRequest())}
         assert metric("lighttts_encode_voices_total", outcome="extracted") == extracted + 2
         other = await encode_prompt(stub, SLT, SLT_WORDS + " Yes.")
     assert bundled.cached
+    assert list(sent_ahead) == ["slt", "rms"]
+    assert sent_ahead["slt"] == bundled.voice
     assert uploaded.cached
     assert by_hash.cached
     assert uploaded.voice == by_hash.voice

@@ -11,9 +11,12 @@ from typing import Any
 import grpc
 import grpc.aio
 import numpy as np
+import pytest
 
 from gateway.session.turn import utterance_seed
 from lighttts.v1 import audio_pb2, tts_pb2
+from services.common.errors import Unavailable
+from tests.support.fake_encode import FakeEncode
 from tests.support.fake_stages import Rig, Script, ids_of, rig, samples, speech, until
 from tests.support.second_gateway import second_gateway
 
@@ -64,10 +67,10 @@ class Draining:
 
 
 @asynccontextmanager
-async def two_gateways() -> AsyncIterator[Rig]:
+async def two_gateways(workers: int = 1) -> AsyncIterator[Rig]:
     """Two gateways and one channel, which has an open connection to the first of them."""
     async with (
-        rig() as one,
+        rig(llms=workers, encodes=workers) as one,
         second_gateway(one) as other,
         grpc.aio.insecure_channel(f"ipv4:{one.server.address},{other.server.address}") as channel,
     ):
@@ -107,3 +110,20 @@ async def test_http_answers_close_their_connections_and_no_request_is_lost() -> 
             assert (answer.status_code, answer.headers["connection"]) == (200, "close")
             assert len(answer.content) == len(before.content)
         assert np.array_equal(samples(await draining.end()), expected(LONG))
+
+
+async def test_a_drain_of_one_process_of_each_service_fails_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the drain of a node does with two pods of each. The second gateway has spoken with no voice before."""
+    monkeypatch.setattr(FakeEncode, "sends_voices", True)
+    async with two_gateways(workers=2) as r:
+        await events(call(r, SHORT))
+        leaving = (r.server, r.encode_servers[0], r.llm_servers[0])
+        drains = [asyncio.create_task(server.drain()) for server in leaving]
+        await until(lambda: r.channel.get_state() is not grpc.ChannelConnectivity.READY)
+        calls = 0
+        while calls < SHORT_CALLS or not all(drain.done() for drain in drains):
+            assert np.array_equal(samples(await events(call(r, SHORT))), expected(SHORT))
+            calls += 1
+        await asyncio.gather(*drains)
+        r.encodes[1].refusal = Unavailable("no voice is extracted now")
+        assert np.array_equal(samples(await events(call(r, SHORT))), expected(SHORT))

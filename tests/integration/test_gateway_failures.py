@@ -15,7 +15,8 @@ from grpc_status import rpc_status
 
 from gateway.session.turn import utterance_seed
 from lighttts.v1 import audio_pb2, llm_pb2, tts_pb2
-from services.common.errors import Internal, InvalidInput, NotFound
+from services.common.errors import Internal, InvalidInput, NotFound, Unavailable
+from tests.support.fake_encode import VOICES, FakeEncode
 from tests.support.fake_stages import Conversation, Rig, Script, ids_of, rig, samples, speech, until
 
 SEED = 7
@@ -270,6 +271,20 @@ async def test_a_new_checkpoint_gets_its_voices_extracted_again() -> None:
         r.encode.identity = "model-2"
         while len(r.encode.uploads) < 2:  # the rig's time limit ends this wait
             await synthesize(r, "Hi.", config())
+
+
+async def test_the_checkpoint_s_own_voices_are_there_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeEncode, "sends_voices", True)
+    async with rig(voice_cache_bytes=0, model_poll_seconds=0.05) as r:
+        r.encode.refusal = Unavailable("the extraction of voices fails")
+        for name in (*VOICES, ""):
+            events = await synthesize(r, "One is long.", config(voice_name=name))
+            assert np.array_equal(samples(events), expected("One is long."))
+            assert r.llm.calls[-1].start.voice_hash == f"hash of {name or VOICES[0]} in model-1"
+        r.encode.identity = "model-2"
+        while not r.llm.calls[-1].start.voice_hash.endswith("model-2"):  # the rig's time limit ends this wait
+            await synthesize(r, "Hi.", config())
+        assert not r.encode.uploads
 
 
 async def test_voices_are_listed() -> None:

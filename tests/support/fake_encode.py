@@ -36,6 +36,8 @@ class FakeEncode(encode_pb2_grpc.EncodeServicer):
 
     name = "encode"
     rpc_services: tuple[str, ...] = ("lighttts.v1.Encode",)
+    sends_voices = False
+    """Whether workers send their own voices ahead; those of earlier versions do not."""
 
     def __init__(self) -> None:
         self.uploads: list[tuple[encode_pb2.EncodeVoiceHeader, list[bytes]]] = []
@@ -93,6 +95,13 @@ class FakeEncode(encode_pb2_grpc.EncodeServicer):
         if header.timbre_only:
             content.speech_tokens.append(1)
         return encode_pb2.EncodeVoiceResponse(voice=content)
+
+    async def BundledVoices(self, request: Any, context: Any) -> AsyncIterator[encode_pb2.BundledVoicesResponse]:
+        if not self.sends_voices:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+        for name in VOICES:
+            content = voice_pb2.VoiceContent(voice_hash=f"hash of {name} in {self.identity}", model=self.identity)
+            yield encode_pb2.BundledVoicesResponse(name=name, voice=content)
 
     async def EncodeText(self, request_iterator: Any, context: Any) -> AsyncIterator[encode_pb2.EncodeTextResponse]:
         fragments: list[str] = []

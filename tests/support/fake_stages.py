@@ -241,6 +241,7 @@ class Rig:
     server: ServiceServer
     channel: grpc.aio.Channel
     http: httpx.AsyncClient
+    encode_servers: list[ServiceServer]
 
     @property
     def encode(self) -> FakeEncode:
@@ -302,7 +303,7 @@ async def rig(
             http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, trust_env=False, timeout=None))  # noqa: S113 - the rig has its own limit
             for llm in llm_servers:
                 await until(partial(_is_healthy, llm.address))
-            yield Rig(encoders, workers, llm_servers, gateway, server, channel, http)
+            yield Rig(encoders, workers, llm_servers, gateway, server, channel, http, encode_servers)
         await until(lambda: asyncio.all_tasks() <= before | {asyncio.current_task()})
 
 

@@ -29,17 +29,20 @@ class Shared:
     """Created by `open_shared`, released by `close`."""
 
     store: VoiceStore
+    consents: VoiceStore
+    """Recorded consents, in the form of voices."""
     quotas: Quotas
     speech_cache: SpeechCache | None
     redis: Redis | None
 
     async def start(self) -> None:
         """Remove the files that a crash left behind."""
-        if isinstance(self.store, DirectoryStore):
-            try:
-                await self.store.sweep()
-            except Unavailable as error:  # speech with the model's voices still works
-                log.warning("registered voices cannot be used", reason=error.message)
+        for store in (self.store, self.consents):
+            if isinstance(store, DirectoryStore):
+                try:
+                    await store.sweep()
+                except Unavailable as error:  # speech with the model's voices still works
+                    log.warning("registered voices cannot be used", reason=error.message)
 
     async def close(self) -> None:
         if self.redis is not None:
@@ -49,11 +52,18 @@ class Shared:
 def open_shared(settings: GatewaySettings) -> Shared:
     """Create the stores; they connect at their first use. Raises StartError for settings that cannot work."""
     if settings.redis_url is None:
-        return Shared(DirectoryStore(settings.voices_dir), LocalQuotas(), _speech_cache(settings, None), None)
+        return Shared(*_directories(settings), LocalQuotas(), _speech_cache(settings, None), None)
     redis = connect(settings.redis_url.get_secret_value())
     prefix = settings.redis_prefix
-    store = RedisStore(redis, prefix) if settings.voice_store == "redis" else DirectoryStore(settings.voices_dir)
-    return Shared(store, SharedQuotas(redis, prefix), _speech_cache(settings, redis), redis)
+    stores: tuple[VoiceStore, VoiceStore] = _directories(settings)
+    if settings.voice_store == "redis":
+        stores = RedisStore(redis, prefix), RedisStore(redis, f"{prefix}consents:")
+    return Shared(*stores, SharedQuotas(redis, prefix), _speech_cache(settings, redis), redis)
+
+
+def _directories(settings: GatewaySettings) -> tuple[VoiceStore, VoiceStore]:
+    """Return the stores of voices and of consents. No owner's name begins with a dot."""
+    return DirectoryStore(settings.voices_dir), DirectoryStore(settings.voices_dir / ".consents")
 
 
 def _speech_cache(settings: GatewaySettings, redis: Redis | None) -> SpeechCache | None:

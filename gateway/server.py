@@ -29,10 +29,12 @@ from gateway.process.http_server import ConnectionLimits, HttpServer
 from gateway.process.port_mux import http_or_grpc
 from gateway.session.context import GatewayContext
 from gateway.settings import GatewaySettings
+from gateway.voices.consents import ConsentRegistry
 from gateway.voices.content_cache import VoiceContentCache
 from gateway.voices.deletion import VoiceDeletion
-from gateway.voices.registry import UploadLimits, VoiceRegistry
+from gateway.voices.registry import VoiceRegistry
 from gateway.voices.resolver import VoiceResolver
+from gateway.voices.uploads import UploadLimits, Uploads
 from lighttts.compat import cosyvoice_pb2_grpc, riva_tts_pb2_grpc
 from lighttts.v1 import tts_pb2_grpc
 from services.common.discovery import discover
@@ -78,7 +80,9 @@ class GatewayService:
         )
         self._settings = settings
         admission = Admission(settings.max_sessions)
-        registry = VoiceRegistry(shared.store, voices, shared.quotas, _upload_limits(settings), voice_deletion)
+        uploads = Uploads(_upload_limits(settings))
+        consents = ConsentRegistry(shared.consents, shared.quotas, uploads)
+        registry = VoiceRegistry(shared.store, voices, shared.quotas, uploads, voice_deletion, consents)
         self._context = GatewayContext(
             settings, voices, encode, llm, admission, shared.quotas, registry, shared.speech_cache, clock=clock
         )

@@ -17,6 +17,7 @@ from gateway.api.cosyvoice import http as cosyvoice_http
 from gateway.api.lighttts import batch as lighttts_batch
 from gateway.api.lighttts import http as lighttts
 from gateway.api.lighttts import websocket as lighttts_websocket
+from gateway.api.openai import consents as openai_consents
 from gateway.api.openai import models as openai_models
 from gateway.api.openai import speech as openai
 from gateway.api.openai import voices as openai_voices
@@ -30,7 +31,8 @@ from services.common.metrics import exposition
 from services.common.single_flight import SingleFlight
 
 _TEXT_ROUTES = ("/inference_sft", "/inference_instruct")
-_FORM_ROUTES = ("/inference_zero_shot", "/inference_cross_lingual", "/inference_instruct2", "/v1/audio/voices")
+_FORM_ROUTES = ("/inference_zero_shot", "/inference_cross_lingual", "/inference_instruct2")
+_UPLOAD_ROUTES = ("/v1/audio/voices", "/v1/audio/voice_consents")
 _JSON_ROUTES = ("/v1/audio/speech", "/synthesize_batch")
 RETRY_AFTER_SECONDS = 1
 """Hint of an answer that no text can be spoken now."""
@@ -50,6 +52,7 @@ def create_app(context: GatewayContext, health: GatewayHealth, authenticator: Au
             openai.router(context, models),
             openai_models.router(models),
             openai_voices.router(context),
+            openai_consents.router(context),
             _health(health),
             page.router(),
         ],
@@ -68,7 +71,7 @@ def _body_limits(settings: GatewaySettings) -> BodyLimits:
     return BodyLimits(
         routes={
             **dict.fromkeys(_TEXT_ROUTES, TEXT_BYTES),
-            **dict.fromkeys(_FORM_ROUTES, prompt + TEXT_BYTES),
+            **dict.fromkeys((*_FORM_ROUTES, *_UPLOAD_ROUTES), prompt + TEXT_BYTES),
             **dict.fromkeys(_JSON_ROUTES, prompt * 4 // 3 + TEXT_BYTES),  # base64 encodes three bytes as four
         },
         first_seconds=settings.first_message_seconds,

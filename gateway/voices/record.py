@@ -33,9 +33,14 @@ class VoiceRecord:
     warnings: tuple[str, ...]
     created: float
     """Unix time."""
+    consent: str = ""
+    """Id of the recorded consent that is kept with the voice; empty without one."""
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False)
+        fields = asdict(self)
+        if not self.consent:  # gateways of the last release refuse fields that they do not have
+            del fields["consent"]
+        return json.dumps(fields, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> VoiceRecord:
@@ -50,9 +55,12 @@ class NewVoice:
 
     name: str
     transcript: str
+    """Empty: the recording gives only its timbre, as for speech in another language."""
     consent: bool
     description: str = ""
     languages: tuple[str, ...] = ()
+    consent_id: str = ""
+    """Id of a recorded consent to keep with the voice."""
 
     def check(self) -> None:
         """Raises InvalidInput, naming the field."""
@@ -61,14 +69,7 @@ class NewVoice:
                 "consent is missing; set it once the person recorded has agreed to this use of their voice",
                 field="header.consent",
             )
-        if not _NAME.fullmatch(self.name) or is_id(self.name):
-            raise InvalidInput(
-                "a voice's name has 1 to 64 letters, digits, spaces, dots, dashes or underscores, and begins with a"
-                " letter, digit or underscore",
-                field="header.name",
-            )
-        if not self.transcript.strip():
-            raise InvalidInput("the transcript is missing; send the words of the recording", field="header.transcript")
+        check_name(self.name)
         if len(self.transcript) > MAX_TRANSCRIPT_CHARS:
             raise InvalidInput(
                 f"the transcript has {len(self.transcript)} characters; 30 s of speech have fewer than"
@@ -80,8 +81,23 @@ class NewVoice:
                 f"the description has more than {MAX_DESCRIPTION_CHARS} characters; shorten it",
                 field="header.description",
             )
-        if len(self.languages) > MAX_LANGUAGES or not all(_LANGUAGE.fullmatch(name) for name in self.languages):
-            raise InvalidInput(f"languages are at most {MAX_LANGUAGES} tags like en or zh-CN", field="header.languages")
+        check_languages(self.languages)
+
+
+def check_name(name: str) -> None:
+    """Raises InvalidInput unless `name` can name a voice or a consent."""
+    if not _NAME.fullmatch(name) or is_id(name):
+        raise InvalidInput(
+            "a name has 1 to 64 letters, digits, spaces, dots, dashes or underscores, and begins with a letter, digit"
+            " or underscore",
+            field="header.name",
+        )
+
+
+def check_languages(languages: tuple[str, ...]) -> None:
+    """Raises InvalidInput unless they are language tags."""
+    if len(languages) > MAX_LANGUAGES or not all(_LANGUAGE.fullmatch(name) for name in languages):
+        raise InvalidInput(f"languages are at most {MAX_LANGUAGES} tags like en or zh-CN", field="header.languages")
 
 
 def voice_id(audio: bytes, transcript: str) -> str:

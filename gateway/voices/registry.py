@@ -5,38 +5,27 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 
 import structlog
 
 from gateway.auth.caller import Caller
 from gateway.auth.quota import Quotas
-from gateway.auth.shares import Shares
+from gateway.voices.consents import ConsentRegistry
 from gateway.voices.deletion import VoiceDeletion
 from gateway.voices.record import NewVoice, VoiceRecord, voice_id
 from gateway.voices.resolver import VoiceResolver
 from gateway.voices.store import VoiceStore, find
+from gateway.voices.uploads import Uploads
 from lighttts.v1 import voice_pb2
-from services.common.errors import AlreadyExists, InvalidInput, NotFound, QuotaExceeded, TimedOut, quoted
+from services.common.errors import AlreadyExists, NotFound, QuotaExceeded, quoted
 
 audit = structlog.get_logger("gateway.audit")
 """One line per operation: key, owner, operation and voice."""
 
 
-@dataclass(frozen=True)
-class UploadLimits:
-    bytes: int
-    """Size of one recording."""
-    seconds: float
-    """Time for one whole upload."""
-    at_once: int
-    """Concurrent uploads of all callers; each is held in memory until it is complete."""
-    per_key: int
-    """Concurrent uploads of one key."""
-    silence_seconds: float
-    """Longest wait for the next part of an upload."""
-    voices: int
-    """Voices per owner."""
+CONSENT = "recorded consent"
+"""Under this name the recording of a consent is kept among the contents of a voice; the models' names are hashes."""
+TIMBRE_ONLY = "the voice has no transcript: only the timbre of the recording is used, as for speech in another language"
 
 
 class VoiceRegistry:
@@ -47,17 +36,18 @@ class VoiceRegistry:
         store: VoiceStore,
         voices: VoiceResolver,
         quotas: Quotas,
-        limits: UploadLimits,
+        uploads: Uploads,
         voice_deletion: VoiceDeletion,
+        consents: ConsentRegistry,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._voices = voices
         self._quotas = quotas
-        self._limits = limits
+        self.consents = consents
         self._voice_deletion = voice_deletion
         self._now = now
-        self._uploads = Shares("voice uploads", limits.at_once, limits.per_key)
+        self._uploads = uploads
 
     async def create(self, caller: Caller, new: NewVoice, parts: AsyncIterator[bytes]) -> tuple[VoiceRecord, bool]:
         """Register a voice; return it, and whether the caller had it already. `parts`: the audio file in pieces.
@@ -66,28 +56,34 @@ class VoiceRegistry:
         Overloaded, TimedOut, Unavailable.
         """
         new.check()
+        # Before the upload: a consent that does not exist makes it useless.
+        consent = await self.consents.recording(caller, new.consent_id) if new.consent_id else None
+        transcript = new.transcript.strip() and new.transcript
         await self._quotas.spend(caller)
         with self._uploads.hold(caller):
-            audio = await self._receive(parts)
-            id_ = await asyncio.to_thread(voice_id, audio, new.transcript)
+            audio = await self._uploads.receive(parts, "audio")
+            id_ = await asyncio.to_thread(voice_id, audio, transcript)
             existing = await self._check_name(caller, new.name, id_)
             if existing is not None:
                 return existing, True
-            content = await self._voices.extract(audio, new.transcript)
+            content = await self._voices.extract(audio, transcript)
             record = VoiceRecord(
                 id=id_,
                 owner=caller.owner,
                 name=new.name,
                 description=new.description,
                 languages=new.languages,
-                transcript=new.transcript,
+                transcript=transcript,
                 seconds=content.seconds,
-                warnings=tuple(content.warnings),
+                warnings=(*content.warnings, *(() if transcript else (TIMBRE_ONLY,))),
                 created=self._now(),
+                consent=new.consent_id,
             )
             added = await self._store.add(record, audio)
         await self._store.keep_content(caller.owner, id_, content.model, content.SerializeToString())
-        self._audit("voice created", caller, record, bytes=len(audio), consent=True)
+        if consent is not None:
+            await self._store.keep_content(caller.owner, id_, CONSENT, consent)
+        self._audit("voice created", caller, record, bytes=len(audio), consent=new.consent_id or True)
         return record, not added
 
     async def owned(self, caller: Caller) -> list[VoiceRecord]:
@@ -129,35 +125,13 @@ class VoiceRegistry:
                 raise AlreadyExists(
                     f"you have another voice named {name!r}; choose another name or delete it", field="header.name"
                 )
-        if len(records) >= self._limits.voices and all(record.id != id_ for record in records):
+        if len(records) >= self._uploads.limits.voices and all(record.id != id_ for record in records):
             raise QuotaExceeded(
                 f"you have {len(records)} voices, which is the limit; delete one first",
                 retry_after=None,
                 subject=caller.owner,
             )
         return next((record for record in records if record.id == id_), None)
-
-    async def _receive(self, parts: AsyncIterator[bytes]) -> bytes:
-        audio = bytearray()
-        limits, now = self._limits, asyncio.get_running_loop().time
-        try:
-            async with asyncio.timeout(limits.seconds), asyncio.timeout(limits.silence_seconds) as silence:
-                async for part in parts:
-                    silence.reschedule(now() + limits.silence_seconds)
-                    if len(audio) + len(part) > self._limits.bytes:
-                        raise InvalidInput(
-                            f"the recording has more than {self._limits.bytes} bytes; send 3 to 30 seconds",
-                            field="audio",
-                        )
-                    audio += part
-        except TimeoutError as error:
-            raise TimedOut(
-                f"the upload took longer than {limits.seconds:g} s, or no part of it arrived for"
-                f" {limits.silence_seconds:g} s; send it again"
-            ) from error
-        if not audio:
-            raise InvalidInput("the recording is missing; send a WAV, FLAC, MP3 or Ogg file", field="audio")
-        return bytes(audio)
 
     def _audit(self, operation: str, caller: Caller, record: VoiceRecord, **more: object) -> None:
         audit.info(operation, key=caller.name, owner=caller.owner, voice=record.id, name=record.name, **more)

@@ -183,7 +183,7 @@ async def test_bad_uploads_are_refused_without_harm_to_others(tmp_path: Path) ->
     cases: list[tuple[dict[str, Any], tuple[bytes, ...], str]] = [
         ({"consent": False}, (AUDIO,), "consent is missing"),
         ({"name": "../../etc"}, (AUDIO,), "1 to 64 letters"),
-        ({"transcript": ""}, (AUDIO,), "transcript is missing"),
+        ({"transcript": "x" * 2001}, (AUDIO,), "transcript has 2001"),
         ({}, (b"",), "recording is missing"),
         ({}, (b"BAD",), "not audio"),
         ({}, (b"x" * 200_000, b"x" * 200_000), "more than 300000 bytes"),

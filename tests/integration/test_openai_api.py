@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -88,7 +89,7 @@ async def test_a_voice_from_a_recording(audio: str) -> None:
 async def test_models() -> None:
     async with rig() as r:
         listed = (await r.http.get("/v1/models")).json()
-        assert [model["id"] for model in listed["data"]] [:2] == ["fake", "calm"]
+        assert [model["id"] for model in listed["data"]][:2] == ["fake", "calm"]
         assert (await r.http.get("/v1/models/calm")).json()["object"] == "model"
         assert (await r.http.get("/v1/models/none")).json()["error"]["param"] == "model"
 
@@ -198,7 +199,8 @@ async def test_voices_are_listed_created_spoken_with_and_deleted() -> None:
         assert (created["name"], created["object"], created["registered"]) == ("mine", "audio.voice", True)
         assert (await register(r)).json() == created, "a second registration changes nothing"
         listed = (await r.http.get("/v1/audio/voices")).json()
-        assert listed["voices"] == ["rms", "slt", "mine"]
+        assert [voice["name"] for voice in listed["voices"]] == ["rms", "slt", "mine"]
+        assert listed["voices"][2] == {"id": created["id"], "name": "mine"}, "as Open WebUI reads them"
         for voice in ("mine", {"id": created["id"]}):
             assert (await speak(r, voice=voice)).status_code == 200
         assert (await r.http.delete(f"/v1/audio/voices/{created['id']}")).json()["deleted"]
@@ -218,7 +220,10 @@ async def test_a_registered_voice_takes_precedence_over_openai_s_name() -> None:
         ({"name": None}, 400, "name"),
         ({"name": "/"}, 400, "name"),
         ({"name": "rms"}, 409, "name"),
-        ({"ref_text": " "}, 400, "ref_text"),
+        ({"ref_text": "x" * 2001}, 400, "ref_text"),
+        ({"type": "prompt"}, 400, "type"),
+        ({"consent": "cons_0"}, 404, "consent"),
+        ({"consent": f"cons_{'0' * 32}"}, 404, "consent"),
         ({"consent": "false"}, 400, "consent"),
         ({"consent": None}, 400, "consent"),
         ({"audio": b"BAD"}, 400, "audio_sample"),
@@ -232,3 +237,52 @@ async def test_bad_registrations_name_the_field(fields: dict[str, Any], status: 
         unknown = await r.http.delete("/v1/audio/voices/unknown")
         assert (unknown.status_code, unknown.json()["error"]["param"]) == (404, "voice")
         assert (await r.http.delete("/v1/audio/voices/rms")).status_code == 400
+
+
+async def test_a_voice_without_transcript_speaks_with_its_timbre() -> None:
+    async with rig() as r:
+        created = (await register(r, ref_text=None)).json()
+        assert (created["type"], created["object"]) == ("audio_sample", "audio.voice")
+        assert any("timbre" in warning for warning in created["warnings"])
+        assert r.encode.uploads[-1][0].timbre_only
+        assert (await speak(r, voice="mine")).status_code == 200
+        assert r.llm.calls[-1].start.prompt_use == llm_pb2.PROMPT_USE_TIMBRE
+        assert (await register(r, name="full", audio=b"RIFF another")).status_code == 200
+        await speak(r, voice="full")
+        assert r.llm.calls[-1].start.prompt_use == llm_pb2.PROMPT_USE_ZERO_SHOT
+
+
+async def consent(r: Rig, audio: bytes = b"RIFF I agree", **fields: str) -> httpx.Response:
+    form = {"name": "Ada", "language": "en-US"} | fields
+    return await r.http.post("/v1/audio/voice_consents", data=form, files={"recording": ("a.wav", audio, "audio/wav")})
+
+
+async def test_a_recorded_consent_is_kept_with_the_voice(tmp_path: Path) -> None:
+    async with rig(voices_dir=tmp_path) as r:
+        made = (await consent(r)).json()
+        assert set(made) == {"id", "object", "created_at", "language", "name"}
+        assert (made["object"], made["language"], made["name"]) == ("audio.voice_consent", "en-US", "Ada")
+        other = (await consent(r, b"RIFF another", name="Bob")).json()
+        page = (await r.http.get("/v1/audio/voice_consents", params={"limit": 1})).json()
+        assert (page["data"], page["has_more"]) == ([made], True)
+        rest = (await r.http.get("/v1/audio/voice_consents", params={"after": page["last_id"]})).json()
+        assert (rest["data"], rest["has_more"]) == ([other], False)
+        assert (await r.http.get(f"/v1/audio/voice_consents/{made['id']}")).json() == made
+        voice = (await register(r, consent=made["id"])).json()
+        deleted = await r.http.delete(f"/v1/audio/voice_consents/{made['id']}")
+        assert deleted.json() == {"id": made["id"], "object": "audio.voice_consent", "deleted": True}
+        assert (await r.http.get(f"/v1/audio/voice_consents/{made['id']}")).status_code == 404
+        folder = tmp_path / "anonymous" / voice["id"]
+        assert b"RIFF I agree" in [path.read_bytes() for path in folder.iterdir()], "it stays with the voice"
+        await r.http.delete(f"/v1/audio/voices/{voice['id']}")
+        assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [({"name": "/"}, "name"), ({"language": "in English"}, "language"), ({"audio": b""}, "recording")],
+)
+async def test_bad_consents_are_refused_by_name(fields: dict[str, Any], param: str) -> None:
+    async with rig() as r:
+        answer = await consent(r, **fields)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)

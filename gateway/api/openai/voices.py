@@ -12,6 +12,7 @@ from gateway.api.common.errors import OPENAI_ERRORS, OpenAIError
 from gateway.api.common.fields import named_as
 from gateway.auth.caller import current_caller
 from gateway.session.context import GatewayContext
+from gateway.voices.consents import PREFIX as CONSENT_PREFIX
 from gateway.voices.record import NewVoice, VoiceRecord
 from services.common.errors import InvalidInput
 
@@ -27,10 +28,14 @@ FIELDS = {
 _REFUSED_CONSENT = ("", "false", "0", "no", "off")
 
 
-class Voice(BaseModel):
+class VoiceName(BaseModel):
     id: str = Field(description="A value of `voice` in requests; the name is another.")
-    object: Literal["audio.voice"] = "audio.voice"
     name: str
+
+
+class Voice(VoiceName):
+    object: Literal["audio.voice"] = "audio.voice"
+    type: Literal["audio_sample"] = "audio_sample"
     created_at: int = Field(default=0, description="Unix time; 0 for the model's own voices.")
     registered: bool = Field(description="Whether the voice is the caller's own and can be deleted.")
     description: str = ""
@@ -40,12 +45,12 @@ class Voice(BaseModel):
 class VoiceList(BaseModel):
     object: Literal["list"] = "list"
     data: list[Voice]
-    voices: list[str] = Field(description="The names alone, which some clients expect.")
+    voices: list[VoiceName] = Field(description="The same voices, in the form that Open WebUI reads.")
 
 
 class DeletedVoice(BaseModel):
     id: str
-    object: Literal["audio.voice"] = "audio.voice"
+    object: Literal["audio.voice.deleted"] = "audio.voice.deleted"
     deleted: bool = True
 
 
@@ -59,25 +64,33 @@ def router(context: GatewayContext) -> APIRouter:
         registered = await context.registry.owned(current_caller())
         data = [Voice(id=name, name=name, registered=False) for name in context.voices.model.voices]
         data += [_registered(record) for record in registered]
-        return VoiceList(data=data, voices=[voice.name for voice in data])
+        return VoiceList(data=data, voices=[VoiceName(id=voice.id, name=voice.name) for voice in data])
 
     @routes.post("/voices", responses={409: {"model": OpenAIError, "description": "The name is taken."}})
     async def create_voice(
         name: Annotated[str, Form()],
-        audio_sample: Annotated[UploadFile, File(description="WAV, FLAC, MP3 or Ogg; 1 to 30 seconds.")],
-        ref_text: Annotated[str, Form(description="Transcript of the recording, word for word.")],
         consent: Annotated[str, Form(description="true, or the id of a consent: the person recorded has agreed.")],
+        audio_sample: Annotated[
+            UploadFile | None, File(description="WAV, FLAC, MP3, Ogg ...; 1 to 30 seconds.")
+        ] = None,
+        ref_text: Annotated[str, Form(description="The recording's words; without them only the timbre is used.")] = "",
         description: Annotated[str, Form()] = "",
+        type: Annotated[str, Form(description="Only audio_sample: a voice from a recording.")] = "audio_sample",
     ) -> Voice:
         """Register a voice. Sending the same recording and text again changes nothing."""
+        if type != "audio_sample":
+            raise InvalidInput("type is audio_sample; voices are made from recordings only", field="type")
+        if audio_sample is None:
+            raise InvalidInput("audio_sample is missing; send a recording as a file", field="audio_sample")
         new = NewVoice(
             name=name,
             transcript=ref_text,
             consent=consent.strip().lower() not in _REFUSED_CONSENT,
             description=description,
+            consent_id=consent.strip() if consent.strip().startswith(CONSENT_PREFIX) else "",
         )
         with named_as(FIELDS):
-            record, _ = await context.registry.create(current_caller(), new, _parts(audio_sample))
+            record, _ = await context.registry.create(current_caller(), new, parts_of(audio_sample))
         return _registered(record)
 
     @routes.delete("/voices/{voice}")
@@ -103,6 +116,7 @@ def _registered(record: VoiceRecord) -> Voice:
     )
 
 
-async def _parts(upload: UploadFile) -> AsyncIterator[bytes]:
+async def parts_of(upload: UploadFile) -> AsyncIterator[bytes]:
+    """Yield an uploaded file in parts."""
     while part := await upload.read(PART_BYTES):
         yield part

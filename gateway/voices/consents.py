@@ -1,0 +1,112 @@
+"""Recorded consents: a person says that their voice may be used. Optional; kept until deleted, and with each voice made
+under them.
+
+A consent is stored like a voice, in a store of its own: a record, which is its label, and the recording.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+
+import structlog
+
+from gateway.auth.caller import Caller
+from gateway.auth.quota import Quotas
+from gateway.voices.record import VoiceRecord, check_languages, check_name, is_id, voice_id
+from gateway.voices.store import VoiceStore
+from gateway.voices.uploads import Uploads
+from services.common.errors import NotFound, QuotaExceeded, quoted
+
+audit = structlog.get_logger("gateway.audit")
+PREFIX = "cons_"
+"""Begins the ids of consents."""
+
+
+class ConsentRegistry:
+    """Consents by owner. Only its owner can see and use a consent."""
+
+    def __init__(
+        self, store: VoiceStore, quotas: Quotas, uploads: Uploads, now: Callable[[], float] = time.time
+    ) -> None:
+        self._store = store
+        self._quotas = quotas
+        self._uploads = uploads
+        self._now = now
+
+    async def create(self, caller: Caller, name: str, language: str, parts: AsyncIterator[bytes]) -> VoiceRecord:
+        """Store a recorded consent; return its record. The same recording and label again change nothing.
+
+        Raises InvalidInput, QuotaExceeded, Overloaded, TimedOut, Unavailable.
+        """
+        check_name(name)
+        check_languages((language,))
+        await self._quotas.spend(caller)
+        with self._uploads.hold(caller):
+            recording = await self._uploads.receive(parts, "recording")
+            stored = voice_id(recording, f"{language} {name}")
+            known = await self._store.owned(caller.owner)
+            if len(known) >= self._uploads.limits.voices and all(record.id != stored for record in known):
+                raise QuotaExceeded(
+                    f"you have {len(known)} consents, which is the limit; delete one first",
+                    retry_after=None,
+                    subject=caller.owner,
+                )
+            record = VoiceRecord(
+                id=stored,
+                owner=caller.owner,
+                name=name,
+                description="",
+                languages=(language,),
+                transcript="",
+                seconds=0.0,
+                warnings=(),
+                created=self._now(),
+            )
+            if not await self._store.add(record, recording):
+                record = await self._store.get(caller.owner, stored) or record
+        self._audit("consent created", caller, record, bytes=len(recording))
+        return record
+
+    async def owned(self, caller: Caller) -> list[VoiceRecord]:
+        """Return the caller's consents, oldest first."""
+        return await self._store.owned(caller.owner)
+
+    async def get(self, caller: Caller, consent: str) -> VoiceRecord:
+        """Return one of the caller's consents by its public id. Raises NotFound."""
+        stored = _stored(consent)
+        record = None if stored is None else await self._store.get(caller.owner, stored)
+        if record is None:
+            raise NotFound(
+                f"you have no consent {quoted(consent)}; POST /v1/audio/voice_consents makes one", field="consent"
+            )
+        return record
+
+    async def recording(self, caller: Caller, consent: str) -> bytes:
+        """Return the recording of a consent. Raises NotFound."""
+        record = await self.get(caller, consent)
+        recording = await self._store.audio(caller.owner, record.id)
+        if recording is None:
+            raise NotFound(f"the consent {quoted(consent)} has just been deleted", field="consent")
+        return recording
+
+    async def delete(self, caller: Caller, consent: str) -> None:
+        """Delete a consent; voices made under it keep its recording. Raises NotFound."""
+        record = await self.get(caller, consent)
+        await self._store.delete(caller.owner, record.id)
+        self._audit("consent deleted", caller, record)
+
+    def _audit(self, operation: str, caller: Caller, record: VoiceRecord, **more: object) -> None:
+        public = public_id(record)
+        audit.info(operation, key=caller.name, owner=caller.owner, consent=public, name=record.name, **more)
+
+
+def public_id(record: VoiceRecord) -> str:
+    """Return the id that callers use."""
+    return PREFIX + record.id[1:]
+
+
+def _stored(consent: str) -> str | None:
+    """Return the id under which a consent is stored; None for a text that is no id."""
+    stored = f"v{consent.removeprefix(PREFIX)}"
+    return stored if consent.startswith(PREFIX) and is_id(stored) else None

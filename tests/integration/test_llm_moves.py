@@ -351,3 +351,37 @@ async def test_a_client_that_leaves_frees_everything(worker: StartWorker, tmp_pa
         await all_free()
         gate.set()
         assert (await llm.speak()).done is not None
+
+
+async def test_the_next_worker_learns_when_the_listener_runs_dry(worker: StartWorker, tmp_path: Path) -> None:
+    workers, clock = await two_workers(worker), ManualClock()
+    async with llm_service(tmp_path, *(made.address for made in workers), lead_seconds=2.0, clock=clock) as llm:
+        lossy = await first_worker(workers, llm)
+        saved = next(made for made in workers if made is not lossy)
+        lossy.script.die_after = 3
+        spoken = await llm.speak()
+    delivered = sum(len(chunk) for chunk in spoken.chunks[:3]) / 24000
+    assert lossy.calls[0].start.urgency.first_audio_target == 0, "the worker's default"
+    assert saved.calls[0].start.urgency.first_audio_target == pytest.approx(delivered)
+
+
+async def test_the_first_audio_of_a_session_in_line_becomes_more_urgent(worker: StartWorker, tmp_path: Path) -> None:
+    decode, clock = await worker(), ManualClock()
+    async with llm_service(tmp_path, decode.address, clock=clock) as llm:
+        await all_serving([decode.address])
+        decode.script.refusal = (grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
+        place = audio_pb2.SessionPlace(session="one", admitted=True)
+        urgency = audio_pb2.Urgency(first_audio_target=5.0)
+        speaking = asyncio.create_task(llm.speak(place=place, urgency=urgency))
+        await until(lambda: len(decode.calls) > 1)
+        clock.now += 3.0
+        known = len(decode.calls)
+        await until(lambda: len(decode.calls) > known + 1)
+        clock.now += 10.0
+        await until(lambda: decode.calls[-1].start.urgency.first_audio_target < 0.1)
+        decode.script.refusal = None
+        await speaking
+    targets = [call.start.urgency.first_audio_target for call in decode.calls]
+    assert all(2.0 < target <= 5.0 for target in targets[:known])
+    assert 0 < targets[known] <= 2.0 or 0 < targets[known + 1] <= 2.0
+    assert targets[-1] > 0, "0 is the worker's default"

@@ -6,10 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.decode.engine.service_time import ServiceTime
+from services.decode.engine.service_time import ExtraWork, ServiceTime
 
 HEADROOM = 0.9
 """Largest share of the engine's time that admitted streams may need; the rest covers deviations from the mean."""
+BLOCKING_HOPS = 2
+"""Hops that may run before a more urgent one: the one in progress, and one begun just before the urgent one."""
 
 
 @dataclass(frozen=True)
@@ -24,36 +26,50 @@ class Demand:
 
 
 def overload(
-    now: float, streams: Sequence[Demand], new: Demand, times: ServiceTime, max_batch: int, token_rate: float
+    now: float,
+    streams: Sequence[Demand],
+    new: Demand,
+    times: ServiceTime,
+    extra: ExtraWork,
+    max_batch: int,
+    token_rate: float,
 ) -> str | None:
     """Return why `new` must be refused, or None. The first stream and offline work are always admitted."""
     playing = [stream for stream in streams if stream.listening]
     if not times.known or not new.listening or not playing:
         return None
-    share = busy_share([*playing, new], times, max_batch, token_rate)
+    share = busy_share([*playing, new], times, extra, max_batch, token_rate)
     if share > HEADROOM:
         return f"{len(playing)} streams play here and one more would need {share:.0%} of this worker's time"
-    late = first_late(now, playing, times)
-    if late is None and first_late(now, [*playing, new], times, judged=len(playing)) is not None:
+    if late_streams(now, playing, times, [new]) > late_streams(now, playing, times):
         return f"{len(playing)} streams play here and one of them would run dry while another one starts"
     return None
 
 
-def busy_share(streams: Sequence[Demand], times: ServiceTime, max_batch: int, token_rate: float) -> float:
-    """Share of the time that streams need once all play: per stream one hop in the time that a hop's audio lasts."""
+def busy_share(
+    streams: Sequence[Demand], times: ServiceTime, extra: ExtraWork, max_batch: int, token_rate: float
+) -> float:
+    """Share of the time that streams need once all play.
+
+    That is per stream one full hop, and the extra work that speech has needed, in the time of a full hop's audio.
+    """
     hop = max(stream.hop_tokens for stream in streams)
     batches = math.ceil(len(streams) / max_batch)
     base = times.seconds(())
     work = times.seconds(hop for _ in streams) - base
-    return (batches * base + work) / (hop / token_rate)
+    return (batches * base * extra.hops + work * extra.tokens) / (hop / token_rate)
 
 
-def first_late(now: float, streams: Sequence[Demand], times: ServiceTime, judged: int | None = None) -> Demand | None:
-    """Of the first `judged` streams, return the first whose hop ends late if all run by deadline; None if none."""
-    checked = set(map(id, streams if judged is None else streams[:judged]))
-    at = now
-    for stream in sorted(streams, key=lambda stream: stream.deadline):
-        at += times.seconds((stream.tokens,))
-        if at > stream.deadline and id(stream) in checked:
-            return stream
-    return None
+def late_streams(now: float, streams: Sequence[Demand], times: ServiceTime, others: Sequence[Demand] = ()) -> int:
+    """Return how many of `streams` end their hop late if all run by deadline, the `others` with them.
+
+    The work begins after `BLOCKING_HOPS` full hops, since a hop that has begun is not interrupted.
+    """
+    ranked = [(stream.deadline, True, stream.tokens) for stream in streams]
+    ranked += [(stream.deadline, False, stream.tokens) for stream in others]
+    longest = max((stream.hop_tokens for stream in streams), default=0)
+    late, at = 0, now + BLOCKING_HOPS * times.seconds((longest,))
+    for deadline, counted, tokens in sorted(ranked):
+        at += times.seconds((tokens,))
+        late += counted and at > deadline
+    return late

@@ -25,12 +25,11 @@ from services.decode.engine.scheduler import (
     Stream,
     deadline,
     demand,
-    demands,
     pick,
     ready_jobs,
     victims,
 )
-from services.decode.engine.service_time import ServiceTime
+from services.decode.engine.service_time import ExtraWork, ServiceTime
 from services.decode.engine.state import NO_WEIGHTS, ResumeRecord, StreamError, StreamSpec
 
 Handle = ItemHandle[Stream, AudioEvent]
@@ -58,7 +57,7 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
         self._backend, self._order, self._clock = backend, order, clock
         self._observer = observer or Observer()
         self._weights = weights
-        self._times = ServiceTime()
+        self._times, self._extra = ServiceTime(), ExtraWork()
         self._busy_s = self._underrun_s = 0.0
         self._ready: list[Job] = []
         self._batch: list[Job] = []
@@ -99,9 +98,10 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
         new = demand(item, now, audio, self.limits)
         why = overload(
             now,
-            demands(self._live, now, audio, self.limits),
+            [demand(stream, now, audio, self.limits) for stream in self._live],
             new,
             self._times,
+            self._extra,
             self.limits.max_batch,
             item.spec.hops.token_rate,
         )
@@ -218,6 +218,9 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
         self._counts["hops"] += 1
         self._counts["tokens_decoded"] += job.end - min(stream.done, job.end)
         self._counts["samples"] += audio.samples.shape[0]
+        if not stream.spec.offline:
+            seconds, hops = audio.samples.shape[0] / self._backend.format.sample_rate, stream.spec.hops
+            self._extra.observe(seconds, job.tokens, hops.sizes[0], hops.token_rate)
         stream.done, stream.advanced_at, stream.ready_since = job.end, self._clock(), None
         self._update_playback(stream, audio)
         stream.state_bytes = self._backend.state_bytes(stream.state)
@@ -237,7 +240,7 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
         if not audio.samples.shape[0] or stream.spec.offline:
             return
         if stream.played is None:
-            stream.played = (audio.first_sample / rate, now)
+            stream.played = (audio.first_sample / rate, max(now, stream.spec.play_at or now))
             self._observer.first_audio(now - stream.arrival)
             return
         dry = stream.dry(now, rate)

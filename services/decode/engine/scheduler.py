@@ -64,7 +64,7 @@ class Stream:
     acknowledged: int = 0
     """Absolute samples that the caller has sent."""
     played: tuple[float, float] | None = None
-    """(seconds played, time of the report): from the client, or 0 at the first audio."""
+    """(seconds played, time of the report): from the client, or 0 when the first audio is played."""
     fed_at: float | None = None
     """Time of the last push of tokens, processed or not."""
     advanced_at: float = 0.0
@@ -206,18 +206,6 @@ def demand(stream: Stream, now: float, audio: AudioFormat, limits: EngineLimits)
     end = stream.spec.hops.hop_end(stream.plan, stream.prompt, stream.done, lead, audio.held_frames)
     hop = stream.spec.hops.sizes[0]
     return Demand(end - stream.done, _deadline(stream, now, audio, limits), hop, not stream.spec.offline)
-
-
-def demands(streams: Iterable[Stream], now: float, audio: AudioFormat, limits: EngineLimits) -> list[Demand]:
-    """Return the demands of `streams`, one per session: that of its most urgent stream."""
-    found: dict[object, Demand] = {}
-    for stream in streams:
-        session = stream.spec.place.session or stream
-        new = demand(stream, now, audio, limits)
-        known = found.get(session)
-        if known is None or new.deadline < known.deadline:
-            found[session] = new
-    return list(found.values())
 
 
 def victims(streams: Iterable[Stream], job: Job, now: float, audio: AudioFormat) -> list[Stream]:

@@ -1,4 +1,4 @@
-"""The duration of a batch, estimated from previous batches."""
+"""The duration of a batch, and the work that speech needs beyond full hops, estimated from previous batches."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import numpy as np
 DECAY = 0.98
 """Factor of a batch's weight per later batch: about fifty batches count."""
 _PRIOR = 1e-3
+EXTRA_DECAY = 0.995
+"""Factor of a hop's weight per later hop in `ExtraWork`: utterances differ more than batches, so 200 hops count."""
+_PRIOR_HOPS = 10.0
 
 
 class ServiceTime:
@@ -41,3 +44,30 @@ class ServiceTime:
         """Expected seconds of one batch whose hops compute these numbers of tokens."""
         base, per_token = self._terms
         return base + per_token * sum(tokens)
+
+
+class ExtraWork:
+    """How much more work speech needs than full hops of its tokens, by the latest hops.
+
+    The rest goes to prompts, to the short first and last hop of an utterance and to evicted states; a faster speaking
+    rate needs more, too. Short sentences have most of it. The engine's thread writes it; any thread may read it.
+    """
+
+    def __init__(self) -> None:
+        """Assume full hops until hops are known."""
+        self._sums = np.full(4, _PRIOR_HOPS)
+
+    def observe(self, seconds: float, computed: int, hop_tokens: int, token_rate: float) -> None:
+        """Add a hop that computed `computed` tokens for `seconds` of speech, whose full hops have `hop_tokens`."""
+        full = seconds * token_rate / hop_tokens
+        self._sums = EXTRA_DECAY * self._sums + np.array([1.0, full, computed / hop_tokens, full])
+
+    @property
+    def hops(self) -> float:
+        """Hops per full hop; at least 1, because hops that grow while there is time are full ones again under load."""
+        return max(1.0, float(self._sums[0] / self._sums[1]))
+
+    @property
+    def tokens(self) -> float:
+        """Tokens computed per token of speech at the normal speaking rate."""
+        return float(self._sums[2] / self._sums[3])

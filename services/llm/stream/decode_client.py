@@ -24,6 +24,7 @@ from services.common.voices.voice import Voice
 from services.common.workers.budget import FailoverBudget
 from services.common.workers.failover import Failover, LossReason, MovePolicy, WorkerLost, moves_counter
 from services.common.workers.worker_call import ProgressWatch, accepting_state, conversation
+from services.llm.stream.next_audio import NextAudio
 
 MOVES = moves_counter("lighttts_llm_decode_moves_total", "decode")
 SEAM = Histogram(
@@ -78,12 +79,16 @@ class DecodeStream:
         *,
         record: bytes = b"",
         next_sample: int = 0,
+        default_target: float = 0.5,
+        elapsed: float = 0.0,
         failover_budget: FailoverBudget | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`record` and `next_sample` continue the audio of an earlier run; all tokens are pushed from the first one on.
 
-        `failover_budget` is shared by all streams of a pool; `clock` returns seconds and measures silence and stalls.
+        `default_target`: seconds until the first audio is due if `start` names none. `elapsed`: seconds since the
+        target was set. `failover_budget` is shared by all streams of a pool; `clock` returns seconds and measures
+        silence, stalls and deadlines.
         """
         self._start = start
         self._voice = voice
@@ -104,6 +109,10 @@ class DecodeStream:
         self._changed = asyncio.Event()
         self._record = record
         self._next_sample = next_sample
+        self._due = NextAudio(clock, start.urgency.first_audio_target, default_target, elapsed)
+        self._sample_rate = 0
+        """Samples per second; 0 until a worker has named it."""
+        self._calls = 0
         self._sequence = 0
         self._worker: str | None = None
         """Name of the worker that accepted the utterance last."""
@@ -119,7 +128,13 @@ class DecodeStream:
     def report_position(self, seconds: float) -> None:
         """Forward the playback position, in seconds of this utterance's audio."""
         self._position = seconds
+        self._due.on_position(seconds)
         self._changed.set()
+
+    @property
+    def _seconds(self) -> float:
+        """Seconds of audio delivered by workers that have named their sample rate."""
+        return self._next_sample / self._sample_rate if self._sample_rate else 0.0
 
     async def events(self) -> AsyncGenerator[Event]:
         """Yield until the last audio. Raises Unavailable or Overloaded if no worker is left, or a worker's refusal."""
@@ -183,6 +198,7 @@ class DecodeStream:
             tracing.event("moved", to_worker=started.worker, reason=reason.value)
             events.insert(0, Moved(self._worker, started.worker, reason.value))
         self._worker = started.worker
+        self._sample_rate = started.sample_rate or self._sample_rate
         return events
 
     async def _requests(self, outgoing: _Outgoing) -> AsyncGenerator[decode_pb2.DecodeRequest]:
@@ -191,6 +207,10 @@ class DecodeStream:
         start.CopyFrom(self._start)
         start.resume_record = self._record
         start.place.admitted = self._failover.admitted
+        if self._calls or self._start.urgency.first_audio_target:
+            # Time has passed since the target was set, and a worker that continues is due when the listener runs dry.
+            start.urgency.first_audio_target = self._due.target_from(self._seconds)
+        self._calls += 1
         yield decode_pb2.DecodeRequest(start=start)
         while True:
             self._changed.clear()
@@ -222,6 +242,7 @@ class DecodeStream:
         if self._lost_at is not None:
             SEAM.observe(self._clock() - self._lost_at)
             self._lost_at = None
+        self._due.on_audio(self._seconds)
         audio.first_sample = self._next_sample
         audio.sequence = self._sequence
         self._next_sample += len(audio.pcm) // SAMPLE_BYTES

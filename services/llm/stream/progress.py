@@ -25,8 +25,10 @@ class Progress:
     text_complete: bool = False
     submitted_at: float | None = None
     """Time of the submission to the engine."""
+    plays_from: float = 0.0
+    """Earliest time at which the listener plays the utterance."""
     playback_start: float | None = None
-    """Time at which playback of the first sample started; None before the first audio."""
+    """Time at which playback of the first sample starts or started; None before the first audio."""
     generated: int = 0
     """Number of speech tokens."""
     raw: int = 0
@@ -85,7 +87,8 @@ class Progress:
         now = time.monotonic()
         first = None
         if self.playback_start is None:
-            self.playback_start = now - decoded.audio.first_sample / max(1, decoded.audio.sample_rate)
+            start = now - decoded.audio.first_sample / max(1, decoded.audio.sample_rate)
+            self.playback_start = max(start, self.plays_from)
             done = self.done
             done.first_audio = now - self.started_at
             tracing.event("first audio")

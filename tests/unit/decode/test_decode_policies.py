@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.engine.shell import EngineFull
-from services.decode.engine.admission import Demand, busy_share, first_late, overload
+from services.decode.engine.admission import Demand, busy_share, late_streams, overload
 from services.decode.engine.backends import AudioFormat, CostModel, Hop, SimulatedBackend
 from services.decode.engine.engine import DecodeEngine
 from services.decode.engine.hops import HopPolicy
 from services.decode.engine.scheduler import EngineLimits, Job, Stream, deadline, fifo, pick, ready_jobs, victims
-from services.decode.engine.service_time import ServiceTime
+from services.decode.engine.service_time import ExtraWork, ServiceTime
 from services.decode.engine.state import StreamSpec
 from tests.unit.decode import decode_support as support
 
@@ -91,15 +91,18 @@ def test_admission_uses_measured_service_times() -> None:
     def playing(count: int, lead: float = 2.0) -> list[Demand]:
         return [Demand(25, lead) for _ in range(count)]
 
-    new = Demand(50, 0.5)
-    assert busy_share(playing(4), times(), 1, 25.0) == pytest.approx(0.8, rel=0.02)
-    assert overload(0.0, playing(3), new, times(), 1, 25.0) is None
-    assert "4 streams play here" in str(overload(0.0, playing(4), new, times(), 1, 25.0))
-    assert overload(0.0, playing(4), new, times(), 8, 25.0) is None  # a batch shares its fixed cost
-    assert "run dry" in str(overload(0.0, playing(3, lead=0.75), new, times(), 1, 25.0))
-    assert overload(0.0, playing(4), replace(new, listening=False), times(), 1, 25.0) is None
-    assert overload(0.0, [], Demand(5000, 0.0), times(), 1, 25.0) is None
-    assert overload(0.0, playing(50), new, ServiceTime(), 1, 25.0) is None
+    def refusal(streams: list[Demand], one: Demand, max_batch: int = 1, known: ServiceTime | None = None) -> str | None:
+        return overload(0.0, streams, one, known or times(), ExtraWork(), max_batch, 25.0)
+
+    new = Demand(50, 1.0)
+    assert busy_share(playing(4), times(), ExtraWork(), 1, 25.0) == pytest.approx(0.8, rel=0.02)
+    assert refusal(playing(3), new) is None
+    assert "4 streams play here" in str(refusal(playing(4), new))
+    assert refusal(playing(4), new, max_batch=8) is None  # a batch shares its fixed cost
+    assert "run dry" in str(refusal(playing(3, lead=1.25), new))
+    assert refusal(playing(4), replace(new, listening=False)) is None
+    assert refusal([], Demand(5000, 0.0)) is None
+    assert refusal(playing(50), new, known=ServiceTime()) is None
 
 
 @given(st.lists(st.tuples(st.integers(1, 100), st.floats(0, 5)), max_size=8), st.integers(1, 200), st.floats(0, 5))
@@ -107,8 +110,13 @@ def test_no_playing_stream_is_late_because_of_an_admitted_one(
     streams: list[tuple[int, float]], tokens: int, due: float
 ) -> None:
     demands, new = [Demand(*one) for one in streams], Demand(tokens, due)
-    if first_late(0.0, demands, times()) is None and overload(0.0, demands, new, times(), 1, 25.0) is None and demands:
-        assert first_late(0.0, [*demands, new], times(), judged=len(demands)) is None
+    if overload(0.0, demands, new, times(), ExtraWork(), 1, 25.0) is None:
+        assert late_streams(0.0, demands, times(), [new]) == late_streams(0.0, demands, times()) or not demands
+
+
+def test_a_stream_that_is_late_does_not_hide_that_another_one_would_be() -> None:
+    late, near = Demand(25, 0.0), Demand(25, 0.9)
+    assert overload(0.0, [late, near], Demand(25, 0.85), times(), ExtraWork(), 8, 25.0) is not None
 
 
 def test_an_engine_at_capacity_refuses_and_recovers() -> None:

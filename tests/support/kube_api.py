@@ -13,6 +13,7 @@ import ssl
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -60,6 +61,16 @@ def endpoint_slice(
         "endpoints": list(endpoints) if endpoints is not None else None,
         "ports": [{"name": port, "port": number, "protocol": "TCP"} for port, number in ports.items()],
     }
+
+
+def write_kubeconfig(path: Path, port: int) -> None:
+    """Write a kubeconfig for the server on this loopback port, in the namespace speech."""
+    named = {
+        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+        "users": [{"name": "u", "user": {}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u", "namespace": "speech"}}],
+    }
+    path.write_text(json.dumps({"apiVersion": "v1", "kind": "Config", "current-context": "x", **named}))
 
 
 class KubeApi:

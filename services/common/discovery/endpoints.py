@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from services.common.discovery.addresses import join_address
 
@@ -16,12 +17,52 @@ _FAMILIES = ("IPv4", "IPv6")
 """In order of preference; FQDN slices belong to no pods."""
 
 
+AT_ONCE_SECONDS = 60.0
+"""Pods that turn NotReady within this time do so at once: a controller changes one after the other."""
+
+
 @dataclass(slots=True)
 class _Pod:
     """One pod, merged from all slices."""
 
     by_family: dict[str, str] = field(default_factory=dict)
+    """Addresses that are ready."""
+    unready: dict[str, str] = field(default_factory=dict)
     terminating: bool = False
+
+
+class Listing:
+    """The addresses to use while pods come, go and change.
+
+    When all pods turn NotReady within a short time, that tells more about the cluster than about the pods: a node
+    controller or kubelets that lost touch. Then the pods that were listed are listed again, unless they terminate,
+    until at least half of them are ready. Callers check the health of each worker themselves, so one that is really
+    broken gets no work.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` returns seconds."""
+        self.listed: frozenset[str] = frozenset()
+        self.kept: frozenset[str] = frozenset()
+        """Those of `listed` that are not ready."""
+        self._clock = clock
+        self._listed_until: dict[str, float] = {}
+
+    def update(self, slices: Iterable[Slice], port: str) -> frozenset[str]:
+        """Return the addresses to use now; see `ready_addresses` for the arguments."""
+        pods, now = _pods(slices, port), self._clock()
+        ready, unready = _first(pods, "by_family"), _first(pods, "unready")
+        self._listed_until.update(dict.fromkeys(self.listed, now))
+        self._listed_until = {
+            address: until
+            for address, until in self._listed_until.items()
+            if address in unready and until >= now - AT_ONCE_SECONDS
+        }
+        self.kept = frozenset(self._listed_until if self.kept or not ready else ())
+        if len(ready) >= len(self.kept):
+            self.kept = frozenset()
+        self.listed = ready | self.kept
+        return self.listed
 
 
 def ready_addresses(slices: Iterable[Slice], port: str) -> frozenset[str]:
@@ -34,6 +75,11 @@ def ready_addresses(slices: Iterable[Slice], port: str) -> frozenset[str]:
         slices: every slice of the service.
         port: a number, the name of a slice's port, or empty for the port named grpc, else the only one.
     """
+    return _first(_pods(slices, port), "by_family")
+
+
+def _pods(slices: Iterable[Slice], port: str) -> list[_Pod]:
+    """Return the pods that do not terminate."""
     pods: dict[str, _Pod] = {}
     for piece in slices:
         family = str(piece.get("addressType"))
@@ -42,11 +88,13 @@ def ready_addresses(slices: Iterable[Slice], port: str) -> frozenset[str]:
             continue
         for endpoint in piece.get("endpoints") or ():
             _add(pods, endpoint, family, number)
-    return frozenset(
-        next(pod.by_family[family] for family in _FAMILIES if family in pod.by_family)
-        for pod in pods.values()
-        if pod.by_family and not pod.terminating
-    )
+    return [pod for pod in pods.values() if not pod.terminating]
+
+
+def _first(pods: Iterable[_Pod], kind: Literal["by_family", "unready"]) -> frozenset[str]:
+    """Return one address of each pod that has one of this kind, of the preferred family."""
+    addresses: list[dict[str, str]] = [getattr(pod, kind) for pod in pods]
+    return frozenset(next(of[family] for family in _FAMILIES if family in of) for of in addresses if of)
 
 
 def port_number(piece: Slice, port: str) -> int | None:
@@ -72,3 +120,5 @@ def _add(pods: dict[str, _Pod], endpoint: Mapping[str, Any], family: str, number
         pod.terminating = True
     elif conditions.get("ready") is not False:  # the API defines unknown as ready
         pod.by_family[family] = address
+    else:
+        pod.unready[family] = address

@@ -7,6 +7,7 @@ when it terminates. Needs the right to list and watch `endpointslices` in that n
 * The port is a name or a number; the default is the port named grpc, otherwise the only one.
 * A watch ends at its timeout; the next one continues from the last version seen. When that version is too old
   (410 Gone), all slices are listed again.
+* When all pods turn NotReady at once, they stay in the set; see `endpoints.Listing`.
 * After a failure (no connection, no permission, a broken stream) the last set stays valid; the next attempt follows
   after 0.1 s, then less often, at least every 5 s.
 * The package's own `Watch` is not used: it retries 410 only once, and limits the length of a line.
@@ -30,7 +31,7 @@ from urllib.parse import SplitResult
 
 import structlog
 
-from services.common.discovery.endpoints import Slice, port_number, ready_addresses
+from services.common.discovery.endpoints import Listing, Slice, port_number
 from services.common.discovery.metrics import FAILURES
 
 log = structlog.get_logger(__name__)
@@ -86,6 +87,7 @@ class KubernetesDiscovery:
         self._namespace = namespace
         self._port = port
         self._portless: set[str] = set()
+        self._listing = Listing()
 
     @classmethod
     def from_url(cls, url: SplitResult) -> KubernetesDiscovery:
@@ -132,14 +134,20 @@ class KubernetesDiscovery:
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
 
     def _addresses(self, slices: dict[str, Slice]) -> frozenset[str]:
-        """Return the ready addresses. Log each slice without the port once, because its pods are left out."""
+        """Return the addresses to use. Log each slice without the port once, because its pods are left out."""
         portless = {
             name for name, piece in slices.items() if piece.get("endpoints") and port_number(piece, self._port) is None
         }
         for name in portless - self._portless:
             log.warning("endpoint slice without the port; its pods are left out", target=self.target, slice=name)
         self._portless = portless
-        return ready_addresses(slices.values(), self._port)
+        kept_before = self._listing.kept
+        addresses = self._listing.update(slices.values(), self._port)
+        if self._listing.kept and not kept_before:
+            log.warning("every endpoint is NotReady; keeping those that answer health checks", target=self.target)
+        elif kept_before and not self._listing.kept:
+            log.info("endpoints are Ready again, or gone", target=self.target)
+        return addresses
 
     async def _follow(self, source: _Source) -> AsyncGenerator[dict[str, Slice], None]:
         """Yield all slices of the service by name, now and after every change. Raises _SourceError and _GoneError."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import itertools
 import ssl
 import subprocess
 from collections.abc import AsyncIterator
@@ -16,8 +16,8 @@ from prometheus_client import REGISTRY
 
 from services.common.discovery import discover
 from services.common.discovery import kubernetes as discovery_module
-from services.common.discovery.endpoints import ready_addresses
-from tests.support.kube_api import KubeApi, endpoint, endpoint_slice
+from services.common.discovery.endpoints import Listing, ready_addresses
+from tests.support.kube_api import KubeApi, endpoint, endpoint_slice, write_kubeconfig
 
 TARGET = "kubernetes:///decode.speech"
 LIMIT_SECONDS = 20
@@ -35,15 +35,6 @@ def kubeconfig(api: KubeApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     write_kubeconfig(tmp_path / "config", api.port)
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     monkeypatch.setattr("kubernetes.aio.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "config"))
-
-
-def write_kubeconfig(path: Path, port: int) -> None:
-    named = {
-        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
-        "users": [{"name": "u", "user": {}}],
-        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u", "namespace": "speech"}}],
-    }
-    path.write_text(json.dumps({"apiVersion": "v1", "kind": "Config", "current-context": "x", **named}))
 
 
 @asynccontextmanager
@@ -144,6 +135,45 @@ async def test_pods_that_come_and_go_are_seen(api: KubeApi) -> None:
         assert await anext(sets) == frozenset()
     assert api.requests["list"] == 1
     assert failures() == 0
+
+
+READY, UNREADY, ENDING = (True, False), (False, False), (False, True)
+
+
+@pytest.mark.parametrize(
+    ("states", "seconds", "listed"),
+    [
+        # One of them is not ready: it is left out.
+        ([(READY,) * 4, (READY, UNREADY, READY, READY)], 0, {1, 3, 4}),
+        # None is ready: those that were listed stay, those that never were do not come.
+        ([(READY, READY, READY, UNREADY), (UNREADY,) * 4], 0, {1, 2, 3}),
+        ([(UNREADY,) * 4], 0, set()),
+        # The controller changes one pod after the other.
+        ([(READY,) * 4, *(((UNREADY,) * n + (READY,) * (4 - n)) for n in range(1, 5))], 10, {1, 2, 3, 4}),
+        ([(READY,) * 4, *(((UNREADY,) * n + (READY,) * (4 - n)) for n in range(1, 5))], 40, {3, 4}),
+        # Pods that end are left out all the same.
+        ([(READY,) * 4, (UNREADY,) * 4, (UNREADY, ENDING, UNREADY, UNREADY)], 1, {1, 3, 4}),
+        ([(READY,) * 4, (ENDING,) * 4], 1, set()),
+        # They stay for as long as it takes.
+        ([(READY,) * 4, *((UNREADY,) * 4,) * 9], 1000, {1, 2, 3, 4}),
+        # One is ready again: it does not get the load of all. With the second one, half of them are.
+        ([(READY,) * 4, (UNREADY,) * 4, (READY, UNREADY, UNREADY, UNREADY)], 1, {1, 2, 3, 4}),
+        ([(READY,) * 4, (UNREADY,) * 4, (READY, READY, UNREADY, UNREADY)], 1, {1, 2}),
+    ],
+)
+def test_pods_that_all_turn_unready_at_once_stay_listed(
+    states: list[tuple[tuple[bool, bool], ...]], seconds: float, listed: set[int]
+) -> None:
+    """`seconds`: time between two changes."""
+    times = itertools.count(step=seconds)
+    listing, found = Listing(lambda: next(times)), frozenset[str]()
+    for pods in states:
+        endpoints = [
+            endpoint(f"10.0.0.{number}", f"pod-{number}", ready=ready, terminating=terminating)
+            for number, (ready, terminating) in enumerate(pods, start=1)
+        ]
+        found = listing.update([endpoint_slice("a", "decode", endpoints)], "")
+    assert found == {f"10.0.0.{number}:50061" for number in listed}
 
 
 async def test_a_watch_that_ends_continues_from_its_last_version(api: KubeApi) -> None:

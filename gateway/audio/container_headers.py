@@ -18,6 +18,8 @@ def with_length(audio: bytes, encoding: Encoding, samples: int) -> bytes:
 
     A stream's header is sent before the length is known. Some readers need the length, such as libsndfile's `read`.
     """
+    if not audio:  # libsndfile writes no header for a FLAC without samples
+        return audio
     if encoding.number == audio_pb2.AUDIO_ENCODING_WAV:
         sizes = struct.pack("<I", len(audio) - 8), struct.pack("<I", len(audio) - _WAV_HEADER_BYTES)
         return audio[:4] + sizes[0] + audio[8 : _WAV_HEADER_BYTES - 4] + sizes[1] + audio[_WAV_HEADER_BYTES:]

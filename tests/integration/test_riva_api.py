@@ -148,7 +148,11 @@ async def test_the_configuration_lists_voices_and_options_reach_the_llm() -> Non
     async with api() as (r, stub):
         config = await stub.GetRivaSynthesisConfig(riva_tts_pb2.RivaSynthesisConfigRequest())
         (entry,) = config.model_config
-        assert dict(entry.parameters) == {"language_code": "en", "voice_name": "lighttts", "subvoices": "rms:0,slt:1"}
+        assert dict(entry.parameters) == {
+            "language_code": "en-US",
+            "voice_name": "lighttts",
+            "subvoices": "rms:0,slt:1",
+        }
         options = {"seed": "7", "speed": "1.5", "style": "calm"}
         await stub.Synthesize(Request(text="One.", custom_configuration=options))
         assert (r.llm.calls[0].start.style, r.llm.calls[0].start.speed) == ("calm", 1.5)
@@ -157,15 +161,15 @@ async def test_the_configuration_lists_voices_and_options_reach_the_llm() -> Non
 @pytest.mark.parametrize(
     ("fields", "words", "field"),
     [
-        ({"text": ""}, "empty", "text"),
-        ({"text": "?!"}, "only punctuation", "text"),
         ({"text": "a" * 30_000}, "20000", "text"),
         ({"voice_name": "bob"}, "known voices", "voice_name"),
         ({"language_code": "fr-FR"}, "does not speak", "language_code"),
         ({"encoding": 9}, "unknown encoding", "encoding"),
         ({"sample_rate_hz": 96000}, "8000 to 48000", "sample_rate_hz"),
         ({"sample_rate_hz": -1}, "8000 to 48000", "sample_rate_hz"),
-        ({"encoding": riva_common_pb2.OGGOPUS, "sample_rate_hz": 44100}, "48000", "sample_rate_hz"),
+        ({"encoding": riva_common_pb2.OGGOPUS, "sample_rate_hz": 44}, "8000 to 48000", "sample_rate_hz"),
+        ({"encoding": riva_common_pb2.OGGOPUS, "sample_rate_hz": 96000}, "8000 to 48000", "sample_rate_hz"),
+        ({"enable_word_time_offsets": True}, "not supported", "enable_word_time_offsets"),
         ({"custom_dictionary": "tts  tee tee ess"}, "not supported", "custom_dictionary"),
         ({"custom_configuration": {"mood": "x"}}, "unknown key", "custom_configuration"),
         ({"custom_configuration": {"speed": "nan"}}, "0.25 to 4", "custom_configuration"),
@@ -187,7 +191,37 @@ async def test_errors_name_riva_s_own_field(fields: dict[str, Any], words: str, 
         assert caught.value.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND)
         assert words in str(caught.value.details())
         assert field.encode() in dict(caught.value.trailing_metadata() or ())["grpc-status-details-bin"]
-        if fields.get("text") != "?!":  # a stream skips such a text
-            with pytest.raises(grpc.aio.AioRpcError):
-                await anext(aiter(stub.SynthesizeOnline(iter([request]))))
+        with pytest.raises(grpc.aio.AioRpcError):
+            await anext(aiter(stub.SynthesizeOnline(iter([request]))))
         assert (await stub.Synthesize(Request(text="One."))).audio
+
+
+@pytest.mark.parametrize("text", ["", " ", "?!", "—"])
+@pytest.mark.parametrize("encoding", [PCM, riva_common_pb2.FLAC])
+async def test_a_request_without_words_is_answered_without_sound(text: str, encoding: Any) -> None:
+    async with api() as (r, stub):
+        blank = Request(text=text, encoding=encoding, id=riva_common_pb2.RequestId(value="b"))
+        answer = await stub.Synthesize(blank)
+        assert (answer.audio, answer.id.value) == (b"", "b")
+        online = b"".join([response.audio async for response in stub.SynthesizeOnline(iter([blank]))])
+        assert online == b""
+        words = Request(text="One.", encoding=PCM, sample_rate_hz=24000)
+        blank = Request(text=text, encoding=PCM, sample_rate_hz=24000)
+        audio = b"".join(
+            [response.audio async for response in stub.SynthesizeOnline(iter([blank, words, blank, words]))]
+        )
+        assert len(audio) == 2 * samples("One.") * 2
+        assert [generation.ids for generation in r.llm.calls] == 2 * [ids_of("One.")]
+
+
+@pytest.mark.parametrize(("rate", "sent"), [(22050, 24000), (44100, 48000), (11025, 12000), (16000, 16000)])
+async def test_opus_at_a_rate_that_it_lacks_has_the_next_one_and_says_so(rate: int, sent: int) -> None:
+    async with api() as (_, stub):
+        request = Request(text="One.", encoding=riva_common_pb2.OGGOPUS, sample_rate_hz=rate)
+        for online in (False, True):
+            call = stub.SynthesizeOnline(iter([request])) if online else stub.Synthesize(request)
+            audio = b"".join([part.audio async for part in call]) if online else (await call).audio
+            # Ogg's header of Opus: the original rate, 12 bytes behind its mark.
+            assert struct.unpack_from("<I", audio, audio.index(b"OpusHead") + 12) == (sent,)
+            notes = [value for key, value in await call.trailing_metadata() if key == "x-light-tts-warning"]
+            assert any(f"{rate} Hz" in note and f"{sent} Hz" in note for note in notes) is (rate != sent)

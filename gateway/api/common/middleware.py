@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.common import tracing
+from services.common.rpc import UNREGISTERED
 from services.common.telemetry import REQUEST_ID_KEY, bind_request_id, given_or_new_request_id
 
 
@@ -51,5 +52,18 @@ class RequestId:
             await send(message)
 
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        with tracing.serving(f"{scope.get('method', 'WS')} {scope['path']}", headers):
-            await self._app(scope, receive, send_with_id)
+        with tracing.serving(UNREGISTERED, headers):
+            try:
+                await self._app(scope, receive, send_with_id)
+            finally:
+                tracing.rename(_span_name(scope))
+
+
+def _span_name(scope: Scope) -> str:
+    """Return method and path template of the route that the application found, so that clients cannot invent names."""
+    route = scope.get("route")
+    if route is None:
+        return UNREGISTERED
+    method = scope.get("method", "WS")
+    known = method == "WS" or method in (route.methods or ())
+    return f"{method if known else UNREGISTERED} {route.path}"

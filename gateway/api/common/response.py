@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway import metrics
 from gateway.api.common.fields import named_as
+from gateway.api.common.warnings import HEADER, lines
 from gateway.audio.container_headers import with_length
 from gateway.cache.synthesis import speech
 from gateway.session.context import GatewayContext
@@ -25,9 +26,6 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-WARNING_HEADER = b"x-light-tts-warning"
-MAX_WARNINGS, MAX_WARNING_BYTES = 8, 400
-"""Clients refuse headers of more than 8 to 16 kB together."""
 RATE_HEADER = "x-sample-rate"
 
 
@@ -118,14 +116,8 @@ class SpeechResponse(Response):
 
     async def _begin(self, send: Send) -> None:
         self._begun = True
-        self.raw_headers += [(WARNING_HEADER, _header_value(note)) for note in self._warnings[:MAX_WARNINGS]]
+        self.raw_headers += [(HEADER.encode(), line.encode()) for line in lines(self._warnings)]
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-
-
-def _header_value(note: tts_pb2.Warning) -> bytes:
-    """Return a warning on one line of ASCII: `code: message`."""
-    line = " ".join(f"{note.code}: {note.message}".removeprefix(": ").split())
-    return line.encode("ascii", "backslashreplace")[:MAX_WARNING_BYTES]
 
 
 async def audio_bytes(session: Events) -> AsyncGenerator[bytes]:

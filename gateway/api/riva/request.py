@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gateway.api.common.audio_upload import A_LAW, MU_LAW, PCM, as_wav, is_file
+from gateway.audio.formats import ENCODINGS, MIN_RATE
 from lighttts.compat import riva_common_pb2, riva_tts_pb2
 from lighttts.v1 import audio_pb2, tts_pb2
 from services.common.errors import InvalidInput, listed, quoted
@@ -21,6 +22,7 @@ FIELDS = {
     "language_code": "language_code",
     "custom_dictionary": "custom_dictionary",
     "custom_configuration": "custom_configuration",
+    "enable_word_time_offsets": "enable_word_time_offsets",
     "rate": "zero_shot_data.sample_rate_hz",
     "speed": "custom_configuration",
     "style": "custom_configuration",
@@ -42,13 +44,37 @@ _BARE_PROMPTS = {
 _CONFIGURATION = ("seed", "speed", "style")
 
 
+_REGIONS = {
+    "de": "de-DE",
+    "en": "en-US",
+    "es": "es-ES",
+    "fr": "fr-FR",
+    "it": "it-IT",
+    "ja": "ja-JP",
+    "ko": "ko-KR",
+    "ru": "ru-RU",
+    "yue": "yue-HK",
+    "zh": "zh-CN",
+}
+RATE_CHANGED = "sample_rate_changed"
+
+
+def language_code(language: str) -> str:
+    """Return a language of the model with a region, as Riva's clients expect it: en-US for en."""
+    return _REGIONS.get(language, language)
+
+
 def to_synthesis_config(
     request: riva_tts_pb2.SynthesizeSpeechRequest, languages: Iterable[str]
-) -> tts_pb2.SynthesisConfig:
-    """Return the request as our config. `languages`: those of the model. Raises InvalidInput.
+) -> tuple[tts_pb2.SynthesisConfig, list[tts_pb2.Warning]]:
+    """Return the request as our config, and notes about it. `languages`: those of the model. Raises InvalidInput.
 
-    `zero_shot_data.quality` and `enable_word_time_offsets` have no equivalent and are ignored.
+    `zero_shot_data.quality` has no equivalent and is ignored.
     """
+    if request.enable_word_time_offsets:
+        raise InvalidInput(
+            "times of words are not supported; leave enable_word_time_offsets unset", field="enable_word_time_offsets"
+        )
     _check_language(request.language_code, tuple(languages))
     if request.custom_dictionary:
         raise InvalidInput(
@@ -59,13 +85,22 @@ def to_synthesis_config(
         raise InvalidInput(f"unknown encoding; use one of {known}", field="encoding")
     config = _configured(dict(request.custom_configuration))
     config.audio.encoding = _ENCODINGS[request.encoding]
-    config.audio.sample_rate = request.sample_rate_hz
+    config.audio.sample_rate, notes = _rate(config.audio.encoding, request.sample_rate_hz)
     if request.HasField("zero_shot_data"):
         _add_prompt(config, request.zero_shot_data)
     else:
         name = request.voice_name
         config.voice_name = "" if name == VOICE_FAMILY else name.removeprefix(f"{VOICE_FAMILY}.")
-    return config
+    return config, notes
+
+
+def _rate(encoding: audio_pb2.AudioEncoding.ValueType, rate: int) -> tuple[int, list[tts_pb2.Warning]]:
+    """Return the rate to send: for an encoding that lacks the requested one, the next higher one it has, and a note."""
+    higher = [known for known in ENCODINGS[encoding].rates if known >= rate]
+    if rate < MIN_RATE or not higher or rate in higher:
+        return rate, []
+    message = f"OGGOPUS has no rate of {rate} Hz; the audio has {higher[0]} Hz"
+    return higher[0], [tts_pb2.Warning(code=RATE_CHANGED, message=message)]
 
 
 def _check_language(code: str, languages: tuple[str, ...]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import grpc.aio
 from gateway import metrics
 from gateway.api.common.fields import named_as
 from gateway.api.common.options import speech_options
+from gateway.api.common.warnings import WarningTrailers
 from gateway.api.riva import request as riva_request
 from gateway.api.riva.request import FIELDS
 from gateway.audio.container_headers import with_length
@@ -20,10 +22,10 @@ from gateway.auth.caller import current_caller
 from gateway.cache.synthesis import speech
 from gateway.session.context import GatewayContext
 from gateway.session.options import SpeechOptions, check_text, speakable
+from gateway.session.output import Events
 from gateway.session.session import FlushInput, Input, Session, TextInput, new_place
 from lighttts.compat import riva_common_pb2, riva_tts_pb2, riva_tts_pb2_grpc
 from lighttts.v1 import audio_pb2, tts_pb2
-from services.common.errors import InvalidInput
 
 if TYPE_CHECKING:
     Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -47,11 +49,12 @@ class RivaServicer(riva_tts_pb2_grpc.RivaSpeechSynthesisServicer):
 
     async def Synthesize(self, request: Request, context: Context) -> Response:
         with metrics.count_errors(API), named_as(FIELDS):
-            check_text(request.text, self._context.settings.max_text_chars)
             options = self._options(request)
             parts, rate, seconds = list[bytes](), 0, 0.0
-            async with speech(self._context, options, request.text) as session:
+            notes = WarningTrailers(context)
+            async with self._speech(options, request.text) as session:
                 async for event in session:
+                    notes.take(event)
                     match event:
                         case audio_pb2.AudioChunk():
                             parts.append(event.pcm)
@@ -64,12 +67,13 @@ class RivaServicer(riva_tts_pb2_grpc.RivaSpeechSynthesisServicer):
         """Speak the texts of the requests in order; requests with the same voice and format share a session."""
         with metrics.count_errors(API), named_as(FIELDS):
             request = await _next(request_iterator)
-            place = new_place()
+            place, notes = new_place(), WarningTrailers(context)
             while request is not None:
                 stretch = _Stretch(request, request_iterator)
                 options = self._options(request)
                 async with Session(self._context, options, stretch.inputs(), place=place) as session:
                     async for event in session:
+                        notes.take(event)
                         match event:
                             case audio_pb2.AudioChunk():
                                 for start in range(0, len(event.pcm), PART_BYTES):
@@ -90,13 +94,23 @@ class RivaServicer(riva_tts_pb2_grpc.RivaSpeechSynthesisServicer):
             for language in model.languages:
                 entry = response.model_config.add(model_name=model.name)
                 entry.parameters.update(
-                    language_code=language, voice_name=riva_request.VOICE_FAMILY, subvoices=subvoices
+                    language_code=riva_request.language_code(language),
+                    voice_name=riva_request.VOICE_FAMILY,
+                    subvoices=subvoices,
                 )
             return response
 
     def _options(self, request: Request) -> SpeechOptions:
-        config = riva_request.to_synthesis_config(request, self._context.voices.model.languages)
-        return speech_options(self._context, config)
+        config, notes = riva_request.to_synthesis_config(request, self._context.voices.model.languages)
+        return speech_options(self._context, config, *notes)
+
+    def _speech(self, options: SpeechOptions, text: str) -> contextlib.AbstractAsyncContextManager[Events]:
+        """Return the session that speaks a whole text. A text without words gets an answer without sound, as it does in
+        a conversation."""
+        if not speakable(text):
+            return Session(self._context, options, _silence())
+        check_text(text, self._context.settings.max_text_chars)
+        return speech(self._context, options, text)
 
 
 @dataclass
@@ -126,15 +140,17 @@ class _Stretch:
         while request is not None:
             await self._room.acquire()
             self._unspoken.append(request)
-            if not request.text:
-                raise InvalidInput("a request without text; send at least one word", field="text")
-            if speakable(request.text):  # agents send texts that are only a dash or an emoji: skip them
+            if speakable(request.text):  # agents send texts that are empty, or only a dash or an emoji: skip them
                 yield TextInput(request.text)
             yield FlushInput()
             request = await _next(self.requests)
             if request is not None and not _one_session(request, self.first):
                 self.following = request
                 return
+
+
+async def _silence() -> AsyncGenerator[Input]:
+    yield FlushInput()
 
 
 async def _next(requests: Requests) -> Request | None:

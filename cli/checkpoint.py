@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 from cli.finding import Finding
-from services.common.checkpoint.model_dir import CARD, FAMILIES, Family, ModelDir, ModelDirError, open_model_dir
+from services.common.checkpoint.model_dir import CARD, ModelDir, ModelDirError, open_model_dir
+from services.common.families import FAMILIES, family_of
+from services.common.families.family import ModelFamily
 
 # What each file is for, as shown to a user who lacks it (spec section 1).
 _TOKENIZER = "CosyVoice-BlankEN/"
@@ -15,13 +18,12 @@ _ROLES = {
     "flow.pt": "the decode service's flow",
     "hift.pt": "the decode service's vocoder",
     "campplus.onnx": "the speaker encoder: no voice can be extracted without it",
-    "speech_tokenizer_v2.onnx": "the speech tokenizer: no voice can be extracted without it",
-    "speech_tokenizer_v3.onnx": "the speech tokenizer: no voice can be extracted without it",
     _TOKENIZER + "config.json": "the language model's sizes",
     _TOKENIZER + "vocab.json": "the text tokenizer",
     _TOKENIZER + "merges.txt": "the text tokenizer",
 }
-_USED = {*_ROLES, CARD, "config.json", "README.md", "spk2info.pt", *(f"{family}.yaml" for family in FAMILIES)}
+_SPEECH_TOKENIZER = "the speech tokenizer: no voice can be extracted without it"
+_USED = {*_ROLES, CARD, "config.json", "README.md", "spk2info.pt", "style_config.json"}
 _LARGE = 50e6
 """Unused files above this size, in bytes, are listed."""
 
@@ -34,8 +36,8 @@ def examine_checkpoint(path: Path) -> Iterator[Finding]:
         return
     lacking = list(_lacking(path, family))
     for name in lacking:
-        remedy = f"`light-tts fetch {family} {path}` downloads the missing files of an official checkpoint"
-        yield Finding("fail", f"model {path}: {name} is missing ({_ROLES[name]})", remedy)
+        remedy = f"`light-tts fetch {family.name} {path}` downloads the missing files of an official checkpoint"
+        yield Finding("fail", f"model {path}: {name} is missing ({_ROLES.get(name, _SPEECH_TOKENIZER)})", remedy)
     try:
         model = open_model_dir(path)
     except ModelDirError as error:
@@ -43,16 +45,11 @@ def examine_checkpoint(path: Path) -> Iterator[Finding]:
             yield Finding("fail", f"model: {error}", "repair the named file or fetch the checkpoint again")
         return
     yield _summary(model)
-    yield from _unused(path)
+    yield from _other_files(model)
     yield from _check_weights(model)
     for graph in (model.speech_tokenizer, model.speaker_encoder):
         yield _check_graph(graph)
     yield from _check_speakers(model)
-
-
-def family_of(path: Path) -> Family | None:
-    """Return the family whose configuration file the directory holds, None without one."""
-    return next((family for family in FAMILIES if (path / f"{family}.yaml").is_file()), None)
 
 
 def _no_checkpoint(path: Path) -> Finding:
@@ -66,16 +63,15 @@ def _no_checkpoint(path: Path) -> Finding:
     inside = next((child for child in sorted(path.iterdir()) if child.is_dir() and family_of(child)), None)
     if inside is not None:
         return Finding("fail", f"model: {path} is not a model directory, but {inside} is", "use that one")
-    names = " nor ".join(f"{family}.yaml" for family in FAMILIES)
+    names = " nor ".join(family.yaml for family in FAMILIES)
     return Finding("fail", f"model: {path} is not a model directory: it holds neither {names}", remedy)
 
 
-def _lacking(path: Path, family: Family) -> Iterator[str]:
-    other = "speech_tokenizer_v2.onnx" if family == "cosyvoice3" else "speech_tokenizer_v3.onnx"
+def _lacking(path: Path, family: ModelFamily) -> Iterator[str]:
+    vocabulary = (_TOKENIZER + "vocab.json", _TOKENIZER + "merges.txt")
     whole_tokenizer = (path / _TOKENIZER / "tokenizer.json").is_file()
-    for name in _ROLES:
-        covered = whole_tokenizer and name in (_TOKENIZER + "vocab.json", _TOKENIZER + "merges.txt")
-        if name != other and not covered and not (path / name).is_file():
+    for name in (*family.required, *(() if whole_tokenizer else vocabulary)):
+        if not (path / name).is_file():
             yield name
 
 
@@ -83,18 +79,27 @@ def _summary(model: ModelDir) -> Finding:
     voices = ", ".join(voice.name for voice in model.card.voices) or "none"
     return Finding(
         "ok",
-        f"model {model.path}: {model.card.name}, {model.family}, {model.sample_rate} Hz, "
+        f"model {model.path}: {model.card.name}, {model.family.name}, {model.sample_rate} Hz, "
         f"languages {', '.join(model.card.languages)}, bundled voices {voices}",
     )
 
 
-def _unused(path: Path) -> Iterator[Finding]:
-    large = [file for file in sorted(path.rglob("*")) if file.is_file() and file.stat().st_size > _LARGE]
-    unused = [file for file in large if str(file.relative_to(path)) not in _USED and ".cache" not in file.parts]
-    if unused:
-        total = sum(file.stat().st_size for file in unused) / 1e9
-        names = ", ".join(str(file.relative_to(path)) for file in unused)
-        yield Finding("ok", f"unused by light-tts and safe to remove, {total:.1f} GB: {names}")
+def _other_files(model: ModelDir) -> Iterator[Finding]:
+    """Large files besides the needed ones: other weights of the llm, known exports, and what is not known."""
+    family, root = model.family, model.path
+    for variant in family.llm_variants:
+        if (root / family.llm_file(variant)).is_file():
+            yield Finding("ok", f"{family.llm_file(variant)}: LIGHTTTS_LLM_WEIGHTS={variant} selects these weights")
+    used = {*_USED, *family.required, family.yaml, *map(family.llm_file, family.llm_variants)}
+    large = [file for file in sorted(root.rglob("*")) if file.is_file() and file.stat().st_size > _LARGE]
+    others = {str(file.relative_to(root)): file.stat().st_size for file in large if ".cache" not in file.parts}
+    others = {name: size for name, size in others.items() if name not in used}
+    exports = [name for name in others if any(fnmatch(name, pattern) for pattern in family.unused)]
+    unknown = [name for name in others if name not in exports]
+    for names, words in ((exports, "unused by light-tts and safe to remove"), (unknown, "not read by light-tts")):
+        if names:
+            total = sum(others[name] for name in names) / 1e9
+            yield Finding("ok", f"{words}, {total:.1f} GB: {', '.join(names)}")
 
 
 def _check_weights(model: ModelDir) -> Iterator[Finding]:

@@ -11,19 +11,16 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import httpx
 
-from services.common.checkpoint.model_dir import Family, ModelDirError, open_model_dir
+from services.common.checkpoint.model_dir import ModelDirError, open_model_dir
+from services.common.families.family import ModelFamily
 
-REPOSITORIES: dict[Family, str] = {
-    "cosyvoice2": "FunAudioLLM/CosyVoice2-0.5B",
-    "cosyvoice3": "FunAudioLLM/Fun-CosyVoice3-0.5B-2512",
-}
 HUB = "https://huggingface.co"
 _OPTIONAL = ("README.md", "spk2info.pt", "config.json")
 SPARE_BYTES = 2**28
@@ -78,23 +75,27 @@ class RemoteFile:
 
 
 def fetch(
-    family: Family,
+    family: ModelFamily,
     directory: Path,
     progress: Progress,
     repository: str | None = None,
     sleep: Callable[[float], None] = time.sleep,
+    *,
+    variants: Sequence[str] = (),
 ) -> None:
     """Download the files of the checkpoint that `directory` lacks and verify all of them. Raises FetchError.
 
-    Another call after a failure resumes the download.
+    `variants` names further weights of the llm to download (`ModelFamily.llm_variants`). Another call after a failure
+    resumes the download.
     """
-    name = repository or REPOSITORIES[family]
+    name = repository or family.repository
+    needed = (*_needed(family), *(family.llm_file(variant) for variant in variants))
     hub = os.environ.get("HF_ENDPOINT", "").rstrip("/") or HUB
     token = os.environ.get("HF_TOKEN")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
         with httpx.Client(base_url=hub, headers=headers, follow_redirects=True, timeout=_TIMEOUT) as client:
-            commit, files = _list(client, name, family)
+            commit, files = _list(client, name, family.name, needed)
             _Download(client, f"/{name}/resolve/{commit}", directory, progress, sleep).run(name, files)
     except httpx.HTTPError as error:
         raise FetchError(f"cannot fetch {name} from {hub}: {_reason(error)}") from error
@@ -140,20 +141,13 @@ def _reason(error: httpx.HTTPError) -> str:
     return f"{detail}; run the same command again to resume, or name a mirror with HF_ENDPOINT"
 
 
-def _needed(family: Family) -> tuple[str, ...]:
+def _needed(family: ModelFamily) -> tuple[str, ...]:
     tokenizer = ("config.json", "vocab.json", "merges.txt", "tokenizer_config.json")
-    return (
-        f"{family}.yaml",
-        *(f"CosyVoice-BlankEN/{name}" for name in tokenizer),
-        "campplus.onnx",
-        f"speech_tokenizer_v{family[-1]}.onnx",
-        "hift.pt",
-        "flow.pt",
-        "llm.pt",
-    )
+    files = (family.yaml, *(f"CosyVoice-BlankEN/{name}" for name in tokenizer), *reversed(family.required))
+    return tuple(dict.fromkeys(files))
 
 
-def _list(client: httpx.Client, name: str, family: Family) -> tuple[str, list[RemoteFile]]:
+def _list(client: httpx.Client, name: str, family: str, needed: Sequence[str]) -> tuple[str, list[RemoteFile]]:
     """Return the repository's commit and the files to fetch, small ones first."""
     answer = client.get(f"/api/models/{name}", params={"blobs": "true"})
     answer.raise_for_status()
@@ -165,10 +159,10 @@ def _list(client: httpx.Client, name: str, family: Family) -> tuple[str, list[Re
         raise FetchError(
             f"the answer of {client.base_url} is not that of a model hub ({error!r}); check HF_ENDPOINT"
         ) from error
-    missing = [path for path in _needed(family) if path not in listed]
+    missing = [path for path in needed if path not in listed]
     if missing:
         raise FetchError(f"{name} lacks {', '.join(missing)}: it is not a {family} checkpoint")
-    return commit, [listed[path] for path in (*_OPTIONAL, *_needed(family)) if path in listed]
+    return commit, [listed[path] for path in (*_OPTIONAL, *needed) if path in listed]
 
 
 def _remote_file(entry: Mapping[str, Any]) -> RemoteFile:

@@ -29,6 +29,7 @@ from cli.local.stack import Stack, StackConfig
 from cli.progress import DownloadProgress
 from cli.say import check_speech, make_config, say_to_file, show_speech
 from gateway.auth.keys import NAME, key_hash, new_key
+from services.common.families import FAMILIES, family_named
 from services.common.settings import EMBEDDED_MODEL
 
 PROGRAM = sys.argv[0] if Path(sys.argv[0]).name == "light-tts" else "light-tts"
@@ -84,11 +85,8 @@ class PortChoice(StrEnum):
     free = "free"
 
 
-class CheckpointFamily(StrEnum):
-    """The checkpoints that `fetch` downloads."""
-
-    cosyvoice2 = "cosyvoice2"
-    cosyvoice3 = "cosyvoice3"
+CheckpointFamily = StrEnum("CheckpointFamily", [(family.name, family.name) for family in FAMILIES])  # type: ignore[misc]
+"""The checkpoints that `fetch` downloads."""
 
 
 def _show_version(wanted: bool) -> None:
@@ -281,19 +279,26 @@ def fetch(
     wait: Annotated[
         float, typer.Option(min=0, help="Do not download; wait this many seconds for another process to do it.")
     ] = 0,
+    llm: Annotated[
+        list[str] | None,
+        typer.Option(help="Also download these weights of the language model: rl (of cosyvoice3)."),
+    ] = None,
 ) -> None:
     """Download an official checkpoint from the Hugging Face hub and verify every checksum.
 
     Run the same command again to resume an interrupted download. HF_ENDPOINT
     names another hub or a mirror; HF_TOKEN is sent if it is set.
     """
-    target = directory or Path("models") / family.value
+    chosen, target = family_named(family.value), directory or Path("models") / family.value
+    if unknown := set(llm or ()) - set(chosen.llm_variants):
+        known = ", ".join(chosen.llm_variants) or "none"
+        fail(f"--llm {unknown.pop()}: {chosen.name} has these further weights of the language model: {known}")
     try:
         with DownloadProgress() as progress:
             if wait:
                 wait_for(target, wait, progress)
                 return
-            fetch_checkpoint(family.value, target, progress)
+            fetch_checkpoint(chosen, target, progress, variants=llm or ())
     except FetchError as error:
         fail(str(error))
     except KeyboardInterrupt:

@@ -94,7 +94,7 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
             model=loaded.identity,
             name=card.name,
             description=card.description,
-            family=loaded.model.family,
+            family=loaded.model.family.name,
             sample_rate=loaded.model.sample_rate,
             languages=card.languages,
             voices=loaded.voices.names,

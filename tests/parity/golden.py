@@ -18,6 +18,7 @@ import numpy as np
 
 from services.common.checkpoint.model_dir import ModelDir, open_model_dir
 from services.common.checkpoint.weights import read_weights
+from services.common.families import FAMILIES
 from services.decode.flow.model import Flow
 from services.decode.vocoder.build import build_vocoder
 from services.decode.vocoder.stream import Vocoder
@@ -26,10 +27,6 @@ from services.llm.model.model import SpeechLM, load_speech_lm
 
 class Absent(Exception):
     """The folder lacks a file or an array."""
-
-
-class NotBuilt(Exception):
-    """This implementation has no counterpart yet."""
 
 
 class Arrays(Mapping[str, np.ndarray]):
@@ -149,11 +146,6 @@ class Golden:
             if not self.has(name):
                 raise Absent(f"{name} is not in this folder")
 
-    def require_family(self, family: str, stage: str) -> None:
-        """Raises NotBuilt when the checkpoint's `stage` is of another family."""
-        if self.model.family != family:
-            raise NotBuilt(f"not built yet: {stage} of {self.model.family}")
-
     @cached_property
     def model(self) -> ModelDir:
         """The model directory. Files it lacks are stood in for by empty ones: checks `require` what they read."""
@@ -161,15 +153,14 @@ class Golden:
         root.mkdir()
         for file in self.path.iterdir():
             (root / file.name).symlink_to(file.resolve())
-        for name in ("llm.pt", "flow.pt", "hift.pt", "campplus.onnx", "speech_tokenizer_v2.onnx"):
+        for name in {name for family in FAMILIES for name in family.required if "/" not in name}:
             (root / name).touch()
-        (root / "speech_tokenizer_v3.onnx").touch()
         return open_model_dir(root)
 
     @cached_property
     def tolerance(self) -> Mapping[str, float]:
         """Largest error by stage."""
-        return read_tolerances(self._readme, _TOLERANCES[self.model.family])
+        return read_tolerances(self._readme, _TOLERANCES[self.model.family.name])
 
     @cached_property
     def informative(self) -> frozenset[str]:

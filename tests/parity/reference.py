@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from services.common.checkpoint.model_dir import VocoderConfig
+from services.common.checkpoint.vocoder_config import VocoderConfig
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tests.parity.golden import Absent, Golden, NotBuilt
+from tests.parity.golden import Absent, Golden
 from tests.parity.report import Row, Verdict
 
 Run = Callable[[Golden], Iterator[Row]]
@@ -45,8 +45,6 @@ def rows_of(one: Check, golden: Golden) -> list[Row]:
         rows.extend(one.run(golden))
     except Absent as reason:
         rows.append(Row(one.name, Verdict.ABSENT, note=str(reason)))
-    except NotBuilt as reason:
-        rows.append(Row(one.name, Verdict.SKIPPED, note=str(reason)))
     except Exception as error:  # noqa: BLE001 - a damaged folder may break anything; the row says what
         first_line = (str(error) or type(error).__name__).splitlines()[0]
         rows.append(Row(one.name, Verdict.FAIL, note=f"{type(error).__name__}: {first_line}"))

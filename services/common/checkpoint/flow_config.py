@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from services.common.checkpoint.yaml_nodes import Node
+from services.common.families.family import FlowKind
 
 Schedule = Literal["cosine", "linear"]
 UPSTREAM_STEPS = 10
@@ -18,7 +19,6 @@ UPSTREAM_UP_BLOCKS = 4
 """Blocks after upsampling of a directory without `num_up_blocks`: a constant of upstream's code too."""
 POSITION_GROUPS = 16
 """Groups of the DiT's position convolutions (spec section 9)."""
-_DIT_KEYS = ("dim", "depth", "dim_head", "ff_mult")
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class FlowConfig:
     estimator: UNetConfig | DiTConfig
 
 
-def read_flow(raw: Mapping[str, Any]) -> FlowConfig:
+def read_flow(raw: Mapping[str, Any], kind: FlowKind) -> FlowConfig:
     """Read the flow's part of a model directory's YAML. Raises NodeError."""
     root = Node(raw)
     flow = root.child("flow")
@@ -112,7 +112,7 @@ def read_flow(raw: Mapping[str, Any]) -> FlowConfig:
     # A directory may write the estimator's and the solver's values into the decoder's node directly.
     estimator = decoder.child("estimator") if "estimator" in decoder else decoder
     solver = decoder.child("cfm_params").child("content") if "cfm_params" in decoder else decoder
-    transformer = any(name in estimator for name in _DIT_KEYS)
+    transformer = kind == "convolution-dit"
     config = FlowConfig(
         vocab_size=flow.integer("vocab_size"),
         output_size=mel,

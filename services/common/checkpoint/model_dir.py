@@ -18,10 +18,11 @@ from typing import Any, Literal
 
 from services.common.checkpoint.flow_config import FlowConfig, read_flow
 from services.common.checkpoint.hyperyaml import read_hyper_yaml
+from services.common.checkpoint.vocoder_config import VocoderConfig, read_vocoder
 from services.common.checkpoint.yaml_nodes import NodeError
+from services.common.families import COSYVOICE2, FAMILIES, family_of
+from services.common.families.family import ModelFamily, SpeechIds
 
-Family = Literal["cosyvoice2", "cosyvoice3"]
-FAMILIES: tuple[Family, ...] = ("cosyvoice2", "cosyvoice3")
 CARD = "light-tts.yaml"
 
 
@@ -46,15 +47,15 @@ class LlmConfig:
     rope_theta: float = 1e6
     mix_ratio: tuple[int, int] = (5, 15)
     """Text to speech tokens in interleaved (bistream) order."""
-    family: Family = "cosyvoice2"
+    special: SpeechIds = COSYVOICE2.speech
 
     @property
     def eos(self) -> int:
-        return self.speech_tokens + (1 if self.family == "cosyvoice3" else 0)
+        return self.speech_tokens + self.special.eos
 
     @property
     def fill(self) -> int:
-        return self.speech_tokens + (3 if self.family == "cosyvoice3" else 2)
+        return self.speech_tokens + self.special.fill
 
 
 @dataclass(frozen=True)
@@ -67,43 +68,6 @@ class SamplingConfig:
     tau_r: float = 0.1
     min_token_text_ratio: float = 2.0
     max_token_text_ratio: float = 20.0
-
-
-@dataclass(frozen=True)
-class VocoderConfig:
-    """Mel to samples: HiFT (spec section 7)."""
-
-    in_channels: int = 80
-    base_channels: int = 512
-    nb_harmonics: int = 8
-    sample_rate: int = 24000
-    sine_amplitude: float = 0.1
-    noise_sigma: float = 0.003
-    voiced_threshold: float = 10.0
-    upsample_rates: tuple[int, ...] = (8, 5, 3)
-    upsample_kernels: tuple[int, ...] = (16, 11, 7)
-    istft_n_fft: int = 16
-    istft_hop: int = 4
-    resblock_kernels: tuple[int, ...] = (3, 7, 11)
-    resblock_dilations: tuple[tuple[int, ...], ...] = ((1, 3, 5),) * 3
-    source_kernels: tuple[int, ...] = (7, 7, 11)
-    source_dilations: tuple[tuple[int, ...], ...] = ((1, 3, 5),) * 3
-    lrelu_slope: float = 0.1
-    audio_limit: float = 0.99
-    f0_channels: int = 512
-    causal: bool = False
-    """CosyVoice3 (spec section 9): layers see the past only, but for the pitch's and the generator's first ones."""
-    conv_pre_look_right: int = 3
-    """Frames that the generator's first layer sees to the right."""
-    family: Family = "cosyvoice2"
-
-    @property
-    def hop(self) -> int:
-        """Samples per mel frame (480 at 24 kHz)."""
-        samples = self.istft_hop
-        for rate in self.upsample_rates:
-            samples *= rate
-        return samples
 
 
 @dataclass(frozen=True)
@@ -156,7 +120,7 @@ class ModelDir:
     """An opened model directory. Paths are checked to exist; weights are read by `checkpoint.weights`."""
 
     path: Path
-    family: Family
+    family: ModelFamily
     sample_rate: int
     token_rate: int
     llm: LlmConfig
@@ -174,7 +138,7 @@ class ModelDir:
 
     @property
     def speech_tokenizer(self) -> Path:
-        return self.path / f"speech_tokenizer_v{'3' if self.family == 'cosyvoice3' else '2'}.onnx"
+        return self.path / self.family.speech_tokenizer
 
     @property
     def speaker_encoder(self) -> Path:
@@ -193,32 +157,27 @@ def open_model_dir(path: str | Path) -> ModelDir:
     root = Path(path)
     if not root.is_dir():
         raise ModelDirError(f"model directory {root} does not exist; set LIGHTTTS_MODEL_DIR to an existing one")
-    family = next((f for f in FAMILIES if (root / f"{f}.yaml").is_file()), None)
+    family = family_of(root)
     if family is None:
-        raise ModelDirError(f"{root} has none of {', '.join(f'{f}.yaml' for f in FAMILIES)}: not a model directory")
-    version = "3" if family == "cosyvoice3" else "2"
-    needed = ["llm.pt", "flow.pt", "hift.pt", "campplus.onnx", f"speech_tokenizer_v{version}.onnx"]
-    needed += ["CosyVoice-BlankEN/config.json"]
-    missing = [name for name in needed if not (root / name).is_file()]
+        raise ModelDirError(f"{root} has none of {', '.join(f.yaml for f in FAMILIES)}: not a model directory")
+    missing = [name for name in family.required if not (root / name).is_file()]
     if missing:
         raise ModelDirError(f"{root} lacks {', '.join(missing)}; fetch the checkpoint again")
-    raw = _read_yaml(root / f"{family}.yaml")
+    raw = _read_yaml(root / family.yaml)
     qwen = _read_json(root / "CosyVoice-BlankEN" / "config.json")
     card = _read_card(root)
     try:
         return _build(root, family, raw, qwen, card)
     except NodeError as error:
-        raise ModelDirError(f"{root / f'{family}.yaml'}: {error}") from error
+        raise ModelDirError(f"{root / family.yaml}: {error}") from error
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise ModelDirError(f"{root / f'{family}.yaml'}: missing or malformed node ({error!r})") from error
+        raise ModelDirError(f"{root / family.yaml}: missing or malformed node ({error!r})") from error
 
 
-def _build(root: Path, family: Family, raw: Mapping[str, Any], qwen: Mapping[str, Any], card: Card) -> ModelDir:
-    llm, hift = raw["llm"], raw["hift"]
-    mel = raw.get("feat_extractor", {})
+def _build(root: Path, family: ModelFamily, raw: Mapping[str, Any], qwen: Mapping[str, Any], card: Card) -> ModelDir:
+    llm, mel = raw["llm"], _mel(raw, family)
     heads = int(qwen["num_attention_heads"])
     config = _read_json(root / "config.json") if (root / "config.json").is_file() else {}
-    defaults = VocoderConfig()
     return ModelDir(
         path=root,
         family=family,
@@ -236,7 +195,7 @@ def _build(root: Path, family: Family, raw: Mapping[str, Any], qwen: Mapping[str
             rms_norm_eps=float(qwen.get("rms_norm_eps", 1e-6)),
             rope_theta=float(qwen.get("rope_theta", 1e6)),
             mix_ratio=(int(llm["mix_ratio"][0]), int(llm["mix_ratio"][1])),
-            family=family,
+            special=family.speech,
         ),
         sampling=SamplingConfig(
             top_p=float(llm["sampling"]["top_p"]),
@@ -246,54 +205,26 @@ def _build(root: Path, family: Family, raw: Mapping[str, Any], qwen: Mapping[str
             min_token_text_ratio=float(config.get("min_token_text_ratio", 2)),
             max_token_text_ratio=float(config.get("max_token_text_ratio", 20)),
         ),
-        flow=read_flow(raw),
-        vocoder=VocoderConfig(
-            in_channels=int(hift.get("in_channels", 80)),
-            base_channels=int(hift["base_channels"]),
-            nb_harmonics=int(hift["nb_harmonics"]),
-            sample_rate=int(hift.get("sampling_rate", raw["sample_rate"])),
-            sine_amplitude=float(hift.get("nsf_alpha", defaults.sine_amplitude)),
-            noise_sigma=float(hift.get("nsf_sigma", defaults.noise_sigma)),
-            voiced_threshold=float(hift.get("nsf_voiced_threshold", defaults.voiced_threshold)),
-            upsample_rates=_ints(hift["upsample_rates"]),
-            upsample_kernels=_ints(hift["upsample_kernel_sizes"]),
-            istft_n_fft=int(hift["istft_params"]["n_fft"]),
-            istft_hop=int(hift["istft_params"]["hop_len"]),
-            resblock_kernels=_ints(hift["resblock_kernel_sizes"]),
-            resblock_dilations=tuple(_ints(d) for d in hift["resblock_dilation_sizes"]),
-            source_kernels=_ints(hift["source_resblock_kernel_sizes"]),
-            source_dilations=tuple(
-                _ints(d) for d in hift.get("source_resblock_dilation_sizes", defaults.source_dilations)
-            ),
-            lrelu_slope=float(hift.get("lrelu_slope", defaults.lrelu_slope)),
-            audio_limit=float(hift.get("audio_limit", defaults.audio_limit)),
-            f0_channels=int(hift["f0_predictor"]["cond_channels"]),
-            causal=family == "cosyvoice3",
-            conv_pre_look_right=int(hift["conv_pre_look_right"]) if family == "cosyvoice3" else 3,
-            family=family,
-        ),
-        mel=MelConfig(
-            sample_rate=int(mel.get("sampling_rate", raw["sample_rate"])),
-            n_fft=int(mel.get("n_fft", 1920)),
-            hop=int(mel.get("hop_size", 480)),
-            window=int(mel.get("win_size", 1920)),
-            bins=int(mel.get("num_mels", 80)),
-            fmin=float(mel.get("fmin", 0)),
-            fmax=_fmax(mel, family),
-        ),
+        flow=read_flow(raw, family.flow),
+        vocoder=read_vocoder(raw, family.vocoder, mel.hop),
+        mel=mel,
         card=card,
         raw=raw,
     )
 
 
-def _fmax(mel: Mapping[str, Any], family: Family) -> float | None:
-    default = 8000.0 if family == "cosyvoice2" else None
-    value = mel.get("fmax", default)
-    return None if value is None else float(value)
-
-
-def _ints(values: Any) -> tuple[int, ...]:
-    return tuple(int(v) for v in values)
+def _mel(raw: Mapping[str, Any], family: ModelFamily) -> MelConfig:
+    mel = raw.get("feat_extractor", {})
+    fmax = mel.get("fmax", family.mel_fmax)
+    return MelConfig(
+        sample_rate=int(mel.get("sampling_rate", raw["sample_rate"])),
+        n_fft=int(mel.get("n_fft", 1920)),
+        hop=int(mel.get("hop_size", 480)),
+        window=int(mel.get("win_size", 1920)),
+        bins=int(mel.get("num_mels", 80)),
+        fmin=float(mel.get("fmin", 0)),
+        fmax=None if fmax is None else float(fmax),
+    )
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

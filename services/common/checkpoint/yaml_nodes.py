@@ -59,6 +59,13 @@ class Node:
             raise self.error(name, f"is {values!r}, expected a list of whole numbers")
         return [Node({name: value}, self._path).integer(name) for value in values]
 
+    def rows(self, name: str) -> tuple[tuple[int, ...], ...]:
+        """Return a list of lists of whole numbers of at least 1."""
+        rows = self._value(name, _REQUIRED)
+        if not isinstance(rows, list):
+            raise self.error(name, f"is {rows!r}, expected a list of lists")
+        return tuple(tuple(Node({name: row}, self._path).integers(name)) for row in rows)
+
     def only(self, name: str, *supported: Any, default: Any = _REQUIRED) -> Any:
         """Return the value, which must be one of `supported`; a missing one is `default`."""
         value = self._value(name, default)

@@ -86,5 +86,5 @@ def voice_identity(model: ModelDir) -> str:
     """
     names = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json")
     tokenizer = [path for path in (model.tokenizer_dir / name for name in names) if path.is_file()]
-    yaml = model.path / f"{model.family}.yaml"
+    yaml = model.path / model.family.yaml
     return model_identity([yaml, model.speaker_encoder, model.speech_tokenizer, *tokenizer])

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from services.common.checkpoint.model_dir import VocoderConfig
+from services.common.checkpoint.vocoder_config import VocoderConfig
 from services.decode.vocoder.pitch import reach_of_pitch
 from services.decode.vocoder.stream import Context, Vocoder, VocoderState
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from services.common.checkpoint.model_dir import VocoderConfig
+from services.common.checkpoint.vocoder_config import VocoderConfig
 from services.decode.vocoder.conv import Conv, RepeatUp, zeros_around
 
 _MAX_MAGNITUDE = 100.0

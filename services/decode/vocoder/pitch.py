@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from services.common.checkpoint.model_dir import VocoderConfig
+from services.common.checkpoint.vocoder_config import VocoderConfig
 from services.decode.vocoder.conv import Conv
 
 

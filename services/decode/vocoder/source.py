@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from services.common.checkpoint.model_dir import VocoderConfig
+from services.common.checkpoint.vocoder_config import VocoderConfig
 from services.decode.vocoder.pitch import hold_phase, interpolate_phase, voiced
 
 NOISE_PERIOD = 2**18

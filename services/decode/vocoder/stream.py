@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from services.common.checkpoint.model_dir import VocoderConfig
+from services.common.checkpoint.vocoder_config import VocoderConfig
 from services.common.checkpoint.weights import load_strict
 from services.decode.vocoder.hift import Generator
 from services.decode.vocoder.pitch import PitchPredictor, accumulate, cycles_per_frame

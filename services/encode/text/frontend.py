@@ -12,9 +12,6 @@ from services.encode.text import special_tokens
 from services.encode.text.normalise import Normaliser, language_of, only_punctuation
 from services.encode.text.tokenizer import TextTokenizer
 
-_ASSISTANT = "You are a helpful assistant."
-COSYVOICE3_PREFIX = f"{_ASSISTANT}{special_tokens.END_OF_PROMPT}"
-"""Precedes the transcript of a CosyVoice3 prompt, or a text without one (spec section 9)."""
 MAX_ACCOMPANYING = 4000
 """Longest transcript or instruction in characters, several times what a prompt of 30 seconds holds. This bounds the
 time that either takes."""
@@ -37,7 +34,7 @@ class TextFrontend:
         self.tokenizer = TextTokenizer(model)
         self.normaliser = normaliser
         self.split = model.card.split
-        self._family = model.family
+        self._rules = model.family.text
         self._languages = frozenset(model.card.languages)
 
     def check(self, text: str, *, field: str = "text") -> None:
@@ -75,11 +72,7 @@ class TextFrontend:
                 "this model does not support instructions; omit the instruction and speak zero-shot or cross-lingual",
                 field="instruct_text",
             )
-        if special_tokens.END_OF_PROMPT not in text:
-            if self._family == "cosyvoice3":
-                text = f"{_ASSISTANT} {text}{special_tokens.END_OF_PROMPT}" if text else COSYVOICE3_PREFIX
-            elif text:
-                text += special_tokens.END_OF_PROMPT
+        text = self._rules.instruction(text)
         return tuple(self.tokenizer.encode(text, field="instruct_text")) if text else ()
 
     def prompt_ids(self, transcript: str) -> NDArray[np.int32]:
@@ -94,10 +87,9 @@ class TextFrontend:
         if only_punctuation(regex.sub(r"\s", "", text)):
             raise InvalidInput("transcript has no words; send the words of the prompt audio", field="transcript")
         self.check(text, field="transcript")
-        if self._family == "cosyvoice3":
-            text = text if special_tokens.END_OF_PROMPT in text else COSYVOICE3_PREFIX + text
-        else:
+        if not self._rules.prompts_end:
             text = self.normaliser(text, language_of(text))
+        text = self._rules.transcript(text)
         return np.array(self.tokenizer.encode(text, field="transcript"), dtype=np.int32)
 
 

@@ -8,11 +8,11 @@ import regex
 
 from services.encode.text import special_tokens
 
-_TOKENS = sorted({*special_tokens.COSYVOICE3, special_tokens.END_OF_TEXT}, key=len, reverse=True)
+_TOKENS = sorted({*special_tokens.ALL, special_tokens.END_OF_TEXT}, key=len, reverse=True)
 PROTECTED = regex.compile(
     r"<\|[^<>|\s]{1,40}\|>|\[pause:[^\[\]\s]{1,12}\]|" + "|".join(regex.escape(token) for token in _TOKENS)
 )
-"""A control token, a pause, or a special token of either family (`[laughter]`, `<strong>`, `[AA0]`)."""
+"""A control token, a pause, or a special token of any family (`[laughter]`, `<strong>`, `[AA0]`)."""
 
 
 def outside_protected(text: str, change: Callable[[str], str]) -> str:

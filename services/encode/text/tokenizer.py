@@ -26,7 +26,7 @@ class TextTokenizer:
     def __init__(self, model: ModelDir) -> None:
         """Raises ModelDirError if the directory's tokenizer files are missing or damaged."""
         self._tokenizer = _load(model.tokenizer_dir)
-        specials = special_tokens.COSYVOICE3 if model.family == "cosyvoice3" else special_tokens.COSYVOICE2
+        specials = model.family.text.special_tokens
         _add_specials(self._tokenizer, (special_tokens.END_OF_TEXT, *specials))
         self._specials = frozenset(specials)
         self._rows = model.llm.text_vocab

@@ -32,8 +32,7 @@ class TextMissing(RequestError):
 
 def special_ids(config: LlmConfig) -> range:
     """The ids after the speech ids, used or not; the speech embedding and the output layer have rows for them."""
-    count = 3 if config.family == "cosyvoice2" else 200
-    return range(config.speech_tokens, config.speech_tokens + count)
+    return range(config.speech_tokens, config.speech_tokens + config.special.rows)
 
 
 class InputCodes:
@@ -43,9 +42,10 @@ class InputCodes:
         self._first_special = config.text_vocab
         self._first_speech = config.text_vocab + 2
         # CosyVoice3 has no llm_embedding: sos and task are rows V and V+2 of speech_embedding (spec section 9).
-        special = config.family == "cosyvoice2"
-        self.sos = self._first_special if special else self.speech(config.speech_tokens)
-        self.task = self._first_special + 1 if special else self.speech(config.speech_tokens + 2)
+        rows = config.special.prompt_rows
+        first = self._first_special if rows is None else self.speech(config.speech_tokens)
+        sos, task = rows or (0, 1)
+        self.sos, self.task = first + sos, first + task
 
     def speech(self, speech_id: int) -> int:
         return self._first_speech + speech_id

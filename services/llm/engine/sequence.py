@@ -21,9 +21,6 @@ from services.llm.engine.layout import (
     WholeText,
 )
 
-# CosyVoice3 ids of silence (spec section 4.7): at most MAX_SILENT_RUN consecutive ones are spoken.
-SILENT_IDS = frozenset({1, 2, 28, 29, 55, 248, 494, 2241, 2242, 2322, 2323})
-MAX_SILENT_RUN = 5
 MIN_SPEED, MAX_SPEED = 0.1, 10.0
 
 
@@ -210,11 +207,12 @@ class Sequence:
         return TokensEvent(ids, (token,), last, outcome.finish)
 
     def _too_silent(self, token: int) -> bool:
-        if self.model.family != "cosyvoice3" or token not in SILENT_IDS:
+        special = self.model.llm.special
+        if token not in special.silent:
             self.silent_run = 0
             return False
         self.silent_run += 1
-        return self.silent_run > MAX_SILENT_RUN
+        return self.silent_run > special.longest_silence
 
     def _replay(self, token: int) -> tuple[int, ...]:
         if not self.layout.ready:

@@ -147,12 +147,12 @@ class SpeechLM(nn.Module):
     def __init__(self, config: LlmConfig) -> None:
         super().__init__()
         speech_vocab = special_ids(config).stop
-        special = config.family == "cosyvoice2"
+        own_rows = config.special.prompt_rows is None
         self.config = config
         self.llm = _Pretrained(config)
-        self.llm_embedding = nn.Embedding(2, config.hidden_size) if special else None
+        self.llm_embedding = nn.Embedding(2, config.hidden_size) if own_rows else None
         self.speech_embedding = nn.Embedding(speech_vocab, config.hidden_size)
-        self.llm_decoder = nn.Linear(config.hidden_size, speech_vocab, bias=special)
+        self.llm_decoder = nn.Linear(config.hidden_size, speech_vocab, bias=config.special.output_bias)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -112,7 +112,7 @@ def prompt_of(start: llm_pb2.GenerateStart, voice: Voice, order: TextOrder, end_
 
 def end_of_prompt_id(model: ModelDir) -> int | None:
     """Return the id of `<|endofprompt|>`; None if the model's prompts have none (CosyVoice2). Raises ModelDirError."""
-    if model.family != "cosyvoice3":
+    if not model.family.text.prompts_end:
         return None
     path = model.tokenizer_dir / "vocab.json"
     try:

@@ -87,7 +87,7 @@ def _prompt(golden: Golden, arrays: Arrays) -> Prompt:
     """CosyVoice3's prompt text goes directly after sos up to and including its end-of-prompt token (section 9)."""
     text, speech = ids(arrays["prompt_text"]), ids(arrays["prompt_speech_token"])
     border = 0
-    if golden.model.family == "cosyvoice3":
+    if golden.model.family.text.prompts_end:
         end = TextTokenizer(golden.model).token_id(special_tokens.END_OF_PROMPT)
         border = text.index(end) + 1 if end in text else 0
     return Prompt(text[border:], speech, text[:border])

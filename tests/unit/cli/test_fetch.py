@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from cli.fetch import REPOSITORIES, FetchError, fetch, wait_for
+from cli.fetch import FetchError, fetch, wait_for
 from services.common.checkpoint.model_dir import open_model_dir
+from services.common.families import COSYVOICE2
 from tests.support.model_hub import ModelHub
 
 MINI = Path(__file__).parents[2] / "data" / "cosyvoice2-mini"
@@ -22,7 +23,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModelHub]:
     files = {name: (MINI / name).read_bytes() for name in NAMES}
     tokenizer = MINI / "CosyVoice-BlankEN"
     files |= {f"CosyVoice-BlankEN/{path.name}": path.read_bytes() for path in tokenizer.iterdir()}
-    with ModelHub(REPOSITORIES["cosyvoice2"], files) as served:
+    with ModelHub(COSYVOICE2.repository, files) as served:
         monkeypatch.setenv("HF_ENDPOINT", served.url)
         yield served
 
@@ -47,13 +48,13 @@ class Shown:
 
 def run(directory: Path, repository: str | None = None) -> Shown:
     shown = Shown()
-    fetch("cosyvoice2", directory, shown, repository, sleep=lambda seconds: None)
+    fetch(COSYVOICE2, directory, shown, repository, sleep=lambda seconds: None)
     return shown
 
 
 def test_a_complete_checkpoint(hub: ModelHub, tmp_path: Path) -> None:
     shown = run(tmp_path / "model")
-    assert open_model_dir(tmp_path / "model").family == "cosyvoice2"
+    assert open_model_dir(tmp_path / "model").family is COSYVOICE2
     assert (tmp_path / "model" / "llm.pt").read_bytes() == hub.files["llm.pt"]
     assert not (tmp_path / "model" / "CosyVoice-BlankEN" / "model.safetensors").exists()
     assert ("llm.pt", len(hub.files["llm.pt"]), 0) in shown.files

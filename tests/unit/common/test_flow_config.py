@@ -20,9 +20,11 @@ from services.common.checkpoint.flow_config import (
 from services.common.checkpoint.hyperyaml import read_hyper_yaml
 from services.common.checkpoint.model_dir import ModelDirError, open_model_dir
 from services.common.checkpoint.yaml_nodes import NodeError
+from services.common.families import COSYVOICE2, COSYVOICE3
 
 DATA = Path(__file__).parents[2] / "data"
 RAW = {family: read_hyper_yaml(DATA / f"cosyvoice{family}-mini" / f"cosyvoice{family}.yaml") for family in (2, 3)}
+KINDS = {2: COSYVOICE2.flow, 3: COSYVOICE3.flow}
 ESTIMATOR, CFM = "flow.decoder.estimator", "flow.decoder.cfm_params.content"
 REMOVED = object()
 
@@ -43,10 +45,10 @@ def edited(family: int, path: str, value: Any) -> dict[str, Any]:
 
 def test_the_minis_are_read() -> None:
     solver = SolverConfig(steps=10, schedule="cosine", cfg_rate=0.7)
-    assert read_flow(RAW[2]) == FlowConfig(
+    assert read_flow(RAW[2], KINDS[2]) == FlowConfig(
         6561, 80, 192, 3, 2, 25, solver, ConformerConfig(48, 48, 4, 96, 2, 4), UNetConfig(32, 2, 32, 2, 2)
     )
-    assert read_flow(RAW[3]) == FlowConfig(
+    assert read_flow(RAW[3], KINDS[3]) == FlowConfig(
         6561, 80, 192, 3, 2, 25, solver, ConvolutionConfig(80, 48), DiTConfig(64, 3, 4, 16, 2)
     )
 
@@ -55,9 +57,9 @@ def test_the_minis_are_read() -> None:
 def test_steps_schedule_and_guidance_are_the_checkpoints(family: int) -> None:
     raw = edited(family, f"{CFM}.n_timesteps", 4)
     raw["flow"]["decoder"]["cfm_params"]["content"] |= {"inference_cfg_rate": 0, "t_scheduler": "linear"}
-    solver = read_flow(raw).solver
+    solver = read_flow(raw, KINDS[family]).solver
     assert solver == SolverConfig(steps=4, schedule="linear", cfg_rate=0.0)
-    assert (solver.rows, read_flow(RAW[family]).solver.rows) == (1, 2)
+    assert (solver.rows, read_flow(RAW[family], KINDS[family]).solver.rows) == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +96,7 @@ def test_steps_schedule_and_guidance_are_the_checkpoints(family: int) -> None:
 )
 def test_a_value_that_is_not_implemented_is_refused_by_name(family: int, path: str, value: Any) -> None:
     with pytest.raises(NodeError, match=path.replace(".", r"\.")):
-        read_flow(edited(family, path, value))
+        read_flow(edited(family, path, value), KINDS[family])
 
 
 @pytest.mark.parametrize(
@@ -117,15 +119,15 @@ def test_a_value_that_is_not_implemented_is_refused_by_name(family: int, path: s
 )
 def test_a_missing_value_is_named(family: int, path: str) -> None:
     with pytest.raises(NodeError, match=path.replace(".", r"\.") + " is missing"):
-        read_flow(edited(family, path, REMOVED))
+        read_flow(edited(family, path, REMOVED), KINDS[family])
 
 
 @pytest.mark.parametrize("value", ["10", True, 0, 2.5, None, []])
 def test_a_value_of_the_wrong_type_is_named(value: Any) -> None:
     with pytest.raises(NodeError, match=r"content\.n_timesteps is .*, expected a whole number of at least 1"):
-        read_flow(edited(3, f"{CFM}.n_timesteps", value))
+        read_flow(edited(3, f"{CFM}.n_timesteps", value), KINDS[3])
     with pytest.raises(NodeError, match=r"flow\.pre_lookahead_layer is .*, expected a mapping"):
-        read_flow(edited(3, "flow.pre_lookahead_layer", value))
+        read_flow(edited(3, "flow.pre_lookahead_layer", value), KINDS[3])
 
 
 def test_the_error_of_a_directory_names_the_file(tmp_path: Path) -> None:

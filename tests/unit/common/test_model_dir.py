@@ -34,7 +34,7 @@ def _copy(source: Path, to: Path) -> None:
 
 def test_the_embedded_voice_opens() -> None:
     model = open_model_dir(TINY)
-    assert (model.family, model.sample_rate, model.token_rate) == ("cosyvoice2", 24000, 25)
+    assert (model.family.name, model.sample_rate, model.token_rate) == ("cosyvoice2", 24000, 25)
     assert (model.llm.hidden_size, model.llm.num_layers, model.llm.speech_tokens, model.llm.text_vocab) == (
         256,
         5,

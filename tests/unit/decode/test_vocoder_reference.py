@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from services.common.checkpoint.model_dir import VocoderConfig, open_model_dir
+from services.common.checkpoint.model_dir import open_model_dir
+from services.common.checkpoint.vocoder_config import VocoderConfig
 from services.common.checkpoint.weights import read_weights
 from services.decode.vocoder.context import layer_bound
 from services.decode.vocoder.stream import Vocoder

@@ -18,6 +18,7 @@ import torch
 
 from lighttts.v1 import llm_pb2
 from services.common.checkpoint.model_dir import ModelDir, ModelDirError, open_model_dir
+from services.common.families import COSYVOICE3
 from services.common.voices.voice import Voice
 from services.llm import loading
 from services.llm.engine.layout import Prompt
@@ -66,7 +67,7 @@ def voice(text: list[int], speech: list[int]) -> Voice:
 
 
 def test_an_instruction_follows_sos_directly_in_interleaved_order(mini_dir: ModelDir, tmp_path: Path) -> None:
-    third = replace(mini_dir, family="cosyvoice3", path=CV3)
+    third = replace(mini_dir, family=COSYVOICE3, path=CV3)
     boundary = end_of_prompt_id(third)
     assert boundary == 403
     assert end_of_prompt_id(mini_dir) is None

@@ -120,6 +120,7 @@ format: setup protos ## Format the Python code, sort its imports, and generate s
 	@$(BIN)/python -m tools.chart.schema helm/values.schema.json
 	@$(BIN)/python -m tools.dashboards helm/dashboards
 	@$(BIN)/python -m tools.settings_reference docs/settings.md
+	@$(BIN)/python -m tools.text_reference docs/text.md
 	@$(BIN)/python -m tools.versions helm/Chart.yaml
 
 keep-protos: .venv/.ready ## Keep the protos of this version for the checks of the next one (once per release)

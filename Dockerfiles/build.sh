@@ -6,7 +6,7 @@
 #   IMAGES      registry and path before the names (default: docker.io/light-tts)
 #   VERSION     the tag (default: the version in pyproject.toml)
 #   TENSORRT    yes puts TensorRT into decode's CUDA variant
-#   EXTRAS      extras of the gateway (default: k8s,redis,otel; aac is the other)
+#   EXTRAS      extras of all images (default: k8s,redis,otel; aac is the other)
 #   BUILD_FLAGS further arguments of every build, such as an index: --build-arg PIP_EXTRA_INDEX_URL=...
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -36,7 +36,7 @@ build() {  # dockerfile, tag, further arguments
 case $action in
   build)
     build base "$base" --build-arg "EXTRAS=${EXTRAS:-k8s,redis,otel}"
-    build base "$base-$variant" --build-arg EXTRAS=k8s,redis,otel,models,text --build-arg "VARIANT=$variant"
+    build base "$base-$variant" --build-arg "EXTRAS=${EXTRAS:-k8s,redis,otel},models" --build-arg "VARIANT=$variant"
     build gateway "$images/light-tts-gateway:$version" --build-arg "BASE=$base"
     for service in encode llm; do
       build "$service" "$images/light-tts-$service:$version-$variant" --build-arg "BASE=$base-$variant"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -22,15 +23,22 @@ class EncodeSettings(ModelServiceSettings):
     """ONNX Runtime execution providers in order of preference."""
     onnx_threads: int = Field(default=1, ge=1)
     """Threads of one graph run."""
-    normaliser: Literal["auto", "wetext", "builtin"] = "auto"
-    """Reads numbers and symbols: wetext, the built-in rules, or (auto) wetext if it is installed."""
+    normaliser: Literal["auto", "wetext", "builtin", "upstream"] = "auto"
+    """How numbers and symbols are read. wetext: our rules, and for Chinese wetext; builtin: our rules alone, which leave
+    most digits in Chinese text as they are; auto: wetext if it is installed; upstream: only the rules of the model
+    family."""
+    text_cleaning: bool = True
+    """Leave out what cannot be spoken: emoji, drawings, invisible characters, Markdown marks. Their text stays."""
+    lexicon: Path | None = None
+    """JSON file of pronunciations: {"phrase": "respelling"} or {"phrase": {"ipa": "..."}}, with ipa, arpabet or pinyin.
+    It is read again when it changes."""
     text_threads: int = Field(default=2, ge=1)
     """Threads that encode text. Streams take turns, one step of about 400 characters each, so that long texts do not
     delay short ones."""
     max_text_chars: int = Field(default=20_000, ge=1)
     """Longest text of one stream, in characters."""
     text_idle_seconds: float = Field(default=0.3, gt=0)
-    """Interleaved text: after this time without new text, the text held back is released."""
+    """After this time without new text, a held sentence that ends in a stop is spoken, and interleaved text whole."""
     max_prompt_bytes: int = Field(default=20 * 2**20, ge=1)
     """Largest prompt audio file, in bytes."""
     max_uploads: int = Field(default=64, ge=1)

@@ -1,12 +1,11 @@
-"""Converts written text to words as they are read (spec sections 2.1 and 2.2).
+"""Converts written text to words as they are read.
 
-Applies the rules of the model family, and for English some rules of our own where the family's rule ("spell every run
-of digits") is wrong: 3.5, 1,234, 10:30, 3rd, Mr., U.S., 50%. Dates and telephone numbers are known to be read wrong,
-and years are read as numbers.
+English is read by the rules in `reading/english`, Chinese by the package `wetext` with the rules in `reading/chinese`
+before and after it, and digits of other languages by num2words. The name `upstream` selects the rules of the model
+family alone (spec sections 2.1 and 2.2), which spell every run of digits.
 
-The optional package `wetext` reads Chinese numbers, dates and sums of money; without it digits stay digits, which the
-models can pronounce. Its English grammars are not used: they lose the "one" of 1,234.5, put backslashes before
-quotation marks and fail on some inputs.
+wetext's English grammars are not used: they lose the "one" of 1,234.5, put backslashes before quotation marks and fail
+on some inputs.
 """
 
 from __future__ import annotations
@@ -18,45 +17,33 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Literal
 
-import inflect
 import regex
+from num2words import num2words
+
+from services.encode.text.protected import outside_protected
+from services.encode.text.reading.chinese import read_chinese
+from services.encode.text.reading.english.abbreviations import ABBREVIATIONS
+from services.encode.text.reading.english.table import read_english
+from services.encode.text.reading.other import read_digits
+
+__all__ = ["ABBREVIATIONS", "Language", "Normaliser", "NormaliserName", "language_of", "only_punctuation"]
 
 _LOG = logging.getLogger(__name__)
 
-Language = Literal["zh", "en"]
-NormaliserName = Literal["auto", "wetext", "builtin"]
+Language = str
+"""A primary language subtag of BCP 47, such as `en`, `zh` or `de`."""
+NormaliserName = Literal["auto", "wetext", "builtin", "upstream"]
 
 _HAN = regex.compile(r"[\u4e00-\u9fff]")
 _ONLY_PUNCTUATION = regex.compile(r"[\p{P}\p{S}]*")
-
-ABBREVIATIONS = {
-    "Mr": "Mister",
-    "Mrs": "Missus",
-    "Ms": "Miss",
-    "Dr": "Doctor",
-    "Prof": "Professor",
-    "Sr": "Senior",
-    "Jr": "Junior",
-    "St": "Saint",
-    "vs": "versus",
-}
-"""English abbreviations whose full stop does not end a sentence."""
-
-_inflect = inflect.engine()
 _LONGEST_NUMBER = 15  # digits
 _DIGITS = regex.compile(r"\d+")
-_GROUPED = regex.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")  # 1,234,567
-_DECIMALS = regex.compile(r"(?<=\d)\.(\d+)")
-_ORDINAL = regex.compile(r"\b[0-9]{1,15}(?:st|nd|rd|th)\b")
-_INITIALS = regex.compile(r"\b(?:\p{L}\.){2,}")
-_ENGLISH_READINGS: tuple[tuple[regex.Pattern[str], str], ...] = (
-    (regex.compile(r"\$(\d+(?:\.\d+)?)"), r"\1 dollars"),
-    (regex.compile(r"(?<=\d)\s?%"), " percent"),
-    (regex.compile(r"(?<=\d):(?=\d)"), " "),
-)
+_DROPPED_MARKS = regex.compile(r"[（）【】`]")
+_LAST_COMMAS = regex.compile(r"[，,、]+$")
+_CHINESE = frozenset({"zh", "yue", "cmn", "wuu", "nan", "hak"})
 
 
-def language_of(text: str) -> Language:
+def language_of(text: str) -> Literal["zh", "en"]:
     """Return `zh` if the text has a Chinese character, else `en`: the family's two sets of rules."""
     return "zh" if _HAN.search(text) else "en"
 
@@ -73,7 +60,7 @@ def is_verbatim(text: str) -> bool:
 
 
 def spell_digits(text: str) -> str:
-    """Replace every run of digits by English words: `call 911` -> `call nine hundred and eleven`."""
+    """Replace every run of digits by English words, as the family does: `x2` -> `xtwo`."""
     return _DIGITS.sub(_words, text)
 
 
@@ -87,8 +74,12 @@ def _words(number: regex.Match[str]) -> str:
 
 @lru_cache(maxsize=4096)
 def _read(number: str) -> str:
-    """Read a number or an ordinal. The library needs half a millisecond for each."""
-    return str(_inflect.number_to_words(number))
+    return str(num2words(int(number)))
+
+
+def _chinese_marks(text: str) -> str:
+    text = text.replace("²", "平方").replace("³", "立方").replace(".", "。").replace(" - ", "，")
+    return _DROPPED_MARKS.sub("", text).replace("——", " ")
 
 
 def drop_blanks(text: str) -> str:
@@ -104,45 +95,48 @@ def drop_blanks(text: str) -> str:
 
 
 class Normaliser:
-    """Normalises text as in the models' training data. Thread-safe."""
+    """Writes numbers and symbols as words. Thread-safe."""
 
     def __init__(self, name: NormaliserName = "auto") -> None:
-        """`auto` reads Chinese with wetext if it is installed, as the model family does.
+        """`auto` and `upstream` read Chinese with wetext if it is installed, as the model family does.
 
         Raises ValueError if `name` is wetext and it is not installed.
         """
         installed = importlib.util.find_spec("wetext") is not None
         if name == "wetext" and not installed:
             raise ValueError("text normaliser 'wetext' is not installed; pip install wetext, or select 'builtin'")
-        self.name: Literal["wetext", "builtin"] = "builtin" if name == "builtin" or not installed else "wetext"
-        self._wetext = None if self.name == "builtin" else _load_wetext()
+        read_by_wetext = installed and name != "builtin"
+        self.name: Literal["wetext", "builtin", "upstream"]
+        """`wetext` or `builtin`, whichever reads Chinese, or `upstream`."""
+        self.name = "upstream" if name == "upstream" else "wetext" if read_by_wetext else "builtin"
+        if name == "auto" and not installed:
+            _LOG.warning(
+                "the package wetext is not installed, so digits in Chinese text stay digits; pip install wetext"
+            )
+        self._wetext = _load_wetext() if read_by_wetext else None
         self._lock = threading.Lock()
 
     def __call__(self, text: str, language: Language) -> str:
         """Return the text in words, stripped. Text with control tokens is returned unchanged."""
         if is_verbatim(text):
             return text
-        text = _GROUPED.sub(lambda match: match.group().replace(",", ""), text.strip())
-        return self._chinese(text) if language == "zh" else self._english(text)
+        text = text.strip()
+        if self.name == "upstream":
+            return self._family_chinese(self._read_numbers(text)) if language in _CHINESE else spell_digits(text)
+        if language in _CHINESE:
+            return self._chinese(text)
+        if language == "en":
+            return outside_protected(text, read_english)
+        return outside_protected(text, lambda part: read_digits(part, language))
 
     def _chinese(self, text: str) -> str:
-        text = regex.sub(r"¥(?=[\d.]+元)", "", text.replace("￥", "¥"))
-        text = self._read_numbers(text).replace("\n", "")
-        text = drop_blanks(text).replace("²", "平方").replace("³", "立方")
-        text = regex.sub(r"(?<=\d)\.(?=\d)", "点", text)
-        text = text.replace(".", "。").replace(" - ", "，")
-        text = regex.sub(r"[（）【】`]", "", text).replace("——", " ")
-        return regex.sub(r"[，,、]+$", "。", text)
+        read = self._read_numbers if self._wetext else None
+        return self._family_chinese(outside_protected(text, lambda part: read_chinese(part, read)))
 
-    def _english(self, text: str) -> str:
-        for short, word in ABBREVIATIONS.items():
-            text = regex.sub(rf"\b{short}\.", word, text)
-        text = _INITIALS.sub(lambda match: " ".join(match.group().replace(".", " ").split()), text)
-        for pattern, reading in _ENGLISH_READINGS:
-            text = pattern.sub(reading, text)
-        text = _DECIMALS.sub(lambda match: " point " + " ".join(match.group(1)), text)
-        text = _ORDINAL.sub(lambda match: _read(match.group()), text)
-        return spell_digits(text)
+    def _family_chinese(self, text: str) -> str:
+        """Apply the family's replacements of marks (spec section 2.1)."""
+        text = outside_protected(drop_blanks(text.replace("\n", "")), _chinese_marks)
+        return _LAST_COMMAS.sub("。", text)
 
     def _read_numbers(self, text: str) -> str:
         if self._wetext is None:
@@ -157,7 +151,7 @@ class Normaliser:
 
 
 def _load_wetext() -> Callable[[str], str]:
-    from wetext import Normalizer  # an optional extra
+    from wetext import Normalizer  # gateways and installations without it run too
 
     normalise: Callable[[str], str] = Normalizer(lang="zh", operator="tn", remove_erhua=False).normalize
     return normalise

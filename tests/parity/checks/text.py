@@ -34,7 +34,7 @@ def text(golden: Golden) -> Iterator[Row]:
         yield same(f"{_FILE}: split {_short(case['text'])}", pieces, case["utts"])
     for written, words in data.get("spell", {}).items():
         yield same(f"{_FILE}: spell {_short(written)}", spell_digits(written), words)
-        whole = Normaliser("builtin")(written, "en")
+        whole = Normaliser("upstream")(written, "en")
         yield same(f"{_FILE}: spell {_short(written)} by the normaliser", whole, words)
     for written, kept in data.get("blank", {}).items():
         yield same(f"{_FILE}: blank {_short(written)}", drop_blanks(written), kept)

@@ -1,0 +1,243 @@
+"""Rules for Chinese: what is read before wetext, because wetext reads it as another value, and what is mended after it.
+
+Without wetext the rules apply as well; digits that they leave stay digits, which the models can pronounce.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable
+from decimal import Decimal
+
+import regex
+
+from services.encode.text.reading.rule import Match, Rule, apply, rule
+
+_DIGITS = "零一二三四五六七八九"
+_TELEPHONE_DIGITS = "零幺二三四五六七八九"
+_DASH = r"\s?[-–—~～−]\s?"
+_OUTSIDE = r"(?<![\dA-Za-z.,-])"
+_NUMBER = r"\d+(?:\.\d+)?"
+_MONEY = {"$": "美元", "€": "欧元", "£": "英镑", "¥": "元", "US$": "美元", "HK$": "港元"}
+_SCALES = {"k": 10**3, "m": 10**6, "mn": 10**6, "b": 10**9, "bn": 10**9, "t": 10**12}
+_CODE_WORDS = (
+    r"邮编|邮政编码|编号|编码|号码|账号|帐号|卡号|密码|验证码|校验码|提取码|邀请码|兑换码|优惠码|代码|口令|订单号?|单号|工号|学号|"
+    r"房间号?|客房|包厢|房号|门牌号?|座位号?|尾号|身份证号?|车牌号?|航班号?|车次|病历号|流水号|序列号|批号|型号|QQ号?|微信号?|ID|PIN码?|"
+    r"分机号?|转|工单号?|会议号|用户名?"
+)
+_EQUALS = regex.compile(r"\s?=")
+_LETTER_PAIR = regex.compile(r"(?<=[A-Za-z])\d{3,}")
+
+
+def digits(written: str) -> str:
+    """Read digit by digit."""
+    return "".join(_DIGITS[int(char)] if char.isdigit() else char for char in written)
+
+
+def _telephone(match: Match) -> str | None:
+    written = match.group()
+    parts = regex.findall(r"\d+", written)
+    words = "，".join("".join(_TELEPHONE_DIGITS[int(digit)] for digit in part) for part in parts)
+    return f"加{words}" if written.lstrip("(（").startswith("+") else words
+
+
+def _address(match: Match) -> str | None:
+    parts = match["host"].split(".")
+    if any(int(part) > 255 for part in parts):
+        return None
+    words = "点".join(digits(part) for part in parts)
+    return f"{words}冒号{digits(match['port'])}" if match["port"] else words
+
+
+def _version(match: Match) -> str:
+    written = match.group()
+    if regex.fullmatch(r"[1-9]\d{0,2}(?:\.\d{3}){2,}", written):  # 1.234.567
+        return written.replace(".", "")
+    return written.replace(".", "点")
+
+
+def _joined(match: Match) -> str:
+    return regex.sub(r"[,， \u00a0\u202f'’]", "", match.group())
+
+
+def _sum(match: Match) -> str:
+    """Write $1.5M as 150万美元."""
+    value = Decimal(match["value"].replace(",", ""))
+    scale = match["scale"]
+    if scale:
+        word = scale.strip().lower()
+        value *= {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}.get(word) or _SCALES[word]
+    sign = "负" if match["sign"] else ""
+    unit = ""
+    if scale and value >= 10**8:
+        value, unit = value / 10**8, "亿"
+    elif scale and value >= 10**4:
+        value, unit = value / 10**4, "万"
+    written = f"{value.normalize():f}" if scale else match["value"].replace(",", "")
+    return f"{sign}{written}{match['more'] or unit}{_MONEY[match['currency']]}"
+
+
+def _score(match: Match) -> str:
+    return f"{match['first']}比{match['last']}"
+
+
+def _range(match: Match) -> str | None:
+    first, last = match["first"], match["last"]
+    if len(first) > 1 and first[0] == "0" and "." not in first:
+        return None
+    if _EQUALS.match(match.string, match.end()):
+        return f"{first}减{last}"
+    return f"{first}到{last}"
+
+
+def _years(match: Match) -> str:
+    return f"{match['first']}年到{match['last']}年"
+
+
+def _times(match: Match) -> str:
+    return f"{match['first']}到{match['last']}"
+
+
+def _half(match: Match) -> str | None:
+    """Write 3:00 PM as 下午3:00, unless the text has said so before."""
+    said = regex.search(r"[上下]午\s*$|[早晚]上\s*$|中午\s*$", match.string[: match.start()])
+    return match["time"] if said else f"{'上午' if match['half'] in 'aA' else '下午'}{match['time']}"
+
+
+def _names(match: Match) -> str:
+    """Read the number of a flight or a train, and of a room, digit by digit."""
+    return _LETTER_PAIR.sub(lambda run: digits(run.group()), match.group())
+
+
+def _scientific(match: Match) -> str:
+    exponent = match["exponent"]
+    sign = "负" if exponent[0] in "-−" else ""
+    return f"{match['base']}乘以10的{sign}{exponent.lstrip('+-−')}次方"
+
+
+BEFORE: tuple[Rule, ...] = (
+    rule("首字母", r"(?<![A-Za-z])(?:[A-Z]\.){2,}", lambda match: match.group().replace(".", ""), "."),
+    rule("百分号前的空格", r"(?<=\d)\s+(?=[%‰℃°])", lambda match: "", "%‰℃°"),
+    rule("零点", r"(?<![\d:.])0(?=:[0-5]\d(?![\d:]))", lambda match: "00", ":"),
+    rule("全天候", r"(?<![\d/.])24/7(?![\d/])", lambda match: "24小时7天", "/"),
+    rule(
+        "编号符号",
+        r"(?:№|\b[Nn]o\.)\s?(?=\d)|\#(?=\d)",
+        lambda match: "编号" if match.group()[0] in "№#" else "No ",
+        "№.#",
+    ),
+    rule("网址中的点", r"(?<=[A-Za-z])\.(?=[A-Za-z0-9])|(?<=[A-Za-z0-9])\.(?=[A-Za-z])", lambda match: "点", "."),
+    rule("IP 地址", r"(?<![\d.])(?P<host>(?:\d{1,3}\.){3}\d{1,3})(?::(?P<port>\d{1,5}))?(?![\d.])", _address, "."),
+    rule(
+        "日期",
+        r"(?<![\d.])(?P<y>[12]\d{3})\.(?P<m>0?[1-9]|1[0-2])\.(?P<d>0?[1-9]|[12]\d|3[01])(?![\d.])",
+        lambda m: f"{m['y']}年{int(m['m'])}月{int(m['d'])}日" if len(m["m"]) == 2 or "日" in m.string else None,
+        ".",
+    ),
+    rule("版本号", r"(?<![\d.])\d+(?:\.\d+){2,}(?!\d|\.\d)", _version, "."),
+    rule(
+        "千位分隔",
+        r"(?<![\d.,，])[1-9]\d{0,2}(?:,\d{3})+(?![\d,])|(?<![\d.,])[1-9]\d?(?:,\d\d)+,\d{3}(?![\d,])",
+        _joined,
+        ",",
+    ),
+    rule(
+        "千位空格",
+        r"(?<![\d.,]|\d[ ])[1-9]\d{0,2}(?:([ \u00a0\u202f'’])\d{3})(?:\1\d{3})*(?![\d]|[ -]\d)",
+        _joined,
+        " \u00a0\u202f'’",
+    ),
+    rule("国际电话", r"[（(]?\+\d{1,3}[)）]?(?:[\s-]?[(（]?\d{2,11}[)）]?){1,5}(?!\d)", _telephone, "+"),
+    rule("手机号", r"(?<![\d.])1[3-9]\d[\s-]?\d{4}[\s-]?\d{4}(?![\d.])", _telephone),
+    rule(
+        "固定电话",
+        r"(?<![\d.])(?:[（(]0\d{2,3}[)）]\s?|0\d{2,3}[\s-])\d{3,4}[\s-]?\d{4}(?:-\d{1,5})?(?!\d)|(?<![\d.-])[48]00-\d{3}-?\d{4}(?!\d)|(?<=电话[是为：:]?\s?|热线[是为：:]?\s?|拨打?\s?|致电\s?)\d{3,8}(?:-\d{3,8})*(?!\d)",
+        _telephone,
+    ),
+    rule(
+        "号码",
+        rf"(?P<before>(?i:{_CODE_WORDS})\s?[:：是为]?\s?\#?(?:[A-Z]{{1,2}})?)(?P<number>\d{{2,}}(?:-\d+)*)(?![\d.%]|年|月)",
+        lambda match: match["before"] + digits(match["number"]).replace("-", "，"),
+    ),
+    rule("字母编号", r"(?<![A-Za-z\d])[A-Z]{1,3}\d{3,}(?![A-Za-z\d])", _names),
+    rule(
+        "科学记数",
+        rf"(?<![A-Za-z0-9.])(?P<base>{_NUMBER})[eE](?P<exponent>[-+−]?\d{{1,3}})(?![A-Za-z0-9]|\.\d)",
+        _scientific,
+        "eE",
+    ),
+    rule(
+        "外币",
+        rf"(?P<sign>(?<![\w\d])[-−])?(?P<currency>(?:US|HK)?\$|[€£¥])\s?(?P<value>{_NUMBER})(?:\s?(?P<scale>(?:thousand|million|billion|trillion)(?![A-Za-z])|(?:bn|mn|[kKmMbBtT])(?![A-Za-z])))?(?P<more>[万亿千百]+)?(?:元|美元|欧元|英镑|港元|美金)?",
+        _sum,
+        "$€£¥",
+    ),
+    rule("上下午", r"(?P<time>\d{1,2}:\d{2})\s?(?P<half>[AaPp])\.?[Mm](?![A-Za-z])\.?", _half, ":"),
+    rule("时间范围", rf"(?P<first>\d{{1,2}}:\d{{2}}){_DASH}(?P<last>\d{{1,2}}:\d{{2}})", _times, ":"),
+    rule(
+        "比分",
+        rf"(?<=比分(?:是|为|：|:)?\s?|[以]\s?|[胜平负败]\s?){_NUMBER}{_DASH}{_NUMBER}".replace(
+            _NUMBER, r"(?P<first>\d+)", 1
+        ).replace(_NUMBER, r"(?P<last>\d+)", 1)
+        + r"(?!\d)",
+        _score,
+        "-–—~～−",
+    ),
+    rule("年份范围", rf"{_OUTSIDE}(?P<first>[12]\d{{3}}){_DASH}(?P<last>[12]\d{{3}})年", _years, "-–—~～−"),
+    rule(
+        "百分比范围",
+        rf"{_OUTSIDE}(?P<first>{_NUMBER})%?{_DASH}(?P<last>{_NUMBER})%",
+        lambda match: f"{match['first']}%到{match['last']}%",
+        "%",
+    ),
+    rule(
+        "日期到日期",
+        r"(?<=\d\s?[年月日号时点分度岁周季期元米]|周[一二三四五六日]|星期[一二三四五六日])\s?[-–—~～]\s?(?=\d|第|周|星期)",
+        lambda match: "到",
+        "-–—~～",
+    ),
+    rule(
+        "一串数字",
+        r"(?<![\dA-Za-z./-])(?![12]\d{3}-\d\d?-\d\d?(?!\d))\d+(?:-\d+){2,}(?![\d/-])",
+        lambda match: match.group().replace("-", "，"),
+        "-",
+    ),
+    rule("范围", rf"{_OUTSIDE}(?P<first>{_NUMBER}){_DASH}(?P<last>{_NUMBER})(?![\d./]|[-–]\d)", _range, "-–—~～−"),
+    rule("字母与数字之间的连字符", r"(?<=[A-Za-z])[-－](?=\d)", lambda match: " ", "-－"),
+    rule("乘号", r"(?<=\d)\s?[*]\s?(?=\d)", lambda match: "×", "*"),
+    rule("首零", r"(?<![\d.:：点年/-])0\d+(?![\d:：/-]|\.\d)", lambda match: digits(match.group()), "0"),
+    rule("长串数字", r"(?<![\d.])\d{9,}(?!\d|\.\d)", lambda match: digits(match.group())),
+)
+"""Rules in their order. Their results may hold digits, which wetext reads."""
+AFTER: tuple[Rule, ...] = (
+    rule("邮箱符号", r"(?<=[A-Za-z0-9])@(?=[A-Za-z0-9])", lambda match: " at ", "@"),
+    rule(
+        "词中的点",
+        r"(?<=[A-Za-z0-9零一二三四五六七八九十])\.(?=[A-Za-z0-9零一二三四五六七八九])",
+        lambda match: "点",
+        ".",
+    ),
+)
+_OF_INTEREST = regex.compile(r"[\d%‰¥$€£+=×÷@#/^<>°℃℉±~№\u00b2\u00b3]|(?<=[A-Za-z0-9])\.|\.(?=[A-Za-z0-9])")
+_CLAUSE = regex.compile(r"[^，。！？；、：“”‘’（）《》【】…\n!?;]+")
+_READ_BY_WETEXT = regex.compile(r"[\d%‰¥$€£°℃℉±×÷=]")
+
+
+def read_chinese(text: str, wetext: Callable[[str], str] | None) -> str:
+    """Return the sentence with numbers in Chinese words. Without `wetext` only what the rules read changes."""
+    text = text.replace("￥", "¥")
+    if _OF_INTEREST.search(text) is None:
+        return text
+    text = "".join(
+        str(unicodedata.decimal(char)) if char > "\x7f" and unicodedata.category(char) == "Nd" else char
+        for char in text
+    )
+    text = apply(BEFORE, text)
+    if wetext is not None:
+        text = _CLAUSE.sub(lambda clause: _clause(clause.group(), wetext), text)
+        text = regex.sub(r"\d+", lambda left: digits(left.group()), text)
+    return apply(AFTER, text)
+
+
+def _clause(clause: str, wetext: Callable[[str], str]) -> str:
+    return wetext(clause) if _READ_BY_WETEXT.search(clause) else clause

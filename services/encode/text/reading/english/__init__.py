@@ -1,0 +1,1 @@
+"""Rules for English, one module for each subject; `table` has their order."""

@@ -1,0 +1,123 @@
+"""Written numbers: digits in groups, decimals, signs, and what follows them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import regex
+
+from services.encode.text.reading.words import LONGEST_NUMBER, cardinal, spelled
+
+_BLANK = "[ \u00a0\u2009\u202f'’]"
+GROUPED = rf"""(?:
+    [1-9]\d{{0,2}}(?:,\d{{3}})+(?:\.\d+)?          # 1,234.5
+  | [1-9]\d{{0,2}}(?:\.\d{{3}})+,\d+               # 1.234,5
+  | [1-9]\d{{0,2}}(?:\.\d{{3}}){{2,}}              # 1.234.567
+  | [1-9]\d{{0,2}}(?P<gap>{_BLANK})\d{{3}}(?:(?P=gap)\d{{3}})*(?:[.,]\d+)?   # 1 234 567
+  | [1-9]\d?(?:,\d\d)+,\d{{3}}(?:\.\d+)?           # 12,34,567
+)"""
+NUMBER = rf"(?:{GROUPED}|\d+(?:\.\d+)?|\.\d+)"
+"""A number. `gap` must not be used as a name of another group in the same pattern; use `numbers` for more than one."""
+BEGIN = r"(?<![\d]|\d[.,])"
+END = r"(?!\d|[.,]\d)"
+SIGN = r"(?:(?<![\w.,)\]%°$€£¥/-])[-−–+±~≈])"
+DASH = r"\s?[-–—−]\s?"
+SIGNS = {"-": "minus ", "−": "minus ", "–": "minus ", "+": "plus ", "±": "plus or minus ", "~": "about ", "≈": "about "}
+_NOUN = regex.compile(r"[ -]([a-z]+)")
+_NOT_NOUNS = frozenset(
+    [
+        "is",
+        "was",
+        "has",
+        "its",
+        "as",
+        "this",
+        "us",
+        "vs",
+        "plus",
+        "versus",
+        "does",
+        "perhaps",
+        "always",
+        "unless",
+        "across",
+        "towards",
+        "less",
+    ]
+)
+_NOUNS = frozenset(
+    [
+        "people",
+        "men",
+        "women",
+        "children",
+        "percent",
+        "feet",
+        "dollars",
+        "dollar",
+        "euro",
+        "meters",
+        "year",
+        "month",
+        "day",
+        "hour",
+    ]
+)
+
+
+def number(name: str, *, comma: bool = False) -> str:
+    """Return `NUMBER` as a named group; with `comma`, also a decimal comma (29,99), as before units and currencies."""
+    written = NUMBER.replace("gap", f"gap_{name}")
+    decimal = r"\d+,\d{1,2}(?!\d) | \d+,\d{4,} |" if comma else ""
+    return rf"(?P<{name}>{decimal}{written})"
+
+
+@dataclass(frozen=True)
+class Amount:
+    """A number as its digits."""
+
+    whole: str
+    fraction: str = ""
+
+    @property
+    def is_one(self) -> bool:
+        return self.whole == "1" and not self.fraction
+
+    def words(self) -> str:
+        whole = (
+            (spelled(self.whole) if len(self.whole) > LONGEST_NUMBER else cardinal(self.whole)) if self.whole else ""
+        )
+        return f"{whole} point {spelled(self.fraction)}".lstrip() if self.fraction else whole
+
+
+def amount(written: str) -> Amount:
+    """Return the digits of what `NUMBER` matched, or of a decimal comma."""
+    digits = regex.sub(_BLANK, "", written)
+    commas, dots = digits.count(","), digits.count(".")
+    if commas and dots:
+        mark = "," if digits.rindex(",") > digits.rindex(".") else "."
+    elif commas:
+        mark = "" if _is_grouped(digits, ",") else ","
+    else:
+        mark = "" if dots > 1 else "."
+    whole, _, fraction = digits.partition(mark) if mark else (digits, "", "")
+    return Amount(whole.replace(",", "").replace(".", ""), fraction)
+
+
+def _is_grouped(digits: str, mark: str) -> bool:
+    return len(digits.rsplit(mark, 1)[1]) == 3
+
+
+def counts(text: str, end: int) -> bool:
+    """Return whether what follows `end` seems to be a noun that a number counts: 1500 people, 25000 tickets."""
+    noun = _NOUN.match(text, end)
+    if noun is None:
+        return False
+    word = noun.group(1)
+    return word in _NOUNS or (
+        len(word) > 3 and word.endswith("s") and not word.endswith("ss") and word not in _NOT_NOUNS
+    )
+
+
+def sign_words(sign: str | None) -> str:
+    return SIGNS[sign] if sign else ""

@@ -1,0 +1,96 @@
+"""Times of day and durations with a colon."""
+
+from __future__ import annotations
+
+import regex
+
+from services.encode.text.reading.rule import Match, rule
+from services.encode.text.reading.words import cardinal, spelled, two_digits
+
+_HALF = r"(?:\s?(?P<half{0}>[AaPp])(?:\.\s?[Mm]\.?|[Mm]\b))"
+_CLOCK = r"(?P<hour{0}>\d{{1,2}})(?:[:.](?P<minute{0}>[0-5]\d))?"
+_BEFORE = r"(?<![\w:/]|\d[.,]|[$€£¥])"
+_O_CLOCK = regex.compile(r"\s?o['’]?clock", regex.IGNORECASE)
+
+
+def clock(hour: str, minute: str | None, second: str | None, half: str | None) -> str:
+    """Read 3:00 PM, 19:00, 7:05 or 12:30:05."""
+    value = str(int(hour))
+    words = cardinal(value)
+    if minute is not None and int(hour) > 24:  # minutes and seconds, as of a match
+        words += f" {two_digits(minute)}" if minute != "00" else " zero zero"
+    elif minute is not None and minute != "00":
+        words += f" {two_digits(minute)}"
+    elif half is None and minute is not None:
+        words += " o'clock"
+    if second is not None:
+        words += f" and {cardinal(str(int(second)))} second{'' if int(second) == 1 else 's'}"
+    return f"{words} {half.upper()}M" if half else words
+
+
+def _time(match: Match) -> str | None:
+    hour, minute, second = match["hour"], match["minute"], match["second"]
+    text, end = match.string, match.end()
+    if int(hour) > 59 and second is not None:
+        return None
+    words = clock(hour, minute, second, match["half"])
+    if match["fraction"]:
+        words = words.rsplit(" ", 1)[0] + f" point {spelled(match['fraction'])} seconds"
+    if words.endswith(" o'clock") and _O_CLOCK.match(text, end):
+        words = words.removesuffix(" o'clock")
+    return words
+
+
+def _hour(match: Match) -> str | None:
+    hour, last = match["hour"], match["hour2"]
+    if int(hour) > 24 or (last and int(last) > 24):
+        return None
+    minute = match["minute"]
+    if match["minute2"] is not None or last:
+        first = clock(hour, minute, None, None) if minute else cardinal(str(int(hour)))
+        return f"{first} to {clock(last, match['minute2'], None, match['half'])}"
+    return clock(hour, minute, None, match["half"])
+
+
+def _range(match: Match) -> str | None:
+    first = (match["hour1"], match["minute1"], match["half1"])
+    last = (match["hour2"], match["minute2"], match["half2"])
+    if not (first[1] or first[2]) or not (last[1] or last[2]) or int(first[0]) > 24 or int(last[0]) > 24:
+        return None
+    return f"{clock(first[0], first[1], None, first[2])} to {clock(last[0], last[1], None, last[2])}"
+
+
+def _zone(match: Match) -> str:
+    sign, hours = ("plus" if match["sign"] == "+" else "minus"), match["hours"]
+    words = f" {sign} {cardinal(str(int(hours)))}"
+    return f"{words} {cardinal(match['minutes'])}" if match["minutes"] and match["minutes"] != "00" else words
+
+
+RULES = (
+    rule(
+        "time zone",
+        r"(?:(?<=\b(?:UTC|GMT))\s?|(?<=:\d\d:\d\d(?:\.\d+)?)|(?<=:\d\d)(?=\+))(?P<sign>[+−-])(?P<hours>[01]?\d)(?::?(?P<minutes>[0-5]\d))?(?![\w:]|[.,]\d)(?!\s?[AaPp][Mm])",
+        _zone,
+        "+-−",
+    ),
+    rule(
+        "times from and to",
+        rf"""{_BEFORE}(?<!-){_CLOCK.format(1)}{_HALF.format(1)}?\s?[-–—]\s?{_CLOCK.format(2)}{_HALF.format(2)}?(?![\w:]|[.,]\d)""",
+        _range,
+        "-–—",
+    ),
+    rule(
+        "time",
+        rf"""(?<![\w:/]|\d[.,]|[$€£¥])(?P<hour>\d{{1,2}}):(?P<minute>[0-5]\d)(?::(?P<second>[0-5]\d)(?:[.,](?P<fraction>\d+))?)?
+        (?:{_HALF.format("")})?(?![\d:/]|[.,]\d)""",
+        _time,
+        ":",
+    ),
+    rule(
+        "hour",
+        rf"""{_BEFORE}(?<!-)(?P<hour>\d{{1,2}})(?:[:.](?P<minute>[0-5]\d))?
+        (?:\s?[-–—]\s?(?P<hour2>\d{{1,2}})(?:[:.](?P<minute2>[0-5]\d))?)?{_HALF.format("")}(?!\w)""",
+        _hour,
+        "mM",
+    ),
+)

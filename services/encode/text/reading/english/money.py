@@ -1,0 +1,143 @@
+"""Sums of money."""
+
+from __future__ import annotations
+
+import regex
+
+from services.encode.text.reading.english.amounts import DASH, END, SIGN, Amount, amount, number, sign_words
+from services.encode.text.reading.rule import Match, rule
+from services.encode.text.reading.words import cardinal
+
+_CENT = ("cent", "cents")
+_NAMES: dict[str, tuple[str, str, tuple[str, str] | None]] = {
+    "$": ("dollar", "dollars", _CENT),
+    "€": ("euro", "euros", _CENT),
+    "£": ("pound", "pounds", ("penny", "pence")),
+    "¥": ("yen", "yen", None),
+    "￥": ("yen", "yen", None),
+    "₹": ("rupee", "rupees", ("paisa", "paise")),
+    "₩": ("won", "won", None),
+    "₽": ("ruble", "rubles", ("kopeck", "kopecks")),
+    "₺": ("lira", "lira", None),
+    "₫": ("dong", "dong", None),
+    "฿": ("baht", "baht", None),
+    "₪": ("shekel", "shekels", None),
+    "₴": ("hryvnia", "hryvnias", None),
+    "₦": ("naira", "naira", None),
+    "₱": ("peso", "pesos", None),
+    "₿": ("bitcoin", "bitcoins", None),
+    "R$": ("real", "reais", None),
+    "USD": ("US dollar", "US dollars", _CENT),
+    "EUR": ("euro", "euros", _CENT),
+    "GBP": ("pound", "pounds", ("penny", "pence")),
+    "JPY": ("yen", "yen", None),
+    "CNY": ("yuan", "yuan", None),
+    "RMB": ("yuan", "yuan", None),
+    "INR": ("rupee", "rupees", None),
+    "CHF": ("Swiss franc", "Swiss francs", None),
+    "CAD": ("Canadian dollar", "Canadian dollars", _CENT),
+    "AUD": ("Australian dollar", "Australian dollars", _CENT),
+}
+_COUNTRIES = {
+    "US": "US", "CA": "Canadian", "C": "Canadian", "AU": "Australian", "A": "Australian", "NZ": "New Zealand",
+    "HK": "Hong Kong", "S": "Singapore", "NT": "Taiwan",
+}  # fmt: skip
+_SCALES = {
+    "k": "thousand", "m": "million", "mn": "million", "mm": "million", "mil": "million", "mio": "million",
+    "b": "billion", "bn": "billion", "t": "trillion", "tn": "trillion",
+}  # fmt: skip
+_PER = {
+    "hr": "hour", "h": "hour", "mo": "month", "m": "month", "yr": "year", "y": "year", "wk": "week", "d": "day",
+    "min": "minute", "sec": "second", "s": "second", "kg": "kilogram", "lb": "pound", "gb": "gigabyte", "pp": "person",
+}  # fmt: skip
+_CODES = "USD|EUR|GBP|JPY|CNY|RMB|INR|CHF|CAD|AUD"
+_SYMBOLS = "€£¥￥₹₩₽₺₫฿₪₴₦₱₿"
+_PREFIX = rf"(?:(?:US|CA|C|AU|A|NZ|HK|S|NT|R)?\$|[{_SYMBOLS}]|(?:{_CODES})(?=[\s\d]))"
+_SUFFIX = rf"(?:[{_SYMBOLS}](?!\s?\d)|\$(?![\w])|(?:{_CODES})(?!\w))"
+_SCALE = (
+    r"(?:[kKMmBbTt]|[mM][nN]|MM|mm|mil|mio|[bB][nN]|[tT][nN])(?![\w])"
+    r"|\s?(?:hundred|thousand|million|billion|trillion|lakh|crore)s?\b|\s[MKB](?!\w)"
+)
+_DOLLARS = regex.compile(r"[\s-](?:dollar|euro|pound|buck)s?\b")
+_PER_WHAT = r"(?:\s?/\s?(?P<per>[a-z]{1,12})(?![\w/]))?"
+
+
+def _name(currency: str) -> tuple[str, str, tuple[str, str] | None]:
+    if currency in _NAMES:
+        return _NAMES[currency]
+    country = _COUNTRIES[currency[:-1]]
+    return (f"{country} dollar", f"{country} dollars", _CENT)
+
+
+def _sum(value: Amount, scale: str | None, currency: str, *, bare: bool = False) -> str:
+    one, many, minor = _name(currency)
+    if scale:
+        word = scale.strip().lower()
+        return f"{value.words()} {_SCALES.get(word, word)}" + ("" if bare else f" {many}")
+    cents = value.fraction if len(value.fraction) == 2 and minor else ""
+    if not cents:
+        return value.words() if bare else f"{value.words()} {one if value.is_one else many}"
+    whole = value.whole or "0"
+    parts = []
+    if int(whole) or not int(cents):
+        parts.append(f"{cardinal(whole)} {one if whole == '1' else many}")
+    if int(cents) and minor:
+        parts.append(f"{cardinal(str(int(cents)))} {minor[0] if int(cents) == 1 else minor[1]}")
+    return " and ".join(parts)
+
+
+def _money(match: Match) -> str | None:
+    currency = match["currency"]
+    if currency == "¥" and "元" in match.string:
+        return None
+    named = _DOLLARS.match(match.string, match.end()) is not None
+    low, high = amount(match["low"]), match["high"]
+    words = sign_words(match["sign"] or match["inner"])
+    scale = match["scale"]
+    if high is None:
+        words += _sum(low, scale, currency, bare=named)
+    else:
+        last = amount(high)
+        end = match["scale2"]
+        plain = not (low.fraction and len(low.fraction) == 2) and not match["again"] and not (scale and not end)
+        words += f"{_sum(low, scale, currency, bare=plain)} to {_sum(last, end, currency, bare=named)}"
+    return words + _per(match)
+
+
+def _per(match: Match) -> str:
+    per = match["per"]
+    return f" per {_PER.get(per, per)}" if per else ""
+
+
+def _after(match: Match) -> str | None:
+    currency = match["currency"].strip()
+    low, high = match["low"], match["high"]
+    words = sign_words(match["sign"])
+    if low:
+        words += f"{amount(low).words()} to "
+    return words + _sum(amount(high), match["scale"], currency) + _per(match)
+
+
+def _cents(match: Match) -> str:
+    value = amount(match["value"])
+    return f"{value.words()} cent{'' if value.is_one else 's'}"
+
+
+RULES = (
+    rule(
+        "money",
+        rf"""(?P<sign>{SIGN}\s?)?(?<![\w$])(?P<currency>{_PREFIX})\s?(?P<inner>[-−])?
+        {number("low", comma=True)}{END}(?P<scale>{_SCALE})?
+        (?:{DASH}(?P<again>{_PREFIX})?{number("high", comma=True)}{END}(?P<scale2>{_SCALE})?(?![\w%]))?{_PER_WHAT}""",
+        _money,
+        _SYMBOLS + "$UEGJCRIA",
+    ),
+    rule(
+        "money, sign last",
+        rf"""(?P<sign>{SIGN})?(?<![\w.,])(?:{number("low", comma=True)}{DASH})?{number("high", comma=True)}{END}
+        (?P<scale>{_SCALE})?\s?(?P<currency>{_SUFFIX}){_PER_WHAT}""",
+        _after,
+        _SYMBOLS + "$UEGJCRIA",
+    ),
+    rule("cents", rf"""(?<![\w.,]){number("value")}{END}\s?¢""", _cents, "¢"),
+)

@@ -1,0 +1,166 @@
+"""Ordinals, fractions, ratios, ranges, powers, and plain numbers."""
+
+from __future__ import annotations
+
+import regex
+
+from services.encode.text.reading.english.amounts import END, GROUPED, SIGN, amount, counts, number, sign_words
+from services.encode.text.reading.english.fractions import FRACTION, fraction_words, is_fraction
+from services.encode.text.reading.rule import Match, rule
+from services.encode.text.reading.words import YEARS, cardinal, ordinal, spelled, year
+
+_LONGEST_UNGROUPED = 15
+_PAIRS = {"24/7": "twenty-four seven", "9/11": "nine eleven", "50/50": "fifty fifty", "20/20": "twenty twenty"}
+_SHAPES = frozenset(["16:9", "4:3", "21:9", "16:10", "9:16", "3:2", "18:9"])
+_RUNS = regex.compile(r"\d+|\D")
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
+_YEAR_BEFORE = regex.compile(
+    r"\b(?:in|since|by|from|until|till|year|years|circa|c\.|before|after|during|late|early|mid|summer|spring|winter|fall|autumn|"
+    r"of|between|through|to|and|around|the|class|season|q[1-4]|fy|copyright|vintage|back|est\.?)[ -]\(?$",
+    regex.IGNORECASE,
+)
+
+
+def _ordinal(match: Match) -> str | None:
+    digits = match["number"].replace(",", "")
+    if len(digits) > _LONGEST_UNGROUPED or int(digits) == 0:
+        return spelled(digits) + " th"
+    return ordinal(str(int(digits)))
+
+
+def _ordinals(match: Match) -> str:
+    return f"{ordinal(match['first'])} to {ordinal(match['last'])}"
+
+
+def _scientific(match: Match) -> str:
+    base, exponent = amount(match["base"]), match["exponent"]
+    return f"{sign_words(match['sign'])}{base.words()} times ten to the power of {_exponent(exponent)}"
+
+
+def _exponent(written: str) -> str:
+    sign = "minus " if written[0] in "-−" else ""
+    return sign + cardinal(written.lstrip("-−+"))
+
+
+def _power(match: Match) -> str:
+    exponent = match["exponent"].translate(_SUPERSCRIPTS)
+    if exponent in ("2", "3"):
+        return f"{match['base']} {'squared' if exponent == '2' else 'cubed'}"
+    return f"{match['base']} to the power of {exponent}"
+
+
+def _fraction(match: Match) -> str | None:
+    pair = f"{match['over']}/{match['under']}"
+    if match["whole"] is None and pair in _PAIRS:
+        return _PAIRS[pair]
+    if match["whole"] is None and (pair == "10/10" or match["over"] == match["under"]):
+        return f"{plain(match['over'])} out of {plain(match['under'])}"
+    if not is_fraction(match):
+        if match["whole"] is not None:
+            return f"{plain(match['whole'])} {plain(match['over'])} slash {plain(match['under'])}"
+        return f"{plain(match['over'])} slash {plain(match['under'])}"
+    return fraction_words(match)
+
+
+def _ratio(match: Match) -> str:
+    written = match.group()
+    parts = written.split(":")
+    joint = " " if written in _SHAPES else " to "
+    return joint.join(plain(part) for part in parts)
+
+
+def _range(match: Match) -> str:
+    first, last = match["first"], match["last"]
+    return f"{sign_words(match['sign'])}{_side(first)} to {_side(last)}"
+
+
+def _side(written: str) -> str:
+    return amount(written).words() if regex.search(r"[.,\s'’]", written) else plain(written)
+
+
+def _list(match: Match) -> str:
+    parts = regex.split(r"([,/-])", match.group())
+    said = {",": ", ", "/": " slash ", "-": " dash "}
+    return "".join(said.get(part) or plain(part) for part in parts)
+
+
+def plain(digits: str, *, counted: bool = False) -> str:
+    """Read ungrouped digits: five or more, or a leading zero, name something and are read digit by digit."""
+    if len(digits) > 1 and digits[0] == "0":
+        return spelled(digits)
+    if len(digits) < 5 or (len(digits) <= _LONGEST_UNGROUPED and (counted or digits.endswith("000"))):
+        return cardinal(digits)
+    return spelled(digits)
+
+
+def _number(match: Match) -> str:
+    written, text, end = match["value"], match.string, match.end()
+    sign = sign_words(match["sign"])
+    if not written.isdigit():
+        return sign + amount(written).words()
+    counted = counts(text, end)
+    if len(written) == 4 and int(written) in YEARS and not sign and not counted:
+        before = _YEAR_BEFORE.search(text, max(0, match.start() - 12), match.start())
+        if int(written) >= 1900 or before:
+            return year(written)
+    return sign + plain(written, counted=counted or bool(sign))
+
+
+def _more(match: Match) -> str:
+    return f"{plain(match['value'])} plus"
+
+
+def _index(match: Match) -> str:
+    return cardinal(match.group().translate(_SUPERSCRIPTS).lstrip("+-")) if match.group()[-1] not in "⁻⁺" else ""
+
+
+def _last_resort(match: Match) -> str:
+    said = {".": "point", ":": "", "-": "dash", "/": "slash"}
+    words = (spelled(part) if part.isdigit() else said.get(part, part) for part in _RUNS.findall(match.group()))
+    return " ".join(word for word in words if word).replace(" ,", ",")
+
+
+ORDINALS = (
+    rule(
+        "ordinals from and to",
+        r"(?i)(?<![\w.,])(?P<first>[1-9]\d{0,5})(?:st|nd|rd|th)\s?[-–]\s?(?P<last>[1-9]\d{0,5})(?:st|nd|rd|th)(?!\w)",
+        _ordinals,
+        "-–",
+    ),
+    rule(
+        "ordinal",
+        r"(?i)(?<![\w.,])(?P<number>\d{1,3}(?:,\d{3})+|\d+)[ ]?(?<!\s)(?:st|nd|rd|th)(?!\w)",
+        _ordinal,
+        "tdTD",
+    ),
+)
+RULES = (
+    rule(
+        "scientific notation",
+        rf"""(?P<sign>{SIGN})?(?<![\w.,])(?P<base>\d+(?:\.\d+)?)(?:\s?[×x*·]\s?10(?:\^\(?)(?P<exponent>[-−+]?\d+)\)?
+        |(?:(?<=\.\d+)[eE]|e)(?P<exponent>[-−+]?\d{{1,3}})|[eE](?P<exponent>[-−+]\d{{1,3}}))(?!\w|[.,]\d)""",
+        _scientific,
+        "eE^",
+    ),
+    rule("digits in groups", rf"""(?P<sign>{SIGN})?(?<!\d|\d[.,])(?P<value>{GROUPED}){END}""", _number),
+    rule("fraction", rf"(?<![\w.,/$€£-]){FRACTION}(?![\w%])", _fraction, "/"),
+    rule("ratio", r"(?<![\w:.,])\d+(?::\d+)+(?![\w:]|[.,]\d)", _ratio, ":"),
+    rule(
+        "range or score",
+        rf"""(?P<sign>{SIGN})?(?<![\w.,-]){number("first")}{END}(?:[-–—−]|[ ][-–—−][ ])
+        {number("last")}{END}(?![\w]|-\d)""",
+        _range,
+        "-–—−",
+    ),
+    rule("numbers in a row", r"(?<![\w.,/-])\d+(?:(?:,\d+)+|(?:/\d+)+|(?:-\d+)+)(?![\w]|[.,/-]\d)", _list, ",/-"),
+    rule("at least", r"(?<![\w.,])(?P<value>\d+)\+(?![\w])", _more, "+"),
+    rule("number", rf"""(?P<sign>{SIGN})?(?<!\d|\d[.,]){number("value")}{END}""", _number),
+)
+LAST_RESORT = rule("digit by digit", r"\d(?:[.,:/-]?\d)*", _last_resort)
+POWER = rule(
+    "power",
+    r"(?P<base>(?<![\p{L}\p{N}]|\d\s|\d[.,])(?:(?!(?:km|mm|cm|nm|mi|ft|yd)[²³])\p{L}{1,3}|\d[\d.,]*)|\))(?P<exponent>[⁻⁺]?[⁰¹²³⁴-⁹]+)",
+    _power,
+    "⁰¹²³⁴⁵⁶⁷⁸⁹",
+)
+INDEX = rule("index", r"[⁻⁺]?[⁰¹²³⁴-⁹]+", _index, "⁰¹²³⁴⁵⁶⁷⁸⁹")

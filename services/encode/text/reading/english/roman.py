@@ -1,0 +1,75 @@
+"""Roman numerals, where the word before makes them certain."""
+
+from __future__ import annotations
+
+import regex
+
+from services.encode.text.reading.rule import Match, rule
+from services.encode.text.reading.words import cardinal, ordinal
+
+_VALUES = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100}
+_VALID = regex.compile(r"(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})")
+_RULERS = (
+    r"Louis|Henry|Elizabeth|Charles|George|Edward|Richard|William|James|Philip|Felipe|Francis|Frederick|Friedrich|Paul|"
+    r"Benedict|Pius|Leo|Gregory|Clement|Innocent|Urban|Alexander|Catherine|Napoleon|Nicholas|Peter|Ivan|Ferdinand|Alfonso|"
+    r"Carlos|Albert|Harald|Gustav|Gustaf|Wilhelm|Otto|Ramesses|Rameses|Ramses|Thutmose|Amenhotep|Ptolemy|Cleopatra|Mary|"
+    r"Christian|Haakon|Olav|Leopold|Umberto|Victor|Emmanuel|Joseph|Franz|Murad|Mehmed|Selim|Darius|Xerxes|Rama|John|Robert"
+)
+_TITLES = r"King|Queen|Pope|Emperor|Empress|Tsar|Czar|Kaiser|Sultan|Pharaoh|Prince|Duke"
+_THINGS = (
+    r"War|Chapter|Part|Act|Scene|Volume|Vol\.|Book|Section|Article|Title|Phase|Type|Class|Stage|Level|Grade|Category|Tier|"
+    r"Appendix|Annex|Figure|Table|Bowl|Schedule|Step|Round|Unit|Module|Mark|Mk|Apollo|Saturn|Fantasy|Rocky|Episode|Season|"
+    r"Lesson|Psalm|Canto|Symphony|Concerto|Sonata|Olympiad|Lambeth|Vatican|Factor|Theft[ ]Auto"
+)
+_NUMERAL = r"(?P<numeral>[IVXLC]+)"
+_BEFORE_ONE = regex.compile(r"$|[.,;:!?)]|\s(?:of|and|to|or|in|was|is)\b|['’]s")
+
+
+def _value(numeral: str) -> int | None:
+    if not _VALID.fullmatch(numeral):
+        return None
+    values = [_VALUES[char] for char in numeral]
+    return sum(-value if value < after else value for value, after in zip(values, [*values[1:], 0], strict=True))
+
+
+def _certain(match: Match) -> int | None:
+    numeral = match["numeral"]
+    if numeral in ("I", "C", "L") and not (numeral == "I" and _BEFORE_ONE.match(match.string, match.end())):
+        return None
+    return _value(numeral)
+
+
+def _ruler(match: Match) -> str | None:
+    value = _certain(match)
+    if value is None or (match["numeral"] == "I" and not match["title"]):
+        return None
+    return f"{match['before']} the {ordinal(str(value)).title()}"
+
+
+def _thing(match: Match) -> str | None:
+    value = _certain(match)
+    return None if value is None else f"{match['before']} {cardinal(str(value))}"
+
+
+def _century(match: Match) -> str | None:
+    value = _value(match["numeral"])
+    return None if not value else f"{ordinal(str(value))} {match['after']}"
+
+
+def _sequel(match: Match) -> str | None:
+    value = _value(match["numeral"])
+    return None if not value else cardinal(str(value))
+
+
+RULES = (
+    rule(
+        "ruler",
+        rf"(?P<before>\b(?:(?P<title>{_TITLES})\s+(?:\p{{Lu}}\p{{Ll}}+\s+){{0,2}}|)"
+        rf"(?:{_RULERS}))[ ]{_NUMERAL}(?![\w-])",
+        _ruler,
+        "IVX",
+    ),
+    rule("numbered part", rf"(?P<before>\b(?:{_THINGS}))[ ]{_NUMERAL}(?![\w-])", _thing, "IVX"),
+    rule("century", r"\b(?P<numeral>[IVX]{1,5})(?:th)?[ ](?P<after>century|centuries)\b", _century, "IVX"),
+    rule("sequel", r"(?<=\p{Lu}\p{Ll}+[ ])(?P<numeral>X{0,2}V?II{1,2})(?![\w-])", _sequel, "I"),
+)

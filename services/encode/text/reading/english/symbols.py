@@ -1,0 +1,104 @@
+"""Abbreviations before numbers and names, and signs of arithmetic."""
+
+from __future__ import annotations
+
+import regex
+
+from services.encode.text.reading.rule import Match, rule
+
+_OPERATORS = {
+    "+": "plus", "-": "minus", "−": "minus", "–": "minus", "*": "times", "×": "times", "·": "times", "⋅": "times",
+    "÷": "divided by", "/": "divided by", "=": "equals", "==": "equals", "≠": "is not equal to",
+    "!=": "is not equal to",
+    "^": "to the power of", "**": "to the power of", "<": "is less than",
+    ">": "is greater than",
+    "<=": "is at most", ">=": "is at least", "≤": "is at most", "≥": "is at least", "≈": "is about",
+    "±": "plus or minus", "~": "is about",
+}  # fmt: skip
+_COMPARED = {"<": "less than", ">": "more than", "<=": "at most", ">=": "at least", "≤": "at most", "≥": "at least"}
+_ARITHMETIC = regex.compile(
+    r"[=+×÷*^]|\b(?:calculate|compute|equals?|minus|plus|times|subtract|divided|what\s+is|what['’]s|solve)\b",
+    regex.IGNORECASE,
+)
+_IS = regex.compile(r"\b(?:is|are|be|was|were)\s*$")
+_TIMES = {"hr": "hour", "min": "minute", "sec": "second"}
+_PLACES = {
+    "p": "page", "pp": "pages", "vol": "volume", "ch": "chapter", "fig": "figure", "figs": "figures", "eq": "equation",
+    "sec": "section", "art": "article", "para": "paragraph", "approx": "approximately", "ca": "circa",
+    "ver": "version", "ed": "edition", "nos": "numbers", "no": "number", "tel": "telephone", "ext": "extension",
+}  # fmt: skip
+
+
+def _operator(match: Match) -> str | None:
+    sign = match["sign"]
+    if sign in "-−–/" and not _ARITHMETIC.search(match.string):
+        return None
+    words = _OPERATORS[sign]
+    if words.startswith("is ") and _IS.search(match.string, max(0, match.start() - 8), match.start()):
+        words = words.removeprefix("is ")
+    return f" {words} "
+
+
+def _compared(match: Match) -> str:
+    return f"{_COMPARED[match['sign']]} "
+
+
+def _place(match: Match) -> str:
+    word = match["word"]
+    name = _PLACES[word.lower()]
+    return f"{name.capitalize() if word[0].isupper() else name} "
+
+
+OPERAND = r"[\p{N}\p{L})\]²³⁰-⁹]"
+RULES = (
+    rule("number sign", r"(?:\#|№)\s?(?=\d)", lambda match: "number ", "#№"),
+    rule(
+        "abbreviation before a number",
+        r"(?i)\b(?P<word>pp?|vol|ch|figs?|eq|sec|art|para|approx|ca|ver|ed|nos?|tel|ext)\.:?\s?(?=\d|\(\d)",
+        _place,
+        ".",
+    ),
+    rule("section sign", r"§+\s?", lambda match: "section ", "§"),
+    rule("hashtag", r"(?<![\w&#])\#(?=\p{L})", lambda match: "", "#"),
+    rule(
+        "comparison",
+        r"(?<![\p{L}\p{N}<>=)])(?P<sign><=|>=|[<>≤≥])(?:(?<=^\s*[<>≤≥]=?)\s)?(?=[\d$€£.−-])",
+        _compared,
+        "<>≤≥",
+    ),
+    rule("root", r"√\s?", lambda match: "square root of ", "√"),
+    rule("plus plus", r"(?<=\b[A-Za-z])\+\+", lambda match: " plus plus", "+"),
+)
+ARITHMETIC = (
+    rule(
+        "spaced operator",
+        rf"(?<={OPERAND})\s+(?P<sign>==|!=|<=|>=|\*\*|[=+*×÷<>≤≥≠≈^±·⋅])\s+(?=[\p{{N}}\p{{L}}(+−$€£√-])",
+        _operator,
+        "=+*×÷<>≤≥≠≈^±·⋅",
+    ),
+    rule(
+        "operator between numbers",
+        r"(?<=[\p{N})])(?P<sign>==|!=|<=|>=|\*\*|[=+*×÷<>≤≥≠^±·⋅])(?=[\p{N}(−√-])",
+        _operator,
+        "=+*×÷<>≤≥≠^±·⋅",
+    ),
+    rule(
+        "operator after a letter",
+        r"(?<=(?<![\p{L}\p{N}])\p{L}[²³]?)(?P<sign>[=+*×÷<>≤≥≠^])(?=\p{N}|\p{L}(?![\p{L}\p{N}]))",
+        _operator,
+        "=+*×÷<>≤≥≠^",
+    ),
+    rule("minus or divided by", r"(?<=\d)\s(?P<sign>[-−–/])\s(?=\d)", _operator, "-−–/"),
+)
+REST = (
+    rule("and", r"\s?&\s?", lambda match: " and ", "&"),
+    rule("at", r"(?<=\w)\s?@\s?(?=\w)|(?<!\S)@(?!\S)", lambda match: " at ", "@"),
+    rule("plus", r"(?<=\w)\+(?![\w+])", lambda match: " plus", "+"),
+    rule("percent sign", r"(?<![\w%])%(?=\s\p{L})", lambda match: "percent", "%"),
+    rule(
+        "per",
+        r"(?<=\p{L})/(?P<per>day|hour|hr|minute|min|second|sec|week|month|year|person|user|night)\b",
+        lambda match: f" per {_TIMES.get(match['per'], match['per'])}",
+        "/",
+    ),
+)

@@ -1,0 +1,73 @@
+"""The rules for English in their order, and the reader that applies them."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from services.encode.text.reading.english import (
+    abbreviations,
+    addresses,
+    calendar,
+    clock,
+    identifiers,
+    money,
+    quantities,
+    roman,
+    symbols,
+    telephone,
+    units,
+)
+from services.encode.text.reading.rule import Rule, apply
+
+WORDS: tuple[Rule, ...] = (*addresses.RULES, *abbreviations.LEADING, *roman.RULES, units.SQUARE, quantities.POWER)
+"""Rules for sentences with or without digits, tried first."""
+NUMBERS: tuple[Rule, ...] = (
+    *calendar.RULES[:2],
+    *telephone.RULES,
+    *symbols.RULES,
+    *calendar.RULES[2:],
+    *identifiers.CONTEXT_RULES,
+    *clock.RULES,
+    *money.RULES,
+    *identifiers.RULES,
+    *quantities.ORDINALS,
+    *quantities.RULES[:1],
+    *units.RULES,
+    *symbols.ARITHMETIC,
+    identifiers.MIXED,
+    *quantities.RULES[1:],
+    quantities.LAST_RESORT,
+)
+"""Rules for sentences with digits, in their order: a rule sees what the rules before it have left."""
+REST: tuple[Rule, ...] = (*symbols.REST, quantities.INDEX, abbreviations.INITIALS)
+
+# Most sentences need no rule. The second half is what the rules of WORDS and REST look for.
+_DIGIT = re.compile(r"\d")
+_OF_INTEREST = re.compile(
+    r"[&@+%=<>§√№#/^×÷²³¹⁰-⁹]|\.\w|\b[A-Z][a-z]{1,3}\.|(?:vs|etc|approx|dept)\."
+    r"|(?<=[a-z] )(?:[IVXLC]{2,6}|[VX]|I(?=[.,;:!?]|$| (?:of|and|to|or|in|was|is)\b))(?![\w-])|[IVX] century"
+)
+
+
+def read_english(text: str) -> str:
+    """Return the sentence with its numbers and symbols as words. No digit remains."""
+    digits = _DIGIT.search(text) is not None
+    if not digits and _OF_INTEREST.search(text) is None:
+        return text
+    if digits and not text.isascii():
+        text = _ascii_digits(text)
+    text = apply(WORDS, text)
+    if digits:
+        text = apply(NUMBERS, text)
+    elif not {"=", "+", "<", ">", "×", "÷", "√"}.isdisjoint(text):
+        text = apply(symbols.ARITHMETIC, apply(symbols.RULES, text))
+    return apply(REST, text)
+
+
+def _ascii_digits(text: str) -> str:
+    """Write the digits of other scripts as 0 to 9."""
+    return "".join(
+        str(unicodedata.decimal(char)) if char > "\x7f" and unicodedata.category(char) == "Nd" else char
+        for char in text
+    )

@@ -1,0 +1,89 @@
+"""Telephone numbers, and other numbers in groups that are read digit by digit: cards, ISBN."""
+
+from __future__ import annotations
+
+import regex
+
+from services.encode.text.reading.rule import Match, rule
+from services.encode.text.reading.words import YEARS, grouped, spelled
+
+_GROUPS = regex.compile(r"\d+")
+_CONTEXT = regex.compile(
+    r"\b(?:call|calling|phone|telephone|tel|dial|text|texting|fax|mobile|cell|hotline|helpline|whatsapp|sms|number|"
+    r"contact|reach|ring|landline|toll[- ]free|card|iban|account)\b[^.!?\d]{0,25}$",
+    regex.IGNORECASE,
+)
+_EXTENSION = r"(?:,?\s*(?:ext\.?|extension|x|\#)\s?(?P<extension>\d{1,6})(?!\w))?"
+_AFTER = r"(?![\w]|[-.,/]\d)"
+
+
+def _said(match: Match, groups: list[str]) -> str:
+    words = grouped(groups)
+    return f"{words}, extension {spelled(match['extension'])}" if match["extension"] else words
+
+
+def _international(match: Match) -> str | None:
+    groups = _GROUPS.findall(match["number"])
+    if not 7 <= sum(map(len, groups)) <= 15 or groups[-1] == "000":
+        return None
+    return f"plus {_said(match, groups)}"
+
+
+def _national(match: Match) -> str | None:
+    written = match["number"]
+    groups = _GROUPS.findall(written)
+    lengths = tuple(map(len, groups))
+    digits = sum(lengths)
+    if not 7 <= digits <= 19 or all(len(group) == 4 and int(group) in YEARS for group in groups):
+        return None
+    certain = (
+        lengths in ((3, 3, 4), (1, 3, 3, 4), (4, 4, 4, 4), (4, 6, 5), (4, 6, 4))
+        or (lengths == (3, 4) and "-" in written)
+        or (lengths == (3, 2, 4) and "-" in written)
+        or (written[0] == "(" and 2 <= lengths[0] <= 5)
+        or (groups[0][0] == "0" and len(groups[0]) > 1 and digits >= 7 and "." not in written)
+        or (lengths == (4, 3, 3) and groups[0] in ("1300", "1800"))
+        or (groups[0] in ("978", "979") and digits == 13 and "-" in written)
+    )
+    if not certain and not _CONTEXT.search(match.string, max(0, match.start() - 60), match.start()):
+        return None
+    return _said(match, groups)
+
+
+def _vanity(match: Match) -> str:
+    parts = match.group().split("-")
+    return ", ".join(spelled(part) if part.isdigit() else part for part in parts)
+
+
+def _emergency(match: Match) -> str:
+    return spelled(match["number"].replace("-", ""))
+
+
+RULES = (
+    rule(
+        "telephone number with country",
+        rf"""(?<![\w+])(?P<number>\+\s?\(?\d{{1,4}}\)?(?:[\s./-]{{0,2}}\(?\d{{1,12}}\)?){{1,7}}){_EXTENSION}{_AFTER}""",
+        _international,
+        "+",
+    ),
+    rule(
+        "telephone number in letters",
+        r"(?<![\w-])(?:1-)?8\d\d-(?:\d{1,3}-)?[A-Z]{3,}(?:-[A-Z0-9]+)*(?![\w-])",
+        _vanity,
+        "8",
+    ),
+    rule(
+        "telephone number",
+        rf"""(?<![\w.,:/+$€£¥-]|\d[ ])
+        (?P<number>(?:\(\d{{2,5}}\)\s?-?|\d{{1,5}}[-./ ])(?:\d{{1,6}}[-. ]){{0,5}}\d{{2,9}})
+        {_EXTENSION}{_AFTER}(?!\s?(?:%|°|€))""",
+        _national,
+        "-. /(",
+    ),
+    rule(
+        "short telephone number",
+        r"(?i)(?:(?<=\b(?:call|dial|text|ring|phone)[ ])|(?<=\b(?:calling|dialing|dialling)[ ]))"
+        r"(?P<number>\d-\d-\d|\d{3,6})(?![\w-]|[.,:/]\d|[ ]\d{3}\b)",
+        _emergency,
+    ),
+)

@@ -1,0 +1,206 @@
+"""Numbers with units, percentages, degrees, sizes."""
+
+from __future__ import annotations
+
+import regex
+
+from services.encode.text.reading.english.amounts import DASH, END, SIGN, amount, number, sign_words
+from services.encode.text.reading.english.fractions import FRACTION, fraction_words
+from services.encode.text.reading.rule import Match, rule
+from services.encode.text.reading.words import cardinal
+
+_TABLE = """
+km kilometer|m meter|cm centimeter|mm millimeter|µm micrometer|μm micrometer|nm nanometer|mi mile|ft foot feet|yd yard
+kg kilogram|g gram|mg milligram|µg microgram|μg microgram|mcg microgram|lb pound|lbs pound|oz ounce
+L liter|l liter|ml milliliter|mL milliliter|cl centiliter|cL centiliter|dl deciliter|dL deciliter|gal gallon
+tsp teaspoon|tbsp tablespoon|qt quart|ha hectare
+KB kilobyte|kB kilobyte|MB megabyte|GB gigabyte|TB terabyte|PB petabyte|KiB kibibyte|MiB mebibyte|GiB gibibyte
+TiB tebibyte|kbit kilobit|Mbit megabit|Gbit gigabit|Mb megabit|Gb gigabit
+Hz hertz hertz|kHz kilohertz kilohertz|MHz megahertz megahertz|GHz gigahertz gigahertz|THz terahertz terahertz
+W watt|kW kilowatt|MW megawatt|GW gigawatt|mW milliwatt|Wh watt_hour|kWh kilowatt_hour|MWh megawatt_hour
+GWh gigawatt_hour|TWh terawatt_hour|V volt|kV kilovolt|mV millivolt|mA milliamp|kA kiloamp|mAh milliamp_hour|Ah amp_hour
+kJ kilojoule|MJ megajoule|kcal kilocalorie|cal calorie|kPa kilopascal|hPa hectopascal|MPa megapascal|Pa pascal
+psi pound_per_square_inch pounds_per_square_inch|dB decibel|Ω ohm|kΩ kiloohm|MΩ megaohm|px pixel|MP megapixel
+s second|sec second|secs second|ms millisecond|µs microsecond|μs microsecond|ns nanosecond|min minute|mins minute|h hour
+hr hour|hrs hour|wk week|wks week|yr year|yrs year|mo month|mos month
+kph kilometer_per_hour kilometers_per_hour|kmh kilometer_per_hour kilometers_per_hour
+mph mile_per_hour miles_per_hour
+kbps kilobit_per_second kilobits_per_second
+Kbps kilobit_per_second kilobits_per_second
+Mbps megabit_per_second megabits_per_second
+Gbps gigabit_per_second gigabits_per_second|bps bit_per_second bits_per_second
+rpm revolution_per_minute revolutions_per_minute|bpm beat_per_minute beats_per_minute
+fps frame_per_second frames_per_second|ppm part_per_million parts_per_million|ppb part_per_billion parts_per_billion
+dpi dot_per_inch dots_per_inch|mpg mile_per_gallon miles_per_gallon
+"""
+_UNITS: dict[str, tuple[str, str]] = {}
+for _entry in _TABLE.replace("|", "\n").split("\n"):
+    if _entry:
+        _short, _one, *_more = (part.replace("_", " ") for part in _entry.split())
+        _UNITS[_short] = (_one, _more[0] if _more else f"{_one}s")
+
+_LENGTHS = ("km", "m", "cm", "mm", "µm", "μm", "nm", "mi", "ft", "yd")
+_NAMES = "|".join(sorted((regex.escape(unit) for unit in _UNITS if unit != "m"), key=len, reverse=True))
+_LENGTH_NAMES = "|".join(sorted(_LENGTHS, key=len, reverse=True))
+_POWERS = {"²": "square", "2": "square", "^2": "square", "³": "cubic", "3": "cubic", "^3": "cubic"}
+_UNIT = rf"""(?:(?P<area>sq|cu)\.?\s(?P<of>ft|mi|km|m|in|yd)\b\.?
+    |(?P<length>{_LENGTH_NAMES})(?P<power>\^?[23](?!\d)|[²³])
+    |(?P<unit>{_NAMES}|(?<=\s)m))"""
+_PER = rf"""(?:\s?/\s?(?P<per>{_NAMES}|m|day|d|hour|minute|second|week|month|year|person|user|page)
+    (?P<per_power>[²³]|\^?[23](?!\d))?(?![\w/]))?"""
+_OTHER_PER = {"d": "day"}
+_DEGREES = {"C": " Celsius", "F": " Fahrenheit", "K": " Kelvin", None: ""}
+_BOUND = r"(?<![\w.,$€£¥]|\d[.,])"
+_RANGE = rf"(?:{number('low', comma=True)}{DASH})?{number('high', comma=True)}{END}"
+
+
+def _value(match: Match) -> tuple[str, bool]:
+    """Return the words of a number or a range, and whether it is one."""
+    groups = match.groupdict()
+    words = sign_words(groups.get("sign"))
+    low, high = groups.get("low"), amount(match["high"])
+    if low:
+        words += f"{amount(low).words()} to "
+    return words + high.words(), high.is_one and not low
+
+
+def _unit_name(match: Match, one: bool) -> str | None:
+    if match["area"]:
+        power = "square" if match["area"] == "sq" else "cubic"
+        single, many = ("inch", "inches") if match["of"] == "in" else _UNITS[match["of"]]
+        return f"{power} {single if one else many}"
+    if match["length"]:
+        return f"{_POWERS[match['power']]} {_UNITS[match['length']][0 if one else 1]}"
+    return _UNITS[match["unit"]][0 if one else 1]
+
+
+def _per(match: Match) -> str:
+    per = match["per"]
+    if not per:
+        return ""
+    name = _UNITS[per][0] if per in _UNITS else _OTHER_PER.get(per, per)
+    power = match["per_power"]
+    if power and per == "s":
+        return f" per {name} {'squared' if '2' in power or '²' in power else 'cubed'}"
+    return f" per {_POWERS[power] + ' ' if power else ''}{name}"
+
+
+def _measure(match: Match) -> str | None:
+    words, one = _value(match)
+    glued = match["blank"] == ""
+    if match["unit"] == "s" and glued and _is_no_second(match):
+        return None
+    name = _unit_name(match, one)
+    return f"{words} {name}{_per(match)}"
+
+
+def _is_no_second(match: Match) -> bool:
+    """Return whether `s` is the end of a plural: the 80s, B-52s, 747s."""
+    text, start, digits = match.string, match.start(), match["high"]
+    plural = text[start - 1 : start] == "-" or text[max(0, start - 4) : start].lower() in ("the ", "his ", "her ")
+    return plural or (digits.isdigit() and len(digits) > 2 and digits[-1] not in "05")
+
+
+def _square(match: Match) -> str:
+    return f"{_POWERS[match['power']]} {_UNITS[match['length']][1]}"
+
+
+def _compound(match: Match) -> str:
+    return f"{cardinal(match['high'])}-{_UNITS[match['unit']][0]}"
+
+
+def _fraction(match: Match) -> str:
+    mixed = match["whole"] is not None
+    return f"{fraction_words(match)} {_unit_name(match, not mixed)}{_per(match)}"
+
+
+def _degrees(match: Match) -> str:
+    words, one = _value(match)
+    return f"{words} degree{'' if one else 's'}{_DEGREES[match['scale']]}"
+
+
+def _percent(match: Match) -> str:
+    words, _ = _value(match)
+    return f"{words} {'per mille' if match['mark'] == '‰' else 'percent'}"
+
+
+def _percent_of_both(match: Match) -> str:
+    return f"{sign_words(match['sign'])}{amount(match['low']).words()} to {amount(match['high']).words()} percent"
+
+
+def _duration(match: Match) -> str:
+    parts = []
+    for name in ("hour", "minute", "second"):
+        digits = match[name]
+        if digits:
+            parts.append(f"{cardinal(digits)} {name}{'' if digits == '1' else 's'}")
+    return " ".join(parts)
+
+
+def _feet(match: Match) -> str:
+    feet, inches = match["feet"], match["inches"]
+    words = f"{cardinal(feet)} {'foot' if feet == '1' else 'feet'}"
+    return f"{words} {cardinal(inches)} inch{'' if inches == '1' else 'es'}" if inches else words
+
+
+def _place(match: Match) -> str:
+    words = f"{cardinal(match['degrees'])} degrees {cardinal(match['minutes'])} minutes"
+    if match["seconds"]:
+        words += f" {amount(match['seconds']).words()} seconds"
+    return words
+
+
+def _size(match: Match) -> str:
+    sides = [amount(match[name]).words() for name in ("first", "second", "third") if match[name]]
+    words = " by ".join(sides)
+    return f"{words} {_UNITS[match['unit']][1]}" if match["unit"] else words
+
+
+RULES = (
+    rule(
+        "size",
+        rf"""(?<![\w.,])(?P<first>(?!0\d)\d+(?:\.\d+)?)(?:(?P<x>[xX×])|[ ][xX][ ])(?P<second>(?!0\d)\d+(?:\.\d+)?)
+        (?:(?:[xX×]|[ ][xX][ ])(?P<third>\d+(?:\.\d+)?))?(?:\s?(?P<unit>{_LENGTH_NAMES}|px)(?![\w]))?(?![\w]|\.\d)""",
+        _size,
+        "xX×",
+    ),
+    rule(
+        "feet and inches",
+        r"""(?<![\w.,])(?P<feet>\d{1,3})(?:(?<!\d\d)['′](?P<inches>\d{1,2})(?:["”″]|'')|\s?ft\.?\s(?P<inches>\d{1,2})\s?in\b\.?)""",
+        _feet,
+        "'′f",
+    ),
+    rule(
+        "place",
+        r"""(?<![\w.,])(?P<degrees>\d{1,3})°\s?(?P<minutes>\d{1,2})['′’]\s?(?:(?P<seconds>\d{1,2}(?:\.\d+)?)(?:["″”]|''))?""",
+        _place,
+        "°",
+    ),
+    rule(
+        "duration",
+        r"""(?<![\w.,])(?:(?P<hour>\d+)\s?h\s?(?P<minute>\d+)\s?(?:m|min)?(?:\s?(?P<second>\d+)\s?s)?|(?P<minute>\d+)\s?m\s?(?P<second>\d+)\s?s)(?!\w)""",
+        _duration,
+        "hm",
+    ),
+    rule(
+        "percent of both",
+        rf"""(?P<sign>{SIGN})?{_BOUND}{number("low", comma=True)}\s?%{DASH}{number("high", comma=True)}{END}\s?%""",
+        _percent_of_both,
+        "%",
+    ),
+    rule("percent", rf"""(?P<sign>{SIGN})?{_BOUND}{_RANGE}\s?(?P<mark>[%‰])""", _percent, "%‰"),
+    rule("degrees", rf"""(?P<sign>{SIGN})?{_BOUND}{_RANGE}\s?[°º˚](?:\s?(?P<scale>[CFK])(?!\w))?""", _degrees, "°º˚"),
+    rule("fraction with a unit", rf"""(?<![\w.,/]){FRACTION}\s?{_UNIT}(?![\w²³]){_PER}""", _fraction, "/"),
+    rule(
+        "compound with a unit",
+        rf"""{_BOUND}(?P<high>\d{{1,15}})-(?P<unit>(?!(?:s|h|g|l|L|m|V|W)\b)(?:{_NAMES}))(?=\s[a-z])""",
+        _compound,
+        "-",
+    ),
+    rule(
+        "number with a unit",
+        rf"""(?P<sign>{SIGN})?{_BOUND}{_RANGE}(?P<blank>[ \u00a0\u202f\u2009]?){_UNIT}(?![\w²³'’]|-\d){_PER}""",
+        _measure,
+    ),
+)
+SQUARE = rule("area or volume", rf"(?<![\w]|\d\s)(?P<length>{_LENGTH_NAMES})(?P<power>[²³])(?!\w)", _square, "²³")

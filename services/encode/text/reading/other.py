@@ -1,0 +1,119 @@
+"""Digits in languages other than English and Chinese, by num2words. Digits stay where it does not have the language."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import regex
+from num2words import CONVERTER_CLASSES, num2words
+
+_LONGEST = 15
+_SHARED = {"nb": "no", "nn": "no", "iw": "he", "in": "id", "kk": "kz"}
+"""Subtags of languages that the library has under another name."""
+_DECIMAL_POINT = frozenset(("en", "zh", "ja", "ko", "th", "he", "am", "bn", "kn", "te", "cy"))
+"""Languages that write 1,234.5; the others write 1.234,5."""
+_PERCENT = {
+    "de": "Prozent", "fr": "pour cent", "es": "por ciento", "it": "per cento", "pt": "por cento", "nl": "procent",
+    "pl": "procent", "cs": "procent", "sv": "procent", "da": "procent", "no": "prosent", "fi": "prosenttia",
+    "ru": "процентов", "uk": "відсотків", "tr": "yüzde", "ja": "パーセント", "ko": "퍼센트",
+}  # fmt: skip
+_CELSIUS = {
+    "de": "Grad Celsius", "fr": "degrés Celsius", "es": "grados Celsius", "it": "gradi Celsius", "pt": "graus Celsius",
+    "nl": "graden Celsius", "pl": "stopni Celsjusza", "sv": "grader Celsius", "da": "grader celsius",
+    "no": "grader celsius", "ru": "градусов Цельсия", "ja": "度", "ko": "도",
+}  # fmt: skip
+_MINUS = {
+    "de": "minus", "fr": "moins", "es": "menos", "it": "meno", "pt": "menos", "nl": "min", "pl": "minus", "cs": "minus",
+    "sv": "minus", "da": "minus", "no": "minus", "fi": "miinus", "ru": "минус", "uk": "мінус", "tr": "eksi",
+    "ja": "マイナス", "ko": "마이너스",
+}  # fmt: skip
+_POINT = {"it": "virgola", "vi": "phẩy", "id": "koma", "fa": "ممیز", "ar": "فاصلة"}
+_EURO = {"de": "Euro", "fr": "euros", "es": "euros", "it": "euro", "pt": "euros", "nl": "euro"}
+_BLANK = "[ \u00a0\u2009\u202f'’]"
+_GROUP = {
+    ",": regex.compile(rf"[1-9]\d{{0,2}}(?:(?:\.\d{{3}})+|({_BLANK})\d{{3}}(?:\1\d{{3}})*)(?:,\d+)?|\d+(?:,\d+)?"),
+    ".": regex.compile(rf"[1-9]\d{{0,2}}(?:(?:,\d{{3}})+|({_BLANK})\d{{3}}(?:\1\d{{3}})*)(?:\.\d+)?|\d+(?:\.\d+)?"),
+}
+_NUMERAL = (
+    r"(?P<sign>(?<![\w)\]-])[-−])?(?P<number>\d(?:[\d.,' ’\u00a0\u2009\u202f:/-]*\d)?)(?P<mark>\s?%|\s?°\s?C\b|\s?€)?"
+)
+_WRITTEN = regex.compile(_NUMERAL)
+_RUNS = regex.compile(r"\d+|\D+")
+
+
+def read_digits(text: str, language: str) -> str:
+    """Return the text with digits as words of `language`, or `text` itself if there are no words for it."""
+    name = _SHARED.get(language, language)
+    if not _has(name) or not any(char.isdigit() for char in text):
+        return text
+    return _WRITTEN.sub(lambda match: _read(match, name), text)
+
+
+@lru_cache(maxsize=256)
+def _has(language: str) -> bool:
+    if language not in CONVERTER_CLASSES:
+        return False
+    try:
+        return all(num2words(number, lang=language) for number in (0, 7, 1234))
+    except Exception:  # noqa: BLE001 - some converters of the library fail on their own tables
+        return False
+
+
+@lru_cache(maxsize=8192)
+def _cardinal(digits: str, language: str) -> str | None:
+    """Return the words of ASCII digits. A leading zero or many digits make it digit by digit."""
+    try:
+        if (len(digits) > 1 and digits[0] == "0") or len(digits) > _LONGEST:
+            return " ".join(str(num2words(int(digit), lang=language)) for digit in digits)
+        return str(num2words(int(digits), lang=language))
+    except Exception:  # noqa: BLE001 - see _has
+        return None
+
+
+def _point(language: str) -> str:
+    converter: Any = CONVERTER_CLASSES[language]
+    word = getattr(converter, "pointword", "") or _POINT.get(language, "")
+    return str(word if isinstance(word, str) else word[0])
+
+
+def _read(match: regex.Match[str], language: str) -> str:
+    written, mark = match["number"], (match["mark"] or "").strip()
+    decimal = "." if language in _DECIMAL_POINT else ","
+    whole = _GROUP[decimal].fullmatch(written)
+    words = _number(written, decimal, language) if whole else _parts(written, language)
+    if words is None:
+        return match.group()
+    if match["sign"]:
+        minus = _MINUS.get(language)
+        words = f"{minus} {words}" if minus else f"{match['sign']}{words}"
+    said = {"%": _PERCENT, "€": _EURO}.get(mark, _CELSIUS).get(language) if mark else None
+    if mark:
+        words += f" {said}" if said else match["mark"]
+    text, start, end = match.string, match.start(), match.end()
+    before = " " if start and text[start - 1].isalpha() else ""
+    after = " " if end < len(text) and text[end].isalpha() else ""
+    return f"{before}{words}{after}"
+
+
+def _number(written: str, decimal: str, language: str) -> str | None:
+    whole, _, fraction = regex.sub(r"[ \u00a0\u2009\u202f'’]", "", written).partition(decimal)
+    words = _cardinal(whole.replace("." if decimal == "," else ",", ""), language)
+    if not fraction or words is None:
+        return words
+    point = _point(language)
+    digits = [_cardinal(digit, language) for digit in fraction]
+    if not point or None in digits:
+        return None
+    return f"{words} {point} {' '.join(digit for digit in digits if digit)}"
+
+
+def _parts(written: str, language: str) -> str | None:
+    """Read each run of digits of a date, a time, a range or a telephone number."""
+    words = []
+    for part in _RUNS.findall(written):
+        said = _cardinal(part, language) if part.isdigit() else ", " if part.strip() == "," else " "
+        if said is None:
+            return None
+        words.append(said)
+    return "".join(words)

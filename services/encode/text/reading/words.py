@@ -1,0 +1,66 @@
+"""Numbers as English words, by num2words."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from num2words import num2words
+
+LONGEST_NUMBER = 36
+"""Digits of the longest number that is read as one; longer ones are read digit by digit."""
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+YEARS = range(1010, 2100)
+"""Numbers of four digits that may be years."""
+
+
+@lru_cache(maxsize=8192)
+def cardinal(digits: str) -> str:
+    """Read ASCII digits as a quantity. A leading zero or too many digits make it digit by digit."""
+    if (len(digits) > 1 and digits[0] == "0") or len(digits) > LONGEST_NUMBER:
+        return spelled(digits)
+    return str(num2words(int(digits)))
+
+
+@lru_cache(maxsize=2048)
+def ordinal(digits: str) -> str:
+    """Read ASCII digits as an ordinal: 21 -> twenty-first."""
+    return str(num2words(int(digits), to="ordinal"))
+
+
+@lru_cache(maxsize=2048)
+def year(digits: str) -> str:
+    """Read a year: 1999 -> nineteen ninety-nine, 1905 -> nineteen oh five. Other numbers are quantities."""
+    if len(digits) != 4 or int(digits) not in YEARS:
+        return cardinal(digits)
+    return str(num2words(int(digits), to="year")).replace("oh-", "oh ")
+
+
+def spelled(digits: str) -> str:
+    """Read digit by digit."""
+    return " ".join(DIGITS[int(digit)] for digit in digits)
+
+
+def grouped(groups: list[str]) -> str:
+    """Read groups digit by digit, with a pause between groups."""
+    return ", ".join(spelled(group) for group in groups)
+
+
+def two_digits(digits: str) -> str:
+    """Read minutes: 05 -> oh five, 30 -> thirty."""
+    return f"oh {DIGITS[int(digits)]}" if digits[0] == "0" else cardinal(digits)
+
+
+def code(digits: str) -> str:
+    """Read digits of a name or code, such as those of A4, E100 and 705A."""
+    if len(digits) > 1 and digits[0] == "0":
+        return spelled(digits)
+    if len(digits) <= 2 or (len(digits) == 3 and digits.endswith("00")):
+        return cardinal(digits)
+    if len(digits) == 4 and 1900 <= int(digits) < 2100:
+        return year(digits)
+    return spelled(digits)
+
+
+def label(digits: str) -> str:
+    """Read the number of a room, a flight, an order: digit by digit from three digits on."""
+    return spelled(digits) if len(digits) > 2 or digits[0] == "0" else cardinal(digits)

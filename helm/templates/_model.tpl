@@ -80,12 +80,28 @@ metadata:
   {{- include "light-tts.metadata" (merge (dict "annotations" (merge (dict "helm.sh/resource-policy" "keep") $claim.annotations)) .) | nindent 2 }}
 spec:
   accessModes: {{ toJson (default (list "ReadWriteMany") $claim.accessModes) }}
-  {{- with $claim.storageClass }}
+  {{- /* A claim keeps its class: it cannot change, and the value may have been removed. */}}
+  {{- with default $claim.storageClass (dig "spec" "storageClassName" "" (lookup "v1" "PersistentVolumeClaim" .root.Release.Namespace (include "light-tts.component" .))) }}
   storageClassName: {{ . | quote }}
   {{- end }}
   resources:
     requests:
       storage: {{ $claim.size }}
+{{- end }}
+
+{{/* The claims that the chart makes, in JSON under "names". Helm keeps them when the release is uninstalled. */}}
+{{- define "light-tts.keptClaims" -}}
+{{- $names := list }}
+{{- if and (eq .Values.model.mode "pvc") (not .Values.model.pvc.existingClaim) }}
+{{- $names = append $names (include "light-tts.modelClaim" .) }}
+{{- end }}
+{{- if and .Values.engineCache.pvc.enabled (not .Values.engineCache.pvc.existingClaim) }}
+{{- $names = append $names (include "light-tts.enginesClaim" .) }}
+{{- end }}
+{{- if and (not .Values.single.enabled) .Values.gateway.voices.enabled (not .Values.gateway.voices.existingClaim) }}
+{{- $names = append $names (include "light-tts.voicesClaim" .) }}
+{{- end }}
+{{- dict "names" $names | toJson }}
 {{- end }}
 
 {{- define "light-tts.modelClaim" -}}

@@ -68,8 +68,9 @@ spec:
     {{- if and .targets (eq $root.Values.discovery "kubernetes") }}
     # The API server; a policy cannot name its address.
     - ports:
-        - port: 443
-        - port: 6443
+        {{- range $policy.apiServerPorts }}
+        - port: {{ . }}
+        {{- end }}
     {{- else if and .model (include "light-tts.hasFetchContainer" $root) (eq $root.Values.model.mode "emptyDir") }}
     # The source of the model.
     - ports:

@@ -5,6 +5,7 @@
 {{- include "light-tts.validateEngines" . }}
 {{- include "light-tts.validateTls" . }}
 {{- include "light-tts.validateSecrets" . }}
+{{- include "light-tts.validateUpgrade" . }}
 {{- if .Values.single.enabled }}
 {{- include "light-tts.validateWorkload" (dict "root" . "name" "single" "values" .Values.single) }}
 {{- else }}

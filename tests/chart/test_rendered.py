@@ -270,3 +270,41 @@ def test_the_notes_give_commands_that_fit(newest_helm: Helm, profile: str) -> No
     assert 'light-tts say "' in notes
     assert "http://127.0.0.1:8080/v1/audio/speech" in notes
     assert ("GPUs:" in notes) is ("cpu" not in profile)
+
+
+def test_the_values_for_a_laptop_fit_two_cpus(newest_helm: Helm) -> None:
+    requests = []
+    for deployment in of_kind(newest_helm.render("values-cpu.yaml"), "Deployment").values():
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        cpu = str(container["resources"]["requests"]["cpu"])
+        assert cpu.endswith("m")
+        requests += [int(cpu.removesuffix("m"))] * deployment["spec"]["replicas"]
+    assert all(100 <= each <= 250 for each in requests)
+    assert sum(requests) + max(requests) <= 1000, "the cluster's own pods need the other CPU"
+
+
+def test_the_api_server_s_ports_are_a_value(newest_helm: Helm) -> None:
+    objects = newest_helm.render("values.yaml", "networkPolicy.apiServerPorts=[16443]")
+    policies = of_kind(objects, "NetworkPolicy")
+    for component in ("gateway", "llm"):
+        ports = {port["port"] for rule in policies[component]["spec"]["egress"] for port in rule["ports"]}
+        assert 16443 in ports
+        assert not ports & {443, 6443}
+
+
+@pytest.mark.parametrize(
+    ("profile", "single", "claims"),
+    [
+        ("values.yaml", "gateway, llm", "light-tts-model"),
+        ("values-cpu.yaml", "gateway, encode, llm", ""),
+        ("values-production.yaml", "", "light-tts-model"),
+        ("values-single-gpu.yaml", "single", ""),
+    ],
+)
+def test_the_notes_name_what_is_single_and_what_stays(
+    newest_helm: Helm, profile: str, single: str, claims: str
+) -> None:
+    notes = newest_helm.notes(profile)
+    assert (f"Single pods: {single}. " in notes) if single else ("Single pods" not in notes)
+    deletion = f"kubectl -n {NAMESPACE} delete persistentvolumeclaim {claims}\n"
+    assert (deletion in notes) if claims else ("persistentvolumeclaim" not in notes)

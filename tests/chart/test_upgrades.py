@@ -164,3 +164,63 @@ def test_keda_takes_lost_metrics_for_lost_metrics(newest_helm: Helm) -> None:
     assert {trigger["metadata"]["ignoreNullValues"] for trigger in decode["triggers"]} == {"false"}
     assert decode["fallback"] == {"failureThreshold": 3, "replicas": 2, "behavior": "currentReplicasIfHigher"}
     assert "fallback" not in gateway, "KEDA has none for CPU"
+
+
+def claim(name: str, *, size: str = "20Gi", mode: str = "ReadWriteMany", phase: str = "Bound") -> dict[str, Any]:
+    """A claim as the cluster has it."""
+    spec = {"accessModes": [mode], "storageClassName": "fast", "resources": {"requests": {"storage": size}}}
+    return {**owned("PersistentVolumeClaim", "v1", name, spec), "status": {"phase": phase}}
+
+
+MODEL, VOICES, ENGINES = "light-tts-model", "light-tts-voices", "light-tts-engines"
+
+
+@pytest.mark.parametrize(
+    ("there", "settings", "sentence"),
+    [
+        (claim(MODEL), ('model.pvc.size="10Gi"',), "model.pvc.size is 10Gi, but the claim light-tts-model has 20Gi"),
+        (claim(MODEL), ('model.pvc.size="21G"',), "model.pvc.size is 21G, but the claim light-tts-model has 20Gi"),
+        (claim(MODEL), ('model.pvc.accessModes=["ReadWriteOnce"]',), "model.pvc.accessModes is ReadWriteOnce"),
+        (claim(MODEL), ('model.pvc.storageClass="slow"',), "model.pvc.storageClass is slow"),
+        (claim(MODEL, phase="Pending"), ('model.pvc.size="30Gi"',), "only a bound claim can grow"),
+        (
+            claim(VOICES),
+            ("gateway.voices.enabled=true",),
+            "gateway.voices.size is 10Gi, but the claim light-tts-voices",
+        ),
+        (claim(ENGINES), ("engineCache.pvc.enabled=true",), "engineCache.pvc.size is 10Gi"),
+        (claim(MODEL), (), None),
+        (claim(MODEL), ('model.pvc.size="30Gi"',), None),
+        (claim(MODEL), ("model.pvc.size=2.2e10",), None),
+        (claim(MODEL), ('model.pvc.size="1"', 'model.mode="emptyDir"'), None),
+        (claim(MODEL), ('model.pvc.size="1"', 'model.pvc.existingClaim="mine"'), None),
+        (claim("other"), ('model.pvc.size="1"',), None),
+    ],
+    ids=lambda value: "" if isinstance(value, dict) else None,
+)
+def test_an_upgrade_that_changes_a_claim_is_refused_with_a_sentence(
+    newest_helm: Helm, tmp_path: Path, there: dict[str, Any], settings: tuple[str, ...], sentence: str | None
+) -> None:
+    with lookup_api([there], tmp_path) as kubeconfig:
+        said = newest_helm.ask_cluster(kubeconfig, "values.yaml", *settings)
+    assert (sentence in said) if sentence else ("kind: Deployment" in said), said
+
+
+def test_a_claim_keeps_the_storage_class_that_it_has(newest_helm: Helm, tmp_path: Path) -> None:
+    with lookup_api([claim(MODEL)], tmp_path) as kubeconfig:
+        said = newest_helm.ask_cluster(kubeconfig, "values.yaml")
+    (made,) = [item for item in yaml.safe_load_all(said) if item and item["kind"] == "PersistentVolumeClaim"]
+    assert made["spec"]["storageClassName"] == "fast"
+
+
+@pytest.mark.parametrize(
+    ("override", "refused"), [('nameOverride="tts"', True), ('nameOverride="light-tts"', False), ("", False)]
+)
+def test_an_upgrade_that_changes_selectors_is_refused_with_a_sentence(
+    each_helm: Helm, tmp_path: Path, override: str, refused: bool
+) -> None:
+    labels = {"app.kubernetes.io/name": "light-tts", "app.kubernetes.io/instance": "light-tts"}
+    spec = {"replicas": 1, "selector": {"matchLabels": labels}}
+    with lookup_api([owned("Deployment", "apps/v1", "light-tts-llm", spec)], tmp_path) as kubeconfig:
+        said = each_helm.ask_cluster(kubeconfig, "values-cpu.yaml", *filter(None, [override]))
+    assert ("set nameOverride to light-tts, or uninstall" in said) is refused, said

@@ -8,7 +8,7 @@ checks. Each service's `settings` come from its settings class; see `tools.chart
 # ruff: noqa: RUF012 - pydantic copies defaults
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -90,6 +90,8 @@ class NetworkPolicy(Values):
     """Peers that may connect to the gateway; empty: all."""
     metrics_from: list[Object] = []
     """Peers that may scrape metrics; empty: every pod of the cluster."""
+    api_server_ports: list[Annotated[int, Field(ge=1, le=65535)]] = Field([443, 6443], min_length=1)
+    """Ports of the API server, which the gateway and llm pods watch. minikube has 8443, MicroK8s 16443."""
     extra_egress: list[Object] = []
     """Additional egress rules. Each other, DNS, the API server and the addresses in settings are allowed already."""
 

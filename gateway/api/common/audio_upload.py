@@ -17,16 +17,18 @@ SLICE_CHARS = 256 * 1024
 PCM, A_LAW, MU_LAW = 1, 6, 7
 """WAV's format codes of sample layouts."""
 
-_FILE_MARKS = (b"RIFF", b"fLaC", b"OggS", b"ID3")
+_FILE_MARKS = (b"RIFF", b"fLaC", b"OggS", b"ID3", b"\x1a\x45\xdf\xa3")
+_MP4_MARK = b"ftyp"
+"""After the length of the first box."""
 
 InlineAudio = Annotated[
-    str, Field(description="An audio file (WAV, FLAC, MP3, Ogg): base64, or a data URL with base64.")
+    str, Field(description="An audio file (WAV, FLAC, MP3, Ogg, M4A, WebM): base64, or a data URL with base64.")
 ]
 
 
 def is_file(audio: bytes) -> bool:
     """Return whether `audio` begins like an audio file."""
-    return audio.startswith(_FILE_MARKS)
+    return audio.startswith(_FILE_MARKS) or audio[4:8] == _MP4_MARK
 
 
 def as_wav(samples: bytes, rate: int, layout: int = PCM) -> bytes:

@@ -7,13 +7,17 @@ So the size is checked before decoding, and decoding proceeds block by block and
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
 from services.common.errors import InvalidInput
+from services.encode.voice import containers
 
 _BLOCK = 65536  # frames decoded at a time
 _WINDOW = 0.02  # seconds per step of the silence detector
@@ -62,7 +66,7 @@ class PromptAudio:
 
 
 def read_prompt(data: bytes, limits: AudioLimits = DEFAULT_LIMITS) -> PromptAudio:
-    """Decode a prompt in any format libsndfile reads, mix it to mono, trim long silence and check it.
+    """Decode a prompt in any format of libsndfile, or M4A, AAC or WebM; mix it to mono, trim long silence and check it.
 
     Raises InvalidInput if it is not audio, too short, too long, too large, silent or sampled below 16 kHz.
     """
@@ -92,28 +96,40 @@ def _decode(data: bytes, limits: AudioLimits) -> tuple[NDArray[np.float32], int]
     if len(data) > limits.max_bytes:
         raise _refusal(f"prompt audio has {len(data)} bytes; send at most {limits.max_bytes}")
     longest = limits.max_seconds + limits.max_silence_seconds
-    blocks: list[NDArray[np.float32]] = []
-    try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
-            rate = int(file.samplerate)
-            _check_format(rate, file.channels, limits)
-            left = int(longest * rate) + 1
-            while left > 0:
-                block = file.read(min(_BLOCK, left), dtype="float32", always_2d=True)
-                if not len(block):
-                    break
-                left -= len(block)
-                blocks.append(block.mean(axis=1, dtype=np.float32))
-    except soundfile.SoundFileError as error:
-        raise _refusal("prompt audio cannot be decoded; send a WAV, FLAC, MP3 or Ogg file") from error
-    if left <= 0:
+    demuxer = containers.demuxer_of(data)
+    if demuxer is None:
+        rate, blocks = _sndfile_blocks(data, limits, longest)
+    else:
+        rate, blocks = containers.blocks(data, demuxer, partial(_check_format, limits), longest)
+    mono = [block.mean(axis=1, dtype=np.float32) for block in blocks]
+    samples = np.concatenate(mono) if mono else np.zeros(0, np.float32)
+    if len(samples) > longest * rate:
         raise _refusal(f"prompt audio is longer than {longest:g} s; cut it to {limits.max_seconds:g} s or less")
-    if not blocks:
+    if not len(samples):
         raise _refusal("prompt audio has no samples; the file may be truncated, send it again")
-    return np.concatenate(blocks), rate
+    return samples, rate
 
 
-def _check_format(rate: int, channels: int, limits: AudioLimits) -> None:
+def _sndfile_blocks(data: bytes, limits: AudioLimits, longest: float) -> tuple[int, Iterator[NDArray[np.float32]]]:
+    """Return the rate and the samples [n, channels] in blocks, of a file that libsndfile reads."""
+
+    def read() -> Iterator[Any]:
+        try:
+            with soundfile.SoundFile(io.BytesIO(data)) as file:
+                _check_format(limits, int(file.samplerate), file.channels)
+                yield int(file.samplerate)
+                left = int(longest * file.samplerate) + 1
+                while left > 0 and len(block := file.read(min(_BLOCK, left), dtype="float32", always_2d=True)):
+                    left -= len(block)
+                    yield block
+        except soundfile.SoundFileError as error:
+            raise _refusal("prompt audio cannot be decoded; send a WAV, FLAC, MP3, Ogg, M4A or WebM file") from error
+
+    reading = read()
+    return next(reading), reading
+
+
+def _check_format(limits: AudioLimits, rate: int, channels: int) -> None:
     if rate < limits.min_rate:
         raise _refusal(f"prompt audio is sampled at {rate} Hz; send a recording of {limits.min_rate} Hz or more")
     if rate > limits.max_rate:

@@ -76,7 +76,7 @@ class LlmService(llm_pb2_grpc.LlmServicer):
         dial = dialler(settings)
         wait = settings.decode_wait_seconds
         pool = Pool(workers, "lighttts.v1.Decode", name="decode", dial=dial, wait_seconds=wait)
-        styles = read_styles(model)
+        styles = read_styles(model, settings.llm_weights)
         engine = await asyncio.to_thread(load_engine, settings, model, styles, metrics.count_step)
         self._context = LlmServiceContext(
             engine=engine,

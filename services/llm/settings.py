@@ -28,6 +28,9 @@ class LlmSettings(ModelServiceSettings):
     device: str = "cpu"
     """Device of the model: cpu, cuda, cuda:1 ... If a GPU is absent or fails, the worker logs an error and uses
     the CPU."""
+    llm_weights: str = Field(default="", pattern="^[a-z0-9_-]*$")
+    """Other weights of the language model that the checkpoint was published with, as a style of that name and the
+    default one: rl reads llm.rl.pt (CosyVoice3). Empty: llm.pt."""
     llm_memory_fraction: float = Field(default=1.0, gt=0, le=1)
     """Share of a GPU's memory that this process may use, if several processes share the GPU."""
     llm_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

@@ -17,12 +17,14 @@ DEFAULT = "default"
 """The directory's own `llm.pt`, unless an entry of this name replaces it."""
 
 
-def read_styles(model: ModelDir) -> dict[str, Path]:
+def read_styles(model: ModelDir, variant: str = "") -> dict[str, Path]:
     """Return style names and checkpoints, the default one first. Relative paths start at the model directory.
 
-    Raises ModelDirError with the file and the wrong entry.
+    `variant` selects other weights that the checkpoint was published with, such as `rl`. They are a style of that name:
+    an utterance does not move between workers of different weights, and a request for `default` does not get them.
+    Raises ModelDirError with the file and the wrong entry, or with the variant that is missing.
     """
-    styles = {DEFAULT: model.weights_file("llm")}
+    styles = {variant or DEFAULT: _own_weights(model, variant)}
     path = model.path / STYLE_FILE
     if not path.is_file():
         return styles
@@ -40,6 +42,18 @@ def read_styles(model: ModelDir) -> dict[str, Path]:
     if missing:
         raise ModelDirError(f"{path} names files that do not exist: {', '.join(missing)}")
     return styles | dict(listed)
+
+
+def _own_weights(model: ModelDir, variant: str) -> Path:
+    family = model.family
+    if variant and variant not in family.llm_variants:
+        known = f"{', '.join(family.llm_variants)} or leave it empty" if family.llm_variants else "leave it empty"
+        raise ModelDirError(f"LIGHTTTS_LLM_WEIGHTS is {variant}; for a checkpoint of {family.name} use {known}")
+    path = model.path / family.llm_file(variant)
+    if not path.is_file():
+        command = f"`light-tts fetch {family.name} {model.path} --llm {variant}`"
+        raise ModelDirError(f"{path} is missing, which LIGHTTTS_LLM_WEIGHTS={variant} selects; {command} downloads it")
+    return path
 
 
 def _entry(model: ModelDir, entry: Mapping[str, str]) -> tuple[str, Path]:

@@ -16,15 +16,14 @@ import pytest
 import torch
 
 from lighttts.v1 import llm_pb2, voice_pb2
-from services.common.checkpoint.model_dir import CARD, open_model_dir
+from services.common.checkpoint.model_dir import CARD, ModelDirError, open_model_dir
 from services.common.voices.message import to_message
 from services.common.voices.voice import Voice, voice_identity
+from services.llm.styles import read_styles
 from tests.support.decode_worker import PROMPT_TOKENS, StartWorker, audio_of
 from tests.support.llm import ROOT, Llm, Spoken, all_free, llm_service, refusal, start_message, text_message
 
 MINI = ROOT / "tests" / "data" / "cosyvoice3-mini"
-ELSEWHERE = ("flow.pt", "hift.pt", "campplus.onnx", "speech_tokenizer_v3.onnx")
-"""Files of the other services; the llm service only checks that they exist."""
 END_OF_PROMPT, FILL = 403, 6564
 TEXT = tuple(range(20, 34))
 SECONDS = 2.0
@@ -41,8 +40,6 @@ def checkpoint(tmp_path: Path) -> Callable[[str], Path]:
         path.mkdir()
         for file in MINI.iterdir():
             (path / file.name).symlink_to(file)
-        for name in ELSEWHERE:
-            (path / name).touch()
         (path / CARD).write_text(f"name: third\ntext_streaming: {text_streaming}\n", encoding="utf-8")
         return path
 
@@ -119,3 +116,33 @@ async def test_an_interleaved_text_is_spoken_alike_however_it_is_cut(
         await all_free()
     assert cut.raw_ids == whole.raw_ids
     assert FILL in whole.raw_ids
+
+
+async def test_other_weights_are_a_style_of_their_own(
+    worker: StartWorker, tmp_path: Path, checkpoint: Callable[[str], Path]
+) -> None:
+    decode, path = await worker(), checkpoint("sentence")
+    weights = torch.load(path / "llm.pt", weights_only=True)
+    weights["llm_decoder.weight"] = weights["llm_decoder.weight"].flip(0)
+    torch.save(weights, path / "llm.rl.pt")
+    async with llm_service(tmp_path, decode.address, model_dir=path, llm_backend="torch") as llm:
+        published = await speak(llm, voice(path), TEXT)
+        assert (await llm.stub.ListStyles(llm_pb2.ListStylesRequest())).styles == ["default"]
+    async with llm_service(tmp_path, decode.address, model_dir=path, llm_backend="torch", llm_weights="rl") as llm:
+        assert (await llm.stub.ListStyles(llm_pb2.ListStylesRequest())).styles == ["rl"]
+        reinforced = await speak(llm, voice(path), TEXT)
+        assert (await speak(llm, voice(path), TEXT, style="rl")).raw_ids == reinforced.raw_ids != published.raw_ids
+        code, error = await refusal(llm.generate(llm_pb2.GenerateRequest(start=start_message("any", style="default"))))
+        assert (code, error.field) == (grpc.StatusCode.NOT_FOUND, "start.style")
+        resume = llm_pb2.GenerateResume(raw_ids=published.raw_ids[:5], origin=published.started[0].origin)
+        moved = start_message("any", text_order=llm_pb2.TEXT_ORDER_WHOLE, resume=resume)
+        code, error = await refusal(llm.generate(llm_pb2.GenerateRequest(start=moved)))
+        assert "of another weights" in error.message
+
+
+@pytest.mark.parametrize(("weights", "words"), [("rl", "cosyvoice3 .* --llm rl"), ("dpo", "use rl or leave it empty")])
+def test_weights_that_are_not_there_are_refused_at_the_start(
+    weights: str, words: str, tmp_path: Path, checkpoint: Callable[[str], Path]
+) -> None:
+    with pytest.raises(ModelDirError, match=words):
+        read_styles(open_model_dir(checkpoint("sentence")), weights)

@@ -196,7 +196,7 @@ class GenerateCall:
             max_tokens=self._max_tokens(len(raw_ids)),
             play_at=progress.started_at + requests.first_audio_after(start, context.settings),
             speed=requests.speed_of(start),
-            style=requests.engine_style(start),
+            style=requests.engine_style(start, context.styles),
             place=requests.place_of(start),
         )
         try:

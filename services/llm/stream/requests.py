@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 import structlog
@@ -30,7 +30,6 @@ from services.llm.engine.layout import Prompt, RequestError
 from services.llm.engine.sequence import MAX_SPEED, MIN_SPEED, SamplingOptions
 from services.llm.settings import LlmSettings
 from services.llm.stream.hops import HopPlan
-from services.llm.styles import DEFAULT
 
 log = structlog.get_logger(__name__)
 
@@ -72,9 +71,9 @@ def check_origin(resume: llm_pb2.GenerateResume, origin: bytes) -> None:
     raise StateMismatch(f"the ids to resume from are of another {what}; start the utterance again", retry_after=1.0)
 
 
-def engine_style(start: llm_pb2.GenerateStart) -> str:
-    """Return the engine's name of the style; the default style's is empty."""
-    return "" if start.style == DEFAULT else start.style
+def engine_style(start: llm_pb2.GenerateStart, styles: Sequence[str]) -> str:
+    """Return the engine's name of the style; that of the default style, the first one, is empty."""
+    return "" if start.style == styles[0] else start.style
 
 
 def may_interleave(start: llm_pb2.GenerateStart, model: ModelDir) -> bool:

@@ -60,10 +60,10 @@ class PlaybackStats:
         """Record that the next audio belongs to the utterance with these times."""
         self._times = times
 
-    def on_audio(self, seconds: float) -> None:
-        """Record that a chunk was sent."""
+    def on_audio(self, seconds: float, *, speech: bool = True) -> None:
+        """Record that a chunk was sent. Silence that the text asks for is not the first audio."""
         now = self._clock()
-        if self._first_audio is None:
+        if self._first_audio is None and speech:
             self._first_audio = now
             if self._first_text is not None:
                 self._first = _split(self._first_text, self._times, now)

@@ -47,6 +47,10 @@ class AudioPipeline:
         samples = self._resampler.push(samples, last=last)
         return Encoded(self._encoder.encode(samples) if len(samples) else b"", len(samples))
 
+    def silence(self, samples: int) -> Encoded:
+        """Return so many samples of silence, at the output rate, between two utterances. It is not trimmed."""
+        return Encoded(self._encoder.encode(np.zeros(samples, np.float32)) if samples else b"", samples)
+
     def cut(self) -> None:
         """Drop the samples held back of a cancelled utterance."""
         for step in (self._trimmer, self._loudness, self._resampler):

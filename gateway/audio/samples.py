@@ -17,3 +17,11 @@ def to_s16le(pcm: bytes) -> bytes:
     scaled = np.rint(np.clip(samples, -1.0, 1.0) * np.float32(32768.0))
     integers: NDArray[np.int16] = np.minimum(scaled, 32767).astype("<i2")
     return integers.tobytes()
+
+
+def amplified(pcm: bytes, gain: float) -> bytes:
+    """Return float32 samples times `gain`, clipped at full scale if they become louder."""
+    if gain == 1:
+        return pcm
+    samples = np.frombuffer(pcm, dtype="<f4") * np.float32(gain)
+    return (np.clip(samples, -1.0, 1.0) if gain > 1 else samples).astype("<f4", copy=False).tobytes()

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gateway.audio.formats import AudioFormat
 from gateway.auth.caller import current_caller
 from gateway.voices.reference import NamedVoice, PromptVoice
-from lighttts.v1 import audio_pb2, llm_pb2, tts_pb2
-from services.common.errors import InvalidInput
+from lighttts.v1 import audio_pb2, lexicon_pb2, llm_pb2, tts_pb2
+from services.common.errors import InvalidInput, quoted
 
 MIN_SPEED, MAX_SPEED = 0.25, 4.0
 MAX_INSTRUCTION_CHARS = 1000
+MAX_LEXICON_ENTRIES = 100
+"""Most pronunciations of one request."""
+_LANGUAGE = re.compile(r"[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]{1,8}){0,6}")
 MAX_NAME_CHARS = 256
 """Longest name of a voice or a style in a request."""
 
@@ -35,6 +39,10 @@ class SpeechOptions:
     """Whether the request set the seed; otherwise it was chosen here."""
     sampling: llm_pb2.SamplingOptions
     priority: audio_pb2.Urgency.Priority.ValueType
+    language: str = ""
+    """Of the text (BCP-47); empty: not named."""
+    lexicon: tuple[lexicon_pb2.LexiconEntry, ...] = ()
+    """Pronunciations of the caller and of the request; of equal phrases the last one counts."""
     warnings: tuple[tts_pb2.Warning, ...] = ()
     """Notes for the sender of the request; no part of what is spoken."""
 
@@ -57,6 +65,8 @@ class SpeechOptions:
             seed_given=config.HasField("seed"),
             sampling=config.sampling,
             priority=priority,
+            language=checked_language(config.language),
+            lexicon=_lexicon(config.lexicon),
         )
 
 
@@ -70,6 +80,15 @@ def check_text(text: str, max_chars: int) -> None:
         )
     if not speakable(text):
         raise InvalidInput("text has only punctuation; send at least one word", field="text")
+
+
+def checked_language(language: str) -> str:
+    """Return the language of a text. Raises InvalidInput if it is no tag of BCP-47."""
+    if language and _LANGUAGE.fullmatch(language) is None:
+        raise InvalidInput(
+            f"language is {quoted(language)}; send a tag of BCP-47 such as en, en-US or zh-CN", field="config.language"
+        )
+    return language
 
 
 def checked_start(start_sample: int, options: SpeechOptions) -> int:
@@ -126,6 +145,16 @@ def _voice(
             "the prompt has no transcript; send the words spoken in the recording", field="config.prompt.transcript"
         )
     return PromptVoice(prompt.audio, prompt.transcript if needs_transcript else "")
+
+
+def _lexicon(entries: Sequence[lexicon_pb2.LexiconEntry]) -> tuple[lexicon_pb2.LexiconEntry, ...]:
+    """Return the pronunciations of a request. The encode service checks their content."""
+    if len(entries) > MAX_LEXICON_ENTRIES:
+        raise InvalidInput(
+            f"lexicon has {len(entries)} entries; at most {MAX_LEXICON_ENTRIES} are allowed: register the others once",
+            field="config.lexicon",
+        )
+    return tuple(entries)
 
 
 def _name(name: str, field: str) -> str:

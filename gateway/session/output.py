@@ -8,7 +8,7 @@ from collections.abc import AsyncIterable
 from typing import TypeAlias
 
 from gateway.audio.formats import AudioFormat
-from gateway.audio.pipeline import AudioPipeline
+from gateway.audio.pipeline import AudioPipeline, Encoded
 from gateway.audio.samples import FLOAT_BYTES
 from gateway.closable_queue import ClosableQueue
 from gateway.session.playback import PlaybackClock
@@ -34,6 +34,9 @@ Events: TypeAlias = AsyncIterable[Event]
 
 ENCODED_SECONDS = 0.25
 """Audio encoded at a time in costly encodings (5 ms for this much Opus), so that other streams run in between."""
+
+MAX_WARNINGS = 64
+"""Most warnings about the text of one stream."""
 
 
 class Output:
@@ -66,6 +69,7 @@ class Output:
         self._chunked = 0
         """Samples that the chunks sent so far cover; an encoder may hold some back."""
         self._sequence = 0
+        self._warned: set[tuple[str, str]] = set()
         self._format = format_
         self._stats = stats
         self._pipeline: AudioPipeline | None = None
@@ -88,13 +92,7 @@ class Output:
 
     async def send_audio(self, pcm: bytes, *, last: bool) -> None:
         """Send float32 samples; `last` ends an utterance. Raises InvalidInput beyond `max_speech_seconds`."""
-        self._speech_seconds += len(pcm) / FLOAT_BYTES / self.model_rate
-        if self._speech_seconds > self._max_speech_seconds:
-            raise InvalidInput(
-                f"the text gives more than {self._max_speech_seconds:g} s of speech; send a long text in several"
-                " requests, or flush a conversation from time to time",
-                field="text",
-            )
+        self._add_speech_seconds(len(pcm) / FLOAT_BYTES / self.model_rate)
         raw = bool(self._format.encoding.sample_format)
         piece = len(pcm) if raw else int(ENCODED_SECONDS * self.model_rate) * FLOAT_BYTES
         for start in range(0, max(len(pcm), 1), max(piece, 1)):
@@ -107,6 +105,23 @@ class Output:
                     tracing.event("first audio", seconds=first.seconds)
                     await self.events.send(first)
 
+    async def send_silence(self, seconds: float) -> None:
+        """Send silence between two utterances: exactly so many seconds, rounded to samples."""
+        rate = self._opened.rate
+        self._add_speech_seconds(seconds)
+        rest = round(seconds * rate)
+        while rest > 0:
+            part = min(rest, int(ENCODED_SECONDS * rate))
+            await self.playback.wait_for_room(part / rate)
+            await self.events.send_made(functools.partial(self._encode_silence, part))
+            rest -= part
+
+    async def warn(self, code: str, message: str) -> None:
+        """Send a warning, unless the stream has had the same one or too many."""
+        if (code, message) not in self._warned and len(self._warned) < MAX_WARNINGS:
+            self._warned.add((code, message))
+            await self.events.send(tts_pb2.Warning(code=code, message=message))
+
     async def finish(self) -> None:
         """Send what the encoder still holds: the end of the file."""
         await self.events.send_made(lambda: self._chunk(self._opened.finish(), last=False))
@@ -117,14 +132,29 @@ class Output:
         self.playback.cut()
         self._speech_seconds = 0.0
 
+    def _add_speech_seconds(self, seconds: float) -> None:
+        self._speech_seconds += seconds
+        if self._speech_seconds > self._max_speech_seconds:
+            raise InvalidInput(
+                f"the text gives more than {self._max_speech_seconds:g} s of speech; send a long text in several"
+                " requests, or flush a conversation from time to time",
+                field="text",
+            )
+
     def _encode(self, pcm: bytes, *, last: bool) -> audio_pb2.AudioChunk | None:
-        encoded = self._opened.push(pcm, last=last)
+        return self._count(self._opened.push(pcm, last=last), last=last)
+
+    def _encode_silence(self, samples: int) -> audio_pb2.AudioChunk | None:
+        return self._count(self._opened.silence(samples), last=False, speech=False)
+
+    def _count(self, encoded: Encoded, *, last: bool, speech: bool = True) -> audio_pb2.AudioChunk | None:
+        """Number encoded samples, and leave out those before the first sample to send."""
         skipped = min(encoded.samples, max(0, self._start_sample - self.samples))
         data = encoded.data[skipped * len(encoded.data) // encoded.samples :] if skipped else encoded.data
         self.samples += encoded.samples
         self._chunked += skipped
         if sent := encoded.samples - skipped:
-            self._stats.on_audio(sent / self.sample_rate)
+            self._stats.on_audio(sent / self.sample_rate, speech=speech)
             self.playback.sent(sent / self.sample_rate)
         return self._chunk(data, last=last)
 

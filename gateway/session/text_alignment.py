@@ -42,6 +42,10 @@ class TextAlignment:
         if sample > passage.from_sample:
             self.pace = (passage.to_text - passage.from_text) / (sample - passage.from_sample)
 
+    def end_silence(self, sample: int) -> None:
+        """End a passage of silence, which says nothing about the pace."""
+        self._passages[-1].to_sample = sample
+
     def discard_before(self, sample: int) -> None:
         """Drop utterances that end at or before `sample`, which the listener has played."""
         while self._passages and (end := self._passages[0].to_sample) is not None and end <= sample:

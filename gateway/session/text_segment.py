@@ -58,6 +58,8 @@ class TextSegment:
         self._fragments: list[str] = []
         """All text read so far; a worker that takes over gets it whole."""
         self._received = _Position()
+        self._releases: list[int] = []
+        """Places in the text that a worker released in a pause; a worker that takes over does the same."""
         self.characters = 0
         """Characters read so far."""
         self.boundary: Boundary | None = None
@@ -70,7 +72,11 @@ class TextSegment:
         return self.boundary is None
 
     async def encode(
-        self, pool: Pool, start: encode_pb2.EncodeTextStart, on_run: Callable[[encode_pb2.EncodedText], Awaitable[None]]
+        self,
+        pool: Pool,
+        start: encode_pb2.EncodeTextStart,
+        on_run: Callable[[encode_pb2.EncodedText], Awaitable[None]],
+        on_warning: Callable[[encode_pb2.TextWarning], Awaitable[None]],
     ) -> None:
         """Call `on_run` with each run of ids up to the boundary. `start` is modified: it gets the segment's first text.
 
@@ -84,11 +90,12 @@ class TextSegment:
             while self.boundary is None and not self._text_queue.empty:
                 await self._read()
             start.text, start.complete = "".join(self._fragments), self.boundary is not None
+            start.releases[:] = self._releases
             try:
                 async with pool.lease(exclude=_avoid(pool, tried, lost)) as worker:
                     tried.append(worker.address)
                     try:
-                        await self._converse(worker, start, on_run)
+                        await self._converse(worker, start, on_run, on_warning)
                     except WorkerLost as loss:
                         lost = loss
                         _record(worker, loss)
@@ -104,6 +111,7 @@ class TextSegment:
         worker: Lease,
         start: encode_pb2.EncodeTextStart,
         on_run: Callable[[encode_pb2.EncodedText], Awaitable[None]],
+        on_warning: Callable[[encode_pb2.TextWarning], Awaitable[None]],
     ) -> None:
         """Encode on one worker. Raises WorkerLost if another one could encode the text."""
         metadata = tracing.outgoing(start.request_id)
@@ -113,6 +121,10 @@ class TextSegment:
             async with aclosing(answers(call, end)) as responses, tasks.group() as group:
                 writer = group.create_task(self._write(call, start))
                 async for response in responses:
+                    for warning in response.warnings:
+                        await on_warning(warning)
+                    if not response.HasField("text"):
+                        continue
                     fresh = self._take_fresh(response.text, position)
                     if fresh is not None:
                         await on_run(fresh)
@@ -137,6 +149,8 @@ class TextSegment:
                 if not run.ids and not run.last:
                     return None
         self._received.advance(run)
+        if run.HasField("released") and run.released not in self._releases:
+            self._releases.append(run.released)
         return run
 
     async def _write(self, call: _Call, start: encode_pb2.EncodeTextStart) -> None:

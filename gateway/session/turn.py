@@ -6,13 +6,13 @@ import asyncio
 import hashlib
 import struct
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from gateway import tasks
+from gateway.audio.samples import amplified
 from gateway.closable_queue import ClosableQueue
-from gateway.session.options import SpeechOptions
+from gateway.session.options import MAX_SPEED, MIN_SPEED, SpeechOptions
 from gateway.session.output import Output
 from gateway.session.text_cursor import SessionProgress
 from gateway.session.text_queue import End, Flush, TextQueue
@@ -27,7 +27,8 @@ UTTERANCES_AHEAD = 1
 """Utterances that may be generated while an earlier one is delivered: enough to avoid a gap between two, and the most
 that a barge-in wastes."""
 ORDER_ITEMS = 64
-"""Utterances and flushes that may wait for delivery. It bounds flushes; UTTERANCES_AHEAD bounds utterances."""
+"""Utterances, pauses and flushes that may wait for delivery. It bounds the last two; UTTERANCES_AHEAD bounds
+utterances."""
 
 SURE_SHARE = 0.5
 """The part of the estimated audio of a text that it surely has."""
@@ -50,6 +51,15 @@ class TurnContext:
     """Done when Started has been sent to the client; no event may be sent before."""
 
 
+@dataclass(frozen=True)
+class Silence:
+    """A pause that the text asks for."""
+
+    seconds: float
+    end_offset: int
+    """Characters of the session's text that have been spoken after it."""
+
+
 class Turn:
     """One turn. `feed`, `flush` and `end` never block; `run` ends with the last audio or is cancelled."""
 
@@ -69,7 +79,7 @@ class Turn:
         self._first_sample = output.samples
         self._text_queue = TextQueue()
         self._latest: str | Flush | End = ""
-        self._order: ClosableQueue[UtteranceStream | Flush] = ClosableQueue(ORDER_ITEMS)
+        self._order: ClosableQueue[UtteranceStream | Silence | Flush] = ClosableQueue(ORDER_ITEMS)
         self._utterance_slots = asyncio.Semaphore(1 + UTTERANCES_AHEAD)
         self._utterances = 0
         self._newest: UtteranceStream | None = None
@@ -103,6 +113,8 @@ class Turn:
             async for item in self._order:
                 if isinstance(item, Flush):
                     await self._mark(item)
+                elif isinstance(item, Silence):
+                    await self._be_silent(item)
                 else:
                     await self._deliver(item)
                     self._utterance_slots.release()
@@ -130,18 +142,29 @@ class Turn:
 
     async def _encode(self, segment: TextSegment, group: asyncio.TaskGroup) -> None:
         async def on_run(run: encode_pb2.EncodedText) -> None:
-            utterance = self._open if self._open is not None else await self._begin(group, run.instruct_ids)
+            if run.silence_seconds:
+                await self._order.send(Silence(run.silence_seconds, self._text.encoded + run.end))
+                return
+            utterance = self._open if self._open is not None else await self._begin(group, run)
             utterance.end_offset = self._text.encoded + run.end
             utterance.add_text(run.ids, last=run.last)
             self._stats.add_text_tokens(len(run.ids))
             self._open = None if run.last else utterance
 
+        async def on_warning(warning: encode_pb2.TextWarning) -> None:
+            await asyncio.shield(self._context.voice)  # Started comes first
+            await self._output.warn(warning.code, warning.message)
+
+        options = self._context.options
         start = encode_pb2.EncodeTextStart(
             request_id=self._context.request_id,
             interleaved=self._context.interleaved,
             instruct_text=await self._instruction(),
+            language=options.language,
+            lexicon=options.lexicon,
+            notes=True,
         )
-        await segment.encode(self._context.encode, start, on_run)
+        await segment.encode(self._context.encode, start, on_run, on_warning)
         if self._open is not None:  # the boundary ends it, even without a run marked as last
             self._open.add_text((), last=True)
             self._open = None
@@ -158,7 +181,7 @@ class Turn:
                 return ""
         return options.instruction
 
-    async def _begin(self, group: asyncio.TaskGroup, instruct_ids: Sequence[int]) -> UtteranceStream:
+    async def _begin(self, group: asyncio.TaskGroup, run: encode_pb2.EncodedText) -> UtteranceStream:
         await self._utterance_slots.acquire()
         if self._newest is not None:
             # Until its first audio an utterance does not share the workers with the next one, so it starts sooner.
@@ -170,11 +193,11 @@ class Turn:
             style=options.style,
             voice_hash=voice.voice_hash,
             prompt_use=_prompt_use(await self._instruction()),
-            instruct_ids=instruct_ids,
+            instruct_ids=run.instruct_ids,
             sampling=options.sampling,
             seed=utterance_seed(options.seed, self.number, self._utterances),
             urgency=audio_pb2.Urgency(priority=options.priority),
-            speed=options.speed,
+            speed=min(max(options.speed * (run.speed or 1.0), MIN_SPEED), MAX_SPEED),
             # Fixed here, so that the audio does not depend on when fragments of text arrive.
             text_order=llm_pb2.TEXT_ORDER_INTERLEAVED if self._context.interleaved else llm_pb2.TEXT_ORDER_WHOLE,
         )
@@ -182,6 +205,7 @@ class Turn:
         previous = self._newest
         lead = float if previous is None else partial(self._lead, previous.end_offset)
         utterance = UtteranceStream(self._context.llm, start, voice, self._output.model_rate, self._context.place, lead)
+        utterance.gain = run.gain if run.HasField("gain") else 1.0
         self._newest = utterance
         group.create_task(utterance.run())
         await self._order.send(utterance)
@@ -205,7 +229,7 @@ class Turn:
         async for part in utterance.parts:
             if isinstance(part, AudioPart):
                 output.alignment.extend(utterance.end_offset)
-                await output.send_audio(part.pcm, last=part.last)
+                await output.send_audio(amplified(part.pcm, utterance.gain), last=part.last)
             else:
                 await output.send(part)
         self._delivering = None
@@ -214,6 +238,17 @@ class Turn:
         output.alignment.end(output.samples)
         output.alignment.discard_before(self._played)
         self._stats.end_utterance(utterance.decode_worker, utterance.speech_tokens)
+        await output.send(tts_pb2.Spoken(text_offset=self._text.spoken, sample=output.samples))
+        self._progress.update()
+
+    async def _be_silent(self, silence: Silence) -> None:
+        output = self._output
+        output.alignment.begin(self._text.spoken, output.samples)
+        output.alignment.extend(silence.end_offset)
+        await output.send_silence(silence.seconds)
+        output.alignment.end_silence(output.samples)
+        self._text.spoken = silence.end_offset
+        output.alignment.discard_before(self._played)
         await output.send(tts_pb2.Spoken(text_offset=self._text.spoken, sample=output.samples))
         self._progress.update()
 

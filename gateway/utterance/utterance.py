@@ -65,6 +65,8 @@ class UtteranceStream:
     session as admitted; a full worker queues later ones instead of refusing them."""
     lead: Callable[[], float] = float
     """Returns the seconds until the listener has played all audio before this utterance; 0 by default."""
+    gain: float = 1.0
+    """Factor of the samples; applied by the reader of `parts`."""
     end_offset: int = 0
     """Characters of the session's text that have been spoken once this utterance has."""
     decode_worker: str = ""

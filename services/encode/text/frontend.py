@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import regex
 from numpy.typing import NDArray
@@ -9,13 +11,19 @@ from numpy.typing import NDArray
 from services.common.checkpoint.model_dir import ModelDir
 from services.common.errors import InvalidInput
 from services.encode.text import special_tokens
+from services.encode.text.cleaning import clean, drop_unspeakable
+from services.encode.text.markup.items import Text, Warnings
+from services.encode.text.markup.sounds import Sounds
 from services.encode.text.normalise import Normaliser, language_of, only_punctuation
+from services.encode.text.pronunciation.lexicon import Lexicon
+from services.encode.text.pronunciation.phones import Pronouncer
 from services.encode.text.tokenizer import TextTokenizer
 
 MAX_ACCOMPANYING = 4000
 """Longest transcript or instruction in characters, several times what a prompt of 30 seconds holds. This bounds the
 time that either takes."""
 
+_BLANKS = regex.compile(r" {2,}")
 # Scripts that identify languages. Latin letters do not: any text may contain them.
 _SCRIPTS: tuple[tuple[str, regex.Pattern[str], frozenset[str]], ...] = (
     ("Chinese characters", regex.compile(r"\p{Han}"), frozenset({"zh", "yue", "ja", "ko"})),
@@ -29,9 +37,13 @@ _SCRIPTS: tuple[tuple[str, regex.Pattern[str], frozenset[str]], ...] = (
 class TextFrontend:
     """The text front end of a model directory. Thread-safe."""
 
-    def __init__(self, model: ModelDir, normaliser: Normaliser) -> None:
-        """Raises ModelDirError if the tokenizer's files are missing or damaged."""
+    def __init__(self, model: ModelDir, normaliser: Normaliser, *, cleaning: bool = True) -> None:
+        """`cleaning`: leave out what cannot be spoken. Raises ModelDirError if the tokenizer's files are missing or
+        damaged."""
         self.tokenizer = TextTokenizer(model)
+        self.sounds = Sounds(self.tokenizer)
+        self.pronouncer = Pronouncer(self.sounds)
+        self._cleaning = cleaning and normaliser.name != "upstream"
         self.normaliser = normaliser
         self.split = model.card.split
         self._rules = model.family.text
@@ -52,6 +64,30 @@ class TextFrontend:
                 raise InvalidInput(
                     f"{field} has {name} ({found.group()!r}), but this model speaks {speaks}", field=field
                 )
+
+    def read(self, sentence: str, language: str, lexicon: Lexicon, warnings: Warnings) -> str:
+        """Return a sentence as the model receives it: cleaned, with the lexicon's pronunciations, in words."""
+        text = clean(sentence) if self._cleaning else sentence
+        text = self.pronouncer.with_phones(lexicon.applied(text, self.pronouncer, warnings), warnings)
+        text = _BLANKS.sub(" ", self.sounds.guarded(text)).strip()
+        return self.normaliser(text, language)
+
+    def plain_characters(self, item: Text) -> list[Text]:
+        """Return text that is not normalised without what cannot be spoken."""
+        text = drop_unspeakable(item.text) if self._cleaning else item.text
+        if text == item.text:
+            return [item]
+        if len(item.text) != item.end - item.start:
+            return [replace(item, text=text)]
+        return [
+            replace(item, text=drop_unspeakable(char), start=item.start + place, end=item.start + place + 1)
+            for place, char in enumerate(item.text)
+        ]
+
+    def language_tag_ids(self, language: str) -> tuple[int, ...]:
+        """Return the ids of the checkpoint's tag for a language; none if it has no tag."""
+        tag = self.sounds.language_tag(language) if language else ""
+        return tuple(self.tokenizer.encode(tag)) if tag else ()
 
     @property
     def follows_instructions(self) -> bool:
@@ -74,6 +110,10 @@ class TextFrontend:
             )
         text = self._rules.instruction(text)
         return tuple(self.tokenizer.encode(text, field="instruct_text")) if text else ()
+
+    def preamble_ids(self, preamble: str) -> tuple[int, ...]:
+        """Return the ids of a preamble that ends with `<|endofprompt|>`; none if the checkpoint lacks that token."""
+        return tuple(self.tokenizer.encode(preamble)) if self.follows_instructions else ()
 
     def prompt_ids(self, transcript: str) -> NDArray[np.int32]:
         """Return the ids [n] of a prompt's transcript, normalised but never split (spec sections 2.1 and 9).

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from services.common.checkpoint.model_dir import SplitConfig
-from services.encode.text.normalise import Language
 
-TERMINATORS: dict[Language, str] = {"zh": "。？！；：、.?!;", "en": ".?!;:"}
+SplitLanguage = Literal["zh", "en"]
+"""Whose marks and lengths count: those of Chinese, or those of scripts with blanks."""
+TERMINATORS: dict[SplitLanguage, str] = {"zh": "。？！；：、.?!;", "en": ".?!;:"}
 QUOTES = '"”'
 
 
@@ -21,14 +23,16 @@ class Span:
     end: int = 0
 
 
-def with_final_mark(text: str, language: Language) -> str:
+def with_final_mark(text: str, language: SplitLanguage) -> str:
     """Return `text` with a final full stop, unless it ends with a mark of either language."""
     if text[-1:] in TERMINATORS["zh"] + TERMINATORS["en"]:
         return text
     return text + ("。" if language == "zh" else ".")
 
 
-def utterances(text: str, language: Language, comma_split: bool = False, *, whole_names: bool = False) -> Iterator[str]:
+def utterances(
+    text: str, language: SplitLanguage, comma_split: bool = False, *, whole_names: bool = False
+) -> Iterator[str]:
     """Cut the text after every mark that ends a clause. Of consecutive marks only the first is kept.
 
     A closing quote right after the mark stays with it. The utterances joined are the text without repeated marks.
@@ -74,7 +78,7 @@ class Merger:
         self._held: Span | None = None  # complete, but a short last rest may still be joined to it
         self._current: Span | None = None
 
-    def push(self, utterance: Span, language: Language) -> list[Span]:
+    def push(self, utterance: Span, language: SplitLanguage) -> list[Span]:
         ready: list[Span] = []
         if self._current is not None:
             joined = self._length(self._current.text + utterance.text, language)
@@ -89,7 +93,7 @@ class Merger:
             self._held = None
         return ready
 
-    def close(self, language: Language) -> list[Span]:
+    def close(self, language: SplitLanguage) -> list[Span]:
         """Return the rest; the merger is empty afterwards."""
         held, rest = self._held, self._current
         self._held = self._current = None
@@ -105,14 +109,16 @@ class Merger:
             self._held = None
         return ready
 
-    def _long_enough(self, language: Language) -> bool:
+    def _long_enough(self, language: SplitLanguage) -> bool:
         return self._current is not None and self._length(self._current.text, language) > self._config.min_length
 
-    def _length(self, text: str, language: Language) -> int:
+    def _length(self, text: str, language: SplitLanguage) -> int:
         return len(text) if language == "zh" else self._count_tokens(text)
 
 
-def split_text(text: str, language: Language, config: SplitConfig, count_tokens: Callable[[str], int]) -> list[str]:
+def split_text(
+    text: str, language: SplitLanguage, config: SplitConfig, count_tokens: Callable[[str], int]
+) -> list[str]:
     """Return the pieces of a complete normalised text, which must not be empty."""
     merger = Merger(config, count_tokens)
     pieces: list[Span] = []

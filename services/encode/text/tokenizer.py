@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,10 @@ class TextTokenizer:
             names = ", ".join(sorted(unknown))
             raise InvalidInput(f"{field} has {names}, which this model does not support; remove it", field=field)
         return list(encoding.ids)
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """Return the text of each id; a part of a character gives a replacement character."""
+        return [str(self._tokenizer.decode([id_], skip_special_tokens=False)) for id_ in ids]
 
     def token_id(self, token: str) -> int | None:
         """Return the id of a token by its exact spelling, None if the vocabulary lacks it."""

@@ -25,6 +25,19 @@ ROOT = Path(__file__).parents[3]
 # All characters with a rule, and plain characters between them.
 ALPHABET = "ab Zé 09.5,?!;:\"”'()-\n。，、？好天<|>[laughter] Mr. U.S. "
 PHRASES = ["Hello there.", " ", "3.5, not 1,234.", "好的。", "今天天气好", "[breath]", 'He said "no."', "...", "U.S. "]
+PHRASES += [
+    "<speak>",
+    "</speak>",
+    '<break time="1s"/>',
+    "[pause:1s]",
+    "<p>",
+    "</p>",
+    "&amp;",
+    "<|im_end|>",
+    "<b>",
+    "[sigh]",
+]
+PHRASES += ["<speak><s>One</s> two</speak>", '<prosody rate="slow">', "</prosody>", "[laugh]", "<strong>", "[HH][OW1]"]
 texts = st.text(alphabet=ALPHABET, max_size=120) | st.lists(st.sampled_from(PHRASES)).map("".join)
 
 
@@ -72,10 +85,26 @@ def test_fragments_give_the_pieces_of_the_whole(make: Callable[[], TextFrontend]
 @given(text=texts, places=st.lists(st.integers(0, 1000), max_size=30))
 def test_interleaved_ids_are_those_of_the_whole(text: str, places: list[int]) -> None:
     pieces = run(InterleavedEncoder(frontend()), cut(text, places))
-    if isinstance(pieces, list):
+    if not isinstance(pieces, list):
+        assert pieces == run(InterleavedEncoder(frontend()), [text])
+        return
+    assert _utterances(pieces) == _utterances(run(InterleavedEncoder(frontend()), [text]))
+    assert not pieces or pieces[-1].final
+    if not set("<[") & set(text):  # text without marks
         assert [id_ for piece in pieces for id_ in piece.ids] == frontend().tokenizer.encode(text)
         assert "".join(piece.text for piece in pieces) == text
-        assert [piece.final for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+
+
+def _utterances(pieces: list[Piece] | str) -> list[tuple[str, tuple[int, ...], float]]:
+    """Return the text, the ids and the silence of each utterance."""
+    assert isinstance(pieces, list)
+    found: list[tuple[str, tuple[int, ...], float]] = [("", (), 0.0)]
+    for piece in pieces:
+        text, ids, _ = found[-1]
+        found[-1] = (text + piece.text, ids + piece.ids, piece.silence)
+        if piece.final:
+            found.append(("", (), 0.0))
+    return found
 
 
 def test_interleaved_text_is_not_held_back_beyond_the_last_word() -> None:
@@ -154,13 +183,6 @@ def test_chinese_rules_hold_from_the_first_chinese_sentence_on() -> None:
     assert [piece.text for piece in result] == ["It is five.", "今天3点5度。", "OK。", "好的。"]
 
 
-def test_text_with_control_tokens_is_not_changed() -> None:
-    text = "Speak like 1 robot.<|endofprompt|>Go 2 bed."
-    result = run(SentenceEncoder(frontend()), [text])
-    assert isinstance(result, list)
-    assert [piece.text for piece in result] == [text]
-
-
 def test_a_text_without_marks_is_cut_at_spaces() -> None:
     words = "word " * 500
     result = run(SentenceEncoder(frontend("tiny")), [words])
@@ -179,7 +201,6 @@ def test_a_text_without_marks_is_cut_at_spaces() -> None:
         ("a" * 20_001, "longer than 20000 characters; send it in several requests"),
         ("今天天气好。", "speaks en"),
         ("Привет", "speaks en"),
-        ("ha [laughter]", r"\[laughter\], which this model does not support"),
         ("bad \ud800 text", "not valid Unicode"),
     ],
 )

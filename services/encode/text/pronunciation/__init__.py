@@ -1,0 +1,1 @@
+"""How phrases are pronounced: phones in IPA, ARPAbet and pinyin, and the lexicon."""

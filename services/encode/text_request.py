@@ -1,0 +1,81 @@
+"""Checks how a client wants its text read, and shows what was made of it."""
+
+from __future__ import annotations
+
+import regex
+
+from lighttts.v1 import encode_pb2, lexicon_pb2
+from services.common.errors import InvalidInput, quoted
+from services.encode.text.frontend import TextFrontend
+from services.encode.text.pieces import Piece, TextRequest
+from services.encode.text.pronunciation.lexicon import Entry, Lexicon
+from services.encode.text.pronunciation.phones import Alphabet
+
+MAX_ENTRIES = 2000
+"""Entries of one request: those of the caller's lexicon and of the request itself."""
+
+_LANGUAGE = regex.compile(r"[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]{1,8}){0,6}")
+_ALPHABETS: dict[int, Alphabet] = {
+    lexicon_pb2.PHONETIC_ALPHABET_UNSPECIFIED: "",
+    lexicon_pb2.PHONETIC_ALPHABET_IPA: "ipa",
+    lexicon_pb2.PHONETIC_ALPHABET_ARPABET: "arpabet",
+    lexicon_pb2.PHONETIC_ALPHABET_PINYIN: "pinyin",
+}
+_SAME_RULES = {"cmn": "zh", "yue": "yue", "iw": "he", "nb": "no", "nn": "no", "in": "id"}
+
+
+def text_request(start: encode_pb2.EncodeTextStart, lexicon: Lexicon, frontend: TextFrontend) -> TextRequest:
+    """Return the checked wishes of a call. `lexicon`: of the deployment. Raises InvalidInput."""
+    return TextRequest(
+        language=primary_subtag(start.language),
+        lexicon=lexicon.with_entries(_entries(start, frontend)),
+        timbre_only=start.HasField("instruct_text"),
+    )
+
+
+def primary_subtag(language: str) -> str:
+    """Return the language of a BCP-47 tag (`en-US` gives `en`), an empty string for none. Raises InvalidInput."""
+    if not language:
+        return ""
+    if _LANGUAGE.fullmatch(language) is None:
+        raise InvalidInput(
+            f"language is {quoted(language)}; send a tag of BCP-47 such as en, en-US or zh-CN", field="language"
+        )
+    primary = regex.split("[-_]", language)[0].lower()
+    return _SAME_RULES.get(primary, primary)
+
+
+def _entries(start: encode_pb2.EncodeTextStart, frontend: TextFrontend) -> list[Entry]:
+    if len(start.lexicon) > MAX_ENTRIES:
+        raise InvalidInput(
+            f"the lexicon has {len(start.lexicon)} entries; at most {MAX_ENTRIES} are allowed", field="lexicon"
+        )
+    entries = []
+    for sent in start.lexicon:
+        alphabet = _ALPHABETS.get(sent.alphabet)
+        if alphabet is None:
+            raise InvalidInput("unknown alphabet; use IPA, ARPABET, PINYIN or none", field="lexicon.alphabet")
+        entry = Entry(sent.phrase, sent.pronunciation, alphabet)
+        problem = entry.problem(frontend.pronouncer)
+        if problem is not None:
+            field, reason = problem
+            raise InvalidInput(f"the lexicon entry for {quoted(sent.phrase)}: {reason}", field=f"lexicon.{field}")
+        entries.append(entry)
+    return entries
+
+
+def previewed(frontend: TextFrontend, piece: Piece) -> encode_pb2.PreviewedText:
+    """Return what a piece shows to the author of the text."""
+    shown = encode_pb2.PreviewedText(
+        start=piece.start,
+        end=piece.end,
+        reading=piece.text,
+        ids=piece.ids,
+        tokens=frontend.tokenizer.pieces(piece.ids),
+        silence_seconds=piece.silence,
+    )
+    if piece.style.speed != 1:
+        shown.speed = piece.style.speed
+    if piece.style.gain != 1:
+        shown.gain = piece.style.gain
+    return shown

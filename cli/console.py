@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import Any, NoReturn
 
 import typer
@@ -50,3 +50,11 @@ def run(main: Coroutine[Any, Any, None]) -> bool:
         return True
 
     return asyncio.run(guarded())
+
+
+def show_serving(addresses: Iterable[tuple[str, str]], example: str) -> None:
+    """Print where each API is served, and a command to try."""
+    out.print("Serving:")
+    for address, apis in addresses:
+        out.print(f"  {address:<55} {apis}", markup=False, soft_wrap=True)
+    out.print(f"Try:\n  {example}\nCtrl-C stops everything.", markup=False, soft_wrap=True)

@@ -18,7 +18,7 @@ from rich.table import Table
 from cli import doctor as doctor_module
 from cli.bench import TEXT, Load, run_loads
 from cli.client import Access, ClientError, check_health, list_voices
-from cli.console import err, fail, out, run, show_event
+from cli.console import err, fail, out, run, show_event, show_serving
 from cli.demo import SENTENCE
 from cli.demo import demo as run_demo
 from cli.fetch import FetchError, wait_for
@@ -176,9 +176,7 @@ async def _serve(config: StackConfig) -> None:
     err.print(f"Starting encode, llm, {config.decode_workers} decode workers and the gateway (logs: {config.log_dir}):")
     async with Stack(config, show_event) as stack:
         server = "" if stack.ports.gateway.grpc == 50050 else f" --server {stack.gateway.address}"
-        out.print(f"Serving: gRPC {stack.gateway.address}, HTTP and a test page {stack.http_url}. Try:")
-        out.print(f'  {sys.argv[0]} say "Good morning, Alice, welcome to London."{server}', soft_wrap=True)
-        out.print("Ctrl-C stops everything.")
+        show_serving(stack.addresses, f'{sys.argv[0]} say "Good morning, Alice, welcome to London."{server}')
         try:
             await asyncio.Event().wait()
         finally:

@@ -123,6 +123,20 @@ class Stack:
         return f"{self._gateway_address}:{self.ports.cosyvoice}"
 
     @property
+    def addresses(self) -> tuple[tuple[str, str], ...]:
+        """Where applications reach each API, and which APIs these are."""
+        openai, websocket = f"{self.http_url}/v1", self.http_url.replace("http", "ws", 1)
+        served = [
+            (self.gateway.address, "gRPC: light-tts, NVIDIA Riva"),
+            (openai, "OpenAI"),
+            (self.http_url, "LightTTS, and a test page"),
+            (f"{websocket}/inference_zero_shot_bistream", "LightTTS, text word by word"),
+        ]
+        if self.ports.cosyvoice:
+            served.append((self.cosyvoice_address, "CosyVoice: gRPC and HTTP"))
+        return tuple(served)
+
+    @property
     def _gateway_address(self) -> str:
         """Host to reach the gateway from this machine: loopback if it listens on every address."""
         return HOST if self.config.gateway_host in EVERY_ADDRESS else self.config.gateway_host

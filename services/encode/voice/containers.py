@@ -53,7 +53,7 @@ def blocks(data: bytes, demuxer: str, check: CheckFormat, seconds: float) -> tup
 
     def read() -> Iterator[Any]:
         try:
-            with av.open(io.BytesIO(data), format=demuxer, options={"protocol_whitelist": ""}) as container:
+            with av.open(io.BytesIO(data), "r", format=demuxer, options={"protocol_whitelist": ""}) as container:
                 if not container.streams.audio:
                     raise _refusal("has no sound; send a recording of speech")
                 track = container.streams.audio[0]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.local.ports import free_ports
+from cli.local.ports import default_ports, free_ports
 from cli.local.process import Worker, WorkerError, is_serving
 from cli.local.stack import Stack, StackConfig
 from tests.unit.cli.test_worker import Events
@@ -136,3 +136,16 @@ async def test_a_stack_without_a_necessary_process_does_not_start(tmp_path: Path
         async with stack:
             pass
     assert all(worker.pid is None for worker in stack.workers())
+
+
+def test_the_addresses_of_every_api_are_named() -> None:
+    stack = Stack(StackConfig(ports=default_ports(2)))
+    assert dict(stack.addresses) == {
+        "127.0.0.1:50050": "gRPC: light-tts, NVIDIA Riva",
+        "http://127.0.0.1:8080/v1": "OpenAI",
+        "http://127.0.0.1:8080": "LightTTS, and a test page",
+        "ws://127.0.0.1:8080/inference_zero_shot_bistream": "LightTTS, text word by word",
+        "127.0.0.1:50000": "CosyVoice: gRPC and HTTP",
+    }
+    without = Stack(StackConfig(ports=default_ports(2, cosyvoice=0)))
+    assert not any("CosyVoice" in apis for _, apis in without.addresses)

@@ -159,14 +159,9 @@ def up(
             free_ports(decode) if ports is PortChoice.free else default_ports(decode, port, http_port, cosyvoice_port)
         )
         config = StackConfig(
-            model_dir=model_dir,
-            decode_workers=decode,
-            devices=named,
-            gateway_host=host,
-            ports=chosen,
-            log_dir=log_dir,
-            log_level=log_level,
+            model_dir=model_dir, decode_workers=decode, devices=named, gateway_host=host, ports=chosen, log_dir=log_dir
         )
+        config = replace(config, log_level=log_level)
         run(_serve(config))
     except (PortError, WorkerError) as error:
         fail(str(error))

@@ -14,6 +14,7 @@ Markdown; its columns:
                 this number of sentences
     refusal     milliseconds from the request to the refusal
     underruns   sessions that had silence between two chunks
+    silence     its duration in all whole sessions, in parts of their speech
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from cli.bench import Load, Playback, arrivals, percentile, text_of
 from cli.local.stack import Stack, StackConfig
 from lighttts.v1 import audio_pb2, tts_pb2, tts_pb2_grpc
 from services.common.errors import LightTtsError, Overloaded, from_rpc_error
+from services.common.workers.call_end import CallEnd, answers
 
 SERVICES = Path(__file__).parents[1] / "services"
 FLOOD_RATE = 20.0
@@ -44,8 +46,8 @@ WARM_UP = 0.25
 """The first part of a load, which does not count as delivered: the stack fills up."""
 HEADER = (
     "| sentences | load | sessions | admitted | whole | cut | refused | failed | goodput | refusal p50 | p95 |"
-    " underruns |",
-    "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    " underruns | silence |",
+    "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
 )
 
 
@@ -101,9 +103,12 @@ class Row:
         times = [f"{percentile(refusals, percent):.0f} ms" if refusals else "" for percent in (50, 95)]
         failed = len(self.outcomes) - self.count("admitted") - self.count("refused")
         counts = [self.count(name) for name in ("admitted", "whole", "cut", "refused")]
-        underruns = sum(one.playback.underruns > 0 for one in self.outcomes if one.whole)
+        whole = [one for one in self.outcomes if one.whole]
+        underruns = sum(one.playback.underruns > 0 for one in whole)
+        speech = sum(seconds for one in whole for _, seconds in one.received)
+        silence = sum(one.playback.silence for one in whole) / speech if speech else 0.0
         cells = [self.sentences, f"{self.load:g}", len(self.outcomes), *counts, failed]
-        cells += [f"{self.goodput / best if best else 0:.2f}", *times, underruns]
+        cells += [f"{self.goodput / best if best else 0:.2f}", *times, underruns, f"{silence:.1%}"]
         return "| " + " | ".join(map(str, cells)) + " |"
 
 
@@ -118,7 +123,8 @@ async def listen(stub: tts_pb2_grpc.TextToSpeechAsyncStub, text: str, seed: int 
 
     outcome = Outcome(time.monotonic())
     try:
-        async for response in stub.StreamingSynthesize(requests()):
+        call = stub.StreamingSynthesize(requests())
+        async for response in answers(call, CallEnd(call)):
             if response.HasField("audio") and response.audio.pcm:
                 now, seconds = time.monotonic(), len(response.audio.pcm) / 2 / response.audio.sample_rate
                 outcome.received.append((now, seconds))

@@ -87,12 +87,12 @@ class GatewayService:
             settings, voices, encode, llm, admission, shared.quotas, registry, shared.speech_cache, clock=clock
         )
         authenticator = Authenticator(_keys(settings))
+        self._bodies = Shares("bytes of requests", settings.body_budget_bytes, settings.body_budget_bytes // 2)
         self.interceptors: tuple[grpc.aio.ServerInterceptor, ...] = (
             AuthInterceptor(authenticator),
-            FirstMessage(shared.quotas, settings.first_message_seconds),
+            FirstMessage(shared.quotas, settings.first_message_seconds, self._bodies),
         )
         self.health = GatewayHealth(admission, encode, llm, settings.health_grace_seconds, clock)
-        self._bodies = Shares("bytes of requests", settings.body_budget_bytes, settings.body_budget_bytes // 2)
         app = create_app(self._context, self.health, authenticator, self._bodies)
         limit = settings.max_prompt_bytes
         self._http = HttpServer(
@@ -167,7 +167,7 @@ class GatewayService:
         await self._shared.close()
 
     def _cosyvoice_server(self, authenticator: Authenticator) -> HttpServer | None:
-        """Create the server for CosyVoice's clients: HTTP and gRPC on one port, without TLS. None if it is off."""
+        """Create the server for CosyVoice's clients: HTTP and gRPC on one port. None if it is off."""
         settings = self._settings
         if settings.cosyvoice_port == "off":
             return None
@@ -175,7 +175,9 @@ class GatewayService:
             create_cosyvoice_app(self._context, self.health, authenticator, self._bodies),
             settings.host,
             settings.cosyvoice_port,
+            settings.tls_of_server,
             protocol=http_or_grpc(lambda: self._loopback_grpc_port),
+            alpn=("h2", "http/1.1"),
             limits=_connection_limits(settings),
             port_setting="LIGHTTTS_COSYVOICE_PORT (or 'off')",
         )

@@ -27,8 +27,8 @@ class GatewaySettings(ServiceSettings):
     http_port: int = Field(default=8080, ge=0, le=65535)
     """Port of the HTTP server; 0 selects a free one."""
     cosyvoice_port: Annotated[int, Field(ge=0, le=65535)] | Literal["off"] = 50000
-    """Port for CosyVoice's own clients, gRPC and HTTP alike, without TLS because those clients have none; 0 selects
-    a free one, off disables it."""
+    """Port for CosyVoice's own clients, gRPC and HTTP alike; 0 selects a free one, off disables it. With
+    public_tls_cert it needs TLS, which those clients lack."""
     cors_origins: tuple[str, ...] = ()
     """Origins whose web pages may call the HTTP APIs and open WebSockets, as JSON: ["https://app.example"]; the
     gateway's own page always may."""
@@ -127,8 +127,8 @@ class GatewaySettings(ServiceSettings):
     body_seconds: float = Field(default=60.0, gt=0)
     """Longest duration of a whole HTTP body, and of a WebSocket's prompt, in seconds."""
     body_budget_bytes: int = Field(default=256 * 2**20, ge=2**20)
-    """Most bytes of HTTP bodies and WebSocket prompts held at once, over all open requests; one API key may use half
-    of it. Further requests are refused."""
+    """Most bytes of HTTP bodies, WebSocket prompts and gRPC messages held at once, over all open requests; one API key
+    may use half of it. Further requests are refused."""
     max_connections: int = Field(default=1024, ge=1)
     """Most connections of each port at once; less if the process may open few files. At the limit, the oldest
     connection without a request is closed."""

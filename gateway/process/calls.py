@@ -1,4 +1,4 @@
-"""What a gRPC call must do before its handler runs: have quota left, and send its first message in time."""
+"""What a gRPC call must do: have quota left, send its first message in time, and fit into the budget of bytes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from gateway import metrics
 from gateway.auth import ticket
 from gateway.auth.caller import current_caller
 from gateway.auth.quota import Quotas
+from gateway.auth.shares import Shares
 from services.common.errors import InvalidInput, LightTtsError, TimedOut
 
 SPEAKING = frozenset(
@@ -28,17 +29,23 @@ SPEAKING = frozenset(
 )
 """The methods that count against a caller's quota."""
 
+KEPT = frozenset({"/lighttts.v1.Voices/CreateVoice"})
+"""The methods that keep all messages of their stream until the call ends: parts of a recording."""
+
 
 class FirstMessage(grpc.aio.ServerInterceptor):
     """Ends a call whose first message does not arrive, and refuses one without quota before its message is read.
 
     gRPC reads the message of a unary request before the handler runs, without a deadline, so such handlers are called
-    as handlers of a stream with one message.
+    as handlers of a stream with one message. The first message counts against the budget until its call ends, because
+    a recording in it is part of the call's voice; a later one counts while it is handled, or as long if it is `KEPT`.
     """
 
-    def __init__(self, quotas: Quotas, seconds: float) -> None:
+    def __init__(self, quotas: Quotas, seconds: float, budget: Shares) -> None:
+        """`budget`: the bytes of all open requests."""
         self._quotas = quotas
         self._seconds = seconds
+        self._budget = budget
 
     async def intercept_service(
         self,
@@ -51,7 +58,7 @@ class FirstMessage(grpc.aio.ServerInterceptor):
             return handler  # type: ignore[no-any-return]
         kind = "_".join("stream" if s else "unary" for s in (handler.request_streaming, handler.response_streaming))
         behaviour = getattr(handler, kind)
-        entered = self._entered(method in SPEAKING, handler.request_streaming)
+        entered = self._entered(method, handler.request_streaming)
 
         async def stream(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
             async with entered(requests) as given, contextlib.aclosing(behaviour(given, context)) as responses:
@@ -72,9 +79,10 @@ class FirstMessage(grpc.aio.ServerInterceptor):
         )
 
     def _entered(
-        self, speaks: bool, streamed: bool
+        self, method: str, streamed: bool
     ) -> Callable[[AsyncIterator[Any]], contextlib.AbstractAsyncContextManager[Any]]:
         """Return a context manager that yields what the handler gets: the requests, or the only one."""
+        speaks = method in SPEAKING
 
         @contextlib.asynccontextmanager
         async def enter(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
@@ -85,11 +93,13 @@ class FirstMessage(grpc.aio.ServerInterceptor):
                     elif speaks:
                         await self._quotas.check(current_caller())
                     first = await self._first(requests)
+                    for message in first:
+                        held.enter_context(self._budget.hold(current_caller(), message.ByteSize()))
                 except LightTtsError as error:
                     metrics.ERRORS.labels("grpc", error.reason).inc()
                     raise
                 if streamed:
-                    yield _again(first, requests)
+                    yield self._again(first, requests, held if method in KEPT else None)
                 elif first:
                     yield first[0]
                 else:
@@ -107,10 +117,19 @@ class FirstMessage(grpc.aio.ServerInterceptor):
         except TimeoutError as error:
             raise TimedOut(f"the first message did not arrive within {self._seconds:g} s") from error
 
-
-async def _again(first: list[Any], requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    for request in first:
-        yield request
-    if first:
-        async for request in requests:
+    async def _again(
+        self, first: list[Any], requests: AsyncIterator[Any], kept: contextlib.AsyncExitStack | None
+    ) -> AsyncIterator[Any]:
+        """Yield the first message and the rest of the stream; `kept` holds the bytes of each message."""
+        for request in first:
             yield request
+        if not first:
+            return
+        async for request in requests:
+            hold = self._budget.hold(current_caller(), request.ByteSize())
+            if kept is not None:
+                kept.enter_context(hold)
+                yield request
+            else:
+                with hold:
+                    yield request

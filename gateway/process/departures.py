@@ -15,6 +15,9 @@ _LEFT = frozenset({"http.disconnect", "websocket.disconnect"})
 _NOTICE_SECONDS = 1.0
 """Longest wait for the notice of a lost connection after a send has failed."""
 
+LOGGED_CHARS = 500
+"""Most characters of a path and of an error in the log."""
+
 
 class Departures:
     """Passes requests to an application. An error that it raises after the client has left is no defect."""
@@ -42,15 +45,18 @@ class Departures:
                 sent_badly = True
                 raise
 
+        failed: Exception | None = None
         try:
             await self._app(scope, receive_or_leave, send_or_leave)
-        except Exception:
+        except Exception as error:
             # On a connection that is being closed, uvicorn's send raises other errors until the loss is noticed.
             if not left and not (sent_badly and await _leaves(receive)):
                 raise
-            left = True
+            left, failed = True, error
         if left:
-            log.debug("the client has left", path=scope.get("path", ""))
+            # A defect that only departures trigger has no other trace.
+            reason = {} if failed is None else {"error": repr(failed)[:LOGGED_CHARS]}
+            log.debug("the client has left", path=scope.get("path", "")[:LOGGED_CHARS], **reason)
             if scope["type"] == "websocket":
                 raise ClientDisconnected  # uvicorn expects it, and logs nothing
 

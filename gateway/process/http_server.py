@@ -7,7 +7,7 @@ import contextlib
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,9 +49,10 @@ class HttpServer:
         websockets: type[asyncio.Protocol] | None = None,
         limits: ConnectionLimits | None = None,
         port_setting: str = "LIGHTTTS_HTTP_PORT",
+        alpn: Sequence[str] = (),
     ) -> None:
         """`max_frame_bytes`: limit of a WebSocket message. `websockets`: their protocol, by default uvicorn's.
-        `port_setting`: what to change if the port is in use."""
+        `port_setting`: what to change if the port is in use. `alpn`: the protocols of the port, for TLS clients."""
         self._limits = limits = limits or ConnectionLimits()
         total = connection_limit(limits.total)
         self._connections = Connections(total, min(limits.per_address, max(1, total // 2)))
@@ -74,6 +75,7 @@ class HttpServer:
         )
         self._config = config
         self._tls = tls
+        self._alpn = alpn
         self._context: ssl.SSLContext | None = None
         self._server = _Uvicorn(config, self._gate)
         self._serving: asyncio.Task[None] | None = None
@@ -87,7 +89,7 @@ class HttpServer:
         """Start to listen. Raises StartError if the port is in use, TlsError if the certificate cannot be used."""
         self._config.load()
         if self._tls is not None:
-            self._context = server_context(self._tls)
+            self._context = server_context(self._tls, self._alpn)
         try:
             # uvicorn would exit the process if it could not bind, so it gets a socket that listens already.
             listener = _listen(self._host.strip("[]"), self._port)  # gRPC wants brackets around IPv6, sockets do not

@@ -8,7 +8,7 @@ connection. Client processes dial their workers again (services.common.pool).
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -72,14 +72,14 @@ def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
     )
 
 
-def server_context(files: TlsFiles) -> ssl.SSLContext:
-    """Make the TLS context of a server that is not gRPC; a renewed certificate serves the next handshake.
+def server_context(files: TlsFiles, protocols: Sequence[str] = ()) -> ssl.SSLContext:
+    """Make the TLS context of a server that is not gRPC's own; a renewed certificate serves the next handshake.
 
-    Clients are checked against the current authority; whether they need a certificate is fixed at the start. Raises
-    TlsError.
+    Clients are checked against the current authority; whether they need a certificate is fixed at the start.
+    `protocols`: what the server speaks, in ALPN's names; gRPC clients need h2. Raises TlsError.
     """
     used = files.read()
-    newest = context = _context(files)
+    newest = context = _context(files, protocols)
     _report_expiry(files, used)
 
     def renew(connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, initial: ssl.SSLContext) -> None:
@@ -87,7 +87,7 @@ def server_context(files: TlsFiles) -> ssl.SSLContext:
         try:
             found = files.read()
             if found != used:
-                newest, used = _context(files), found
+                newest, used = _context(files, protocols), found
                 log.info("certificate renewed", file=str(files.certificate))
                 _report_expiry(files, used)
         except TlsError as error:
@@ -98,9 +98,11 @@ def server_context(files: TlsFiles) -> ssl.SSLContext:
     return context
 
 
-def _context(files: TlsFiles) -> ssl.SSLContext:
+def _context(files: TlsFiles, protocols: Sequence[str]) -> ssl.SSLContext:
     files.check()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    if protocols:
+        context.set_alpn_protocols(list(protocols))
     context.load_cert_chain(files.certificate, files.key)
     if files.authority is not None:
         context.load_verify_locations(files.authority)

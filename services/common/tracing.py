@@ -106,6 +106,12 @@ def span(name: str, **attributes: Value) -> Iterator[None]:
         yield
 
 
+def rename(name: str) -> None:
+    """Rename the current span, for names that are known only after it has begun."""
+    if (current := _current.get()) is not None:
+        current.update_name(name)
+
+
 def event(name: str, **attributes: Value) -> None:
     """Add an event to the current span."""
     if (current := _current.get()) is not None:

@@ -21,8 +21,11 @@ from websockets.exceptions import ConnectionClosed
 
 from gateway.api.common import json_body
 from gateway.auth.keys import key_hash
+from lighttts.v1 import tts_pb2
+from services.common.workers.call_end import CallEnd
 from tests.support.fake_stages import Rig, Script, rig, until
 
+RESOURCE_EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 KEY = "ltts_a-key"
 HEADERS = {"x-api-key": KEY}
 AUDIO = base64.b64encode(b"RIFF" + bytes(200_000)).decode()
@@ -85,6 +88,53 @@ async def test_bodies_of_all_requests_fit_into_the_budget() -> None:
         await asyncio.wait(calls)
         assert [post.result().status_code for post in calls].count(200) == 3
         assert r.gateway._bodies.held == 0
+
+
+async def test_grpc_messages_fit_into_the_same_budget() -> None:
+    prompt = tts_pb2.Prompt(audio=b"RIFF" + bytes(300_000), transcript="hello")
+    config = tts_pb2.SynthesisConfig(prompt=prompt, seed=1)
+
+    async def synthesize(r: Rig) -> list[Any]:
+        return [one async for one in r.tts.Synthesize(tts_pb2.SynthesizeRequest(config=config, text="Hi."))]
+
+    async with rig(body_budget_bytes=2**20) as r:
+        r.llm.scripts = {number: Script(hold={0: asyncio.Event()}) for number in range(8)}
+        calls = [asyncio.create_task(synthesize(r)) for _ in range(5)]
+        await until(lambda: sum(call.done() for call in calls) == 2)
+        refused = [call.exception() for call in calls if call.done()]
+        assert r.gateway._bodies.held <= 2**20
+        for error in refused:
+            assert isinstance(error, grpc.aio.AioRpcError)
+            assert (error.code(), "bytes of requests" in (error.details() or "")) == (RESOURCE_EXHAUSTED, True)
+        for script in r.llm.scripts.values():
+            script.hold[0].set()
+        await asyncio.wait(calls)
+        await until(lambda: r.gateway._bodies.held == 0)
+
+
+async def test_the_parts_of_a_recording_over_grpc_count_until_its_call_has_ended() -> None:
+    async def parts() -> Any:
+        yield tts_pb2.CreateVoiceRequest(
+            header=tts_pb2.CreateVoiceHeader(name="mine", transcript="hello", consent=True)
+        )
+        for _ in range(4):
+            yield tts_pb2.CreateVoiceRequest(audio=bytes(300_000))
+
+    async def texts() -> Any:
+        yield tts_pb2.StreamingSynthesizeRequest(config=tts_pb2.SynthesisConfig())
+        for _ in range(12):
+            yield tts_pb2.StreamingSynthesizeRequest(text=" " * 100_000)
+
+    async with rig(body_budget_bytes=2**20, max_text_chars=2**21) as r:
+        upload = r.voices.CreateVoice(parts())
+        end = CallEnd(upload)
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await upload
+        refusal = await end.error(raised.value)
+        assert (refusal.code(), "bytes of requests" in (refusal.details() or "")) == (RESOURCE_EXHAUSTED, True)
+        # The text of a long stream is not kept, so it does not add up.
+        assert [one async for one in r.tts.StreamingSynthesize(texts())][-1].HasField("finished")
+        await until(lambda: r.gateway._bodies.held == 0)
 
 
 async def test_the_quota_is_checked_before_the_body_is_read(tmp_path: Path) -> None:

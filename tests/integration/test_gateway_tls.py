@@ -69,6 +69,29 @@ async def test_grpc_and_https_show_one_certificate_and_renew_it(tmp_path: Path) 
         assert await models(r, trusting(second)) == 200
 
 
+async def test_the_port_of_cosyvoices_clients_serves_nothing_in_plaintext(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "authority")
+    authority.issue(tmp_path / "mounted")
+    async with rig() as plain, second_gateway(plain, **public(tmp_path / "mounted"), cosyvoice_port=0) as r:
+        port = r.gateway.cosyvoice_port
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            with pytest.raises(grpc.aio.AioRpcError):
+                await tts_pb2_grpc.VoicesStub(channel).ListVoices(tts_pb2.ListVoicesRequest(), timeout=10)
+        with pytest.raises(httpx.TransportError):
+            async with httpx.AsyncClient(trust_env=False) as http:
+                await http.get(f"http://127.0.0.1:{port}/liveness")
+        credentials = grpc.ssl_channel_credentials(authority.certificate.read_bytes())
+        options = [("grpc.ssl_target_name_override", NAME)]
+        async with grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options) as channel:
+            stub = tts_pb2_grpc.VoicesStub(channel)
+            answer = await stub.ListVoices(tts_pb2.ListVoicesRequest(), timeout=10)
+        assert answer.default_voice == "rms"
+        async with httpx.AsyncClient(verify=trusting(authority), trust_env=False) as http:
+            url = f"https://127.0.0.1:{port}/liveness"
+            request = http.build_request("GET", url, extensions={"sni_hostname": NAME})
+            assert (await http.send(request)).status_code == 200
+
+
 async def test_a_broken_renewal_leaves_the_certificate_in_use(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "authority")
     files = authority.issue(tmp_path / "mounted")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
 
 from lighttts.v1 import tts_pb2
 from services.common import tracing
@@ -105,6 +106,16 @@ async def test_failed_and_cancelled_spans_are_marked(spans: InMemorySpanExporter
         call.cancel()
         await until(lambda: bool(named(spans, "session")))
         assert dict(only(spans, "session").attributes or {})["cancelled"] is True
+
+
+async def test_clients_cannot_invent_names_of_spans(spans: InMemorySpanExporter) -> None:
+    async with rig() as r:
+        spans.clear()
+        for path in ("/v1/audio/voices/none", "/v1/audio/voices/other", "/invented/1", "/invented/2"):
+            await r.http.delete(path)
+        await r.http.request("BREW", "/health")
+        names = {span.name for span in spans.get_finished_spans() if span.kind is SpanKind.SERVER}
+    assert names == {"DELETE /v1/audio/voices/{voice}", "unregistered", "unregistered /health"}
 
 
 async def test_without_a_collector_nothing_is_traced_or_sent() -> None:

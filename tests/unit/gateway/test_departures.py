@@ -51,19 +51,31 @@ async def sends(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "anything"})
 
 
-LINE = [{"event": "the client has left", "path": "/here", "log_level": "debug"}]
+def line(error: str) -> list[dict[str, str]]:
+    """The only line of the log, which names the error so that a defect leaves a trace."""
+    return [{"event": "the client has left", "path": "/here", "error": error, "log_level": "debug"}]
 
 
 @pytest.mark.parametrize(("kind", "error"), [("http", ""), ("websocket", "ClientDisconnected")])
 async def test_an_error_after_the_client_has_left_is_one_debug_line(kind: str, error: str) -> None:
-    assert await served(reads_and_fails, kind, works, f"{kind}.disconnect") == (LINE, error)
-    assert await served(sends, kind, breaks(ClientDisconnected())) == (LINE, error)
+    failed = line("KeyError('what was not there any more')")
+    assert await served(reads_and_fails, kind, works, f"{kind}.disconnect") == (failed, error)
+    assert await served(sends, kind, breaks(ClientDisconnected())) == (line("ClientDisconnected()"), error)
 
 
 async def test_a_send_that_fails_before_the_loss_is_noticed_is_one_too() -> None:
     send = breaks(RuntimeError("Expected ASGI message 'websocket.accept'"))
     messages = ("websocket.receive", "websocket.disconnect")
-    assert await served(sends, "websocket", send, *messages) == (LINE, "ClientDisconnected")
+    failed = line("""RuntimeError("Expected ASGI message 'websocket.accept'")""")
+    assert await served(sends, "websocket", send, *messages) == (failed, "ClientDisconnected")
+
+
+async def test_a_client_that_leaves_without_an_error_is_a_line_without_one() -> None:
+    async def reads(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+
+    lines, _ = await served(reads, "http", works, "http.disconnect")
+    assert lines == [{"event": "the client has left", "path": "/here", "log_level": "debug"}]
 
 
 async def test_a_defect_is_raised() -> None:

@@ -38,3 +38,47 @@ metadata:
 spec:
   {{- .pod | nindent 2 }}
 {{- end }}
+
+{{/* The pod that builds the engines of decode pods ahead, with their image, settings, device and volumes. */}}
+{{- define "light-tts.preparePod" -}}
+{{- $root := .root }}
+{{- $values := index .root.Values .name -}}
+restartPolicy: OnFailure
+automountServiceAccountToken: false
+enableServiceLinks: false
+{{- include "light-tts.pullSecrets" $root }}
+{{ include "light-tts.podSecurity" $root }}
+{{- include "light-tts.placement" . }}
+{{- if include "light-tts.hasFetchContainer" $root }}
+initContainers:
+  {{- include "light-tts.fetchContainer" (dict "root" $root "wait" (eq $root.Values.model.mode "pvc")) | nindent 2 }}
+{{- end }}
+containers:
+  - name: prepare
+    image: {{ include "light-tts.image" (dict "root" $root "image" $values.image) }}
+    imagePullPolicy: {{ default "IfNotPresent" $values.image.pullPolicy }}
+    command: [python, -P, -m, services.decode.prepare]
+    envFrom:
+      - configMapRef:
+          name: {{ include "light-tts.component" . }}
+      {{- with $values.extraEnvVarsSecret }}
+      - secretRef:
+          name: {{ . }}
+      {{- end }}
+    env:
+      {{- include "light-tts.modelEnv" . | trim | nindent 6 }}
+      {{- with $values.extraEnvVars }}
+      {{- toYaml . | nindent 6 }}
+      {{- end }}
+    {{- include "light-tts.resources" $values | trim | nindent 4 }}
+    {{- include "light-tts.containerSecurity" $root | nindent 4 }}
+    terminationMessagePolicy: FallbackToLogsOnError
+    volumeMounts:
+      - name: tmp
+        mountPath: /tmp
+      {{- include "light-tts.modelMounts" . | nindent 6 }}
+volumes:
+  - name: tmp
+    emptyDir: {}
+  {{- include "light-tts.modelVolumes" . | nindent 2 }}
+{{- end }}

@@ -33,6 +33,8 @@ from services.common.end_to_end import LLM_END_TO_END
 from services.common.errors import LightTtsError
 from services.common.server import ServiceServer
 from services.common.settings import ServiceSettings
+from services.encode.server import EncodeService
+from services.encode.settings import EncodeSettings
 from tests.support.fake_encode import SAMPLE_RATE, FakeEncode, recording_voice_cache
 from tests.support.fake_encode import ids_of as ids_of
 
@@ -268,12 +270,13 @@ async def rig(
     behind: str = "",
     encodes: int = 1,
     end_of_prompt: bool | None = None,
+    encode_settings: EncodeSettings | None = None,
     **settings: Any,
 ) -> AsyncIterator[Rig]:
     """Start everything; at the end check that no new task is left.
 
     `behind` is the reason for which the llm workers cannot serve end to end. `end_of_prompt`: whether the model has the
-    token that ends an instruction.
+    token that ends an instruction. `encode_settings`: use a real encode service with these instead of a fake one.
     """
     before = asyncio.all_tasks()
     async with asyncio.timeout(limit_seconds):
@@ -285,6 +288,8 @@ async def rig(
             for encode in encoders:
                 encode.end_of_prompt = end_of_prompt
             encode_servers = [await _serve(stack, encode, ServiceSettings()) for encode in encoders]
+            if encode_settings is not None:
+                encode_servers = [await _serve(stack, EncodeService(encode_settings), encode_settings)]
             llm_servers = [await _serve(stack, llm, ServiceSettings()) for llm in workers]
             # A held worker sends no heartbeats, and must not count as silent except in tests of that.
             patient = {"llm_silence_seconds": LIMIT_SECONDS, "llm_frozen_seconds": 0}

@@ -27,7 +27,9 @@ from services.common.errors import InvalidInput, LightTtsError
 MAX_BATCH_TEXTS = 64
 BATCH_AT_ONCE = 4
 """Most texts of one batch that are spoken at the same time."""
-FIELDS = {"audio": "prompt_wav", "transcript": "prompt_text", "voice_name": "voice", "style": "tts_model_name"}
+FIELDS = {"audio": "prompt_wav", "transcript": "prompt_text", "voice_name": "voice", "style": "tts_model_name"} | {
+    "language": "language"
+}
 
 
 class BatchRequest(JsonFields):
@@ -39,6 +41,7 @@ class BatchRequest(JsonFields):
     prompt_text: str = ""
     tts_model_name: str = DEFAULT_STYLE
     speed: float = Field(default=1.0, ge=MIN_SPEED, le=MAX_SPEED)
+    language: str = Field(default="", max_length=64, description="BCP-47, such as en-US: how numbers are read.")
 
 
 class BatchItem(BaseModel):
@@ -107,6 +110,7 @@ async def _options(context: GatewayContext, batch: BatchRequest) -> SpeechOption
         style=style_of(batch.tts_model_name),
         audio=pcm(SAMPLE_RATE),
         speed=batch.speed,
+        language=batch.language,
         priority=audio_pb2.Urgency.PRIORITY_OFFLINE,
     )
     if batch.prompt_wav is not None:

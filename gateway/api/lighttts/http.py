@@ -29,6 +29,7 @@ FIELDS = {
     "transcript": "prompt_text",
     "style": "tts_model_name",
     "speed": "speed",
+    "language": "language",
 }
 AUDIO_ANSWER: dict[int | str, dict[str, Any]] = {
     200: {
@@ -70,6 +71,7 @@ def router(context: GatewayContext, *, sample_rate: int = SAMPLE_RATE, stream_by
         stream: Annotated[bool, Form()] = stream_by_default,
         tts_model_name: Annotated[str, Form()] = DEFAULT_STYLE,
         speed: Annotated[float, Form()] = 1.0,
+        language: Annotated[str, Form()] = "",
     ) -> Response:
         """Speak `tts_text` with the voice of `prompt_wav`, whose transcript is `prompt_text`."""
         with named_as(FIELDS):
@@ -84,6 +86,7 @@ def router(context: GatewayContext, *, sample_rate: int = SAMPLE_RATE, stream_by
                 style=style_of(tts_model_name),
                 audio=pcm(sample_rate),
                 speed=speed,
+                language=language,
             )
             options = speech_options(context, config, *dropped)
         return SpeechResponse(context, options, text, FIELDS, stream=stream, frame=None if stream else _whole)

@@ -42,6 +42,7 @@ class StartFrame(JsonFields):
 
     prompt_text: str
     tts_model_name: str = DEFAULT_STYLE
+    language: str = ""
 
 
 class TextFrame(JsonFields):
@@ -114,6 +115,7 @@ def _options(context: GatewayContext, start: StartFrame, audio: bytes) -> Speech
         prompt=tts_pb2.Prompt(audio=audio, transcript=start.prompt_text),
         style=style_of(start.tts_model_name),
         audio=pcm(SAMPLE_RATE),
+        language=start.language,
     )
     return speech_options(context, config)
 

@@ -38,6 +38,7 @@ FIELDS = {
     "sample_rate": "sample_rate",
     "stream": "stream",
     "speed": "speed",
+    "language": "language",
     "style": "model",
     "model": "model",
 }
@@ -80,6 +81,7 @@ class SpeechRequest(JsonFields):
         default=True,
         description="false: send the answer as a whole, with its length, also in the header of WAV and FLAC.",
     )
+    language: str = Field(default="", max_length=64, description="BCP-47, such as en-US: how numbers are read.")
     seed: int | None = Field(default=None, ge=0, lt=2**64, description="The same seed gives the same speech.")
 
 
@@ -105,7 +107,9 @@ def router(context: GatewayContext, models: Models) -> APIRouter:
 
 
 async def _to_synthesis_config(models: Models, request: SpeechRequest) -> tts_pb2.SynthesisConfig:
-    config = tts_pb2.SynthesisConfig(speed=request.speed, style=await models.style(request.model))
+    config = tts_pb2.SynthesisConfig(
+        speed=request.speed, language=request.language, style=await models.style(request.model)
+    )
     config.audio.encoding = _ENCODINGS[request.response_format]
     config.audio.sample_rate = request.sample_rate or (PCM_RATE if request.response_format == "pcm" else 0)
     config.audio.keep_leading_silence = not request.trim_leading_silence

@@ -20,6 +20,7 @@ FIELDS = {
     "encoding": "encoding",
     "sample_rate": "sample_rate_hz",
     "language_code": "language_code",
+    "language": "language_code",
     "custom_dictionary": "custom_dictionary",
     "custom_configuration": "custom_configuration",
     "enable_word_time_offsets": "enable_word_time_offsets",
@@ -84,6 +85,7 @@ def to_synthesis_config(
         known = ", ".join(riva_common_pb2.AudioEncoding.Name(number) for number in _ENCODINGS)
         raise InvalidInput(f"unknown encoding; use one of {known}", field="encoding")
     config = _configured(dict(request.custom_configuration))
+    config.language = request.language_code
     config.audio.encoding = _ENCODINGS[request.encoding]
     config.audio.sample_rate, notes = _rate(config.audio.encoding, request.sample_rate_hz)
     if request.HasField("zero_shot_data"):

@@ -1,0 +1,164 @@
+"""Markup, pauses and languages through the APIs: a real encode service, and an llm that speaks its ids."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+from websockets.asyncio.client import connect
+
+from lighttts.compat import riva_tts_pb2, riva_tts_pb2_grpc
+from lighttts.v1 import audio_pb2, tts_pb2
+from services.encode.settings import EncodeSettings
+from tests.support.fake_stages import Conversation, Rig, rig, samples
+
+TINY = Path(__file__).parents[2] / "models" / "tiny"
+SEED = 7
+RATE = 24000
+SSML = '<speak><prosody pitch="-0.1" rate="100%">Good morning.</prosody></speak>'
+
+
+@asynccontextmanager
+async def stack(**settings: Any) -> AsyncIterator[Rig]:
+    # A short idle time only shortens the tests: nothing depends on which event comes first.
+    encode = EncodeSettings(port=0, model_dir=TINY, normaliser="builtin", text_idle_seconds=0.02)
+    async with rig(encode_settings=encode, **settings) as r:
+        yield r
+
+
+def config(**fields: Any) -> tts_pb2.SynthesisConfig:
+    output = audio_pb2.AudioOutput(encoding=audio_pb2.AUDIO_ENCODING_PCM_F32LE, keep_leading_silence=True)
+    return tts_pb2.SynthesisConfig(seed=SEED, audio=output, **fields)
+
+
+async def synthesize(r: Rig, text: str, start_sample: int = 0, **fields: Any) -> list[Any]:
+    request = tts_pb2.SynthesizeRequest(config=config(**fields), text=text, start_sample=start_sample)
+    return [getattr(response, response.WhichOneof("event") or "") async for response in r.tts.Synthesize(request)]
+
+
+async def converse(r: Rig, *fragments: str) -> list[Any]:
+    client = await Conversation(r, config()).begin()
+    for fragment in fragments:
+        await client.text(fragment)
+    await client.end()
+    return await client.rest()
+
+
+def warnings_of(events: list[Any]) -> list[str]:
+    return [event.code for event in events if isinstance(event, tts_pb2.Warning) and event.code]
+
+
+async def test_pauses_are_exact_silence_and_keep_all_positions() -> None:
+    text = "[pause:250ms]One. [pause:500ms] Two."
+    async with stack() as r:
+        plain = samples(await synthesize(r, "One. Two."))
+        one = len(samples(await synthesize(r, "One.")))
+        events = await synthesize(r, text)
+        audio = samples(events)
+        assert len(audio) == len(plain) + 0.75 * RATE
+        quiet = np.zeros(int(0.25 * RATE), np.float32)
+        assert np.array_equal(audio, np.concatenate([quiet, plain[:one], quiet, quiet, plain[one:]]))
+        (finished,) = [event for event in events if isinstance(event, tts_pb2.Finished)]
+        assert finished.audio_seconds == pytest.approx(len(audio) / RATE)
+        for start in (1000, 6000 + one + 3000, len(audio) - 10):
+            resumed = await synthesize(r, text, start)
+            pcm = b"".join(event.pcm for event in resumed if isinstance(event, audio_pb2.AudioChunk))
+            assert np.array_equal(np.frombuffer(pcm, "<f4"), audio[start:])
+        streamed = await converse(r, "[pause:25", "0ms]One. [pau", "se:500ms] Two.")
+        assert np.array_equal(samples(streamed), audio)
+        spoken = [(event.text_offset, event.sample) for event in streamed if isinstance(event, tts_pb2.Spoken)]
+        ends = [text.index("One"), text.index(" [pause:5"), text.index(" Two"), len(text)]
+        assert spoken == list(zip(ends, [6000, 6000 + one, 18000 + one, len(audio)], strict=True))
+
+
+async def test_rate_and_volume_change_the_utterances_of_a_document() -> None:
+    inner = 'One. <prosody rate="80%" volume="-6dB">Two.</prosody>'
+    async with stack() as r:
+        one = len(samples(await synthesize(r, "One.", speed=2.0)))
+        plain = samples(await synthesize(r, "<speak>One. <s>Two.</s></speak>", speed=2.0))
+        audio = samples(await synthesize(r, f"<speak>{inner}</speak>", speed=2.0))
+        assert [call.start.speed for call in r.llm.calls] == [2.0, 2.0, 2.0, 2.0, 1.6]
+    assert np.array_equal(audio[:one], plain[:one])
+    assert np.allclose(audio[one:], plain[one:] * 10 ** (-6 / 20), atol=1e-6)
+
+
+async def test_every_api_takes_markup() -> None:
+    async with stack() as r:
+        plain = samples(await synthesize(r, "Good morning."))
+        events = await synthesize(r, SSML)
+        assert np.array_equal(samples(events), plain)
+        assert warnings_of(events) == ["attribute_ignored"]
+
+        riva = riva_tts_pb2_grpc.RivaSpeechSynthesisStub(r.channel)
+        request = riva_tts_pb2.SynthesizeSpeechRequest(
+            text=SSML, language_code="en-US", sample_rate_hz=RATE, custom_configuration={"seed": str(SEED)}
+        )
+        assert len((await riva.Synthesize(request)).audio) == 2 * len(plain)
+
+        speech = {"input": SSML, "response_format": "pcm", "seed": SEED}
+        answer = await r.http.post("/v1/audio/speech", json=speech)
+        assert len(answer.content) == 2 * len(plain)
+        assert answer.headers["x-light-tts-warning"].startswith("attribute_ignored: <prosody pitch='-0.1'>")
+        files = {"prompt_wav": ("a.wav", (TINY / "prompt_slt.wav").read_bytes())}
+        form = {"tts_text": "<x/>Good morning.", "prompt_text": "hello there", "stream": "true"}
+        answer = await r.http.post("/inference_zero_shot", data=form, files=files)
+        assert answer.status_code == 200, answer.text
+        assert len(answer.content) == 2 * len(plain)
+        assert "tag_dropped: <x/>" in answer.headers["x-light-tts-warning"]
+
+
+async def test_malformed_ssml_is_refused_with_its_place() -> None:
+    bad = "<speak>one\n<p>two</speak>"
+    async with stack() as r:
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await synthesize(r, bad)
+        assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "line 2, position 9" in (refusal.value.details() or "")
+        answer = await r.http.post("/v1/audio/speech", json={"input": bad})
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == "input"
+        assert "line 2, position 9" in answer.json()["error"]["message"]
+
+
+async def test_a_finished_sentence_is_spoken_while_the_client_is_silent() -> None:
+    async with stack() as r:
+        expected = samples(await synthesize(r, "One moment please."))
+        client = await Conversation(r, config()).begin()
+        await client.text("One moment please.")
+        spoken = await client.next_of(tts_pb2.Spoken)  # nothing else was sent
+        assert (spoken.text_offset, spoken.sample) == (18, len(expected))
+        await client.text(" It leaves at 9.")
+        await client.end()
+        assert len(samples(await client.rest())) > len(expected)
+
+        url = f"ws://127.0.0.1:{r.gateway.http_port}/inference_zero_shot_bistream"
+        async with connect(url, max_size=None, proxy=None) as socket:
+            await socket.send(json.dumps({"prompt_text": "hello there"}))
+            await socket.send((TINY / "prompt_slt.wav").read_bytes())
+            await socket.send(json.dumps({"tts_text": "One moment please."}))
+            received = 0
+            while received < 2 * len(expected):
+                received += len(await socket.recv())
+            assert received == 2 * len(expected)
+
+
+async def test_the_language_decides_how_numbers_are_read() -> None:
+    text = "Es sind 22 Grad."
+    async with stack() as r:
+        for fields in ({}, {"language": "de-DE"}, {"language": "en"}):
+            await synthesize(r, text, **fields)
+        await r.http.post("/v1/audio/speech", json={"input": text, "language": "de", "seed": SEED})
+        english, german, named, over_http = (bytes(str(call.ids), "ascii") for call in r.llm.calls)
+        assert english == named
+        assert german == over_http != english
+        with pytest.raises(grpc.aio.AioRpcError, match="tag of BCP-47"):
+            await synthesize(r, text, language="not a language")
+        answer = await r.http.post("/v1/audio/speech", json={"input": text, "language": "12"})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "language")

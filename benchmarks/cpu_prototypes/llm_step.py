@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from benchmarks.cpu_prototypes.sessions import Graph
 from services.llm.engine.scheduler import ScheduledSequence
-from services.llm.model.attention import rotary_table
+from services.llm.model.attention import rotary_frequencies, rotary_table
 from services.llm.model.kv_cache import KVCache
 from services.llm.model.model import SpeechLM
 from services.llm.model.torch_backend import TorchBackend
@@ -92,9 +92,10 @@ class GraphLlmBackend(TorchBackend):
         mask = torch.zeros(len(past) * block_size)
         mask[position:] = float("-inf")
         code = torch.tensor([sequence.layout.inputs[position]])
-        rotary = rotary_table(torch.tensor([position]), model.config.head_dim, model.config.rope_theta)
+        frequencies = rotary_frequencies(model.config.head_dim, model.config.rope_theta, torch.device("cpu"))
+        rotary = rotary_table(torch.tensor([position]), frequencies)
         blocks = cache.keys.index_select(1, past), cache.values.index_select(1, past)
-        logits, keys, values = self._graphs[model](model.embed(code).float(), *rotary, mask, *blocks)
+        logits, keys, values = self._graphs[model](model.embed(code), *rotary, mask, *blocks)
         cache.keys[:, block, :, offset] = keys
         cache.values[:, block, :, offset] = values
         with mock.patch.object(model, "logits", lambda scores: scores):  # the graph's output layer has run already

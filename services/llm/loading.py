@@ -10,15 +10,14 @@ from __future__ import annotations
 import logging
 import math
 import queue
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
-from services.common.checkpoint.model_dir import ModelDir
+from services.common.checkpoint.model_dir import LlmConfig, ModelDir
 from services.common.engine.device import on_device, replaced
 from services.common.engine.memory import check_room, free_memory, host_memory
 from services.common.engine.shell import FailedEvent
@@ -27,9 +26,10 @@ from services.llm.engine.backends import Backend, CostModel, SimulatedBackend
 from services.llm.engine.engine import LlmEngine, OnStep
 from services.llm.engine.scheduler import EngineLimits, earliest_deadline, fifo
 from services.llm.engine.sequence import Request, TokensEvent
-from services.llm.model.kv_cache import DecodeAttention, KVCache, SequenceInput, build_batch, gathered
+from services.llm.model.kernels import PLAIN, StepKernels
 from services.llm.model.model import SpeechLM, load_speech_lm
 from services.llm.model.torch_backend import TorchBackend, TorchOptions
+from services.llm.model.trials import drawn_ids, hidden_states
 
 if TYPE_CHECKING:
     from services.llm.settings import LlmSettings
@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 PROGRAM_SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """Batch sizes for which CUDA graphs are recorded, up to the largest batch."""
+PREFILL_SIZES = (64, 128, 256, 512)
+"""Numbers of prompt inputs for which CUDA graphs are recorded, up to `prefill_tokens`."""
 GRAPH_STEPS = 8
 """Steps per run of CUDA graphs. At 64 sequences the host takes 0.9 ms for a single step and 0.24 ms per step for eight
 in one run: sequences get their tokens a little later, and the device hardly waits for the host."""
@@ -45,6 +47,8 @@ FREE_LIST_BYTES = 40
 """Memory of the host for each block of the K/V cache: its place in the list of free blocks."""
 TRIAL_DIFFERENCE = 0.05
 """Largest mean difference of hidden states, whose deviation is about 1: rounding stays below it, a mistake does not."""
+TRIAL_AGREEMENT = 0.95
+"""Smallest share of equal sampled ids: rounding can change the rare id that wins by a hair, a mistake changes most."""
 
 
 def load_engine(
@@ -136,15 +140,18 @@ def _torch_backend(settings: LlmSettings, model: ModelDir, styles: Mapping[str, 
     if settings.llm_int8_weights and on_gpu:
         replaced("llm_int8_weights", f"weights in {_name(dtype)}", "8-bit products run on a CPU only")
     models = [load_speech_lm(model, device, dtype, path=path, int8_weights=int8_weights) for path in styles.values()]
+    kernels = _fused_kernels(settings, models[0]) if on_gpu else PLAIN
     if settings.llm_compile:
-        for speech_lm in models:
-            _compile(speech_lm)
-    attend = _paged_attention(models[0], settings.llm_int8_kv) if on_gpu and settings.llm_paged_kernel else gathered
+        _compile(models, kernels)
+    graphs = _uses_graphs(settings, device)
+    # Without its kernel, a prompt's program would copy all blocks of a request once per tile.
+    prompt_graphs = graphs and kernels.attend_tiles is not PLAIN.attend_tiles
     options = TorchOptions(
         int8_kv=settings.llm_int8_kv,
-        attend=attend,
-        program_sizes=_program_sizes(settings) if _uses_graphs(settings, device) else (),
+        kernels=kernels,
+        program_sizes=_program_sizes(settings) if graphs else (),
         program_tokens=settings.max_request_tokens,
+        prefill_sizes=_prefill_sizes(settings) if prompt_graphs else (),
     )
     others = dict(list(zip(styles, models, strict=True))[1:])
     backend = TorchBackend(models[0], styles=others, options=options)
@@ -154,7 +161,9 @@ def _torch_backend(settings: LlmSettings, model: ModelDir, styles: Mapping[str, 
         "int8_weights": int8_weights,
         "int8_kv": settings.llm_int8_kv,
         "cuda_graphs": bool(options.program_sizes),
-        "attention": "copied blocks" if attend is gathered else "paged kernel",
+        "attention": "copied blocks" if kernels.attend is PLAIN.attend else "paged kernel",
+        "fused_layers": kernels.add_norm is not PLAIN.add_norm,
+        "fused_sampling": kernels.sample is not PLAIN.sample,
     }
     log.info("generating", extra=fields)
     return backend
@@ -180,43 +189,93 @@ def _program_sizes(settings: LlmSettings) -> tuple[int, ...]:
     return (*(size for size in PROGRAM_SIZES if size < settings.max_running), settings.max_running)
 
 
-def _paged_attention(model: SpeechLM, int8_kv: bool) -> DecodeAttention:
-    """Return the paged kernel if it is available and agrees with plain attention, else plain attention."""
-    instead, head_dim = "copied K/V blocks", model.config.head_dim
-    if head_dim < 16 or head_dim & (head_dim - 1):
-        replaced("llm_paged_kernel", instead, f"it needs heads of 16, 32, 64 ..., not {head_dim}")
-        return gathered
-    try:
-        from services.llm.model.paged_kernel import paged
+def _prefill_sizes(settings: LlmSettings) -> tuple[int, ...]:
+    largest = next((size for size in PREFILL_SIZES if size >= settings.prefill_tokens), PREFILL_SIZES[-1])
+    return tuple(size for size in PREFILL_SIZES if size <= largest)
 
-        plain, kernel = (_trial(model, attend, int8_kv) for attend in (gathered, paged))
+
+def _fused_kernels(settings: LlmSettings, model: SpeechLM) -> StepKernels:
+    """Return the Triton kernels that work here and agree with the plain ones, group by group."""
+    config, int8_kv = model.config, settings.llm_int8_kv
+    kernels = PLAIN
+
+    def fault_of_layers(candidate: StepKernels) -> str:
+        plain, fused = (hidden_states(model, each, int8_kv=int8_kv) for each in (PLAIN, candidate))
+        difference = float((fused - plain).abs().mean())
+        agrees = difference <= TRIAL_DIFFERENCE  # false for NaN
+        return "" if agrees else f"its hidden states differ from the plain ones by {difference:.2g}"
+
+    def fault_of_sampling(candidate: StepKernels) -> str:
+        vocabulary, device = model.llm_decoder.out_features, model.speech_embedding.weight.device
+        plain, fused = (drawn_ids(each, vocabulary, device) for each in (PLAIN, candidate))
+        share = float((fused == plain).all(dim=1).float().mean())
+        return "" if share >= TRIAL_AGREEMENT else f"only {share:.0%} of its ids are those of plain sampling"
+
+    if settings.llm_paged_kernel and _heads_fit(config, 16, "llm_paged_kernel", "copied K/V blocks"):
+        kernels = _tried("llm_paged_kernel", "copied K/V blocks", kernels, _attention_kernels, fault_of_layers)
+    if settings.llm_fused_kernels and _heads_fit(config, 2, "llm_fused_kernels", "plain layers"):
+        kernels = _tried("llm_fused_kernels", "plain layers", kernels, _layer_kernels, fault_of_layers)
+        kernels = _tried("llm_fused_kernels", "plain sampling", kernels, _sampling_kernels, fault_of_sampling)
+    return kernels
+
+
+def _heads_fit(config: LlmConfig, least: int, setting: str, instead: str) -> bool:
+    """Whether kernels for heads of a power of two, at least `least`, fit the model; log it if they do not."""
+    fits = config.head_dim >= least and config.head_dim & (config.head_dim - 1) == 0
+    if not fits:
+        replaced(setting, instead, f"it needs heads of {least}, {2 * least}, {4 * least} ..., not {config.head_dim}")
+    return fits
+
+
+def _tried(
+    setting: str,
+    instead: str,
+    kernels: StepKernels,
+    find: Callable[[], Mapping[str, Any]],
+    fault_of: Callable[[StepKernels], str],
+) -> StepKernels:
+    """Return `kernels` with the parts that `find` returns, or unchanged, with a reason in the log, if these fail."""
+    try:
+        candidate = replace(kernels, **find())
+        reason: object = fault_of(candidate)
     except ImportError as error:
-        replaced("llm_paged_kernel", instead, f"the triton package is missing ({error})")
-    except Exception as error:  # noqa: BLE001 - compilers raise many kinds of errors; copied blocks always work
-        replaced("llm_paged_kernel", instead, error)
-    else:
-        difference = float((plain - kernel).abs().mean())
-        if difference <= TRIAL_DIFFERENCE:
-            return paged
-        replaced("llm_paged_kernel", instead, f"its hidden states differ from the plain ones by {difference:.2g}")
-    return gathered
+        reason = f"the triton package is missing ({error})"
+    except Exception as error:  # noqa: BLE001 - compilers raise many kinds of errors; plain kernels always work
+        reason = error if str(error) else type(error).__name__
+    if not reason:
+        return candidate
+    replaced(setting, instead, reason)
+    return kernels
 
 
-@torch.inference_mode()
-def _trial(model: SpeechLM, attend: DecodeAttention, int8_kv: bool = False) -> Tensor:
-    """Return the hidden state [1, hidden], in float32, of a token that is fed alone after twenty others."""
-    device = model.speech_embedding.weight.device
-    cache = KVCache(model.config, 3, 16, device, model.dtype, quantized=int8_kv, attend=attend)
-    model(build_batch([SequenceInput(tuple(range(20)), 0, (2, 0))], 16, device), cache)
-    hidden: Tensor = model(build_batch([SequenceInput((1,), 20, (2, 0))], 16, device), cache)
-    return hidden
+def _attention_kernels() -> Mapping[str, Any]:
+    from services.llm.model.paged_kernel import ATTENTION
+
+    return ATTENTION
 
 
-def _compile(model: SpeechLM) -> None:
+def _layer_kernels() -> Mapping[str, Any]:
+    from services.llm.model.layer_kernels import LAYERS
+
+    return LAYERS
+
+
+def _sampling_kernels() -> Mapping[str, Any]:
+    from services.llm.model.sampling_kernels import SAMPLING
+
+    return SAMPLING
+
+
+def _compile(models: Sequence[SpeechLM], kernels: StepKernels) -> None:
     """Compile the layers and try them once; use the plain layers if the compiler is missing or fails."""
-    model.compile_parts()
-    try:
-        _trial(model, gathered)
-    except Exception as error:  # noqa: BLE001 - compilers raise many kinds of errors; plain layers always work
-        model.compile_parts(undo=True)
-        replaced("llm_compile", "plain layers", error)
+    if kernels.add_norm is not PLAIN.add_norm:
+        reason = "fused kernels replace the same operations; set LIGHTTTS_LLM_FUSED_KERNELS=false to compile"
+        replaced("llm_compile", "fused kernels", reason)
+        return
+    for model in models:
+        model.compile_parts()
+        try:
+            hidden_states(model, kernels)
+        except Exception as error:  # noqa: BLE001 - compilers raise many kinds of errors; plain layers always work
+            model.compile_parts(undo=True)
+            replaced("llm_compile", "plain layers", error)

@@ -47,6 +47,9 @@ class LlmSettings(ModelServiceSettings):
     llm_paged_kernel: bool = True
     """On a GPU: use an attention kernel (Triton) that reads K/V blocks in place instead of copying them first. Blocks
     are copied if Triton is missing, fails or gives other results."""
+    llm_fused_kernels: bool = True
+    """On a GPU: use Triton kernels for the norms, rotary positions, the gate and the sampling instead of many small
+    operations. The plain operations are used if Triton is missing, fails or gives other results."""
     llm_compile: bool = False
     """Let torch.compile fuse the operations between the matrix products; needs a C++ compiler on a CPU."""
 

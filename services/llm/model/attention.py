@@ -27,8 +27,13 @@ def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat((low * cos - high * sin, high * cos + low * sin), dim=-1).to(x.dtype)
 
 
-def rotary_table(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Return cos and sin [N, 1, head_dim / 2] in float32."""
-    half = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32)
-    angle = (positions.float()[:, None] * theta ** -(half / head_dim))[:, None, :]
+def rotary_table(positions: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cos and sin [N, 1, head_dim / 2] in float32 for positions [N]."""
+    angle = (positions.float()[:, None] * frequencies)[:, None, :]
     return angle.cos(), angle.sin()
+
+
+def rotary_frequencies(head_dim: int, theta: float, device: torch.device) -> Tensor:
+    """Return the angle per position of each pair of values [head_dim / 2] in float32."""
+    half = torch.arange(0, head_dim, 2, device=device, dtype=torch.float32)
+    return theta ** -(half / head_dim)

@@ -9,6 +9,7 @@ runs as ordinary operations.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,14 +19,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from services.llm.engine.layout import InputCodes
-from services.llm.model.kv_cache import KVCache, StepBatch, valid_positions
+from services.llm.model import columns
+from services.llm.model.kernels import StepKernels
+from services.llm.model.kv_cache import KVCache, StepBatch
 from services.llm.model.model import SpeechLM
-from services.llm.model.sampling import CounterDraw, SamplingBatch, SamplingRow, sample
+from services.llm.model.sampling import SamplingBatch, SamplingRow
 
 MAX_TOP_K = 64
 """Largest top_k that a program supports."""
-WINDOW = 32
-"""Longest repetition window that a program supports."""
 MAX_STEPS = 16
 """Most steps in one run."""
 
@@ -45,40 +46,37 @@ class ProgramInput(NamedTuple):
     @property
     def fits(self) -> bool:
         """Whether its sampling fits the program's fixed shapes."""
-        return self.sampling.top_k <= MAX_TOP_K and self.window_size <= WINDOW
+        return self.sampling.top_k <= MAX_TOP_K and self.window_size <= columns.WINDOW_SIZE
 
 
-_CODE, _POSITION, _BLOCK, _OFFSET, _OPENED, _LENGTH, _DRAW = range(7)
-_ADVANCED = 7
-"""Every step changes the columns before this one."""
-_BAN, _SEED, _TOP_K, _RING, _WINDOW = 7, 8, 10, 11, 12
-_TABLE = _WINDOW + WINDOW
-_TEMPERATURE, _TOP_P, _REPEATS = range(3)
+class Program(abc.ABC):
+    """A model's operations over tensors of fixed shape, as a CUDA graph if it is recorded. Used by one thread.
 
+    `size` rows sample; each has a table of at most `width` blocks.
+    """
 
-class DecodeProgram:
-    """Decodes up to `size` sequences of at most `width` blocks each. Used by one thread at a time."""
-
-    def __init__(self, model: SpeechLM, cache: KVCache, bans: Tensor, size: int, width: int) -> None:
+    def __init__(
+        self, model: SpeechLM, cache: KVCache, bans: Tensor, size: int, width: int, kernels: StepKernels
+    ) -> None:
         """`bans` [kinds, S] are the masks that a row selects from. The cache's last block is the spare one."""
-        device = bans.device
         self.size = size
-        self._model, self._cache, self._bans = model, cache, bans
+        self._model, self._cache, self._bans, self._kernels = model, cache, bans, kernels
         self._spare = cache.keys.shape[1] - 1
-        pinned = device.type == "cuda"
-        columns = _TABLE + width + 1  # the last one stays the spare block, for positions beyond the width
-        self._host_integers = torch.zeros((size, columns), dtype=torch.int64, pin_memory=pinned)
-        self._host_floats = torch.zeros((size, 3), pin_memory=pinned)
-        self._integers = self._host_integers.to(device)
-        self._floats = self._host_floats.to(device)
+        count = columns.TABLE + width + 1  # the last one stays the spare block, for positions beyond the width
+        self._host_integers, self._integers = self._twice((size, count), torch.int64)
+        self._host_floats, self._floats = self._twice((size, 3), torch.float32)
         self._tables: list[list[int]] = [[] for _ in range(size)]
-        self._drawn = torch.zeros(size, dtype=torch.int64, device=device)
-        self._tokens = torch.zeros((MAX_STEPS, size), dtype=torch.int64, device=device)
-        self._codes = InputCodes(model.config)
+        self._drawn = torch.zeros(size, dtype=torch.int64, device=bans.device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._filled = 0
         for row in range(size):
             self._clear(row)
+
+    def _twice(self, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return zeros of that shape on the host, from where they are copied at once, and on the device."""
+        device = self._bans.device
+        host = torch.zeros(shape, dtype=dtype, pin_memory=device.type == "cuda")
+        return host, host.to(device)
 
     def record(self, pool: Any = None) -> Any:
         """Record the CUDA graph on the current device; return its memory pool, which other programs may share.
@@ -97,21 +95,6 @@ class DecodeProgram:
         self._graph = graph
         return graph.pool()
 
-    def run(self, inputs: Sequence[ProgramInput], num_steps: int = 1) -> list[list[int]]:
-        """Run `num_steps` steps (at most `MAX_STEPS`), feeding each sampled token back; return [inputs, num_steps] ids.
-
-        A sequence samples `num_steps` ids even after one that is not speech. Without blocks for them it writes into the
-        spare block.
-        """
-        self._fill(inputs)
-        self._integers.copy_(self._host_integers, non_blocking=True)
-        self._floats.copy_(self._host_floats, non_blocking=True)
-        for step in range(num_steps):
-            self.replay()
-            self._tokens[step].copy_(self._drawn)
-        ids: list[list[int]] = self._tokens[:num_steps, : len(inputs)].T.tolist()
-        return ids
-
     @property
     def recorded(self) -> bool:
         """Whether it runs as a CUDA graph."""
@@ -124,82 +107,130 @@ class DecodeProgram:
         else:
             self._graph.replay()
 
+    @abc.abstractmethod
     def _run(self) -> None:
-        numbers, floats, size = self._integers, self._floats, self._cache.block_size
-        table, lengths = numbers[:, _TABLE:], numbers[:, _LENGTH]
-        batch = StepBatch(
-            codes=numbers[:, _CODE],
-            positions=numbers[:, _POSITION],
-            blocks=numbers[:, _BLOCK],
-            offsets=numbers[:, _OFFSET],
-            opened=numbers[:, _OPENED],
-            last=torch.arange(self.size, device=numbers.device),
-            decode_table=table,
-            decode_lengths=lengths,
-            decode_mask=valid_positions(table, lengths, size)[:, None, None, :],
-            segments=(),
-        )
+        """Run one step: read the tensors and fill `_drawn`."""
+
+    def _copy_inputs(self) -> None:
+        self._integers.copy_(self._host_integers, non_blocking=True)
+        self._floats.copy_(self._host_floats, non_blocking=True)
+
+    def _sample(self, hidden: Tensor) -> None:
+        """Sample an id per row from float32 hidden states [size, hidden]."""
+        numbers, floats = self._integers, self._floats
         sampling = SamplingBatch(
-            seed=numbers[:, _SEED : _SEED + 2],
-            position=numbers[:, _DRAW],
-            temperature=floats[:, _TEMPERATURE],
-            top_p=floats[:, _TOP_P],
-            top_k=numbers[:, _TOP_K],
-            repeats=floats[:, _REPEATS],
-            window=numbers[:, _WINDOW:_TABLE],
+            seed=numbers[:, columns.SEED : columns.SEED + 2],
+            position=numbers[:, columns.DRAW],
+            temperature=floats[:, columns.TEMPERATURE],
+            top_p=floats[:, columns.TOP_P],
+            top_k=numbers[:, columns.TOP_K],
+            repeats=floats[:, columns.REPEATS],
+            window=numbers[:, columns.WINDOW : columns.TABLE],
             max_top_k=MAX_TOP_K,
         )
-        logits = self._model.logits(self._model(batch, self._cache))
-        self._drawn.copy_(sample(logits, sampling, self._bans[numbers[:, _BAN]], CounterDraw(sampling)))
-        self._advance()
+        logits = self._model.logits(hidden)
+        self._drawn.copy_(self._kernels.sample(logits, sampling, self._bans, numbers[:, columns.BAN]))
 
-    def _advance(self) -> None:
-        """Make the sampled ids the next step's inputs."""
-        numbers, drawn, size = self._integers, self._drawn, self._cache.block_size
-        draw = numbers[:, _DRAW]
-        # The table's last column is the spare block, for sequences without room; their ids are never read.
-        position = (numbers[:, _POSITION] + 1).clamp(max=size * (numbers.shape[1] - _TABLE) - 1)
-        block = numbers[:, _TABLE:].gather(1, (position // size)[:, None])[:, 0]
-        offset = position % size
-        opened = torch.where(offset == 0, block, self._spare)
-        numbers[:, _WINDOW:_TABLE].scatter_(1, (draw % numbers[:, _RING])[:, None], drawn[:, None])
-        code = self._codes.speech(0) + drawn
-        numbers[:, :_ADVANCED] = torch.stack((code, position, block, offset, opened, position + 1, draw + 1), dim=1)
+    def _fill_row(self, row: int, item: ProgramInput) -> None:
+        """Write a sequence's sampling and table into the host's tensors."""
+        sampling, ring = item.sampling, item.window_size
+        numbers = self._host_integers.numpy()[row]
+        seed = sampling.seed & 0xFFFFFFFF, sampling.seed >> 32
+        numbers[columns.DRAW : columns.WINDOW] = (sampling.position, item.ban, *seed, sampling.top_k, ring)
+        # The id of position p is at p modulo the window's size, as in `columns.advance`.
+        window = sampling.window
+        newest = sampling.position % ring if len(window) == ring else 0
+        numbers[columns.WINDOW : columns.WINDOW + len(window)] = (*window[ring - newest :], *window[: ring - newest])
+        numbers[columns.WINDOW + len(window) : columns.TABLE] = -1
+        self._host_floats.numpy()[row] = sampling.temperature, sampling.top_p, sampling.repeats
+        self._set_table(numbers, row, item.blocks)
 
-    def _fill(self, inputs: Sequence[ProgramInput]) -> None:
-        integers, floats = self._host_integers.numpy(), self._host_floats.numpy()
-        size = self._cache.block_size
-        for row, (code, position, blocks, ban, sampling, ring) in enumerate(inputs):
-            block, offset = blocks[position // size], position % size
-            opened = self._spare if offset else block
-            seed = sampling.seed & 0xFFFFFFFF, sampling.seed >> 32
-            numbers = integers[row]
-            numbers[:_WINDOW] = (
-                *(code, position, block, offset, opened, position + 1, sampling.position),
-                *(ban, *seed, sampling.top_k, ring),
-            )
-            # The id of position p is at p modulo the window's size, as in `_advance`.
-            window = sampling.window
-            newest = sampling.position % ring if len(window) == ring else 0
-            numbers[_WINDOW : _WINDOW + len(window)] = (*window[ring - newest :], *window[: ring - newest])
-            numbers[_WINDOW + len(window) : _TABLE] = -1
-            floats[row] = sampling.temperature, sampling.top_p, sampling.repeats
-            self._set_table(numbers, row, blocks)
-        for row in range(len(inputs), self._filled):
+    def _clear_rows(self, count: int) -> None:
+        """Clear the rows from `count` on that hold sequences of an earlier run."""
+        for row in range(count, self._filled):
             self._clear(row)
-        self._filled = len(inputs)
+        self._filled = count
 
     def _set_table(self, numbers: NDArray[np.int64], row: int, blocks: Sequence[int]) -> None:
         if self._tables[row] != blocks:  # rare: a block lasts many steps
             self._tables[row] = list(blocks)
-            numbers[_TABLE : _TABLE + len(blocks)] = blocks
-            numbers[_TABLE + len(blocks) :] = self._spare
+            numbers[columns.TABLE : columns.TABLE + len(blocks)] = blocks
+            numbers[columns.TABLE + len(blocks) :] = self._spare
 
     def _clear(self, row: int) -> None:
         """Let a row feed id 0 into the spare block; its sampled token is never read."""
         numbers = self._host_integers.numpy()[row]
-        numbers[:_WINDOW] = (0, 0, self._spare, 0, self._spare, 1, 0, 0, 0, 0, 1, 1)
-        numbers[_WINDOW:_TABLE] = -1
-        numbers[_TABLE:] = self._spare
+        numbers[: columns.DRAW] = (0, 0, self._spare, 0, self._spare, 1)
+        numbers[columns.DRAW : columns.WINDOW] = columns.EMPTY
+        numbers[columns.WINDOW : columns.TABLE] = -1
+        numbers[columns.TABLE :] = self._spare
         self._host_floats.numpy()[row] = 1.0, 1.0, np.inf
         self._tables[row] = []
+
+
+class DecodeProgram(Program):
+    """Decodes up to `size` sequences of at most `width` blocks each, one input per sequence and step."""
+
+    def __init__(
+        self, model: SpeechLM, cache: KVCache, bans: Tensor, size: int, width: int, kernels: StepKernels
+    ) -> None:
+        super().__init__(model, cache, bans, size, width, kernels)
+        self._tokens = torch.zeros((MAX_STEPS, size), dtype=torch.int64, device=bans.device)
+        self._rows = torch.arange(size, device=bans.device)
+        self._codes = InputCodes(model.config)
+        self._launched: tuple[int, int] | None = None
+
+    def run(self, inputs: Sequence[ProgramInput], num_steps: int = 1) -> list[list[int]]:
+        """`launch`, then `read`."""
+        self.launch(inputs, num_steps)
+        return self.read()
+
+    def launch(self, inputs: Sequence[ProgramInput], num_steps: int = 1) -> None:
+        """Start `num_steps` steps (at most `MAX_STEPS`), feeding each sampled token back. `read` must follow.
+
+        A sequence samples `num_steps` ids even after one that is not speech. Without blocks for them it writes into the
+        spare block.
+        """
+        if self._launched is not None:  # a step failed before it read the ids; the host's tensors may be in use
+            self.read()
+        self._fill(inputs)
+        self._copy_inputs()
+        for step in range(num_steps):
+            self.replay()
+            self._tokens[step].copy_(self._drawn)
+        self._launched = (len(inputs), num_steps)
+
+    def read(self) -> list[list[int]]:
+        """Wait for the launched steps; return [inputs, num_steps] ids."""
+        count, num_steps = self._launched or (0, 0)
+        self._launched = None
+        ids: list[list[int]] = self._tokens[:num_steps, :count].T.tolist()
+        return ids
+
+    def _run(self) -> None:
+        numbers = self._integers
+        batch = StepBatch(
+            codes=numbers[:, columns.CODE],
+            positions=numbers[:, columns.POSITION],
+            blocks=numbers[:, columns.BLOCK],
+            offsets=numbers[:, columns.OFFSET],
+            opened=numbers[:, columns.OPENED],
+            last=self._rows,
+            decode_table=numbers[:, columns.TABLE :],
+            decode_lengths=numbers[:, columns.LENGTH],
+            block_size=self._cache.block_size,
+            spare=self._spare,
+        )
+        self._sample(self._model(batch, self._cache, self._kernels))
+        speech = self._codes.speech(0)
+        self._kernels.advance(numbers, self._drawn, self._cache.block_size, self._spare, speech)
+
+    def _fill(self, inputs: Sequence[ProgramInput]) -> None:
+        integers, size = self._host_integers.numpy(), self._cache.block_size
+        for row, item in enumerate(inputs):
+            position = item.position
+            block, offset = item.blocks[position // size], position % size
+            opened = self._spare if offset else block
+            integers[row, : columns.DRAW] = (item.code, position, block, offset, opened, position + 1)
+            self._fill_row(row, item)
+        self._clear_rows(len(inputs))

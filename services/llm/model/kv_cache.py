@@ -2,37 +2,19 @@
 
 Keys and values of all sequences share two tensors, divided into blocks of `block_size` slots. A sequence owns a list of
 blocks; its token p is in block `blocks[p // block_size]` at offset `p % block_size`.
-
-Attention of decoding sequences (one token each) has two implementations with one signature, `DecodeAttention`:
-`gathered` copies the blocks into one buffer and uses torch's kernel on any device; `paged_kernel.paged` reads the
-blocks in place on CUDA.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cached_property
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from services.common.checkpoint.model_dir import LlmConfig
 from services.llm.model.int8 import quantize
-
-
-class DecodeAttention(Protocol):
-    """The interface between the model and its attention kernels."""
-
-    def __call__(self, query: Tensor, layer: int, batch: StepBatch, cache: KVCache) -> Tensor:
-        """query [D, kv_heads, group, head_dim] of `batch`'s D decoding sequences; returns the same shape."""
-
-
-def gathered(query: Tensor, layer: int, batch: StepBatch, cache: KVCache) -> Tensor:
-    """Copy each sequence's blocks side by side, then run one masked scaled-dot-product attention for all."""
-    keys, values = cache.read(layer, batch.decode_table)
-    return F.scaled_dot_product_attention(query, keys, values, attn_mask=batch.decode_mask)
 
 
 def kv_cache_bytes(
@@ -59,12 +41,10 @@ class KVCache:
         dtype: torch.dtype,
         *,
         quantized: bool = False,
-        attend: DecodeAttention = gathered,
     ) -> None:
-        """`dtype` is the type in which attention computes; `attend` is the attention of decoding sequences."""
+        """`dtype` is the type in which attention computes."""
         self.block_size = block_size
         self.dtype = dtype
-        self.attend = attend
         shape = (config.num_layers, num_blocks, config.num_kv_heads, block_size, config.head_dim)
         stored = torch.int8 if quantized else dtype
         self.keys = torch.zeros(shape, device=device, dtype=stored)
@@ -83,8 +63,16 @@ class KVCache:
 
         Slots beyond a sequence's end are masked, but a NaN that a failed sequence left there would pass the mask.
         """
-        for stored in (self.key_scales, self.value_scales) if self.quantized else (self.keys, self.values):
-            stored.index_fill_(1, batch.opened, 0)
+        opened = batch.opened
+        if batch.spare is not None and opened.device.type == "cpu":  # choosing rows would stop a GPU
+            opened = opened[opened != batch.spare]
+        for stored in self.cleared:
+            stored.index_fill_(1, opened, 0)
+
+    @property
+    def cleared(self) -> tuple[Tensor, Tensor]:
+        """The tensors [layers, blocks, …] that `open` clears: the scales make 8-bit values zero."""
+        return (self.key_scales, self.value_scales) if self.quantized else (self.keys, self.values)
 
     def write(self, layer: int, batch: StepBatch, keys: Tensor, values: Tensor) -> None:
         """Store the keys and values [N, kv_heads, head_dim] of the batch's tokens."""
@@ -141,7 +129,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class StepBatch:
-    """The N tokens of one step: first one for each of D decoding sequences, then the segments."""
+    """The N tokens of one step: first one for each of D decoding sequences, then the segments, then the tiles."""
 
     codes: Tensor
     """[N] input codes."""
@@ -159,9 +147,17 @@ class StepBatch:
     """[D, W] the blocks of each decoding sequence, padded with its first."""
     decode_lengths: Tensor
     """[D] number of positions that each decoding sequence attends to, the new one included."""
-    decode_mask: Tensor
-    """[D, 1, 1, W * block_size] the same as a mask: true for these positions."""
-    segments: tuple[Segment, ...]
+    block_size: int
+    segments: tuple[Segment, ...] = ()
+    tile_table: Tensor | None = None
+    """[T, W] the blocks of each tile's sequence. A tile is the same number of consecutive tokens of one sequence."""
+    spare: int | None = None
+    """The block that rows without a sequence use; None if there are no such rows."""
+
+    @cached_property
+    def decode_mask(self) -> Tensor:
+        """[D, 1, 1, W * block_size] `decode_lengths` as a mask: true for these positions."""
+        return valid_positions(self.decode_table, self.decode_lengths, self.block_size)[:, None, None, :]
 
 
 def build_batch(inputs: Sequence[SequenceInput], block_size: int, device: torch.device) -> StepBatch:
@@ -193,10 +189,10 @@ def build_batch(inputs: Sequence[SequenceInput], block_size: int, device: torch.
         blocks=torch.tensor(blocks, device=device),
         offsets=torch.tensor(offsets, device=device),
         opened=torch.tensor(opened, device=device, dtype=torch.long),
-        last=torch.tensor(last, device=device),
         decode_table=decode_table,
         decode_lengths=decode_lengths,
-        decode_mask=valid_positions(decode_table, decode_lengths, block_size)[:, None, None, :],
+        block_size=block_size,
+        last=torch.tensor(last, device=device),
         segments=tuple(segments),
     )
 

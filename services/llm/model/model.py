@@ -9,16 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from services.common.checkpoint.model_dir import LlmConfig, ModelDir
 from services.common.checkpoint.weights import load_strict, read_weights
 from services.common.engine.precision import forbid_tf32
 from services.llm.engine.layout import special_ids
-from services.llm.model.attention import causal, rotary_table, rotate
+from services.llm.model.attention import causal, rotary_frequencies, rotary_table
 from services.llm.model.int8 import Int8Linear
+from services.llm.model.kernels import PLAIN, StepKernels
 from services.llm.model.kv_cache import KVCache, StepBatch
+
+FeedForward = Callable[[Tensor, Tensor, torch.dtype, StepKernels], tuple[Tensor, Tensor]]
 
 
 class Attention(nn.Module):
@@ -38,21 +40,29 @@ class Attention(nn.Module):
         self.qkv_proj = fused(self.q_proj, self.k_proj, self.v_proj)
         del self.q_proj, self.k_proj, self.v_proj
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], batch: StepBatch, cache: KVCache, layer: int) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        batch: StepBatch,
+        cache: KVCache,
+        layer: int,
+        kernels: StepKernels,
+    ) -> Tensor:
         """x [N, hidden]; write this step's keys and values into the cache, then attend over it."""
-        tokens = x.shape[0]
-        qkv = self.qkv_proj(x).view(tokens, -1, self.head_dim)
-        rotated = rotate(qkv[:, : self.heads + self.kv_heads], rotary)
-        cache.write(layer, batch, rotated[:, self.heads :], qkv[:, self.heads + self.kv_heads :])
-        query = rotated[:, : self.heads].reshape(tokens, self.kv_heads, -1, self.head_dim)
+        query = kernels.rotate_and_store(self.qkv_proj(x), rotary, layer, batch, cache)
         attended = []
-        decoding = batch.decode_table.shape[0]
-        if decoding:
-            attended.append(cache.attend(query[:decoding], layer, batch, cache))
+        begin = batch.decode_table.shape[0]
+        if begin:
+            attended.append(kernels.attend(query[:begin], layer, batch, cache))
         for segment in batch.segments:
             keys, values = cache.read(layer, segment.table)
             attended.append(causal(query[segment.begin : segment.end], keys, values, segment.mask))
-        output: Tensor = self.o_proj(torch.cat([out.reshape(len(out), -1) for out in attended]))
+            begin = segment.end
+        if batch.tile_table is not None:
+            attended.append(kernels.attend_tiles(query[begin:], layer, batch.tile_table, batch, cache))
+        rows = [out.reshape(len(out), -1) for out in attended]
+        output: Tensor = self.o_proj(rows[0] if len(rows) == 1 else torch.cat(rows))
         return output
 
 
@@ -71,9 +81,8 @@ class Mlp(nn.Module):
         self.gate_up_proj = fused(self.gate_proj, self.up_proj)
         del self.gate_proj, self.up_proj
 
-    def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
-        out: Tensor = self.down_proj(F.silu(gate) * up)
+    def forward(self, x: Tensor, kernels: StepKernels) -> Tensor:
+        out: Tensor = self.down_proj(kernels.silu_up(self.gate_up_proj(x)))
         return out
 
 
@@ -86,23 +95,32 @@ class DecoderLayer(nn.Module):
         self.self_attn = Attention(config)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = Mlp(config)
-        self.feed_forward: Callable[[Tensor, torch.dtype], Tensor] = self._feed_forward
+        self.feed_forward: FeedForward = self._feed_forward
 
     def forward(
         self,
         x: Tensor,
+        delta: Tensor | None,
         rotary: tuple[Tensor, Tensor],
         batch: StepBatch,
         cache: KVCache,
         layer: int,
         dtype: torch.dtype,
-    ) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x).to(dtype), rotary, batch, cache, layer)
-        return self.feed_forward(x, dtype)
+        kernels: StepKernels,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the residual stream, and what must still be added to it; `delta` is that of the layer before.
 
-    def _feed_forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        out: Tensor = x + self.mlp(self.post_attention_layernorm(x).to(dtype))
-        return out
+        So an addition and the norm after it are next to each other, also across layers.
+        """
+        x, normed = kernels.add_norm(x, delta, self.input_layernorm, dtype)
+        attended = self.self_attn(normed, rotary, batch, cache, layer, kernels)
+        return self.feed_forward(x, attended, dtype, kernels)
+
+    def _feed_forward(
+        self, x: Tensor, attended: Tensor, dtype: torch.dtype, kernels: StepKernels
+    ) -> tuple[Tensor, Tensor]:
+        x, normed = kernels.add_norm(x, attended, self.post_attention_layernorm, dtype)
+        return x, self.mlp(normed, kernels)
 
 
 def fused(*parts: nn.Linear) -> nn.Linear:
@@ -153,6 +171,7 @@ class SpeechLM(nn.Module):
         self.llm_embedding = nn.Embedding(2, config.hidden_size) if own_rows else None
         self.speech_embedding = nn.Embedding(speech_vocab, config.hidden_size)
         self.llm_decoder = nn.Linear(config.hidden_size, speech_vocab, bias=config.special.output_bias)
+        self._frequencies: dict[torch.device, Tensor] = {}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -175,29 +194,28 @@ class SpeechLM(nn.Module):
     def layers(self) -> list[DecoderLayer]:
         return [layer for layer in self.llm.model.model.layers if isinstance(layer, DecoderLayer)]
 
-    def forward(self, batch: StepBatch, cache: KVCache) -> Tensor:
+    def forward(self, batch: StepBatch, cache: KVCache, kernels: StepKernels = PLAIN) -> Tensor:
         """Return float32 hidden states [N, hidden] after the final norm, and write the batch's K/V into the cache."""
         decoder = self.llm.model.model
-        cache.open(batch)
+        kernels.open(batch, cache)
         dtype = self.dtype
-        x = self.embed(batch.codes).float()
-        rotary = rotary_table(batch.positions, self.config.head_dim, self.config.rope_theta)
+        x, delta = self.embed(batch.codes, kernels), None
+        rotary = rotary_table(batch.positions, self._rotary_frequencies(batch.positions.device))
         for index, layer in enumerate(decoder.layers):
-            x = layer(x, rotary, batch, cache, index, dtype)
-        hidden: Tensor = decoder.norm(x)
+            x, delta = layer(x, delta, rotary, batch, cache, index, dtype, kernels)
+        _, hidden = kernels.add_norm(x, delta, decoder.norm, torch.float32)
         return hidden
 
-    def embed(self, codes: Tensor) -> Tensor:
-        """Embed [N] input codes to [N, hidden]; codes are text ids, the two of llm_embedding, then speech ids."""
-        text_vocab = self.config.text_vocab
-        text = self.llm.model.model.embed_tokens(codes.clamp(max=text_vocab - 1))
-        speech = self.speech_embedding((codes - text_vocab - 2).clamp(min=0))
-        x: Tensor = torch.where((codes < text_vocab)[:, None], text, speech)
-        if self.llm_embedding is not None:
-            special = self.llm_embedding((codes - text_vocab).clamp(0, 1))
-            is_special = (codes >= text_vocab) & (codes < text_vocab + 2)
-            x = torch.where(is_special[:, None], special, x)
-        return x
+    def _rotary_frequencies(self, device: torch.device) -> Tensor:
+        if device not in self._frequencies:
+            self._frequencies[device] = rotary_frequencies(self.config.head_dim, self.config.rope_theta, device)
+        return self._frequencies[device]
+
+    def embed(self, codes: Tensor, kernels: StepKernels = PLAIN) -> Tensor:
+        """Embed codes [N] to float32 [N, hidden]: text ids, the two of llm_embedding, then speech ids."""
+        special = None if self.llm_embedding is None else self.llm_embedding.weight
+        text = self.llm.model.model.embed_tokens.weight
+        return kernels.embed(codes, text, special, self.speech_embedding.weight)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return float32 logits […, speech vocabulary] of […, hidden]."""

@@ -14,15 +14,10 @@ from services.common.engine.thread import current_device
 from services.llm.engine.backends import NonFiniteLogits
 from services.llm.engine.scheduler import ScheduledSequence
 from services.llm.model.decode_program import MAX_STEPS, DecodeProgram, ProgramInput
-from services.llm.model.kv_cache import (
-    DecodeAttention,
-    KVCache,
-    SequenceInput,
-    build_batch,
-    gathered,
-    kv_cache_bytes,
-)
+from services.llm.model.kernels import PLAIN, StepKernels
+from services.llm.model.kv_cache import KVCache, SequenceInput, build_batch, kv_cache_bytes
 from services.llm.model.model import SpeechLM
+from services.llm.model.prefill_program import PrefillInput, PrefillProgram
 from services.llm.model.sampling import NOT_FINITE, CounterDraw, Draw, SamplingBatch, SamplingRow, sample
 
 log = logging.getLogger(__name__)
@@ -38,12 +33,22 @@ class TorchOptions:
 
     int8_kv: bool = False
     """Store keys and values as 8-bit integers: a quarter of float32's memory."""
-    attend: DecodeAttention = gathered
-    """Attention of decoding sequences over their blocks."""
+    kernels: StepKernels = PLAIN
+    """The implementations of the parts of a step."""
     program_sizes: tuple[int, ...] = ()
     """Batch sizes for which decode steps run as fixed-shape programs: CUDA graphs on a GPU."""
     program_tokens: int = 4096
     """Most inputs of one sequence in a program: the engine's max_request_tokens."""
+    prefill_sizes: tuple[int, ...] = ()
+    """Numbers of inputs for which prompts run as fixed-shape programs; multiples of `prefill_program.TILE`."""
+
+
+@dataclass(frozen=True)
+class _Programs:
+    """The programs of one style, each kind from small to large."""
+
+    decode: Sequence[DecodeProgram] = ()
+    prefill: Sequence[PrefillProgram] = ()
 
 
 class TorchBackend:
@@ -67,7 +72,7 @@ class TorchBackend:
         self._draw = draw
         self.device, self._dtype = model.speech_embedding.weight.device, model.dtype
         self._cache: KVCache | None = None
-        self._programs: dict[str, list[DecodeProgram]] = {}
+        self._programs: dict[str, _Programs] = {}
         self.latest_program: DecodeProgram | None = None
         """The program of the latest step that ran as one; for measurements."""
         self._ban_kinds: dict[frozenset[int], int] = {}
@@ -93,20 +98,16 @@ class TorchBackend:
             self.device,
             self._dtype,
             quantized=options.int8_kv,
-            attend=options.attend,
         )
         width = min(num_blocks, -(-options.program_tokens // block_size))
         self._programs = {
-            style: [
-                DecodeProgram(model, self._cache, self._bans, size, width) for size in sorted(options.program_sizes)
-            ]
-            for style, model in self._models.items()
+            style: self._make_programs(model, self._cache, width) for style, model in self._models.items()
         }
         if self.device.type == "cuda":
             try:
                 self._record()
             except Exception as error:  # noqa: BLE001 - compilers raise many kinds of errors; single kernels always work
-                self._programs = {style: [] for style in self._models}
+                self._programs = dict.fromkeys(self._models, _Programs())
                 fields = {
                     "setting": "llm_cuda_graphs",
                     "instead": "kernels launched one by one",
@@ -114,12 +115,20 @@ class TorchBackend:
                 }
                 log.warning("a setting cannot be followed here", extra=fields)
 
+    def _make_programs(self, model: SpeechLM, cache: KVCache, width: int) -> _Programs:
+        options = self._options
+        shared = (width, options.kernels)
+        return _Programs(
+            [DecodeProgram(model, cache, self._bans, size, *shared) for size in sorted(options.program_sizes)],
+            [PrefillProgram(model, cache, self._bans, size, *shared) for size in sorted(options.prefill_sizes)],
+        )
+
     @torch.inference_mode()
     def _record(self) -> None:
-        """Record every program, the largest first; the smaller ones share its memory."""
+        """Record every program, of each kind the largest first; the others share its memory."""
         pool = None
         for programs in self._programs.values():
-            for program in reversed(programs):
+            for program in (*reversed(programs.prefill), *reversed(programs.decode)):
                 pool = program.record(pool)
 
     @torch.inference_mode()
@@ -135,44 +144,86 @@ class TorchBackend:
 
     def _step(self, batch: Sequence[ScheduledSequence], cache: KVCache) -> list[Sequence[int]]:
         tokens: list[Sequence[int]] = [()] * len(batch)
+        launched: list[tuple[DecodeProgram, Iterable[int]]] = []
+        rest: dict[str, list[int]] = {}
         for style in dict.fromkeys(scheduled.sequence.request.style for scheduled in batch):
             chosen = [i for i, scheduled in enumerate(batch) if scheduled.sequence.request.style == style]
             program, inputs = self._program(style, {i: batch[i] for i in chosen})
             if program is not None:
                 self.latest_program = program
                 num_steps = min(MAX_STEPS, max(batch[i].num_steps for i in inputs))
-                self._store(tokens, batch, inputs, program.run(list(inputs.values()), num_steps))
-            rest = [i for i in chosen if i not in inputs]
-            if rest:
-                sampled, drawn = self._run(self._models[style], [batch[i] for i in rest], cache)
-                self._store(tokens, batch, [rest[i] for i in sampled], [[token] for token in drawn])
+                program.launch(list(inputs.values()), num_steps)
+                launched.append((program, inputs))
+            rest[style] = [i for i in chosen if i not in inputs]
+        # The device decodes while the host prepares the prompts.
+        for style, left in rest.items():
+            self._prefill(style, left, batch, tokens, cache)
+        for program, where in launched:
+            self._store(tokens, batch, where, program.read())
         return tokens
+
+    def _prefill(
+        self,
+        style: str,
+        left: Sequence[int],
+        batch: Sequence[ScheduledSequence],
+        tokens: list[Sequence[int]],
+        cache: KVCache,
+    ) -> None:
+        """Run the sequences `left` of the step, in programs as far as they fit."""
+        programs = self._programs[style].prefill
+        inputs = {i: self._prefill_input(batch[i]) for i in left} if programs else {}
+        most = programs[-1].size if programs else 0
+        fitting = [i for i, item in inputs.items() if self._fits(batch[i], item.row) and item.tiles <= most]
+        while fitting:
+            taken, tiles = [], 0
+            for i in fitting:
+                if tiles + inputs[i].tiles <= most:
+                    taken.append(i)
+                    tiles += inputs[i].tiles
+            program = next(program for program in programs if tiles <= program.size)
+            drawn = dict(zip(taken, program.run([inputs[i] for i in taken]), strict=True))
+            sampled = [i for i in taken if batch[i].samples]
+            self._store(tokens, batch, sampled, [[drawn[i]] for i in sampled])
+            fitting = [i for i in fitting if i not in drawn]
+            left = [i for i in left if i not in drawn]
+        if left:
+            sampled, ids = self._run(self._models[style], [batch[i] for i in left], cache)
+            self._store(tokens, batch, [left[i] for i in sampled], [[token] for token in ids])
 
     def _program(
         self, style: str, batch: Mapping[int, ScheduledSequence]
     ) -> tuple[DecodeProgram | None, dict[int, ProgramInput]]:
         """Return the smallest program for the decoding sequences, and their inputs by their index in the step."""
-        programs, longest = self._programs[style], self._options.program_tokens
+        programs = self._programs[style].decode
         if not programs:
             return None, {}
         inputs = {
             i: self._program_input(scheduled)
             for i, scheduled in batch.items()
-            if scheduled.count == 1 and scheduled.samples and len(scheduled.sequence.layout.inputs) <= longest
+            if scheduled.count == 1 and scheduled.samples
         }
-        inputs = {i: item for i, item in inputs.items() if item.fits}
+        inputs = {i: item for i, item in inputs.items() if self._fits(batch[i], item)}
         return next(((program, inputs) for program in programs if 0 < len(inputs) <= program.size), (None, {}))
+
+    def _fits(self, scheduled: ScheduledSequence, item: ProgramInput) -> bool:
+        """Whether the sequence fits the fixed shapes of programs."""
+        return item.fits and len(scheduled.sequence.layout.inputs) <= self._options.program_tokens
+
+    def _prefill_input(self, scheduled: ScheduledSequence) -> PrefillInput:
+        codes = scheduled.sequence.layout.inputs[scheduled.start : scheduled.start + scheduled.count]
+        return PrefillInput(codes, self._program_input(scheduled))
 
     def _program_input(self, scheduled: ScheduledSequence) -> ProgramInput:
         sequence = scheduled.sequence
-        ban = self._ban_kind(sequence.layout.constraint().allowed)
+        ban = self._ban_kind(sequence.layout.constraint().allowed) if scheduled.samples else 0
         code, window = sequence.layout.inputs[scheduled.start], sequence.sampling.win_size
         return ProgramInput(code, scheduled.start, sequence.blocks, ban, _sampling_row(scheduled), window)
 
     def _run(self, model: SpeechLM, batch: Sequence[ScheduledSequence], cache: KVCache) -> tuple[list[int], list[int]]:
         """Return the indices of the sequences that sample, and their tokens."""
         step_batch = build_batch([_sequence_input(scheduled) for scheduled in batch], cache.block_size, self.device)
-        hidden = model(step_batch, cache)
+        hidden = model(step_batch, cache, self._options.kernels)
         sampled = [i for i, scheduled in enumerate(batch) if scheduled.samples]
         return sampled, self._sample(model, [batch[i] for i in sampled], hidden[step_batch.last[sampled]])
 

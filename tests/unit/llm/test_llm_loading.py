@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from services.llm import loading
 from services.llm.engine.layout import Prompt
 from services.llm.loading import load_engine
 from services.llm.model import torch_backend
-from services.llm.model.kv_cache import gathered
+from services.llm.model.kernels import PLAIN, gathered_tiles
 from services.llm.model.model import SpeechLM, load_speech_lm
 from services.llm.model.torch_backend import TorchBackend, TorchOptions
 from services.llm.settings import LlmSettings
@@ -124,68 +125,123 @@ def load(directory: ModelDir, device: str, monkeypatch: pytest.MonkeyPatch, **se
     return made
 
 
-def kernel(monkeypatch: pytest.MonkeyPatch, paged: Any) -> None:
-    """Replace the module of the Triton kernel, which may be missing on this machine."""
-    module = ModuleType("services.llm.model.paged_kernel")
-    module.__dict__["paged"] = paged
-    monkeypatch.setitem(sys.modules, "services.llm.model.paged_kernel", module)
+GROUPS = {"paged_kernel": "ATTENTION", "layer_kernels": "LAYERS", "sampling_kernels": "SAMPLING"}
+"""The modules of Triton kernels, and the names of what they offer."""
+
+
+def triton_kernels(monkeypatch: pytest.MonkeyPatch, **groups: Any) -> None:
+    """Replace the modules of the Triton kernels, which may be missing on this machine: each has these, or nothing."""
+    for name, offer in GROUPS.items():
+        module = ModuleType(f"services.llm.model.{name}")
+        module.__dict__[offer] = groups.get(offer, {})
+        monkeypatch.setitem(sys.modules, f"services.llm.model.{name}", module)
 
 
 @pytest.mark.parametrize("int8_kv", [False, True])
-def test_a_gpu_gets_the_paged_kernel_if_it_agrees_with_plain_attention(
+def test_a_gpu_gets_the_kernels_that_agree_with_the_plain_ones(
     tiny: ModelDir, monkeypatch: pytest.MonkeyPatch, int8_kv: bool
 ) -> None:
-    def same(*arguments: Any) -> torch.Tensor:
-        return gathered(*arguments)
+    def same(part: Any) -> Any:
+        return lambda *arguments: part(*arguments)
 
-    kernel(monkeypatch, same)
+    attention = {"attend": same(PLAIN.attend), "attend_tiles": same(PLAIN.attend_tiles)}
+    layers, sampling = {"silu_up": same(PLAIN.silu_up)}, {"sample": same(PLAIN.sample)}
+    triton_kernels(monkeypatch, ATTENTION=attention, LAYERS=layers, SAMPLING=sampling)
     made = load(tiny, "cuda", monkeypatch, llm_int8_weights=True, llm_int8_kv=int8_kv)
     assert made["replaced"] == {"llm_int8_weights": "weights in bfloat16"}
-    assert made["options"].attend is same
+    assert made["options"].kernels == replace(PLAIN, **attention, **layers, **sampling)
     assert made["options"].int8_kv is int8_kv
     assert made["options"].program_sizes == (1, 2, 4, 8, 16, 24, 32)
+    assert made["options"].prefill_sizes == (64, 128, 256, 512)
+    made = load(tiny, "cuda", monkeypatch, llm_int8_kv=int8_kv, prefill_tokens=100)
+    assert made["options"].prefill_sizes == (64, 128)
 
 
-def broken(*arguments: Any) -> torch.Tensor:
+def broken(*arguments: Any) -> Any:
     raise RuntimeError("failed to find a C compiler\nmore")
 
 
-def wrong(*arguments: Any) -> torch.Tensor:
-    return 0 * gathered(*arguments)
+def no_numbers(query: torch.Tensor, *arguments: Any) -> torch.Tensor:
+    return query * math.nan
+
+
+def zeros(query: torch.Tensor, *arguments: Any) -> torch.Tensor:
+    return 0 * query
+
+
+def first_id(logits: torch.Tensor, *arguments: Any) -> torch.Tensor:
+    return torch.zeros(len(logits), dtype=torch.int64)
+
+
+def stays(*arguments: Any) -> None:
+    pass
 
 
 @pytest.mark.parametrize(
-    ("paged", "reason"), [(broken, "failed to find a C compiler"), (wrong, "differ from the plain ones")]
+    ("group", "part", "wrong", "setting", "instead", "reason"),
+    [
+        ("ATTENTION", "attend", broken, "llm_paged_kernel", "copied K/V blocks", "failed to find a C compiler"),
+        ("ATTENTION", "attend", zeros, "llm_paged_kernel", "copied K/V blocks", "differ from the plain ones by"),
+        ("ATTENTION", "attend", no_numbers, "llm_paged_kernel", "copied K/V blocks", "differ from the plain ones by"),
+        ("ATTENTION", "attend_tiles", zeros, "llm_paged_kernel", "copied K/V blocks", "differ from the plain ones by"),
+        ("LAYERS", "rotate_and_store", broken, "llm_fused_kernels", "plain layers", "failed to find a C compiler"),
+        ("SAMPLING", "sample", broken, "llm_fused_kernels", "plain sampling", "failed to find a C compiler"),
+        ("SAMPLING", "sample", first_id, "llm_fused_kernels", "plain sampling", "only 0% of its ids"),
+        ("SAMPLING", "advance", stays, "llm_fused_kernels", "plain sampling", "of its ids"),
+    ],
 )
 def test_a_kernel_that_fails_or_disagrees_is_not_used(
-    tiny: ModelDir, monkeypatch: pytest.MonkeyPatch, paged: Any, reason: str
+    tiny: ModelDir,
+    monkeypatch: pytest.MonkeyPatch,
+    group: str,
+    part: str,
+    wrong: Any,
+    setting: str,
+    instead: str,
+    reason: str,
 ) -> None:
-    kernel(monkeypatch, paged)
+    triton_kernels(monkeypatch, **{group: {part: wrong}})
     made = load(tiny, "cuda", monkeypatch)
-    assert made["replaced"] == {"llm_paged_kernel": "copied K/V blocks"}
+    assert made["replaced"] == {setting: instead}
     assert reason in next(line["reason"] for line in made["logs"] if "setting" in line)
-    assert made["options"].attend is gathered
+    assert made["options"].kernels == PLAIN
 
 
-def test_without_triton_a_gpu_copies_blocks(tiny: ModelDir, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "services.llm.model.paged_kernel", None)
+def test_without_triton_a_gpu_uses_plain_operations(tiny: ModelDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in GROUPS:
+        monkeypatch.setitem(sys.modules, f"services.llm.model.{name}", None)
     made = load(tiny, "cuda", monkeypatch, llm_cuda_graphs=False)
-    assert "triton package is missing" in next(line["reason"] for line in made["logs"] if "setting" in line)
-    assert (made["options"].attend, made["options"].program_sizes) == (gathered, ())
-    made = load(tiny, "cuda", monkeypatch, llm_paged_kernel=False)
+    reasons = [line["reason"] for line in made["logs"] if "setting" in line]
+    assert len(reasons) == 3
+    assert all("triton package is missing" in reason for reason in reasons)
+    assert made["options"] == TorchOptions()
+    made = load(tiny, "cuda", monkeypatch, llm_paged_kernel=False, llm_fused_kernels=False)
     assert not made["replaced"]
+    assert made["options"].prefill_sizes == ()  # a prompt's program needs its kernel
 
 
 def test_heads_that_the_kernel_cannot_read_are_copied(mini_dir: ModelDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    triton_kernels(monkeypatch, ATTENTION={"attend": broken})
     made = load(mini_dir, "cuda", monkeypatch)
     assert "not 8" in next(line["reason"] for line in made["logs"] if "setting" in line)
-    assert made["options"].attend is gathered
+    assert made["replaced"] == {"llm_paged_kernel": "copied K/V blocks"}
+    assert made["options"].kernels == PLAIN
+
+
+def test_fused_layers_are_not_compiled(tiny: ModelDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    def add_norm(*arguments: Any) -> Any:
+        return PLAIN.add_norm(*arguments)
+
+    monkeypatch.setattr(torch, "compile", broken)
+    triton_kernels(monkeypatch, LAYERS={"add_norm": add_norm})
+    made = load(tiny, "cuda", monkeypatch, llm_compile=True)
+    assert made["replaced"] == {"llm_compile": "fused kernels"}
 
 
 def test_a_cpu_needs_nothing_replaced(tiny: ModelDir, monkeypatch: pytest.MonkeyPatch) -> None:
     made = load(tiny, "cpu", monkeypatch, llm_int8_weights=True, llm_int8_kv=True)
     assert not made["replaced"]
-    assert (made["options"].attend, made["options"].program_sizes) == (gathered, ())
+    assert made["options"] == TorchOptions(int8_kv=True)
 
 
 def test_an_engine_of_an_absent_gpu_speaks_on_the_cpu(mini_dir: ModelDir) -> None:
@@ -233,7 +289,7 @@ def test_a_second_gpu_is_current_while_kernels_are_tried(tiny: ModelDir, monkeyp
 
     def recorded(*arguments: Any) -> torch.Tensor:
         launches.append(("kernel", cuda.current))
-        return gathered(*arguments)
+        return gathered_tiles(*arguments)
 
     def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
@@ -242,7 +298,7 @@ def test_a_second_gpu_is_current_while_kernels_are_tried(tiny: ModelDir, monkeyp
 
         return call
 
-    kernel(monkeypatch, recorded)
+    triton_kernels(monkeypatch, ATTENTION={"attend_tiles": recorded})
     monkeypatch.setattr(torch, "compile", compiled)
     monkeypatch.setattr(loading, "load_speech_lm", lambda model, device, *rest, **more: load_speech_lm(model, CPU))
     settings = LlmSettings(model_dir=tiny.path, device="cuda:1", llm_compile=True, llm_cuda_graphs=False)
@@ -267,7 +323,7 @@ def test_a_step_that_cannot_be_recorded_runs_unrecorded(
     backend.reserve(4, 16)
     assert recorded_on == [1]
     assert [vars(record)["reason"] for record in caplog.records] == [logged]
-    assert backend._programs == {"": []}
+    assert backend._programs[""].decode == ()
 
 
 @pytest.mark.system

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -15,9 +16,12 @@ from services.llm.engine.backends import NonFiniteLogits
 from services.llm.engine.layout import InputCodes
 from services.llm.engine.scheduler import EngineLimits
 from services.llm.engine.sequence import SamplingOptions
+from services.llm.model import torch_backend
+from services.llm.model.decode_program import DecodeProgram, Program
 from services.llm.model.int8 import Int8Linear, quantize
 from services.llm.model.kv_cache import KVCache, SequenceInput, build_batch
 from services.llm.model.model import SpeechLM, load_speech_lm
+from services.llm.model.prefill_program import PrefillProgram
 from services.llm.model.torch_backend import TorchBackend, TorchOptions
 from tests.unit.llm.llm_support import ROOT, Listener, MakeEngine, run, utterance
 
@@ -97,7 +101,7 @@ def test_fixed_shape_steps_yield_the_same_tokens(make_engine: MakeEngine, mini_m
     plain = TorchBackend(mini_model, options=TorchOptions(int8_kv=int8_kv))
     with make_engine(LIMITS, plain) as engine:
         alone = [run(engine, request).raw_ids for request in requests]
-    options = TorchOptions(int8_kv=int8_kv, program_sizes=(4, 1, 2), program_tokens=96)
+    options = TorchOptions(int8_kv=int8_kv, program_sizes=(4, 1, 2), program_tokens=96, prefill_sizes=(48, 16))
     with make_engine(LIMITS, TorchBackend(mini_model, options=options)) as engine:
         assert [run(engine, request).raw_ids for request in requests] == alone
         listeners = [Listener() for _ in requests]
@@ -119,7 +123,8 @@ def test_several_steps_in_one_run_yield_the_same_tokens(
     alone.append(alone[3])
     requests += [replace(requests[4], resume_ids=alone[4][:3])]
     alone.append(alone[4][3:])
-    options = TorchOptions(program_sizes=(1, 16), program_tokens=LIMITS.max_request_tokens)
+    longest = LIMITS.max_request_tokens
+    options = TorchOptions(program_sizes=(1, 16), program_tokens=longest, prefill_sizes=(16, 64))
     for blocks in (120, 60):
         limits = replace(LIMITS, steps_per_turn=num_steps, max_running=16, total_tokens=4 * blocks)
         with make_engine(limits, TorchBackend(mini_model, options=options)) as engine:
@@ -142,6 +147,53 @@ def test_the_host_looks_at_a_program_once_for_several_steps(make_engine: MakeEng
         assert len(listener.events) <= 3 + len(listener.raw_ids) / 4
 
 
+@pytest.mark.parametrize("int8_kv", [False, True])
+def test_programs_feed_prompts_of_any_number_and_length(
+    make_engine: MakeEngine, mini_model: SpeechLM, monkeypatch: pytest.MonkeyPatch, int8_kv: bool
+) -> None:
+    """In pieces, with text that follows, after a preemption; nothing is left for single operations."""
+    requests = [utterance(number) for number in range(7)]
+    requests += [replace(request, text_order="interleaved") for request in requests[:3]]
+    with make_engine(LIMITS, TorchBackend(mini_model, options=TorchOptions(int8_kv=int8_kv))) as engine:
+        alone = [run(engine, request).raw_ids for request in requests]
+    monkeypatch.setattr(torch_backend, "build_batch", mock.Mock(side_effect=AssertionError("a step without a program")))
+    options = TorchOptions(int8_kv, program_sizes=(8,), program_tokens=96, prefill_sizes=(16, 32))
+    for limits in (replace(LIMITS, total_tokens=160), replace(LIMITS, prefill_tokens=7), LIMITS):
+        with make_engine(limits, TorchBackend(mini_model, options=options)) as engine:
+            listeners = [Listener() for _ in requests]
+            for request, listener in zip(requests, listeners, strict=True):
+                engine.submit(request, listener)
+            assert [listener.wait().raw_ids for listener in listeners] == alone
+            assert engine.stats().preemptions > 0 or limits.total_tokens > 160
+
+
+def test_prompts_are_prepared_while_the_device_decodes(
+    make_engine: MakeEngine, mini_model: SpeechLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def follow(program: type[Program], method: str) -> None:
+        original = getattr(program, method)
+
+        def called(*arguments: Any) -> Any:
+            calls.append(method)
+            return original(*arguments)
+
+        monkeypatch.setattr(program, method, called)
+
+    follow(DecodeProgram, "launch")
+    follow(DecodeProgram, "read")
+    follow(PrefillProgram, "run")
+    options = TorchOptions(program_sizes=(4,), program_tokens=96, prefill_sizes=(64,))
+    with make_engine(LIMITS, TorchBackend(mini_model, options=options)) as engine:
+        listeners = [Listener() for _ in range(3)]
+        for number, listener in enumerate(listeners):
+            engine.submit(utterance(number + 3, max_seconds=1), listener)
+            listener.wait_for_tokens(2)
+        assert all(listener.wait().finish_reason for listener in listeners)
+    assert ["launch", "run", "read"] in [calls[i : i + 3] for i in range(len(calls))]
+
+
 def test_sampling_a_program_cannot_hold_runs_without_it(make_engine: MakeEngine, mini_model: SpeechLM) -> None:
     request = replace(utterance(3), sampling=SamplingOptions(seed=3, top_k=6000, win_size=500))
     with make_engine(LIMITS) as engine:
@@ -159,7 +211,7 @@ def test_numbers_too_large_for_float16_fail_their_own_sequence_with_a_remedy(
     with torch.no_grad():
         model.llm.model.model.embed_tokens.weight[399] = math.inf
     with make_engine(
-        LIMITS, TorchBackend(model, options=TorchOptions(program_sizes=(2,), program_tokens=96))
+        LIMITS, TorchBackend(model, options=TorchOptions(program_sizes=(2,), program_tokens=96, prefill_sizes=(32,)))
     ) as engine:
         bad = Listener()
         engine.submit(replace(utterance(1), text_ids=(399, 2)), bad)
@@ -176,7 +228,11 @@ def test_styles_share_a_step_and_speak_differently(
         other.llm_decoder.weight.copy_(other.llm_decoder.weight.flip(0))
     with make_engine(LIMITS, TorchBackend(other)) as engine:
         theirs = run(engine, utterance(3)).raw_ids
-    for options in (TorchOptions(), TorchOptions(program_sizes=(1, 4), program_tokens=96)):
+    for options in (
+        TorchOptions(),
+        TorchOptions(program_sizes=(1, 4), program_tokens=96),
+        TorchOptions(program_sizes=(1, 4), program_tokens=96, prefill_sizes=(64,)),
+    ):
         backend = TorchBackend(mini_model, styles={"other": other}, options=options)
         with make_engine(LIMITS, backend) as engine:
             ours, styled = Listener(), Listener()

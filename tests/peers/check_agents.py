@@ -1,4 +1,6 @@
-"""The plugins of LiveKit Agents and Pipecat as the examples set them up: python check_agents.py EXAMPLES_FOLDER.
+"""The plugins of LiveKit Agents and Pipecat, as the examples set them up and with the address alone:
+
+    python check_agents.py EXAMPLES_FOLDER
 
 They find the gateway by LIGHTTTS_HTTP and LIGHTTTS_SERVER.
 """
@@ -6,14 +8,18 @@ They find the gateway by LIGHTTTS_HTTP and LIGHTTTS_SERVER.
 from __future__ import annotations
 
 import asyncio
+import os
 import runpy
 import sys
 
+from livekit.plugins import nvidia, openai
 from pipecat.frames.frames import EndFrame, ErrorFrame, Frame, TTSAudioRawFrame, TTSSpeakFrame
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.runner import PipelineRunner
 from pipecat.pipeline.task import PipelineTask
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
+from pipecat.services.nvidia.tts import NvidiaTTSService, NvidiaTTSSynthesisMode
+from pipecat.services.openai.tts import OpenAITTSService
 
 SENTENCES = ("Good morning, Alice.", "Welcome to London.")
 LEAST_BYTES = 16000
@@ -58,12 +64,46 @@ async def check_livekit(tts: object) -> None:
     await tts.aclose()  # type: ignore[attr-defined]
 
 
+def with_the_address_alone() -> tuple[list[object], list[FrameProcessor]]:
+    """The plugins with their own voices, models and instructions."""
+    http, server = os.environ["LIGHTTTS_HTTP"] + "/v1", os.environ["LIGHTTTS_SERVER"]
+    said = "Speak in a calm voice."
+    livekit: list[object] = [
+        openai.TTS(base_url=http, api_key="none"),
+        openai.TTS(base_url=http, api_key="none", instructions=said),
+        nvidia.TTS(server=server, use_ssl=False),
+    ]
+    pipecat: list[FrameProcessor] = [
+        OpenAITTSService(base_url=http, api_key="none"),
+        OpenAITTSService(base_url=http, api_key="none", settings=OpenAITTSService.Settings(instructions=said)),
+        NvidiaTTSService(server=server, use_ssl=False),
+        NvidiaTTSService(
+            server=server,
+            use_ssl=False,
+            settings=NvidiaTTSService.Settings(synthesis_mode=NvidiaTTSSynthesisMode.STITCHED),
+        ),
+    ]
+    return livekit, pipecat
+
+
+def check_voices(tts: nvidia.TTS) -> None:
+    listed = tts.list_voices()
+    assert list(listed) == ["en-US"], listed
+    assert all(name.startswith("lighttts.") for name in listed["en-US"]["voices"])
+
+
 async def main() -> None:
     livekit = runpy.run_path(f"{sys.argv[1]}/livekit_agent.py")
     pipecat = runpy.run_path(f"{sys.argv[1]}/pipecat_bot.py")
+    check_voices(livekit["over_grpc"])
     for name in ("over_http", "over_grpc"):
         await check_livekit(livekit[name])
         await check_pipecat(pipecat[name])
+    plain_livekit, plain_pipecat = with_the_address_alone()
+    for tts in plain_livekit:
+        await check_livekit(tts)
+    for service in plain_pipecat:
+        await check_pipecat(service)
 
 
 asyncio.run(main())

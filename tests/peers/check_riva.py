@@ -18,7 +18,7 @@ def check_configuration(service: riva.client.SpeechSynthesisService) -> str:
     """A voice's full name."""
     (entry,) = service.stub.GetRivaSynthesisConfig(RivaSynthesisConfigRequest()).model_config
     subvoices = [subvoice.split(":")[0] for subvoice in entry.parameters["subvoices"].split(",")]
-    assert entry.parameters["language_code"] == "en"
+    assert entry.parameters["language_code"] == "en-US"
     return f"{entry.parameters['voice_name']}.{subvoices[0]}"
 
 
@@ -28,6 +28,7 @@ def check_synthesize(service: riva.client.SpeechSynthesisService, voice: str) ->
         (Encoding.LINEAR_PCM, 44100, b""),
         (Encoding.FLAC, 22050, b"fLaC"),
         (Encoding.OGGOPUS, 48000, b"OggS"),
+        (Encoding.OGGOPUS, 22050, b"OggS"),
         (Encoding.MULAW, 8000, b""),
         (Encoding.ALAW, 8000, b""),
     ):
@@ -41,8 +42,21 @@ def check_online(service: riva.client.SpeechSynthesisService, voice: str) -> Non
     several = [response.audio for response in service.synthesize_online([TEXT] * 3, voice, sample_rate_hz=16000)]
     assert len(several) > 3
     assert sum(map(len, several)) > 2 * sum(map(len, one))
-    timings = service.synthesize(TEXT, voice, enable_word_time_offsets=True).meta.words
-    assert not timings, "timings are not invented"
+    with_blanks = [response.audio for response in service.synthesize_online(["", TEXT, "—", " "], voice)]
+    assert sum(map(len, with_blanks)) > 20000
+    assert service.synthesize(" ", voice).audio == b""
+    with pytest.raises(grpc.RpcError) as refused:
+        service.synthesize(TEXT, voice, enable_word_time_offsets=True)
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT, "timings are not invented"
+
+
+def check_defaults(service: riva.client.SpeechSynthesisService) -> None:
+    """What NVIDIA's talk.py sends: its own voice and rate, written into a WAV file or streamed."""
+    for name in (None, "Magpie-Multilingual.EN-US.Aria", "English-US.Female-1"):
+        for custom in ({}, {"zero_shot_quality": 20}):
+            options = {"language_code": "en-US", "sample_rate_hz": 44100, "encoding": Encoding.LINEAR_PCM} | custom
+            assert len(service.synthesize(TEXT, name, **options).audio) > 44100
+            assert len(b"".join(part.audio for part in service.synthesize_online(TEXT, name, **options))) > 44100
 
 
 def check_zero_shot(service: riva.client.SpeechSynthesisService, prompt: Path) -> None:
@@ -67,6 +81,7 @@ def main() -> None:
     voice = check_configuration(service)
     check_synthesize(service, voice)
     check_online(service, voice)
+    check_defaults(service)
     check_zero_shot(service, Path(sys.argv[2]))
     check_refusal(service)
 

@@ -1,6 +1,7 @@
 """Measures the cost of decoding on one thread: (a) by method of streaming, (b) by batch size.
 
-    python -m benchmarks.decode [--model DIR] [--device cuda:0] [--seconds 10] [--prompt-seconds 3] [--repeats 2]
+    python -m benchmarks.decode [--model DIR | --family cosyvoice3] [--device cuda:0] [--seconds 10]
+                                [--prompt-seconds 3] [--repeats 2]
 
 Without --model it uses the 0.5B layout with random weights. Tokens and voice are random: time does not depend on their
 values. The work includes the prompt, the speech does not. Seconds are processor time on a CPU. On a GPU they are
@@ -28,7 +29,7 @@ import torch
 
 from benchmarks.decode_costs import Measured, errors, fit
 from benchmarks.floor import clock_of, count_flops, matmul_rate, memory_bandwidth, weight_bytes
-from benchmarks.official.checkpoint import write_checkpoint
+from benchmarks.official.checkpoint import FAMILIES, write_checkpoint
 from services.common.checkpoint.model_dir import open_model_dir
 from services.decode.engine.backends import Hop
 from services.decode.engine.hops import HopPolicy
@@ -70,7 +71,7 @@ class Method:
 def main() -> None:
     options = arguments()
     torch.set_num_threads(1)
-    with model_directory(options.model) as directory:
+    with model_directory(options.model, options.family) as directory:
         precision = Precision() if options.device.type == "cpu" else Precision(torch.bfloat16, torch.bfloat16)
         make = partial(TorchBackend, open_model_dir(directory), options.device, precision)
         cached = make(state_bytes=options.state_bytes)
@@ -78,7 +79,8 @@ def main() -> None:
         if options.graphs:
             use_programs(cached.flow, max(options.batches), CudaGraphs(options.device))
         context = cached.vocoder.context
-        print(f"{options.model or '0.5B layout'}: vocoder context {context.left} frames left, {context.right} right")
+        name = options.model or f"0.5B layout of {options.family}"
+        print(f"{name}: vocoder context {context.left} frames left, {context.right} right")
         recomputing = make(state_bytes=0)
         recomputing.vocoder.context = context
         lengths = int(options.seconds * TOKEN_RATE), int(options.prompt_seconds * TOKEN_RATE)
@@ -98,6 +100,7 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.decode", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", type=Path, help="model directory; default: the 0.5B layout, random weights")
+    parser.add_argument("--family", choices=FAMILIES, default=FAMILIES[0], help="family of the 0.5B layout")
     parser.add_argument("--device", type=torch.device, default="cpu", help="cpu, cuda:0 ...")
     parser.add_argument("--graphs", action="store_true", help="record CUDA graphs first, as workers do")
     parser.add_argument("--seconds", type=float, default=10.0, help="speech to decode")
@@ -116,15 +119,15 @@ def load_average() -> str:
 
 
 @contextmanager
-def model_directory(given: Path | None) -> Iterator[Path]:
+def model_directory(given: Path | None, family: str = FAMILIES[0]) -> Iterator[Path]:
     """Yield the given directory, or a temporary one with random weights in official format."""
     if given is not None:
         yield given
         return
     with tempfile.TemporaryDirectory(prefix="decode-0.5b-") as temporary:
         directory = Path(temporary) / "random"
-        write_checkpoint(directory, parts=("flow", "hift"))
-        for graph in ("campplus.onnx", "speech_tokenizer_v2.onnx"):  # must exist, but are not read
+        write_checkpoint(directory, parts=("flow", "hift"), family=family)
+        for graph in ("campplus.onnx", f"speech_tokenizer_v{family[-1]}.onnx"):  # must exist, but are not read
             (directory / graph).touch()
         yield directory
 

@@ -1,6 +1,6 @@
 """Runs the whole stack with the 0.5B layout and random weights: the audio is noise, memory and load times are real.
 
-    python -m benchmarks.full_size [--keep DIR]
+    python -m benchmarks.full_size [--family cosyvoice3] [--keep DIR]
 
 Writes the checkpoint in official format (4 GB on disk), loads it into encode, llm, one decode worker and a gateway,
 speaks two texts and prints the memory of each process. Exit status 1 if a text has no audio.
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.official.checkpoint import write_checkpoint
+from benchmarks.official.checkpoint import FAMILIES, write_checkpoint
 from benchmarks.official.graphs import write_speaker_encoder, write_speech_tokenizer
 from cli.client import Speech, speak
 from cli.local.process import Worker, WorkerEvent
@@ -35,15 +35,16 @@ def main() -> int:
     parser.add_argument(
         "--keep", type=Path, metavar="DIR", help="write the checkpoint to DIR, or use an existing one in DIR"
     )
+    parser.add_argument("--family", choices=FAMILIES, default=FAMILIES[0], help="layout of the checkpoint")
     parser.add_argument("--devices", default="", metavar="NAMES", help="devices, such as cuda:0; default: cpu")
     options = parser.parse_args()
     devices = tuple(filter(None, options.devices.split(",")))
     with tempfile.TemporaryDirectory(prefix="full-size-") as temporary:
-        directory: Path = options.keep or Path(temporary) / "cosyvoice2-0.5b-random"
+        directory: Path = options.keep or Path(temporary) / f"{options.family}-0.5b-random"
         if not directory.exists():
             started = time.monotonic()
-            write_checkpoint(directory)
-            write_speech_tokenizer(directory / "speech_tokenizer_v2.onnx")
+            write_checkpoint(directory, family=options.family)
+            write_speech_tokenizer(directory / f"speech_tokenizer_v{options.family[-1]}.onnx")
             write_speaker_encoder(directory / "campplus.onnx")
             size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
             print(f"wrote {directory} ({size / 2**30:.1f} GiB) in {time.monotonic() - started:.0f} s")

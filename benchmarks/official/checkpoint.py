@@ -1,7 +1,7 @@
-"""Writes a CosyVoice2-0.5B directory with random weights: official file names, key names, shapes and sizes.
+"""Writes a 0.5B directory of either family with random weights: official file names, key names, shapes and sizes.
 
-Its audio is noise, and its costs are those of the official checkpoint. `shapes.txt` lists the tensors of the official
-state dicts (spec sections 4.2, 5 and 7.4), one pattern per line: file, key with `{first-last}` or `{a,b}` for numbers,
+Its audio is noise, and its costs are those of the official checkpoint. Two files list the tensors of the official state
+dicts (spec sections 4.2, 5, 7.4 and 9), one pattern per line: file, key with `{first-last}` or `{a,b}` for numbers,
 shape.
 """
 
@@ -18,16 +18,19 @@ import torch
 from torch import Tensor
 
 HERE = Path(__file__).parent
-MINI = HERE.parents[1] / "tests" / "data" / "cosyvoice2-mini"
+ROOT = HERE.parents[1]
+MINIS = ROOT / "tests" / "data"
+FAMILIES = ("cosyvoice2", "cosyvoice3")
+_LISTS = {"cosyvoice2": HERE / "shapes.txt", "cosyvoice3": ROOT / "docs" / "spec" / "cosyvoice3-shapes.txt"}
 Shapes = dict[str, dict[str, tuple[int, ...]]]
 # One tensor with two names in the official file: Qwen2's tied embeddings.
 _TIED = {"llm.model.lm_head.weight": "llm.model.model.embed_tokens.weight"}
 
 
-def official_shapes() -> Shapes:
+def official_shapes(family: str = "cosyvoice2") -> Shapes:
     """Return the shape of each key of `llm`, `flow` and `hift`."""
     shapes: Shapes = {}
-    for line in (HERE / "shapes.txt").read_text(encoding="utf-8").splitlines():
+    for line in _LISTS[family].read_text(encoding="utf-8").splitlines():
         part, pattern, shape = line.split()
         for key in _expand(pattern):
             shapes.setdefault(part, {})[key] = tuple(int(size) for size in shape.split("x"))
@@ -59,6 +62,8 @@ def random_state(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, 
 
 
 def _random(key: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    if key.endswith("inv_freq"):  # a constant of the model, not a weight
+        return 10000.0 ** -(torch.arange(shape[0]) / shape[0])
     if len(shape) == 1:
         scale = key.endswith((".weight", ".alpha"))
         return torch.ones(shape) if scale else 0.02 * torch.randn(shape, generator=generator)
@@ -69,19 +74,24 @@ def _random(key: str, shape: tuple[int, ...], generator: torch.Generator) -> Ten
     return torch.randn(shape, generator=generator) / math.sqrt(math.prod(shape[1:]))
 
 
-def write_checkpoint(directory: Path, seed: int = 0, parts: Collection[str] = ("llm", "flow", "hift")) -> None:
-    """Write the directory (3 GB) without the two ONNX graphs; `directory` must not exist.
+def write_checkpoint(
+    directory: Path,
+    seed: int = 0,
+    parts: Collection[str] = ("llm", "flow", "hift"),
+    family: str = "cosyvoice2",
+) -> None:
+    """Write the directory (3 or 4 GB) without the two ONNX graphs; `directory` must not exist.
 
     Files of weights not in `parts` are empty, for users of one service. Raises FileExistsError, or OSError if the disk
     is full.
     """
     tokenizer = directory / "CosyVoice-BlankEN"
     tokenizer.mkdir(parents=True)
-    shutil.copy(HERE / "cosyvoice2.yaml", directory)
+    shutil.copy(HERE / f"{family}.yaml", directory)
     shutil.copy(HERE / "config.json", tokenizer)
     for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):  # few tokens, in the official file format
-        shutil.copy(MINI / "CosyVoice-BlankEN" / name, tokenizer)
-    for part, shapes in official_shapes().items():
+        shutil.copy(MINIS / f"{family}-mini" / "CosyVoice-BlankEN" / name, tokenizer)
+    for part, shapes in official_shapes(family).items():
         if part in parts:
             torch.save(random_state(shapes, seed), directory / f"{part}.pt")
         else:

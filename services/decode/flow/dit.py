@@ -28,11 +28,6 @@ _BLOCK_TERMS, _FINAL_TERMS = 6, 2
 """Time terms of a block (shift, scale and gate of attention, then of the feed-forward) and of the final norm."""
 
 
-def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """LayerNorm without parameters of its own, then a scale and shift that depend on flow time."""
-    return F.layer_norm(x, x.shape[-1:], eps=_EPS) * (1 + scale) + shift
-
-
 class TimeEmbedding(nn.Module):
     """Flow time in 0 … 1 to the vector that modulates every block: [T] -> [T, width]."""
 
@@ -48,16 +43,22 @@ class TimeEmbedding(nn.Module):
         return out
 
 
-class Modulation(nn.Module):
-    """The shifts, scales and gates of a block: [T, width] -> `count` tensors [T, 1, width]."""
+class AdaptiveNorm(nn.Module):
+    """LayerNorm without parameters of its own, then a scale and shift that depend on flow time (adaLN)."""
 
-    def __init__(self, width: int, count: int) -> None:
+    def __init__(self, width: int, terms: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(width, count * width)
-        self._count = count
+        self.linear = nn.Linear(width, terms * width)
+        self.norm = nn.LayerNorm(width, eps=_EPS, elementwise_affine=False)
+        self._terms = terms
 
-    def forward(self, time: Tensor) -> list[Tensor]:
-        return [term[:, None] for term in self.linear(F.silu(time)).chunk(self._count, dim=-1)]
+    def terms(self, time: Tensor) -> list[Tensor]:
+        """The shifts, scales and gates of one block: [T, width] -> tensors [T, 1, width]."""
+        return [term[:, None] for term in self.linear(F.silu(time)).chunk(self._terms, dim=-1)]
+
+    def forward(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        out: Tensor = self.norm(x) * (1 + scale) + shift
+        return out
 
 
 class PositionConvolution(nn.Module):
@@ -117,10 +118,11 @@ def rotate_first_head(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
 
     Upstream applies its rotary embedding before it splits the heads, so that the first d of all channels turn.
     """
-    cos, sin = rotary
-    even, odd = x[:, :, 0].float().view(*x.shape[:2], -1, 2).unbind(-1)
+    cos, sin = (wave[:, :, None] for wave in rotary)
+    first = x[:, :, :1].float()
+    even, odd = first[..., 0::2], first[..., 1::2]
     turned = torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)
-    return torch.cat((turned.to(x.dtype)[:, :, None], x[:, :, 1:]), dim=2)
+    return torch.cat((turned.to(x.dtype), x[:, :, 1:]), dim=2)
 
 
 class Attention(nn.Module):
@@ -155,10 +157,10 @@ class DiTBlock(nn.Module):
 
     def __init__(self, config: DiTConfig, index: int) -> None:
         super().__init__()
-        self.attn_norm = Modulation(config.width, _BLOCK_TERMS)
+        self.attn_norm = AdaptiveNorm(config.width, _BLOCK_TERMS)
         self.attn = Attention(config, index)
         self.ff = FeedForward(config.width, config.ff_mult * config.width)
-        self.before_attention: Callable[[Tensor, Tensor, Tensor], Tensor] = modulated
+        self.before_attention = self.attn_norm.forward
         self.after_attention = self._after_attention
 
     def forward(self, x: Tensor, terms: list[Tensor], rotary: tuple[Tensor, Tensor], frames: ForwardContext) -> Tensor:
@@ -170,7 +172,7 @@ class DiTBlock(nn.Module):
         self, x: Tensor, attended: Tensor, attention_gate: Tensor, shift: Tensor, scale: Tensor, gate: Tensor
     ) -> Tensor:
         x = x + attention_gate * self.attn.to_out[0](attended)
-        out: Tensor = x + gate * self.ff(modulated(x, shift, scale))
+        out: Tensor = x + gate * self.ff(self.attn_norm(x, shift, scale))
         return out
 
 
@@ -186,7 +188,7 @@ class DiT(EstimatorNetwork):
         self.input_embed = InputEmbedding(4 * mel, config.width)
         self.rotary_embed = RotaryEmbedding(config.head_dim)
         self.transformer_blocks = nn.ModuleList(DiTBlock(config, index) for index in range(config.depth))
-        self.norm_out = Modulation(config.width, _FINAL_TERMS)
+        self.norm_out = AdaptiveNorm(config.width, _FINAL_TERMS)
         self.proj_out = nn.Linear(config.width, mel)
 
     @property
@@ -203,14 +205,14 @@ class DiT(EstimatorNetwork):
     def compile_parts(self) -> None:
         for module in self.transformer_blocks:
             block = cast(DiTBlock, module)
-            block.before_attention = torch.compile(modulated, dynamic=True)
+            block.before_attention = torch.compile(block.attn_norm.forward, dynamic=True)
             block.after_attention = torch.compile(block._after_attention, dynamic=True)
 
     def time_terms(self, t: Tensor) -> list[Tensor]:
         """Six tensors [T, 1, width] per block, then the scale and shift of the final norm, in this order."""
         time = self.time_embed(t)
-        blocks = [cast(DiTBlock, block).attn_norm(time) for block in self.transformer_blocks]
-        return [term for terms in (*blocks, self.norm_out(time)) for term in terms]
+        blocks = [cast(DiTBlock, block).attn_norm.terms(time) for block in self.transformer_blocks]
+        return [term for terms in (*blocks, self.norm_out.terms(time)) for term in terms]
 
     def forward(self, x: Tensor, time_terms: list[Tensor], frames: ForwardContext) -> Tensor:
         """x [R, N, 4 * mel] = (noisy mel | cond | mu | speaker) -> velocity [R, N, mel]."""
@@ -219,5 +221,5 @@ class DiT(EstimatorNetwork):
         for index, block in enumerate(self.transformer_blocks):
             x = block(x, time_terms[index * _BLOCK_TERMS : (index + 1) * _BLOCK_TERMS], rotary, frames)
         scale, shift = time_terms[-_FINAL_TERMS:]
-        out: Tensor = self.proj_out(modulated(x, shift, scale))
+        out: Tensor = self.proj_out(self.norm_out(x, shift, scale))
         return out

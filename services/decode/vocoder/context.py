@@ -16,7 +16,7 @@ from services.decode.vocoder.pitch import reach_of_pitch
 from services.decode.vocoder.stream import Context, Vocoder, VocoderState
 
 TOLERANCE = 1e-5
-"""Largest difference by a missing frame: a tenth of the tolerance of streaming (1e-4), since other mels differ."""
+"""Largest difference by a missing frame: a tenth of what windows over one mel may differ (1e-4), since mels differ."""
 
 
 def layer_bound(config: VocoderConfig) -> Context:

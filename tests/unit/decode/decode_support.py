@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from services.common.checkpoint.model_dir import open_model_dir
+from services.common.checkpoint.model_dir import ModelDir, open_model_dir
 from services.common.engine.shell import FailedEvent
 from services.decode.engine.backends import Backend
 from services.decode.engine.engine import DecodeEngine
@@ -26,10 +26,23 @@ TIMEOUT = 60.0
 """Seconds after which a test stops waiting for an engine; it measures nothing."""
 
 
+FAMILIES = ("cosyvoice2", "cosyvoice3")
+STREAMED = 5e-4
+"""Largest difference of a sample between a stream and one shot of the same chunk plan.
+
+The mel differs by float32 rounding (2e-6), which pitch turns into phase, and phase adds up: 2.5e-4 was seen.
+"""
+
+
+def mini(family: str = "cosyvoice2") -> ModelDir:
+    """The family's checkpoint with random weights."""
+    return open_model_dir(ROOT / "tests" / "data" / f"{family}-mini")
+
+
 @cache
-def mini_backend() -> TorchBackend:
+def mini_backend(family: str = "cosyvoice2") -> TorchBackend:
     """The random-weight checkpoint, warmed; shared, since it holds no state of a stream."""
-    backend = TorchBackend(open_model_dir(ROOT / "tests" / "data" / "cosyvoice2-mini"))
+    backend = TorchBackend(mini(family))
     backend.warm_up()
     return backend
 

@@ -13,29 +13,30 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from services.common.checkpoint.chunk_plan import ChunkPlan
-from services.common.checkpoint.model_dir import open_model_dir
 from services.decode.engine.backends import Hop, HopAudio
 from services.decode.engine.torch_backend import Precision, TorchBackend
 from services.decode.estimators.compiled import compile_estimator, probe_mel, use_programs
 from services.decode.flow.model import Flow, FlowHop, FlowState
 from tests.unit.decode import decode_support as support
 
-MODEL = open_model_dir(support.ROOT / "tests" / "data" / "cosyvoice2-mini")
 SAME = 1e-5
 BLOCKS = 100
 STREAMS = 3
 
 
-def backend(precision: Precision | None = None) -> TorchBackend:
-    block = support.mini_backend().flow.pool.block_bytes
-    made = TorchBackend(MODEL, precision=precision, state_bytes=BLOCKS * block)
-    made.vocoder.context = support.mini_backend().vocoder.context
+BOTH = pytest.mark.parametrize("family", support.FAMILIES)
+
+
+def backend(precision: Precision | None = None, family: str = "cosyvoice2") -> TorchBackend:
+    warmed = support.mini_backend(family)
+    made = TorchBackend(support.mini(family), precision=precision, state_bytes=BLOCKS * warmed.flow.pool.block_bytes)
+    made.vocoder.context = warmed.vocoder.context
     return made
 
 
 @cache
-def with_programs() -> TorchBackend:
-    made = backend()
+def with_programs(family: str = "cosyvoice2") -> TorchBackend:
+    made = backend(family=family)
     use_programs(made.flow, STREAMS, None)
     return made
 
@@ -64,6 +65,7 @@ def difference(made: list[Tensor], expected: list[Tensor]) -> float:
     return max([float((one - other).abs().max()) for one, other in zip(made, expected, strict=True)], default=0.0)
 
 
+@BOTH
 @settings(max_examples=6)
 @given(
     streams=st.lists(st.tuples(st.integers(0, 70), st.sampled_from([25, 40, 50])), min_size=1, max_size=STREAMS),
@@ -73,9 +75,11 @@ def difference(made: list[Tensor], expected: list[Tensor]) -> float:
         max_size=3,
     ),
 )
-def test_programs_give_what_plain_steps_give(streams: list[tuple[int, int]], turns: list[list[int | None]]) -> None:
-    expected = mels(support.mini_backend(), streams, turns)
-    assert difference(mels(with_programs(), streams, turns), expected) <= SAME
+def test_programs_give_what_plain_steps_give(
+    family: str, streams: list[tuple[int, int]], turns: list[list[int | None]]
+) -> None:
+    expected = mels(support.mini_backend(family), streams, turns)
+    assert difference(mels(with_programs(family), streams, turns), expected) <= SAME
 
 
 def test_hops_run_as_programs_and_batches_that_fit_none_run_without(caplog: pytest.LogCaptureFixture) -> None:
@@ -96,18 +100,23 @@ def test_hops_run_as_programs_and_batches_that_fit_none_run_without(caplog: pyte
 
 
 @pytest.mark.parametrize(
-    "precision",
-    [Precision(state=torch.float8_e4m3fn), Precision(state=torch.float16), Precision(torch.bfloat16, torch.bfloat16)],
-    ids=["float8 states", "float16 states", "bfloat16"],
+    ("family", "precision"),
+    [
+        ("cosyvoice2", Precision(state=torch.float8_e4m3fn)),
+        ("cosyvoice2", Precision(state=torch.float16)),
+        ("cosyvoice2", Precision(torch.bfloat16, torch.bfloat16)),
+        ("cosyvoice3", Precision(torch.bfloat16, torch.float8_e4m3fn)),
+    ],
+    ids=["float8 states", "float16 states", "bfloat16", "bfloat16 and float8 states of cosyvoice3"],
 )
-def test_programs_compute_and_store_in_fewer_bits(precision: Precision) -> None:
-    over = backend(precision)
+def test_programs_compute_and_store_in_fewer_bits(family: str, precision: Precision) -> None:
+    over = backend(precision, family)
     turns: list[list[int | None]] = [[25, None], [50, 25], [100, 50]]
     plain = mels(over, [(30, 25), (40, 25)], turns)
     use_programs(over.flow, 2, None)
     # Single values may be rounded differently; the mean error is the same.
     made = mels(over, [(30, 25), (40, 25)], turns)
-    exact = mels(support.mini_backend(), [(30, 25), (40, 25)], turns)
+    exact = mels(support.mini_backend(family), [(30, 25), (40, 25)], turns)
     errors = [float((torch.cat(one) - torch.cat(exact)).abs().mean()) for one in (plain, made)]
     assert 0 < errors[1] <= 1.1 * errors[0]
 
@@ -184,8 +193,10 @@ def test_a_compiler_that_fails_or_gives_another_result_is_not_used(flow: Flow, m
 
 @pytest.mark.system
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
-def test_compiled_steps_give_what_plain_ones_give(flow: Flow) -> None:
+@BOTH
+def test_compiled_steps_give_what_plain_ones_give(family: str) -> None:
     """Needs a C++ compiler; compiled steps alone, and as programs."""
+    flow = backend(family=family).flow
     plain, solver = probe_mel(flow), flow.solver
     compile_estimator(flow)
     assert flow.solver is not solver

@@ -16,9 +16,10 @@ from tests.unit.decode import decode_support as support
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def network() -> EstimatorNetwork:
-    return support.mini_backend().flow.estimator
+@pytest.fixture(scope="module", params=support.FAMILIES)
+def network(request: pytest.FixtureRequest) -> EstimatorNetwork:
+    family: str = request.param
+    return support.mini_backend(family).flow.estimator
 
 
 @pytest.fixture(scope="module")

@@ -66,20 +66,25 @@ class SpeechOptions:
             sampling=config.sampling,
             priority=priority,
             language=checked_language(config.language),
-            lexicon=_lexicon(config.lexicon),
+            lexicon=checked_lexicon(config.lexicon),
         )
 
 
 def check_text(text: str, max_chars: int) -> None:
     """Raises InvalidInput if `text` is empty, too long, or has nothing to speak."""
+    check_length(text, max_chars)
+    if not speakable(text):
+        raise InvalidInput("text has only punctuation; send at least one word", field="text")
+
+
+def check_length(text: str, max_chars: int) -> None:
+    """Raises InvalidInput if `text` is empty or too long."""
     if not text.strip():
         raise InvalidInput("text is empty; send at least one word", field="text")
     if len(text) > max_chars:
         raise InvalidInput(
             f"text has {len(text)} characters; at most {max_chars} are allowed: send several requests", field="text"
         )
-    if not speakable(text):
-        raise InvalidInput("text has only punctuation; send at least one word", field="text")
 
 
 def checked_language(language: str) -> str:
@@ -147,7 +152,7 @@ def _voice(
     return PromptVoice(prompt.audio, prompt.transcript if needs_transcript else "")
 
 
-def _lexicon(entries: Sequence[lexicon_pb2.LexiconEntry]) -> tuple[lexicon_pb2.LexiconEntry, ...]:
+def checked_lexicon(entries: Sequence[lexicon_pb2.LexiconEntry]) -> tuple[lexicon_pb2.LexiconEntry, ...]:
     """Return the pronunciations of a request. The encode service checks their content."""
     if len(entries) > MAX_LEXICON_ENTRIES:
         raise InvalidInput(

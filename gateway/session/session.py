@@ -11,6 +11,8 @@ from types import TracebackType
 from typing import Self, TypeAlias
 
 from gateway import metrics, tasks
+from gateway.auth import usage
+from gateway.auth.usage import Outcome
 from gateway.session.context import GatewayContext
 from gateway.session.idle import wait_until_idle
 from gateway.session.options import SpeechOptions, checked_start
@@ -143,6 +145,7 @@ class Session:
             self._output.events.close(error)
 
     async def _run(self) -> None:
+        outcome: Outcome = "cancelled"
         try:
             with self._context.request_stats.request(), tracing.span("session"):
                 async with tasks.group() as group, contextlib.aclosing(self._inputs):
@@ -153,13 +156,26 @@ class Session:
                         task.cancel()
                 await self._output.finish()
                 await self._output.send(self._stats.finished())
+            outcome = "finished"
         except Exception as error:  # noqa: BLE001 - the reader of the events raises it
+            outcome = "failed"
             self._output.events.close(error)
         else:
             self._output.events.close()
         finally:
+            self._record_usage(outcome)
             # Not only in `__aexit__`: a client that stops reading never gets there.
             await self._resources.aclose()
+
+    def _record_usage(self, outcome: Outcome) -> None:
+        text_tokens, speech_tokens = self._stats.tokens
+        usage.record(
+            characters=self._progress.text.received,
+            audio_seconds=self._stats.audio_seconds,
+            outcome=outcome,
+            text_tokens=text_tokens,
+            speech_tokens=speech_tokens,
+        )
 
     async def _watch_idle(self) -> None:
         """Close a session with no reads or writes for `idle_seconds`."""

@@ -19,7 +19,7 @@ import structlog
 from gateway import tasks
 from gateway.session.options import speakable
 from gateway.session.text_queue import Boundary, TextQueue
-from lighttts.v1 import encode_pb2, encode_pb2_grpc
+from lighttts.v1 import encode_pb2, encode_pb2_grpc, text_pb2
 from services.common import tracing
 from services.common.errors import Internal, LightTtsError, Overloaded, Unavailable
 from services.common.pool import FailureReason, Lease, Pool, WorkerState
@@ -76,7 +76,7 @@ class TextSegment:
         pool: Pool,
         start: encode_pb2.EncodeTextStart,
         on_run: Callable[[encode_pb2.EncodedText], Awaitable[None]],
-        on_warning: Callable[[encode_pb2.TextWarning], Awaitable[None]],
+        on_warning: Callable[[text_pb2.TextWarning], Awaitable[None]],
     ) -> None:
         """Call `on_run` with each run of ids up to the boundary. `start` is modified: it gets the segment's first text.
 
@@ -111,7 +111,7 @@ class TextSegment:
         worker: Lease,
         start: encode_pb2.EncodeTextStart,
         on_run: Callable[[encode_pb2.EncodedText], Awaitable[None]],
-        on_warning: Callable[[encode_pb2.TextWarning], Awaitable[None]],
+        on_warning: Callable[[text_pb2.TextWarning], Awaitable[None]],
     ) -> None:
         """Encode on one worker. Raises WorkerLost if another one could encode the text."""
         metadata = tracing.outgoing(start.request_id)

@@ -19,7 +19,7 @@ from gateway.session.text_queue import End, Flush, TextQueue
 from gateway.session.text_segment import TextSegment
 from gateway.stream_stats import PlaybackStats
 from gateway.utterance.utterance import AudioPart, LlmClientContext, UtteranceStream
-from lighttts.v1 import audio_pb2, encode_pb2, llm_pb2, tts_pb2, voice_pb2
+from lighttts.v1 import audio_pb2, encode_pb2, llm_pb2, text_pb2, tts_pb2, voice_pb2
 from services.common.errors import LightTtsError
 from services.common.pool import Pool
 
@@ -151,7 +151,7 @@ class Turn:
             self._stats.add_text_tokens(len(run.ids))
             self._open = None if run.last else utterance
 
-        async def on_warning(warning: encode_pb2.TextWarning) -> None:
+        async def on_warning(warning: text_pb2.TextWarning) -> None:
             await asyncio.shield(self._context.voice)  # Started comes first
             await self._output.warn(warning.code, warning.message)
 

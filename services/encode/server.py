@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import grpc.aio
 
-from lighttts.v1 import encode_pb2, encode_pb2_grpc, voice_pb2_grpc
+from lighttts.v1 import encode_pb2, encode_pb2_grpc, text_pb2, voice_pb2_grpc
 from services.common.checkpoint.model_dir import ModelDir, open_model_dir
 from services.common.engine.memory import check_caches
 from services.common.errors import InvalidInput, Overloaded, Unavailable
@@ -207,21 +207,23 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
 
     async def PreviewText(
         self,
-        request: encode_pb2.PreviewTextRequest,
-        context: grpc.aio.ServicerContext[encode_pb2.PreviewTextRequest, encode_pb2.PreviewTextResponse],
-    ) -> encode_pb2.PreviewTextResponse:
+        request: text_pb2.PreviewTextRequest,
+        context: grpc.aio.ServicerContext[text_pb2.PreviewTextRequest, text_pb2.PreviewTextResponse],
+    ) -> text_pb2.PreviewTextResponse:
         loaded = self._loaded
-        start = encode_pb2.EncodeTextStart(language=request.language, lexicon=request.lexicon)
-        if request.HasField("instruct_text"):
-            start.instruct_text = request.instruct_text
+        start = encode_pb2.EncodeTextStart(
+            language=request.language, lexicon=request.lexicon, interleaved=request.interleaved
+        )
+        if request.timbre_only:
+            start.instruct_text = ""
         encoder = self._text_encoder(start)
         metrics.TEXT_CHARACTERS.inc(len(request.text))
-        answer = encode_pb2.PreviewTextResponse()
+        answer = text_pb2.PreviewTextResponse()
         for work in (encoder.push(request.text), encoder.finish()):
             async for pieces in self._text_threads.each(work):
                 answer.utterances.extend(previewed(loaded.frontend, piece) for piece in pieces)
                 answer.warnings.extend(
-                    encode_pb2.TextWarning(code=warning.code, message=warning.message)
+                    text_pb2.TextWarning(code=warning.code, message=warning.message)
                     for warning in encoder.warnings.take()
                 )
         return answer

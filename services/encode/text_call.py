@@ -8,7 +8,7 @@ from contextlib import aclosing
 from functools import partial
 from itertools import pairwise
 
-from lighttts.v1 import encode_pb2
+from lighttts.v1 import encode_pb2, text_pb2
 from services.common.errors import InvalidInput
 from services.encode import metrics
 from services.encode.text.frontend import TextFrontend
@@ -104,7 +104,7 @@ class Numbering:
         self._inside = False
 
     def responses(self, pieces: list[Piece], warnings: list[TextWarning]) -> Iterator[encode_pb2.EncodeTextResponse]:
-        noted = [encode_pb2.TextWarning(code=warning.code, message=warning.message) for warning in warnings]
+        noted = [text_pb2.TextWarning(code=warning.code, message=warning.message) for warning in warnings]
         if noted and self._notes:
             yield encode_pb2.EncodeTextResponse(warnings=noted)
         for piece in pieces:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import regex
 
-from lighttts.v1 import encode_pb2, lexicon_pb2
+from lighttts.v1 import encode_pb2, lexicon_pb2, text_pb2
 from services.common.errors import InvalidInput, quoted
 from services.encode.text.frontend import TextFrontend
 from services.encode.text.pieces import Piece, TextRequest
@@ -64,9 +64,9 @@ def _entries(start: encode_pb2.EncodeTextStart, frontend: TextFrontend) -> list[
     return entries
 
 
-def previewed(frontend: TextFrontend, piece: Piece) -> encode_pb2.PreviewedText:
+def previewed(frontend: TextFrontend, piece: Piece) -> text_pb2.PreviewedText:
     """Return what a piece shows to the author of the text."""
-    shown = encode_pb2.PreviewedText(
+    shown = text_pb2.PreviewedText(
         start=piece.start,
         end=piece.end,
         reading=piece.text,

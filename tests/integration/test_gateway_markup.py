@@ -15,7 +15,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from lighttts.compat import riva_tts_pb2, riva_tts_pb2_grpc
-from lighttts.v1 import audio_pb2, tts_pb2
+from lighttts.v1 import audio_pb2, text_pb2, tts_pb2
 from services.encode.settings import EncodeSettings
 from tests.support.fake_stages import Conversation, Rig, rig, samples
 
@@ -162,3 +162,29 @@ async def test_the_language_decides_how_numbers_are_read() -> None:
             await synthesize(r, text, language="not a language")
         answer = await r.http.post("/v1/audio/speech", json={"input": text, "language": "12"})
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, "language")
+
+
+async def test_a_preview_shows_sentences_readings_and_ids() -> None:
+    text = "Room 007. [pause:1s]Bye [laugh] Nguyen."
+    entry = {"phrase": "nguyen", "pronunciation": "W IH1 N", "alphabet": "arpabet"}
+    async with stack() as r:
+        answer = await r.http.post("/v1/text/preview", json={"text": text, "language": "en-US", "lexicon": [entry]})
+        assert answer.status_code == 200, answer.text
+        one, pause, two = answer.json()["utterances"]
+        assert (one["written"], one["reading"]) == ("Room 007.", "Room zero zero seven.")
+        assert "".join(one["tokens"]).strip() == one["reading"].lower()
+        assert len(one["tokens"]) == len(one["ids"])
+        assert (pause["written"], pause["silence_seconds"], pause["ids"]) == ("[pause:1s]", 1.0, [])
+        assert two["reading"] == "Bye wihn."
+        assert [note["code"] for note in answer.json()["warnings"]] == ["sound_dropped", "phones_respelled"]
+        assert r.llm.calls == []
+        spoken = await r.tts.PreviewText(text_pb2.PreviewTextRequest(text="Room 007."))
+        assert [list(one.ids) for one in spoken.utterances] == [one["ids"]]
+        for bad, field in (
+            ({"text": " "}, "text"),
+            ({"text": "<speak>"}, "text"),
+            ({"text": "a", "language": "?"}, "language"),
+            ({"text": "a", "lexicon": [entry | {"pronunciation": "?"}]}, "lexicon"),
+        ):
+            answer = await r.http.post("/v1/text/preview", json=bad)
+            assert (answer.status_code, answer.json()["error"]["param"]) == (400, field), answer.text

@@ -10,12 +10,13 @@ import grpc.aio
 from gateway import metrics
 from gateway.api.common.options import speech_options
 from gateway.cache.synthesis import speech
+from gateway.preview import preview
 from gateway.session.context import GatewayContext
 from gateway.session.options import check_text
 from gateway.session.output import Event
 from gateway.session.session import CancelInput, FlushInput, Input, PositionInput, Session, TextInput
 from gateway.session.voice_conversion import ConversionSession
-from lighttts.v1 import audio_pb2, tts_pb2, tts_pb2_grpc
+from lighttts.v1 import audio_pb2, text_pb2, tts_pb2, tts_pb2_grpc
 from services.common.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -59,6 +60,10 @@ class TextToSpeechServicer(tts_pb2_grpc.TextToSpeechServicer):
                     yield _streaming_response(event)
                     if isinstance(event, tts_pb2.Finished):
                         context.set_trailing_metadata(_trailers(event))
+
+    async def PreviewText(self, request: text_pb2.PreviewTextRequest, context: Context) -> text_pb2.PreviewTextResponse:
+        with metrics.count_errors(API):
+            return await preview(self._context, request)
 
     async def ConvertVoice(
         self, request: tts_pb2.ConvertVoiceRequest, context: Context

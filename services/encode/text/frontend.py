@@ -23,6 +23,7 @@ MAX_ACCOMPANYING = 4000
 """Longest transcript or instruction in characters, several times what a prompt of 30 seconds holds. This bounds the
 time that either takes."""
 
+_LOOSE_MARK = regex.compile(r"(?<=\p{L}) (?=[.,!?;:](?:\s|$))")
 _BLANKS = regex.compile(r" {2,}")
 # Scripts that identify languages. Latin letters do not: any text may contain them.
 _SCRIPTS: tuple[tuple[str, regex.Pattern[str], frozenset[str]], ...] = (
@@ -69,7 +70,8 @@ class TextFrontend:
         """Return a sentence as the model receives it: cleaned, with the lexicon's pronunciations, in words."""
         text = clean(sentence) if self._cleaning else sentence
         text = self.pronouncer.with_phones(lexicon.applied(text, self.pronouncer, warnings), warnings)
-        text = _BLANKS.sub(" ", self.sounds.guarded(text)).strip()
+        # What was left out leaves the blanks around it.
+        text = _LOOSE_MARK.sub("", _BLANKS.sub(" ", self.sounds.guarded(text))).strip()
         return self.normaliser(text, language)
 
     def plain_characters(self, item: Text) -> list[Text]:

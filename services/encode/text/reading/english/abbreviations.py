@@ -57,7 +57,7 @@ def _initials(match: Match) -> str:
 
 LEADING = (
     rule("for example", r"\b(?:[eE]\.g\.|[iI]\.e\.)", _latin, "."),
-    rule("street or saint", r"\bSt\.", _street, "."),
-    rule("abbreviation", rf"\b(?P<word>{_NAMES})\.", _word, "."),
+    rule("street or saint", r"\bSt\.", _street, ".", words=("st",)),
+    rule("abbreviation", rf"\b(?P<word>{_NAMES})\.", _word, ".", words=[word.lower() for word in _WORDS]),
 )
-INITIALS = rule("initials", r"\b(?:\p{L}\.){2,}", _initials, ".")
+INITIALS = rule("initials", r"\b(?:\p{L}\.){2,}", _initials, ".", when=r"[^\W\d_]\.[^\W\d_]\.")

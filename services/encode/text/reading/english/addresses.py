@@ -148,18 +148,22 @@ RULES = (
         (?P<rest>(?:(?::\d+)?/(?:[^\s<>"”）】，。]*[\p{{L}}\p{{N}}/=\#&%+_~$-])?)?)""",
         _url,
         ".",
+        when=rf"(?i)\.(?:{_ENDINGS})(?![A-Za-z])",
     ),
     rule(
         "file name",
         rf"(?<![\p{{L}}\p{{N}}@.])(?:[\p{{L}}\p{{N}}_-]+\.)*[\p{{L}}\p{{N}}_-]*\p{{L}}[\p{{L}}\p{{N}}_-]*\.(?:{_FILES})(?![\p{{L}}\p{{N}}_])",
         lambda match: _read(match.group()),
         ".",
+        when=rf"\.(?:{_FILES})(?![A-Za-z])",
     ),
     rule(
         "IPv6 address",
         r"(?<![\w:])(?=[0-9A-Fa-f:]*\d)(?P<host>[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7})(?:/(?P<bits>\d{1,3}))?(?![\w:])",
         _ipv6,
         ":",
+        starts="0-9A-Fa-f:",
+        when="[0-9A-Fa-f:]:[0-9A-Fa-f:]",
     ),
     rule(
         "device address",
@@ -169,9 +173,11 @@ RULES = (
     ),
     rule(
         "IPv4 address",
-        r"(?<![\w.])(?P<host>(?:\d{1,3}\.){3}\d{1,3})(?::(?P<port>\d{1,5}))?(?:/(?P<bits>\d{1,2}))?(?![\w]|\.\d)",
+        r"(?<![\w.])(?P<host>(?:(?:0|[1-9]\d{0,2})\.){3}(?:0|[1-9]\d{0,2}))(?::(?P<port>\d{1,5}))?(?:/(?P<bits>\d{1,2}))?(?![\w]|\.\d)",
         _ipv4,
         ".",
+        starts=r"\d",
+        when=r"\d\.\d",
     ),
     rule("handle", r"(?<![\w@])@(?P<name>[\p{L}_][\w.]*\w|\p{L})", _handle, "@"),
 )

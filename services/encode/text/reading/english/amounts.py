@@ -8,12 +8,12 @@ import regex
 
 from services.encode.text.reading.words import LONGEST_NUMBER, cardinal, spelled
 
-_BLANK = "[ \u00a0\u2009\u202f'’]"
+BLANK = "[ \u00a0\u2009\u202f'’]"
 GROUPED = rf"""(?:
     [1-9]\d{{0,2}}(?:,\d{{3}})+(?:\.\d+)?          # 1,234.5
   | [1-9]\d{{0,2}}(?:\.\d{{3}})+,\d+               # 1.234,5
   | [1-9]\d{{0,2}}(?:\.\d{{3}}){{2,}}              # 1.234.567
-  | [1-9]\d{{0,2}}(?P<gap>{_BLANK})\d{{3}}(?:(?P=gap)\d{{3}})*(?:[.,]\d+)?   # 1 234 567
+  | [1-9]\d{{0,2}}(?P<gap>{BLANK})\d{{3}}(?:(?P=gap)\d{{3}})*(?:[.,]\d+)?   # 1 234 567
   | [1-9]\d?(?:,\d\d)+,\d{{3}}(?:\.\d+)?           # 12,34,567
 )"""
 NUMBER = rf"(?:{GROUPED}|\d+(?:\.\d+)?|\.\d+)"
@@ -92,7 +92,7 @@ class Amount:
 
 def amount(written: str) -> Amount:
     """Return the digits of what `NUMBER` matched, or of a decimal comma."""
-    digits = regex.sub(_BLANK, "", written)
+    digits = regex.sub(BLANK, "", written)
     commas, dots = digits.count(","), digits.count(".")
     if commas and dots:
         mark = "," if digits.rindex(",") > digits.rindex(".") else "."
@@ -120,4 +120,4 @@ def counts(text: str, end: int) -> bool:
 
 
 def sign_words(sign: str | None) -> str:
-    return SIGNS[sign] if sign else ""
+    return SIGNS[sign.strip()] if sign else ""

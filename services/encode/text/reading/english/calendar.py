@@ -18,6 +18,7 @@ _NAMES = "|".join(
 )
 _SHORT_NAMES = "Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec"
 _MONTH = rf"(?:{_NAMES}|(?:{_SHORT_NAMES})\b\.?|(?:{_SHORT_NAMES.upper()})\b)"
+_MONTH_WORDS = (*(name.lower() for name in MONTHS), *(name.lower()[:3] for name in MONTHS), "sept")
 _DAY = r"(?:0?[1-9]|[12]\d|3[01])"
 _SUFFIX = r"(?:st|nd|rd|th|ST|ND|RD|TH)?"
 _YEAR = r"[12]\d{3}"
@@ -173,44 +174,77 @@ RULES = (
         (?:(?P<time>T)(?=\d\d:\d\d)|(?![\d/]|[-.]\d))""",
         _iso,
         "-/.",
+        starts="12",
+        when=r"\d[-/.]\d",
     ),
     rule(
         "date in digits",
         r"(?<![\w/.-])(?P<first>\d{1,2})(?P<mark>[/.-])(?P<second>\d{1,2})(?P=mark)(?P<year>\d{4}|\d{2})(?![\w/]|[-.]\d)",
         _numeric,
         "-/.",
+        starts=r"\d",
+        when=r"\d[-/.]\d",
     ),
-    rule("month and day", r"(?<![\w/.,-])(?P<first>\d{1,2})/(?P<second>\d{1,2})(?![\w/]|[-.,]\d)", _month_day, "/"),
     rule(
-        "year and month", r"(?<![\w/.,-])(?P<year>19\d\d|20\d\d)-(?P<month>0[1-9])(?![\w/-]|[.,]\d)", _year_month, "-"
+        "month and day",
+        r"(?<![\w/.,-])(?P<first>\d{1,2})/(?P<second>\d{1,2})(?![\w/]|[-.,]\d)",
+        _month_day,
+        "/",
+        starts=r"\d",
+    ),
+    rule(
+        "year and month",
+        r"(?<![\w/.,-])(?P<year>19\d\d|20\d\d)-(?P<month>0[1-9])(?![\w/-]|[.,]\d)",
+        _year_month,
+        "-",
+        starts="12",
     ),
     rule(
         "date with a month's name",
         rf"""\b(?P<day>{_DAY}){_SUFFIX}[-/](?P<month>{_MONTH})[-/](?P<year>\d{{4}}|\d{{2}})(?![\w-])""",
         _day_month_year,
         "-/",
+        starts=r"\d",
+        words=_MONTH_WORDS,
     ),
     rule(
         "day before a month",
         rf"""(?<![\w.,:/$€£-])(?P<day>{_DAY}){_SUFFIX}(?:\s?[-–]\s?(?P<last>{_DAY}){_SUFFIX})?\s+(?:of\s+)?(?P<month>{_MONTH})
         (?![\w])(?:,?\s+(?P<year>{_YEAR}){_AFTER_YEAR}(?!\w))?""",
         _before_month,
-        "JFMASONDjfasond",
+        starts=r"\d",
+        words=_MONTH_WORDS,
     ),
     rule(
         "month before a day or year",
         rf"""\b(?P<month>{_MONTH})(?![\w])(?:,?\s+(?P<year_alone>{_YEAR})(?!\w){_AFTER_YEAR}
         |\s+(?P<day>{_DAY}){_SUFFIX}(?:\s?[-–]\s?(?P<last>{_DAY}){_SUFFIX})?(?![\w]|[.:/-]\d|,\d)(?:,?\s+(?P<year>{_YEAR})(?!\w){_AFTER_YEAR})?)""",
         _after_month,
-        "JFMASONDjfasond",
+        starts="JFMASONDjfasond",
+        words=_MONTH_WORDS,
     ),
     rule(
         "years",
         r"(?<![\w.,/$€£-])(?P<first>\d{4})(?P<dash>\s?[-–—]\s?)(?P<last>\d{4}|\d\d)(?![\w]|[.,/-]\d|-)",
         _years,
         "-–—",
+        starts=r"\d",
+        when=r"\d\s?[-–—]\s?\d",
     ),
-    rule("decade", r"(?<![\w.,$€£])(?P<apostrophe>['’])?(?P<digits>[1-9]0|1[1-9]\d0|20\d0)['’]?s(?!\w)", _decade, "s"),
-    rule("short year", r"(?<![\w])['’](?P<digits>\d\d)(?![\w'’]|[.,]\d)", _short_year, "'’"),
-    rule("era", r"(?<![\w.,])(?P<year>\d{3,4})\s?(?P<era>BCE?|CE|AD|B\.C\.(?:E\.)?|A\.D\.)(?!\w)", _era, "BCA"),
+    rule(
+        "decade",
+        r"(?<![\w.,$€£])(?P<apostrophe>['’])?(?P<digits>[1-9]0|1[1-9]\d0|20\d0)['’]?s(?!\w)",
+        _decade,
+        "s",
+        starts=r"\d'’",
+        when=r"0['’]?s",
+    ),
+    rule("short year", r"(?<![\w])['’](?P<digits>\d\d)(?![\w'’]|[.,]\d)", _short_year, "'’", starts="'’"),
+    rule(
+        "era",
+        r"(?<![\w.,])(?P<year>\d{3,4})\s?(?P<era>BCE?|CE|AD|B\.C\.(?:E\.)?|A\.D\.)(?!\w)",
+        _era,
+        "BCA",
+        starts=r"\d",
+    ),
 )

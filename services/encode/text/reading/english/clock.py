@@ -7,7 +7,7 @@ import regex
 from services.encode.text.reading.rule import Match, rule
 from services.encode.text.reading.words import cardinal, spelled, two_digits
 
-_HALF = r"(?:\s?(?P<half{0}>[AaPp])(?:\.\s?[Mm]\.?|[Mm]\b))"
+_HALF = r"(?:\s?(?P<half{0}>[AaPp])(?:\.\s?[Mm](?!\w)\.?|[Mm]\b))"
 _CLOCK = r"(?P<hour{0}>\d{{1,2}})(?:[:.](?P<minute{0}>[0-5]\d))?"
 _BEFORE = r"(?<![\w:/]|\d[.,]|[$€£¥])"
 _O_CLOCK = regex.compile(r"\s?o['’]?clock", regex.IGNORECASE)
@@ -78,6 +78,8 @@ RULES = (
         rf"""{_BEFORE}(?<!-){_CLOCK.format(1)}{_HALF.format(1)}?\s?[-–—]\s?{_CLOCK.format(2)}{_HALF.format(2)}?(?![\w:]|[.,]\d)""",
         _range,
         "-–—",
+        starts=r"\d",
+        when=r"[\d.mM]\s?[-–—]\s?\d",
     ),
     rule(
         "time",
@@ -85,6 +87,8 @@ RULES = (
         (?:{_HALF.format("")})?(?![\d:/]|[.,]\d)""",
         _time,
         ":",
+        starts=r"\d",
+        when=r"\d:\d",
     ),
     rule(
         "hour",
@@ -92,5 +96,7 @@ RULES = (
         (?:\s?[-–—]\s?(?P<hour2>\d{{1,2}})(?:[:.](?P<minute2>[0-5]\d))?)?{_HALF.format("")}(?!\w)""",
         _hour,
         "mM",
+        starts=r"\d",
+        when=r"\d\s?[AaPp]\.?\s?[Mm]",
     ),
 )

@@ -8,19 +8,24 @@ from services.encode.text.reading.english.amounts import counts
 from services.encode.text.reading.rule import Match, rule
 from services.encode.text.reading.words import cardinal, code, grouped, label, spelled, year
 
-_CODES = (
-    r"codes?|pins?|passcodes?|passwords?|otp|zip(?:[ ]?codes?)?|postcodes?|post[ ]codes?|ssn|iban|imei|isbn|serial|"
-    r"tracking|confirmation|verification|accounts?|acct\.?|routing|sort[ ]code|"
-    r"card|extensions?|ext\.?|licen[cs]e|passport|vin|"
-    r"sku|ends?[ ](?:in|with)|ending[ ](?:in|with)|last[ ]four(?:[ ]digits)?|mac|upc|ean|imsi|swift|plate|meter"
+_CODES = """
+code codes pin pins passcode passcodes password passwords otp zip zips postcode postcodes ssn iban imei isbn serial
+tracking confirmation verification account accounts acct routing card extension extensions ext license licence
+passport vin sku mac upc ean imsi swift plate meter
+"""
+_CODE_PHRASES = (
+    r"zip[ ]?codes?|post[ ]codes?|sort[ ]codes?|ends?[ ](?:in|with)|ending[ ](?:in|with)|last[ ]four(?:[ ]digits)?"
 )
-_LABELS = (
-    r"rooms?|flights?|orders?|invoices?|tickets?|cases?|references?|ref\.?|bookings?|reservations?|gates?|suites?|"
-    r"apartments?|apt\.?|units?|bus(?:es)?|routes?|highways?|hwy\.?|interstates?|trains?|channels?|models?|parts?|"
-    r"bugs?|issues?|requests?|customers?|members?|employees?|students?|patients?|polic(?:y|ies)|claims?|transactions?|"
-    r"numbers?|nos?\.?|errors?|http|status|rfc|iso|boeing|airbus|box(?:es)?|lockers?|seats?|platforms?|terminals?|id|"
-    r"ids|user|ids?|hall|building|bldg\.?|lot|batch|item|line|track|node|port|page[ ]id|pull[ ]request|pr|build"
-)
+_LABELS = """
+room rooms flight flights order orders invoice invoices ticket tickets case cases reference references ref booking
+bookings reservation reservations gate gates suite suites apartment apartments apt unit units bus buses route routes
+highway highways hwy interstate interstates train trains channel channels model models part parts bug bugs issue issues
+request requests customer customers member members employee employees student students patient patients policy policies
+claim claims transaction transactions number numbers no nos error errors http status rfc iso boeing airbus box boxes
+locker lockers seat seats platform platforms terminal terminals id ids user hall building bldg lot batch item line track
+node port pr build
+"""
+_CODE_WORDS, _LABEL_WORDS = frozenset(_CODES.split()), frozenset(_LABELS.split())
 _LINKS = (
     r"(?:\s+(?:numbers?|codes?|nos?\.?|num\.?|ids?|is|was|are|were|of|ending[ ]in|ends[ ]in|digits?|=))*"
     r"(?:\s*['\"(:#=]+|\s+\#|\s+)\s*(?:number[ ])?(?-i:[A-Z]{2}[ ])?"
@@ -33,13 +38,18 @@ _RUNS = regex.compile(r"\d+|\D+")
 _COUNTED = regex.compile(r"(?:orders?|cases?|units?|numbers?|parts?|items?|line|lot|batch)$", regex.IGNORECASE)
 
 
-def _code(match: Match) -> str:
+def _code(match: Match) -> str | None:
+    word = match["word"].lower()
+    if word not in _CODE_WORDS and " " not in word:
+        return None
     read = _DIGITS.sub(lambda number: grouped(number.group().split("-")), match["numbers"])
     return match["before"] + read
 
 
 def _label(match: Match) -> str | None:
     numbers = match["numbers"]
+    if match["word"].lower() not in _LABEL_WORDS:
+        return None
     if counts(match.string, match.end()) and (len(numbers) < 5 or _COUNTED.search(match["word"])):
         return None
     read = _NUMBERS.sub(lambda number: label(number.group()), numbers)
@@ -72,20 +82,42 @@ def _zip(match: Match) -> str:
 CONTEXT_RULES = (
     rule(
         "code",
-        rf"(?i)(?P<before>\b(?P<word>{_CODES}){_LINKS})(?P<numbers>\d+(?:-\d+)*"
+        rf"(?P<before>\b(?P<word>{_CODE_PHRASES}|\p{{L}}+)\.?{_LINKS})(?P<numbers>\d+(?:-\d+)*"
         r"(?:(?:,?\s+(?:and|or)|,)\s+\d+(?:-\d+)*(?![\w]|[.,:/]\d|\s?%))*)(?![\w]|[.,:/]\d|%|°|[ ]\d{3}(?!\d))",
         _code,
+        words=(*_CODE_WORDS, "post", "sort", "end", "ends", "ending", "four"),
+        flags=regex.IGNORECASE,
     ),
     rule(
         "label",
-        rf"(?i)(?P<before>\b(?P<word>{_LABELS}){_LINKS})(?P<numbers>{_PLAIN}"
+        rf"(?P<before>\b(?P<word>\p{{L}}+)\.?{_LINKS})(?P<numbers>{_PLAIN}"
         rf"(?:(?:(?:,?\s+(?:and|or|to|through)|,)\s+|\s?[-–]\s?){_PLAIN})*)(?![ ]\d{{3}}(?!\d))",
         _label,
+        words=(*_LABEL_WORDS, "#", "№"),
+        flags=regex.IGNORECASE,
     ),
-    rule("zip code", r"(?<![\w.,-])\d{5}-\d{4}(?![\w-]|[.,]\d)", _zip, "-"),
+    rule("zip code", r"(?<![\w.,-])\d{5}-\d{4}(?![\w-]|[.,]\d)", _zip, "-", starts=r"\d", when=r"\d-\d"),
 )
 RULES = (
-    rule("version", r"(?<![\w.])(?P<v>[vV]\.?\s?(?=\d))?(?P<numbers>\d+(?:\.\d+){2,})(?!\w|\.\d)", _version, "."),
-    rule("version with v", r"(?<![\w.])(?P<v>[vV])(?P<numbers>\d+\.\d+)(?!\w|\.\d)", _version, "vV"),
+    rule(
+        "version",
+        r"(?<![\w.])(?P<v>[vV]\.?\s?(?=\d))?(?P<numbers>\d+(?:\.\d+){2,})(?!\w|\.\d)",
+        _version,
+        ".",
+        starts=r"vV\d",
+        when=r"\d\.\d",
+    ),
+    rule(
+        "version with v",
+        r"(?<![\w.])(?P<v>[vV])(?P<numbers>\d+\.\d+)(?!\w|\.\d)",
+        _version,
+        starts="vV",
+        when=r"[vV]\d",
+    ),
 )
-MIXED = rule("digits among letters", r"(?<![\p{L}\p{N}]|\d[.,])(?=\p{L}*\d)(?=\d*\p{L})[\p{L}\d]+", _mixed)
+MIXED = rule(
+    "digits among letters",
+    r"(?<![\p{L}\p{N}]|\d[.,])(?=\p{L}*\d)(?=\d*\p{L})[\p{L}\d]+",
+    _mixed,
+    when=r"\d[^\W\d_]|[^\W\d_]\d",
+)

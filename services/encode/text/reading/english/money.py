@@ -5,7 +5,7 @@ from __future__ import annotations
 import regex
 
 from services.encode.text.reading.english.amounts import DASH, END, SIGN, Amount, amount, number, sign_words
-from services.encode.text.reading.rule import Match, rule
+from services.encode.text.reading.rule import NUMERIC, Match, rule
 from services.encode.text.reading.words import cardinal
 
 _CENT = ("cent", "cents")
@@ -52,6 +52,7 @@ _PER = {
 }  # fmt: skip
 _CODES = "USD|EUR|GBP|JPY|CNY|RMB|INR|CHF|CAD|AUD"
 _SYMBOLS = "€£¥￥₹₩₽₺₫฿₪₴₦₱₿"
+_CURRENCY = rf"(?:[${_SYMBOLS}]|{_CODES})"
 _PREFIX = rf"(?:(?:US|CA|C|AU|A|NZ|HK|S|NT|R)?\$|[{_SYMBOLS}]|(?:{_CODES})(?=[\s\d]))"
 _SUFFIX = rf"(?:[{_SYMBOLS}](?!\s?\d)|\$(?![\w])|(?:{_CODES})(?!\w))"
 _SCALE = (
@@ -130,14 +131,16 @@ RULES = (
         {number("low", comma=True)}{END}(?P<scale>{_SCALE})?
         (?:{DASH}(?P<again>{_PREFIX})?{number("high", comma=True)}{END}(?P<scale2>{_SCALE})?(?![\w%]))?{_PER_WHAT}""",
         _money,
-        _SYMBOLS + "$UEGJCRIA",
+        starts=rf"$\-−–+±~≈{_SYMBOLS}A-Z",
+        when=_CURRENCY,
     ),
     rule(
         "money, sign last",
         rf"""(?P<sign>{SIGN})?(?<![\w.,])(?:{number("low", comma=True)}{DASH})?{number("high", comma=True)}{END}
         (?P<scale>{_SCALE})?\s?(?P<currency>{_SUFFIX}){_PER_WHAT}""",
         _after,
-        _SYMBOLS + "$UEGJCRIA",
+        starts=NUMERIC,
+        when=rf"\d\s?[A-Za-z]{{0,8}}\s?{_CURRENCY}",
     ),
-    rule("cents", rf"""(?<![\w.,]){number("value")}{END}\s?¢""", _cents, "¢"),
+    rule("cents", rf"""(?<![\w.,]){number("value")}{END}\s?¢""", _cents, "¢", starts=r"\d."),
 )

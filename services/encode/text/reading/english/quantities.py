@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import regex
 
-from services.encode.text.reading.english.amounts import END, GROUPED, SIGN, amount, counts, number, sign_words
+from services.encode.text.reading.english.amounts import BLANK, END, GROUPED, SIGN, amount, counts, number, sign_words
 from services.encode.text.reading.english.fractions import FRACTION, fraction_words, is_fraction
-from services.encode.text.reading.rule import Match, rule
+from services.encode.text.reading.rule import NUMERIC, Match, rule
 from services.encode.text.reading.words import YEARS, cardinal, ordinal, spelled, year
 
 _LONGEST_UNGROUPED = 15
 _PAIRS = {"24/7": "twenty-four seven", "9/11": "nine eleven", "50/50": "fifty fifty", "20/20": "twenty twenty"}
 _SHAPES = frozenset(["16:9", "4:3", "21:9", "16:10", "9:16", "3:2", "18:9"])
+_SUFFIX = r"\d(?:[sS][tT]|[nN][dD]|[rR][dD]|[tT][hH])(?!\w)"
 _RUNS = regex.compile(r"\d+|\D")
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
 _YEAR_BEFORE = regex.compile(
@@ -123,15 +124,20 @@ def _last_resort(match: Match) -> str:
 ORDINALS = (
     rule(
         "ordinals from and to",
-        r"(?i)(?<![\w.,])(?P<first>[1-9]\d{0,5})(?:st|nd|rd|th)\s?[-–]\s?(?P<last>[1-9]\d{0,5})(?:st|nd|rd|th)(?!\w)",
+        r"(?<![\w.,])(?P<first>[1-9]\d{0,5})(?:st|nd|rd|th)\s?[-–]\s?(?P<last>[1-9]\d{0,5})(?:st|nd|rd|th)(?!\w)",
         _ordinals,
         "-–",
+        starts=r"\d",
+        when=_SUFFIX,
+        flags=regex.IGNORECASE,
     ),
     rule(
         "ordinal",
-        r"(?i)(?<![\w.,])(?P<number>\d{1,3}(?:,\d{3})+|\d+)[ ]?(?<!\s)(?:st|nd|rd|th)(?!\w)",
+        r"(?<![\w.,])(?P<number>\d{1,3}(?:,\d{3})+|\d+)[ ]?(?<!\s)(?:st|nd|rd|th)(?!\w)",
         _ordinal,
-        "tdTD",
+        starts=r"\d",
+        when=_SUFFIX,
+        flags=regex.IGNORECASE,
     ),
 )
 RULES = (
@@ -141,20 +147,37 @@ RULES = (
         |(?:(?<=\.\d+)[eE]|e)(?P<exponent>[-−+]?\d{{1,3}})|[eE](?P<exponent>[-−+]\d{{1,3}}))(?!\w|[.,]\d)""",
         _scientific,
         "eE^",
+        starts=NUMERIC,
+        when=r"\d\s?[eE×x*·^]",
     ),
-    rule("digits in groups", rf"""(?P<sign>{SIGN})?(?<!\d|\d[.,])(?P<value>{GROUPED}){END}""", _number),
-    rule("fraction", rf"(?<![\w.,/$€£-]){FRACTION}(?![\w%])", _fraction, "/"),
-    rule("ratio", r"(?<![\w:.,])\d+(?::\d+)+(?![\w:]|[.,]\d)", _ratio, ":"),
+    rule(
+        "digits in groups",
+        rf"""(?P<sign>{SIGN})?(?<!\d|\d[.,])(?P<value>{GROUPED}){END}""",
+        _number,
+        starts=NUMERIC,
+        when=rf"\d{BLANK[:-1]},.]\d\d",
+    ),
+    rule("fraction", rf"(?<![\w.,/$€£-]){FRACTION}(?![\w%])", _fraction, "/", starts=r"\d", when=r"\d/\d"),
+    rule("ratio", r"(?<![\w:.,])\d+(?::\d+)+(?![\w:]|[.,]\d)", _ratio, ":", starts=r"\d", when=r"\d:\d"),
     rule(
         "range or score",
         rf"""(?P<sign>{SIGN})?(?<![\w.,-]){number("first")}{END}(?:[-–—−]|[ ][-–—−][ ])
         {number("last")}{END}(?![\w]|-\d)""",
         _range,
         "-–—−",
+        starts=NUMERIC,
+        when=r"\d\s?[-–—−]\s?[\d.]",
     ),
-    rule("numbers in a row", r"(?<![\w.,/-])\d+(?:(?:,\d+)+|(?:/\d+)+|(?:-\d+)+)(?![\w]|[.,/-]\d)", _list, ",/-"),
-    rule("at least", r"(?<![\w.,])(?P<value>\d+)\+(?![\w])", _more, "+"),
-    rule("number", rf"""(?P<sign>{SIGN})?(?<!\d|\d[.,]){number("value")}{END}""", _number),
+    rule(
+        "numbers in a row",
+        r"(?<![\w.,/-])\d+(?:(?:,\d+)+|(?:/\d+)+|(?:-\d+)+)(?![\w]|[.,/-]\d)",
+        _list,
+        ",/-",
+        starts=r"\d",
+        when=r"\d[,/-]\d",
+    ),
+    rule("at least", r"(?<![\w.,])(?P<value>\d+)\+(?![\w])", _more, "+", starts=r"\d"),
+    rule("number", rf"""(?P<sign>{SIGN})?(?<!\d|\d[.,]){number("value")}{END}""", _number, starts=NUMERIC),
 )
 LAST_RESORT = rule("digit by digit", r"\d(?:[.,:/-]?\d)*", _last_resort)
 POWER = rule(

@@ -68,8 +68,15 @@ RULES = (
         rf"(?:{_RULERS}))[ ]{_NUMERAL}(?![\w-])",
         _ruler,
         "IVX",
+        words=_RULERS.lower().split("|"),
     ),
-    rule("numbered part", rf"(?P<before>\b(?:{_THINGS}))[ ]{_NUMERAL}(?![\w-])", _thing, "IVX"),
+    rule(
+        "numbered part",
+        rf"(?P<before>\b(?:{_THINGS}))[ ]{_NUMERAL}(?![\w-])",
+        _thing,
+        "IVX",
+        words=regex.findall("[a-z]+", _THINGS.lower()),
+    ),
     rule("century", r"\b(?P<numeral>[IVX]{1,5})(?:th)?[ ](?P<after>century|centuries)\b", _century, "IVX"),
-    rule("sequel", r"(?<=\p{Lu}\p{Ll}+[ ])(?P<numeral>X{0,2}V?II{1,2})(?![\w-])", _sequel, "I"),
+    rule("sequel", r"(?<=\p{Lu}\p{Ll}+[ ])(?P<numeral>X{0,2}V?II{1,2})(?![\w-])", _sequel, "I", when="[IVX]I"),
 )

@@ -54,9 +54,11 @@ RULES = (
     rule("number sign", r"(?:\#|№)\s?(?=\d)", lambda match: "number ", "#№"),
     rule(
         "abbreviation before a number",
-        r"(?i)\b(?P<word>pp?|vol|ch|figs?|eq|sec|art|para|approx|ca|ver|ed|nos?|tel|ext)\.:?\s?(?=\d|\(\d)",
+        r"\b(?P<word>pp?|vol|ch|figs?|eq|sec|art|para|approx|ca|ver|ed|nos?|tel|ext)\.:?\s?(?=\d|\(\d)",
         _place,
         ".",
+        when=r"\.:?\s?[\d(]",
+        flags=regex.IGNORECASE,
     ),
     rule("section sign", r"§+\s?", lambda match: "section ", "§"),
     rule("hashtag", r"(?<![\w&#])\#(?=\p{L})", lambda match: "", "#"),
@@ -88,12 +90,13 @@ ARITHMETIC = (
         _operator,
         "=+*×÷<>≤≥≠^",
     ),
-    rule("minus or divided by", r"(?<=\d)\s(?P<sign>[-−–/])\s(?=\d)", _operator, "-−–/"),
+    rule("minus or divided by", r"(?<=\d)\s(?P<sign>[-−–/])\s(?=\d)", _operator, "-−–/", when=r"\d\s[-−–/]\s\d"),
 )
 REST = (
     rule("and", r"\s?&\s?", lambda match: " and ", "&"),
     rule("at", r"(?<=\w)\s?@\s?(?=\w)|(?<!\S)@(?!\S)", lambda match: " at ", "@"),
     rule("plus", r"(?<=\w)\+(?![\w+])", lambda match: " plus", "+"),
+    rule("plus before a number", r"(?<![\w+])\+(?=\w)", lambda match: "plus ", "+"),
     rule("percent sign", r"(?<![\w%])%(?=\s\p{L})", lambda match: "percent", "%"),
     rule(
         "per",

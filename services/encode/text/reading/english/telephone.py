@@ -65,12 +65,15 @@ RULES = (
         rf"""(?<![\w+])(?P<number>\+\s?\(?\d{{1,4}}\)?(?:[\s./-]{{0,2}}\(?\d{{1,12}}\)?){{1,7}}){_EXTENSION}{_AFTER}""",
         _international,
         "+",
+        starts="+",
     ),
     rule(
         "telephone number in letters",
         r"(?<![\w-])(?:1-)?8\d\d-(?:\d{1,3}-)?[A-Z]{3,}(?:-[A-Z0-9]+)*(?![\w-])",
         _vanity,
         "8",
+        starts="18",
+        when=r"8\d\d-",
     ),
     rule(
         "telephone number",
@@ -78,12 +81,16 @@ RULES = (
         (?P<number>(?:\(\d{{2,5}}\)\s?-?|\d{{1,5}}[-./ ])(?:\d{{1,6}}[-. ]){{0,5}}\d{{2,9}})
         {_EXTENSION}{_AFTER}(?!\s?(?:%|°|€))""",
         _national,
-        "-. /(",
+        starts=r"\d(",
+        when=r"\d\)?[-. /]?\d",
     ),
     rule(
         "short telephone number",
-        r"(?i)(?:(?<=\b(?:call|dial|text|ring|phone)[ ])|(?<=\b(?:calling|dialing|dialling)[ ]))"
+        r"(?:(?<=\b(?:call|dial|text|ring|phone)[ ])|(?<=\b(?:calling|dialing|dialling)[ ]))"
         r"(?P<number>\d-\d-\d|\d{3,6})(?![\w-]|[.,:/]\d|[ ]\d{3}\b)",
         _emergency,
+        starts=r"\d",
+        flags=regex.IGNORECASE,
+        words=("call", "dial", "text", "ring", "phone", "calling", "dialing", "dialling"),
     ),
 )

@@ -6,7 +6,7 @@ import regex
 
 from services.encode.text.reading.english.amounts import DASH, END, SIGN, amount, number, sign_words
 from services.encode.text.reading.english.fractions import FRACTION, fraction_words
-from services.encode.text.reading.rule import Match, rule
+from services.encode.text.reading.rule import NUMERIC, Match, rule
 from services.encode.text.reading.words import cardinal
 
 _TABLE = """
@@ -163,44 +163,70 @@ RULES = (
         (?:(?:[xX×]|[ ][xX][ ])(?P<third>\d+(?:\.\d+)?))?(?:\s?(?P<unit>{_LENGTH_NAMES}|px)(?![\w]))?(?![\w]|\.\d)""",
         _size,
         "xX×",
+        starts=r"\d",
+        when=r"\d\s?[xX×]\s?\d",
     ),
     rule(
         "feet and inches",
         r"""(?<![\w.,])(?P<feet>\d{1,3})(?:(?<!\d\d)['′](?P<inches>\d{1,2})(?:["”″]|'')|\s?ft\.?\s(?P<inches>\d{1,2})\s?in\b\.?)""",
         _feet,
         "'′f",
+        starts=r"\d",
+        when=r"\d['′]\d|\dft|\d\sft",
     ),
     rule(
         "place",
         r"""(?<![\w.,])(?P<degrees>\d{1,3})°\s?(?P<minutes>\d{1,2})['′’]\s?(?:(?P<seconds>\d{1,2}(?:\.\d+)?)(?:["″”]|''))?""",
         _place,
         "°",
+        starts=r"\d",
     ),
     rule(
         "duration",
         r"""(?<![\w.,])(?:(?P<hour>\d+)\s?h\s?(?P<minute>\d+)\s?(?:m|min)?(?:\s?(?P<second>\d+)\s?s)?|(?P<minute>\d+)\s?m\s?(?P<second>\d+)\s?s)(?!\w)""",
         _duration,
         "hm",
+        starts=r"\d",
+        when=r"\d\s?[hm]\s?\d",
     ),
     rule(
         "percent of both",
         rf"""(?P<sign>{SIGN})?{_BOUND}{number("low", comma=True)}\s?%{DASH}{number("high", comma=True)}{END}\s?%""",
         _percent_of_both,
         "%",
+        starts=NUMERIC,
+        when=r"%\s?[-–—−]",
     ),
-    rule("percent", rf"""(?P<sign>{SIGN})?{_BOUND}{_RANGE}\s?(?P<mark>[%‰])""", _percent, "%‰"),
-    rule("degrees", rf"""(?P<sign>{SIGN})?{_BOUND}{_RANGE}\s?[°º˚](?:\s?(?P<scale>[CFK])(?!\w))?""", _degrees, "°º˚"),
-    rule("fraction with a unit", rf"""(?<![\w.,/]){FRACTION}\s?{_UNIT}(?![\w²³]){_PER}""", _fraction, "/"),
+    rule("percent", rf"""(?P<sign>{SIGN})?{_BOUND}{_RANGE}\s?(?P<mark>[%‰])""", _percent, "%‰", starts=NUMERIC),
+    rule(
+        "degrees",
+        rf"""(?P<sign>{SIGN})?{_BOUND}{_RANGE}\s?[°º˚](?:\s?(?P<scale>[CFK])(?!\w))?""",
+        _degrees,
+        "°º˚",
+        starts=NUMERIC,
+    ),
+    rule(
+        "fraction with a unit",
+        rf"""(?<![\w.,/]){FRACTION}\s?{_UNIT}(?![\w²³]){_PER}""",
+        _fraction,
+        "/",
+        starts=r"\d",
+        when=r"\d/\d",
+    ),
     rule(
         "compound with a unit",
         rf"""{_BOUND}(?P<high>\d{{1,15}})-(?P<unit>(?!(?:s|h|g|l|L|m|V|W)\b)(?:{_NAMES}))(?=\s[a-z])""",
         _compound,
         "-",
+        starts=r"\d",
+        when=r"\d-[A-Za-z]",
     ),
     rule(
         "number with a unit",
         rf"""(?P<sign>{SIGN})?{_BOUND}{_RANGE}(?P<blank>[ \u00a0\u202f\u2009]?){_UNIT}(?![\w²³'’]|-\d){_PER}""",
         _measure,
+        starts=NUMERIC,
+        when=rf"\d[ \u00a0\u202f\u2009]?(?:{_NAMES}|m|sq|cu)(?![A-Za-z])",
     ),
 )
 SQUARE = rule("area or volume", rf"(?<![\w]|\d\s)(?P<length>{_LENGTH_NAMES})(?P<power>[²³])(?!\w)", _square, "²³")

@@ -1,0 +1,98 @@
+"""`light-tts text`: shows how a text is read, by a running gateway or with a model directory."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import grpc
+import grpc.aio
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from cli.client import Access, ClientError
+from cli.console import examples, fail, out
+from lighttts.v1 import encode_pb2, text_pb2, tts_pb2_grpc
+from services.common.checkpoint.model_dir import ModelDirError, open_model_dir
+from services.common.errors import InvalidInput, from_rpc_error
+
+MAX_CHARACTERS = 1_000_000
+"""A command's own text: a file at most."""
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(
+        "text",
+        epilog=examples(
+            'text "It costs $12.75 at 3:00 PM."',
+            'text "Es sind 22 Grad." --language de',
+            'text "Zip 02134" --model-dir models/tiny',
+        ),
+    )(text)
+
+
+def text(
+    written: Annotated[str, typer.Argument(metavar="TEXT", help="The text.")],
+    language: Annotated[
+        str, typer.Option(help="Language of the text, such as en, de-DE or zh. Default: that of its letters.")
+    ] = "",
+    model_dir: Annotated[
+        Path | None, typer.Option(help="Read with this model directory, without a gateway.", exists=True)
+    ] = None,
+    server: Annotated[
+        str, typer.Option(envvar="LIGHTTTS_SERVER", help="gRPC address of the gateway: host:port or https://host:port.")
+    ] = "127.0.0.1:50050",
+) -> None:
+    """Show the sentences of a text, how they are read, and their token ids. Nothing is spoken."""
+    try:
+        if model_dir is None:
+            answer = asyncio.run(_ask(Access.of(server), text_pb2.PreviewTextRequest(text=written, language=language)))
+        else:
+            answer = read_with(model_dir, written, language)
+    except (ClientError, InvalidInput, ModelDirError) as error:
+        fail(str(error))
+    show(answer)
+
+
+def read_with(model_dir: Path, written: str, language: str) -> text_pb2.PreviewTextResponse:
+    """Read a text with a model directory. Raises InvalidInput, ModelDirError."""
+    # Here: they need the packages of the encode service, which a client of a gateway may lack.
+    from services.encode.text.frontend import TextFrontend
+    from services.encode.text.normalise import Normaliser
+    from services.encode.text.pronunciation.lexicon import NO_LEXICON
+    from services.encode.text.text_encoder import SentenceEncoder
+    from services.encode.text_request import previewed, text_request
+
+    frontend = TextFrontend(open_model_dir(model_dir), Normaliser())
+    request = text_request(encode_pb2.EncodeTextStart(language=language), NO_LEXICON, frontend)
+    encoder = SentenceEncoder(frontend, MAX_CHARACTERS, request)
+    pieces = [piece for step in (*encoder.push(written), *encoder.finish()) for piece in step]
+    warnings = [text_pb2.TextWarning(code=one.code, message=one.message) for one in encoder.warnings.take()]
+    return text_pb2.PreviewTextResponse(utterances=[previewed(frontend, piece) for piece in pieces], warnings=warnings)
+
+
+async def _ask(access: Access, request: text_pb2.PreviewTextRequest) -> text_pb2.PreviewTextResponse:
+    async with access.open() as channel:
+        call = tts_pb2_grpc.TextToSpeechStub(channel).PreviewText(request, metadata=access.metadata, timeout=30)
+        try:
+            return await call
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
+                raise ClientError(
+                    f"no gateway at {access.server}; start one with `light-tts up`, or give --model-dir"
+                ) from error
+            raise ClientError(from_rpc_error(error).message) from error
+
+
+def show(answer: text_pb2.PreviewTextResponse) -> None:
+    """Print the utterances, one in a row, and the warnings."""
+    table = Table("from", "to", "read as", "ids", box=None, pad_edge=False)
+    for one in answer.utterances:
+        reading = f"[{one.silence_seconds:g} s of silence]" if one.silence_seconds else one.reading
+        table.add_row(str(one.start), str(one.end), Text(reading), Text(" ".join(map(str, one.ids))))
+    out.print(table)
+    for warning in answer.warnings:
+        out.print(Text(f"{warning.code}: {warning.message}"))

@@ -1,0 +1,31 @@
+"""What the model would receive for a text, for its author."""
+
+from __future__ import annotations
+
+import grpc.aio
+
+from gateway.auth import ticket
+from gateway.downstream import call_with_retry
+from gateway.session.context import GatewayContext
+from gateway.session.options import check_length, checked_language, checked_lexicon
+from lighttts.v1 import encode_pb2_grpc, text_pb2
+
+
+async def preview(context: GatewayContext, request: text_pb2.PreviewTextRequest) -> text_pb2.PreviewTextResponse:
+    """Return the utterances of a text, and the warnings about it. It counts as a request of the caller.
+
+    Raises InvalidInput for a text that cannot be spoken, QuotaExceeded, Unavailable.
+    """
+    check_length(request.text, context.settings.max_text_chars)
+    checked_language(request.language)
+    checked_lexicon(request.lexicon)
+    await ticket.spend(context.quotas)
+    ticket.spent()
+    sent = text_pb2.PreviewTextRequest()
+    sent.CopyFrom(request)
+    sent.interleaved = context.settings.interleaved_text and context.voices.model.interleaved_text
+
+    async def ask(channel: grpc.aio.Channel) -> text_pb2.PreviewTextResponse:
+        return await encode_pb2_grpc.EncodeStub(channel).PreviewText(sent)
+
+    return await call_with_retry(context.encode, ask, may_repeat=lambda: True)

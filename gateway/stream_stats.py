@@ -101,6 +101,16 @@ class PlaybackStats:
         self._decode_workers.append(decode_worker)
         self._speech_tokens += speech_tokens
 
+    @property
+    def audio_seconds(self) -> float:
+        """Seconds of audio sent so far."""
+        return self._audio_seconds
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """Text tokens read and speech tokens sent so far."""
+        return self._text_tokens, self._speech_tokens
+
     def finished(self) -> tts_pb2.Finished:
         """End the stream and return its figures."""
         self.pause()

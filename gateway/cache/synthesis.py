@@ -10,8 +10,9 @@ from io import BytesIO
 from google.protobuf import proto
 
 from gateway import metrics
-from gateway.auth import ticket
+from gateway.auth import ticket, usage
 from gateway.auth.caller import current_caller
+from gateway.auth.usage import Outcome
 from gateway.cache.key import ResultKey, result_key
 from gateway.cache.shared_synthesis import SharedSynthesis
 from gateway.cache.speech_cache import SpeechCache
@@ -46,7 +47,7 @@ async def speech(
     if result is not None:
         metrics.RESULTS.labels("remembered").inc()
         ticket.spent()
-        yield _replay(result)
+        yield _counted(_replay(result), len(text))
         return
     async with contextlib.aclosing(await _join(context, speech_cache, key, options, text)) as events:
         yield events
@@ -61,7 +62,7 @@ async def _join(
     if shared is not None and shared.open:
         metrics.RESULTS.labels("shared").inc()
         ticket.spent()
-        return shared.read()
+        return _counted(shared.read(), len(text))
 
     async def speak(synthesis: SharedSynthesis) -> None:
         # The voice stays in use until the result is stored, so that a deletion meanwhile evicts the result too.
@@ -77,6 +78,23 @@ async def _join(
     metrics.RESULTS.labels("spoken").inc()
     shared = speech_cache.shared_syntheses[caller_key] = SharedSynthesis(speak, end)
     return shared.read()
+
+
+async def _counted(events: AsyncGenerator[Event], characters: int) -> AsyncGenerator[Event]:
+    """Yield the events of an answer without a session of its own, and record it as used."""
+    seconds = 0.0
+    outcome: Outcome = "cancelled"
+    try:
+        async with contextlib.aclosing(events):
+            async for event in events:
+                if isinstance(event, tts_pb2.Finished):
+                    seconds, outcome = event.audio_seconds, "finished"
+                yield event
+    except Exception:
+        outcome = "failed"
+        raise
+    finally:
+        usage.record(characters=characters, audio_seconds=seconds, outcome=outcome, cached=True)
 
 
 def _dump(events: list[Event]) -> bytes:

@@ -14,8 +14,8 @@ BURST = 100
 LINES_PER_SECOND = 10.0
 MAX_EVENTS = 1000
 """Events whose rates are kept; the least recently logged ones are dropped."""
-UNLIMITED = frozenset({"gateway.audit"})
-"""Loggers whose lines must all be written; quotas bound them."""
+UNLIMITED = frozenset({"gateway.audit", "gateway.usage"})
+"""Loggers whose lines must all be written; quotas and the work for a session bound them."""
 
 
 @dataclass

@@ -68,6 +68,23 @@ _LISTENING = Row(
     ),
 )
 
+_USAGE = Row(
+    "What API keys use",
+    tuple(
+        Panel(
+            title,
+            words,
+            unit,
+            (per_second(f"lighttts_gateway_usage_{name}_total", "key"),),
+        )
+        for title, words, unit, name in (
+            ("Sessions by key", "Admitted sessions per second, by the name of the API key.", "reqps", "requests"),
+            ("Characters by key", "Characters per second received to be spoken.", "short", "characters"),
+            ("Audio by key", "Seconds of audio delivered per second.", "short", "audio_seconds"),
+        )
+    ),
+)
+
 _ANSWERS = Row(
     "Answers to callers",
     (
@@ -149,5 +166,5 @@ BOARD = Board(
     "light-tts-user",
     "light-tts / Is the user fine?",
     "When speech begins, whether it stutters, which requests are refused.",
-    (_LISTENING, _ANSWERS),
+    (_LISTENING, _ANSWERS, _USAGE),
 )

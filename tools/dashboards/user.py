@@ -68,20 +68,29 @@ _LISTENING = Row(
     ),
 )
 
+USAGE = "lighttts_gateway_usage"
+
 _USAGE = Row(
     "What API keys use",
-    tuple(
+    (
         Panel(
-            title,
-            words,
-            unit,
-            (per_second(f"lighttts_gateway_usage_{name}_total", "key"),),
-        )
-        for title, words, unit, name in (
-            ("Sessions by key", "Admitted sessions per second, by the name of the API key.", "reqps", "requests"),
-            ("Characters by key", "Characters per second received to be spoken.", "short", "characters"),
-            ("Audio by key", "Seconds of audio delivered per second.", "short", "audio_seconds"),
-        )
+            "Sessions by key",
+            "Admitted sessions per second, by the name of the API key.",
+            "reqps",
+            (per_second(f"{USAGE}_requests_total", "key"),),
+        ),
+        Panel(
+            "Characters by key",
+            "Characters per second received to be spoken.",
+            "short",
+            (per_second(f"{USAGE}_characters_total", "key"),),
+        ),
+        Panel(
+            "Audio by key",
+            "Seconds of audio delivered per second.",
+            "short",
+            (per_second(f"{USAGE}_audio_seconds_total", "key"),),
+        ),
     ),
 )
 

@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from gateway.server import GatewayService
@@ -29,7 +30,7 @@ from tests.support.fake_stages import samples
 from tests.support.llm import metric, until
 
 ROOT = Path(__file__).parents[2]
-MINI = ROOT / "tests" / "data" / "cosyvoice2-mini"
+MINIS = [ROOT / "tests" / "data" / f"{family}-mini" for family in ("cosyvoice2", "cosyvoice3")]
 TINY = ROOT / "models" / "tiny"
 LIMIT_SECONDS = 120
 SAMPLES_PER_TOKEN = 960
@@ -39,7 +40,7 @@ QUICK: dict[str, Any] = {"port": 0, "drain_notice_seconds": 0.0}
 
 
 @asynccontextmanager
-async def stack(model_dir: Path = MINI, *, interleaved: bool = True, **llm: Any) -> AsyncIterator[Any]:
+async def stack(model_dir: Path, *, interleaved: bool = True, **llm: Any) -> AsyncIterator[Any]:
     """The real four services in this process; a stub of the gateway's API."""
     torch.set_num_threads(1)
     async with asyncio.timeout(LIMIT_SECONDS), AsyncExitStack() as opened:
@@ -76,8 +77,9 @@ TEXT = "this is a rather long text that comes word by word and does not wait for
 WORDS = [f"{word} " for word in TEXT.split()]
 
 
-async def test_speech_begins_before_the_text_ends() -> None:
-    async with stack() as tts:
+@pytest.mark.parametrize("model_dir", MINIS, ids=lambda path: path.name)
+async def test_speech_begins_before_the_text_ends(model_dir: Path) -> None:
+    async with stack(model_dir) as tts:
         call = tts.StreamingSynthesize()
         await call.write(tts_pb2.StreamingSynthesizeRequest(config=config()))
         events: list[Any] = []

@@ -129,7 +129,11 @@ class Backend(Protocol):
         """Bytes of a stream's state, including parts that it shares."""
 
     def cached_tokens(self, state: Any) -> int:
-        """The number of a stream's first tokens that need not be computed again."""
+        """The number of a stream's first tokens that need not be computed again. May be called from any thread."""
+
+    def prompt_tokens(self, voice: str, plan: ChunkPlan) -> int:
+        """The number of a voice's first prompt tokens that a new stream need not compute. May be called from any
+        thread."""
 
     def has_room(self, hops: Sequence[Hop]) -> bool:
         """Whether there is memory for the states of all these hops' streams."""
@@ -211,6 +215,7 @@ class SimulatedState:
     plan: ChunkPlan
     prompt: int
     speed: float
+    voice: str = ""
     done: int = 0
     emitted: int = 0
 
@@ -232,6 +237,8 @@ class SimulatedBackend:
         """With `recompute`, every hop costs its stream's whole history, as in backends without state."""
         self.format = replace(audio, held_frames=costs.holdback_frames)
         self._costs, self._sleep, self._recompute = costs, sleep, recompute
+        self._prompts: dict[tuple[str, ChunkPlan], int] = {}
+        """Tokens of a voice's prompt that are kept for all its streams, as the real backend does."""
 
     def check(self, spec: StreamSpec) -> None:
         check_tokens(spec.prompt_tokens.tolist(), self.format.vocab_size)
@@ -243,9 +250,9 @@ class SimulatedBackend:
     def open(self, spec: StreamSpec) -> SimulatedState:
         prompt = spec.prompt_tokens.shape[0]
         if not spec.resume:
-            return SimulatedState(spec.seed, spec.plan, prompt, spec.speed)
+            return SimulatedState(spec.seed, spec.plan, prompt, spec.speed, spec.voice)
         record = ResumeRecord.from_bytes(spec.resume)
-        return SimulatedState(record.seed, record.plan, prompt, spec.speed, emitted=record.emitted)
+        return SimulatedState(record.seed, record.plan, prompt, spec.speed, spec.voice, emitted=record.emitted)
 
     def run(self, hops: Sequence[Hop], beat: Callable[[], None]) -> list[HopAudio | Exception]:
         ratio = self.format.frames_per_token
@@ -255,13 +262,20 @@ class SimulatedBackend:
         for _ in range(self.BEATS):
             self._sleep(seconds / self.BEATS)
             beat()
+        for hop in hops:
+            self._keep_prompt(hop.state)
         return [self._emit(hop) for hop in hops]
 
     def state_bytes(self, state: SimulatedState) -> int:
         return 0
 
     def cached_tokens(self, state: SimulatedState) -> int:
-        return 0 if self._recompute else state.done
+        if self._recompute:
+            return 0
+        return state.done or self.prompt_tokens(state.voice, state.plan)
+
+    def prompt_tokens(self, voice: str, plan: ChunkPlan) -> int:
+        return self._prompts.get((voice, plan), 0)
 
     def has_room(self, hops: Sequence[Hop]) -> bool:
         return True
@@ -270,13 +284,18 @@ class SimulatedBackend:
         return 0
 
     def evict_voice(self, voice: str) -> None:
-        """Do nothing: no prompt is cached."""
+        self._prompts = {key: tokens for key, tokens in self._prompts.items() if key[0] != voice}
 
     def counts(self) -> BackendCounts:
         return BackendCounts()
 
     def warm_up(self) -> None:
         """Do nothing."""
+
+    def _keep_prompt(self, state: SimulatedState) -> None:
+        end = state.plan.boundary_at_or_before(state.prompt - self.format.lookahead_tokens)
+        if state.voice and end > 0 and not self._recompute:
+            self._prompts[state.voice, state.plan] = end
 
     def _emit(self, hop: Hop) -> HopAudio:
         state: SimulatedState = hop.state

@@ -95,10 +95,10 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
             raise EngineFull(f"{queued} sessions wait for audio, which is the queue's limit")
         if not self.limits.admission:
             return
-        new = demand(item, now, audio, self.limits)
+        new = demand(item, now, audio, self.limits, self._kept)
         why = overload(
             now,
-            [demand(stream, now, audio, self.limits) for stream in self._live],
+            [demand(stream, now, audio, self.limits, self._kept) for stream in self._live],
             new,
             self._times,
             self._extra,
@@ -147,13 +147,19 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
         with self._thread.lock:
             streams = list(self._live)
         now, audio = self._clock(), self._backend.format
-        self._ready = ready_jobs(streams, now, audio, self.limits, self._times, self._backend.cached_tokens)
+        self._ready = ready_jobs(streams, now, audio, self.limits, self._times, self._kept)
         self._batch = pick(self._ready, self._order, now, self.limits, self._times)
         self._stats = self._snapshot()
         self._step(self._batch)
         self._beat()
         self._stats = self._snapshot()
         return bool(self._batch)
+
+    def _kept(self, stream: Stream) -> int:
+        """Return the number of the stream's first tokens that need not be computed. Any thread may call it."""
+        if (state := stream.state) is not None:
+            return self._backend.cached_tokens(state)
+        return self._backend.prompt_tokens(stream.spec.voice, stream.plan)
 
     def _run_canary(self) -> None:
         run_canary(self._backend, self._beat)

@@ -19,7 +19,7 @@ LARGEST_SHARE = 0.5
 
 
 class PromptCache:
-    """Cached states of prompts by voice and chunk plan. Used by the engine's thread alone."""
+    """Cached states of prompts by voice and chunk plan. Used by the engine's thread alone, except `cached_tokens`."""
 
     def __init__(self, flow: Flow) -> None:
         self._flow = flow
@@ -36,9 +36,9 @@ class PromptCache:
         end = plan.boundary_at_or_before(prompt - self._flow.config.lookahead_tokens)
         return 0 if end % self._flow.pool.block_tokens else end
 
-    def cached_tokens(self, voice: str, stream: FlowState) -> int:
-        """Number of tokens that a stream without a state of its own need not compute."""
-        state = self._states.get((voice, stream.plan))
+    def cached_tokens(self, voice: str, plan: ChunkPlan) -> int:
+        """Number of tokens that a stream without a state of its own need not compute. Any thread may call it."""
+        state = self._states.get((voice, plan))
         return state.tokens if state is not None else 0
 
     def begin(self, voice: str, stream: FlowState, beat: Callable[[], None]) -> None:

@@ -166,11 +166,11 @@ def ready_jobs(
     audio: AudioFormat,
     limits: EngineLimits,
     times: ServiceTime,
-    kept: Callable[[Any], int],
+    kept: Callable[[Stream], int],
 ) -> list[Job]:
     """Return the hops that can run at `now`, in no particular order; set `ready_since` of each stream.
 
-    `kept(state)` returns the number of tokens that a stream's state holds.
+    `kept(stream)` returns the number of its first tokens that need not be computed.
     """
     jobs = []
     for stream in streams:
@@ -180,7 +180,7 @@ def ready_jobs(
             continue
         if stream.ready_since is None:
             stream.ready_since = max(stream.fed_at or stream.arrival, stream.advanced_at)
-        tokens = end - (0 if stream.state is None else kept(stream.state))
+        tokens = end - kept(stream)
         due = _deadline(stream, now, audio, limits)
         jobs.append(Job(stream, end, stream.ended, stream.ready_since, due, tokens, times.seconds((tokens,))))
     return jobs
@@ -200,12 +200,14 @@ def next_hop_end(stream: Stream, now: float, audio: AudioFormat) -> int | None:
     return end if end + audio.lookahead_tokens <= stream.available else None
 
 
-def demand(stream: Stream, now: float, audio: AudioFormat, limits: EngineLimits) -> Demand:
+def demand(
+    stream: Stream, now: float, audio: AudioFormat, limits: EngineLimits, kept: Callable[[Stream], int]
+) -> Demand:
     """Return the stream's demand for admission: its next hop, whether or not its tokens are known yet."""
     lead = stream.lead(now, audio.sample_rate)
     end = stream.spec.hops.hop_end(stream.plan, stream.prompt, stream.done, lead, audio.held_frames)
     hop = stream.spec.hops.sizes[0]
-    return Demand(end - stream.done, _deadline(stream, now, audio, limits), hop, not stream.spec.offline)
+    return Demand(end - kept(stream), _deadline(stream, now, audio, limits), hop, not stream.spec.offline)
 
 
 def victims(streams: Iterable[Stream], job: Job, now: float, audio: AudioFormat) -> list[Stream]:

@@ -178,9 +178,12 @@ class TorchBackend:
         return len(state.flow.kv_state.blocks) * self.flow.pool.block_bytes if state.flow.kv_state else 0
 
     def cached_tokens(self, state: TorchState) -> int:
-        if state.flow.kv_state is not None:
-            return state.flow.kv_state.tokens
-        return self.prompts.cached_tokens(state.voice, state.flow)
+        if (kept := state.flow.kv_state) is not None:
+            return kept.tokens
+        return self.prompts.cached_tokens(state.voice, state.flow.plan)
+
+    def prompt_tokens(self, voice: str, plan: ChunkPlan) -> int:
+        return self.prompts.cached_tokens(voice, plan)
 
     def has_room(self, hops: Sequence[Hop]) -> bool:
         pool = self.flow.pool

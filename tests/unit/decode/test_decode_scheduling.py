@@ -310,3 +310,21 @@ def test_two_utterances_of_a_session_take_one_place() -> None:
             engine.open(support.voice(place=Place("c")), support.Listener())
         for handle in handles:
             engine.cancel(handle)
+
+
+def test_the_simulated_backend_computes_a_voices_prompt_once() -> None:
+    slept: list[float] = []
+    costs = CostModel(batch_s=0.0, stream_s=0.0, frame_s=1.0, holdback_frames=0)
+    backend = SimulatedBackend(costs, AudioFormat(), slept.append)
+    spec = support.voice(60, voice="one")
+
+    def seconds() -> float:
+        slept.clear()
+        backend.run([Hop(backend.open(spec), support.speech(15), 75, final=True)], lambda: None)
+        return sum(slept)
+
+    assert seconds() == pytest.approx(2 * 75)
+    assert seconds() == pytest.approx(2 * (75 - 50))  # the prompt's whole chunks are kept
+    assert backend.prompt_tokens("one", spec.plan) == 50
+    backend.evict_voice("one")
+    assert seconds() == pytest.approx(2 * 75)

@@ -100,7 +100,9 @@ def decode(over: TorchBackend, utterances: list[Utterance], most_streams: int, p
         spec = support.voice(one.prompt, voice=named, plan=one.plan, hops=one.hops, offline=one.offline)
         streams.append(Stream(spec, now, spec.plan, tokens=[0] * one.tokens, ended=True))
     while streams:
-        jobs = ready_jobs(streams, now, over.format, limits, times, over.cached_tokens)
+        jobs = ready_jobs(
+            streams, now, over.format, limits, times, lambda one: over.cached_tokens(one.state) if one.state else 0
+        )
         batch = pick(jobs, deadline, now, limits, times)
         for job in batch:
             job.stream.state = job.stream.state or over.open(job.stream.spec)

@@ -64,8 +64,8 @@ faults: setup protos ## Kill, freeze and drain llm and decode workers while utte
 soak: setup protos ## Run clients of all APIs, hostile ones and faults together, and print what processes hold (MINUTES=10)
 	@$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10) $(ARGS)
 
-full-size: setup protos ## Prove the 0.5B layout: random weights, written, loaded and spoken with (4 GB disk, 6 GB memory)
-	@$(BIN)/python -m benchmarks.full_size
+full-size: setup protos ## Prove the 0.5B layout: random weights, written, loaded and spoken with (ARGS="--family cosyvoice3"; 5 GB disk, 8 GB memory)
+	@$(BIN)/python -m benchmarks.full_size $(ARGS)
 
 gpu-check: setup protos ## Check and measure everything that needs a GPU (ARGS="kernel stack"; "--device cpu --tiny" rehearses)
 	@$(BIN)/python -m benchmarks.gpu_check $(ARGS)
@@ -118,6 +118,7 @@ format: setup protos ## Format the Python code, sort its imports, and generate s
 	@$(BIN)/ruff check --select I --fix --quiet .
 	@$(BIN)/ruff format .
 	@$(BIN)/python -m tools.chart.schema helm/values.schema.json
+	@$(BIN)/python -m tools.chart.documented helm
 	@$(BIN)/python -m tools.dashboards helm/dashboards
 	@$(BIN)/python -m tools.settings_reference docs/settings.md
 	@$(BIN)/python -m tools.text_reference docs/text.md

@@ -13,6 +13,7 @@
 {{- include "light-tts.validateWorkload" (dict "root" $ "name" $name "values" (index $.Values $name)) }}
 {{- end }}
 {{- end }}
+{{- include "light-tts.validateRoutes" . }}
 {{- $gateway := .Values.gateway }}
 {{- if and $gateway.tls.existingSecret (not $gateway.tls.serverName) }}
 {{- fail "gateway.tls has a certificate without a name: set gateway.tls.serverName to a name in the certificate." }}
@@ -24,6 +25,13 @@
 {{- if and (dig $route "enabled" false $gateway) (not (dig $route "parentRefs" list $gateway)) }}
 {{- fail (printf "gateway.%s is enabled without a Gateway: set gateway.%s.parentRefs." $route $route) }}
 {{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "light-tts.validateRoutes" -}}
+{{- $gateway := .Values.gateway }}
+{{- if and $gateway.envoyGateway.enabled (not (or $gateway.httpRoute.enabled $gateway.grpcRoute.enabled)) }}
+{{- fail "gateway.envoyGateway is enabled without a route: set gateway.httpRoute.enabled or gateway.grpcRoute.enabled." }}
 {{- end }}
 {{- end }}
 

@@ -96,6 +96,7 @@ def test_a_wrong_value_is_refused_with_its_path(each_helm: Helm, setting: str, p
         ("values.yaml", ['gateway.tls.existingSecret="public"'], "gateway.tls.serverName"),
         ("values.yaml", ["gateway.ingress.enabled=true"], "gateway.ingress.hostname"),
         ("values.yaml", ["gateway.grpcRoute.enabled=true"], "gateway.grpcRoute.parentRefs"),
+        ("values.yaml", ["gateway.envoyGateway.enabled=true"], "gateway.envoyGateway is enabled without a route"),
     ],
 )
 def test_a_combination_that_cannot_work_is_refused_with_a_sentence(

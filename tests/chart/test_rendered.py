@@ -15,7 +15,7 @@ from tests.support.helm import NAMESPACE, PROFILES, VERSIONS, Helm
 pytestmark = pytest.mark.system
 
 OLDEST, NEWEST = "1.31", "1.37"
-FOREIGN = {"ScaledObject", "HTTPRoute", "GRPCRoute", "Certificate"}
+FOREIGN = {"ScaledObject", "HTTPRoute", "GRPCRoute", "BackendTrafficPolicy", "Certificate"}
 """Kinds of other projects, whose schemas are not Kubernetes' own."""
 Objects = list[dict[str, Any]]
 

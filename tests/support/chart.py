@@ -42,6 +42,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         'gateway.ingress={"enabled":true,"hostname":"tts.example","ingressClassName":"nginx","tlsSecret":"tts-cert"}',
         'gateway.httpRoute={"enabled":true,"parentRefs":[{"name":"web"}],"hostnames":["tts.example"]}',
         'gateway.grpcRoute={"enabled":true,"parentRefs":[{"name":"web"}],"hostnames":["tts.example"]}',
+        "gateway.envoyGateway.enabled=true",
         'gateway.service={"type":"LoadBalancer","loadBalancerSourceRanges":["10.0.0.0/8"],"annotations":{"lb":"internal"}}',
         'decode.autoscaling.keda={"enabled":true,"minReplicas":2,"serverAddress":"http://prometheus:9090"}',
         'decode.gpu={"resource":"nvidia.com/mig-1g.10gb","count":1}',

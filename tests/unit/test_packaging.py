@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tools.versions import package_version, with_version
+from tools.versions import changes, package_version, with_changes, with_version
 
 ROOT = Path(__file__).parents[2]
 RUN_PYTHON = re.compile(r"""\bpython\b[\s"',]*(-P[\s"',]*)?-m[\s"',]*(?:services|gateway)\b""")
@@ -52,3 +52,27 @@ def test_the_changelog_has_a_section_for_the_version() -> None:
 def test_a_new_version_is_written_into_the_chart() -> None:
     chart = 'apiVersion: v2\nname: light-tts\nversion: 0.1.0\nappVersion: "0.1.0"\nkubeVersion: ">=1.31.0-0"\n'
     assert with_version(chart, "1.20.3") == chart.replace("0.1.0", "1.20.3")
+
+
+def test_the_chart_tells_artifact_hub_about_the_version() -> None:
+    chart = (ROOT / "helm" / "Chart.yaml").read_text(encoding="utf-8")
+    version = package_version()
+    entries = changes((ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), version)
+    assert with_changes(with_version(chart, version), entries) == chart, "run: make format"
+    annotations = yaml.safe_load(chart)["annotations"]
+    assert yaml.safe_load(annotations["artifacthub.io/changes"]) == entries
+    images = {each["image"] for each in yaml.safe_load(annotations["artifacthub.io/images"])}
+    assert all(f":{version}" in image for image in images)
+
+
+def test_changes_are_the_first_sentences_of_a_version_s_section() -> None:
+    changelog = (
+        "# Changelog\n\n## 2.0.0\n\n### Changed\n\n- One `thing`\n  is new. More.\n- Two.\n\n### Fixed\n\n- Three.\n\n"
+        "## 1.0.0\n\nFirst version. It\nspeaks.\n"
+    )
+    assert changes(changelog, "2.0.0") == [
+        {"kind": "changed", "description": "One `thing` is new."},
+        {"kind": "changed", "description": "Two."},
+        {"kind": "fixed", "description": "Three."},
+    ]
+    assert changes(changelog, "1.0.0") == [{"kind": "added", "description": "First version."}]

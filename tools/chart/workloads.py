@@ -17,13 +17,16 @@ Quantity = str | int | float
 class Values(BaseModel):
     """Base class: names in camel case, unknown names rejected, descriptions from docstrings."""
 
-    model_config = ConfigDict(extra="forbid", alias_generator=to_camel, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", alias_generator=to_camel, populate_by_name=True, use_attribute_docstrings=True
+    )
 
 
 class Image(Values):
     registry: str = ""
     """Registry; global.imageRegistry overrides it."""
     repository: str = ""
+    """Path and name in the registry."""
     tag: str = ""
     """Used unchanged; empty: the chart's appVersion and the variant."""
     variant: Literal["", "cpu", "cuda"] = ""
@@ -31,6 +34,7 @@ class Image(Values):
     digest: str = Field("", pattern=r"^(sha256:[0-9a-f]{64})?$")
     """sha256:...; overrides the tag."""
     pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    """When nodes pull the image."""
 
 
 class Gpu(Values):
@@ -41,12 +45,16 @@ class Gpu(Values):
 
 
 class Resources(Values):
+    """Requests and limits as in a container."""
+
     requests: dict[str, Quantity] = {}
     limits: dict[str, Quantity] = {}
     claims: list[Object] = []
 
 
 class Toleration(Values):
+    """A taint that pods tolerate."""
+
     key: str = ""
     operator: Literal["Exists", "Equal"] = "Equal"
     value: str = ""
@@ -55,6 +63,8 @@ class Toleration(Values):
 
 
 class Affinity(Values):
+    """Affinity as in a pod."""
+
     node_affinity: Object = {}
     pod_affinity: Object = {}
     pod_anti_affinity: Object = {}
@@ -62,27 +72,42 @@ class Affinity(Values):
 
 class ServiceAccount(Values):
     create: bool = True
+    """Create the account; false uses an existing one, default without a name."""
     name: str = ""
     """Empty: derived from the release's name."""
     annotations: StringMap = {}
+    """Annotations of the account."""
 
 
 class Probe(Values):
+    """A gRPC health check by the kubelet."""
+
     enabled: bool = True
+    """Whether the kubelet probes."""
     initial_delay_seconds: int = Field(0, ge=0)
+    """Seconds from the start of the container to the first probe."""
     period_seconds: int = Field(5, ge=1)
+    """Seconds between two probes."""
     timeout_seconds: int = Field(2, ge=1)
+    """Seconds after which an unanswered probe fails."""
     failure_threshold: int = Field(3, ge=1)
+    """Failures in a row that count."""
 
 
 class ContainerPorts(Values):
+    """Ports of the container."""
+
     grpc: int = Field(50050, ge=1, le=65535)
+    """gRPC port."""
 
 
 class Pdb(Values):
+    """The PodDisruptionBudget, which limits how many pods `kubectl drain` may take at a time."""
+
     create: bool = True
     """Create a budget if there is more than one replica."""
     max_unavailable: int | str = 1
+    """Pods that may be away at a time, as a number or a percentage."""
 
 
 class UpdateStrategy(Values):
@@ -91,17 +116,25 @@ class UpdateStrategy(Values):
 
 
 class Hpa(Values):
+    """A HorizontalPodAutoscaler."""
+
     enabled: bool = False
     """Scale by the HorizontalPodAutoscaler; metrics other than CPU need helm/files/prometheus-adapter.yaml."""
     min_replicas: int = Field(1, ge=1)
+    """Fewest pods."""
     max_replicas: int = Field(4, ge=1)
+    """Most pods."""
 
 
 class Keda(Values):
+    """KEDA instead of the HorizontalPodAutoscaler; enable one of them."""
+
     enabled: bool = False
     """Scale by a ScaledObject of KEDA, which queries Prometheus itself."""
     min_replicas: int = Field(1, ge=0)
+    """Fewest pods."""
     max_replicas: int = Field(4, ge=1)
+    """Most pods."""
     server_address: str = ""
     """URL of Prometheus for KEDA: http://prometheus.monitoring:9090."""
     fallback_replicas: int = Field(0, ge=0)
@@ -114,10 +147,12 @@ class Targets(Values):
     cpu_percent: int = Field(0, ge=0)
     """Use of the CPU request, in percent; 0: no target."""
     metrics: dict[str, Quantity] = {}
-    """Metric of the pods and its target mean; e.g. lighttts_decode_streams: 12."""
+    """Metrics of the pods and the mean to keep; docs/operations.md explains the defaults."""
 
 
 class Autoscaling(Values):
+    """Scale by load; without hpa and keda, replicaCount is the number of pods."""
+
     replicas: Annotated[int, Field(ge=0)] | Literal["", "omit"] = ""
     """The number of replicas in the Deployment of an autoscaled service. Empty: the number in the cluster, or
     minReplicas at the first installation. Tools that render without a cluster (GitOps) need omit, or a number."""
@@ -131,11 +166,16 @@ class Autoscaling(Values):
 class Workload(Values):
     """The values of every service's pods."""
 
-    image: Image = Image()
     replica_count: int = Field(1, ge=0)
+    """Number of pods, unless an autoscaler sets it."""
+    image: Image = Image()
+    """Image of the service."""
+    settings: dict[str, Any] = {}
+    """Settings of the service by name; values.schema.json and docs/settings.md describe each."""
     command: list[str] = []
     """Replaces the command line, to inspect a pod."""
     extra_env_vars: list[Object] = []
+    """Additional environment variables, as in a container."""
     extra_env_vars_secret: str = Field("", alias="extraEnvVarsSecret")
     """A Secret whose keys become environment variables."""
     cpu: Quantity = ""
@@ -143,22 +183,33 @@ class Workload(Values):
     memory: Quantity = ""
     """Memory request and limit."""
     gpu: Gpu = Gpu()
+    """GPUs, as an extended resource."""
     resources: Resources = Resources()
-    """Replaces cpu, memory and gpu."""
+    """Replaces cpu, memory and gpu: requests, limits and claims."""
     runtime_class_name: str = ""
+    """RuntimeClass of the pods, nvidia on some clusters."""
     priority_class_name: str = ""
+    """PriorityClass of the pods."""
     node_selector: StringMap = {}
+    """Labels that a node must have."""
     tolerations: list[Toleration] = []
+    """Taints of nodes that the pods tolerate."""
     affinity: Affinity = Affinity()
+    """nodeAffinity, podAffinity and podAntiAffinity of the pods."""
     topology_spread_constraints: list[Object] = []
     """Replaces the default, which spreads pods over nodes and zones if possible."""
     pod_labels: StringMap = {}
+    """Additional labels of the pods."""
     pod_annotations: StringMap = {}
+    """Additional annotations of the pods."""
     service_account: ServiceAccount = ServiceAccount()
+    """ServiceAccount of the pods."""
     startup_probe: Probe = Probe()
     """Covers the loading: it may take at most failureThreshold x periodSeconds."""
-    readiness_probe: Probe = Probe()
-    liveness_probe: Probe = Probe()
+    readiness_probe: Probe = Probe(period_seconds=2)
+    """Decides whether the pod gets new calls."""
+    liveness_probe: Probe = Probe(period_seconds=10)
+    """Restarts a container whose process hangs."""
     pre_stop_seconds: int = Field(0, ge=0)
     """Sleep before SIGTERM, for load balancers that are slow to remove a pod; our own pools remove it at once."""
     termination_grace_period_seconds: int = Field(0, ge=0)
@@ -166,40 +217,60 @@ class Workload(Values):
     update_strategy: UpdateStrategy = UpdateStrategy()
     """Empty: pods with GPUs are replaced in place (without a spare GPU), others after an additional pod has started."""
     pdb: Pdb = Pdb()
+    """Created if there are two pods or more."""
     autoscaling: Autoscaling = Autoscaling()
     container_ports: ContainerPorts = ContainerPorts()
     extra_volumes: list[Object] = []
+    """Additional volumes of the pods."""
     extra_volume_mounts: list[Object] = []
+    """Additional mounts of the container."""
 
 
 class GatewayPorts(ContainerPorts):
+    """Ports of the container."""
+
     http: int = Field(8080, ge=1, le=65535)
+    """HTTP and WebSocket port."""
     cosyvoice: int = Field(0, ge=0, le=65535)
     """Port for clients of CosyVoice, over gRPC and HTTP, never with TLS. They expect 50000; 0 switches it off."""
 
 
 class ServicePorts(Values):
+    """Ports of the Service."""
+
     grpc: int = Field(50050, ge=1, le=65535)
+    """gRPC port."""
     http: int = Field(8080, ge=1, le=65535)
+    """HTTP and WebSocket port."""
     cosyvoice: int = Field(50000, ge=1, le=65535)
     """Used if containerPorts.cosyvoice is set."""
 
 
 class GatewayService(Values):
+    """The Service that applications use."""
+
     type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = "ClusterIP"
+    """ClusterIP, NodePort or LoadBalancer."""
     ports: ServicePorts = ServicePorts()
     annotations: StringMap = {}
+    """Annotations of the Service, for cloud load balancers."""
     load_balancer_source_ranges: list[str] = []
+    """Address ranges that may use a LoadBalancer."""
 
 
 class Ingress(Values):
-    """Ingress for HTTP and WebSocket."""
+    """Ingress for HTTP and WebSocket. docs/operations.md has annotations for nginx, Envoy, Istio and Traefik."""
 
     enabled: bool = False
+    """Create the Ingress."""
     ingress_class_name: str = ""
+    """Empty: the cluster's default class."""
     hostname: str = ""
+    """Host name, required."""
     path: str = "/"
+    """Prefix of the paths."""
     annotations: StringMap = {}
+    """Annotations for the ingress controller, such as the timeouts of long streams."""
     tls_secret: str = ""
     """Secret of the host's certificate; empty serves plain HTTP."""
 
@@ -208,15 +279,31 @@ class Route(Values):
     """A route of the Gateway API."""
 
     enabled: bool = False
+    """Create the route."""
     parent_refs: list[Object] = []
-    """The Gateways to attach the route to."""
+    """The Gateways to attach the route to; required."""
     hostnames: list[str] = []
+    """Host names of the route."""
     annotations: StringMap = {}
+    """Annotations of the route."""
+    timeouts: dict[Literal["request", "backendRequest"], str] = {}
+    """Timeouts of the route's rule. Gateways end streams early by default, Envoy after 15 s; 0s switches that off."""
+
+
+class EnvoyGateway(Values):
+    """Envoy Gateway's own policy, because a GRPCRoute has no timeouts in the Gateway API."""
+
+    enabled: bool = False
+    """Create a BackendTrafficPolicy for the enabled routes, so that Envoy Gateway does not end streams after 15 s."""
 
 
 class SecretKey(Values):
+    """A key of a Secret."""
+
     existing_secret: str = ""
+    """Name of the Secret; empty: none."""
     key: str = ""
+    """Key in the Secret."""
 
 
 class GatewayTls(Values):
@@ -229,34 +316,51 @@ class GatewayTls(Values):
 
 
 class Pvc(Values):
+    """A claim. It stays when the release is uninstalled."""
+
     existing_claim: str = ""
+    """A claim of your own; the chart then makes none."""
     storage_class: str = ""
-    access_modes: list[Literal["ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod"]] = []
+    """Empty: the cluster's default class."""
+    access_modes: list[Literal["ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod"]] = [
+        "ReadWriteMany"
+    ]
+    """Access modes; pods on several nodes need ReadWriteMany."""
     size: Quantity = "10Gi"
+    """Size; it can grow later, if the storage class can, but never shrink."""
     annotations: StringMap = {}
+    """Annotations of the claim."""
 
 
 class OptionalClaim(Pvc):
+    """A claim that is not used by default. It stays when the release is uninstalled."""
+
     enabled: bool = False
+    """Use the claim."""
 
 
 class GatewayWorkload(Workload):
     voices: OptionalClaim = OptionalClaim()
     """Stores the registered voices of all gateways; without it each pod keeps its own until it ends."""
-    api_keys: SecretKey = SecretKey()
+    api_keys: SecretKey = SecretKey(key="keys.yaml")
     """Secret with the file of API keys' hashes; without it the gateway accepts every client."""
     tls: GatewayTls = GatewayTls()
     container_ports: GatewayPorts = GatewayPorts()
     service: GatewayService = GatewayService()
     ingress: Ingress = Ingress()
-    http_route: Route = Route()
+    http_route: Route = Route(timeouts={"request": "0s", "backendRequest": "0s"})
+    """An HTTPRoute for HTTP and WebSocket."""
     grpc_route: Route = Route()
+    """A GRPCRoute for gRPC. The Gateway API has no timeouts for it yet: set them only if your CRD has them."""
+    envoy_gateway: EnvoyGateway = EnvoyGateway()
 
 
 class Single(Workload):
     """One pod that runs everything with `light-tts up`, instead of the four services."""
 
     enabled: bool = False
+    """Run everything in one pod; encode, llm, decode and gateway are then not installed."""
     decode_workers: int = Field(1, ge=1, le=32)
+    """Decode workers in the pod."""
     container_ports: GatewayPorts = GatewayPorts()
     service: GatewayService = GatewayService()

@@ -64,10 +64,10 @@ def read_with(model_dir: Path, written: str, language: str) -> text_pb2.PreviewT
     from services.encode.text.normalise import Normaliser
     from services.encode.text.pronunciation.lexicon import NO_LEXICON
     from services.encode.text.text_encoder import SentenceEncoder
-    from services.encode.text_request import previewed, text_request
+    from services.encode.text_request import TextRequests, previewed
 
     frontend = TextFrontend(open_model_dir(model_dir), Normaliser())
-    request = text_request(encode_pb2.EncodeTextStart(language=language), NO_LEXICON, frontend)
+    request = TextRequests(frontend).checked(encode_pb2.EncodeTextStart(language=language), NO_LEXICON)
     encoder = SentenceEncoder(frontend, MAX_CHARACTERS, request)
     pieces = [piece for step in (*encoder.push(written), *encoder.finish()) for piece in step]
     warnings = [text_pb2.TextWarning(code=one.code, message=one.message) for one in encoder.warnings.take()]

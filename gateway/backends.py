@@ -11,6 +11,7 @@ from gateway.auth.quota import LocalQuotas, Quotas
 from gateway.auth.redis_quota import SharedQuotas
 from gateway.cache.speech_cache import SpeechCache
 from gateway.cache.store import MemoryResults, RedisResults, ResultStore
+from gateway.lexicon.store import DirectoryLexicons, LexiconStore, RedisLexicons
 from gateway.redis_client import connect
 from gateway.settings import GatewaySettings
 from gateway.voices.directory_store import DirectoryStore
@@ -31,6 +32,7 @@ class Shared:
     store: VoiceStore
     consents: VoiceStore
     """Recorded consents, in the form of voices."""
+    lexicons: LexiconStore
     quotas: Quotas
     speech_cache: SpeechCache | None
     redis: Redis | None
@@ -52,18 +54,28 @@ class Shared:
 def open_shared(settings: GatewaySettings) -> Shared:
     """Create the stores; they connect at their first use. Raises StartError for settings that cannot work."""
     if settings.redis_url is None:
-        return Shared(*_directories(settings), LocalQuotas(), _speech_cache(settings, None), None)
+        return Shared(
+            *_directories(settings), _lexicons(settings, None), LocalQuotas(), _speech_cache(settings, None), None
+        )
     redis = connect(settings.redis_url.get_secret_value())
     prefix = settings.redis_prefix
     stores: tuple[VoiceStore, VoiceStore] = _directories(settings)
     if settings.voice_store == "redis":
         stores = RedisStore(redis, prefix), RedisStore(redis, f"{prefix}consents:")
-    return Shared(*stores, SharedQuotas(redis, prefix), _speech_cache(settings, redis), redis)
+    lexicons = _lexicons(settings, redis)
+    return Shared(*stores, lexicons, SharedQuotas(redis, prefix), _speech_cache(settings, redis), redis)
 
 
 def _directories(settings: GatewaySettings) -> tuple[VoiceStore, VoiceStore]:
     """Return the stores of voices and of consents. No owner's name begins with a dot."""
     return DirectoryStore(settings.voices_dir), DirectoryStore(settings.voices_dir / ".consents")
+
+
+def _lexicons(settings: GatewaySettings, redis: Redis | None) -> LexiconStore:
+    """Return the store of callers' lexicons, which is where the voices are."""
+    if redis is not None and settings.voice_store == "redis":
+        return RedisLexicons(redis, settings.redis_prefix)
+    return DirectoryLexicons(settings.voices_dir / ".lexicons")
 
 
 def _speech_cache(settings: GatewaySettings, redis: Redis | None) -> SpeechCache | None:

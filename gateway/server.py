@@ -13,6 +13,7 @@ from gateway.aliases import FOREIGN_VOICES, Aliases
 from gateway.api.cosyvoice import grpc as cosyvoice_grpc
 from gateway.api.cosyvoice.grpc import CosyVoiceServicer
 from gateway.api.http_app import create_app, create_cosyvoice_app
+from gateway.api.native.lexicon import LexiconServicer
 from gateway.api.native.speech import TextToSpeechServicer
 from gateway.api.native.voices import VoicesServicer
 from gateway.api.riva import speech as riva
@@ -22,6 +23,7 @@ from gateway.auth.authentication import Authenticator, AuthInterceptor
 from gateway.auth.keys import KeyFileError, KeyRing
 from gateway.auth.shares import Shares
 from gateway.backends import open_shared
+from gateway.lexicon.registry import LexiconRegistry
 from gateway.process.calls import FirstMessage
 from gateway.process.deadlines import with_budget
 from gateway.process.health import GatewayHealth
@@ -57,6 +59,7 @@ class GatewayService:
     rpc_services: tuple[str, ...] = (
         "lighttts.v1.TextToSpeech",
         "lighttts.v1.Voices",
+        "lighttts.v1.Lexicon",
         riva.NAME,
         cosyvoice_grpc.NAME,
     )
@@ -83,8 +86,9 @@ class GatewayService:
         uploads = Uploads(_upload_limits(settings))
         consents = ConsentRegistry(shared.consents, shared.quotas, uploads)
         registry = VoiceRegistry(shared.store, voices, shared.quotas, uploads, voice_deletion, consents)
+        lexicon = LexiconRegistry(shared.lexicons, shared.quotas, settings.max_lexicon_entries)
         self._context = GatewayContext(
-            settings, voices, encode, llm, admission, shared.quotas, registry, shared.speech_cache, clock=clock
+            settings, voices, encode, llm, admission, shared.quotas, registry, lexicon, shared.speech_cache, clock=clock
         )
         authenticator = Authenticator(_keys(settings))
         self._bodies = Shares("bytes of requests", settings.body_budget_bytes, settings.body_budget_bytes // 2)
@@ -129,6 +133,7 @@ class GatewayService:
             self._loopback_grpc_port = server.add_insecure_port("127.0.0.1:0")
         tts_pb2_grpc.add_TextToSpeechServicer_to_server(TextToSpeechServicer(self._context), server)
         tts_pb2_grpc.add_VoicesServicer_to_server(VoicesServicer(self._context), server)
+        tts_pb2_grpc.add_LexiconServicer_to_server(LexiconServicer(self._context), server)
 
     async def start(self) -> None:
         """Serve HTTP at once, because liveness must answer, then wait until the encode service responds."""

@@ -111,6 +111,8 @@ class GatewaySettings(ServiceSettings):
     """Directory of registered voices; gateways that share it share the voices. Created with the first voice."""
     max_voices: int = Field(default=1000, ge=0)
     """Most registered voices of one owner."""
+    max_lexicon_entries: int = Field(default=1000, ge=0, le=1900)
+    """Most pronunciations in the lexicon of one owner."""
     max_uploads: int = Field(default=8, ge=1)
     """Most voice uploads at once, over all callers."""
     max_uploads_per_key: int = Field(default=2, ge=1)

@@ -17,7 +17,7 @@ from gateway.api.cosyvoice import http as cosyvoice_http
 from gateway.api.lighttts import batch as lighttts_batch
 from gateway.api.lighttts import http as lighttts
 from gateway.api.lighttts import websocket as lighttts_websocket
-from gateway.api.native import preview
+from gateway.api.native import lexicon, preview
 from gateway.api.openai import consents as openai_consents
 from gateway.api.openai import models as openai_models
 from gateway.api.openai import speech as openai
@@ -31,7 +31,7 @@ from gateway.settings import GatewaySettings
 from services.common.metrics import exposition
 from services.common.single_flight import SingleFlight
 
-_TEXT_ROUTES = ("/inference_sft", "/inference_instruct", preview.PATH)
+_TEXT_ROUTES = ("/inference_sft", "/inference_instruct", preview.PATH, lexicon.PATH)
 _FORM_ROUTES = ("/inference_zero_shot", "/inference_cross_lingual", "/inference_instruct2")
 _UPLOAD_ROUTES = ("/v1/audio/voices", "/v1/audio/voice_consents")
 _JSON_ROUTES = ("/v1/audio/speech", "/synthesize_batch")
@@ -56,6 +56,7 @@ def create_app(context: GatewayContext, health: GatewayHealth, authenticator: Au
             openai_consents.router(context),
             _health(health),
             preview.router(context),
+            lexicon.router(context),
             page.router(),
         ],
     )

@@ -29,6 +29,7 @@ async def speech(
     context: GatewayContext, options: SpeechOptions, text: str, *, start_sample: int = 0
 ) -> AsyncIterator[Events]:
     """Yield the events of a session for one text, from `start_sample` on. Raises the same errors as Session."""
+    options = await context.lexicon.applied(options)
     speech_cache = context.speech_cache
     cacheable = options.seed_given or (speech_cache is not None and speech_cache.any_seed)
     if speech_cache is None or start_sample or len(text) > speech_cache.max_text_chars or not cacheable:
@@ -39,8 +40,9 @@ async def speech(
     await ticket.spend(context.quotas)
     async with context.voices.use(options.voice) as voice:
         voice_hash = voice.voice_hash
-    model = context.voices.model.model
-    generation = f"{speech_cache.generation} {model} {context.settings.interleaved_text}"
+    model = context.voices.model
+    reading = f"{context.settings.interleaved_text} {model.lexicon}"
+    generation = f"{speech_cache.generation} {model.model} {reading}"
     scope = "" if speech_cache.shared else current_caller().name
     key = result_key(text, options, voice_hash, generation, scope)
     result = await speech_cache.store.get(key)

@@ -11,6 +11,7 @@ from gateway.auth import ticket
 from gateway.auth.admission import Admission, Admitted
 from gateway.auth.quota import Quotas
 from gateway.cache.speech_cache import SpeechCache
+from gateway.lexicon.registry import LexiconRegistry
 from gateway.request_stats import RequestStats
 from gateway.settings import GatewaySettings
 from gateway.utterance.utterance import LlmClientContext
@@ -32,6 +33,7 @@ class GatewayContext:
     admission: Admission
     quotas: Quotas
     registry: VoiceRegistry
+    lexicon: LexiconRegistry
     speech_cache: SpeechCache | None = None
     request_stats: RequestStats = field(default_factory=RequestStats)
     failover_budget: FailoverBudget = field(default_factory=FailoverBudget)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 
 import grpc.aio
 
@@ -26,7 +27,7 @@ from services.encode.text.pronunciation.lexicon_file import LexiconFile
 from services.encode.text.text_encoder import InterleavedEncoder, SentenceEncoder, TextEncoder
 from services.encode.text.turns import TextThreads
 from services.encode.text_call import TextCall
-from services.encode.text_request import previewed, text_request
+from services.encode.text_request import TextRequests, previewed
 from services.encode.voice.extraction import Found, VoiceExtractorCache
 from services.encode.voice.extractor import VoiceExtractor
 from services.encode.voice.graphs import GraphOptions
@@ -38,6 +39,7 @@ class _Loaded:
     identity: str
     frontend: TextFrontend
     lexicon: LexiconFile
+    requests: TextRequests
     voices: VoiceExtractorCache
 
 
@@ -100,6 +102,7 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
             voices=loaded.voices.names,
             interleaved_text=card.text_streaming == "interleaved",
             end_of_prompt=loaded.frontend.follows_instructions,
+            lexicon=loaded.lexicon.version,
         )
 
     async def EncodeVoice(
@@ -196,7 +199,7 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
         loaded = self._loaded
         call = TextCall(
             loaded.frontend,
-            self._text_encoder(start),
+            await self._text_encoder(start),
             start,
             self._text_threads,
             self._settings.text_idle_seconds,
@@ -216,7 +219,7 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
         )
         if request.timbre_only:
             start.instruct_text = ""
-        encoder = self._text_encoder(start)
+        encoder = await self._text_encoder(start)
         metrics.TEXT_CHARACTERS.inc(len(request.text))
         answer = text_pb2.PreviewTextResponse()
         for work in (encoder.push(request.text), encoder.finish()):
@@ -228,9 +231,15 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
                 )
         return answer
 
-    def _text_encoder(self, start: encode_pb2.EncodeTextStart) -> TextEncoder:
+    async def _text_encoder(self, start: encode_pb2.EncodeTextStart) -> TextEncoder:
         loaded = self._loaded
-        request = text_request(start, loaded.lexicon.current, loaded.frontend)
+        if loaded.lexicon.due or start.lexicon:  # both may take milliseconds
+            return await self._text_threads.run(partial(self._make_encoder, loaded, start))
+        return self._make_encoder(loaded, start)
+
+    def _make_encoder(self, loaded: _Loaded, start: encode_pb2.EncodeTextStart) -> TextEncoder:
+        loaded.lexicon.refresh()
+        request = loaded.requests.checked(start, loaded.lexicon.current)
         limit = self._settings.max_text_chars
         if not start.interleaved:
             return SentenceEncoder(loaded.frontend, limit, request)
@@ -248,4 +257,4 @@ def _load(settings: EncodeSettings) -> _Loaded:
     extractor = VoiceExtractor(model, frontend, graphs=graphs)
     cache = VoiceCache(settings.cache_capacity, settings.cache_bytes)
     voices = VoiceExtractorCache(extractor, model, cache, settings.parallel, settings.max_queue)
-    return _Loaded(model, voice_identity(model), frontend, lexicon, voices)
+    return _Loaded(model, voice_identity(model), frontend, lexicon, TextRequests(frontend), voices)

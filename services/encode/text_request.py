@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+
 import regex
+from cachetools import LRUCache
 
 from lighttts.v1 import encode_pb2, lexicon_pb2, text_pb2
 from services.common.errors import InvalidInput, quoted
@@ -14,6 +17,8 @@ from services.encode.text.pronunciation.phones import Alphabet
 MAX_ENTRIES = 2000
 """Entries of one request: those of the caller's lexicon and of the request itself."""
 
+LEXICONS_IN_MEMORY = 64
+
 _LANGUAGE = regex.compile(r"[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]{1,8}){0,6}")
 _ALPHABETS: dict[int, Alphabet] = {
     lexicon_pb2.PHONETIC_ALPHABET_UNSPECIFIED: "",
@@ -24,13 +29,34 @@ _ALPHABETS: dict[int, Alphabet] = {
 _SAME_RULES = {"cmn": "zh", "yue": "yue", "iw": "he", "nb": "no", "nn": "no", "in": "id"}
 
 
-def text_request(start: encode_pb2.EncodeTextStart, lexicon: Lexicon, frontend: TextFrontend) -> TextRequest:
-    """Return the checked wishes of a call. `lexicon`: of the deployment. Raises InvalidInput."""
-    return TextRequest(
-        language=primary_subtag(start.language),
-        lexicon=lexicon.with_entries(_entries(start, frontend)),
-        timbre_only=start.HasField("instruct_text"),
-    )
+class TextRequests:
+    """Checks the requests of one checkpoint; keeps the lexicons of the last callers, which each request repeats."""
+
+    def __init__(self, frontend: TextFrontend) -> None:
+        self._frontend = frontend
+        self._layered: LRUCache[bytes, tuple[Lexicon, Lexicon]] = LRUCache(LEXICONS_IN_MEMORY)
+        self._lock = threading.Lock()
+
+    def checked(self, start: encode_pb2.EncodeTextStart, lexicon: Lexicon) -> TextRequest:
+        """Return the checked wishes of a call. `lexicon`: of the deployment. Raises InvalidInput."""
+        return TextRequest(
+            language=primary_subtag(start.language),
+            lexicon=self._lexicon(start, lexicon),
+            timbre_only=start.HasField("instruct_text"),
+        )
+
+    def _lexicon(self, start: encode_pb2.EncodeTextStart, base: Lexicon) -> Lexicon:
+        """Return the lexicon of a call over that of the deployment."""
+        if not start.lexicon:
+            return base
+        key = encode_pb2.EncodeTextStart(lexicon=start.lexicon).SerializeToString(deterministic=True)
+        with self._lock:
+            known = self._layered.get(key)
+            if known is not None and known[0] is base:
+                return known[1]
+            lexicon = base.with_entries(_entries(start, self._frontend))
+            self._layered[key] = base, lexicon
+            return lexicon
 
 
 def primary_subtag(language: str) -> str:

@@ -15,7 +15,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from lighttts.compat import riva_tts_pb2, riva_tts_pb2_grpc
-from lighttts.v1 import audio_pb2, text_pb2, tts_pb2
+from lighttts.v1 import audio_pb2, lexicon_pb2, text_pb2, tts_pb2
 from services.encode.settings import EncodeSettings
 from tests.support.fake_stages import Conversation, Rig, rig, samples
 
@@ -152,8 +152,8 @@ async def test_a_finished_sentence_is_spoken_while_the_client_is_silent() -> Non
 async def test_the_language_decides_how_numbers_are_read() -> None:
     text = "Es sind 22 Grad."
     async with stack() as r:
-        for fields in ({}, {"language": "de-DE"}, {"language": "en"}):
-            await synthesize(r, text, **fields)
+        for language in ("", "de-DE", "en"):
+            await synthesize(r, text, language=language)
         await r.http.post("/v1/audio/speech", json={"input": text, "language": "de", "seed": SEED})
         english, german, named, over_http = (bytes(str(call.ids), "ascii") for call in r.llm.calls)
         assert english == named
@@ -188,3 +188,72 @@ async def test_a_preview_shows_sentences_readings_and_ids() -> None:
         ):
             answer = await r.http.post("/v1/text/preview", json=bad)
             assert (answer.status_code, answer.json()["error"]["param"]) == (400, field), answer.text
+
+
+async def test_a_caller_s_lexicon_is_used_by_every_request() -> None:
+    async with stack() as r:
+        spoken = samples(await synthesize(r, "Ask win now."))
+        entry = {"phrase": "nguyen", "pronunciation": "win"}
+        answer = await r.http.post("/v1/lexicon", json=entry)
+        assert answer.status_code == 200, answer.text
+        assert np.array_equal(samples(await synthesize(r, "Ask Nguyen now.")), spoken)
+        assert np.array_equal(samples(await converse(r, "Ask Ngu", "yen now.")), spoken)
+        speech = {"input": "Ask Nguyen now.", "response_format": "pcm", "seed": SEED}
+        assert len((await r.http.post("/v1/audio/speech", json=speech)).content) == 2 * len(spoken)
+        own = [lexicon_pb2.LexiconEntry(phrase="Nguyen", pronunciation="noo-yen")]
+        assert not np.array_equal(samples(await synthesize(r, "Ask Nguyen now.", lexicon=own)), spoken)
+
+        listed = await r.lexicon.ListPronunciations(tts_pb2.ListPronunciationsRequest())
+        assert [(one.phrase, one.pronunciation) for one in listed.entries] == [("nguyen", "win")]
+        created = await r.lexicon.CreatePronunciation(
+            tts_pb2.CreatePronunciationRequest(
+                entry=lexicon_pb2.LexiconEntry(
+                    phrase="nguyen",
+                    pronunciation="n uw1 y eh0 n",
+                    alphabet=lexicon_pb2.PHONETIC_ALPHABET_ARPABET,
+                )
+            )
+        )
+        assert created.existed
+        (shown,) = (await r.http.get("/v1/lexicon")).json()["data"]
+        assert (shown["phrase"], shown["alphabet"]) == ("nguyen", "arpabet")
+        answer = await r.http.post("/v1/text/preview", json={"text": "Nguyen."})
+        assert answer.json()["utterances"][0]["reading"] == "noo-yehn."
+        assert (await r.http.delete("/v1/lexicon/nguyen")).json()["deleted"] is True
+        assert (await r.http.delete("/v1/lexicon/nguyen")).status_code == 404
+        assert not np.array_equal(samples(await synthesize(r, "Ask Nguyen now.")), spoken)
+        bad = await r.http.post("/v1/lexicon", json=entry | {"alphabet": "ipa", "pronunciation": "☃"})
+        assert (bad.status_code, bad.json()["error"]["param"]) == (400, "pronunciation")
+        many = [lexicon_pb2.LexiconEntry(phrase=f"word{n}", pronunciation="x") for n in range(101)]
+        with pytest.raises(grpc.aio.AioRpcError, match="at most 100"):
+            await synthesize(r, "Hello.", lexicon=many)
+
+
+async def test_a_changed_lexicon_is_not_answered_from_the_result_cache() -> None:
+    async with stack(result_cache="memory") as r:
+        first = samples(await synthesize(r, "Ask Nguyen now."))
+        await r.http.post("/v1/lexicon", json={"phrase": "nguyen", "pronunciation": "win"})
+        second = samples(await synthesize(r, "Ask Nguyen now."))
+        assert not np.array_equal(first, second)
+        assert np.array_equal(samples(await synthesize(r, "Ask Nguyen now.")), second)
+        assert len(r.llm.calls) == 2
+
+
+async def test_riva_s_dictionary_is_a_lexicon() -> None:
+    async with stack() as r:
+        riva = riva_tts_pb2_grpc.RivaSpeechSynthesisStub(r.channel)
+
+        async def ids(dictionary: str) -> list[int]:
+            request = riva_tts_pb2.SynthesizeSpeechRequest(
+                text="A tomato.", language_code="en-US", sample_rate_hz=RATE, custom_dictionary=dictionary
+            )
+            await riva.Synthesize(request)
+            return r.llm.calls[-1].ids
+
+        plain = await ids("")
+        phones = await ids("tomato  təˈmeɪtoʊ,potato  pəˈteɪtoʊ")
+        assert phones == await ids("tomato  {@T}{@AH0}{@M}{@EY1}{@T}{@OW0}")
+        assert phones != plain
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await ids("tomato  ☃")
+        assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT

@@ -258,6 +258,10 @@ class Rig:
         return tts_pb2_grpc.TextToSpeechStub(self.channel)
 
     @property
+    def lexicon(self) -> tts_pb2_grpc.LexiconAsyncStub:
+        return tts_pb2_grpc.LexiconStub(self.channel)
+
+    @property
     def voices(self) -> tts_pb2_grpc.VoicesAsyncStub:
         return tts_pb2_grpc.VoicesStub(self.channel)
 

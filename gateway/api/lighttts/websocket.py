@@ -81,6 +81,7 @@ async def _converse(context: GatewayContext, websocket: WebSocket, bodies: Share
 
 
 async def _speak(context: GatewayContext, websocket: WebSocket, options: SpeechOptions) -> None:
+    options = await context.lexicon.applied(options)
     inputs: ClosableQueue[Input] = ClosableQueue(FRAMES_AHEAD)
     async with tasks.group() as group:
         receiving = group.create_task(_receive_frames(websocket, inputs))

@@ -10,18 +10,13 @@ from pydantic import AliasChoices, BaseModel, Field
 from gateway.api.common.errors import OPENAI_ERRORS
 from gateway.api.common.fields import named_as
 from gateway.api.common.json_body import JsonFields, JsonRoute
+from gateway.lexicon.record import ALPHABETS
 from gateway.preview import preview
 from gateway.session.context import GatewayContext
 from lighttts.v1 import lexicon_pb2, text_pb2
 
 PATH = "/v1/text/preview"
 Alphabet = Literal["", "ipa", "arpabet", "pinyin"]
-ALPHABETS: dict[str, lexicon_pb2.PhoneticAlphabet.ValueType] = {
-    "": lexicon_pb2.PHONETIC_ALPHABET_UNSPECIFIED,
-    "ipa": lexicon_pb2.PHONETIC_ALPHABET_IPA,
-    "arpabet": lexicon_pb2.PHONETIC_ALPHABET_ARPABET,
-    "pinyin": lexicon_pb2.PHONETIC_ALPHABET_PINYIN,
-}
 FIELDS = {"text": "text", "language": "language", "lexicon": "lexicon", "phrase": "lexicon", "pronunciation": "lexicon"}
 
 

@@ -54,6 +54,7 @@ class TextToSpeechServicer(tts_pb2_grpc.TextToSpeechServicer):
         with metrics.count_errors(API):
             config = await _config(request_iterator)
             options = speech_options(self._context, config)
+            options = await self._context.lexicon.applied(options)
             inputs = _inputs(request_iterator)
             async with Session(self._context, options, inputs, conversation=True) as session:
                 async for event in session:

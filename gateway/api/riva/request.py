@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from gateway.api.common.audio_upload import A_LAW, MU_LAW, PCM, as_wav, is_file
 from gateway.audio.formats import ENCODINGS, MIN_RATE
 from lighttts.compat import riva_common_pb2, riva_tts_pb2
-from lighttts.v1 import audio_pb2, tts_pb2
+from lighttts.v1 import audio_pb2, lexicon_pb2, tts_pb2
 from services.common.errors import InvalidInput, listed, quoted
 
 VOICE_FAMILY = "lighttts"
@@ -22,6 +23,9 @@ FIELDS = {
     "language_code": "language_code",
     "language": "language_code",
     "custom_dictionary": "custom_dictionary",
+    "lexicon": "custom_dictionary",
+    "phrase": "custom_dictionary",
+    "pronunciation": "custom_dictionary",
     "custom_configuration": "custom_configuration",
     "enable_word_time_offsets": "enable_word_time_offsets",
     "rate": "zero_shot_data.sample_rate_hz",
@@ -42,6 +46,7 @@ _BARE_PROMPTS = {
     riva_common_pb2.MULAW: MU_LAW,
     riva_common_pb2.ALAW: A_LAW,
 }
+_ARPABET = re.compile(r"\{@([A-Za-z]{1,2}[0-2]?)\}")
 _CONFIGURATION = ("seed", "speed", "style")
 
 
@@ -77,15 +82,12 @@ def to_synthesis_config(
             "times of words are not supported; leave enable_word_time_offsets unset", field="enable_word_time_offsets"
         )
     _check_language(request.language_code, tuple(languages))
-    if request.custom_dictionary:
-        raise InvalidInput(
-            "custom dictionaries are not supported; spell the words as they are spoken", field="custom_dictionary"
-        )
     if request.encoding not in _ENCODINGS:
         known = ", ".join(riva_common_pb2.AudioEncoding.Name(number) for number in _ENCODINGS)
         raise InvalidInput(f"unknown encoding; use one of {known}", field="encoding")
     config = _configured(dict(request.custom_configuration))
     config.language = request.language_code
+    config.lexicon.extend(_dictionary(request.custom_dictionary))
     config.audio.encoding = _ENCODINGS[request.encoding]
     config.audio.sample_rate, notes = _rate(config.audio.encoding, request.sample_rate_hz)
     if request.HasField("zero_shot_data"):
@@ -109,6 +111,31 @@ def _check_language(code: str, languages: tuple[str, ...]) -> None:
     """Raise InvalidInput for a language of another model. en also serves en-US; a model without a list serves all."""
     if code and languages and code.partition("-")[0].lower() not in {name.partition("-")[0] for name in languages}:
         raise InvalidInput(f"the model does not speak {quoted(code)} but {listed(languages)}", field="language_code")
+
+
+def _dictionary(text: str) -> list[lexicon_pb2.LexiconEntry]:
+    """Return Riva's dictionary, `word  phones,word  phones`, with two blanks between word and phones.
+
+    Phones are IPA; ARPAbet is in braces, `{@T}{@AH0}`.
+    """
+    entries = []
+    for pair in filter(str.strip, text.split(",")):
+        phrase, blanks, phones = pair.strip().partition("  ")
+        if not blanks or not phones.strip():
+            raise InvalidInput(
+                f"the entry {quoted(pair.strip())} lacks phones; send word, two blanks, phones, with commas between"
+                " the entries",
+                field="custom_dictionary",
+            )
+        arpabet = _ARPABET.findall(phones)
+        entries.append(
+            lexicon_pb2.LexiconEntry(
+                phrase=phrase.strip(),
+                pronunciation=" ".join(arpabet) or phones.strip(),
+                alphabet=lexicon_pb2.PHONETIC_ALPHABET_ARPABET if arpabet else lexicon_pb2.PHONETIC_ALPHABET_IPA,
+            )
+        )
+    return entries
 
 
 def _configured(entries: dict[str, str]) -> tts_pb2.SynthesisConfig:

@@ -70,7 +70,7 @@ class RivaServicer(riva_tts_pb2_grpc.RivaSpeechSynthesisServicer):
             place, notes = new_place(), WarningTrailers(context)
             while request is not None:
                 stretch = _Stretch(request, request_iterator)
-                options = self._options(request)
+                options = await self._context.lexicon.applied(self._options(request))
                 async with Session(self._context, options, stretch.inputs(), place=place) as session:
                     async for event in session:
                         notes.take(event)

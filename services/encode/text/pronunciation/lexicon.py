@@ -14,8 +14,9 @@ from services.encode.text.protected import outside_protected
 LONGEST_PHRASE = 100
 LONGEST_PRONUNCIATION = 200
 
-_SPACED = regex.compile(r"[\p{L}\p{N}--\p{Han}\p{Hiragana}\p{Katakana}]", regex.V1)
+_SPACED = r"[\p{L}\p{N}--[\p{Han}\p{Hiragana}\p{Katakana}]]"
 """Characters of scripts that separate words by blanks."""
+_SPACED_RUN = regex.compile(rf"{_SPACED}+", regex.V1)
 
 
 @dataclass(frozen=True)
@@ -38,58 +39,94 @@ class Entry:
 
 
 class Lexicon:
-    """Finds phrases as whole words; of several the longest. Immutable, thread-safe.
+    """Finds phrases as whole words; of several that begin at one place the longest. Immutable, thread-safe.
 
-    A phrase in lower case is found in any case, a phrase with a capital only as written.
+    A phrase in lower case is found in any case, a phrase with a capital only as written. Phrases are looked up by their
+    first word, so a lexicon of thousands costs a text no more than a small one.
     """
 
-    def __init__(self, entries: Iterable[Entry] = ()) -> None:
-        """Of entries with the same phrase the last one counts."""
-        self._entries = {_key(entry.phrase): entry for entry in entries}
-        self._pattern = _pattern(self._entries)
+    def __init__(self, entries: Iterable[Entry] = (), base: Lexicon | None = None) -> None:
+        """Of entries that find the same text the last one counts. `base`: further entries, which these ones precede."""
+        self._base = base
+        phrases = {" ".join(entry.phrase.split()): entry for entry in entries}
+        self._by_start: dict[str, list[tuple[_Lazy, Entry]]] = {}
+        self._size = len(phrases) + (len(base) if base is not None else 0)
+        for phrase in sorted(list(phrases)[::-1], key=len, reverse=True):  # of equal length the last one first
+            self._by_start.setdefault(_start(phrase), []).append((_Lazy(phrase), phrases[phrase]))
+        firsts = {start for start in self._starts() if _SPACED_RUN.match(start) is None}
+        symbols = f"|[{regex.escape(''.join(sorted(firsts)))}]" if firsts else ""
+        self._places = regex.compile(_SPACED_RUN.pattern + symbols, regex.V1) if self._size else None
 
     def with_entries(self, entries: Iterable[Entry]) -> Lexicon:
         """Return a lexicon with further entries, which win over those of this one."""
         new = tuple(entries)
-        return Lexicon((*self._entries.values(), *new)) if new else self
+        return Lexicon(new, self) if new else self
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return self._size
 
     def applied(self, text: str, pronouncer: Pronouncer, warnings: Warnings) -> str:
         """Return `text` with every phrase replaced by text that is pronounced as its entry says."""
-        pattern = self._pattern
-        if pattern is None:
+        if self._places is None:
             return text
+        return outside_protected(text, lambda part: self._applied(part, pronouncer, warnings))
 
-        def spoken(match: regex.Match[str]) -> str:
-            return self._spoken(match.group(), pronouncer, warnings)
+    def _applied(self, text: str, pronouncer: Pronouncer, warnings: Warnings) -> str:
+        parts: list[str] = []
+        done = 0
+        places = self._places.finditer(text) if self._places is not None else ()
+        for place in places:
+            if place.start() < done:
+                continue
+            found = self._find(text, place.start(), place.group().lower())
+            if found is None:
+                continue
+            end, entry = found
+            written = pronouncer.written(entry.pronunciation, entry.alphabet, warnings)
+            if written is not None:
+                parts += (text[done : place.start()], written)
+                done = end
+        return "".join((*parts, text[done:])) if parts else text
 
-        return outside_protected(text, lambda part: pattern.sub(spoken, part))
+    def _find(self, text: str, start: int, key: str) -> tuple[int, Entry] | None:
+        """Return the end and the entry of the longest phrase at `start`; of equal ones that of the upper layer."""
+        found = self._base._find(text, start, key) if self._base is not None else None
+        for phrase, entry in self._by_start.get(key, ()):
+            end = phrase.end(text, start)
+            if end is not None:
+                return (end, entry) if found is None or end >= found[0] else found
+        return found
 
-    def _spoken(self, found: str, pronouncer: Pronouncer, warnings: Warnings) -> str:
-        key = " ".join(found.split())
-        entry = self._entries.get(key) or self._entries.get(key.lower()) or self._entries.get(key.casefold())
-        if entry is None:  # a letter whose cases differ in length
-            return found
-        written = pronouncer.written(entry.pronunciation, entry.alphabet, warnings)
-        return found if written is None else written
-
-
-def _key(phrase: str) -> str:
-    return " ".join(phrase.split())
+    def _starts(self) -> set[str]:
+        return set(self._by_start) | (self._base._starts() if self._base is not None else set())
 
 
-def _pattern(phrases: Iterable[str]) -> regex.Pattern[str] | None:
-    parts = [_part(phrase) for phrase in sorted(phrases, key=len, reverse=True)]
-    return regex.compile("|".join(parts)) if parts else None
+class _Lazy:
+    """A phrase, whose pattern is compiled when its first word is seen."""
+
+    def __init__(self, phrase: str) -> None:
+        self._phrase = phrase
+        self._pattern: regex.Pattern[str] | None = None
+
+    def end(self, text: str, start: int) -> int | None:
+        """Return the end of the phrase if it is at `start`."""
+        if self._pattern is None:
+            self._pattern = _compiled(self._phrase)
+        match = self._pattern.match(text, start)
+        return None if match is None else match.end()
 
 
-def _part(phrase: str) -> str:
+def _start(phrase: str) -> str:
+    """Return the first word in lower case, or the first character where words are not separated by blanks."""
+    run = _SPACED_RUN.match(phrase)
+    return run.group().lower() if run is not None else phrase[0]
+
+
+def _compiled(phrase: str) -> regex.Pattern[str]:
     words = r"\s+".join(map(regex.escape, phrase.split()))
-    before = r"(?<![\p{L}\p{N}])" if _SPACED.match(phrase[0]) else ""
-    after = r"(?![\p{L}\p{N}])" if _SPACED.match(phrase[-1]) else ""
-    return f"{before}(?i:{words}){after}" if phrase == phrase.lower() else f"{before}{words}{after}"
+    after = rf"(?!{_SPACED})" if regex.match(_SPACED, phrase[-1], regex.V1) else ""
+    flags = regex.V1 | (regex.IGNORECASE if phrase == phrase.lower() else 0)
+    return regex.compile(f"{words}{after}", flags)
 
 
 NO_LEXICON = Lexicon()

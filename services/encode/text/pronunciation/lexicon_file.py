@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import threading
@@ -35,6 +36,7 @@ class LexiconFile:
         self._clock = clock
         self._lock = threading.Lock()
         self._lexicon = NO_LEXICON
+        self._digest = ""
         self._version: tuple[int, int] | None = None
         self._looked_at = clock()
         if path is not None:
@@ -45,18 +47,30 @@ class LexiconFile:
 
     @property
     def current(self) -> Lexicon:
-        """The content of the file, at most CHECK_SECONDS old."""
+        """The content of the file at the last look at it."""
+        return self._lexicon
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to look at the file again."""
+        return self._path is not None and self._clock() - self._looked_at >= CHECK_SECONDS
+
+    def refresh(self) -> None:
+        """Read the file again if it has changed since; call it where blocking is allowed."""
         path = self._path
-        if path is None:
-            return NO_LEXICON
         with self._lock:
-            if self._clock() - self._looked_at >= CHECK_SECONDS:
-                self._looked_at = self._clock()
-                try:
-                    self._read(path)
-                except (OSError, ValueError) as error:
-                    _LOG.warning("the lexicon %s cannot be read again, the last content stays: %s", path, error)
-            return self._lexicon
+            if path is None or not self.due:
+                return
+            self._looked_at = self._clock()
+            try:
+                self._read(path)
+            except (OSError, ValueError) as error:
+                _LOG.warning("the lexicon %s cannot be read again, the last content stays: %s", path, error)
+
+    @property
+    def version(self) -> str:
+        """Hash (hex) of the content; empty without a file."""
+        return self._digest
 
     def _read(self, path: Path) -> None:
         status = path.stat()
@@ -66,7 +80,9 @@ class LexiconFile:
         self._version = version
         if status.st_size > MAX_BYTES:
             raise ValueError(f"it has {status.st_size} bytes; at most {MAX_BYTES} are allowed")
-        self._lexicon = Lexicon(_entries(json.loads(path.read_text(encoding="utf-8")), self._pronouncer))
+        content = path.read_bytes()
+        self._lexicon = Lexicon(_entries(json.loads(content), self._pronouncer))
+        self._digest = hashlib.sha256(content).hexdigest()[:16]
         _LOG.info("read the lexicon %s: %d entries", path, len(self._lexicon))
 
 

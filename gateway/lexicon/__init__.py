@@ -1,0 +1,1 @@
+"""Callers' lexicons: how their phrases are pronounced."""

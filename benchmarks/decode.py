@@ -36,6 +36,7 @@ from services.decode.engine.hops import HopPolicy
 from services.decode.engine.state import StreamSpec
 from services.decode.engine.torch_backend import Precision, TorchBackend, TorchState
 from services.decode.estimators.compiled import use_programs
+from services.decode.flow.estimator import EstimatorNetwork
 from services.decode.flow.programs import CudaGraphs
 
 CHUNK = HopPolicy().sizes[0]
@@ -260,7 +261,22 @@ def hop_weight_bytes(backend: TorchBackend) -> int:
     """Return the bytes of weights that one batch reads: the estimator's at every Euler step, all others once."""
     flow, vocoder = backend.flow, backend.vocoder
     once = weight_bytes(flow.front, vocoder.generator, vocoder.pitch, vocoder.source)
-    return once + flow.solver.steps * weight_bytes(flow.estimator)
+    return once + flow.solver.steps * (weight_bytes(flow.estimator) - time_weight_bytes(flow.estimator))
+
+
+def time_weight_bytes(network: EstimatorNetwork) -> int:
+    """Return the bytes of weights that give the time terms: computed once at the start, and read by no hop."""
+    used: list[torch.nn.Module] = []
+    hooks = [
+        module.register_forward_pre_hook(lambda module, _: used.append(module))
+        for module in network.modules()
+        if not list(module.children())
+    ]
+    with torch.inference_mode():
+        network.time_terms(torch.zeros(1, device=next(network.parameters()).device))
+    for hook in hooks:
+        hook.remove()
+    return weight_bytes(*used)
 
 
 if __name__ == "__main__":

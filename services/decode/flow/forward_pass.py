@@ -39,7 +39,7 @@ class ForwardContext(Protocol):
         `layer` numbers the attention layers of a network. k and v are stored as they are, so a rotation by position is
         applied before, once. Row r of the result is softmax(q_r · K / sqrt(d)) · V over the absolute positions that
         the chunk mask lets r see, all of them of r's own stream and guidance row. Rows of padding are finite and
-        otherwise undefined. The reference is `F.scaled_dot_product_attention` over gathered blocks, as in `Pass`.
+        otherwise undefined. `block_attention` has the interface of a kernel over the cache's blocks.
         """
 
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from services.decode.flow.block_attention import Batch, MakeAttention, PlainAttention
 from services.decode.flow.estimator import EstimatorNetwork
 from services.decode.flow.kv_cache import KvCache, KvState
 from services.decode.flow.solver import Solver, Start
@@ -64,6 +64,7 @@ class EulerProgram:
         frames_per_token: int,
         shape: Shape,
         room: Tensor,
+        attention: MakeAttention = PlainAttention,
     ) -> None:
         """`network` is the solver's estimator, `cache` its cache.
 
@@ -71,6 +72,7 @@ class EulerProgram:
         """
         self.shape = shape
         self._solver, self._network, self._cache, self._ratio = solver, network, cache, frames_per_token
+        self._attention = attention
         like = solver.noise(0, 1)
         mel, frames = like.shape[1], shape.streams * shape.frames
         inputs = room[frames * mel : frames * (mel + solver.rows * solver.inputs)]
@@ -105,7 +107,8 @@ class EulerProgram:
         return self._x[:streams, :frames].clone()
 
     def _run(self) -> None:
-        around = _FixedContext(self._cache, self._table, self._step, self.shape, self._solver.estimator.dtype)
+        dtype = self._solver.estimator.dtype
+        around = _FixedContext(self._cache, self._table, self._step, self.shape, dtype, self._attention)
         terms = self._terms.index_select(0, self._step)[0]
         x = self._solver.put(self._x, self._inputs)
         velocity = self._network(x, [term[:, None] for term in terms.unbind(1)], around)
@@ -133,27 +136,22 @@ class EulerProgram:
 class _FixedContext:
     """The forward context of a program: every index is computed from its table, on the device."""
 
-    def __init__(self, cache: KvCache, table: Tensor, step: Tensor, shape: Shape, dtype: torch.dtype) -> None:
-        self._cache, self._shape = cache, shape
-        layout, size = cache.layout, cache.layout.positions
+    def __init__(
+        self,
+        cache: KvCache,
+        table: Tensor,
+        step: Tensor,
+        shape: Shape,
+        dtype: torch.dtype,
+        make_attention: MakeAttention,
+    ) -> None:
+        self._cache, layout = cache, cache.layout
         start, self._length, before, after = table[:, :_BLOCKS, None].unbind(1)
         blocks, ends = table[:, _BLOCKS : _BLOCKS + shape.blocks], table[:, _BLOCKS + shape.blocks :]
-        frame = torch.arange(shape.frames, device=table.device)
-        position = start + frame
-        self._positions = position.repeat(layout.rows, 1)
-        block = blocks.gather(1, (position // size).clamp(max=shape.blocks - 1))
-        place = (block * size + position % size).masked_fill_(frame >= self._length, (cache.blocks - 1) * size)
-        # One row of indices per layer, for keys and values of every guidance row: counted over the whole cache.
-        layer = torch.arange(layout.layers, device=table.device)
-        plane = torch.arange(2 * layout.rows, device=table.device)
-        first = ((step * layout.layers + layer)[:, None] * 2 * layout.rows + plane)[:, :, None] * cache.blocks
-        self._places = (first * size + place.flatten()).flatten(1)
-        self._blocks = (first + blocks.flatten()).flatten(1)
-        slot = (step * layout.rows + plane[: layout.rows])[:, None] * cache.slots
+        self._attention = make_attention(cache, Batch(step, start, self._length, ends, blocks), dtype)
+        self._positions = (start + torch.arange(shape.frames, device=table.device)).repeat(layout.rows, 1)
+        slot = (step * layout.rows + torch.arange(layout.rows, device=table.device))[:, None] * cache.slots
         self._before, self._after = ((slot + one.flatten()).flatten() for one in (before, after))
-        seen = torch.arange(shape.blocks * size, device=table.device) < ends[:, :, None]
-        mask = torch.zeros(seen.shape, dtype=dtype, device=table.device).masked_fill_(~seen, float("-inf"))
-        self._mask = mask.repeat(layout.rows, 1, 1)[:, None]
 
     def positions(self, x: Tensor) -> Tensor:
         """Like `Pass.positions`."""
@@ -169,9 +167,4 @@ class _FixedContext:
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Like `Pass.attend`."""
-        heads, width = k.shape[2:]
-        self._cache.write_flat(self._places[layer], torch.stack((k, v)).view(-1, heads * width))
-        kept = self._cache.read_flat(self._blocks[layer], k.dtype)
-        keys, values = kept.view(2, k.shape[0], -1, heads, width).transpose(2, 3)
-        out = F.scaled_dot_product_attention(q.transpose(1, 2), keys, values, attn_mask=self._mask)
-        return out.transpose(1, 2).flatten(2)
+        return self._attention(layer, q, k, v)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
+from services.decode.flow.block_attention import MakeAttention, PlainAttention
 from services.decode.flow.estimator import EstimatorNetwork
 from services.decode.flow.kv_cache import KvCache
 from services.decode.flow.program import EulerProgram, Record, Shape, scratch
@@ -90,13 +91,14 @@ class Programs:
         *,
         most_streams: int,
         record: Record | None = None,
+        attention: MakeAttention = PlainAttention,
     ) -> None:
         """`record` makes a program's step fast; without it, programs run as ordinary operations."""
         self.shapes = Shapes(most_streams, cache.layout.positions)
         self.unprepared = 0
         """Number of batches that had no program."""
         self._parts = (solver, network, cache, frames_per_token)
-        self._record = record
+        self._record, self._attention = record, attention
         self._prepared: dict[Shape, EulerProgram] = {}
         self._reported: set[Shape | None] = set()
 
@@ -112,7 +114,7 @@ class Programs:
         lack = ""
         room = scratch(self._parts[0], shapes)
         for shape in shapes:
-            program = EulerProgram(*self._parts, shape, room)
+            program = EulerProgram(*self._parts, shape, room, self._attention)
             try:
                 if self._record is not None:
                     program.record(self._record)

@@ -16,7 +16,10 @@ from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.decode.engine.backends import Hop, HopAudio
 from services.decode.engine.torch_backend import Precision, TorchBackend
 from services.decode.estimators.compiled import compile_estimator, probe_mel, use_programs
+from services.decode.flow.block_attention import Batch, PlainAttention
+from services.decode.flow.kv_cache import KvCache
 from services.decode.flow.model import Flow, FlowHop, FlowState
+from services.decode.flow.programs import Programs
 from tests.unit.decode import decode_support as support
 
 SAME = 1e-5
@@ -170,6 +173,38 @@ def test_a_record_that_computes_something_else_is_refused(flow: Flow) -> None:
         use_programs(flow, STREAMS, fail_later)
     assert flow.programs is None
     assert torch.equal(probe_mel(flow), plain)
+
+
+def test_another_attention_over_the_blocks_replaces_the_reference() -> None:
+    """One that reads each stream's blocks by itself: new frames see what lies before their end, and nothing else."""
+
+    class ByStream:
+        def __init__(self, cache: KvCache, batch: Batch, dtype: torch.dtype) -> None:
+            self._store, self._cache, self._batch = PlainAttention(cache, batch, dtype), cache, batch
+
+        def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            self._store(layer, q, k, v)
+            batch, out = self._batch, q.new_zeros(*q.shape[:2], q.shape[2] * q.shape[3])
+            for row in range(q.shape[0]):
+                guidance, stream = divmod(row, batch.blocks.shape[0])
+                kept = self._cache.read(int(batch.step), layer, batch.blocks[stream], q.dtype)[:, guidance]
+                for n in range(int(batch.lengths[stream])):
+                    keys, values = kept[:, : int(batch.ends[stream, n])].unflatten(-1, (q.shape[2], -1)).unbind()
+                    weights = torch.einsum("hd,khd->hk", q[row, n], keys) / q.shape[3] ** 0.5
+                    out[row, n] = torch.einsum("hk,khd->hd", weights.softmax(-1), values).flatten()
+            return out
+
+    over = backend(family="cosyvoice3")
+    turns: list[list[int | None]] = [[25, None], [25, 25]]
+    expected = mels(over, [(30, 25), (20, 40)], turns)
+    flow = over.flow
+    programs = Programs(
+        flow.solver, flow.estimator, flow.pool.caches["estimator"], 2, most_streams=2, attention=ByStream
+    )
+    programs.prepare()
+    flow.programs = programs
+    assert difference(mels(over, [(30, 25), (20, 40)], turns), expected) <= SAME
+    assert programs.unprepared == 0
 
 
 def test_a_compiler_that_fails_or_gives_another_result_is_not_used(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:

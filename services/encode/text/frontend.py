@@ -71,7 +71,10 @@ class TextFrontend:
         text = clean(sentence) if self._cleaning else sentence
         text = self.pronouncer.with_phones(lexicon.applied(text, self.pronouncer, warnings), warnings)
         # What was left out leaves the blanks around it.
-        text = _LOOSE_MARK.sub("", _BLANKS.sub(" ", self.sounds.guarded(text))).strip()
+        text = self.sounds.guarded(text)
+        if "  " in text:
+            text = _BLANKS.sub(" ", text)
+        text = _LOOSE_MARK.sub("", text).strip()
         return self.normaliser(text, language)
 
     def plain_characters(self, item: Text) -> list[Text]:

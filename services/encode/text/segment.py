@@ -41,6 +41,7 @@ class Segmenter:
         self._offset = 0  # of self._text in the whole text
         self._scanned = 0  # no sentence ends before this place in self._text
         self._line = ""  # the beginning of the current line that earlier sentences contain
+        self._line_from = 0  # where the current line begins in self._text, or 0
         self._wrapped = False  # a line end in self._text[: self._scanned] is inside a paragraph
         self._units: list[tuple[int, int]] = []  # links, tags and brackets in self._text
 
@@ -97,6 +98,9 @@ class Segmenter:
     def _after_marks(self, place: int, *, final: bool) -> tuple[int | None, int | None]:
         """Return the end of the sentence or None, and where to look further; None if later text decides."""
         text = self._text
+        following = text[place + 1 : place + 2]
+        if following == " " and text[place] in ".?!" and not self._in_table_row():  # by far the most frequent case
+            return self._after_full_stop(place, final=final) if text[place] == "." else (place + 1, None)
         end = place
         while end < len(text) and end < MAX_SEGMENT and text[end] in _MARKS:
             end += 1
@@ -107,7 +111,7 @@ class Segmenter:
             return None, None  # the next character decides
         if wide and text[end] == '"' and not text[closed].isspace() and text.count('"', 0, end) % 2 == 0:
             closed = end  # the quotation mark opens the next sentence
-        if self._in_table_row(place):
+        if self._in_table_row():
             return None, end
         if wide:
             return closed, None
@@ -122,7 +126,8 @@ class Segmenter:
         return (closed, None) if ends else (None, end)
 
     def _after_full_stop(self, place: int, *, final: bool) -> tuple[int | None, int | None]:
-        if lines.is_item_number(self._line_before(place + 1)):
+        near = place - self._line_from < lines.LONGEST_ITEM_NUMBER
+        if near and lines.is_item_number(self._line_before(place + 1)):
             return None, place + 1
         ends = abbreviations.ends_sentence(self._text, place, final=final)
         if ends is None:
@@ -136,36 +141,36 @@ class Segmenter:
         if end == place:
             return None, place + 1
         self._units.append((place, end))
+        self._line_from = max(self._line_from, *(self._text.rfind(mark, place, end) + 1 for mark in "\n\r"))
         return None, end
 
     def _after_line(self, place: int, *, final: bool) -> tuple[int | None, int | None]:
         text = self._text
         if not text[:place].strip():  # the line end before a sentence
             self._line = ""
+            self._line_from = place + 1
             return None, place + 1
-        broken = self._wrapped or (bool(self._line.strip()) and not self._line_start(place))
+        broken = self._wrapped or (not self._line_from and bool(self._line.strip()))
         ends = lines.line_break_ends(self._line_before(place), text, place, broken=broken, final=final)
         if ends is None:
             return None, None
         if ends:
             return place, None
         self._wrapped = True
+        self._line_from = place + 1
         return None, place + 1
 
     def _open_unit(self) -> bool:
         rest = self._text[self._scanned :]
         return rest[:1] in {"[", "<"} and end_of_unit(self._text, self._scanned) is None
 
-    def _in_table_row(self, place: int) -> bool:
-        return lines.is_table_row(self._line_before(place))
-
-    def _line_start(self, place: int) -> int:
-        """Return where the line of `place` begins in self._text; 0 if it began before or there."""
-        return max(self._text.rfind(end, 0, place) for end in lines.LINE_ENDS) + 1
+    def _in_table_row(self) -> bool:
+        start = self._line_from
+        return lines.is_table_row(self._text[start : start + 8] if start or not self._line else self._line)
 
     def _line_before(self, place: int) -> str:
-        start = self._line_start(place)
-        return self._text[start:place] if start else self._line + self._text[:place]
+        """Return the text of the line of `place` before it."""
+        return self._text[self._line_from : place] if self._line_from else self._line + self._text[:place]
 
     def _forced_boundary(self) -> int:
         window = self._text[:MAX_SEGMENT]
@@ -181,6 +186,7 @@ class Segmenter:
         self._text = self._text[end:]
         self._offset += end
         self._scanned = 0
+        self._line_from = 0
         self._wrapped = False
         self._units.clear()
         return span

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -11,6 +12,11 @@ from services.common.checkpoint.model_dir import SplitConfig
 SplitLanguage = Literal["zh", "en"]
 """Whose marks and lengths count: those of Chinese, or those of scripts with blanks."""
 TERMINATORS: dict[SplitLanguage, str] = {"zh": "。？！；：、.?!;", "en": ".?!;:"}
+_MARKS = {
+    (language, comma_split): re.compile(f"[{re.escape(marks + ('，,' if comma_split else ''))}]")
+    for language, marks in TERMINATORS.items()
+    for comma_split in (False, True)
+}
 QUOTES = '"”'
 
 
@@ -39,10 +45,10 @@ def utterances(
     `whole_names`: not at a mark between two letters or digits of ASCII, as in `example.com`; the family's rule cuts
     there too.
     """
-    marks = TERMINATORS[language] + ("，," if comma_split else "")
     current, start = "", 0
-    for i, char in enumerate(text):
-        if i < start or char not in marks or (whole_names and _in_name(text, i)):
+    for mark in _MARKS[language, comma_split].finditer(text):
+        i = mark.start()
+        if i < start or (whole_names and _in_name(text, i)):
             continue
         if i > start:
             if current:

@@ -24,6 +24,8 @@ from services.encode.text.text_input import TextInput
 
 __all__ = ["MAX_CHARACTERS", "STEP_CHARACTERS", "InterleavedEncoder", "Piece", "SentenceEncoder", "TextEncoder"]
 
+TEXTS_MEASURED = 16
+"""Texts whose ids are kept."""
 _HAN_LANGUAGES = frozenset(("zh", "yue", "ja", "ko"))
 
 
@@ -42,7 +44,8 @@ class SentenceEncoder:
         self._request = request
         self._input = TextInput(frontend, max_characters, request)
         self._segmenter = Segmenter()
-        self._merger = Merger(frontend.split, lambda text: len(frontend.tokenizer.encode(text)))
+        self._encoded: dict[str, list[int]] = {}  # ids of the last texts, which are measured before they are spoken
+        self._merger = Merger(frontend.split, lambda text: len(self._ids(text)))
         self._language: SplitLanguage = "en"
         self._style = PLAIN
         self._started = False  # a sentence has preceded this one
@@ -149,7 +152,7 @@ class SentenceEncoder:
         pieces = [
             Piece(
                 span.text,
-                (*tag, *self._frontend.tokenizer.encode(span.text)),
+                (*tag, *self._ids(span.text)),
                 span.start,
                 span.end,
                 style=self._style,
@@ -159,3 +162,11 @@ class SentenceEncoder:
         ]
         self._input.spoken = self._input.spoken or bool(pieces)
         return pieces
+
+    def _ids(self, text: str) -> list[int]:
+        ids = self._encoded.get(text)
+        if ids is None:
+            if len(self._encoded) >= TEXTS_MEASURED:
+                self._encoded.clear()
+            ids = self._encoded[text] = self._frontend.tokenizer.encode(text)
+        return ids

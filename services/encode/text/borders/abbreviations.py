@@ -45,26 +45,31 @@ _STARTERS = words("""
 """Words that begin a sentence if they are capitalised after an abbreviation."""
 LONGEST_STARTER = 10
 
-_WORD = regex.compile(r"(?<![\p{L}\p{N}.])((?:\p{L}{1,4}\.){0,5}\p{L}{1,8})\.$")
-_AFTER_NUMBER = regex.compile(r"\p{N}\s?\p{L}+\.$")
+_KNOWN = _LEADING | _BEFORE_NUMBERS | _TRAILING | _BEFORE_LOWER_CASE
+_ROMAN = regex.compile(r"[IVXLC]{1,6}")
 _INITIALS = regex.compile(r"(?:\p{Latin}\.)*[\p{Latin}\p{Cyrillic}\p{Greek}]")
 _NEXT = regex.compile(r"""(\s*)["“‘'«(\[*_]{0,4}([\p{L}\p{N}]?\p{L}*)""")
-_WINDOW = 32
+_LONGEST = 24
+_LONGEST_WORD = 8
+"""Characters of an abbreviation without dots."""
 
 
 def word_before(text: str, stop: int) -> str:
     """Return the abbreviation that the full stop at `stop` belongs to, or an empty string."""
-    window = text[max(0, stop + 1 - _WINDOW) : stop + 1]
-    match = _WORD.search(window)
-    if match is None:
+    start, floor = stop, max(0, stop - _LONGEST)
+    while start > floor and ((char := text[start - 1]) == "." or char.isalpha()):
+        start -= 1
+    word = text[start:stop]
+    dotted = "." in word
+    if not word or (len(word) > _LONGEST_WORD and not dotted) or text[start - 1 : start].isnumeric():
         return ""
-    word = match.group(1)
     key = word.casefold()
-    if _INITIALS.fullmatch(word) or key in _LEADING | _BEFORE_NUMBERS | _TRAILING | _BEFORE_LOWER_CASE:
+    if key in _KNOWN or ((dotted or len(word) == 1) and _INITIALS.fullmatch(word) is not None):
         if key in _CAPITALISED and word.islower() and not (key in _LOWER_TOO or key in _UNITS):
             return ""
         return word
-    return word if key in _UNITS and _AFTER_NUMBER.search(window) else ""
+    after_number = text[start - 1 : start] == " " and text[start - 2 : start - 1].isnumeric()
+    return word if key in _UNITS and after_number else ""
 
 
 def ends_sentence(text: str, stop: int, *, final: bool = False) -> bool | None:
@@ -100,7 +105,7 @@ def _before_word(text: str, word: str, after: str, end: int, *, final: bool) -> 
     if key in _BEFORE_NUMBERS and not _INITIALS.fullmatch(word):
         if end == len(text) and not final:
             return None
-        return key in {"no", "nos"} or not (len(after) == 1 or regex.fullmatch(r"[IVXLC]{1,6}", after))
+        return key in {"no", "nos"} or not (len(after) == 1 or _ROMAN.fullmatch(after))
     if end == len(text) and len(after) <= LONGEST_STARTER and not final:
         return None
     return after.casefold() in _STARTERS and text[end : end + 1] != "."

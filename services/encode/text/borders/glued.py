@@ -7,6 +7,7 @@ import regex
 from services.encode.text.borders.abbreviations import word_before
 from services.encode.text.borders.words import words
 
+_DIGITS = regex.compile(r"\d\d$")
 _NEXT_WORD = regex.compile(r"\p{Lu}\p{L}*")
 _BEFORE = regex.compile(r"\S*$")
 _LONGEST_NAME = 8
@@ -36,7 +37,7 @@ def ends_sentence(text: str, mark: int, *, final: bool = False) -> bool | None:
         return False
     if char != "." and _WIDE.match(text, mark + 1):
         return True
-    if not (text[mark - 1].isalpha() or regex.search(r"\d\d$", token) or text[mark - 1] in ')”"’%'):
+    if not (text[mark - 1].isalpha() or _DIGITS.search(token) or text[mark - 1] in ')”"’%'):
         return False
     if char == "." and word_before(text, mark):  # U.S.Army, J.Smith, Mr.Smith
         return False

@@ -13,6 +13,8 @@ _STARTS_ITEM = regex.compile(
     rf"[{regex.escape(_BULLETS)}][ \t]|\d{{1,3}}[.)、．][ \t\p{{L}}]|\(\d{{1,3}}\)|[a-zA-Z]\)[ \t]|[①-⑳]"
 )
 _STARTS_BLOCK = regex.compile(r"#{1,6}[ \t]|```|~~~|\||[-=*_]{3}|>[ \t]")
+_ITEM_NUMBER = regex.compile(r"[ \t]*(?:\d{1,3}|[a-zA-Z]|[ivxIVX]{1,4})\.")
+LONGEST_ITEM_NUMBER = 20
 _OPENERS = regex.compile(r"""[*_"“‘'«(\[`~「『《]{0,4}""")
 _ITEM_LINE = regex.compile(rf"[ \t]*(?:{_STARTS_ITEM.pattern})")
 _BLOCK_LINE = regex.compile(rf"[ \t]*(?:{_STARTS_BLOCK.pattern})")
@@ -77,7 +79,7 @@ def _could_be_whole(line: str, *, broken: bool) -> bool:
 
 def is_item_number(line: str) -> bool:
     """Return whether `line`, up to a full stop, is only the number of an item: `1.`, `a.`."""
-    return regex.fullmatch(r"[ \t]*(?:\d{1,3}|[a-zA-Z]|[ivxIVX]{1,4})\.", line) is not None
+    return len(line) <= LONGEST_ITEM_NUMBER and _ITEM_NUMBER.fullmatch(line) is not None
 
 
 def is_table_row(line: str) -> bool:

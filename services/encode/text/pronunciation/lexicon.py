@@ -51,7 +51,8 @@ class Lexicon:
         phrases = {" ".join(entry.phrase.split()): entry for entry in entries}
         self._by_start: dict[str, list[tuple[_Lazy, Entry]]] = {}
         self._size = len(phrases) + (len(base) if base is not None else 0)
-        for phrase in sorted(list(phrases)[::-1], key=len, reverse=True):  # of equal length the last one first
+        # Of equal length the last one first.
+        for _, phrase in sorted(enumerate(phrases), key=lambda one: (len(one[1]), one[0]), reverse=True):
             self._by_start.setdefault(_start(phrase), []).append((_Lazy(phrase), phrases[phrase]))
         firsts = {start for start in self._starts() if _SPACED_RUN.match(start) is None}
         symbols = f"|[{regex.escape(''.join(sorted(firsts)))}]" if firsts else ""

@@ -106,6 +106,10 @@ spec:
     name: {{ $component }}
   minReplicaCount: {{ dig "keda" "minReplicas" 1 $scaling }}
   maxReplicaCount: {{ dig "keda" "maxReplicas" 4 $scaling }}
+  {{- $zero := eq (int (dig "keda" "minReplicas" 1 $scaling)) 0 }}
+  {{- if $zero }}
+  cooldownPeriod: {{ dig "scaleDownStabilizationSeconds" 600 $scaling }}
+  {{- end }}
   {{- if dig "targets" "metrics" dict $scaling }}
   # Without answers from Prometheus, keep the pods that run.
   fallback:
@@ -129,9 +133,20 @@ spec:
       metricType: AverageValue
       metadata:
         serverAddress: {{ $scaling.keda.serverAddress }}
-        query: {{ include "light-tts.scalingQuery" (dict "metric" $metric "pods" (printf "namespace=%q,pod=~\"%s-.*\"" $root.Release.Namespace $component)) }}
+        {{- $query := include "light-tts.scalingQuery" (dict "metric" $metric "pods" (printf "namespace=%q,pod=~\"%s-.*\"" $root.Release.Namespace $component)) }}
+        query: {{ ternary (printf "%s or vector(0)" $query) $query $zero }}
         threshold: {{ toString $mean | quote }}
         # No series means that metrics are lost, not that there is no load.
+        ignoreNullValues: "false"
+    {{- end }}
+    {{- if $zero }}
+    # Who finds no pod: calls that gateways refuse for lack of an llm pod, and llm pods for lack of a decode pod.
+    - type: prometheus
+      metricType: AverageValue
+      metadata:
+        serverAddress: {{ $scaling.keda.serverAddress }}
+        query: sum(rate(lighttts_pool_refusals_total{namespace={{ $root.Release.Namespace | quote }},pool=~"llm|decode"}[2m])) or vector(0)
+        threshold: "1"
         ignoreNullValues: "false"
     {{- end }}
 {{- end }}

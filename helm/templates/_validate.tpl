@@ -47,11 +47,17 @@
 {{- if and (eq .root.Values.profile "cpu") (gt $gpus 0) }}
 {{- fail (printf "%s.gpu.count is %d, but profile is cpu: set %s.gpu.count to 0, or profile to gpu." $name $gpus $name) }}
 {{- end }}
+{{- if and (dig "gpu" "deviceClass" "" .values) (semverCompare "<1.34-0" .root.Capabilities.KubeVersion.Version) }}
+{{- fail (printf "%s.gpu.deviceClass claims GPUs by dynamic resource allocation, which needs Kubernetes 1.34: use %s.gpu.resource." $name $name) }}
+{{- end }}
 {{- if and $hpa.enabled $keda.enabled }}
 {{- fail (printf "%s.autoscaling has both hpa and keda enabled: they would work against each other; enable one." $name) }}
 {{- end }}
+{{- if and $keda.enabled (eq (int (dig "minReplicas" 1 $keda)) 0) (not (has $name (list "llm" "decode"))) }}
+{{- fail (printf "%s.autoscaling.keda.minReplicas is 0, but only llm and decode can scale to zero: use 1 or more." $name) }}
+{{- end }}
 {{- range $kind, $scaler := dict "hpa" $hpa "keda" $keda }}
-{{- if and $scaler.enabled (gt (int (default 1 $scaler.minReplicas)) (int (default 4 $scaler.maxReplicas))) }}
+{{- if and $scaler.enabled (gt (int (dig "minReplicas" 1 $scaler)) (int (default 4 $scaler.maxReplicas))) }}
 {{- fail (printf "%s.autoscaling.%s: minReplicas is above maxReplicas; swap or change them." $name $kind) }}
 {{- end }}
 {{- end }}

@@ -22,6 +22,7 @@ automountServiceAccountToken: false
 {{- end }}
 ---
 {{ include "light-tts.service" . }}
+{{- include "light-tts.gpuClaimTemplate" . }}
 ---
 {{ include "light-tts.deployment" . }}
 {{- if and (ne (toString (dig "pdb" "create" true $values)) "false") (gt (int (include "light-tts.leastReplicas" (dict "values" $values))) 1) }}

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.helm import CHART, Helm
+from tests.support.helm import CHART, Helm, HelmError
 from tests.support.kube_lookup import lookup_api, owned
+from tests.support.metric_names import names_in
 
 pytestmark = pytest.mark.system
 
@@ -224,3 +225,16 @@ def test_an_upgrade_that_changes_selectors_is_refused_with_a_sentence(
     with lookup_api([owned("Deployment", "apps/v1", "light-tts-llm", spec)], tmp_path) as kubeconfig:
         said = each_helm.ask_cluster(kubeconfig, "values-cpu.yaml", *filter(None, [override]))
     assert ("set nameOverride to light-tts, or uninstall" in said) is refused, said
+
+
+def test_without_load_keda_takes_all_pods_and_refused_calls_bring_the_first_one(newest_helm: Helm) -> None:
+    scaling = 'decode.autoscaling.keda={"enabled":true,"minReplicas":0,"serverAddress":"http://prometheus:9090"}'
+    objects = newest_helm.render("values-cpu.yaml", scaling)
+    (scaler,) = [item["spec"] for item in objects if item["kind"] == "ScaledObject"]
+    assert (scaler["minReplicaCount"], scaler["cooldownPeriod"]) == (0, 600)
+    queries = [trigger["metadata"]["query"] for trigger in scaler["triggers"]]
+    assert all(query.endswith(" or vector(0)") for query in queries), "a service without pods has no series"
+    assert names_in(queries[-1]) == {"lighttts_pool_refusals_total"}
+    assert replicas(yaml.safe_dump_all(objects))["light-tts-decode"] == 0
+    with pytest.raises(HelmError, match="only llm and decode can scale to zero"):
+        newest_helm.render("values-cpu.yaml", scaling.replace("decode", "gateway"))

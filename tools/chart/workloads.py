@@ -42,6 +42,11 @@ class Gpu(Values):
     """Name of the extended resource: nvidia.com/gpu, nvidia.com/mig-1g.10gb, nvidia.com/gpu.shared ..."""
     count: int = Field(0, ge=0)
     """GPUs of each pod; 0 runs on the CPU."""
+    device_class: str = ""
+    """DeviceClass of dynamic resource allocation, such as gpu.nvidia.com. Each pod then claims its GPUs instead of
+    counting `resource` (Kubernetes 1.34)."""
+    selectors: list[str] = []
+    """CEL expressions that a claimed device must meet."""
 
 
 class Resources(Values):
@@ -132,7 +137,7 @@ class Keda(Values):
     enabled: bool = False
     """Scale by a ScaledObject of KEDA, which queries Prometheus itself."""
     min_replicas: int = Field(1, ge=0)
-    """Fewest pods."""
+    """Fewest pods; 0 for llm and decode: none while there is no load. Callers that find none start the first one."""
     max_replicas: int = Field(4, ge=1)
     """Most pods."""
     server_address: str = ""
@@ -183,7 +188,7 @@ class Workload(Values):
     memory: Quantity = ""
     """Memory request and limit."""
     gpu: Gpu = Gpu()
-    """GPUs, as an extended resource."""
+    """GPUs, as an extended resource or as a claim."""
     resources: Resources = Resources()
     """Replaces cpu, memory and gpu: requests, limits and claims."""
     runtime_class_name: str = ""

@@ -110,3 +110,22 @@ async def test_a_pause_releases_the_last_word(stub: Any) -> None:
     await call.write(TEXT(fragment="ld"))
     await call.done_writing()
     assert (await call.read()).text.text == "ld"
+
+
+async def test_a_pause_releases_a_finished_sentence_and_a_worker_that_takes_over_does_the_same(stub: Any) -> None:
+    call = stub.EncodeText()
+    await call.write(TEXT(start=encode_pb2.EncodeTextStart(text="One moment please.")))
+    first = (await call.read()).text  # arrives although no more text was sent
+    assert (first.text, first.last, first.released) == ("One moment please.", True, 18)
+    await call.write(TEXT(fragment=" It is here."))
+    await call.done_writing()
+    second = (await call.read()).text
+    assert (second.utterance, second.text) == (1, " It is here.")
+    whole = "One moment please. It is here."
+
+    async def at_once(**start: Any) -> list[str]:
+        request = TEXT(start=encode_pb2.EncodeTextStart(text=whole, complete=True, **start))
+        return [response.text.text async for response in stub.EncodeText(iter([request]))]
+
+    assert await at_once(releases=[18]) == [first.text, second.text]
+    assert await at_once() == [whole]

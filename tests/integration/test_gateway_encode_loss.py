@@ -111,3 +111,15 @@ async def test_an_error_of_the_workers_reaches_the_client(error: Exception, code
             encode.text_refusal = error
         assert (await refused(r)).code() is code
         assert sum(len(encode.texts) for encode in r.encodes) == calls
+
+
+async def test_another_worker_releases_text_where_the_lost_one_did() -> None:
+    """A sentence that was spoken in a pause is an utterance of its own, also at the next worker."""
+    async with rig(encodes=2, interleaved_text=True) as r:
+        lossy, saved = r.encodes
+        lossy.released = 14
+        lossy.lose_text_after = 2
+        while not lossy.texts:  # the first turn of the pool is random
+            events = await speak(r)
+        assert np.array_equal(samples(events), expected())
+        assert saved.releases[-1] == [14]

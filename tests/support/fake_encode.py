@@ -48,6 +48,10 @@ class FakeEncode(encode_pb2_grpc.EncodeServicer):
         self.voice_gate.set()
         self.refusal: LightTtsError | None = None
         """The error of every upload, raised before its audio is read."""
+        self.releases: list[list[int]] = []
+        """Places in the text of each EncodeText call that another worker had released in a pause."""
+        self.released: int | None = None
+        """The place that the first run of every call reports as released in a pause."""
         self.lose_text_after: int | None = None
         """The number of runs after which an EncodeText call breaks as with a lost connection."""
         self.text_refusal: Exception | None = None
@@ -111,6 +115,7 @@ class FakeEncode(encode_pb2_grpc.EncodeServicer):
             if self.text_refusal is not None:
                 raise self.text_refusal
             start = (await anext(aiter(request_iterator))).start
+            self.releases.append(list(start.releases))
             borders = (" ", ".") if start.interleaved and not self.whole_sentences else (".",)
             runs = 0
             text, offset, utterance = "", 0, 0
@@ -122,7 +127,7 @@ class FakeEncode(encode_pb2_grpc.EncodeServicer):
                         await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
                     runs += 1
                     last = text[cut - 1] == "."
-                    yield _run(utterance, text[:cut], offset, last)
+                    yield _run(utterance, text[:cut], offset, last, self.released if runs == 1 else None)
                     text, offset, utterance = text[cut:], offset + cut, utterance + last
             if text.strip():
                 yield _run(utterance, text, offset, last=True)
@@ -137,8 +142,16 @@ async def _fragments(start: encode_pb2.EncodeTextStart, requests: Any) -> AsyncI
             yield request.fragment
 
 
-def _run(utterance: int, text: str, offset: int, last: bool) -> encode_pb2.EncodeTextResponse:
+def _run(
+    utterance: int, text: str, offset: int, last: bool, released: int | None = None
+) -> encode_pb2.EncodeTextResponse:
     run = encode_pb2.EncodedText(
-        utterance=utterance, ids=ids_of(text), text=text, start=offset, end=offset + len(text), last=last
+        utterance=utterance,
+        ids=ids_of(text),
+        text=text,
+        start=offset,
+        end=offset + len(text),
+        last=last,
+        released=released,
     )
     return encode_pb2.EncodeTextResponse(text=run)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from num2words import num2words
 
@@ -18,7 +18,24 @@ def cardinal(digits: str) -> str:
     """Read ASCII digits as a quantity. A leading zero or too many digits make it digit by digit."""
     if (len(digits) > 1 and digits[0] == "0") or len(digits) > LONGEST_NUMBER:
         return spelled(digits)
+    groups = [digits[max(0, end - 3) : end] for end in range(len(digits), 0, -3)]  # the last group first
+    parts = [f"{_group(group)}{_scale(place)}" for place, group in enumerate(groups) if int(group)]
+    if not parts:
+        return _group("0")
+    last = " and " if 0 < int(groups[0]) < 100 else ", "
+    return ", ".join(reversed(parts[1:])) + (last if len(parts) > 1 else "") + parts[0]
+
+
+@lru_cache(maxsize=1000)
+def _group(digits: str) -> str:
+    """Read a group of up to three digits. The library needs 0.1 ms, so longer numbers are made of cached groups."""
     return str(num2words(int(digits)))
+
+
+@cache
+def _scale(place: int) -> str:
+    """Return ` thousand` for 1, ` million` for 2 and so on."""
+    return str(num2words(1000**place)).removeprefix("one") if place else ""
 
 
 @lru_cache(maxsize=2048)

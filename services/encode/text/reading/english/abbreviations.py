@@ -60,4 +60,4 @@ LEADING = (
     rule("street or saint", r"\bSt\.", _street, ".", words=("st",)),
     rule("abbreviation", rf"\b(?P<word>{_NAMES})\.", _word, ".", words=[word.lower() for word in _WORDS]),
 )
-INITIALS = rule("initials", r"\b(?:\p{L}\.){2,}", _initials, ".", when=r"[^\W\d_]\.[^\W\d_]\.")
+INITIALS = rule("initials", r"\b(?:\p{L}\.){2,}", _initials, ".", when=r"\.[^\W\d_]\.")

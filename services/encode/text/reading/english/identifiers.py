@@ -35,29 +35,41 @@ _DIGITS = regex.compile(r"\d+(?:-\d+)*")
 _NUMBERS = regex.compile(r"\d+")
 _GROUPED = regex.compile(r"[1-9]\d{0,2}(?:\.\d{3}){2,}")  # 1.234.567
 _RUNS = regex.compile(r"\d+|\D+")
-_COUNTED = regex.compile(r"(?:orders?|cases?|units?|numbers?|parts?|items?|line|lot|batch)$", regex.IGNORECASE)
+_COUNTED = regex.compile(r"(?:orders?|cases?|units?|numbers?|parts?|items?|line|lot|batch)\s*$", regex.IGNORECASE)
+_INNER_DASH = regex.compile(r"(?<=\w)\s?[-–]\s?(?=\w)")
+_WORDS = regex.compile(r"[a-z]+")
+_CODE_PHRASE = regex.compile(_CODE_PHRASES, regex.VERBOSE)
+_BEFORE = regex.compile(rf"(?r)\b(?:{_CODE_PHRASES}|\p{{L}}+)\.?{_LINKS}", regex.IGNORECASE | regex.VERBOSE)
+
+
+def _names(match: Match, known: frozenset[str]) -> bool:
+    """Return whether a word before the number, with nothing but words such as `number is` between, is known."""
+    start = match.start()
+    before = _BEFORE.match(match.string, max(0, start - 60), start)
+    if before is None:
+        return False
+    phrase = before.group().lower()
+    return any(word in known for word in _WORDS.findall(phrase)) or (
+        known is _CODE_WORDS and _CODE_PHRASE.search(phrase) is not None
+    )
 
 
 def _code(match: Match) -> str | None:
-    word = match["word"].lower()
-    if word not in _CODE_WORDS and " " not in word:
+    if not _names(match, _CODE_WORDS):
         return None
-    read = _DIGITS.sub(lambda number: grouped(number.group().split("-")), match["numbers"])
-    return match["before"] + read
+    return _DIGITS.sub(lambda number: grouped(number.group().split("-")), match["numbers"])
 
 
 def _label(match: Match) -> str | None:
     numbers = match["numbers"]
-    if match["word"].lower() not in _LABEL_WORDS:
+    if not _names(match, _LABEL_WORDS):
         return None
-    if counts(match.string, match.end()) and (len(numbers) < 5 or _COUNTED.search(match["word"])):
+    if counts(match.string, match.end()) and (
+        len(numbers) < 5 or _COUNTED.search(match.string, max(0, match.start() - 8), match.start())
+    ):
         return None
     read = _NUMBERS.sub(lambda number: label(number.group()), numbers)
-    return (
-        match["before"] + regex.sub(r"(?<=\w)[-–](?=\w)", " to ", read)
-        if "-" in numbers or "–" in numbers
-        else match["before"] + read
-    )
+    return _INNER_DASH.sub(" to ", read)
 
 
 def _version(match: Match) -> str | None:
@@ -82,19 +94,19 @@ def _zip(match: Match) -> str:
 CONTEXT_RULES = (
     rule(
         "code",
-        rf"(?P<before>\b(?P<word>{_CODE_PHRASES}|\p{{L}}+)\.?{_LINKS})(?P<numbers>\d+(?:-\d+)*"
-        r"(?:(?:,?\s+(?:and|or)|,)\s+\d+(?:-\d+)*(?![\w]|[.,:/]\d|\s?%))*)(?![\w]|[.,:/]\d|%|°|[ ]\d{3}(?!\d))",
+        r"(?<![\w.,:/]|\d-)(?P<numbers>\d+(?:-\d+)*(?:(?:,?\s+(?:and|or)|,)\s+\d+(?:-\d+)*(?![\w]|[.,:/]\d|\s?%))*)"
+        r"(?![\w]|[.,:/]\d|%|°|[ ]\d{3}(?!\d))",
         _code,
+        starts=r"\d",
         words=(*_CODE_WORDS, "post", "sort", "end", "ends", "ending", "four"),
-        flags=regex.IGNORECASE,
     ),
     rule(
         "label",
-        rf"(?P<before>\b(?P<word>\p{{L}}+)\.?{_LINKS})(?P<numbers>{_PLAIN}"
-        rf"(?:(?:(?:,?\s+(?:and|or|to|through)|,)\s+|\s?[-–]\s?){_PLAIN})*)(?![ ]\d{{3}}(?!\d))",
+        rf"(?<![\w.,:/]|\d-)(?P<numbers>{_PLAIN}(?:(?:(?:,?\s+(?:and|or|to|through)|,)\s+|\s?[-–]\s?){_PLAIN})*)"
+        r"(?![ ]\d{3}(?!\d))",
         _label,
+        starts=r"\d",
         words=(*_LABEL_WORDS, "#", "№"),
-        flags=regex.IGNORECASE,
     ),
     rule("zip code", r"(?<![\w.,-])\d{5}-\d{4}(?![\w-]|[.,]\d)", _zip, "-", starts=r"\d", when=r"\d-\d"),
 )
@@ -119,5 +131,5 @@ MIXED = rule(
     "digits among letters",
     r"(?<![\p{L}\p{N}]|\d[.,])(?=\p{L}*\d)(?=\d*\p{L})[\p{L}\d]+",
     _mixed,
-    when=r"\d[^\W\d_]|[^\W\d_]\d",
+    when=r"\d(?:(?=[^\W\d_])|(?<=[^\W\d_]\d))",
 )

@@ -177,7 +177,7 @@ RULES = (
         when=r"\d[,/-]\d",
     ),
     rule("at least", r"(?<![\w.,])(?P<value>\d+)\+(?![\w])", _more, "+", starts=r"\d"),
-    rule("number", rf"""(?P<sign>{SIGN})?(?<!\d|\d[.,]){number("value")}{END}""", _number, starts=NUMERIC),
+    rule("number", rf"""(?P<sign>{SIGN})?(?<!\d|\d[.,])(?P<value>\d+(?:\.\d+)?|\.\d+){END}""", _number, starts=NUMERIC),
 )
 LAST_RESORT = rule("digit by digit", r"\d(?:[.,:/-]?\d)*", _last_resort)
 POWER = rule(

@@ -42,27 +42,39 @@ NUMBERS: tuple[Rule, ...] = (
 """Rules for sentences with digits, in their order: a rule sees what the rules before it have left."""
 REST: tuple[Rule, ...] = (*symbols.REST, quantities.INDEX, abbreviations.INITIALS)
 
-# Most sentences need no rule. The second half is what the rules of WORDS and REST look for.
+# Most sentences need no rule. These find what the rules of WORDS, ARITHMETIC and REST look for.
 _DIGIT = re.compile(r"\d")
-_OF_INTEREST = re.compile(
-    r"[&@+%=<>§√№#/^×÷²³¹⁰-⁹]|\.\w|\b[A-Z][a-z]{1,3}\.|(?:vs|etc|approx|dept)\."
-    r"|(?<=[a-z] )(?:[IVXLC]{2,6}|[VX]|I(?=[.,;:!?]|$| (?:of|and|to|or|in|was|is)\b))(?![\w-])|[IVX] century"
+_SIGNS = frozenset("&@+%=<>§√№#/^×÷²³¹⁰⁴⁵⁶⁷⁸⁹⁻⁺")
+_OPERATORS = frozenset("=+<>×÷√#§")
+_INNER_STOP = re.compile(r"\.\w|[A-Z][a-z]{0,4}\.|(?:vs|etc|approx|dept)\.")
+_NUMERAL = re.compile(
+    r"[IVXLC](?:[IVXLC]{1,6}(?![\w-])|(?<=[a-z] [VX])(?![\w-])|(?<=[a-z] I)(?=[.,;:!?]|$| (?:of|and|to|or|in|was|is)\b)"
+    r"|(?= century))"
 )
 
 
 def read_english(text: str) -> str:
     """Return the sentence with its numbers and symbols as words. No digit remains."""
     digits = _DIGIT.search(text) is not None
-    if not digits and _OF_INTEREST.search(text) is None:
+    if not digits and not _needs_rules(text):
         return text
     if digits and not text.isascii():
         text = _ascii_digits(text)
     text = apply(WORDS, text)
     if digits:
         text = apply(NUMBERS, text)
-    elif not {"=", "+", "<", ">", "×", "÷", "√"}.isdisjoint(text):
+    elif not _OPERATORS.isdisjoint(text):
         text = apply(symbols.ARITHMETIC, apply(symbols.RULES, text))
     return apply(REST, text)
+
+
+def _needs_rules(text: str) -> bool:
+    """Return whether a rule may apply to a sentence without digits."""
+    return (
+        not _SIGNS.isdisjoint(text)
+        or ("." in text and _INNER_STOP.search(text) is not None)
+        or _NUMERAL.search(text) is not None
+    )
 
 
 def _ascii_digits(text: str) -> str:

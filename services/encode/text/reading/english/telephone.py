@@ -82,7 +82,7 @@ RULES = (
         {_EXTENSION}{_AFTER}(?!\s?(?:%|°|€))""",
         _national,
         starts=r"\d(",
-        when=r"\d\)?[-. /]?\d",
+        when=r"\d(?:\D{0,3}\d){6}",
     ),
     rule(
         "short telephone number",

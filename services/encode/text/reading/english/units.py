@@ -51,6 +51,8 @@ _PER = rf"""(?:\s?/\s?(?P<per>{_NAMES}|m|day|d|hour|minute|second|week|month|yea
 _OTHER_PER = {"d": "day"}
 _DEGREES = {"C": " Celsius", "F": " Fahrenheit", "K": " Kelvin", None: ""}
 _BOUND = r"(?<![\w.,$€£¥]|\d[.,])"
+_RUN = r"(?=[-−–—+±~≈\d.,'’ \u00a0\u202f\u2009]++"
+"""A lookahead, still open: numbers and what is between them, then a unit. It spares most numbers the whole pattern."""
 _RANGE = rf"(?:{number('low', comma=True)}{DASH})?{number('high', comma=True)}{END}"
 
 
@@ -197,10 +199,12 @@ RULES = (
         starts=NUMERIC,
         when=r"%\s?[-–—−]",
     ),
-    rule("percent", rf"""(?P<sign>{SIGN})?{_BOUND}{_RANGE}\s?(?P<mark>[%‰])""", _percent, "%‰", starts=NUMERIC),
+    rule(
+        "percent", rf"""{_RUN}[%‰])(?P<sign>{SIGN})?{_BOUND}{_RANGE}\s?(?P<mark>[%‰])""", _percent, "%‰", starts=NUMERIC
+    ),
     rule(
         "degrees",
-        rf"""(?P<sign>{SIGN})?{_BOUND}{_RANGE}\s?[°º˚](?:\s?(?P<scale>[CFK])(?!\w))?""",
+        rf"""{_RUN}[°º˚])(?P<sign>{SIGN})?{_BOUND}{_RANGE}\s?[°º˚](?:\s?(?P<scale>[CFK])(?!\w))?""",
         _degrees,
         "°º˚",
         starts=NUMERIC,
@@ -223,7 +227,8 @@ RULES = (
     ),
     rule(
         "number with a unit",
-        rf"""(?P<sign>{SIGN})?{_BOUND}{_RANGE}(?P<blank>[ \u00a0\u202f\u2009]?){_UNIT}(?![\w²³'’]|-\d){_PER}""",
+        rf"""{_RUN}(?:{_NAMES}|m|sq|cu)(?![A-Za-z]))
+        (?P<sign>{SIGN})?{_BOUND}{_RANGE}(?P<blank>[ \u00a0\u202f\u2009]?){_UNIT}(?![\w²³'’]|-\d){_PER}""",
         _measure,
         starts=NUMERIC,
         when=rf"\d[ \u00a0\u202f\u2009]?(?:{_NAMES}|m|sq|cu)(?![A-Za-z])",

@@ -35,6 +35,8 @@ from services.common.server import ServiceServer
 from services.common.settings import ServiceSettings
 from services.encode.server import EncodeService
 from services.encode.settings import EncodeSettings
+from tests.support.events import chunks as chunks
+from tests.support.events import samples as samples
 from tests.support.fake_encode import SAMPLE_RATE, FakeEncode, recording_voice_cache
 from tests.support.fake_encode import ids_of as ids_of
 
@@ -392,16 +394,3 @@ class Conversation:
         while await self.next() is not None:
             pass
         return self.events
-
-
-def chunks(events: list[Any]) -> list[audio_pb2.AudioChunk]:
-    return [event for event in events if isinstance(event, audio_pb2.AudioChunk)]
-
-
-def samples(events: list[Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Return the stream's audio, after a check that it is numbered without gap or overlap."""
-    position = 0
-    for sequence, chunk in enumerate(chunks(events)):
-        assert (chunk.sequence, chunk.first_sample) == (sequence, position)
-        position += len(chunk.pcm) // 4
-    return np.frombuffer(b"".join(chunk.pcm for chunk in chunks(events)), dtype="<f4")

@@ -12,6 +12,7 @@ from services.encode.text.frontend import TextFrontend
 from services.encode.text.markup.items import PLAIN, Border, Item, Pause, Text, Warnings
 from services.encode.text.normalise import only_punctuation
 from services.encode.text.pieces import MAX_CHARACTERS, PLAIN_REQUEST, STEP_CHARACTERS, Piece, TextRequest
+from services.encode.text.pronunciation.lexicon_stream import LexiconStream
 from services.encode.text.text_input import TextInput
 
 
@@ -27,6 +28,7 @@ class InterleavedEncoder:
     ) -> None:
         self._frontend = frontend
         self._input = TextInput(frontend, max_characters, request)
+        self._lexicon = LexiconStream(request.lexicon, frontend.pronouncer, self._input.warnings)
         self._text = ""
         self._offset = 0
         self._style = PLAIN
@@ -52,6 +54,7 @@ class InterleavedEncoder:
 
         If the word continues after the pause, its ids are those of two words; without a pause they never are.
         """
+        self._add(*self._lexicon.flush())
         length = len(self._text.rstrip())
         if length and not self._bracketed:
             piece = self._take(length, final=False)
@@ -69,10 +72,11 @@ class InterleavedEncoder:
                     if item.style != self._style and item.text.strip():
                         yield from self._end()
                         self._style = item.style
-                    for text in self._frontend.plain_characters(item):
-                        self._add(text)
+                    for plain in self._frontend.plain_characters(item):
+                        self._add(*self._lexicon.push(plain))
                     yield from self._take_certain()
                 case Border():
+                    self._add(*self._lexicon.flush())
                     if self._text and not self._text[-1].isspace():
                         mark = ". " if self._text[-1].isalnum() else " "
                         self._add(Text(mark, self._end_of_items, self._end_of_items))
@@ -81,13 +85,15 @@ class InterleavedEncoder:
                     self._input.spoken = True
                     yield [Piece("", (), item.start, item.end, silence=item.seconds)]
 
-    def _add(self, text: Text) -> None:
-        self._input.add(text)
-        self._text += text.text
-        self._end_of_items = text.end
+    def _add(self, *texts: Text) -> None:
+        for text in texts:
+            self._input.add(text)
+            self._text += text.text
+            self._end_of_items = text.end
 
     def _end(self) -> Iterator[list[Piece]]:
         """Yield the rest, which ends the utterance."""
+        self._add(*self._lexicon.flush())
         if self._open or not only_punctuation(regex.sub(r"\s", "", self._text)):
             yield [self._take(len(self._text), final=True)]
         else:  # nothing between two pauses

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from services.common.checkpoint.model_dir import open_model_dir
 from services.common.start_error import StartError
@@ -18,7 +21,7 @@ from services.encode.text.pieces import TextRequest
 from services.encode.text.pronunciation import arpabet, ipa, pinyin
 from services.encode.text.pronunciation.lexicon import Entry, Lexicon
 from services.encode.text.pronunciation.lexicon_file import CHECK_SECONDS, LexiconFile
-from services.encode.text.text_encoder import SentenceEncoder
+from services.encode.text.text_encoder import InterleavedEncoder, SentenceEncoder
 
 ROOT = Path(__file__).parents[3]
 
@@ -179,3 +182,52 @@ def test_a_file_that_cannot_be_used_prevents_the_start(tmp_path: Path, content: 
         LexiconFile(path, frontend().pronouncer)
     with pytest.raises(StartError, match="cannot be used"):
         LexiconFile(tmp_path / "absent.json", frontend().pronouncer)
+
+
+WORDS = [
+    "New",
+    "York",
+    "City",
+    "new",
+    " ",
+    "  ",
+    "C+",
+    "+",
+    ".NET",
+    "重",
+    "庆",
+    "[laughter]",
+    ".",
+    "a",
+    "7",
+    "[pause:1s]",
+]
+
+
+@settings(max_examples=150)
+@given(words=st.lists(st.sampled_from(WORDS), max_size=20), places=st.lists(st.integers(0, 100), max_size=10))
+def test_interleaved_text_has_the_same_pronunciations(words: list[str], places: list[int]) -> None:
+    """However it is divided, and the same as in a text that is complete."""
+    text = f"start {''.join(words)} end"
+    lexicon = Lexicon(
+        [
+            Entry("New York City", "the apple"),
+            Entry("new york", "the state"),
+            Entry("C++", "see"),
+            Entry("重庆", "崇庆"),
+        ]
+    ).with_entries([Entry(".NET", "dot net"), Entry("laughter", "no token is changed")])
+
+    def spoken(fragments: list[str]) -> tuple[str, list[tuple[int, int]]]:
+        model = frontend("tests/data/cosyvoice2-mini")
+        encoder = InterleavedEncoder(model, request=TextRequest(lexicon=lexicon))
+        steps = [step for fragment in fragments for step in encoder.push(fragment)]
+        pieces = [piece for step in (*steps, *encoder.finish()) for piece in step]
+        assert all(0 <= piece.start <= piece.end <= len(text) for piece in pieces)
+        return "".join(piece.text for piece in pieces), [(one.start, one.end) for one in pieces if one.silence]
+
+    offsets = sorted({0, len(text), *(place % (len(text) + 1) for place in places)})
+    whole = spoken([text])
+    assert spoken([text[a:b] for a, b in pairwise(offsets)]) == spoken(list(text)) == whole
+    if "[" not in text:
+        assert whole[0] == lexicon.applied(text, frontend().pronouncer, Warnings())

@@ -72,31 +72,48 @@ class Lexicon:
             return text
         return outside_protected(text, lambda part: self._applied(part, pronouncer, warnings))
 
+    def found(self, text: str, *, final: bool = True) -> tuple[list[tuple[int, int, Entry]], int]:
+        """Return the phrases in `text` in order, and how much of the text is certain. `final`: no text follows."""
+        phrases: list[tuple[int, int, Entry]] = []
+        done = 0
+        for place in self._places.finditer(text) if self._places is not None else ():
+            start = place.start()
+            if start < done:
+                continue
+            if place.end() == len(text) and not final:
+                return phrases, start
+            best, open_ = self._find(text, start, place.group().lower(), partial=not final)
+            if open_:
+                return phrases, start
+            if best is not None:
+                done, entry = best
+                phrases.append((start, done, entry))
+        return phrases, len(text)
+
     def _applied(self, text: str, pronouncer: Pronouncer, warnings: Warnings) -> str:
         parts: list[str] = []
         done = 0
-        places = self._places.finditer(text) if self._places is not None else ()
-        for place in places:
-            if place.start() < done:
-                continue
-            found = self._find(text, place.start(), place.group().lower())
-            if found is None:
-                continue
-            end, entry = found
+        for start, end, entry in self.found(text)[0]:
             written = pronouncer.written(entry.pronunciation, entry.alphabet, warnings)
             if written is not None:
-                parts += (text[done : place.start()], written)
+                parts += (text[done:start], written)
                 done = end
         return "".join((*parts, text[done:])) if parts else text
 
-    def _find(self, text: str, start: int, key: str) -> tuple[int, Entry] | None:
-        """Return the end and the entry of the longest phrase at `start`; of equal ones that of the upper layer."""
-        found = self._base._find(text, start, key) if self._base is not None else None
+    def _find(self, text: str, start: int, key: str, *, partial: bool) -> tuple[tuple[int, Entry] | None, bool]:
+        """Return the end and the entry of the longest phrase at `start`, of equal ones that of the upper layer.
+
+        The second value says whether later text may make another phrase, which is asked with `partial` alone.
+        """
+        best, open_ = self._base._find(text, start, key, partial=partial) if self._base is not None else (None, False)
         for phrase, entry in self._by_start.get(key, ()):
-            end = phrase.end(text, start)
-            if end is not None:
-                return (end, entry) if found is None or end >= found[0] else found
-        return found
+            match = phrase.match(text, start, partial=partial)
+            if match is None:
+                continue
+            if match.partial or (partial and match.end() == len(text)):  # what follows decides about its border
+                return None, True
+            return ((match.end(), entry) if best is None or match.end() >= best[0] else best), open_
+        return best, open_
 
     def _starts(self) -> set[str]:
         return set(self._by_start) | (self._base._starts() if self._base is not None else set())
@@ -109,12 +126,11 @@ class _Lazy:
         self._phrase = phrase
         self._pattern: regex.Pattern[str] | None = None
 
-    def end(self, text: str, start: int) -> int | None:
-        """Return the end of the phrase if it is at `start`."""
+    def match(self, text: str, start: int, *, partial: bool) -> regex.Match[str] | None:
+        """Match the phrase at `start`; `partial`: later text may complete it."""
         if self._pattern is None:
             self._pattern = _compiled(self._phrase)
-        match = self._pattern.match(text, start)
-        return None if match is None else match.end()
+        return self._pattern.match(text, start, partial=partial)
 
 
 def _start(phrase: str) -> str:

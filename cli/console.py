@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections.abc import Coroutine, Iterable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
 
+from cli.finding import Finding
 from cli.local.process import WorkerEvent
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
+PROGRAM = sys.argv[0] if Path(sys.argv[0]).name == "light-tts" else "light-tts"
+"""The command as it was called, so that the examples below work when they are pasted."""
+
 _COLOURS = {"starting": "dim", "serving": "green", "warned": "bold yellow", "died": "bold red", "stopped": "dim"}
+
+
+def examples(*arguments: str) -> str:
+    """Return the text under a command's options, one example per line, none longer than a terminal's 80 columns."""
+    return "\n".join(["Examples:", *(f"  {PROGRAM} {line}" for line in arguments)])
 
 
 def show_event(event: WorkerEvent) -> None:
@@ -23,6 +34,15 @@ def show_event(event: WorkerEvent) -> None:
     colour = _COLOURS[event.kind]
     err.print(f"  {event.worker:<10} [{colour}]{event.kind:<9}[/] ", end="")
     err.print(event.detail, markup=False, soft_wrap=True)
+
+
+def show_finding(finding: Finding) -> None:
+    """Print a finding, and what to do about it."""
+    colours = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+    out.print(f"[{colours[finding.level]}]{finding.level:<4}[/] ", end="")
+    out.print(finding.what, markup=False, soft_wrap=True)
+    if finding.remedy:
+        out.print(f"     → {finding.remedy}", markup=False, soft_wrap=True)
 
 
 def fail(message: str) -> NoReturn:

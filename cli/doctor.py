@@ -9,9 +9,9 @@ import platform
 from collections.abc import Iterator
 from pathlib import Path
 
-from cli.checkpoint import examine_checkpoint
 from cli.finding import Finding
 from cli.local.ports import default_ports, is_free
+from cli.model.checkpoint import examine_checkpoint
 
 PACKAGES = ("grpcio", "protobuf", "numpy", "torch", "onnxruntime", "tokenizers", "soundfile", "fastapi", "pydantic")
 

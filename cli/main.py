@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -15,36 +13,25 @@ from typing import Annotated, Literal
 import typer
 from rich.table import Table
 
-from cli import doctor as doctor_module
+from cli import text_command
 from cli.bench import TEXT, Load, run_loads
 from cli.client import Access, ClientError, check_health, list_voices
-from cli.console import err, fail, out, run, show_event, show_serving
+from cli.console import PROGRAM, err, examples, fail, out, run, show_event, show_serving
 from cli.demo import SENTENCE
 from cli.demo import demo as run_demo
-from cli.fetch import FetchError, wait_for
-from cli.fetch import fetch as fetch_checkpoint
 from cli.local.ports import HOST, PortError, default_ports, free_ports
-from cli.local.process import WorkerError, module_command
+from cli.local.process import WorkerError
 from cli.local.stack import Stack, StackConfig
-from cli.progress import DownloadProgress
+from cli.model import commands as model_commands
+from cli.model.commands import ModelDirectory
 from cli.say import check_speech, make_config, say_to_file, show_speech
 from gateway.auth.keys import NAME, key_hash, new_key
-from services.common.families import FAMILIES, family_named
 from services.common.settings import EMBEDDED_MODEL
-
-PROGRAM = sys.argv[0] if Path(sys.argv[0]).name == "light-tts" else "light-tts"
-"""The command as it was called, so that the examples below work when they are pasted."""
-
-
-def _examples(*arguments: str) -> str:
-    """Return the text under a command's options, one example per line, none longer than a terminal's 80 columns."""
-    return "\n".join(["Examples:", *(f"  {PROGRAM} {line}" for line in arguments)])
-
 
 app = typer.Typer(
     help="Streaming text-to-speech with the voice of a short recording. `light-tts up` starts all services on this "
     "machine, `light-tts say` speaks a text through them. COMMAND --help shows the options and examples of a command.",
-    epilog=_examples("demo", "up", 'say "Good morning, Alice, welcome to London."'),
+    epilog=examples("demo", "up", 'say "Good morning, Alice, welcome to London."'),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -71,10 +58,6 @@ ApiKey = Annotated[
         help="API key, if the gateway asks for one. Prefer the variable: other users can see command lines.",
     ),
 ]
-ModelDirectory = Annotated[
-    Path,
-    typer.Option(envvar="LIGHTTTS_MODEL_DIR", help="Model directory in the official layout of CosyVoice 2 or 3."),
-]
 OutFile = Annotated[Path, typer.Option("--out", help="WAV file to write.")]
 
 
@@ -83,10 +66,6 @@ class PortChoice(StrEnum):
 
     default = "default"
     free = "free"
-
-
-CheckpointFamily = StrEnum("CheckpointFamily", [(family.name, family.name) for family in FAMILIES])  # type: ignore[misc]
-"""The checkpoints that `fetch` downloads."""
 
 
 def _show_version(wanted: bool) -> None:
@@ -104,7 +83,7 @@ def options(
     """The options before the command."""
 
 
-@app.command(epilog=_examples("demo", 'demo --text "Keep up the good work." --out work.wav'))
+@app.command(epilog=examples("demo", 'demo --text "Keep up the good work." --out work.wav'))
 def demo(
     out_file: OutFile = Path("demo.wav"),
     text: Annotated[str, typer.Option(help="Text to speak.")] = SENTENCE,
@@ -119,7 +98,7 @@ def demo(
 
 
 @app.command(
-    epilog=_examples("up", "up --decode 3 --ports free", "up --model-dir models/cosyvoice2 --devices cuda:0,cuda:1")
+    epilog=examples("up", "up --decode 3 --ports free", "up --model-dir models/cosyvoice2 --devices cuda:0,cuda:1")
 )
 def up(
     decode: Annotated[
@@ -171,7 +150,7 @@ async def _serve(config: StackConfig) -> None:
     err.print(f"Starting encode, llm, {config.decode_workers} decode workers and the gateway (logs: {config.log_dir}):")
     async with Stack(config, show_event) as stack:
         server = "" if stack.ports.gateway.grpc == 50050 else f" --server {stack.gateway.address}"
-        show_serving(stack.addresses, f'{sys.argv[0]} say "Good morning, Alice, welcome to London."{server}')
+        show_serving(stack.addresses, f'{PROGRAM} say "Good morning, Alice, welcome to London."{server}')
         try:
             await asyncio.Event().wait()
         finally:
@@ -184,7 +163,7 @@ def _access(server: str, tls: bool, ca: Path | None, api_key: str) -> Access:
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         'say "Good morning, Alice, welcome to London."',
         'say "Keep up the good work." --voice rms --seed 7',
         'say "Keep up the good work." --out work.wav \\\n'
@@ -234,7 +213,7 @@ def say(
     show_speech(speech, out_file)
 
 
-@app.command(epilog=_examples("voices", "voices --server tts.example:443 --tls"))
+@app.command(epilog=examples("voices", "voices --server tts.example:443 --tls"))
 def voices(server: Server = "127.0.0.1:50050", tls: Tls = False, ca: Authority = None, api_key: ApiKey = "") -> None:
     """List the voices that a running gateway offers."""
     try:
@@ -248,107 +227,7 @@ def voices(server: Server = "127.0.0.1:50050", tls: Tls = False, ca: Authority =
     out.print(table)
 
 
-@app.command(epilog=_examples("doctor", "doctor models/cosyvoice2"))
-def doctor(
-    model_dir: Annotated[Path, typer.Argument(help="Model directory to check.")] = EMBEDDED_MODEL,
-) -> None:
-    """Check versions, devices, ports and a model directory, and print a remedy for each problem."""
-    colours = {"ok": "green", "warn": "yellow", "fail": "bold red"}
-    failures = 0
-    for finding in doctor_module.examine(model_dir):
-        failures += finding.level == "fail"
-        out.print(f"[{colours[finding.level]}]{finding.level:<4}[/] ", end="")
-        out.print(finding.what, markup=False, soft_wrap=True)
-        if finding.remedy:
-            out.print(f"     → {finding.remedy}", markup=False, soft_wrap=True)
-    if failures:
-        fail(f"{failures} problems must be fixed before light-tts can run")
-
-
-@app.command(epilog=_examples("fetch cosyvoice2", "fetch cosyvoice3 /data/cosyvoice3"))
-def fetch(
-    family: Annotated[CheckpointFamily, typer.Argument(help="The checkpoint to download.")],
-    directory: Annotated[Path | None, typer.Argument(help="Folder to put it in; default: models/NAME.")] = None,
-    wait: Annotated[
-        float, typer.Option(min=0, help="Do not download; wait this many seconds for another process to do it.")
-    ] = 0,
-    llm: Annotated[
-        list[str] | None,
-        typer.Option(help="Also download these weights of the language model: rl (of cosyvoice3)."),
-    ] = None,
-) -> None:
-    """Download an official checkpoint from the Hugging Face hub and verify every checksum.
-
-    Run the same command again to resume an interrupted download. HF_ENDPOINT
-    names another hub or a mirror; HF_TOKEN is sent if it is set.
-    """
-    chosen, target = family_named(family.value), directory or Path("models") / family.value
-    if unknown := set(llm or ()) - set(chosen.llm_variants):
-        known = ", ".join(chosen.llm_variants) or "none"
-        fail(f"--llm {unknown.pop()}: {chosen.name} has these further weights of the language model: {known}")
-    try:
-        with DownloadProgress() as progress:
-            if wait:
-                wait_for(target, wait, progress)
-                return
-            fetch_checkpoint(chosen, target, progress, variants=llm or ())
-    except FetchError as error:
-        fail(str(error))
-    except KeyboardInterrupt:
-        err.print("stopped; run the same command again to resume")
-        raise typer.Exit(130) from None
-    out.print(f"Try: {sys.argv[0]} up --model-dir {target}", soft_wrap=True)
-
-
-@app.command(
-    epilog=_examples(
-        "prepare --backend onnx", "prepare --backend tensorrt --device cuda:0 \\\n    --model-dir models/cosyvoice2"
-    )
-)
-def prepare(
-    model_dir: ModelDirectory = EMBEDDED_MODEL,
-    backend: Annotated[
-        Literal["onnx", "tensorrt"],
-        typer.Option(help="onnx takes seconds. tensorrt takes minutes and needs the model of GPU that will decode."),
-    ] = "onnx",
-    device: Annotated[str, typer.Option(help="Device to build for: cpu, cuda, cuda:1 ...")] = "cpu",
-    max_batch_size: Annotated[
-        int,
-        typer.Option(min=0, help="Largest batch of a TensorRT engine, as the workers' setting; 0 is their default."),
-    ] = 0,
-    precision: Annotated[
-        Literal["auto", "float32", "float16", "bfloat16"],
-        typer.Option(help="Precision of a TensorRT engine, as the workers' decode_precision; auto is bfloat16."),
-    ] = "auto",
-    cache_dir: Annotated[
-        Path | None,
-        typer.Option(envvar="LIGHTTTS_DECODE_CACHE_DIR", help="Folder the workers read; default: ~/.cache/light-tts."),
-    ] = None,
-) -> None:
-    """Export graphs and build engines ahead for decode workers with LIGHTTTS_DECODE_BACKEND=onnx or tensorrt.
-
-    These backends keep no states. Where memory holds the states, the torch
-    backend costs less per hop.
-
-    The name of a graph identifies its weights; that of an engine also the GPU,
-    TensorRT's version, the precision and the batch size. No worker loads a file
-    that was built for another. Existing files are kept, and every file is tested
-    before the command ends.
-    """
-    flags = {
-        "--decode-backend": backend,
-        "--model-dir": model_dir,
-        "--device": device,
-        "--decode-max-batch-size": max_batch_size,
-        "--decode-precision": precision,
-    }
-    flags |= {"--decode-cache-dir": cache_dir} if cache_dir is not None else {}
-    words = (str(word) for pair in flags.items() for word in pair)
-    command = module_command("services.decode.prepare", *words)
-    raise typer.Exit(subprocess.run(command, check=False).returncode)  # noqa: S603 - our own module, torch stays there
-
-
-@app.command(epilog=_examples("key assistant"))
+@app.command(epilog=examples("key assistant"))
 def key(name: Annotated[str, typer.Argument(help="Name of the key's holder: letters, digits, dots, dashes.")]) -> None:
     """Make an API key: print the key once, and the lines for the gateway's key file, which holds only its hash."""
     if re.fullmatch(NAME, name) is None:
@@ -360,7 +239,7 @@ def key(name: Annotated[str, typer.Argument(help="Name of the key's holder: lett
     out.print(f"  - name: {name}\n    sha256: {key_hash(made)}", markup=False, soft_wrap=True)
 
 
-@app.command(epilog=_examples("bench", "bench --rates 1,2,4 --seconds 60", "bench --rates 1 --find 0.8"))
+@app.command(epilog=examples("bench", "bench --rates 1,2,4 --seconds 60", "bench --rates 1 --find 0.8"))
 def bench(
     rates: Annotated[str, typer.Option(help="Requests per second; each rate is one load: 0.5,1,2.")] = "0.2,0.5,1",
     seconds: Annotated[float, typer.Option(min=1.0, help="Duration of each load.")] = 30.0,
@@ -389,6 +268,10 @@ def bench(
         fail(str(error))
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+
+
+model_commands.add_to(app)
+text_command.add_to(app)
 
 
 def main() -> None:

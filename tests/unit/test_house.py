@@ -25,7 +25,9 @@ ENGINE_MAY_IMPORT = {"torch", "triton", "numpy", "onnxruntime"} | {
     f"services.common.{name}"
     for name in (
         "checkpoint.chunk_plan",
+        "checkpoint.flow_config",
         "checkpoint.model_dir",
+        "checkpoint.vocoder_config",
         "checkpoint.weights",
         "engine.memory",
         "engine.places",

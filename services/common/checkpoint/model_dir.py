@@ -24,6 +24,8 @@ from services.common.families import COSYVOICE2, FAMILIES, family_of
 from services.common.families.family import ModelFamily, SpeechIds
 
 CARD = "light-tts.yaml"
+Part = Literal["llm", "flow", "hift"]
+"""A network, and the name of its file of weights."""
 
 
 class ModelDirError(Exception):
@@ -144,7 +146,7 @@ class ModelDir:
     def speaker_encoder(self) -> Path:
         return self.path / "campplus.onnx"
 
-    def weights_file(self, part: Literal["llm", "flow", "hift"]) -> Path:
+    def weights_file(self, part: Part) -> Path:
         return self.path / f"{part}.pt"
 
 

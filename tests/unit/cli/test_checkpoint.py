@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
 import torch
 
-from cli.checkpoint import examine_checkpoint
+from cli.model import checkpoint
+from cli.model.checkpoint import examine_checkpoint
 
 DATA = Path(__file__).parents[2] / "data"
 
@@ -60,3 +62,37 @@ def test_damage_is_found(tmp_path: Path) -> None:
     assert "flow.pt" in found[0]
     assert "campplus.onnx" in found[1]
     assert "'mini_c' is unusable" in found[2]
+
+
+def test_weights_that_do_not_fit_the_configuration_are_named(tmp_path: Path) -> None:
+    """A directory with files of two checkpoints: what cannot be spoken or decoded, and why."""
+    mixed = tmp_path / "mixed"
+    shutil.copytree(DATA / "cosyvoice3-mini", mixed)
+    assert not report(mixed)["fail"]
+    for part in ("flow", "hift"):
+        shutil.copy(DATA / "cosyvoice2-mini" / f"{part}.pt", mixed / f"{part}.pt")
+    weights = torch.load(mixed / "llm.pt", weights_only=True)
+    weights["llm_decoder.weight"] = weights["llm_decoder.weight"][:-7]
+    torch.save(weights, mixed / "llm.rl.pt")
+    found = report(mixed)
+    assert [line.split()[0] for line in found["fail"]] == ["flow.pt", "hift.pt", "llm.rl.pt"]
+    assert all("cannot be used" in line and "does not fit its configuration" in line for line in found["fail"])
+    assert "llm_decoder.weight is [6754, 32], expected [6761, 32]" in found["fail"][2]
+    assert "llm.rl.pt: LIGHTTTS_LLM_WEIGHTS=rl selects these weights" in found["ok"]
+
+
+def test_other_large_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Published exports are safe to remove; other weights of the llm and unknown files are not called so."""
+    folder = tmp_path / "model"
+    shutil.copytree(DATA / "cosyvoice3-mini", folder, ignore=shutil.ignore_patterns("*.npz"))
+    shutil.copy(folder / "llm.pt", folder / "llm.rl.pt")
+    (folder / "vllm").mkdir()
+    for name in ("flow.decoder.estimator.fp32.onnx", "speech_tokenizer_v3.batch.onnx", "vllm/model.bin", "mine.bin"):
+        (folder / name).write_bytes(b"12345")
+    monkeypatch.setattr(checkpoint, "_LARGE", 4)
+    lines = report(folder)["ok"]
+    removable = next(line for line in lines if "safe to remove" in line)
+    assert removable.endswith("flow.decoder.estimator.fp32.onnx, speech_tokenizer_v3.batch.onnx, vllm/model.bin")
+    unread = next(line for line in lines if line.startswith("not read by light-tts"))
+    assert "mine.bin" in unread
+    assert "llm.rl.pt" not in removable + unread

@@ -21,7 +21,7 @@ from services.common.settings import EMBEDDED_MODEL
 runner = CliRunner()
 
 
-COMMANDS = ("demo", "up", "say", "voices", "doctor", "fetch", "prepare", "key", "bench")
+COMMANDS = ("demo", "up", "say", "voices", "doctor", "fetch", "verify", "prepare", "key", "bench", "text")
 
 
 def test_help_names_every_command() -> None:
@@ -45,6 +45,17 @@ def test_the_examples_of_the_help_are_commands_that_exist(arguments: list[str]) 
         context = group.make_context("light-tts", [name, *options], resilient_parsing=True)
         _, command, rest = group.resolve_command(context, [name, *options])
         command.make_context(name, rest)  # raises UsageError
+
+
+def test_text_shows_how_a_text_is_read() -> None:
+    arguments = ["text", "--model-dir", str(EMBEDDED_MODEL), "--language", "en-US", "Room 007. [pause:1s]Bye [laugh]."]
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    for shown in ("Room zero zero seven.", "[1 s of silence]", "Bye.", "sound_dropped"):
+        assert shown in result.output
+    refused = runner.invoke(app, ["text", "--model-dir", str(EMBEDDED_MODEL), "<speak>a & b</speak>"])
+    assert refused.exit_code == 1
+    assert "line 1, position 11" in refused.output.replace("\n", " ")
 
 
 def test_the_version_is_that_of_the_package() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.fetch import FetchError, fetch, wait_for
+from cli.model.fetch import FetchError, fetch, wait_for
 from services.common.checkpoint.model_dir import open_model_dir
 from services.common.families import COSYVOICE2
 from tests.support.model_hub import ModelHub

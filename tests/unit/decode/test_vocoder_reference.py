@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from tests.unit.decode import decode_support as support
 
 FAMILIES = ["cosyvoice2", "cosyvoice3"]
 FRAMES = 24
-UNUSUAL = {
+UNUSUAL: dict[str, Any] = {
     "nb_harmonics": 4,
     "sine_amplitude": 0.23,
     "noise_sigma": 0.02,

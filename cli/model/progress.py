@@ -11,7 +11,7 @@ from cli.console import err
 
 
 class DownloadProgress:
-    """Receives the progress of `cli.fetch`. A context manager: the bar disappears at its end."""
+    """Receives the progress of `cli.model.fetch`. A context manager: the bar disappears at its end."""
 
     def __init__(self) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())

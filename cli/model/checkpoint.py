@@ -7,7 +7,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from cli.finding import Finding
-from services.common.checkpoint.model_dir import CARD, ModelDir, ModelDirError, open_model_dir
+from services.common.checkpoint.model_dir import CARD, ModelDir, ModelDirError, Part, open_model_dir
 from services.common.families import FAMILIES, family_of
 from services.common.families.family import ModelFamily
 
@@ -22,6 +22,7 @@ _ROLES = {
     _TOKENIZER + "vocab.json": "the text tokenizer",
     _TOKENIZER + "merges.txt": "the text tokenizer",
 }
+PARTS: tuple[Part, ...] = ("llm", "flow", "hift")
 _SPEECH_TOKENIZER = "the speech tokenizer: no voice can be extracted without it"
 _USED = {*_ROLES, CARD, "config.json", "README.md", "spk2info.pt", "style_config.json"}
 _LARGE = 50e6
@@ -103,20 +104,32 @@ def _other_files(model: ModelDir) -> Iterator[Finding]:
 
 
 def _check_weights(model: ModelDir) -> Iterator[Finding]:
+    """Read each file of weights and load it into the network that the configuration describes."""
     try:
+        from cli.model.networks import load_network
         from services.common.checkpoint.weights import read_weights
     except ImportError as error:
         yield Finding("fail", f"cannot read the weights without torch ({error})", "run `make setup`")
         return
-    for part in ("llm", "flow", "hift"):
-        file = model.weights_file(part)
+    variants = [model.path / model.family.llm_file(variant) for variant in model.family.llm_variants]
+    files = [(model.weights_file(part), part) for part in PARTS] + [(file, PARTS[0]) for file in variants]
+    for file, part in files:
+        if not file.is_file():
+            continue
         try:
             weights = read_weights(file)
         except ModelDirError as error:
             yield Finding("fail", f"model: {error}", "replace the file; the checkpoint is damaged")
             continue
-        parameters = sum(value.numel() for value in weights.values())
-        yield Finding("ok", f"{file.name}: {len(weights)} tensors, {parameters / 1e6:.2f} M parameters")
+        count, parameters = len(weights), sum(value.numel() for value in weights.values())
+        try:
+            load_network(model, part, file, weights)
+        except (ModelDirError, ValueError, RuntimeError) as error:
+            first_line = (str(error) or type(error).__name__).splitlines()[0]
+            remedy = f"take {file.name} and {model.family.yaml} from the same checkpoint"
+            yield Finding("fail", f"{file.name} cannot be used: {first_line}", remedy)
+            continue
+        yield Finding("ok", f"{file.name}: {count} tensors, {parameters / 1e6:.2f} M parameters, as configured")
 
 
 def _check_graph(path: Path) -> Finding:

@@ -1,0 +1,1 @@
+"""The commands about a model directory: check, download, prove and prepare it."""

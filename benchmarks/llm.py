@@ -5,7 +5,7 @@ every weight once can be faster) and, if transformers is installed, with its pla
 a GPU it also measures the bare replay of the step's CUDA graph. On one CPU thread times are processor time, so that
 other programs on the machine hardly affect them. `--costs FILE` writes this machine's costs for the simulated backend
 (services/llm/engine/backends.py), as in services/llm/costs. `--programs` runs the steps on a CPU in the form of a GPU,
-to separate the host's part of a step from the device's.
+to separate the host's part of a step from the device's. `--count` counts a GPU's kernels and bytes per step on a CPU.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ import numpy as np
 import torch
 
 from benchmarks.floor import Clock, clock_of, memory_bandwidth
+from benchmarks.llm_ops import CONTEXT, count_step, estimate_ms
 from benchmarks.llm_peers import FULL_SIZE, TransformersLoop, random_model, step_bytes
 from services.common.checkpoint.model_dir import ModelDir, open_model_dir
 from services.llm.engine.backends import CostModel
 from services.llm.engine.layout import Prompt
 from services.llm.engine.scheduler import EngineLimits, Scheduler
 from services.llm.engine.sequence import Request, SamplingOptions, Sequence
-from services.llm.model.kv_cache import gathered
+from services.llm.loading import PREFILL_SIZES, fused_kernels
+from services.llm.model.kernels import PLAIN, StepKernels
 from services.llm.model.model import SpeechLM, load_speech_lm
 from services.llm.model.torch_backend import TorchBackend, TorchOptions
 
@@ -66,10 +68,12 @@ def make_model(args: argparse.Namespace, dtype: torch.dtype, device: torch.devic
 
 def measure(args: argparse.Namespace, model_dir: ModelDir, model: SpeechLM, floor: float, clock: Clock) -> None:
     peer = None if args.no_transformers else transformers_loop(model, clock)
+    kernels = fused_kernels(model, int8_kv=args.int8_kv) if args.device.startswith("cuda") else PLAIN
     results: list[tuple[int, float]] = []
     print("batch  step p10 ms    p50    p95  tokens/s  x batch 1  x floor  host ms  replay ms  transformers  tokens/s")
     for batch in args.batches:
-        bench = Bench(model_dir, model, args, batch, clock)
+        programs = (batch,) if args.programs or args.device.startswith("cuda") else ()
+        bench = Bench(model_dir, model, args, batch, clock, programs, kernels)
         p10, p50, p95 = np.percentile(bench.decode(batch, args.steps), [10, 50, 95])
         # On a shared machine the fastest tenth is a better measure of the code than the median.
         results.append((batch, p10))
@@ -85,6 +89,20 @@ def measure(args: argparse.Namespace, model_dir: ModelDir, model: SpeechLM, floo
     if args.costs:
         args.costs.write_text(json.dumps(asdict(fit(results, prefill)), indent=2) + "\n", encoding="utf-8")
         print(f"wrote {args.costs}")
+    if args.count:
+        print_counts(model, args)
+
+
+def print_counts(model: SpeechLM, args: argparse.Namespace) -> None:
+    print(f"\none recorded step at {CONTEXT} positions, counted on a CPU with a Triton kernel as one")
+    print("batch  kernels  read-backs  MB moved  H100 ms, estimate  kernels by part")
+    for batch in args.batches:
+        count = count_step(model, batch, int8_kv=args.int8_kv)
+        kernels, moved = count.kernels.total(), count.bytes.total()
+        parts = ", ".join(f"{number} {name}" for name, number in count.kernels.most_common())
+        least, most = estimate_ms(count)
+        line = f"{batch:>5} {kernels:>8} {count.read_backs:>11} {moved / 1e6:>9.1f}"
+        print(f"{line}       {least:.2f} to {most:.2f}  {parts}")
 
 
 def transformers_loop(model: SpeechLM, clock: Clock) -> TransformersLoop | None:
@@ -115,27 +133,34 @@ def arguments() -> argparse.Namespace:
     num_steps = 8 if torch.cuda.is_available() else 1
     parser.add_argument("--num-steps", type=int, default=num_steps, help="steps per run of a program")
     parser.add_argument("--programs", action="store_true", help="run steps as programs on a CPU too")
+    parser.add_argument("--count", action="store_true", help="count the kernels and bytes of a step, on a CPU only")
     parser.add_argument("--no-transformers", action="store_true")
     parser.add_argument("--costs", type=Path, help="write a cost file to this path")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.count and args.device != "cpu":
+        parser.error("--count needs --device cpu")
+    return args
 
 
 class Bench:
     """Runs the engine's steps without its thread."""
 
     def __init__(
-        self, model_dir: ModelDir, model: SpeechLM, args: argparse.Namespace, batch: int, clock: Clock
+        self,
+        model_dir: ModelDir,
+        model: SpeechLM,
+        args: argparse.Namespace,
+        batch: int,
+        clock: Clock,
+        programs: tuple[int, ...] = (),
+        kernels: StepKernels = PLAIN,
     ) -> None:
         self.model_dir, self.num_steps = model_dir, args.num_steps
         self.limits = EngineLimits(
             max_running=batch, total_tokens=batch * REQUEST_TOKENS, max_request_tokens=REQUEST_TOKENS
         )
-        attend, programs = gathered, (batch,) if args.programs else ()
-        if args.device.startswith("cuda"):
-            from services.llm.model.paged_kernel import paged
-
-            attend, programs = paged, (batch,)
-        options = TorchOptions(args.int8_kv, attend, programs, REQUEST_TOKENS)
+        prefill = PREFILL_SIZES if programs else ()
+        options = TorchOptions(args.int8_kv, kernels, programs, REQUEST_TOKENS, prefill)
         self.clock = clock
         self.backend = TorchBackend(model, options=options)
         self.backend.reserve(self.limits.num_blocks, self.limits.block_size)

@@ -14,7 +14,7 @@ from unittest import mock
 import torch
 
 from benchmarks.gpu_check.check import TINY, Check, name_of
-from benchmarks.gpu_check.kernel import decode_attention
+from benchmarks.gpu_check.kernel import step_kernels
 from benchmarks.llm_peers import FULL_SIZE, random_model
 from services.common.checkpoint.model_dir import ModelDir, open_model_dir
 from services.common.engine.shell import FailedEvent
@@ -22,8 +22,8 @@ from services.llm.engine.engine import LlmEngine
 from services.llm.engine.layout import Prompt
 from services.llm.engine.scheduler import EngineLimits, ScheduledSequence
 from services.llm.engine.sequence import Event, Request, SamplingOptions
-from services.llm.model.decode_program import DecodeProgram
-from services.llm.model.kv_cache import DecodeAttention
+from services.llm.model.decode_program import Program
+from services.llm.model.kernels import StepKernels
 from services.llm.model.model import SpeechLM, load_speech_lm
 from services.llm.model.torch_backend import TorchBackend, TorchOptions
 
@@ -31,6 +31,7 @@ SEQUENCES = 12
 MOST_SEQUENCES = 16
 REQUEST_TOKENS = 512
 PROGRAM_SIZES = (1, 4, MOST_SEQUENCES)
+PREFILL_SIZES = (64, 256)
 TEXT_VOCAB = 2000
 """Text ids of the random model: the official number would only cost memory and time."""
 NUM_STEPS = (8, 1)
@@ -94,13 +95,13 @@ def llm_exact(check: Check) -> None:
 
     In float32 and in the device's own precision.
     """
-    attend = decode_attention(check)
     for dtype in dict.fromkeys((torch.float32, check.compute)):
         name = name_of(dtype)
         model_dir, model = load_llm(check, dtype)
-        unrecorded = generate(check, model_dir, model, attend, programs=PROGRAM_SIZES, record=False, num_steps=8)
-        recorded = generate(check, model_dir, model, attend, programs=PROGRAM_SIZES, record=True, num_steps=8)
-        plain = generate(check, model_dir, model, attend, programs=(), record=False, num_steps=1)
+        kernels = step_kernels(check, model)
+        unrecorded = generate(check, model_dir, model, kernels, programs=PROGRAM_SIZES, record=False, num_steps=8)
+        recorded = generate(check, model_dir, model, kernels, programs=PROGRAM_SIZES, record=True, num_steps=8)
+        plain = generate(check, model_dir, model, kernels, programs=(), record=False, num_steps=1)
         check.report(f"{name}: steps by kind", [f"{count} x {how}" for how, count in recorded.ran.items()])
         check.report(f"{name}: start with {len(PROGRAM_SIZES)} programs, s", round(recorded.start_s, 2))
         check.expect(f"{name}: recorded equals unrecorded", recorded.ids == unrecorded.ids, f"{recorded.count} tokens")
@@ -116,17 +117,18 @@ def generate(
     check: Check,
     model_dir: ModelDir,
     model: SpeechLM,
-    attend: DecodeAttention,
+    kernels: StepKernels,
     *,
     programs: tuple[int, ...],
     record: bool,
     num_steps: int,
 ) -> Generated:
     """Generate SEQUENCES sequences of up to 3 s at once. Raises the error of a failed one."""
-    backend = CountingBackend(model, TorchOptions(False, attend, programs, REQUEST_TOKENS))
+    prefill = PREFILL_SIZES if programs else ()
+    backend = CountingBackend(model, TorchOptions(False, kernels, programs, REQUEST_TOKENS, prefill))
     generated = Generated(ran=backend.ran)
     events: queue.SimpleQueue[tuple[int, Event]] = queue.SimpleQueue()
-    unrecorded = mock.patch.object(DecodeProgram, "record", lambda program, pool=None: pool)
+    unrecorded = mock.patch.object(Program, "record", lambda program, pool=None: pool)
     engines: list[LlmEngine] = []
     with contextlib.nullcontext() if record else unrecorded:
         generated.start_s = check.seconds(lambda: engines.append(make_engine(backend, model_dir, num_steps)))

@@ -21,7 +21,7 @@ class Step:
 
 STEPS = (
     Step("env", "env", 60, "versions, and the card's rates: copy, matrix products, convolutions, gathers"),
-    Step("kernel", "kernel", 70, "the paged attention kernel against plain attention; times of both", needs_gpu=True),
+    Step("kernel", "kernel", 110, "the llm's Triton kernels against plain operations; times of both", needs_gpu=True),
     Step(
         "llm_exact", "llm", 80, "llm: recorded steps give the tokens of the same steps unrecorded, and of plain steps"
     ),

@@ -12,8 +12,15 @@ import numpy as np
 from benchmarks.decode import made_up_voice
 from benchmarks.gpu_check.check import Check
 from benchmarks.gpu_check.decode import PROMPT_TOKENS, load_decode
-from benchmarks.gpu_check.kernel import decode_attention
-from benchmarks.gpu_check.llm import MOST_SEQUENCES, PROGRAM_SIZES, REQUEST_TOKENS, load_llm, make_engine
+from benchmarks.gpu_check.kernel import step_kernels
+from benchmarks.gpu_check.llm import (
+    MOST_SEQUENCES,
+    PREFILL_SIZES,
+    PROGRAM_SIZES,
+    REQUEST_TOKENS,
+    load_llm,
+    make_engine,
+)
 from services.common.engine.shell import FailedEvent
 from services.decode.engine import events as decode_events
 from services.decode.engine import scheduler as decode_scheduler
@@ -30,11 +37,12 @@ WAIT_S = 60.0
 
 def together(check: Check) -> None:
     """Report the first audio of one stream alone, several times, and on a GPU of 16 streams at once."""
-    attend = decode_attention(check)
     model_dir, model = load_llm(check, check.compute)
     backend = load_decode(check, check.compute, check.compute, programs=MOST_SEQUENCES if check.on_gpu else 2)
     voice = replace(made_up_voice(backend, PROMPT_TOKENS, np.random.default_rng(1)), voice="known voice")
-    llm_backend = TorchBackend(model, options=TorchOptions(False, attend, PROGRAM_SIZES, REQUEST_TOKENS))
+    kernels = step_kernels(check, model)
+    options = TorchOptions(False, kernels, PROGRAM_SIZES, REQUEST_TOKENS, PREFILL_SIZES)
+    llm_backend = TorchBackend(model, options=options)
     limits = decode_scheduler.EngineLimits(max_batch=MOST_SEQUENCES, max_queue=MOST_SEQUENCES, admission=False)
     with (
         contextlib.closing(make_engine(llm_backend, model_dir, 4 if check.on_gpu else 1)) as llm,

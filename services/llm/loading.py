@@ -140,7 +140,11 @@ def _torch_backend(settings: LlmSettings, model: ModelDir, styles: Mapping[str, 
     if settings.llm_int8_weights and on_gpu:
         replaced("llm_int8_weights", f"weights in {_name(dtype)}", "8-bit products run on a CPU only")
     models = [load_speech_lm(model, device, dtype, path=path, int8_weights=int8_weights) for path in styles.values()]
-    kernels = _fused_kernels(settings, models[0]) if on_gpu else PLAIN
+    kernels = PLAIN
+    if on_gpu:
+        kernels = fused_kernels(
+            models[0], paged=settings.llm_paged_kernel, fused=settings.llm_fused_kernels, int8_kv=settings.llm_int8_kv
+        )
     if settings.llm_compile:
         _compile(models, kernels)
     graphs = _uses_graphs(settings, device)
@@ -194,10 +198,12 @@ def _prefill_sizes(settings: LlmSettings) -> tuple[int, ...]:
     return tuple(size for size in PREFILL_SIZES if size <= largest)
 
 
-def _fused_kernels(settings: LlmSettings, model: SpeechLM) -> StepKernels:
-    """Return the Triton kernels that work here and agree with the plain ones, group by group."""
-    config, int8_kv = model.config, settings.llm_int8_kv
-    kernels = PLAIN
+def fused_kernels(model: SpeechLM, *, paged: bool = True, fused: bool = True, int8_kv: bool = False) -> StepKernels:
+    """Return the Triton kernels that work here and agree with the plain ones: for attention, and for all else.
+
+    The model is on a GPU, which is the current device. The log has the reason for a group of kernels that is left out.
+    """
+    config, kernels = model.config, PLAIN
 
     def fault_of_layers(candidate: StepKernels) -> str:
         plain, fused = (hidden_states(model, each, int8_kv=int8_kv) for each in (PLAIN, candidate))
@@ -211,9 +217,9 @@ def _fused_kernels(settings: LlmSettings, model: SpeechLM) -> StepKernels:
         share = float((fused == plain).all(dim=1).float().mean())
         return "" if share >= TRIAL_AGREEMENT else f"only {share:.0%} of its ids are those of plain sampling"
 
-    if settings.llm_paged_kernel and _heads_fit(config, 16, "llm_paged_kernel", "copied K/V blocks"):
+    if paged and _heads_fit(config, 16, "llm_paged_kernel", "copied K/V blocks"):
         kernels = _tried("llm_paged_kernel", "copied K/V blocks", kernels, _attention_kernels, fault_of_layers)
-    if settings.llm_fused_kernels and _heads_fit(config, 2, "llm_fused_kernels", "plain layers"):
+    if fused and _heads_fit(config, 2, "llm_fused_kernels", "plain layers"):
         kernels = _tried("llm_fused_kernels", "plain layers", kernels, _layer_kernels, fault_of_layers)
         kernels = _tried("llm_fused_kernels", "plain sampling", kernels, _sampling_kernels, fault_of_sampling)
     return kernels

@@ -24,6 +24,7 @@ MAX_ACCOMPANYING = 4000
 time that either takes."""
 
 _LOOSE_MARK = regex.compile(r"(?<=\p{L}) (?=[.,!?;:](?:\s|$))")
+_LINE_ENDS = regex.compile(r"[ \t]*[\r\n]\s*")
 _BLANKS = regex.compile(r" {2,}")
 # Scripts that identify languages. Latin letters do not: any text may contain them.
 _SCRIPTS: tuple[tuple[str, regex.Pattern[str], frozenset[str]], ...] = (
@@ -72,6 +73,8 @@ class TextFrontend:
         text = self.pronouncer.with_phones(lexicon.applied(text, self.pronouncer, warnings), warnings)
         # What was left out leaves the blanks around it.
         text = self.sounds.guarded(text)
+        if "\n" in text or "\r" in text:  # a wrapped line
+            text = _LINE_ENDS.sub("" if language == "zh" else " ", text)
         if "  " in text:
             text = _BLANKS.sub(" ", text)
         text = _LOOSE_MARK.sub("", text).strip()

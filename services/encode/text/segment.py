@@ -19,6 +19,8 @@ _WIDE_MARKS = frozenset(mark for mark in _MARKS if not mark.isascii()) - {"…"}
 _PLACES = regex.compile(rf"[{regex.escape(''.join(sorted(_MARKS)) + lines.LINE_ENDS)}<\[]")
 _CLOSERS = regex.compile(r"""["”’'»)\]}*_~`」』）】》]{0,4}""")
 _WIDE_CLOSERS = regex.compile(r"""["”’)\]」』）】》]{0,4}""")
+_ENDED = regex.compile(r"[.?!。？！…]")
+"""The end of a sentence inside a line, which is therefore no heading; `Name: ` is none."""
 _PAUSES = ("，", ",", "、")
 _STOPPED = regex.compile(r"""[.?!。？！…]["”’'»)\]}*_~`」』）】》]{0,4}\s*$""")
 """The end of a text that a pause completes."""
@@ -150,7 +152,7 @@ class Segmenter:
             self._line = ""
             self._line_from = place + 1
             return None, place + 1
-        broken = self._wrapped or (not self._line_from and bool(self._line.strip()))
+        broken = self._wrapped or (not self._line_from and _ENDED.search(self._line) is not None)
         ends = lines.line_break_ends(self._line_before(place), text, place, broken=broken, final=final)
         if ends is None:
             return None, None

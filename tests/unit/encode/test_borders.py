@@ -29,6 +29,8 @@ def stripped(text: str) -> list[str]:
         ("# Heading\n\n- **bold** item\n- `code` item", ["# Heading", "- **bold** item", "- `code` item"]),
         ("Steps\r\n1. First do this. Then that.\r\n2) Stop", ["Steps", "1. First do this.", "Then that.", "2) Stop"]),
         ("wrapped\n\nlower case after a blank line", ["wrapped", "lower case after a blank line"]),
+        ("Name: John\nAge: 30", ["Name:", "John", "Age:", "30"]),
+        ("(a) first\n(b) second", ["(a) first", "(b) second"]),
         ("第1章\n第2章\n\n第3章", ["第1章", "第2章", "第3章"]),
         ("| a. B | c |\n|---|---|\n| d? E | f |\nText", ["| a. B | c |", "|---|---|", "| d? E | f |", "Text"]),
         ("```\ncode here\n```\nText", ["```\ncode here".partition("\n")[0], "code here", "```", "Text"]),

@@ -166,6 +166,8 @@ def test_pieces_are_returned_as_soon_as_they_are_certain() -> None:
         ("Dr. Jones left at 10:30. Mr. Smith stayed.", ["Doctor Jones left at ten thirty.", " Mister Smith stayed."]),
         ("About 1,234 people, or 50%.", ["About one thousand, two hundred and thirty-four people, or fifty percent."]),
         ("He lives in the U.S. now. Good", ["He lives in the U S now.", " Good."]),
+        ("a line that\n  was wrapped\r\nhere", ["a line that was wrapped here."]),
+        ("Red\nBlue\n\n- Green", ["Red.", " Blue.", " Green."]),
         ("The 3rd... and last!", ["The third.", " and last!"]),
         ('He said "stop." Then left', ['He said "stop."', " Then left."]),
         ("Hello. ... ?! Bye.", ["Hello.", " Bye."]),

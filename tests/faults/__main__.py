@@ -1,6 +1,6 @@
 """Breaks decode and llm workers at random moments of playing utterances; `make faults`.
 
-    python -m tests.faults [--stage llm] [--simulated 100] [--embedded 20] [--seed 0]
+    python -m tests.faults [--stage llm] [--simulated 100] [--embedded 20] [--cosyvoice3 0] [--seed 0]
 
 Exit status 1 if an utterance lost, repeated or changed a sample or failed, or if a drained worker did not end.
 """
@@ -15,13 +15,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.faults.harness import FAULTS, break_often, summary
+from tests.faults.harness import FAULTS, Kind, break_often, summary
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--simulated", type=int, default=100, help="faults with the simulated backends")
     parser.add_argument("--embedded", type=int, default=20, help="faults with the embedded voice")
+    parser.add_argument("--cosyvoice3", type=int, default=0, help="faults with CosyVoice3's random weights")
     parser.add_argument("--seed", type=int, default=0, help="selects moments, workers and sentences")
     parser.add_argument(
         "--stage",
@@ -31,7 +32,11 @@ def main() -> int:
     )
     options = parser.parse_args()
     wrong = 0
-    kinds = (("simulated", options.simulated), ("embedded", options.embedded))
+    kinds: tuple[tuple[Kind, int], ...] = (
+        ("simulated", options.simulated),
+        ("embedded", options.embedded),
+        ("cosyvoice3", options.cosyvoice3),
+    )
     for stage, (kind, times) in itertools.product(options.stage or FAULTS, kinds):
         if not times:
             continue

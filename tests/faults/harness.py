@@ -19,10 +19,14 @@ from numpy.typing import NDArray
 from cli.client import ClientError
 from cli.local.process import Worker, is_serving
 from cli.local.stack import Stack, StackConfig
+from services.common.checkpoint.model_dir import CARD
+from services.common.settings import EMBEDDED_MODEL
 from tests.support.spoken import say
 
 Fault = Literal["kill", "freeze", "drain"]
 Stage = Literal["llm", "decode"]
+Kind = Literal["simulated", "embedded", "cosyvoice3"]
+"""What speaks: backends that sleep, the embedded voice, or CosyVoice3's checkpoint with random weights."""
 FAULTS: dict[Stage, tuple[Fault, ...]] = {
     "decode": ("kill", "freeze", "drain"),
     "llm": ("kill", "freeze"),  # a draining llm worker finishes its utterances
@@ -35,8 +39,10 @@ SENTENCES = (
     "I have not seen the other one for years, and I do not know where he went.",
     "We do not tell what we heard in the house.",
 )
-TIERS = {"simulated": 0.0, "embedded": 1e-3 + 2**-15}
+TIERS = {"simulated": 0.0, "embedded": 1e-3 + 2**-15, "cosyvoice3": 1e-3 + 2**-15}
 """Largest difference of a sample: none if audio is a function of the tokens, else float32's error and one s16 step."""
+RANDOM_SECONDS = 6.0
+"""Longest utterance of random weights, which do not end it."""
 DRAIN_LIMIT = 8.0
 """Seconds in which a drained worker must end."""
 UTTERANCE_LIMIT = 60.0
@@ -59,7 +65,7 @@ class Outcome:
 class FaultStack:
     """A stack in which the workers of one service break one after the other and are restored."""
 
-    def __init__(self, kind: Literal["simulated", "embedded"], stage: Stage, log_dir: Path, seed: int) -> None:
+    def __init__(self, kind: Kind, stage: Stage, log_dir: Path, seed: int) -> None:
         self.kind = kind
         self._random = random.Random(seed)
         self._stack = Stack(_config(kind, stage, log_dir))
@@ -150,9 +156,7 @@ def differences(number: int, samples: NDArray[np.float32], whole: NDArray[np.flo
     return [f"utterance {number}: a sample differs by {worst:.2g}"] if worst > tolerance else []
 
 
-async def break_often(
-    kind: Literal["simulated", "embedded"], stage: Stage, times: int, log_dir: Path, seed: int
-) -> list[Outcome]:
+async def break_often(kind: Kind, stage: Stage, times: int, log_dir: Path, seed: int) -> list[Outcome]:
     """Break a worker `times` times, with each kind of fault in turn, and return the outcomes."""
     outcomes = []
     faults = FAULTS[stage]
@@ -174,7 +178,7 @@ def summary(kind: str, outcomes: Sequence[Outcome]) -> str:
     return "\n".join([*lines, *wrong])
 
 
-def _config(kind: Literal["simulated", "embedded"], stage: Stage, log_dir: Path) -> StackConfig:
+def _config(kind: Kind, stage: Stage, log_dir: Path) -> StackConfig:
     llm = ["--lead-seconds", "2", "--decode-silence-seconds", "1.0" if kind == "simulated" else "3.0"]
     decode = ["--drain-notice-seconds", "0.3"]
     if kind == "simulated":
@@ -190,10 +194,25 @@ def _config(kind: Literal["simulated", "embedded"], stage: Stage, log_dir: Path)
         decode += ["--decode-admission", "off"]
     with suppress(FileExistsError):
         log_dir.mkdir(parents=True)
+    if kind == "cosyvoice3":
+        llm += ["--max-seconds", str(RANDOM_SECONDS)]
     return StackConfig(
+        model_dir=_checkpoint(log_dir / "model") if kind == "cosyvoice3" else EMBEDDED_MODEL,
         decode_workers=WORKERS,
         llm_workers=WORKERS if stage == "llm" else 1,
         log_dir=log_dir,
         flags={"llm": tuple(llm), "decode": tuple(decode), "gateway": ("--llm-silence-seconds", "1.0")},
         restart_dead=False,
     )
+
+
+def _checkpoint(folder: Path) -> Path:
+    """Make a directory of CosyVoice3's random weights with the embedded voice's prompt as its voice."""
+    folder.mkdir()
+    for file in (Path(__file__).parents[1] / "data" / "cosyvoice3-mini").iterdir():
+        (folder / file.name).symlink_to(file)
+    for name in ("prompt_slt.wav", "prompt_slt.txt"):
+        (folder / name).symlink_to(EMBEDDED_MODEL / name)
+    voice = "{name: slt, audio: prompt_slt.wav, transcript: prompt_slt.txt}"
+    (folder / CARD).write_text(f"name: random\ntext_streaming: sentence\nvoices: [{voice}]\n", encoding="utf-8")
+    return folder

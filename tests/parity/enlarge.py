@@ -22,11 +22,12 @@ def enlarge(source: Path, target: Path) -> None:
     """Writes the enlarged folder `target` (which must not exist) from the mini folder `source`."""
     shutil.copytree(source, target)
     (target / "state_dict_shapes.json").unlink()
-    for part, change in (("llm", _llm), ("flow", _flow), ("hift", _hift)):
+    third = (source / "cosyvoice3.yaml").is_file()
+    for part, change in (("llm", _llm), ("flow", _dit if third else _flow), ("hift", _hift)):
         state: State = torch.load(source / f"{part}.pt", weights_only=True)
         change(state)
         torch.save(state, target / f"{part}.pt")
-    _edit_yaml(target / "cosyvoice2.yaml")
+    _edit_yaml(target / ("cosyvoice3.yaml" if third else "cosyvoice2.yaml"))
     qwen = target / "CosyVoice-BlankEN" / "config.json"
     config = json.loads(qwen.read_text(encoding="utf-8"))
     for name, growth in (("num_hidden_layers", 1), ("intermediate_size", UNITS), ("vocab_size", UNITS)):
@@ -46,6 +47,9 @@ def _edit_yaml(path: Path) -> None:
         ("n_blocks", 1),
         ("num_mid_blocks", 1),
         ("cond_channels", UNITS),
+        ("depth", 1),
+        ("ff_mult", 1),
+        ("channels", UNITS),
     ):
         text = re.sub(rf"(?<=\b{name}: )\d+", partial(_grown, growth), text)
     path.write_text(text, encoding="utf-8")
@@ -78,6 +82,21 @@ def _flow(state: State) -> None:
     _append_mid_stage(state)
 
 
+def _dit(state: State) -> None:
+    """CosyVoice3's flow: wider pre-lookahead and feed-forward layers, and a block that passes its input on."""
+    for name in ("weight", "bias"):
+        state[f"pre_lookahead_layer.conv1.{name}"] = _widen(state[f"pre_lookahead_layer.conv1.{name}"], 0)
+    state["pre_lookahead_layer.conv2.weight"] = _widen(state["pre_lookahead_layer.conv2.weight"], 1)
+    width = state["decoder.estimator.proj_out.weight"].shape[1]
+    for key in list(state):
+        if re.search(r"ff\.ff\.0\.0\.(weight|bias)$", key):
+            state[key] = _widen(state[key], 0, units=width)
+        elif key.endswith("ff.ff.2.weight"):
+            state[key] = _widen(state[key], 1, units=width)
+    silent = ("attn.to_out.0.weight", "attn.to_out.0.bias", "ff.ff.2.weight", "ff.ff.2.bias")
+    _append_block(state, "decoder.estimator.transformer_blocks.", silent=silent)
+
+
 def _estimator_stages(state: State) -> list[str]:
     pattern = re.compile(r"(decoder\.estimator\.(?:down|mid|up)_blocks\.\d+\.1\.)0\.norm1\.weight")
     return [match.group(1) for key in state if (match := pattern.match(key))]
@@ -108,9 +127,9 @@ def _hift(state: State) -> None:
     state["f0_predictor.classifier.weight"] = _widen(state["f0_predictor.classifier.weight"], 1)
 
 
-def _widen(tensor: Tensor, dim: int, fill: float = 0.0) -> Tensor:
+def _widen(tensor: Tensor, dim: int, fill: float = 0.0, units: int = UNITS) -> Tensor:
     shape = list(tensor.shape)
-    shape[dim] = UNITS
+    shape[dim] = units
     return torch.cat((tensor, torch.full(shape, fill)), dim=dim)
 
 

@@ -12,7 +12,8 @@ import pytest
 from tests.parity.__main__ import main
 from tests.parity.enlarge import enlarge
 
-MINI = Path(__file__).parents[1] / "data" / "cosyvoice2-mini"
+DATA = Path(__file__).parents[1] / "data"
+MINI = DATA / "cosyvoice2-mini"
 
 
 def run(folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, str]]:
@@ -31,6 +32,16 @@ def test_other_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     seed77 = {"hift.npz: wav_seed77", "hift.npz: source_seed77"}
     assert not_passed == {"state_dict_shapes.json", "hift.npz: uv"} | seed77
     assert {verdicts[name] for name in seed77} == {"informative"}
+
+
+def test_other_sizes_of_cosyvoice3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / MINI.name).symlink_to(MINI)  # the audio of its features, which both folders use
+    enlarge(DATA / "cosyvoice3-mini", tmp_path / "larger")
+    status, verdicts = run(tmp_path / "larger", capsys)
+    assert status == 0
+    compared = [verdict for name, verdict in verdicts.items() if name.startswith(("flow_", "hift.npz: ", "token2wav"))]
+    assert compared.count("pass") >= 30
+    assert set(compared) <= {"pass", "absent"}
 
 
 def test_a_smaller_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -61,6 +61,12 @@ class Departures:
                 raise ClientDisconnected  # uvicorn expects it, and logs nothing
 
 
+_LOGGED_ELSEWHERE = {
+    "ASGI callable returned without completing handshake.",
+    "ASGI callable returned without completing response.",
+}
+
+
 async def _leaves(receive: Receive) -> bool:
     """Return whether the client's next message says that it has left."""
     try:
@@ -76,7 +82,7 @@ def drop_client_faults(record: logging.LogRecord) -> bool:
     """Filter out what uvicorn logs as errors although clients cause it at will.
 
     These are the traceback about a text frame that is not UTF-8, which ends with close code 1007, and a line about each
-    handshake that was refused with an HTTP response.
+    handshake that was refused with an HTTP response. A response that is cut has a line of the API that cut it.
     """
     bad_frame = record.exc_info is not None and isinstance(record.exc_info[1], UnicodeDecodeError)
-    return not bad_frame and record.msg != "ASGI callable returned without completing handshake."
+    return not bad_frame and record.msg not in _LOGGED_ELSEWHERE

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from services.common.checkpoint.model_dir import ModelDir
 from services.common.errors import InvalidInput
 from services.encode.text import special_tokens
+from services.encode.text.borders.units import CONTROL
 from services.encode.text.cleaning import clean, drop_unspeakable
 from services.encode.text.markup.items import Text, Warnings
 from services.encode.text.markup.sounds import Sounds
@@ -23,7 +24,9 @@ MAX_ACCOMPANYING = 4000
 """Longest transcript or instruction in characters, several times what a prompt of 30 seconds holds. This bounds the
 time that either takes."""
 
+_LEADING_MARK = regex.compile(r"^[,;，；、]\s*")  # after a pause
 _LOOSE_MARK = regex.compile(r"(?<=\p{L}) (?=[.,!?;:](?:\s|$))")
+_CONTROL = regex.compile(CONTROL)
 _LINE_ENDS = regex.compile(r"[ \t]*[\r\n]\s*")
 _BLANKS = regex.compile(r" {2,}")
 # Scripts that identify languages. Latin letters do not: any text may contain them.
@@ -77,7 +80,7 @@ class TextFrontend:
             text = _LINE_ENDS.sub("" if language == "zh" else " ", text)
         if "  " in text:
             text = _BLANKS.sub(" ", text)
-        text = _LOOSE_MARK.sub("", text).strip()
+        text = _LEADING_MARK.sub("", _LOOSE_MARK.sub("", text).strip())
         return self.normaliser(text, language)
 
     def plain_characters(self, item: Text) -> list[Text]:
@@ -108,7 +111,7 @@ class TextFrontend:
         `instruction` describes how to speak and is not normalised. An empty one selects cross-lingual speech, for which
         CosyVoice2 has no ids. Raises InvalidInput if the model was not trained on instructions.
         """
-        text = instruction.strip()
+        text = _without_control_tokens(instruction).strip()
         _check_length(text, field="instruct_text")
         self.check(text, field="instruct_text")
         if text and not self.follows_instructions:
@@ -121,14 +124,14 @@ class TextFrontend:
 
     def preamble_ids(self, preamble: str) -> tuple[int, ...]:
         """Return the ids of a preamble that ends with `<|endofprompt|>`; none if the checkpoint lacks that token."""
-        return tuple(self.tokenizer.encode(preamble)) if self.follows_instructions else ()
+        return tuple(self.tokenizer.encode(_without_control_tokens(preamble))) if self.follows_instructions else ()
 
     def prompt_ids(self, transcript: str) -> NDArray[np.int32]:
         """Return the ids [n] of a prompt's transcript, normalised but never split (spec sections 2.1 and 9).
 
         Raises InvalidInput if it is missing, has no words, or is not in one of the model's languages.
         """
-        text = transcript.strip()
+        text = _without_control_tokens(transcript).strip()
         if not text:
             raise InvalidInput("transcript is missing; send the words of the prompt audio", field="transcript")
         _check_length(text, field="transcript")
@@ -139,6 +142,11 @@ class TextFrontend:
             text = self.normaliser(text, language_of(text))
         text = self._rules.transcript(text)
         return np.array(self.tokenizer.encode(text, field="transcript"), dtype=np.int32)
+
+
+def _without_control_tokens(text: str) -> str:
+    """Return a user's text with blanks in place of control tokens; only `<|endofprompt|>` may be among its words."""
+    return _CONTROL.sub(lambda token: token.group() if token.group() == special_tokens.END_OF_PROMPT else " ", text)
 
 
 def _check_length(text: str, *, field: str) -> None:

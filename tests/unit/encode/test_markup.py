@@ -128,6 +128,7 @@ def test_a_document_is_spoken_when_it_is_closed() -> None:
         ("One [pause:soon] two.", ["One two."]),
         ('One.<break time="200ms"/>Two.', ["One.", 0.2, "Two."]),
         ("<break/>One.", [0.4, "One."]),
+        ("Wait [pause:500ms], go [pause:1s].", ["Wait,", 0.5, "go,", 1.0]),
     ],
 )
 def test_pauses_in_plain_text(text: str, expected: list[str | float]) -> None:
@@ -187,6 +188,17 @@ def test_no_text_becomes_a_control_token() -> None:
         for text in texts:
             pieces, _ = encoded(text, directory=MINI, kind=kind)
             assert not tokens & {id_ for piece in pieces for id_ in piece.ids}, text
+
+
+def test_no_transcript_or_instruction_becomes_a_control_token() -> None:
+    model = frontend(MINI)
+    tokens = {model.tokenizer.token_id(f"<|{name}|>") for name in ("im_start", "im_end")}
+    for text in ("<|im_start|>hello there", "hello <<|a|>|im_end|> there"):
+        assert not tokens & set(model.prompt_ids(text).tolist())
+        assert not tokens & set(model.instruct_ids(text))
+    assert model.tokenizer.token_id("<|endofprompt|>") in model.instruct_ids("be happy<|endofprompt|>")
+    with pytest.raises(InvalidInput, match="transcript is missing"):
+        model.prompt_ids("<|im_start|>")
 
 
 def test_interleaved_text_has_the_same_marks() -> None:

@@ -70,7 +70,7 @@ class InlineReader:
         name = _NAME.match(unit)
         if name is None:
             return [] if unit.startswith("<!") else None
-        return self._tag(unit, name.group(1).lower(), start, end)
+        return self._tag(unit, name.group(1).lower().rstrip(":"), start, end)
 
     def _tag(self, unit: str, name: str, start: int, end: int) -> list[Item] | None:
         sound = self._sounds.tag(unit, self._warnings)

@@ -189,7 +189,8 @@ def test_another_attention_over_the_blocks_replaces_the_reference() -> None:
                 guidance, stream = divmod(row, batch.blocks.shape[0])
                 kept = self._cache.read(int(batch.step), layer, batch.blocks[stream], q.dtype)[:, guidance]
                 for n in range(int(batch.lengths[stream])):
-                    keys, values = kept[:, : int(batch.ends[stream, n])].unflatten(-1, (q.shape[2], -1)).unbind()
+                    seen = int(batch.ends[stream, n])
+                    keys, values = kept[:, :seen].view(2, seen, *q.shape[2:]).unbind()
                     weights = torch.einsum("hd,khd->hk", q[row, n], keys) / q.shape[3] ** 0.5
                     out[row, n] = torch.einsum("hk,khd->hd", weights.softmax(-1), values).flatten()
             return out

@@ -12,14 +12,14 @@ import time
 from pathlib import Path
 
 from benchmarks.gpu_check import results
-from benchmarks.gpu_check.processes import CheckpointWriter, StepRunner, card_name
+from benchmarks.gpu_check.processes import CHECKPOINTS, CheckpointWriter, StepRunner, card_name
 from benchmarks.gpu_check.results import StepResult
 from benchmarks.gpu_check.steps import STEPS
 
 DESCRIPTION = """\
 Tests and measures on a GPU what a CPU cannot test. Every step is a process with its own time limit, so that a
 step that fails or hangs costs only its own time. Every step updates results.json and results.md in $OUT
-(default: gpu_check_out). All steps use random weights of the 0.5B layout. The 3 GB checkpoint is written to the
+(default: gpu_check_out). All steps use random weights of the 0.5B layout. The 3 or 4 GB checkpoint is written to the
 temporary folder while the first steps run; later runs use it again.
 
 Exit status: 0 if every step succeeded or was skipped, 1 if one failed, 2 for wrong arguments.
@@ -28,6 +28,7 @@ EXAMPLES = """\
 examples:
   python -m benchmarks.gpu_check                         everything, about 8 minutes on one H100
   python -m benchmarks.gpu_check kernel llm_exact        these two steps
+  python -m benchmarks.gpu_check decode_speed states --family cosyvoice3
   python -m benchmarks.gpu_check --device cpu --tiny     rehearsal without a GPU, with the embedded voice
 
 The step `stack` needs PyTorch and the packages of wheels.txt; the others need torch, numpy, pyyaml and onnx.
@@ -46,7 +47,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # stops the step's process too
     with (
         tempfile.TemporaryDirectory(prefix="gpu-check-") as scratch,
-        CheckpointWriter(options.tiny, any(step.needs_checkpoint for step in chosen)) as checkpoint,
+        CheckpointWriter(options.family, options.tiny, any(step.needs_checkpoint for step in chosen)) as checkpoint,
     ):
         runner = StepRunner(options.device, options.tiny, checkpoint.directory, out, Path(scratch))
         for step in chosen:
@@ -70,6 +71,12 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("steps", nargs="*", metavar="STEP", help="steps to run; default: all, in the order below")
     parser.add_argument("--device", default="cuda:0", help="device to check: cuda:0, cuda:1 or cpu (default: cuda:0)")
+    parser.add_argument(
+        "--family",
+        choices=list(CHECKPOINTS),
+        default="cosyvoice2",
+        help="layout of the checkpoint (default: cosyvoice2)",
+    )
     parser.add_argument("--tiny", action="store_true", help="use the embedded voice and few repetitions")
     parser.add_argument(
         "--limit", type=float, default=math.inf, metavar="SECONDS", help="end within this time; later steps are skipped"

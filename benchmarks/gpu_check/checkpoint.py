@@ -1,4 +1,4 @@
-"""Writes the 0.5B layout with random weights and a voice: `python -m benchmarks.gpu_check.checkpoint DIR` (3 GB)."""
+"""Writes the 0.5B layout with random weights and a voice: `python -m benchmarks.gpu_check.checkpoint FAMILY DIR`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from benchmarks.official.graphs import write_speaker_encoder, write_speech_token
 CARD = "voices:\n  - {name: slt, audio: prompt_slt.wav, transcript: prompt_slt.txt}\n"
 
 
-def write(directory: Path) -> None:
-    """Writes the directory under another name first, so that it exists only when it is complete.
+def write(family: str, directory: Path) -> None:
+    """Writes the directory (3 or 4 GB) under another name first, so that it exists only when it is complete.
 
     Raises OSError when the disk is full.
     """
     part = directory.with_name(directory.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
-    write_checkpoint(part)
-    write_speech_tokenizer(part / "speech_tokenizer_v2.onnx")
+    write_checkpoint(part, family=family)
+    write_speech_tokenizer(part / f"speech_tokenizer_v{family[-1]}.onnx")
     write_speaker_encoder(part / "campplus.onnx")
     for name in ("prompt_slt.wav", "prompt_slt.txt"):
         shutil.copy(TINY / name, part)
@@ -30,4 +30,4 @@ def write(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]))
+    write(sys.argv[1], Path(sys.argv[2]))

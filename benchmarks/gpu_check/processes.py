@@ -18,7 +18,10 @@ from benchmarks.gpu_check.results import FAILED, OK, SKIPPED, TIMED_OUT, StepRes
 from benchmarks.gpu_check.steps import Step
 
 ROOT = Path(__file__).parents[2]
-CHECKPOINT = Path(tempfile.gettempdir()) / "light-tts-0.5b-random"
+CHECKPOINTS = {
+    family: Path(tempfile.gettempdir()) / f"light-tts-{family}-0.5b-random" for family in ("cosyvoice2", "cosyvoice3")
+}
+"""Where the layout of each family is written."""
 CHECKPOINT_WAIT_S = 180.0
 SLOWER_ON_CPU = 3
 """Factor of a step's limit on a CPU, where only the embedded voice is practical."""
@@ -95,15 +98,16 @@ def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
 class CheckpointWriter:
     """Writes the 0.5B checkpoint in a process while the first steps run; entering starts it, leaving stops it."""
 
-    def __init__(self, tiny: bool, needed: bool) -> None:
+    def __init__(self, family: str, tiny: bool, needed: bool) -> None:
         """Nothing is written for `tiny` runs, if no step needs it, or if an earlier run has written it."""
-        self.directory = ROOT / "models" / "tiny" if tiny else CHECKPOINT
+        self.directory = ROOT / "models" / "tiny" if tiny else CHECKPOINTS[family]
+        self._family = family
         self._needed = needed and not self.directory.exists()
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         if self._needed:
-            command = [sys.executable, "-m", "benchmarks.gpu_check.checkpoint", str(self.directory)]
+            command = [sys.executable, "-m", "benchmarks.gpu_check.checkpoint", self._family, str(self.directory)]
             self._process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
         return self
 

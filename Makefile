@@ -25,7 +25,7 @@ BUF := .tools/buf-$(BUF_VERSION)/node_modules/.bin/buf
 # The protos of each release, without comments. A gateway and workers of the last two releases must understand each other.
 RELEASED := tests/data/released_protos
 # Programs that the system tests run, by the names of their Debian packages.
-DEBIAN := chromium chromedriver:chromium-driver curl npm prometheus redis-server
+DEBIAN := chromium chromedriver:chromium-driver curl docker-registry npm prometheus redis-server
 # Foreign clients have their own environment: some need other versions of our packages.
 PEERS := .tools/peers/.ready
 # Triton compiles for GPUs on a machine without one. It is not in .venv: it changes how torch behaves.
@@ -33,7 +33,7 @@ TRITON_VERSION := 3.7.1
 TRITON := .tools/triton/.ready-$(TRITON_VERSION)
 
 .PHONY: help setup protos demo run test fuzz soak parity full-size gpu-check faults test-system debian chart images push images-check
-.PHONY: lint lint-protos format keep-protos clean
+.PHONY: release lint lint-protos format keep-protos clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -99,6 +99,10 @@ push: ## Push the images that `make images` built
 
 images-check: ## Build the CPU images from a local base and let containers of them speak (root on Debian 12, 10 minutes)
 	@TORCH_INDEX="$(TORCH_INDEX)" tests/images/check.sh
+
+release: setup ## Push images and chart, signed, for VERSION=… (IMAGES, CHARTS, HELM; DRY_RUN=1: the chart, into a local registry)
+	@$(BIN)/python -m tools.release $(if $(VERSION),--version $(VERSION)) $(if $(IMAGES),--images $(IMAGES)) \
+	    $(if $(CHARTS),--charts $(CHARTS)) $(if $(HELM),--helm $(HELM)) $(if $(DRY_RUN),--dry-run)
 
 lint: setup protos ## Check style, spelling, types and protos (ruff, codespell, mypy --strict, buf where npm is at hand)
 	@$(BIN)/ruff check .

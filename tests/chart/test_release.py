@@ -1,0 +1,59 @@
+"""A release, tried: the chart goes through a real registry and names only images that the release pushes."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.support.helm import ROOT, VERSIONS, helm
+from tools.release import published_images
+from tools.versions import package_version
+
+
+def release(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tools.release", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_a_version_that_the_tree_does_not_have_is_refused() -> None:
+    done = release("--dry-run", "--version", "9.9.9")
+    assert done.returncode == 1
+    assert f"VERSION is 9.9.9, but pyproject.toml has {package_version()}" in done.stderr
+
+
+def test_the_chart_s_default_images_are_those_that_a_release_pushes() -> None:
+    version = package_version()
+    done = subprocess.run(
+        ["bash", "Dockerfiles/build.sh", "push", "cpu"],
+        cwd=ROOT,
+        env={"PATH": "/usr/bin:/bin", "BUILDER": "echo"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    pushed = {line.removeprefix("push ") for line in done.stdout.splitlines()}
+    assert pushed <= published_images("docker.io/light-tts", version)
+    annotations = yaml.safe_load((ROOT / "helm" / "Chart.yaml").read_text(encoding="utf-8"))["annotations"]
+    named = {each["image"] for each in yaml.safe_load(annotations["artifacthub.io/images"])}
+    assert named <= published_images("docker.io/light-tts", version)
+
+
+@pytest.mark.system
+@pytest.mark.skipif(shutil.which("docker-registry") is None, reason="needs docker-registry (Debian package)")
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_chart_from_a_registry_renders_with_the_images_of_its_release(tmp_path: Path, version: str) -> None:
+    done = release("--dry-run", "--helm", str(helm(version).binary), "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "read back and rendered; it names only images of this release" in done.stdout
+    (package,) = tmp_path.glob("light-tts-*.tgz")
+    with tarfile.open(package) as chart:
+        content = chart.extractfile("light-tts/values.yaml")
+        assert content is not None
+        values = yaml.safe_load(content.read())
+    assert {values[name]["image"]["registry"].partition(":")[0] for name in ("encode", "gateway")} == {"127.0.0.1"}

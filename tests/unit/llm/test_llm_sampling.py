@@ -104,3 +104,30 @@ def mix_integer(x: int) -> int:
 
 
 PINNED = [537, 543, 168, 348, 393, 710, 461, 466, 42, 559, 692, 710]
+
+
+def plain_mix32(x: int) -> int:
+    """`mix32` on Python's integers."""
+    x &= 0xFFFFFFFF
+    for shift, factor in ((16, 0x21F0AAAD), (15, 0x735A2D97)):
+        x ^= x >> shift
+        x = x * factor & 0xFFFFFFFF
+    return x ^ (x >> 15)
+
+
+def test_the_draws_are_fixed_values() -> None:
+    """Workers of two versions must draw the same ids: these numbers may change only with `RAW_IDS_VERSION`."""
+    rows = [replace(ROW, seed=0x1_0000_0002, position=3), replace(ROW, seed=7)]
+    batch = SamplingBatch.of(rows, CPU)
+    counter, every, flat = CounterDraw(batch), torch.arange(6561).expand(2, -1), torch.zeros(2, 6561)
+    assert counter.nucleus(torch.ones(2, 6561), every, torch.ones(2, 6561, dtype=torch.bool)).tolist() == [5743, 1103]
+    assert counter.full(torch.tensor([0, 1]), flat).tolist() == [4300, 4412]
+    assert counter.full(torch.tensor([1]), flat[:1]).tolist() == [4412]
+    for row, seed, position in ((0, 0x1_0000_0002, 3), (1, 7, 0)):
+        key = plain_mix32(plain_mix32(plain_mix32((seed & 0xFFFFFFFF) + 1) ^ (seed >> 32)) + position)
+        for first_or_second in (0, 1):
+            for id_ in (0, 1, 6560):
+                bits = plain_mix32(plain_mix32(key + first_or_second) ^ plain_mix32(id_ + 1))
+                expected = -math.log(-math.log1p(-(bits + 0.5) / 2**32))
+                drawn = gumbel(torch.tensor([key]), first_or_second, torch.tensor([[id_]]))
+                assert float(drawn) == pytest.approx(expected, abs=1e-5), row

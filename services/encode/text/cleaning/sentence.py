@@ -71,11 +71,15 @@ def _plain_characters(text: str) -> str:
     text = _KEYCAP.sub("", text)
     text = _INNER_BULLET.sub(", ", text)
     text = _PICTURES.sub(_gap, text)
-    text = _FRACTION.sub(_written_fraction, text)
-    text = _FRACTION_SLASH.sub("/", text)
+    text = written_fractions(text)
     text = _LOW_DIGITS.sub(lambda low: (", " if low.group(1) else "") + normalize("NFKC", low.group()), text)
     text = _WIDE_COMMA.sub(",", text)
     return _WIDE_COLON.sub(":", drop_unspeakable(text))
+
+
+def written_fractions(text: str) -> str:
+    """Write ½ as 1/2, apart from a whole number before it."""
+    return _FRACTION_SLASH.sub("/", _FRACTION.sub(_written_fraction, text))
 
 
 def _gap(pictures: regex.Match[str]) -> str:

@@ -39,6 +39,8 @@ _NUMERAL = (
     r"(?P<sign>(?<![\w)\]-])[-−])?(?P<number>\d(?:[\d.,' ’\u00a0\u2009\u202f:/-]*\d)?)(?P<mark>\s?%|\s?°\s?C\b|\s?€)?"
 )
 _WRITTEN = regex.compile(_NUMERAL)
+_SPACED = regex.compile(r"(?![\p{Han}\p{Hiragana}\p{Katakana}])\p{L}")
+"""Letters of scripts with blanks between words."""
 _RUNS = regex.compile(r"\d+|\D+")
 
 
@@ -91,8 +93,8 @@ def _read(match: regex.Match[str], language: str) -> str:
     if mark:
         words += f" {said}" if said else match["mark"]
     text, start, end = match.string, match.start(), match.end()
-    before = " " if start and text[start - 1].isalpha() else ""
-    after = " " if end < len(text) and text[end].isalpha() else ""
+    before = " " if start and _SPACED.match(text[start - 1]) else ""
+    after = " " if end < len(text) and _SPACED.match(text[end]) else ""
     return f"{before}{words}{after}"
 
 

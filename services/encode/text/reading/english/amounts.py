@@ -23,6 +23,7 @@ END = r"(?!\d|[.,]\d)"
 SIGN = r"(?:(?<![\w.,)\]%°$€£¥/-])[-−–+±~≈])"
 DASH = r"\s?[-–—−]\s?"
 SIGNS = {"-": "minus ", "−": "minus ", "–": "minus ", "+": "plus ", "±": "plus or minus ", "~": "about ", "≈": "about "}
+_BLANKS = regex.compile(BLANK)
 _NOUN = regex.compile(r"[ -]([a-z]+)")
 _NOT_NOUNS = frozenset(
     [
@@ -92,7 +93,9 @@ class Amount:
 
 def amount(written: str) -> Amount:
     """Return the digits of what `NUMBER` matched, or of a decimal comma."""
-    digits = regex.sub(BLANK, "", written)
+    if written.isdigit():
+        return Amount(written)
+    digits = _BLANKS.sub("", written)
     commas, dots = digits.count(","), digits.count(".")
     if commas and dots:
         mark = "," if digits.rindex(",") > digits.rindex(".") else "."

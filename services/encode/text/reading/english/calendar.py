@@ -6,7 +6,7 @@ import regex
 
 from services.encode.text.reading.english.amounts import counts
 from services.encode.text.reading.rule import Match, rule
-from services.encode.text.reading.words import YEARS, cardinal, ordinal, year
+from services.encode.text.reading.words import YEARS, cardinal, ordinal, two_digits, year
 
 MONTHS = (
     "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
@@ -30,6 +30,7 @@ _WEEKDAY = regex.compile(
     regex.IGNORECASE,
 )
 _NO_MONTH = regex.compile(r"\s(?:be|have|not|need|also|I|we|you|he|she|they|it)\b")
+_ORDINAL_BEFORE = regex.compile(r"(?:th|first|second|third)\sof\s$")
 _MARKS = {"/": "slash", ".": "dot", "-": "dash"}
 _DECADES = {
     "0": "hundreds", "1": "tens", "2": "twenties", "3": "thirties", "4": "forties", "5": "fifties", "6": "sixties",
@@ -99,6 +100,8 @@ def _after_month(match: Match) -> str | None:
     month, years, last = _name(match["month"]), match["year"], match["last"]
     if (years or match["year_alone"]) and counts(match.string, match.end()):  # in March 1500 people
         return None
+    if match["day"] and _ORDINAL_BEFORE.search(match.string, max(0, match.start() - 12), match.start()):
+        return None  # a rule before this one has read the day
     if match["year_alone"]:
         return f"{month} {year(match['year_alone'])}"
     if not years and (counts(match.string, match.end()) or match.string[match.end() : match.end() + 1] == "%"):
@@ -119,6 +122,10 @@ def _before_month(match: Match) -> str | None:
     start = match.start()
     article = "" if match.string[max(0, start - 4) : start].lower() in ("the ", " the ") else "the "
     words = f"{article}{words} of {month}"
+    if match["short"]:
+        if counts(match.string, match.end()):
+            return None
+        return f"{words}, {two_digits(match['short'])}"
     return f"{words}, {year(match['year'])}" if match["year"] else words
 
 
@@ -143,7 +150,7 @@ def _years(match: Match) -> str | None:
 
 
 def _decade(match: Match) -> str | None:
-    digits, apostrophe = match["digits"], match["apostrophe"]
+    digits, apostrophe = match["digits"], match["apostrophe"] or match["inner"]
     if len(digits) == 2:
         if digits[0] in "01" or not (
             apostrophe or _OWNER.search(match.string, max(0, match.start() - 10), match.start())
@@ -210,7 +217,8 @@ RULES = (
     rule(
         "day before a month",
         rf"""(?<![\w.,:/$€£-])(?P<day>{_DAY}){_SUFFIX}(?:\s?[-–]\s?(?P<last>{_DAY}){_SUFFIX})?\s+(?:of\s+)?(?P<month>{_MONTH})
-        (?![\w])(?:,?\s+(?P<year>{_YEAR}){_AFTER_YEAR}(?!\w))?""",
+        (?![\w])(?:,?\s+(?P<year>{_YEAR}){_AFTER_YEAR}(?!\w)
+        |\s+['’]?(?P<short>\d\d)(?![\w°%]|[.,:/-]\d|\s?[AaPp]\.?[Mm]\b))?""",
         _before_month,
         starts=r"\d",
         words=_MONTH_WORDS,
@@ -233,7 +241,7 @@ RULES = (
     ),
     rule(
         "decade",
-        r"(?<![\w.,$€£])(?P<apostrophe>['’])?(?P<digits>[1-9]0|1[1-9]\d0|20\d0)['’]?s(?!\w)",
+        r"(?<![\w.,$€£])(?P<apostrophe>['’])?(?P<digits>[1-9]0|1[1-9]\d0|20\d0)(?P<inner>['’])?s(?!\w)",
         _decade,
         "s",
         starts=r"\d'’",

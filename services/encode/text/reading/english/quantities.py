@@ -66,7 +66,7 @@ def _fraction(match: Match) -> str | None:
 def _ratio(match: Match) -> str:
     written = match.group()
     parts = written.split(":")
-    joint = " " if written in _SHAPES else " to "
+    joint = " to " if written not in _SHAPES and any(len(part) == 1 for part in parts) else " "
     return joint.join(plain(part) for part in parts)
 
 
@@ -82,6 +82,8 @@ def _side(written: str) -> str:
 def _list(match: Match) -> str:
     parts = regex.split(r"([,/-])", match.group())
     said = {",": ", ", "/": " slash ", "-": " dash "}
+    if all(len(part) == 1 for part in parts):  # 9-1-1
+        said["-"] = " "
     return "".join(said.get(part) or plain(part) for part in parts)
 
 

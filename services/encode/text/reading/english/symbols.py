@@ -32,7 +32,7 @@ _PLACES = {
 def _operator(match: Match) -> str | None:
     sign = match["sign"]
     if sign in "-−–/" and not _ARITHMETIC.search(match.string):
-        return None
+        return " slash " if sign == "/" else None
     words = _OPERATORS[sign]
     if words.startswith("is ") and _IS.search(match.string, max(0, match.start() - 8), match.start()):
         words = words.removeprefix("is ")

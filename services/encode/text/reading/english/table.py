@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from services.encode.text.cleaning.sentence import written_fractions
 from services.encode.text.reading.english import (
     abbreviations,
     addresses,
@@ -44,6 +45,7 @@ REST: tuple[Rule, ...] = (*symbols.REST, quantities.INDEX, abbreviations.INITIAL
 
 # Most sentences need no rule. These find what the rules of WORDS, ARITHMETIC and REST look for.
 _DIGIT = re.compile(r"\d")
+_OTHER_DIGIT = re.compile(r"(?![0-9])\d")
 _SIGNS = frozenset("&@+%=<>§√№#/^×÷²³¹⁰⁴⁵⁶⁷⁸⁹⁻⁺")
 _OPERATORS = frozenset("=+<>×÷√#§")
 _INNER_STOP = re.compile(r"\.\w|[A-Z][a-z]{0,4}\.|(?:vs|etc|approx|dept)\.")
@@ -55,11 +57,11 @@ _NUMERAL = re.compile(
 
 def read_english(text: str) -> str:
     """Return the sentence with its numbers and symbols as words. No digit remains."""
+    if not text.isascii():
+        text = _ascii_digits(written_fractions(text))
     digits = _DIGIT.search(text) is not None
     if not digits and not _needs_rules(text):
         return text
-    if digits and not text.isascii():
-        text = _ascii_digits(text)
     text = apply(WORDS, text)
     if digits:
         text = apply(NUMBERS, text)
@@ -79,6 +81,8 @@ def _needs_rules(text: str) -> bool:
 
 def _ascii_digits(text: str) -> str:
     """Write the digits of other scripts as 0 to 9."""
+    if _OTHER_DIGIT.search(text) is None:
+        return text
     return "".join(
         str(unicodedata.decimal(char)) if char > "\x7f" and unicodedata.category(char) == "Nd" else char
         for char in text

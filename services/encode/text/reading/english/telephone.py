@@ -7,6 +7,9 @@ import regex
 from services.encode.text.reading.rule import Match, rule
 from services.encode.text.reading.words import YEARS, grouped, spelled
 
+_SEPARATORS = regex.compile(r"[-. ]")
+_THOUSANDS = regex.compile(r"[1-9]\d{0,2}(?:[ .]\d{3})+")
+_RUNS = regex.compile(r"\d+|\D+")
 _GROUPS = regex.compile(r"\d+")
 _CONTEXT = regex.compile(
     r"\b(?:call|calling|phone|telephone|tel|dial|text|texting|fax|mobile|cell|hotline|helpline|whatsapp|sms|number|"
@@ -43,6 +46,7 @@ def _national(match: Match) -> str | None:
         or (written[0] == "(" and 2 <= lengths[0] <= 5)
         or (groups[0][0] == "0" and len(groups[0]) > 1 and digits >= 7 and "." not in written)
         or (lengths == (4, 3, 3) and groups[0] in ("1300", "1800"))
+        or (len(groups) > 2 and len(set(_SEPARATORS.findall(written))) == 1 and not _THOUSANDS.fullmatch(written))
         or (groups[0] in ("978", "979") and digits == 13 and "-" in written)
     )
     if not certain and not _CONTEXT.search(match.string, max(0, match.start() - 60), match.start()):
@@ -55,11 +59,28 @@ def _vanity(match: Match) -> str:
     return ", ".join(spelled(part) if part.isdigit() else part for part in parts)
 
 
+def _account(match: Match) -> str | None:
+    """Read an IBAN, group by group."""
+    if sum(map(str.isdigit, match["number"])) < 8:
+        return None
+    groups = match["number"].split(" ")
+    return ", ".join(
+        " ".join(spelled(run) if run.isdigit() else " ".join(run) for run in _RUNS.findall(group)) for group in groups
+    )
+
+
 def _emergency(match: Match) -> str:
     return spelled(match["number"].replace("-", ""))
 
 
 RULES = (
+    rule(
+        "number of an account",
+        r"(?<![\w-])(?P<number>[A-Z]{2}\d\d(?:[ ]?[A-Z0-9]{4}){2,7}(?:[ ]?[A-Z0-9]{1,3})?)(?![\w-])",
+        _account,
+        starts="A-Z",
+        when=r"[A-Z]{2}\d\d ?[A-Z0-9]{4} ?[A-Z0-9]{4}",
+    ),
     rule(
         "telephone number with country",
         rf"""(?<![\w+])(?P<number>\+\s?\(?\d{{1,4}}\)?(?:[\s./-]{{0,2}}\(?\d{{1,12}}\)?){{1,7}}){_EXTENSION}{_AFTER}""",

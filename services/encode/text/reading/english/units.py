@@ -58,9 +58,8 @@ _RANGE = rf"(?:{number('low', comma=True)}{DASH})?{number('high', comma=True)}{E
 
 def _value(match: Match) -> tuple[str, bool]:
     """Return the words of a number or a range, and whether it is one."""
-    groups = match.groupdict()
-    words = sign_words(groups.get("sign"))
-    low, high = groups.get("low"), amount(match["high"])
+    words = sign_words(match["sign"])
+    low, high = match["low"], amount(match["high"])
     if low:
         words += f"{amount(low).words()} to "
     return words + high.words(), high.is_one and not low

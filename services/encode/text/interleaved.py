@@ -82,8 +82,7 @@ class InterleavedEncoder:
                         self._add(Text(mark, self._end_of_items, self._end_of_items))
                 case Pause():
                     yield from self._end()
-                    self._input.spoken = True
-                    yield [Piece("", (), item.start, item.end, silence=item.seconds)]
+                    yield [self._input.silence(item)]
 
     def _add(self, *texts: Text) -> None:
         for text in texts:

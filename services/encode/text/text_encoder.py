@@ -88,8 +88,7 @@ class SentenceEncoder:
                     yield from self._encode(self._segmenter.flush())
                 case Pause():
                     yield from self._cut()
-                    self._input.spoken = True
-                    yield [Piece("", (), item.start, item.end, silence=item.seconds)]
+                    yield [self._input.silence(item)]
 
     def _cut(self) -> Iterator[list[Piece]]:
         """Yield all text so far, because the next utterance is spoken differently or after a pause."""

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from services.common.errors import InvalidInput
 from services.encode.text.frontend import TextFrontend
-from services.encode.text.markup.items import Item, Text, Warnings
+from services.encode.text.markup.items import Item, Pause, Text, Warnings
 from services.encode.text.markup.offsets import Offsets
 from services.encode.text.markup.preamble import Preamble
 from services.encode.text.markup.reader import MarkupReader
-from services.encode.text.pieces import TextRequest
+from services.encode.text.pieces import Piece, TextRequest
 from services.encode.text.special_tokens import END_OF_PROMPT
 
 
@@ -58,8 +58,17 @@ class TextInput:
     def translate(self, start: int, end: int) -> tuple[int, int]:
         """Return the client's characters of a span of the text that the encoder got."""
         begin, stop = self._offsets.translate(start, end)
-        shift = len(self.preamble.found)
-        return begin + shift, stop + shift
+        return begin + self._shift, stop + self._shift
+
+    def silence(self, pause: Pause) -> Piece:
+        """Return the piece of a pause."""
+        self.spoken = True
+        return Piece("", (), pause.start + self._shift, pause.end + self._shift, silence=pause.seconds)
+
+    @property
+    def _shift(self) -> int:
+        """Characters before the text that the reader got."""
+        return len(self.preamble.found)
 
     def check_spoken(self) -> None:
         """Raise InvalidInput if the text had nothing to speak, unless something was left out with a warning."""

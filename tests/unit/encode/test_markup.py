@@ -112,6 +112,8 @@ def test_documents_and_text_may_follow_a_document() -> None:
     two = "<speak>One.</speak> <speak>Two.</speak>\nThree 4 <speak>five"
     assert spoken(two) == spoken(*two) == ["One.", "Two.", "Three four five."]
     assert spoken("<speaker>One") == ["One."]
+    for text in ("<speak/><b>One</b>", "<speak a='>'/>One <p>"):
+        assert spoken(text) == spoken(*text) == ["One."]
 
 
 def test_a_document_is_spoken_when_it_is_closed() -> None:

@@ -51,6 +51,8 @@ async def test_a_preamble_takes_the_place_of_the_prompt_in_cross_lingual_speech(
     assert answer.text.text == "Hello there."
     assert list(answer.text.instruct_ids) == model.tokenizer.encode(PREAMBLE)
     assert (answer.text.start, answer.text.end) == (len(PREAMBLE), len(PREAMBLE) + 12)
+    pause, _ = await answers(model, PREAMBLE + "[pause:1s]Hello.", instruct_text="", notes=True)
+    assert (pause.text.start, pause.text.end) == (len(PREAMBLE), len(PREAMBLE) + 10)
     (usual,) = await answers(model, "Hello there.", instruct_text="")
     assert usual.text.instruct_ids != answer.text.instruct_ids
     warning, spoken = await answers(model, *fragments, notes=True)

@@ -10,7 +10,7 @@ from services.encode.text.borders.words import words
 _DIGITS = regex.compile(r"\d\d$")
 _NEXT_WORD = regex.compile(r"\p{Lu}\p{L}*")
 _BEFORE = regex.compile(r"\S*$")
-_LONGEST_NAME = 8
+_LONGEST_WORD = 30
 _WINDOW = 80
 # Ends of domain and file names, which are written in capitals too.
 _NAMES = words("""
@@ -48,7 +48,9 @@ def _before_word(text: str, mark: int, *, final: bool) -> bool | None:
     word = _NEXT_WORD.match(text, mark + 1)
     if word is None:
         return False
-    if word.end() == len(text) and len(word.group()) <= _LONGEST_NAME and not final:
+    if len(word.group()) > _LONGEST_WORD:
+        return True
+    if word.end() == len(text) and not final:
         return None
     if len(word.group()) < 2 or word.group().casefold() in _NAMES:
         return False

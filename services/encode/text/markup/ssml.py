@@ -18,6 +18,7 @@ START = regex.compile(
 """The beginning of a text that is SSML."""
 EMPTY = regex.compile(START.pattern + r"""(?:[^<>"'/]|"[^"<]*"|'[^'<]*')*/>""")
 """A document without text."""
+_TAG = regex.compile(r"""<(?:[^"'>]|"[^"]*"|'[^']*')*>""")
 CLOSE = "</speak"
 MAX_DEPTH = 64
 
@@ -183,7 +184,8 @@ class _Reader:
     def _close(self, name: str) -> None:
         place = self._place()
         element = self._elements.pop()
-        end = self._text.find(">", place) + 1 if self._text.startswith("</", place) else self._end_of_tag(place)
+        empty = self._text.endswith("/>", 0, place) and place == self._end_of_tag(element.start)
+        end = place if empty else self._text.find(">", place) + 1
         if name in _SILENT:
             self._silent -= 1
         elif self._replaced is element:
@@ -202,9 +204,9 @@ class _Reader:
             raise _Closed
 
     def _end_of_tag(self, place: int) -> int:
-        """Return the end of the empty tag at `place`, whose attributes may contain `>`."""
-        match = regex.match(r"""<(?:[^"'>]|"[^"]*"|'[^']*')*>""", self._text[place:])
-        return place + match.end() if match is not None else place
+        """Return the end of the tag that begins at `place`; its attributes may contain `>`."""
+        match = _TAG.match(self._text, place)
+        return place if match is None else match.end()
 
     def _characters(self, text: str) -> None:
         place = self._place()

@@ -32,7 +32,7 @@ PEERS := .tools/peers/.ready
 TRITON_VERSION := 3.7.1
 TRITON := .tools/triton/.ready-$(TRITON_VERSION)
 
-.PHONY: help setup protos demo run test fuzz soak parity full-size gpu-check faults test-system debian chart images push images-check
+.PHONY: help setup protos demo run test fuzz soak parity mutate full-size gpu-check faults test-system debian chart images push images-check
 .PHONY: release lint lint-protos format keep-protos clean
 
 help: ## Show the targets
@@ -57,6 +57,9 @@ fuzz: setup protos ## Run the property tests on random examples (MINUTES=5); exa
 
 parity: setup protos ## Compare every array of a folder of golden vectors (GOLDEN=DIR): error, tolerance, pass
 	@$(BIN)/python -m tests.parity "$(GOLDEN)"
+
+mutate: setup protos ## Break one line at a time and see which tests notice it (ARGS="--only solver"; "--list" shows the lines)
+	@$(BIN)/python -m tests.mutate $(ARGS)
 
 faults: setup protos ## Kill, freeze and drain llm and decode workers while utterances play: 200 times simulated, 40 times for real
 	@$(BIN)/python -m tests.faults $(ARGS)

@@ -56,8 +56,9 @@ def busy_share(
     hop = max(stream.hop_tokens for stream in streams)
     batches = math.ceil(len(streams) / max_batch)
     base = times.seconds(())
-    work = times.seconds(hop for _ in streams) - base
-    return (batches * base * extra.hops + work * extra.tokens) / (hop / token_rate)
+    fixed = batches * base + times.seconds(0 for _ in streams) - base
+    tokens = times.seconds(hop for _ in streams) - times.seconds(0 for _ in streams)
+    return (fixed * extra.hops + tokens * extra.tokens) / (hop / token_rate)
 
 
 def late_streams(now: float, streams: Sequence[Demand], times: ServiceTime, others: Sequence[Demand] = ()) -> int:

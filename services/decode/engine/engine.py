@@ -175,7 +175,7 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
         seconds = self._clock() - began
         self._busy_s += seconds
         self._counts["batches"] += 1
-        self._times.observe(sum(job.tokens for job in batch), seconds)
+        self._times.observe(len(batch), sum(job.tokens for job in batch), seconds)
         self._observer.batch(len(batch), seconds)
         for job, result in results:
             handle = self._live.get(job.stream)

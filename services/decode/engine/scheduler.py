@@ -151,10 +151,9 @@ def pick(jobs: Sequence[Job], order: Order, now: float, limits: EngineLimits, ti
     ranked = sorted(jobs, key=order)
     batch = ranked[:1]
     for job in ranked[1 : limits.max_batch]:
-        soonest = min(mate.deadline for mate in batch)
         alone = now + times.seconds(mate.tokens for mate in batch)
         together = now + times.seconds(mate.tokens for mate in (*batch, job))
-        if order is not fifo and alone <= soonest < together:
+        if order is not fifo and any(alone <= mate.deadline < together for mate in batch):
             break
         batch.append(job)
     return batch

@@ -5,45 +5,56 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
+from numpy.typing import NDArray
 
 DECAY = 0.98
 """Factor of a batch's weight per later batch: about fifty batches count."""
-_PRIOR = 1e-3
+_PRIOR = (1e-2, 1e-3, 0.0)
 EXTRA_DECAY = 0.995
 """Factor of a hop's weight per later hop in `ExtraWork`: utterances differ more than batches, so 200 hops count."""
 _PRIOR_HOPS = 10.0
 
 
 class ServiceTime:
-    """Seconds of a batch as `batch_s + token_s * tokens computed`, by least squares over the latest batches.
+    """Seconds of a batch as `batch_s + hop_s * hops + token_s * tokens computed`, by least squares over the latest ones.
 
     The engine's thread writes it; `seconds` may be called from any thread.
     """
 
     def __init__(self) -> None:
-        self._moments = np.zeros((2, 2))
-        self._products = np.zeros(2)
-        self._terms = (0.0, 0.0)
+        self._moments = np.zeros((3, 3))
+        self._products = np.zeros(3)
+        self._terms = np.zeros(3)
 
     @property
     def known(self) -> bool:
         """Whether a batch was observed; until then `seconds` returns 0."""
         return bool(self._moments[0, 0])
 
-    def observe(self, tokens: int, seconds: float) -> None:
-        row = np.array([1.0, float(tokens)])
+    def observe(self, hops: int, tokens: int, seconds: float) -> None:
+        """Add a batch of `hops` hops that computed `tokens` tokens in all."""
+        row = np.array([1.0, float(hops), float(tokens)])
         self._moments = DECAY * self._moments + np.outer(row, row)
         self._products = DECAY * self._products + seconds * row
-        damped = self._moments + _PRIOR * np.diag([1.0, 0.0])  # batches of a single size do not determine the base
-        base, per_token = np.linalg.lstsq(damped, self._products, rcond=None)[0]
-        if base < 0 or per_token < 0:
-            base, per_token = 0.0, self._products[1] / self._moments[1, 1]
-        self._terms = (float(base), float(per_token))
+        self._terms = self._fitted()
+
+    def _fitted(self) -> NDArray[np.float64]:
+        """Return the terms, none of them negative."""
+        # Batches of one size do not tell the terms apart. Then cost belongs to tokens and hops, which no batch shares.
+        damped = self._moments + np.diag(_PRIOR)
+        free = [0, 1, 2]
+        while True:
+            terms = np.zeros(3)
+            terms[free] = np.linalg.lstsq(damped[np.ix_(free, free)], self._products[free], rcond=None)[0]
+            worst = int(terms.argmin())
+            if terms[worst] >= 0:
+                return terms
+            free.remove(worst)
 
     def seconds(self, tokens: Iterable[int]) -> float:
         """Expected seconds of one batch whose hops compute these numbers of tokens."""
-        base, per_token = self._terms
-        return base + per_token * sum(tokens)
+        hops = list(tokens)
+        return float(self._terms @ (1.0, len(hops), sum(hops)))
 
 
 class ExtraWork:

@@ -131,8 +131,8 @@ def test_accepted_sessions_have_no_silence_at_five_times_the_capacity(sentences:
 
 def test_short_utterances_need_more_work_than_full_hops() -> None:
     times, extra = ServiceTime(), ExtraWork()
-    for tokens in (25, 50, 100):
-        times.observe(tokens, 0.1 + 0.004 * tokens)
+    for hops, tokens in ((1, 25), (2, 50), (1, 100)):
+        times.observe(hops, tokens, 0.1 * hops + 0.004 * tokens)
     demands = [Demand(25, 1.0)] * 4
     assert busy_share(demands, times, extra, 1, 25.0) == pytest.approx(0.8, rel=0.02)
     for _ in range(1000):  # an utterance of 2 s: a prompt of 50 tokens, two hops and a short last one

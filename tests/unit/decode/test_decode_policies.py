@@ -27,8 +27,8 @@ COSTS = CostModel(batch_s=0.1, stream_s=0.0, frame_s=0.002)
 
 def times(base: float = 0.1, per_token: float = 0.004) -> ServiceTime:
     made = ServiceTime()
-    for tokens in (25, 100, 50, 200):
-        made.observe(tokens, base + per_token * tokens)
+    for hops, tokens in ((1, 25), (1, 100), (2, 50), (4, 200)):
+        made.observe(hops, tokens, base + per_token * tokens)
     return made
 
 
@@ -56,9 +56,17 @@ def test_service_times_are_estimated(scale: float) -> None:
 def test_service_times_of_batches_of_one_size() -> None:
     learnt = ServiceTime()
     for _ in range(20):
-        learnt.observe(25, 0.5)
+        learnt.observe(1, 25, 0.5)
     assert learnt.seconds([25]) == pytest.approx(0.5, rel=0.02)
     assert learnt.seconds([50]) >= 0.5
+    assert learnt.seconds([25, 25]) >= 0.9, "nothing shows that hops share a part of the cost"
+
+
+def test_service_times_of_batches_have_a_part_per_hop() -> None:
+    learnt = ServiceTime()
+    for hops, tokens in ((1, 25), (1, 75), (2, 50), (3, 100), (6, 150)):
+        learnt.observe(hops, tokens, 0.07 + 0.04 * hops + 0.002 * tokens)
+    assert learnt.seconds([25] * 8) == pytest.approx(0.07 + 0.32 + 0.4, rel=0.02)
 
 
 def test_streams_are_ordered_by_the_end_of_their_audio_and_offline_work_is_last() -> None:
@@ -85,6 +93,14 @@ def test_a_batch_grows_until_it_would_be_late() -> None:
     assert len(pick(jobs, deadline, 0.4, limits, times())) == 7  # late in any case, so only throughput helps
     assert len(pick(jobs, fifo, 0.0, limits, times())) == 7
     assert pick([], deadline, 0.0, limits, times()) == []
+
+
+def test_a_batch_with_a_late_hop_does_not_make_others_late() -> None:
+    late, playing = job(due=0.1), job(due=0.55)
+    others = [job(due=5.0) for _ in range(5)]
+    chosen = pick([late, playing, *others], deadline, 0.0, EngineLimits(max_batch=8), times())
+    assert chosen[:2] == [late, playing]
+    assert len(chosen) == 4  # 0.1 s and 0.1 s more for each
 
 
 def test_admission_uses_measured_service_times() -> None:

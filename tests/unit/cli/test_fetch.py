@@ -11,7 +11,7 @@ import pytest
 
 from cli.model.fetch import FetchError, fetch, wait_for
 from services.common.checkpoint.model_dir import open_model_dir
-from services.common.families import COSYVOICE2
+from services.common.families import COSYVOICE2, COSYVOICE3
 from tests.support.model_hub import ModelHub
 
 MINI = Path(__file__).parents[2] / "data" / "cosyvoice2-mini"
@@ -144,3 +144,18 @@ def test_another_process_can_be_waited_for(tmp_path: Path) -> None:
 def test_waiting_ends_with_the_name_of_the_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FetchError, match=r"no model after 10 s: .*cosyvoice"):
         wait_for(tmp_path, 10, Shown(), sleep=lambda seconds: None)
+
+
+def test_other_weights_of_the_llm_are_fetched_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    third = MINI.parent / "cosyvoice3-mini"
+    files = {name: (third / name).read_bytes() for name in (*COSYVOICE3.required, COSYVOICE3.yaml)}
+    tokenizer = third / "CosyVoice-BlankEN"
+    files |= {f"CosyVoice-BlankEN/{path.name}": path.read_bytes() for path in tokenizer.iterdir()}
+    with ModelHub(COSYVOICE3.repository, files | {"llm.rl.pt": files["llm.pt"][::-1]}) as served:
+        monkeypatch.setenv("HF_ENDPOINT", served.url)
+        shown = Shown()
+        fetch(COSYVOICE3, tmp_path, shown, sleep=lambda seconds: None)
+        assert open_model_dir(tmp_path).family is COSYVOICE3
+        assert not (tmp_path / "llm.rl.pt").exists()
+        fetch(COSYVOICE3, tmp_path, shown, sleep=lambda seconds: None, variants=("rl",))
+    assert (tmp_path / "llm.rl.pt").read_bytes() == files["llm.pt"][::-1]

@@ -75,7 +75,7 @@ class GatewaySettings(ServiceSettings):
     end-to-end health service."""
     worker_wait_seconds: float = Field(default=5.0, ge=0)
     """Longest wait for an available worker, in seconds, before a request is refused."""
-    llm_frozen_seconds: float = Field(default=0.4, ge=0)
+    llm_frozen_seconds: float = Field(default=0.3, ge=0)
     """Seconds without a message or heartbeat after which another llm worker continues, if other llm workers answer
     health checks and this one does not; longer while all of them are slow. 0: only llm_silence_seconds counts."""
     llm_silence_seconds: float = Field(default=3.0, gt=0)

@@ -90,7 +90,7 @@ class LlmSettings(ModelServiceSettings):
     """Largest size of the cached voices in bytes."""
     decode_wait_seconds: float = Field(default=5.0, ge=0)
     """Longest wait in seconds for an available decode worker before an utterance is refused."""
-    decode_frozen_seconds: float = Field(default=0.4, ge=0)
+    decode_frozen_seconds: float = Field(default=0.3, ge=0)
     """Seconds without any message after which an utterance moves, if other decode workers answer health checks and its
     worker does not; longer while all of them are slow. 0: only decode_silence_seconds counts."""
     decode_silence_seconds: float = Field(default=3.0, gt=0)

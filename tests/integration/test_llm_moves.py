@@ -353,16 +353,20 @@ async def test_a_client_that_leaves_frees_everything(worker: StartWorker, tmp_pa
         assert (await llm.speak()).done is not None
 
 
-async def test_the_next_worker_learns_when_the_listener_runs_dry(worker: StartWorker, tmp_path: Path) -> None:
+@pytest.mark.parametrize("most", [0.5, 100.0])
+async def test_the_next_worker_learns_when_the_listener_runs_dry(
+    worker: StartWorker, tmp_path: Path, most: float
+) -> None:
     workers, clock = await two_workers(worker), ManualClock()
-    async with llm_service(tmp_path, *(made.address for made in workers), lead_seconds=2.0, clock=clock) as llm:
+    options: dict[str, Any] = {"lead_seconds": 2.0, "first_audio_target_seconds": most}
+    async with llm_service(tmp_path, *(made.address for made in workers), clock=clock, **options) as llm:
         lossy = await first_worker(workers, llm)
         saved = next(made for made in workers if made is not lossy)
         lossy.script.die_after = 3
         spoken = await llm.speak()
     delivered = sum(len(chunk) for chunk in spoken.chunks[:3]) / 24000
     assert lossy.calls[0].start.urgency.first_audio_target == 0, "the worker's default"
-    assert saved.calls[0].start.urgency.first_audio_target == pytest.approx(delivered)
+    assert saved.calls[0].start.urgency.first_audio_target == pytest.approx(min(most, delivered))
 
 
 async def test_the_first_audio_of_a_session_in_line_becomes_more_urgent(worker: StartWorker, tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ class MovePolicy:
     the one move after an internal error."""
     patience_seconds: float = 30.0
     """Longest time that a stream of an admitted session waits in line for a worker before it fails."""
-    frozen_seconds: float = 0.4
+    frozen_seconds: float = 0.3
     """Shortest time without any message after which a worker counts as frozen if the other workers of the pool answer
     and it does not; 0 if only `silence_seconds` counts."""
 

@@ -16,7 +16,7 @@ _PRIOR_HOPS = 10.0
 
 
 class ServiceTime:
-    """Seconds of a batch as `batch_s + hop_s * hops + token_s * tokens computed`, by least squares over the latest ones.
+    """Seconds of a batch as `batch_s + hop_s * hops + token_s * tokens computed`, by least squares over the latest.
 
     The engine's thread writes it; `seconds` may be called from any thread.
     """

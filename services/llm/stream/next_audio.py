@@ -39,5 +39,10 @@ class NextAudio:
         self._due, self._played = self.clock() - seconds, True
 
     def target_from(self, seconds: float) -> float:
-        """Return the seconds from now until audio from `seconds` of the utterance on is due."""
-        return max(LEAST_TARGET_SECONDS, self._due + seconds - self.clock())
+        """Return the seconds from now until audio from `seconds` of the utterance on is due.
+
+        While it plays they are at most the default: a listener who reports no positions may have less audio left.
+        """
+        now = self.clock()
+        left = max(LEAST_TARGET_SECONDS, self._due + seconds - now)
+        return min(left, self.default) if self._played and self._due <= now else left

@@ -7,7 +7,6 @@ import gc
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +17,6 @@ from services.common.discovery import Discovery, discover
 from services.common.errors import Unavailable
 from services.common.pool import FailureReason, Lease, LeastLoaded, Pool, WorkerState, health
 from tests.support.dns_server import DnsServer
-from tests.support.kube_api import KubeApi, endpoint, endpoint_slice, write_kubeconfig
 from tests.support.workers import NOT_SERVING, SERVICE, SERVING, EchoWorker, ListedWorkers
 
 LIMIT_SECONDS = 20
@@ -392,32 +390,21 @@ async def test_added_and_removed_workers_are_noticed_through_dns(start_worker: S
             assert await picks(pool, 4) == {second.address: 4}
 
 
-async def test_endpoints_that_all_turn_unready_are_used_while_they_answer_our_health_checks(
-    start_worker: StartWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    workers = [await start_worker() for _ in range(3)]
-    async with KubeApi() as api:
-        write_kubeconfig(tmp_path / "config", api.port)
-        monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-        monkeypatch.setattr("kubernetes.aio.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "config"))
-
-        async def publish(worker: EchoWorker, *, ready: bool) -> None:
-            pods = [endpoint("127.0.0.1", worker.address, ready=ready)]
-            await api.put(endpoint_slice(worker.address, "decode", pods, ports={"grpc": worker.port}))
-
-        a, b, late = workers
-        await publish(a, ready=True)
-        await publish(b, ready=True)
-        async with running(discover("kubernetes:///decode.speech")) as pool:
-            await all_serving(pool, 2)
-            await publish(a, ready=False)
-            await until(lambda: state(pool, a) is None)
-            await publish(b, ready=False)
-            await publish(late, ready=True)
-            await all_serving(pool, 3)
-            assert await picks(pool, 6) == {a.address: 2, b.address: 2, late.address: 2}
-            await a.report(NOT_SERVING)
-            await b.report(NOT_SERVING)
-            await until(lambda: {state(pool, a), state(pool, b)} == {WorkerState.NOT_SERVING})
-            assert await picks(pool, 2) == {late.address: 2}
-            await api.stop()
+async def test_a_pool_that_has_been_empty_for_the_wait_refuses_at_once(start_worker: StartWorker) -> None:
+    worker, now = await start_worker(), [0.0]
+    listed = ListedWorkers()
+    async with running(listed, wait_seconds=3600, clock=lambda: now[0]) as pool:
+        await asyncio.sleep(0)
+        waiting = asyncio.ensure_future(picks(pool, 1))
+        await until(lambda: pool._empty_since is not None)
+        now[0] = 3600.0
+        with pytest.raises(Unavailable, match="none is known") as refusal:
+            await picks(pool, 1)
+        assert refusal.value.retry_after == 1.0
+        listed.put(worker.address)
+        assert await waiting == {worker.address: 1}
+        listed.put()
+        await until(lambda: pool._empty_since is not None)
+        again = asyncio.ensure_future(picks(pool, 1))  # it was emptied just now, so a worker may follow
+        listed.put(worker.address)
+        assert await again == {worker.address: 1}

@@ -183,10 +183,12 @@ async def test_a_preview_shows_sentences_readings_and_ids() -> None:
         for bad, field in (
             ({"text": " "}, "text"),
             ({"text": "<speak>"}, "text"),
+            ({"text": "a\ud800"}, "text"),
             ({"text": "a", "language": "?"}, "language"),
             ({"text": "a", "lexicon": [entry | {"pronunciation": "?"}]}, "lexicon"),
         ):
-            answer = await r.http.post("/v1/text/preview", json=bad)
+            headers = {"content-type": "application/json"}
+            answer = await r.http.post("/v1/text/preview", content=json.dumps(bad), headers=headers)
             assert (answer.status_code, answer.json()["error"]["param"]) == (400, field), answer.text
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from lighttts.v1 import encode_pb2, encode_pb2_grpc, voice_pb2, voice_pb2_grpc
+from lighttts.v1 import encode_pb2, encode_pb2_grpc, text_pb2, voice_pb2, voice_pb2_grpc
 from services.common.errors import InvalidInput, LightTtsError
 from services.common.voices.deletion import VoiceCacheServicer
 
@@ -41,6 +41,7 @@ class FakeEncode(encode_pb2_grpc.EncodeServicer):
 
     def __init__(self) -> None:
         self.uploads: list[tuple[encode_pb2.EncodeVoiceHeader, list[bytes]]] = []
+        self.starts: list[encode_pb2.EncodeTextStart] = []
         self.texts: list[list[str]] = []
         """Fragments of each EncodeText call."""
         self.open_texts = 0
@@ -107,6 +108,10 @@ class FakeEncode(encode_pb2_grpc.EncodeServicer):
             content = voice_pb2.VoiceContent(voice_hash=f"hash of {name} in {self.identity}", model=self.identity)
             yield encode_pb2.BundledVoicesResponse(name=name, voice=content)
 
+    async def PreviewText(self, request: text_pb2.PreviewTextRequest, context: Any) -> text_pb2.PreviewTextResponse:
+        whole = text_pb2.PreviewedText(end=len(request.text), reading=request.text, ids=ids_of(request.text))
+        return text_pb2.PreviewTextResponse(utterances=[whole])
+
     async def EncodeText(self, request_iterator: Any, context: Any) -> AsyncIterator[encode_pb2.EncodeTextResponse]:
         fragments: list[str] = []
         self.texts.append(fragments)
@@ -116,6 +121,7 @@ class FakeEncode(encode_pb2_grpc.EncodeServicer):
                 raise self.text_refusal
             start = (await anext(aiter(request_iterator))).start
             self.releases.append(list(start.releases))
+            self.starts.append(start)
             borders = (" ", ".") if start.interleaved and not self.whole_sentences else (".",)
             runs = 0
             text, offset, utterance = "", 0, 0

@@ -34,7 +34,9 @@ class Pronunciation(JsonFields):
 
 
 class PreviewRequest(JsonFields):
-    text: str = Field(validation_alias=AliasChoices("text", "input"), description="The text; `input` is the same.")
+    text: str = Field(
+        min_length=1, validation_alias=AliasChoices("text", "input"), description="The text; `input` is the same."
+    )
     language: str = Field(default="", max_length=64, description="BCP-47, such as en-US: how numbers are read.")
     lexicon: list[Pronunciation] = Field(default=[], max_length=100)
 

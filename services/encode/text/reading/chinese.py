@@ -11,7 +11,7 @@ from decimal import Decimal
 
 import regex
 
-from services.encode.text.reading.rule import Match, Rule, apply, rule
+from services.encode.text.reading.rule import Match, RuleSet, rule
 
 _DIGITS = "零一二三四五六七八九"
 _TELEPHONE_DIGITS = "零幺二三四五六七八九"
@@ -115,7 +115,7 @@ def _scientific(match: Match) -> str:
     return f"{match['base']}乘以10的{sign}{exponent.lstrip('+-−')}次方"
 
 
-BEFORE: tuple[Rule, ...] = (
+BEFORE = RuleSet(
     rule("首字母", r"(?<![A-Za-z])(?:[A-Z]\.){2,}", lambda match: match.group().replace(".", ""), "."),
     rule("百分号前的空格", r"(?<=\d)\s+(?=[%‰℃°])", lambda match: "", "%‰℃°"),
     rule("零点", r"(?<![\d:.])0(?=:[0-5]\d(?![\d:]))", lambda match: "00", ":"),
@@ -209,7 +209,7 @@ BEFORE: tuple[Rule, ...] = (
     rule("长串数字", r"(?<![\d.])\d{9,}(?!\d|\.\d)", lambda match: digits(match.group())),
 )
 """Rules in their order. Their results may hold digits, which wetext reads."""
-AFTER: tuple[Rule, ...] = (
+AFTER = RuleSet(
     rule("邮箱符号", r"(?<=[A-Za-z0-9])@(?=[A-Za-z0-9])", lambda match: " at ", "@"),
     rule(
         "词中的点",
@@ -232,11 +232,11 @@ def read_chinese(text: str, wetext: Callable[[str], str] | None) -> str:
         str(unicodedata.decimal(char)) if char > "\x7f" and unicodedata.category(char) == "Nd" else char
         for char in text
     )
-    text = apply(BEFORE, text)
+    text = BEFORE(text)
     if wetext is not None:
         text = _CLAUSE.sub(lambda clause: _clause(clause.group(), wetext), text)
         text = regex.sub(r"\d+", lambda left: digits(left.group()), text)
-    return apply(AFTER, text)
+    return AFTER(text)
 
 
 def _clause(clause: str, wetext: Callable[[str], str]) -> str:

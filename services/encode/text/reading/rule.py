@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import regex
@@ -12,6 +12,7 @@ Match = regex.Match[str]
 
 NUMERIC = r"\d.+\-−–±~≈"
 """Characters with which a number begins, its sign included."""
+_NEAR = re.compile(r"(?<=\d)\D\D?|\D(?=\d)")
 _WORD = re.compile(r"[a-z]+|[#№]")
 
 
@@ -29,6 +30,8 @@ class Rule:
     """The sentence must have one of these characters."""
     words: frozenset[str] = frozenset()
     """The sentence must have one of these words, in any case."""
+    near: frozenset[str] = frozenset()
+    """A digit of the sentence must have one of these before it, or among the two characters after it."""
     when: re.Pattern[str] | None = None
     """The sentence must have a match of this."""
 
@@ -48,29 +51,47 @@ def rule(
     *,
     starts: str = "",
     words: Iterable[str] = (),
+    near: str = "",
     when: str = "",
     flags: int = 0,
 ) -> Rule:
     """Return a rule. `starts` are the characters with which a match begins, as the inside of a set."""
     compiled = regex.compile((f"(?=[{starts}])" if starts else "") + pattern, flags | regex.VERBOSE)
-    return Rule(name, compiled, read, frozenset(needs), frozenset(words), re.compile(when) if when else None)
+    search = re.compile(when) if when else None
+    return Rule(name, compiled, read, frozenset(needs), frozenset(words), frozenset(near), search)
 
 
-def apply(rules: Iterable[Rule], text: str) -> str:
-    """Apply the rules in order."""
-    present: Set[str] = set(text)
-    words: Set[str] | None = None
-    for each in rules:
-        if each.needs and each.needs.isdisjoint(present):
-            continue
-        if each.words:
-            if words is None:
-                words = set(_WORD.findall(text.lower()))
-            if each.words.isdisjoint(words):
+class RuleSet:
+    """Rules in their order, and their conditions in a form that is quick to test."""
+
+    def __init__(self, *rules: Rule) -> None:
+        self.rules = rules
+        self._tests = [
+            (each.needs or None, each.near or None, each.words or None, each.when.search if each.when else None, each)
+            for each in rules
+        ]
+
+    def __iter__(self) -> Iterator[Rule]:
+        return iter(self.rules)
+
+    def __call__(self, text: str) -> str:
+        """Apply the rules in order."""
+        present = set(text)
+        beside = set("".join(_NEAR.findall(text)))
+        words: set[str] | None = None
+        for needs, near, any_of, found, each in self._tests:
+            if needs is not None and needs.isdisjoint(present):
                 continue
-        if each.when is None or each.when.search(text) is not None:
-            text = each(text)
-    return text
+            if near is not None and near.isdisjoint(beside):
+                continue
+            if any_of is not None:
+                if words is None:
+                    words = set(_WORD.findall(text.lower()))
+                if any_of.isdisjoint(words):
+                    continue
+            if found is None or found(text) is not None:
+                text = each(text)
+        return text
 
 
 def apart(match: Match, words: str) -> str:

@@ -56,7 +56,7 @@ def _initials(match: Match) -> str:
 
 
 LEADING = (
-    rule("for example", r"\b(?:[eE]\.g\.|[iI]\.e\.)", _latin, "."),
+    rule("for example", r"\b(?:[eE]\.g\.|[iI]\.e\.)", _latin, ".", when=r"\.[eg]\."),
     rule("street or saint", r"\bSt\.", _street, ".", words=("st",)),
     rule("abbreviation", rf"\b(?P<word>{_NAMES})\.", _word, ".", words=[word.lower() for word in _WORDS]),
 )

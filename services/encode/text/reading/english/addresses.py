@@ -164,12 +164,14 @@ RULES = (
         ":",
         starts="0-9A-Fa-f:",
         when="[0-9A-Fa-f:]:[0-9A-Fa-f:]",
+        near=":",
     ),
     rule(
         "device address",
         r"(?<![\w:-])[0-9A-Fa-f]{2}([:-])[0-9A-Fa-f]{2}(?:\1[0-9A-Fa-f]{2}){4}(?![\w:-])",
         _device,
         ":-",
+        when="[0-9A-Fa-f]{2}[:-][0-9A-Fa-f]{2}[:-][0-9A-Fa-f]{2}[:-]",
     ),
     rule(
         "IPv4 address",
@@ -178,6 +180,7 @@ RULES = (
         ".",
         starts=r"\d",
         when=r"\d\.\d",
+        near=".",
     ),
     rule("handle", r"(?<![\w@])@(?P<name>[\p{L}_][\w.]*\w|\p{L})", _handle, "@"),
 )

@@ -183,6 +183,7 @@ RULES = (
         "-/.",
         starts="12",
         when=r"\d[-/.]\d",
+        near="-/.",
     ),
     rule(
         "date in digits",
@@ -191,6 +192,7 @@ RULES = (
         "-/.",
         starts=r"\d",
         when=r"\d[-/.]\d",
+        near="-/.",
     ),
     rule(
         "month and day",
@@ -198,6 +200,7 @@ RULES = (
         _month_day,
         "/",
         starts=r"\d",
+        near="/",
     ),
     rule(
         "year and month",
@@ -205,6 +208,7 @@ RULES = (
         _year_month,
         "-",
         starts="12",
+        near="-",
     ),
     rule(
         "date with a month's name",
@@ -213,6 +217,7 @@ RULES = (
         "-/",
         starts=r"\d",
         words=_MONTH_WORDS,
+        near="-/",
     ),
     rule(
         "day before a month",
@@ -238,6 +243,7 @@ RULES = (
         "-–—",
         starts=r"\d",
         when=r"\d\s?[-–—]\s?\d",
+        near="-–—",
     ),
     rule(
         "decade",
@@ -246,8 +252,9 @@ RULES = (
         "s",
         starts=r"\d'’",
         when=r"0['’]?s",
+        near="s'’",
     ),
-    rule("short year", r"(?<![\w])['’](?P<digits>\d\d)(?![\w'’]|[.,]\d)", _short_year, "'’", starts="'’"),
+    rule("short year", r"(?<![\w])['’](?P<digits>\d\d)(?![\w'’]|[.,]\d)", _short_year, "'’", starts="'’", near="'’"),
     rule(
         "era",
         r"(?<![\w.,])(?P<year>\d{3,4})\s?(?P<era>BCE?|CE|AD|B\.C\.(?:E\.)?|A\.D\.)(?!\w)",

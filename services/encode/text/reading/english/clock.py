@@ -72,6 +72,7 @@ RULES = (
         r"(?:(?<=\b(?:UTC|GMT))\s?|(?<=:\d\d:\d\d(?:\.\d+)?)|(?<=:\d\d)(?=\+))(?P<sign>[+−-])(?P<hours>[01]?\d)(?::?(?P<minutes>[0-5]\d))?(?![\w:]|[.,]\d)(?!\s?[AaPp][Mm])",
         _zone,
         "+-−",
+        near="+-−",
     ),
     rule(
         "times from and to",
@@ -80,6 +81,7 @@ RULES = (
         "-–—",
         starts=r"\d",
         when=r"[\d.mM]\s?[-–—]\s?\d",
+        near="-–—",
     ),
     rule(
         "time",
@@ -89,6 +91,7 @@ RULES = (
         ":",
         starts=r"\d",
         when=r"\d:\d",
+        near=":",
     ),
     rule(
         "hour",

@@ -108,7 +108,7 @@ CONTEXT_RULES = (
         starts=r"\d",
         words=(*_LABEL_WORDS, "#", "№"),
     ),
-    rule("zip code", r"(?<![\w.,-])\d{5}-\d{4}(?![\w-]|[.,]\d)", _zip, "-", starts=r"\d", when=r"\d-\d"),
+    rule("zip code", r"(?<![\w.,-])\d{5}-\d{4}(?![\w-]|[.,]\d)", _zip, "-", starts=r"\d", when=r"\d-\d", near="-"),
 )
 RULES = (
     rule(
@@ -118,6 +118,7 @@ RULES = (
         ".",
         starts=r"vV\d",
         when=r"\d\.\d",
+        near=".",
     ),
     rule(
         "version with v",
@@ -125,6 +126,7 @@ RULES = (
         _version,
         starts="vV",
         when=r"[vV]\d",
+        near="vV",
     ),
 )
 MIXED = rule(

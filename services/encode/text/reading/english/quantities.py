@@ -132,6 +132,7 @@ ORDINALS = (
         starts=r"\d",
         when=_SUFFIX,
         flags=regex.IGNORECASE,
+        near="-–",
     ),
     rule(
         "ordinal",
@@ -140,6 +141,7 @@ ORDINALS = (
         starts=r"\d",
         when=_SUFFIX,
         flags=regex.IGNORECASE,
+        near="snrtSNRT",
     ),
 )
 RULES = (
@@ -151,6 +153,7 @@ RULES = (
         "eE^",
         starts=NUMERIC,
         when=r"\d\s?[eE×x*·^]",
+        near="eE^×x*·",
     ),
     rule(
         "digits in groups",
@@ -158,9 +161,10 @@ RULES = (
         _number,
         starts=NUMERIC,
         when=rf"\d{BLANK[:-1]},.]\d\d",
+        near=",. '’\xa0\u2009\u202f",
     ),
-    rule("fraction", rf"(?<![\w.,/$€£-]){FRACTION}(?![\w%])", _fraction, "/", starts=r"\d", when=r"\d/\d"),
-    rule("ratio", r"(?<![\w:.,])\d+(?::\d+)+(?![\w:]|[.,]\d)", _ratio, ":", starts=r"\d", when=r"\d:\d"),
+    rule("fraction", rf"(?<![\w.,/$€£-]){FRACTION}(?![\w%])", _fraction, "/", starts=r"\d", when=r"\d/\d", near="/"),
+    rule("ratio", r"(?<![\w:.,])\d+(?::\d+)+(?![\w:]|[.,]\d)", _ratio, ":", starts=r"\d", when=r"\d:\d", near=":"),
     rule(
         "range or score",
         rf"""(?P<sign>{SIGN})?(?<![\w.,-]){number("first")}{END}(?:[-–—−]|[ ][-–—−][ ])
@@ -169,6 +173,7 @@ RULES = (
         "-–—−",
         starts=NUMERIC,
         when=r"\d\s?[-–—−]\s?[\d.]",
+        near="-–—−",
     ),
     rule(
         "numbers in a row",
@@ -177,11 +182,12 @@ RULES = (
         ",/-",
         starts=r"\d",
         when=r"\d[,/-]\d",
+        near=",/-",
     ),
-    rule("at least", r"(?<![\w.,])(?P<value>\d+)\+(?![\w])", _more, "+", starts=r"\d"),
+    rule("at least", r"(?<![\w.,])(?P<value>\d+)\+(?![\w])", _more, "+", starts=r"\d", near="+"),
     rule("number", rf"""(?P<sign>{SIGN})?(?<!\d|\d[.,])(?P<value>\d+(?:\.\d+)?|\.\d+){END}""", _number, starts=NUMERIC),
 )
-LAST_RESORT = rule("digit by digit", r"\d(?:[.,:/-]?\d)*", _last_resort)
+LAST_RESORT = rule("digit by digit", r"\d(?:[.,:/-]?\d)*", _last_resort, needs="0123456789", when=r"\d")
 POWER = rule(
     "power",
     r"(?P<base>(?<![\p{L}\p{N}]|\d\s|\d[.,])(?:(?!(?:km|mm|cm|nm|mi|ft|yd)[²³])\p{L}{1,3}|\d[\d.,]*)|\))(?P<exponent>[⁻⁺]?[⁰¹²³⁴-⁹]+)",

@@ -19,11 +19,11 @@ from services.encode.text.reading.english import (
     telephone,
     units,
 )
-from services.encode.text.reading.rule import Rule, apply
+from services.encode.text.reading.rule import RuleSet
 
-WORDS: tuple[Rule, ...] = (*addresses.RULES, *abbreviations.LEADING, *roman.RULES, units.SQUARE, quantities.POWER)
+WORDS = RuleSet(*addresses.RULES, *abbreviations.LEADING, *roman.RULES, units.SQUARE, quantities.POWER)
 """Rules for sentences with or without digits, tried first."""
-NUMBERS: tuple[Rule, ...] = (
+NUMBERS = RuleSet(
     *calendar.RULES[:2],
     *telephone.RULES,
     *symbols.RULES,
@@ -41,7 +41,9 @@ NUMBERS: tuple[Rule, ...] = (
     quantities.LAST_RESORT,
 )
 """Rules for sentences with digits, in their order: a rule sees what the rules before it have left."""
-REST: tuple[Rule, ...] = (*symbols.REST, quantities.INDEX, abbreviations.INITIALS)
+ARITHMETIC = RuleSet(*symbols.RULES, *symbols.ARITHMETIC)
+"""Rules for sentences without digits that have operators."""
+REST = RuleSet(*symbols.REST, quantities.INDEX, abbreviations.INITIALS)
 
 # Most sentences need no rule. These find what the rules of WORDS, ARITHMETIC and REST look for.
 _DIGIT = re.compile(r"\d")
@@ -62,12 +64,12 @@ def read_english(text: str) -> str:
     digits = _DIGIT.search(text) is not None
     if not digits and not _needs_rules(text):
         return text
-    text = apply(WORDS, text)
+    text = WORDS(text)
     if digits:
-        text = apply(NUMBERS, text)
+        text = NUMBERS(text)
     elif not _OPERATORS.isdisjoint(text):
-        text = apply(symbols.ARITHMETIC, apply(symbols.RULES, text))
-    return apply(REST, text)
+        text = ARITHMETIC(text)
+    return REST(text)
 
 
 def _needs_rules(text: str) -> bool:

@@ -87,6 +87,7 @@ RULES = (
         _international,
         "+",
         starts="+",
+        near="+(",
     ),
     rule(
         "telephone number in letters",
@@ -95,6 +96,7 @@ RULES = (
         "8",
         starts="18",
         when=r"8\d\d-",
+        near="-",
     ),
     rule(
         "telephone number",

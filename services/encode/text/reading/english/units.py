@@ -166,6 +166,7 @@ RULES = (
         "xX×",
         starts=r"\d",
         when=r"\d\s?[xX×]\s?\d",
+        near="xX×",
     ),
     rule(
         "feet and inches",
@@ -174,6 +175,7 @@ RULES = (
         "'′f",
         starts=r"\d",
         when=r"\d['′]\d|\dft|\d\sft",
+        near="'′f",
     ),
     rule(
         "place",
@@ -181,6 +183,7 @@ RULES = (
         _place,
         "°",
         starts=r"\d",
+        near="°",
     ),
     rule(
         "duration",
@@ -197,9 +200,15 @@ RULES = (
         "%",
         starts=NUMERIC,
         when=r"%\s?[-–—−]",
+        near="%",
     ),
     rule(
-        "percent", rf"""{_RUN}[%‰])(?P<sign>{SIGN})?{_BOUND}{_RANGE}\s?(?P<mark>[%‰])""", _percent, "%‰", starts=NUMERIC
+        "percent",
+        rf"""{_RUN}[%‰])(?P<sign>{SIGN})?{_BOUND}{_RANGE}\s?(?P<mark>[%‰])""",
+        _percent,
+        "%‰",
+        starts=NUMERIC,
+        near="%‰",
     ),
     rule(
         "degrees",
@@ -207,6 +216,7 @@ RULES = (
         _degrees,
         "°º˚",
         starts=NUMERIC,
+        near="°º˚",
     ),
     rule(
         "fraction with a unit",
@@ -215,6 +225,7 @@ RULES = (
         "/",
         starts=r"\d",
         when=r"\d/\d",
+        near="/",
     ),
     rule(
         "compound with a unit",
@@ -223,6 +234,7 @@ RULES = (
         "-",
         starts=r"\d",
         when=r"\d-[A-Za-z]",
+        near="-",
     ),
     rule(
         "number with a unit",

@@ -33,7 +33,7 @@ TRITON_VERSION := 3.7.1
 TRITON := .tools/triton/.ready-$(TRITON_VERSION)
 
 .PHONY: help setup protos demo run test fuzz soak parity mutate full-size gpu-check faults test-system debian chart images push images-check
-.PHONY: release lint lint-protos format keep-protos clean
+.PHONY: cluster-test release lint lint-protos format keep-protos clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -93,6 +93,9 @@ debian:
 
 chart: debian setup protos ## Test the Helm chart with Helm 3 and 4, with Kubernetes' schemas and by running its pods (fetches helm once)
 	@$(BIN)/python -m pytest tests/chart -o faulthandler_timeout=1800 $(ARGS)
+
+cluster-test: setup protos ## Test the chart on the cluster of KUBECONFIG under load: scale, kill, upgrade, evict (ARGS="--values FILE")
+	@$(BIN)/python -m tests.cluster $(ARGS)
 
 images: ## Build the images (VARIANT=cuda, BASE_IMAGE, IMAGES, TENSORRT=yes ...: see Dockerfiles/build.sh)
 	@Dockerfiles/build.sh build $(VARIANT)

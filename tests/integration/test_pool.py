@@ -394,9 +394,9 @@ async def test_a_pool_that_has_been_empty_for_the_wait_refuses_at_once(start_wor
     worker, now = await start_worker(), [0.0]
     listed = ListedWorkers()
     async with running(listed, wait_seconds=3600, clock=lambda: now[0]) as pool:
-        await asyncio.sleep(0)
-        waiting = asyncio.ensure_future(picks(pool, 1))
         await until(lambda: pool._empty_since is not None)
+        waiting = asyncio.ensure_future(picks(pool, 1))
+        await asyncio.sleep(0)
         now[0] = 3600.0
         with pytest.raises(Unavailable, match="none is known") as refusal:
             await picks(pool, 1)
@@ -406,5 +406,6 @@ async def test_a_pool_that_has_been_empty_for_the_wait_refuses_at_once(start_wor
         listed.put()
         await until(lambda: pool._empty_since is not None)
         again = asyncio.ensure_future(picks(pool, 1))  # it was emptied just now, so a worker may follow
+        await asyncio.sleep(0)
         listed.put(worker.address)
         assert await again == {worker.address: 1}

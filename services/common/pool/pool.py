@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
 from contextlib import aclosing, asynccontextmanager
@@ -69,6 +70,7 @@ class Pool:
         ejection_seconds: float = 1.0,
         renewal_seconds: float = 10.0,
         end_to_end: str = "",
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """
         Args:
@@ -83,6 +85,7 @@ class Pool:
             renewal_seconds: interval of the checks for renewed credentials.
             end_to_end: full name of the health service with which workers report that the services behind them serve
                 too, `lighttts.v1.Llm/EndToEnd`; empty if nothing is behind them. It affects only `serves_end_to_end`.
+            clock: returns seconds.
         """
         self._discovery = discovery
         self._service = service
@@ -99,6 +102,9 @@ class Pool:
         self._discovering: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
+        self._clock = clock
+        self._empty_since: float | None = None
+        """Time since which discovery lists no worker; None while it lists one and before its first list."""
         self._waiting = 0
         self._closed = False
 
@@ -143,6 +149,7 @@ class Pool:
 
         Waits up to `wait_seconds` (default: the pool's) for one to become healthy; 0 means not at all. Raises
         Unavailable, with a retry hint, when none does, when too many leases wait already, or when the pool is closed.
+        It does not wait while discovery has listed no worker for that long: the service is scaled to zero.
         """
         worker = await self._acquire(exclude, self._wait_seconds if wait_seconds is None else wait_seconds)
         lease = Lease(worker)
@@ -195,7 +202,8 @@ class Pool:
     async def _acquire(self, exclude: Collection[str], wait_seconds: float) -> Worker:
         """Pick a worker and begin a lease on it, without a wait between the two."""
         worker = self._take(exclude)
-        if worker is None and wait_seconds > 0 and self._waiting < self._max_waiting:
+        empty = self._empty_since is not None and self._clock() - self._empty_since >= wait_seconds
+        if worker is None and wait_seconds > 0 and self._waiting < self._max_waiting and not empty:
             self._waiting += 1
             try:
                 async with asyncio.timeout(wait_seconds):
@@ -261,6 +269,10 @@ class Pool:
     def _apply(self, addresses: frozenset[str]) -> None:
         listed = {worker.address for worker in self._workers.values() if worker.listed}
         log.info("workers listed", pool=self._name, target=self._discovery.target, addresses=sorted(addresses))
+        if addresses:
+            self._empty_since = None
+        elif self._empty_since is None:
+            self._empty_since = self._clock()
         for address in addresses - listed:
             self._enlist(address)
         for address in listed - addresses:

@@ -13,14 +13,15 @@ from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.decode.flow.model import FlowHop
 from tests.parity.checks.flow import mel_after, open_stream, tokens
 from tests.parity.golden import Golden
+from tests.unit.decode.decode_support import FAMILIES
 
-MINI = Path(__file__).parents[2] / "data" / "cosyvoice2-mini"
+DATA = Path(__file__).parents[2] / "data"
 EVEN, LATE = ChunkPlan(), ChunkPlan(first_boundary=40)
 
 
-@pytest.fixture(scope="module")
-def golden() -> Iterator[Golden]:
-    with Golden(MINI) as folder:
+@pytest.fixture(scope="module", params=FAMILIES)
+def golden(request: pytest.FixtureRequest) -> Iterator[Golden]:
+    with Golden(DATA / f"{request.param}-mini") as folder:
         yield folder
 
 

@@ -44,8 +44,8 @@ def test_every_mode_has_its_preamble() -> None:
 @pytest.mark.parametrize("encoder", [SentenceEncoder, InterleavedEncoder])
 def test_phones_and_sounds_are_single_ids_however_the_text_is_cut(encoder: type[TextEncoder]) -> None:
     front = frontend()
-    phones = [front.tokenizer.token_id(token) for token in ("[j]", "[ǐ]")]
-    breath = front.tokenizer.token_id("[breath]")
+    (phones, breath) = (front.tokenizer.encode("[j][ǐ]"), *front.tokenizer.encode("[breath]"))
+    assert len(phones) == 2
     text = "The [j][ǐ] of it.[breath] Yes."
     whole = ids_of(encoder(front), text)  # type: ignore[call-arg]
     assert [id_ for id_ in whole if id_ in (*phones, breath)] == [*phones, breath]

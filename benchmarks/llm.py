@@ -5,7 +5,7 @@ every weight once can be faster) and, if transformers is installed, with its pla
 a GPU it also measures the bare replay of the step's CUDA graph. On one CPU thread times are processor time, so that
 other programs on the machine hardly affect them. `--costs FILE` writes this machine's costs for the simulated backend
 (services/llm/engine/backends.py), as in services/llm/costs. `--programs` runs the steps on a CPU in the form of a GPU,
-to separate the host's part of a step from the device's. `--count` counts a GPU's kernels and bytes per step on a CPU.
+to separate the host's part of a step from the device's. `--count` only counts a GPU's kernels and bytes per step.
 """
 
 from __future__ import annotations
@@ -47,6 +47,10 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     device = torch.device(args.device)
+    if args.count:
+        for dtype in args.dtypes:
+            print_counts(make_model(args, getattr(torch, dtype), device)[1], args, dtype)
+        return
     clock = clock_of(device)
     bandwidth = memory_bandwidth(device, clock)
     load = os.getloadavg()[0]
@@ -68,7 +72,10 @@ def make_model(args: argparse.Namespace, dtype: torch.dtype, device: torch.devic
 
 def measure(args: argparse.Namespace, model_dir: ModelDir, model: SpeechLM, floor: float, clock: Clock) -> None:
     peer = None if args.no_transformers else transformers_loop(model, clock)
-    kernels = fused_kernels(model, int8_kv=args.int8_kv) if args.device.startswith("cuda") else PLAIN
+    kernels = PLAIN
+    if args.device.startswith("cuda"):
+        with torch.cuda.device(args.device):
+            kernels = fused_kernels(model, int8_kv=args.int8_kv)
     results: list[tuple[int, float]] = []
     print("batch  step p10 ms    p50    p95  tokens/s  x batch 1  x floor  host ms  replay ms  transformers  tokens/s")
     for batch in args.batches:
@@ -89,12 +96,10 @@ def measure(args: argparse.Namespace, model_dir: ModelDir, model: SpeechLM, floo
     if args.costs:
         args.costs.write_text(json.dumps(asdict(fit(results, prefill)), indent=2) + "\n", encoding="utf-8")
         print(f"wrote {args.costs}")
-    if args.count:
-        print_counts(model, args)
 
 
-def print_counts(model: SpeechLM, args: argparse.Namespace) -> None:
-    print(f"\none recorded step at {CONTEXT} positions, counted on a CPU with a Triton kernel as one")
+def print_counts(model: SpeechLM, args: argparse.Namespace, dtype: str) -> None:
+    print(f"one recorded step in {dtype} at {CONTEXT} positions, counted on a CPU with each Triton kernel as one")
     print("batch  kernels  read-backs  MB moved  H100 ms, estimate  kernels by part")
     for batch in args.batches:
         count = count_step(model, batch, int8_kv=args.int8_kv)
@@ -133,7 +138,9 @@ def arguments() -> argparse.Namespace:
     num_steps = 8 if torch.cuda.is_available() else 1
     parser.add_argument("--num-steps", type=int, default=num_steps, help="steps per run of a program")
     parser.add_argument("--programs", action="store_true", help="run steps as programs on a CPU too")
-    parser.add_argument("--count", action="store_true", help="count the kernels and bytes of a step, on a CPU only")
+    parser.add_argument(
+        "--count", action="store_true", help="only count a GPU's kernels and bytes per step"
+    )
     parser.add_argument("--no-transformers", action="store_true")
     parser.add_argument("--costs", type=Path, help="write a cost file to this path")
     args = parser.parse_args()

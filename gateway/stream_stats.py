@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -21,6 +22,18 @@ class SpeechTimes:
     """Call of the llm worker that produced the first audio."""
     first: llm_pb2.FirstTimes = field(default_factory=llm_pb2.FirstTimes)
     """Durations measured by that worker, from its call on."""
+
+
+@dataclass
+class _TurnTimes:
+    """The text between two flushes."""
+
+    first_text: float
+    characters: int = 0
+    first_audio: float | None = None
+    flushed: bool = False
+    text_tokens: int | None = None
+    """Of the stream, up to the end of this turn; None until its text has been read."""
 
 
 class PlaybackStats:
@@ -47,14 +60,55 @@ class PlaybackStats:
         self._decode_workers: list[str] = []
         self._text_tokens = 0
         self._speech_tokens = 0
+        self._turns: deque[_TurnTimes] = deque()
+        """The turns of which audio is not complete, oldest first."""
+        self._before_turn: tuple[float, int, int] = (0.0, 0, 0)
+        """Audio seconds, text tokens and speech tokens at the end of the last turn."""
 
-    def on_text(self) -> None:
+    def on_text(self, characters: int = 0) -> None:
         """Record that text arrived."""
         now = self._clock()
+        if not self._turns or self._turns[-1].flushed:
+            self._turns.append(_TurnTimes(now))
+        self._turns[-1].characters += characters
         if self._first_text is None:
             self._first_text = now
         if self._busy_since is None:
             self._busy_since = self._last_audio = now
+
+    def on_flush(self) -> None:
+        """Record that the text so far is to be spoken now; the text that follows is another turn."""
+        if not self._turns or self._turns[-1].flushed:
+            self._turns.append(_TurnTimes(self._clock()))
+        self._turns[-1].flushed = True
+
+    def on_turn_read(self) -> None:
+        """Record that all text before the next flush has become tokens."""
+        for turn in self._turns:
+            if turn.text_tokens is None:
+                turn.text_tokens = self._text_tokens
+                return
+
+    def turn_finished(self, flush: int) -> tts_pb2.TurnFinished:
+        """Return the figures of the oldest flushed turn, whose audio has been sent."""
+        turn = self._turns.popleft() if self._turns else _TurnTimes(self._clock())
+        text = self._text_tokens if turn.text_tokens is None else turn.text_tokens
+        now = (self._audio_seconds, text, self._speech_tokens)
+        seconds, text_tokens, speech_tokens = (new - old for new, old in zip(now, self._before_turn, strict=True))
+        self._before_turn = now
+        return tts_pb2.TurnFinished(
+            flush=flush,
+            audio_seconds=seconds,
+            characters=turn.characters,
+            text_tokens=int(text_tokens),
+            speech_tokens=int(speech_tokens),
+            time_to_first_audio=0.0 if turn.first_audio is None else turn.first_audio - turn.first_text,
+        )
+
+    def drop_turns(self) -> None:
+        """Record a cancel: turns that have not ended have no figures."""
+        self._turns.clear()
+        self._before_turn = (self._audio_seconds, self._text_tokens, self._speech_tokens)
 
     def begin_utterance(self, times: SpeechTimes) -> None:
         """Record that the next audio belongs to the utterance with these times."""
@@ -68,6 +122,8 @@ class PlaybackStats:
             if self._first_text is not None:
                 self._first = _split(self._first_text, self._times, now)
                 metrics.observe_first_audio(self._first)
+        if self._turns and self._turns[0].first_audio is None:
+            self._turns[0].first_audio = now
         if self._dry_at is None:
             self._dry_at = now
         late = max(0.0, now - self._dry_at)

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 
 from gateway.session.options import SpeechOptions
 
-NOT_IN_KEY = frozenset({"voice", "seed", "seed_given", "priority"})
+NOT_IN_KEY = frozenset({"voice", "seed", "seed_given", "priority", "text_wait_seconds"})
 """Options that do not change the audio, or that the key includes separately."""
 
 

@@ -15,6 +15,7 @@ from lighttts.v1 import audio_pb2, lexicon_pb2, llm_pb2, tts_pb2
 from services.common.errors import InvalidInput, quoted
 
 MIN_SPEED, MAX_SPEED = 0.25, 4.0
+MIN_TEXT_WAIT, MAX_TEXT_WAIT = 0.05, 60.0
 MAX_INSTRUCTION_CHARS = 1000
 MAX_LEXICON_ENTRIES = 100
 """Most pronunciations of one request."""
@@ -43,6 +44,8 @@ class SpeechOptions:
     """Of the text (BCP-47); empty: not named."""
     lexicon: tuple[lexicon_pb2.LexiconEntry, ...] = ()
     """Pronunciations of the caller and of the request; of equal phrases the last one counts."""
+    text_wait_seconds: float = 0.0
+    """Without more text, a finished sentence is spoken after this many seconds; 0: encode's setting."""
     warnings: tuple[tts_pb2.Warning, ...] = ()
     """Notes for the sender of the request; no part of what is spoken."""
 
@@ -67,6 +70,7 @@ class SpeechOptions:
             priority=priority,
             language=checked_language(config.language),
             lexicon=checked_lexicon(config.lexicon),
+            text_wait_seconds=_text_wait(config.max_text_wait_seconds),
         )
 
 
@@ -176,6 +180,15 @@ def _speed(speed: float) -> float:
     if not MIN_SPEED <= speed <= MAX_SPEED:  # NaN too fails every comparison
         raise InvalidInput(f"speed is {speed}; it must be {MIN_SPEED} to {MAX_SPEED}", field="config.speed")
     return speed
+
+
+def _text_wait(seconds: float) -> float:
+    if seconds and not MIN_TEXT_WAIT <= seconds <= MAX_TEXT_WAIT:
+        raise InvalidInput(
+            f"max_text_wait_seconds is {seconds}; it must be {MIN_TEXT_WAIT} to {MAX_TEXT_WAIT:g}",
+            field="config.max_text_wait_seconds",
+        )
+    return seconds
 
 
 _SAMPLING_RULES: dict[str, tuple[Callable[[float], bool], str]] = {

@@ -28,6 +28,8 @@ Event: TypeAlias = (
     | tts_pb2.Reconnect
     | tts_pb2.FirstAudio
     | tts_pb2.Finished
+    | tts_pb2.Configured
+    | tts_pb2.TurnFinished
 )
 
 Events: TypeAlias = AsyncIterable[Event]

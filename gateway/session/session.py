@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import secrets
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from types import TracebackType
@@ -52,7 +54,19 @@ class PositionInput:
     """Seconds of the stream's audio that were played."""
 
 
-Input: TypeAlias = TextInput | FlushInput | CancelInput | PositionInput
+@dataclass(frozen=True)
+class ConfigureInput:
+    """Speak the text that follows with other options; their audio format, seed and priority are not used."""
+
+    options: SpeechOptions
+
+
+Input: TypeAlias = TextInput | FlushInput | CancelInput | PositionInput | ConfigureInput
+
+MAX_PENDING_CHANGES = 4
+"""Changes of the options that may wait for the text before them; each may hold a recording."""
+VOICES_IN_USE = 8
+"""Voices of changed options that count as in use; with fewer changes pending, older ones speak no more text."""
 
 
 async def one_text(text: str) -> AsyncGenerator[Input]:
@@ -111,6 +125,8 @@ class Session:
             registered_voice=isinstance(options.voice, NamedVoice) and not context.voices.bundled(options.voice),
             voice=self._voice,
         )
+        self._changes = 0
+        self._voices_in_use: deque[contextlib.AsyncExitStack] = deque()
         self._inputs_taken = 0
         self._flushes = 0
         self._task: asyncio.Task[None] | None = None
@@ -231,6 +247,8 @@ class Session:
                 case PositionInput(seconds):
                     self._output.playback.report(seconds)
                     turn.report_position(seconds)
+                case ConfigureInput(options):
+                    self._change(turn, options, group)
                 case CancelInput():
                     await self._cancel(turn, task)
                     turn = Turn(self._turn_context, self._output, self._stats, self._progress, turn.number + 1)
@@ -238,6 +256,38 @@ class Session:
         self._output.playback.stop_reports()
         turn.end()
         await asyncio.wait({task})
+
+    def _change(self, turn: Turn, options: SpeechOptions, group: asyncio.TaskGroup) -> None:
+        """Speak the text that follows with `options`, except for what holds for the whole stream."""
+        if turn.changes >= MAX_PENDING_CHANGES:
+            raise InvalidInput(
+                f"{turn.changes} changes wait for the text before them; wait for its audio", field="configure"
+            )
+        old = self._turn_context.options
+        options = dataclasses.replace(options, seed=old.seed, seed_given=old.seed_given)
+        voice: asyncio.Future[voice_pb2.VoiceContent] = asyncio.get_running_loop().create_future()
+        registered = isinstance(options.voice, NamedVoice) and not self._context.voices.bundled(options.voice)
+        self._turn_context = dataclasses.replace(
+            self._turn_context, options=options, registered_voice=registered, voice=voice
+        )
+        group.create_task(self._prepare(options, voice, self._changes))
+        self._changes += 1
+        turn.change(self._turn_context)
+
+    async def _prepare(
+        self, options: SpeechOptions, voice: asyncio.Future[voice_pb2.VoiceContent], number: int
+    ) -> None:
+        """Look up the voice of changed options. Raises the error of a voice that cannot be used."""
+        use = await self._resources.enter_async_context(contextlib.AsyncExitStack())
+        content = await use.enter_async_context(self._context.voices.use(options.voice))
+        self._voices_in_use.append(use)
+        while len(self._voices_in_use) > VOICES_IN_USE:
+            await self._voices_in_use.popleft().aclose()
+        await asyncio.shield(self._voice)
+        for note in options.warnings:
+            await self._output.send(note)
+        await self._output.send(tts_pb2.Configured(number=number, voice_hash=content.voice_hash))
+        voice.set_result(content)
 
     def _add_text(self, turn: Turn, text: str) -> None:
         if not text:
@@ -259,6 +309,7 @@ class Session:
         task.cancel()
         await asyncio.wait({task})
         self._stats.pause()
+        self._stats.drop_turns()
         await asyncio.shield(self._voice)
         cut = turn.cut()
         self._output.cut()

@@ -20,7 +20,14 @@ class End:
     """The end of the text."""
 
 
-Boundary: TypeAlias = Flush | End
+@dataclass(frozen=True)
+class Change:
+    """The text that follows is spoken in another way. `context`: the turn's, a value that only the turn reads."""
+
+    context: object
+
+
+Boundary: TypeAlias = Flush | End | Change
 
 
 class TextQueue:

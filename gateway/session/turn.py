@@ -15,7 +15,7 @@ from gateway.closable_queue import ClosableQueue
 from gateway.session.options import MAX_SPEED, MIN_SPEED, SpeechOptions
 from gateway.session.output import Output
 from gateway.session.text_cursor import SessionProgress
-from gateway.session.text_queue import End, Flush, TextQueue
+from gateway.session.text_queue import Boundary, Change, End, Flush, TextQueue
 from gateway.session.text_segment import TextSegment
 from gateway.stream_stats import PlaybackStats
 from gateway.utterance.utterance import AudioPart, LlmClientContext, UtteranceStream
@@ -70,6 +70,8 @@ class Turn:
         self.number = number
         self.unmarked: deque[Flush] = deque()
         """Flushes whose Mark has not been sent."""
+        self.changes = 0
+        """Changes that wait for the text before them."""
         self._context = context
         self._output = output
         self._stats = stats
@@ -78,7 +80,7 @@ class Turn:
         self._first_offset = progress.text.received
         self._first_sample = output.samples
         self._text_queue = TextQueue()
-        self._latest: str | Flush | End = ""
+        self._latest: str | Boundary = ""
         self._order: ClosableQueue[UtteranceStream | Silence | Flush] = ClosableQueue(ORDER_ITEMS)
         self._utterance_slots = asyncio.Semaphore(1 + UTTERANCES_AHEAD)
         self._utterances = 0
@@ -88,14 +90,20 @@ class Turn:
         self._delivered_from = 0
 
     def feed(self, text: str) -> None:
-        self._stats.on_text()
+        self._stats.on_text(len(text))
         self._text.receive(text)
         self._progress.update()
         self._put(text)
 
     def flush(self, flush: Flush) -> None:
         self.unmarked.append(flush)
+        self._stats.on_flush()
         self._put(flush)
+
+    def change(self, context: TurnContext) -> None:
+        """Speak the text that follows as `context` says."""
+        self.changes += 1
+        self._put(Change(context))
 
     def end(self) -> None:
         self._put(End())
@@ -119,14 +127,15 @@ class Turn:
                     await self._deliver(item)
                     self._utterance_slots.release()
 
-    def _put(self, item: str | Flush | End) -> None:
-        self._latest = item
+    def _put(self, item: str | Boundary) -> None:
+        if not isinstance(item, Change):
+            self._latest = item
         self._text_queue.put(item)
 
     async def _plan(self, group: asyncio.TaskGroup) -> None:
         """Split the text into utterances; start each as soon as its text is known and an utterance slot is free."""
         try:
-            boundary: Flush | End | None = None
+            boundary: Boundary | None = None
             while not isinstance(boundary, End):
                 segment = TextSegment(self._text_queue)
                 if await segment.begin():
@@ -134,7 +143,11 @@ class Turn:
                 self._text.encoded += segment.characters
                 boundary = segment.boundary
                 if isinstance(boundary, Flush):
+                    self._stats.on_turn_read()
                     await self._order.send(boundary)
+                if isinstance(boundary, Change) and isinstance(boundary.context, TurnContext):
+                    self._context = boundary.context
+                    self.changes -= 1
         except LightTtsError as error:
             self._order.close(error)
         else:
@@ -162,6 +175,7 @@ class Turn:
             instruct_text=await self._instruction(),
             language=options.language,
             lexicon=options.lexicon,
+            idle_seconds=options.text_wait_seconds,
             notes=True,
         )
         await segment.encode(self._context.encode, start, on_run, on_warning)
@@ -273,6 +287,7 @@ class Turn:
             self._progress.update()
         await self._output.send(tts_pb2.Mark(flush=flush.number))
         self.unmarked.popleft()
+        await self._output.send(self._stats.turn_finished(flush.number))
 
 
 def utterance_seed(seed: int, turn: int, utterance: int) -> int:

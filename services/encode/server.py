@@ -202,7 +202,7 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
             await self._text_encoder(start),
             start,
             self._text_threads,
-            self._settings.text_idle_seconds,
+            start.idle_seconds or self._settings.text_idle_seconds,
         )
         async with aclosing(call.responses(request_iterator)) as responses:
             async for response in responses:

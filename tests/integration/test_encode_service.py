@@ -380,3 +380,13 @@ async def test_a_client_that_disconnects_during_an_upload_does_not_affect_others
         method = "/lighttts.v1.Encode/EncodeVoice"
         await until(lambda: metric("lighttts_rpc_active", method=method) == 0)
         assert (await encode_prompt(stub, SLT)).cached
+
+
+async def test_a_stream_may_set_its_own_wait_for_more_text() -> None:
+    async with encode_service(text_idle_seconds=1000) as stub:
+        call = stub.EncodeText()
+        start = encode_pb2.EncodeTextStart(text="Good morning, Alice. ", idle_seconds=0.05)
+        await call.write(encode_pb2.EncodeTextRequest(start=start))
+        response = await call.read()  # the stream stays open
+        assert response.text.last
+        call.cancel()

@@ -364,6 +364,10 @@ class Conversation:
     async def flush(self) -> None:
         await self.call.write(tts_pb2.StreamingSynthesizeRequest(flush=tts_pb2.Flush()))
 
+    async def configure(self, **fields: Any) -> None:
+        configure = tts_pb2.Configure(config=tts_pb2.SynthesisConfig(**fields))
+        await self.call.write(tts_pb2.StreamingSynthesizeRequest(configure=configure))
+
     async def cancel(self) -> None:
         await self.call.write(tts_pb2.StreamingSynthesizeRequest(cancel=tts_pb2.Cancel()))
 

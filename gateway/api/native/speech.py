@@ -9,12 +9,13 @@ import grpc.aio
 
 from gateway import metrics
 from gateway.api.common.options import speech_options
+from gateway.auth.caller import current_caller
 from gateway.cache.synthesis import speech
 from gateway.preview import preview
 from gateway.session.context import GatewayContext
 from gateway.session.options import check_text
 from gateway.session.output import Event
-from gateway.session.session import CancelInput, FlushInput, Input, PositionInput, Session, TextInput
+from gateway.session.session import CancelInput, ConfigureInput, FlushInput, Input, PositionInput, Session, TextInput
 from gateway.session.voice_conversion import ConversionSession
 from lighttts.v1 import audio_pb2, text_pb2, tts_pb2, tts_pb2_grpc
 from services.common.errors import InvalidInput
@@ -55,7 +56,7 @@ class TextToSpeechServicer(tts_pb2_grpc.TextToSpeechServicer):
             config = await _config(request_iterator)
             options = speech_options(self._context, config)
             options = await self._context.lexicon.applied(options)
-            inputs = _inputs(request_iterator)
+            inputs = _inputs(self._context, request_iterator, config)
             async with Session(self._context, options, inputs, conversation=True) as session:
                 async for event in session:
                     yield _streaming_response(event)
@@ -97,7 +98,12 @@ async def _config(requests: AsyncIterator[tts_pb2.StreamingSynthesizeRequest]) -
     )
 
 
-async def _inputs(requests: AsyncIterator[tts_pb2.StreamingSynthesizeRequest]) -> AsyncGenerator[Input]:
+async def _inputs(
+    context: GatewayContext,
+    requests: AsyncIterator[tts_pb2.StreamingSynthesizeRequest],
+    config: tts_pb2.SynthesisConfig,
+) -> AsyncGenerator[Input]:
+    """Yield the inputs of a stream that begins with `config`."""
     async for request in requests:
         match request.WhichOneof("request"):
             case "text":
@@ -108,12 +114,52 @@ async def _inputs(requests: AsyncIterator[tts_pb2.StreamingSynthesizeRequest]) -
                 yield CancelInput()
             case "position":
                 yield PositionInput(request.position.seconds)
+            case "configure":
+                config = changed(config, request.configure.config)
+                if request.configure.config.HasField("prompt"):  # it costs as much as a request with a prompt
+                    await context.quotas.spend(current_caller())
+                yield ConfigureInput(await context.lexicon.applied(speech_options(context, config)))
             case "end":
                 return
             case "config":
-                raise InvalidInput("a stream has one config, its first message; open a new stream", field="config")
+                raise InvalidInput("a stream has one config, its first message; send configure", field="config")
             case _:
-                raise InvalidInput("an empty message; send text, flush, cancel, position or end", field="request")
+                raise InvalidInput(
+                    "an empty message; send text, flush, cancel, position, configure or end", field="request"
+                )
+
+
+CHANGEABLE = frozenset(
+    {
+        "voice_name",
+        "prompt",
+        "style",
+        "speed",
+        "mode",
+        "instruct_text",
+        "language",
+        "lexicon",
+        "max_text_wait_seconds",
+    }
+)
+"""Fields of the config that a stream may change."""
+
+
+def changed(config: tts_pb2.SynthesisConfig, change: tts_pb2.SynthesisConfig) -> tts_pb2.SynthesisConfig:
+    """Return `config` with the fields that are set in `change`. Raises InvalidInput for one that cannot change."""
+    merged = tts_pb2.SynthesisConfig()
+    merged.CopyFrom(config)
+    fields = [descriptor.name for descriptor, _ in change.ListFields()]
+    for name in fields:
+        if name not in CHANGEABLE:
+            raise InvalidInput(
+                f"{name} holds for the whole stream; open a new stream to change it", field=f"configure.config.{name}"
+            )
+        merged.ClearField(name)  # type: ignore[arg-type]  # a name of the descriptor
+    if "mode" in fields and "instruct_text" not in fields:
+        merged.ClearField("instruct_text")
+    merged.MergeFrom(change)
+    return merged
 
 
 def _streaming_response(event: Event) -> tts_pb2.StreamingSynthesizeResponse:
@@ -136,6 +182,10 @@ def _streaming_response(event: Event) -> tts_pb2.StreamingSynthesizeResponse:
             return tts_pb2.StreamingSynthesizeResponse(first_audio=event)
         case tts_pb2.Finished():
             return tts_pb2.StreamingSynthesizeResponse(finished=event)
+        case tts_pb2.Configured():
+            return tts_pb2.StreamingSynthesizeResponse(configured=event)
+        case tts_pb2.TurnFinished():
+            return tts_pb2.StreamingSynthesizeResponse(turn_finished=event)
 
 
 def _synthesize_response(event: Event) -> tts_pb2.SynthesizeResponse | None:

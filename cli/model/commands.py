@@ -71,7 +71,7 @@ def fetch(
     try:
         with DownloadProgress() as progress:
             if wait:
-                wait_for(target, wait, progress)
+                wait_for(target, wait, progress, variants=llm or ())
                 return
             fetch_checkpoint(chosen, target, progress, variants=llm or ())
     except FetchError as error:

@@ -107,16 +107,26 @@ def fetch(
         raise FetchError(f"{name} was fetched, but is not a usable model directory: {error}") from error
 
 
-def wait_for(directory: Path, seconds: float, progress: Progress, sleep: Callable[[float], None] = time.sleep) -> None:
+def wait_for(
+    directory: Path,
+    seconds: float,
+    progress: Progress,
+    sleep: Callable[[float], None] = time.sleep,
+    *,
+    variants: Sequence[str] = (),
+) -> None:
     """Wait until another process has fetched a checkpoint into `directory`; only complete files have their final names.
 
-    Raises FetchError, which names the missing file, after `seconds`.
+    `variants` are as for `fetch`. Raises FetchError, which names the missing file, after `seconds`.
     """
     reported = ""
     waited = 0.0
     while True:
         try:
-            open_model_dir(directory)
+            family = open_model_dir(directory).family
+            lacking = [name for name in map(family.llm_file, variants) if not (directory / name).is_file()]
+            if lacking:
+                raise ModelDirError(f"{directory} lacks {', '.join(lacking)}")
         except ModelDirError as error:
             if waited >= seconds:
                 raise FetchError(f"there is no model after {seconds:.0f} s: {error}") from error

@@ -132,10 +132,12 @@ spec:
 {{- define "light-tts.fetchContainer" -}}
 {{- $root := .root }}
 {{- $fetch := .root.Values.model.fetch -}}
+{{- $settings := default dict (index $root.Values (ternary "single" "llm" $root.Values.single.enabled)).settings -}}
 - name: fetch-model
   image: {{ include "light-tts.image" (dict "root" $root "image" $root.Values.gateway.image) }}
   imagePullPolicy: {{ default "IfNotPresent" $root.Values.gateway.image.pullPolicy }}
   command: [light-tts, fetch, {{ $root.Values.model.name | quote }}, {{ include "light-tts.modelPath" $root | quote }}
+    {{- with $settings.llm_weights }}, --llm, {{ . | quote }}{{ end }}
     {{- if .wait }}, --wait, "3600"{{ end }}]
   env:
     - name: HOME

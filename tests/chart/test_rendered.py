@@ -250,6 +250,17 @@ def test_large_numbers_keep_their_digits(newest_helm: Helm) -> None:
     assert settings_of(objects, "decode")["LIGHTTTS_VOICE_CACHE_BYTES"] == "536870912"
 
 
+def test_selected_weights_of_the_llm_are_fetched(newest_helm: Helm) -> None:
+    """The Job downloads them and every pod waits for them."""
+    chosen = ('model.name="cosyvoice3"', 'llm.settings.llm_weights="rl"')
+    for sets, expected in (((), False), (chosen, True)):
+        objects = newest_helm.render("values.yaml", *sets)
+        fetching = [c for _, pod in pods(objects) for c in containers(pod) if c["name"] == "fetch-model"]
+        assert len(fetching) > 1
+        assert all(("--llm" in c["command"]) is expected for c in fetching)
+        assert not expected or all(c["command"][4:6] == ["--llm", "rl"] for c in fetching)
+
+
 def test_a_changed_setting_replaces_the_pods_of_its_service_alone(newest_helm: Helm) -> None:
     def checksums(*settings: str) -> dict[str, str]:
         deployments = of_kind(newest_helm.render("values.yaml", *settings), "Deployment")

@@ -157,5 +157,9 @@ def test_other_weights_of_the_llm_are_fetched_on_request(tmp_path: Path, monkeyp
         fetch(COSYVOICE3, tmp_path, shown, sleep=lambda seconds: None)
         assert open_model_dir(tmp_path).family is COSYVOICE3
         assert not (tmp_path / "llm.rl.pt").exists()
+        wait_for(tmp_path, 0, shown)
+        with pytest.raises(FetchError, match=r"lacks llm\.rl\.pt"):
+            wait_for(tmp_path, 0, shown, variants=("rl",))
         fetch(COSYVOICE3, tmp_path, shown, sleep=lambda seconds: None, variants=("rl",))
+        wait_for(tmp_path, 0, shown, variants=("rl",))
     assert (tmp_path / "llm.rl.pt").read_bytes() == files["llm.pt"][::-1]

@@ -65,9 +65,8 @@ class TextFrontend:
         for name, pattern, languages in _SCRIPTS:
             found = None if languages & self._languages else pattern.search(text)
             if found is not None:
-                speaks = ", ".join(sorted(self._languages))
                 raise InvalidInput(
-                    f"{field} has {name} ({found.group()!r}), but this model speaks {speaks}", field=field
+                    f"{field} has {name} ({found.group()!r}), but this model speaks {self.languages}", field=field
                 )
 
     def read(self, sentence: str, language: str, lexicon: Lexicon, warnings: Warnings) -> str:
@@ -99,6 +98,15 @@ class TextFrontend:
         """Return the ids of the checkpoint's tag for a language; none if it has no tag."""
         tag = self.sounds.language_tag(language) if language else ""
         return tuple(self.tokenizer.encode(tag)) if tag else ()
+
+    @property
+    def languages(self) -> str:
+        """The model's languages, for messages."""
+        return ", ".join(sorted(self._languages))
+
+    def speaks(self, language: str) -> bool:
+        """Return whether the model speaks a language (primary subtag). A model without a list speaks all."""
+        return not self._languages or language in self._languages
 
     @property
     def follows_instructions(self) -> bool:

@@ -28,6 +28,11 @@ class TextInput:
         self._reader = MarkupReader(frontend.sounds, frontend.pronouncer, request.language)
         self._offsets = Offsets()
         self._noted = False
+        if request.language and not frontend.speaks(request.language):
+            self.warnings.add(
+                "language_not_spoken",
+                f"this model speaks {frontend.languages}; only numbers and symbols are read in {request.language}",
+            )
 
     @property
     def warnings(self) -> Warnings:
@@ -72,7 +77,7 @@ class TextInput:
 
     def check_spoken(self) -> None:
         """Raise InvalidInput if the text had nothing to speak, unless something was left out with a warning."""
-        if self.spoken or self.warnings:
+        if self.spoken or self.warnings.left_out:
             return
         if not self.received:
             raise InvalidInput("text is empty; send at least one word", field="text")

@@ -89,6 +89,16 @@ async def test_a_language_tag_of_the_checkpoint_precedes_every_utterance(tmp_pat
     assert list(other.text.ids) == model.tokenizer.encode("Hello there.")
 
 
+async def test_a_language_that_the_model_does_not_speak_is_noted() -> None:
+    (warning, spoken) = await answers(frontend(DATA / "cosyvoice2-mini"), "Es sind 22.", language="de-DE", notes=True)
+    assert [one.code for one in warning.warnings] == ["language_not_spoken"]
+    assert spoken.text.text == "Es sind zweiundzwanzig."
+    with pytest.raises(InvalidInput, match="nothing to speak"):
+        await answers(frontend(DATA / "cosyvoice2-mini"), "...", language="de-DE", notes=True)
+    (only,) = await answers(frontend(DATA / "cosyvoice2-mini"), "It is 22.", language="en-GB", notes=True)
+    assert not only.warnings
+
+
 @pytest.mark.parametrize(
     ("tag", "subtag"),
     [("", ""), ("en", "en"), ("en-US", "en"), ("zh_CN", "zh"), ("cmn-Hans-CN", "zh"), ("yue", "yue"), ("DE", "de")],

@@ -77,9 +77,10 @@ class Warnings:
             self._known.add(warning)
             self._new.append(warning)
 
-    def __bool__(self) -> bool:
-        """Whether there has been any."""
-        return bool(self._known)
+    @property
+    def left_out(self) -> bool:
+        """Whether a part of the text was left out."""
+        return any(warning.code.endswith(("_dropped", "_ignored")) for warning in self._known)
 
     def take(self) -> list[TextWarning]:
         """Return the warnings that have not been taken."""

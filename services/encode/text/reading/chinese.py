@@ -11,9 +11,9 @@ from decimal import Decimal
 
 import regex
 
+from services.encode.text.reading.chinese_numbers import DIGITS, read_plain
 from services.encode.text.reading.rule import Match, RuleSet, rule
 
-_DIGITS = "零一二三四五六七八九"
 _TELEPHONE_DIGITS = "零幺二三四五六七八九"
 _DASH = r"\s?[-–—~～−]\s?"
 _OUTSIDE = r"(?<![\dA-Za-z.,-])"
@@ -31,7 +31,7 @@ _LETTER_PAIR = regex.compile(r"(?<=[A-Za-z])\d{3,}")
 
 def digits(written: str) -> str:
     """Read digit by digit."""
-    return "".join(_DIGITS[int(char)] if char.isdigit() else char for char in written)
+    return "".join(DIGITS[int(char)] if char.isdigit() else char for char in written)
 
 
 def _telephone(match: Match) -> str | None:
@@ -240,4 +240,7 @@ def read_chinese(text: str, wetext: Callable[[str], str] | None) -> str:
 
 
 def _clause(clause: str, wetext: Callable[[str], str]) -> str:
-    return wetext(clause) if _READ_BY_WETEXT.search(clause) else clause
+    if _READ_BY_WETEXT.search(clause) is None:
+        return clause
+    plain = read_plain(clause)
+    return wetext(clause) if plain is None else plain

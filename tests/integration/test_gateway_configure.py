@@ -52,14 +52,14 @@ async def test_text_is_spoken_as_configured_before_it() -> None:
 async def test_a_change_ends_a_sentence_that_has_no_end() -> None:
     async with rig() as r:
         conversation = await Conversation(r).begin()
-        await conversation.text("Good mor")
+        await conversation.text("Good day and")
         await conversation.configure(speed=2.0)
-        await conversation.text("ning.")
+        await conversation.text("goodbye.")
         await conversation.end()
         await conversation.rest()
         assert [(call.ids, call.start.speed) for call in r.llm.calls] == [
-            (ids_of("Good mor"), 1.0),
-            (ids_of("ning."), 2.0),
+            (ids_of("Good day and"), 1.0),
+            (ids_of("goodbye."), 2.0),
         ]
 
 

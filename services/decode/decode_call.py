@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
@@ -144,6 +145,11 @@ class DecodeCall:
     def _open(self, voice: Voice) -> Handle:
         start, settings = self._start, self._context.settings
         target = start.urgency.first_audio_target or settings.first_audio_target_seconds
+        if not 0 <= target < math.inf:
+            raise InvalidInput(
+                f"the target is {target:g}; it must be a number of seconds, 0 for the default",
+                field="start.urgency.first_audio_target",
+            )
         deadline = time.monotonic() + target
         # A later utterance of a session has a target of its own only while earlier audio plays.
         follows = start.place.admitted and start.urgency.first_audio_target > 0 and not start.resume_record
@@ -194,6 +200,10 @@ class DecodeCall:
                 case decode_pb2.SpeechTokens():
                     self._push(handle, event)
                 case audio_pb2.PlaybackPosition():
+                    if not math.isfinite(event.seconds):
+                        raise InvalidInput(
+                            f"position {event.seconds} is not a number of seconds", field="position.seconds"
+                        )
                     self._context.engine.report_position(handle, event.seconds)
                 case FailedEvent():
                     raise _client_error(event.error) from event.error

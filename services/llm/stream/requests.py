@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Sequence
 from typing import Literal
 
@@ -53,6 +54,12 @@ def check_start(start: llm_pb2.GenerateStart, model: ModelDir, styles: Collectio
         )
     if not MIN_SPEED <= speed_of(start) <= MAX_SPEED:  # NaN fails every comparison too
         raise InvalidInput(f"speed is {start.speed:g}; it must be {MIN_SPEED:g} to {MAX_SPEED:g}", field="start.speed")
+    target = start.urgency.first_audio_target
+    if not 0 <= target < math.inf:
+        raise InvalidInput(
+            f"the target is {target:g}; it must be a number of seconds, 0 for the default",
+            field="start.urgency.first_audio_target",
+        )
     interleaved = start.text_order == llm_pb2.TEXT_ORDER_INTERLEAVED
     if interleaved and model.card.text_streaming != "interleaved":
         raise InvalidInput("this model speaks sentence by sentence; its text order is whole", field="start.text_order")

@@ -1,9 +1,8 @@
-"""Measures how much text one thread cleans and normalises: a mix of prose, Markdown and numbers, in English and Chinese.
+"""Measures how much text one thread cleans and normalises: prose, Markdown and numbers, in English and Chinese.
 
     python -m benchmarks.text [--seconds 3] [--profile]
 
-Numbers, dates and sums differ from sentence to sentence, so caches do not hold whole sentences. The floor is a thread
-that only cuts the same text into sentences and joins them.
+Numbers, dates and sums differ from sentence to sentence, so caches do not hold whole sentences.
 """
 
 from __future__ import annotations

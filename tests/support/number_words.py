@@ -143,3 +143,19 @@ def _cardinal_of(word: str) -> str:
     if single.endswith("ieth"):
         return single.removesuffix("ieth") + "y"
     return single.removesuffix("th")
+
+
+def chinese_number(words: str) -> Decimal:
+    """Return the value of a Chinese number below 10^8: 一万零二十点五."""
+    whole, point, fraction = words.partition("点")
+    digits_ = "零一二三四五六七八九"
+    total = group = digit = 0
+    for char in whole:
+        if char in digits_ or char == "两":
+            digit = 2 if char == "两" else digits_.index(char)
+        elif char == "万":
+            total, group, digit = (group + digit) * 10**4, 0, 0
+        else:
+            group, digit = group + (digit or 1) * 10 ** (1 + "十百千".index(char)), 0
+    value = Decimal(total + group + digit)
+    return value + Decimal("0." + "".join(str(digits_.index(char)) for char in fraction)) if point else value

@@ -6,11 +6,13 @@ import re
 from datetime import date
 from decimal import Decimal
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from services.encode.text.normalise import Normaliser
-from tests.support.number_words import MONTHS, cardinal, digits, nonzero_digits, number, ordinal, year
+from services.encode.text.reading.chinese_numbers import read_plain
+from tests.support.number_words import MONTHS, cardinal, chinese_number, digits, nonzero_digits, number, ordinal, year
 
 NORMALISER = Normaliser("builtin")
 UNGROUPED = st.integers(0, 9999)
@@ -158,8 +160,11 @@ def test_telephone_numbers_keep_every_digit(number_: str, form: str) -> None:
     assert digits(words) == re.sub(r"\D", "", written)
 
 
-PARTS = [*"0123456789", "00", "10", "12", "2024", "1999", *".,:/-  $€%#+()'’&", "km", " m", "am", " PM", "March ", " May ", "room ",
-         "call ", "°C", "x", "A", "th", "s", "k", "M", "–", "¢", " and ", "No. ", "v", "h", "ft", "~", "=", "*", "\u00a0", "GPT-"]  # fmt: skip
+PARTS = [
+    *"0123456789", "00", "10", "12", "2024", "1999", *".,:/-  $€%#+()'’&", "km", " m", "am", " PM", "March ", " May ",
+    "room ", "call ", "°C", "x", "A", "th", "s", "k", "M", "–", "¢", " and ", "No. ", "v", "h", "ft", "~", "=", "*",
+    "\u00a0", "GPT-",
+]  # fmt: skip
 
 
 @settings(max_examples=400)
@@ -170,3 +175,20 @@ def test_no_digit_is_lost_or_invented_whatever_is_around_it(text: str) -> None:
     written, said = nonzero_digits(text), nonzero_digits(words)
     said["2"] += min(words.count("second"), max(0, written["2"] - said["2"]))  # an ordinal or a unit
     assert said == written, words
+
+
+@given(st.integers(0, 10**8 - 1), st.none() | st.text("0123456789", min_size=1, max_size=8))
+def test_plain_chinese_numbers(whole: int, fraction: str | None) -> None:
+    written = str(whole) + (f".{fraction}" if fraction else "")
+    clause = f"共{written}元"
+    words = read_plain(clause)
+    if written == "2":
+        assert words is None  # 两 or 二, which wetext knows
+    else:
+        assert words is not None
+        assert chinese_number(words.removeprefix("共").removesuffix("元")) == Decimal(written)
+
+
+@pytest.mark.parametrize("clause", ["GPT4", "90年代", "12345", "3:00", "5-6个", "007", "2个", "5km", "¥5", "5 °C"])
+def test_what_is_not_plain_is_left_to_wetext(clause: str) -> None:
+    assert read_plain(clause) is None

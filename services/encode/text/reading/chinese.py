@@ -11,7 +11,7 @@ from decimal import Decimal
 
 import regex
 
-from services.encode.text.reading.chinese_numbers import DIGITS, read_plain
+from services.encode.text.reading.chinese_numbers import DIGITS, number, read_plain
 from services.encode.text.reading.rule import Match, RuleSet, rule
 
 _TELEPHONE_DIGITS = "零幺二三四五六七八九"
@@ -104,6 +104,14 @@ def _half(match: Match) -> str | None:
     return match["time"] if said else f"{'上午' if match['half'] in 'aA' else '下午'}{match['time']}"
 
 
+def _time(match: Match) -> str:
+    hour, minute = str(int(match["hour"])), match["minute"]
+    words = "两点" if hour == "2" else f"{number(hour)}点"
+    if minute == "00":
+        return words
+    return f"{words}{'零' + DIGITS[int(minute)] if minute[0] == '0' else number(minute)}分"
+
+
 def _names(match: Match) -> str:
     """Read the number of a flight or a train, and of a room, digit by digit."""
     return _LETTER_PAIR.sub(lambda run: digits(run.group()), match.group())
@@ -174,6 +182,12 @@ BEFORE = RuleSet(
     ),
     rule("上下午", r"(?P<time>\d{1,2}:\d{2})\s?(?P<half>[AaPp])\.?[Mm](?![A-Za-z])\.?", _half, ":"),
     rule("时间范围", rf"(?P<first>\d{{1,2}}:\d{{2}}){_DASH}(?P<last>\d{{1,2}}:\d{{2}})", _times, ":"),
+    rule(
+        "时刻",
+        r"(?<![\d:：.A-Za-z/-])(?P<hour>[01]?\d|2[0-4]):(?P<minute>[0-5]\d)(?![\d:：A-Za-z]|\.\d|\s?[AaPp]\.?[Mm])",
+        _time,
+        ":",
+    ),
     rule(
         "比分",
         rf"(?<=比分(?:是|为|：|:)?\s?|[以]\s?|[胜平负败]\s?){_NUMBER}{_DASH}{_NUMBER}".replace(

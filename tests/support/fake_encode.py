@@ -101,6 +101,12 @@ class FakeEncode(encode_pb2_grpc.EncodeServicer):
             content.speech_tokens.append(1)
         return encode_pb2.EncodeVoiceResponse(voice=content)
 
+    async def EncodeSpeech(self, request_iterator: Any, context: Any) -> encode_pb2.EncodeSpeechResponse:
+        await anext(aiter(request_iterator))
+        if not b"".join([request.audio async for request in request_iterator]):
+            raise InvalidInput("the recording is missing; send WAV, FLAC, MP3 or Ogg", field="audio")
+        return encode_pb2.EncodeSpeechResponse(speech_tokens=range(10))
+
     async def BundledVoices(self, request: Any, context: Any) -> AsyncIterator[encode_pb2.BundledVoicesResponse]:
         if not self.sends_voices:
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")

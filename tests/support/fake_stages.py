@@ -145,6 +145,8 @@ class FakeLlm(llm_pb2_grpc.LlmServicer):
         self.calls.append(call)
         if start.HasField("text"):
             call.take(start.text)
+        if start.speech_tokens:  # a conversion, which takes no text
+            call.take(llm_pb2.TextTokens(ids=start.speech_tokens, last=True))
         reader = asyncio.create_task(self._read(request_iterator, call))
         try:
             async for response in self._speak(call):

@@ -150,6 +150,11 @@ def test_digits_after_a_word_that_names_them(word: str, written: str) -> None:
     assert digits(read(f"{word} {written}").removeprefix(word.rstrip("# ")).replace("number", "")) == written
 
 
+@given(st.sampled_from(["room", "Route", "No.", "seat", "page", "Windows", "bus"]), st.integers(0, 99))
+def test_short_numbers_after_a_word(word: str, value: int) -> None:
+    assert cardinal(read(f"{word} {value}").split(" ", 1)[1]) == value
+
+
 @given(
     st.from_regex(r"\A[2-9][0-9]{9}\Z"),
     st.sampled_from(["{}-{}-{}", "({}) {}-{}", "{}.{}.{}", "+1 {} {} {}", "1-{}-{}-{}", "call {} {} {}"]),

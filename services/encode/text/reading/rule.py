@@ -77,13 +77,16 @@ class RuleSet:
     def __call__(self, text: str) -> str:
         """Apply the rules in order."""
         present = set(text)
-        beside = set("".join(_NEAR.findall(text)))
+        beside: set[str] | None = None
         words: set[str] | None = None
         for needs, near, any_of, found, each in self._tests:
             if needs is not None and needs.isdisjoint(present):
                 continue
-            if near is not None and near.isdisjoint(beside):
-                continue
+            if near is not None:
+                if beside is None:
+                    beside = set("".join(_NEAR.findall(text)))
+                if near.isdisjoint(beside):
+                    continue
             if any_of is not None:
                 if words is None:
                     words = set(_WORD.findall(text.lower()))

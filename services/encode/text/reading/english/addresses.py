@@ -164,7 +164,6 @@ RULES = (
         ":",
         starts="0-9A-Fa-f:",
         when="[0-9A-Fa-f:]:[0-9A-Fa-f:]",
-        near=":",
     ),
     rule(
         "device address",
@@ -180,7 +179,6 @@ RULES = (
         ".",
         starts=r"\d",
         when=r"\d\.\d",
-        near=".",
     ),
     rule("handle", r"(?<![\w@])@(?P<name>[\p{L}_][\w.]*\w|\p{L})", _handle, "@"),
 )

@@ -36,7 +36,7 @@ _NUMBERS = regex.compile(r"\d+")
 _GROUPED = regex.compile(r"[1-9]\d{0,2}(?:\.\d{3}){2,}")  # 1.234.567
 _RUNS = regex.compile(r"\d+|\D+")
 _COUNTED = regex.compile(r"(?:orders?|cases?|units?|numbers?|parts?|items?|line|lot|batch)\s*$", regex.IGNORECASE)
-_INNER_DASH = regex.compile(r"(?<=\w)\s?[-–]\s?(?=\w)")
+_INNER_DASH = regex.compile(r"(?<=\d)\s?[-–]\s?(?=\d)")
 _WORDS = regex.compile(r"[a-z]+")
 _CODE_PHRASE = regex.compile(_CODE_PHRASES, regex.VERBOSE)
 _BEFORE = regex.compile(rf"(?r)\b(?:{_CODE_PHRASES}|\p{{L}}+)\.?{_LINKS}", regex.IGNORECASE | regex.VERBOSE)
@@ -68,8 +68,7 @@ def _label(match: Match) -> str | None:
         len(numbers) < 5 or _COUNTED.search(match.string, max(0, match.start() - 8), match.start())
     ):
         return None
-    read = _NUMBERS.sub(lambda number: label(number.group()), numbers)
-    return _INNER_DASH.sub(" to ", read)
+    return _NUMBERS.sub(lambda number: label(number.group()), _INNER_DASH.sub(" to ", numbers))
 
 
 def _version(match: Match) -> str | None:

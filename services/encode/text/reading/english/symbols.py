@@ -20,6 +20,7 @@ _ARITHMETIC = regex.compile(
     r"[=+×÷*^]|\b(?:calculate|compute|equals?|minus|plus|times|subtract|divided|what\s+is|what['’]s|solve)\b",
     regex.IGNORECASE,
 )
+_OPERATED = regex.compile(r"[=×÷^]|\b(?:equals|times|plus|divided\sby|to\sthe\spower\sof)\b")
 _IS = regex.compile(r"\b(?:is|are|be|was|were)\s*$")
 _TIMES = {"hr": "hour", "min": "minute", "sec": "second"}
 _PLACES = {
@@ -37,6 +38,10 @@ def _operator(match: Match) -> str | None:
     if words.startswith("is ") and _IS.search(match.string, max(0, match.start() - 8), match.start()):
         words = words.removeprefix("is ")
     return f" {words} "
+
+
+def _minus(match: Match) -> str | None:
+    return " minus " if _OPERATED.search(match.string) else None
 
 
 def _compared(match: Match) -> str:
@@ -90,6 +95,7 @@ ARITHMETIC = (
         _operator,
         "=+*×÷<>≤≥≠^",
     ),
+    rule("minus", r"(?<=\d)(?P<sign>[-−])(?=\d)", _minus, "-−"),
     rule("minus or divided by", r"(?<=\d)\s(?P<sign>[-−–/])\s(?=\d)", _operator, "-−–/", when=r"\d\s[-−–/]\s\d"),
 )
 REST = (

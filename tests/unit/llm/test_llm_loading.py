@@ -326,6 +326,25 @@ def test_a_step_that_cannot_be_recorded_runs_unrecorded(
     assert backend._programs[""].decode == ()
 
 
+def test_all_shapes_are_recorded_before_the_first_step(mini_model: SpeechLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of prompts and of decode steps, the largest first, because the others use its memory."""
+    cuda, recorded = Cuda(monkeypatch), []
+
+    def program(kind: str) -> Callable[..., Any]:
+        def make(model: SpeechLM, cache: Any, bans: Any, size: int, *rest: Any) -> Any:
+            return mock.Mock(record=lambda pool: recorded.append((kind, size, cuda.current)))
+
+        return make
+
+    monkeypatch.setattr(torch_backend, "KVCache", mock.Mock())
+    monkeypatch.setattr(torch_backend, "DecodeProgram", program("decode"))
+    monkeypatch.setattr(torch_backend, "PrefillProgram", program("prompt"))
+    backend = TorchBackend(mini_model, options=TorchOptions(program_sizes=(1, 8), prefill_sizes=(64, 128)))
+    backend.device = torch.device("cuda:1")
+    backend.reserve(4, 16)
+    assert recorded == [("prompt", 128, 1), ("prompt", 64, 1), ("decode", 8, 1), ("decode", 1, 1)]
+
+
 @pytest.mark.system
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
 def test_compiled_layers_speak_the_same(mini_dir: ModelDir) -> None:

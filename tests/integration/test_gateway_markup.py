@@ -259,3 +259,23 @@ async def test_riva_s_dictionary_is_a_lexicon() -> None:
         with pytest.raises(grpc.aio.AioRpcError) as refusal:
             await ids("tomato  ☃")
         assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_cut_inside_a_pause_tells_how_much_text_was_heard() -> None:
+    async with stack(max_lead_seconds=1.0) as r:
+        client = await Conversation(r, config()).begin()
+        await client.position(0)
+        await client.text("One. [pause:10s]Two.")
+        await client.flush()
+        while len(samples(client.events)) < RATE // 2:  # half a second: inside the pause
+            await client.next_of(audio_pb2.AudioChunk)
+        await client.position(0.5)
+        await client.cancel()
+        cut = await client.next_of(tts_pb2.Spoken)
+        while not cut.cut:
+            cut = await client.next_of(tts_pb2.Spoken)
+        assert 4 <= cut.text_offset <= len("One. [pause:10s]"), "nothing of the text after it"
+        assert cut.sample == RATE // 2
+        await client.text("Three.")
+        await client.end()
+        assert [event for event in await client.rest() if isinstance(event, tts_pb2.Finished)]

@@ -208,11 +208,11 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
             async for response in responses:
                 yield response
 
-    async def PreviewText(
+    async def ReadText(
         self,
-        request: text_pb2.PreviewTextRequest,
-        context: grpc.aio.ServicerContext[text_pb2.PreviewTextRequest, text_pb2.PreviewTextResponse],
-    ) -> text_pb2.PreviewTextResponse:
+        request: encode_pb2.ReadTextRequest,
+        context: grpc.aio.ServicerContext[encode_pb2.ReadTextRequest, encode_pb2.ReadTextResponse],
+    ) -> encode_pb2.ReadTextResponse:
         loaded = self._loaded
         start = encode_pb2.EncodeTextStart(
             language=request.language, lexicon=request.lexicon, interleaved=request.interleaved
@@ -221,7 +221,7 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
             start.instruct_text = ""
         encoder = await self._text_encoder(start)
         metrics.TEXT_CHARACTERS.inc(len(request.text))
-        answer = text_pb2.PreviewTextResponse()
+        answer = encode_pb2.ReadTextResponse()
         for work in (encoder.push(request.text), encoder.finish()):
             async for pieces in self._text_threads.each(work):
                 answer.utterances.extend(previewed(loaded.frontend, piece) for piece in pieces)

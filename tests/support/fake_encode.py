@@ -114,9 +114,9 @@ class FakeEncode(encode_pb2_grpc.EncodeServicer):
             content = voice_pb2.VoiceContent(voice_hash=f"hash of {name} in {self.identity}", model=self.identity)
             yield encode_pb2.BundledVoicesResponse(name=name, voice=content)
 
-    async def PreviewText(self, request: text_pb2.PreviewTextRequest, context: Any) -> text_pb2.PreviewTextResponse:
+    async def ReadText(self, request: encode_pb2.ReadTextRequest, context: Any) -> encode_pb2.ReadTextResponse:
         whole = text_pb2.PreviewedText(end=len(request.text), reading=request.text, ids=ids_of(request.text))
-        return text_pb2.PreviewTextResponse(utterances=[whole])
+        return encode_pb2.ReadTextResponse(utterances=[whole])
 
     async def EncodeText(self, request_iterator: Any, context: Any) -> AsyncIterator[encode_pb2.EncodeTextResponse]:
         fragments: list[str] = []

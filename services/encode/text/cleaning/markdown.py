@@ -27,7 +27,7 @@ _LINK = regex.compile(
     rf"!?\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\([ \t]*<?[^()\s<>]*(?:\([^()\s]*\)[^()\s<>]*)*>?{_TITLE}[ \t]*\)"
 )
 _TASK = regex.compile(rf"{_START}[-+*][ \t]+\[[xX]\][ \t]+", _M)
-_LETTER_LINK = regex.compile(r"\[(\p{L}{1,4})\]\((?=[^()\s]*[/.#:])[^()\s]*\)")
+_LETTER_LINK = regex.compile(r"!?\[(\p{L}{1,4})\]\((?=[^()\s]*[/.#:])[^()\s]*\)")
 _REFERENCE = regex.compile(r"!?\[([^\[\]]+)\]\[[^\[\]]*\]")
 _FOOTNOTE = regex.compile(r"\[\^[^\[\]\s]+\]:?|【[^【】]*†[^【】]*】")
 _ADDRESS = regex.compile(r"<((?:https?://|mailto:)?[^\s<>@]+(?:@|://|\.)[^\s<>]+)>")

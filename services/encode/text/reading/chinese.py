@@ -85,6 +85,8 @@ def _range(match: Match) -> str | None:
     first, last = match["first"], match["last"]
     if len(first) > 1 and first[0] == "0" and "." not in first:
         return None
+    if len(first) == 4 and first[0] in "12" and len(last) == 2 and 1 <= int(last) <= 12:
+        return None  # 2024-12, which wetext reads as a month
     if _EQUALS.match(match.string, match.end()):
         return f"{first}减{last}"
     return f"{first}到{last}"
@@ -159,7 +161,7 @@ BEFORE = RuleSet(
     rule("手机号", r"(?<![\d.])1[3-9]\d[\s-]?\d{4}[\s-]?\d{4}(?![\d.])", _telephone),
     rule(
         "固定电话",
-        r"(?<![\d.])(?:[（(]0\d{2,3}[)）]\s?|0\d{2,3}[\s-])\d{3,4}[\s-]?\d{4}(?:-\d{1,5})?(?!\d)|(?<![\d.-])[48]00-\d{3}-?\d{4}(?!\d)|(?<=电话[是为：:]?\s?|热线[是为：:]?\s?|拨打?\s?|致电\s?)\d{3,8}(?:-\d{3,8})*(?!\d)",
+        r"(?<![\d.])(?:[（(]0\d{2,3}[)）]\s?|0\d{2,3}[\s-])\d{3,4}[\s-]?\d{4}(?:-\d{1,5})?(?!\d)|(?<![\d.-])[48]00[-\s]\d{3}[-\s]?\d{4}(?!\d)|(?<=电话[是为：:]?\s?|热线[是为：:]?\s?|拨打?\s?|致电\s?)\d{3,8}(?:-\d{3,8})*(?!\d)",
         _telephone,
     ),
     rule(
@@ -217,6 +219,7 @@ BEFORE = RuleSet(
         "-",
     ),
     rule("范围", rf"{_OUTSIDE}(?P<first>{_NUMBER}){_DASH}(?P<last>{_NUMBER})(?![\d./]|[-–]\d)", _range, "-–—~～−"),
+    rule("字母与数字之间的加号", r"(?<=[A-Za-z])\+(?=\d)", lambda match: "加", "+"),
     rule("字母与数字之间的连字符", r"(?<=[A-Za-z])[-－](?=\d)", lambda match: " ", "-－"),
     rule("乘号", r"(?<=\d)\s?[*]\s?(?=\d)", lambda match: "×", "*"),
     rule("首零", r"(?<![\d.:：点年/-])0\d+(?![\d:：/-]|\.\d)", lambda match: digits(match.group()), "0"),

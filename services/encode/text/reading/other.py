@@ -11,7 +11,7 @@ from num2words import CONVERTER_CLASSES, num2words
 _LONGEST = 15
 _SHARED = {"nb": "no", "nn": "no", "iw": "he", "in": "id", "kk": "kz"}
 """Subtags of languages that the library has under another name."""
-_DECIMAL_POINT = frozenset(("en", "zh", "ja", "ko", "th", "he", "am", "bn", "kn", "te", "cy"))
+_DECIMAL_POINT = frozenset(("en", "zh", "ja", "ko", "th", "he", "am", "bn", "kn", "te", "cy"))  # codespell:ignore
 """Languages that write 1,234.5; the others write 1.234,5."""
 _PERCENT = {
     "de": "Prozent", "fr": "pour cent", "es": "por ciento", "it": "per cento", "pt": "por cento", "nl": "procent",

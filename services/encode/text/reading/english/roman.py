@@ -15,7 +15,7 @@ _RULERS = (
     r"Carlos|Albert|Harald|Gustav|Gustaf|Wilhelm|Otto|Ramesses|Rameses|Ramses|Thutmose|Amenhotep|Ptolemy|Cleopatra|Mary|"
     r"Christian|Haakon|Olav|Leopold|Umberto|Victor|Emmanuel|Joseph|Franz|Murad|Mehmed|Selim|Darius|Xerxes|Rama|John|Robert"
 )
-_TITLES = r"King|Queen|Pope|Emperor|Empress|Tsar|Czar|Kaiser|Sultan|Pharaoh|Prince|Duke"
+_TITLES = r"King|Queen|Pope|Emperor|Empress|Tsar|Czar|Kaiser|Sultan|Pharaoh|Prince|Duke"  # codespell:ignore
 _THINGS = (
     r"War|Chapter|Part|Act|Scene|Volume|Vol\.|Book|Section|Article|Title|Phase|Type|Class|Stage|Level|Grade|Category|Tier|"
     r"Appendix|Annex|Figure|Table|Bowl|Schedule|Step|Round|Unit|Module|Mark|Mk|Apollo|Saturn|Fantasy|Rocky|Episode|Season|"

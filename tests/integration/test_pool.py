@@ -388,24 +388,3 @@ async def test_added_and_removed_workers_are_noticed_through_dns(start_worker: S
             server.records["decode.test"] = ["127.0.0.2"]
             await until(lambda: state(pool, first) is None)
             assert await picks(pool, 4) == {second.address: 4}
-
-
-async def test_a_pool_that_has_been_empty_for_the_wait_refuses_at_once(start_worker: StartWorker) -> None:
-    worker, now = await start_worker(), [0.0]
-    listed = ListedWorkers()
-    async with running(listed, wait_seconds=3600, clock=lambda: now[0]) as pool:
-        await until(lambda: pool._empty_since is not None)
-        waiting = asyncio.ensure_future(picks(pool, 1))
-        await asyncio.sleep(0)
-        now[0] = 3600.0
-        with pytest.raises(Unavailable, match="none is known") as refusal:
-            await picks(pool, 1)
-        assert refusal.value.retry_after == 1.0
-        listed.put(worker.address)
-        assert await waiting == {worker.address: 1}
-        listed.put()
-        await until(lambda: pool._empty_since is not None)
-        again = asyncio.ensure_future(picks(pool, 1))  # it was emptied just now, so a worker may follow
-        await asyncio.sleep(0)
-        listed.put(worker.address)
-        assert await again == {worker.address: 1}

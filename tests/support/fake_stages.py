@@ -143,10 +143,9 @@ class FakeLlm(llm_pb2_grpc.LlmServicer):
         number = len(self.calls)
         call = Generation(number, start, self.scripts.get(number, Script()))
         self.calls.append(call)
-        if start.HasField("text"):
-            call.take(start.text)
-        if start.speech_tokens:  # a conversion, which takes no text
-            call.take(llm_pb2.TextTokens(ids=start.speech_tokens, last=True))
+        if start.HasField("text") or start.speech_tokens:  # a conversion takes no text
+            whole = llm_pb2.TextTokens(ids=start.speech_tokens, last=True)
+            call.take(whole if start.speech_tokens else start.text)
         reader = asyncio.create_task(self._read(request_iterator, call))
         try:
             async for response in self._speak(call):
@@ -171,8 +170,7 @@ class FakeLlm(llm_pb2_grpc.LlmServicer):
 
     async def _speak(self, call: Generation) -> AsyncIterator[llm_pb2.GenerateResponse]:
         if call.script.need_voice:
-            need = audio_pb2.NeedVoice(voice_hash=call.start.voice_hash)
-            yield llm_pb2.GenerateResponse(need_voice=need)
+            yield llm_pb2.GenerateResponse(need_voice=audio_pb2.NeedVoice(voice_hash=call.start.voice_hash))
             await call.voice_came.wait()
         if call.script.refusal is not None:
             raise call.script.refusal

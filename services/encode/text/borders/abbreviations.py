@@ -8,7 +8,7 @@ from services.encode.text.borders.words import words
 
 # Names or examples follow these: their full stop never ends a sentence.
 _LEADING = words("""
-    mr mrs ms mx dr prof gen col maj capt cmdr lt sgt cpl pvt adm rev fr hon gov pres sen rep supt messrs mme mlle
+    mr mrs ms mx dr prof gen col maj capt cmdr lt sgt cpl pvt adm rev fr hon gov sen rep supt messrs mme mlle
     mt ft e.g i.e cf vs viz approx ca resp incl esp et.al bzw z.b d.h u.a sog
     """)
 # Numbers follow these. Before anything else they are words, or end a sentence.
@@ -23,14 +23,14 @@ _TRAILING = words("""
     """)
 # These end a sentence if a capital follows.
 _BEFORE_LOWER_CASE = words(
-    "etc jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thur thurs fri sat sun"
+    "etc jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thurs fri sat sun"
 )
 # Also units are abbreviations, after a number.
 _UNITS = words("in ft yd mi oz lb lbs pt qt gal hr hrs min mins sec secs mo yr yrs km cm mm kg mg ml sq cu max avg")
 # These are words as well, so only their capitalised form is an abbreviation.
 _CAPITALISED = words(
     """
-    gen col maj adm rev hon gov pres sen rep mt ft fr no art ex app par pt s st co sq mar sun sat mon wed jan dec
+    gen col maj adm rev hon gov sen rep mt ft fr no art ex app par pt s st co sq mar sun sat mon wed jan dec
     """
 )
 _LOWER_TOO = words("no art ex app par pt ft sq co")

@@ -29,7 +29,7 @@ _LINK = regex.compile(
 _TASK = regex.compile(rf"{_START}[-+*][ \t]+\[[xX]\][ \t]+", _M)
 _LETTER_LINK = regex.compile(r"!?\[(\p{L}{1,4})\]\((?=[^()\s]*[/.#:])[^()\s]*\)")
 _REFERENCE = regex.compile(r"!?\[([^\[\]]+)\]\[[^\[\]]*\]")
-_FOOTNOTE = regex.compile(r"\[\^[^\[\]\s]+\]:?|【[^【】]*†[^【】]*】")
+_FOOTNOTE = regex.compile(r"\[\^[^\[\]\s]+\]:?")
 _ADDRESS = regex.compile(r"<((?:https?://|mailto:)?[^\s<>@]+(?:@|://|\.)[^\s<>]+)>")
 _ESCAPE = regex.compile(r"\\([!\"#$%&'()*+,./:;<=>?@\[\]^_`{|}~-])")
 _STARS = regex.compile(r"\*+")
@@ -73,7 +73,7 @@ def _lines(text: str) -> str:
     if "|" in text:
         text = _ROW.sub(_row, text)
         text = _INNER_BAR.sub(", ", text)
-    if "[" in text or "【" in text:
+    if "[" in text:
         text = _FOOTNOTE.sub("", text)
         text = _LINK.sub(r"\1", text)
         text = _REFERENCE.sub(r"\1", text)

@@ -19,6 +19,9 @@ _OF_INTEREST = re.compile(
 )
 _CHINESE = re.compile(r"[\u4e00-\u9fff。，！？；：、“”‘’《》（）A-Za-z0-9 ,.;:!?'\"]+")
 
+_CITATION = regex.compile(r"【[^【】]*†[^【】]*】")
+_CIRCLED = r"[\u2460-\u249b\u24ea-\u24ff\u2776-\u2793]"
+_BETWEEN_CIRCLED = regex.compile(rf"(?<={_CIRCLED})\s*(?=[0-9]|{_CIRCLED})|(?<=[0-9])\s*(?={_CIRCLED})")
 _KEYCAP = regex.compile(r"[#*]\ufe0f?\u20e3")
 _MARKS_OF_PICTURES = r"[\ufe0e\ufe0f\u200d\u20e3\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]"
 _PICTURES = regex.compile(rf"(?:{PICTURE}{_MARKS_OF_PICTURES}*)(?:\s*(?:{PICTURE}|{_MARKS_OF_PICTURES}))*", regex.V1)
@@ -68,7 +71,8 @@ def _cleaned(part: str) -> str:
 
 def _plain_characters(text: str) -> str:
     """Replace the characters whose replacement depends on their neighbours."""
-    text = _KEYCAP.sub("", text)
+    text = _CITATION.sub("", _KEYCAP.sub("", text))
+    text = _BETWEEN_CIRCLED.sub(", ", text)
     text = _INNER_BULLET.sub(", ", text)
     text = _PICTURES.sub(_gap, text)
     text = written_fractions(text)

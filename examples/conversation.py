@@ -43,6 +43,8 @@ class Phone:
 
     def feed(self, chunk: audio_pb2.AudioChunk) -> None:
         self._waiting += chunk.pcm
+        if chunk.pcm:
+            self.silent.clear()
 
     def drop(self) -> None:
         """Drops the audio that has not been played."""

@@ -89,7 +89,7 @@ class PlaybackStats:
                 turn.text_tokens = self._text_tokens
                 return
 
-    def turn_finished(self, flush: int) -> tts_pb2.TurnFinished:
+    def turn_finished(self) -> tts_pb2.TurnFinished:
         """Return the figures of the oldest flushed turn, whose audio has been sent."""
         turn = self._turns.popleft() if self._turns else _TurnTimes(self._clock())
         text = self._text_tokens if turn.text_tokens is None else turn.text_tokens
@@ -97,7 +97,6 @@ class PlaybackStats:
         seconds, text_tokens, speech_tokens = (new - old for new, old in zip(now, self._before_turn, strict=True))
         self._before_turn = now
         return tts_pb2.TurnFinished(
-            flush=flush,
             audio_seconds=seconds,
             characters=turn.characters,
             text_tokens=int(text_tokens),

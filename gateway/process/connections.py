@@ -24,7 +24,7 @@ CLOSED = Metric(
     ["reason"],
 )
 """`reason`: `limit` (too many, in all or from one address), `deadline` (handshake or headers took too long).
-Both series exist from the start, because an alert cannot see an increase in a series that appears with its first event."""
+Both series exist from the start: an alert cannot see an increase in a series that appears with its first event."""
 for _reason in ("limit", "deadline"):
     CLOSED.labels(_reason)
 

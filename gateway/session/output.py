@@ -29,7 +29,6 @@ Event: TypeAlias = (
     | tts_pb2.FirstAudio
     | tts_pb2.Finished
     | tts_pb2.Configured
-    | tts_pb2.TurnFinished
 )
 
 Events: TypeAlias = AsyncIterable[Event]

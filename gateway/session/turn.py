@@ -285,9 +285,8 @@ class Turn:
             self._stats.pause()
             self._text.skip()
             self._progress.update()
-        await self._output.send(tts_pb2.Mark(flush=flush.number))
+        await self._output.send(tts_pb2.Mark(flush=flush.number, turn=self._stats.turn_finished()))
         self.unmarked.popleft()
-        await self._output.send(self._stats.turn_finished(flush.number))
 
 
 def utterance_seed(seed: int, turn: int, utterance: int) -> int:

@@ -184,8 +184,6 @@ def _streaming_response(event: Event) -> tts_pb2.StreamingSynthesizeResponse:
             return tts_pb2.StreamingSynthesizeResponse(finished=event)
         case tts_pb2.Configured():
             return tts_pb2.StreamingSynthesizeResponse(configured=event)
-        case tts_pb2.TurnFinished():
-            return tts_pb2.StreamingSynthesizeResponse(turn_finished=event)
 
 
 def _synthesize_response(event: Event) -> tts_pb2.SynthesizeResponse | None:

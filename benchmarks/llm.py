@@ -138,9 +138,7 @@ def arguments() -> argparse.Namespace:
     num_steps = 8 if torch.cuda.is_available() else 1
     parser.add_argument("--num-steps", type=int, default=num_steps, help="steps per run of a program")
     parser.add_argument("--programs", action="store_true", help="run steps as programs on a CPU too")
-    parser.add_argument(
-        "--count", action="store_true", help="only count a GPU's kernels and bytes per step"
-    )
+    parser.add_argument("--count", action="store_true", help="only count a GPU's kernels and bytes per step")
     parser.add_argument("--no-transformers", action="store_true")
     parser.add_argument("--costs", type=Path, help="write a cost file to this path")
     args = parser.parse_args()

@@ -24,9 +24,9 @@ class EncodeSettings(ModelServiceSettings):
     onnx_threads: int = Field(default=1, ge=1)
     """Threads of one graph run."""
     normaliser: Literal["auto", "wetext", "builtin", "upstream"] = "auto"
-    """How numbers and symbols are read. wetext: our rules, and for Chinese wetext; builtin: our rules alone, which leave
-    most digits in Chinese text as they are; auto: wetext if it is installed; upstream: only the rules of the model
-    family."""
+    """How numbers and symbols are read. wetext: our rules, and for Chinese wetext; builtin: our rules alone, which
+    leave most digits in Chinese text as they are; auto: wetext if it is installed; upstream: only the rules of the
+    model family."""
     text_cleaning: bool = True
     """Leave out what cannot be spoken: emoji, drawings, invisible characters, Markdown marks. Their text stays."""
     lexicon: Path | None = None

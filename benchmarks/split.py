@@ -56,7 +56,7 @@ class Direct:
 
     def __init__(self, voice: voice_pb2.VoiceContent, costs: dict[str, Path]) -> None:
         self._model: ModelDir = open_model_dir(EMBEDDED_MODEL)
-        self._voice = from_message(voice, voice_identity(self._model))
+        self._voice = from_message(voice, voice_identity(self._model), self._model.flow)
         self._frontend = TextFrontend(self._model, Normaliser())
         settings = LlmSettings(llm_backend="simulated", llm_cost_file=costs["llm"])
         self._llm = load_engine(settings, self._model, read_styles(self._model))

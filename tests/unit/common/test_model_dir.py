@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from services.common.checkpoint.flow_config import ConformerConfig
 from services.common.checkpoint.hyperyaml import read_hyper_yaml
 from services.common.checkpoint.model_dir import ModelDirError, SplitConfig, open_model_dir
 
@@ -43,6 +44,7 @@ def test_the_embedded_voice_opens() -> None:
     )
     assert (model.llm.eos, model.llm.fill, model.llm.mix_ratio) == (729, 731, (5, 15))
     assert (model.sampling.top_p, model.sampling.top_k, model.sampling.tau_r) == (0.6, 25, 1.0)
+    assert isinstance(model.flow.front, ConformerConfig)
     assert (model.flow.front.width, model.flow.lookahead_tokens, model.flow.chunk_tokens) == (128, 3, 25)
     assert (model.vocoder.nb_harmonics, model.vocoder.hop) == (32, 480)
     assert [voice.name for voice in model.card.voices] == ["slt", "rms"]

@@ -329,9 +329,10 @@ def _folder() -> Iterator[Path]:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    """Wait until `holds` returns true; the rig's own limit ends the wait otherwise."""
-    while not holds():  # noqa: ASYNC110 - what is awaited may lie in another process or library
-        await asyncio.sleep(0.005)
+    """Wait until `holds` returns true; raises TimeoutError after LIMIT_SECONDS."""
+    async with asyncio.timeout(LIMIT_SECONDS):
+        while not holds():  # noqa: ASYNC110 - what is awaited may lie in another process or library
+            await asyncio.sleep(0.005)
 
 
 async def _serve(stack: AsyncExitStack, service: Any, settings: ServiceSettings) -> ServiceServer:

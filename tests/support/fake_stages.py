@@ -20,15 +20,7 @@ from prometheus_client import REGISTRY
 
 from gateway.server import GatewayService
 from gateway.settings import GatewaySettings
-from lighttts.v1 import (
-    audio_pb2,
-    llm_pb2,
-    llm_pb2_grpc,
-    tts_pb2,
-    tts_pb2_grpc,
-    voice_pb2,
-    voice_pb2_grpc,
-)
+from lighttts.v1 import audio_pb2, llm_pb2, llm_pb2_grpc, tts_pb2, tts_pb2_grpc, voice_pb2, voice_pb2_grpc
 from services.common.end_to_end import LLM_END_TO_END
 from services.common.errors import LightTtsError
 from services.common.server import ServiceServer

@@ -22,7 +22,7 @@ from pipecat.services.nvidia.tts import NvidiaTTSService, NvidiaTTSSynthesisMode
 from pipecat.services.openai.tts import OpenAITTSService
 
 SENTENCES = ("Good morning, Alice.", "Welcome to London.")
-LEAST_BYTES = 16000
+LEAST_BYTES = 8000
 
 
 class Listener(FrameProcessor):

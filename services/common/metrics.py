@@ -56,9 +56,10 @@ async def until_scraped(seconds: float, poll_seconds: float = 0.25) -> None:
     """
     before = SCRAPES.count
     for _ in range(int(seconds / poll_seconds) if before else 0):
-        if SCRAPES.count != before:
+        scraped = SCRAPES.count != before
+        await asyncio.sleep(poll_seconds)  # also after the scrape, whose answer is sent after it is counted
+        if scraped:
             return
-        await asyncio.sleep(poll_seconds)
 
 
 def serve_metrics(host: str, port: int) -> None:

@@ -52,6 +52,8 @@ async def test_a_process_whose_canary_fails_exits_with_an_error(tmp_path: Path) 
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", BROKEN, *flags)
     try:
         async with asyncio.timeout(LIMIT_SECONDS), grpc.aio.insecure_channel(f"{HOST}:{ports.grpc}") as channel:
+            await channel.channel_ready()
+            await _scrape(ports.metrics)  # the process waits for its last scrape only if it had one
             call = decode_pb2_grpc.DecodeStub(channel).Decode(_utterance(), wait_for_ready=True)
             end = CallEnd(call)
             try:
@@ -60,14 +62,17 @@ async def test_a_process_whose_canary_fails_exits_with_an_error(tmp_path: Path) 
             except grpc.aio.AioRpcError as error:
                 refusal = await end.error(error)
             assert refusal.code() is grpc.StatusCode.UNAVAILABLE, "the utterance can move"
-            async with httpx.AsyncClient(trust_env=False) as http:  # the process waits for a scrape of its last metrics
-                text = (await http.get(f"http://{HOST}:{ports.metrics}/metrics")).text
-            assert "lighttts_decode_canary_failures_total 1.0" in text
+            assert "lighttts_decode_canary_failures_total 1.0" in await _scrape(ports.metrics)
             assert await process.wait() == 1
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
+
+
+async def _scrape(port: int) -> str:
+    async with httpx.AsyncClient(trust_env=False) as http:
+        return (await http.get(f"http://{HOST}:{port}/metrics")).text
 
 
 async def _utterance() -> AsyncIterator[decode_pb2.DecodeRequest]:

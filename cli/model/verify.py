@@ -177,7 +177,9 @@ class Pipeline:
             end = plan.boundary_at_or_after(end + 1)
 
 
-def measure(pipeline: Pipeline, text: str, name: str, voice: Voice, rate: int, hears: Recogniser | None) -> Measured:
+def measure(
+    pipeline: Pipeline, text: str, name: str, voice: Voice, rate: int, recogniser: Recogniser | None
+) -> Measured:
     """Speak a text and measure its audio."""
     whole, streamed, ended = pipeline.speak(text, voice)
     size = rate // 50
@@ -193,7 +195,7 @@ def measure(pipeline: Pipeline, text: str, name: str, voice: Voice, rate: int, h
         peak=float(np.abs(whole).max(initial=0.0)),
         silent=float((np.abs(frames).max(axis=1) < _SILENCE).mean()) if len(frames) else 1.0,
         stream_difference=float(np.abs(streamed - whole).max(initial=0.0)) if same_length else math.inf,
-        recognised=None if hears is None or text not in SENTENCES else hears.hear(whole, rate) == text,
+        recognised=None if recogniser is None or text not in SENTENCES else recogniser.hear(whole, rate) == text,
     )
 
 
@@ -214,8 +216,8 @@ def verify(
         yield Finding("fail", str(error), "repair the named file or setting"), None
         return
     try:
-        hears = recogniser_for(SENTENCES)
-        if hears is None:
+        recogniser = recogniser_for(SENTENCES)
+        if recogniser is None:
             remedy = "pip install pocketsphinx, to have the English texts recognised"
             yield Finding("warn", "no recogniser is installed; the words are not checked", remedy), None
         languages = set(model.card.languages)
@@ -223,7 +225,7 @@ def verify(
         texts += [CHINESE] if "zh" in languages else []
         for name, voice in pipeline.voices(only_voice):
             for text in texts:
-                measured = measure(pipeline, text, name, voice, model.sample_rate, hears)
+                measured = measure(pipeline, text, name, voice, model.sample_rate, recogniser)
                 yield _judged(measured), measured
     except (InvalidInput, ModelDirError, ArithmeticError) as error:
         yield Finding("fail", f"speaking failed: {error}", "correct the option, or repair the checkpoint"), None

@@ -48,7 +48,7 @@ class AudioPipeline:
         return Encoded(self._encoder.encode(samples) if len(samples) else b"", len(samples))
 
     def silence(self, samples: int) -> Encoded:
-        """Return so many samples of silence, at the output rate, between two utterances. It is not trimmed."""
+        """Return `samples` samples of silence, at the output rate, between two utterances. It is not trimmed."""
         return Encoded(self._encoder.encode(np.zeros(samples, np.float32)) if samples else b"", samples)
 
     def cut(self) -> None:

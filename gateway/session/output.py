@@ -107,7 +107,7 @@ class Output:
                     await self.events.send(first)
 
     async def send_silence(self, seconds: float) -> None:
-        """Send silence between two utterances: exactly so many seconds, rounded to samples."""
+        """Send `seconds` of silence between two utterances, rounded to samples."""
         rate = self._opened.rate
         self._add_speech_seconds(seconds)
         rest = round(seconds * rate)

@@ -27,7 +27,7 @@ PROMPT = EMBEDDED_MODEL / "prompt_slt.wav"
 WORDS = PROMPT.with_suffix(".txt").read_text(encoding="utf-8").strip()
 PREAMBLE = "You are a helpful assistant.<|endofprompt|>"
 PREFIXES = {2: "", 3: PREAMBLE}
-"""What the clients put before the transcript, by the version that they are told."""
+"""Text that the clients put before the transcript, by the value of their option `cosyvoice_version`."""
 TEXT = "Good morning, Alice."
 
 

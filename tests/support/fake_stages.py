@@ -191,7 +191,7 @@ class FakeLlm(llm_pb2_grpc.LlmServicer):
                 return
             while call.hops == call.script.beats_at_hop:
                 call.beats += 1
-                steps = call.beats * call.script.beating_steps
+                steps = call.hops + call.beats * call.script.beating_steps
                 beat = audio_pb2.Heartbeat(steps=steps, state=call.script.beating_state)
                 yield llm_pb2.GenerateResponse(heartbeat=beat)
                 await asyncio.sleep(0.01)

@@ -18,6 +18,8 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from cli.local.start_clock import StartClock, processor_seconds
+
 FIRST_BACKOFF = 0.5
 LONGEST_BACKOFF = 30.0
 """Seconds before a dead worker is restarted: doubled after each death, up to the longest."""
@@ -159,11 +161,12 @@ class Worker:
 
     async def _until_serving(self) -> None:
         started = time.monotonic()
+        clock = StartClock(started, processor_seconds(self.pid))
         while not await is_serving(self.address):
             if self.pid is None:
                 raise WorkerError(f"{self.name} ended while starting ({self._ending()}).\n{self._log_tail()}")
-            if time.monotonic() - started > self._start_timeout:
-                limit = f"{self._start_timeout:.0f} s"
+            if clock.seconds(time.monotonic(), processor_seconds(self.pid)) > self._start_timeout:
+                limit = f"{self._start_timeout:.0f} s, without the time that it waited for a processor"
                 raise WorkerError(f"{self.name} was not ready within {limit}.\n{self._log_tail()}")
             await asyncio.sleep(HEALTH_INTERVAL)
         self._event("serving", f"on {self.address} after {time.monotonic() - started:.1f} s")

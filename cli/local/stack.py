@@ -61,7 +61,7 @@ class StackConfig:
     log_level: str = "info"
     torch_threads: int = 1
     start_timeout: float = 180.0
-    """Longest time for one process to load its model, in seconds."""
+    """Longest time for one process to load its model, in seconds, without the time that it waits for a processor."""
     drain_grace: float | None = None
     """Seconds that running streams have to finish when a process stops. None: LIGHTTTS_DRAIN_GRACE_SECONDS, or 5."""
     flags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

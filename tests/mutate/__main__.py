@@ -9,6 +9,7 @@ arguments. Add a mutation for each fault that was found in use.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import shutil
@@ -77,32 +78,56 @@ def copy_tree(target: Path) -> None:
         (target / name).symlink_to(ROOT / name)
 
 
-def passes(tests: str, tree: Path) -> bool:
-    """Run tests in the copy; a run without an end does not pass. Raises RuntimeError if they cannot run."""
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-x", *shlex.split(tests)]
-    own = {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(tree)}
-    environment = {**os.environ, **own}
-    try:
-        done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, timeout=TIMEOUT_S, check=False)
-    except subprocess.TimeoutExpired:
-        return False
-    if done.returncode not in (0, _FAILED):
-        raise RuntimeError(f"its tests do not run (status {done.returncode}): {done.stdout.decode()[-400:]}")
-    return done.returncode == 0
+class Runner:
+    """A process that has imported the libraries and forks for each run of pytest in the copied tree."""
+
+    def __init__(self, tree: Path) -> None:
+        self.output = ""
+        """The end of the last run's output."""
+        own = {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(tree)}
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", str(Path(__file__).with_name("runner.py"))],
+            cwd=tree,
+            env={**os.environ, **own},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def passes(self, tests: str) -> bool:
+        """Run tests in the copy; a run without an end does not pass. Raises RuntimeError if they cannot run."""
+        arguments = ["-p", "no:cacheprovider", "-q", "-x", *shlex.split(tests)]
+        request = {"arguments": arguments, "timeout": TIMEOUT_S}
+        if self._process.stdin is None or self._process.stdout is None:
+            raise RuntimeError("the runner has no pipes")
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        answer = json.loads(self._process.stdout.readline() or '{"status": -1, "output": "the runner ended"}')
+        self.output = answer["output"]
+        if answer["status"] not in (0, _FAILED, None):
+            raise RuntimeError(f"its tests do not run (status {answer['status']}): {self.output}")
+        return bool(answer["status"] == 0)
 
 
-def caught(mutation: Mutation, tree: Path) -> bool:
+def caught(mutation: Mutation, tree: Path, runner: Runner) -> bool:
     """Apply the mutation to the copy, run its tests, undo it. Raises RuntimeError if they cannot run."""
     path = tree / mutation.file
     whole = path.read_text(encoding="utf-8")
     path.write_text(whole.replace(mutation.old, mutation.new), encoding="utf-8")
     try:
-        return not passes(mutation.tests, tree)
+        return not runner.passes(mutation.tests)
     finally:
         path.write_text(whole, encoding="utf-8")
 
 
-def run(mutations: list[Mutation], tree: Path) -> Iterator[tuple[Mutation, str]]:
+def run(mutations: list[Mutation], tree: Path, runner: Runner) -> Iterator[tuple[Mutation, str]]:
     """Yield each mutation with `caught`, `SURVIVED` or what is wrong with its entry."""
     sound: dict[str, bool] = {}
     for mutation in mutations:
@@ -111,11 +136,13 @@ def run(mutations: list[Mutation], tree: Path) -> Iterator[tuple[Mutation, str]]
             continue
         try:
             if mutation.tests not in sound:
-                sound[mutation.tests] = passes(mutation.tests, tree)
+                sound[mutation.tests] = runner.passes(mutation.tests)
+                if not sound[mutation.tests]:
+                    sys.stderr.write(f"{mutation.tests} fails without a mutation:\n{runner.output}\n")
             if not sound[mutation.tests]:
                 yield mutation, "STALE: its tests fail without it"
                 continue
-            yield mutation, "caught" if caught(mutation, tree) else "SURVIVED"
+            yield mutation, "caught" if caught(mutation, tree, runner) else "SURVIVED"
         except RuntimeError as error:
             yield mutation, f"STALE: {error}"
 
@@ -136,10 +163,11 @@ def main(arguments: list[str] | None = None) -> int:
     results: list[str] = []
     with tempfile.TemporaryDirectory(prefix="mutate-") as folder:
         copy_tree(Path(folder))
-        for mutation, result in run(chosen, Path(folder)):
-            results.append(result)
-            sys.stdout.write(f"{time.strftime('%H:%M:%S')} {result:<8} {mutation}\n")
-            sys.stdout.flush()
+        with Runner(Path(folder)) as runner:
+            for mutation, result in run(chosen, Path(folder), runner):
+                results.append(result)
+                sys.stdout.write(f"{time.strftime('%H:%M:%S')} {result:<8} {mutation}\n")
+                sys.stdout.flush()
     share = results.count("caught") / len(results)
     sys.stdout.write(f"{results.count('caught')} of {len(results)} mutations were caught ({share:.0%})\n")
     stale = any(result.startswith("STALE") for result in results)

@@ -12,7 +12,7 @@ MONTHS = (
     "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
     "December",
 )  # fmt: skip
-_SHORT = {name[:3]: name for name in MONTHS}
+SHORT_MONTHS = {name[:3]: name for name in MONTHS}
 _NAMES = "|".join(
     [*MONTHS, *(name.upper() for name in MONTHS), *(name.lower() for name in MONTHS if name not in ("March", "May"))]
 )
@@ -22,7 +22,7 @@ _MONTH_WORDS = (*(name.lower() for name in MONTHS), *(name.lower()[:3] for name 
 _DAY = r"(?:0?[1-9]|[12]\d|3[01])"
 _SUFFIX = r"(?:st|nd|rd|th|ST|ND|RD|TH)?"
 _YEAR = r"[12]\d{3}"
-_AFTER_YEAR = r"(?!\d|[.,:/-]\d)"
+_AFTER_YEAR = r"(?!\d|[.,:/-]\d|\s?[%‰°])"
 _NO_MORE = r"(?![\d]|[-/.,:]\d)"
 _WEEKDAY = regex.compile(
     r"\b(?:(?:Mon|Tues?|Wed(?:nes)?|Thu(?:rs)?|Fri|Sat(?:ur)?|Sun)(?:day)?|on|by|due|until|till|since|from|before|after|"
@@ -42,7 +42,7 @@ _OWNER = regex.compile(
 
 
 def _name(month: str) -> str:
-    return _SHORT[month.rstrip(".")[:3].title()]
+    return SHORT_MONTHS[month.rstrip(".")[:3].title()]
 
 
 def date(month: int, day: str, years: str | None) -> str:

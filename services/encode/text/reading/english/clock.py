@@ -86,7 +86,7 @@ RULES = (
     rule(
         "time",
         rf"""(?<![\w:/]|\d[.,]|[$€£¥])(?P<hour>\d{{1,2}}):(?P<minute>[0-5]\d)(?::(?P<second>[0-5]\d)(?:[.,](?P<fraction>\d+))?)?
-        (?:{_HALF.format("")})?(?![\d:/]|[.,]\d)""",
+        (?:{_HALF.format("")})?(?!\d|[:/.,]\d)""",
         _time,
         ":",
         starts=r"\d",

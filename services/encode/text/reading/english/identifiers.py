@@ -5,6 +5,7 @@ from __future__ import annotations
 import regex
 
 from services.encode.text.reading.english.amounts import counts
+from services.encode.text.reading.english.units import CERTAIN_UNITS
 from services.encode.text.reading.rule import Match, rule
 from services.encode.text.reading.words import cardinal, code, grouped, label, spelled, year
 
@@ -25,12 +26,13 @@ claim claims transaction transactions number numbers no nos error errors http st
 locker lockers seat seats platform platforms terminal terminals id ids user hall building bldg lot batch item line track
 node port pr build
 """
-_CODE_WORDS, _LABEL_WORDS = frozenset(_CODES.split()), frozenset(_LABELS.split())
+CODE_WORDS, LABEL_WORDS = frozenset(_CODES.split()), frozenset(_LABELS.split())
 _LINKS = (
     r"(?:\s+(?:numbers?|codes?|nos?\.?|num\.?|ids?|is|was|are|were|of|ending[ ]in|ends[ ]in|digits?|=))*"
     r"(?:\s*['\"(:#=]+|\s+\#|\s+)\s*(?:number[ ])?(?-i:[A-Z]{2}[ ])?"
 )
-_PLAIN = r"\d+(?![\w]|[.,:/]\d|%|°)"
+UNIT_FOLLOWS = rf"\s?(?:%|°|(?:{'|'.join(CERTAIN_UNITS)})\b)"
+_PLAIN = rf"\d+(?![\w]|[.,:/]\d|{UNIT_FOLLOWS})"
 _DIGITS = regex.compile(r"\d+(?:-\d+)*")
 _NUMBERS = regex.compile(r"\d+")
 _GROUPED = regex.compile(r"[1-9]\d{0,2}(?:\.\d{3}){2,}")  # 1.234.567
@@ -50,19 +52,19 @@ def _names(match: Match, known: frozenset[str]) -> bool:
         return False
     phrase = before.group().lower()
     return any(word in known for word in _WORDS.findall(phrase)) or (
-        known is _CODE_WORDS and _CODE_PHRASE.search(phrase) is not None
+        known is CODE_WORDS and _CODE_PHRASE.search(phrase) is not None
     )
 
 
 def _code(match: Match) -> str | None:
-    if not _names(match, _CODE_WORDS):
+    if not _names(match, CODE_WORDS):
         return None
     return _DIGITS.sub(lambda number: grouped(number.group().split("-")), match["numbers"])
 
 
 def _label(match: Match) -> str | None:
     numbers = match["numbers"]
-    if not _names(match, _LABEL_WORDS):
+    if not _names(match, LABEL_WORDS):
         return None
     if counts(match.string, match.end()) and (
         len(numbers) < 5 or _COUNTED.search(match.string, max(0, match.start() - 8), match.start())
@@ -94,10 +96,10 @@ CONTEXT_RULES = (
     rule(
         "code",
         r"(?<![\w.,:/]|\d-)(?P<numbers>\d+(?:-\d+)*(?:(?:,?\s+(?:and|or)|,)\s+\d+(?:-\d+)*(?![\w]|[.,:/]\d|\s?%))*)"
-        r"(?![\w]|[.,:/]\d|%|°|[ ]\d{3}(?!\d))",
+        rf"(?![\w]|[.,:/]\d|{UNIT_FOLLOWS}|[ ]\d{{3}}(?!\d))",
         _code,
         starts=r"\d",
-        words=(*_CODE_WORDS, "post", "sort", "end", "ends", "ending", "four"),
+        words=(*CODE_WORDS, "post", "sort", "end", "ends", "ending", "four"),
     ),
     rule(
         "label",
@@ -105,7 +107,7 @@ CONTEXT_RULES = (
         r"(?![ ]\d{3}(?!\d))",
         _label,
         starts=r"\d",
-        words=(*_LABEL_WORDS, "#", "№"),
+        words=(*LABEL_WORDS, "#", "№"),
     ),
     rule("zip code", r"(?<![\w.,-])\d{5}-\d{4}(?![\w-]|[.,]\d)", _zip, "-", starts=r"\d", when=r"\d-\d", near="-"),
 )

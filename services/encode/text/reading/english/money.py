@@ -50,7 +50,8 @@ _PER = {
     "hr": "hour", "h": "hour", "mo": "month", "m": "month", "yr": "year", "y": "year", "wk": "week", "d": "day",
     "min": "minute", "sec": "second", "s": "second", "kg": "kilogram", "lb": "pound", "gb": "gigabyte", "pp": "person",
 }  # fmt: skip
-_CODES = "USD|EUR|GBP|JPY|CNY|RMB|INR|CHF|CAD|AUD"
+CURRENCIES = ("USD", "EUR", "GBP", "JPY", "CNY", "RMB", "INR", "CHF", "CAD", "AUD")
+_CODES = "|".join(CURRENCIES)
 _SYMBOLS = "€£¥￥₹₩₽₺₫฿₪₴₦₱₿"
 _CURRENCY = rf"(?:[${_SYMBOLS}]|{_CODES})"
 _PREFIX = rf"(?:(?:US|CA|C|AU|A|NZ|HK|S|NT|R)?\$|[{_SYMBOLS}]|(?:{_CODES})(?=[\s\d]))"
@@ -70,7 +71,8 @@ def _name(currency: str) -> tuple[str, str, tuple[str, str] | None]:
     return (f"{country} dollar", f"{country} dollars", _CENT)
 
 
-def _sum(value: Amount, scale: str | None, currency: str, *, bare: bool = False) -> str:
+def sum_words(value: Amount, scale: str | None, currency: str, *, bare: bool = False) -> str:
+    """Read a sum; `bare`: without the name of the currency."""
     one, many, minor = _name(currency)
     if scale:
         word = scale.strip().lower()
@@ -96,12 +98,12 @@ def _money(match: Match) -> str | None:
     words = sign_words(match["sign"] or match["inner"])
     scale = match["scale"]
     if high is None:
-        words += _sum(low, scale, currency, bare=named)
+        words += sum_words(low, scale, currency, bare=named)
     else:
         last = amount(high)
         end = match["scale2"]
         plain = not (low.fraction and len(low.fraction) == 2) and not match["again"] and not (scale and not end)
-        words += f"{_sum(low, scale, currency, bare=plain)} to {_sum(last, end, currency, bare=named)}"
+        words += f"{sum_words(low, scale, currency, bare=plain)} to {sum_words(last, end, currency, bare=named)}"
     return words + _per(match)
 
 
@@ -116,7 +118,7 @@ def _after(match: Match) -> str | None:
     words = sign_words(match["sign"])
     if low:
         words += f"{amount(low).words()} to "
-    return words + _sum(amount(high), match["scale"], currency) + _per(match)
+    return words + sum_words(amount(high), match["scale"], currency) + _per(match)
 
 
 def _cents(match: Match) -> str:

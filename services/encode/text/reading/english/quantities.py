@@ -15,7 +15,7 @@ _SHAPES = frozenset(["16:9", "4:3", "21:9", "16:10", "9:16", "3:2", "18:9"])
 _SUFFIX = r"\d(?:[sS][tT]|[nN][dD]|[rR][dD]|[tT][hH])(?!\w)"
 _RUNS = regex.compile(r"\d+|\D")
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
-_YEAR_BEFORE = regex.compile(
+YEAR_BEFORE = regex.compile(
     r"\b(?:in|since|by|from|until|till|year|years|circa|c\.|before|after|during|late|early|mid|summer|spring|winter|fall|autumn|"
     r"of|between|through|to|and|around|the|class|season|q[1-4]|fy|copyright|vintage|back|est\.?)[ -]\(?$",
     regex.IGNORECASE,
@@ -103,7 +103,7 @@ def _number(match: Match) -> str:
         return sign + amount(written).words()
     counted = counts(text, end)
     if len(written) == 4 and int(written) in YEARS and not sign and not counted:
-        before = _YEAR_BEFORE.search(text, max(0, match.start() - 12), match.start())
+        before = YEAR_BEFORE.search(text, max(0, match.start() - 12), match.start())
         if int(written) >= 1900 or before:
             return year(written)
     return sign + plain(written, counted=counted or bool(sign))

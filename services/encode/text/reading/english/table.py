@@ -19,6 +19,7 @@ from services.encode.text.reading.english import (
     telephone,
     units,
 )
+from services.encode.text.reading.quick.english import read_quickly
 from services.encode.text.reading.rule import RuleSet
 
 WORDS = RuleSet(*addresses.RULES, *abbreviations.LEADING, *roman.RULES, units.SQUARE, quantities.POWER)
@@ -50,7 +51,7 @@ _DIGIT = re.compile(r"\d")
 _OTHER_DIGIT = re.compile(r"(?![0-9])\d")
 _SIGNS = frozenset("&@+%=<>§√№#/^×÷²³¹⁰⁴⁵⁶⁷⁸⁹⁻⁺")
 _OPERATORS = frozenset("=+<>×÷√#§")
-_INNER_STOP = re.compile(r"\.\w|[A-Z][a-z]{0,4}\.|(?:vs|etc|approx|dept)\.")
+_INNER_STOP = re.compile(r"\.\w|\b[A-Z][a-z]{0,4}\.|(?:vs|etc|approx|dept)\.")
 _NUMERAL = re.compile(
     r"[IVXLC](?:[IVXLC]{1,6}(?![\w-])|(?<=[a-z] [VX])(?![\w-])|(?<=[a-z] I)(?=[.,;:!?]|$| (?:of|and|to|or|in|was|is)\b)"
     r"|(?= century))"
@@ -61,9 +62,20 @@ def read_english(text: str) -> str:
     """Return the sentence with its numbers and symbols as words. No digit remains."""
     if not text.isascii():
         text = _ascii_digits(written_fractions(text))
-    digits = _DIGIT.search(text) is not None
-    if not digits and not _needs_rules(text):
-        return text
+    if _DIGIT.search(text) is None:
+        return _read_by_rules(text, digits=False) if _needs_rules(text) else text
+    quick = read_quickly(text)
+    return _read_by_rules(text, digits=True) if quick is None or _needs_rules(quick) else quick
+
+
+def read_by_rules(text: str) -> str:
+    """Return what `read_english` returns, by the rules alone."""
+    if not text.isascii():
+        text = _ascii_digits(written_fractions(text))
+    return _read_by_rules(text, digits=_DIGIT.search(text) is not None)
+
+
+def _read_by_rules(text: str, *, digits: bool) -> str:
     text = WORDS(text)
     if digits:
         text = NUMBERS(text)

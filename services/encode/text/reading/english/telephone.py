@@ -110,7 +110,7 @@ RULES = (
     rule(
         "short telephone number",
         r"(?:(?<=\b(?:call|dial|text|ring|phone)[ ])|(?<=\b(?:calling|dialing|dialling)[ ]))"
-        r"(?P<number>\d-\d-\d|\d{3,6})(?![\w-]|[.,:/]\d|[ ]\d{3}\b)",
+        r"(?P<number>\d-\d-\d|\d{3,6})(?![\w-]|[.,:/]\d|[ ]\d{3}\b|\s?(?:[%‰°]|(?:km|kg|GB|MB|mph)\b))",
         _emergency,
         starts=r"\d",
         flags=regex.IGNORECASE,

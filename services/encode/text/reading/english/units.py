@@ -33,14 +33,16 @@ rpm revolution_per_minute revolutions_per_minute|bpm beat_per_minute beats_per_m
 fps frame_per_second frames_per_second|ppm part_per_million parts_per_million|ppb part_per_billion parts_per_billion
 dpi dot_per_inch dots_per_inch|mpg mile_per_gallon miles_per_gallon
 """
-_UNITS: dict[str, tuple[str, str]] = {}
+UNITS: dict[str, tuple[str, str]] = {}
 for _entry in _TABLE.replace("|", "\n").split("\n"):
     if _entry:
         _short, _one, *_more = (part.replace("_", " ") for part in _entry.split())
-        _UNITS[_short] = (_one, _more[0] if _more else f"{_one}s")
+        UNITS[_short] = (_one, _more[0] if _more else f"{_one}s")
 
+CERTAIN_UNITS = ("km", "cm", "mm", "kg", "mg", "ml", "MB", "GB", "TB", "KB", "kW", "kWh", "MHz", "GHz", "mph")
+"""Units that are nothing else after a number, whatever precedes it."""
 _LENGTHS = ("km", "m", "cm", "mm", "µm", "μm", "nm", "mi", "ft", "yd")
-_NAMES = "|".join(sorted((regex.escape(unit) for unit in _UNITS if unit != "m"), key=len, reverse=True))
+_NAMES = "|".join(sorted((regex.escape(unit) for unit in UNITS if unit != "m"), key=len, reverse=True))
 _LENGTH_NAMES = "|".join(sorted(_LENGTHS, key=len, reverse=True))
 _POWERS = {"²": "square", "2": "square", "^2": "square", "³": "cubic", "3": "cubic", "^3": "cubic"}
 _UNIT = rf"""(?:(?P<area>sq|cu)\.?\s(?P<of>ft|mi|km|m|in|yd)\b\.?
@@ -68,18 +70,18 @@ def _value(match: Match) -> tuple[str, bool]:
 def _unit_name(match: Match, one: bool) -> str | None:
     if match["area"]:
         power = "square" if match["area"] == "sq" else "cubic"
-        single, many = ("inch", "inches") if match["of"] == "in" else _UNITS[match["of"]]
+        single, many = ("inch", "inches") if match["of"] == "in" else UNITS[match["of"]]
         return f"{power} {single if one else many}"
     if match["length"]:
-        return f"{_POWERS[match['power']]} {_UNITS[match['length']][0 if one else 1]}"
-    return _UNITS[match["unit"]][0 if one else 1]
+        return f"{_POWERS[match['power']]} {UNITS[match['length']][0 if one else 1]}"
+    return UNITS[match["unit"]][0 if one else 1]
 
 
 def _per(match: Match) -> str:
     per = match["per"]
     if not per:
         return ""
-    name = _UNITS[per][0] if per in _UNITS else _OTHER_PER.get(per, per)
+    name = UNITS[per][0] if per in UNITS else _OTHER_PER.get(per, per)
     power = match["per_power"]
     if power and per == "s":
         return f" per {name} {'squared' if '2' in power or '²' in power else 'cubed'}"
@@ -103,11 +105,11 @@ def _is_no_second(match: Match) -> bool:
 
 
 def _square(match: Match) -> str:
-    return f"{_POWERS[match['power']]} {_UNITS[match['length']][1]}"
+    return f"{_POWERS[match['power']]} {UNITS[match['length']][1]}"
 
 
 def _compound(match: Match) -> str:
-    return f"{cardinal(match['high'])}-{_UNITS[match['unit']][0]}"
+    return f"{cardinal(match['high'])}-{UNITS[match['unit']][0]}"
 
 
 def _fraction(match: Match) -> str:
@@ -154,7 +156,7 @@ def _place(match: Match) -> str:
 def _size(match: Match) -> str:
     sides = [amount(match[name]).words() for name in ("first", "second", "third") if match[name]]
     words = " by ".join(sides)
-    return f"{words} {_UNITS[match['unit']][1]}" if match["unit"] else words
+    return f"{words} {UNITS[match['unit']][1]}" if match["unit"] else words
 
 
 RULES = (

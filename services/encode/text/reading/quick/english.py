@@ -1,0 +1,248 @@
+"""Reads English sentences whose numbers are all of frequent kinds in one pass.
+
+The rules of `reading/english` define how numbers are read. They need 20 to 40 passes over a sentence. This reader finds
+each number with one pattern, and calls the functions of the rules. It returns None as soon as a sentence has anything
+else: another kind of number, two numbers in a row, or a word near a number that changes its reading.
+`tests/unit/encode/test_quick.py` compares both.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from services.encode.text.borders.words import words
+from services.encode.text.reading.english.amounts import amount, counts
+from services.encode.text.reading.english.calendar import MONTHS, SHORT_MONTHS
+from services.encode.text.reading.english.clock import clock
+from services.encode.text.reading.english.identifiers import CODE_WORDS, LABEL_WORDS
+from services.encode.text.reading.english.money import CURRENCIES, sum_words
+from services.encode.text.reading.english.quantities import YEAR_BEFORE, plain
+from services.encode.text.reading.english.units import CERTAIN_UNITS, UNITS
+from services.encode.text.reading.words import YEARS, grouped, label, ordinal, spelled, year
+
+_ALLOWED = re.compile(r"[A-Za-z0-9 .,;:!?'\"()’‘“”…$%#/-]*")
+_NUMBER = r"(?:[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?|\d+\.\d+|\d+)"
+_SCAN = re.compile(
+    rf"""(?<!\S)(?:
+    (?P<day>3[01]|[12]\d|[1-9])(?:st|nd|rd|th)?,?[ ](?P<year>[12]\d{{3}})
+    | (?P<hour>\d{{1,2}})(?::(?P<minute>[0-5]\d)(?:[ ]?(?P<half>[AaPp][Mm]))?|[ ]?(?P<alone>[AaPp][Mm]))
+    | \$(?P<money>(?:[1-9]\d{{0,2}}(?:,\d{{3}})+|\d+)(?:\.\d\d)?)
+    | (?P<percent>{_NUMBER})%
+    | (?P<telephone>\d{{3}}-\d{{3}}-\d{{4}})
+    | \#(?P<named>\d+)
+    | (?P<ordinal>[1-9]\d{{0,2}})(?:st|nd|rd|th)
+    | (?P<measure>{_NUMBER})[ ]?(?P<unit>{"|".join(CERTAIN_UNITS)})(?P<per>/h)?
+    | (?P<whole>\d+)
+    | (?P<quantity>{_NUMBER})
+    )(?=[.,;:!?]{{0,3}}[”")]?(?:\s|$))
+    | (?P<other>\d)""",
+    re.VERBOSE,
+)
+_NEXT = re.compile(r"([.,;:!?]*[”\")]?)\s*(\S*)")
+_WORDS = re.compile(r"[A-Za-z'’]+")
+_MARKS = '.,;:!?)"”'
+_LETTER = re.compile(r"[A-Za-z]")
+_MONTHS = frozenset(MONTHS)
+_ALL_MONTHS = frozenset({name.lower() for name in MONTHS} | {name.lower() for name in SHORT_MONTHS} | {"sept"})
+_LINKS = words("number numbers code codes no nos num id ids is was are were of digit digits in with four")
+_ENDINGS = frozenset(("end", "ends", "ending", "last"))
+_CALLS = words("call dial text ring phone calling dialing dialling")
+_AFTER_CODE = frozenset(("and", "or", "to", "through"))
+_NEVER = frozenset(
+    {*CURRENCIES, "x", "X", "BC", "BCE", "CE", "AD", "UTC", "GMT", "ext", "extension", "sq", "cu"}
+)  # codespell:ignore
+"""Words that give a number of the sentence another reading."""
+_SCALES = re.compile(
+    r"(?:hundred|thousand|million|billion|trillion|lakh|crore)s?\b|[MKB]\b|(?:dollar|euro|pound|buck)s?\b"
+)
+_CONTEXT = CODE_WORDS | LABEL_WORDS
+
+
+class _OtherError(Exception):
+    """The sentence needs the rules."""
+
+
+class _Sentence:
+    """A sentence and the readings of its numbers. All methods raise _OtherError where the rules are needed."""
+
+    def __init__(self, text: str, words: list[str]) -> None:
+        self._text = text
+        self._words = words
+        self._present: frozenset[str] | None = None
+        self._begun = False
+        self._before: list[str] = []
+
+    def read(self, match: re.Match[str], between: str) -> str:
+        """Return the words of a number. `between`: the text since the last number."""
+        kind = match.lastgroup
+        if kind == "other":
+            raise _OtherError
+        before = between.split()
+        if (before and not _LETTER.search(before[-1])) or (self._begun and not before):
+            raise _OtherError
+        self._begun = True
+        last = before[-1] if before else ""
+        if last[-1:] in (".", "-", "–", "—", "/"):
+            raise _OtherError
+        follows = _NEXT.match(self._text, match.end())
+        marks, after = follows.groups() if follows is not None else ("", "")
+        if after and not (after[0].isalpha() or after[0] in "\"“‘'(" or (after[0].isdigit() and marks)):
+            raise _OtherError
+        month = last.rstrip(_MARKS).lower() in _ALL_MONTHS
+        if month and (kind not in ("year", "whole") or last not in _MONTHS):
+            raise _OtherError
+        self._before = before
+        return _READERS[kind or ""](self, match, last.rstrip(":\"'(“‘"), "" if marks else after.rstrip(_MARKS))
+
+    def date(self, match: re.Match[str], last: str, after: str) -> str:
+        if not last or last not in _MONTHS or counts(self._text, match.end()) or self._has_of_before(match):
+            raise _OtherError
+        return f"{ordinal(match['day'])}, {year(match['year'])}"
+
+    def time(self, match: re.Match[str], last: str, after: str) -> str:
+        hour, minute, half = match["hour"], match["minute"], match["half"] or match["alone"]
+        if (minute is None and (int(hour) > 24 or last.lower() in _CONTEXT)) or after.startswith(("o", "O")):
+            raise _OtherError
+        return clock(hour, minute, None, half[0] if half else None)
+
+    def money(self, match: re.Match[str], last: str, after: str) -> str:
+        if _SCALES.match(after):
+            raise _OtherError
+        return sum_words(amount(match["money"]), None, "$")
+
+    def percent(self, match: re.Match[str], last: str, after: str) -> str:
+        return f"{amount(match['percent']).words()} percent"
+
+    def telephone(self, match: re.Match[str], last: str, after: str) -> str:
+        return grouped(match["telephone"].split("-"))
+
+    def named(self, match: re.Match[str], last: str, after: str) -> str:
+        if not CODE_WORDS.isdisjoint(self._lower()) or self._continues(match, after) or counts(self._text, match.end()):
+            raise _OtherError
+        if after in UNITS or self._month_follows(match, after):
+            raise _OtherError
+        return f"number {label(match['named'])}"
+
+    def ordinal(self, match: re.Match[str], last: str, after: str) -> str:
+        if self._month_follows(match, after):
+            raise _OtherError
+        return ordinal(match["ordinal"])
+
+    def measure(self, match: re.Match[str], last: str, after: str) -> str:
+        if after in UNITS:
+            raise _OtherError
+        value = amount(match["measure"])
+        name = UNITS[match["unit"]][0 if value.is_one else 1]
+        return f"{value.words()} {name}{' per hour' if match['per'] else ''}"
+
+    def quantity(self, match: re.Match[str], last: str, after: str) -> str:
+        if after in UNITS or after.lower() in ("am", "pm", "a.m.", "p.m.", "a.m", "p.m"):
+            raise _OtherError
+        return amount(match["quantity"]).words()
+
+    def whole(self, match: re.Match[str], last: str, after: str) -> str:
+        digits, text, end = match["whole"], self._text, match.end()
+        word = last.lower()
+        if word in _ALL_MONTHS:
+            return self._after_month(match)
+        if (
+            word in _CALLS
+            or after in UNITS
+            or after.lower() in ("am", "pm", "a.m.", "p.m.", "a.m", "p.m")
+            or self._month_follows(match, after)
+        ):
+            raise _OtherError
+        counted = counts(text, end)
+        if word in _CONTEXT or word in _LINKS or (len(last) == 2 and last.isupper()):
+            named = self._named(match, word, after, counted=counted)
+            if named is not None:
+                return named
+        dated = len(digits) == 4 and not counted and int(digits) in YEARS
+        if dated and (digits >= "1900" or YEAR_BEFORE.search(text, max(0, match.start() - 12), match.start())):
+            return year(digits)
+        return plain(digits, counted=counted)
+
+    def _after_month(self, match: re.Match[str]) -> str:
+        digits = match["whole"]
+        if counts(self._text, match.end()) or self._has_of_before(match):
+            raise _OtherError
+        if len(digits) == 4 and digits[0] in "12":
+            return year(digits)
+        if len(digits) > 2 or digits[0] == "0" or not 1 <= int(digits) <= 31:
+            raise _OtherError
+        return ordinal(digits)
+
+    def _named(self, match: re.Match[str], word: str, after: str, *, counted: bool) -> str | None:
+        """Return the words of a code or of the number of a thing; None if it is neither."""
+        present = self._lower()
+        if word in CODE_WORDS:
+            if self._continues(match, after):
+                raise _OtherError
+            return spelled(match["whole"])
+        if word in LABEL_WORDS:
+            if counted or self._continues(match, after) or not CODE_WORDS.isdisjoint(present):
+                raise _OtherError
+            return label(match["whole"])
+        for earlier in reversed(self._before[:-1]):
+            plain_word = earlier.rstrip(".").lower()
+            if plain_word in _CONTEXT or plain_word in _ENDINGS:
+                raise _OtherError
+            if plain_word not in _LINKS:
+                break
+        return None
+
+    def _continues(self, match: re.Match[str], after: str) -> bool:
+        """Return whether more numbers may belong to the same word: rooms 1, 2 and 3."""
+        return after.lower() in _AFTER_CODE or self._text[match.end() : match.end() + 1] == ","
+
+    def _month_follows(self, match: re.Match[str], after: str) -> bool:
+        if after == "of":
+            return any(word.lower() in _ALL_MONTHS for word in self._words)
+        return after.rstrip(".,;:!?").lower() in _ALL_MONTHS
+
+    def _has_of_before(self, match: re.Match[str]) -> bool:
+        return " of " in self._text[max(0, match.start() - 20) : match.start()]
+
+    def _lower(self) -> frozenset[str]:
+        if self._present is None:
+            self._present = frozenset(word.lower() for word in self._words)
+        return self._present
+
+
+_READERS: dict[str, Callable[[_Sentence, re.Match[str], str, str], str]] = {
+    "year": _Sentence.date,
+    "minute": _Sentence.time,
+    "half": _Sentence.time,
+    "alone": _Sentence.time,
+    "money": _Sentence.money,
+    "percent": _Sentence.percent,
+    "telephone": _Sentence.telephone,
+    "named": _Sentence.named,
+    "ordinal": _Sentence.ordinal,
+    "unit": _Sentence.measure,
+    "per": _Sentence.measure,
+    "whole": _Sentence.whole,
+    "quantity": _Sentence.quantity,
+}
+
+
+def read_quickly(text: str) -> str | None:
+    """Return the sentence with its numbers in words, or None if it needs the rules."""
+    if _ALLOWED.fullmatch(text) is None:
+        return None
+    present = _WORDS.findall(text)
+    if not _NEVER.isdisjoint(present):
+        return None
+    sentence = _Sentence(text, present)
+    parts: list[str] = []
+    end = 0
+    try:
+        for match in _SCAN.finditer(text):
+            between = text[end : match.start()]
+            parts += (between, sentence.read(match, between))
+            end = match.end()
+    except _OtherError:
+        return None
+    parts.append(text[end:])
+    return "".join(parts)

@@ -1,0 +1,67 @@
+"""The quick readers give what the rules give, and read what occurs often."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from services.encode.text.borders.words import words
+from services.encode.text.reading.english.table import read_by_rules, read_english
+from services.encode.text.reading.quick.english import read_quickly
+
+WORDS = sorted(
+    words("""
+    the a of in is was on at by to and or with about call room rooms code order number flight PIN account page May March
+    Jan Sept Monday people tickets units bus it costs more than BA m s h min GB mph am PM since year Q3 million dollars
+    end ending last four digits zip text dial o'clock class Street No. no. I II XIV King Louis Chapter error x by ft
+    half I'm items that version Unit BC USD EUR December, he said: - / % ( "well" World War first
+    """)
+)
+COUNT = st.one_of(st.integers(0, 31), st.integers(0, 999), st.integers(1000, 2100), st.integers(0, 10**7))
+
+
+def written(value: int, kind: int, other: int) -> str:
+    return (
+        f"{value}", f"{value:,}", f"{value % 100}.{other}", f"{value}%", f"${value:,}.{other % 100:02d}", f"${value}",
+        f"{value % 30}:{other % 66:02d}", f"{value % 24}:{other % 60:02d} PM",
+        f"{other % 1000:03d}-555-{value % 10**4:04d}", 
+        f"#{value}", f"{value % 200}th", f"{value} km", f"{value}kg", f"{value} km/h", f"{value} ms", f"0{value}",
+        f"{value % 31 + 1}, {1000 + other}", f"{value % 12}pm", f"{value}-{other}", f"{value % 9}/7",
+        f"A{value}", f"-{value}",
+        f"({value})", f"'{value}",
+    )[kind]  # fmt: skip
+
+
+NUMBER = st.builds(written, COUNT, st.integers(0, 23), st.integers(0, 999))
+MARK = st.sampled_from(["", "", "", "", ",", ".", ":", "?", ")", '"'])
+PART = st.one_of(st.sampled_from(WORDS), st.sampled_from(WORDS), st.builds(lambda n, mark: n + mark, NUMBER, MARK))
+
+
+@settings(max_examples=150)
+@given(st.lists(PART, min_size=1, max_size=8))
+@example(["#90", "km"])
+@example(["account", "is", "65", "MB"])
+@example(["text", "677%"])
+@example(["March,", "1271", "km/h"])
+@example(["December", "3", "PM"])
+@example(["code", "is", "1234,", "5"])
+@example(["year", "6:12:"])
+def test_sentences_with_numbers_are_read_as_by_the_rules(parts: list[str]) -> None:
+    text = " ".join(parts)
+    assert read_english(text) == read_by_rules(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Your appointment is on March 14, 2025 at 3:05 PM in room 214.",
+        "The total comes to $1,204.50, which is 12% more than in 2023.",
+        "Please call 415-555-0199 and give the code 048213.",
+        "Order #482913 has 12 items and weighs 4.5 kg.",
+        "About 12,500 people live there, and 3 of 40 schools are closed.",
+        "The 2nd train leaves at 7pm and covers 120 km in 2 hours at 80 km/h.",
+    ],
+)
+def test_frequent_sentences_need_no_rules(text: str) -> None:
+    assert read_quickly(text) == read_by_rules(text)

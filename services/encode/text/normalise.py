@@ -122,7 +122,7 @@ class Normaliser:
             return text
         text = text.strip()
         if self.name == "upstream":
-            return self._family_chinese(self._read_numbers(text)) if language in _CHINESE else spell_digits(text)
+            return self._family_chinese(self.read_numbers(text)) if language in _CHINESE else spell_digits(text)
         if language in _CHINESE:
             return self._chinese(text)
         if language == "en":
@@ -130,7 +130,7 @@ class Normaliser:
         return outside_protected(text, lambda part: read_digits(part, language))
 
     def _chinese(self, text: str) -> str:
-        read = self._read_numbers if self._wetext else None
+        read = self.read_numbers if self._wetext else None
         return self._family_chinese(outside_protected(text, lambda part: read_chinese(part, read)))
 
     def _family_chinese(self, text: str) -> str:
@@ -138,7 +138,8 @@ class Normaliser:
         text = outside_protected(drop_blanks(text.replace("\n", "")), _chinese_marks)
         return _LAST_COMMAS.sub("。", text)
 
-    def _read_numbers(self, text: str) -> str:
+    def read_numbers(self, text: str) -> str:
+        """Read Chinese numbers by wetext alone; without it the text stays."""
         if self._wetext is None:
             return text
         try:

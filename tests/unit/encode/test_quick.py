@@ -7,6 +7,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from services.encode.text.borders.words import words
+from services.encode.text.normalise import Normaliser
+from services.encode.text.reading.chinese import read_by_rules as read_chinese_by_rules
+from services.encode.text.reading.chinese import read_chinese
 from services.encode.text.reading.english.table import read_by_rules, read_english
 from services.encode.text.reading.quick.english import read_quickly
 
@@ -25,7 +28,7 @@ def written(value: int, kind: int, other: int) -> str:
     return (
         f"{value}", f"{value:,}", f"{value % 100}.{other}", f"{value}%", f"${value:,}.{other % 100:02d}", f"${value}",
         f"{value % 30}:{other % 66:02d}", f"{value % 24}:{other % 60:02d} PM",
-        f"{other % 1000:03d}-555-{value % 10**4:04d}", 
+        f"{other % 1000:03d}-555-{value % 10**4:04d}",
         f"#{value}", f"{value % 200}th", f"{value} km", f"{value}kg", f"{value} km/h", f"{value} ms", f"0{value}",
         f"{value % 31 + 1}, {1000 + other}", f"{value % 12}pm", f"{value}-{other}", f"{value % 9}/7",
         f"A{value}", f"-{value}",
@@ -50,6 +53,44 @@ PART = st.one_of(st.sampled_from(WORDS), st.sampled_from(WORDS), st.builds(lambd
 def test_sentences_with_numbers_are_read_as_by_the_rules(parts: list[str]) -> None:
     text = " ".join(parts)
     assert read_english(text) == read_by_rules(text)
+
+
+NORMALISER = Normaliser("wetext")
+CHINESE = sorted(words("""今天 的 是 大约 第 周 电话 房间号 验证码 转 拨打 十 共 我们 、 ， 。 ："""))
+UNITS = sorted(words("""个 元 年 月 日 号 人 楼 点 分 公里 年代 后 万 亿 多 章 ， 台 种 个月 级 % ： ￥"""))
+
+
+def chinese(before: str, value: int, other: int, kind: int, after: str) -> str:
+    number = (
+        str(value), f"{value % 1000}.{other}", f"{value % 26}:{other % 62:02d}",
+        f"{1990 + other % 40}年3月{value % 31}日",
+        f"13{value:09d}", f"{value}%",
+    )[kind]  # fmt: skip
+    return f"{before}{number}{after}"
+
+
+CLAUSE = st.builds(
+    chinese, st.sampled_from(CHINESE), COUNT, st.integers(0, 999), st.integers(0, 5), st.sampled_from(UNITS)
+)
+
+
+@settings(max_examples=40)
+@given(st.lists(CLAUSE, min_size=1, max_size=2))
+@example(["密码11:42"])
+@example(["电话84米"])
+def test_chinese_sentences_are_read_as_by_the_rules(clauses: list[str]) -> None:
+    text = "".join(clauses)
+    quick = read_chinese(text, NORMALISER.read_numbers)
+    assert quick.replace(" ", "") == read_chinese_by_rules(text, NORMALISER.read_numbers).replace(" ", "")
+
+
+def test_frequent_chinese_sentences_need_no_wetext() -> None:
+    def refused(text: str) -> str:
+        raise AssertionError(text)
+
+    text = "您的预约是2025年3月2日下午8:48，房间号560，增加了8.4%，第2条有2个。"
+    words = "您的预约是二零二五年三月二日下午八点四十八分，房间号五六零，增加了百分之八点四，第二条有两个。"
+    assert read_chinese(text, refused) == words
 
 
 @pytest.mark.parametrize(

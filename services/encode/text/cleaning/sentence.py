@@ -17,7 +17,7 @@ from services.encode.text.protected import PROTECTED, outside_protected
 _OF_INTEREST = re.compile(
     r"""[^A-Za-z0-9 ,.;:!?'"()%$/\n+-]|(?:^|\n)[ ]{0,3}(?:[+-] |\d+\) |(?:- ?){3})""",
 )
-_CHINESE = re.compile(r"[\u4e00-\u9fff。，！？；：、“”‘’《》（）A-Za-z0-9 ,.;:!?'\"]+")
+_CHINESE = re.compile(r"[\u4e00-\u9fff。，！？；：、“”‘’《》（）A-Za-z0-9 ,.;:!?'\"%]+")
 
 _CITATION = regex.compile(r"【[^【】]*†[^【】]*】")
 _CIRCLED = r"[\u2460-\u249b\u24ea-\u24ff\u2776-\u2793]"

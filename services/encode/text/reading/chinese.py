@@ -11,10 +11,10 @@ from decimal import Decimal
 
 import regex
 
-from services.encode.text.reading.chinese_numbers import DIGITS, number, read_plain
+from services.encode.text.reading.chinese_numbers import DIGITS, TELEPHONE_DIGITS, TWO, clock, read_plain, two
+from services.encode.text.reading.quick.chinese import read_quickly
 from services.encode.text.reading.rule import Match, RuleSet, rule
 
-_TELEPHONE_DIGITS = "零幺二三四五六七八九"
 _DASH = r"\s?[-–—~～−]\s?"
 _OUTSIDE = r"(?<![\dA-Za-z.,-])"
 _NUMBER = r"\d+(?:\.\d+)?"
@@ -25,6 +25,7 @@ _CODE_WORDS = (
     r"房间号?|客房|包厢|房号|门牌号?|座位号?|尾号|身份证号?|车牌号?|航班号?|车次|病历号|流水号|序列号|批号|型号|QQ号?|微信号?|ID|PIN码?|"
     r"分机号?|转|工单号?|会议号|用户名?"
 )
+_AFTER_CODE_WORD = regex.compile(rf"(?i:{_CODE_WORDS})[:：是为]?$")
 _EQUALS = regex.compile(r"\s?=")
 _LETTER_PAIR = regex.compile(r"(?<=[A-Za-z])\d{3,}")
 
@@ -37,7 +38,7 @@ def digits(written: str) -> str:
 def _telephone(match: Match) -> str | None:
     written = match.group()
     parts = regex.findall(r"\d+", written)
-    words = "，".join("".join(_TELEPHONE_DIGITS[int(digit)] for digit in part) for part in parts)
+    words = "，".join("".join(TELEPHONE_DIGITS[int(digit)] for digit in part) for part in parts)
     return f"加{words}" if written.lstrip("(（").startswith("+") else words
 
 
@@ -107,11 +108,7 @@ def _half(match: Match) -> str | None:
 
 
 def _time(match: Match) -> str:
-    hour, minute = str(int(match["hour"])), match["minute"]
-    words = "两点" if hour == "2" else f"{number(hour)}点"
-    if minute == "00":
-        return words
-    return f"{words}{'零' + DIGITS[int(minute)] if minute[0] == '0' else number(minute)}分"
+    return clock(match["hour"], match["minute"])
 
 
 def _names(match: Match) -> str:
@@ -166,7 +163,7 @@ BEFORE = RuleSet(
     ),
     rule(
         "号码",
-        rf"(?P<before>(?i:{_CODE_WORDS})\s?[:：是为]?\s?\#?(?:[A-Z]{{1,2}})?)(?P<number>\d{{2,}}(?:-\d+)*)(?![\d.%]|年|月)",
+        rf"(?P<before>(?i:{_CODE_WORDS})\s?[:：是为]?\s?\#?(?:[A-Z]{{1,2}})?)(?P<number>\d{{2,}}(?:-\d+)*)(?![\d.%]|[:：]\d|年|月)",
         lambda match: match["before"] + digits(match["number"]).replace("-", "，"),
     ),
     rule("字母编号", r"(?<![A-Za-z\d])[A-Z]{1,3}\d{3,}(?![A-Za-z\d])", _names),
@@ -222,6 +219,7 @@ BEFORE = RuleSet(
     rule("字母与数字之间的加号", r"(?<=[A-Za-z])\+(?=\d)", lambda match: "加", "+"),
     rule("字母与数字之间的连字符", r"(?<=[A-Za-z])[-－](?=\d)", lambda match: " ", "-－"),
     rule("乘号", r"(?<=\d)\s?[*]\s?(?=\d)", lambda match: "×", "*"),
+    rule("二和两", TWO.pattern, two, "2"),
     rule("首零", r"(?<![\d.:：点年/-])0\d+(?![\d:：/-]|\.\d)", lambda match: digits(match.group()), "0"),
     rule("长串数字", r"(?<![\d.])\d{9,}(?!\d|\.\d)", lambda match: digits(match.group())),
 )
@@ -249,6 +247,13 @@ def read_chinese(text: str, wetext: Callable[[str], str] | None) -> str:
         str(unicodedata.decimal(char)) if char > "\x7f" and unicodedata.category(char) == "Nd" else char
         for char in text
     )
+    if wetext is not None and (quick := read_quickly(text, _AFTER_CODE_WORD)) is not None:
+        return quick
+    return read_by_rules(text, wetext)
+
+
+def read_by_rules(text: str, wetext: Callable[[str], str] | None) -> str:
+    """Return what `read_chinese` returns, by the rules and wetext alone."""
     text = BEFORE(text)
     if wetext is not None:
         text = _CLAUSE.sub(lambda clause: _clause(clause.group(), wetext), text)

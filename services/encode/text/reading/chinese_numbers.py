@@ -13,11 +13,17 @@ DIGITS = "零一二三四五六七八九"
 _PLACES = ("", "十", "百", "千")
 _GROUPS = ("", "万", "亿")
 _LONGEST = 8
+TELEPHONE_DIGITS = "零幺二三四五六七八九"
 _COUNTED = "元块人个名位次件家辆台套本册页字米里斤吨克升亩户票步天度分秒倍"
 _PLAIN = regex.compile(
     r"(?<![\dA-Za-z.,:/+~～×*=<>#$€£¥°周期-])(?P<whole>0|[1-9]\d{0,7})(?:\.(?P<fraction>\d{1,8}))?(?P<percent>%)?"
     r"(?![\dA-Za-z.,:/+~～×*=<>#$€£¥%‰°℃℉²³-]|\s+[\dA-Za-z%°℃-])(?P<after>[\p{Han}]?)"
 )
+TWO = regex.compile(
+    r"(?<![\d.:：/点-])(?:(?<=第)2(?=\p{Han})|2(?=[月日号楼路级等胎手班栋幢室]|单元|年级)|(?<![周期十])"
+    r"2(?P<measure>(?=[个位次天条张本家件台辆只块元人名套层秒米里斤吨度倍岁周种份杯瓶间页集篇句对双年届章节课时点分万亿千百公厘毫平]|小时)(?!点\d)))"
+)
+"""A 2 whose reading its measure decides. wetext reads many of them the other way."""
 _OTHERS = regex.compile(r"[\d%‰¥$€£°℃℉±×÷=]")
 
 
@@ -38,18 +44,44 @@ def read_plain(clause: str) -> str | None:
 
 
 def _words(match: regex.Match[str]) -> str | None:
-    whole, fraction, after = match["whole"], match["fraction"], match["after"]
-    if match["percent"]:
+    return plain_words(
+        match["whole"], match["fraction"], match.string, match.start("after"), percent=bool(match["percent"])
+    )
+
+
+def plain_words(whole: str, fraction: str | None, text: str, end: int, *, percent: bool) -> str | None:
+    """Return the words of a number before the place `end` of `text`, or None if they depend on more than its unit."""
+    if percent:
         return f"百分之{number(whole, fraction)}"
     if fraction:
         return number(whole, fraction)
+    after = text[end : end + 1]
     if after == "年" and len(whole) == 4:
-        return "".join(DIGITS[int(digit)] for digit in whole)
-    if after in ("年", "后") or whole == "2":  # 90年代, 90后, 2个: wetext knows which
+        return spelled(whole)
+    if after == "后" or (after == "年" and text[end + 1 : end + 2] == "代") or whole == "2":  # 90年代, 90后
         return None
     if len(whole) > 4 and (not after or after not in _COUNTED):  # may be a code
         return None
     return number(whole)
+
+
+def spelled(digits: str) -> str:
+    """Read digit by digit."""
+    return "".join(DIGITS[int(digit)] for digit in digits)
+
+
+def clock(hour: str, minute: str) -> str:
+    """Read a time of day: 14:05 -> 十四点零五分."""
+    hour = str(int(hour))
+    words = "两点" if hour == "2" else f"{number(hour)}点"
+    if minute == "00":
+        return words
+    return f"{words}{'零' + DIGITS[int(minute)] if minute[0] == '0' else number(minute)}分"
+
+
+def two(match: regex.Match[str]) -> str:
+    """Read 2 before a measure: 两个, but 第二个, 二月."""
+    return "二" if match["measure"] is None else "两"
 
 
 @lru_cache(maxsize=8192)

@@ -1,4 +1,4 @@
-"""The commands about a model directory: doctor, fetch, verify, prepare."""
+"""The commands about a model directory: doctor, fetch, verify, calibrate-alignment, prepare."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ def add_to(app: typer.Typer) -> None:
     app.command(epilog=examples("doctor", "doctor models/cosyvoice2"))(doctor)
     app.command(epilog=examples("fetch cosyvoice2", "fetch cosyvoice3 /data/cosyvoice3 --llm rl"))(fetch)
     app.command(epilog=examples("verify models/cosyvoice3", "verify /data/own --report report.json"))(verify)
+    app.command("calibrate-alignment", epilog=examples("calibrate-alignment models/cosyvoice2"))(calibrate_alignment)
     tensorrt = "prepare --backend tensorrt --device cuda:0 \\\n    --model-dir models/cosyvoice2"
     app.command(epilog=examples("prepare --backend onnx", tensorrt))(prepare)
 
@@ -106,6 +107,23 @@ def verify(
         *(("--report", str(report)) if report is not None else ()),
     )
     command = module_command("cli.model.verify", str(model_dir), *flags)
+    raise typer.Exit(subprocess.run(command, check=False).returncode)  # noqa: S603 - our own module, torch stays there
+
+
+def calibrate_alignment(
+    model_dir: Annotated[Path, typer.Argument(help="Model directory whose light-tts.yaml is written.")],
+    device: Annotated[str, typer.Option(help="Device to compute on: cpu, cuda, cuda:1 ...")] = "cpu",
+    texts: Annotated[int, typer.Option(min=1, max=25, help="English sentences to generate.")] = 25,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the heads and write nothing.")] = False,
+) -> None:
+    """Find the attention heads that give the times of words, and declare them in the directory's light-tts.yaml.
+
+    The command generates sentences and scores how well each head's attention
+    follows the text. Without a head that is good enough, it declares none: words
+    then get no times, only utterances do.
+    """
+    flags = ("--device", device, "--texts", str(texts), *(("--dry-run",) if dry_run else ()))
+    command = module_command("cli.model.calibrate", str(model_dir), *flags)
     raise typer.Exit(subprocess.run(command, check=False).returncode)  # noqa: S603 - our own module, torch stays there
 
 

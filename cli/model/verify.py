@@ -101,8 +101,8 @@ class Pipeline:
     def __init__(self, model: ModelDir, device: str, weights: str) -> None:
         """Raises ModelDirError or StartError."""
         self._model = model
-        self._frontend = TextFrontend(model, Normaliser())
-        self._extractor = VoiceExtractor(model, self._frontend)
+        self.frontend = TextFrontend(model, Normaliser())
+        self._extractor = VoiceExtractor(model, self.frontend)
         settings = LlmSettings(model_dir=model.path, device=device, llm_weights=weights)
         self._llm = load_engine(settings, model, read_styles(model, weights))
         backend = load_backend(DecodeSettings(model_dir=model.path, device=device), model)
@@ -129,22 +129,23 @@ class Pipeline:
 
     def speak(self, text: str, voice: Voice) -> tuple[NDArray[np.float32], NDArray[np.float32], bool]:
         """Return the audio made in one go, the streamed audio, and whether the model ended the utterance."""
-        encoder = SentenceEncoder(self._frontend)
+        encoder = SentenceEncoder(self.frontend)
         pieces = [piece for step in chain(encoder.push(text), encoder.finish()) for piece in step]
         prompt = Prompt(tuple(voice.prompt_text_ids.tolist()), tuple(voice.speech_tokens.tolist()))
         if not prompt.text_ids:
-            prompt = Prompt(self._frontend.instruct_ids(""))
+            prompt = Prompt(self.frontend.instruct_ids(""))
         whole: list[NDArray[np.float32]] = []
         streamed: list[NDArray[np.float32]] = []
         ended = True
         for piece in pieces:
-            tokens, stopped = self._generate(piece.ids, prompt)
+            tokens, stopped = self.generate(piece.ids, prompt)
             ended = ended and stopped
             whole.append(self._decoded(tokens, voice, in_hops=False))
             streamed.append(self._decoded(tokens, voice, in_hops=True))
         return np.concatenate(whole), np.concatenate(streamed), ended
 
-    def _generate(self, ids: Sequence[int], prompt: Prompt) -> tuple[list[int], bool]:
+    def generate(self, ids: Sequence[int], prompt: Prompt) -> tuple[list[int], bool]:
+        """Return the speech tokens of a text, and whether the model ended the utterance."""
         events: queue.SimpleQueue[TokensEvent | FailedEvent] = queue.SimpleQueue()
         self._llm.submit(Request(tuple(ids), prompt, SamplingOptions(seed=SEED), max_seconds=MAX_SECONDS), events.put)
         tokens: list[int] = []

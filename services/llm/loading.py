@@ -156,6 +156,8 @@ def _torch_backend(settings: LlmSettings, model: ModelDir, styles: Mapping[str, 
         program_sizes=_program_sizes(settings) if graphs else (),
         program_tokens=settings.max_request_tokens,
         prefill_sizes=_prefill_sizes(settings) if prompt_graphs else (),
+        cpu_graph=_uses_cpu_graph(settings, device, dtype),
+        alignment=model.card.alignment if settings.llm_word_times else (),
     )
     others = dict(list(zip(styles, models, strict=True))[1:])
     backend = TorchBackend(models[0], styles=others, options=options)
@@ -165,6 +167,8 @@ def _torch_backend(settings: LlmSettings, model: ModelDir, styles: Mapping[str, 
         "int8_weights": int8_weights,
         "int8_kv": settings.llm_int8_kv,
         "cuda_graphs": bool(options.program_sizes),
+        "cpu_graph": options.cpu_graph,
+        "word_times": backend.aligns,
         "attention": "copied blocks" if kernels.attend is PLAIN.attend else "paged kernel",
         "fused_layers": kernels.add_norm is not PLAIN.add_norm,
         "fused_sampling": kernels.sample is not PLAIN.sample,
@@ -187,6 +191,12 @@ def _name(dtype: torch.dtype) -> str:
 
 def _uses_graphs(settings: LlmSettings, device: torch.device) -> bool:
     return device.type == "cuda" and settings.llm_cuda_graphs
+
+
+def _uses_cpu_graph(settings: LlmSettings, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether decode steps run as one graph. With torch.compile, the operator has chosen another way."""
+    others = settings.llm_int8_weights or settings.llm_compile
+    return settings.llm_cpu_graph and device.type == "cpu" and dtype == torch.float32 and not others
 
 
 def _program_sizes(settings: LlmSettings) -> tuple[int, ...]:

@@ -44,6 +44,12 @@ class LlmSettings(ModelServiceSettings):
     [triton_int8kv]."""
     llm_cuda_graphs: bool = True
     """On a GPU: replay a recorded CUDA graph per batch size instead of launching each kernel."""
+    llm_cpu_graph: bool = True
+    """On a CPU with float32 layers: run a decode step as one ONNX Runtime graph instead of many small operations. It
+    keeps a second copy of the layers' weights. Operations run one by one if the graph fails or gives other results."""
+    llm_word_times: bool = True
+    """Derive the times of words from the attention heads that the model directory declares (`light-tts
+    calibrate-alignment`). Without such heads, and when off, only utterances have times."""
     llm_paged_kernel: bool = True
     """On a GPU: use an attention kernel (Triton) that reads K/V blocks in place instead of copying them first. Blocks
     are copied if Triton is missing, fails or gives other results."""

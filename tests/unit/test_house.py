@@ -19,9 +19,9 @@ LARGEST_FOLDER = 14
 SHIPPED = ("services", "gateway", "cli")
 CODE = ("services", "gateway", "cli", "tools", "tests", "benchmarks")
 
-ENGINE_FOLDERS = {"llm": ("engine", "model"), "decode": ("engine", "estimators", "flow", "vocoder")}
+ENGINE_FOLDERS = {"llm": ("alignment", "engine", "model"), "decode": ("engine", "estimators", "flow", "vocoder")}
 """Everything else in a service translates between gRPC or settings and its engine."""
-ENGINE_MAY_IMPORT = {"torch", "triton", "numpy", "onnxruntime"} | {
+ENGINE_MAY_IMPORT = {"torch", "triton", "numpy", "onnx", "onnxruntime"} | {
     f"services.common.{name}"
     for name in (
         "checkpoint.chunk_plan",

@@ -105,6 +105,16 @@ class BundledVoice:
 
 
 @dataclass(frozen=True)
+class AlignmentHead:
+    """A head of the llm whose attention from speech to text follows the text as it is spoken."""
+
+    layer: int
+    head: int
+    score: float
+    """How well it does, 0 to 1; `light-tts calibrate-alignment` measures it."""
+
+
+@dataclass(frozen=True)
 class Card:
     """`light-tts.yaml`: facts about a checkpoint that the official files do not hold."""
 
@@ -115,6 +125,8 @@ class Card:
     text_streaming: Literal["interleaved", "sentence"] = "interleaved"
     """`interleaved`: trained on mixed text and speech order (bistream); `sentence`: one sentence at a time."""
     voices: tuple[BundledVoice, ...] = ()
+    alignment: tuple[AlignmentHead, ...] = ()
+    """The heads from which the times of words follow; without any, only utterances have times."""
 
 
 @dataclass(frozen=True)
@@ -169,11 +181,19 @@ def open_model_dir(path: str | Path) -> ModelDir:
     qwen = _read_json(root / "CosyVoice-BlankEN" / "config.json")
     card = _read_card(root)
     try:
-        return _build(root, family, raw, qwen, card)
+        model = _build(root, family, raw, qwen, card)
     except NodeError as error:
         raise ModelDirError(f"{root / family.yaml}: {error}") from error
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise ModelDirError(f"{root / family.yaml}: missing or malformed node ({error!r})") from error
+    for head in card.alignment:
+        if not (0 <= head.layer < model.llm.num_layers and 0 <= head.head < model.llm.num_heads):
+            sizes = f"{model.llm.num_layers} layers of {model.llm.num_heads} heads"
+            raise ModelDirError(
+                f"{root / CARD}: alignment names head {head.head} of layer {head.layer}, but the llm has {sizes}; "
+                "run `light-tts calibrate-alignment`"
+            )
+    return model
 
 
 def _build(root: Path, family: ModelFamily, raw: Mapping[str, Any], qwen: Mapping[str, Any], card: Card) -> ModelDir:
@@ -251,7 +271,7 @@ def _read_card(root: Path) -> Card:
     if not path.is_file():
         return Card(name=root.name)
     data = _read_yaml(path)
-    unknown = set(data) - {"name", "description", "languages", "split", "text_streaming", "voices"}
+    unknown = set(data) - {"name", "description", "languages", "split", "text_streaming", "voices", "alignment"}
     if unknown:
         raise ModelDirError(f"{path}: unknown keys {', '.join(sorted(map(str, unknown)))}")
     default = Card(name=root.name)
@@ -268,9 +288,14 @@ def _read_card(root: Path) -> Card:
             split=SplitConfig(**data.get("split", {})),
             text_streaming=streaming,
             voices=tuple(_bundled_voice(root, entry) for entry in data.get("voices", ())),
+            alignment=tuple(_head(entry) for entry in data.get("alignment", ())),
         )
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ModelDirError(f"{path}: missing or malformed entry ({error!r})") from error
+
+
+def _head(entry: Mapping[str, Any]) -> AlignmentHead:
+    return AlignmentHead(int(entry["layer"]), int(entry["head"]), float(entry["score"]))
 
 
 def _bundled_voice(root: Path, entry: Mapping[str, Any]) -> BundledVoice:

@@ -17,6 +17,7 @@ from services.common.checkpoint.model_dir import ModelDir
 from services.common.engine.places import needs_place, places_taken
 from services.common.engine.shell import EngineFull, EngineShell, ItemHandle
 from services.common.engine.thread import EngineThread
+from services.llm.alignment.monotonic import Aligned
 from services.llm.engine.backends import Backend, run_canary
 from services.llm.engine.layout import RequestError
 from services.llm.engine.scheduler import EngineLimits, Order, ScheduledSequence, Scheduler, fifo
@@ -177,7 +178,7 @@ class LlmEngine(EngineShell[Sequence, TokensEvent, EngineStats]):
             self._counts["prefill_tokens"] += scheduled.count if scheduled.count > 1 else 0
             done = max(done, len(tokens))
             if tokens and not scheduled.sequence.closed:
-                self._accept(self._live[scheduled.sequence], tokens)
+                self._accept(self._live[scheduled.sequence], tokens, scheduled.aligned)
         self._counts["model_steps"] += done
         if self._on_step is not None:
             report = StepReport(
@@ -201,8 +202,8 @@ class LlmEngine(EngineShell[Sequence, TokensEvent, EngineStats]):
                 return []
         return [pair for scheduled in batch for pair in self._execute([scheduled])]
 
-    def _accept(self, handle: ItemHandle[Sequence, TokensEvent], tokens: Ids[int]) -> None:
-        event = handle.item.accept_all(tokens)
+    def _accept(self, handle: ItemHandle[Sequence, TokensEvent], tokens: Ids[int], aligned: Ids[Aligned]) -> None:
+        event = handle.item.accept_all(tokens, aligned)
         self._counts["tokens_generated"] += len(event.raw_ids)
         if event.last:
             self._drop(handle, "finished")
@@ -214,7 +215,7 @@ class LlmEngine(EngineShell[Sequence, TokensEvent, EngineStats]):
             return
         if sequence.finish_reason is not None:  # resumed at its end
             self._drop(handle, "finished")
-            self._emit(handle, TokensEvent((), (), True, sequence.finish_reason))
+            self._emit(handle, TokensEvent((), (), True, sequence.finish_reason, (), sequence.text_position))
         else:
             self._scheduler.add(sequence)
 

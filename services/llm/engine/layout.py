@@ -72,6 +72,8 @@ class Layout(Protocol):
 
     inputs: list[int]
     """Input codes in the order in which they are fed; codes are appended and never changed."""
+    text_slots: list[int]
+    """The place in `inputs` of each id of the text to speak, so far; that of an id which is fed twice is the last."""
 
     @property
     def ready(self) -> bool:
@@ -120,6 +122,7 @@ class WholeText:
 
     def __init__(self, config: LlmConfig, prompt: Prompt, rule: LengthRule, *, upstream_stops: bool = False) -> None:
         self.inputs: list[int] = []
+        self.text_slots: list[int] = []
         self._config, self._prompt, self._rule, self._codes = config, prompt, rule, InputCodes(config)
         self._text: list[int] = []
         self._decoded = self._min_length = self._max_length = 0
@@ -150,6 +153,8 @@ class WholeText:
         if room < max(1, min(self._min_length, rule.ceiling)):
             raise _too_long(len(inputs), rule)
         self.inputs = inputs
+        first = 1 + len(prompt.instruct_ids) + len(prompt.text_ids)
+        self.text_slots = list(range(first, first + len(self._text)))
 
     def constraint(self) -> Constraint:
         return Constraint(self._early if self._decoded < self._min_length else self._late)
@@ -176,12 +181,17 @@ class InterleavedText:
 
     def __init__(self, config: LlmConfig, prompt: Prompt, rule: LengthRule) -> None:
         self.inputs: list[int] = []
+        self.text_slots: list[int] = []
         self._config, self._rule, self._codes = config, rule, InputCodes(config)
         self._text_block, self._speech_block = config.mix_ratio
         self._arrived: deque[int] = deque()
         self._text = list(prompt.text_ids)
         self._prompt_speech = [self._codes.speech(i) for i in prompt.speech_ids]
         self._pending = [self._codes.sos, *prompt.instruct_ids]
+        self._pending_text: list[int | None] = [None] * len(self._pending)
+        """For each of `_pending`: its number in the text to speak, below 0 in the prompt's; None if it is no text."""
+        self._taken = -len(prompt.text_ids)
+        """Number of the first of `_text`."""
         length = len(prompt.speech_ids)
         self._next_fill = (length // self._speech_block + 1) * self._speech_block - length
         self._prompt_placed = False
@@ -227,7 +237,9 @@ class InterleavedText:
             # The fill id is never fed; `_pending` keeps the last inputs, which upstream feeds again at the end.
             self._state = "collecting"
         else:
-            self._feed([self._codes.speech(token)])
+            self._clear()
+            self._hold([self._codes.speech(token)])
+            self._feed()
         self._decoded += 1
         self._last = token
         full = self._decoded >= self._rule.ceiling or self._reach() >= self._rule.max_slots
@@ -243,14 +255,16 @@ class InterleavedText:
                 if not self._prompt_speech:
                     self._start_run()
             elif self._ended:
-                self._feed([*self._pending, *self._text, self._codes.task])
+                self._hold([*self._text, self._codes.task], len(self._text))
+                self._feed()
                 self._state = "final"
             else:
                 return
 
     def _place_prompt_speech(self) -> None:
         while self._prompt_speech and len(self._text) >= self._text_block:
-            self._pending += self._take_text() + self._prompt_speech[: self._speech_block]
+            self._take_text()
+            self._hold(self._prompt_speech[: self._speech_block])
             del self._prompt_speech[: self._speech_block]
             self._prompt_placed = True
 
@@ -259,8 +273,10 @@ class InterleavedText:
         if after_fill or (self._last is None and not self._prompt_placed):
             if len(self._text) < self._text_block:
                 return
-            self._pending = ([] if after_fill else self._pending) + self._take_text()
-        self._feed(self._pending)
+            if after_fill:
+                self._clear()
+            self._take_text()
+        self._feed()
         self._state = "decoding"
 
     def _reach(self) -> int:
@@ -270,14 +286,27 @@ class InterleavedText:
         ahead = len(self._arrived) + len(self._text) + len(self._prompt_speech) + 1
         return len(self.inputs) + len(self._pending) + ahead + 2 * self._text_block
 
-    def _take_text(self) -> list[int]:
+    def _take_text(self) -> None:
         block = self._text[: self._text_block]
         del self._text[: self._text_block]
-        return block
+        self._hold(block, len(block))
 
-    def _feed(self, codes: list[int]) -> None:
-        self._pending = codes
-        self.inputs.extend(codes)
+    def _clear(self) -> None:
+        self._pending, self._pending_text = [], []
+
+    def _hold(self, codes: list[int], texts: int = 0) -> None:
+        """Append to the pending inputs; the first `texts` of the codes are the next text ids."""
+        self._pending = self._pending + codes
+        numbers = range(self._taken, self._taken + texts)
+        self._pending_text = [*self._pending_text, *numbers, *[None] * (len(codes) - texts)]
+        self._taken += texts
+
+    def _feed(self) -> None:
+        """Feed the pending inputs, which stay pending."""
+        for slot, number in enumerate(self._pending_text, len(self.inputs)):
+            if number is not None and number >= 0:
+                self.text_slots[number : number + 1] = [slot]
+        self.inputs.extend(self._pending)
 
 
 def _too_long(slots: int, rule: LengthRule) -> RequestError:

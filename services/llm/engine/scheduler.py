@@ -11,8 +11,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from services.llm.alignment.monotonic import Aligned
 from services.llm.engine.blocks import BlockAllocator
 from services.llm.engine.sequence import Sequence
 
@@ -83,6 +84,8 @@ class ScheduledSequence:
     samples: bool
     num_steps: int = 1
     """Most tokens to sample, each except the last being fed back; the sequence has blocks for them."""
+    aligned: list[Aligned] = field(default_factory=list, compare=False, repr=False)
+    """The text id of each sampled token, if the backend aligns them; the backend fills it."""
 
 
 class Scheduler:

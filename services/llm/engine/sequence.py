@@ -10,6 +10,7 @@ from typing import Literal
 from services.common.checkpoint.model_dir import LlmConfig, ModelDir, SamplingConfig
 from services.common.engine.places import NEW_SESSION, Place
 from services.common.engine.shell import FailedEvent
+from services.llm.alignment.monotonic import Aligned
 from services.llm.engine.layout import (
     FinishReason,
     InterleavedText,
@@ -55,6 +56,9 @@ class Request:
     text_order: Literal["whole", "interleaved"] = "whole"
     """`whole` starts once the text is complete; `interleaved` is for checkpoints trained on interleaved text."""
     resume_ids: tuple[int, ...] = ()
+    text_position: int | None = 0
+    """With `resume_ids`: the text id at which the earlier run was (`TokensEvent.text_position`). None: not known; the
+    tokens are not aligned."""
     max_seconds: float = 60.0
     """Longest speech, in seconds; it stops a model that does not end."""
     max_tokens: int | None = None
@@ -84,6 +88,10 @@ class TokensEvent:
     raw_ids: tuple[int, ...] = ()
     last: bool = False
     finish_reason: FinishReason | None = None
+    aligned: tuple[Aligned, ...] = ()
+    """The text id that each of `ids` speaks; empty if the backend does not align."""
+    text_position: int | None = None
+    """The text id at which the speech is after `raw_ids`; a resumed request needs it."""
 
 
 Event = TokensEvent | FailedEvent
@@ -116,6 +124,8 @@ class Sequence:
     finish_reason: FinishReason | None = None
     closed: bool = False
     """Finished, failed or cancelled: it never runs again."""
+    text_position: int | None = 0
+    """The text id that the last token speaks, as far as the backend aligns; None: not known."""
     silent_run: int = 0
     text_length: int = 0
     """Text ids received so far, without the prompt's."""
@@ -125,6 +135,7 @@ class Sequence:
         request, config = self.request, self.model.llm
         check_request(request, config)
         self.max_tokens, self.play_at = request.max_tokens, request.play_at
+        self.text_position = request.text_position
         own, options = self.model.sampling, request.sampling
         self.sampling = SamplingConfig(
             top_p=own.top_p if options.top_p is None else options.top_p,
@@ -187,12 +198,19 @@ class Sequence:
             self.text_ended = True
             self.layout.end_text()
 
-    def accept_all(self, tokens: Ids[int]) -> TokensEvent:
-        """Append the next tokens and return their event. Only the last of them may end the sequence."""
+    def accept_all(self, tokens: Ids[int], aligned: Ids[Aligned] = ()) -> TokensEvent:
+        """Append the next tokens and return their event. Only the last of them may end the sequence.
+
+        `aligned`: the text id of each token, or none at all.
+        """
         events = [self.accept(token) for token in tokens]
         ids = tuple(i for event in events for i in event.ids)
         raw_ids = tuple(i for event in events for i in event.raw_ids)
-        return TokensEvent(ids, raw_ids, events[-1].last, events[-1].finish_reason)
+        spoken = tuple(place for place, event in zip(aligned, events, strict=False) if event.ids)
+        decoded = [place for place, event in zip(aligned, events, strict=False) if event.raw_ids]
+        if decoded:
+            self.text_position = decoded[-1].position
+        return TokensEvent(ids, raw_ids, events[-1].last, events[-1].finish_reason, spoken, self.text_position)
 
     def accept(self, token: int) -> TokensEvent:
         """Append the next token and return its event."""
@@ -244,6 +262,8 @@ def check_request(request: Request, config: LlmConfig) -> None:
     _positive(request.max_seconds, "max_seconds", 3600.0)
     if not MIN_SPEED <= request.speed <= MAX_SPEED:  # NaN fails every comparison too
         raise RequestError(f"speed {request.speed} is out of range; it must be {MIN_SPEED:g} to {MAX_SPEED:g}")
+    if request.text_position is not None and request.text_position < 0:
+        raise RequestError(f"text_position {request.text_position} is negative; send the first run's unchanged")
     if request.max_tokens is not None and request.max_tokens < 0:
         raise RequestError(f"max_tokens {request.max_tokens} is negative; use 0 to hold generation")
     if request.play_at is not None and not math.isfinite(request.play_at):

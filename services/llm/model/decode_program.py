@@ -18,6 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from services.llm.alignment.aligner import Aligner
+from services.llm.alignment.queries import QueryTap
 from services.llm.engine.layout import InputCodes
 from services.llm.model import columns
 from services.llm.model.kernels import StepKernels
@@ -56,10 +58,20 @@ class Program(abc.ABC):
     """
 
     def __init__(
-        self, model: SpeechLM, cache: KVCache, bans: Tensor, size: int, width: int, kernels: StepKernels
+        self,
+        model: SpeechLM,
+        cache: KVCache,
+        bans: Tensor,
+        size: int,
+        width: int,
+        kernels: StepKernels,
+        aligner: Aligner | None = None,
     ) -> None:
         """`bans` [kinds, S] are the masks that a row selects from. The cache's last block is the spare one."""
         self.size = size
+        self.queries = torch.zeros((size, 0 if aligner is None else aligner.width), device=bans.device)
+        """The queries of each row in the latest run, as `QueryTap.summed` returns them."""
+        self._aligner = aligner
         self._model, self._cache, self._bans, self._kernels = model, cache, bans, kernels
         self._spare = cache.keys.shape[1] - 1
         count = columns.TABLE + width + 1  # the last one stays the spare block, for positions beyond the width
@@ -110,6 +122,10 @@ class Program(abc.ABC):
     @abc.abstractmethod
     def _run(self) -> None:
         """Run one step: read the tensors and fill `_drawn`."""
+
+    def _tap(self) -> QueryTap | None:
+        """Return the tap of a forward pass, if its queries are needed."""
+        return None if self._aligner is None else self._aligner.tap()
 
     def _copy_inputs(self) -> None:
         self._integers.copy_(self._host_integers, non_blocking=True)
@@ -172,9 +188,18 @@ class DecodeProgram(Program):
     """Decodes up to `size` sequences of at most `width` blocks each, one input per sequence and step."""
 
     def __init__(
-        self, model: SpeechLM, cache: KVCache, bans: Tensor, size: int, width: int, kernels: StepKernels
+        self,
+        model: SpeechLM,
+        cache: KVCache,
+        bans: Tensor,
+        size: int,
+        width: int,
+        kernels: StepKernels,
+        aligner: Aligner | None = None,
     ) -> None:
-        super().__init__(model, cache, bans, size, width, kernels)
+        super().__init__(model, cache, bans, size, width, kernels, aligner)
+        self.step_queries = self.queries.new_zeros((MAX_STEPS, *self.queries.shape))
+        """The queries of each step of the latest run."""
         self._tokens = torch.zeros((MAX_STEPS, size), dtype=torch.int64, device=bans.device)
         self._rows = torch.arange(size, device=bans.device)
         self._codes = InputCodes(model.config)
@@ -198,6 +223,8 @@ class DecodeProgram(Program):
         for step in range(num_steps):
             self.replay()
             self._tokens[step].copy_(self._drawn)
+            if self._aligner is not None:
+                self.step_queries[step].copy_(self.queries)
         self._launched = (len(inputs), num_steps)
 
     def read(self) -> list[list[int]]:
@@ -220,8 +247,11 @@ class DecodeProgram(Program):
             decode_lengths=numbers[:, columns.LENGTH],
             block_size=self._cache.block_size,
             spare=self._spare,
+            tap=self._tap(),
         )
         self._sample(self._model(batch, self._cache, self._kernels))
+        if batch.tap is not None:
+            self.queries.copy_(batch.tap.summed())
         speech = self._codes.speech(0)
         self._kernels.advance(numbers, self._drawn, self._cache.block_size, self._spare, speech)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from services.common.checkpoint.model_dir import LlmConfig
+from services.llm.alignment.queries import QueryTap
 from services.llm.model.int8 import quantize
 
 
@@ -83,6 +84,17 @@ class KVCache:
         self.keys[layer][where] = keys
         self.values[layer][where] = values
 
+    def write_layers(self, blocks: Tensor, offsets: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Store the keys and values [layers, N, kv_heads, head_dim] of N tokens in all layers."""
+        where = (slice(None), blocks, slice(None), offsets)
+        # Two index tensors with a slice between them put the tokens first.
+        keys, values = keys.transpose(0, 1), values.transpose(0, 1)
+        if self.quantized:
+            keys, self.key_scales[where] = quantize(keys)
+            values, self.value_scales[where] = quantize(values)
+        self.keys[where] = keys
+        self.values[where] = values
+
     def read(self, layer: int, table: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values [B, kv_heads, W * block_size, head_dim] of the blocks in `table` [B, W].
 
@@ -104,6 +116,12 @@ class KVCache:
                 out = (out * scales[layer].flatten(0, 1)[rows]).to(self.dtype)
             both.append(out.view(sequences, kv_heads, width * self.block_size, head_dim))
         return both[0], both[1]
+
+    def keys_at(self, layer: int, kv_head: int, blocks: Tensor, offsets: Tensor) -> Tensor:
+        """Return a head's float32 keys [..., head_dim] in the slots of `blocks` and `offsets` [...]."""
+        where = (blocks, kv_head, offsets)
+        keys = self.keys[layer][where].float()
+        return keys * self.key_scales[layer][where] if self.quantized else keys
 
 
 @dataclass(frozen=True)
@@ -153,6 +171,8 @@ class StepBatch:
     """[T, W] the blocks of each tile's sequence. A tile is the same number of consecutive tokens of one sequence."""
     spare: int | None = None
     """The block that rows without a sequence use; None if there are no such rows."""
+    tap: QueryTap | None = None
+    """Takes the queries of each sequence's last token, if they are needed."""
 
     @cached_property
     def decode_mask(self) -> Tensor:
@@ -160,7 +180,9 @@ class StepBatch:
         return valid_positions(self.decode_table, self.decode_lengths, self.block_size)[:, None, None, :]
 
 
-def build_batch(inputs: Sequence[SequenceInput], block_size: int, device: torch.device) -> StepBatch:
+def build_batch(
+    inputs: Sequence[SequenceInput], block_size: int, device: torch.device, tap: QueryTap | None = None
+) -> StepBatch:
     """Flatten the inputs of a step, single tokens first."""
     order = sorted(range(len(inputs)), key=lambda i: len(inputs[i].codes) > 1)
     codes: list[int] = []
@@ -194,6 +216,7 @@ def build_batch(inputs: Sequence[SequenceInput], block_size: int, device: torch.
         block_size=block_size,
         last=torch.tensor(last, device=device),
         segments=tuple(segments),
+        tap=tap,
     )
 
 

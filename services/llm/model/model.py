@@ -51,6 +51,8 @@ class Attention(nn.Module):
     ) -> Tensor:
         """x [N, hidden]; write this step's keys and values into the cache, then attend over it."""
         query = kernels.rotate_and_store(self.qkv_proj(x), rotary, layer, batch, cache)
+        if batch.tap is not None:
+            batch.tap.take(layer, query, batch.last)
         attended = []
         begin = batch.decode_table.shape[0]
         if begin:

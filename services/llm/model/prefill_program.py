@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from services.llm.alignment.aligner import Aligner
 from services.llm.model import columns
 from services.llm.model.decode_program import Program, ProgramInput
 from services.llm.model.kernels import StepKernels
@@ -40,21 +41,28 @@ class PrefillProgram(Program):
     """Feeds up to `tokens` inputs of sequences of at most `width` blocks each, padding included."""
 
     def __init__(
-        self, model: SpeechLM, cache: KVCache, bans: Tensor, tokens: int, width: int, kernels: StepKernels
+        self,
+        model: SpeechLM,
+        cache: KVCache,
+        bans: Tensor,
+        tokens: int,
+        width: int,
+        kernels: StepKernels,
+        aligner: Aligner | None = None,
     ) -> None:
         """`tokens` is a multiple of `TILE`; a row of the program is a tile."""
-        super().__init__(model, cache, bans, tokens // TILE, width, kernels)
+        super().__init__(model, cache, bans, tokens // TILE, width, kernels, aligner)
         self._host_tokens, self._device_tokens = self._twice((5, tokens), torch.int64)
         self._decoding = torch.zeros((0, width), dtype=torch.int64, device=bans.device)
 
-    def run(self, inputs: Sequence[PrefillInput]) -> list[int]:
-        """Feed the inputs and return an id per sequence. They must have `size` tiles at most."""
+    def run(self, inputs: Sequence[PrefillInput]) -> tuple[list[int], list[int]]:
+        """Feed the inputs; return an id per sequence, and its row. They must have `size` tiles at most."""
         firsts = self._fill(inputs)
         self._copy_inputs()
         self._device_tokens.copy_(self._host_tokens, non_blocking=True)
         self.replay()
         drawn = self._drawn.tolist()
-        return [drawn[row] for row in firsts]
+        return [drawn[row] for row in firsts], firsts
 
     def _run(self) -> None:
         tokens, numbers = self._device_tokens, self._integers
@@ -70,9 +78,12 @@ class PrefillProgram(Program):
             block_size=self._cache.block_size,
             tile_table=numbers[:, columns.TABLE :],
             spare=self._spare,
+            tap=self._tap(),
         )
         hidden = self._model(batch, self._cache, self._kernels)
         self._sample(hidden.index_select(0, batch.last))
+        if batch.tap is not None:
+            self.queries.copy_(batch.tap.summed())
 
     def _fill(self, inputs: Sequence[PrefillInput]) -> list[int]:
         """Return the first row of each sequence, which samples its token."""

@@ -6,11 +6,14 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from services.common.checkpoint.model_dir import AlignmentHead
 from services.common.engine.thread import current_device
+from services.llm.alignment.aligner import Aligner
 from services.llm.engine.backends import NonFiniteLogits
 from services.llm.engine.scheduler import ScheduledSequence
 from services.llm.model.decode_program import MAX_STEPS, DecodeProgram, ProgramInput
@@ -19,6 +22,9 @@ from services.llm.model.kv_cache import KVCache, SequenceInput, build_batch, kv_
 from services.llm.model.model import SpeechLM
 from services.llm.model.prefill_program import PrefillInput, PrefillProgram
 from services.llm.model.sampling import NOT_FINITE, CounterDraw, Draw, SamplingBatch, SamplingRow, sample
+
+if TYPE_CHECKING:
+    from services.llm.model.cpu_graph.step import CpuStep
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +47,10 @@ class TorchOptions:
     """Most inputs of one sequence in a program: the engine's max_request_tokens."""
     prefill_sizes: tuple[int, ...] = ()
     """Numbers of inputs for which prompts run as fixed-shape programs; multiples of `prefill_program.TILE`."""
+    alignment: tuple[AlignmentHead, ...] = ()
+    """The heads that align speech tokens with the text; without any that is good enough, tokens are not aligned."""
+    cpu_graph: bool = False
+    """Run decode steps as one ONNX Runtime graph; for models in float32 on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -70,15 +80,23 @@ class TorchBackend:
         self._config = model.config
         self._options = options or TorchOptions()
         self._draw = draw
+        self._aligner = Aligner(self._options.alignment, model.config)
         self.device, self._dtype = model.speech_embedding.weight.device, model.dtype
         self._cache: KVCache | None = None
         self._programs: dict[str, _Programs] = {}
+        self._cpu_steps: dict[str, CpuStep] = {}
+        """The graph of each style; empty if steps run as single operations."""
         self.latest_program: DecodeProgram | None = None
         """The program of the latest step that ran as one; for measurements."""
         self._ban_kinds: dict[frozenset[int], int] = {}
         self._bans = torch.zeros(
             (BAN_KINDS, model.speech_embedding.num_embeddings), dtype=torch.bool, device=self.device
         )
+
+    @property
+    def aligns(self) -> bool:
+        """Whether steps align their tokens with the text."""
+        return bool(self._aligner.heads)
 
     def kv_bytes(self, num_blocks: int, block_size: int) -> int:
         """Return the bytes of the K/V cache that `reserve` allocates on the device."""
@@ -108,16 +126,29 @@ class TorchBackend:
                 self._record()
             except Exception as error:  # noqa: BLE001 - compilers raise many kinds of errors; single kernels always work
                 self._programs = dict.fromkeys(self._models, _Programs())
-                fields = {
-                    "setting": "llm_cuda_graphs",
-                    "instead": "kernels launched one by one",
-                    "reason": (str(error) or type(error).__name__).splitlines()[0],
-                }
-                log.warning("a setting cannot be followed here", extra=fields)
+                _log_replaced("llm_cuda_graphs", "kernels launched one by one", error)
+        if options.cpu_graph:
+            self._cpu_steps = self._make_cpu_steps(self._cache)
+
+    @torch.inference_mode()
+    def _make_cpu_steps(self, cache: KVCache) -> dict[str, CpuStep]:
+        """Return the graph of each style, or none, with a reason in the log, if one cannot be made or is wrong."""
+        try:
+            from services.llm.model.cpu_graph.step import CpuStep
+
+            shared = (cache, torch.get_num_threads(), self._aligner.groups)
+            steps = {style: CpuStep(model, *shared) for style, model in self._models.items()}
+            reason: object = next((fault for step in steps.values() if (fault := step.fault())), None)
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime raises many kinds of errors; operations always work
+            reason = error
+        if reason is None:
+            return steps
+        _log_replaced("llm_cpu_graph", "single operations", reason)
+        return {}
 
     def _make_programs(self, model: SpeechLM, cache: KVCache, width: int) -> _Programs:
         options = self._options
-        shared = (width, options.kernels)
+        shared = (width, options.kernels, self._aligner)
         return _Programs(
             [DecodeProgram(model, cache, self._bans, size, *shared) for size in sorted(options.program_sizes)],
             [PrefillProgram(model, cache, self._bans, size, *shared) for size in sorted(options.prefill_sizes)],
@@ -159,7 +190,7 @@ class TorchBackend:
         for style, left in rest.items():
             self._prefill(style, left, batch, tokens, cache)
         for program, where in launched:
-            self._store(tokens, batch, where, program.read())
+            self._store(tokens, batch, where, program.read(), program.step_queries)
         return tokens
 
     def _prefill(
@@ -182,14 +213,16 @@ class TorchBackend:
                     taken.append(i)
                     tiles += inputs[i].tiles
             program = next(program for program in programs if tiles <= program.size)
-            drawn = dict(zip(taken, program.run([inputs[i] for i in taken]), strict=True))
+            ids, rows = program.run([inputs[i] for i in taken])
+            drawn = dict(zip(taken, zip(ids, rows, strict=True), strict=True))
             sampled = [i for i in taken if batch[i].samples]
-            self._store(tokens, batch, sampled, [[drawn[i]] for i in sampled])
+            queries = program.queries[None, [drawn[i][1] for i in sampled]]
+            self._store(tokens, batch, sampled, [[drawn[i][0]] for i in sampled], queries)
             fitting = [i for i in fitting if i not in drawn]
             left = [i for i in left if i not in drawn]
         if left:
-            sampled, ids = self._run(self._models[style], [batch[i] for i in left], cache)
-            self._store(tokens, batch, [left[i] for i in sampled], [[token] for token in ids])
+            sampled, ids, queries = self._run(style, [batch[i] for i in left], cache)
+            self._store(tokens, batch, [left[i] for i in sampled], [[token] for token in ids], queries[None])
 
     def _program(
         self, style: str, batch: Mapping[int, ScheduledSequence]
@@ -220,12 +253,29 @@ class TorchBackend:
         code, window = sequence.layout.inputs[scheduled.start], sequence.sampling.win_size
         return ProgramInput(code, scheduled.start, sequence.blocks, ban, _sampling_row(scheduled), window)
 
-    def _run(self, model: SpeechLM, batch: Sequence[ScheduledSequence], cache: KVCache) -> tuple[list[int], list[int]]:
-        """Return the indices of the sequences that sample, and their tokens."""
-        step_batch = build_batch([_sequence_input(scheduled) for scheduled in batch], cache.block_size, self.device)
-        hidden = model(step_batch, cache, self._options.kernels)
+    def _run(
+        self, style: str, batch: Sequence[ScheduledSequence], cache: KVCache
+    ) -> tuple[list[int], list[int], Tensor]:
+        """Return the indices of the sequences that sample, their tokens, and the queries that align them."""
+        model, cpu_step = self._models[style], self._cpu_steps.get(style)
+        single = [i for i, scheduled in enumerate(batch) if scheduled.count == 1] if cpu_step is not None else []
+        rest = [i for i in range(len(batch)) if i not in set(single)]
+        hidden, queries = list[Tensor](), list[Tensor]()
+        if cpu_step is not None and single:
+            states, tapped = cpu_step.run([_sequence_input(batch[i]) for i in single])
+            hidden.append(states)
+            queries += [] if tapped is None else [tapped]
+        if rest:
+            tap = self._aligner.tap()
+            inputs = [_sequence_input(batch[i]) for i in rest]
+            step_batch = build_batch(inputs, cache.block_size, self.device, tap)
+            hidden.append(model(step_batch, cache, self._options.kernels)[step_batch.last])
+            queries += [] if tap is None else [tap.summed()]
+        place = {i: row for row, i in enumerate(single + rest)}
         sampled = [i for i, scheduled in enumerate(batch) if scheduled.samples]
-        return sampled, self._sample(model, [batch[i] for i in sampled], hidden[step_batch.last[sampled]])
+        chosen = [place[i] for i in sampled]
+        ids = self._sample(model, [batch[i] for i in sampled], torch.cat(hidden)[chosen])
+        return sampled, ids, torch.cat(queries)[chosen] if queries else hidden[0][chosen, :0]
 
     def _sample(self, model: SpeechLM, batch: Sequence[ScheduledSequence], hidden: Tensor) -> list[int]:
         if not batch:
@@ -243,7 +293,10 @@ class TorchBackend:
         batch: Sequence[ScheduledSequence],
         where: Iterable[int],
         drawn: Sequence[Sequence[int]],
+        queries: Tensor,
     ) -> None:
+        """Store the ids drawn for the sequences `where`, and align them; queries [steps, sequences or more, width]."""
+        where = list(where)
         for i, row in zip(where, drawn, strict=True):
             forced = batch[i].sequence.layout.constraint().forced
             # A program's tokens after an id that is not speech are dropped: that id is never fed.
@@ -252,6 +305,10 @@ class TorchBackend:
             if NOT_FINITE in row[:ends]:
                 name = str(self._dtype).removeprefix("torch.")
                 raise NonFiniteLogits(f"the model's logits in {name} are not finite; a wider precision may help")
+        if self._aligner.heads and self._cache is not None and where:
+            steps = max(len(tokens[i]) for i in where)
+            counts = [len(tokens[i]) for i in where]
+            self._aligner.align([batch[i] for i in where], counts, queries[:steps, : len(where)], self._cache)
 
     def _ban_kind(self, allowed: frozenset[int]) -> int:
         """Return the index of the mask in `_bans` that is true for every special id that is not allowed."""
@@ -263,6 +320,11 @@ class TorchBackend:
             self._bans[kind, sorted(allowed)] = False
             self._ban_kinds[allowed] = kind
         return self._ban_kinds[allowed]
+
+
+def _log_replaced(setting: str, instead: str, reason: object) -> None:
+    fields = {"setting": setting, "instead": instead, "reason": (str(reason) or type(reason).__name__).splitlines()[0]}
+    log.warning("a setting cannot be followed here", extra=fields)
 
 
 def _sequence_input(scheduled: ScheduledSequence) -> SequenceInput:

@@ -214,7 +214,7 @@ def test_without_triton_a_gpu_uses_plain_operations(tiny: ModelDir, monkeypatch:
     reasons = [line["reason"] for line in made["logs"] if "setting" in line]
     assert len(reasons) == 3
     assert all("triton package is missing" in reason for reason in reasons)
-    assert made["options"] == TorchOptions()
+    assert made["options"] == TorchOptions(alignment=tiny.card.alignment)
     made = load(tiny, "cuda", monkeypatch, llm_paged_kernel=False, llm_fused_kernels=False)
     assert not made["replaced"]
     assert made["options"].prefill_sizes == ()  # a prompt's program needs its kernel
@@ -241,7 +241,7 @@ def test_fused_layers_are_not_compiled(tiny: ModelDir, monkeypatch: pytest.Monke
 def test_a_cpu_needs_nothing_replaced(tiny: ModelDir, monkeypatch: pytest.MonkeyPatch) -> None:
     made = load(tiny, "cpu", monkeypatch, llm_int8_weights=True, llm_int8_kv=True)
     assert not made["replaced"]
-    assert made["options"] == TorchOptions(int8_kv=True)
+    assert made["options"] == TorchOptions(int8_kv=True, alignment=tiny.card.alignment)
 
 
 def test_an_engine_of_an_absent_gpu_speaks_on_the_cpu(mini_dir: ModelDir) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import grpc.aio
 import structlog
@@ -25,10 +27,13 @@ from gateway.auth.shares import Shares
 from gateway.backends import open_shared
 from gateway.lexicon.registry import LexiconRegistry
 from gateway.process.calls import FirstMessage
+from gateway.process.connections import ConnectionLimits
 from gateway.process.deadlines import with_budget
+from gateway.process.grpc_port import GrpcPort
 from gateway.process.health import GatewayHealth
-from gateway.process.http_server import ConnectionLimits, HttpServer
+from gateway.process.http_server import HttpServer
 from gateway.process.port_mux import http_or_grpc
+from gateway.process.relay import Relays
 from gateway.session.context import GatewayContext
 from gateway.settings import GatewaySettings
 from gateway.voices.consents import ConsentRegistry
@@ -108,7 +113,11 @@ class GatewayService:
             websockets=with_budget(self._bodies),
             limits=_connection_limits(settings),
         )
-        self._loopback_grpc_port = 0
+        self._sockets = tempfile.TemporaryDirectory(prefix="lighttts-")
+        self._relays = Relays(str(Path(self._sockets.name) / "grpc"))
+        self._grpc = GrpcPort(
+            self._relays, settings.host, settings.port, settings.tls_of_server, _connection_limits(settings)
+        )
         self._cosyvoice = self._cosyvoice_server(authenticator)
         self._polling: asyncio.Task[None] | None = None
 
@@ -129,8 +138,7 @@ class GatewayService:
     def register(self, server: grpc.aio.Server) -> None:
         riva_tts_pb2_grpc.add_RivaSpeechSynthesisServicer_to_server(RivaServicer(self._context), server)
         cosyvoice_pb2_grpc.add_CosyVoiceServicer_to_server(CosyVoiceServicer(self._context), server)
-        if self._cosyvoice is not None:
-            self._loopback_grpc_port = server.add_insecure_port("127.0.0.1:0")
+        server.add_insecure_port(f"unix:{self._relays.path}")
         tts_pb2_grpc.add_TextToSpeechServicer_to_server(TextToSpeechServicer(self._context), server)
         tts_pb2_grpc.add_VoicesServicer_to_server(VoicesServicer(self._context), server)
         tts_pb2_grpc.add_LexiconServicer_to_server(LexiconServicer(self._context), server)
@@ -152,20 +160,35 @@ class GatewayService:
         self.health.started = True
         self._polling = asyncio.create_task(self._poll(), name="model poll")
 
+    async def listen(self) -> int:
+        await self._grpc.start()
+        return self._grpc.port
+
     def retire(self) -> None:
         for http in filter(None, (self._http, self._cosyvoice)):
             http.retire()
 
+    async def send_goaway(self) -> None:
+        grace = self._settings.drain_grace_seconds
+        self._context.admission.retire(grace)
+        await self._grpc.retire(grace)
+
+    @property
+    def streams(self) -> int:
+        return self._relays.streams
+
     async def drain(self) -> None:
-        await self._context.admission.drain(self._settings.drain_grace_seconds)
+        await self._context.admission.drain()
 
     async def close(self) -> None:
         if self._polling is not None:
             self._polling.cancel()
             await asyncio.wait({self._polling})
+        await self._grpc.close()
         await self._http.close()
         if self._cosyvoice is not None:
             await self._cosyvoice.close()
+        self._sockets.cleanup()
         await self._context.voices.close()
         await self._context.llm.close()
         await self._context.encode.close()
@@ -181,7 +204,7 @@ class GatewayService:
             settings.host,
             settings.cosyvoice_port,
             settings.tls_of_server,
-            protocol=http_or_grpc(lambda: self._loopback_grpc_port),
+            protocol=http_or_grpc(self._relays),
             alpn=("h2", "http/1.1"),
             limits=_connection_limits(settings),
             port_setting="LIGHTTTS_COSYVOICE_PORT (or 'off')",

@@ -28,6 +28,8 @@ class Admission:
         self._max_sessions = max_sessions
         self._sessions: set[Admitted] = set()
         self._draining = False
+        self._end = 0.0
+        """When the grace of a drain has passed, on the loop's clock."""
         self._closed = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -62,13 +64,17 @@ class Admission:
             if not self._sessions:
                 self._idle.set()
 
-    async def drain(self, grace_seconds: float) -> None:
-        """Retire the sessions and wait until none is left; after `grace_seconds` abort the rest and admit no more."""
+    def retire(self, grace_seconds: float) -> None:
+        """Ask the clients of all sessions, also of those that still come, to reconnect elsewhere in a pause."""
         self._draining = True
+        self._end = asyncio.get_running_loop().time() + grace_seconds
         for session in list(self._sessions):
             session.retire()
+
+    async def drain(self) -> None:
+        """Wait until no session is left; when the grace has passed, abort the rest. Admit no more."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(grace_seconds):
+            async with asyncio.timeout_at(self._end):
                 await self._idle.wait()
         self._closed = True
         for session in list(self._sessions):

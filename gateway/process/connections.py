@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import socket
 import ssl
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
 import structlog
@@ -20,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 CLOSED = Metric(
     "lighttts_gateway_connections_closed_total",
-    "HTTP connections closed by the gateway before they made a request, by reason.",
+    "Connections closed by the gateway before they made a request, by reason.",
     ["reason"],
 )
 """`reason`: `limit` (too many, in all or from one address), `deadline` (handshake or headers took too long).
@@ -30,8 +32,28 @@ for _reason in ("limit", "deadline"):
 
 RESERVED_FILES = 64
 """File descriptors that connections of clients leave free: workers, stores, logs."""
-PORTS = 3
-"""Ports that share the other descriptors: HTTP, gRPC and CosyVoice's."""
+SHARES = 7
+"""Parts into which the other descriptors are divided: a connection of HTTP needs one; one of gRPC, and one of
+CosyVoice's port if it speaks gRPC, needs three (see gateway.process.relay)."""
+BACKLOG = 2048
+"""Connections that the kernel keeps until they are accepted."""
+
+
+@dataclass(frozen=True)
+class ConnectionLimits:
+    total: int = 1024
+    """Most connections of the port; fewer if the process may open few files."""
+    per_address: int = 512
+    """Most connections of one client address; at most half of all."""
+    handshake_seconds: float = 10.0
+    header_seconds: float = 10.0
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket; `::` accepts IPv4 too, as in gRPC. Raises OSError."""
+    host = host.strip("[]")  # gRPC wants brackets around IPv6, sockets do not
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=host == "::")
 
 
 def connection_limit(wanted: int) -> int:
@@ -39,7 +61,7 @@ def connection_limit(wanted: int) -> int:
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
         return wanted
-    return max(1, min(wanted, (files - RESERVED_FILES) // PORTS))
+    return max(1, min(wanted, (files - RESERVED_FILES) // SHARES))
 
 
 class Connections:
@@ -86,7 +108,7 @@ class Connections:
 
 
 class Gate(asyncio.Protocol):
-    """The first protocol of a connection: counts it, does the TLS handshake, and hands it to the HTTP protocol."""
+    """The first protocol of a connection: counts it, does the TLS handshake, and hands it to the next protocol."""
 
     def __init__(
         self,
@@ -95,13 +117,13 @@ class Gate(asyncio.Protocol):
         tls: ssl.SSLContext | None,
         handshake_seconds: float,
     ) -> None:
-        """`serve`: makes the HTTP protocol, see gateway.process.deadlines."""
+        """`serve`: makes the next protocol, HTTP (gateway.process.deadlines) or gRPC (gateway.process.relay)."""
         self._serve = serve
         self._connections = connections
         self._tls = tls
         self._handshake_seconds = handshake_seconds
         self._transport: asyncio.Transport | None = None
-        self._http: Any = None
+        self._next: Any = None
         self._handshake: asyncio.Task[None] | None = None
         self._early = b""
         """What the client sent together with the end of its handshake."""
@@ -112,7 +134,7 @@ class Gate(asyncio.Protocol):
 
     @property
     def idle(self) -> bool:
-        return self._http is None or bool(self._http.idle)
+        return self._next is None or bool(self._next.idle)
 
     def abort(self) -> None:
         """Close the connection at once."""
@@ -133,9 +155,9 @@ class Gate(asyncio.Protocol):
             self._handshake = asyncio.get_running_loop().create_task(self._secure(transport, self._tls))
 
     def _hand_over(self, transport: asyncio.Transport) -> None:
-        self._http = self._serve()
-        transport.set_protocol(self._http)
-        self._http.connection_made(transport)
+        self._next = self._serve()
+        transport.set_protocol(self._next)
+        self._next.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
         self._early += data
@@ -155,4 +177,4 @@ class Gate(asyncio.Protocol):
         if secured is not None:
             self._hand_over(secured)
             if self._early:
-                self._http.data_received(self._early)
+                self._next.data_received(self._early)

@@ -8,30 +8,19 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from gateway.process.connections import Connections, Gate, connection_limit
+from gateway.process.connections import ConnectionLimits, Connections, Gate, connection_limit, listen
 from gateway.process.deadlines import with_deadlines
 from gateway.process.departures import Departures, drop_client_faults
 from services.common.start_error import StartError
 from services.common.tls import TlsFiles, server_context
 
 _SHUTDOWN_SECONDS = 5
-
-
-@dataclass(frozen=True)
-class ConnectionLimits:
-    total: int = 1024
-    """Most connections of the port; fewer if the process may open few files."""
-    per_address: int = 512
-    """Most connections of one client address; at most half of all."""
-    handshake_seconds: float = 10.0
-    header_seconds: float = 10.0
 
 
 class HttpServer:
@@ -92,7 +81,7 @@ class HttpServer:
             self._context = server_context(self._tls, self._alpn)
         try:
             # uvicorn would exit the process if it could not bind, so it gets a socket that listens already.
-            listener = _listen(self._host.strip("[]"), self._port)  # gRPC wants brackets around IPv6, sockets do not
+            listener = listen(self._host, self._port)
         except OSError as error:
             raise StartError(
                 f"cannot listen on {self._host}:{self._port}: {error}; set {self._port_setting}"
@@ -153,10 +142,3 @@ class _Uvicorn(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield  # the process itself handles signals
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; `::` accepts IPv4 too, as in gRPC."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    both = host == "::"
-    return socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=both)

@@ -108,8 +108,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self.idle = asyncio.Event()
         """Set while no call runs. gRPC's own calls do not count: a health watch lasts as long as its client wants."""
         self.idle.set()
-        self.accepted = 0
-        """Calls that have arrived, gRPC's own included."""
+        self.watches = 0
+        """Health watches that run."""
         self._active = 0
 
     async def intercept_service(
@@ -117,11 +117,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        self.accepted += 1
         handler: Any = await continuation(handler_call_details)
         method = str(handler_call_details.method)
-        if handler is None or method.startswith("/grpc."):
-            return handler  # type: ignore[no-any-return]
+        if handler is None:
+            return None
+        if method.startswith("/grpc."):
+            return self._counted(handler)  # type: ignore[no-any-return]
         if method not in self._methods:  # another interceptor answers it, for example without a key
             method = UNREGISTERED
         kind = "_".join("stream" if s else "unary" for s in (handler.request_streaming, handler.response_streaming))
@@ -133,6 +134,20 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             request_deserializer=_tolerant(handler.request_deserializer),
             response_serializer=handler.response_serializer,
         )
+
+    def _counted(self, handler: Any) -> Any:
+        """Count the watches of one of gRPC's own handlers."""
+        if handler.unary_stream is None:
+            return handler
+
+        async def watch(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+            self.watches += 1
+            try:
+                await handler.unary_stream(request, context)
+            finally:
+                self.watches -= 1
+
+        return grpc.unary_stream_rpc_method_handler(watch, handler.request_deserializer, handler.response_serializer)
 
     def _unary(
         self, method: str, behaviour: Callable[..., Awaitable[Any]], checked: Callable[[Any], Any]

@@ -5,8 +5,8 @@ SIGTERM or SIGINT the process reports NOT_SERVING, waits for the notice period, 
 move or finish within the grace period and exits with 0. A second signal ends the process at once.
 
 After the notice, a worker refuses new streams: its callers watch its health and have other workers. A public service
-sends GOAWAY on all connections instead. Its callers come through a load balancer and keep their connections whatever
-its health is; after a GOAWAY they open their next calls elsewhere.
+sends GOAWAY on all connections instead, and serves what still arrives. Its callers come through a load balancer and
+keep their connections whatever its health is; after a GOAWAY they open their next calls elsewhere.
 """
 
 from __future__ import annotations
@@ -46,10 +46,8 @@ ALIVE_POLL_SECONDS = 0.25
 """Interval of the checks whether the service's engine still runs."""
 FLUSH_SECONDS = 0.2
 """Time to send the last statuses after all calls have ended."""
-QUIET_SECONDS = 0.002
-"""Time without a new call after which gRPC is taken to hold no call back."""
-QUIET_CHECKS = 50
-"""Most waits for such a time."""
+STREAM_POLL_SECONDS = 0.01
+"""Interval of the checks whether calls have ended."""
 LAST_SCRAPE_SECONDS = 20.0
 """Longest time that a failed process, which no longer serves, waits for the next scrape of its metrics."""
 TERMINATION_LOG = Path("/dev/termination-log")
@@ -100,10 +98,23 @@ class InterceptedService(Protocol):
 
 @runtime_checkable
 class PublicService(Protocol):
-    """A service whose callers come through a load balancer instead of a pool that watches its health."""
+    """A service whose callers come through a load balancer instead of a pool that watches its health.
+
+    It listens for them itself, because gRPC sends GOAWAY only when it stops, and then cancels what is on its way.
+    """
+
+    async def listen(self) -> int:
+        """Start to listen, and return the port. Raises StartError. Called when the gRPC server has started."""
 
     def retire(self) -> None:
         """Ask clients on connections of other protocols than gRPC to connect again. Called when a drain begins."""
+
+    async def send_goaway(self) -> None:
+        """Stop to listen, and tell gRPC clients to open their next calls elsewhere; calls on their way are served."""
+
+    @property
+    def streams(self) -> int:
+        """Calls that clients have begun and that have not ended, those that gRPC has not handed over yet included."""
 
 
 class ServiceServer:
@@ -120,7 +131,6 @@ class ServiceServer:
         self._interceptor = CallInterceptor(registered_methods(service.rpc_services))
         self._health = health.aio.HealthServicer()
         self._probes: grpc.aio.Server | None = None
-        self._stopping: asyncio.Task[None] | None = None
         self._server = grpc.aio.server(
             interceptors=[
                 self._interceptor,
@@ -141,12 +151,12 @@ class ServiceServer:
         reflection.enable_server_reflection(names, self._server)
         await self._health.set(LIVENESS, SERVING)
         await self._report(NOT_SERVING)
-        wanted = f"{self.settings.host}:{self.settings.port}"
-        try:
-            self.port = self._listen(wanted)
-        except RuntimeError as error:
-            raise StartError(f"cannot listen on {wanted}: is another process using it? Set LIGHTTTS_PORT") from error
-        await self._server.start()
+        if isinstance(self.service, PublicService):
+            await self._server.start()
+            self.port = await self.service.listen()
+        else:
+            self.port = self._listen(f"{self.settings.host}:{self.settings.port}")
+            await self._server.start()
         await self._start_probes()
         log.info("loading", address=self.address)
         await self.service.start()
@@ -160,13 +170,14 @@ class ServiceServer:
 
     def _listen(self, wanted: str) -> int:
         files = self.settings.tls_of_server
-        if files is None:
-            return self._server.add_insecure_port(wanted)
         try:
-            credentials = server_credentials(files)
+            if files is None:
+                return self._server.add_insecure_port(wanted)
+            return self._server.add_secure_port(wanted, server_credentials(files))
         except TlsError as error:
             raise StartError(f"TLS: {error}; see LIGHTTTS_TLS_CERT, _KEY and _CA") from error
-        return self._server.add_secure_port(wanted, credentials)
+        except RuntimeError as error:
+            raise StartError(f"cannot listen on {wanted}: is another process using it? Set LIGHTTTS_PORT") from error
 
     async def _start_probes(self) -> None:
         """Serve only health checks, in plaintext, for probes without a certificate."""
@@ -188,7 +199,7 @@ class ServiceServer:
         if isinstance(self.service, PublicService):
             self.service.retire()
             await asyncio.sleep(self.settings.drain_notice_seconds)
-            await self._send_goaway(2 * grace)
+            await self._retire(self.service, grace)
         else:
             await asyncio.sleep(self.settings.drain_notice_seconds)
             self._interceptor.refusal = "draining; another worker will serve you"
@@ -198,19 +209,14 @@ class ServiceServer:
             await asyncio.wait_for(self._interceptor.idle.wait(), grace)
         await self._server.stop(FLUSH_SECONDS)
 
-    async def _send_goaway(self, grace: float) -> None:
-        """Stop listening, and tell every client to open its next calls elsewhere; running calls continue.
-
-        gRPC cancels the calls that it has received and not handed over yet, so this waits for a moment without any. A
-        call that is on its way through the network while GOAWAY is on its way back is cancelled all the same.
-        """
-        for _ in range(QUIET_CHECKS):
-            accepted = self._interceptor.accepted
-            await asyncio.sleep(QUIET_SECONDS)
-            if accepted == self._interceptor.accepted:
-                break
-        self._stopping = asyncio.create_task(self._server.stop(grace), name="stop accepting calls")
-        await asyncio.sleep(0)  # lets the task send them
+    async def _retire(self, service: PublicService, grace: float) -> None:
+        """Send GOAWAY, and wait until all calls have ended, those that no handler has yet included."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                await service.send_goaway()
+                # A health watch lasts as long as its client wants.
+                while service.streams > self._interceptor.watches:  # noqa: ASYNC110 - gRPC has no event for it
+                    await asyncio.sleep(STREAM_POLL_SECONDS)
 
     async def close(self) -> None:
         """Stop at once; running calls are cancelled."""
@@ -220,8 +226,6 @@ class ServiceServer:
             await asyncio.wait({self._watching})
         await self._report(NOT_SERVING)
         await self._server.stop(0)
-        if self._stopping is not None:
-            await self._stopping
         if self._probes is not None:
             await self._probes.stop(0)
         await self.service.close()

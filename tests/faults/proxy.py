@@ -31,6 +31,8 @@ class Proxy:
         self._random = random.Random(seed)
         self._forwarding = asyncio.Event()
         self._forwarding.set()
+        self._answering = asyncio.Event()
+        self._answering.set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -49,6 +51,10 @@ class Proxy:
         """Forward nothing until `restore`; connections stay open."""
         self._forwarding.clear()
 
+    def stall_answers(self) -> None:
+        """Forward nothing to clients until `restore`; what they send is forwarded."""
+        self._answering.clear()
+
     def reset(self) -> None:
         """Reset every open connection."""
         for writer in self._writers:
@@ -59,6 +65,7 @@ class Proxy:
         self.delay = self.rate = 0.0
         self.refuse = False
         self._forwarding.set()
+        self._answering.set()
 
     def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = asyncio.create_task(self._connect(reader, writer))
@@ -76,14 +83,16 @@ class Proxy:
         both = {writer, far_writer}
         self._writers |= both
         try:
-            await asyncio.gather(self._forward(reader, far_writer), self._forward(far_reader, writer))
+            await asyncio.gather(self._forward(reader, far_writer), self._forward(far_reader, writer, self._answering))
         finally:
             self._writers -= both
             for end in both:
                 end.transport.abort()
             await asyncio.gather(*(end.wait_closed() for end in both), return_exceptions=True)
 
-    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _forward(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, allowed: asyncio.Event | None = None
+    ) -> None:
         try:
             while data := await reader.read(PIECE):
                 if self.delay:
@@ -91,6 +100,8 @@ class Proxy:
                 if self.rate:
                     await asyncio.sleep(len(data) / self.rate)
                 await self._forwarding.wait()
+                if allowed is not None:
+                    await allowed.wait()
                 writer.write(data)
                 await writer.drain()
         except OSError:

@@ -98,7 +98,8 @@ async def test_admission_is_bounded_and_frees_places() -> None:
 async def test_draining_admits_no_session_and_aborts_the_rest() -> None:
     admission, running = Admission(2), Running()
     with admission.admit(running):
-        draining = asyncio.create_task(admission.drain(0))
+        admission.retire(0)
+        draining = asyncio.create_task(admission.drain())
         await running.aborted.wait()
         assert not draining.done()
         with pytest.raises(Unavailable), admission.admit(Running()):

@@ -96,7 +96,7 @@ def load_engine(
 
 
 def _check_room(settings: LlmSettings, limits: EngineLimits, backend: Backend) -> None:
-    """Raise StartError if the K/V cache and the list of its free blocks do not fit into the memory."""
+    """Raise StartError if the K/V cache, the list of its free blocks or copies of weights do not fit in memory."""
     what = f"{settings.total_tokens} tokens of K/V cache"
     on_host = limits.num_blocks * FREE_LIST_BYTES
     if isinstance(backend, TorchBackend):
@@ -105,7 +105,7 @@ def _check_room(settings: LlmSettings, limits: EngineLimits, backend: Backend) -
             free = free_memory(backend.device, settings.llm_memory_fraction)
             check_room(what, size, free, setting="total_tokens", where=str(backend.device))
         else:
-            on_host += size
+            on_host += size + backend.graph_bytes()
     check_room(what, on_host, host_memory().free, setting="total_tokens", where="this machine or container")
 
 

@@ -102,6 +102,14 @@ class TorchBackend:
         """Return the bytes of the K/V cache that `reserve` allocates on the device."""
         return kv_cache_bytes(self._config, num_blocks + 1, block_size, self._dtype, self._options.int8_kv)
 
+    def graph_bytes(self) -> int:
+        """Return the bytes of the copies of weights that the graphs of decode steps will keep."""
+        if not self._options.cpu_graph:
+            return 0
+        return sum(
+            weight.nbytes for model in self._models.values() for layer in model.layers for weight in layer.parameters()
+        )
+
     def reserve(self, num_blocks: int, block_size: int) -> None:
         with current_device(self.device):
             self._reserve(num_blocks, block_size)

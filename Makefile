@@ -49,8 +49,11 @@ run: setup protos ## Start the whole system and leave it serving until Ctrl-C
 	@$(BIN)/light-tts up
 
 # A test process that dies, for example without memory, fails the run at once: a new process would often die as well.
+# Files run in the order of their names, so that those with the longest tests come first (tests/conftest.py says more).
+# Bytecode is stored even where the environment forbids it, because tests start about a hundred Python processes.
 test: setup protos ## Run the tests that need Python wheels only (ARGS="-k name", ARGS=--cov)
-	@$(BIN)/python -m pytest -m "not system" -n $(WORKERS) --dist loadfile --max-worker-restart 0 $(ARGS)
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -m "not system" -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
+	    --max-worker-restart 0 $(ARGS)
 
 fuzz: setup protos ## Run the property tests on random examples (MINUTES=5); examples that fail are kept in .hypothesis
 	@$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),5) $(ARGS)

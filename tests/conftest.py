@@ -1,13 +1,17 @@
-"""Settings that all tests share: torch threads, gRPC's log, and the profiles of property tests."""
+"""Settings that all tests share: torch threads, gRPC's log, the profiles of property tests, and the order of files."""
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import settings
 from hypothesis.database import DirectoryBasedExampleDatabase
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 # One thread, so that figures do not depend on the machine's cores.
 torch.set_num_threads(1)
@@ -22,3 +26,21 @@ settings.register_profile("ci", deadline=None, derandomize=True, database=None)
 FOUND = DirectoryBasedExampleDatabase(Path(__file__).parent.parent / ".hypothesis" / "examples")
 settings.register_profile("fuzz", deadline=None, derandomize=False, max_examples=1000, database=FOUND, print_blob=True)
 settings.load_profile("ci")
+
+
+class TogetherByFile(LoadFileScheduling):
+    """Run the tests of a file in one process, and those of tests/e2e too, because their files share a running stack."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "tests/e2e" if nodeid.startswith("tests/e2e/") else super()._split_scope(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
+    return TogetherByFile(config, log)
+
+
+def pytest_collection_finish() -> None:
+    """Exclude what exists by now, the libraries and all tests, from garbage collection: it stays until the end."""
+    gc.collect()
+    gc.freeze()

@@ -73,7 +73,7 @@ async def downloaded(port: int) -> bytes:
 
 async def test_streams_outlive_the_time_after_which_envoy_ends_them_by_default(tmp_path: Path) -> None:
     asked = timeouts()
-    async with rig(limit_seconds=60) as r:
+    async with rig(limit_seconds=120) as r:
         http, grpc_port = int(r.gateway.http_port), int(r.server.port)
         routes = {
             "http": Route(free_port(), http, http2=False, timeout=asked["HTTPRoute"]),

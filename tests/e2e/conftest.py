@@ -12,7 +12,7 @@ from tests.support.figures import Figure
 from tests.support.spoken import LEAD_SECONDS
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     """One encode, one llm, two decode workers and a gateway on the embedded voice; what dies stays dead.
 

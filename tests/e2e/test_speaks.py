@@ -71,7 +71,7 @@ async def test_a_prompt_of_ones_own_is_spoken_over_http(stack: Stack) -> None:
     prompt = {"prompt_wav": (EMBEDDED_MODEL / "prompt_rms.wav").read_bytes()}
     words = (EMBEDDED_MODEL / "prompt_rms.txt").read_text(encoding="utf-8").strip()
     form = {"tts_text": LONG, "prompt_text": words, "stream": "true"}
-    async with httpx.AsyncClient(base_url=stack.http_url, timeout=60) as client:
+    async with httpx.AsyncClient(base_url=stack.http_url, timeout=120) as client:
         assert (await client.get("/readiness")).status_code == 200
         answer = await client.post("/inference_zero_shot", data=form, files=prompt)
     assert answer.status_code == 200
@@ -79,7 +79,7 @@ async def test_a_prompt_of_ones_own_is_spoken_over_http(stack: Stack) -> None:
 
 
 async def test_every_process_reports_itself_ready_to_prometheus(stack: Stack) -> None:
-    async with httpx.AsyncClient(timeout=30) as client:
+    async with httpx.AsyncClient(timeout=120) as client:
         for worker in stack.workers():
             page = await client.get(f"http://{HOST}:{worker.spec.metrics_port}/metrics")
             assert "\nlighttts_ready 1.0\n" in page.text, worker.name
@@ -104,7 +104,7 @@ async def test_a_dead_decode_worker_is_left_out_and_welcomed_back(stack: Stack) 
     stack.decode[0].kill()
     assert await served_by(stack, 4) == {"decode-2": 4}
     await stack.decode[0].restart()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while "decode-1" not in await served_by(stack, 1):
             continue
     assert sorted((await served_by(stack, 4)).items()) == [("decode-1", 2), ("decode-2", 2)]

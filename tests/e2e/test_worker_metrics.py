@@ -62,7 +62,7 @@ class Page:
 
 
 async def scrape(worker: Worker) -> Page:
-    async with httpx.AsyncClient(timeout=30, trust_env=False) as client:
+    async with httpx.AsyncClient(timeout=120, trust_env=False) as client:
         return Page((await client.get(f"http://{HOST}:{worker.spec.metrics_port}/metrics")).text)
 
 

@@ -37,7 +37,7 @@ HTTP = {
 }
 INTERNAL = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS}
 APIS = sorted(path.stem for path in CORPUS.glob("*.txt"))
-LIMIT_SECONDS = 20.0
+LIMIT_SECONDS = 120.0
 Example = list[bytes]
 
 

@@ -17,7 +17,7 @@ from lighttts.v1 import decode_pb2, decode_pb2_grpc
 from services.common.workers.call_end import CallEnd
 from tests.support.llm import TINY, VOICE
 
-LIMIT_SECONDS = 40
+LIMIT_SECONDS = 120
 BROKEN = """
 import sys
 from collections.abc import AsyncIterator

@@ -64,7 +64,7 @@ async def decode_service(tmp_path: Path) -> AsyncIterator[tuple[Any, DecodeServi
     server = ServiceServer(service, settings)
     try:
         await server.start()
-        async with asyncio.timeout(30), open_channel(server.address) as channel:
+        async with asyncio.timeout(120), open_channel(server.address) as channel:
             yield decode_pb2_grpc.DecodeStub(channel), service
     finally:
         await server.close()

@@ -45,7 +45,7 @@ async def encode_service(**changes: Any) -> AsyncIterator[Any]:
     server = ServiceServer(EncodeService(options), options)
     try:
         await server.start()
-        async with asyncio.timeout(30), open_channel(server.address) as channel:
+        async with asyncio.timeout(120), open_channel(server.address) as channel:
             yield encode_pb2_grpc.EncodeStub(channel)
     finally:
         await server.close()

@@ -33,7 +33,7 @@ async def voices(r: Rig, authority: bytes, client: tuple[bytes, bytes] | None = 
     credentials = grpc.ssl_channel_credentials(authority, key, certificate)
     options = [("grpc.ssl_target_name_override", NAME), ("grpc.use_local_subchannel_pool", 1)]
     async with grpc.aio.secure_channel(r.server.address, credentials, options=options) as channel:
-        answer = await tts_pb2_grpc.VoicesStub(channel).ListVoices(tts_pb2.ListVoicesRequest(), timeout=10)
+        answer = await tts_pb2_grpc.VoicesStub(channel).ListVoices(tts_pb2.ListVoicesRequest(), timeout=120)
         return [voice.name for voice in answer.voices]
 
 
@@ -76,7 +76,7 @@ async def test_the_port_of_cosyvoices_clients_serves_nothing_in_plaintext(tmp_pa
         port = r.gateway.cosyvoice_port
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             with pytest.raises(grpc.aio.AioRpcError):
-                await tts_pb2_grpc.VoicesStub(channel).ListVoices(tts_pb2.ListVoicesRequest(), timeout=10)
+                await tts_pb2_grpc.VoicesStub(channel).ListVoices(tts_pb2.ListVoicesRequest(), timeout=120)
         with pytest.raises(httpx.TransportError):
             async with httpx.AsyncClient(trust_env=False) as http:
                 await http.get(f"http://127.0.0.1:{port}/liveness")
@@ -84,7 +84,7 @@ async def test_the_port_of_cosyvoices_clients_serves_nothing_in_plaintext(tmp_pa
         options = [("grpc.ssl_target_name_override", NAME)]
         async with grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options) as channel:
             stub = tts_pb2_grpc.VoicesStub(channel)
-            answer = await stub.ListVoices(tts_pb2.ListVoicesRequest(), timeout=10)
+            answer = await stub.ListVoices(tts_pb2.ListVoicesRequest(), timeout=120)
         assert answer.default_voice == "rms"
         async with httpx.AsyncClient(verify=trusting(authority), trust_env=False) as http:
             url = f"https://127.0.0.1:{port}/liveness"
@@ -122,7 +122,7 @@ async def test_with_an_authority_applications_need_a_certificate_and_probes_do_n
             await models(r, trusting(authority))
         async with grpc.aio.insecure_channel(f"127.0.0.1:{settings['health_port']}") as probe:
             stub: Any = health_pb2_grpc.HealthStub(probe)
-            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=10)
+            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=120)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 

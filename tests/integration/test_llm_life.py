@@ -45,6 +45,7 @@ async def start_failure(kind: type[Exception], **options: Any) -> str:
         ({"total_tokens": 64, "max_request_tokens": 128}, "max_request_tokens 128 must fit into total_tokens 64"),
         ({"device": "toaster"}, "LIGHTTTS_DEVICE 'toaster' is not a device"),
         ({"decode_target": "somewhere"}, "LIGHTTTS_DECODE_TARGET"),
+        ({"encode_target": "somewhere"}, "LIGHTTTS_ENCODE_TARGET"),
         ({"llm_backend": "simulated"}, "set LIGHTTTS_LLM_COST_FILE"),
         ({"total_tokens": 10**12}, "set LIGHTTTS_TOTAL_TOKENS lower"),
     ],
@@ -132,7 +133,7 @@ async def test_a_dead_engine_takes_the_service_out_of_rotation(
             raise ZeroDivisionError("a defect of the loop itself")
 
         monkeypatch.setattr(Scheduler, "schedule", broken)
-        await asyncio.wait_for(llm.server.failed.wait(), 10)
+        await asyncio.wait_for(llm.server.failed.wait(), 120)
         code, error = await refusal(llm.generate(starting(), text_message(TEXT)))
         assert code is grpc.StatusCode.UNAVAILABLE
         assert "another worker" in error.message
@@ -167,7 +168,7 @@ sys.exit(run(Dying, ServiceSettings(log_format="plain"), "dying"))
 def test_a_process_whose_engine_died_ends_with_an_error() -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", DYING], env=environment, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", DYING], env=environment, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 1
     assert "the dying engine's thread has ended" in done.stdout + done.stderr

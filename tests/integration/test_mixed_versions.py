@@ -33,7 +33,7 @@ from tests.support.released import Protos, last_release, released_peer
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "models" / "tiny"
-LIMIT_SECONDS = 60
+LIMIT_SECONDS = 120
 TEXT = "The train leaves at 9. Who knows?"
 # Names of the connections: client and server.
 ENCODE, LLM, DECODE, GATEWAY = "gateway to encode", "gateway to llm", "llm to decode", "application to gateway"

@@ -19,7 +19,7 @@ from services.common.pool import FailureReason, Lease, LeastLoaded, Pool, Worker
 from tests.support.dns_server import DnsServer
 from tests.support.workers import NOT_SERVING, SERVICE, SERVING, EchoWorker, ListedWorkers
 
-LIMIT_SECONDS = 20
+LIMIT_SECONDS = 120
 
 
 @pytest_asyncio.fixture

@@ -29,7 +29,7 @@ async def spoken(**settings: Any) -> np.ndarray[Any, Any]:
     server = ServiceServer(DecodeService(chosen), chosen)
     try:
         await server.start()
-        async with asyncio.timeout(60), open_channel(server.address) as channel:
+        async with asyncio.timeout(120), open_channel(server.address) as channel:
             return audio_of(await responses(decode_pb2_grpc.DecodeStub(channel), start(), tokens()))
     finally:
         await server.close()

@@ -33,7 +33,7 @@ from tests.support.fake_encode import SAMPLE_RATE, FakeEncode, recording_voice_c
 from tests.support.fake_encode import ids_of as ids_of
 
 SAMPLES_PER_ID = 240
-LIMIT_SECONDS = 30
+LIMIT_SECONDS = 120
 STYLES = ("default", "calm")
 
 

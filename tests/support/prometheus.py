@@ -40,14 +40,14 @@ class Prometheus:
 
     async def until(self, expr: str) -> None:
         """Wait until a query has a result."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while True:
                 if await self.series(expr):
                     return
                 await asyncio.sleep(0.1)
 
     async def until_ready(self) -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while True:
                 with contextlib.suppress(httpx.TransportError):
                     if (await self._client.get("/-/ready")).is_success:

@@ -32,7 +32,7 @@ class Events:
         return [event.kind for event in self.seen]
 
     async def wait_for(self, kind: str, times: int = 1) -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while self.kinds().count(kind) < times:
                 self._changed.clear()
                 await self._changed.wait()

@@ -22,7 +22,7 @@ from services.decode.engine.state import StreamSpec
 from services.decode.engine.torch_backend import TorchBackend
 
 ROOT = Path(__file__).parents[3]
-TIMEOUT = 60.0
+TIMEOUT = 120.0
 """Seconds after which a test stops waiting for an engine; it measures nothing."""
 
 

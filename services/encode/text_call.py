@@ -102,6 +102,8 @@ class Numbering:
         self._notes = notes
         self._utterance = 0
         self._inside = False
+        self._ids = 0
+        """Of the utterance, so far."""
 
     def responses(self, pieces: list[Piece], warnings: list[TextWarning]) -> Iterator[encode_pb2.EncodeTextResponse]:
         noted = [text_pb2.TextWarning(code=warning.code, message=warning.message) for warning in warnings]
@@ -122,6 +124,10 @@ class Numbering:
             last=piece.final,
             silence_seconds=piece.silence,
             released=piece.released,
+            words=[
+                encode_pb2.EncodedWord(first_id=self._ids + word.first_id, ids=word.ids, start=word.start, end=word.end)
+                for word in piece.words
+            ],
         )
         if not self._inside and not piece.silence:
             text.instruct_ids.extend(self.instruct_ids)
@@ -129,6 +135,7 @@ class Numbering:
                 text.speed = piece.style.speed
             if piece.style.gain != 1:
                 text.gain = piece.style.gain
+        self._ids = 0 if piece.final else self._ids + len(piece.ids)
         self._inside = not piece.final
         self._utterance += piece.final
         return text

@@ -43,6 +43,7 @@ class TextRequests:
             language=primary_subtag(start.language),
             lexicon=self._lexicon(start, lexicon),
             timbre_only=start.HasField("instruct_text"),
+            words=start.words,
         )
 
     def _lexicon(self, start: encode_pb2.EncodeTextStart, base: Lexicon) -> Lexicon:

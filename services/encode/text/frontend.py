@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -25,6 +26,8 @@ MAX_ACCOMPANYING = 4000
 time that either takes."""
 
 _LEADING_MARK = regex.compile(r"^[,;，；、]\s*")  # after a pause
+_LEADING_MARKS = frozenset(",;，；、")
+_SPACED_MARK = re.compile(r" [.,!?;:]")
 _LOOSE_MARK = regex.compile(r"(?<=\p{L}) (?=[.,!?;:](?:\s|$))")
 _CONTROL = regex.compile(CONTROL)
 _LINE_ENDS = regex.compile(r"[ \t]*[\r\n]\s*")
@@ -56,6 +59,8 @@ class TextFrontend:
 
     def check(self, text: str, *, field: str = "text") -> None:
         """Raise InvalidInput if `text` is not valid Unicode or has a script of none of the model's languages."""
+        if text.isascii():
+            return
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -79,7 +84,11 @@ class TextFrontend:
             text = _LINE_ENDS.sub("" if language == "zh" else " ", text)
         if "  " in text:
             text = _BLANKS.sub(" ", text)
-        text = _LEADING_MARK.sub("", _LOOSE_MARK.sub("", text).strip())
+        if _SPACED_MARK.search(text) is not None:
+            text = _LOOSE_MARK.sub("", text)
+        text = text.strip()
+        if text[:1] in _LEADING_MARKS:
+            text = _LEADING_MARK.sub("", text)
         return self.normaliser(text, language)
 
     def plain_characters(self, item: Text) -> list[Text]:

@@ -14,6 +14,7 @@ from services.encode.text.normalise import only_punctuation
 from services.encode.text.pieces import MAX_CHARACTERS, PLAIN_REQUEST, STEP_CHARACTERS, Piece, TextRequest
 from services.encode.text.pronunciation.lexicon_stream import LexiconStream
 from services.encode.text.text_input import TextInput
+from services.encode.text.words import WordIds, mapped, placed, word_ids
 
 
 class InterleavedEncoder:
@@ -26,7 +27,7 @@ class InterleavedEncoder:
     def __init__(
         self, frontend: TextFrontend, max_characters: int = MAX_CHARACTERS, request: TextRequest = PLAIN_REQUEST
     ) -> None:
-        self._frontend = frontend
+        self._frontend, self._request = frontend, request
         self._input = TextInput(frontend, max_characters, request)
         self._lexicon = LexiconStream(request.lexicon, frontend.pronouncer, self._input.warnings)
         self._text = ""
@@ -129,11 +130,24 @@ class InterleavedEncoder:
         self._end_of_last = stop
         self._scanned = max(0, self._scanned - end)
         self._input.spoken = self._input.spoken or not only_punctuation(regex.sub(r"\s", "", text))
+        written = text
         text = self._frontend.sounds.guarded(self._frontend.pronouncer.with_phones(text, self.warnings))
         tag = () if self._open else self._frontend.language_tag_ids(self._input.language)
         self._open = not final
         ids = (*tag, *self._frontend.tokenizer.encode(text))
-        return Piece(text, ids, start, stop, final, style=self._style)
+        words = self._words(written, text, begin, len(tag)) if self._request.words and text else ()
+        return Piece(text, ids, start, stop, final, style=self._style, words=words)
+
+    def _words(self, written: str, text: str, begin: int, before: int) -> tuple[WordIds, ...]:
+        """Return the words of a piece, which begins at `begin` in the text that was read."""
+
+        def alone(part: str) -> str:
+            return self._frontend.pronouncer.with_phones(part, Warnings())
+
+        words = placed(
+            mapped(written, text, alone), lambda start, end: self._input.translate(begin + start, begin + end)
+        )
+        return word_ids(words, self._frontend.tokenizer.offsets(text), before)
 
 
 _BOUNDARY = regex.compile(r"(?<=[\p{L}\p{N}])(?=[ \p{P}])")

@@ -45,12 +45,12 @@ _CHINESE = frozenset({"zh", "yue", "cmn", "wuu", "nan", "hak"})
 
 def language_of(text: str) -> Literal["zh", "en"]:
     """Return `zh` if the text has a Chinese character, else `en`: the family's two sets of rules."""
-    return "zh" if _HAN.search(text) else "en"
+    return "zh" if not text.isascii() and _HAN.search(text) else "en"
 
 
 def only_punctuation(text: str) -> bool:
     """Return whether `text` has nothing to speak; true for an empty text."""
-    return _ONLY_PUNCTUATION.fullmatch(text) is not None
+    return not text[:1].isalnum() and _ONLY_PUNCTUATION.fullmatch(text) is not None
 
 
 def is_verbatim(text: str) -> bool:

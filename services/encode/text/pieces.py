@@ -9,6 +9,7 @@ from typing import Protocol
 from services.encode.text.markup.items import PLAIN, Style, Warnings
 from services.encode.text.pronunciation.lexicon import NO_LEXICON, Lexicon
 from services.encode.text.segment import MAX_SEGMENT
+from services.encode.text.words import WordIds
 
 MAX_CHARACTERS = 20_000
 """Default limit of a request's text: about half an hour of speech."""
@@ -26,6 +27,8 @@ class TextRequest:
     lexicon: Lexicon = NO_LEXICON
     timbre_only: bool = False
     """The prompt gives only the timbre, so a preamble of the text takes the place of the prompt's text."""
+    words: bool = False
+    """Find the words that the ids speak."""
 
 
 PLAIN_REQUEST = TextRequest()
@@ -47,6 +50,8 @@ class Piece:
     style: Style = PLAIN
     released: int | None = None
     """Characters received before the pause that released these ids."""
+    words: tuple[WordIds, ...] = ()
+    """The words of the client's text, if they are wanted."""
 
 
 class TextEncoder(Protocol):

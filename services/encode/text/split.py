@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from services.common.checkpoint.model_dir import SplitConfig
+from services.encode.text.words import Word, moved
 
 SplitLanguage = Literal["zh", "en"]
 """Whose marks and lengths count: those of Chinese, or those of scripts with blanks."""
@@ -27,6 +28,8 @@ class Span:
     text: str
     start: int = 0
     end: int = 0
+    words: tuple[Word, ...] = ()
+    """The words of `text`, if they are wanted; their other text is the client's."""
 
 
 def with_final_mark(text: str, language: SplitLanguage) -> str:
@@ -78,16 +81,23 @@ class Merger:
     give the same pieces.
     """
 
-    def __init__(self, config: SplitConfig, count_tokens: Callable[[str], int]) -> None:
+    def __init__(
+        self,
+        config: SplitConfig,
+        count_tokens: Callable[[str], int],
+        count_joined: Callable[[str, str], int] | None = None,
+    ) -> None:
+        """`count_joined`: count the tokens of two texts together, if there is a quicker way than for their sum."""
         self._config = config
         self._count_tokens = count_tokens
+        self._count_joined = count_joined or (lambda first, second: count_tokens(first + second))
         self._held: Span | None = None  # complete, but a short last rest may still be joined to it
         self._current: Span | None = None
 
     def push(self, utterance: Span, language: SplitLanguage) -> list[Span]:
         ready: list[Span] = []
         if self._current is not None:
-            joined = self._length(self._current.text + utterance.text, language)
+            joined = self._joined_length(self._current.text, utterance.text, language)
             if joined > self._config.max_length and self._long_enough(language):
                 ready += self._complete()
         self._current = _join(self._current, utterance)
@@ -118,6 +128,9 @@ class Merger:
     def _long_enough(self, language: SplitLanguage) -> bool:
         return self._current is not None and self._length(self._current.text, language) > self._config.min_length
 
+    def _joined_length(self, first: str, second: str, language: SplitLanguage) -> int:
+        return len(first) + len(second) if language == "zh" else self._count_joined(first, second)
+
     def _length(self, text: str, language: SplitLanguage) -> int:
         return len(text) if language == "zh" else self._count_tokens(text)
 
@@ -137,4 +150,5 @@ def split_text(
 def _join(first: Span | None, second: Span) -> Span:
     if first is None:
         return second
-    return Span(first.text + second.text, first.start, second.end)
+    words = first.words + moved(second.words, len(first.text))
+    return Span(first.text + second.text, first.start, second.end, words)

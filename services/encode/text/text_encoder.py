@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, repeat
 
 from services.encode.text.frontend import TextFrontend
 from services.encode.text.interleaved import InterleavedEncoder
@@ -21,6 +21,7 @@ from services.encode.text.pieces import MAX_CHARACTERS, PLAIN_REQUEST, STEP_CHAR
 from services.encode.text.segment import Segmenter
 from services.encode.text.split import Merger, Span, SplitLanguage, utterances, with_final_mark
 from services.encode.text.text_input import TextInput
+from services.encode.text.words import Word, WordIds, divided, mapped, moved, placed, word_ids
 
 __all__ = ["MAX_CHARACTERS", "STEP_CHARACTERS", "InterleavedEncoder", "Piece", "SentenceEncoder", "TextEncoder"]
 
@@ -45,7 +46,7 @@ class SentenceEncoder:
         self._input = TextInput(frontend, max_characters, request)
         self._segmenter = Segmenter()
         self._encoded: dict[str, list[int]] = {}  # ids of the last texts, which are measured before they are spoken
-        self._merger = Merger(frontend.split, lambda text: len(self._ids(text)))
+        self._merger = Merger(frontend.split, lambda text: len(self._ids(text)), self._count_joined)
         self._language: SplitLanguage = "en"
         self._style = PLAIN
         self._started = False  # a sentence has preceded this one
@@ -105,8 +106,8 @@ class SentenceEncoder:
         characters = 0
         for segment in segments:
             start, end = self._input.translate(segment.start, segment.end)
-            for utterance in self._utterances(segment.text, inside=inside):
-                ready += self._merger.push(Span(utterance, start, end), self._language)
+            for utterance in self._utterances(segment, inside=inside):
+                ready += self._merger.push(replace(utterance, start=start, end=end), self._language)
             characters += len(segment.text)
             if characters >= STEP_CHARACTERS:
                 yield self._pieces(ready)
@@ -114,7 +115,8 @@ class SentenceEncoder:
         if characters:
             yield self._pieces(ready)
 
-    def _utterances(self, segment: str, *, inside: bool) -> list[str]:
+    def _utterances(self, span: Span, *, inside: bool) -> list[Span]:
+        segment = span.text
         core = segment.strip()
         if not core:
             return []
@@ -132,7 +134,21 @@ class SentenceEncoder:
             text += "，" if self._language == "zh" else ","
         elif not text.endswith(("…", ",", "，")):
             text = with_final_mark(text, self._language)
-        return list(utterances(text, self._language, self._frontend.split.comma_split, whole_names=True))
+        parts = list(utterances(text, self._language, self._frontend.split.comma_split, whole_names=True))
+        if not self._request.words:
+            return [Span(part) for part in parts]
+        words = self._words(core, read, span.start + segment.index(core), rules)
+        return list(map(Span, parts, repeat(0), repeat(0), divided(text, moved(words, len(blank)), parts)))
+
+    def _words(self, written: str, read: str, start: int, rules: str) -> list[Word]:
+        """Return the words of a sentence, which begins at `start` in the text that the segmenter got."""
+
+        def alone(part: str) -> str:
+            return self._frontend.read(part, rules, self._request.lexicon, Warnings())
+
+        return placed(
+            mapped(written, read, alone), lambda begin, end: self._input.translate(start + begin, start + end)
+        )
 
     def _rules(self, segment: str) -> str:
         """Return the language whose rules read a sentence, and choose how its text is split."""
@@ -155,6 +171,7 @@ class SentenceEncoder:
                 span.start,
                 span.end,
                 style=self._style,
+                words=self._word_ids(span, len(tag)),
             )
             for span in spans
             if not only_punctuation(span.text.strip())
@@ -162,10 +179,21 @@ class SentenceEncoder:
         self._input.spoken = self._input.spoken or bool(pieces)
         return pieces
 
+    def _word_ids(self, span: Span, before: int) -> tuple[WordIds, ...]:
+        return word_ids(span.words, self._frontend.tokenizer.offsets(span.text), before) if span.words else ()
+
     def _ids(self, text: str) -> list[int]:
         ids = self._encoded.get(text)
-        if ids is None:
-            if len(self._encoded) >= TEXTS_MEASURED:
-                self._encoded.clear()
-            ids = self._encoded[text] = self._frontend.tokenizer.encode(text)
+        return self._kept(text, self._frontend.tokenizer.encode(text)) if ids is None else ids
+
+    def _count_joined(self, first: str, second: str) -> int:
+        """Return the number of ids of both texts together; encode only the second, if the first was before."""
+        if not self._frontend.tokenizer.joins(first, second):
+            return len(self._ids(first + second))
+        return len(self._kept(first + second, self._ids(first) + self._ids(second)))
+
+    def _kept(self, text: str, ids: list[int]) -> list[int]:
+        if len(self._encoded) >= TEXTS_MEASURED:
+            del self._encoded[next(iter(self._encoded))]
+        self._encoded[text] = ids
         return ids

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import regex
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from services.common.checkpoint.model_dir import ModelDir, ModelDirError
@@ -21,6 +24,32 @@ _QWEN2_WORDS = (
 )
 
 
+# Text of these characters is divided into words by the same pattern here, several times faster than by the library.
+# Brackets may begin a special token. The characters are their own NFC.
+_PLAIN = re.compile(r"[ !-;=>?-Z\\-~\u4e00-\u9fff，。！？；：、“”‘’《》（）…]*")
+_WORDS = regex.compile(_QWEN2_WORDS)
+_LAST_MARKS = frozenset(".,;:!?")
+_NEXT_WORD = re.compile(r" [A-Za-z0-9]")
+_LONGEST_WORD = 40
+_WORDS_KEPT = 50_000
+
+
+class _Words(dict[str, tuple[int, ...]]):
+    """The ids of words, kept up to a bound. Two threads may make the same entry."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self._tokenizer = tokenizer
+
+    def __missing__(self, word: str) -> tuple[int, ...]:
+        ids = tuple(self._tokenizer.encode(word, add_special_tokens=False).ids)
+        if len(self) >= _WORDS_KEPT:
+            self.clear()
+        if len(word) <= _LONGEST_WORD:
+            self[word] = ids
+        return ids
+
+
 class TextTokenizer:
     """Encodes text as the ids of a model directory's llm. Thread-safe."""
 
@@ -30,6 +59,7 @@ class TextTokenizer:
         specials = model.family.text.special_tokens
         _add_specials(self._tokenizer, (special_tokens.END_OF_TEXT, *specials))
         self._specials = frozenset(specials)
+        self._words = _Words(self._tokenizer) if _has_qwen2_words(self._tokenizer) else None
         self._rows = model.llm.text_vocab
 
     def encode(self, text: str, *, field: str = "text") -> list[int]:
@@ -38,12 +68,25 @@ class TextTokenizer:
         Raises InvalidInput if the model has no embedding for a part of the text (a special token of its family on which
         this checkpoint was not trained).
         """
+        ids: list[int]
+        if self._words is not None and _PLAIN.fullmatch(text) is not None:
+            ids = list(chain.from_iterable(map(self._words.__getitem__, _WORDS.findall(text))))
+        else:
+            ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        if not ids or max(ids) < self._rows:
+            return ids
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         unknown = {token for token, id_ in zip(encoding.tokens, encoding.ids, strict=True) if id_ >= self._rows}
-        if unknown:
-            names = ", ".join(sorted(unknown))
-            raise InvalidInput(f"{field} has {names}, which this model does not support; remove it", field=field)
-        return list(encoding.ids)
+        names = ", ".join(sorted(unknown))
+        raise InvalidInput(f"{field} has {names}, which this model does not support; remove it", field=field)
+
+    def joins(self, first: str, second: str) -> bool:
+        """Return whether the ids of both texts together are certainly the ids of each, one after the other."""
+        return self._words is not None and first[-1:] in _LAST_MARKS and _NEXT_WORD.match(second) is not None
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """Return the characters [begin, stop) of `text` that each of its ids stands for."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False).offsets)
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """Return the text of each id; a part of a character gives a replacement character."""
@@ -96,6 +139,18 @@ def _from_vocabulary(directory: Path) -> Tokenizer:
     added = sorted(config.get("added_tokens_decoder", {}).items(), key=lambda item: int(item[0]))
     _add_specials(tokenizer, tuple(str(token["content"]) for _, token in added))
     return tokenizer
+
+
+def _has_qwen2_words(tokenizer: Tokenizer) -> bool:
+    """Return whether Qwen2's words are merged separately, and brackets begin all tokens that are no words."""
+    parts = json.loads(tokenizer.to_str())
+    division = json.dumps(parts["pre_tokenizer"])
+    added = [token["content"] for token in parts["added_tokens"]]
+    return (
+        json.dumps(_QWEN2_WORDS) in division
+        and parts["normalizer"] in (None, {"type": "NFC"})
+        and all("<" in token or "[" in token for token in added)
+    )
 
 
 def _add_specials(tokenizer: Tokenizer, tokens: tuple[str, ...]) -> None:

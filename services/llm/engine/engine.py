@@ -97,6 +97,8 @@ class LlmEngine(EngineShell[Sequence, TokensEvent, EngineStats]):
         """Turns of the loop, idle ones included; it grows while the engine is alive."""
         thread = EngineThread("llm-engine", self._turn, self._end, self.limits.heartbeat_s, backend.device)
         super().__init__(thread, RequestError, EngineStats(kv_blocks_total=self.limits.num_blocks))
+        self.aligns = bool(getattr(backend, "aligns", False))
+        """Whether tokens are aligned with the text; other backends than torch's do not."""
         self._backend, self._model = backend, model
         self._scheduler = Scheduler(self.limits, order, clock)
         self._on_step = on_step

@@ -20,14 +20,13 @@ from services.common.engine.shell import EngineClosed, EngineFull, FailedEvent
 from services.common.errors import InvalidInput, Overloaded
 from services.common.pool import Pool
 from services.common.voices.cache import VoiceCache
-from services.common.voices.message import from_message
 from services.common.voices.voice import Voice
 from services.common.workers.budget import FailoverBudget
 from services.common.workers.failover import MovePolicy
 from services.llm import metrics
 from services.llm.engine.engine import Handle, LlmEngine
-from services.llm.engine.layout import Prompt, RequestError, TextMissing
-from services.llm.engine.sequence import Request, TokensEvent, check_request
+from services.llm.engine.layout import RequestError, TextMissing
+from services.llm.engine.sequence import Request, TokensEvent
 from services.llm.settings import LlmSettings
 from services.llm.stream import decode_client, requests
 from services.llm.stream.progress import Progress
@@ -77,7 +76,9 @@ class GenerateCall:
         self._start = start
         self._events: EventQueue[_Event] = EventQueue()
         self._progress = Progress(
-            requests.hop_plan(start, context.model.flow), context.model.token_rate * requests.speed_of(start)
+            requests.hop_plan(start, context.model.flow),
+            context.model.token_rate * requests.speed_of(start),
+            context.engine.aligns and requests.text_position(start) is not None and not start.speech_tokens,
         )
         if start.place.admitted:  # earlier audio of the session plays until then
             self._progress.plays_from = self._progress.started_at + start.urgency.first_audio_target
@@ -153,16 +154,10 @@ class GenerateCall:
                 yield self._heartbeat()
 
     def _checked_voice(self, content: voice_pb2.VoiceContent) -> Voice:
-        """Return the voice that start names, after checks for every later utterance with it. Raises InvalidInput."""
+        """Return the voice that start names. Raises InvalidInput."""
         if content.voice_hash != self._start.voice_hash:
             raise InvalidInput("the voice sent is not the one that start names", field="voice.voice_hash")
-        voice = from_message(content, self._context.model_id, self._context.model.flow)
-        prompt = Prompt(tuple(voice.prompt_text_ids.tolist()), tuple(voice.speech_tokens.tolist()))
-        try:
-            check_request(Request((), prompt), self._context.model.llm)
-        except RequestError as error:
-            raise InvalidInput(str(error), field="voice") from error
-        return voice
+        return requests.checked_voice(content, self._context.model_id, self._context.model)
 
     def _add_text(self, text: llm_pb2.TextTokens) -> None:
         progress, most = self._progress, self._context.settings.max_request_tokens
@@ -192,6 +187,7 @@ class GenerateCall:
             text_complete=progress.text_complete,
             text_order=self._order,
             resume_ids=raw_ids,
+            text_position=requests.text_position(start),
             max_seconds=requests.longest_seconds(start, context.settings),
             max_tokens=self._max_tokens(len(raw_ids)),
             play_at=progress.started_at + requests.first_audio_after(start, context.settings),
@@ -339,6 +335,7 @@ class GenerateCall:
             sample_rate=event.sample_rate,
             text_order=_ORDERS[self._order],
             origin=self._origin,
+            samples_per_token=event.sample_rate / self._progress.token_rate if self._progress.aligns else 0,
         )
         return llm_pb2.GenerateResponse(started=started)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from lighttts.v1 import decode_pb2, llm_pb2
 from services.common import tracing
 from services.llm import metrics
+from services.llm.alignment.monotonic import Aligned
 from services.llm.engine.sequence import TokensEvent
 from services.llm.stream.hops import HopPlan
 
@@ -20,6 +21,8 @@ class Progress:
     hops: HopPlan
     token_rate: float
     """Speech tokens played per second: the model's own rate times the playback speed."""
+    aligns: bool = False
+    """Whether the engine aligns this utterance's tokens with the text."""
     started_at: float = field(default_factory=time.monotonic)
     text: list[int] = field(default_factory=list)
     text_complete: bool = False
@@ -38,6 +41,10 @@ class Progress:
     sent: int = 0
     unreported: list[int] = field(default_factory=list)
     """Raw ids that have not been reported to the gateway."""
+    unreported_places: list[Aligned] = field(default_factory=list)
+    """The text ids of the speech tokens among them, if tokens are aligned."""
+    text_position: int | None = None
+    """The text id at which the speech is; None if tokens are not aligned."""
     ended: bool = False
     """No more tokens follow."""
     done: llm_pb2.GenerateDone = field(default_factory=llm_pb2.GenerateDone)
@@ -65,6 +72,8 @@ class Progress:
         self.generated += len(event.ids)
         self.raw += len(event.raw_ids)
         self.unreported.extend(event.raw_ids)
+        self.unreported_places.extend(event.aligned)
+        self.text_position = event.text_position
         self.unsent.extend(event.ids)
         self.ended = event.last
         if event.last:
@@ -101,6 +110,10 @@ class Progress:
             tokens_generated=self.generated,
             tokens_spoken=decoded.tokens_spoken,
             first=first,
+            text_ids=[place.position for place in self.unreported_places],
+            confidences=[round(100 * place.confidence) for place in self.unreported_places],
+            text_position=self.text_position if self.aligns else None,
         )
         self.unreported.clear()
+        self.unreported_places.clear()
         return audio

@@ -9,7 +9,7 @@ from typing import Literal
 
 import structlog
 
-from lighttts.v1 import audio_pb2, llm_pb2
+from lighttts.v1 import audio_pb2, llm_pb2, voice_pb2
 from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.common.checkpoint.flow_config import FlowConfig
 from services.common.checkpoint.model_dir import ModelDir, ModelDirError
@@ -25,10 +25,11 @@ from services.common.errors import (
     listed,
     quoted,
 )
+from services.common.voices.message import from_message
 from services.common.voices.voice import Voice
 from services.llm.engine.backends import NonFiniteLogits
 from services.llm.engine.layout import Prompt, RequestError
-from services.llm.engine.sequence import MAX_SPEED, MIN_SPEED, SamplingOptions
+from services.llm.engine.sequence import MAX_SPEED, MIN_SPEED, Request, SamplingOptions, check_request
 from services.llm.settings import LlmSettings
 from services.llm.stream.hops import HopPlan
 
@@ -149,6 +150,13 @@ def speed_of(start: llm_pb2.GenerateStart) -> float:
     return start.speed or 1.0
 
 
+def text_position(start: llm_pb2.GenerateStart) -> int | None:
+    """Return the text id at which the speech is; None if an utterance to resume does not say so."""
+    if start.resume.HasField("text_position"):
+        return start.resume.text_position
+    return None if start.resume.raw_ids else 0
+
+
 def offline(start: llm_pb2.GenerateStart) -> bool:
     """Whether the utterance has offline priority."""
     return start.urgency.priority == audio_pb2.Urgency.PRIORITY_OFFLINE
@@ -191,3 +199,14 @@ def map_engine_error(error: Exception) -> Exception:
             return Internal(str(error))
         case _:
             return error
+
+
+def checked_voice(content: voice_pb2.VoiceContent, model_id: str, model: ModelDir) -> Voice:
+    """Return a voice after checks for every later utterance with it. Raises InvalidInput."""
+    voice = from_message(content, model_id, model.flow)
+    prompt = Prompt(tuple(voice.prompt_text_ids.tolist()), tuple(voice.speech_tokens.tolist()))
+    try:
+        check_request(Request((), prompt), model.llm)
+    except RequestError as error:
+        raise InvalidInput(str(error), field="voice") from error
+    return voice

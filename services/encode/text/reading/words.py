@@ -28,8 +28,16 @@ def cardinal(digits: str) -> str:
 
 @lru_cache(maxsize=1000)
 def _group(digits: str) -> str:
-    """Read a group of up to three digits. The library needs 0.1 ms, so longer numbers are made of cached groups."""
-    return str(num2words(int(digits)))
+    """Read a group of up to three digits."""
+    hundreds, rest = divmod(int(digits), 100)
+    words = f"{_below_100(hundreds)} hundred" if hundreds else ""
+    return f"{words}{' and ' if words else ''}{_below_100(rest)}" if rest or not hundreds else words
+
+
+@cache
+def _below_100(value: int) -> str:
+    """The library needs 0.1 ms, so longer numbers are made of these."""
+    return str(num2words(value))
 
 
 @cache

@@ -86,7 +86,8 @@ class Stack:
         self._stop_grace = draining.drain_notice_seconds + self._drain_grace + STOP_MARGIN
         decode_target = _target(self.ports.decode)
         llm_ports = (self.ports.llm, *self.ports.more_llms)
-        upstream = ("--encode-target", _target([self.ports.encode]), "--llm-target", _target(llm_ports))
+        to_encode = ("--encode-target", _target([self.ports.encode]))
+        upstream = (*to_encode, "--llm-target", _target(llm_ports))
         model = ("--model-dir", str(config.model_dir), "--torch-threads", str(config.torch_threads))
 
         def worker(name: str, module: str, ports: ServicePorts, *flags: str) -> Worker:
@@ -95,7 +96,7 @@ class Stack:
             return Worker(spec, on_event, config.start_timeout, config.restart_dead)
 
         self.encode = worker("encode", "services.encode", self.ports.encode, *model)
-        llm_flags = (*model, *_placement(config, "llm", 0), "--decode-target", decode_target)
+        llm_flags = (*model, *_placement(config, "llm", 0), "--decode-target", decode_target, *to_encode)
         self.llms = [
             worker(f"llm-{number}" if number > 1 else "llm", "services.llm", ports, *llm_flags)
             for number, ports in enumerate(llm_ports, start=1)

@@ -15,7 +15,7 @@ import structlog
 from lighttts.v1 import llm_pb2, llm_pb2_grpc, voice_pb2_grpc
 from services.common.checkpoint.model_dir import open_model_dir
 from services.common.checkpoint.weights_hash import weights_hash
-from services.common.discovery import discover
+from services.common.discovery import Discovery, discover
 from services.common.end_to_end import LLM_END_TO_END
 from services.common.engine.memory import check_caches
 from services.common.errors import InvalidInput, Unavailable
@@ -30,7 +30,8 @@ from services.llm.loading import load_engine, warm_up
 from services.llm.settings import LlmSettings
 from services.llm.stream.conversion import ConversionCall
 from services.llm.stream.generate_call import GenerateCall, LlmServiceContext
-from services.llm.stream.requests import RAW_IDS_VERSION, end_of_prompt_id
+from services.llm.stream.own_voices import OwnVoices
+from services.llm.stream.requests import RAW_IDS_VERSION, checked_voice, end_of_prompt_id
 from services.llm.styles import read_styles
 
 log = structlog.get_logger(__name__)
@@ -49,6 +50,7 @@ class LlmService(llm_pb2_grpc.LlmServicer):
         self._clock = clock
         self._context: LlmServiceContext | None = None
         self._statistics: asyncio.Task[None] | None = None
+        self._own_voices: OwnVoices | None = None
 
     @property
     def alive(self) -> bool:
@@ -67,10 +69,8 @@ class LlmService(llm_pb2_grpc.LlmServicer):
 
     async def start(self) -> None:
         settings = self._settings
-        try:
-            workers = discover(settings.decode_target)
-        except ValueError as error:
-            raise StartError(f"LIGHTTTS_DECODE_TARGET: {error}") from error
+        workers = _discovery("DECODE", settings.decode_target)
+        encode = _discovery("ENCODE", settings.encode_target) if settings.encode_target else None
         check_caches({"voice_cache_bytes": settings.voice_cache_bytes})
         model = open_model_dir(settings.model_dir)
         dial = dialler(settings)
@@ -93,8 +93,18 @@ class LlmService(llm_pb2_grpc.LlmServicer):
         metrics.export(engine)
         await asyncio.to_thread(warm_up, engine, model)
         await pool.start()
+        if encode is not None:
+            await self._fetch_voices(encode, self._context)
         if settings.stats_interval_seconds:
             self._statistics = asyncio.create_task(_log_stats(engine, settings.stats_interval_seconds))
+
+    async def _fetch_voices(self, encode: Discovery, service: LlmServiceContext) -> None:
+        self._own_voices = OwnVoices(
+            Pool(encode, "lighttts.v1.Encode", name="encode", dial=dialler(self._settings)),
+            service.voices,
+            lambda content: checked_voice(content, service.model_id, service.model),
+        )
+        await self._own_voices.start(self._settings.own_voices_seconds)
 
     async def drain(self) -> None:
         """Do nothing: running utterances finish within the grace period."""
@@ -103,6 +113,8 @@ class LlmService(llm_pb2_grpc.LlmServicer):
         if self._statistics is not None:
             self._statistics.cancel()
             await asyncio.wait({self._statistics})
+        if self._own_voices is not None:
+            await self._own_voices.close()
         if self._context is not None:
             await self._context.pool.close()
             await asyncio.to_thread(self._context.engine.close)
@@ -139,6 +151,13 @@ class LlmService(llm_pb2_grpc.LlmServicer):
         context: grpc.aio.ServicerContext[llm_pb2.ListStylesRequest, llm_pb2.ListStylesResponse],
     ) -> llm_pb2.ListStylesResponse:
         return llm_pb2.ListStylesResponse(styles=self._ready.styles)
+
+
+def _discovery(name: str, target: str) -> Discovery:
+    try:
+        return discover(target)
+    except ValueError as error:
+        raise StartError(f"LIGHTTTS_{name}_TARGET: {error}") from error
 
 
 def _origins(styles: Mapping[str, Path]) -> dict[str, bytes]:

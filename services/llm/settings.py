@@ -20,6 +20,11 @@ class LlmSettings(ModelServiceSettings):
     """Port of the gRPC server; 0 takes a free one."""
     decode_target: str = "static:///127.0.0.1:50061"
     """Addresses of the decode workers: static:///host:port,host:port or dns://[server[:port]]/name:port."""
+    encode_target: str = ""
+    """Addresses of the encode workers, from which this worker fetches the checkpoint's own voices before it is ready.
+    Empty: each voice comes with its first request."""
+    own_voices_seconds: float = Field(default=10.0, ge=0)
+    """Longest delay of the start, in seconds, while no encode worker sends the checkpoint's own voices."""
 
     llm_backend: Annotated[Literal["torch", "simulated"], renamed_value("clocked", "simulated")] = "torch"
     """torch computes; simulated sleeps for a cost model and emits deterministic tokens (load and fault tests)."""

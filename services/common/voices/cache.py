@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -35,25 +35,40 @@ class VoiceCache:
         self._max_bytes = max_bytes
         self._lock = threading.RLock()
         self._leased: dict[str, _Leased] = {}
+        self._held: dict[str, Voice] = {}
+        """Voices that stay whatever is evicted; they count towards no limit."""
         # Unbounded: the limits are over idle and leased voices together, see `_shrink`.
         self._idle: LRUCache[str, Voice] = LRUCache(math.inf, getsizeof=lambda voice: voice.nbytes)
+
+    def hold(self, voices: Iterable[Voice]) -> None:
+        """Keep these voices for good, in addition to the limits; no eviction concerns them."""
+        with self._lock:
+            self._held = {voice.hash: voice for voice in voices}
+            for hash_ in self._held:
+                self._idle.pop(hash_, None)
 
     def get(self, hash_: str) -> Voice | None:
         """Return the voice and make it the most recently used; None when it is not cached."""
         with self._lock:
+            if hash_ in self._held:
+                return self._held[hash_]
             leased = self._leased.get(hash_)
             return leased.voice if leased is not None else self._idle.get(hash_)
 
     def put(self, voice: Voice) -> None:
         """Add a voice, then evict what exceeds the limits. A cached voice of the same hash stays."""
         with self._lock:
-            if voice.hash not in self._leased:
+            if voice.hash not in self._leased and voice.hash not in self._held:
                 self._idle.setdefault(voice.hash, voice)
             self._shrink()
 
     @contextmanager
     def lease(self, hash_: str) -> Iterator[Voice | None]:
         """Yield the voice, or None. The voice is not evicted while the block runs."""
+        held = self._held.get(hash_)
+        if held is not None:
+            yield held
+            return
         leased = self._begin_lease(hash_)
         try:
             yield leased.voice if leased is not None else None
@@ -75,11 +90,11 @@ class VoiceCache:
 
     def __contains__(self, hash_: object) -> bool:
         with self._lock:
-            return hash_ in self._idle or hash_ in self._leased
+            return hash_ in self._held or hash_ in self._idle or hash_ in self._leased
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all cached voices."""
+        """Bytes of all cached voices, without those that it holds."""
         with self._lock:
             return int(self._idle.currsize) + sum(leased.voice.nbytes for leased in self._leased.values())
 
@@ -96,7 +111,7 @@ class VoiceCache:
             leased.leases -= 1
             if not leased.leases:
                 del self._leased[leased.voice.hash]
-                if not leased.evict:
+                if not leased.evict and leased.voice.hash not in self._held:
                     self._idle[leased.voice.hash] = leased.voice
                 self._shrink()
 

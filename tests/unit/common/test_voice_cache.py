@@ -75,6 +75,21 @@ def test_an_evicted_voice_goes_at_once_or_with_its_last_lease() -> None:
     assert "b" in cache, "a voice that was added again stays"
 
 
+def test_held_voices_stay_and_take_no_room() -> None:
+    cache = VoiceCache(max_voices=1, max_bytes=SIZE)
+    cache.put(voice("a"))
+    with cache.lease("a"):
+        cache.hold([voice("a"), voice("b")])
+    cache.put(voice("a"))
+    cache.put(voice("c"))
+    cache.evict("a")
+    assert [name in cache for name in "abc"] == [True, True, True]
+    assert (len(cache), cache.nbytes) == (1, SIZE)
+    with cache.lease("b") as leased:
+        assert leased is not None
+    assert cache.get("b") is not None
+
+
 def test_a_lease_ends_with_an_error() -> None:
     cache = VoiceCache(max_voices=1, max_bytes=10 * SIZE)
     cache.put(voice("a"))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.helm import CHART, Helm, HelmError
+from tests.support.helm import CHART, Helm, HelmError, parsed
 from tests.support.kube_lookup import lookup_api, owned
 from tests.support.metric_names import names_in
 
@@ -125,7 +125,7 @@ def test_names_of_jobs_fit_into_a_label(newest_helm: Helm) -> None:
 
 def replicas(text: str) -> dict[str, Any]:
     """The number of replicas of each Deployment in helm's output; None if it is left out."""
-    objects = [item for item in yaml.safe_load_all(text) if item and item["kind"] == "Deployment"]
+    objects = [item for item in parsed(text) if item["kind"] == "Deployment"]
     return {item["metadata"]["name"]: item["spec"].get("replicas") for item in objects}
 
 
@@ -210,7 +210,7 @@ def test_an_upgrade_that_changes_a_claim_is_refused_with_a_sentence(
 def test_a_claim_keeps_the_storage_class_that_it_has(newest_helm: Helm, tmp_path: Path) -> None:
     with lookup_api([claim(MODEL)], tmp_path) as kubeconfig:
         said = newest_helm.ask_cluster(kubeconfig, "values.yaml")
-    (made,) = [item for item in yaml.safe_load_all(said) if item and item["kind"] == "PersistentVolumeClaim"]
+    (made,) = [item for item in parsed(said) if item["kind"] == "PersistentVolumeClaim"]
     assert made["spec"]["storageClassName"] == "fast"
 
 

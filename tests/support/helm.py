@@ -50,6 +50,11 @@ class HelmError(Exception):
     """helm failed; the message is its output."""
 
 
+def parsed(text: str) -> list[dict[str, Any]]:
+    """Return the objects of a YAML stream. The parser in C saves a minute of `make chart`."""
+    return [item for item in yaml.load_all(text, yaml.CSafeLoader) if item is not None]
+
+
 @dataclass(frozen=True)
 class Helm:
     """One version of helm."""
@@ -66,7 +71,7 @@ class Helm:
         sets = [part for setting in settings for part in ("--set-json", setting)]
         place = ("--namespace", NAMESPACE, "--values", str(self.chart / profile))
         text = self._run("template", RELEASE, str(self.chart), *place, *sets, *more)
-        return [item for item in yaml.safe_load_all(text) if item is not None]
+        return parsed(text)
 
     def notes(self, profile: str) -> str:
         """Return the notes that `helm install` prints."""

@@ -17,7 +17,7 @@ SERVICES = ("encode", "llm", "decode")
 LONGEST_FILE = 400
 LARGEST_FOLDER = 14
 SHIPPED = ("services", "gateway", "cli")
-CODE = ("services", "gateway", "cli", "tools", "tests", "benchmarks")
+CODE = ("services", "gateway", "cli", "tools", "tests", "benchmarks", "training")
 
 ENGINE_FOLDERS = {"llm": ("alignment", "engine", "model"), "decode": ("engine", "estimators", "flow", "vocoder")}
 """Everything else in a service translates between gRPC or settings and its engine."""
@@ -108,13 +108,13 @@ def test_no_file_is_too_long() -> None:
 
 def test_no_folder_holds_too_many_modules() -> None:
     """`__init__` and `__main__` are no choices of a reader who looks for a place."""
-    modules = Counter(path.parent for path in python_files(*SHIPPED, "tools") if not path.stem.startswith("__"))
+    modules = Counter(path.parent for path in python_files(*SHIPPED, "tools", "training") if not path.stem.startswith("__"))
     assert not {str(folder.relative_to(ROOT)): n for folder, n in modules.items() if n > LARGEST_FOLDER}
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
     """Imports under TYPE_CHECKING and inside functions count: they hide a circle, they do not remove it."""
-    modules = {module_name(path): path for path in python_files(*SHIPPED, "tools")}
+    modules = {module_name(path): path for path in python_files(*SHIPPED, "tools", "training")}
     graph = {
         name: {known for module in imported_names(path) if (known := closest(module, modules)) and known != name}
         for name, path in modules.items()

@@ -1,0 +1,119 @@
+"""The teacher's speech becomes labelled utterances, and shards of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from training.store import RATES, Store, Utterance, write_shard
+from training.teacher.kokoro import RATE, Spoken
+from training.teacher.labels import FRAME, NO_WORD, PHONES, SILENCE, Labelled, label
+from training.teacher.pronounce import Pronunciation, SpokenWord
+from training.teacher.speakers import SPEAKERS, pace_of, speaker_of
+
+SAID = Pronunciation("hˈA ju.", (SpokenWord(0, 3, "hˈA"), SpokenWord(4, 7, "ju")), ((0, 3), (4, 6)))
+LENGTHS = {"h": 3, "ˈ": 2, "A": 5, " ": 1, "j": 4, "u": 6, ".": 12}
+"""Frames of each character of SAID."""
+LEAD = 10
+
+
+def spoken() -> Spoken:
+    """SAID as a tone that sounds in its phones only, with silence around it."""
+    ends = (LEAD + np.cumsum([LENGTHS[character] for character in SAID.phones])) * FRAME
+    samples = np.zeros(int(ends[-1]) + 5 * FRAME, dtype=np.float32)
+    loud = np.arange(LEAD * FRAME, ends[5])
+    samples[loud] = 0.3 * np.sin(2 * np.pi * 200 * loud / RATE)
+    return Spoken(samples, LEAD * FRAME, ends.astype(np.int64))
+
+
+def runs(labelled: Labelled) -> list[tuple[str, int]]:
+    """Phones one after the other, each with its word."""
+    pairs = list(zip(labelled.phones.tolist(), labelled.words.tolist(), strict=True))
+    return [(PHONES[phone], word) for i, (phone, word) in enumerate(pairs) if i == 0 or pairs[i - 1] != (phone, word)]
+
+
+def test_every_frame_has_its_phone_and_word() -> None:
+    """The stress mark's time is the vowel's, the space's the phone's before it."""
+    labelled = label(spoken(), SAID)
+    sounding = [run for run in runs(labelled) if run[0] != PHONES[SILENCE]]
+    assert sounding == [("h", 0), ("A", 0), ("j", 1), ("u", 1)]
+    counts = Counter(PHONES[phone] for phone in labelled.phones)
+    assert [counts[phone] for phone in "hAju"] == pytest.approx([3, 8, 4, 6], abs=1)
+
+
+def test_an_utterance_begins_at_once_and_has_whole_tokens() -> None:
+    labelled = label(spoken(), SAID)
+    loud = np.flatnonzero(np.abs(labelled.samples) > 0.02)
+    assert loud[0] < 0.02 * RATE
+    assert len(labelled.samples) % (2 * FRAME) == 0
+    assert len(labelled.samples) == FRAME * len(labelled.phones) == FRAME * len(labelled.words)
+    assert labelled.words[-1] == NO_WORD
+
+
+def test_a_long_pause_inside_a_word_is_silence() -> None:
+    made = spoken()
+    vowel = slice((LEAD + 4) * FRAME, (LEAD + 10) * FRAME)
+    made.samples[vowel] = 0
+    labelled = label(made, SAID)
+    assert (labelled.phones[: 3 + 7] == SILENCE).sum() >= 5
+
+
+def test_loudness_is_equal() -> None:
+    quiet = spoken()
+    quiet.samples[:] *= 0.01
+    np.testing.assert_allclose(label(quiet, SAID).samples, label(spoken(), SAID).samples, atol=1e-4)
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_empty_speech_is_refused(value: float) -> None:
+    made = spoken()
+    made.samples[:] = value
+    with pytest.raises(ValueError, match="empty"):
+        label(made, SAID)
+
+
+def test_half_of_the_set_is_the_products_voices() -> None:
+    drawn = Counter(speaker_of(sentence, seed=1) for sentence in range(4000))
+    assert sum(drawn[speaker] for speaker in (0, 1)) == pytest.approx(2000, rel=0.1)
+    assert set(drawn) == set(range(len(SPEAKERS)))
+    assert speaker_of(7, 1) == speaker_of(7, 1)
+    assert all(0.9 < pace_of(sentence, 1) < 1.1 for sentence in range(50))
+
+
+def utterance(sentence: int, frames: int) -> Utterance:
+    return Utterance(sentence, f"Sentence {sentence}.", 1, ((0, 8), (9, 10)), frames)
+
+
+def shard(folder: Path, *utterances: Utterance) -> None:
+    arrays = {
+        name: [np.arange(one.frames * rate, dtype=np.float32) + 1000 * one.sentence for one in utterances]
+        for name, rate in RATES.items()
+    }
+    write_shard(folder, utterances, arrays)
+
+
+def test_a_store_reads_what_shards_hold(tmp_path: Path) -> None:
+    shard(tmp_path / "00000", utterance(1, 4), utterance(2, 6))
+    shard(tmp_path / "00001", utterance(5, 2))
+    store = Store(tmp_path)
+    assert [place.utterance for place in store.places] == [utterance(1, 4), utterance(2, 6), utterance(5, 2)]
+    assert store.hours == pytest.approx(12 / 50 / 3600)
+    np.testing.assert_array_equal(store.read(1, "mel", 2, 4), [2002, 2003])
+    np.testing.assert_array_equal(store.read(2, "kaldi"), [5000, 5001, 5002, 5003])
+
+
+def test_an_unfinished_shard_is_ignored_and_replaced(tmp_path: Path) -> None:
+    (tmp_path / "00000.part").mkdir(parents=True)
+    assert len(Store(tmp_path)) == 0
+    shard(tmp_path / "00000", utterance(1, 4))
+    assert len(Store(tmp_path)) == 1
+
+
+def test_rows_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    arrays = {name: [np.zeros(3)] for name in RATES}
+    with pytest.raises(ValueError, match="has 3 rows, expected"):
+        write_shard(tmp_path / "00000", [utterance(1, 4)], arrays)
+    assert len(Store(tmp_path)) == 0

@@ -1,0 +1,117 @@
+"""Stage codes: text tokenizer, speech tokens and speaker embedding of every utterance."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from training.codes import Codes, Encoding, save_codes, source_of
+from training.fit import load_averaged
+from training.networks.speaker import SpeakerClassifier
+from training.networks.tokenizer import Tokenizer
+from training.sizes import llm_config
+from training.stages import tokenizer
+from training.store import Store, Utterance
+from training.teacher.speakers import SPEAKERS
+from training.work import Progress, Work
+
+END_OF_TEXT = "<|endoftext|>"
+_ENCODINGS, _DROPOUT = 4, 0.15
+"""Each text also has encodings with merges left out at random (BPE dropout, Provilkov 2020): so pieces of every size,
+down to single letters, are learnt, and unknown words can be read."""
+
+
+def run(work: Work, sentences: Sequence[str], device: torch.device) -> None:
+    """Write the codes of all utterances, unless they exist for the same tokenizer, encoder and speech."""
+    store = Store(work.speech)
+    source = f"{_digest(work.checkpoint('tokenizer'))} {_digest(work.checkpoint('speaker'))} {len(store)}"
+    path = work.codes / "codes.npz"
+    text_tokenizer = train_text_tokenizer(work.codes, sentences)
+    if source_of(path) == source:
+        return
+    tokens, embeddings = _speech(work, store, device)
+    encodings = _texts(text_tokenizer, [place.utterance for place in store.places])
+    save_codes(path, Codes(tokens, embeddings, encodings), source)
+
+
+def train_text_tokenizer(folder: Path, sentences: Sequence[str]) -> Any:
+    """Return the byte-level BPE of the sentences: lower case, a space before each word. An existing one stays."""
+    from tokenizers import Tokenizer as Bpe
+    from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        bpe = Bpe(models.BPE())
+        bpe.normalizer = normalizers.Lowercase()
+        bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        bpe.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=llm_config().text_vocab,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            special_tokens=[END_OF_TEXT],
+            show_progress=False,
+        )
+        bpe.train_from_iterator(sentences, trainer)
+        bpe.save(str(path))
+    return Bpe.from_file(str(path))
+
+
+def text_strings(folder: Path) -> list[str]:
+    """The pieces of the text tokenizer by number; the byte-level mark of a space is left out."""
+    vocabulary = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    strings = [""] * llm_config().text_vocab
+    for piece, number in vocabulary.items():
+        strings[number] = piece.replace("Ġ", "")
+    return strings
+
+
+@torch.no_grad()
+def _speech(work: Work, store: Store, device: torch.device) -> tuple[list[NDArray[np.int64]], NDArray[np.float32]]:
+    speech, speaker = tokenizer.make(), SpeakerClassifier(len(SPEAKERS))
+    load_averaged(speech, work.checkpoint("tokenizer")).to(device)
+    load_averaged(speaker, work.checkpoint("speaker")).to(device)
+    assert isinstance(speech, Tokenizer)
+    tokens, embeddings = [], []
+    progress = Progress("codes", 0, len(store), "utterances")
+    for index in range(len(store)):
+        whisper = torch.from_numpy(store.read(index, "whisper").astype(np.float32)).to(device)
+        tokens.append(speech.encoder.tokens(whisper.T[None])[0].round().long().cpu().numpy())
+        bank = torch.from_numpy(store.read(index, "kaldi").astype(np.float32)).to(device)[None]
+        embeddings.append(speaker.encoder(bank - bank.mean(1, keepdim=True))[0].cpu().numpy())
+        progress.show(index + 1)
+    return tokens, np.stack(embeddings).astype(np.float32)
+
+
+def _texts(bpe: Any, utterances: Sequence[Utterance]) -> list[list[Encoding]]:
+    """Several encodings of each text; BPE dropout draws from the library's own random numbers."""
+    found = [[_encode(bpe, utterance)] for utterance in utterances]
+    bpe.model.dropout = _DROPOUT
+    for several, utterance in zip(found, utterances, strict=True):
+        several.extend(_encode(bpe, utterance) for _ in range(_ENCODINGS - 1))
+    bpe.model.dropout = None
+    return found
+
+
+def _encode(bpe: Any, utterance: Utterance) -> Encoding:
+    encoded = bpe.encode(utterance.text)
+    spans = []
+    for begin, end in utterance.words:
+        touched = [
+            number
+            for number, (first, last) in enumerate(encoded.offsets)
+            if first < end and last > begin and utterance.text[first:last].strip(" .,?!")
+        ]
+        spans.append((touched[0], touched[-1] + 1))
+    return Encoding(np.array(encoded.ids, dtype=np.int64), np.array(spans, dtype=np.int64).reshape(-1, 2))
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

@@ -1,0 +1,72 @@
+"""Stage tokenizer: a token must tell the phones of its 40 ms, and with the speaker the mel."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from training.batches import long_enough
+from training.fit import Fit
+from training.networks.tokenizer import Tokenizer
+from training.plan import Plan
+from training.store import Store
+from training.teacher.labels import PHONES
+from training.teacher.speakers import SPEAKERS
+from training.work import Work
+
+FRAMES, BATCH = 100, 24
+_MEL_WEIGHT = 0.5
+_SOFT_STEPS = 300
+"""First steps, in which half of a batch sees the digits before rounding."""
+
+
+def make() -> Tokenizer:
+    """Return the networks."""
+    return Tokenizer(len(PHONES), len(SPEAKERS))
+
+
+def run(work: Work, plan: Plan, effort: float, device: torch.device) -> None:
+    """Train up to the round's steps."""
+    net = make()
+    until = plan.upto("tokenizer", effort)
+    fit = Fit(work, "tokenizer", net, until=until, rate=2e-3, seed=plan.seed, device=device, average=0.99)
+    if fit.done:
+        return
+    store = Store(work.speech)
+    usable = long_enough(store, FRAMES, plan.held_back)
+    for draw in fit.steps():
+        whisper, mel, phones, speakers = _batch(store, usable, draw, plan, device)
+        soft = net.encoder.soft(whisper)
+        digits = soft + (soft.round() - soft).detach()
+        if fit.step < _SOFT_STEPS:
+            hard = (torch.rand(len(digits), 1, 1, device=device) < 0.5).float()
+            digits = digits * hard + soft * (1 - hard)
+        scores = net.reader.read_phones(digits)
+        phone = F.cross_entropy(scores, phones)
+        apart = (net.reader.read_mel(digits, speakers) - mel).abs().mean()
+        right = (scores.argmax(1) == phones).float().mean()
+        fit.update(phone + _MEL_WEIGHT * apart, phone=float(phone), mel=float(apart), right=float(right))
+
+
+def _batch(
+    store: Store, usable: list[int], draw: random.Random, plan: Plan, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """whisper [B, 128, 2 * FRAMES] a little varied, mel [B, FRAMES, 80], phones [B, FRAMES], speakers [B]."""
+    whisper, mel, phones, speakers = [], [], [], []
+    for _ in range(max(2, round(BATCH * plan.batch_share))):
+        index = draw.choice(usable)
+        utterance = store.places[index].utterance
+        first = draw.randrange((utterance.frames - FRAMES) // 2 + 1) * 2
+        last = first + FRAMES
+        # A shift along the mel axis and a gain stand for other speakers and levels.
+        shifted = np.roll(store.read(index, "whisper", first, last), draw.randint(-2, 2), axis=1)
+        whisper.append(shifted.T.astype(np.float32) + np.float32(draw.gauss(0, 0.05)))
+        mel.append(store.read(index, "mel", first, last).astype(np.float32))
+        phones.append(store.read(index, "phones", first, last).astype(np.int64))
+        speakers.append(utterance.speaker)
+    stacked = [torch.from_numpy(np.stack(rows)).to(device) for rows in (whisper, mel, phones)]
+    return stacked[0], stacked[1], stacked[2], torch.tensor(speakers, device=device)

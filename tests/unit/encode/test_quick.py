@@ -1,17 +1,21 @@
-"""The quick readers give what the rules give, and read what occurs often."""
+"""The quick readers give what the rules give, and read what occurs often; quick tokens are those of the library."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from services.common.checkpoint.model_dir import open_model_dir
 from services.encode.text.borders.words import words
 from services.encode.text.normalise import Normaliser
 from services.encode.text.reading.chinese import read_by_rules as read_chinese_by_rules
 from services.encode.text.reading.chinese import read_chinese
 from services.encode.text.reading.english.table import read_by_rules, read_english
 from services.encode.text.reading.quick.english import read_quickly
+from services.encode.text.tokenizer import TextTokenizer
 
 WORDS = sorted(
     words("""
@@ -106,3 +110,23 @@ def test_frequent_chinese_sentences_need_no_wetext() -> None:
 )
 def test_frequent_sentences_need_no_rules(text: str) -> None:
     assert read_quickly(text) == read_by_rules(text)
+
+
+TOKENIZER = TextTokenizer(open_model_dir(Path(__file__).parents[2] / "data" / "cosyvoice2-mini"))
+
+
+@settings(max_examples=200)
+@given(st.text("ab eIsSt'dll0159,.?!;:\\\"-()*^~_@ 今天，。！“”…\x7f", max_size=60))
+@example("I'm  here,   and 'S o's 12")
+def test_words_have_the_ids_of_the_library(text: str) -> None:
+    text = text.rstrip() + "."
+    library = TOKENIZER.encode(text + " \u00e9")  # a letter that is not encoded by words
+    assert TOKENIZER.encode(text) == library[: -len(TOKENIZER.encode(" \u00e9"))]
+
+
+@settings(max_examples=50)
+@given(st.text("ab I's.,?! 今天。", max_size=20), st.text("ab 0.,' 今", max_size=20))
+def test_ids_of_texts_that_join_are_those_of_the_whole(first: str, second: str) -> None:
+    first, second = first + ".", " b" + second
+    assert TOKENIZER.joins(first, second)
+    assert TOKENIZER.encode(first) + TOKENIZER.encode(second) == TOKENIZER.encode(first + second)

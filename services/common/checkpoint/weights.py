@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from services.common.checkpoint.model_dir import ModelDirError
 
@@ -84,3 +87,28 @@ def load_strict(module: nn.Module, weights: Mapping[str, Tensor], source: str, i
     # A module without its own storage (on meta) uses these tensors, so that the weights are in memory once.
     on_meta = any(value.is_meta for value in wanted.values())
     module.load_state_dict({key: weights[key] for key in wanted}, assign=on_meta)
+
+
+class _NoInitialValues(TorchFunctionMode):
+    """Leaves parameters as they are made. On meta, PyTorch would import its compiler for a normal distribution: 4 s."""
+
+    _DRAWS = frozenset({nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_, Tensor.normal_, Tensor.uniform_})
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        named = kwargs or {}
+        if func in self._DRAWS:
+            return args[0] if args else named["tensor"]
+        return func(*args, **named)
+
+
+@contextmanager
+def without_weights() -> Iterator[None]:
+    """Make modules without storage and random values, for `load_strict`: no work before, one copy in memory after."""
+    with torch.device("meta"), _NoInitialValues():
+        yield

@@ -20,7 +20,7 @@ from services.decode.engine.backends import AudioFormat, BackendCounts, Hop, Hop
 from services.decode.engine.memory import FREE_LIST_BYTES, MOST_STREAMS, default_budget
 from services.decode.engine.prompt_cache import PromptCache
 from services.decode.engine.state import ResumeRecord, StreamError, StreamSpec
-from services.decode.estimators.compiled import probe_mel
+from services.decode.estimators.compiled import rough_mel
 from services.decode.flow.kv_cache import EMPTY_STATE, KvBlockPool, KvLayout, block_bytes
 from services.decode.flow.model import EstimatorFactory, Flow, FlowHop, FlowState
 from services.decode.vocoder.build import build_vocoder
@@ -219,7 +219,7 @@ class TorchBackend:
 
     def warm_up(self) -> None:
         """Decode synthetic tokens and measure the vocoder's context on their mel (`measure_context`)."""
-        self.vocoder.context = measure_context(self.vocoder, probe_mel(self.flow))
+        self.vocoder.context = measure_context(self.vocoder, rough_mel(self.flow))
         self._hold_back()
 
     def _hold_back(self) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.common.checkpoint.flow_config import ConformerConfig, DiTConfig, FlowConfig
-from services.common.checkpoint.weights import load_strict
+from services.common.checkpoint.weights import load_strict, without_weights
 from services.decode.flow.dit import DiT
 from services.decode.flow.encoder import ConformerFront
 from services.decode.flow.estimator import EstimatorNetwork
@@ -107,8 +107,9 @@ class Flow(nn.Module):
         """
         super().__init__()
         self.config = config
-        self.front, self.estimator = make_front(config), make_network(config)
-        self.speaker_projection = nn.Linear(config.speaker_dim, config.output_size)
+        with without_weights():
+            self.front, self.estimator = make_front(config), make_network(config)
+            self.speaker_projection = nn.Linear(config.speaker_dim, config.output_size)
         named = {
             **dict(self.front.named_children()),
             "spk_embed_affine_layer": self.speaker_projection,

@@ -57,34 +57,34 @@ def _reach(kernel: int, dilations: tuple[int, ...], side: int) -> int:
 def measure_context(vocoder: Vocoder, mel: Tensor, tolerance: float = TOLERANCE, cuts: int = 8) -> Context:
     """The smallest context within `tolerance` (max abs sample) of one run over `mel` [M, mel], at several cuts.
 
-    The right context of a causal vocoder is its bound: few frames, each of which counts.
+    Each cut is one window without the frames on either side of it: its first samples show the left context, its last
+    ones the right context. The right context of a causal vocoder is its bound: few frames, each of which counts.
 
     `mel` should be about two seconds of the checkpoint's output. The result never exceeds the layers' bound, and is
     that bound if the mel is too short for a measurement.
     """
-    bound = layer_bound(vocoder.config)
-    frames = mel.shape[0]
-    if frames < 3 * max(bound.left, bound.right):
+    bound, pitch = layer_bound(vocoder.config), vocoder.pitch.left
+    length = pitch + bound.left + bound.right
+    frames, hop = mel.shape[0], vocoder.config.hop
+    if frames < bound.left + length + bound.right:
         return bound
-    hop = vocoder.config.hop
-    whole_state = vocoder.open(seed=0)
-    whole, phase = vocoder.run_window(whole_state, mel)
+    whole, phase = vocoder.run_window(vocoder.open(seed=0), mel)
     reference = whole.view(frames, hop)
-    left, right = 0, bound.right if vocoder.config.causal else 0
-    pitch = vocoder.pitch.left
-    for cut in torch.linspace(bound.right + 1, frames - bound.left - pitch - 1, cuts).int().tolist():
-        if not vocoder.config.causal:
-            ahead, _ = vocoder.run_window(whole_state, mel[:cut])
-            right = max(right, _needed(ahead.view(cut, hop), reference[:cut], tolerance))
-        first = cut + pitch
-        state = VocoderState(seed=0, phase=torch.remainder(phase[first - 1], 1.0), mel=mel[:0], start=cut)
-        behind, _ = vocoder.run_window(state, mel[cut:])
-        rest = frames - first
-        left = max(left, _needed(behind.view(rest, hop).flip(0), reference[first:].flip(0), tolerance))
-    return Context(min(left, bound.left), min(right, bound.right))
+    starts = torch.linspace(bound.left, frames - bound.right - length, cuts).int().tolist()
+    states = [
+        VocoderState(seed=0, phase=torch.remainder(phase[start + pitch - 1], 1.0), mel=mel[:0], start=start)
+        for start in starts
+    ]
+    left = right = 0
+    windows = vocoder.run_windows([(state, mel[state.start : state.start + length]) for state in states])
+    for start, (samples, _) in zip(starts, windows, strict=True):
+        wrong = (samples.view(-1, hop) - reference[start + pitch : start + length]).abs().amax(dim=1) > tolerance
+        left = max(left, _count(wrong[: bound.left].flip(0)))
+        right = max(right, _count(wrong[bound.left :]))
+    return Context(left, bound.right if vocoder.config.causal else right)
 
 
-def _needed(window: Tensor, reference: Tensor, tolerance: float) -> int:
-    """Number of frames at the end of `window` [n, hop] that are not yet right."""
-    wrong = ((window - reference).abs().amax(dim=1) > tolerance).nonzero()
-    return 0 if wrong.numel() == 0 else window.shape[0] - int(wrong[0])
+def _count(wrong: Tensor) -> int:
+    """Number of frames from the first wrong one to the end: bool [n]."""
+    found = wrong.nonzero()
+    return wrong.shape[0] - int(found[0]) if found.numel() else 0

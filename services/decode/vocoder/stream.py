@@ -103,7 +103,7 @@ class Vocoder:
                 groups[window.shape[0] - (self.source_start(state) - state.start)].append(index)
         made: dict[int, tuple[Tensor, Tensor]] = {}
         for group in groups.values():
-            made.update(zip(group, self._run([(pieces[i][0], windows[i]) for i in group]), strict=True))
+            made.update(zip(group, self.run_windows([(pieces[i][0], windows[i]) for i in group]), strict=True))
         after = [replace(state) for state, _, _ in pieces]
         samples = [
             self._take(state, window, ready[index], made.get(index))
@@ -115,9 +115,9 @@ class Vocoder:
 
     def run_window(self, state: VocoderState, window: Tensor) -> tuple[Tensor, Tensor]:
         """Return the window's samples [n * hop] from frame `source_start(state)` on, and their phase [n, harmonics]."""
-        return self._run([(state, window)])[0]
+        return self.run_windows([(state, window)])[0]
 
-    def _run(self, windows: Sequence[tuple[VocoderState, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    def run_windows(self, windows: Sequence[tuple[VocoderState, Tensor]]) -> list[tuple[Tensor, Tensor]]:
         """`run_window` of windows that give equally many frames."""
         mels, sources, phases = [], [], []
         for state, window in windows:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from services.common.checkpoint.model_dir import LlmConfig, ModelDir
-from services.common.checkpoint.weights import load_strict, read_weights
+from services.common.checkpoint.weights import load_strict, read_weights, without_weights
 from services.common.engine.precision import forbid_tf32
 from services.llm.engine.layout import special_ids
 from services.llm.model.attention import causal, rotary_frequencies, rotary_table
@@ -242,7 +242,7 @@ def load_speech_lm(
     forbid_tf32()
     path = path or model_dir.weights_file("llm")
     weights = read_weights(path)
-    with torch.device("meta"):
+    with without_weights():
         model = SpeechLM(model_dir.llm)
     load_strict(model, weights, str(path), ignore=("llm.model.lm_head.",))
     model.fuse()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from services.common.checkpoint.model_dir import ModelDirError
-from services.common.checkpoint.weights import load_strict, read_weights
+from services.common.checkpoint.weights import load_strict, read_weights, without_weights
 
 MINI = Path(__file__).parents[2] / "data" / "cosyvoice2-mini"
 
@@ -59,3 +60,14 @@ def test_keys_that_do_not_match_are_named() -> None:
     module = nn.Linear(3, 2)
     with pytest.raises(ModelDirError, match=r"missing: bias \[2\]; misshapen: weight .*; unexpected: scale"):
         load_strict(module, {"weight": torch.zeros(2, 4), "scale": torch.zeros(1)}, "llm.pt")
+
+
+def test_modules_take_their_weights_without_drawing_random_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On meta, a draw would import PyTorch's compiler: seconds of every worker's start."""
+    monkeypatch.setitem(sys.modules, "torch._dynamo", None)  # an import of it fails
+    with without_weights():
+        made = nn.Sequential(nn.Embedding(7, 3), nn.Linear(3, 3), nn.Conv1d(3, 3, 1))
+    assert all(value.is_meta for value in made.state_dict().values())
+    weights = {key: torch.rand(value.shape) for key, value in made.state_dict().items()}
+    load_strict(made, weights, "any.pt")
+    assert all(value.data_ptr() == weights[key].data_ptr() for key, value in made.state_dict().items())

@@ -34,8 +34,8 @@ def fresh() -> Iterator[None]:
 
 
 def mel() -> Tensor:
-    """The shortest mel that allows a measurement; it varies like speech."""
-    frames, generator = 3 * layer_bound(EMBEDDED.vocoder).left, torch.Generator().manual_seed(5)
+    """A short mel that allows a measurement; it varies like speech."""
+    frames, generator = 5 * layer_bound(EMBEDDED.vocoder).left, torch.Generator().manual_seed(5)
     slow = torch.randn(frames // 10 + 1, 80, generator=generator).repeat_interleave(10, dim=0)[:frames]
     return 2.0 * slow + 0.7 * torch.randn(frames, 80, generator=generator) - 5.0
 

@@ -86,7 +86,7 @@ class Fit:
             if self.step % SAVE_EVERY == 0 or self.done:
                 self.save()
 
-    def update(self, loss: Tensor, **figures: float) -> None:
+    def update(self, loss: Tensor, **figures: Tensor | float) -> None:
         """Take one step down the loss; a step with a gradient that is not finite is left out."""
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -94,8 +94,8 @@ class Fit:
         if bool(torch.isfinite(norm)):
             self._optimizer.step()
         self._follow()
-        for name, value in {"loss": float(loss.detach()), **figures}.items():
-            self._sums[name].append(value)
+        for name, value in {"loss": loss, **figures}.items():
+            self._sums[name].append(float(value.detach()) if isinstance(value, Tensor) else value)
 
     def averaged(self) -> dict[str, Tensor]:
         """Return the averaged weights, or the present ones if nothing is averaged."""

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from training.plan import FULL, QUICK, Plan, Round
-from training.stages import speech, text
+from training.stages import codes, export, flow, lm, report, speaker, speech, text, tokenizer, vocoder
+from training.start import remember
 from training.work import DEFAULT, Work
 
 WORDNET = Path(".tools/wordnet/usr/share/wordnet")
+"""Where `make voice` unpacks Debian's package wordnet-base."""
 
 
 @dataclass(frozen=True)
@@ -26,28 +29,54 @@ class Options:
     wordnet: Path
     device: torch.device
     stages: Sequence[str]
+    start: Path | None
+
+
+Stage = Callable[[Options, Round], None]
+
+
+def _sentences(options: Options) -> list[str]:
+    return text.run(options.work, options.plan, options.wordnet)
+
+
+def _trains(run: Callable[[Work, Plan, float, torch.device], None]) -> Stage:
+    return lambda options, goal: run(options.work, options.plan, goal.effort, options.device)
+
+
+def _report(options: Options, goal: Round) -> None:
+    for line in report.run(options.work, options.plan, options.work.export):
+        say(f"  {line}")
+
+
+STAGES: Mapping[str, Stage] = {
+    "text": lambda options, goal: say(f"text: {len(_sentences(options))} sentences"),
+    "speech": lambda options, goal: speech.run(options.work, options.plan, _sentences(options), goal.hours),
+    "tokenizer": _trains(tokenizer.run),
+    "speaker": _trains(speaker.run),
+    "codes": lambda options, goal: codes.run(options.work, _sentences(options), options.device),
+    "flow": _trains(flow.run),
+    "vocoder": _trains(vocoder.run),
+    "lm": _trains(lm.run),
+    "distil": _trains(flow.distil),
+    "export": lambda options, goal: say(f"export: {export.run(options.work)}"),
+    "report": _report,
+}
+"""In order. Flow and vocoder come first, because they decide most of the quality."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     options = parse(arguments)
-    torch.set_num_threads(1)
-    for number, goal in enumerate(options.plan.rounds, start=1):
-        say(f"Round {number} of {len(options.plan.rounds)}: {goal.hours} hours of speech, effort {goal.effort}")
-        run_round(options, goal)
-
-
-def run_round(options: Options, goal: Round) -> None:
-    """Run the chosen stages up to the goal of one round."""
-    work, plan, stages = options.work, options.plan, options.stages
-    if "text" in stages or "speech" in stages:
-        sentences = text.run(work, plan, options.wordnet)
-        say(f"text: {len(sentences)} sentences")
-        if "speech" in stages:
-            speech.run(work, plan, sentences, goal.hours)
-
-
-STAGES = ("text", "speech")
+    if options.device.type == "cpu":
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    remember(options.work, options.start)
+    rounds = options.plan.rounds
+    for number, goal in enumerate(rounds, start=1):
+        say(f"Round {number} of {len(rounds)}: {goal.hours} hours of speech, {goal.effort:.0%} of all training steps")
+        for name, stage in STAGES.items():
+            if name in options.stages:
+                say(f"{name}:")
+                stage(options, goal)
 
 
 def parse(arguments: Sequence[str] | None) -> Options:
@@ -58,23 +87,26 @@ def parse(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--quick", action="store_true", help="every stage on a few sentences, in about two minutes")
     parser.add_argument("--check", action="store_true", help="keep only speech that a recogniser understands")
     parser.add_argument("--stages", default=",".join(STAGES), help="stages to run, separated by commas")
-    parser.add_argument("--rounds", help="HOURS:EFFORT of each round, separated by commas, for example 0.6:0.12,5:1")
-    parser.add_argument("--device", help="cuda or cpu; by default cuda where torch sees a GPU")
+    parser.add_argument("--rounds", type=read_rounds, help="HOURS:EFFORT of each round, for example 0.6:0.12,5:1")
+    parser.add_argument("--device", help="cuda or cpu; by default cuda where torch finds a GPU")
+    parser.add_argument("--start", type=Path, help="model directory whose weights flow, vocoder and lm start from")
     given = parser.parse_args(arguments)
     stages = given.stages.split(",")
     unknown = set(stages) - set(STAGES)
     if unknown:
         parser.error(f"--stages: no stage is named {', '.join(sorted(unknown))}; there are {', '.join(STAGES)}")
-    plan = QUICK if given.quick else FULL
-    changes = {"check_words": given.check, "rounds": read_rounds(given.rounds) if given.rounds else plan.rounds}
+    if given.start is not None and not given.start.is_dir():
+        parser.error(f"--start: {given.start} is not a directory")
+    plan = replace(QUICK if given.quick else FULL, check_words=given.check)
     device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
     work = Work(given.work / "quick" if given.quick else given.work)
-    return Options(work, replace(plan, **changes), given.wordnet, torch.device(device), stages)
+    plan = replace(plan, rounds=given.rounds or plan.rounds)
+    return Options(work, plan, given.wordnet, torch.device(device), stages, given.start)
 
 
-def read_rounds(text: str) -> tuple[Round, ...]:
-    """Read `HOURS:EFFORT,…`."""
-    pairs = [pair.split(":") for pair in text.split(",")]
+def read_rounds(written: str) -> tuple[Round, ...]:
+    """Read `HOURS:EFFORT,…`. Raises ValueError."""
+    pairs = [pair.split(":") for pair in written.split(",")]
     return tuple(Round(float(hours), float(effort)) for hours, effort in pairs)
 
 

@@ -114,16 +114,23 @@ def whole(config: LlmConfig, spoken: Spoken, heard: I64) -> Row:
     return row
 
 
+def can_interleave(config: LlmConfig, spoken: Spoken) -> bool:
+    """Whether there is a whole run of speech for each whole block of text."""
+    block, run = config.mix_ratio
+    return len(spoken.tokens) >= len(spoken.text) // block * run
+
+
 def interleaved(config: LlmConfig, spoken: Spoken, heard: I64) -> Row:
     """Blocks of text, each followed by a run of speech and a fill id; at the end the rest of both.
 
-    The service feeds the last speech token once more before the rest of the text, as upstream does.
+    The service feeds the last speech token once more before the rest of the text, as upstream does. The utterance must
+    satisfy `can_interleave`.
     """
     codes, row = InputCodes(config), Row()
     block, run = config.mix_ratio
     row.add(codes.sos)
     text, done, at = spoken.text.tolist(), 0, 0
-    while len(text) - done >= block and len(heard) - at > run:
+    while len(text) - done >= block:
         row.add_text(text[done : done + block])
         _speak(row, codes, spoken, heard, at, at + run)
         row.expect(config.fill)

@@ -51,7 +51,7 @@ def run(work: Work, plan: Plan, effort: float, device: torch.device) -> None:
         prior = (given.mu - windows.mel).abs().mean()
         matching = _matching(net, given, windows.mel)
         weight = _PRIOR * (1 if fit.share < 0.5 else 0.3)
-        fit.update(matching + weight * prior, matching=float(matching), prior=float(prior))
+        fit.update(matching + weight * prior, matching=matching, prior=prior)
 
 
 def distil(work: Work, plan: Plan, effort: float, device: torch.device) -> None:
@@ -79,7 +79,7 @@ def distil(work: Work, plan: Plan, effort: float, device: torch.device) -> None:
             target = (_walk(teacher, teacher.given(windows), x, fine) - x) / (fine[-1] - fine[0])
         velocity = net.velocity(x, torch.full((len(x),), fine[0], device=device), net.given(windows))
         loss = ((velocity - target) ** 2).mean()
-        fit.update(loss, **{f"step{step}": float(loss.detach())})
+        fit.update(loss, **{f"step{step}": loss})
 
 
 def _walk(net: FlowTrainer, given: Given, x: Tensor, times: list[float]) -> Tensor:

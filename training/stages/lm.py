@@ -13,7 +13,7 @@ from training.codes import load_codes
 from training.fit import Fit
 from training.networks.lm import CHARACTERS, LmTrainer, Sequences
 from training.plan import Plan
-from training.sequences import I64, Row, Spoken, align, batch, interleaved, join, whole
+from training.sequences import I64, Row, Spoken, align, batch, can_interleave, interleaved, join, whole
 from training.sizes import llm_config
 from training.stages.codes import text_strings
 from training.start import start_from
@@ -62,8 +62,7 @@ def run(work: Work, plan: Plan, effort: float, device: torch.device) -> None:
         losses = net(batches.draw(draw).to(device))
         helping = 1.0 if fit.share < 2 / 3 else _LATER
         loss = losses.token + helping * (_GUIDE * losses.guide + _PHONE * losses.phone)
-        figures = {"token": losses.token, "guide": losses.guide, "phone": losses.phone}
-        fit.update(loss, right=losses.right, **{name: float(value) for name, value in figures.items()})
+        fit.update(loss, token=losses.token, guide=losses.guide, phone=losses.phone, right=losses.right)
 
 
 class _Batches:
@@ -98,7 +97,7 @@ class _Batches:
         for place in range(len(heard)):
             if draw.random() < _NOISE:
                 heard[place] = draw.randrange(self._config.speech_tokens)
-        order = interleaved if draw.random() < INTERLEAVED else whole
+        order = interleaved if draw.random() < INTERLEAVED and can_interleave(self._config, spoken) else whole
         return order(self._config, spoken, heard), spoken
 
     def _spoken(self, index: int, draw: random.Random) -> Spoken:

@@ -35,7 +35,7 @@ def run(work: Work, plan: Plan, effort: float, device: torch.device) -> None:
         cosines = net.cosines(bank)
         wanted = F.one_hot(speakers, len(SPEAKERS))
         loss = F.cross_entropy(_SCALE * (cosines - _MARGIN * wanted), speakers)
-        fit.update(loss, right=float((cosines.argmax(1) == speakers).float().mean()))
+        fit.update(loss, right=(cosines.argmax(1) == speakers).float().mean())
 
 
 def _batch(

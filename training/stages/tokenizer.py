@@ -49,7 +49,7 @@ def run(work: Work, plan: Plan, effort: float, device: torch.device) -> None:
         phone = F.cross_entropy(scores, phones)
         apart = (net.reader.read_mel(digits, speakers) - mel).abs().mean()
         right = (scores.argmax(1) == phones).float().mean()
-        fit.update(phone + _MEL_WEIGHT * apart, phone=float(phone), mel=float(apart), right=float(right))
+        fit.update(phone + _MEL_WEIGHT * apart, phone=phone, mel=apart, right=right)
 
 
 def _batch(

@@ -61,7 +61,7 @@ def run(work: Work, plan: Plan, effort: float, device: torch.device) -> None:
         spectral, mels = spectra.distance(made, samples)
         off = (predicted - pitch).abs().mean()
         loss = spectral + _MEL * mels + _PITCH * off
-        figures = {"spectrum": float(spectral), "mel": float(mels), "pitch": float(off)}
+        figures = {"spectrum": spectral, "mel": mels, "pitch": off}
         if fit.step >= ADVERSARIAL_FROM * plan.steps["vocoder"]:
             critic = real_or_made(critics(samples), critics(made.detach()))
             trains_critics.zero_grad(set_to_none=True)
@@ -69,7 +69,7 @@ def run(work: Work, plan: Plan, effort: float, device: torch.device) -> None:
             trains_critics.step()
             fooled, features = adversarial(critics(samples), critics(made))
             loss = loss + fooled + _FEATURES * features
-            figures.update(critic=float(critic), fooled=float(fooled))
+            figures.update(critic=critic, fooled=fooled)
         fit.update(loss, **figures)
 
 

@@ -1,0 +1,192 @@
+"""Training goes on where it stopped, and sequences have the llm service's order."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from services.llm.engine.layout import InterleavedText, LengthRule, Prompt, WholeText
+from training.codes import Codes, Encoding, load_codes, save_codes, source_of
+from training.fit import Fit, load_averaged
+from training.plan import QUICK, Round
+from training.run import STAGES, parse, read_rounds
+from training.sequences import NOTHING, Spoken, align, batch, can_interleave, interleaved, join, whole
+from training.sizes import llm_config
+from training.work import Work
+
+CONFIG = replace(llm_config(), text_vocab=50, speech_tokens=40)
+RULE = LengthRule(0, 100, 1000, 10**6)
+
+
+def train(work: Work, until: int, stop_after: int | None = None) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    net = nn.Linear(3, 1)
+    fit = Fit(work, "line", net, until=until, rate=0.1, seed=1, device=torch.device("cpu"), average=0.9)
+    for draw in fit.steps():
+        if fit.step == stop_after:
+            fit.save()
+            break
+        fit.update(((net(torch.randn(4, 3)) - draw.random()) ** 2).mean())
+    return net.state_dict()
+
+
+def test_a_resumed_run_sees_the_same_batches(tmp_path: Path) -> None:
+    """Up to the schedule: the rate depends on the total, so both runs have the same one."""
+    at_once = train(Work(tmp_path / "a"), 6)
+
+    train(Work(tmp_path / "b"), 6, stop_after=3)
+    resumed = train(Work(tmp_path / "b"), 6)
+    for key, value in at_once.items():
+        torch.testing.assert_close(resumed[key], value)
+
+
+def test_a_finished_stage_does_nothing_until_there_is_more_to_do(tmp_path: Path) -> None:
+    work = Work(tmp_path)
+    train(work, 4)
+    before = work.checkpoint("line").read_bytes()
+    train(work, 4)
+    assert work.checkpoint("line").read_bytes() == before
+    train(work, 5)
+    assert [line["step"] for line in work.logged("line")] == [4, 5]
+
+
+def test_a_step_without_a_finite_gradient_changes_nothing(tmp_path: Path) -> None:
+    net = nn.Linear(1, 1)
+    before = net.weight.detach().clone()
+    fit = Fit(Work(tmp_path), "line", net, until=1, rate=0.1, seed=1, device=torch.device("cpu"))
+    for _ in fit.steps():
+        fit.update((net(torch.full((1, 1), float("inf"))) ** 2).mean())
+    torch.testing.assert_close(net.weight.detach(), before)
+
+
+def test_averaged_weights_are_used_for_export(tmp_path: Path) -> None:
+    last = train(Work(tmp_path), 6)
+    mean = load_averaged(nn.Linear(3, 1), Work(tmp_path).checkpoint("line")).state_dict()
+    assert not torch.allclose(mean["weight"], last["weight"])
+
+
+def spoken(text: int, tokens: int) -> Spoken:
+    """Each text token is spoken for an equal part of the speech."""
+    place = np.arange(tokens) * text // tokens
+    spans = np.stack((place, place + 1), axis=1)
+    return Spoken(np.arange(text) + 1, np.arange(tokens) % 40, np.zeros((tokens, 2), dtype=np.int64), spans, spans)
+
+
+@pytest.mark.parametrize(("text", "tokens"), [(3, 20), (5, 15), (10, 41), (12, 50), (17, 90), (10, 30)])
+def test_interleaved_sequences_have_the_services_order(text: int, tokens: int) -> None:
+    """The service's layout, given the tokens to learn, feeds exactly the sequence that is learnt from."""
+    one = spoken(text, tokens)
+    row = interleaved(CONFIG, one, one.tokens)
+    layout = InterleavedText(CONFIG, Prompt(), RULE)
+    layout.add_text(one.text.tolist())
+    layout.end_text()
+    wanted = [target for target in row.target if target != NOTHING]
+    for number, target in enumerate(wanted):
+        forced = layout.constraint().forced
+        assert forced in (None, target), number
+        outcome = layout.accept(target)
+    assert outcome.finish == "stop"
+    assert layout.inputs == row.codes
+    assert [target for target in wanted if target < CONFIG.speech_tokens] == one.tokens.tolist()
+
+
+def test_speech_that_is_too_short_for_its_text_is_not_interleaved() -> None:
+    assert can_interleave(CONFIG, spoken(12, 30))
+    assert not can_interleave(CONFIG, spoken(12, 29))
+
+
+def test_whole_sequences_have_the_services_order() -> None:
+    one = spoken(4, 20)
+    row = whole(CONFIG, one, one.tokens)
+    layout = WholeText(CONFIG, Prompt(), RULE)
+    layout.add_text(one.text.tolist())
+    layout.end_text()
+    for target in (target for target in row.target if target != NOTHING):
+        layout.accept(target)
+    assert layout.inputs == row.codes
+    assert row.target[-1] == CONFIG.eos
+
+
+def test_the_model_sees_noise_but_learns_the_true_tokens() -> None:
+    one = spoken(4, 20)
+    heard = one.tokens.copy()
+    heard[5] = 39
+    row = whole(CONFIG, one, heard)
+    assert row.target == whole(CONFIG, one, one.tokens).target
+    assert row.codes != whole(CONFIG, one, one.tokens).codes
+
+
+@pytest.mark.parametrize("order", [whole, interleaved])
+def test_spans_point_at_the_text_in_the_sequence(order: object) -> None:
+    assert callable(order)
+    one = spoken(12, 50)
+    row = order(CONFIG, one, one.tokens)
+    made = batch([(row, one), (whole(CONFIG, spoken(2, 6), np.arange(6)), spoken(2, 6))])
+    assert made.codes.shape == made.target.shape
+    checked = 0
+    for position, speech in enumerate(row.speech):
+        begin, end = made.fine[0, position].tolist()
+        if speech < 0 or begin < 0:
+            continue
+        assert row.codes[begin] == one.text[one.fine[speech][0]]
+        assert begin < end <= position + 1
+        checked += 1
+    assert checked > 40 if order is whole else checked > 20
+
+
+def test_joined_utterances_move_their_spans() -> None:
+    both = join([spoken(3, 9), spoken(4, 8)])
+    assert both.fine[-1].tolist() == [6, 7]
+    assert len(both.text) == 7
+    assert len(both.tokens) == 17
+
+
+def test_words_are_aligned_with_their_text_tokens() -> None:
+    """Word 0 has text tokens 0 and 1 (2 and 4 characters), word 1 has text token 2; silence keeps the word before."""
+    words = np.repeat([-1, 0, -1, 1, -1], [4, 12, 4, 8, 4])
+    spans, lengths = np.array([[0, 2], [2, 3]]), np.array([2, 4, 1])
+    coarse, fine = align(words, spans, lengths, 16)
+    assert coarse[:2].tolist() == [[-1, -1]] * 2
+    assert coarse[2:10].tolist() == [[0, 2]] * 8
+    assert coarse[10:].tolist() == [[2, 3]] * 6
+    assert fine[2].tolist() == [0, 1]
+    assert fine[9].tolist() == [1, 2]
+
+
+def test_codes_are_read_as_they_were_written(tmp_path: Path) -> None:
+    encodings = [[Encoding(np.array([1, 2]), np.array([[0, 2]])), Encoding(np.array([3]), np.array([[0, 1]]))], []]
+    encodings[1].append(Encoding(np.array([4, 5, 6]), np.array([[0, 1], [1, 3]])))
+    path = tmp_path / "codes" / "codes.npz"
+    assert source_of(path) == ""
+    save_codes(path, Codes([np.array([7, 8]), np.array([9])], np.ones((2, 4), dtype=np.float32), encodings), "a b 2")
+    assert source_of(path) == "a b 2"
+    read = load_codes(path)
+    assert [row.tolist() for row in read.tokens] == [[7, 8], [9]]
+    assert [[one.ids.tolist() for one in several] for several in read.encodings] == [[[1, 2], [3]], [[4, 5, 6]]]
+    assert read.encodings[1][0].spans.tolist() == [[0, 1], [1, 3]]
+
+
+def test_the_command_line() -> None:
+    options = parse(["--quick", "--rounds", "0.5:0.1,2:1", "--device", "cpu"])
+    assert options.plan == replace(QUICK, rounds=(Round(0.5, 0.1), Round(2.0, 1.0)))
+    assert list(options.stages) == list(STAGES)
+    assert read_rounds("1:0.5") == (Round(1.0, 0.5),)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--stages", "text,flaw"], "no stage is named flaw"),
+        (["--rounds", "5"], "--rounds"),
+        (["--start", "/no"], "--start"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(arguments)
+    assert message in capsys.readouterr().err

@@ -1,0 +1,203 @@
+"""Stage export: a model directory in the official layout, with official key names, in fp16."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import soundfile
+import torch
+import yaml
+from torch import Tensor, nn
+
+from services.common.checkpoint.hyperyaml import read_hyper_yaml
+from training.fit import load_averaged
+from training.networks.flow import FlowTrainer
+from training.networks.lm import ALIGNED_HEADS, ALIGNED_LAYER, LmTrainer
+from training.networks.speaker import SpeakerClassifier
+from training.networks.tokenizer import TokenEncoder, Tokenizer
+from training.networks.vocoder import VocoderTrainer
+from training.sizes import TEMPLATE, flow_config, vocoder_config
+from training.stages import lm, tokenizer
+from training.stages.flow import FEW_STEPS
+from training.store import Store
+from training.teacher.kokoro import RATE
+from training.teacher.speakers import SPEAKERS
+from training.work import Work
+
+PRODUCT_VOICES = (0, 1)
+"""Numbers of SPEAKERS."""
+FORMER_NAMES = {"slt": "anna", "rms": "hugo"}
+"""Names of the voices of the release before, and the voice that each stands for. They go with the release after."""
+DESCRIPTION = "A demonstration voice trained on synthetic English speech. It is no cloner of arbitrary voices."
+PROMPT_FRAMES = (100, 170)
+"""Length of a prompt, in frames of 20 ms."""
+_NORMED = re.compile(
+    r"(conv_pre|conv_post|ups\.\d+|.*resblocks\.\d+\.convs[12]\.\d+|f0_predictor\.condnet\.\d+)\.weight"
+)
+"""Layers of the official vocoder that have weight norm."""
+_OPSET = 17
+
+
+def run(work: Work) -> Path:
+    """Write the directory from the newest checkpoints and return it. The old one stays until it is complete."""
+    part = work.export.with_name(work.export.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    distilled = work.checkpoint("distil").is_file()
+    _weights(work, part, "distil" if distilled else "flow")
+    _graphs(work, part)
+    _configuration(part, distilled)
+    _text(work, part)
+    _voices(work, part)
+    shutil.rmtree(work.export, ignore_errors=True)
+    os.replace(part, work.export)
+    return work.export
+
+
+def with_weight_norm(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return vocoder weights under the official names: a magnitude and a direction for layers with weight norm."""
+    named: dict[str, Tensor] = {}
+    for key, value in weights.items():
+        if not _NORMED.fullmatch(key):
+            named[key] = value
+            continue
+        layer = key.removesuffix(".weight")
+        size = torch.linalg.vector_norm(value.double(), dim=tuple(range(1, value.dim())), keepdim=True).float()
+        named[f"{layer}.parametrizations.weight.original0"] = size
+        named[f"{layer}.parametrizations.weight.original1"] = value
+    return named
+
+
+def _weights(work: Work, folder: Path, flow: str) -> None:
+    language = cast(LmTrainer, load_averaged(lm.make(work), work.checkpoint("lm"))).exported()
+    language["llm.model.lm_head.weight"] = language["llm.model.model.embed_tokens.weight"]
+    _save(language, folder / "llm.pt")
+    frames = cast(FlowTrainer, load_averaged(FlowTrainer(flow_config()), work.checkpoint(flow)))
+    _save(frames.exported(), folder / "flow.pt")
+    sounds = cast(VocoderTrainer, load_averaged(VocoderTrainer(vocoder_config()), work.checkpoint("vocoder")))
+    _save(with_weight_norm(sounds.exported()), folder / "hift.pt")
+
+
+def _save(weights: Mapping[str, Tensor], path: Path) -> None:
+    torch.save({key: value.half() if value.is_floating_point() else value for key, value in weights.items()}, path)
+
+
+class _TokenGraph(nn.Module):
+    """The official interface of the speech tokenizer: feats [1, 128, T], feats_length [1] -> indices [1, T / 4]."""
+
+    def __init__(self, encoder: TokenEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, feats: Tensor, feats_length: Tensor) -> Tensor:
+        tokens = self.encoder.tokens(feats).to(torch.int32)
+        return tokens[:, : (feats_length[0].to(torch.int64) + 3) // 4]
+
+
+def _graphs(work: Work, folder: Path) -> None:
+    speech = cast(Tokenizer, load_averaged(tokenizer.make(), work.checkpoint("tokenizer"))).encoder
+    example = (torch.randn(1, 128, 400), torch.tensor([400], dtype=torch.int32))
+    axes = {"feats": {2: "T"}, "indices": {1: "N"}}
+    inputs = ["feats", "feats_length"]
+    _to_onnx(_TokenGraph(speech), example, folder / "speech_tokenizer_v2.onnx", inputs, "indices", axes)
+    speakers = load_averaged(SpeakerClassifier(len(SPEAKERS)), work.checkpoint("speaker"))
+    bank = (torch.randn(1, 200, 80),)
+    encoder = cast(SpeakerClassifier, speakers).encoder
+    _to_onnx(encoder, bank, folder / "campplus.onnx", ["input"], "output", {"input": {1: "T"}})
+
+
+def _to_onnx(
+    net: nn.Module,
+    example: tuple[Tensor, ...],
+    path: Path,
+    inputs: list[str],
+    output: str,
+    axes: Mapping[str, Mapping[int, str]],
+) -> None:
+    with warnings.catch_warnings():
+        # The exporter by tracing is deprecated, but the other one needs a package that nothing else here needs.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            net.eval(),
+            example,
+            str(path),
+            input_names=inputs,
+            output_names=[output],
+            dynamic_axes={name: dict(axis) for name, axis in axes.items()},
+            opset_version=_OPSET,
+            dynamo=False,
+        )
+
+
+def _configuration(folder: Path, distilled: bool) -> None:
+    shutil.copy(TEMPLATE / "config.json", folder / "config.json")
+    raw: dict[str, Any] = read_hyper_yaml(TEMPLATE / "cosyvoice2.yaml")
+    if distilled:
+        raw["flow"]["decoder"].update(n_timesteps=FEW_STEPS, inference_cfg_rate=0.0)
+    text = yaml.safe_dump(raw, sort_keys=False, default_flow_style=None, width=110)
+    (folder / "cosyvoice2.yaml").write_text(text, encoding="utf-8")
+
+
+def _text(work: Work, folder: Path) -> None:
+    target = folder / "CosyVoice-BlankEN"
+    target.mkdir()
+    shutil.copy(TEMPLATE / "CosyVoice-BlankEN" / "config.json", target / "config.json")
+    source = work.codes / "tokenizer.json"
+    shutil.copy(source, target / "tokenizer.json")
+    model = json.loads(source.read_text(encoding="utf-8"))["model"]
+    (target / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8")
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    (target / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
+
+
+def _voices(work: Work, folder: Path) -> None:
+    """Prompts of the product's voices, and the card."""
+    store, voices = Store(work.speech), []
+    for number in PRODUCT_VOICES:
+        name, index = SPEAKERS[number].name, prompt_of(store, number)
+        samples = store.read(index, "wav").astype(np.int16)
+        soundfile.write(folder / f"prompt_{name}.wav", samples, RATE, subtype="PCM_16")
+        text = store.places[index].utterance.text
+        (folder / f"prompt_{name}.txt").write_text(text + "\n", encoding="utf-8")
+        voices.append((name, name))
+    voices += FORMER_NAMES.items()
+    guides = [line["guide"] for line in work.logged("lm") if "guide" in line]
+    aligned = round(math.exp(-guides[-1]), 3) if guides else 0.0
+    card = {
+        "name": "tiny",
+        "description": DESCRIPTION,
+        "languages": ["en"],
+        "text_streaming": "interleaved",
+        "split": {"max_length": 60, "min_length": 0, "merge_length": 0},
+        "voices": [
+            {"name": name, "audio": f"prompt_{file}.wav", "transcript": f"prompt_{file}.txt"} for name, file in voices
+        ],
+        "alignment": [{"layer": ALIGNED_LAYER, "head": head, "score": aligned} for head in range(ALIGNED_HEADS)],
+    }
+    note = "# What the official files cannot say about this checkpoint; see services/common/checkpoint/model_dir.py.\n"
+    text = note + yaml.safe_dump(card, sort_keys=False, default_flow_style=None, width=110)
+    (folder / "light-tts.yaml").write_text(text, encoding="utf-8")
+
+
+def prompt_of(store: Store, speaker: int) -> int:
+    """Return the speaker's utterance of a prompt's length with the most words; without one, the longest shorter one."""
+    own = [index for index, place in enumerate(store.places) if place.utterance.speaker == speaker]
+    if not own:
+        raise ValueError(f"the set has no utterance of {SPEAKERS[speaker].name}: the stage speech must make more")
+    low, high = PROMPT_FRAMES
+
+    def fitness(index: int) -> tuple[bool, int, int]:
+        utterance = store.places[index].utterance
+        fits = low <= utterance.frames <= high
+        return fits, len(utterance.words) if fits else -abs(utterance.frames - low), -index
+
+    return max(own, key=fitness)

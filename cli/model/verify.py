@@ -140,8 +140,8 @@ class Pipeline:
         for piece in pieces:
             tokens, stopped = self.generate(piece.ids, prompt)
             ended = ended and stopped
-            whole.append(self._decoded(tokens, voice, in_hops=False))
-            streamed.append(self._decoded(tokens, voice, in_hops=True))
+            whole.append(self.decoded(tokens, voice, in_hops=False))
+            streamed.append(self.decoded(tokens, voice, in_hops=True))
         return np.concatenate(whole), np.concatenate(streamed), ended
 
     def generate(self, ids: Sequence[int], prompt: Prompt) -> tuple[list[int], bool]:
@@ -157,7 +157,8 @@ class Pipeline:
             if event.last:
                 return tokens, event.finish_reason == "stop"
 
-    def _decoded(self, tokens: list[int], voice: Voice, *, in_hops: bool) -> NDArray[np.float32]:
+    def decoded(self, tokens: list[int], voice: Voice, *, in_hops: bool) -> NDArray[np.float32]:
+        """Return the audio of speech tokens, made in one go or in the hops of a stream."""
         if not tokens:
             return np.zeros(0, np.float32)
         flow, prompt = self._model.flow, len(voice.speech_tokens)

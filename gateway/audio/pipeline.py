@@ -47,6 +47,11 @@ class AudioPipeline:
         samples = self._resampler.push(samples, last=last)
         return Encoded(self._encoder.encode(samples) if len(samples) else b"", len(samples))
 
+    @property
+    def removed(self) -> int:
+        """Samples of silence, at the model's rate, that were trimmed from the utterance whose audio was pushed last."""
+        return 0 if self._trimmer is None else self._trimmer.removed
+
     def silence(self, samples: int) -> Encoded:
         """Return `samples` samples of silence, at the output rate, between two utterances. It is not trimmed."""
         return Encoded(self._encoder.encode(np.zeros(samples, np.float32)) if samples else b"", samples)

@@ -52,6 +52,9 @@ class SilenceTrimmer:
 
     def __init__(self, rate: int) -> None:
         self._frames = Frames(rate)
+        self.removed = 0
+        """Samples of the utterance that were received and not returned; once sound has begun, those dropped."""
+        self._ended = False
         self._armed = True
         self._dropped = 0
         self._run_up = np.zeros(0, np.float32)
@@ -63,6 +66,14 @@ class SilenceTrimmer:
 
     def push(self, samples: Samples, *, last: bool) -> Samples:
         """Return the samples to send; none for an utterance without sound."""
+        if self._ended:
+            self.removed = 0
+        self._ended = last
+        kept = self._trimmed(samples, last=last)
+        self.removed += len(samples) - len(kept)
+        return kept
+
+    def _trimmed(self, samples: Samples, *, last: bool) -> Samples:
         if not self._armed:
             return samples
         framed = self._frames.push(samples, last=last)
@@ -85,6 +96,7 @@ class SilenceTrimmer:
         """Drop the samples held back."""
         self._frames.restart()
         self._run_up = np.zeros(0, np.float32)
+        self._ended = True
 
 
 class LoudnessNormalizer:

@@ -46,6 +46,8 @@ class SpeechOptions:
     """Pronunciations of the caller and of the request; of equal phrases the last one counts."""
     text_wait_seconds: float = 0.0
     """Without more text, a finished sentence is spoken after this many seconds; 0: encode's setting."""
+    word_times: bool = False
+    """Send the times of words."""
     warnings: tuple[tts_pb2.Warning, ...] = ()
     """Notes for the sender of the request; no part of what is spoken."""
 
@@ -71,6 +73,7 @@ class SpeechOptions:
             language=checked_language(config.language),
             lexicon=checked_lexicon(config.lexicon),
             text_wait_seconds=_text_wait(config.max_text_wait_seconds),
+            word_times=config.word_times,
         )
 
 

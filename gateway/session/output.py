@@ -12,8 +12,10 @@ from gateway.audio.pipeline import AudioPipeline, Encoded
 from gateway.audio.samples import FLOAT_BYTES
 from gateway.closable_queue import ClosableQueue
 from gateway.session.playback import PlaybackClock
+from gateway.session.spoken_words import SpokenWords
 from gateway.session.text_alignment import TextAlignment
 from gateway.stream_stats import PlaybackStats
+from gateway.utterance.words import UtteranceWords
 from lighttts.v1 import audio_pb2, tts_pb2
 from services.common import tracing
 from services.common.errors import Internal, InvalidInput
@@ -39,6 +41,11 @@ ENCODED_SECONDS = 0.25
 MAX_WARNINGS = 64
 """Most warnings about the text of one stream."""
 
+NO_WORD_TIMES = (
+    "word_times_unavailable",
+    "words have no times here, because no attention head of the model follows the text; only utterances have times",
+)
+
 
 class Output:
     """Numbers, paces and encodes audio, and passes events to the reader; at most one event waits.
@@ -53,9 +60,10 @@ class Output:
         playback: PlaybackClock,
         max_speech_seconds: float = math.inf,
         start_sample: int = 0,
+        word_times: bool = False,
     ) -> None:
         """`max_speech_seconds`: longest audio between two marks or cuts. `start_sample`: the first sample that is sent;
-        only for raw samples."""
+        only for raw samples. `word_times`: chunks carry the times of words."""
         self.events: ClosableQueue[Event] = ClosableQueue(1)
         self.playback = playback
         self.alignment = TextAlignment()
@@ -67,6 +75,9 @@ class Output:
         self._speech_seconds = 0.0
         """Audio since the last mark or cut."""
         self._start_sample = start_sample
+        self._word_times = word_times
+        self._words: SpokenWords | None = None
+        """Of the utterance whose audio was sent last."""
         self._chunked = 0
         """Samples that the chunks sent so far cover; an encoder may hold some back."""
         self._sequence = 0
@@ -91,9 +102,16 @@ class Output:
             self._opened.new_turn()
             self._speech_seconds = 0.0
 
+    def begin(self, from_text: int, words: UtteranceWords) -> None:
+        """Begin an utterance, whose text starts at `from_text`."""
+        self._words = SpokenWords(words, self.samples, self.sample_rate / self.model_rate)
+        self.alignment.begin(from_text, self.samples, self._words)
+
     async def send_audio(self, pcm: bytes, *, last: bool) -> None:
         """Send float32 samples; `last` ends an utterance. Raises InvalidInput beyond `max_speech_seconds`."""
         self._add_speech_seconds(len(pcm) / FLOAT_BYTES / self.model_rate)
+        if self._word_times and pcm and (self._words is None or self._words.alignment != audio_pb2.ALIGNMENT_WORD):
+            await self.warn(*NO_WORD_TIMES)
         raw = bool(self._format.encoding.sample_format)
         piece = len(pcm) if raw else int(ENCODED_SECONDS * self.model_rate) * FLOAT_BYTES
         for start in range(0, max(len(pcm), 1), max(piece, 1)):
@@ -143,7 +161,10 @@ class Output:
             )
 
     def _encode(self, pcm: bytes, *, last: bool) -> audio_pb2.AudioChunk | None:
-        return self._count(self._opened.push(pcm, last=last), last=last)
+        encoded = self._opened.push(pcm, last=last)
+        if self._words is not None:
+            self._words.removed = self._opened.removed
+        return self._count(encoded, last=last)
 
     def _encode_silence(self, samples: int) -> audio_pb2.AudioChunk | None:
         return self._count(self._opened.silence(samples), last=False, speech=False)
@@ -172,6 +193,10 @@ class Output:
             sample_rate=self.sample_rate,
             last=last,
         )
+        if self._word_times and self._words is not None:
+            chunk.alignment = self._words.alignment
+            words = self._words.due(self.samples)
+            chunk.words.extend(w for w in words if w.open or w.first_sample + w.samples > self._start_sample)
         self._sequence += 1
         self._chunked = self.samples
         return chunk

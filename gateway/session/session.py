@@ -111,7 +111,8 @@ class Session:
         self._place = place or new_place()
         playback = PlaybackClock(self._max_lead)
         start = checked_start(start_sample, options)
-        self._output = Output(options.audio, self._stats, playback, context.settings.max_speech_seconds, start)
+        longest = context.settings.max_speech_seconds
+        self._output = Output(options.audio, self._stats, playback, longest, start, options.word_times)
         self._progress = SessionProgress()
         self._voice: asyncio.Future[voice_pb2.VoiceContent] = asyncio.get_running_loop().create_future()
         """Done when Started has been sent."""
@@ -121,6 +122,7 @@ class Session:
             options=options,
             request_id=current_request_id(),
             interleaved=context.settings.interleaved_text and context.voices.model.interleaved_text,
+            words=options.word_times or conversation,
             place=self._place,
             registered_voice=isinstance(options.voice, NamedVoice) and not context.voices.bundled(options.voice),
             voice=self._voice,

@@ -1,9 +1,11 @@
-"""Maps audio to text: exactly at the ends of utterances, by the voice's pace within one."""
+"""Maps audio to text: exactly at the ends of utterances and words; in utterances without word times by the pace."""
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+
+from gateway.session.spoken_words import SpokenWords
 
 
 @dataclass
@@ -15,6 +17,7 @@ class _Passage:
     to_text: int = 0
     to_sample: int | None = None
     """None while more audio may follow."""
+    words: SpokenWords | None = None
 
 
 class TextAlignment:
@@ -27,9 +30,9 @@ class TextAlignment:
         self._exact = 0
         """Characters before all passages that are kept, all of which have been played."""
 
-    def begin(self, from_text: int, sample: int) -> None:
+    def begin(self, from_text: int, sample: int, words: SpokenWords | None = None) -> None:
         """Begin an utterance: its text starts at `from_text`, its audio at `sample`."""
-        self._passages.append(_Passage(from_text, sample, from_text))
+        self._passages.append(_Passage(from_text, sample, from_text, words=words))
 
     def extend(self, to_text: int) -> None:
         """Record that the current utterance's text extends at least to `to_text`."""
@@ -67,11 +70,17 @@ class TextAlignment:
         return max(0.0, offset - text) / self.pace
 
     def offset_at(self, sample: int) -> tuple[int, bool]:
-        """Return the text offset reached at `sample`, and whether it is an estimate. Never above the received text."""
+        """Return the text offset reached at `sample`, and whether it is an estimate. Never above the received text.
+
+        It is exact between utterances, and within one whose words have times: there it is the end of the last word that
+        ends at or before the sample.
+        """
         self.discard_before(sample)
         if not self._passages or sample <= self._passages[0].from_sample:
             return (self._passages[0].from_text if self._passages else self._exact), False
         passage = self._passages[0]
+        if passage.words is not None and (offset := passage.words.heard(sample)) is not None:
+            return max(passage.from_text, offset), False
         length = passage.to_text - passage.from_text
         done = sample - passage.from_sample
         if passage.to_sample is not None:

@@ -43,6 +43,8 @@ class TurnContext:
     options: SpeechOptions
     request_id: str
     interleaved: bool
+    words: bool
+    """Whether the words of the text are needed, for times or for exact cuts."""
     place: audio_pb2.SessionPlace
     """The session's place at the workers, shared by all utterances."""
     registered_voice: bool
@@ -160,6 +162,7 @@ class Turn:
                 return
             utterance = self._open if self._open is not None else await self._begin(group, run)
             utterance.end_offset = self._text.encoded + run.end
+            utterance.words.add_words(run.words, self._text.encoded)
             utterance.add_text(run.ids, last=run.last)
             self._stats.add_text_tokens(len(run.ids))
             self._open = None if run.last else utterance
@@ -177,6 +180,7 @@ class Turn:
             lexicon=options.lexicon,
             idle_seconds=options.text_wait_seconds,
             notes=True,
+            words=self._context.words,
         )
         await segment.encode(self._context.encode, start, on_run, on_warning)
         if self._open is not None:  # the boundary ends it, even without a run marked as last
@@ -239,7 +243,7 @@ class Turn:
         output = self._output
         self._delivering, self._delivered_from = utterance, output.samples
         self._stats.begin_utterance(utterance.times)
-        output.alignment.begin(self._text.spoken, output.samples)
+        output.begin(self._text.spoken, utterance.words)
         async for part in utterance.parts:
             if isinstance(part, AudioPart):
                 output.alignment.extend(utterance.end_offset)

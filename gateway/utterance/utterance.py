@@ -15,6 +15,7 @@ from gateway.request_stats import RequestStats
 from gateway.stream_stats import SpeechTimes
 from gateway.utterance.generate_call import generate
 from gateway.utterance.utterance_state import UtteranceState
+from gateway.utterance.words import UtteranceWords
 from lighttts.v1 import audio_pb2, llm_pb2, tts_pb2, voice_pb2
 from services.common import tracing
 from services.common.errors import Internal, LightTtsError
@@ -90,6 +91,10 @@ class UtteranceStream:
         self.times = SpeechTimes()
         self.audible = asyncio.Event()
         """Set when the first audio has arrived, or when none can arrive any more."""
+
+    @property
+    def words(self) -> UtteranceWords:
+        return self._state.words
 
     @property
     def waiting(self) -> int:
@@ -170,6 +175,7 @@ class UtteranceStream:
         self.place.admitted = True
         self.decode_worker = started.decode_worker
         self._state.origin = started.origin or self._state.origin
+        self._state.words.start(started.samples_per_token)
         self._state.start.text_order = started.text_order  # a worker that resumes must use the same
         if (lost := self._failover.on_accepted()) is not None:
             tracing.event("moved", to_worker=started.llm_worker, reason=lost.value)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from gateway.audio.samples import FLOAT_BYTES
+from gateway.utterance.words import UtteranceWords
 from lighttts.v1 import audio_pb2, llm_pb2, voice_pb2
 from services.common.workers.failover import LossReason, WorkerLost
 
@@ -32,6 +33,7 @@ class UtteranceState:
     """Set when text, position or the voice has to be sent."""
     raw_ids: list[int] = field(default_factory=list)
     """Ids that the model generated, as far as `samples` depend on them."""
+    words: UtteranceWords = field(default_factory=UtteranceWords)
     samples: int = 0
     """Samples received so far, each counted once."""
     complete: bool = False
@@ -58,7 +60,11 @@ class UtteranceState:
             start.text.CopyFrom(self.texts[0])
         if self.samples:
             resume = llm_pb2.GenerateResume(
-                raw_ids=self.raw_ids, decode_record=self._resume_record, next_sample=self.samples, origin=self.origin
+                raw_ids=self.raw_ids,
+                decode_record=self._resume_record,
+                next_sample=self.samples,
+                origin=self.origin,
+                text_position=self.words.text_position if self.words.aligned else None,
             )
             start.resume.CopyFrom(resume)
         elif (target := self.lead()) > LEAST_TARGET_SECONDS:
@@ -68,6 +74,7 @@ class UtteranceState:
     def restart(self) -> None:
         """Drop what was received: the next worker starts the utterance from its beginning."""
         self.raw_ids, self.samples, self._resume_record, self.origin = [], 0, b"", b""
+        self.words.restart()
 
     def add_audio(self, generated: llm_pb2.GeneratedAudio) -> bytes:
         """Record received audio and return its new part (float32 samples): a worker that resumes may repeat some.
@@ -84,6 +91,7 @@ class UtteranceState:
         pcm = audio.pcm[known * FLOAT_BYTES :]
         self.samples += len(pcm) // FLOAT_BYTES
         self.raw_ids.extend(generated.raw_ids)
+        self.words.add_tokens(generated)
         self._resume_record = generated.decode_record
         self.complete = self.complete or audio.last
         return pcm

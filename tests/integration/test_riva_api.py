@@ -169,7 +169,6 @@ async def test_the_configuration_lists_voices_and_options_reach_the_llm() -> Non
         ({"sample_rate_hz": -1}, "8000 to 48000", "sample_rate_hz"),
         ({"encoding": riva_common_pb2.OGGOPUS, "sample_rate_hz": 44}, "8000 to 48000", "sample_rate_hz"),
         ({"encoding": riva_common_pb2.OGGOPUS, "sample_rate_hz": 96000}, "8000 to 48000", "sample_rate_hz"),
-        ({"enable_word_time_offsets": True}, "not supported", "enable_word_time_offsets"),
         ({"custom_dictionary": "tts tee tee ess"}, "lacks phones", "custom_dictionary"),
         ({"custom_configuration": {"mood": "x"}}, "unknown key", "custom_configuration"),
         ({"custom_configuration": {"speed": "nan"}}, "0.25 to 4", "custom_configuration"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -130,7 +131,7 @@ class FakeEncode(encode_pb2_grpc.EncodeServicer):
             self.starts.append(start)
             borders = (" ", ".") if start.interleaved and not self.whole_sentences else (".",)
             runs = 0
-            text, offset, utterance = "", 0, 0
+            text, offset, utterance, begun = "", 0, 0, 0
             async for fragment in _fragments(start, request_iterator):
                 fragments.append(fragment)
                 text += fragment
@@ -139,10 +140,15 @@ class FakeEncode(encode_pb2_grpc.EncodeServicer):
                         await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
                     runs += 1
                     last = text[cut - 1] == "."
-                    yield _run(utterance, text[:cut], offset, last, self.released if runs == 1 else None)
+                    run = _run(utterance, text[:cut], offset, last, self.released if runs == 1 else None)
+                    begun = _with_words(run, begun) if start.words else 0
+                    yield run
                     text, offset, utterance = text[cut:], offset + cut, utterance + last
             if text.strip():
-                yield _run(utterance, text, offset, last=True)
+                run = _run(utterance, text, offset, last=True)
+                if start.words:
+                    _with_words(run, begun)
+                yield run
         finally:
             self.open_texts -= 1
 
@@ -152,6 +158,15 @@ async def _fragments(start: encode_pb2.EncodeTextStart, requests: Any) -> AsyncI
     if not start.complete:
         async for request in requests:
             yield request.fragment
+
+
+def _with_words(response: encode_pb2.EncodeTextResponse, begun: int) -> int:
+    """Name the words of a run, whose utterance has `begun` ids before it; return the ids before the next run."""
+    run = response.text
+    for word in re.finditer(r"\w+", run.text):
+        start, end = run.start + word.start(), run.start + word.end()
+        run.words.add(first_id=begun + word.start(), ids=end - start, start=start, end=end)
+    return 0 if run.last else begun + len(run.ids)
 
 
 def _run(

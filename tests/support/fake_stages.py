@@ -108,6 +108,8 @@ class FakeLlm(llm_pb2_grpc.LlmServicer):
         self.number = number
         self.scripts: dict[int, Script] = {}
         self.origin = b"\1 weights"
+        self.aligns = False
+        """Whether to align tokens with the text: each id is a token, of a confidence of 80 %."""
         self.first = llm_pb2.FirstTimes()
         """Times in the first audio message of every call."""
         self.calls: list[Generation] = []
@@ -172,6 +174,7 @@ class FakeLlm(llm_pb2_grpc.LlmServicer):
             sample_rate=SAMPLE_RATE,
             text_order=call.start.text_order or llm_pb2.TEXT_ORDER_WHOLE,
             origin=self.origin,
+            samples_per_token=SAMPLES_PER_ID * self.aligns,
         )
         yield llm_pb2.GenerateResponse(started=started)
         await call.text_complete.wait()
@@ -181,6 +184,8 @@ class FakeLlm(llm_pb2_grpc.LlmServicer):
         known, sent = resume.next_sample, len(resume.raw_ids)
         assert list(resume.raw_ids) == call.ids[:sent]
         assert resume.decode_record == (b"record at %d" % known if known else b"")
+        assert resume.HasField("text_position") == bool(self.aligns and known)
+        assert resume.text_position == (sent - 1 if self.aligns and known else 0)
         for first in range(known, len(pcm), hop):
             if call.hops in call.script.hold:
                 await call.script.hold[call.hops].wait()
@@ -210,13 +215,17 @@ class FakeLlm(llm_pb2_grpc.LlmServicer):
             call.hops += 1
             end = first + len(pcm[first : first + hop])
             raw_ids = call.ids[sent : end // SAMPLES_PER_ID]
+            places = range(sent, sent + len(raw_ids)) if self.aligns else ()
             sent += len(raw_ids)
             record = b"record at %d" % end
             audio = llm_pb2.GeneratedAudio(
                 audio=chunk,
                 raw_ids=raw_ids,
                 decode_record=record,
-                tokens_generated=len(call.ids),
+                tokens_generated=sent if self.aligns else len(call.ids),
+                text_ids=places,
+                confidences=[80 for _ in places],
+                text_position=sent - 1 if self.aligns else None,
                 tokens_spoken=end // SAMPLES_PER_ID,
                 first=self.first if call.hops == 1 else None,
             )

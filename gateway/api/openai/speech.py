@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import AsyncGenerator
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
@@ -17,6 +18,7 @@ from gateway.api.common.fields import named_as
 from gateway.api.common.json_body import JsonFields, JsonRoute
 from gateway.api.common.options import speech_options
 from gateway.api.common.response import SpeechResponse
+from gateway.api.common.word_times import TimedWord, timed_words
 from gateway.api.openai.models import Models
 from gateway.audio.formats import MAX_RATE, MIN_RATE
 from gateway.session.context import GatewayContext
@@ -39,6 +41,7 @@ FIELDS = {
     "stream": "stream",
     "speed": "speed",
     "language": "language",
+    "timestamps": "timestamps",
     "style": "model",
     "model": "model",
 }
@@ -83,6 +86,9 @@ class SpeechRequest(JsonFields):
     )
     language: str = Field(default="", max_length=64, description="BCP-47, such as en-US: how numbers are read.")
     seed: int | None = Field(default=None, ge=0, lt=2**64, description="The same seed gives the same speech.")
+    timestamps: bool = Field(
+        default=False, description="Send the times of words and utterances; needs stream_format sse."
+    )
 
 
 def router(context: GatewayContext, models: Models) -> APIRouter:
@@ -97,10 +103,11 @@ def router(context: GatewayContext, models: Models) -> APIRouter:
             options = speech_options(context, await _to_synthesis_config(models, request))
             if request.stream_format == "sse" and not request.stream:
                 raise InvalidInput("stream false and stream_format sse exclude each other", field="stream")
+            if request.timestamps and request.stream_format != "sse":
+                raise InvalidInput("times are sent as events; set stream_format to sse", field="timestamps")
         if request.stream_format == "sse":
-            return SpeechResponse(
-                context, options, request.input, FIELDS, media_type="text/event-stream", frame=_events
-            )
+            frame = partial(_events, text=request.input, timestamps=request.timestamps)
+            return SpeechResponse(context, options, request.input, FIELDS, media_type="text/event-stream", frame=frame)
         return SpeechResponse(context, options, request.input, FIELDS, stream=request.stream)
 
     return routes
@@ -108,7 +115,10 @@ def router(context: GatewayContext, models: Models) -> APIRouter:
 
 async def _to_synthesis_config(models: Models, request: SpeechRequest) -> tts_pb2.SynthesisConfig:
     config = tts_pb2.SynthesisConfig(
-        speed=request.speed, language=request.language, style=await models.style(request.model)
+        speed=request.speed,
+        language=request.language,
+        style=await models.style(request.model),
+        word_times=request.timestamps,
     )
     config.audio.encoding = _ENCODINGS[request.response_format]
     config.audio.sample_rate = request.sample_rate or (PCM_RATE if request.response_format == "pcm" else 0)
@@ -128,17 +138,48 @@ async def _to_synthesis_config(models: Models, request: SpeechRequest) -> tts_pb
     return config
 
 
-async def _events(session: Events) -> AsyncGenerator[bytes]:
-    """Yield a session as server-sent events."""
+async def _events(session: Events, *, text: str, timestamps: bool) -> AsyncGenerator[bytes]:
+    """Yield a session as server-sent events; with `timestamps` the times of words, each before its audio."""
+    rate, last = 1, (0, 0)
     async for event in session:
         match event:
-            case audio_pb2.AudioChunk() if event.pcm:
-                audio = base64.b64encode(event.pcm).decode()
-                yield _event({"type": "speech.audio.delta", "audio": audio})
+            case tts_pb2.Started():
+                rate = event.sample_rate
+            case audio_pb2.AudioChunk():
+                if words := timed_words(event):
+                    yield _event({"type": "speech.audio.words", "words": [_word(word, text) for word in words]})
+                if event.pcm:
+                    audio = base64.b64encode(event.pcm).decode()
+                    yield _event({"type": "speech.audio.delta", "audio": audio})
+            case tts_pb2.Spoken() if timestamps:
+                yield _event(_utterance(text, last, (event.text_offset, event.sample), rate))
+                last = event.text_offset, event.sample
             case tts_pb2.Finished():
                 tokens = (event.text_tokens, event.speech_tokens)
                 usage = {"input_tokens": tokens[0], "output_tokens": tokens[1], "total_tokens": sum(tokens)}
                 yield _event({"type": "speech.audio.done", "usage": usage})
+
+
+def _word(word: TimedWord, text: str) -> dict[str, Any]:
+    """Return a word of an event. `end` is null if the word goes on; it comes again with its end."""
+    return {
+        "word": word.text(text),
+        "offset": word.offset,
+        "start": round(word.start, 3),
+        "end": None if word.end is None else round(word.end, 3),
+        "confidence": round(word.confidence, 2),
+    }
+
+
+def _utterance(text: str, begin: tuple[int, int], end: tuple[int, int], rate: int) -> dict[str, Any]:
+    """Return the event after the audio of an utterance; `begin` and `end` are characters and samples."""
+    return {
+        "type": "speech.audio.utterance",
+        "text": text[begin[0] : end[0]],
+        "offset": begin[0],
+        "start": round(begin[1] / rate, 3),
+        "end": round(end[1] / rate, 3),
+    }
 
 
 def _event(data: dict[str, Any]) -> bytes:

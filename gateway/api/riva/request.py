@@ -77,16 +77,13 @@ def to_synthesis_config(
 
     `zero_shot_data.quality` has no equivalent and is ignored.
     """
-    if request.enable_word_time_offsets:
-        raise InvalidInput(
-            "times of words are not supported; leave enable_word_time_offsets unset", field="enable_word_time_offsets"
-        )
     _check_language(request.language_code, tuple(languages))
     if request.encoding not in _ENCODINGS:
         known = ", ".join(riva_common_pb2.AudioEncoding.Name(number) for number in _ENCODINGS)
         raise InvalidInput(f"unknown encoding; use one of {known}", field="encoding")
     config = _configured(dict(request.custom_configuration))
     config.language = request.language_code
+    config.word_times = request.enable_word_time_offsets
     config.lexicon.extend(_dictionary(request.custom_dictionary))
     config.audio.encoding = _ENCODINGS[request.encoding]
     config.audio.sample_rate, notes = _rate(config.audio.encoding, request.sample_rate_hz)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -15,6 +15,7 @@ from gateway import metrics
 from gateway.api.common.fields import named_as
 from gateway.api.common.options import speech_options
 from gateway.api.common.warnings import WarningTrailers
+from gateway.api.common.word_times import TimedWord, timed_words
 from gateway.api.riva import request as riva_request
 from gateway.api.riva.request import FIELDS
 from gateway.audio.container_headers import with_length
@@ -50,7 +51,7 @@ class RivaServicer(riva_tts_pb2_grpc.RivaSpeechSynthesisServicer):
     async def Synthesize(self, request: Request, context: Context) -> Response:
         with metrics.count_errors(API), named_as(FIELDS):
             options = self._options(request)
-            parts, rate, seconds = list[bytes](), 0, 0.0
+            parts, words, rate, seconds = list[bytes](), list[TimedWord](), 0, 0.0
             notes = WarningTrailers(context)
             async with self._speech(options, request.text) as session:
                 async for event in session:
@@ -58,16 +59,18 @@ class RivaServicer(riva_tts_pb2_grpc.RivaSpeechSynthesisServicer):
                     match event:
                         case audio_pb2.AudioChunk():
                             parts.append(event.pcm)
+                            words += timed_words(event, finished=True)
                             rate = event.sample_rate
                         case tts_pb2.Finished():
                             seconds = event.audio_seconds
-            return _response(request, with_length(b"".join(parts), options.audio.encoding, round(seconds * rate)))
+            audio = with_length(b"".join(parts), options.audio.encoding, round(seconds * rate))
+            return _response(request, audio, _timings(words, request.text))
 
     async def SynthesizeOnline(self, request_iterator: Requests, context: Context) -> AsyncIterator[Response]:
         """Speak the texts of the requests in order; requests with the same voice and format share a session."""
         with metrics.count_errors(API), named_as(FIELDS):
             request = await _next(request_iterator)
-            place, notes = new_place(), WarningTrailers(context)
+            place, notes, before = new_place(), WarningTrailers(context), 0.0
             while request is not None:
                 stretch = _Stretch(request, request_iterator)
                 options = await self._context.lexicon.applied(self._options(request))
@@ -76,10 +79,15 @@ class RivaServicer(riva_tts_pb2_grpc.RivaSpeechSynthesisServicer):
                         notes.take(event)
                         match event:
                             case audio_pb2.AudioChunk():
-                                for start in range(0, len(event.pcm), PART_BYTES):
-                                    yield _response(stretch.speaking, event.pcm[start : start + PART_BYTES])
+                                words = timed_words(event, after=before, finished=True)
+                                timings = _timings(words, stretch.speaking.text, stretch.speaking_from)
+                                for start in range(0, max(len(event.pcm), len(timings)), PART_BYTES):
+                                    part = event.pcm[start : start + PART_BYTES]
+                                    yield _response(stretch.speaking, part, timings if not start else ())
                             case tts_pb2.Mark():
                                 stretch.mark()
+                            case tts_pb2.Finished():
+                                before += event.audio_seconds
                 request = stretch.following
 
     async def GetRivaSynthesisConfig(
@@ -125,6 +133,9 @@ class _Stretch:
     _speaking: Request = field(default_factory=Request)
     _room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(REQUESTS_AHEAD))
 
+    speaking_from: int = 0
+    """Characters of the session's text before that of `speaking`."""
+
     @property
     def speaking(self) -> Request:
         """The request whose audio is sent now; it stays the last one while the encoder holds the end of its audio."""
@@ -133,6 +144,7 @@ class _Stretch:
     def mark(self) -> None:
         """Record that the audio of one more request has been sent."""
         self._speaking = self._unspoken.popleft()
+        self.speaking_from += len(self._speaking.text) if speakable(self._speaking.text) else 0
         self._room.release()
 
     async def inputs(self) -> AsyncGenerator[Input]:
@@ -172,8 +184,22 @@ def _one_session(one: Request, other: Request) -> bool:
     return rest(one) == rest(other)
 
 
-def _response(request: Request, audio: bytes) -> Response:
-    response = Response(audio=audio, meta=riva_tts_pb2.SynthesizeSpeechResponseMetadata(text=request.text))
+def _timings(words: Iterable[TimedWord], text: str, before: int = 0) -> list[riva_tts_pb2.WordTiming]:
+    """Return the words with their times in milliseconds. `before`: characters of the session's text before `text`."""
+    return [
+        riva_tts_pb2.WordTiming(
+            word=text[word.offset - before : word.offset - before + word.length],
+            start_time=round(1000 * word.start),
+            end_time=round(1000 * (word.start if word.end is None else word.end)),
+        )
+        for word in words
+        if word.offset >= before
+    ]
+
+
+def _response(request: Request, audio: bytes, words: Iterable[riva_tts_pb2.WordTiming] = ()) -> Response:
+    meta = riva_tts_pb2.SynthesizeSpeechResponseMetadata(text=request.text, words=words)
+    response = Response(audio=audio, meta=meta)
     if request.HasField("id"):
         response.id.CopyFrom(riva_common_pb2.RequestId(value=request.id.value))
     return response

@@ -1,13 +1,17 @@
 """Measures the cost of decoding on one thread: (a) by method of streaming, (b) by batch size.
 
     python -m benchmarks.decode [--model DIR | --family cosyvoice3] [--device cuda:0] [--seconds 10]
-                                [--prompt-seconds 3] [--repeats 2]
+                                [--prompt-seconds 3] [--repeats 2] [--euler-steps 1] [--count]
 
 Without --model it uses the 0.5B layout with random weights. Tokens and voice are random: time does not depend on their
 values. The work includes the prompt, the speech does not. Seconds are processor time on a CPU. On a GPU they are
 wall-clock time, and the estimator computes in bfloat16, with recorded graphs if `--graphs` is given. The methods
 alternate, `--repeats` times, and the fastest time of every hop counts, so that other programs hardly affect the ratios.
 `--costs` writes the fitted costs for the simulated backend.
+
+`--euler-steps 1` computes one of the flow's equal steps and counts its cost ten times, in a fifth of the time.
+`--count` counts the operations of matrix products, convolutions and attention instead of seconds: what is computed
+twice shows in these figures whatever else the machine does.
 """
 
 from __future__ import annotations
@@ -15,12 +19,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import resource
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from datetime import date
 from functools import partial
 from pathlib import Path
 
@@ -28,16 +34,19 @@ import numpy as np
 import torch
 
 from benchmarks.decode_costs import Measured, errors, fit
-from benchmarks.floor import clock_of, count_flops, matmul_rate, memory_bandwidth, weight_bytes
+from benchmarks.floor import Clock, clock_of, flop_counter, matmul_rate, memory_bandwidth, weight_bytes
 from benchmarks.official.checkpoint import FAMILIES, write_checkpoint
 from services.common.checkpoint.model_dir import open_model_dir
+from services.common.families import family_named
 from services.decode.engine.backends import Hop
 from services.decode.engine.hops import HopPolicy
 from services.decode.engine.state import StreamSpec
 from services.decode.engine.torch_backend import Precision, TorchBackend, TorchState
 from services.decode.estimators.compiled import use_programs
 from services.decode.flow.estimator import EstimatorNetwork
+from services.decode.flow.forward_pass import Pass
 from services.decode.flow.programs import CudaGraphs
+from services.decode.flow.solver import Start
 
 CHUNK = HopPolicy().sizes[0]
 TOKEN_RATE = 25
@@ -69,32 +78,79 @@ class Method:
         return Method(self.name, hops, self.lost_state or other.lost_state)
 
 
+class Meter:
+    """A backend and what its hops cost: `clock` over a hop, the solver's part of it `scale` times."""
+
+    def __init__(self, backend: TorchBackend, clock: Clock, scale: float) -> None:
+        self.backend, self.scale, self._clock = backend, scale, clock
+        self._more = 0.0
+        solve = backend.flow.solver.solve
+
+        def metered(start: Start, open_pass: Callable[[int], Pass], on_step: Callable[[], None]) -> torch.Tensor:
+            began = self._clock()
+            mel = solve(start, open_pass, on_step)
+            self._more += (scale - 1) * (self._clock() - began)
+            return mel
+
+        backend.flow.solver.solve = metered  # type: ignore[method-assign]
+
+    def cost(self, hops: Sequence[Hop]) -> float:
+        """Run one batch and return its cost. Raises the error of a hop."""
+        began, self._more = self._clock(), 0.0
+        results = self.backend.run(hops, beat=lambda: None)
+        cost = self._clock() - began + self._more
+        for audio in results:
+            if isinstance(audio, Exception):
+                raise audio
+        return cost
+
+    def operations(self, hops: Sequence[Hop]) -> float:
+        """Run one batch and return its operations."""
+        clock = self._clock
+        with flop_counter() as counter:
+            self._clock = counter.get_total_flops
+            try:
+                return self.cost(hops)
+            finally:
+                self._clock = clock
+
+
 def main() -> None:
     options = arguments()
     torch.set_num_threads(1)
-    with model_directory(options.model, options.family) as directory:
+    counter = flop_counter() if options.count else nullcontext()
+    with model_directory(options.model, options.family) as directory, counter as counting:
         precision = Precision() if options.device.type == "cpu" else Precision(torch.bfloat16, torch.bfloat16)
-        make = partial(TorchBackend, open_model_dir(directory), options.device, precision)
+        model = open_model_dir(directory)
+        steps = min(options.euler_steps or model.flow.solver.steps, model.flow.solver.steps)
+        scale = model.flow.solver.steps / steps
+        few = replace(model, flow=replace(model.flow, solver=replace(model.flow.solver, steps=steps)))
+        make = partial(TorchBackend, few, options.device, precision)
         cached = make(state_bytes=options.state_bytes)
         cached.warm_up()
         if options.graphs:
             use_programs(cached.flow, max(options.batches), CudaGraphs(options.device))
         context = cached.vocoder.context
-        name = options.model or f"0.5B layout of {options.family}"
+        name = options.model.name if options.model else f"0.5B layout of {options.family}"
         print(f"{name}: vocoder context {context.left} frames left, {context.right} right")
         recomputing = make(state_bytes=0)
         recomputing.vocoder.context = context
+        clock = clock_of(options.device) if counting is None else lambda: counting.get_total_flops() / 1e9
+        meters = [Meter(backend, clock, scale) for backend in (cached, recomputing)]
         lengths = int(options.seconds * TOKEN_RATE), int(options.prompt_seconds * TOKEN_RATE)
-        methods = measure_methods(cached, recomputing, *lengths, options.repeats)
-        print_methods(methods, options.seconds)
-        batches = measure_batches(cached, options.batches, options.repeats)
+        methods = measure_methods(*meters, *lengths, options.repeats)
+        print_methods(methods, options.seconds, "s" if counting is None else "GFLOP")
+        if counting is not None:
+            return
+        batches = measure_batches(meters[0], options.batches, options.repeats)
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB; {load_average()}")
     measured = [*(hop for method in methods.values() for hop in method.hops), *batches]
     costs = fit(measured, context.right)
     wrong = np.abs(errors(costs, measured))
     print(f"{costs}: error {np.median(wrong):.0%} in the median of {len(measured)} batches, {wrong.max():.0%} at most")
     if options.costs:
-        options.costs.write_text(json.dumps(asdict(costs), indent=2) + "\n", encoding="utf-8")
+        stated = {"measured": f"{name}, one thread of {machine(options.device)}, {date.today()}, {load_average()}"}
+        options.costs.write_text(json.dumps(stated | asdict(costs), indent=2) + "\n", encoding="utf-8")
         print(f"wrote {options.costs}")
 
 
@@ -111,8 +167,22 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--state-bytes", type=int, default=6 * 2**30, help="memory for kept states; too little causes recomputation"
     )
+    parser.add_argument("--euler-steps", type=int, default=0, help="compute this many steps, count them as all")
+    parser.add_argument("--count", action="store_true", help="count operations (GFLOP) instead of seconds")
     parser.add_argument("--costs", type=Path, help="write a cost file for the simulated backend here")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.graphs and (options.euler_steps or options.count):
+        parser.error("--euler-steps and --count measure the steps outside CUDA graphs; leave --graphs out")
+    return options
+
+
+def machine(device: torch.device) -> str:
+    """The name of the processor that decodes."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if sys.platform == "linux" else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.machine())
 
 
 def load_average() -> str:
@@ -128,21 +198,19 @@ def model_directory(given: Path | None, family: str = FAMILIES[0]) -> Iterator[P
     with tempfile.TemporaryDirectory(prefix="decode-0.5b-") as temporary:
         directory = Path(temporary) / "random"
         write_checkpoint(directory, parts=("flow", "hift"), family=family)
-        for graph in ("campplus.onnx", f"speech_tokenizer_v{family[-1]}.onnx"):  # must exist, but are not read
+        for graph in ("campplus.onnx", family_named(family).speech_tokenizer):  # must exist, but are not read
             (directory / graph).touch()
         yield directory
 
 
-def measure_methods(
-    cached: TorchBackend, recomputing: TorchBackend, count: int, prompt: int, repeats: int
-) -> dict[str, Method]:
+def measure_methods(cached: Meter, recomputing: Meter, count: int, prompt: int, repeats: int) -> dict[str, Method]:
     """(a) Decode one utterance of `count` tokens with every method."""
     rng = np.random.default_rng(0)
-    tokens = [int(token) for token in rng.integers(0, cached.format.vocab_size, count)]
-    spec = made_up_voice(cached, prompt, rng)
+    tokens = [int(token) for token in rng.integers(0, cached.backend.format.vocab_size, count)]
+    spec = made_up_voice(cached.backend, prompt, rng)
     known = replace(spec, voice="known")
     decode("", cached, known, tokens[:CHUNK], steady)
-    plans: list[tuple[str, TorchBackend, StreamSpec, HopTokens]] = [
+    plans: list[tuple[str, Meter, StreamSpec, HopTokens]] = [
         ("one shot, chunk-causal", recomputing, spec, lambda hop: count),
         ("cached, hops of 25, new voice", cached, spec, steady),
         ("cached, hops of 25, known voice", cached, known, steady),
@@ -152,10 +220,10 @@ def measure_methods(
     ]
     methods: dict[str, Method] = {}
     for number in range(repeats):
-        for name, backend, voice, hop_tokens in plans:
-            method = decode(name, backend, voice, tokens, hop_tokens)
+        for name, meter, voice, hop_tokens in plans:
+            method = decode(name, meter, voice, tokens, hop_tokens)
             methods[name] = method.fastest(methods.get(name, method))
-            print(f"round {number + 1} of {repeats}: {name} {method.total:.1f} s", file=sys.stderr, flush=True)
+            print(f"round {number + 1} of {repeats}: {name} {method.total:.1f}", file=sys.stderr, flush=True)
     return methods
 
 
@@ -176,41 +244,35 @@ def made_up_voice(backend: TorchBackend, tokens: int, rng: np.random.Generator) 
     )
 
 
-def decode(name: str, backend: TorchBackend, spec: StreamSpec, tokens: list[int], hop_tokens: HopTokens) -> Method:
+def decode(name: str, meter: Meter, spec: StreamSpec, tokens: list[int], hop_tokens: HopTokens) -> Method:
     """Decode one utterance hop by hop; the first hop includes the prompt."""
+    backend = meter.backend
     state, recomputed = backend.open(spec), backend.counts().recomputed_frames
     prompt, plan = state.flow.prompt, spec.plan
     end, method = prompt, Method(name, [])
     while end < prompt + len(tokens):
         end = min(prompt + len(tokens), plan.boundary_at_or_after(end + hop_tokens(len(method.hops))))
-        method.hops.append(run(backend, [Hop(state, tokens, end, final=True)]))
+        method.hops.append(run(meter, [Hop(state, tokens, end, final=True)]))
     method.lost_state = backend.flow.pool.blocks > 0 and backend.counts().recomputed_frames > recomputed
     return method
 
 
-def run(backend: TorchBackend, hops: Sequence[Hop]) -> Measured:
+def run(meter: Meter, hops: Sequence[Hop]) -> Measured:
     """Run one batch and measure it."""
-    ratio = backend.format.frames_per_token
+    backend, ratio = meter.backend, meter.backend.format.frames_per_token
     frames = [ratio * (hop.end - backend.cached_tokens(hop.state)) for hop in hops]
     pairs = sum(new * ratio * hop.end for new, hop in zip(frames, hops, strict=True))
-    clock = clock_of(backend.device)
-    began = clock()
-    results = backend.run(hops, beat=lambda: None)
-    seconds = clock() - began
-    for audio in results:
-        if isinstance(audio, Exception):
-            raise audio
-    return Measured(len(hops), sum(frames), pairs, seconds)
+    return Measured(len(hops), sum(frames), pairs, meter.cost(hops))
 
 
-def print_methods(methods: dict[str, Method], seconds: float) -> None:
+def print_methods(methods: dict[str, Method], seconds: float, unit: str) -> None:
     for method in methods.values():
         if method.lost_state:
             print(
                 f"{method.name}: states did not fit in memory, so the figure includes recomputation; see --state-bytes"
             )
         each = " ".join(f"{hop:.2f}" for hop in method.seconds)
-        print(f"{method.name:32} {method.total:7.2f} s, {method.total / seconds:5.2f} s per s;  per hop {each}")
+        print(f"{method.name:32} {method.total:7.2f} {unit}, {method.total / seconds:5.2f} per s;  per hop {each}")
     cached, known = methods["cached, hops of 25, new voice"], methods["cached, hops of 25, known voice"]
     grown, once = methods["cached, growing hops"], methods["one shot, chunk-causal"]
     hops = cached.seconds
@@ -226,12 +288,12 @@ def print_methods(methods: dict[str, Method], seconds: float) -> None:
     print(load_average(), flush=True)
 
 
-def measure_batches(backend: TorchBackend, sizes: Sequence[int], repeats: int) -> list[Measured]:
+def measure_batches(meter: Meter, sizes: Sequence[int], repeats: int) -> list[Measured]:
     """(b) Decode the same chunk of a known voice for several streams at once, and compare with the machine's floor."""
-    rng = np.random.default_rng(0)
+    rng, backend = np.random.default_rng(0), meter.backend
     tokens = [int(token) for token in rng.integers(0, backend.format.vocab_size, 2 * CHUNK)]
     spec = replace(made_up_voice(backend, CHUNK + 3, rng), voice="known, one chunk")
-    decode("", backend, spec, tokens, steady)
+    decode("", meter, spec, tokens, steady)
 
     def hops(count: int) -> list[Hop]:
         states: list[TorchState] = [backend.open(spec) for _ in range(count)]
@@ -240,12 +302,12 @@ def measure_batches(backend: TorchBackend, sizes: Sequence[int], repeats: int) -
     device, clock = backend.device, clock_of(backend.device)
     rate = matmul_rate(device, torch.float32 if device.type == "cpu" else torch.bfloat16, clock)
     bandwidth = memory_bandwidth(device, clock)
-    flops, weights = count_flops(lambda: run(backend, hops(1))), hop_weight_bytes(backend)
+    flops, weights = meter.operations(hops(1)), hop_weight_bytes(backend, meter.scale)
     print(f"one hop of 25 tokens: {flops / 1e9:.0f} GFLOP; one batch reads {weights / 1e9:.2f} GB of weights")
     print(f"{device}: {rate / 1e9:.0f} GFLOP/s in matrix products, {bandwidth / 1e9:.0f} GB/s of memory")
     fastest: list[Measured] = []
     for size in sizes:
-        one = min((run(backend, hops(size)) for _ in range(repeats)), key=lambda batch: batch.seconds)
+        one = min((run(meter, hops(size)) for _ in range(repeats)), key=lambda batch: batch.seconds)
         fastest.append(one)
         each, alone = one.seconds / size, fastest[0].seconds / fastest[0].streams
         floor = max(flops / rate, weights / bandwidth / size)
@@ -257,11 +319,11 @@ def measure_batches(backend: TorchBackend, sizes: Sequence[int], repeats: int) -
     return fastest
 
 
-def hop_weight_bytes(backend: TorchBackend) -> int:
+def hop_weight_bytes(backend: TorchBackend, scale: float) -> float:
     """Return the bytes of weights that one batch reads: the estimator's at every Euler step, all others once."""
     flow, vocoder = backend.flow, backend.vocoder
     once = weight_bytes(flow.front, vocoder.generator, vocoder.pitch, vocoder.source)
-    return once + flow.solver.steps * (weight_bytes(flow.estimator) - time_weight_bytes(flow.estimator))
+    return once + scale * flow.solver.steps * (weight_bytes(flow.estimator) - time_weight_bytes(flow.estimator))
 
 
 def time_weight_bytes(network: EstimatorNetwork) -> int:

@@ -15,12 +15,13 @@ import asyncio
 import json
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.plot import Curve, line_chart
 from cli.bench import HEADER, Load, Report, Target, largest_held, offer, report, table_row
 from cli.local.stack import Stack, StackConfig
+from services.decode.engine.backends import CostModel
 
 COSTS = Path(__file__).parents[1] / "services" / "decode" / "costs" / "full-cpu.json"
 TEXT = "And who is this person you are speaking of, and why did they not come to the house when we asked them to?"
@@ -111,7 +112,7 @@ async def search(policy: Policy, options: argparse.Namespace, target: Target) ->
 
 
 def config(directory: Path, policy: Policy, costs: Path, speed: float) -> StackConfig:
-    measured = json.loads(costs.read_text(encoding="utf-8"))
+    measured = asdict(CostModel.read(costs))
     scaled = {name: value if name == "holdback_frames" else value / speed for name, value in measured.items()}
     files = {"decode": scaled, "llm": LLM_COSTS}
     for service, content in files.items():

@@ -41,13 +41,17 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, clock: Clock, size: in
     return best
 
 
-def count_flops(work: Callable[[], object]) -> int:
-    """Return the floating-point operations of the matrix products, convolutions and attentions of `work`."""
+def flop_counter() -> FlopCounterMode:
+    """Return a counter of the floating-point operations of matrix products, convolutions and attentions."""
     # torch counts attention's CUDA kernels; on a CPU it counts only attention that consists of products.
-    counter = FlopCounterMode(
+    return FlopCounterMode(
         display=False, custom_mapping={torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
     )
-    with counter:
+
+
+def count_flops(work: Callable[[], object]) -> int:
+    """Return the floating-point operations of the matrix products, convolutions and attentions of `work`."""
+    with flop_counter() as counter:
         work()
     return int(counter.get_total_flops())
 

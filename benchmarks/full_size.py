@@ -23,6 +23,7 @@ from cli.client import Speech, speak
 from cli.local.process import Worker, WorkerEvent
 from cli.local.stack import Stack, StackConfig
 from lighttts.v1 import audio_pb2, tts_pb2
+from services.common.families import family_named
 
 PROMPT = Path(__file__).parents[1] / "models" / "tiny" / "prompt_slt.wav"
 TEXTS = ("hello", "hello world over there")
@@ -44,7 +45,7 @@ def main() -> int:
         if not directory.exists():
             started = time.monotonic()
             write_checkpoint(directory, family=options.family)
-            write_speech_tokenizer(directory / f"speech_tokenizer_v{options.family[-1]}.onnx")
+            write_speech_tokenizer(directory / family_named(options.family).speech_tokenizer)
             write_speaker_encoder(directory / "campplus.onnx")
             size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
             print(f"wrote {directory} ({size / 2**30:.1f} GiB) in {time.monotonic() - started:.0f} s")

@@ -9,6 +9,7 @@ from pathlib import Path
 from benchmarks.gpu_check.check import TINY
 from benchmarks.official.checkpoint import write_checkpoint
 from benchmarks.official.graphs import write_speaker_encoder, write_speech_tokenizer
+from services.common.families import family_named
 
 CARD = "voices:\n  - {name: slt, audio: prompt_slt.wav, transcript: prompt_slt.txt}\n"
 
@@ -21,7 +22,7 @@ def write(family: str, directory: Path) -> None:
     part = directory.with_name(directory.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     write_checkpoint(part, family=family)
-    write_speech_tokenizer(part / f"speech_tokenizer_v{family[-1]}.onnx")
+    write_speech_tokenizer(part / family_named(family).speech_tokenizer)
     write_speaker_encoder(part / "campplus.onnx")
     for name in ("prompt_slt.wav", "prompt_slt.txt"):
         shutil.copy(TINY / name, part)

@@ -20,8 +20,8 @@ from torch import Tensor
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 MINIS = ROOT / "tests" / "data"
-FAMILIES = ("cosyvoice2", "cosyvoice3")
 _LISTS = {"cosyvoice2": HERE / "shapes.txt", "cosyvoice3": ROOT / "docs" / "spec" / "cosyvoice3-shapes.txt"}
+FAMILIES = tuple(_LISTS)
 Shapes = dict[str, dict[str, tuple[int, ...]]]
 # One tensor with two names in the official file: Qwen2's tied embeddings.
 _TIED = {"llm.model.lm_head.weight": "llm.model.model.embed_tokens.weight"}

@@ -150,9 +150,10 @@ def run(mutations: list[Mutation], tree: Path, runner: Runner) -> Iterator[tuple
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutate", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", default="", help="run the mutations whose line contains this text")
+    parser.add_argument("--first", type=int, default=1, help="begin with this one, to go on after an interruption")
     parser.add_argument("--list", action="store_true", help="print the mutations and whether they fit the code")
     options = parser.parse_args(arguments)
-    chosen = [mutation for mutation in read_list() if options.only in str(mutation)]
+    chosen = [mutation for mutation in read_list() if options.only in str(mutation)][options.first - 1 :]
     if not chosen:
         sys.stderr.write(f"no mutation contains {options.only!r}\n")
         return 2

@@ -190,9 +190,13 @@ class CostModel:
 
     @classmethod
     def read(cls, path: Path) -> CostModel:
-        """Read a JSON object of these fields. Raises ValueError that names the file and the problem."""
+        """Read a JSON object of these fields. Raises ValueError that names the file and the problem.
+
+        The file may state under `measured` where its numbers come from.
+        """
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
+            data.pop("measured", None)
             numbers = {str(key): float(value) for key, value in data.items()}
             holdback = int(numbers.pop("holdback_frames", cls.holdback_frames))
             costs = cls(**numbers, holdback_frames=holdback)

@@ -46,3 +46,12 @@ def test_the_committed_cost_files_can_be_read() -> None:
     paths = sorted(COSTS.glob("*.json"))
     assert paths
     assert all(CostModel.read(path).frame_s > 0 for path in paths)
+
+
+def test_a_cost_file_may_state_where_it_was_measured(tmp_path: Path) -> None:
+    path = tmp_path / "costs.json"
+    path.write_text('{"measured": "one thread of a small machine", "batch_s": 1, "stream_s": 2, "frame_s": 3}')
+    assert CostModel.read(path) == CostModel(batch_s=1, stream_s=2, frame_s=3)
+    path.write_text('{"batch_s": "fast", "stream_s": 2, "frame_s": 3}')
+    with pytest.raises(ValueError, match=r"costs\.json must be a JSON object of numbers"):
+        CostModel.read(path)

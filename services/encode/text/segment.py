@@ -24,6 +24,9 @@ _ENDED = regex.compile(r"[.?!。？！…]")
 _PAUSES = ("，", ",", "、")
 _STOPPED = regex.compile(r"""[.?!。？！…]["”’'»)\]}*_~`」』）】》]{0,4}\s*$""")
 """The end of a text that a pause completes."""
+_ENTITY = regex.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,20});$")
+"""`&amp;`, whose mark ends no sentence."""
+_LONGEST_ENTITY = 24
 _LINE_HEAD = 400
 """Characters of a line that are kept to judge its end."""
 
@@ -101,6 +104,13 @@ class Segmenter:
         """Return the end of the sentence or None, and where to look further; None if later text decides."""
         text = self._text
         following = text[place + 1 : place + 2]
+        if text[place] == "：" and text[place - 1 : place].isdecimal():  # 12：30
+            if not following:
+                return None, None
+            if following.isdecimal():
+                return None, place + 1
+        if text[place] == ";" and _ENTITY.search(text, max(0, place - _LONGEST_ENTITY), place + 1) is not None:
+            return None, place + 1
         if following == " " and text[place] in ".?!" and not self._in_table_row():  # by far the most frequent case
             return self._after_full_stop(place, final=final) if text[place] == "." else (place + 1, None)
         end = place

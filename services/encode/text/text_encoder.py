@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain, repeat
 
+import regex
+
 from services.encode.text.frontend import TextFrontend
 from services.encode.text.interleaved import InterleavedEncoder
 from services.encode.text.markup.items import PLAIN, Border, Item, Pause, Text, Warnings
@@ -27,6 +29,8 @@ __all__ = ["MAX_CHARACTERS", "STEP_CHARACTERS", "InterleavedEncoder", "Piece", "
 
 TEXTS_MEASURED = 16
 """Texts whose ids are kept."""
+_WIDE = regex.compile(r"[，。！？；、（）《》￥]")
+_LATIN_WORDS = regex.compile(r"\p{Latin}{4}|\p{Latin}\s")
 _HAN_LANGUAGES = frozenset(("zh", "yue", "ja", "ko"))
 
 
@@ -125,10 +129,14 @@ class SentenceEncoder:
         blank = segment[: len(segment) - len(segment.lstrip())] if self._started and self._language == "en" else ""
         if blank and not blank.strip("\r\n\t "):
             blank = " "  # a line end is read as a blank
+        elif self._started and self._language == "en" and core[0].isalnum() and core[0].isascii():
+            blank = blank or " "  # the sentences touch: `12345.Let me`
         read = self._frontend.read(core, rules, self._request.lexicon, self.warnings)
         if only_punctuation(read.strip()):
             return []
         self._started = True
+        if core.endswith("、") and read.endswith("。"):
+            read = f"{read[:-1]}、"  # an item of an enumeration, which the family's rules take for the end of the text
         text = blank + read
         if inside and text[-1].isalnum():
             text += "，" if self._language == "zh" else ","
@@ -156,11 +164,20 @@ class SentenceEncoder:
         chinese = language_of(segment) == "zh"
         if not language:
             self._language = "zh" if chinese else self._language
-            return self._language
+            return "zh" if self._is_chinese_without_letters(segment) else self._language
         if chinese and language not in _HAN_LANGUAGES:
             language = "zh"
         self._language = "zh" if language in ("zh", "yue", "ja") else "en"
         return "zh" if language == "yue" else language
+
+    def _is_chinese_without_letters(self, segment: str) -> bool:
+        """Return whether only the marks of a segment are Chinese: `100km/h，5kg`."""
+        return (
+            not segment.isascii()
+            and _WIDE.search(segment) is not None
+            and _LATIN_WORDS.search(segment) is None
+            and self._frontend.speaks("zh")
+        )
 
     def _pieces(self, spans: list[Span]) -> list[Piece]:
         tag = self._frontend.language_tag_ids(self._input.language)

@@ -171,6 +171,9 @@ def test_pieces_are_returned_as_soon_as_they_are_certain() -> None:
         ("The 3rd... and last!", ["The third.", " and last!"]),
         ('He said "stop." Then left', ['He said "stop."', " Then left."]),
         ("Hello. ... ?! Bye.", ["Hello.", " Bye."]),
+        ("It is 12345.It works.Good.", ["It is one two three four five.", " It works.", " Good."]),
+        ("5 &lt; 6 &amp; 7 &gt; 3", ["five is less than six and seven is greater than three."]),
+        ("at １２：３０ or so", ["at twelve thirty or so."]),
     ],
 )
 def test_english_readings(text: str, pieces: list[str]) -> None:
@@ -183,6 +186,18 @@ def test_chinese_rules_hold_from_the_first_chinese_sentence_on() -> None:
     result = run(SentenceEncoder(one_sentence_pieces()), ["It is 5. 今天 3.5 度。OK.好（的）"])
     assert isinstance(result, list)
     assert [piece.text for piece in result] == ["It is five.", "今天3点5度。", "OK。", "好的。"]
+
+
+def test_numbers_among_chinese_marks_are_read_in_chinese() -> None:
+    result = run(SentenceEncoder(frontend()), ["0086，013。"])
+    assert isinstance(result, list)
+    assert [piece.text for piece in result] == ["零零八六，零一三。"]
+
+
+def test_an_enumeration_keeps_its_marks() -> None:
+    result = run(SentenceEncoder(one_sentence_pieces()), ["苹果、香蕉、"])
+    assert isinstance(result, list)
+    assert [piece.text for piece in result] == ["苹果、", "香蕉、"]
 
 
 def test_a_text_without_marks_is_cut_at_spaces() -> None:

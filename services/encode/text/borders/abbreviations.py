@@ -36,7 +36,7 @@ _CAPITALISED = words(
 _LOWER_TOO = words("no art ex app par pt ft sq co")
 """Of the capitalised ones, those that are also written in lower case before a number."""
 
-_STARTERS = words("""
+STARTERS = words("""
     the a an it he she they we i you this that these those there here in on at by for from but and or so if when while
     as after before since then now what who why how where which is are was were do does did can could will would should
     my your his her its our their not no yes let please however also meanwhile because although though once with
@@ -108,7 +108,7 @@ def _before_word(text: str, word: str, after: str, end: int, *, final: bool) -> 
         return key in {"no", "nos"} or not (len(after) == 1 or _ROMAN.fullmatch(after))
     if end == len(text) and len(after) <= LONGEST_STARTER and not final:
         return None
-    return after.casefold() in _STARTERS and text[end : end + 1] != "."
+    return after.casefold() in STARTERS and text[end : end + 1] != "."
 
 
 def _is_blank_line(blank: str) -> bool:

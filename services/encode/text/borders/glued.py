@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import regex
 
-from services.encode.text.borders.abbreviations import word_before
+from services.encode.text.borders.abbreviations import STARTERS, word_before
 from services.encode.text.borders.words import words
 
 _DIGITS = regex.compile(r"\d\d$")
@@ -18,6 +18,8 @@ _NAMES = words("""
     js ts py rb go rs java cs cpp html htm css php pdf txt doc docx xls xlsx ppt pptx csv tsv json xml yaml yml zip tar
     gz rar exe dll md rtf png jpg jpeg gif bmp svg mp mov avi wav flac ogg aac iso img bin bat sh sql db log cfg ini
     """)
+_STARTERS = STARTERS | words("go me us be")
+"""Of the names, those that begin a sentence in title case, before a blank."""
 _PART_OF_NAME = regex.compile(r"[/\\@#=&]|^www\.|\p{L}\.\p{L}")
 """In the text before a mark: an address, a path, or a name with dots."""
 _WIDE = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}]")
@@ -52,7 +54,10 @@ def _before_word(text: str, mark: int, *, final: bool) -> bool | None:
         return True
     if word.end() == len(text) and not final:
         return None
-    if len(word.group()) < 2 or word.group().casefold() in _NAMES:
+    key = word.group().casefold()
+    if len(key) < 2 or (
+        key in _NAMES and not (key in _STARTERS and word.group().istitle() and text[word.end()] == " ")
+    ):
         return False
     return _not_in_a_name(text, word.end(), final=final)
 

@@ -51,7 +51,9 @@ _WAYS_TO_WRITE = frozenset(
     ("<font>", "<circle>", "<square>", "<wide>", "<narrow>", "<isolated>", "<initial>", "<medial>", "<final>")
 )
 # Blocks in which the tag <compat> means the same: letters like ℡, Roman numerals, enclosed ones, radicals, ligatures.
-_COMPAT = regex.compile(r"[\u00b5\u017f\u2100-\u2188\u2460-\u24ff\u2f00-\u2fdf\u3200-\u33ff\ufb00-\ufdff]")
+_COMPAT = regex.compile(
+    r"[\u00b5\u017f\u2100-\u2188\u2460-\u24ff\u2f00-\u2fdf\u3200-\u33ff\ufb00-\ufdff\U0001f100-\U0001f10a]"
+)
 
 
 def drop_unspeakable(text: str) -> str:

@@ -20,16 +20,27 @@ _OF_INTEREST = re.compile(
 _CHINESE = re.compile(r"[\u4e00-\u9fff。，！？；：、“”‘’《》（）A-Za-z0-9 ,.;:!?'\"%]+")
 
 _CITATION = regex.compile(r"【[^【】]*†[^【】]*】")
-_CIRCLED = r"[\u2460-\u249b\u24ea-\u24ff\u2776-\u2793]"
-_BETWEEN_CIRCLED = regex.compile(rf"(?<={_CIRCLED})\s*(?=[0-9]|{_CIRCLED})|(?<=[0-9])\s*(?={_CIRCLED})")
+# Numbers in one character: circled, in brackets, with a full stop; also days, hours and months.
+_CIRCLED = (
+    r"[\u2460-\u249b\u24ea-\u24ff\u2776-\u2793\u3248-\u324f\u3251-\u325f\u32b1-\u32bf\u32c0-\u32cb\u3358-\u3370"
+    r"\u33e0-\u33fe\U0001f100-\U0001f10c]"
+)
+_FRACTIONS = r"[\u00bc-\u00be\u2150-\u215e\u2189]"
+_BETWEEN_CIRCLED = regex.compile(
+    rf"(?<={_CIRCLED})\s*(?=[0-9]|{_CIRCLED}|{_FRACTIONS})|(?<=[0-9])\s*(?={_CIRCLED})"
+    rf"|(?<={_FRACTIONS})\s*(?={_CIRCLED})"
+)
+_TWO_KEYCAPS = regex.compile(r"([0-9])\ufe0f?\u20e3(?=[0-9])")
 _KEYCAP = regex.compile(r"[#*]\ufe0f?\u20e3")
 _MARKS_OF_PICTURES = r"[\ufe0e\ufe0f\u200d\u20e3\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]"
 _PICTURES = regex.compile(rf"(?:{PICTURE}{_MARKS_OF_PICTURES}*)(?:\s*(?:{PICTURE}|{_MARKS_OF_PICTURES}))*", regex.V1)
 _ARROW = regex.compile(r"[\u2190-\u21ff\u27f0-\u27ff\u2900-\u297f\u279c\u27a1\u2b05-\u2b07]", regex.V1)
 _INNER_BULLET = regex.compile(r"(?<=[^\s]) +[\u2022\u2023\u25cf\u25aa] +(?=[^\s])")
 _FRACTION = regex.compile(r"(\d?)([\u00bc-\u00be\u2150-\u215e\u2189])(\d?)")
+_TWO_FRACTIONS = regex.compile(rf"(?<={_FRACTIONS})\s*(?={_FRACTIONS})")
 _FRACTION_SLASH = regex.compile(r"(?<=\d)\u2044(?=\d)")
-_LOW_DIGITS = regex.compile(r"(?<=(\d)?)[\u2080-\u2089]+")
+_LOW_DIGITS = regex.compile(r"(?<=(\d)?)[\u2080-\u2089]+(?=(\d)?)")
+_HIGH_DIGITS = regex.compile(r"(?<=[⁰¹²³⁴-⁹])(?=[0-9])")
 _WIDE_COLON = regex.compile(r"(?<=[0-9])：(?=[0-9])")
 _WIDE_COMMA = regex.compile(r"(?<=[0-9])，(?=[0-9]{3}(?![0-9]))(?<=[\uff10-\uff19]，)")
 _BLANKS = regex.compile(r"[ \t]{2,}")
@@ -72,18 +83,25 @@ def _cleaned(part: str) -> str:
 def _plain_characters(text: str) -> str:
     """Replace the characters whose replacement depends on their neighbours."""
     text = _CITATION.sub("", _KEYCAP.sub("", text))
+    text = _TWO_KEYCAPS.sub(r"\1 ", text)
     text = _BETWEEN_CIRCLED.sub(", ", text)
     text = _INNER_BULLET.sub(", ", text)
     text = _PICTURES.sub(_gap, text)
-    text = written_fractions(text)
-    text = _LOW_DIGITS.sub(lambda low: (", " if low.group(1) else "") + normalize("NFKC", low.group()), text)
+    text = _HIGH_DIGITS.sub(", ", written_fractions(text))
+    text = _LOW_DIGITS.sub(lambda low: _plain_low(low), text)
     text = _WIDE_COMMA.sub(",", text)
     return _WIDE_COLON.sub(":", drop_unspeakable(text))
 
 
+def _plain_low(low: regex.Match[str]) -> str:
+    """Write index digits plainly, apart from digits on both sides: 1₂3 is three numbers."""
+    return f"{', ' if low.group(1) else ''}{normalize('NFKC', low.group())}{', ' if low.group(2) else ''}"
+
+
 def written_fractions(text: str) -> str:
     """Write ½ as 1/2, apart from a whole number before it."""
-    return _FRACTION_SLASH.sub("/", _FRACTION.sub(_written_fraction, text))
+    text = _FRACTION.sub(_written_fraction, _TWO_FRACTIONS.sub(", ", text))
+    return _FRACTION_SLASH.sub("/", text)
 
 
 def _gap(pictures: regex.Match[str]) -> str:

@@ -21,11 +21,12 @@ _NUMBER = r"\d+(?:\.\d+)?"
 _MONEY = {"$": "美元", "€": "欧元", "£": "英镑", "¥": "元", "US$": "美元", "HK$": "港元"}
 _SCALES = {"k": 10**3, "m": 10**6, "mn": 10**6, "b": 10**9, "bn": 10**9, "t": 10**12}
 _CODE_WORDS = (
-    r"邮编|邮政编码|编号|编码|号码|账号|帐号|卡号|密码|验证码|校验码|提取码|邀请码|兑换码|优惠码|代码|口令|订单号?|单号|工号|学号|"
+    r"端口号?|邮编|邮政编码|编号|编码|号码|账号|帐号|卡号|密码|验证码|校验码|提取码|邀请码|兑换码|优惠码|代码|口令|订单号?|单号|工号|学号|"
     r"房间号?|客房|包厢|房号|门牌号?|座位号?|尾号|身份证号?|车牌号?|航班号?|车次|病历号|流水号|序列号|批号|型号|QQ号?|微信号?|ID|PIN码?|"
     r"分机号?|转|工单号?|会议号|用户名?"
 )
 _AFTER_CODE_WORD = regex.compile(rf"(?i:{_CODE_WORDS})[:：是为]?$")
+_WIDE_COLON = regex.compile(r"(?<=\d)：(?=\d)")
 _EQUALS = regex.compile(r"\s?=")
 _LETTER_PAIR = regex.compile(r"(?<=[A-Za-z])\d{3,}")
 
@@ -116,6 +117,10 @@ def _names(match: Match) -> str:
     return _LETTER_PAIR.sub(lambda run: digits(run.group()), match.group())
 
 
+def _degrees(match: Match) -> str:
+    return f"度{match['m']}分" + (f"{match['s']}秒" if match["s"] else "")
+
+
 def _scientific(match: Match) -> str:
     exponent = match["exponent"]
     sign = "负" if exponent[0] in "-−" else ""
@@ -158,7 +163,7 @@ BEFORE = RuleSet(
     rule("手机号", r"(?<![\d.])1[3-9]\d[\s-]?\d{4}[\s-]?\d{4}(?![\d.])", _telephone),
     rule(
         "固定电话",
-        r"(?<![\d.])(?:[（(]0\d{2,3}[)）]\s?|0\d{2,3}[\s-])\d{3,4}[\s-]?\d{4}(?:-\d{1,5})?(?!\d)|(?<![\d.-])[48]00[-\s]\d{3}[-\s]?\d{4}(?!\d)|(?<=电话[是为：:]?\s?|热线[是为：:]?\s?|拨打?\s?|致电\s?)\d{3,8}(?:-\d{3,8})*(?!\d)",
+        r"(?<![\d.])(?:[（(]0\d{2,3}[)）]\s?|0\d{2,3}[\s-])\d{3,4}[\s-]?\d{4}(?:-\d{1,5})?(?!\d)|(?<![\d.-])[48]00[-\s]\d{3}[-\s]?\d{4}(?!\d)|(?<=(?:电话[是为：:]?\s?|热线[是为：:]?\s?|拨打?\s?|致电\s?)(?:\d{3,8}[或、和])?)\d{3,8}(?:-\d{3,8})*(?!\d)",
         _telephone,
     ),
     rule(
@@ -166,6 +171,7 @@ BEFORE = RuleSet(
         rf"(?P<before>(?i:{_CODE_WORDS})\s?[:：是为]?\s?\#?(?:[A-Z]{{1,2}})?)(?P<number>\d{{2,}}(?:-\d+)*)(?![\d.%]|[:：]\d|年|月)",
         lambda match: match["before"] + digits(match["number"]).replace("-", "，"),
     ),
+    rule("房间", r"(?<![\d.:A-Za-z-])\d{3,4}(?=室|号房|房间(?!里|内)|号病床)", lambda match: digits(match.group())),
     rule("字母编号", r"(?<![A-Za-z\d])[A-Z]{1,3}\d{3,}(?![A-Za-z\d])", _names),
     rule(
         "科学记数",
@@ -218,7 +224,15 @@ BEFORE = RuleSet(
     rule("范围", rf"{_OUTSIDE}(?P<first>{_NUMBER}){_DASH}(?P<last>{_NUMBER})(?![\d./]|[-–]\d)", _range, "-–—~～−"),
     rule("字母与数字之间的加号", r"(?<=[A-Za-z])\+(?=\d)", lambda match: "加", "+"),
     rule("字母与数字之间的连字符", r"(?<=[A-Za-z])[-－](?=\d)", lambda match: " ", "-－"),
-    rule("乘号", r"(?<=\d)\s?[*]\s?(?=\d)", lambda match: "×", "*"),
+    rule("乘号", r"(?<=\d)\s?[*xX]\s?(?=\d)", lambda match: "乘", "*xX"),
+    rule(
+        "每",
+        r"(?<=[\d元角分块钱万亿]|[千公毫]?[克米升]|美元|欧元)\s?/\s?(?=[天日月年周次个人名件份斤克公千平小吨张套台晚]|立方)",
+        lambda match: "每",
+        "/",
+    ),
+    rule("度分秒", r"(?<=\d)\s?°\s?(?P<m>\d{1,2})\s?['′](?:\s?(?P<s>\d{1,2})\s?[\"″])?", _degrees, "°"),
+    rule("括号后的数字", r"(?<=[（(][\d一二三四五六七八九十]{1,3}[）)])(?=\d)", lambda match: "，", "）)"),
     rule("二和两", TWO.pattern, two, "2"),
     rule("首零", r"(?<![\d.:：点年/-])0\d+(?![\d:：/-]|\.\d)", lambda match: digits(match.group()), "0"),
     rule("长串数字", r"(?<![\d.])\d{9,}(?!\d|\.\d)", lambda match: digits(match.group())),
@@ -240,7 +254,7 @@ _READ_BY_WETEXT = regex.compile(r"[\d%‰¥$€£°℃℉±×÷=]")
 
 def read_chinese(text: str, wetext: Callable[[str], str] | None) -> str:
     """Return the sentence with numbers in Chinese words. Without `wetext` only what the rules read changes."""
-    text = text.replace("￥", "¥")
+    text = _WIDE_COLON.sub(":", text.replace("￥", "¥"))
     if _OF_INTEREST.search(text) is None:
         return text
     text = "".join(

@@ -180,5 +180,13 @@ RULES = (
         starts=r"\d",
         when=r"\d\.\d",
     ),
+    rule(
+        "path",
+        r"(?<![\w./\\:])(?:[A-Za-z]:\\|~?/|\.{1,2}/)(?:[\w.-]+[/\\])*[\w.-]*\w[/\\]?(?=[/\\\w]*)(?<=[/\\].*[/\\].*|:\\.*|~/.*|\./.*)",
+        lambda match: _read(match.group()),
+        "/\\",
+        when=r"(?:^|[\s(\"'])(?:[A-Za-z]:\\|~?/\w|\.{1,2}/)",
+    ),
+    rule("port of this machine", r"(?<=\blocalhost):(?=\d)", lambda match: " colon ", ":"),
     rule("handle", r"(?<![\w@])@(?P<name>[\p{L}_][\w.]*\w|\p{L})", _handle, "@"),
 )

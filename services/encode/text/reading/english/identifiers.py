@@ -16,6 +16,7 @@ passport vin sku mac upc ean imsi swift plate meter
 """
 _CODE_PHRASES = (
     r"zip[ ]?codes?|post[ ]codes?|sort[ ]codes?|ends?[ ](?:in|with)|ending[ ](?:in|with)|last[ ]four(?:[ ]digits)?"
+    r"|(?:card|account|number|phone)[ ]ending"
 )
 _LABELS = """
 room rooms flight flights order orders invoice invoices ticket tickets case cases reference references ref booking
@@ -34,6 +35,7 @@ _LINKS = (
 UNIT_FOLLOWS = rf"\s?(?:%|°|(?:{'|'.join(CERTAIN_UNITS)})\b)"
 _PLAIN = rf"\d+(?![\w]|[.,:/]\d|{UNIT_FOLLOWS})"
 _DIGITS = regex.compile(r"\d+(?:-\d+)*")
+_LAST_NUMBER = regex.compile(r"(?r)\d+")
 _NUMBERS = regex.compile(r"\d+")
 _GROUPED = regex.compile(r"[1-9]\d{0,2}(?:\.\d{3}){2,}")  # 1.234.567
 _RUNS = regex.compile(r"\d+|\D+")
@@ -62,6 +64,13 @@ def _code(match: Match) -> str | None:
     return _DIGITS.sub(lambda number: grouped(number.group().split("-")), match["numbers"])
 
 
+def _joint(dash: Match) -> str:
+    """Read the dash of seats 21-23 as `to`, that of a Boeing 747-400 not."""
+    first, last = _LAST_NUMBER.search(dash.string, 0, dash.start()), _DIGITS.match(dash.string, dash.end())
+    rises = first is not None and last is not None and int(first.group()) < int(last.group().partition("-")[0])
+    return " to " if rises else ", "
+
+
 def _label(match: Match) -> str | None:
     numbers = match["numbers"]
     if not _names(match, LABEL_WORDS):
@@ -70,7 +79,7 @@ def _label(match: Match) -> str | None:
         len(numbers) < 5 or _COUNTED.search(match.string, max(0, match.start() - 8), match.start())
     ):
         return None
-    return _NUMBERS.sub(lambda number: label(number.group()), _INNER_DASH.sub(" to ", numbers))
+    return _NUMBERS.sub(lambda number: label(number.group()), _INNER_DASH.sub(_joint, numbers))
 
 
 def _version(match: Match) -> str | None:
@@ -99,7 +108,7 @@ CONTEXT_RULES = (
         rf"(?![\w]|[.,:/]\d|{UNIT_FOLLOWS}|[ ]\d{{3}}(?!\d))",
         _code,
         starts=r"\d",
-        words=(*CODE_WORDS, "post", "sort", "end", "ends", "ending", "four"),
+        words=(*CODE_WORDS, "post", "sort", "end", "ends", "ending", "four", "phone"),
     ),
     rule(
         "label",
@@ -129,6 +138,13 @@ RULES = (
         when=r"[vV]\d",
         near="vV",
     ),
+)
+RESOLUTION = rule(
+    "resolution",
+    r"(?<![\w.,])(?P<first>\d{1,2})(?P<last>[1-9]\d)p(?!\w)",
+    lambda match: f"{cardinal(match['first'])} {cardinal(match['last'])} p",
+    "p",
+    starts=r"\d",
 )
 MIXED = rule(
     "digits among letters",

@@ -60,6 +60,7 @@ _SCALE = (
     r"(?:[kKMmBbTt]|[mM][nN]|MM|mm|mil|mio|[bB][nN]|[tT][nN])(?![\w])"
     r"|\s?(?:hundred|thousand|million|billion|trillion|lakh|crore)s?\b|\s[MKB](?!\w)"
 )
+_ARTICLE = regex.compile(r"(?:^|\s)[Aa]n?\s$")
 _DOLLARS = regex.compile(r"[\s-](?:dollar|euro|pound|buck)s?\b")
 _PER_WHAT = r"(?:\s?/\s?(?P<per>[a-z]{1,12})(?![\w/]))?"
 
@@ -99,12 +100,21 @@ def _money(match: Match) -> str | None:
     scale = match["scale"]
     if high is None:
         words += sum_words(low, scale, currency, bare=named)
+        if not named and _ARTICLE.search(match.string, max(0, match.start() - 4), match.start()):
+            words = _before_noun(words, currency, match)
     else:
         last = amount(high)
         end = match["scale2"]
         plain = not (low.fraction and len(low.fraction) == 2) and not match["again"] and not (scale and not end)
         words += f"{sum_words(low, scale, currency, bare=plain)} to {sum_words(last, end, currency, bare=named)}"
     return words + _per(match)
+
+
+def _before_noun(words: str, currency: str, match: Match) -> str:
+    """Read a sum before a noun in the singular: a $5 fee -> a five dollar fee."""
+    one, many, _ = _name(currency)
+    follows = match.string[match.end() : match.end() + 2]
+    return words.removesuffix(many) + one if follows[:1] in " -" and follows[1:].isalpha() else words
 
 
 def _per(match: Match) -> str:

@@ -34,6 +34,8 @@ def _value(numeral: str) -> int | None:
 
 def _certain(match: Match) -> int | None:
     numeral = match["numeral"]
+    if numeral == "I" and match["before"].endswith("War"):
+        return 1
     if numeral in ("I", "C", "L") and not (numeral == "I" and _BEFORE_ONE.match(match.string, match.end())):
         return None
     return _value(numeral)
@@ -48,7 +50,11 @@ def _ruler(match: Match) -> str | None:
 
 def _thing(match: Match) -> str | None:
     value = _certain(match)
-    return None if value is None else f"{match['before']} {cardinal(str(value))}"
+    if value is None:
+        return None
+    whole = _value(match["whole"]) if match["whole"] else None
+    of = f" of {cardinal(str(whole)) if whole else match['whole']}" if match["whole"] else ""
+    return f"{match['before']} {cardinal(str(value))}{of}"
 
 
 def _century(match: Match) -> str | None:
@@ -72,7 +78,7 @@ RULES = (
     ),
     rule(
         "numbered part",
-        rf"(?P<before>\b(?:{_THINGS}))[ ]{_NUMERAL}(?![\w-])",
+        rf"(?P<before>\b(?:{_THINGS}))[ ]{_NUMERAL}(?![\w-])(?:[ ]of[ ](?P<whole>[IVXLC]+)(?![\w-]))?",
         _thing,
         "IVX",
         words=regex.findall("[a-z]+", _THINGS.lower()),

@@ -54,6 +54,10 @@ def _place(match: Match) -> str:
     return f"{name.capitalize() if word[0].isupper() else name} "
 
 
+def _with(match: Match) -> str:
+    return "without" if match["out"] else "with"
+
+
 OPERAND = r"[\p{N}\p{L})\]²³⁰-⁹]"
 RULES = (
     rule("number sign", r"(?:\#|№)\s?(?=\d)", lambda match: "number ", "#№"),
@@ -66,6 +70,7 @@ RULES = (
         flags=regex.IGNORECASE,
     ),
     rule("section sign", r"§+\s?", lambda match: "section ", "§"),
+    rule("paragraph sign", r"¶\s?(?=\d)", lambda match: "paragraph ", "¶"),
     rule("hashtag", r"(?<![\w&#])\#(?=\p{L})", lambda match: "", "#"),
     rule(
         "comparison",
@@ -74,6 +79,8 @@ RULES = (
         "<>≤≥",
     ),
     rule("root", r"√\s?", lambda match: "square root of ", "√"),
+    rule("slash before a number", r"(?<=\p{L})/(?=\d)", lambda match: " slash ", "/"),
+    rule("equal to a version", r"(?<=\p{L})==(?=\d)", lambda match: " equals ", "="),
     rule("plus plus", r"(?<=\b[A-Za-z])\+\+", lambda match: " plus plus", "+"),
 )
 ARITHMETIC = (
@@ -91,7 +98,7 @@ ARITHMETIC = (
     ),
     rule(
         "operator after a letter",
-        r"(?<=(?<![\p{L}\p{N}])\p{L}[²³]?)(?P<sign>[=+*×÷<>≤≥≠^])(?=\p{N}|\p{L}(?![\p{L}\p{N}]))",
+        r"(?<=(?<![\p{L}\p{N}])\p{L}[²³]?|\b(?:squared|cubed))(?P<sign>[=+*×÷<>≤≥≠^])(?=\p{N}|\p{L}(?![\p{L}\p{N}]))",
         _operator,
         "=+*×÷<>≤≥≠^",
     ),
@@ -99,7 +106,8 @@ ARITHMETIC = (
     rule("minus or divided by", r"(?<=\d)\s(?P<sign>[-−–/])\s(?=\d)", _operator, "-−–/", when=r"\d\s[-−–/]\s\d"),
 )
 REST = (
-    rule("and", r"\s?&\s?", lambda match: " and ", "&"),
+    rule("with and without", r"(?<![\w/])[wW]/(?P<out>o)?(?=\s)", _with, "/"),
+    rule("and", r"\s?&+\s?", lambda match: " and ", "&"),
     rule("at", r"(?<=\w)\s?@\s?(?=\w)|(?<!\S)@(?!\S)", lambda match: " at ", "@"),
     rule("plus", r"(?<=\w)\+(?![\w+])", lambda match: " plus", "+"),
     rule("plus before a number", r"(?<![\w+])\+(?=\w)", lambda match: "plus ", "+"),

@@ -56,7 +56,7 @@ def _national(match: Match) -> str | None:
 
 def _vanity(match: Match) -> str:
     parts = match.group().split("-")
-    return ", ".join(spelled(part) if part.isdigit() else part for part in parts)
+    return ", ".join(" ".join(spelled(run) if run.isdigit() else run for run in _RUNS.findall(part)) for part in parts)
 
 
 def _account(match: Match) -> str | None:
@@ -91,7 +91,7 @@ RULES = (
     ),
     rule(
         "telephone number in letters",
-        r"(?<![\w-])(?:1-)?8\d\d-(?:\d{1,3}-)?[A-Z]{3,}(?:-[A-Z0-9]+)*(?![\w-])",
+        r"(?<![\w-])(?:1-)?8\d\d-(?:\d{1,3}-)?(?=\d*[A-Z][A-Z\d]*[A-Z]\d*[A-Z]|[A-Z]{3})[A-Z\d]{3,}(?:-[A-Z0-9]+)*(?![\w-])",
         _vanity,
         "8",
         starts="18",
@@ -109,7 +109,7 @@ RULES = (
     ),
     rule(
         "short telephone number",
-        r"(?:(?<=\b(?:call|dial|text|ring|phone)[ ])|(?<=\b(?:calling|dialing|dialling)[ ]))"
+        r"(?<=\b(?:call|dial|text|ring|phone|calling|dialing|dialling)[ ](?:\d{3,6}[ ]or[ ])?)"
         r"(?P<number>\d-\d-\d|\d{3,6})(?![\w-]|[.,:/]\d|[ ]\d{3}\b|\s?(?:[%‰°]|(?:km|kg|GB|MB|mph)\b))",
         _emergency,
         starts=r"\d",

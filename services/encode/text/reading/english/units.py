@@ -30,6 +30,7 @@ Kbps kilobit_per_second kilobits_per_second
 Mbps megabit_per_second megabits_per_second
 Gbps gigabit_per_second gigabits_per_second|bps bit_per_second bits_per_second
 rpm revolution_per_minute revolutions_per_minute|bpm beat_per_minute beats_per_minute
+mmHg millimeter_of_mercury millimeters_of_mercury
 fps frame_per_second frames_per_second|ppm part_per_million parts_per_million|ppb part_per_billion parts_per_billion
 dpi dot_per_inch dots_per_inch|mpg mile_per_gallon miles_per_gallon
 """
@@ -163,7 +164,8 @@ RULES = (
     rule(
         "size",
         rf"""(?<![\w.,])(?P<first>(?!0\d)\d+(?:\.\d+)?)(?:(?P<x>[xX×])|[ ][xX][ ])(?P<second>(?!0\d)\d+(?:\.\d+)?)
-        (?:(?:[xX×]|[ ][xX][ ])(?P<third>\d+(?:\.\d+)?))?(?:\s?(?P<unit>{_LENGTH_NAMES}|px)(?![\w]))?(?![\w]|\.\d)""",
+        (?:(?:[xX×]|[ ][xX][ ])(?P<third>\d+(?:\.\d+)?))?(?:\s?(?P<unit>{_LENGTH_NAMES}|px)(?![\w]))?
+        (?![\w]|\.\d|\s?=)""",
         _size,
         "xX×",
         starts=r"\d",
@@ -219,6 +221,14 @@ RULES = (
         "°º˚",
         starts=NUMERIC,
         near="°º˚",
+    ),
+    rule(
+        "blood pressure",
+        r"(?<![\w./])(?P<over>\d{2,3})/(?P<under>\d{2,3})(?=\s?mmHg\b)\s?mmHg",
+        lambda match: f"{cardinal(match['over'])} over {cardinal(match['under'])} millimeters of mercury",
+        "H",
+        starts=r"\d",
+        near="/",
     ),
     rule(
         "fraction with a unit",

@@ -136,13 +136,13 @@ def main() -> None:
         recomputing = make(state_bytes=0)
         recomputing.vocoder.context = context
         clock = clock_of(options.device) if counting is None else lambda: counting.get_total_flops() / 1e9
-        meters = [Meter(backend, clock, scale) for backend in (cached, recomputing)]
+        kept, lost = (Meter(backend, clock, scale) for backend in (cached, recomputing))
         lengths = int(options.seconds * TOKEN_RATE), int(options.prompt_seconds * TOKEN_RATE)
-        methods = measure_methods(*meters, *lengths, options.repeats)
+        methods = measure_methods(kept, lost, *lengths, options.repeats)
         print_methods(methods, options.seconds, "s" if counting is None else "GFLOP")
         if counting is not None:
             return
-        batches = measure_batches(meters[0], options.batches, options.repeats)
+        batches = measure_batches(kept, options.batches, options.repeats)
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB; {load_average()}")
     measured = [*(hop for method in methods.values() for hop in method.hops), *batches]
     costs = fit(measured, context.right)

@@ -27,6 +27,8 @@ from services.common.families import family_named
 
 PROMPT = Path(__file__).parents[1] / "models" / "tiny" / "prompt_slt.wav"
 TEXTS = ("hello", "hello world over there")
+PATIENCE = "300"
+"""Seconds for one step: the workers are slow on a busy machine, and there is no other one to move to."""
 SECONDS = 2.0
 """Longest speech per text: a random model does not end by itself."""
 
@@ -60,7 +62,9 @@ async def run(directory: Path, logs: Path, devices: tuple[str, ...]) -> int:
         if event.kind == "serving":
             serving[event.worker] = time.monotonic() - started
 
-    config = StackConfig(model_dir=directory, decode_workers=1, log_dir=logs / "logs", devices=devices)
+    # On a machine with other work, a step takes longer than a worker of a service may stand still.
+    flags = {"gateway": ("--llm-stall-seconds", PATIENCE), "llm": ("--decode-stall-seconds", PATIENCE)}
+    config = StackConfig(model_dir=directory, decode_workers=1, log_dir=logs / "logs", devices=devices, flags=flags)
     async with Stack(config, record) as stack:
         for text in TEXTS:
             speech = await say(stack, text)

@@ -87,6 +87,9 @@ class TorchBackend:
         compute = self.precision.compute
         self.flow = Flow(model.flow, weights, self.device, compute, self._make_pool, make_estimator)
         self.vocoder = build_vocoder(model, self.device)
+        self._beat: Callable[[], None] = lambda: None
+        for layer in (*self.vocoder.generator.source_resblocks, *self.vocoder.generator.resblocks):
+            layer.register_forward_hook(lambda *_: self._beat())
         self._hold_back()
         self.prompts = PromptCache(self.flow)
         self._recomputed = self._non_finite = 0
@@ -151,6 +154,7 @@ class TorchBackend:
         return TorchState(flow, Stretch(spec.speed), vocoder, spec.full_attention_last, spec.voice, vocoder.emitted)
 
     def run(self, hops: Sequence[Hop], beat: Callable[[], None]) -> list[HopAudio | Exception]:
+        self._beat = beat
         began = time.perf_counter()
         flow_hops = [self._flow_hop(hop) for hop in hops]
         for hop in hops:

@@ -7,7 +7,7 @@ padding never changes a valid row, since convolutions are causal and attention i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -98,12 +98,16 @@ class Pass:
         cache: KvCache | None = None,
         indices: CacheIndices | None = None,
         step: int = 0,
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
-        """`lengths` are the valid positions per stream; `mask` is a result of `chunk_mask`."""
+        """`lengths` are the valid positions per stream; `mask` is a result of `chunk_mask`.
+
+        `beat` is called at each attention layer: an Euler step over a long prompt may take a CPU half a minute.
+        """
         self.lengths, self.mask, self.rows = lengths, mask, rows
         self.starts = indices.starts if indices else [0] * len(lengths)
         self.keys = indices.keys if indices else max(lengths)
-        self._cache, self._indices, self._step = cache, indices, step
+        self._cache, self._indices, self._step, self._beat = cache, indices, step, beat
 
     @property
     def has_cache(self) -> bool:
@@ -133,6 +137,7 @@ class Pass:
 
         `biases[s]` is an additive term [heads, length, cached + length], already scaled.
         """
+        self._beat()
         if self._cache is not None and self._indices is not None:
             k, v = self._store(self._cache, self._indices, layer, k, v)
         mask = self._masked(biases, q)

@@ -207,9 +207,10 @@ class Flow(nn.Module):
             mask = chunk_mask(ends, [ratio * start for start in starts], scaled, rows)
             mask = None if mask is None else mask.to(self.device)
             if not later:
-                return lambda step: Pass(scaled, mask, rows=rows)
+                return lambda step: Pass(scaled, mask, rows=rows, beat=on_step)
             indices = CacheIndices(earlier, later, self.pool.block_tokens, ratio, self.device)
-            return lambda step: Pass(scaled, mask, rows=rows, cache=self.pool.caches[name], indices=indices, step=step)
+            cache = self.pool.caches[name]
+            return lambda step: Pass(scaled, mask, rows=rows, cache=cache, indices=indices, step=step, beat=on_step)
 
         def at(rate: Rate) -> Pass:
             return over(rate, 1 if rate == "tokens" else self._ratio)(0)

@@ -88,6 +88,18 @@ def test_a_stream_in_any_hops_batches_and_places_is_its_one_shot(
         assert np.abs(made - expected).max() <= support.STREAMED
 
 
+@BOTH
+def test_a_hop_shows_progress_at_every_layer(family: str) -> None:
+    """A step over a long prompt takes a CPU longer than a worker may stand still before its streams leave it."""
+    backend, beats = support.mini_backend(family), list[int]()
+    state: TorchState = backend.open(spec(0, ChunkPlan()))
+    backend.run([Hop(state, SPEECH[0], 50, final=False)], lambda: beats.append(1))
+    layout = backend.flow.layouts()["estimator"]
+    layers = layout.layers * layout.steps + len(backend.vocoder.generator.resblocks)
+    assert layout.layers > 1
+    assert len(beats) >= layers
+
+
 def flow_with(family: str, **solver: object) -> Flow:
     """The mini's flow with other properties of its solver."""
     model = support.mini(family)

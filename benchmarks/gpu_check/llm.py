@@ -16,7 +16,7 @@ import torch
 from benchmarks.gpu_check.check import TINY, Check, name_of
 from benchmarks.gpu_check.kernel import step_kernels
 from benchmarks.llm_peers import FULL_SIZE, random_model
-from services.common.checkpoint.model_dir import ModelDir, open_model_dir
+from services.common.checkpoint.model_dir import AlignmentHead, ModelDir, open_model_dir
 from services.common.engine.shell import FailedEvent
 from services.llm.engine.engine import LlmEngine
 from services.llm.engine.layout import Prompt
@@ -81,6 +81,8 @@ class Generated:
     """The ids of all sequences by number, and the kinds of their steps."""
 
     ids: dict[int, list[int]] = field(default_factory=dict)
+    places: dict[int, list[int]] = field(default_factory=dict)
+    """The text ids that they speak."""
     ran: Counter[str] = field(default_factory=Counter)
     start_s: float = 0.0
     """Time to start the engine, recording included."""
@@ -105,6 +107,7 @@ def llm_exact(check: Check) -> None:
         check.report(f"{name}: steps by kind", [f"{count} x {how}" for how, count in recorded.ran.items()])
         check.report(f"{name}: start with {len(PROGRAM_SIZES)} programs, s", round(recorded.start_s, 2))
         check.expect(f"{name}: recorded equals unrecorded", recorded.ids == unrecorded.ids, f"{recorded.count} tokens")
+        check.expect(f"{name}: recorded aligns as unrecorded", recorded.places == unrecorded.places)
         if check.on_gpu:
             check.expect(f"{name}: steps ran as graphs", any(how.startswith("graph") for how in recorded.ran))
         same = sum(
@@ -125,7 +128,10 @@ def generate(
 ) -> Generated:
     """Generate SEQUENCES sequences of up to 3 s at once. Raises the error of a failed one."""
     prefill = PREFILL_SIZES if programs else ()
-    backend = CountingBackend(model, TorchOptions(False, kernels, programs, REQUEST_TOKENS, prefill))
+    # Heads of two layers, and two that share their keys; those of random weights follow nothing, but must agree.
+    heads = tuple(AlignmentHead(layer, head, 1.0) for layer, head in ((0, 0), (0, 1), (1, 0)))
+    options = TorchOptions(False, kernels, programs, REQUEST_TOKENS, prefill, alignment=heads)
+    backend = CountingBackend(model, options)
     generated = Generated(ran=backend.ran)
     events: queue.SimpleQueue[tuple[int, Event]] = queue.SimpleQueue()
     unrecorded = mock.patch.object(Program, "record", lambda program, pool=None: pool)
@@ -144,6 +150,7 @@ def generate(
             if isinstance(event, FailedEvent):
                 raise event.error
             generated.ids.setdefault(number, []).extend(event.raw_ids)
+            generated.places.setdefault(number, []).extend(place.position for place in event.aligned)
             live -= event.last
     return generated
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -44,8 +45,9 @@ class QueryTap:
         """Keep what is needed of query [N, kv_heads, group, head_dim]; `last` [sequences] indexes its rows."""
         for group in self._by_layer.get(layer, ()):
             shared = query[:, group.kv_head] if len(last) == len(query) == 1 else query[last, group.kv_head]
-            whole = len(group.members) == shared.shape[1]
-            self._taken.append((shared if whole else shared[:, group.members]).sum(1, dtype=torch.float32))
+            # Heads are taken one by one: a list of indices would be copied to the device, which a CUDA graph cannot do.
+            members = [shared[:, member].float() for member in group.members]
+            self._taken.append(reduce(torch.add, members))
 
     def summed(self) -> Tensor:
         """Return float32 [sequences, groups * head_dim] of the pass, the groups in order of their layers."""

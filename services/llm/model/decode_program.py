@@ -71,7 +71,7 @@ class Program(abc.ABC):
         self.size = size
         self.queries = torch.zeros((size, 0 if aligner is None else aligner.width), device=bans.device)
         """The queries of each row in the latest run, as `QueryTap.summed` returns them."""
-        self._aligner = aligner
+        self._aligner = aligner if aligner is not None and aligner.heads else None
         self._model, self._cache, self._bans, self._kernels = model, cache, bans, kernels
         self._spare = cache.keys.shape[1] - 1
         count = columns.TABLE + width + 1  # the last one stays the spare block, for positions beyond the width

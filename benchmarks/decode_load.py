@@ -1,6 +1,6 @@
 """(c) Measures how many streams play without underrun: deadline policy with kept state, and fifo with recomputation.
 
-    python -m benchmarks.decode_load [--costs services/decode/costs/full-cpu.json] [--speed 300] [--plot FILE]
+    python -m benchmarks.decode_load [--family cosyvoice3 | --costs FILE] [--speed 300] [--plot FILE]
 
 The whole stack runs with simulated backends: real processes and gRPC, but they sleep instead of computing. `--speed`
 divides the costs, so that one CPU core's figures represent a device that is this much faster. For each policy it
@@ -23,7 +23,9 @@ from cli.bench import HEADER, Load, Report, Target, largest_held, offer, report,
 from cli.local.stack import Stack, StackConfig
 from services.decode.engine.backends import CostModel
 
-COSTS = Path(__file__).parents[1] / "services" / "decode" / "costs" / "full-cpu.json"
+FOLDER = Path(__file__).parents[1] / "services" / "decode" / "costs"
+COSTS = {"cosyvoice2": FOLDER / "full-cpu.json", "cosyvoice3": FOLDER / "full-cpu-cosyvoice3.json"}
+"""Costs of each family's 0.5B layout."""
 TEXT = "And who is this person you are speaking of, and why did they not come to the house when we asked them to?"
 LLM_COSTS = {"step_s": 0.003, "step_s_per_sequence": 0.00005, "prefill_s_per_token": 1e-6, "tokens_per_text_id": 8.0}
 """Costs of an llm that is never the bottleneck."""
@@ -82,7 +84,8 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     description = (__doc__ or "").splitlines()[0]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.decode_load", description=description)
-    parser.add_argument("--costs", type=Path, default=COSTS, help="measured by `python -m benchmarks.decode --costs`")
+    parser.add_argument("--family", choices=list(COSTS), default="cosyvoice2", help="family of the 0.5B layout")
+    parser.add_argument("--costs", type=Path, help="other costs, measured by `python -m benchmarks.decode --costs`")
     parser.add_argument("--speed", type=float, default=300.0, help="divide the measured costs by this")
     parser.add_argument("--seconds", type=float, default=60.0, help="duration of a load, at least several utterances")
     parser.add_argument("--utterances", type=int, default=80, help="least number per load; slow rates then take longer")
@@ -96,7 +99,9 @@ async def search(policy: Policy, options: argparse.Namespace, target: Target) ->
     """Return the largest load that one decode worker holds, and all measured loads."""
     loads: list[Report] = []
     with tempfile.TemporaryDirectory(prefix="decode-load-") as temporary:
-        async with Stack(config(Path(temporary), policy, options.costs, options.speed)) as stack:
+        async with Stack(
+            config(Path(temporary), policy, options.costs or COSTS[options.family], options.speed)
+        ) as stack:
             await offer(
                 stack.gateway.address, Load(TEXT, rate=0.5, seconds=5.0)
             )  # caches the voice and opens the connections

@@ -9,13 +9,14 @@ from unicodedata import normalize
 import regex
 
 from services.encode.text.cleaning.characters import PICTURE, drop_unspeakable
+from services.encode.text.cleaning.latex import plain_formulas
 from services.encode.text.cleaning.markdown import plain_text, without_lookalikes
 from services.encode.text.cleaning.markup import decoded, without_tags
 from services.encode.text.protected import PROTECTED, outside_protected
 
 # Most sentences have no character of interest. The marks that begin a Markdown line are of interest there only.
 _OF_INTEREST = re.compile(
-    r"""[^A-Za-z0-9 ,.;:!?'"()%$/\n+-]|(?:^|\n)[ ]{0,3}(?:[+-] |\d+\) |(?:- ?){3})""",
+    r"""[^A-Za-z0-9 ,.;:!?'"()%$/\n+-]|(?:^|\n)[ ]{0,3}(?:[+-] |\d+\) |(?:- ?){3})|\$[A-Za-z][^$]{0,40}\$""",
 )
 _CHINESE = re.compile(r"[\u4e00-\u9fff。，！？；：、“”‘’《》（）A-Za-z0-9 ,.;:!?'\"%]+")
 
@@ -71,7 +72,7 @@ def _cleaned(part: str) -> str:
         text = _plain_characters(text)
     text = drop_unspeakable(text)
     text = without_tags(decoded(text))
-    text = plain_text(text)
+    text = plain_text(plain_formulas(text))
     text = _BLANKS.sub(" ", text)
     text = _BLANK_LINES.sub("\n", text)
     text = _LOOSE_MARK.sub("", text)

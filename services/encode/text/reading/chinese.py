@@ -26,6 +26,10 @@ _CODE_WORDS = (
     r"分机号?|转|工单号?|会议号|用户名?"
 )
 _AFTER_CODE_WORD = regex.compile(rf"(?i:{_CODE_WORDS})[:：是为]?$")
+_OPERATORS = {
+    "+": "加", "=": "等于", "×": "乘以", "÷": "除以", "<": "小于", ">": "大于", "≤": "小于等于",
+    "≥": "大于等于", "≠": "不等于",
+}  # fmt: skip
 _WIDE_COLON = regex.compile(r"(?<=\d)：(?=\d)")
 _EQUALS = regex.compile(r"\s?=")
 _LETTER_PAIR = regex.compile(r"(?<=[A-Za-z])\d{3,}")
@@ -233,6 +237,13 @@ BEFORE = RuleSet(
     ),
     rule("度分秒", r"(?<=\d)\s?°\s?(?P<m>\d{1,2})\s?['′](?:\s?(?P<s>\d{1,2})\s?[\"″])?", _degrees, "°"),
     rule("括号后的数字", r"(?<=[（(][\d一二三四五六七八九十]{1,3}[）)])(?=\d)", lambda match: "，", "）)"),
+    rule(
+        "算式",
+        r"(?<=(?<![A-Za-z])[A-Za-z]|[²³)])\s?(?P<sign>[+=×÷<>≤≥≠])\s?(?=[A-Za-z](?![A-Za-z])|[\d(√])",
+        lambda match: _OPERATORS[match["sign"]],
+        "+=×÷<>≤≥≠",
+    ),
+    rule("根号", r"√\s?(?=[\dA-Za-z(])", lambda match: "根号", "√"),
     rule("二和两", TWO.pattern, two, "2"),
     rule("首零", r"(?<![\d.:：点年/-])0\d+(?![\d:：/-]|\.\d)", lambda match: digits(match.group()), "0"),
     rule("长串数字", r"(?<![\d.])\d{9,}(?!\d|\.\d)", lambda match: digits(match.group())),
@@ -247,7 +258,7 @@ AFTER = RuleSet(
         ".",
     ),
 )
-_OF_INTEREST = regex.compile(r"[\d%‰¥$€£+=×÷@#/^<>°℃℉±~№\u00b2\u00b3]|(?<=[A-Za-z0-9])\.|\.(?=[A-Za-z0-9])")
+_OF_INTEREST = regex.compile(r"[√\d%‰¥$€£+=×÷@#/^<>°℃℉±~№\u00b2\u00b3]|(?<=[A-Za-z0-9])\.|\.(?=[A-Za-z0-9])")
 _CLAUSE = regex.compile(r"[^，。！？；、：“”‘’（）《》【】…\n!?;]+")
 _READ_BY_WETEXT = regex.compile(r"[\d%‰¥$€£°℃℉±×÷=]")
 

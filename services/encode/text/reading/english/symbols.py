@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import regex
 
 from services.encode.text.reading.rule import Match, rule
@@ -21,6 +23,7 @@ _ARITHMETIC = regex.compile(
     regex.IGNORECASE,
 )
 _OPERATED = regex.compile(r"[=×÷^]|\b(?:equals|times|plus|divided\sby|to\sthe\spower\sof)\b")
+_FORMULA = regex.compile(r"[=×÷^√≤≥]|\b(?:equals|times|plus|divided\sby|squared|cubed)\b")
 _IS = regex.compile(r"\b(?:is|are|be|was|were)\s*$")
 _TIMES = {"hr": "hour", "min": "minute", "sec": "second"}
 _PLACES = {
@@ -58,6 +61,26 @@ def _with(match: Match) -> str:
     return "without" if match["out"] else "with"
 
 
+def _mathematics(match: Match) -> str:
+    before = " " if match.start() else ""
+    after = " " if match.end() < len(match.string) else ""
+    return f"{before}{MATHEMATICS[match.group().strip()]}{after}"
+
+
+def _greek(match: Match) -> str | None:
+    """Read a Greek letter among others, as in formulas; words in Greek stay."""
+    letter = match["letter"]
+    name = unicodedata.name(letter).removeprefix("GREEK SMALL LETTER ").removeprefix("GREEK CAPITAL LETTER ")
+    return None if " " in name else name.lower() if letter.islower() else name.title()
+
+
+MATHEMATICS = {
+    "∞": "infinity", "∈": "in", "∉": "not in", "∑": "the sum of", "∏": "the product of", "∫": "the integral of",
+    "∂": "partial", "∇": "nabla", "∀": "for all", "∃": "there exists", "∪": "union", "∩": "intersection",
+    "⊂": "is a subset of", "⊆": "is a subset of", "∝": "is proportional to", "≡": "is equivalent to",
+    "∅": "the empty set", "∧": "and", "∨": "or", "¬": "not", "∛": "cube root of", "∜": "fourth root of",
+}  # fmt: skip
+GREEK = "αβγδεζηθικλμνξοπρσςτυφχψωΓΔΘΛΞΠΣΦΨΩ"
 OPERAND = r"[\p{N}\p{L})\]²³⁰-⁹]"
 RULES = (
     rule("number sign", r"(?:\#|№)\s?(?=\d)", lambda match: "number ", "#№"),
@@ -98,15 +121,36 @@ ARITHMETIC = (
     ),
     rule(
         "operator after a letter",
-        r"(?<=(?<![\p{L}\p{N}])\p{L}[²³]?|\b(?:squared|cubed))(?P<sign>[=+*×÷<>≤≥≠^])(?=\p{N}|\p{L}(?![\p{L}\p{N}]))",
+        r"(?<=(?<![\p{L}\p{N}])\p{L}[²³]?|\b(?:squared|cubed)|\))(?P<sign>[=+*×÷<>≤≥≠^])(?=\p{N}|\p{L}(?![\p{L}\p{N}])|\()",
         _operator,
         "=+*×÷<>≤≥≠^",
+    ),
+    rule(
+        "minus before a letter",
+        r"(?<=[(=^,<>≤≥+×÷]\s?)[-−]\s?(?=\p{L}(?!\p{L}))",
+        lambda match: "minus " if match.string[match.start() - 1] == "(" else " minus ",
+        "-−",
+    ),
+    rule(
+        "minus between letters",
+        r"(?:(?<=(?<!\p{L})[\p{L}\d)]|squared|cubed)\s[-−]\s|(?<=squared|cubed|\)|(?<!\p{L})[a-z])[-−])"
+        r"(?=\p{L}(?!\p{L})|√|\d)",
+        lambda match: " minus " if _FORMULA.search(match.string) else None,
+        "-−",
     ),
     rule("minus", r"(?<=\d)(?P<sign>[-−])(?=\d)", _minus, "-−"),
     rule("minus or divided by", r"(?<=\d)\s(?P<sign>[-−–/])\s(?=\d)", _operator, "-−–/", when=r"\d\s[-−–/]\s\d"),
 )
 REST = (
+    rule(
+        "sign of mathematics",
+        f"\\s?[{''.join(MATHEMATICS)}]\\s?",
+        _mathematics,
+        "".join(MATHEMATICS),
+    ),
+    rule("Greek letter", r"(?<!\p{Greek})(?P<letter>[α-ωΓ-Ω])(?!\p{Greek})", _greek, GREEK),
     rule("with and without", r"(?<![\w/])[wW]/(?P<out>o)?(?=\s)", _with, "/"),
+    rule("backslash", r"(?<=^|\w|\s)\\(?=\w|\s|$)", lambda match: " ", "\\"),
     rule("and", r"\s?&+\s?", lambda match: " and ", "&"),
     rule("at", r"(?<=\w)\s?@\s?(?=\w)|(?<!\S)@(?!\S)", lambda match: " at ", "@"),
     rule("plus", r"(?<=\w)\+(?![\w+])", lambda match: " plus", "+"),

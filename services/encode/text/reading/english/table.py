@@ -50,8 +50,8 @@ REST = RuleSet(*symbols.REST, quantities.INDEX, abbreviations.INITIALS)
 # Most sentences need no rule. These find what the rules of WORDS, ARITHMETIC and REST look for.
 _DIGIT = re.compile(r"\d")
 _OTHER_DIGIT = re.compile(r"(?![0-9])\d")
-_SIGNS = frozenset("&@+%=<>§¶√№#/\\^×÷²³¹⁰⁴⁵⁶⁷⁸⁹⁻⁺")
-_OPERATORS = frozenset("=+<>×÷√#§")
+_SIGNS = frozenset("&@+%=<>§¶√№#/\\^×÷²³¹⁰⁴⁵⁶⁷⁸⁹⁻⁺≤≥≠≈±") | frozenset(symbols.MATHEMATICS) | frozenset(symbols.GREEK)
+_OPERATORS = frozenset("=+<>×÷√#§^≤≥≠≈±")
 _INNER_STOP = re.compile(r"\.\w|\b[A-Z][a-z]{0,4}\.|(?:vs|etc|approx|dept)\.")
 _NUMERAL = re.compile(
     r"[IVXLC](?:[IVXLC]{1,6}(?![\w-])|(?<=[a-z] [VX])(?![\w-])|(?<=[a-z] I)(?=[.,;:!?]|$| (?:of|and|to|or|in|was|is)\b)"

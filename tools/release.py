@@ -24,6 +24,7 @@ from typing import Any
 
 import yaml
 
+from tools import sbom
 from tools.chart.documented import values_text
 from tools.versions import package_version
 
@@ -133,22 +134,24 @@ def publish_images(target: Target, version: str) -> None:
             subprocess.run([ROOT / "Dockerfiles" / "build.sh", action, variant], check=True, env=environment)  # noqa: S603 - ours
 
 
-def sign(references: Sequence[str], sbom: Path | None) -> None:
+def sign(references: Sequence[str], bill: Path) -> None:
     """Sign images and chart without keys, by the identity of the workflow, and attach the bill of materials."""
     for reference in references:
         _run("cosign", "sign", "--yes", reference)
-        if sbom is not None:
-            _run("cosign", "attest", "--yes", "--type", "cyclonedx", "--predicate", str(sbom), reference)
+        _run("cosign", "attest", "--yes", "--type", "cyclonedx", "--predicate", str(bill), reference)
 
 
-def make_sbom(version: str, out: Path) -> Path | None:
-    """Write the bill of materials of this environment; None if cyclonedx-py is not at hand."""
-    program = shutil.which("cyclonedx-py") or shutil.which(str(ROOT / ".tools" / "sbom" / "bin" / "cyclonedx-py"))
+def make_sbom(version: str, out: Path) -> Path:
+    """Write the bill of materials, and say how much it lists. Raises ReleaseError."""
+    program = sbom.program()
     if program is None:
-        return None
-    out.mkdir(parents=True, exist_ok=True)
+        raise ReleaseError("cyclonedx-py is missing: run this by `make release`, or `pipx install cyclonedx-bom`")
     path = out / f"light-tts-{version}.cdx.json"
-    _run(program, "environment", "--pyproject", str(ROOT / "pyproject.toml"), "-o", str(path), sys.executable)
+    try:
+        count = sbom.write_sbom(program, path)
+    except subprocess.CalledProcessError as error:
+        raise ReleaseError(f"{program} failed:\n{error.stderr}") from error
+    _say(f"bill of materials: {path}, {count} packages")
     return path
 
 
@@ -221,12 +224,11 @@ def release(arguments: argparse.Namespace) -> None:
         if strange:
             raise ReleaseError(f"the chart names images that are not released: {', '.join(sorted(strange))}")
         _say("chart: read back and rendered; it names only images of this release")
-        sbom = make_sbom(version, arguments.out)
-        _say(f"bill of materials: {sbom or 'skipped, cyclonedx-py is missing'}")
+        bill = make_sbom(version, arguments.out)
         if arguments.dry_run:
             _say("signatures: not made in a dry run")
         else:
-            sign([*sorted(published_images(target.images, version)), reference], sbom)
+            sign([*sorted(published_images(target.images, version)), reference], bill)
             _say("signatures: made for the images and the chart")
 
 

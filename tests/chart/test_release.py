@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from tests.support.helm import ROOT, VERSIONS, helm
+from tools import sbom
 from tools.release import published_images
 from tools.versions import package_version
 
@@ -45,6 +47,7 @@ def test_the_chart_s_default_images_are_those_that_a_release_pushes() -> None:
 
 
 @pytest.mark.system
+@pytest.mark.skipif(sbom.program() is None, reason="needs cyclonedx-py, see `make release`")
 @pytest.mark.skipif(shutil.which("docker-registry") is None, reason="needs docker-registry (Debian package)")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_chart_from_a_registry_renders_with_the_images_of_its_release(tmp_path: Path, version: str) -> None:
@@ -57,3 +60,9 @@ def test_a_chart_from_a_registry_renders_with_the_images_of_its_release(tmp_path
         assert content is not None
         values = yaml.safe_load(content.read())
     assert {values[name]["image"]["registry"].partition(":")[0] for name in ("encode", "gateway")} == {"127.0.0.1"}
+    bill = json.loads(next(tmp_path.glob("light-tts-*.cdx.json")).read_text(encoding="utf-8"))
+    assert (bill["bomFormat"], bill["metadata"]["component"]["name"]) == ("CycloneDX", "light-tts")
+    listed = {each["name"].lower() for each in bill["components"]}
+    assert {"grpcio", "torch", "pydantic-core", "redis"} <= listed
+    assert not {"pytest", "ruff", "mypy", "hypothesis"} & listed
+    assert all(each["version"] and each["purl"].startswith("pkg:pypi/") for each in bill["components"])

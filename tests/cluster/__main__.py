@@ -1,18 +1,22 @@
-"""`python -m tests.cluster`: tests the chart on a real cluster, the one of KUBECONFIG. See `make cluster-test`.
+"""`python -m tests.cluster`: tests the chart on a real cluster. See `make cluster-test`.
 
-It installs two pods of each service into a namespace of its own, lets a pod of the cluster speak without pause, scales,
+The cluster is that of KUBECONFIG, or one node that it starts from a folder of Kubernetes' binaries (`node.sh`). It
+installs two pods of each service into a namespace of its own, lets a pod of the cluster speak without pause, scales,
 kills, upgrades, restarts and evicts under this load, and prints a table of calls and failures per step.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +28,19 @@ LOAD = "light-tts-cluster-test"
 SETTLE_SECONDS = 10.0
 """Load before the first step, and after each."""
 MINUTES = "20m"
+
+NODE = ROOT / "tests" / "cluster" / "node.sh"
+BINARIES = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl")
+"""What KUBE_BIN must hold."""
+ALSO = (
+    *("etcd", "containerd", "containerd-shim-runc-v2", "ctr", "runc"),
+    *("iptables", "dnsmasq", "openssl", "ip", "catatonit"),
+)
+"""What a node needs too, from KUBE_BIN or PATH."""
+ON_THE_NODE = {
+    service: {"image": {"pullPolicy": "Never"}, "resources": {"requests": {"cpu": "50m"}}} for service in SERVICES
+}
+"""Values for images that were put into the node by hand, and two CPUs."""
 
 Run = Callable[..., str]
 """Runs a command and returns its output; `text` is its standard input. Raises CommandError."""
@@ -188,20 +205,66 @@ def missing(find: Callable[[str], str | None] = shutil.which, run: Run = run) ->
     return ""
 
 
+def missing_for_a_node(binaries: Path, find: Callable[[str], str | None] = shutil.which) -> str:
+    """Return why no node can be started from this folder, or an empty string."""
+    if lacking := [name for name in BINARIES if not (binaries / name).exists()]:
+        return f"KUBE_BIN={binaries} has no {', '.join(lacking)}"
+    if lacking := [name for name in (*ALSO, "helm") if not (binaries / name).exists() and find(name) is None]:
+        return f"neither KUBE_BIN nor PATH has {', '.join(lacking)}"
+    if os.geteuid() != 0:
+        return "a node can only be started by root"
+    return ""
+
+
+@contextlib.contextmanager
+def node(binaries: Path, images: Sequence[str], run: Run = run) -> Iterator[list[str]]:
+    """Start a node with these images; yield values files for it. KUBECONFIG and PATH lead to it meanwhile."""
+    with tempfile.TemporaryDirectory(prefix="kube-", ignore_cleanup_errors=True) as state:
+        before = {name: os.environ.get(name) for name in ("KUBECONFIG", "PATH", "KUBE_BIN", "STATE")}
+        os.environ |= {
+            "KUBE_BIN": str(binaries),
+            "STATE": state,
+            "KUBECONFIG": f"{state}/pki/admin.conf",
+            "PATH": f"{binaries}:{os.environ['PATH']}",
+        }
+        try:
+            sys.stdout.write(run(str(NODE), "up", "1"))
+            if images:
+                run(str(NODE), "images", *images)
+            values = Path(state) / "values.json"
+            values.write_text(json.dumps(ON_THE_NODE), encoding="utf-8")
+            yield [str(values)]
+        finally:
+            sys.stdout.write(run(str(NODE), "down"))
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
+
+
 def main(given: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.cluster", description=__doc__)
     parser.add_argument("--namespace", default="light-tts-cluster-test", help="it is deleted at the end")
     parser.add_argument("--values", action="append", default=[], help="a further values file, such as for images")
+    parser.add_argument("--kube-bin", type=Path, help="a folder of Kubernetes' binaries: start a node from them")
+    parser.add_argument("--images", action="append", default=[], help="a file of images (podman save) for that node")
     arguments: Any = parser.parse_args(given)
-    if reason := missing():
-        sys.stdout.write(f"skipped: {reason}\n")
-        return 0
-    test = ClusterTest(run, arguments.namespace, arguments.values)
-    try:
-        test.all_steps()
-    finally:
-        sys.stdout.write(table(test.rows) + "\n")
-        test.clean()
+    with contextlib.ExitStack() as stack:
+        values = list(arguments.values)
+        if arguments.kube_bin is not None:
+            if reason := missing_for_a_node(arguments.kube_bin.absolute()):
+                sys.stdout.write(f"skipped: {reason}\n")
+                return 0
+            values = [*stack.enter_context(node(arguments.kube_bin.absolute(), arguments.images)), *values]
+        if reason := missing():
+            sys.stdout.write(f"skipped: {reason}\n")
+            return 0
+        test = ClusterTest(run, arguments.namespace, values)
+        try:
+            test.all_steps()
+        finally:
+            sys.stdout.write(table(test.rows) + "\n")
+            test.clean()
     return int(any(row.failures for row in test.rows))
 
 

@@ -71,8 +71,10 @@ def declare(card: Path, heads: Sequence[AlignmentHead]) -> None:
         text += "" if not text or text.endswith("\n") else "\n"
         entries = (f"  - {{layer: {head.layer}, head: {head.head}, score: {head.score:g}}}\n" for head in heads)
         text += f"{_COMMENT}alignment:\n{''.join(entries)}"
-    if text or card.is_file():
+    if text.strip():
         card.write_text(text, encoding="utf-8")
+    else:  # an empty card is no card
+        card.unlink(missing_ok=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

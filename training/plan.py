@@ -18,7 +18,7 @@ class Plan:
     """The work of a run. Steps are totals of the last round; a stage goes on from its checkpoint to the next total."""
 
     sentences: int = 15000
-    rounds: tuple[Round, ...] = (Round(0.6, 0.12), Round(1.5, 0.3), Round(3.0, 0.6), Round(5.0, 1.0))
+    rounds: tuple[Round, ...] = (Round(0.6, 0.15), Round(2.0, 0.4), Round(5.0, 1.0))
     seed: int = 1
     shard: int = 50
     """Utterances of a shard."""
@@ -26,12 +26,12 @@ class Plan:
     """First utterances of the set, which no stage trains on: validation losses come from them."""
     steps: dict[str, int] = field(
         default_factory=lambda: {
-            "tokenizer": 6000,
+            "tokenizer": 4000,
             "speaker": 1500,
-            "flow": 24000,
-            "distil": 3000,
-            "vocoder": 24000,
-            "lm": 24000,
+            "flow": 10000,
+            "distil": 1500,
+            "vocoder": 9000,
+            "lm": 10000,
         }
     )
     batch_share: float = 1.0

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 RATES: Mapping[str, int] = {"wav": 480, "mel": 1, "whisper": 2, "kaldi": 2, "pitch": 1, "phones": 1, "words": 1}
 """Rows of each array per frame of 20 ms."""
-_OPEN_FILES = 4096
+_OPEN_FILES = 600
+"""Below the usual limit of a process, 1024."""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ TOP = (
     "services",
     "tests",
     "tools",
+    "training",
 )
 PATH = re.compile(rf"(?:{'|'.join(TOP)})/[\w./-]*")
 CODE = ("services", "gateway", "cli", "tools")

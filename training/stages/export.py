@@ -78,17 +78,18 @@ def with_weight_norm(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _weights(work: Work, folder: Path, flow: str) -> None:
-    language = cast(LmTrainer, load_averaged(lm.make(work), work.checkpoint("lm"))).exported()
+    language = _halved(cast(LmTrainer, load_averaged(lm.make(work), work.checkpoint("lm"))).exported())
+    # One tensor under two names is stored once.
     language["llm.model.lm_head.weight"] = language["llm.model.model.embed_tokens.weight"]
-    _save(language, folder / "llm.pt")
+    torch.save(language, folder / "llm.pt")
     frames = cast(FlowTrainer, load_averaged(FlowTrainer(flow_config()), work.checkpoint(flow)))
-    _save(frames.exported(), folder / "flow.pt")
+    torch.save(_halved(frames.exported()), folder / "flow.pt")
     sounds = cast(VocoderTrainer, load_averaged(VocoderTrainer(vocoder_config()), work.checkpoint("vocoder")))
-    _save(with_weight_norm(sounds.exported()), folder / "hift.pt")
+    torch.save(_halved(with_weight_norm(sounds.exported())), folder / "hift.pt")
 
 
-def _save(weights: Mapping[str, Tensor], path: Path) -> None:
-    torch.save({key: value.half() if value.is_floating_point() else value for key, value in weights.items()}, path)
+def _halved(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
 
 
 class _TokenGraph(nn.Module):

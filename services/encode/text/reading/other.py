@@ -8,6 +8,8 @@ from typing import Any
 import regex
 from num2words import CONVERTER_CLASSES, num2words
 
+from services.encode.text.reading.dates import read_dates
+
 _LONGEST = 15
 _SHARED = {"nb": "no", "nn": "no", "iw": "he", "in": "id", "kk": "kz"}
 """Subtags of languages that the library has under another name."""
@@ -49,7 +51,13 @@ def read_digits(text: str, language: str) -> str:
     name = _SHARED.get(language, language)
     if not _has(name) or not any(char.isdigit() for char in text):
         return text
+    text = read_dates(text, name, lambda value, kind: _said(value, kind, name))
     return _WRITTEN.sub(lambda match: _read(match, name), text)
+
+
+@lru_cache(maxsize=8192)
+def _said(value: int, kind: str, language: str) -> str:
+    return str(num2words(value, lang=language, to=kind))
 
 
 @lru_cache(maxsize=256)

@@ -28,7 +28,7 @@ from services.common.families import family_named
 PROMPT = Path(__file__).parents[1] / "models" / "tiny" / "prompt_slt.wav"
 TEXTS = ("hello", "hello world over there")
 PATIENCE = "300"
-"""Seconds for one step: the workers are slow on a busy machine, and there is no other one to move to."""
+"""Seconds without a step or a message after which a worker counts as lost: there is no other one to move to."""
 SECONDS = 2.0
 """Longest speech per text: a random model does not end by itself."""
 
@@ -62,8 +62,7 @@ async def run(directory: Path, logs: Path, devices: tuple[str, ...]) -> int:
         if event.kind == "serving":
             serving[event.worker] = time.monotonic() - started
 
-    # On a machine with other work, a step takes longer than a worker of a service may stand still.
-    flags = {"gateway": ("--llm-stall-seconds", PATIENCE), "llm": ("--decode-stall-seconds", PATIENCE)}
+    flags = {"gateway": patient("llm"), "llm": patient("decode")}
     config = StackConfig(model_dir=directory, decode_workers=1, log_dir=logs / "logs", devices=devices, flags=flags)
     async with Stack(config, record) as stack:
         for text in TEXTS:
@@ -78,6 +77,11 @@ async def run(directory: Path, logs: Path, devices: tuple[str, ...]) -> int:
             now, peak = memory(worker)
             print(f"{worker.name:<9} {serving[worker.name]:>11.1f} s {now:>7.2f} GiB {peak:>5.2f} GiB")
     return 0
+
+
+def patient(stage: str) -> tuple[str, ...]:
+    """Flags of the service before `stage`: on a busy machine a step takes longer than a worker may stand still."""
+    return (f"--{stage}-stall-seconds", PATIENCE, f"--{stage}-silence-seconds", PATIENCE)
 
 
 async def say(stack: Stack, text: str) -> Speech:

@@ -29,7 +29,7 @@ Kind = Literal["simulated", "embedded", "cosyvoice3"]
 """What speaks: backends that sleep, the embedded voice, or CosyVoice3's checkpoint with random weights."""
 FAULTS: dict[Stage, tuple[Fault, ...]] = {
     "decode": ("kill", "freeze", "drain"),
-    "llm": ("kill", "freeze"),  # a draining llm worker finishes its utterances
+    "llm": ("kill", "freeze", "drain"),
 }
 WORKERS = 3
 AT_ONCE = 3
@@ -43,7 +43,7 @@ TIERS = {"simulated": 0.0, "embedded": 1e-3 + 2**-15, "cosyvoice3": 1e-3 + 2**-1
 """Largest difference of a sample: none if audio is a function of the tokens, else float32's error and one s16 step."""
 RANDOM_SECONDS = 6.0
 """Longest utterance of random weights, which do not end it."""
-DRAIN_LIMIT = 8.0
+DRAIN_LIMIT = 30.0
 """Seconds in which a drained worker must end."""
 UTTERANCE_LIMIT = 60.0
 """Seconds after which an utterance counts as hung."""
@@ -179,8 +179,9 @@ def summary(kind: str, outcomes: Sequence[Outcome]) -> str:
 
 
 def _config(kind: Kind, stage: Stage, log_dir: Path) -> StackConfig:
-    llm = ["--lead-seconds", "2", "--decode-silence-seconds", "1.0" if kind == "simulated" else "3.0"]
-    decode = ["--drain-notice-seconds", "0.3"]
+    notice = ["--drain-notice-seconds", "0.3"]
+    llm = [*notice, "--lead-seconds", "2", "--decode-silence-seconds", "1.0" if kind == "simulated" else "3.0"]
+    decode = [*notice]
     if kind == "simulated":
         log_dir.mkdir(parents=True, exist_ok=True)
         costs = {

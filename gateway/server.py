@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import grpc.aio
 import structlog
@@ -29,7 +27,7 @@ from gateway.lexicon.registry import LexiconRegistry
 from gateway.process.calls import FirstMessage
 from gateway.process.connections import ConnectionLimits
 from gateway.process.deadlines import with_budget
-from gateway.process.grpc_port import GrpcPort
+from gateway.process.grpc_port import GrpcPort, socket_folder, socket_path
 from gateway.process.health import GatewayHealth
 from gateway.process.http_server import HttpServer
 from gateway.process.port_mux import http_or_grpc
@@ -113,8 +111,8 @@ class GatewayService:
             websockets=with_budget(self._bodies),
             limits=_connection_limits(settings),
         )
-        self._sockets = tempfile.TemporaryDirectory(prefix="lighttts-")
-        self._relays = Relays(str(Path(self._sockets.name) / "grpc"))
+        self._sockets = socket_folder()
+        self._relays = Relays(socket_path(self._sockets))
         self._grpc = GrpcPort(
             self._relays, settings.host, settings.port, settings.tls_of_server, _connection_limits(settings)
         )

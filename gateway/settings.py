@@ -15,6 +15,9 @@ from services.common.tls import TlsFiles
 
 STREAMS_PER_SESSION = 4
 """gRPC calls per place for a session: one connection may carry all sessions, and calls that need no session."""
+CLIENT_SILENCE_MS = 10_000
+"""Longest wait for a client's answer to a PING. Between our services it is a second, because a frozen worker must be
+noticed before its listener notices. A client may be on a network that stalls for seconds."""
 
 
 class GatewaySettings(ServiceSettings):
@@ -184,6 +187,8 @@ class GatewaySettings(ServiceSettings):
             ("grpc.server_handshake_timeout_ms", int(1000 * self.handshake_seconds)),
             ("grpc.max_allowed_incoming_connections", connection_limit(self.max_connections)),
             ("grpc.max_concurrent_streams", STREAMS_PER_SESSION * self.max_sessions),  # of one connection
+            ("grpc.keepalive_timeout_ms", CLIENT_SILENCE_MS),
+            ("grpc.http2.ping_timeout_ms", CLIENT_SILENCE_MS),
         ]
         if self.max_connection_age_seconds:
             # No age grace: a finite one would cut long streams.

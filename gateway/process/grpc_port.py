@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import tempfile
+from pathlib import Path
 
 from gateway.process.connections import BACKLOG, ConnectionLimits, Connections, Gate, connection_limit, listen
 from gateway.process.relay import ClientEnd, Relays
@@ -13,6 +16,27 @@ GOAWAY_SECONDS = 10.0
 """Longest wait for a client to read its GOAWAY. Most need one round trip; one that is suspended is not waited for."""
 FLUSH_SECONDS = 0.2
 """Longest time, at the end, for clients to read their last answers."""
+PATH_BYTES = 100
+"""Longest path of a Unix socket; systems permit 103 to 107 bytes."""
+
+
+def socket_folder() -> tempfile.TemporaryDirectory[str]:
+    """Make a folder for the socket on which the gRPC server listens; only this user can enter it. Raises StartError."""
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="lighttts-")
+    except OSError as error:
+        raise StartError(
+            f"cannot make a folder for a socket: {error}; set TMPDIR to a folder that can be written"
+        ) from error
+    if len(os.fsencode(socket_path(folder))) > PATH_BYTES:
+        place = folder.name
+        folder.cleanup()
+        raise StartError(f"the path {place} is too long for a Unix socket; set TMPDIR to a shorter one, such as /tmp")
+    return folder
+
+
+def socket_path(folder: tempfile.TemporaryDirectory[str]) -> str:
+    return str(Path(folder.name) / "grpc")
 
 
 class GrpcPort:

@@ -136,7 +136,7 @@ class ServiceServer:
                 self._interceptor,
                 *(service.interceptors if isinstance(service, InterceptedService) else ()),
             ],
-            options=[*channel_options(settings.max_message_bytes), *settings.server_options],
+            options=list((dict(channel_options(settings.max_message_bytes)) | dict(settings.server_options)).items()),
         )
 
     @property

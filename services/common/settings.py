@@ -142,7 +142,7 @@ class ServiceSettings(Settings):
 
     @property
     def server_options(self) -> list[tuple[str, int]]:
-        """gRPC options of the server, in addition to `channel_options`."""
+        """gRPC options of the server, in addition to `channel_options` and in their place."""
         # Without this, two processes on one port would silently share its calls; a port in use must be an error.
         return [("grpc.so_reuseport", 0)]
 

@@ -10,6 +10,7 @@ import pytest
 
 from gateway.settings import GatewaySettings
 from lighttts.v1 import tts_pb2
+from services.common.rpc import channel_options
 from tests.support.fake_stages import Conversation, chunks, rig, until
 
 
@@ -38,6 +39,13 @@ async def test_a_client_reconnects_at_the_maximum_age_and_running_streams_finish
         await client.end()
         assert sum(len(chunk.pcm) for chunk in chunks(await client.rest())) == 4 * 240 * 4
         await until(lambda: old not in connections())
+
+
+def test_a_client_may_be_silent_for_longer_than_a_worker() -> None:
+    between_services = dict(channel_options(2**20))
+    to_clients = between_services | dict(GatewaySettings().server_options)
+    for option in ("grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms"):
+        assert (between_services[option], to_clients[option]) == (1000, 10_000)
 
 
 def test_a_negative_age_is_refused() -> None:

@@ -5,14 +5,20 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import socket
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import grpc.aio
 import numpy as np
+import pytest
 
 from gateway.process.relay import Frames
+from gateway.server import GatewayService
+from gateway.settings import GatewaySettings
+from services.common.start_error import StartError
 from tests.faults.proxy import Proxy
 from tests.integration.test_gateway_drain import SHORT, call, events, expected
 from tests.support.fake_stages import Rig, Script, rig, samples, until
@@ -108,6 +114,18 @@ async def drains_under_load(times: int) -> int:
 
 async def test_drains_under_calls_without_pause_fail_none() -> None:
     assert await drains_under_load(DRAINS) > DRAINS * 4 * CALLERS - 1
+
+
+@pytest.mark.parametrize(("place", "words"), [("x" * 120, "too long"), ("missing", "cannot make a folder")])
+async def test_a_folder_that_cannot_hold_the_socket_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, words: str
+) -> None:
+    folder = tmp_path / place
+    if words == "too long":
+        folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    with pytest.raises(StartError, match=f"{words}.* set TMPDIR"):
+        GatewayService(GatewaySettings())
 
 
 def frame(kind: int, flags: int, size: int, stream: int = 0) -> bytes:

@@ -6,6 +6,8 @@
 #   IMAGES      registry and path before the names (default: docker.io/light-tts)
 #   VERSION     the tag (default: the version in pyproject.toml)
 #   TENSORRT    yes puts TensorRT into decode's CUDA variant
+#   PLATFORMS   platforms of the gateway and of the CPU variant: linux/amd64,linux/arm64 (podman or buildah, with binfmt
+#               handlers for foreign ones; default: this machine's). The CUDA variant is built for this machine's alone
 #   EXTRAS      extras of all images (default: k8s,redis,otel; aac is the other)
 #   BUILD_FLAGS further arguments of every build, such as an index: --build-arg PIP_EXTRA_INDEX_URL=...
 set -euo pipefail
@@ -28,9 +30,32 @@ case $variant in
   *) echo "the variant is $variant; it must be cpu or cuda" >&2; exit 2 ;;
 esac
 
-build() {  # dockerfile, tag, further arguments
+platforms=${PLATFORMS:-}
+if [[ -n $platforms && $builder == docker ]]; then
+  echo "PLATFORMS needs BUILDER=podman or BUILDER=buildah: docker builds several platforms only while it pushes" >&2
+  exit 2
+fi
+
+several() {  # image: whether it is built for several platforms
+  [[ -n $platforms && $1 != *:*-cuda ]]
+}
+
+build() {  # dockerfile, image, further arguments
   echo "building $2"
-  "$builder" build "${flags[@]}" "${@:3}" -f "Dockerfiles/$1.Dockerfile" -t "$2" .
+  local target=(-t "$2")
+  if several "$2"; then
+    "$builder" manifest rm "$2" 2>/dev/null || true  # the last build's; images would be added to it
+    target=(--platform "$platforms" --manifest "$2")
+  fi
+  "$builder" build "${flags[@]}" "${@:3}" -f "Dockerfiles/$1.Dockerfile" "${target[@]}" .
+}
+
+push() {  # image
+  if several "$1"; then
+    "$builder" manifest push --all "$1" "docker://$1"
+  else
+    "$builder" push "$1"
+  fi
 }
 
 case $action in
@@ -46,7 +71,7 @@ case $action in
     ;;
   push)
     for image in gateway:$version {encode,llm,decode}:$version-$variant; do
-      "$builder" push "$images/light-tts-$image"
+      push "$images/light-tts-$image"
     done
     ;;
   *) echo "what to do is $action; it must be build or push" >&2; exit 2 ;;

@@ -62,11 +62,19 @@ def check(wanted: str, *, dry_run: bool) -> str:
         )
     if f"\n## {version}\n" not in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"):
         raise ReleaseError(f"CHANGELOG.md has no section {version}: rename *Unreleased*")
+    if "\n### Upgrading\n" not in _section(version):
+        raise ReleaseError(f"the section {version} of CHANGELOG.md has no notes on upgrading: add *### Upgrading*")
     if not (ROOT / "tests" / "data" / "released_protos" / version).is_dir():
         raise ReleaseError(f"the protos of {version} are not kept: run `make keep-protos`")
     if not dry_run and _run("git", "status", "--porcelain", "--untracked-files=no"):
         raise ReleaseError("the tree has changes that are not committed")
     return version
+
+
+def _section(version: str) -> str:
+    """Return what CHANGELOG.md says about a version."""
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    return text.partition(f"\n## {version}\n")[2].partition("\n## ")[0]
 
 
 def stage_chart(images: str, folder: Path) -> Path:
@@ -137,7 +145,7 @@ def publish_images(target: Target, version: str) -> None:
 def sign(references: Sequence[str], bill: Path) -> None:
     """Sign images and chart without keys, by the identity of the workflow, and attach the bill of materials."""
     for reference in references:
-        _run("cosign", "sign", "--yes", reference)
+        _run("cosign", "sign", "--yes", "--recursive", reference)  # each platform's image too
         _run("cosign", "attest", "--yes", "--type", "cyclonedx", "--predicate", str(bill), reference)
 
 

@@ -29,16 +29,41 @@ def test_a_version_that_the_tree_does_not_have_is_refused() -> None:
     assert f"VERSION is 9.9.9, but pyproject.toml has {package_version()}" in done.stderr
 
 
-def test_the_chart_s_default_images_are_those_that_a_release_pushes() -> None:
-    version = package_version()
-    done = subprocess.run(
-        ["bash", "Dockerfiles/build.sh", "push", "cpu"],
+def build(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run build.sh with a builder that prints its arguments."""
+    return subprocess.run(
+        ["bash", "Dockerfiles/build.sh", *arguments],
         cwd=ROOT,
-        env={"PATH": "/usr/bin:/bin", "BUILDER": "echo"},
+        env={"PATH": "/usr/bin:/bin", "BUILDER": "echo", **environment},
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
     )
+
+
+@pytest.mark.parametrize("variant", ["cpu", "cuda"])
+def test_the_gateway_and_the_cpu_variant_are_built_for_several_platforms(variant: str) -> None:
+    both = "linux/amd64,linux/arm64"
+    built = [line for line in build("build", variant, PLATFORMS=both).stdout.splitlines() if line.startswith("build ")]
+    pushed = build("push", variant, PLATFORMS=both).stdout.splitlines()
+    assert (len(built), len(pushed)) == (6, 4)
+    for line in built:
+        assert (f"--platform {both} --manifest " in line) is ("-cuda" not in line.split()[-2]), line
+    for line in pushed:
+        assert line.startswith("manifest push --all ") is ("-cuda" not in line), line
+    assert not any("platform" in line for line in build("build", variant).stdout.splitlines())
+
+
+def test_docker_cannot_build_several_platforms() -> None:
+    refused = build("build", "cpu", PLATFORMS="linux/arm64", BUILDER="docker")
+    assert refused.returncode == 2
+    assert "PLATFORMS needs BUILDER=podman" in refused.stderr
+
+
+def test_the_chart_s_default_images_are_those_that_a_release_pushes() -> None:
+    version = package_version()
+    done = build("push", "cpu")
+    assert done.returncode == 0, done.stderr
     pushed = {line.removeprefix("push ") for line in done.stdout.splitlines()}
     assert pushed <= published_images("docker.io/light-tts", version)
     annotations = yaml.safe_load((ROOT / "helm" / "Chart.yaml").read_text(encoding="utf-8"))["annotations"]

@@ -222,7 +222,7 @@ $(TRAINING): training/requirements.txt | .venv/.ready
 
 $(WORDNET):
 	@command -v apt-get dpkg >/dev/null || { echo "this needs Debian's apt-get, or give --wordnet FOLDER in ARGS" >&2; exit 1; }
-	@mkdir -p .tools/wordnet && cd .tools/wordnet && apt-get download -qq wordnet-base && dpkg -x wordnet-base*.deb . && touch .ready
+	@mkdir -p .tools/wordnet && cd .tools/wordnet && apt-get download -qq -o APT::Sandbox::User=root wordnet-base && dpkg -x wordnet-base*.deb . && touch .ready
 
 $(SBOM):
 	@rm -rf .tools/sbom

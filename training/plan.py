@@ -49,7 +49,7 @@ FULL = Plan()
 QUICK = replace(
     FULL,
     sentences=60,
-    rounds=(Round(0.02, 1.0),),
+    rounds=(Round(0.012, 1.0),),
     shard=10,
     held_back=4,
     steps={"tokenizer": 8, "speaker": 8, "flow": 4, "distil": 3, "vocoder": 4, "lm": 4},

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from training.plan import FULL, QUICK, Plan, Round
-from training.stages import codes, export, flow, lm, report, speaker, speech, text, tokenizer, vocoder
 from training.start import remember
 from training.work import DEFAULT, Work
 
@@ -35,30 +36,55 @@ class Options:
 Stage = Callable[[Options, Round], None]
 
 
+def _module(name: str) -> Any:
+    """A stage's module, imported when it runs: on a GPU machine most packages of the other stages are missing."""
+    return importlib.import_module(f"training.stages.{name}")
+
+
 def _sentences(options: Options) -> list[str]:
-    return text.run(options.work, options.plan, options.wordnet)
+    sentences: list[str] = _module("text").run(options.work, options.plan, options.wordnet)
+    return sentences
 
 
-def _trains(run: Callable[[Work, Plan, float, torch.device], None]) -> Stage:
-    return lambda options, goal: run(options.work, options.plan, goal.effort, options.device)
+def _text(options: Options, goal: Round) -> None:
+    say(f"text: {len(_sentences(options))} sentences")
+
+
+def _speech(options: Options, goal: Round) -> None:
+    _module("speech").run(options.work, options.plan, _sentences(options), goal.hours)
+
+
+def _trains(module: str, function: str = "run") -> Stage:
+    def stage(options: Options, goal: Round) -> None:
+        getattr(_module(module), function)(options.work, options.plan, goal.effort, options.device)
+
+    return stage
+
+
+def _codes(options: Options, goal: Round) -> None:
+    _module("codes").run(options.work, _sentences(options), options.device)
+
+
+def _export(options: Options, goal: Round) -> None:
+    say(f"export: {_module('export').run(options.work)}")
 
 
 def _report(options: Options, goal: Round) -> None:
-    for line in report.run(options.work, options.plan, options.work.export):
+    for line in _module("report").run(options.work, options.plan, options.work.export):
         say(f"  {line}")
 
 
 STAGES: Mapping[str, Stage] = {
-    "text": lambda options, goal: say(f"text: {len(_sentences(options))} sentences"),
-    "speech": lambda options, goal: speech.run(options.work, options.plan, _sentences(options), goal.hours),
-    "tokenizer": _trains(tokenizer.run),
-    "speaker": _trains(speaker.run),
-    "codes": lambda options, goal: codes.run(options.work, _sentences(options), options.device),
-    "flow": _trains(flow.run),
-    "vocoder": _trains(vocoder.run),
-    "lm": _trains(lm.run),
-    "distil": _trains(flow.distil),
-    "export": lambda options, goal: say(f"export: {export.run(options.work)}"),
+    "text": _text,
+    "speech": _speech,
+    "tokenizer": _trains("tokenizer"),
+    "speaker": _trains("speaker"),
+    "codes": _codes,
+    "flow": _trains("flow"),
+    "vocoder": _trains("vocoder"),
+    "lm": _trains("lm"),
+    "distil": _trains("flow", "distil"),
+    "export": _export,
     "report": _report,
 }
 """In order. Flow and vocoder come first, because they decide most of the quality."""

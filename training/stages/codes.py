@@ -102,14 +102,15 @@ def _texts(bpe: Any, utterances: Sequence[Utterance]) -> list[list[Encoding]]:
 
 def _encode(bpe: Any, utterance: Utterance) -> Encoding:
     encoded = bpe.encode(utterance.text)
-    spans = []
+    spans: list[tuple[int, int]] = []
     for begin, end in utterance.words:
         touched = [
             number
             for number, (first, last) in enumerate(encoded.offsets)
             if first < end and last > begin and utterance.text[first:last].strip(" .,?!")
         ]
-        spans.append((touched[0], touched[-1] + 1))
+        before = spans[-1] if spans else (0, 1)
+        spans.append((touched[0], touched[-1] + 1) if touched else before)
     return Encoding(np.array(encoded.ids, dtype=np.int64), np.array(spans, dtype=np.int64).reshape(-1, 2))
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from training.sequences import NOTHING, Spoken, align, batch, can_interleave, in
 from training.sizes import llm_config
 from training.work import Work
 
+ROOT = Path(__file__).parents[3]
 CONFIG = replace(llm_config(), text_vocab=50, speech_tokens=40)
 RULE = LengthRule(0, 100, 1000, 10**6)
 
@@ -190,3 +194,32 @@ def test_wrong_arguments_are_named(arguments: list[str], message: str, capsys: p
     with pytest.raises(SystemExit):
         parse(arguments)
     assert message in capsys.readouterr().err
+
+
+def test_training_stages_need_torch_and_numpy_alone() -> None:
+    """So they run on a GPU machine that has little else; the other stages' packages are imported when those run."""
+    allowed = {"torch", "numpy", "yaml"}
+    seen: set[str] = set()
+    todo = ["training.run", *(f"training.stages.{name}" for name in ("tokenizer", "speaker", "flow", "vocoder", "lm"))]
+    while todo:
+        module = todo.pop()
+        path = ROOT / Path(*module.split(".")).with_suffix(".py")
+        path = path if path.is_file() else ROOT / Path(*module.split(".")) / "__init__.py"
+        if module in seen or not path.is_file():
+            continue
+        seen.add(module)
+        for name in top_imports(path):
+            package = name.split(".")[0]
+            assert package in allowed | {"training", "services"} | sys.stdlib_module_names, f"{module} imports {name}"
+            todo.append(name)
+    assert "services.decode.flow.model" in seen
+
+
+def top_imports(path: Path) -> Iterator[str]:
+    """What a file imports when it is imported, names of packages' modules included."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)

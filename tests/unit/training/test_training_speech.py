@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from training.stages.export import prompt_of
 from training.store import RATES, Store, Utterance, write_shard
 from training.teacher.kokoro import RATE, Spoken
 from training.teacher.labels import FRAME, NO_WORD, PHONES, SILENCE, Labelled, label
@@ -117,3 +119,20 @@ def test_rows_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has 3 rows, expected"):
         write_shard(tmp_path / "00000", [utterance(1, 4)], arrays)
     assert len(Store(tmp_path)) == 0
+
+
+def test_the_prompt_of_a_voice_has_a_good_length_and_many_words(tmp_path: Path) -> None:
+    def said(sentence: int, speaker: int, frames: int, words: int) -> Utterance:
+        return replace(utterance(sentence, frames), speaker=speaker, words=((0, 1),) * words)
+
+    shard(tmp_path / "00000", said(1, 0, 90, 9), said(2, 0, 120, 4), said(3, 0, 160, 6), said(4, 1, 150, 8))
+    store = Store(tmp_path)
+    assert store.places[prompt_of(store, 0)].utterance.sentence == 3
+    assert store.places[prompt_of(store, 1)].utterance.sentence == 4
+    with pytest.raises(ValueError, match=SPEAKERS[2].name):
+        prompt_of(store, 2)
+
+
+def test_without_an_utterance_of_a_good_length_the_prompt_is_the_nearest(tmp_path: Path) -> None:
+    shard(tmp_path / "00000", replace(utterance(1, 40), speaker=0), replace(utterance(2, 70), speaker=0))
+    assert Store(tmp_path).places[prompt_of(Store(tmp_path), 0)].utterance.sentence == 2

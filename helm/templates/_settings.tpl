@@ -63,6 +63,10 @@ data:
 - name: LIGHTTTS_API_KEYS_FILE
   value: /keys/{{ $values.apiKeys.key }}
 {{- end }}
+{{- if include "light-tts.lexiconMap" . }}
+- name: LIGHTTTS_LEXICON
+  value: /lexicon/{{ $root.Values.lexicon.key }}
+{{- end }}
 {{- if $root.Values.tls.enabled }}
 - name: LIGHTTTS_TLS_CERT
   value: /tls/tls.crt

@@ -6,6 +6,7 @@
 {{- include "light-tts.validateTls" . }}
 {{- include "light-tts.validateSecrets" . }}
 {{- include "light-tts.validateUpgrade" . }}
+{{- include "light-tts.validateLexicon" . }}
 {{- if .Values.single.enabled }}
 {{- include "light-tts.validateWorkload" (dict "root" . "name" "single" "values" .Values.single) }}
 {{- else }}

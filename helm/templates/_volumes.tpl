@@ -29,6 +29,11 @@ volumes:
       secretName: {{ . }}
       defaultMode: 0440
   {{- end }}
+  {{- with include "light-tts.lexiconMap" . }}
+  - name: lexicon
+    configMap:
+      name: {{ . }}
+  {{- end }}
   {{- if .model }}
   {{- include "light-tts.modelVolumes" . | nindent 2 }}
   {{- end }}
@@ -59,6 +64,11 @@ volumeMounts:
   {{- if include "light-tts.publicTls" . }}
   - name: public-tls
     mountPath: /public-tls
+    readOnly: true
+  {{- end }}
+  {{- if include "light-tts.lexiconMap" . }}
+  - name: lexicon
+    mountPath: /lexicon
     readOnly: true
   {{- end }}
   {{- if .model }}

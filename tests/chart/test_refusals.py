@@ -58,6 +58,16 @@ def test_a_wrong_value_is_refused_with_its_path(each_helm: Helm, setting: str, p
 @pytest.mark.parametrize(
     ("profile", "settings", "sentence"),
     [
+        (
+            "values.yaml",
+            ['lexicon={"entries":{"a":"b"},"existingConfigMap":"words"}'],
+            "lexicon has both entries and existingConfigMap",
+        ),
+        (
+            "values.yaml",
+            ['lexicon.entries={"a":"b"}', 'encode.settings.lexicon="/x.json"'],
+            "lexicon and encode.settings.lexicon both name a file",
+        ),
         ("values.yaml", ["llm.replicaCount=0"], "llm.replicaCount is 0"),
         ("values.yaml", ["decode.replicaCount=0"], "decode.replicaCount is 0"),
         ("values-cpu.yaml", ["decode.gpu.count=1"], "decode.gpu.count is 1, but profile is cpu"),

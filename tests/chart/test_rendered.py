@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -330,3 +331,38 @@ def test_the_notes_name_what_is_single_and_what_stays(
     assert (f"Single pods: {single}. " in notes) if single else ("Single pods" not in notes)
     deletion = f"kubectl -n {NAMESPACE} delete persistentvolumeclaim {claims}\n"
     assert (deletion in notes) if claims else ("persistentvolumeclaim" not in notes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named", "file"),
+    [
+        (('lexicon.entries={"Nguyen":"win","tomato":{"ipa":"x"}}',), "light-tts-lexicon", "lexicon.json"),
+        (('lexicon={"existingConfigMap":"words","key":"mine.json"}',), "words", "mine.json"),
+    ],
+)
+def test_a_lexicon_is_mounted_where_text_is_encoded(
+    newest_helm: Helm, settings: tuple[str, ...], named: str, file: str
+) -> None:
+    for profile, users in (("values.yaml", {"encode"}), ("values-single-gpu.yaml", {"single"})):
+        objects = newest_helm.render(profile, *settings)
+        made = [item for item in objects if item["kind"] == "ConfigMap" and item["metadata"]["name"] == named]
+        assert [json.loads(item["data"][file]) for item in made] == [
+            {"Nguyen": "win", "tomato": {"ipa": "x"}}
+        ] * named.endswith("-lexicon")
+        for name, deployment in servers(objects).items():
+            pod = deployment["spec"]["template"]["spec"]
+            (container,) = pod["containers"]
+            volumes = [volume["configMap"]["name"] for volume in pod["volumes"] if volume["name"] == "lexicon"]
+            mounts = [mount for mount in container["volumeMounts"] if mount["name"] == "lexicon"]
+            paths = [entry["value"] for entry in container["env"] if entry["name"] == "LIGHTTTS_LEXICON"]
+            assert volumes == [named] * (name in users)
+            assert paths == [f"/lexicon/{file}"] * (name in users)
+            # A file that is mounted by itself would not change with its ConfigMap.
+            assert mounts == [{"name": "lexicon", "mountPath": "/lexicon", "readOnly": True}] * (name in users)
+
+
+def test_a_changed_lexicon_restarts_no_pod(newest_helm: Helm) -> None:
+    def encode(word: str) -> dict[str, Any]:
+        return servers(newest_helm.render("values.yaml", f'lexicon.entries={{"a":"{word}"}}'))["encode"]
+
+    assert encode("b") == encode("c")

@@ -66,6 +66,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         'loadGenerator={"enabled":true,"voice":"slt","apiKey":{"existingSecret":"test-key"}}',
         'tests.apiKey.existingSecret="test-key"',
         "encode.gpu.count=1",
+        'lexicon.entries={"Nguyen":"win"}',
         'encode.serviceAccount={"create":false,"name":"own"}',
         'llm.resources={"requests":{"cpu":"8","memory":"32Gi"},"limits":{"amd.com/gpu":1}}',
         'llm.updateStrategy={"type":"Recreate"}',

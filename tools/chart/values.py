@@ -88,6 +88,18 @@ class Model(Values):
     fetch: Fetch = Fetch()
 
 
+class Lexicon(Values):
+    """Pronunciations that every request gets; a changed ConfigMap takes effect in running pods within two minutes."""
+
+    entries: Object = {}
+    """Phrases and their pronunciations: a respelling, or an object with ipa, arpabet or pinyin. The chart makes a
+    ConfigMap of them."""
+    existing_config_map: str = ""
+    """ConfigMap with the file, in place of entries. It holds at most 1 MiB."""
+    key: str = "lexicon.json"
+    """Key in the ConfigMap."""
+
+
 class Prepare(Values):
     """A Job that exports decode's graph and builds its engine into the claim, with decode's settings."""
 
@@ -271,6 +283,7 @@ class ChartValues(Values):
     """Address that servers listen on; [::] in IPv6 clusters."""
     model: Model = Model()
     engine_cache: EngineCache = EngineCache()
+    lexicon: Lexicon = Lexicon()
     encode: Workload = Workload()
     """Text to token ids, prompts to voices. Every text passes one of its pods, and it needs no GPU."""
     llm: Workload = Workload()

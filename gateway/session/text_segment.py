@@ -77,8 +77,14 @@ class TextSegment:
         start: encode_pb2.EncodeTextStart,
         on_run: Callable[[encode_pb2.EncodedText], Awaitable[None]],
         on_warning: Callable[[text_pb2.TextWarning], Awaitable[None]],
+        *,
+        patience: float,
+        admitted: bool,
     ) -> None:
         """Call `on_run` with each run of ids up to the boundary. `start` is modified: it gets the segment's first text.
+
+        `admitted`: whether the session is; then, and after a loss, the text waits up to `patience` seconds for a
+        worker, longer than one takes to start again. Other texts wait as long as the pool's leases do.
 
         If the worker is lost, another one gets the text so far, and ids that were received are left out: they depend
         neither on the worker nor on the fragments of the text, but the runs do. Raises the encode service's error, and
@@ -91,8 +97,9 @@ class TextSegment:
                 await self._read()
             start.text, start.complete = "".join(self._fragments), self.boundary is not None
             start.releases[:] = self._releases
+            wait = patience if admitted or lost is not None else None
             try:
-                async with pool.lease(exclude=_avoid(pool, tried, lost)) as worker:
+                async with pool.lease(exclude=_avoid(pool, tried, lost), wait_seconds=wait) as worker:
                     tried.append(worker.address)
                     try:
                         await self._converse(worker, start, on_run, on_warning)

@@ -182,7 +182,14 @@ class Turn:
             notes=True,
             words=self._context.words,
         )
-        await segment.encode(self._context.encode, start, on_run, on_warning)
+        await segment.encode(
+            self._context.encode,
+            start,
+            on_run,
+            on_warning,
+            patience=self._context.llm.policy.patience_seconds,
+            admitted=self._context.place.admitted,
+        )
         if self._open is not None:  # the boundary ends it, even without a run marked as last
             self._open.add_text((), last=True)
             self._open = None

@@ -75,7 +75,8 @@ async def test_text_that_arrives_after_the_loss_is_encoded_too() -> None:
 
 
 async def test_the_only_worker_is_used_again_after_a_restart() -> None:
-    async with rig(interleaved_text=True) as r:
+    """Even if it starts longer than a new session waits for a worker."""
+    async with rig(interleaved_text=True, worker_wait_seconds=0) as r:
         r.encode.lose_text_after = 2
         speaking = asyncio.create_task(speak(r))
         await until(lambda: bool(r.encode.texts) and not r.encode.open_texts)
@@ -94,7 +95,7 @@ async def test_two_workers_are_tried_and_the_error_has_plain_words() -> None:
 
 
 async def test_a_lost_only_worker_is_reported_in_plain_words() -> None:
-    async with rig(worker_wait_seconds=0) as r:
+    async with rig(worker_wait_seconds=0, session_patience_seconds=0) as r:
         r.encode.lose_text_after = 1
         error = await refused(r)
         assert error.code() is grpc.StatusCode.UNAVAILABLE

@@ -16,8 +16,10 @@ from services.common.checkpoint.model_dir import open_model_dir
 from services.decode.engine.backends import Hop
 from services.decode.engine.torch_backend import Precision, TorchBackend, TorchState
 from services.decode.estimators.compiled import LARGEST_DIFFERENCE, probe_mel, use_programs
+from services.decode.flow.block_attention import PlainAttention
 from services.decode.flow.programs import CudaGraphs
 from services.decode.flow.solver import Start
+from services.decode.loading import ProgramParts, program_parts
 from services.decode.vocoder.stream import Vocoder
 
 TOKEN_RATE = 25
@@ -39,14 +41,30 @@ def load_decode(check: Check, compute: torch.dtype, state: torch.dtype, programs
     if programs:
         record = CudaGraphs(torch.device(check.device)) if check.on_gpu else None
         what = f"programs in {name_of(compute)}"
+        parts = _program_parts(check, backend)
         try:
-            seconds = check.seconds(lambda: use_programs(backend.flow, programs, record))
+            seconds = check.seconds(
+                lambda: use_programs(backend.flow, programs, record, parts.attention, parts.network)
+            )
         except RuntimeError as error:
             check.expect(f"{what} are used", False, str(error).splitlines()[0])
         else:
             made = 0 if backend.flow.programs is None else len(backend.flow.programs)
             check.report(f"{what}: number, seconds to prepare", [made, round(seconds, 1)])
     return backend
+
+
+def _program_parts(check: Check, backend: TorchBackend) -> ProgramParts:
+    """Return the kernels that a worker would use here; report those that a GPU should have and has not."""
+    if not check.on_gpu:
+        return ProgramParts()
+    flow = backend.flow
+    with torch.cuda.device(check.device):
+        parts = program_parts(flow)
+    name = f"{name_of(flow.solver.estimator.dtype)}: "
+    check.expect(f"{name}attention reads the blocks in place", parts.attention is not PlainAttention)
+    check.expect(f"{name}the fused layers are used", parts.network is not None)
+    return parts
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,12 @@ STEPS = (
     Step("env", "env", 60, "versions, and the card's rates: copy, matrix products, convolutions, gathers"),
     Step("kernel", "kernel", 110, "the llm's Triton kernels against plain operations; times of both", needs_gpu=True),
     Step(
+        "decode_kernel",
+        "decode_kernel",
+        80,
+        "decode's Triton kernels against plain operations; times of both",
+    ),
+    Step(
         "llm_exact", "llm", 80, "llm: recorded steps give the tokens of the same steps unrecorded, and of plain steps"
     ),
     Step("llm_speed", "llm", 110, "llm: step, host part and bare replay against batch size (benchmarks.llm)"),

@@ -1,13 +1,22 @@
-"""Loads a worker's backend: the configured one or, with `auto`, the fastest that works here."""
+"""Loads a worker's backend: the configured one or, with `auto`, the fastest that works here.
+
+A setting that this machine does not support is replaced by one that it supports; the log gives the reason. This module
+needs torch and numpy alone, so that a bare GPU machine can test these decisions. The settings may be any object with
+the fields of `DecodeSettings` that are read here.
+"""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import structlog
 import torch
 
+from services.common.checkpoint.flow_config import UNetConfig
 from services.common.checkpoint.model_dir import ModelDir, ModelDirError
 from services.common.engine.device import first_line, on_device, replaced
 from services.common.start_error import StartError
@@ -15,14 +24,18 @@ from services.decode.engine.backends import AudioFormat, Backend, CostModel, Sim
 from services.decode.engine.scheduler import EngineLimits
 from services.decode.engine.torch_backend import Precision, TorchBackend
 from services.decode.estimators.compiled import compile_estimator, use_programs
-from services.decode.estimators.onnx import onnx_estimator
+from services.decode.estimators.fused import fused_network
 from services.decode.estimators.tensorrt import tensorrt_estimator
+from services.decode.flow.block_attention import MakeAttention, PlainAttention
 from services.decode.flow.estimator import EstimatorNetwork
-from services.decode.flow.model import EstimatorFactory
+from services.decode.flow.model import EstimatorFactory, Flow
+from services.decode.flow.program import StepNetwork
 from services.decode.flow.programs import CudaGraphs
-from services.decode.settings import DecodeSettings
 
-log = structlog.get_logger(__name__)
+if TYPE_CHECKING:
+    from services.decode.settings import DecodeSettings
+
+log = logging.getLogger(__name__)
 
 DTYPES = {
     "float32": torch.float32,
@@ -46,17 +59,19 @@ def load_backend(settings: DecodeSettings, model: ModelDir) -> Backend:
         doing="decoding",
         memory_fraction=settings.decode_memory_fraction,
     )
-    counts, pool = backend.counts(), backend.flow.pool
-    log.info(
-        "decoding",
-        device=str(device),
-        precision=precision_name(settings, device),
-        estimator=type(backend.flow.solver.estimator).__name__,
-        cuda_graphs=backend.flow.programs is not None,
-        batch=largest_batch(settings, device),
-        state_gib=round(counts.budget_bytes / 2**30, 2),
-        state_seconds=round(pool.blocks * pool.block_tokens / model.token_rate),
-    )
+    counts, pool, programs = backend.counts(), backend.flow.pool, backend.flow.programs
+    fields = {
+        "device": str(device),
+        "precision": precision_name(settings, device),
+        "estimator": type(backend.flow.solver.estimator).__name__,
+        "cuda_graphs": programs is not None,
+        "attention": "blocks in place" if programs and programs.attention is not PlainAttention else "copied blocks",
+        "fused_layers": programs is not None and not isinstance(programs.network, EstimatorNetwork),
+        "batch": largest_batch(settings, device),
+        "state_gib": round(counts.budget_bytes / 2**30, 2),
+        "state_seconds": round(pool.blocks * pool.block_tokens / model.token_rate),
+    }
+    log.info("decoding", extra=fields)
     return backend
 
 
@@ -95,6 +110,8 @@ def estimator_factory(settings: DecodeSettings, device: torch.device) -> Estimat
     `auto` uses PyTorch: appending to cached states is faster than the fastest recompute, and TensorRT is experimental.
     """
     if settings.decode_backend == "onnx":
+        from services.decode.estimators.onnx import onnx_estimator  # needs onnxruntime
+
         return partial(onnx_estimator, cache=settings.decode_cache_dir, device=device)
     if settings.decode_backend == "tensorrt":
         rows = 2 * largest_batch(settings, device)
@@ -140,12 +157,82 @@ def _warm(
         except Exception as error:  # noqa: BLE001 - compilers raise errors of their own types; plain layers work
             replaced("decode_compile", "plain layers", error)
     if settings.decode_cuda_graphs and device.type == "cuda" and backend.flow.pool.blocks:
-        try:
-            most = min(largest_batch(settings, device), settings.decode_max_streams)
-            use_programs(backend.flow, most, CudaGraphs(device))
-        except Exception as error:  # noqa: BLE001 - drivers raise errors of their own types; single kernels work
-            replaced("decode_cuda_graphs", "kernels launched one by one", error)
+        most = min(largest_batch(settings, device), settings.decode_max_streams)
+        _record(settings, backend.flow, most, device)
     return backend
+
+
+@dataclass(frozen=True)
+class ProgramParts:
+    """What programs run: the plain attention and network, or others that give the same result."""
+
+    attention: MakeAttention = PlainAttention
+    network: StepNetwork | None = None
+
+
+def _record(settings: DecodeSettings, flow: Flow, most_streams: int, device: torch.device) -> None:
+    """Record programs with the kernels that work here; without them if that fails; none if that fails too."""
+    parts = program_parts(flow, paged=settings.decode_paged_kernel, fused=settings.decode_fused_kernels)
+    if parts != ProgramParts():
+        try:
+            use_programs(flow, most_streams, CudaGraphs(device), parts.attention, parts.network)
+        except Exception as error:  # noqa: BLE001 - drivers and compilers raise errors of their own types
+            replaced("decode_paged_kernel, decode_fused_kernels", "graphs of plain operations", error)
+        else:
+            return
+    try:
+        use_programs(flow, most_streams, CudaGraphs(device))
+    except Exception as error:  # noqa: BLE001 - as above; single kernels work
+        replaced("decode_cuda_graphs", "kernels launched one by one", error)
+
+
+def program_parts(flow: Flow, *, paged: bool = True, fused: bool = True) -> ProgramParts:
+    """Return the Triton kernels that work here and give the plain mel: for attention, and for the layers.
+
+    The flow is on a GPU, which is the current device. The log has the reason for a group of kernels that is left out.
+    """
+    parts = ProgramParts()
+    if paged:
+        parts = _tried(flow, parts, _with_block_attention, "decode_paged_kernel", "copied K/V blocks")
+    if fused:
+        parts = _tried(flow, parts, _with_fused_layers, "decode_fused_kernels", "plain layers")
+    return parts
+
+
+def _tried(
+    flow: Flow, parts: ProgramParts, add: Callable[[Flow, ProgramParts], ProgramParts], setting: str, instead: str
+) -> ProgramParts:
+    """Return `parts` with those that `add` adds or, if these fail in a short stream, unchanged with a logged reason."""
+    try:
+        candidate = add(flow, parts)
+        use_programs(flow, 1, None, candidate.attention, candidate.network)
+    except ImportError as error:
+        replaced(setting, instead, f"the triton package is missing ({error})")
+    except Exception as error:  # noqa: BLE001 - compilers raise many kinds of errors; plain operations always work
+        replaced(setting, instead, error)
+    else:
+        return candidate
+    finally:
+        flow.programs = None
+    return parts
+
+
+def _with_block_attention(flow: Flow, parts: ProgramParts) -> ProgramParts:
+    from services.decode.estimators.attention_kernel import BlockAttention, fits
+
+    head_dim = flow.pool.caches["estimator"].layout.head_dim
+    if not fits(head_dim):
+        raise ValueError(f"it needs heads of 16, 32, 64 ..., not {head_dim}")
+    return replace(parts, attention=BlockAttention)
+
+
+def _with_fused_layers(flow: Flow, parts: ProgramParts) -> ProgramParts:
+    from services.decode.estimators.layer_kernels import FUSED, WIDEST_NORM
+
+    config = flow.config.estimator
+    if isinstance(config, UNetConfig) and config.channels > WIDEST_NORM:
+        raise ValueError(f"they support at most {WIDEST_NORM} channels, not {config.channels}")
+    return replace(parts, network=fused_network(flow.solver.estimator, FUSED))
 
 
 def memory_share(settings: DecodeSettings, device: torch.device) -> float:

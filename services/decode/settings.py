@@ -40,6 +40,12 @@ class DecodeSettings(ModelServiceSettings):
     decode_cuda_graphs: bool = True
     """On a GPU: replay a recorded graph per batch shape (streams, new and cached chunks) instead of launching kernels
     one by one."""
+    decode_paged_kernel: bool = True
+    """On a GPU: attention in the graphs reads the blocks of streams' states in place, with a Triton kernel. Without it
+    or Triton, each layer copies them first."""
+    decode_fused_kernels: bool = True
+    """On a GPU: the graphs use Triton kernels that join the estimator's products and convolutions with the operations
+    around them."""
     decode_compile: bool = False
     """Fuse the estimator's small operations with torch.compile; needs a C++ compiler on a CPU."""
     decode_keep_state: bool = True

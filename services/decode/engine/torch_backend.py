@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from services.common.checkpoint.chunk_plan import ChunkPlan
@@ -48,6 +52,23 @@ class TorchState:
     full_attention_last: bool
     voice: str
     skip: int = 0
+
+
+@dataclass(frozen=True)
+class _Spoken:
+    """What a stream has spoken, to return to if its hop must be computed again."""
+
+    stretch: Stretch
+    vocoder: VocoderState
+    skip: int
+
+    @classmethod
+    def of(cls, state: TorchState) -> _Spoken:
+        return cls(copy.copy(state.stretch), replace(state.vocoder), state.skip)
+
+    def restore(self, state: TorchState) -> None:
+        state.stretch, state.skip = copy.copy(self.stretch), self.skip
+        state.vocoder = replace(self.vocoder)
 
 
 @dataclass(frozen=True)
@@ -161,22 +182,46 @@ class TorchBackend:
             self.prompts.begin(hop.state.voice, hop.state.flow, beat)
         done = [(hop.state.flow.done, hop.state.flow.kv_state.tokens if hop.state.flow.kv_state else 0) for hop in hops]
         kv_states = [hop.state.kv_state for hop in flow_hops]
-        mels = self.flow.append(flow_hops, beat)
-        try:
-            mels = self._finite(flow_hops, mels, [before for before, _ in done], beat)
-        except Exception:  # for example, out of memory: the engine runs the hops again, one by one
-            for failed, kv_state, (before, _) in zip(flow_hops, kv_states, done, strict=True):
-                failed.state.kv_state, failed.state.done = kv_state, before
-            raise
-        self._recomputed += self.format.frames_per_token * sum(max(0, known - kept) for known, kept in done)
+        spoken = [_Spoken.of(hop.state) for hop in hops]
+        made = self.flow.decode(flow_hops, beat)
         if any(hop.keep and hop.state.kv_state is None for hop in flow_hops):
             self._report_no_memory()
-        flowed = time.perf_counter()
-        results = self._vocode(hops, mels)
+        flowed = self._mark()
+        try:
+            # The host waits for the device once, for all that it needs: whether the mel is finite too.
+            totals, results = self._vocode(hops, [one.frames for one in made], [one.total for one in made])
+            for index in [index for index, total in enumerate(totals) if not math.isfinite(total)]:
+                self.flow.reject(made[index])
+                spoken[index].restore(hops[index].state)
+                results[index] = self._exactly(hops[index], flow_hops[index], done[index][0], beat)
+        except Exception:  # for example, out of memory: the engine runs the hops again, one by one
+            for hop, before, kv_state, (known, _) in zip(hops, spoken, kv_states, done, strict=True):
+                before.restore(hop.state)
+                hop.state.flow.kv_state, hop.state.flow.done = kv_state, known
+            raise
+        self._recomputed += self.format.frames_per_token * sum(max(0, known - kept) for known, kept in done)
         beat()
-        self._flow_s += flowed - began
-        self._vocoder_s += time.perf_counter() - flowed
+        in_vocoder = self._since(flowed)
+        self._flow_s += time.perf_counter() - began - in_vocoder
+        self._vocoder_s += in_vocoder
         return results
+
+    def _mark(self) -> float | torch.cuda.Event:
+        """The present point in the device's work."""
+        if self.device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+    def _since(self, mark: float | torch.cuda.Event) -> float:
+        """Seconds of the device's work since a mark; the host has waited for all of it."""
+        if isinstance(mark, float):
+            return time.perf_counter() - mark
+        now = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        now.record()
+        now.synchronize()
+        return float(mark.elapsed_time(now)) / 1e3
 
     def state_bytes(self, state: TorchState) -> int:
         return len(state.flow.kv_state.blocks) * self.flow.pool.block_bytes if state.flow.kv_state else 0
@@ -248,22 +293,23 @@ class TorchBackend:
         details = {"setting": "decode_state_bytes", "mib": mib, "advice": "increase it, or store states in float8"}
         log.warning("no memory for a stream's state: each of its hops computes its whole history", extra=details)
 
-    def _finite(
-        self, hops: Sequence[FlowHop], mels: list[Tensor], done: Sequence[int], beat: Callable[[], None]
-    ) -> list[Tensor]:
-        """Compute hops again in float32 if their mel is not finite; if it still is not, the stream fails later."""
-        for index, (hop, mel) in enumerate(zip(hops, mels, strict=True)):
-            if bool(torch.isfinite(mel).all()):
-                continue
-            hop.state.kv_state, hop.state.done = None, done[index]
-            self._non_finite += 1
-            mels[index] = self.flow.append([replace(hop, exact=True)], beat)[0]
-        return mels
+    def _exactly(self, hop: Hop, flow_hop: FlowHop, done: int, beat: Callable[[], None]) -> HopAudio | Exception:
+        """Compute a hop again, in float32, because its mel is not finite; if it still is not, return an error."""
+        flow_hop.state.kv_state, flow_hop.state.done = None, done
+        self._non_finite += 1
+        [made] = self.flow.decode([replace(flow_hop, exact=True)], beat)
+        [total], [result] = self._vocode([hop], [made.frames], [made.total])
+        if math.isfinite(total):
+            return result
+        return NonFiniteAudio("the flow produced values that are not finite numbers")
 
-    def _vocode(self, hops: Sequence[Hop], mels: Sequence[Tensor]) -> list[HopAudio | Exception]:
-        """Return the audio of each hop, or the error that fails its stream.
+    def _vocode(
+        self, hops: Sequence[Hop], mels: Sequence[Tensor], totals: Sequence[Tensor]
+    ) -> tuple[list[float], list[HopAudio | Exception]]:
+        """Return `totals`, and the audio of each hop or the error that fails its stream.
 
-        Never raises: the flow has already advanced, so the engine could not run these hops again.
+        Raises only what reading from the device raises: the flow has already advanced, so the engine could not run
+        these hops again.
         """
         pieces: list[_Piece | Exception] = []
         for hop, mel in zip(hops, mels, strict=True):
@@ -273,14 +319,21 @@ class TorchBackend:
                 pieces.append(error)
         first = [hop.state.vocoder.emitted for hop in hops]
         made = iter(self._samples([piece for piece in pieces if not isinstance(piece, Exception)]))
+        spoken = [piece if isinstance(piece, Exception) else next(made) for piece in pieces]
+        wanted = [torch.stack([*totals])]
+        for hop, samples in zip(hops, spoken, strict=True):
+            if not isinstance(samples, Exception):
+                vocoder: VocoderState = hop.state.vocoder
+                wanted += [samples, vocoder.mel[: vocoder.emitted - vocoder.start], vocoder.phase]
+        read = iter(_to_host(wanted))
+        checked = next(read).tolist()
         results: list[HopAudio | Exception] = []
-        for hop, piece, start in zip(hops, pieces, first, strict=True):
-            samples = piece if isinstance(piece, Exception) else next(made)
-            try:
-                results.append(samples if isinstance(samples, Exception) else self._audio(hop, start, samples))
-            except Exception as error:  # noqa: BLE001 - as above
-                results.append(error)
-        return results
+        for hop, start, samples in zip(hops, first, spoken, strict=True):
+            if not isinstance(samples, Exception):
+                results.append(self._audio(hop, start, next(read), next(read), next(read)))
+            else:
+                results.append(samples)
+        return checked, results
 
     def _samples(self, pieces: Sequence[_Piece]) -> list[Tensor | Exception]:
         """Run the vocoder over one batch; if it fails, over each stream alone, so that only the bad ones fail."""
@@ -291,11 +344,23 @@ class TorchBackend:
                 return [error]
         return [made for piece in pieces for made in self._samples([piece])]
 
-    def _audio(self, hop: Hop, start: int, samples: Tensor) -> HopAudio:
-        """`samples` [n] from mel frame `start` on, as a result. Raises NonFiniteAudio."""
-        if not bool(torch.isfinite(samples).all()):
-            raise NonFiniteAudio("the vocoder produced values that are not finite numbers")
-        return HopAudio(start * self.format.frame_samples, samples.cpu().numpy(), self._record(hop.state))
+    def _audio(
+        self, hop: Hop, start: int, samples: NDArray[Any], mel: NDArray[Any], phase: NDArray[Any]
+    ) -> HopAudio | NonFiniteAudio:
+        """`samples` [n] from mel frame `start` on, and the vocoder's state, as a result."""
+        if not np.isfinite(samples).all():
+            return NonFiniteAudio("the vocoder produced values that are not finite numbers")
+        state: TorchState = hop.state
+        record = ResumeRecord(
+            plan=state.flow.plan,
+            seed=state.vocoder.seed,
+            done=state.flow.done,
+            emitted=state.vocoder.emitted,
+            start=state.vocoder.start,
+            mel=mel,
+            phase=phase,
+        )
+        return HopAudio(start * self.format.frame_samples, samples, record)
 
     def _piece(self, hop: Hop, mel: Tensor) -> _Piece:
         """The vocoder's input from a hop's mel: stretched, without frames that another worker has spoken."""
@@ -306,19 +371,18 @@ class TorchBackend:
         state.skip = max(0, state.skip - frames.shape[0])
         if last and state.skip:
             raise StreamError("the resume record is ahead of the tokens; push every token from the utterance's first")
-        if not bool(torch.isfinite(new).all()):
-            raise NonFiniteAudio("the flow produced values that are not finite numbers")
         return state.vocoder, new, last
 
-    def _record(self, state: TorchState) -> ResumeRecord:
-        vocoder = state.vocoder
-        context = vocoder.mel[: vocoder.emitted - vocoder.start]
-        return ResumeRecord(
-            plan=state.flow.plan,
-            seed=vocoder.seed,
-            done=state.flow.done,
-            emitted=vocoder.emitted,
-            start=vocoder.start,
-            mel=context.cpu().numpy(),
-            phase=vocoder.phase.cpu().numpy(),
-        )
+
+def _to_host(tensors: Sequence[Tensor]) -> list[NDArray[Any]]:
+    """Copy float32 and float64 tensors of one device to the host as one tensor: the only wait for the device."""
+    together = torch.cat([tensor.contiguous().flatten().view(torch.float32) for tensor in tensors])
+    if together.is_cuda:
+        copied = torch.empty(together.shape, pin_memory=True).copy_(together, non_blocking=True)
+        torch.cuda.current_stream(together.device).synchronize()
+    else:
+        copied = together.cpu()
+    sizes = [tensor.numel() * tensor.element_size() // 4 for tensor in tensors]
+    parts = zip(tensors, copied.split(sizes), strict=True)  # type: ignore[no-untyped-call]
+    # Own memory for each: a stream must not keep what a whole batch has read.
+    return [part.clone().view(tensor.dtype).view(tensor.shape).numpy() for tensor, part in parts]

@@ -16,7 +16,7 @@ from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.decode.flow.block_attention import MakeAttention, PlainAttention
 from services.decode.flow.estimator import EstimatorNetwork
 from services.decode.flow.model import Flow, FlowHop
-from services.decode.flow.program import Record
+from services.decode.flow.program import Record, StepNetwork
 from services.decode.flow.programs import Programs, device_in_force
 from services.decode.flow.solver import Solver
 
@@ -71,18 +71,22 @@ def compile_estimator(flow: Flow) -> None:
 
 @torch.inference_mode()
 def use_programs(
-    flow: Flow, most_streams: int, record: Record | None, attention: MakeAttention = PlainAttention
+    flow: Flow,
+    most_streams: int,
+    record: Record | None,
+    attention: MakeAttention = PlainAttention,
+    network: StepNetwork | None = None,
 ) -> None:
     """Run appends of up to `most_streams` streams as programs of fixed shape, recorded by `record`.
 
     Makes all of them now, so that no batch waits for one: 101 for 16 streams, a few seconds on a GPU. Raises
     RuntimeError if they give another result, or whatever the recording or a step raises. `attention` replaces the
-    reference by a kernel.
+    reference by a kernel, `network` the estimator by an equal one.
     """
     expected = probe_mel(flow)
     cache = flow.pool.caches["estimator"]
     ratio = flow.config.mel_frames_per_token
-    parts = (flow.solver, _network(flow), cache, ratio)
+    parts = (flow.solver, network or _network(flow), cache, ratio)
     programs = Programs(*parts, most_streams=most_streams, record=record, attention=attention)
     with device_in_force(flow.device):
         torch.cuda.empty_cache()  # recordings need their own memory and cannot use what the allocator has cached

@@ -23,8 +23,8 @@ from services.decode.flow.kv_cache import KvLayout
 
 _SINUSOIDS = 256
 _KERNEL = 31
-_EPS = 1e-6
-_BLOCK_TERMS, _FINAL_TERMS = 6, 2
+EPS = 1e-6
+BLOCK_TERMS, FINAL_TERMS = 6, 2
 """Time terms of a block (shift, scale and gate of attention, then of the feed-forward) and of the final norm."""
 
 
@@ -49,7 +49,7 @@ class AdaptiveNorm(nn.Module):
     def __init__(self, width: int, terms: int) -> None:
         super().__init__()
         self.linear = nn.Linear(width, terms * width)
-        self.norm = nn.LayerNorm(width, eps=_EPS, elementwise_affine=False)
+        self.norm = nn.LayerNorm(width, eps=EPS, elementwise_affine=False)
         self._terms = terms
 
     def terms(self, time: Tensor) -> list[Tensor]:
@@ -157,7 +157,7 @@ class DiTBlock(nn.Module):
 
     def __init__(self, config: DiTConfig, index: int) -> None:
         super().__init__()
-        self.attn_norm = AdaptiveNorm(config.width, _BLOCK_TERMS)
+        self.attn_norm = AdaptiveNorm(config.width, BLOCK_TERMS)
         self.attn = Attention(config, index)
         self.ff = FeedForward(config.width, config.ff_mult * config.width)
         self.before_attention = self.attn_norm.forward
@@ -188,7 +188,7 @@ class DiT(EstimatorNetwork):
         self.input_embed = InputEmbedding(4 * mel, config.width)
         self.rotary_embed = RotaryEmbedding(config.head_dim)
         self.transformer_blocks = nn.ModuleList(DiTBlock(config, index) for index in range(config.depth))
-        self.norm_out = AdaptiveNorm(config.width, _FINAL_TERMS)
+        self.norm_out = AdaptiveNorm(config.width, FINAL_TERMS)
         self.proj_out = nn.Linear(config.width, mel)
 
     @property
@@ -219,7 +219,7 @@ class DiT(EstimatorNetwork):
         rotary = self.rotary_embed(frames.positions(x))
         x = self.input_embed(x, frames)
         for index, block in enumerate(self.transformer_blocks):
-            x = block(x, time_terms[index * _BLOCK_TERMS : (index + 1) * _BLOCK_TERMS], rotary, frames)
-        scale, shift = time_terms[-_FINAL_TERMS:]
+            x = block(x, time_terms[index * BLOCK_TERMS : (index + 1) * BLOCK_TERMS], rotary, frames)
+        scale, shift = time_terms[-FINAL_TERMS:]
         out: Tensor = self.proj_out(self.norm_out(x, shift, scale))
         return out

@@ -43,6 +43,11 @@ class ForwardContext(Protocol):
         """
 
 
+def uploaded(numbers: Tensor, device: torch.device) -> Tensor:
+    """Copy numbers of the host to the device; to a GPU from pinned memory, so that the host need not wait for it."""
+    return numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers.to(device)
+
+
 class CacheIndices:
     """Cache read and write indices of a batch (`ratio` positions per token), shared by all layers."""
 
@@ -53,8 +58,9 @@ class CacheIndices:
         """Positions of the longest stream, including its new ones."""
         self.starts = [ratio * state.tokens for state in before]
         self.lengths = [ratio * state.tokens - start for state, start in zip(after, self.starts, strict=True)]
-        self.first = torch.tensor(self.starts, device=device)
-        self.slots_before = torch.tensor([state.slot.index if state.slot else 0 for state in before], device=device)
+        self.first = uploaded(torch.tensor(self.starts), device)
+        slots = [state.slot.index if state.slot else 0 for state in before]
+        self.slots_before = uploaded(torch.tensor(slots), device)
         self.slots_after = [state.slot.index if state.slot else 0 for state in after]
         size = block_tokens * ratio
         numbers = [[block.index for block in state.blocks] for state in after]
@@ -65,7 +71,7 @@ class CacheIndices:
         ]
         flat = [place for row in places for place in row]
         run = flat == list(range(flat[0], flat[0] + len(flat)))
-        self.places = slice(flat[0], flat[0] + len(flat)) if run else torch.tensor(flat, device=device)
+        self.places = slice(flat[0], flat[0] + len(flat)) if run else uploaded(torch.tensor(flat), device)
 
 
 def _blocks(numbers: Sequence[Sequence[int]], device: torch.device) -> Tensor | slice:
@@ -77,9 +83,8 @@ def _blocks(numbers: Sequence[Sequence[int]], device: torch.device) -> Tensor | 
     if len(numbers) == 1 and list(numbers[0]) == list(range(first, first + len(numbers[0]))):
         return slice(first, first + len(numbers[0]))
     longest = max(len(row) for row in numbers)
-    return torch.tensor(
-        [number for row in numbers for number in [*row, *[row[0]] * (longest - len(row))]], device=device
-    )
+    padded = [number for row in numbers for number in [*row, *[row[0]] * (longest - len(row))]]
+    return uploaded(torch.tensor(padded), device)
 
 
 class Pass:

@@ -157,6 +157,14 @@ class KvCache:
         self._scales = _zeros((*shape, 1), torch.float32, device) if self._scaled else None
         self._tails: dict[int, Tensor] = {}
 
+    @property
+    def stored(self) -> tuple[Tensor, Tensor | None]:
+        """All values [steps * layers, 2, rows, blocks, positions, heads * head_dim] and scales [..., 1], for kernels.
+
+        float8_e4m3fn is stored as the uint8 of its bits, and is the only type with scales.
+        """
+        return self._values, self._scales
+
     def write(self, step: int, layer: int, at: Tensor | slice, keys_values: Tensor) -> None:
         """Write [2, rows, n, heads * head_dim] to n positions, counted over the blocks."""
         where = step * self.layout.layers + layer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -16,7 +17,7 @@ from services.common.checkpoint.weights import load_strict, without_weights
 from services.decode.flow.dit import DiT
 from services.decode.flow.encoder import ConformerFront
 from services.decode.flow.estimator import EstimatorNetwork
-from services.decode.flow.forward_pass import CacheIndices, Pass, chunk_mask
+from services.decode.flow.forward_pass import CacheIndices, Pass, chunk_mask, uploaded
 from services.decode.flow.front import ConvolutionFront, Front, Rate
 from services.decode.flow.kv_cache import EMPTY_STATE, KvBlockPool, KvLayout, KvState
 from services.decode.flow.program import EulerProgram, Row
@@ -84,6 +85,19 @@ class FlowHop:
     keep: bool = True
     exact: bool = False
     """Compute in float32 by the plain network, from token 0, and store no state: used if the fast way fails."""
+
+
+@dataclass(frozen=True)
+class FlowMel:
+    """A hop's new mel frames [n, mel], of which nothing has been read back to the host.
+
+    `total` [] is finite only if all values of the hop are.
+    """
+
+    frames: Tensor
+    total: Tensor
+    kv_state: KvState | None
+    """The state that the hop has written."""
 
 
 class Flow(nn.Module):
@@ -155,10 +169,20 @@ class Flow(nn.Module):
 
     @torch.inference_mode()
     def append(self, hops: Sequence[FlowHop], on_step: Callable[[], None] = lambda: None) -> list[Tensor]:
+        """`decode`, with the mel checked: a state that holds values that are not finite is not reused unchanged."""
+        made = self.decode(hops, on_step)
+        for one, total in zip(made, torch.stack([one.total for one in made]).tolist(), strict=True):
+            if not math.isfinite(total):
+                self.reject(one)
+        return [one.frames for one in made]
+
+    @torch.inference_mode()
+    def decode(self, hops: Sequence[FlowHop], on_step: Callable[[], None] = lambda: None) -> list[FlowMel]:
         """Decode each stream's tokens up to its hop's end; return its new mel frames [2 * new, mel], no prompt.
 
         Frames already returned never change, so hops may end at any boundary of the plan; a stream without a cached
-        state is computed from token 0. If it raises, no state has changed.
+        state is computed from token 0. If it raises, no state has changed. The caller must `reject` the results whose
+        total is not finite.
         """
         kv_states: list[tuple[KvState, KvState | None]] = []
         for hop in hops:
@@ -205,7 +229,7 @@ class Flow(nn.Module):
             scaled = [ratio * length for length in lengths]
             ends = [self._visible(hop, start, ratio) for hop, start in zip(hops, starts, strict=True)]
             mask = chunk_mask(ends, [ratio * start for start in starts], scaled, rows)
-            mask = None if mask is None else mask.to(self.device)
+            mask = None if mask is None else uploaded(mask, self.device)
             if not later:
                 return lambda step: Pass(scaled, mask, rows=rows, beat=on_step)
             indices = CacheIndices(earlier, later, self.pool.block_tokens, ratio, self.device)
@@ -251,7 +275,7 @@ class Flow(nn.Module):
         lookahead = self.config.lookahead_tokens
         embedded = torch.zeros(len(hops), longest + lookahead, self.front.width, device=self.device)
         for row, (hop, start) in enumerate(zip(hops, starts, strict=True)):
-            known = torch.tensor(hop.state.tokens, dtype=torch.int64, device=self.device)
+            known = uploaded(torch.tensor(hop.state.tokens, dtype=torch.int64), self.device)
             ids = torch.cat((hop.state.prompt_tokens, known))[start : hop.end + lookahead]
             embedded[row, : ids.shape[0]] = self.front.embed(ids)
         return embedded
@@ -266,12 +290,16 @@ class Flow(nn.Module):
             cond[row, : prompt.shape[0]] = prompt
         return Start(noise, mu, torch.stack([hop.state.speaker for hop in hops]), cond)
 
-    def _finish(self, hop: FlowHop, before: KvState, after: KvState | None, rows: Tensor) -> Tensor:
+    def reject(self, made: FlowMel) -> None:
+        """Take note that a result is not finite: what it has stored must not reach another stream."""
+        if made.kv_state is not None:
+            self.pool.zero_before_reuse(made.kv_state)
+
+    def _finish(self, hop: FlowHop, before: KvState, after: KvState | None, rows: Tensor) -> FlowMel:
         state = hop.state
         first = max(state.done, state.prompt)
-        if after is not None and not bool(torch.isfinite(rows).all()):
-            self.pool.zero_before_reuse(after)
         state.kv_state = after if hop.keep and not hop.exact else None
         state.done = hop.end
         start = before.tokens
-        return rows[self._ratio * (first - start) : self._ratio * (hop.end - start)].clone()
+        frames = rows[self._ratio * (first - start) : self._ratio * (hop.end - start)].clone()
+        return FlowMel(frames, rows.sum(), after)

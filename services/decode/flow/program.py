@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from services.decode.flow.block_attention import Batch, MakeAttention, PlainAttention
-from services.decode.flow.estimator import EstimatorNetwork
+from services.decode.flow.forward_pass import uploaded
 from services.decode.flow.kv_cache import KvCache, KvState
 from services.decode.flow.solver import Solver, Start
 
@@ -32,6 +33,10 @@ class Shape:
     streams: int
     frames: int
     blocks: int
+
+
+StepNetwork = Callable[[Tensor, list[Tensor], "FixedContext"], Tensor]
+"""What a program runs: an `EstimatorNetwork`, or another form of one. Arguments and result as of its `forward`."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +64,14 @@ class EulerProgram:
     def __init__(
         self,
         solver: Solver,
-        network: EstimatorNetwork,
+        network: StepNetwork,
         cache: KvCache,
         frames_per_token: int,
         shape: Shape,
         room: Tensor,
         attention: MakeAttention = PlainAttention,
     ) -> None:
-        """`network` is the solver's estimator, `cache` its cache.
+        """`network` is the solver's estimator, or an equal one, and `cache` its cache.
 
         `room` is a result of `scratch`; programs that share it never run at the same time.
         """
@@ -95,20 +100,34 @@ class EulerProgram:
     def solve(self, start: Start, batch: Sequence[Row], on_step: Callable[[], None]) -> Tensor:
         """Like `Solver.solve`, for batches that fit this program's shape: [S, N, mel]."""
         streams, frames = start.mu.shape[:2]
-        self._table.copy_(self._numbers(batch))
+        self.fill(start, batch)
+        for _ in range(self._solver.steps):
+            self.step()
+            on_step()
+        return self._x[:streams, :frames].clone()
+
+    @property
+    def x(self) -> Tensor:
+        """What the steps change, [S, N, mel], padding included: noise before the first, the mel after the last."""
+        return self._x
+
+    def step(self) -> None:
+        """Compute the next Euler step of the batch; the one after the last is the first."""
+        self._repeat()
+
+    def fill(self, start: Start, batch: Sequence[Row]) -> None:
+        """Fill the inputs with a batch, before its first step."""
+        streams, frames = start.mu.shape[:2]
+        self._table.copy_(uploaded(self._numbers(batch), self._table.device))
         inputs = start.inputs(self._solver.conditions, self._solver.rows)
         for own, given in ((self._x, start.noise), (self._inputs.transpose(0, 1), inputs.transpose(0, 1))):
             own.zero_()
             own[:streams, ..., :frames, :] = given
         self._step.zero_()
-        for _ in range(self._solver.steps):
-            self._repeat()
-            on_step()
-        return self._x[:streams, :frames].clone()
 
     def _run(self) -> None:
         dtype = self._solver.estimator.dtype
-        around = _FixedContext(self._cache, self._table, self._step, self.shape, dtype, self._attention)
+        around = FixedContext(self._cache, self._table, self._step, self.shape, dtype, self._attention)
         terms = self._terms.index_select(0, self._step)[0]
         x = self._solver.put(self._x, self._inputs)
         velocity = self._network(x, [term[:, None] for term in terms.unbind(1)], around)
@@ -133,7 +152,30 @@ class EulerProgram:
         return numbers
 
 
-class _FixedContext:
+@dataclass(frozen=True)
+class Tails:
+    """The cached positions to the left of one convolution's input, of R rows = guidance rows * S streams."""
+
+    stored: Tensor
+    """[n, width, C], of every slot, guidance row and step."""
+    before: Tensor
+    """int64 [R], where each row's tail is read: n is never one that the step writes."""
+    after: Tensor
+    """int64 [R], where its new tail is stored."""
+    lengths: Tensor
+    """int64 [S, 1], the valid new positions; the last `width` of tail and valid positions are the new tail."""
+
+    def extend(self, x: Tensor) -> Tensor:
+        """Return `x` [R, N, C] after its rows' tails, [R, width + N, C]; store the new tails."""
+        width = self.stored.shape[1]
+        extended = torch.cat((self.stored.index_select(0, self.before), x), dim=1)
+        last = (self.lengths + torch.arange(width, device=x.device)).repeat(x.shape[0] // self.lengths.shape[0], 1)
+        kept = extended.gather(1, last[:, :, None].expand(-1, -1, x.shape[-1]))
+        self.stored.index_copy_(0, self.after, kept)
+        return extended
+
+
+class FixedContext:
     """The forward context of a program: every index is computed from its table, on the device."""
 
     def __init__(
@@ -146,24 +188,30 @@ class _FixedContext:
         make_attention: MakeAttention,
     ) -> None:
         self._cache, layout = cache, cache.layout
-        start, self._length, before, after = table[:, :_BLOCKS, None].unbind(1)
+        self._start, self._length, before, after = table[:, :_BLOCKS, None].unbind(1)
         blocks, ends = table[:, _BLOCKS : _BLOCKS + shape.blocks], table[:, _BLOCKS + shape.blocks :]
-        self._attention = make_attention(cache, Batch(step, start, self._length, ends, blocks), dtype)
-        self._positions = (start + torch.arange(shape.frames, device=table.device)).repeat(layout.rows, 1)
+        self._attention = make_attention(cache, Batch(step, self._start, self._length, ends, blocks), dtype)
         slot = (step * layout.rows + torch.arange(layout.rows, device=table.device))[:, None] * cache.slots
         self._before, self._after = ((slot + one.flatten()).flatten() for one in (before, after))
+        self._frames = shape.frames
+
+    @cached_property
+    def _positions(self) -> Tensor:
+        new = torch.arange(self._frames, device=self._start.device)
+        return (self._start + new).repeat(self._cache.layout.rows, 1)
 
     def positions(self, x: Tensor) -> Tensor:
         """Like `Pass.positions`."""
         return self._positions
 
+    def tails(self, layer: int, width: int, x: Tensor) -> Tails:
+        """Return the tails of convolution `layer`, whose input is `x` [R, N, C], each of `width` positions."""
+        stored = self._cache.all_tails(layer, width, x.shape[-1], x.dtype).flatten(0, 2)
+        return Tails(stored, self._before, self._after, self._length)
+
     def left(self, layer: int, x: Tensor, width: int) -> Tensor:
         """Like `Pass.left`."""
-        tails = self._cache.all_tails(layer, width, x.shape[-1], x.dtype).flatten(0, 2)
-        extended = torch.cat((tails.index_select(0, self._before), x), dim=1)
-        last = (self._length + torch.arange(width, device=x.device)).repeat(self._cache.layout.rows, 1)
-        tails.index_copy_(0, self._after, extended.gather(1, last[:, :, None].expand(-1, -1, x.shape[-1])))
-        return extended
+        return self.tails(layer, width, x).extend(x)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Like `Pass.attend`."""

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 import torch
 
 from services.decode.flow.block_attention import MakeAttention, PlainAttention
-from services.decode.flow.estimator import EstimatorNetwork
 from services.decode.flow.kv_cache import KvCache
-from services.decode.flow.program import EulerProgram, Record, Shape, scratch
+from services.decode.flow.program import EulerProgram, Record, Shape, StepNetwork, scratch
 from services.decode.flow.solver import Solver
 
 log = logging.getLogger(__name__)
@@ -85,7 +84,7 @@ class Programs:
     def __init__(
         self,
         solver: Solver,
-        network: EstimatorNetwork,
+        network: StepNetwork,
         cache: KvCache,
         frames_per_token: int,
         *,
@@ -97,8 +96,9 @@ class Programs:
         self.shapes = Shapes(most_streams, cache.layout.positions)
         self.unprepared = 0
         """Number of batches that had no program."""
+        self.network, self.attention = network, attention
         self._parts = (solver, network, cache, frames_per_token)
-        self._record, self._attention = record, attention
+        self._record = record
         self._prepared: dict[Shape, EulerProgram] = {}
         self._reported: set[Shape | None] = set()
 
@@ -114,7 +114,7 @@ class Programs:
         lack = ""
         room = scratch(self._parts[0], shapes)
         for shape in shapes:
-            program = EulerProgram(*self._parts, shape, room, self._attention)
+            program = EulerProgram(*self._parts, shape, room, self.attention)
             try:
                 if self._record is not None:
                     program.record(self._record)

@@ -24,11 +24,17 @@ class Snake(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.alpha = nn.Parameter(torch.ones(channels))
+        self._reciprocal: Tensor | None = None
+
+    def fold(self) -> None:
+        """Compute 1 / α once, when the weights are loaded and on their device."""
+        self._reciprocal = (self.alpha[:, None] + 1e-9).reciprocal()
 
     def forward(self, x: Tensor) -> Tensor:
         alpha = self.alpha[:, None]
         wave = (x * alpha).sin_()
-        return torch.addcmul(x, wave.square_(), (alpha + 1e-9).reciprocal())
+        reciprocal = self._reciprocal if self._reciprocal is not None else (alpha + 1e-9).reciprocal()
+        return torch.addcmul(x, wave.square_(), reciprocal)
 
 
 class ResBlock(nn.Module):
@@ -68,6 +74,29 @@ def _downsampling(inputs: int, outputs: int, stride: int, *, causal: bool) -> nn
     return Conv(inputs, outputs, 2 * stride, stride, zeros=zeros)
 
 
+class InverseStft(nn.Module):
+    """`torch.istft` with a Hann window as a transposed convolution, which can be recorded: it reads nothing back."""
+
+    basis: Tensor
+    window: Tensor
+
+    def __init__(self, n_fft: int, hop: int) -> None:
+        super().__init__()
+        self._n_fft, self._hop = n_fft, hop
+        window = torch.hann_window(n_fft, dtype=torch.float64)
+        one = torch.eye(n_fft // 2 + 1, dtype=torch.float64)
+        waves = torch.cat((torch.fft.irfft(one, n_fft), torch.fft.irfft(1j * one, n_fft)))
+        self.register_buffer("basis", (waves * window)[:, None].float(), persistent=False)
+        self.register_buffer("window", window.square()[None, None].float(), persistent=False)
+
+    def forward(self, spectrum: Tensor) -> Tensor:
+        """Real parts over imaginary parts [B, n_fft + 2, T] -> [B, (T - 1) * hop]."""
+        half = self._n_fft // 2
+        added = F.conv_transpose1d(spectrum, self.basis, stride=self._hop)[:, 0, half:-half]
+        weights = F.conv_transpose1d(torch.ones_like(spectrum[:1, :1]), self.window, stride=self._hop)
+        return added / weights[0, :, half:-half]
+
+
 class Generator(nn.Module):
     """Upsampling stages that merge the excitation's spectrum, then an inverse STFT."""
 
@@ -94,6 +123,7 @@ class Generator(nn.Module):
             for size, dilations in zip(config.resblock_kernels, config.resblock_dilations, strict=True):
                 self.resblocks.append(ResBlock(width, size, dilations, causal=causal))
         self.conv_post = Conv(base // 2 ** len(stages), bins, 7, zeros=zeros_around(6, causal=causal))
+        self.inverse = InverseStft(config.istft_n_fft, config.istft_hop)
         self.register_buffer("window", torch.hann_window(config.istft_n_fft), persistent=False)
 
     def forward(self, mel: Tensor, source: Tensor) -> Tensor:
@@ -117,12 +147,7 @@ class Generator(nn.Module):
         half = config.istft_n_fft // 2 + 1
         magnitude = x[:, :half].exp().clamp(max=_MAX_MAGNITUDE)
         angle = x[:, half:].sin()
-        audio = torch.istft(
-            torch.complex(magnitude * angle.cos(), magnitude * angle.sin()),
-            config.istft_n_fft,
-            config.istft_hop,
-            window=self.window,
-        )
+        audio: Tensor = self.inverse(torch.cat((magnitude * angle.cos(), magnitude * angle.sin()), dim=1))
         return audio.clamp(-config.audio_limit, config.audio_limit)
 
     def source_spectrum(self, source: Tensor) -> Tensor:

@@ -47,37 +47,37 @@ class PitchPredictor(nn.Module):
 
 
 def cycles_per_frame(f0: Tensor, harmonics: int, sample_rate: int, hop: int) -> Tensor:
-    """Turns of each harmonic during a frame: f0 [M] in Hz, float64 -> [M, harmonics]."""
+    """Turns of each harmonic during a frame: f0 [..., M] in Hz, float64 -> [..., M, harmonics]."""
     order = torch.arange(1, harmonics + 1, dtype=f0.dtype, device=f0.device)
-    return torch.remainder(f0[:, None] * order / sample_rate, 1.0) * hop
+    return torch.remainder(f0[..., None] * order / sample_rate, 1.0) * hop
 
 
 def accumulate(turns: Tensor, before: Tensor) -> Tensor:
-    """Phase at the end of each frame, in turns: turns [M, H], before [H] (the phase so far) -> [M, H]."""
-    return before + torch.cumsum(turns, dim=0)
+    """Phase at each frame's end, in turns: turns [..., M, H], before [..., H] (the phase so far) -> [..., M, H]."""
+    return before[..., None, :] + torch.cumsum(turns, dim=-2)
 
 
 def interpolate_phase(phase: Tensor, before: Tensor | None, hop: int) -> Tensor:
-    """Phase per frame to phase per sample, linear between frame centres: [M, H] -> [M * hop, H], in turns of [0, 1).
+    """Phase per frame to phase per sample, linear between frame centres: [..., M, H] -> [..., M * hop, H], in [0, 1).
 
-    `before` [H] is the phase of the frame before the first one; None at the start of the utterance. The phase is
+    `before` [..., H] is the phase of the frame before the first one; None at the start of the utterance. The phase is
     constant before the first and after the last value.
     """
-    first = phase[:1] if before is None else before[None]
-    padded = torch.cat((first, phase, phase[-1:]))
+    first = phase[..., :1, :] if before is None else before[..., None, :]
+    padded = torch.cat((first, phase, phase[..., -1:, :]), dim=-2)
     offset = (torch.arange(hop, dtype=phase.dtype, device=phase.device) + 0.5) / hop - 0.5
     early, late = offset[: hop // 2, None], offset[hop // 2 :, None]
-    previous, here, following = padded[:-2, None], padded[1:-1, None], padded[2:, None]
-    samples = torch.cat((here + early * (here - previous), here + late * (following - here)), dim=1)
+    previous, here, following = (padded[..., begin : begin + phase.shape[-2], None, :] for begin in range(3))
+    samples = torch.cat((here + early * (here - previous), here + late * (following - here)), dim=-2)
     # Phase never falls below zero, where the fraction is the remainder at a tenth of its cost.
-    return samples.frac_().flatten(0, 1)
+    return samples.frac_().flatten(-3, -2)
 
 
 def hold_phase(phase: Tensor, hop: int) -> Tensor:
-    """CosyVoice3's phase per sample, constant in each frame: [M, H] -> [M * hop, H], in turns of [0, 1)."""
-    return phase.frac().repeat_interleave(hop, dim=0)
+    """CosyVoice3's phase per sample, constant in each frame: [..., M, H] -> [..., M * hop, H], in turns of [0, 1)."""
+    return phase.frac().repeat_interleave(hop, dim=-2)
 
 
 def voiced(f0: Tensor, threshold: float, hop: int) -> Tensor:
-    """Which samples are voiced: f0 [M] -> bool [M * hop, 1]."""
-    return F.threshold(f0, threshold, 0.0).gt(0).repeat_interleave(hop)[:, None]
+    """Which samples are voiced: f0 [..., M] -> bool [..., M * hop, 1]."""
+    return F.threshold(f0, threshold, 0.0).gt(0).repeat_interleave(hop, dim=-1)[..., None]

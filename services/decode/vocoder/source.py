@@ -69,7 +69,7 @@ class HarmonicSource(nn.Module):
         self.l_linear = nn.Linear(self.harmonics, 1)
 
     def sines(self, f0: Tensor, phase: Tensor, before: Tensor | None, noise: Tensor) -> Tensor:
-        """Per-harmonic signal of whole frames: f0 [M] Hz, phase [M, H] turns, noise [M * hop, H] -> [M * hop, H].
+        """Per-harmonic signal of whole frames: f0 [..., M] Hz, phase [..., M, H] turns, noise [..., M * hop, H].
 
         Phase is wrapped in float64 before the sine is taken in the noise's precision.
         """
@@ -83,6 +83,6 @@ class HarmonicSource(nn.Module):
         return sine.addcmul_(amplitude, noise)
 
     def forward(self, f0: Tensor, phase: Tensor, before: Tensor | None, noise: Tensor) -> Tensor:
-        """The excitation of whole frames, [M * hop]; arguments as for `sines`."""
+        """The excitation of whole frames, [..., M * hop]; arguments as for `sines`."""
         mixed: Tensor = self.l_linear(self.sines(f0, phase, before, noise))
-        return mixed[:, 0].tanh()
+        return mixed[..., 0].tanh()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from services.common.checkpoint.vocoder_config import VocoderConfig
 from services.common.checkpoint.weights import load_strict
-from services.decode.vocoder.hift import Generator
+from services.decode.vocoder.hift import Generator, Snake
 from services.decode.vocoder.pitch import PitchPredictor, accumulate, cycles_per_frame
 from services.decode.vocoder.source import HarmonicSource, NoiseTable
 
@@ -66,6 +66,9 @@ class Vocoder:
         for module in (self.generator, self.source, self.pitch):
             module.to(self.device).eval().requires_grad_(False)
         self.pitch.double()
+        for snake in self.generator.modules():
+            if isinstance(snake, Snake):
+                snake.fold()
         self.noise = NoiseTable(self.source.harmonics, uniform=config.causal)
         self.noise.to(self.device)
 
@@ -119,24 +122,32 @@ class Vocoder:
 
     def run_windows(self, windows: Sequence[tuple[VocoderState, Tensor]]) -> list[tuple[Tensor, Tensor]]:
         """`run_window` of windows that give equally many frames."""
-        mels, sources, phases = [], [], []
-        for state, window in windows:
-            first = self.source_start(state) - state.start
-            source, phase = self._excite(state, window, first)
-            mels.append(window[first:].T)
+        groups = defaultdict(list)  # streams at their start have no frames before the ones that they give
+        for index, (state, _) in enumerate(windows):
+            groups[self.source_start(state) - state.start].append(index)
+        order, mels, sources = [], [], []
+        phases: list[Tensor] = []
+        for first, group in groups.items():
+            states = [windows[index][0] for index in group]
+            stacked = torch.stack([windows[index][1] for index in group]).mT
+            source, phase = self._excite(states, stacked, first)
+            order += group
+            mels.append(stacked[..., first:])
             sources.append(source)
-            phases.append(phase)
-        return list(zip(self.generator(torch.stack(mels), torch.stack(sources)), phases, strict=True))
+            phases += phase.unbind()
+        made = zip(self.generator(torch.cat(mels), torch.cat(sources)), phases, strict=True)
+        return [one for _, one in sorted(zip(order, made, strict=True), key=lambda item: item[0])]
 
-    def _excite(self, state: VocoderState, window: Tensor, first: int) -> tuple[Tensor, Tensor]:
+    def _excite(self, states: Sequence[VocoderState], mel: Tensor, first: int) -> tuple[Tensor, Tensor]:
+        """Return excitation [S, n * hop] and phase [S, n, harmonics] from frame `first` of mel [S, mel, first + n]."""
         config = self.config
-        f0 = self.pitch(window.T[None].double())[0, first:]
+        f0 = self.pitch(mel.double())[:, first:]
         turns = cycles_per_frame(f0, self.source.harmonics, config.sample_rate, config.hop)
-        phase = accumulate(turns, state.phase)
-        start = self.source_start(state)
-        before = state.phase if start else None
-        noise = self.noise.read(state.seed, start * config.hop, f0.shape[0] * config.hop)
-        return self.source(f0, phase, before, noise), phase
+        before = torch.stack([state.phase for state in states])
+        phase = accumulate(turns, before)
+        count = f0.shape[1] * config.hop
+        noise = [self.noise.read(state.seed, self.source_start(state) * config.hop, count) for state in states]
+        return self.source(f0, phase, before if first else None, torch.stack(noise)), phase
 
     def _take(self, state: VocoderState, window: Tensor, ready: int, made: tuple[Tensor, Tensor] | None) -> Tensor:
         """Return the samples that are now determined; advance `state`."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,16 +15,18 @@ import numpy as np
 import pytest
 import torch
 
-from services.common.checkpoint.model_dir import ModelDir, open_model_dir
+from services.common.checkpoint.model_dir import ModelDir
 from services.common.start_error import StartError
 from services.decode import loading
 from services.decode.engine.backends import AudioFormat, CostModel, Hop, HopAudio, SimulatedBackend
 from services.decode.engine.torch_backend import NonFiniteAudio, Precision, TorchBackend, TorchState
+from services.decode.estimators.kernels import PLAIN
 from services.decode.estimators.onnx import onnx_estimator
 from services.decode.estimators.tensorrt import set_precision
+from services.decode.flow.block_attention import PlainAttention
 from services.decode.flow.estimator import EstimatorNetwork
 from services.decode.flow.forward_pass import Pass
-from services.decode.flow.model import EstimatorFactory, Flow, FlowHop
+from services.decode.flow.model import EstimatorFactory, Flow, FlowHop, FlowMel
 from services.decode.flow.unet import UNet
 from services.decode.loading import (
     engine_limits,
@@ -31,6 +36,7 @@ from services.decode.loading import (
     memory_share,
     precision_name,
     prepare,
+    program_parts,
 )
 from services.decode.settings import DecodeSettings
 from tests.support.cuda import Cuda
@@ -38,12 +44,34 @@ from tests.support.logs import capture_logs
 from tests.unit.decode import decode_support as support
 
 CPU = torch.device("cpu")
-MODEL = open_model_dir(support.ROOT / "tests" / "data" / "cosyvoice2-mini")
+MODEL = support.mini()
 SAME = 1e-3
+BARE_MACHINE = """
+import json, sys
+from pathlib import Path
+from types import SimpleNamespace
+absent = ("grpc", "google", "structlog", "pydantic", "pydantic_settings", "prometheus_client", "lighttts")
+sys.modules |= dict.fromkeys((*absent, "onnxruntime"))
+from services.common.checkpoint.model_dir import open_model_dir
+from services.decode.engine.backends import run_canary
+from services.decode.loading import engine_limits, load_backend
+settings = SimpleNamespace(**json.loads(sys.argv[1]))
+backend = load_backend(settings, open_model_dir(Path(settings.model_dir)))
+engine_limits(settings, backend)
+run_canary(backend, lambda: None)
+"""
+"""Decodes a few tokens with torch and numpy alone."""
 
 
 def loaded(**settings: Any) -> Any:
     return load_backend(DecodeSettings(**settings), MODEL)
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let backends of MODEL take the vocoder's context from another one instead of measuring it again."""
+    context = support.mini_backend().vocoder.context
+    monkeypatch.setattr(TorchBackend, "warm_up", lambda self: setattr(self.vocoder, "context", context))
 
 
 def speak(over: TorchBackend, count: int = 90) -> np.ndarray:
@@ -96,20 +124,20 @@ def test_a_hop_that_cannot_be_computed_again_does_not_change_its_batch(monkeypat
         return states
 
     expected = made.run([Hop(state, tokens, 125, final=False) for state in begun()], lambda: None)
-    states, append = begun(), made.flow.append
+    states, decode = begun(), made.flow.decode
     kept = states[1].flow.kv_state
     assert kept is not None
     poisoned = kept.blocks[-1].index
 
-    def broken(hops: Sequence[FlowHop], beat: Callable[[], None]) -> list[torch.Tensor]:
+    def broken(hops: Sequence[FlowHop], beat: Callable[[], None]) -> list[FlowMel]:
         if hops[0].exact:
             raise MemoryError
         made.flow.pool.caches["estimator"].write(
             3, 1, slice(50 * poisoned, 50 * poisoned + 50), torch.tensor(float("nan"))
         )
-        return append(hops, beat)
+        return decode(hops, beat)
 
-    monkeypatch.setattr(made.flow, "append", broken)
+    monkeypatch.setattr(made.flow, "decode", broken)
     hops = [Hop(state, tokens, 125, final=False) for state in states]
     with pytest.raises(MemoryError):
         made.run(hops, lambda: None)
@@ -166,6 +194,7 @@ def test_an_unavailable_backend_is_refused_with_a_reason(tmp_path: Path) -> None
     assert isinstance(loaded(decode_backend="simulated", decode_cost_file=costs), SimulatedBackend)
 
 
+@pytest.mark.usefixtures("measured")
 def test_auto_keeps_state_where_it_can(tmp_path: Path) -> None:
     settings = DecodeSettings(decode_cache_dir=tmp_path)
     assert estimator_factory(settings, torch.device("cuda")) is None
@@ -186,6 +215,7 @@ def test_preparing_fills_the_cache(tmp_path: Path) -> None:
     assert graph.stat().st_mtime_ns == written
 
 
+@pytest.mark.usefixtures("measured")
 def test_a_gpu_that_fails_while_the_model_is_loaded_is_replaced_by_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The GPU is simulated."""
     tried = []
@@ -211,6 +241,7 @@ def test_a_gpu_that_fails_while_the_model_is_loaded_is_replaced_by_the_cpu(monke
 FAILURES = pytest.mark.parametrize("kind", [RuntimeError, OSError, AssertionError, TypeError])
 
 
+@pytest.mark.usefixtures("measured")
 @FAILURES
 def test_an_estimator_that_fails_in_any_way_is_replaced_by_pytorch(
     kind: type[Exception], monkeypatch: pytest.MonkeyPatch
@@ -249,6 +280,7 @@ def test_the_precision_of_an_engine_follows_the_flags_that_a_version_has() -> No
         set_precision(made, made, "bfloat16")
 
 
+@pytest.mark.usefixtures("measured")
 @FAILURES
 def test_an_unsupported_setting_is_replaced_and_logged(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*arguments: Any, **options: Any) -> Any:
@@ -265,16 +297,17 @@ def test_an_unsupported_setting_is_replaced_and_logged(kind: type[Exception], mo
     assert (line["device"], line["cuda_graphs"], line["batch"]) == ("cpu", False, 4)
 
 
+@pytest.mark.usefixtures("measured")
 @FAILURES
 def test_graphs_are_recorded_on_gpus_alone(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def refuse(flow: Flow, most_streams: int, record: object) -> None:
-        asked.append(most_streams)
+    def refuse(flow: Flow, most_streams: int, record: object, *parts: object) -> None:
+        asked.extend([most_streams] if record else [])
         raise kind("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(loading, "use_programs", refuse)
-    monkeypatch.setattr(loading, "CudaGraphs", lambda device: None)
+    monkeypatch.setattr(loading, "CudaGraphs", lambda device: "graphs")
     monkeypatch.setattr(loading, "TorchBackend", lambda *arguments: support.mini_backend())
     for device, settings, wanted in (
         ("cpu", {}, []),
@@ -284,9 +317,93 @@ def test_graphs_are_recorded_on_gpus_alone(kind: type[Exception], monkeypatch: p
     ):
         asked.clear()
         with capture_logs() as lines:
-            loading._warm(DecodeSettings(**settings), MODEL, torch.device(device), None)
+            chosen = DecodeSettings(decode_paged_kernel=False, decode_fused_kernels=False, **settings)
+            loading._warm(chosen, MODEL, torch.device(device), None)
         assert asked == wanted
         assert [line["setting"] for line in lines] == ["decode_cuda_graphs"] * len(wanted)
+
+
+def test_a_bare_gpu_machine_can_load_a_backend() -> None:
+    """There is torch, but no package that reads settings or writes logs."""
+    settings = DecodeSettings(model_dir=MODEL.path, decode_state_bytes=2**26).model_dump(mode="json")
+    command = [sys.executable, "-c", BARE_MACHINE, json.dumps(settings)]
+    done = subprocess.run(command, cwd=support.ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+class DoubledAttention(PlainAttention):
+    """An attention with a fault."""
+
+    def __call__(self, *arguments: Any) -> torch.Tensor:
+        return 2 * super().__call__(*arguments)
+
+
+class OwnAttention(PlainAttention):
+    """Another attention that gives the same result."""
+
+
+def kernel_modules(attention: object, head_sizes: bool = True) -> dict[str, object]:
+    """Stand-ins for the modules that need Triton."""
+    return {
+        "attention_kernel": SimpleNamespace(BlockAttention=attention, fits=lambda head_dim: head_sizes),
+        "layer_kernels": SimpleNamespace(FUSED=PLAIN, WIDEST_NORM=512),
+    }
+
+
+@pytest.mark.parametrize(
+    ("modules", "attention", "fused", "reasons"),
+    [
+        (kernel_modules(OwnAttention), OwnAttention, True, {}),
+        (kernel_modules(DoubledAttention), PlainAttention, True, {"decode_paged_kernel": "differs from the plain one"}),
+        (kernel_modules(OwnAttention, False), PlainAttention, True, {"decode_paged_kernel": "it needs heads of 16"}),
+        (
+            dict.fromkeys(kernel_modules(None)),
+            PlainAttention,
+            False,
+            {"decode_paged_kernel": "triton package is missing", "decode_fused_kernels": "triton package is missing"},
+        ),
+    ],
+    ids=["both work", "wrong attention", "heads of another size", "no Triton"],
+)
+def test_kernels_that_fail_are_left_out_with_a_reason(
+    modules: dict[str, object],
+    attention: object,
+    fused: bool,
+    reasons: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, f"services.decode.estimators.{name}", module)
+    flow = support.mini_backend().flow
+    with capture_logs() as lines:
+        parts = program_parts(flow)
+    assert parts.attention is attention
+    assert (parts.network is not None) == fused
+    assert flow.programs is None
+    logged = {line["setting"]: line["reason"] for line in lines if "setting" in line}
+    assert logged.keys() == reasons.keys()
+    assert all(reason in logged[setting] for setting, reason in reasons.items())
+
+
+def test_graphs_of_plain_operations_replace_those_of_kernels_that_cannot_be_recorded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recorded = []
+
+    def record(flow: Flow, most_streams: int, record: object, *parts: object) -> None:
+        if record and parts:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        recorded.extend([parts] if record else [])
+
+    for name, module in kernel_modules(OwnAttention).items():
+        monkeypatch.setitem(sys.modules, f"services.decode.estimators.{name}", module)
+    monkeypatch.setattr(loading, "use_programs", record)
+    monkeypatch.setattr(loading, "CudaGraphs", lambda device: "graphs")
+    monkeypatch.setattr(loading, "TorchBackend", lambda *arguments: support.mini_backend())
+    with capture_logs() as lines:
+        loading._warm(DecodeSettings(), MODEL, torch.device("cuda"), None)
+    assert recorded == [()]
+    assert [line["instead"] for line in lines] == ["graphs of plain operations"]
 
 
 def test_limits_and_precision_follow_the_device() -> None:

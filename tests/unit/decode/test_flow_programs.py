@@ -16,7 +16,9 @@ from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.decode.engine.backends import Hop, HopAudio
 from services.decode.engine.torch_backend import Precision, TorchBackend
 from services.decode.estimators.compiled import compile_estimator, probe_mel, use_programs
+from services.decode.estimators.fused import fused_network
 from services.decode.flow.block_attention import Batch, PlainAttention
+from services.decode.flow.estimator import EstimatorNetwork
 from services.decode.flow.kv_cache import KvCache
 from services.decode.flow.model import Flow, FlowHop, FlowState
 from services.decode.flow.programs import Programs
@@ -206,6 +208,35 @@ def test_another_attention_over_the_blocks_replaces_the_reference() -> None:
     flow.programs = programs
     assert difference(mels(over, [(30, 25), (20, 40)], turns), expected) <= SAME
     assert programs.unprepared == 0
+
+
+@pytest.mark.parametrize(
+    ("family", "precision"),
+    [
+        ("cosyvoice2", Precision()),
+        ("cosyvoice3", Precision()),
+        ("cosyvoice3", Precision(torch.bfloat16, torch.float8_e4m3fn)),
+    ],
+    ids=["cosyvoice2", "cosyvoice3", "bfloat16 and float8 states"],
+)
+def test_the_fused_network_gives_what_the_plain_one_gives(precision: Precision, family: str) -> None:
+    """Its plain parts; `test_triton_kernels` compares the kernels with these."""
+    over = backend(precision, family)
+    streams: list[tuple[int, int]] = [(30, 25), (7, 40), (0, 50)]
+    turns: list[list[int | None]] = [[25, None, 50], [1, 25, 100]]
+    expected = mels(over, streams, turns)
+    use_programs(over.flow, STREAMS, None, network=fused_network(over.flow.solver.estimator))
+    assert over.flow.programs is not None
+    assert not isinstance(over.flow.programs.network, EstimatorNetwork)
+    made = mels(over, streams, turns)
+    assert over.flow.programs.unprepared == 0
+    if precision == Precision():
+        assert difference(made, expected) <= SAME
+        return
+    # Single values may be rounded differently; the mean error is the same.
+    exact = mels(support.mini_backend(family), streams, turns)
+    errors = [float((torch.cat(one) - torch.cat(exact)).abs().mean()) for one in (expected, made)]
+    assert 0 < errors[1] <= 1.1 * errors[0]
 
 
 def test_a_compiler_that_fails_or_gives_another_result_is_not_used(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from services.common.checkpoint.model_dir import open_model_dir
 from services.common.checkpoint.vocoder_config import VocoderConfig
 from services.common.checkpoint.weights import read_weights
 from services.decode.vocoder.context import layer_bound
+from services.decode.vocoder.hift import InverseStft
 from services.decode.vocoder.stream import Vocoder
 from tests.parity.reference import ReferenceVocoder
 from tests.unit.decode import decode_support as support
@@ -93,3 +94,12 @@ def test_numbers_that_no_official_checkpoint_has(family: str) -> None:
     config = replace(official, **UNUSUAL)
     fewer = {**weights, "m_source.l_linear.weight": weights["m_source.l_linear.weight"][:, : config.nb_harmonics + 1]}
     assert largest_error(config, half_unvoiced(config, fewer)) < 2e-5
+
+
+def test_the_inverse_stft_is_torchs_own() -> None:
+    """Edges included, where fewer windows overlap."""
+    n_fft, hop = 16, 4
+    spectrum = torch.randn(3, n_fft + 2, 41, generator=torch.Generator().manual_seed(9))
+    real, imaginary = spectrum.split(n_fft // 2 + 1, dim=1)
+    expected = torch.istft(torch.complex(real, imaginary), n_fft, hop, window=torch.hann_window(n_fft))
+    assert (InverseStft(n_fft, hop)(spectrum) - expected).abs().max() <= 1e-6

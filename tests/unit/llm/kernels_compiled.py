@@ -11,13 +11,6 @@ from dataclasses import fields, replace
 from typing import Any
 
 import torch
-import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
-from triton.backends.compiler import GPUTarget  # type: ignore[import-not-found, import-untyped, unused-ignore]
-from triton.compiler import ASTSource  # type: ignore[import-not-found, import-untyped, unused-ignore]
-from triton.runtime.jit import (  # type: ignore[import-not-found, import-untyped, unused-ignore]
-    JITFunction,
-    mangle_type,
-)
 
 from benchmarks.llm_ops import LAUNCHES
 from benchmarks.llm_peers import FULL_SIZE, random_model
@@ -28,27 +21,17 @@ from services.llm.model.layer_kernels import LAYERS
 from services.llm.model.paged_kernel import ATTENTION, paged_split, paged_whole
 from services.llm.model.sampling_kernels import SAMPLING
 from services.llm.model.trials import drawn_ids, hidden_states
+from tests.support.triton_compile import Launches, compile_for
 from tests.unit.llm.llm_support import ROOT
 
-SHARED = {80: 163, 89: 99, 90: 227, 100: 227}
-"""Shared memory in KiB that one program may use, by compute capability."""
-OPTIONS = ("num_warps", "num_stages")
 KERNELS = {
     *("_embed", "_clear", "_add_norm", "_rotate_and_store", "_silu_up", "_score", "_draw", "_advance"),
     *("_attend", "_attend_part", "_merge", "_attend_tile"),
 }
 
-Launch = tuple[Any, tuple[Any, ...], dict[str, Any]]
-launches: dict[str, Launch] = {}
-order: list[str] = []
-"""The names of all launches."""
+launches = Launches()
 most: dict[str, int] = {}
 """Most kernels of a call of each part."""
-
-
-def keep(kernel: Any, *arguments: Any, grid: Any, warmup: bool, **constants: Any) -> None:
-    order.append(kernel.__name__)
-    launches[kernel.__name__] = (kernel, arguments, constants)
 
 
 def launch_all(dtype: torch.dtype, *, int8_kv: bool) -> None:
@@ -65,40 +48,19 @@ def entered(part: str, call: Any) -> Any:
     """Return `call`; it enters its kernels, torch's own included, into `most`."""
 
     def counted(*arguments: Any) -> Any:
-        before, counter = len(order), OpCounter()
+        before, counter = len(launches.order), OpCounter()
         with counter:
             out = call(*arguments)
-        most[part] = max(most.get(part, 0), len(order) - before + counter.kernels.total())
+        most[part] = max(most.get(part, 0), len(launches.order) - before + counter.kernels.total())
         return out
 
     return counted
 
 
-def compile_for(capability: int, launch: Launch) -> None:
-    kernel, arguments, keywords = launch
-    constants = {name: value for name, value in keywords.items() if name not in OPTIONS}
-    if "LIBDEVICE" in constants:
-        constants["LIBDEVICE"] = True  # as on a GPU
-    values = dict(zip(kernel.arg_names, arguments, strict=False), **constants)
-    assert list(values) == kernel.arg_names
-    # As a launch does it: tensors become pointers of known alignment, and an integer 1 a constant.
-    signature = {name: "constexpr" if name in constants else mangle_type(value, True) for name, value in values.items()}
-    fixed = {name: values[name] for name, kind in signature.items() if kind == "constexpr"}
-    aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if kind.startswith("*")}
-    made = triton.compile(
-        ASTSource(kernel, signature, fixed, aligned),
-        target=GPUTarget("cuda", capability, 32),
-        options={name: keywords[name] for name in OPTIONS if name in keywords},
-    )
-    assert made.asm["cubin"], (kernel.__name__, capability)
-    assert made.metadata.shared <= 1024 * SHARED[capability], (kernel.__name__, capability, made.metadata.shared)
-
-
 if __name__ == "__main__":
-    JITFunction.run = keep
     launch_all(getattr(torch, sys.argv[1]), int8_kv=sys.argv[2] == "int8")
-    assert set(launches) == KERNELS
+    assert set(launches.by_name) == KERNELS
     assert most == LAUNCHES  # which the benchmarks count
     for wanted in map(int, sys.argv[3:]):
-        for launched in launches.values():
+        for launched in launches.by_name.values():
             compile_for(wanted, launched)

@@ -1,0 +1,224 @@
+"""Counts the kernels and bytes of decode's Euler step on a CPU, with each Triton kernel as one; see `op_count`.
+
+    python -m benchmarks.decode_ops [--families cosyvoice2 cosyvoice3] [--streams 1 16]
+
+The 0.5B layouts. Prints the kernels of the plain program, and those of the fused one with its bytes and the time that
+it would take on an H100: an estimate from launches and bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.op_count import OpCounter, tensor_bytes
+from services.common.checkpoint.flow_config import DiTConfig, FlowConfig, UNetConfig
+from services.common.checkpoint.model_dir import open_model_dir
+from services.decode.estimators.fused import fused_network
+from services.decode.estimators.kernels import Affine, CausalWeights, Gelu, LayerKernels, Shortcut
+from services.decode.flow.block_attention import Attention, Batch, MakeAttention, PlainAttention
+from services.decode.flow.estimator import EstimatorNetwork
+from services.decode.flow.kv_cache import EMPTY_STATE, KvBlockPool, KvCache
+from services.decode.flow.model import make_network
+from services.decode.flow.program import EulerProgram, Row, Shape, StepNetwork, Tails, scratch
+from services.decode.flow.solver import Solver, Start
+
+UNET = UNetConfig(channels=256, heads=8, head_dim=64, blocks=4, mid_stages=12)
+DIT = DiTConfig(width=1024, depth=22, heads=16, head_dim=64, ff_mult=2)
+"""The 0.5B layouts."""
+FAMILIES: dict[str, UNetConfig | DiTConfig] = {"cosyvoice2": UNET, "cosyvoice3": DIT}
+MINI = Path(__file__).parents[1] / "tests" / "data" / "cosyvoice2-mini"
+LAUNCH_US = (2.0, 2.5)
+"""Least and most microseconds from kernel to kernel of a CUDA graph, as seen on an H100."""
+BANDWIDTH = 3.0e12
+"""Bytes per second of a copy, as seen on an H100."""
+CHUNK, PAST = 25, 8
+"""Tokens of a hop and of a block; blocks of each stream's past."""
+
+
+def flow_config(estimator: UNetConfig | DiTConfig, *, depth: int = 0) -> FlowConfig:
+    """Return a flow with this estimator, of `depth` blocks per stage if that is not 0."""
+    if depth and isinstance(estimator, UNetConfig):
+        estimator = replace(estimator, blocks=depth, mid_stages=depth)
+    elif depth and isinstance(estimator, DiTConfig):
+        estimator = replace(estimator, depth=depth)
+    return replace(open_model_dir(MINI).flow, estimator=estimator)
+
+
+def narrow(estimator: UNetConfig | DiTConfig) -> UNetConfig | DiTConfig:
+    """Return the estimator with as many layers and few channels: the count depends on the structure alone."""
+    if isinstance(estimator, UNetConfig):
+        return replace(estimator, channels=16, heads=1, head_dim=16)
+    return replace(estimator, width=32, heads=2, head_dim=16)
+
+
+def counted_kernels(counter: OpCounter) -> LayerKernels:
+    """Return parts that count as the Triton kernels of a GPU. They compute nothing: a count needs shapes alone."""
+
+    def product(x: Tensor, by: Affine, **around: Any) -> Tensor:
+        return x.new_zeros(*x.shape[:2], by.weight.shape[0])
+
+    def convolve(x: Tensor, by: CausalWeights, tails: Tails, **around: Any) -> Tensor:
+        return x.new_zeros(*x.shape[:2], by.weight.shape[2])
+
+    def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+        return torch.zeros_like(x)
+
+    def rotate(qkv: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = qkv.unbind(2)
+        return q, k, v
+
+    return LayerKernels(
+        product=counter.part("product", 1, _product, product),
+        convolve=counter.part("convolve", 1, _convolve, convolve),
+        modulate=counter.part("modulate", 1, _modulate, modulate),
+        rotate=counter.part("rotate", 1, _rotate, rotate),
+    )
+
+
+def counted_attention(counter: OpCounter, cache: KvCache, batch: Batch, dtype: torch.dtype) -> Attention:
+    """Return an attention that counts as one kernel that reads each stream's past in place, and computes nothing."""
+    values, scales = cache.stored
+    width = cache.layout.heads * cache.layout.head_dim
+    position = 2 * cache.layout.rows * (width * values.element_size() + (0 if scales is None else 4))
+
+    def moved(layer: int, q: Tensor, k: Tensor, v: Tensor) -> int:
+        return int(batch.starts.sum() + batch.lengths.sum()) * position + tensor_bytes(q, q, k, v)
+
+    def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return q.new_zeros(*q.shape[:2], width)
+
+    return counter.part("attend", 1, moved, attend)
+
+
+def filled_program(
+    config: FlowConfig,
+    streams: int,
+    form: Callable[[EstimatorNetwork], StepNetwork],
+    attention: MakeAttention,
+    *,
+    dtype: torch.dtype = torch.float32,
+    stored: torch.dtype | None = None,
+    past: int = PAST,
+) -> EulerProgram:
+    """Return a program with random weights whose inputs are `streams` streams with a new chunk after `past` blocks."""
+    torch.manual_seed(0)
+    exact = make_network(config).eval().requires_grad_(False)
+    network, ratio = copy.deepcopy(exact).to(dtype), config.mel_frames_per_token
+    solver = Solver(network, exact, config.solver, config.output_size, torch.device("cpu"))
+    layout = network.layout(CHUNK * ratio, solver.steps, solver.rows)
+    pool = KvBlockPool({"estimator": layout}, CHUNK, streams * (past + 1), stored or dtype)
+    shape = Shape(streams, CHUNK * ratio, past + 1)
+    cache, room = pool.caches["estimator"], scratch(solver, [shape])
+    program = EulerProgram(solver, form(network), cache, ratio, shape, room, attention)
+    rows = []
+    for _ in range(streams):
+        before = pool.extend(EMPTY_STATE, past * CHUNK) or EMPTY_STATE
+        rows.append(Row(before, pool.extend(before, (past + 1) * CHUNK) or before, None))
+    noise, mu = torch.randn(2, streams, shape.frames, config.output_size)
+    program.fill(Start(noise, mu, mu[:, 0], torch.zeros_like(mu)), rows)
+    return program
+
+
+@torch.inference_mode()
+def count_step(
+    config: FlowConfig,
+    streams: int,
+    *,
+    fused: bool = True,
+    dtype: torch.dtype = torch.float32,
+    stored: torch.dtype | None = None,
+    past: int = PAST,
+) -> OpCounter:
+    """Count one Euler step of `streams` streams with one new chunk each, after `past` blocks."""
+    counter = OpCounter()
+
+    def form(network: EstimatorNetwork) -> StepNetwork:
+        return fused_network(network, counted_kernels(counter))
+
+    if fused:
+        program = filled_program(
+            config, streams, form, partial(counted_attention, counter), dtype=dtype, stored=stored, past=past
+        )
+    else:
+        program = filled_program(
+            config, streams, lambda network: network, PlainAttention, dtype=dtype, stored=stored, past=past
+        )
+    program.step()
+    counter.clear()
+    with counter:
+        program.step()
+    return counter
+
+
+def estimate_ms(count: OpCounter) -> tuple[float, float]:
+    """Return the least and most milliseconds of a counted step on an H100, estimated: its launches and its bytes."""
+    launches, moved = count.kernels.total(), count.bytes.total()
+    least, most = (launches * each / 1e3 + moved / BANDWIDTH * 1e3 for each in LAUNCH_US)
+    return least, most
+
+
+def _product(
+    x: Tensor,
+    by: Affine,
+    *,
+    norm: nn.LayerNorm | None = None,
+    gelu: Gelu | None = None,
+    gate: Tensor | None = None,
+    residual: Tensor | None = None,
+) -> int:
+    out = x.shape[0] * x.shape[1] * by.weight.shape[0] * x.element_size()
+    return tensor_bytes(x, by.weight, by.bias, residual) + out
+
+
+def _convolve(
+    x: Tensor,
+    by: CausalWeights,
+    tails: Tails,
+    *,
+    norm: nn.LayerNorm | None = None,
+    term: Tensor | None = None,
+    shortcut: Shortcut | None = None,
+) -> int:
+    taps, inputs, outputs = by.weight.shape
+    kept = 2 * x.shape[0] * (taps - 1) * inputs * x.element_size()
+    added = 0 if shortcut is None else tensor_bytes(shortcut.x, shortcut.by.weight, shortcut.by.bias)
+    return tensor_bytes(x, by.weight, by.bias) + kept + x[..., 0].numel() * outputs * x.element_size() + added
+
+
+def _modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> int:
+    return tensor_bytes(x, x, shift, scale)
+
+
+def _rotate(qkv: Tensor, rotary: tuple[Tensor, Tensor]) -> int:
+    return 4 * tensor_bytes(qkv[:, :, 0, 0]) + 2 * tensor_bytes(*rotary)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.decode_ops", description=__doc__.splitlines()[0])
+    parser.add_argument("--families", nargs="+", choices=list(FAMILIES), default=list(FAMILIES))
+    parser.add_argument("--streams", nargs="+", type=int, default=[1, 16])
+    options = parser.parse_args()
+    for family in options.families:
+        estimator = FAMILIES[family]
+        plain = count_step(flow_config(narrow(estimator)), 1, fused=False, past=1).kernels.total()
+        print(f"{family}: {plain} kernels per Euler step without Triton's")
+        print("streams  states         kernels  megabytes  estimated ms of an Euler step")
+        for streams in options.streams:
+            for stored in (torch.bfloat16, torch.float8_e4m3fn):
+                count = count_step(flow_config(estimator), streams, dtype=torch.bfloat16, stored=stored)
+                least, most = estimate_ms(count)
+                numbers = f"{count.kernels.total():>7}  {count.bytes.total() / 1e6:>9.0f}"
+                print(f"{streams:>7}  {str(stored)[6:]:<13}  {numbers}  {least:.2f} to {most:.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Compile decode's Triton kernels for GPUs: `python -m tests.unit.decode.kernels_compiled DTYPE STATES all|kinds
+CAPABILITY...`, for every set of constants or for each kind of kernel once.
+
+A program of its own, because torch behaves differently where it finds Triton. The kernels are launched on CPU tensors
+with the sizes of the 0.5B layouts, and each launch is compiled instead of run. The interpreter accepts more than this.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from benchmarks.decode_ops import UNET, flow_config
+from services.common.checkpoint.flow_config import DiTConfig
+from services.decode.estimators import attention_kernel
+from services.decode.estimators.attention_kernel import BlockAttention
+from services.decode.estimators.fused import fused_network
+from services.decode.estimators.layer_kernels import FUSED
+from services.decode.flow.kv_cache import KvCache
+from services.decode.flow.model import make_network
+from services.decode.flow.program import EulerProgram, Shape, scratch
+from services.decode.flow.solver import Solver, Start
+from tests.support.triton_compile import Launch, Launches, compile_for
+
+if TYPE_CHECKING:
+    from services.common.checkpoint.flow_config import UNetConfig
+
+KERNELS = {"_attend", "_product", "_convolve", "_modulate", "_rotate"}
+CPU = torch.device("cpu")
+SHAPES = (Shape(1, 50, 4), Shape(10, 50, 4))
+"""Few streams, whose tiles are small, and many."""
+
+
+def launch_all(estimator: UNetConfig | DiTConfig, computed: torch.dtype, stored: torch.dtype) -> None:
+    config = flow_config(estimator, depth=1)
+    exact = make_network(config).requires_grad_(False)
+    network = copy.deepcopy(exact).to(computed)
+    solver = Solver(network, exact, config.solver, config.output_size, CPU)
+    cache = KvCache(network.layout(50, solver.steps, solver.rows), 4, stored, CPU)
+    step = fused_network(network, FUSED)
+    room = scratch(solver, SHAPES)
+    for shape in SHAPES:
+        program = EulerProgram(solver, step, cache, 2, shape, room, BlockAttention)
+        zeros = torch.zeros(shape.streams, shape.frames, config.output_size)
+        with torch.inference_mode():
+            program.fill(Start(zeros, zeros, zeros[:, 0], zeros), ())
+            program.step()
+
+
+def kind_of(launch: Launch) -> tuple[Any, ...]:
+    """What changes the code and the shared memory of a kernel most."""
+    kernel, _, constants = launch
+    return kernel.__name__, constants.get("NORM"), bool(constants.get("SHORT_INPUTS")), constants.get("TILE")
+
+
+if __name__ == "__main__":
+    computed, stored = (getattr(torch, name) for name in sys.argv[1:3])
+    attention_kernel.multiprocessors = lambda device: 132  # type: ignore[assignment]
+    launches = Launches()
+    launch_all(UNET, computed, stored)
+    launch_all(DiTConfig(width=64, depth=1, heads=16, head_dim=64, ff_mult=2), computed, stored)
+    assert set(launches.by_name) == KERNELS
+    wanted = launches.variants
+    if sys.argv[3] == "kinds":
+        wanted = {kind_of(launch): launch for launch in wanted.values()}
+    for capability in map(int, sys.argv[4:]):
+        for launch in wanted.values():
+            compile_for(capability, launch)

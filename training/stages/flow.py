@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from itertools import pairwise
 from typing import Any
@@ -14,13 +15,13 @@ from torch import Tensor
 from services.decode.flow.solver import euler_times
 from training.batches import by_speaker, same_speaker
 from training.codes import Codes, load_codes
-from training.fit import Fit, load_averaged
+from training.fit import Fit, load_averaged, read_checkpoint
 from training.networks.flow import FlowTrainer, Given, Windows, cosine_time
 from training.plan import Plan
 from training.sizes import flow_config
 from training.start import start_from
 from training.store import Store
-from training.work import Work
+from training.work import Work, write_json
 
 TOKENS, BATCH = 70, 14
 """Tokens of a window, and windows of a step."""
@@ -62,6 +63,7 @@ def distil(work: Work, plan: Plan, effort: float, device: torch.device) -> None:
     """
     teacher, net = FlowTrainer(flow_config()), FlowTrainer(flow_config())
     load_averaged(teacher, work.checkpoint("flow")).to(device)
+    _begin_again_if_the_teacher_changed(work)
     if not work.checkpoint("distil").is_file():
         net.load_exported(teacher.exported())
     until = plan.upto("distil", effort)
@@ -80,6 +82,14 @@ def distil(work: Work, plan: Plan, effort: float, device: torch.device) -> None:
         velocity = net.velocity(x, torch.full((len(x),), fine[0], device=device), net.given(windows))
         loss = ((velocity - target) ** 2).mean()
         fit.update(loss, **{f"step{step}": loss})
+
+
+def _begin_again_if_the_teacher_changed(work: Work) -> None:
+    """A pupil of an earlier round is further from the teacher than the teacher's own weights are."""
+    note, trained = work.root / "distil_of.json", read_checkpoint(work.checkpoint("flow"))["step"]
+    if not note.is_file() or json.loads(note.read_text(encoding="utf-8")) != trained:
+        work.checkpoint("distil").unlink(missing_ok=True)
+        write_json(note, trained)
 
 
 def _walk(net: FlowTrainer, given: Given, x: Tensor, times: list[float]) -> Tensor:

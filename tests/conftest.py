@@ -28,7 +28,7 @@ settings.register_profile("fuzz", deadline=None, derandomize=False, max_examples
 settings.load_profile("ci")
 
 
-class TogetherByFile(LoadFileScheduling):
+class TogetherByFile(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
     """Run the tests of a file in one process, and those of tests/e2e too, because their files share a running stack."""
 
     def _split_scope(self, nodeid: str) -> str:

@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pydantic import ValidationError
 
 from cli.client import Access, ClientError, list_voices
+from cli.local.ports import free_ports
 from gateway.auth.keys import key_hash
 from gateway.settings import GatewaySettings
 from lighttts.v1 import tts_pb2, tts_pb2_grpc
@@ -108,7 +109,7 @@ async def test_with_an_authority_applications_need_a_certificate_and_probes_do_n
     authority, stranger = Authority(tmp_path / "authority"), Authority(tmp_path / "stranger")
     authority.issue(tmp_path / "mounted")
     mine, theirs = authority.issue(tmp_path / "mine", "app"), stranger.issue(tmp_path / "theirs", "app")
-    settings = public(tmp_path / "mounted", public_tls_ca=authority.certificate, health_port=free_port())
+    settings = public(tmp_path / "mounted", public_tls_ca=authority.certificate, health_port=free_ports(1).http)
     async with rig() as plain, second_gateway(plain, **settings) as r:
         root = authority.certificate.read_bytes()
         assert await voices(r, root, (mine.key.read_bytes(), mine.certificate.read_bytes())) == ["rms", "slt"]
@@ -237,10 +238,3 @@ async def test_a_certificate_that_cannot_be_used_stops_the_start(tmp_path: Path,
 def test_contradicting_settings_are_refused(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         GatewaySettings(**settings)
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])

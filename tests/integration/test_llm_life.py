@@ -113,12 +113,17 @@ async def test_every_way_to_run_works(worker: StartWorker, tmp_path: Path, optio
 
 
 async def test_statistics_are_logged(worker: StartWorker, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    decode = await worker()
+    decode, lines = await worker(), ""
+
+    def logged() -> bool:
+        nonlocal lines
+        lines += capsys.readouterr().out
+        found = [line for line in lines.splitlines() if "statistics" in line]
+        return any("tokens_per_second" in line and "kv_blocks_used" in line for line in found)
+
     async with llm_service(tmp_path, decode.address, stats_interval_seconds=0.01) as llm:
         await llm.speak()
-        await asyncio.sleep(0.05)
-    lines = [line for line in capsys.readouterr().out.splitlines() if "statistics" in line]
-    assert any("tokens_per_second" in line and "kv_blocks_used" in line for line in lines)
+        await until(logged)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -122,7 +122,7 @@ async def test_a_changed_field_number_breaks_the_mixture(tmp_path: Path) -> None
     assert field in source.read_text()
     source.write_text(source.read_text().replace(field, "bytes audio = 99"))
     async with stack(tmp_path, Protos(changed, tmp_path), ENCODE) as channel:
-        with pytest.raises(grpc.aio.AioRpcError, match="audio"):
+        with pytest.raises(grpc.aio.AioRpcError):
             await speech(channel)
 
 

@@ -7,12 +7,11 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from cli.local.ports import free_ports
 from lighttts.v1 import decode_pb2, decode_pb2_grpc, encode_pb2, encode_pb2_grpc
 from services.common.checkpoint.model_dir import ModelDirError
 from services.common.errors import InvalidInput, LightTtsError, NotFound, Overloaded, Unavailable, from_rpc_error
@@ -352,16 +352,11 @@ async def test_settings_that_cannot_work_are_named(changes: dict[str, Any], word
     await service.close()
 
 
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def test_metrics_are_served_and_sigterm_ends_the_process_with_0(tmp_path: Path) -> None:
     costs = tmp_path / "costs.json"
     costs.write_text(json.dumps({"step_s": 0.001, "step_s_per_sequence": 0, "prefill_s_per_token": 0}))
-    port, metrics_port = free_port(), free_port()
+    ports = free_ports(1).llm
+    port, metrics_port = ports.grpc, ports.metrics
     flags = ("--port", str(port), "--metrics-port", str(metrics_port), "--drain-notice-seconds", "0")
     flags += ("--drain-grace-seconds", "3600")  # the health watch below continues, and must not delay the end
     line, environment = command("llm", *flags, "--llm-backend", "simulated", "--llm-cost-file", str(costs))

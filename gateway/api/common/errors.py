@@ -50,15 +50,28 @@ _DESCRIPTIONS = {
     413: "The request is too large.",
     429: "Too many requests or streams; `Retry-After` gives the seconds to wait.",
     500: "Internal error; the server's log has the details.",
+    501: "The workers are of an earlier version that lacks this function.",
     503: "No worker is available; `Retry-After` gives the seconds to wait.",
 }
 Responses = dict[int | str, dict[str, Any]]
-MESSAGE_ERRORS: Responses = {
-    status: {"model": MessageError, "description": description} for status, description in _DESCRIPTIONS.items()
-}
-OPENAI_ERRORS: Responses = {
-    status: {"model": OpenAIError, "description": description} for status, description in _DESCRIPTIONS.items()
-}
+
+
+def _described(model: type[BaseModel]) -> Responses:
+    """Describe the errors of a route. One names the model and the others refer to it.
+
+    The framework builds a validator for each model that a route names; one for each status took most of a gateway's
+    start.
+    """
+    named = {"model": model}
+    reference = {"content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}}}
+    return {
+        status: (named if status == HTTPStatus.BAD_REQUEST else reference) | {"description": description}
+        for status, description in _DESCRIPTIONS.items()
+    }
+
+
+MESSAGE_ERRORS = _described(MessageError)
+OPENAI_ERRORS = _described(OpenAIError)
 
 
 def add_error_handlers(app: FastAPI) -> None:

@@ -15,6 +15,7 @@ from services.common.checkpoint.model_dir import open_model_dir
 from services.common.checkpoint.weights_hash import weights_hash
 from services.common.engine.memory import check_caches
 from services.common.errors import InvalidInput, Unavailable
+from services.common.start_error import StartError
 from services.common.voices import deletion as voice_deletion
 from services.common.voices.cache import VoiceCache
 from services.common.voices.voice import voice_identity
@@ -93,14 +94,21 @@ def _load(settings: DecodeSettings) -> DecodeServiceContext:
     check_caches({"voice_cache_bytes": settings.voice_cache_bytes})
     model = open_model_dir(settings.model_dir)
     backend = load_backend(settings, model)
+    engine = DecodeEngine(
+        backend,
+        engine_limits(settings, backend),
+        ORDERS[settings.decode_policy],
+        PrometheusObserver(),
+        weights=weights_hash(model.weights_file("flow"), model.weights_file("hift")),
+    )
+    if engine.limits.admission:
+        try:
+            engine.measure().result()
+        except Exception as error:
+            engine.close()
+            raise StartError(f"the model cannot decode: {error}") from error
     return DecodeServiceContext(
-        engine=DecodeEngine(
-            backend,
-            engine_limits(settings, backend),
-            ORDERS[settings.decode_policy],
-            PrometheusObserver(),
-            weights=weights_hash(model.weights_file("flow"), model.weights_file("hift")),
-        ),
+        engine=engine,
         voices=VoiceCache(settings.voice_cache_count, settings.voice_cache_bytes),
         model_id=voice_identity(model),
         flow=model.flow,

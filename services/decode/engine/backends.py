@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.common.checkpoint.model_dir import ModelDir
+from services.decode.engine.service_time import ServiceTime
 from services.decode.engine.speed import frames_ready
 from services.decode.engine.state import ResumeRecord, StreamError, StreamSpec
 
@@ -152,6 +153,11 @@ class Backend(Protocol):
 
 
 CANARY_TOKENS = (0, 1, 2, 3)
+TRIAL_TOKENS = 75
+"""Tokens of the prompt, and of the speech, of the utterances that measure a backend: 3 s each."""
+TRIALS = ((100,), (125,), (150, 100))
+"""Batches that measure a backend: the ends of the hops of one and two utterances. They tell the costs of a batch, of a
+hop and of a token apart."""
 
 
 def run_canary(backend: Backend, beat: Callable[[], None]) -> None:
@@ -165,6 +171,30 @@ def run_canary(backend: Backend, beat: Callable[[], None]) -> None:
     [result] = backend.run([Hop(backend.open(spec), CANARY_TOKENS, len(CANARY_TOKENS), final=True)], beat)
     if isinstance(result, Exception):
         raise result
+
+
+def run_trials(backend: Backend, times: ServiceTime, clock: Callable[[], float], beat: Callable[[], None]) -> None:
+    """Decode a few batches of synthetic utterances and record their durations. Raises what the backend raises."""
+    audio, frames = backend.format, backend.format.frames_per_token * TRIAL_TOKENS
+    spec = StreamSpec(
+        prompt_tokens=np.zeros(TRIAL_TOKENS, np.int32),
+        prompt_mel=np.zeros((frames, audio.mel_bins), np.float32),
+        embedding=np.ones(audio.speaker_dim, np.float32),
+    )
+    tokens = [0] * (TRIAL_TOKENS + audio.lookahead_tokens)
+    states = [backend.open(spec) for _ in TRIALS[-1]]
+    try:
+        for ends in TRIALS:
+            hops = [Hop(state, tokens, end, final=False) for state, end in zip(states, ends, strict=False)]
+            computed = sum(hop.end - backend.cached_tokens(hop.state) for hop in hops)
+            began = clock()
+            for result in backend.run(hops, beat):
+                if isinstance(result, Exception):
+                    raise result
+            times.observe(len(hops), computed, clock() - began)
+    finally:
+        for state in states:
+            backend.evict(state)
 
 
 def check_tokens(tokens: Sequence[int], vocab_size: int) -> None:
@@ -259,15 +289,15 @@ class SimulatedBackend:
         return SimulatedState(record.seed, record.plan, prompt, spec.speed, spec.voice, emitted=record.emitted)
 
     def run(self, hops: Sequence[Hop], beat: Callable[[], None]) -> list[HopAudio | Exception]:
-        ratio = self.format.frames_per_token
-        frames = [ratio * (hop.end - self.cached_tokens(hop.state)) for hop in hops]
+        ratio, frames = self.format.frames_per_token, []
+        for hop in hops:
+            frames.append(ratio * (hop.end - self.cached_tokens(hop.state)))
+            self._keep_prompt(hop.state)  # at once: streams of one batch share it too
         pairs = sum(new * ratio * hop.end for new, hop in zip(frames, hops, strict=True))
         seconds = self._costs.seconds(len(hops), sum(frames), pairs)
         for _ in range(self.BEATS):
             self._sleep(seconds / self.BEATS)
             beat()
-        for hop in hops:
-            self._keep_prompt(hop.state)
         return [self._emit(hop) for hop in hops]
 
     def state_bytes(self, state: SimulatedState) -> int:

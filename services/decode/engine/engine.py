@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,7 @@ from services.common.engine.places import needs_place, places_taken
 from services.common.engine.shell import EngineFull, EngineShell, ItemHandle
 from services.common.engine.thread import EngineThread
 from services.decode.engine.admission import overload
-from services.decode.engine.backends import Backend, Hop, HopAudio, check_tokens, run_canary
+from services.decode.engine.backends import Backend, Hop, HopAudio, check_tokens, run_canary, run_trials
 from services.decode.engine.events import AudioEvent, EngineStats, Observer, OnEvent
 from services.decode.engine.scheduler import (
     EngineLimits,
@@ -59,6 +60,8 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
         self._weights = weights
         self._times, self._extra = ServiceTime(), ExtraWork()
         self._busy_s = self._underrun_s = 0.0
+        self._busy_until: float | None = None
+        """When the latest batch ended, if the engine has had work since."""
         self._ready: list[Job] = []
         self._batch: list[Job] = []
         thread.start()
@@ -108,6 +111,24 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
         if why is not None:
             raise EngineFull(why)
 
+    def measure(self) -> Future[None]:
+        """Run a few synthetic hops, so that admission has service times from the first stream on.
+
+        The future ends with them, or has what the backend raised. Call it before the first stream.
+        """
+        measured: Future[None] = Future()
+
+        def run() -> None:
+            try:
+                run_trials(self._backend, self._times, self._clock, self._beat)
+            except Exception as error:  # noqa: BLE001 - devices raise many types; the caller gets the error
+                measured.set_exception(error)
+            else:
+                measured.set_result(None)
+
+        self._thread.post(run)
+        return measured
+
     def push(self, handle: Handle, tokens: Sequence[int], last: bool = False) -> None:
         """Add generated tokens; with `last` none follow (then `tokens` may be empty).
 
@@ -150,6 +171,8 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
         self._ready = ready_jobs(streams, now, audio, self.limits, self._times, self._kept)
         self._batch = pick(self._ready, self._order, now, self.limits, self._times)
         self._stats = self._snapshot()
+        if not self._batch:
+            self._busy_until = None
         self._step(self._batch)
         self._beat()
         self._stats = self._snapshot()
@@ -170,12 +193,16 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
     def _step(self, batch: list[Job]) -> None:
         if not batch:
             return
-        began = self._clock()
+        began, free_at = self._clock(), self._busy_until
         results = self._execute(batch)
-        seconds = self._clock() - began
+        self._busy_until = ended = self._clock()
+        seconds = ended - began
         self._busy_s += seconds
         self._counts["batches"] += 1
-        self._times.observe(len(batch), sum(job.tokens for job in batch), seconds)
+        # With the time since the batch before, which the process spent between the two.
+        self._times.observe(
+            len(batch), sum(job.tokens for job in batch), ended - (began if free_at is None else free_at)
+        )
         self._observer.batch(len(batch), seconds)
         for job, result in results:
             handle = self._live.get(job.stream)

@@ -86,6 +86,12 @@ class Stream:
         """Whether it has tokens and waits for its first audio."""
         return self.fed_at is not None and self.played is None and not self.closed
 
+    @property
+    def begins(self) -> bool:
+        """Whether its audio will be the first of a session: late, it makes the listener wait and leaves no gap."""
+        continues = self.played is not None or self.spec.place.admitted or bool(self.spec.resume)
+        return not continues and not self.spec.offline
+
     def awaits_first_audio(self, now: float) -> bool:
         """Whether a listener waits for the stream's first audio: not if an earlier utterance of the session plays."""
         due = self.spec.deadline is not None and self.spec.deadline <= now
@@ -146,17 +152,32 @@ ORDERS: dict[str, Order] = {"deadline": deadline, "fifo": fifo}
 def pick(jobs: Sequence[Job], order: Order, now: float, limits: EngineLimits, times: ServiceTime) -> list[Job]:
     """Return the next batch: the first jobs in order, as many as do not make the most urgent of them late.
 
-    If that one is late in any case, the batch is filled: only throughput helps then.
+    If that one is late in any case, the batch is filled: only throughput helps then. The first hop of a session waits
+    while it would make a stream that plays late, whether or not that one is in the batch.
     """
     ranked = sorted(jobs, key=order)
-    batch = ranked[:1]
-    for job in ranked[1 : limits.max_batch]:
-        alone = now + times.seconds(mate.tokens for mate in batch)
-        together = now + times.seconds(mate.tokens for mate in (*batch, job))
-        if order is not fifo and any(alone <= mate.deadline < together for mate in batch):
+    if order is fifo:
+        return ranked[: limits.max_batch]
+    playing = [job for job in ranked if not job.stream.begins]
+    batch: list[Job] = []
+    ends = now
+    for job in ranked:
+        if len(batch) == limits.max_batch:
+            break
+        longer = now + times.seconds(mate.tokens for mate in (*batch, job))
+        if job.stream.begins and any(_turns_late(one, batch, ends, longer) for one in playing):
+            continue
+        if any(ends <= mate.deadline < longer for mate in batch):
             break
         batch.append(job)
+        ends = longer
     return batch
+
+
+def _turns_late(job: Job, batch: Sequence[Job], ends: float, longer: float) -> bool:
+    """Return whether the job, in the batch or alone after it, is late if the batch ends at `longer`, not at `ends`."""
+    after = 0.0 if job in batch else job.service_s
+    return ends + after <= job.deadline < longer + after
 
 
 def ready_jobs(
@@ -181,6 +202,9 @@ def ready_jobs(
             stream.ready_since = max(stream.fed_at or stream.arrival, stream.advanced_at)
         tokens = end - kept(stream)
         due = _deadline(stream, now, audio, limits)
+        if stream.played is None and now + times.seconds((tokens,)) > due:
+            end = _late_first_hop_end(stream, end, audio)
+            tokens = end - kept(stream)
         jobs.append(Job(stream, end, stream.ended, stream.ready_since, due, tokens, times.seconds((tokens,))))
     return jobs
 
@@ -197,6 +221,21 @@ def next_hop_end(stream: Stream, now: float, audio: AudioFormat) -> int | None:
     if stream.ended:
         return min(end, stream.available)
     return end if end + audio.lookahead_tokens <= stream.available else None
+
+
+def _late_first_hop_end(stream: Stream, end: int, audio: AudioFormat) -> int:
+    """Return the end of a first hop that is late in any case: one chunk further than `end` if its tokens are known.
+
+    Under load the next hop comes late too, and a first hop may have only 0.4 s of audio to play until then. The hop
+    stays within the size of later ones, apart from the prompt's complete chunks.
+    """
+    sizes, longer = stream.spec.hops.sizes, stream.plan.boundary_at_or_after(end + 1)
+    shared = stream.plan.boundary_at_or_before(stream.prompt - audio.lookahead_tokens)
+    if len(sizes) == 1 or longer - shared > sizes[-1]:  # with one size, one chunk per hop was configured
+        return end
+    if stream.ended:
+        return min(longer, stream.available)
+    return longer if longer + audio.lookahead_tokens <= stream.available else end
 
 
 def demand(

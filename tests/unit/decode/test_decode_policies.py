@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.common.checkpoint.chunk_plan import ChunkPlan
+from services.common.engine.places import Place
 from services.common.engine.shell import EngineFull
 from services.decode.engine.admission import Demand, busy_share, late_streams, overload
 from services.decode.engine.backends import AudioFormat, CostModel, Hop, SimulatedBackend
@@ -101,6 +103,45 @@ def test_a_batch_with_a_late_hop_does_not_make_others_late() -> None:
     chosen = pick([late, playing, *others], deadline, 0.0, EngineLimits(max_batch=8), times())
     assert chosen[:2] == [late, playing]
     assert len(chosen) == 4  # 0.1 s and 0.1 s more for each
+
+
+def test_the_first_hop_of_a_session_waits_for_a_stream_that_it_would_make_late() -> None:
+    limits, starting = EngineLimits(max_batch=8), replace(job(due=0.0), stream=stream(fed_at=0.0))
+    playing = replace(job(due=0.25), stream=stream(played=(0.0, 0.0)))
+    assert pick([starting, playing], deadline, 0.0, limits, times()) == [playing]
+    assert pick([starting, replace(playing, deadline=1.0)], deadline, 0.0, limits, times())[0] is starting
+    assert pick([starting, replace(playing, deadline=-1.0)], deadline, 0.0, limits, times()) != [starting]
+    assert pick([starting], deadline, 0.0, limits, times()) == [starting]
+
+
+@pytest.mark.parametrize("begun", [{"played": (0.0, 0.0)}, {"admitted": True}, {"resume": b"record"}])
+def test_the_next_hop_of_a_session_that_speaks_does_not_wait(begun: dict[str, Any]) -> None:
+    limits, playing = EngineLimits(max_batch=8), replace(job(due=0.25), stream=stream(played=(0.0, 0.0)))
+    one = stream(fed_at=0.0, played=begun.get("played"))
+    one.spec = replace(one.spec, place=Place("a", begun.get("admitted", False)), resume=begun.get("resume", b""))
+    assert replace(job(due=0.0), stream=one) in pick(
+        [replace(job(due=0.0), stream=one), playing], deadline, 0.0, limits, times()
+    )
+
+
+def test_a_first_hop_that_is_late_in_any_case_has_one_chunk_more_if_its_tokens_are_known() -> None:
+    def ends(now: float, **fields: Any) -> int:
+        one = stream(arrival=0.0, fed_at=0.0, **fields)
+        [made] = ready_jobs([one], now, AUDIO, EngineLimits(), times(), lambda _: 0)
+        return made.end
+
+    assert ends(0.0) == 25
+    assert ends(0.4) == 50, "it takes 0.2 s and is due at 0.5 s"
+    assert ends(0.4, ended=True) == 50
+    few = stream(arrival=0.0, fed_at=0.0)
+    few.tokens = few.tokens[:52]
+    [made] = ready_jobs([few], 0.4, AUDIO, EngineLimits(), times(), lambda _: 0)
+    assert made.end == 25, "the lookahead of the second chunk is unknown"
+    far = stream(arrival=0.0, fed_at=0.0)
+    far.plan = ChunkPlan(100, 25)
+    [made] = ready_jobs([far], 0.4, AUDIO, EngineLimits(), times(), lambda _: 0)
+    assert made.end == 100, "it is as long as the largest hop already"
+    assert ends(0.4, done=25, emitted=24000, played=(0.0, 0.0)) == 50, "later hops go on as before"
 
 
 def test_admission_uses_measured_service_times() -> None:

@@ -1,14 +1,18 @@
-"""The whole system as processes on loopback, one stack for all end-to-end tests, and figures shown at the end."""
+"""The whole system as processes on loopback, in stacks that the tests share, and figures shown at the end."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
+from cli.local.process import WorkerEvent
 from cli.local.stack import Stack, StackConfig
 from tests.support.figures import Figure
+from tests.support.mini_stack import MiniStack
+from tests.support.recogniser import SENTENCES
 from tests.support.spoken import LEAD_SECONDS
 
 
@@ -27,6 +31,27 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
     )
     async with Stack(config) as stack:
         yield stack
+
+
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
+async def mini(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[MiniStack]:
+    """One stack on random weights in the official layout; its GPUs do not exist, so the CPU replaces them."""
+    config = StackConfig(
+        model_dir=Path(__file__).parents[1] / "data" / "cosyvoice2-mini",
+        decode_workers=2,
+        devices=("cuda:90", "cuda:91"),
+        log_dir=tmp_path_factory.mktemp("mini"),
+        restart_dead=False,
+    )
+    events: list[WorkerEvent] = []
+    async with Stack(config, events.append) as stack:
+        yield MiniStack(stack, tuple(events))
+
+
+@pytest.fixture(params=[pytest.param(3, id="every third"), pytest.param(1, id="all", marks=pytest.mark.system)])
+def numbers(request: pytest.FixtureRequest) -> range:
+    """Numbers of held-out sentences."""
+    return range(0, len(SENTENCES), request.param)
 
 
 @pytest.fixture

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import pytest
 
-from cli.local.process import WorkerEvent
-from cli.local.stack import Stack, StackConfig
+from tests.support.mini_stack import MiniStack
 from tests.support.spoken import say
 
 
-async def test_a_stack_without_its_gpus_speaks_on_the_cpu_and_says_so(tmp_path: Path) -> None:
-    events: list[WorkerEvent] = []
-    config = StackConfig(decode_workers=2, devices=("cuda:90", "cuda:91"), log_dir=tmp_path, restart_dead=False)
-    async with Stack(config, events.append) as stack:
-        spoken = await say(stack, "Good morning, Alice.")
-    assert spoken.speech.audio_seconds > 0.5
-    warned = {event.worker: event.detail for event in events if event.kind == "warned"}
+@pytest.mark.asyncio(loop_scope="session")
+async def test_a_stack_without_its_gpus_speaks_on_the_cpu_and_says_so(mini: MiniStack) -> None:
+    spoken = await say(mini.stack, "Hi.", voice="mini_a")
+    assert spoken.speech.audio_seconds > 0
+    warned = {event.worker: event.detail for event in mini.events if event.kind == "warned"}
     assert {worker: "ON THE CPU INSTEAD" in detail for worker, detail in warned.items()} == {
         "llm": True,
         "decode-1": True,

@@ -64,7 +64,7 @@ async def test_the_same_seed_speaks_the_same(stack: Stack) -> None:
 
 
 async def test_utterances_are_split_evenly_over_decode_workers(stack: Stack) -> None:
-    assert sorted((await served_by(stack, 6)).items()) == [("decode-1", 3), ("decode-2", 3)]
+    assert sorted((await served_by(stack, 4)).items()) == [("decode-1", 2), ("decode-2", 2)]
 
 
 async def test_a_prompt_of_ones_own_is_spoken_over_http(stack: Stack) -> None:
@@ -85,7 +85,7 @@ async def test_every_process_reports_itself_ready_to_prometheus(stack: Stack) ->
             assert "\nlighttts_ready 1.0\n" in page.text, worker.name
 
 
-async def test_text_to_speech_is_understood(stack: Stack, figure: Figure) -> None:
+async def test_text_to_speech_is_understood(stack: Stack, numbers: range, figure: Figure) -> None:
     """The whole way, both bundled voices by turns, the sentence's number as its seed."""
     two_at_once = asyncio.Semaphore(2)
     recogniser = Recogniser()
@@ -95,30 +95,25 @@ async def test_text_to_speech_is_understood(stack: Stack, figure: Figure) -> Non
             spoken = await say(stack, SENTENCES[number], seed=number, voice=VOICES[number % 2])
         return recogniser.hear(spoken.samples, spoken.speech.sample_rate) == number
 
-    heard = sum(await asyncio.gather(*(understood(number) for number in range(len(SENTENCES)))))
-    figure("understood: text → speech, through the whole stack", f"{heard} of {len(SENTENCES)}")
-    assert heard >= 22
+    heard = sum(await asyncio.gather(*(understood(number) for number in numbers)))
+    figure("understood: text → speech, through the whole stack", f"{heard} of {len(numbers)}")
+    assert heard >= len(numbers) * 22 // 25
 
 
-async def test_a_dead_decode_worker_is_left_out_and_welcomed_back(stack: Stack) -> None:
-    stack.decode[0].kill()
-    assert await served_by(stack, 4) == {"decode-2": 4}
-    await stack.decode[0].restart()
-    async with asyncio.timeout(120):
-        while "decode-1" not in await served_by(stack, 1):
-            continue
-    assert sorted((await served_by(stack, 4)).items()) == [("decode-1", 2), ("decode-2", 2)]
-
-
-async def test_an_utterance_survives_its_decode_worker(stack: Stack) -> None:
+async def test_an_utterance_survives_its_decode_worker_which_is_left_out_until_it_serves_again(stack: Stack) -> None:
     undisturbed = await say(stack, LONG, seed=3)
     (last,) = await served_by(stack, 1)
     turn = next(worker for worker in stack.decode if worker.name != last)  # two workers, by turns
     disturbed = await say(stack, LONG, seed=3, on_first_chunk=turn.kill)
-    await turn.restart()
     assert any("moved to another worker" in warning for warning in disturbed.speech.warnings)
     assert disturbed.samples.shape == undisturbed.samples.shape
     np.testing.assert_allclose(disturbed.samples, undisturbed.samples, atol=1e-3)
+    assert await served_by(stack, 2) == {last: 2}
+    await turn.restart()
+    async with asyncio.timeout(120):
+        while turn.name not in await served_by(stack, 1):
+            continue
+    assert sorted((await served_by(stack, 4)).items()) == [("decode-1", 2), ("decode-2", 2)]
 
 
 async def one(request: encode_pb2.EncodeVoiceRequest) -> AsyncIterator[encode_pb2.EncodeVoiceRequest]:

@@ -7,15 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.faults.harness import FAULTS, Stage, break_often, differences, summary
+from tests.faults.harness import FAULTS, FaultStack, Stage, differences, summary
+
+MOST_FAULTS = 8
 
 
 @pytest.mark.parametrize("stage", FAULTS)
 async def test_utterances_survive_broken_workers(tmp_path: Path, stage: Stage) -> None:
-    outcomes = await break_often("simulated", stage, 5, tmp_path, seed=1)
-    assert len(outcomes) == 5
+    async with FaultStack("simulated", stage, tmp_path, seed=1) as stack:
+        outcomes = [await stack.run(fault) for fault in FAULTS[stage]]
+        # The moments are random; on a slow machine all utterances may have ended before.
+        while not any(outcome.moved for outcome in outcomes) and len(outcomes) < MOST_FAULTS:
+            outcomes.append(await stack.run("kill"))
     assert not any(outcome.wrong for outcome in outcomes), summary("simulated", outcomes)
-    assert sum(outcome.moved for outcome in outcomes) > 0
+    assert any(outcome.moved for outcome in outcomes)
 
 
 def test_differences_are_reported() -> None:

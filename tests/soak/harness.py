@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,8 +82,16 @@ async def soak_stack(folder: Path) -> AsyncIterator[tuple[Target, Doors]]:
         yield target, Doors(target.access, target.http, target.cosyvoice)
 
 
-async def soak(target: Target, doors: Doors, seconds: float, clients: int, seed: int) -> Soak:
-    """Let clients act and faults happen for `seconds`, then wait until everything is free again."""
+def kinds_for(target: Target) -> list[str]:
+    """Return the kinds of faults. Gateway and encode stay alive: their figures before and after are compared."""
+    without = ("kill-gateway", "term-gateway", "kill-encode")
+    return [kind for kind in KINDS if possible(kind, target) and kind not in without]
+
+
+async def soak(
+    target: Target, doors: Doors, seconds: float, clients: int, seed: int, kinds: Sequence[str] = ()
+) -> Soak:
+    """Let clients act and faults of `kinds` (default: all) happen for `seconds`, then wait until everything is free."""
     result, choose = Soak(), random.Random(seed)
     for act in dict.fromkeys(ACTS):  # what is made at the first use is there before the figures are taken
         _note(result, act.__name__, await perform(act, doors, choose))
@@ -91,7 +99,7 @@ async def soak(target: Target, doors: Doors, seconds: float, clients: int, seed:
     result.before = await _settled(target, {})
     end = time.monotonic() + seconds
     working = [asyncio.create_task(_client(doors, result, random.Random(choose.random()), end)) for _ in range(clients)]
-    await _break(target, result, choose, end)
+    await _break(target, result, choose, end, kinds or kinds_for(target))
     await asyncio.gather(*working)
     await target.heal()
     async with asyncio.timeout(LONGEST_RESTART):
@@ -109,10 +117,7 @@ async def _client(doors: Doors, result: Soak, choose: random.Random, end: float)
         _note(result, act.__name__, await perform(act, doors, choose))
 
 
-async def _break(target: Target, result: Soak, choose: random.Random, end: float) -> None:
-    """Inflict faults. Gateway and encode stay alive: their figures before and after are compared."""
-    kinds = [kind for kind in KINDS if possible(kind, target) and kind not in ("kill-gateway", "term-gateway")]
-    kinds.remove("kill-encode")
+async def _break(target: Target, result: Soak, choose: random.Random, end: float, kinds: Sequence[str]) -> None:
     faults = Faults(target, choose)
     while time.monotonic() < end:
         kind = choose.choice(kinds)

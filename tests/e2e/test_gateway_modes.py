@@ -11,19 +11,17 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 
-from cli.local.stack import Stack, StackConfig
 from lighttts.v1 import tts_pb2, tts_pb2_grpc
 from services.common.errors import from_rpc_error
+from tests.support.mini_stack import MiniStack
 
-MINI = Path(__file__).parents[1] / "data" / "cosyvoice2-mini"
 PROMPT = Path(__file__).parents[2] / "models" / "tiny" / "prompt_slt.wav"
 WORDS = PROMPT.with_suffix(".txt").read_text(encoding="utf-8").strip()
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def stub(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Any]:
-    config = StackConfig(model_dir=MINI, decode_workers=1, log_dir=tmp_path_factory.mktemp("logs"))
-    async with Stack(config) as stack, grpc.aio.insecure_channel(stack.gateway.address) as channel:
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def stub(mini: MiniStack) -> AsyncIterator[Any]:
+    async with grpc.aio.insecure_channel(mini.stack.gateway.address) as channel:
         yield tts_pb2_grpc.TextToSpeechStub(channel)
 
 
@@ -45,7 +43,7 @@ async def speak(stub: Any, **fields: Any) -> bytes:
     return await audio_of(stub.Synthesize(tts_pb2.SynthesizeRequest(config=config(**fields), text="hello world")))
 
 
-@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.asyncio(loop_scope="session")
 async def test_every_mode(stub: Any) -> None:
     instruct = {"mode": tts_pb2.SPEECH_MODE_INSTRUCT, "instruct_text": "say it angrily"}
     spoken = [
@@ -59,7 +57,7 @@ async def test_every_mode(stub: Any) -> None:
     assert len(set(spoken)) == len(spoken)
 
 
-@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.asyncio(loop_scope="session")
 async def test_voice_conversion(stub: Any) -> None:
     request = tts_pb2.ConvertVoiceRequest(config=config(voice_name="mini_a"), audio=PROMPT.read_bytes())
     finished = tts_pb2.Finished()
@@ -73,7 +71,7 @@ async def test_voice_conversion(stub: Any) -> None:
     assert 2.0 < finished.audio_seconds < 2.5  # as long as the recording
 
 
-@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.asyncio(loop_scope="session")
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
@@ -90,7 +88,7 @@ async def test_invalid_combinations_are_refused(stub: Any, fields: dict[str, Any
     assert words in from_rpc_error(caught.value).message
 
 
-@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.asyncio(loop_scope="session")
 async def test_an_empty_recording_is_refused(stub: Any) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await audio_of(stub.ConvertVoice(tts_pb2.ConvertVoiceRequest(config=config(voice_name="mini_a"))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grpc
 import grpc.aio
 
 from gateway.auth import ticket
@@ -10,7 +11,7 @@ from gateway.lexicon.registry import merged
 from gateway.session.context import GatewayContext
 from gateway.session.options import check_length, checked_language, checked_lexicon
 from lighttts.v1 import encode_pb2, encode_pb2_grpc, lexicon_pb2, text_pb2
-from services.common.errors import Unavailable
+from services.common.errors import Unavailable, Unsupported
 
 
 async def preview(context: GatewayContext, request: text_pb2.PreviewTextRequest) -> text_pb2.PreviewTextResponse:
@@ -47,6 +48,21 @@ async def check_entry(context: GatewayContext, entry: lexicon_pb2.LexiconEntry) 
 
 async def _read(context: GatewayContext, request: encode_pb2.ReadTextRequest) -> encode_pb2.ReadTextResponse:
     async def ask(channel: grpc.aio.Channel) -> encode_pb2.ReadTextResponse:
-        return await encode_pb2_grpc.EncodeStub(channel).ReadText(request)
+        try:
+            return await encode_pb2_grpc.EncodeStub(channel).ReadText(request)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                raise _TooOld("this encode worker is of an earlier version") from error
+            raise
 
-    return await call_with_retry(context.encode, ask, may_repeat=lambda: True)
+    try:
+        return await call_with_retry(context.encode, ask, may_repeat=lambda: True)
+    except _TooOld as error:
+        raise Unsupported(
+            "the encode workers are of an earlier version, which shows no readings and takes no pronunciations;"
+            " upgrade the encode service"
+        ) from error
+
+
+class _TooOld(Unavailable):
+    """A worker lacks the call. During an upgrade another one may have it."""

@@ -10,6 +10,7 @@
     ├── Overloaded          refused at once because serving it would make others late; has a retry hint
     │   └── QuotaExceeded   refused because this caller has used its quota; has a retry hint
     ├── Unavailable         no worker can serve it now; a later retry may help
+    ├── Unsupported         the workers are of an earlier version that lacks this function
     └── Internal            a defect of ours; the log has the details under the request's id
 
 Engines do not import this module, because they must run without gRPC; servers translate the engines' errors.
@@ -164,6 +165,12 @@ class StateMismatch(Unavailable):
     """The state to resume an utterance from is of a version or of weights that this worker does not have."""
 
     reason = "STATE_MISMATCH"
+
+
+class Unsupported(LightTtsError):
+    code = grpc.StatusCode.UNIMPLEMENTED
+    http_status = 501
+    reason = "UNSUPPORTED"
 
 
 class Internal(LightTtsError):

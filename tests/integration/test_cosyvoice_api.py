@@ -70,6 +70,19 @@ async def test_every_mode_speaks_over_grpc() -> None:
         assert [header.bundled_voice for header, _ in r.encode.uploads] == ["slt", "", "rms"]
 
 
+async def test_a_language_may_be_named() -> None:
+    async with api() as (r, stub, http):
+        sft = cosyvoice_pb2.Request(sft_request=cosyvoice_pb2.sftRequest(spk_id="slt", tts_text="One."))
+        assert b"".join([part.tts_audio async for part in stub.Inference(sft, metadata=(("language", "de-DE"),))])
+        form = {"tts_text": "One.", "spk_id": "slt"}
+        assert (await http.post("/inference_sft", data=form | {"language": "fr"})).status_code == 200
+        assert (await http.post("/inference_sft", data=form)).status_code == 200
+        assert [start.language for start in r.encode.starts] == ["de-DE", "fr", ""]
+        refused = await http.post("/inference_sft", data=form | {"language": "x!"})
+        assert refused.status_code == 400
+        assert "language" in refused.json()["message"]
+
+
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_every_mode_speaks_over_http(method: str) -> None:
     text, prompt = {"tts_text": "One."}, {"prompt_wav": ("prompt.wav", WAV)}

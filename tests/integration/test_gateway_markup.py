@@ -192,6 +192,21 @@ async def test_a_preview_shows_sentences_readings_and_ids() -> None:
             assert (answer.status_code, answer.json()["error"]["param"]) == (400, field), answer.text
 
 
+async def test_earlier_encode_workers_are_named_as_the_reason() -> None:
+    async with rig(encodes=2) as r:
+        r.encodes[0].reads_text = False
+        for _ in range(2):  # the workers get calls in turn
+            assert (await r.http.post("/v1/text/preview", json={"text": "One."})).status_code == 200
+        r.encodes[1].reads_text = False
+        answer = await r.http.post("/v1/text/preview", json={"text": "One."})
+        assert (answer.status_code, "upgrade the encode service" in answer.text) == (501, True)
+        answer = await r.http.post("/v1/lexicon", json={"phrase": "nguyen", "pronunciation": "win"})
+        assert (answer.status_code, "upgrade the encode service" in answer.text) == (501, True)
+        with pytest.raises(grpc.aio.AioRpcError, match="upgrade the encode service") as refused:
+            await r.tts.PreviewText(text_pb2.PreviewTextRequest(text="One."))
+        assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
 async def test_a_caller_s_lexicon_is_used_by_every_request() -> None:
     async with stack() as r:
         spoken = samples(await synthesize(r, "Ask win now."))

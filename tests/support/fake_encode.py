@@ -40,6 +40,9 @@ class FakeEncode(encode_pb2_grpc.EncodeServicer):
     sends_voices = False
     """Whether workers send their own voices ahead; those of earlier versions do not."""
 
+    reads_text = True
+    """Whether it shows readings; workers of 0.1.0 do not."""
+
     def __init__(self) -> None:
         self.uploads: list[tuple[encode_pb2.EncodeVoiceHeader, list[bytes]]] = []
         self.starts: list[encode_pb2.EncodeTextStart] = []
@@ -116,6 +119,8 @@ class FakeEncode(encode_pb2_grpc.EncodeServicer):
             yield encode_pb2.BundledVoicesResponse(name=name, voice=content)
 
     async def ReadText(self, request: encode_pb2.ReadTextRequest, context: Any) -> encode_pb2.ReadTextResponse:
+        if not self.reads_text:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
         whole = text_pb2.PreviewedText(end=len(request.text), reading=request.text, ids=ids_of(request.text))
         return encode_pb2.ReadTextResponse(utterances=[whole])
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 API = "cosyvoice"
 NAME = "cosyvoice.CosyVoice"
+LANGUAGE_KEY = "language"
+"""Of the call's metadata."""
 PROMPT_RATE = 16000
 PART_BYTES = 2**20
 """Most bytes of one response message; clients refuse messages of more than 4 MB."""
@@ -41,12 +43,18 @@ class CosyVoiceServicer(cosyvoice_pb2_grpc.CosyVoiceServicer):
     ) -> AsyncIterator[cosyvoice_pb2.Response]:
         with metrics.count_errors(API), named_as(FIELDS):
             config, text = _to_synthesis_config(request)
-            options, text = cosyvoice.checked(self._context, config, text)
+            options, text = cosyvoice.checked(self._context, config, text, _language(context))
             notes = WarningTrailers(context)
             async with speech(self._context, options, text) as session:
                 async for audio in audio_bytes(notes.taken_from(session)):
                     for start in range(0, len(audio), PART_BYTES):
                         yield cosyvoice_pb2.Response(tts_audio=audio[start : start + PART_BYTES])
+
+
+def _language(context: Context) -> str:
+    """Return the language from the call's metadata: the messages have no field for it."""
+    found = [value for key, value in context.invocation_metadata() or () if key == LANGUAGE_KEY]
+    return str(found[-1]) if found else ""
 
 
 def _to_synthesis_config(request: cosyvoice_pb2.Request) -> tuple[tts_pb2.SynthesisConfig, str]:

@@ -20,6 +20,7 @@ FIELDS = cosyvoice.FIELDS | {"audio": "prompt_wav"}
 
 Text = Annotated[str, Form()]
 Upload = Annotated[UploadFile, File()]
+Language = Annotated[str, Form(description="BCP-47, such as en-US: how numbers are read. An extension of this API.")]
 
 
 def router(context: GatewayContext) -> APIRouter:
@@ -27,34 +28,38 @@ def router(context: GatewayContext) -> APIRouter:
     routes = APIRouter(tags=["CosyVoice"], default_response_class=Response, responses=AUDIO_ANSWER | MESSAGE_ERRORS)
     routes.include_router(lighttts.router(context, sample_rate=cosyvoice.SAMPLE_RATE, stream_by_default=True))
 
-    def speak(config: tts_pb2.SynthesisConfig, text: str) -> Response:
+    def speak(config: tts_pb2.SynthesisConfig, text: str, language: str) -> Response:
         with named_as(FIELDS):
-            options, text = cosyvoice.checked(context, config, text)
+            options, text = cosyvoice.checked(context, config, text, language)
         return SpeechResponse(context, options, text, FIELDS)
 
     @routes.get("/inference_sft", include_in_schema=False)
     @routes.post("/inference_sft")
-    async def inference_sft(tts_text: Text, spk_id: Text) -> Response:
+    async def inference_sft(tts_text: Text, spk_id: Text, language: Language = "") -> Response:
         """Speak with one of the server's voices."""
-        return speak(cosyvoice.known_voice(spk_id), tts_text)
+        return speak(cosyvoice.known_voice(spk_id), tts_text, language)
 
     @routes.get("/inference_cross_lingual", include_in_schema=False)
     @routes.post("/inference_cross_lingual")
-    async def inference_cross_lingual(tts_text: Text, prompt_wav: Upload) -> Response:
+    async def inference_cross_lingual(tts_text: Text, prompt_wav: Upload, language: Language = "") -> Response:
         """Speak with the timbre of a recording in another language."""
-        return speak(cosyvoice.cross_lingual(await prompt_wav.read()), tts_text)
+        return speak(cosyvoice.cross_lingual(await prompt_wav.read()), tts_text, language)
 
     @routes.get("/inference_instruct", include_in_schema=False)
     @routes.post("/inference_instruct")
-    async def inference_instruct(tts_text: Text, spk_id: Text, instruct_text: Text) -> Response:
+    async def inference_instruct(
+        tts_text: Text, spk_id: Text, instruct_text: Text, language: Language = ""
+    ) -> Response:
         """Speak with one of the server's voices, in the way that `instruct_text` describes."""
-        return speak(cosyvoice.instructed(cosyvoice.known_voice(spk_id), instruct_text), tts_text)
+        return speak(cosyvoice.instructed(cosyvoice.known_voice(spk_id), instruct_text), tts_text, language)
 
     @routes.get("/inference_instruct2", include_in_schema=False)
     @routes.post("/inference_instruct2")
-    async def inference_instruct2(tts_text: Text, instruct_text: Text, prompt_wav: Upload) -> Response:
+    async def inference_instruct2(
+        tts_text: Text, instruct_text: Text, prompt_wav: Upload, language: Language = ""
+    ) -> Response:
         """Speak with the timbre of a recording, in the way that `instruct_text` describes."""
         timbre = cosyvoice.cross_lingual(await prompt_wav.read())
-        return speak(cosyvoice.instructed(timbre, instruct_text), tts_text)
+        return speak(cosyvoice.instructed(timbre, instruct_text), tts_text, language)
 
     return routes

@@ -40,9 +40,12 @@ def instructed(config: tts_pb2.SynthesisConfig, instruct_text: str) -> tts_pb2.S
     return config
 
 
-def checked(context: GatewayContext, config: tts_pb2.SynthesisConfig, text: str) -> tuple[SpeechOptions, str]:
-    """Return the request's options and the text to speak. Raises InvalidInput."""
+def checked(
+    context: GatewayContext, config: tts_pb2.SynthesisConfig, text: str, language: str
+) -> tuple[SpeechOptions, str]:
+    """Return the request's options and the text to speak. `language`: of BCP-47 or empty. Raises InvalidInput."""
     text, dropped = without_preamble(context, text, "text")
     check_text(text, context.settings.max_text_chars)
     config.audio.CopyFrom(pcm(SAMPLE_RATE))
+    config.language = language
     return speech_options(context, config, *dropped), text

@@ -54,6 +54,7 @@ class SentenceEncoder:
         self._language: SplitLanguage = "en"
         self._style = PLAIN
         self._started = False  # a sentence has preceded this one
+        self._joined = False  # and nothing is between them
 
     @property
     def warnings(self) -> Warnings:
@@ -98,6 +99,7 @@ class SentenceEncoder:
     def _cut(self) -> Iterator[list[Piece]]:
         """Yield all text so far, because the next utterance is spoken differently or after a pause."""
         yield from self._encode(self._segmenter.flush(), inside=True)
+        self._joined = False
         yield from self._close()
 
     def _close(self) -> Iterator[list[Piece]]:
@@ -129,12 +131,12 @@ class SentenceEncoder:
         blank = segment[: len(segment) - len(segment.lstrip())] if self._started and self._language == "en" else ""
         if blank and not blank.strip("\r\n\t "):
             blank = " "  # a line end is read as a blank
-        elif self._started and self._language == "en" and core[0].isalnum() and core[0].isascii():
+        elif self._joined and self._language == "en" and core[0].isalnum() and core[0].isascii():
             blank = blank or " "  # the sentences touch: `12345.Let me`
         read = self._frontend.read(core, rules, self._request.lexicon, self.warnings)
         if only_punctuation(read.strip()):
             return []
-        self._started = True
+        self._started = self._joined = True
         if core.endswith("、") and read.endswith("。"):
             read = f"{read[:-1]}、"  # an item of an enumeration, which the family's rules take for the end of the text
         text = blank + read

@@ -6,7 +6,7 @@ import math
 import os
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,8 @@ class Fit:
         self._optimizer = torch.optim.AdamW(net.parameters(), rate, betas=betas, weight_decay=decay)
         self._means: dict[str, Tensor] = {}
         self.step = 0
+        self.judge: Callable[[], Mapping[str, Tensor]] | None = None
+        """Measures the net on utterances held back; called without gradients whenever a checkpoint is written."""
         self._sums: dict[str, list[float]] = defaultdict(list)
         self._resume()
 
@@ -78,7 +80,7 @@ class Fit:
                 group["lr"] = self._rate * self._schedule()
             yield draw
             self.step += 1
-            figures = {name: sum(values) / len(values) for name, values in self._sums.items()}
+            figures = {name: sum(values) / len(values) for name, values in self._sums.items()} | self._judged()
             progress.show(self.step, figures, now=self.done)
             if self.step % LOG_EVERY == 0 or self.done:
                 self._work.log(self._name, step=self.step, **figures)
@@ -96,6 +98,15 @@ class Fit:
         self._follow()
         for name, value in {"loss": loss, **figures}.items():
             self._sums[name].append(float(value.detach()) if isinstance(value, Tensor) else value)
+
+    def _judged(self) -> dict[str, float]:
+        if self.judge is None or not (self.step % SAVE_EVERY == 0 or self.done):
+            return {}
+        self.net.eval()
+        with torch.no_grad():
+            judged = {f"held back: {name}": float(value) for name, value in self.judge().items()}
+        self.net.train()
+        return judged
 
     def averaged(self) -> dict[str, Tensor]:
         """Return the averaged weights, or the present ones if nothing is averaged."""

@@ -23,7 +23,7 @@ class Plan:
     shard: int = 50
     """Utterances of a shard."""
     held_back: int = 40
-    """First utterances of the set, which no stage trains on: validation losses come from them."""
+    """First utterances of the set, which no stage trains on: tokenizer and language model are measured on them."""
     steps: dict[str, int] = field(
         default_factory=lambda: {
             "tokenizer": 4000,

@@ -58,6 +58,8 @@ def run(work: Work, plan: Plan, effort: float, device: torch.device) -> None:
     if fit.done:
         return
     batches = _Batches(work, plan)
+    held_back = batches.held_back(plan.held_back).to(device)
+    fit.judge = lambda: {"token": net(held_back).token}
     for draw in fit.steps():
         losses = net(batches.draw(draw).to(device))
         helping = 1.0 if fit.share < 2 / 3 else _LATER
@@ -85,6 +87,11 @@ class _Batches:
             chosen.append(pool[pick])
         return batch([self._row(indices, draw) for _, indices in chosen])
 
+    def held_back(self, count: int) -> Sequences:
+        """Return the utterances that no stage trains on, one per sequence, all text first."""
+        plain = [self._spoken(index, 0) for index in range(min(count, len(self._store)))]
+        return batch([(whole(self._config, spoken, spoken.tokens), spoken) for spoken in plain])
+
     def _candidate(self, draw: random.Random) -> tuple[int, list[int]]:
         """A length in positions, and utterances of one speaker."""
         indices = same_speaker(self._groups, draw, draw.choice(COUNTS))
@@ -92,7 +99,7 @@ class _Batches:
         return (length, indices) if length <= LONGEST else self._candidate(draw)
 
     def _row(self, indices: list[int], draw: random.Random) -> tuple[Row, Spoken]:
-        spoken = join([self._spoken(index, draw) for index in indices])
+        spoken = join([self._spoken(index, self._encoding(index, draw)) for index in indices])
         heard = spoken.tokens.copy()
         for place in range(len(heard)):
             if draw.random() < _NOISE:
@@ -100,8 +107,11 @@ class _Batches:
         order = interleaved if draw.random() < INTERLEAVED and can_interleave(self._config, spoken) else whole
         return order(self._config, spoken, heard), spoken
 
-    def _spoken(self, index: int, draw: random.Random) -> Spoken:
-        which = draw.randrange(len(self._codes.encodings[index])) if draw.random() < 0.5 else 0
+    def _encoding(self, index: int, draw: random.Random) -> int:
+        """The plain one in half of all cases, else any."""
+        return draw.randrange(len(self._codes.encodings[index])) if draw.random() < 0.5 else 0
+
+    def _spoken(self, index: int, which: int) -> Spoken:
         encoding, tokens = self._codes.encodings[index][which], self._codes.tokens[index]
         if (index, which) not in self._aligned:
             words = self._store.read(index, "words").astype(np.int64)

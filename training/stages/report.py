@@ -11,15 +11,17 @@ from training.report.page import lines, write_page
 from training.stages.text import HELD_OUT
 from training.work import Work, write_json
 
-_CURVES = {
-    "tokenizer": "phone",
-    "speaker": "loss",
-    "lm": "token",
-    "flow": "matching",
-    "distil": "loss",
-    "vocoder": "spectrum",
-}
-"""The loss of each stage that the report draws."""
+_CURVES = (
+    ("tokenizer", "phone"),
+    ("tokenizer", "held back: right"),
+    ("speaker", "loss"),
+    ("lm", "token"),
+    ("lm", "held back: token"),
+    ("flow", "matching"),
+    ("distil", "loss"),
+    ("vocoder", "spectrum"),
+)
+"""Stages and figures that the report draws."""
 
 
 def run(work: Work, plan: Plan, directory: Path) -> list[str]:
@@ -28,8 +30,8 @@ def run(work: Work, plan: Plan, directory: Path) -> list[str]:
     measured = measure(directory, sentences[: plan.report_sentences], sentences, work.report)
     write_json(work.report / "figures.json", measured.as_json())
     curves = {
-        stage: [(line["step"], line[name]) for line in work.logged(stage) if name in line]
-        for stage, name in _CURVES.items()
+        f"{stage}, {name}": [(line["step"], line[name]) for line in work.logged(stage) if name in line]
+        for stage, name in _CURVES
     }
     note = f"Load average while measuring: {os.getloadavg()[0]:.1f}. Times are of value on a quiet machine only."
     page = write_page(measured, curves, work.report, note)

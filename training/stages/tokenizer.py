@@ -38,6 +38,7 @@ def run(work: Work, plan: Plan, effort: float, device: torch.device) -> None:
         return
     store = Store(work.speech)
     usable = long_enough(store, FRAMES, plan.held_back)
+    fit.judge = lambda: {"right": _right(net, store, range(min(plan.held_back, len(store))), device)}
     for draw in fit.steps():
         whisper, mel, phones, speakers = _batch(store, usable, draw, plan, device)
         soft = net.encoder.soft(whisper)
@@ -50,6 +51,16 @@ def run(work: Work, plan: Plan, effort: float, device: torch.device) -> None:
         apart = (net.reader.read_mel(digits, speakers) - mel).abs().mean()
         right = (scores.argmax(1) == phones).float().mean()
         fit.update(phone + _MEL_WEIGHT * apart, phone=phone, mel=apart, right=right)
+
+
+def _right(net: Tokenizer, store: Store, utterances: range, device: torch.device) -> Tensor:
+    """The share of frames whose phone is read right from the tokens of whole utterances."""
+    right = []
+    for index in utterances:
+        whisper = torch.from_numpy(store.read(index, "whisper").T.astype(np.float32)).to(device)
+        phones = torch.from_numpy(store.read(index, "phones").astype(np.int64)).to(device)
+        right.append(net.reader.read_phones(net.encoder(whisper[None]))[0].argmax(0) == phones)
+    return torch.cat(right).float().mean()
 
 
 def _batch(

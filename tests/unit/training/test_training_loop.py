@@ -68,6 +68,24 @@ def test_a_step_without_a_finite_gradient_changes_nothing(tmp_path: Path) -> Non
     torch.testing.assert_close(net.weight.detach(), before)
 
 
+def test_a_checkpoint_comes_with_a_measurement_on_what_is_held_back(tmp_path: Path) -> None:
+    """It is taken in evaluation mode and without gradients, and changes nothing."""
+    work, net = Work(tmp_path), nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.9), nn.Linear(2, 1))
+    fit = Fit(work, "line", net, until=2, rate=0.1, seed=1, device=torch.device("cpu"))
+    seen = []
+
+    def judge() -> dict[str, torch.Tensor]:
+        seen.append((net.training, torch.is_grad_enabled(), fit.step))
+        return {"value": torch.tensor(0.25)}
+
+    fit.judge = judge
+    for _ in fit.steps():
+        assert net.training
+        fit.update((net(torch.ones(1, 2)) ** 2).mean())
+    assert seen == [(False, False, 2)]
+    assert work.logged("line")[-1]["held back: value"] == 0.25
+
+
 def test_averaged_weights_are_used_for_export(tmp_path: Path) -> None:
     last = train(Work(tmp_path), 6)
     mean = load_averaged(nn.Linear(3, 1), Work(tmp_path).checkpoint("line")).state_dict()

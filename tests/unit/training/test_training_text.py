@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from training.plan import QUICK
+from training.stages import text
+from training.stages.text import HELD_OUT
 from training.text.select import balanced, pronounceable, words_of
 from training.text.templates import Templates, number
 from training.text.wordnet import PARTS, clean_sentence, read_wordnet
@@ -39,7 +43,7 @@ def test_words_of_unfit_glosses_are_left_out_everywhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "clean"),
+    ("example", "clean"),
     [
         ("he took the lead", "He took the lead."),
         ("Who are you?", "Who are you?"),
@@ -48,8 +52,8 @@ def test_words_of_unfit_glosses_are_left_out_everywhere(tmp_path: Path) -> None:
         ("two words", None),
     ],
 )
-def test_plain_sentences_only(text: str, clean: str | None) -> None:
-    assert clean_sentence(text) == clean
+def test_plain_sentences_only(example: str, clean: str | None) -> None:
+    assert clean_sentence(example) == clean
 
 
 def test_a_sentence_with_an_unknown_word_is_left_out() -> None:
@@ -65,6 +69,25 @@ def test_every_beginning_of_the_list_is_balanced() -> None:
     assert Counter("".join(phones[text] for text in chosen))["z"] >= 12
     assert chosen == balanced(phones, 20, seed=3)
     assert balanced(phones, 1000, seed=3).__len__() == 100
+
+
+def test_the_list_mixes_examples_and_templates_and_holds_no_held_out_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_out = HELD_OUT.read_text(encoding="utf-8").splitlines()
+    assert len(set(held_out)) == len(held_out) == 50
+    examples = [f"the man saw {name} there" for name in ("birds", "ships", "trees", "stones", "boats", "clouds")]
+    folder = wordnet(tmp_path, *(f'a thing; "{one}"' for one in [*examples, *(line.lower() for line in held_out)]))
+    monkeypatch.setattr(text, "phones_of", lambda word: word.lower())
+    order = text.choose(replace(QUICK, sentences=8), folder)
+    assert len(order) == 8
+    assert [one in {f"{example.capitalize()}." for example in examples} for one in order] == [
+        True,
+        True,
+        True,
+        False,
+    ] * 2
+    assert not set(order) & set(held_out)
 
 
 def test_templates_repeat_with_their_seed_and_vary_otherwise() -> None:

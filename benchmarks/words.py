@@ -140,7 +140,8 @@ class Steps:
         work = self._scheduler.schedule(1)
         for item, drawn in zip(work, self._backend.step(work), strict=True):
             item.sequence.computed += item.count + max(0, len(drawn) - 1)
-            item.sequence.accept_all([token % self._speech for token in drawn], item.aligned)
+            if drawn:
+                item.sequence.accept_all([token % self._speech for token in drawn], item.aligned)
 
 
 def cost(model_dir: ModelDir, batch: int, steps: int, clock: Clock, *, cpu_graph: bool) -> tuple[float, float]:

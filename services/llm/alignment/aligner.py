@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,8 @@ from services.llm.alignment.queries import QueryTap, grouped
 from services.llm.engine.scheduler import ScheduledSequence
 from services.llm.model.kv_cache import KVCache
 
+_Slots = list[list[tuple[int, int]]]
+"""For each sequence the block and offset of text ids, as many for all of them."""
 LEAST_SCORE = 0.5
 """Heads of a lower score are not used; times would be guesses."""
 
@@ -41,11 +44,17 @@ class Aligner:
         """
         for scheduled in batch:
             scheduled.aligned.clear()  # a step that failed is repeated
+        size = cache.block_size
         rows = [self._window(scheduled, count) for scheduled, count in zip(batch, counts, strict=True)]
         longest = max((len(slots) for _, slots in rows), default=0)
         if not longest:
             return
-        scores = self._scores(rows, longest, batch, queries, cache).tolist()
+        where = [
+            [(blocks[slot // size], slot % size) for slot in slots] + [(0, 0)] * (longest - len(slots))
+            for (_, slots), blocks in zip(rows, (scheduled.sequence.blocks for scheduled in batch), strict=True)
+        ]
+        on_host = queries.device.type == "cpu" and not cache.quantized and cache.dtype == torch.float32
+        scores = (self._host_scores if on_host else self._scores)(where, queries, cache)
         for scheduled, count, (first, slots), row in zip(batch, counts, rows, scores, strict=True):
             position = scheduled.sequence.text_position
             if position is None:
@@ -63,24 +72,22 @@ class Aligner:
         first = max(0, position - BEHIND)
         return first, scheduled.sequence.layout.text_slots[first : position + (REACH - 1) * count + AHEAD]
 
-    def _scores(
-        self,
-        rows: Sequence[tuple[int, Sequence[int]]],
-        longest: int,
-        batch: Sequence[ScheduledSequence],
-        queries: Tensor,
-        cache: KVCache,
-    ) -> Tensor:
-        """Return the mean logits of the heads [sequences, steps, longest]."""
-        size, device = cache.block_size, queries.device
-        where = torch.tensor(
-            [
-                [[blocks[slot // size], slot % size] for slot in slots] + [[0, 0]] * (longest - len(slots))
-                for (_, slots), blocks in zip(rows, (scheduled.sequence.blocks for scheduled in batch), strict=True)
-            ],
-            device=device,
+    def _scores(self, where: _Slots, queries: Tensor, cache: KVCache) -> list[list[list[float]]]:
+        """Return the mean logits of the heads [sequences, steps, text ids] for the keys in these slots."""
+        slots = torch.tensor(where, device=queries.device)
+        parts = [cache.keys_at(group.layer, group.kv_head, slots[..., 0], slots[..., 1]) for group in self.groups]
+        keys = torch.cat(parts, dim=2)
+        scores: list[list[list[float]]] = (
+            torch.bmm(queries.transpose(0, 1), keys.transpose(1, 2)).mul_(self._scale).tolist()
         )
-        blocks, offsets = where[..., 0], where[..., 1]
-        parts = [cache.keys_at(group.layer, group.kv_head, blocks, offsets) for group in self.groups]
-        keys = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
-        return torch.bmm(queries.transpose(0, 1), keys.transpose(1, 2)).mul_(self._scale)
+        return scores
+
+    def _host_scores(self, where: _Slots, queries: Tensor, cache: KVCache) -> list[list[list[float]]]:
+        """As `_scores`, for float32 on a CPU, where numpy costs a fraction of small operations of torch."""
+        slots = np.array(where)
+        blocks, offsets = slots[..., 0], slots[..., 1]
+        parts = [cache.keys[group.layer].numpy()[blocks, group.kv_head, offsets] for group in self.groups]
+        keys = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
+        logits = np.matmul(queries.numpy().transpose(1, 0, 2), keys.transpose(0, 2, 1))
+        scores: list[list[list[float]]] = (logits * np.float32(self._scale)).tolist()
+        return scores

@@ -31,11 +31,11 @@ def follow(scores: Sequence[float], first: int, position: int) -> Aligned:
     """
     here = position - first
     reachable = scores[here : here + REACH]
-    if not reachable or not all(map(math.isfinite, reachable)):
+    if not reachable or not math.isfinite(sum(reachable)):
         return Aligned(position, 0.0)
-    best = max(range(len(reachable)), key=reachable.__getitem__)
-    place = here + best
-    around = [score for score in scores[max(0, place - BEHIND) : place + AHEAD] if math.isfinite(score)]
-    top = max(around)
-    total = sum(math.exp(score - top) for score in around)
-    return Aligned(first + place, math.exp(scores[place] - top) / total)
+    best = max(reachable)
+    place = here + reachable.index(best)
+    # Relative to the chosen id's; far greater ones behind it leave it no confidence.
+    around = scores[max(0, place - BEHIND) : place + AHEAD]
+    total = sum([math.exp(min(score - best, 60.0)) for score in around if math.isfinite(score)])
+    return Aligned(first + place, 1.0 / total)

@@ -282,8 +282,8 @@ class TorchBackend:
         place = {i: row for row, i in enumerate(single + rest)}
         sampled = [i for i, scheduled in enumerate(batch) if scheduled.samples]
         chosen = [place[i] for i in sampled]
-        ids = self._sample(model, [batch[i] for i in sampled], torch.cat(hidden)[chosen])
-        return sampled, ids, torch.cat(queries)[chosen] if queries else hidden[0][chosen, :0]
+        ids = self._sample(model, [batch[i] for i in sampled], _rows(hidden, chosen))
+        return sampled, ids, _rows(queries, chosen) if queries else hidden[0][:0, :0]
 
     def _sample(self, model: SpeechLM, batch: Sequence[ScheduledSequence], hidden: Tensor) -> list[int]:
         if not batch:
@@ -333,6 +333,13 @@ class TorchBackend:
 def _log_replaced(setting: str, instead: str, reason: object) -> None:
     fields = {"setting": setting, "instead": instead, "reason": (str(reason) or type(reason).__name__).splitlines()[0]}
     log.warning("a setting cannot be followed here", extra=fields)
+
+
+def _rows(parts: Sequence[Tensor], chosen: Sequence[int]) -> Tensor:
+    """Return rows of `parts` one below the other; nearly always these are all rows of one part."""
+    if len(parts) == 1 and len(chosen) == len(parts[0]) and all(row == i for i, row in enumerate(chosen)):
+        return parts[0]
+    return torch.cat(tuple(parts))[chosen]
 
 
 def _sequence_input(scheduled: ScheduledSequence) -> SequenceInput:

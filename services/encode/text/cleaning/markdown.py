@@ -95,6 +95,8 @@ def _star(stars: regex.Match[str]) -> str:
         number = before.isdigit() or after.isdigit()
         chinese = _HAN.match(before) or _HAN.match(after)
         return stars.group() if (single or number) and not chinese else ""
+    if single and after.isdigit() and not before.strip() and "*" not in text[stars.end() :]:
+        return "*"  # *67
     if single and before == " " and after == " ":
         return "*" if text[: stars.start()].strip() and text[stars.end() :].strip() else ""
     return stars.group() if single and _two_operands(stars) else ""

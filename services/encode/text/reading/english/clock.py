@@ -55,7 +55,8 @@ def _hour(match: Match) -> str | None:
 def _range(match: Match) -> str | None:
     first = (match["hour1"], match["minute1"], match["half1"])
     last = (match["hour2"], match["minute2"], match["half2"])
-    if not (first[1] or first[2]) or not (last[1] or last[2]) or int(first[0]) > 24 or int(last[0]) > 24:
+    hour_alone = last[1] and last[2] and int(first[0]) <= 12
+    if not (first[1] or first[2] or hour_alone) or not (last[1] or last[2]) or int(first[0]) > 24 or int(last[0]) > 24:
         return None
     return f"{clock(first[0], first[1], None, first[2])} to {clock(last[0], last[1], None, last[2])}"
 

@@ -7,7 +7,7 @@ import regex
 from services.encode.text.reading.english.amounts import BLANK, END, GROUPED, SIGN, amount, counts, number, sign_words
 from services.encode.text.reading.english.fractions import FRACTION, fraction_words, is_fraction
 from services.encode.text.reading.rule import NUMERIC, Match, rule
-from services.encode.text.reading.words import YEARS, cardinal, ordinal, spelled, year
+from services.encode.text.reading.words import YEARS, cardinal, ordinal, spelled, two_digits, year
 
 _LONGEST_UNGROUPED = 15
 _PAIRS = {"24/7": "twenty-four seven", "9/11": "nine eleven", "50/50": "fifty fifty", "20/20": "twenty twenty"}
@@ -61,6 +61,15 @@ def _fraction(match: Match) -> str | None:
             return f"{plain(match['whole'])} {plain(match['over'])} slash {plain(match['under'])}"
         return f"{plain(match['over'])} slash {plain(match['under'])}"
     return fraction_words(match)
+
+
+def _season(match: Match) -> str | None:
+    """Read the years of a season: 1999/2000, 2023/24."""
+    first, last = match["first"], match["last"]
+    following = str(int(first) + 1)
+    if following[-len(last) :] != last or int(first) not in YEARS:
+        return None
+    return f"{year(first)} {year(last) if len(last) == 4 else two_digits(last)}"
 
 
 def _ratio(match: Match) -> str:
@@ -125,6 +134,15 @@ def _last_resort(match: Match) -> str:
 
 ORDINALS = (
     rule(
+        "fraction with an ordinal",
+        r"(?<![\w./])(?P<over>[1-9]\d{0,2})/(?P<under>[1-9]\d{0,3})(?:st|nd|rd|th)(?P<many>s)?(?!\w)",
+        lambda match: f"{cardinal(match['over'])} {ordinal(match['under'])}{'' if match['over'] == '1' else 's'}",
+        "/",
+        starts=r"\d",
+        when=r"/\d+(?:st|nd|rd|th)",
+        near="/",
+    ),
+    rule(
         "ordinals from and to",
         r"(?<![\w.,])(?P<first>[1-9]\d{0,5})(?:st|nd|rd|th)\s?[-–]\s?(?P<last>[1-9]\d{0,5})(?:st|nd|rd|th)(?!\w)",
         _ordinals,
@@ -164,6 +182,31 @@ RULES = (
         near=",. '’\xa0\u2009\u202f",
     ),
     rule("fraction", rf"(?<![\w.,/$€£-]){FRACTION}(?![\w%])", _fraction, "/", starts=r"\d", when=r"\d/\d", near="/"),
+    rule(
+        "verses",
+        r"(?<![\w:.,])(?P<first>\d{1,3}):(?P<from>\d{1,3})[-–](?P<to>\d{1,3})(?![\w:]|[.,-]\d)",
+        lambda match: f"{plain(match['first'])} {plain(match['from'])} to {plain(match['to'])}",
+        ":",
+        starts=r"\d",
+        near=":",
+    ),
+    rule(
+        "ratio of decimals",
+        r"(?<![\w:.,])(?P<first>\d+(?:\.\d+)?)(?:(?<=\.\d+):|:(?=\d+\.\d))(?P<last>\d+(?:\.\d+)?)(?![\w:]|[.,]\d)",
+        lambda match: f"{amount(match['first']).words()} to {amount(match['last']).words()}",
+        ":",
+        starts=r"\d",
+        when=r"\d:\d",
+        near=":",
+    ),
+    rule(
+        "season",
+        r"(?<![\w/.-])(?P<first>[12]\d{3})/(?P<last>\d{4}|\d\d)(?![\w/]|[.-]\d)",
+        _season,
+        "/",
+        starts="12",
+        near="/",
+    ),
     rule("ratio", r"(?<![\w:.,])\d+(?::\d+)+(?![\w:]|[.,]\d)", _ratio, ":", starts=r"\d", when=r"\d:\d", near=":"),
     rule(
         "range or score",

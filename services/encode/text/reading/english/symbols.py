@@ -121,7 +121,7 @@ ARITHMETIC = (
     ),
     rule(
         "operator after a letter",
-        r"(?<=(?<![\p{L}\p{N}])\p{L}[²³]?|\b(?:squared|cubed)|\))(?P<sign>[=+*×÷<>≤≥≠^])(?=\p{N}|\p{L}(?![\p{L}\p{N}])|\()",
+        r"(?<=(?<![\p{L}\p{N}])\p{L}[²³]?|\b(?:squared|cubed)|\))(?P<sign>[=+*×÷<>≤≥≠^])(?=\p{N}|\p{L}{1,3}(?![\p{L}\p{N}])|\()",
         _operator,
         "=+*×÷<>≤≥≠^",
     ),
@@ -142,6 +142,12 @@ ARITHMETIC = (
     rule("minus or divided by", r"(?<=\d)\s(?P<sign>[-−–/])\s(?=\d)", _operator, "-−–/", when=r"\d\s[-−–/]\s\d"),
 )
 REST = (
+    rule(
+        "by",
+        r"(?<=\b(?:milli|centi|kilo)?(?:meters?|feet|inch(?:es)?|pixels?|yards?))\s?[x×]\s?(?=\w)",
+        lambda match: " by ",
+        "x×",
+    ),
     rule(
         "sign of mathematics",
         f"\\s?[{''.join(MATHEMATICS)}]\\s?",

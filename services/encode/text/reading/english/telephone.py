@@ -43,7 +43,7 @@ def _national(match: Match) -> str | None:
         lengths in ((3, 3, 4), (1, 3, 3, 4), (4, 4, 4, 4), (4, 6, 5), (4, 6, 4))
         or (lengths == (3, 4) and "-" in written)
         or (lengths == (3, 2, 4) and "-" in written)
-        or (written[0] == "(" and 2 <= lengths[0] <= 5)
+        or ("(" in written[:3] and 2 <= lengths[written[0] != "("] <= 5)
         or (groups[0][0] == "0" and len(groups[0]) > 1 and digits >= 7 and "." not in written)
         or (lengths == (4, 3, 3) and groups[0] in ("1300", "1800"))
         or (len(groups) > 2 and len(set(_SEPARATORS.findall(written))) == 1 and not _THOUSANDS.fullmatch(written))
@@ -69,11 +69,19 @@ def _account(match: Match) -> str | None:
     )
 
 
+def _star(match: Match) -> str | None:
+    if match["mark"] == "#" and not match["end"]:
+        return None
+    first = "star" if match["mark"] == "*" else "hash"
+    return f"{first} {spelled(match['number'])}{' hash' if match['end'] else ''}"
+
+
 def _emergency(match: Match) -> str:
     return spelled(match["number"].replace("-", ""))
 
 
 RULES = (
+    rule("code of a telephone", r"(?<!\S)(?P<mark>[*\#])(?P<number>\d{1,4})(?P<end>\#)?(?![\w*])", _star, "*#"),
     rule(
         "number of an account",
         r"(?<![\w-])(?P<number>[A-Z]{2}\d\d(?:[ ]?[A-Z0-9]{4}){2,7}(?:[ ]?[A-Z0-9]{1,3})?)(?![\w-])",
@@ -101,7 +109,7 @@ RULES = (
     rule(
         "telephone number",
         rf"""(?<![\w.,:/+$€£¥-]|\d[ ])
-        (?P<number>(?:\(\d{{2,5}}\)\s?-?|\d{{1,5}}[-./ ])(?:\d{{1,6}}[-. ]){{0,5}}\d{{2,9}})
+        (?P<number>(?:(?:1[-.\s])?\(\d{{2,5}}\)\s?-?|\d{{1,5}}[-./ ])(?:\d{{1,6}}[-. ]){{0,5}}\d{{2,9}})
         {_EXTENSION}{_AFTER}(?!\s?(?:%|°|€))""",
         _national,
         starts=r"\d(",

@@ -160,7 +160,28 @@ def _size(match: Match) -> str:
     return f"{words} {UNITS[match['unit']][1]}" if match["unit"] else words
 
 
+_THINGS = (
+    "followers|views|users|subscribers|people|likes|downloads|customers|members|visitors|readers|viewers|fans|copies|"
+    "employees|jobs|requests|tokens|parameters|samples|steps|shares|streams|plays|records|rows|words|stars|miles"
+)
+_SCALES = {"K": "thousand", "k": "thousand", "M": "million", "B": "billion"}
 RULES = (
+    rule(
+        "thousands of things",
+        rf"""{_BOUND}{number("high")}(?P<scale>[KkMB])\+?(?=\s(?:[a-z]+\s)?(?:{_THINGS})\b)""",
+        lambda match: f"{amount(match['high']).words()} {_SCALES[match['scale']]}",
+        "KkMB",
+        starts=NUMERIC,
+        when=r"\d[KkMB]",
+    ),
+    rule(
+        "feet and inches without a mark",
+        r"(?<![\w.,'’])(?P<feet>[3-8])['’′](?P<inches>1[01]|\d)(?![\w'’′\"”″])",
+        _feet,
+        "'’′",
+        starts="3-8",
+        near="'’′",
+    ),
     rule(
         "size",
         rf"""(?<![\w.,])(?P<first>(?!0\d)\d+(?:\.\d+)?)(?:(?P<x>[xX×])|[ ][xX][ ])(?P<second>(?!0\d)\d+(?:\.\d+)?)

@@ -90,6 +90,9 @@ class GatewaySettings(ServiceSettings):
     session_patience_seconds: float = Field(default=30.0, ge=0)
     """Longest wait in seconds for a free worker in the middle of a stream; then the stream ends. A new stream does not
     wait: it is refused at once when all workers are full."""
+    refusal_seconds: float = Field(default=0.5, ge=0)
+    """Seconds for which the refusal of a new stream by full workers also holds for the new streams that follow, unless
+    an utterance ends before: they are refused at once, without a call to a worker. 0: each stream asks the workers."""
     max_lead_seconds: float = Field(default=15.0, gt=0)
     """Seconds of audio sent ahead of the listener in a conversation; offline work and whole texts are not limited."""
     model_poll_seconds: float = Field(default=15.0, gt=0)

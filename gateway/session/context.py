@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from gateway.auth import ticket
 from gateway.auth.admission import Admission, Admitted
@@ -14,6 +15,7 @@ from gateway.cache.speech_cache import SpeechCache
 from gateway.lexicon.registry import LexiconRegistry
 from gateway.request_stats import RequestStats
 from gateway.settings import GatewaySettings
+from gateway.utterance.recent_refusal import RecentRefusal
 from gateway.utterance.utterance import LlmClientContext
 from gateway.voices.registry import VoiceRegistry
 from gateway.voices.resolver import VoiceResolver
@@ -40,6 +42,11 @@ class GatewayContext:
     clock: Callable[[], float] = time.monotonic
     """Seconds; measures the silence and the stalls of llm workers."""
 
+    @cached_property
+    def recent_refusal(self) -> RecentRefusal:
+        """The latest refusal of a new session."""
+        return RecentRefusal(self.settings.refusal_seconds)
+
     @property
     def llm_client_context(self) -> LlmClientContext:
         """The part of this context that utterances use."""
@@ -52,7 +59,13 @@ class GatewayContext:
             settings.llm_frozen_seconds,
         )
         return LlmClientContext(
-            self.llm, policy, self.request_stats, settings.audio_queue_messages, self.failover_budget, self.clock
+            self.llm,
+            policy,
+            self.request_stats,
+            settings.audio_queue_messages,
+            self.failover_budget,
+            self.clock,
+            self.recent_refusal,
         )
 
     @contextlib.asynccontextmanager

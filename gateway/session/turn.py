@@ -172,6 +172,8 @@ class Turn:
             await self._output.warn(warning.code, warning.message)
 
         options = self._context.options
+        if not self._context.place.admitted:
+            self._context.llm.recent_refusal.check(options.priority)
         start = encode_pb2.EncodeTextStart(
             request_id=self._context.request_id,
             interleaved=self._context.interleaved,

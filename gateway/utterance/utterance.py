@@ -14,11 +14,12 @@ from gateway.closable_queue import ClosableQueue
 from gateway.request_stats import RequestStats
 from gateway.stream_stats import SpeechTimes
 from gateway.utterance.generate_call import generate
+from gateway.utterance.recent_refusal import RecentRefusal
 from gateway.utterance.utterance_state import UtteranceState
 from gateway.utterance.words import UtteranceWords
 from lighttts.v1 import audio_pb2, llm_pb2, tts_pb2, voice_pb2
 from services.common import tracing
-from services.common.errors import Internal, LightTtsError
+from services.common.errors import Internal, LightTtsError, Overloaded
 from services.common.pool import Pool
 from services.common.workers.budget import FailoverBudget
 from services.common.workers.failover import Failover, LossReason, MovePolicy, WorkerLost
@@ -46,6 +47,8 @@ class LlmClientContext:
     """Shared by all utterances of the process."""
     clock: Callable[[], float] = time.monotonic
     """Seconds; measures the silence and the stalls of llm workers."""
+    recent_refusal: RecentRefusal = field(default_factory=partial(RecentRefusal, 0.0))
+    """Shared by all sessions of the process."""
 
 
 @dataclass
@@ -115,10 +118,14 @@ class UtteranceStream:
             with self.context.request_stats.utterance(self), tracing.span("utterance"):
                 await self._generate()
         except LightTtsError as error:
+            if isinstance(error, Overloaded) and not self.place.admitted:
+                self.context.recent_refusal.record(error, self.start.urgency.priority)
             self.parts.close(error)
         else:
             self.parts.close()
         finally:
+            if self.place.admitted:
+                self.context.recent_refusal.clear()
             self.audible.set()
 
     async def _generate(self) -> None:

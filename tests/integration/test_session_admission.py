@@ -12,12 +12,15 @@ import pytest
 from prometheus_client import REGISTRY
 
 from gateway.session.turn import utterance_seed
+from gateway.utterance.recent_refusal import RecentRefusal
 from lighttts.compat import riva_common_pb2, riva_tts_pb2, riva_tts_pb2_grpc
 from lighttts.v1 import audio_pb2, tts_pb2
 from services.common.errors import Overloaded, from_rpc_error
 from tests.support.fake_stages import Conversation, Rig, Script, ids_of, rig, samples, speech, until
 
 SEED = 7
+LONG = 600.0
+"""Seconds that no test lasts."""
 TEXT = "One. Two. Three."
 FULL = Overloaded("every decode worker is full; try again shortly", retry_after=2.0, stage="decode")
 Status = grpc.StatusCode
@@ -51,6 +54,44 @@ async def test_a_new_session_is_refused_with_the_name_of_the_full_stage_and_a_hi
         assert (error.stage, error.message, error.retry_after) == ("decode", FULL.message, 2.0)
         assert refusals("decode") == before + 1
         assert len(r.llm.calls) == 1, "it does not wait for a second chance"
+
+
+async def refused(r: Rig) -> Overloaded:
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await synthesize(r)
+    error = from_rpc_error(refusal.value)
+    assert isinstance(error, Overloaded)
+    return error
+
+
+async def test_a_refusal_holds_for_the_next_new_session_without_a_call_to_a_worker() -> None:
+    async with rig(refusal_seconds=LONG) as r:
+        held = asyncio.Event()
+        r.llm.scripts = {0: Script(hold={0: held}), 1: Script(refusal=FULL)}
+        speaking = asyncio.create_task(synthesize(r, "One."))
+        await until(lambda: len(r.llm.calls) == 1)
+        await refused(r)
+        texts = len(r.encode.texts)
+        before = refusals("decode")
+        error = await refused(r)
+        assert (error.stage, error.message, error.retry_after) == ("decode", FULL.message, 2.0)
+        assert refusals("decode") == before + 1
+        assert (len(r.encode.texts), len(r.llm.calls)) == (texts, 2)
+        held.set()
+        await speaking
+        assert np.array_equal(samples(await synthesize(r)), expected(["One.", " Two.", " Three."])), "there is room"
+
+
+async def test_a_refusal_ends_and_does_not_concern_other_priorities() -> None:
+    now = 0.0
+    recent = RecentRefusal(0.5, lambda: now)
+    recent.check(audio_pb2.Urgency.PRIORITY_INTERACTIVE)
+    recent.record(FULL, audio_pb2.Urgency.PRIORITY_INTERACTIVE)
+    recent.check(audio_pb2.Urgency.PRIORITY_OFFLINE)
+    with pytest.raises(Overloaded):
+        recent.check(audio_pb2.Urgency.PRIORITY_INTERACTIVE)
+    now = 0.5
+    recent.check(audio_pb2.Urgency.PRIORITY_INTERACTIVE)
 
 
 async def test_a_full_gateway_is_a_stage_too() -> None:

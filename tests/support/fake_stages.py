@@ -300,7 +300,7 @@ async def rig(
             # A held worker sends no heartbeats, and must not count as silent except in tests of that.
             patient = {"llm_silence_seconds": LIMIT_SECONDS, "llm_frozen_seconds": 0}
             places = {"http_port": 0, "port": 0, "cosyvoice_port": "off", "voices_dir": stack.enter_context(_folder())}
-            options: dict[str, Any] = {"drain_notice_seconds": 0} | places | patient | settings
+            options: dict[str, Any] = {"drain_notice_seconds": 0, "refusal_seconds": 0} | places | patient | settings
             gateway_settings = GatewaySettings(
                 encode_target="static:///" + ",".join(server.address for server in encode_servers),
                 llm_target="static:///" + ",".join(server.address for server in llm_servers),

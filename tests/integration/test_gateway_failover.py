@@ -100,8 +100,13 @@ async def test_another_worker_continues_where_the_first_one_was_lost(hop: int, e
 async def give_up(r: Rig, hop: int, clock: ManualClock) -> None:
     """Advance the clock once the first worker has stopped at `hop`, until the pool counts its failure."""
     labels = {"pool": "llm", "worker": r.llm_servers[0].address, "reason": "stalled"}
+
+    def failures() -> float:
+        return REGISTRY.get_sample_value("lighttts_pool_failures_total", labels) or 0.0
+
+    before = failures()  # of an earlier test, whose worker had the same port
     await until(lambda: bool(r.llm.calls) and r.llm.calls[0].hops == hop)
-    await clock.advance_until(lambda: bool(REGISTRY.get_sample_value("lighttts_pool_failures_total", labels)))
+    await clock.advance_until(lambda: failures() > before)
 
 
 async def test_repeated_audio_is_dropped() -> None:

@@ -30,8 +30,8 @@ from tests.support.llm import (
 )
 
 LIMITS = {
-    "silent_after": {"decode_silence_seconds": 1.0},
-    "stand_still_after": {"decode_silence_seconds": 100.0, "decode_stall_seconds": 1.0},
+    "silent_after": {"decode_silence_seconds": 1.0, "decode_frozen_seconds": 0},
+    "stand_still_after": {"decode_silence_seconds": 100.0, "decode_stall_seconds": 1.0, "decode_frozen_seconds": 0},
 }
 """Seconds of the test's clock after which a worker that stops in mid-sentence is given up."""
 
@@ -42,8 +42,9 @@ async def give_up(lossy: DecodeWorker, after: int, clock: ManualClock) -> None:
     def failures() -> float:
         return metric("lighttts_pool_failures_total", pool="decode", worker=lossy.address, reason="stalled")
 
+    before = failures()  # of an earlier test, whose worker had the same port
     await until(lambda: bool(lossy.calls) and lossy.calls[0].audio_messages == after)
-    await clock.advance_until(lambda: failures() > 0)
+    await clock.advance_until(lambda: failures() > before)
 
 
 async def first_worker(workers: list[DecodeWorker], llm: Llm) -> DecodeWorker:

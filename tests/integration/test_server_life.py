@@ -357,8 +357,9 @@ def test_metrics_are_served_and_sigterm_ends_the_process_with_0(tmp_path: Path) 
     costs.write_text(json.dumps({"step_s": 0.001, "step_s_per_sequence": 0, "prefill_s_per_token": 0}))
     ports = free_ports(1).llm
     port, metrics_port = ports.grpc, ports.metrics
-    flags = ("--port", str(port), "--metrics-port", str(metrics_port), "--drain-notice-seconds", "0")
-    flags += ("--drain-grace-seconds", "3600")  # the health watch below continues, and must not delay the end
+    # The health watch below continues, and must not delay the end.
+    draining = ("--drain-notice-seconds", "0", "--drain-grace-seconds", "3600")
+    flags = ("--port", str(port), "--metrics-port", str(metrics_port), *draining)
     line, environment = command("llm", *flags, "--llm-backend", "simulated", "--llm-cost-file", str(costs))
     with subprocess.Popen(line, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
         try:

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from services.common.checkpoint.chunk_plan import ChunkPlan
-from services.common.checkpoint.model_dir import open_model_dir
 from services.decode.engine.backends import Hop, HopAudio
 from services.decode.engine.hops import HopPolicy
 from services.decode.engine.scheduler import EngineLimits, Stream, deadline, pick, ready_jobs
@@ -30,7 +29,7 @@ from services.decode.flow.programs import BLOCKS, CudaGraphs, Programs, Shapes
 from services.decode.flow.solver import Start
 from tests.unit.decode import decode_support as support
 
-MODEL = open_model_dir(support.ROOT / "tests" / "data" / "cosyvoice2-mini")
+MODEL = support.mini()
 MOST_STREAMS = 16
 LONGEST_PROMPT = 750
 """Tokens of the longest prompt that the encode service accepts (30 s)."""
@@ -60,10 +59,13 @@ class NoComputation(TorchBackend):
         self.flow._program(hops, [after for _, after in kv_states if after], Start(mel, mel, mel[:, 0], mel))
         return mel
 
-    def _vocode(self, hops: Sequence[Hop], mels: Sequence[Tensor]) -> list[HopAudio | Exception]:
+    def _vocode(
+        self, hops: Sequence[Hop], mels: Sequence[Tensor], totals: Sequence[Tensor]
+    ) -> tuple[list[float], list[HopAudio | Exception]]:
         record = ResumeRecord(ChunkPlan(), 0, 0, 0, 0, np.zeros((0, 80), np.float32), np.zeros(0))
         samples = [np.zeros(self.format.frame_samples * mel.shape[0], np.float32) for mel in mels]
-        return [HopAudio(hop.state.vocoder.emitted, one, record) for hop, one in zip(hops, samples, strict=True)]
+        audio = [HopAudio(hop.state.vocoder.emitted, one, record) for hop, one in zip(hops, samples, strict=True)]
+        return [0.0] * len(hops), [*audio]
 
 
 @cache

@@ -15,7 +15,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import structlog
@@ -26,11 +25,12 @@ from benchmarks.floor import Clock, clock_of
 from cli.model.recognition import RATE
 from cli.model.verify import SENTENCES, Pipeline
 from gateway.utterance.words import UtteranceWords
-from lighttts.v1 import audio_pb2, llm_pb2
+from lighttts.v1 import audio_pb2, encode_pb2, llm_pb2
 from services.common.checkpoint.model_dir import ModelDir, open_model_dir
 from services.common.engine.shell import FailedEvent
 from services.encode.text.pieces import Piece, TextRequest
 from services.encode.text.text_encoder import SentenceEncoder
+from services.encode.text.words import WordIds
 from services.encode.voice.features import resample
 from services.llm.engine.layout import Prompt
 from services.llm.engine.scheduler import EngineLimits, Scheduler
@@ -73,10 +73,8 @@ class TimedPipeline(Pipeline):
         return tokens, words
 
 
-def _message(word: Any) -> Any:
-    from lighttts.v1 import encode_pb2
-
-    return encode_pb2.EncodedWord(**word._asdict())
+def _message(word: WordIds) -> encode_pb2.EncodedWord:
+    return encode_pb2.EncodedWord(first_id=word.first_id, ids=word.ids, start=word.start, end=word.end)
 
 
 class Recogniser:

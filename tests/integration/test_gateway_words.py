@@ -81,19 +81,6 @@ async def test_positions_count_the_samples_of_the_answer(rate: int) -> None:
         assert [word.first_sample for word in words] == [round(per_character * word.text_offset) for word in words]
 
 
-async def test_trimmed_silence_moves_the_words() -> None:
-    """An id of 57 gives silence in the fake voice with this seed, so the first word begins with the sound."""
-    async with rig() as r:
-        whole = await speak(r, "a. b.")
-        trimmed = await speak(r, "a. b.", audio=audio_pb2.AudioOutput(encoding=audio_pb2.AUDIO_ENCODING_PCM_F32LE))
-        samples_of = [sum(len(chunk.pcm) // 4 for chunk in chunks(events)) for events in (whole, trimmed)]
-        removed = samples_of[0] - samples_of[1]
-        assert removed >= 0
-        first, second = finished(trimmed)
-        assert first.first_sample == max(0, finished(whole)[0].first_sample - removed)
-        assert second.first_sample == finished(whole)[1].first_sample - removed
-
-
 async def test_an_encoded_stream_has_the_same_times() -> None:
     async with rig() as r:
         reference = finished(await speak(r))

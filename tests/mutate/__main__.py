@@ -30,7 +30,10 @@ LINKED = ("models", "lighttts", "protos", "helm", "docs", "tests/data")
 TARGET = 0.95
 """Smallest share of caught mutations."""
 TIMEOUT_S = 600.0
-"""A mutation whose tests run longer counts as caught: it made something hang."""
+"""Longest time of the tests without a mutation."""
+HANG, SHORTEST_HANG_S = 5.0, 30.0
+"""A mutation whose tests run this many times as long as without it, and longer than this, counts as caught: it made
+something hang."""
 _FAILED = 1
 """pytest's exit status when tests failed; other statuses (no tests, a usage error) are faults of the list."""
 
@@ -101,10 +104,10 @@ class Runner:
         self._process.kill()
         self._process.communicate()
 
-    def passes(self, tests: str) -> bool:
+    def passes(self, tests: str, timeout: float) -> bool:
         """Run tests in the copy; a run without an end does not pass. Raises RuntimeError if they cannot run."""
         arguments = ["-p", "no:cacheprovider", "-q", "-x", *shlex.split(tests)]
-        request = {"arguments": arguments, "timeout": TIMEOUT_S}
+        request = {"arguments": arguments, "timeout": timeout}
         if self._process.stdin is None or self._process.stdout is None:
             raise RuntimeError("the runner has no pipes")
         self._process.stdin.write(json.dumps(request) + "\n")
@@ -116,13 +119,13 @@ class Runner:
         return bool(answer["status"] == 0)
 
 
-def caught(mutation: Mutation, tree: Path, runner: Runner) -> bool:
+def caught(mutation: Mutation, tree: Path, runner: Runner, timeout: float) -> bool:
     """Apply the mutation to the copy, run its tests, undo it. Raises RuntimeError if they cannot run."""
     path = tree / mutation.file
     whole = path.read_text(encoding="utf-8")
     path.write_text(whole.replace(mutation.old, mutation.new), encoding="utf-8")
     try:
-        return not runner.passes(mutation.tests)
+        return not runner.passes(mutation.tests, timeout)
     finally:
         path.write_text(whole, encoding="utf-8")
 
@@ -130,19 +133,22 @@ def caught(mutation: Mutation, tree: Path, runner: Runner) -> bool:
 def run(mutations: list[Mutation], tree: Path, runner: Runner) -> Iterator[tuple[Mutation, str]]:
     """Yield each mutation with `caught`, `SURVIVED` or what is wrong with its entry."""
     sound: dict[str, bool] = {}
+    hang: dict[str, float] = {}
     for mutation in mutations:
         if not mutation.fits(tree):
             yield mutation, "STALE: the text does not stand exactly once in the file"
             continue
         try:
             if mutation.tests not in sound:
-                sound[mutation.tests] = runner.passes(mutation.tests)
+                began = time.monotonic()
+                sound[mutation.tests] = runner.passes(mutation.tests, TIMEOUT_S)
+                hang[mutation.tests] = max(SHORTEST_HANG_S, HANG * (time.monotonic() - began))
                 if not sound[mutation.tests]:
                     sys.stderr.write(f"{mutation.tests} fails without a mutation:\n{runner.output}\n")
             if not sound[mutation.tests]:
                 yield mutation, "STALE: its tests fail without it"
                 continue
-            yield mutation, "caught" if caught(mutation, tree, runner) else "SURVIVED"
+            yield mutation, "caught" if caught(mutation, tree, runner, hang[mutation.tests]) else "SURVIVED"
         except RuntimeError as error:
             yield mutation, f"STALE: {error}"
 

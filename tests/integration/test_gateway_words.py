@@ -21,7 +21,8 @@ WORD, UTTERANCE = audio_pb2.ALIGNMENT_WORD, audio_pb2.ALIGNMENT_UTTERANCE
 
 def config(**fields: Any) -> tts_pb2.SynthesisConfig:
     audio = audio_pb2.AudioOutput(encoding=audio_pb2.AUDIO_ENCODING_PCM_F32LE, keep_leading_silence=True)
-    return tts_pb2.SynthesisConfig(**({"seed": 7, "word_times": True, "audio": audio} | fields))
+    defaults: dict[str, Any] = {"seed": 7, "word_times": True, "audio": audio}
+    return tts_pb2.SynthesisConfig(**(defaults | fields))
 
 
 async def speak(r: Rig, text: str = TEXT, start_sample: int = 0, **fields: Any) -> list[Any]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from typing import TypeAlias
 
 from lighttts.v1 import audio_pb2
 from services.common.errors import Overloaded
 
-Priority = audio_pb2.Urgency.Priority.ValueType
+Priority: TypeAlias = "audio_pb2.Urgency.Priority.ValueType"
 
 
 class RecentRefusal:

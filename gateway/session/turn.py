@@ -84,6 +84,8 @@ class Turn:
         self._text_queue = TextQueue()
         self._latest: str | Boundary = ""
         self._order: ClosableQueue[UtteranceStream | Silence | Flush] = ClosableQueue(ORDER_ITEMS)
+        """The queue of utterances. The audio of each waits in a queue of its own, `UtteranceStream.parts`, because the
+        next utterance is generated while the current one is delivered, and each holds back its own worker."""
         self._utterance_slots = asyncio.Semaphore(1 + UTTERANCES_AHEAD)
         self._utterances = 0
         self._newest: UtteranceStream | None = None

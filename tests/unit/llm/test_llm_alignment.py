@@ -72,8 +72,9 @@ def test_scores_that_say_nothing_leave_the_place(scores: list[float]) -> None:
 
 
 def test_confidence_is_the_share_of_the_attention_around() -> None:
-    assert tuple(follow([0.0, 0.0, 0.0, 0.0], 0, 0)) == (0, pytest.approx(0.25))
-    assert tuple(follow([0.0, 50.0, 0.0], 0, 0)) == (1, pytest.approx(1.0))
+    even, sure = follow([0.0, 0.0, 0.0, 0.0], 0, 0), follow([0.0, 50.0, 0.0], 0, 0)
+    assert (even.position, sure.position) == (0, 1)
+    assert [even.confidence, sure.confidence] == pytest.approx([0.25, 1.0])
 
 
 def requests() -> list[Request]:

@@ -44,3 +44,8 @@ def pytest_collection_finish() -> None:
     """Exclude what exists by now, the libraries and all tests, from garbage collection: it stays until the end."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Let the interpreter free everything at its end; libraries report what is left."""
+    gc.unfreeze()

@@ -20,7 +20,7 @@ class Plan:
     sentences: int = 15000
     rounds: tuple[Round, ...] = (Round(0.6, 0.15), Round(2.0, 0.4), Round(5.0, 1.0))
     seed: int = 1
-    shard: int = 50
+    shard: int = 25
     """Utterances of a shard."""
     held_back: int = 40
     """First utterances of the set, which no stage trains on: tokenizer and language model are measured on them."""

@@ -301,11 +301,8 @@ async def rig(
             patient = {"llm_silence_seconds": LIMIT_SECONDS, "llm_frozen_seconds": 0}
             places = {"http_port": 0, "port": 0, "cosyvoice_port": "off", "voices_dir": stack.enter_context(_folder())}
             options: dict[str, Any] = {"drain_notice_seconds": 0, "refusal_seconds": 0} | places | patient | settings
-            gateway_settings = GatewaySettings(
-                encode_target="static:///" + ",".join(server.address for server in encode_servers),
-                llm_target="static:///" + ",".join(server.address for server in llm_servers),
-                **options,
-            )
+            targets = ["static:///" + ",".join(one.address for one in each) for each in (encode_servers, llm_servers)]
+            gateway_settings = GatewaySettings(encode_target=targets[0], llm_target=targets[1], **options)
             gateway = GatewayService(gateway_settings, clock)
             server = await _serve(stack, gateway, gateway_settings)
             channel = grpc.aio.insecure_channel(server.address, options=[("grpc.max_send_message_length", 64 * 2**20)])

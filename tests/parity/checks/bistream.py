@@ -45,7 +45,7 @@ class _TooEarly(InterleavedText):
 
     def _start_run(self) -> None:
         if self._last is None and len(self._pending) > 1:
-            self._feed(self._pending)
+            self._feed()
             self._state = "decoding"
         else:
             super()._start_run()

@@ -108,7 +108,8 @@ def test_no_file_is_too_long() -> None:
 
 def test_no_folder_holds_too_many_modules() -> None:
     """`__init__` and `__main__` are no choices of a reader who looks for a place."""
-    modules = Counter(path.parent for path in python_files(*SHIPPED, "tools", "training") if not path.stem.startswith("__"))
+    paths = python_files(*SHIPPED, "tools", "training")
+    modules = Counter(path.parent for path in paths if not path.stem.startswith("__"))
     assert not {str(folder.relative_to(ROOT)): n for folder, n in modules.items() if n > LARGEST_FOLDER}
 
 

@@ -1,12 +1,12 @@
-"""Measured prototypes of two faster CPU paths, each compared with the current code in one run.
+"""Measures two faster CPU paths, each beside the code without it in one run.
 
   python -m benchmarks.cpu_prototypes                  the embedded voice
   python -m benchmarks.cpu_prototypes --full-size      the 0.5B layout with random weights
   python -m benchmarks.cpu_prototypes --only llm
 
-These are prototypes for later work: no service uses them, and they cover one stream at a time. `llm_step` runs a decode
-step of the llm as one graph in ONNX Runtime; `estimator_step` runs an Euler step of the decode estimator with rewritten
-operations, and then as one graph. Both print how much faster they are than the current code and how far the results
+The llm's decode step as one graph in ONNX Runtime is the service's own (`LIGHTTTS_LLM_CPU_GRAPH`).
+`estimator_step` is a prototype that no service uses, for one stream at a time: it runs an Euler step of the decode
+estimator with rewritten operations, and then as one graph. Both print how much faster they are and how far the results
 differ. Times are processor time of one thread; variants take turns, and the fastest tenth of the llm's steps and the
 fastest of each estimator hop count, so that other programs on the machine disturb the ratios little.
 """
@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.cpu_prototypes.estimator_step import GraphEstimator, rewritten
-from benchmarks.cpu_prototypes.llm_step import GraphLlmBackend
 from benchmarks.decode import CHUNK, TOKEN_RATE, load_average, made_up_voice, model_directory
 from benchmarks.floor import clock_of
 from benchmarks.llm import TINY, Bench, make_model
@@ -40,7 +39,7 @@ from services.llm.engine.backends import Backend
 from services.llm.engine.scheduler import ScheduledSequence
 from services.llm.model.torch_backend import TorchBackend, TorchOptions
 
-CURRENT = "current code"
+CURRENT = "single operations"
 STATE_BYTES = 6 * 2**30
 ESTIMATORS: dict[str, Callable[[UNet], Estimator]] = {
     CURRENT: lambda network: network,
@@ -63,7 +62,7 @@ class RecordedBackend:
 
 
 def compare_llm(options: argparse.Namespace) -> None:
-    """Decode steps of one sequence, by the current code and as one graph."""
+    """Decode steps of one sequence, by single operations and as one graph."""
     # What benchmarks.llm reads of its own arguments.
     given = argparse.Namespace(
         model_dir=TINY,
@@ -79,11 +78,11 @@ def compare_llm(options: argparse.Namespace) -> None:
     seconds: dict[str, list[float]] = {}
     tokens: dict[str, list[list[int]]] = {}
     benches: dict[str, Bench] = {}
-    for name, kind in ((CURRENT, TorchBackend), ("one ONNX graph", GraphLlmBackend)):
+    for name, cpu_graph in ((CURRENT, False), ("one ONNX graph", True)):
         bench = benches[name] = Bench(model_dir, model, given, 1, clock)
-        bench.backend = kind(model, options=TorchOptions())
+        bench.backend = TorchBackend(model, options=TorchOptions(cpu_graph=cpu_graph))
         bench.backend.reserve(bench.limits.num_blocks, bench.limits.block_size)
-        bench.decode(1, 3)  # exports the graph
+        bench.decode(1, 3)  # the first steps allocate
     for _ in range(options.repeats):
         for name, bench in benches.items():
             backend = bench.backend
@@ -98,7 +97,7 @@ def compare_llm(options: argparse.Namespace) -> None:
         same = sum(mine == theirs for mine, theirs in zip(tokens[name], tokens[CURRENT], strict=True))
         print(
             f"  {name:22} p10 {best * 1e3:7.2f} ms  {fastest[CURRENT] / best:5.2f} x as fast  "
-            f"{same} of {len(tokens[name])} tokens as in the current code",
+            f"{same} of {len(tokens[name])} tokens as with single operations",
             flush=True,
         )
 
@@ -164,7 +163,7 @@ class Variant:
 
 
 def compare_estimator(options: argparse.Namespace) -> None:
-    """Hops of one stream with kept state, by the current code and both prototypes."""
+    """Hops of one stream with kept state, by single operations and both prototypes."""
     lengths = int(options.seconds * TOKEN_RATE), int(options.prompt_seconds * TOKEN_RATE)
     with model_directory(None if options.full_size else TINY) as directory:
         variants = {name: Variant(directory, make) for name, make in ESTIMATORS.items()}
@@ -189,7 +188,7 @@ def arguments() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--only", choices=("llm", "estimator"), help="one of the two prototypes (default: both)")
+    parser.add_argument("--only", choices=("llm", "estimator"), help="one of the two (default: both)")
     parser.add_argument(
         "--full-size", action="store_true", help="0.5B layout, random weights (default: embedded voice)"
     )

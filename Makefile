@@ -92,7 +92,7 @@ full-size: setup protos ## Prove the 0.5B layout: random weights, written, loade
 gpu-check: setup protos ## Check and measure everything that needs a GPU (ARGS="kernel stack"; "--device cpu --tiny" rehearses)
 	@$(BIN)/python -m benchmarks.gpu_check $(ARGS)
 
-voice: setup protos $(TRAINING) $(WORDNET) ## Make the embedded voice, or go on making it (ARGS=--quick: every stage in two minutes; training/README.md)
+voice: setup protos $(TRAINING) $(WORDNET) ## Make the embedded voice, or go on making it (ARGS=--quick: every stage in three minutes; training/README.md)
 	@.tools/training/bin/python -m training $(ARGS)
 
 voice-report: setup protos $(TRAINING) ## Measure a voice with the whole stack (MODEL=models/tiny): recognisers, DNSMOS, work, first audio

@@ -56,4 +56,4 @@ QUICK = replace(
     batch_share=0.3,
     report_sentences=2,
 )
-"""Every stage once, in about two minutes: it shows that the recipe runs and says nothing about quality."""
+"""Every stage once, in about three minutes: it shows that the recipe runs and says nothing about quality."""

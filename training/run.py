@@ -110,7 +110,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
     parser = argparse.ArgumentParser(prog="python -m training", description="Make the embedded voice.")
     parser.add_argument("--work", type=Path, default=DEFAULT, help="folder of all intermediate results")
     parser.add_argument("--wordnet", type=Path, default=WORDNET, help="folder with WordNet's files data.*")
-    parser.add_argument("--quick", action="store_true", help="every stage on a few sentences, in about two minutes")
+    parser.add_argument("--quick", action="store_true", help="every stage on a few sentences, in about three minutes")
     parser.add_argument("--check", action="store_true", help="keep only speech that a recogniser understands")
     parser.add_argument("--stages", default=",".join(STAGES), help="stages to run, separated by commas")
     parser.add_argument("--rounds", type=read_rounds, help="HOURS:EFFORT of each round, for example 0.6:0.12,5:1")

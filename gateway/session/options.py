@@ -195,7 +195,7 @@ def _text_wait(seconds: float) -> float:
 
 
 _SAMPLING_RULES: dict[str, tuple[Callable[[float], bool], str]] = {
-    "temperature": (lambda value: math.isfinite(value) and value >= 0, "0 or more"),
+    "temperature": (lambda value: 0 < value <= 10, "above 0 and at most 10"),
     "top_p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
     "top_k": (lambda value: value >= 1, "1 or more"),
     "max_seconds": (lambda value: math.isfinite(value) and value > 0, "above 0"),

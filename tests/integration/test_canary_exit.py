@@ -20,14 +20,18 @@ from tests.support.llm import TINY, VOICE
 LIMIT_SECONDS = 120
 BROKEN = """
 import sys
-from collections.abc import AsyncIterator
+from pathlib import Path
 from services.common.server import run
 from services.decode.engine.backends import SimulatedBackend
 from services.decode.server import DecodeService
 from services.decode.settings import DecodeSettings
 
+sound, broken = SimulatedBackend.run, Path(sys.argv.pop(1))
+
 def fail(self, hops, beat):
-    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+    if broken.exists():
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+    return sound(self, hops, beat)
 
 SimulatedBackend.run = fail
 settings = DecodeSettings.from_command_line()
@@ -36,9 +40,10 @@ sys.exit(run(lambda: DecodeService(settings), settings, DecodeService.name))
 
 
 async def test_a_process_whose_canary_fails_exits_with_an_error(tmp_path: Path) -> None:
-    costs, ports = tmp_path / "costs.json", free_ports(1).decode[0]
+    costs, broken, ports = tmp_path / "costs.json", tmp_path / "broken", free_ports(1).decode[0]
     costs.write_text(json.dumps({"batch_s": 0.0, "stream_s": 0.0, "frame_s": 0.0}), encoding="utf-8")
     flags = [
+        str(broken),
         "--port",
         str(ports.grpc),
         "--metrics-port",
@@ -54,6 +59,7 @@ async def test_a_process_whose_canary_fails_exits_with_an_error(tmp_path: Path) 
         async with asyncio.timeout(LIMIT_SECONDS), grpc.aio.insecure_channel(f"{HOST}:{ports.grpc}") as channel:
             await channel.channel_ready()
             await _scrape(ports.metrics)  # the process waits for its last scrape only if it had one
+            broken.touch()  # after the hops that a worker measures before it is ready
             call = decode_pb2_grpc.DecodeStub(channel).Decode(_utterance(), wait_for_ready=True)
             end = CallEnd(call)
             try:

@@ -66,7 +66,7 @@ async def test_bad_requests_are_refused_with_what_to_change() -> None:
         ("Hi.", config(prompt=prompt(audio=b"x" * 2_000_001, transcript="hi")), "config.prompt.audio", "shorter"),
         ("Hi.", config(prompt=prompt(audio=b"BAD", transcript="hi")), "prompt.audio", "not audio"),
         ("Hi.", config(sampling=llm_pb2.SamplingOptions(top_p=math.nan)), "config.sampling.top_p", "at most 1"),
-        ("Hi.", config(sampling=llm_pb2.SamplingOptions(temperature=-1)), "config.sampling.temperature", "0 or more"),
+        ("Hi.", config(sampling=llm_pb2.SamplingOptions(temperature=0)), "config.sampling.temperature", "above 0 and"),
         ("Hi.", tts_pb2.SynthesisConfig(format=99), "config.format", "S16LE"),  # type: ignore[arg-type]
         ("Hi.", config(priority=9), "config.priority", "INTERACTIVE"),
     ]

@@ -49,7 +49,7 @@ def test_other_sizes_of_cosyvoice3(tmp_path: Path, capsys: pytest.CaptureFixture
     status, verdicts = run(larger(DATA / "cosyvoice3-mini", tmp_path / "larger"), capsys)
     assert status == 0
     compared = [verdict for name, verdict in verdicts.items() if name.startswith(("flow_", "hift.npz: ", "token2wav"))]
-    assert compared.count("pass") >= 30
+    assert compared.count("pass") >= 25
     assert set(compared) <= {"pass", "absent"}
 
 

@@ -219,8 +219,9 @@ def _attend(  # type: ignore[no-untyped-def]
         keys, values = keys.to(mine.dtype), values.to(mine.dtype)
         most, total, mixed = _weighted(mine, keys, values, seen, scale, most, total, mixed)
 
-    # The new frames, rounded as they are stored. The program whose tile they are stores them.
-    for begin in range(0, length, KEYS):
+    # The new frames, rounded as they are stored. The program whose tile they are stores them. One stage: with more, the
+    # compiler would copy the rows of all heads, which the scales need, to shared memory ahead.
+    for begin in tl.range(0, length, KEYS, num_stages=1):
         new = begin + tl.arange(0, KEYS)
         valid = new < length
         new_at = base + new * q_frame

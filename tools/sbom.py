@@ -20,8 +20,8 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = "light-tts"
-EXTRAS = ("k8s", "redis", "otel")
-"""As in Dockerfiles/build.sh."""
+EXTRAS = ("k8s", "redis", "otel", "models")
+"""Those of the images of all services, as in Dockerfiles/build.sh."""
 
 
 def program() -> str | None:

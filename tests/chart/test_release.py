@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.utils import canonicalize_name
 
 from tests.support.helm import ROOT, VERSIONS, helm
 from tools import sbom
@@ -87,7 +88,7 @@ def test_a_chart_from_a_registry_renders_with_the_images_of_its_release(tmp_path
     assert {values[name]["image"]["registry"].partition(":")[0] for name in ("encode", "gateway")} == {"127.0.0.1"}
     bill = json.loads(next(tmp_path.glob("light-tts-*.cdx.json")).read_text(encoding="utf-8"))
     assert (bill["bomFormat"], bill["metadata"]["component"]["name"]) == ("CycloneDX", "light-tts")
-    listed = {each["name"].lower() for each in bill["components"]}
+    listed = {canonicalize_name(each["name"]) for each in bill["components"]}
     assert {"grpcio", "torch", "pydantic-core", "redis"} <= listed
     assert not {"pytest", "ruff", "mypy", "hypothesis"} & listed
     assert all(each["version"] and each["purl"].startswith("pkg:pypi/") for each in bill["components"])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 import torch
 from hypothesis import settings
 from hypothesis.database import DirectoryBasedExampleDatabase
@@ -38,6 +40,14 @@ class TogetherByFile(LoadFileScheduling):  # type: ignore[misc]  # xdist has no 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
     return TogetherByFile(config, log)
+
+
+@pytest.fixture(autouse=True)
+def default_log() -> Iterator[None]:
+    """Commands that run within the test process configure the log; tests after them read debug lines."""
+    yield
+    if structlog.is_configured():
+        structlog.reset_defaults()
 
 
 def pytest_collection_finish() -> None:

@@ -84,7 +84,7 @@ class Load:
                 self.calls.append(json.loads(line))
 
     async def more(self, calls: int = CALLS_BETWEEN) -> None:
-        """Wait until so many further calls have ended."""
+        """Wait until `calls` further calls have ended."""
         wanted = len(self.calls) + calls
         async with asyncio.timeout(calls * LIMIT_SECONDS):
             while len(self.calls) < wanted:  # noqa: ASYNC110 - another process makes them

@@ -15,7 +15,7 @@ from training.work import Work, write_json
 HELD_OUT = Path(__file__).parents[1] / "data" / "heldout50.txt"
 """The sentences of the report; the training set has none of them."""
 TEMPLATE_EVERY = 4
-"""One sentence in so many comes from a template."""
+"""One sentence of this many comes from a template."""
 
 
 def run(work: Work, plan: Plan, wordnet: Path) -> list[str]:

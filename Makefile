@@ -13,6 +13,9 @@ VARIANT ?= cpu
 ARGS ?=
 # Processes of `make test`; 0 runs all tests in one process, for a debugger.
 WORKERS ?= 2
+# How often a test that failed is run again. `.ci/run` sets 1, so that a race in one test does not stop a change; the
+# summary lists such tests as RERUN, and each of them is a fault to mend.
+RERUNS ?= 0
 # Duration of `make fuzz` (5 if empty) and `make soak` (10 if empty).
 MINUTES ?=
 # The folder of `make parity`: a model directory in official format and its recorded arrays.
@@ -30,6 +33,7 @@ DEBIAN := chromium chromedriver:chromium-driver curl docker-registry npm prometh
 PEERS := .tools/peers/.ready
 # Tests of the chart that measure how soon pods are found: nothing else may run meanwhile.
 PODS := tests/chart/test_runs.py
+AGAIN := --reruns $(RERUNS) -r fER
 # For tests that wait for other programs.
 LONG := -o faulthandler_timeout=1800
 # pytest's exit code when ARGS selects no test of a part.
@@ -69,7 +73,7 @@ run: setup protos ## Start the whole system and leave it serving until Ctrl-C
 # Bytecode is stored even where the environment forbids it, because tests start about a hundred Python processes.
 test: setup protos ## Run the tests that need Python wheels only (ARGS="-k name", ARGS=--cov)
 	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -m "not system" -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
-	    --max-worker-restart 0 $(ARGS)
+	    --max-worker-restart 0 $(AGAIN) $(ARGS)
 
 fuzz: setup protos ## Run the property tests on random examples (MINUTES=5); examples that fail are kept in .hypothesis
 	@$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),5) $(ARGS)
@@ -103,7 +107,7 @@ test-system: debian setup protos $(PEERS) $(TRITON) $(TRAINING) $(WORDNET) ## Ru
 	@$(BUF) lint protos
 	@$(BUF) format --diff --exit-code protos
 	@echo "buf: the protos follow the style guide and its format"
-	@$(BIN)/python -m pytest -m system --ignore=tests/chart $(LONG) $(ARGS)
+	@$(BIN)/python -m pytest -m system --ignore=tests/chart $(LONG) $(AGAIN) $(ARGS)
 
 # No server is left running: the tests start their own, on ports of their own.
 debian:

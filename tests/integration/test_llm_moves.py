@@ -94,11 +94,12 @@ async def test_a_lost_utterance_goes_on_elsewhere(
         spoken = speaking.result()
         await all_free()
         await lossy.calls[0].ended.wait()
-    assert np.array_equal(spoken.samples, audio_of(saved.calls[0].tokens))
-    assert spoken.raw_ids == saved.calls[0].tokens
+    taken = saved.calls[-1]  # a draining worker is left only once another one has accepted a call
+    assert np.array_equal(spoken.samples, audio_of(taken.tokens))
+    assert spoken.raw_ids == taken.tokens
     assert len(spoken.raw_ids) == SPEECH_TOKENS
-    assert bool(saved.calls[0].start.resume_record) == bool(after)
-    assert saved.calls[0].hops[0][0] == 0
+    assert bool(taken.start.resume_record) == bool(after)
+    assert taken.hops[0][0] == 0
     assert [(move.from_worker, move.to_worker, move.reason) for move in spoken.moved] == [
         (lossy.name, saved.name, reason)
     ]

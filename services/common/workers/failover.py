@@ -229,6 +229,25 @@ class Failover:
         self._clear_refusals()
         return True
 
+    @asynccontextmanager
+    async def lease_other(self, current: Lease) -> AsyncGenerator[Lease]:
+        """Lease a worker other than `current` that has not lost the stream. Raises Unavailable at once without one."""
+        async with self._pool.lease(exclude={*self._lost, current.address}, wait_seconds=0) as worker:
+            yield worker
+
+    def record_refusal(self, worker: Lease, loss: WorkerLost) -> None:
+        """Record that a worker other than the current one did not accept the stream, which continues where it is."""
+        self._lost[worker.address] = loss.reason
+        if loss.reason in _FAILURES:
+            worker.report_failure(_FAILURES[loss.reason])
+        log.info(
+            "worker refused a stream",
+            stage=self._stage,
+            peer=worker.address,
+            reason=loss.reason.value,
+            detail=loss.detail,
+        )
+
     @staticmethod
     def _overloaded(stage: str) -> Overloaded:
         return Overloaded(f"every {stage} worker is full; try again shortly", stage=stage)

@@ -24,6 +24,7 @@ from services.common.voices.voice import Voice
 from services.common.workers.budget import FailoverBudget
 from services.common.workers.failover import Failover, LossReason, MovePolicy, WorkerLost, moves_counter
 from services.common.workers.worker_call import ProgressWatch, accepting_state, conversation
+from services.llm.stream.hand_over import handing_over
 from services.llm.stream.next_audio import NextAudio
 
 MOVES = moves_counter("lighttts_llm_decode_moves_total", "decode")
@@ -152,13 +153,11 @@ class DecodeStream:
     async def _converse(self, worker: Lease) -> AsyncGenerator[Event]:
         """Yield one worker's part of the utterance: up to the last audio, or until WorkerLost."""
         call = decode_pb2_grpc.DecodeStub(worker.channel).Decode(metadata=tracing.outgoing())
-        may_give_up = partial(self._failover.may_give_up, worker)
-        freeze = self._failover.freeze_detector(worker)
-        watch = ProgressWatch(self._failover.policy, may_give_up, self._clock, freeze)
         outgoing, draining = _Outgoing(), False
         async with (
+            handing_over(self._failover, worker, self._offer, call.cancel) as hand_over,
             accepting_state(bool(self._record)) as acceptance,
-            conversation(call, self._requests(outgoing), watch) as responses,
+            conversation(call, self._requests(outgoing), self._watch(worker)) as responses,
         ):
             async for response in responses:
                 match response.WhichOneof("response"):
@@ -180,10 +179,38 @@ class DecodeStream:
                             return
                     case "hand_over":
                         draining = True
-                # Without another worker the draining one continues.
                 if draining and self._failover.others_serve(worker):
-                    raise WorkerLost(LossReason.DRAINING)
+                    hand_over.seek()
         raise WorkerLost(LossReason.BROKE_PROTOCOL, "a decode worker ended an utterance before its last audio")
+
+    async def _offer(self, worker: Lease) -> None:
+        """Open the utterance on a worker, and return when it accepts it, before it decodes anything.
+
+        Raises WorkerLost or the worker's refusal otherwise.
+        """
+        call = decode_pb2_grpc.DecodeStub(worker.channel).Decode(metadata=tracing.outgoing())
+        voice_requested = asyncio.Event()
+
+        async def requests() -> AsyncGenerator[decode_pb2.DecodeRequest]:
+            yield decode_pb2.DecodeRequest(start=self._next_start())
+            await voice_requested.wait()
+            yield decode_pb2.DecodeRequest(voice=to_message(self._voice, self._model_id))
+            await asyncio.Event().wait()  # until the call ends
+
+        async with (
+            accepting_state(bool(self._record)),
+            conversation(call, requests(), self._watch(worker)) as responses,
+        ):
+            async for response in responses:
+                if response.HasField("started"):
+                    return
+                voice_requested.set()
+        raise WorkerLost(LossReason.BROKE_PROTOCOL, "a decode worker ended an utterance before it accepted it")
+
+    def _watch(self, worker: Lease) -> ProgressWatch:
+        may_give_up = partial(self._failover.may_give_up, worker)
+        freeze = self._failover.freeze_detector(worker)
+        return ProgressWatch(self._failover.policy, may_give_up, self._clock, freeze)
 
     def _check_end(self, decoded: decode_pb2.DecodedAudio, outgoing: _Outgoing) -> None:
         """Raise WorkerLost if the last audio does not speak all tokens."""
@@ -201,8 +228,8 @@ class DecodeStream:
         self._sample_rate = started.sample_rate or self._sample_rate
         return events
 
-    async def _requests(self, outgoing: _Outgoing) -> AsyncGenerator[decode_pb2.DecodeRequest]:
-        """Yield what has not been sent on this call yet, after every change."""
+    def _next_start(self) -> decode_pb2.DecodeStart:
+        """Return the first message to the next worker: it continues after the last audio."""
         start = decode_pb2.DecodeStart()
         start.CopyFrom(self._start)
         start.resume_record = self._record
@@ -210,6 +237,11 @@ class DecodeStream:
         if self._calls or self._start.urgency.first_audio_target:
             # Time has passed since the target was set, and a worker that continues is due when the listener runs dry.
             start.urgency.first_audio_target = self._due.target_from(self._seconds)
+        return start
+
+    async def _requests(self, outgoing: _Outgoing) -> AsyncGenerator[decode_pb2.DecodeRequest]:
+        """Yield what has not been sent on this call yet, after every change."""
+        start = self._next_start()
         self._calls += 1
         yield decode_pb2.DecodeRequest(start=start)
         while True:

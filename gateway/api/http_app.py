@@ -11,13 +11,18 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from gateway.api import page
 from gateway.api.common.body import TEXT_BYTES, BodyLimit, BodyLimits
-from gateway.api.common.errors import add_error_handlers, error_response
+from gateway.api.common.errors import ELEVENLABS_SPEECH, add_error_handlers, error_response
 from gateway.api.common.middleware import RequestId, RequestLine
+from gateway.api.common.websocket import error_frame
 from gateway.api.cosyvoice import http as cosyvoice_http
+from gateway.api.elevenlabs import http as elevenlabs
+from gateway.api.elevenlabs import voices as elevenlabs_voices
+from gateway.api.elevenlabs import websocket as elevenlabs_websocket
 from gateway.api.lighttts import batch as lighttts_batch
 from gateway.api.lighttts import http as lighttts
 from gateway.api.lighttts import websocket as lighttts_websocket
 from gateway.api.native import lexicon, preview
+from gateway.api.native import websocket as native_websocket
 from gateway.api.openai import consents as openai_consents
 from gateway.api.openai import models as openai_models
 from gateway.api.openai import speech as openai
@@ -49,11 +54,15 @@ def create_app(context: GatewayContext, health: GatewayHealth, authenticator: Au
         [
             lighttts.router(context),
             lighttts_websocket.router(context, bodies),
+            native_websocket.router(context, bodies),
             lighttts_batch.router(context),
             openai.router(context, models),
             openai_models.router(models),
             openai_voices.router(context),
             openai_consents.router(context),
+            elevenlabs.router(context, models),
+            elevenlabs_websocket.router(context, models, bodies),
+            elevenlabs_voices.router(context),
             _health(health),
             preview.router(context),
             lexicon.router(context),
@@ -74,6 +83,7 @@ def _body_limits(settings: GatewaySettings) -> BodyLimits:
     return BodyLimits(
         routes={
             **dict.fromkeys(_TEXT_ROUTES, TEXT_BYTES),
+            ELEVENLABS_SPEECH: TEXT_BYTES,
             **dict.fromkeys((*_FORM_ROUTES, *_UPLOAD_ROUTES), prompt + TEXT_BYTES),
             **dict.fromkeys(_JSON_ROUTES, prompt * 4 // 3 + TEXT_BYTES),  # base64 encodes three bytes as four
         },
@@ -93,7 +103,7 @@ def _application(
         redoc_url=None,
         redirect_slashes=False,
     )
-    refuse = refuser(error_response)
+    refuse = refuser(error_response, error_frame)
     app.add_middleware(
         BodyLimit,
         limits=_body_limits(context.settings),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 from urllib.parse import parse_qsl
@@ -33,6 +34,11 @@ _POLICY_VIOLATION = 1008
 SUBPROTOCOL = "lighttts"
 """The server accepts this one; a browser, which cannot set headers, also offers `lighttts.key.KEY`."""
 _KEY_PROTOCOL = f"{SUBPROTOCOL}.key."
+_KEY_HEADERS = frozenset({"x-api-key", "xi-api-key"})
+"""The second one is that of ElevenLabs' clients."""
+_KEY_IN_MESSAGE = re.compile(r"/v1/text-to-speech/[^/]+/(multi-)?stream-input")
+"""WebSockets of ElevenLabs' API, whose first message may carry the key."""
+_KEY_DUE = "lighttts.key_due"
 
 
 class Authenticator:
@@ -41,6 +47,11 @@ class Authenticator:
     def __init__(self, keys: KeyRing | None) -> None:
         """`keys`: None accepts every request, as the same anonymous caller."""
         self._keys = keys
+
+    @property
+    def required(self) -> bool:
+        """Whether requests need a key."""
+        return self._keys is not None
 
     def caller(self, headers: Iterable[tuple[str, str]], query: str = "") -> Caller:
         """Return the caller. `headers` have lower-case names. Raises Unauthenticated, which names the key's place."""
@@ -54,7 +65,7 @@ class Authenticator:
 def _presented(headers: Iterable[tuple[str, str]]) -> str:
     keys: set[str] = set()
     for name, value in headers:
-        if name == "x-api-key":
+        if name in _KEY_HEADERS:
             keys.add(value.strip())
         elif name == "authorization":
             scheme, _, key = value.strip().partition(" ")
@@ -66,6 +77,16 @@ def _presented(headers: Iterable[tuple[str, str]]) -> str:
     if len(keys) > 1:
         raise Unauthenticated(f"the request carries two different API keys; {HOW}, one of them")
     return keys.pop()
+
+
+def _names_key(headers: Iterable[tuple[str, str]]) -> bool:
+    return any(name in _KEY_HEADERS or name in ("authorization", "sec-websocket-protocol") for name, _ in headers)
+
+
+def key_due(scope: Scope) -> Authenticator | None:
+    """Return what checks the key in the first message of a WebSocket; None if the caller is known already."""
+    due: Authenticator | None = scope.get(_KEY_DUE)
+    return due if due is not None and due.required else None
 
 
 def chosen_protocol(scope: Scope) -> str | None:
@@ -122,6 +143,9 @@ class AuthMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket") and not _open(scope["path"]):
             headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
+            if scope["type"] == "websocket" and _KEY_IN_MESSAGE.fullmatch(scope["path"]) and not _names_key(headers):
+                await self._app({**scope, _KEY_DUE: self._authenticator}, receive, send)
+                return
             offered = scope.get("subprotocols", ())
             headers += [
                 ("x-api-key", name.removeprefix(_KEY_PROTOCOL)) for name in offered if name.startswith(_KEY_PROTOCOL)
@@ -134,8 +158,13 @@ class AuthMiddleware:
         await self._app(scope, receive, send)
 
 
-def refuser(response: Callable[[Request, LightTtsError], Response]) -> Refuse:
-    """Return a function that answers requests and handshakes of WebSockets with an error. `response`: its HTTP form."""
+def refuser(
+    response: Callable[[Request, LightTtsError], Response], frame: Callable[[str, LightTtsError], dict[str, Any]]
+) -> Refuse:
+    """Return a function that answers requests and handshakes of WebSockets with an error.
+
+    `response`: its HTTP form. `frame`: the text frame for a socket of this path.
+    """
 
     async def refuse(error: LightTtsError, scope: Scope, receive: Receive, send: Send) -> None:
         # The handshake of a WebSocket is a request too, and is refused as one.
@@ -143,15 +172,15 @@ def refuser(response: Callable[[Request, LightTtsError], Response]) -> Refuse:
         if scope["type"] == "websocket":
             await receive()  # ASGI: the connect event must be read before the response
         if isinstance(error, Unauthenticated) and chosen_protocol(scope) is not None:
-            await _accept_and_close(error, send)
+            await _accept_and_close(frame(scope["path"], error), send)
         else:
             await answer(scope, receive, send)
 
     return refuse
 
 
-async def _accept_and_close(error: LightTtsError, send: Send) -> None:
+async def _accept_and_close(frame: dict[str, Any], send: Send) -> None:
     """Send the error over the WebSocket and close it: a browser does not show its page why a handshake was refused."""
     await send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL})
-    await send({"type": "websocket.send", "text": json.dumps({"error": error.message})})
+    await send({"type": "websocket.send", "text": json.dumps(frame)})
     await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": ""})

@@ -35,6 +35,11 @@ HTTP = {
     "http.speech": ("/v1/audio/speech", "application/json"),
     "http.cosyvoice": ("/inference_sft", "application/x-www-form-urlencoded"),
 }
+WEBSOCKETS = {
+    "websocket": ("/inference_zero_shot_bistream", '{"finish": true}'),
+    "websocket.conversation": ("/v1/conversation", '{"end": {}}'),
+}
+"""Paths and the messages that end the text."""
 INTERNAL = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS}
 APIS = sorted(path.stem for path in CORPUS.glob("*.txt"))
 LIMIT_SECONDS = 120.0
@@ -93,8 +98,8 @@ async def test_damaged_messages_are_answered(served: Rig, api: str, data: st.Dat
 async def is_answered(r: Rig, api: str, example: Example) -> None:
     try:
         async with asyncio.timeout(LIMIT_SECONDS):
-            if api == "websocket":
-                await websocket(r, example)
+            if api in WEBSOCKETS:
+                await websocket(r, api, example)
             elif api in HTTP:
                 await http(r, api, example)
             else:
@@ -134,13 +139,14 @@ async def http(r: Rig, api: str, example: Example) -> None:
     assert response.status_code < 500, (response.status_code, response.text[:200])
 
 
-async def websocket(r: Rig, example: Example) -> None:
-    url = f"ws://127.0.0.1:{r.gateway.http_port}/inference_zero_shot_bistream"
+async def websocket(r: Rig, api: str, example: Example) -> None:
+    path, end = WEBSOCKETS[api]
+    url = f"ws://127.0.0.1:{r.gateway.http_port}{path}"
     async with connect(url, proxy=None) as socket:
         try:
             for message in example:
                 await socket.send(message if message[:1] not in (b"{", b"[") else message.decode(errors="replace"))
-            await socket.send('{"finish": true}')
+            await socket.send(end)
             await socket.send(b"")  # ends a wait for the prompt's audio
             async for _ in socket:
                 pass

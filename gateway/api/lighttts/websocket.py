@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 from typing import TypeVar
@@ -11,11 +10,11 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect, status
 from pydantic import BaseModel, ValidationError
 
 from gateway import metrics, tasks
-from gateway.api.common.body import TEXT_BYTES
 from gateway.api.common.fields import named_as
 from gateway.api.common.json_body import JsonFields
 from gateway.api.common.options import speech_options
 from gateway.api.common.response import audio_bytes
+from gateway.api.common.websocket import FRAMES_AHEAD, check_text_frame, deadline, receive, refuse
 from gateway.api.lighttts.http import DEFAULT_STYLE, FIELDS, SAMPLE_RATE, pcm, style_of
 from gateway.auth import ticket
 from gateway.auth.authentication import chosen_protocol
@@ -27,11 +26,9 @@ from gateway.session.options import SpeechOptions
 from gateway.session.session import Input, Session, TextInput
 from gateway.settings import GatewaySettings
 from lighttts.v1 import tts_pb2
-from services.common.errors import InvalidInput, LightTtsError, TimedOut
+from services.common.errors import InvalidInput, LightTtsError
 
 API = "websocket"
-FRAMES_AHEAD = 16
-"""Text frames that may wait for the session; beyond that reading stops, which slows the client down."""
 BAD_AUDIO = "audio file format is incorrect"
 
 M = TypeVar("M", bound=BaseModel)
@@ -93,22 +90,13 @@ async def _speak(context: GatewayContext, websocket: WebSocket, options: SpeechO
 
 async def _prompt(websocket: WebSocket, settings: GatewaySettings) -> tuple[StartFrame, bytes]:
     """Receive the first two frames. Raises TimedOut."""
-    async with _deadline(settings.first_message_seconds, "first frame"):
+    async with deadline(settings.first_message_seconds, "first frame"):
         start = _parse(StartFrame, await _receive_text(websocket))
-    async with _deadline(settings.body_seconds, "second frame, the prompt's audio,"):
-        audio = (await _receive(websocket)).get("bytes")
+    async with deadline(settings.body_seconds, "second frame, the prompt's audio,"):
+        audio = await receive(websocket)
     if not isinstance(audio, bytes):
         raise InvalidInput("the second frame must be binary: the whole prompt audio file")
     return start, audio
-
-
-@contextlib.asynccontextmanager
-async def _deadline(seconds: float, what: str) -> AsyncGenerator[None]:
-    try:
-        async with asyncio.timeout(seconds):
-            yield
-    except TimeoutError as error:
-        raise TimedOut(f"the {what} did not arrive within {seconds:g} s") from error
 
 
 def _options(context: GatewayContext, start: StartFrame, audio: bytes) -> SpeechOptions:
@@ -141,19 +129,11 @@ async def _each(inputs: ClosableQueue[Input]) -> AsyncGenerator[Input]:
         yield item
 
 
-async def _receive(websocket: WebSocket) -> dict[str, bytes | str | None]:
-    message = await websocket.receive()
-    if message["type"] == "websocket.disconnect":
-        raise WebSocketDisconnect(message.get("code", status.WS_1006_ABNORMAL_CLOSURE))
-    return dict(message)
-
-
 async def _receive_text(websocket: WebSocket) -> str:
-    text = (await _receive(websocket)).get("text")
+    text = await receive(websocket)
     if not isinstance(text, str):
         raise InvalidInput('only one frame, the second, is binary; the others are text: {"tts_text": "..."}')
-    if len(text) > TEXT_BYTES:
-        raise InvalidInput(f"a text frame has more than {TEXT_BYTES} characters; send the text in several frames")
+    check_text_frame(text)
     return text
 
 
@@ -168,12 +148,8 @@ def _parse(kind: type[M], text: str) -> M:
 
 async def _refuse(websocket: WebSocket, error: LightTtsError) -> None:
     """Send the error as docs/spec/wire.md defines: bad audio has its own close code, other errors a text frame first."""
-    try:
-        if isinstance(error, InvalidInput) and error.field == FIELDS["audio"]:
-            await websocket.close(status.WS_1003_UNSUPPORTED_DATA, BAD_AUDIO)
-            return
-        await websocket.send_json({"error": error.message})
-        ours = error.http_status >= 500
-        await websocket.close(status.WS_1011_INTERNAL_ERROR if ours else status.WS_1008_POLICY_VIOLATION)
-    except WebSocketDisconnect:
-        return  # the client disconnected before it got the error
+    if not (isinstance(error, InvalidInput) and error.field == FIELDS["audio"]):
+        await refuse(websocket, error)
+        return
+    with contextlib.suppress(WebSocketDisconnect):  # the client disconnected before it got the error
+        await websocket.close(status.WS_1003_UNSUPPORTED_DATA, BAD_AUDIO)

@@ -10,9 +10,17 @@ FOREIGN_VOICES = (
     # OpenAI's, built into its clients and those of compatible servers
     "alloy=,ash=,ballad=,cedar=,coral=,echo=,fable=,marin=,nova=,onyx=,sage=,shimmer=,verse=,"
     # NVIDIA's: defaults of the plugins of LiveKit Agents and Pipecat, and of Riva's older images
-    "Magpie-*=,English-US*=,Chatterbox-*="
+    "Magpie-*=,English-US*=,Chatterbox-*=,"
+    # ElevenLabs': the ready-made voices, among them the defaults of its own client and of LiveKit's plugin
+    "21m00Tcm4TlvDq8ikWAM=,9BWtsMINqrJLrRacOk9x=,CwhRBWXzGAHq8TQ4Fs17=,EXAVITQu4vr4xnSDxMaL=,FGY2WhTYpPnrIDTdsKH5=,"
+    "IKne3meq5aSn9XLyUdCD=,JBFqnCBsd6RMkjVDRZzb=,N2lVS1w4EtoT3dr4eOWO=,SAz9YHcvj6GT2YYXdXww=,TX3LPaxmHKxFdv7VOQHJ=,"
+    "Xb7hH8MSUJpSbSDYk0k2=,XrExE9yKIg1WjnnlVkGX=,bIHbv24MWmeRgasZH58o=,cgSgspJ2msm6clMCkdW9=,cjVigY5qzO86Huf0OWal=,"
+    "hpp4J3VqNfWAUOO0d1Us=,iP95p4xoKVk53GoZ742B=,nPczCjzI2devNBz1zQrb=,onwK4e9ZLuTAKqWW03F9=,pFZP5JQG7iQjIQuC4Bku=,"
+    "pNInz6obpgDQGcFmaJgB=,pqHfZKP75CvOlQylNhV4="
 )
-FOREIGN_MODELS = "tts-1=,tts-1-hd=,gpt-4o-mini-tts=,tts-1-*=,gpt-*-tts=,gpt-*-tts-*=,gpt-audio*=,magpie-tts-*="
+FOREIGN_MODELS = (
+    "tts-1=,tts-1-hd=,gpt-4o-mini-tts=,tts-1-*=,gpt-*-tts=,gpt-*-tts-*=,gpt-audio*=,magpie-tts-*=,eleven_*="
+)
 _WILDCARDS = re.compile(r"[*?\[]")
 
 

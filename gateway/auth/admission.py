@@ -27,7 +27,8 @@ class Admission:
     def __init__(self, max_sessions: int) -> None:
         self._max_sessions = max_sessions
         self._sessions: set[Admitted] = set()
-        self._draining = False
+        self.retiring = asyncio.Event()
+        """Set by `retire`; for connections that outlast their sessions."""
         self._end = 0.0
         """When the grace of a drain has passed, on the loop's clock."""
         self._closed = False
@@ -36,7 +37,7 @@ class Admission:
 
     @property
     def draining(self) -> bool:
-        return self._draining
+        return self.retiring.is_set()
 
     @contextlib.contextmanager
     def admit(self, session: Admitted, *, continues: bool = False) -> Iterator[None]:
@@ -54,7 +55,7 @@ class Admission:
         self._sessions.add(session)
         self._idle.clear()
         metrics.SESSIONS_ACTIVE.inc()
-        if self._draining:
+        if self.draining:
             session.retire()
         try:
             yield
@@ -66,7 +67,7 @@ class Admission:
 
     def retire(self, grace_seconds: float) -> None:
         """Ask the clients of all sessions, also of those that still come, to reconnect elsewhere in a pause."""
-        self._draining = True
+        self.retiring.set()
         self._end = asyncio.get_running_loop().time() + grace_seconds
         for session in list(self._sessions):
             session.retire()

@@ -28,11 +28,17 @@ OTHER_BYTES = 64 * 1024
 @dataclass(frozen=True)
 class BodyLimits:
     routes: Mapping[str, int]
-    """Most bytes of a body by path, without a final slash, for the routes that speak or register voices."""
+    """Most bytes of a body by path, without a final slash, for the routes that speak or register voices. A path that
+    ends in a slash stands for all paths that begin with it."""
     first_seconds: float
     """Longest wait for the first byte."""
     whole_seconds: float
     """Longest time for the whole body."""
+
+    def of(self, path: str) -> int | None:
+        """Return the most bytes of a body, None for a route that needs none."""
+        begins = (limit for route, limit in self.routes.items() if route.endswith("/") and path.startswith(route))
+        return self.routes.get(path.rstrip("/"), next(begins, None))
 
 
 class BodyLimit:
@@ -64,7 +70,7 @@ class BodyLimit:
         try:
             if declared > limit:
                 raise too_large(limit)
-            if scope["path"].rstrip("/") in self._limits.routes:
+            if self._limits.of(scope["path"]) is not None:
                 await self._quotas.check(caller)
             self._budget.check(caller, declared)
         except LightTtsError as error:
@@ -80,7 +86,7 @@ class BodyLimit:
             body.release()
 
     def _limit(self, path: str, content_type: str) -> int:
-        limit = self._limits.routes.get(path.rstrip("/"), OTHER_BYTES)
+        limit = self._limits.of(path) or OTHER_BYTES
         headers = Headers()
         headers["content-type"] = content_type
         urlencoded = headers.get_content_type() == "application/x-www-form-urlencoded"

@@ -19,6 +19,8 @@ from services.common.telemetry import current_request_id
 
 API = "http"
 OPENAI_PREFIX = "/v1/"
+ELEVENLABS_SPEECH = "/v1/text-to-speech/"
+ELEVENLABS_PREFIXES = (ELEVENLABS_SPEECH, "/v1/voices")
 MAX_PROBLEMS = 10
 """Most faults of one form in its answer: a body of a few MB can have a million."""
 
@@ -40,6 +42,17 @@ class OpenAIError(BaseModel):
     """An error in OpenAI's format."""
 
     error: OpenAIErrorDetail
+
+
+class ElevenLabsErrorDetail(BaseModel):
+    status: str = Field(examples=["voice_not_found"])
+    message: str
+
+
+class ElevenLabsError(BaseModel):
+    """An error in ElevenLabs' format."""
+
+    detail: ElevenLabsErrorDetail
 
 
 _DESCRIPTIONS = {
@@ -72,6 +85,7 @@ def _described(model: type[BaseModel]) -> Responses:
 
 MESSAGE_ERRORS = _described(MessageError)
 OPENAI_ERRORS = _described(OpenAIError)
+ELEVENLABS_ERRORS = _described(ElevenLabsError)
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -130,10 +144,25 @@ def _answer(
     request: Request, status: int, message: str, field: str | None, reason: str, headers: dict[str, str]
 ) -> Response:
     shape: BaseModel = MessageError(message=message)
-    if request.url.path.startswith(OPENAI_PREFIX):
+    if request.url.path.startswith(ELEVENLABS_PREFIXES):
+        shape = ElevenLabsError(detail=ElevenLabsErrorDetail(status=elevenlabs_status(reason, field), message=message))
+    elif request.url.path.startswith(OPENAI_PREFIX):
         kind = _OPENAI_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
         shape = OpenAIError(error=OpenAIErrorDetail(message=message, type=kind, param=field, code=reason))
     return JSONResponse(shape.model_dump(), status, headers)
 
 
+def elevenlabs_status(reason: str, field: str | None) -> str:
+    """Return ElevenLabs' word for an error. `reason`: in lower case. `field`: by its name in that API."""
+    return _ELEVENLABS_STATUS.get((reason, field), _ELEVENLABS_STATUS.get((reason, None), reason))
+
+
+_ELEVENLABS_STATUS = {
+    ("not_found", "voice_id"): "voice_not_found",
+    ("not_found", "model_id"): "model_not_found",
+    ("unauthenticated", None): "invalid_api_key",
+    ("quota_exceeded", None): "too_many_concurrent_requests",
+    ("overloaded", None): "system_busy",
+    ("timed_out", None): "input_timeout_exceeded",
+}
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}

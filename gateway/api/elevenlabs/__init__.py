@@ -1,0 +1,1 @@
+"""ElevenLabs' API: what its client and the plugins of LiveKit Agents and Pipecat call."""

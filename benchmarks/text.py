@@ -88,6 +88,14 @@ def sentences(mix: tuple[tuple[tuple[str, ...], int], ...], seed: int) -> Iterat
         )  # fmt: skip
 
 
+def joined(text: list[str], blank: str) -> str:
+    """Join sentences by `blank`, and blocks of Markdown by blank lines, as a model writes them."""
+    block = [sentence[0] in "*#|-" for sentence in text]
+    following = itertools.chain(block[1:], (False,))
+    gaps = ("\n\n" if one or other else blank for one, other in zip(block, following, strict=True))
+    return "".join(sentence + gap for sentence, gap in zip(text, gaps, strict=True))
+
+
 def rate(text: list[str], work: Callable[[list[str]], object]) -> float:
     """Return megabytes (10^6 bytes of UTF-8) a second of processor time, of the best slice."""
     work(text[:SLICE])  # patterns and tables are made at the first use
@@ -110,7 +118,7 @@ def measure(name: str, frontend: TextFrontend, slices: int) -> None:
             frontend.normaliser(clean(sentence), language)
 
     def pieces(text: list[str]) -> None:
-        whole = ("" if chinese else " ").join(text)
+        whole = joined(text, "" if chinese else " ")
         encoder = SentenceEncoder(frontend, len(whole) + 1)
         for start in range(0, len(whole), FRAGMENT):
             for _ in encoder.push(whole[start : start + FRAGMENT]):

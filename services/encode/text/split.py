@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from services.common.checkpoint.model_dir import SplitConfig
 from services.encode.text.words import Word, moved
@@ -19,10 +18,10 @@ _MARKS = {
     for comma_split in (False, True)
 }
 QUOTES = '"”'
+_FINAL_MARKS = TERMINATORS["zh"] + TERMINATORS["en"]
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(NamedTuple):
     """Text to speak and its characters [start, end) in the client's text."""
 
     text: str
@@ -34,7 +33,7 @@ class Span:
 
 def with_final_mark(text: str, language: SplitLanguage) -> str:
     """Return `text` with a final full stop, unless it ends with a mark of either language."""
-    if text[-1:] in TERMINATORS["zh"] + TERMINATORS["en"]:
+    if text[-1:] in _FINAL_MARKS:
         return text
     return text + ("。" if language == "zh" else ".")
 
@@ -93,15 +92,21 @@ class Merger:
         self._count_joined = count_joined or (lambda first, second: count_tokens(first + second))
         self._held: Span | None = None  # complete, but a short last rest may still be joined to it
         self._current: Span | None = None
+        self._current_length = 0
+        self._current_language: SplitLanguage | None = None  # whose rules measured it
 
     def push(self, utterance: Span, language: SplitLanguage) -> list[Span]:
         ready: list[Span] = []
+        length: int | None = None
         if self._current is not None:
             joined = self._joined_length(self._current.text, utterance.text, language)
             if joined > self._config.max_length and self._long_enough(language):
                 ready += self._complete()
+            else:
+                length = joined
         self._current = _join(self._current, utterance)
-        length = self._length(self._current.text, language)
+        length = self._length(self._current.text, language) if length is None else length
+        self._current_length, self._current_language = length, language
         if length >= self._config.max_length and self._long_enough(language):
             ready += self._complete()
         elif self._held is not None and length >= self._config.merge_length:
@@ -126,7 +131,11 @@ class Merger:
         return ready
 
     def _long_enough(self, language: SplitLanguage) -> bool:
-        return self._current is not None and self._length(self._current.text, language) > self._config.min_length
+        if self._current is None:
+            return False
+        if self._current_language != language:
+            return self._length(self._current.text, language) > self._config.min_length
+        return self._current_length > self._config.min_length
 
     def _joined_length(self, first: str, second: str, language: SplitLanguage) -> int:
         return len(first) + len(second) if language == "zh" else self._count_joined(first, second)

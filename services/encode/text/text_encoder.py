@@ -113,7 +113,8 @@ class SentenceEncoder:
         for segment in segments:
             start, end = self._input.translate(segment.start, segment.end)
             for utterance in self._utterances(segment, inside=inside):
-                ready += self._merger.push(replace(utterance, start=start, end=end), self._language)
+                placed_utterance = Span(utterance.text, start, end, utterance.words)
+                ready += self._merger.push(placed_utterance, self._language)
             characters += len(segment.text)
             if characters >= STEP_CHARACTERS:
                 yield self._pieces(ready)

@@ -16,7 +16,8 @@ from services.encode.text.protected import PROTECTED, outside_protected
 
 # Most sentences have no character of interest. The marks that begin a Markdown line are of interest there only.
 _OF_INTEREST = re.compile(
-    r"""[^A-Za-z0-9 ,.;:!?'"()%$/\n+-]|(?:^|\n)[ ]{0,3}(?:[+-] |\d+\) |(?:- ?){3})|\$[A-Za-z][^$]{0,40}\$""",
+    r"""[^A-Za-z0-9 ,.;:!?'"()%$/\n+#-]|#(?![0-9])|(?:^|\n)[ ]{0,3}(?:[+-] |\d+\) |(?:- ?){3})"""
+    r"""|\$[A-Za-z][^$]{0,40}\$""",
 )
 _CHINESE = re.compile(r"[\u4e00-\u9fff。，！？；：、“”‘’《》（）A-Za-z0-9 ,.;:!?'\"%]+")
 

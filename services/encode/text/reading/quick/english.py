@@ -24,7 +24,7 @@ from services.encode.text.reading.words import YEARS, grouped, label, ordinal, s
 _ALLOWED = re.compile(r"[A-Za-z0-9 .,;:!?'\"()’‘“”…$%#/-]*")
 _NUMBER = r"(?:[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?|\d+\.\d+|\d+)"
 _SCAN = re.compile(
-    rf"""(?<!\S)(?:
+    rf"""(?<!\S)(?=[$\#0-9])(?:
     (?P<day>3[01]|[12]\d|[1-9])(?:st|nd|rd|th)?,?[ ](?P<year>[12]\d{{3}})
     | (?P<hour>\d{{1,2}})(?::(?P<minute>[0-5]\d)(?:[ ]?(?P<half>[AaPp][Mm]))?|[ ]?(?P<alone>[AaPp][Mm]))
     | \$(?P<money>(?:[1-9]\d{{0,2}}(?:,\d{{3}})+|\d+)(?:\.\d\d)?)

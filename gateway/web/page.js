@@ -3,8 +3,9 @@
 import { Arrivals } from "/web/arrivals.js";
 import { MelPicture } from "/web/mel.js";
 import { Player } from "/web/player.js";
-import { base64, record, toWav } from "/web/recording.js";
+import { record, toWav } from "/web/recording.js";
 import { SAMPLE_RATE, listVoices, speak } from "/web/speech.js";
+import { SpokenText } from "/web/words.js";
 
 const OWN = "own recording";
 const $ = (id) => document.getElementById(id);
@@ -12,6 +13,7 @@ const seconds = (value) => `${value.toFixed(2)} s`;
 
 const mel = new MelPicture($("mel"), SAMPLE_RATE);
 const arrivals = new Arrivals($("arrivals"));
+const spoken = new SpokenText($("spoken"));
 let player = null;
 let speech = null; // the running request: {abort, started, received, chunks}
 let recorder = null;
@@ -22,7 +24,7 @@ function setStatus(words) {
 }
 
 function showError(error) {
-  if (error?.status === 401) {
+  if (error?.unauthenticated) {
     $("more").open = true; // the field for the key is there
     $("key").focus();
   }
@@ -46,11 +48,11 @@ function showOwn() {
   $("own").hidden = $("voice").value !== OWN;
 }
 
-async function request() {
-  const wanted = { input: $("text").value, model: "", speed: Number($("speed").value) };
-  if ($("voice").value !== OWN) return { ...wanted, voice: $("voice").value };
+function request() {
+  const config = { speed: Number($("speed").value) };
+  if ($("voice").value !== OWN) return [{ ...config, voice_name: $("voice").value }, null];
   if (!prompt) throw new Error("record your voice or choose a file first");
-  return { ...wanted, ref_audio: await base64(prompt), ref_text: $("transcript").value };
+  return [{ ...config, prompt: { transcript: $("transcript").value } }, prompt];
 }
 
 async function start(event) {
@@ -63,15 +65,17 @@ async function start(event) {
   for (const id of ["first", "received", "chunks", "played", "gaps"]) $(id).textContent = "–";
   mel.clear();
   arrivals.clear();
+  spoken.clear($("text").value);
   setStatus("Waiting for the first audio …");
   try {
     player ??= await Player.open(SAMPLE_RATE, progress);
     await player.begin();
-    const wanted = await request();
+    const [config, recording] = request();
     mine.started = performance.now();
-    for await (const samples of speak(wanted, $("key").value, mine.abort.signal)) {
+    for await (const event of speak(config, recording, $("text").value, $("key").value, mine.abort.signal)) {
       if (speech !== mine) return;
-      arrived(mine, samples);
+      if (event.audio) spoken.add(event.audio.words);
+      if (event.samples) arrived(mine, event.samples);
     }
     player.end();
   } catch (error) {
@@ -103,6 +107,7 @@ function progress({ played, gaps, over }) {
   speech.played = played;
   $("played").textContent = seconds(played / SAMPLE_RATE);
   $("gaps").textContent = String(gaps);
+  spoken.play(played);
   if (over) finish("Finished.");
 }
 

@@ -62,13 +62,3 @@ function header(length) {
   view.setUint32(40, 2 * length, true);
   return view.buffer;
 }
-
-/** Returns a Blob's bytes as base64. */
-export function base64(blob) {
-  return new Promise((resolve, reject) => {
-    const reader = new FileReader();
-    reader.onload = () => resolve(reader.result.slice(reader.result.indexOf(",") + 1));
-    reader.onerror = () => reject(reader.error);
-    reader.readAsDataURL(blob);
-  });
-}

@@ -1,49 +1,64 @@
-// The only API that this page uses: OpenAI's, with headerless 16-bit samples, streamed while they are made.
+// The APIs that this page uses: the list of voices, and the WebSocket for speech.
 
 export const SAMPLE_RATE = 24000;
+const AUDIO = { encoding: "AUDIO_ENCODING_PCM_S16LE", sample_rate: SAMPLE_RATE };
 
-function headers(key) {
-  return key ? { authorization: `Bearer ${key}` } : {};
-}
-
-async function refusal(response) {
-  const answer = await response.json().catch(() => ({}));
-  const error = new Error(answer.error?.message ?? `the server answered ${response.status}`);
-  error.status = response.status;
-  return error;
+function problem(words, unauthenticated) {
+  return Object.assign(new Error(words), { unauthenticated });
 }
 
 /** Returns the voices: [{id, name}]. */
 export async function listVoices(key) {
-  const response = await fetch("/v1/audio/voices", { headers: headers(key) });
-  if (!response.ok) throw await refusal(response);
-  return (await response.json()).data;
+  const response = await fetch("/v1/audio/voices", { headers: key ? { authorization: `Bearer ${key}` } : {} });
+  const answer = await response.json().catch(() => ({}));
+  if (response.ok) return answer.data;
+  throw problem(answer.error?.message ?? `the server answered ${response.status}`, response.status === 401);
 }
 
-/** Yields Float32Arrays of samples as they arrive. Aborting `signal` also ends the synthesis on the server. */
-export async function* speak(request, key, signal) {
-  const response = await fetch("/v1/audio/speech", {
-    method: "POST",
-    headers: { "content-type": "application/json", ...headers(key) },
-    body: JSON.stringify({ ...request, response_format: "pcm" }),
-    signal,
-  });
-  if (!response.ok) throw await refusal(response);
-  const reader = response.body.getReader();
-  let half = new Uint8Array(0); // the network may split a sample
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return;
-    const bytes = new Uint8Array(half.length + value.length);
-    bytes.set(half);
-    bytes.set(value, half.length);
-    const whole = bytes.length - (bytes.length % 2);
-    half = bytes.slice(whole);
-    if (whole) yield samples(bytes.buffer, whole);
+/**
+ * Yields the events of the server ({started}, {audio}, {warning} ...), and {samples: Float32Array} after each {audio}.
+ * `recording`: a Blob, if `config` has a prompt. Aborting `signal` also ends the synthesis on the server.
+ */
+export async function* speak(config, recording, text, key, signal) {
+  const address = `${location.protocol.replace("http", "ws")}//${location.host}/v1/conversation`;
+  const socket = new WebSocket(address, key ? ["lighttts", `lighttts.key.${key}`] : ["lighttts"]);
+  const frames = [];
+  let wake = () => {};
+  const take = (frame) => {
+    frames.push(frame);
+    wake();
+  };
+  socket.binaryType = "arraybuffer";
+  socket.onopen = () => {
+    socket.send(JSON.stringify({ config: { ...config, audio: AUDIO, word_times: true } }));
+    if (recording) socket.send(recording);
+    socket.send(JSON.stringify({ text }));
+    socket.send(JSON.stringify({ end: {} }));
+  };
+  socket.onmessage = ({ data }) => take(data);
+  socket.onclose = () => take(null);
+  signal.addEventListener("abort", () => socket.close());
+  try {
+    for (let finished = false; ; ) {
+      while (!frames.length) await new Promise((resolve) => (wake = resolve));
+      const frame = frames.shift();
+      if (frame === null && finished) return;
+      if (frame === null) throw problem("the connection to the server was lost");
+      if (typeof frame !== "string") {
+        if (frame.byteLength) yield { samples: samples(frame) };
+        continue;
+      }
+      const event = JSON.parse(frame);
+      if (event.error) throw problem(event.error.message, event.error.reason === "UNAUTHENTICATED");
+      finished ||= "finished" in event;
+      yield event;
+    }
+  } finally {
+    socket.close();
   }
 }
 
-function samples(buffer, length) {
-  const view = new DataView(buffer, 0, length);
-  return Float32Array.from({ length: length / 2 }, (_, index) => view.getInt16(2 * index, true) / 32768);
+function samples(buffer) {
+  const view = new DataView(buffer);
+  return Float32Array.from({ length: buffer.byteLength / 2 }, (_, index) => view.getInt16(2 * index, true) / 32768);
 }

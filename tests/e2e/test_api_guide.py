@@ -1,4 +1,4 @@
-"""docs/api.md: its first program, its curl commands and the examples that it links run as they stand."""
+"""docs/api.md: its programs, its curl commands and the examples that it links run as they stand."""
 
 from __future__ import annotations
 
@@ -40,17 +40,22 @@ def test_it_links_every_example() -> None:
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_its_first_program_and_the_reflection_example_speak_the_same(stack: Stack, tmp_path: Path) -> None:
-    assert len(PROGRAMS) == 1
+async def test_its_programs_and_the_reflection_example_speak_the_same(stack: Stack, tmp_path: Path) -> None:
+    assert len(PROGRAMS) == 2
     assert PROGRAMS[0].count("\n") <= 15
-    pasted = tmp_path / "pasted.py"
-    pasted.write_text(PROGRAMS[0].replace("127.0.0.1:50050", stack.gateway.address), encoding="utf-8")
-    await run_python(pasted, stack, tmp_path)
+    for number, program in enumerate(PROGRAMS):
+        pasted = tmp_path / f"pasted{number}.py"
+        here = program.replace("127.0.0.1:50050", stack.gateway.address).replace(
+            "ws://127.0.0.1:8080", stack.http_url.replace("http", "ws", 1)
+        )
+        pasted.write_text(here, encoding="utf-8")
+        await run_python(pasted, stack, tmp_path)
     await run_python(ROOT / "examples" / "reflection.py", stack, tmp_path)
     with wave.open(str(tmp_path / "hello.wav")) as spoken:
         assert spoken.getnframes() > spoken.getframerate()
     # The same voice, text and seed.
-    assert (tmp_path / "hello.wav").read_bytes() == (tmp_path / "reflection.wav").read_bytes()
+    hello, *others = ((tmp_path / name).read_bytes() for name in ("hello.wav", "reflection.wav", "socket.wav"))
+    assert others == [hello, hello]
 
 
 @pytest.mark.asyncio(loop_scope="session")

@@ -22,6 +22,7 @@ def check_speaks(page: Page, screenshot: Path) -> None:
     page.until(lambda: len(page.driver.find_elements(By.CSS_SELECTOR, "#voice option")) > 1)
     page.click("speak")
     page.until(lambda: page.level() > AUDIBLE)
+    page.until(lambda: page.driver.find_elements(By.CSS_SELECTOR, "#spoken mark"))  # the word that is played
     seen = page.painted()
     page.until(lambda: "Finished" in page.text("status"))
     assert page.painted() > seen > 0, "the picture grows"
@@ -84,7 +85,7 @@ def main() -> None:
         assert not complaints, complaints
         traffic = " ".join(entry["message"] for entry in page.driver.get_log("performance"))
         fetched = re.findall(r'"url":"((?:https?|wss?)://[^"]+)"', traffic)
-        assert all(address.startswith(url) for address in fetched), fetched
+        assert all(re.sub("^ws", "http", address).startswith(url) for address in fetched), fetched
 
 
 main()

@@ -24,6 +24,7 @@ from services.decode.engine.backends import AudioFormat, Backend, CostModel, Sim
 from services.decode.engine.scheduler import EngineLimits
 from services.decode.engine.torch_backend import Precision, TorchBackend
 from services.decode.estimators.compiled import compile_estimator, use_programs
+from services.decode.estimators.cpu_step import JoinedEstimator, use_cpu_step
 from services.decode.estimators.fused import fused_network
 from services.decode.estimators.tensorrt import tensorrt_estimator
 from services.decode.flow.block_attention import MakeAttention, PlainAttention
@@ -150,6 +151,11 @@ def _warm(
         needed = f"one second of one stream takes {backend.flow.pool.block_bytes / 2**20:.0f} MiB"
         instead = "every hop computes its stream's whole history"
         replaced("decode_state_bytes", instead, f"{needed}, more than is available")
+    if factory is None and _joins_operations(settings, device):
+        try:
+            use_cpu_step(backend.flow)
+        except ValueError as error:
+            replaced("decode_cpu_step", "plain layers", error)
     backend.warm_up()
     if settings.decode_compile:
         try:
@@ -160,6 +166,11 @@ def _warm(
         most = min(largest_batch(settings, device), settings.decode_max_streams)
         _record(settings, backend.flow, most, device)
     return backend
+
+
+def _joins_operations(settings: DecodeSettings, device: torch.device) -> bool:
+    wanted = device.type == "cpu" and settings.decode_cpu_step == "joined" and not settings.decode_compile
+    return wanted and precision_name(settings, device) == "float32"
 
 
 @dataclass(frozen=True)
@@ -263,6 +274,7 @@ def prepare(model: ModelDir, settings: DecodeSettings) -> Path:
     backend = load_backend(settings, model)
     if not isinstance(backend, TorchBackend):
         raise StartError("the simulated backend has nothing to prepare")
-    if settings.decode_backend in ("onnx", "tensorrt") and isinstance(backend.flow.solver.estimator, EstimatorNetwork):
+    own = isinstance(backend.flow.solver.estimator, EstimatorNetwork | JoinedEstimator)
+    if settings.decode_backend in ("onnx", "tensorrt") and own:
         raise StartError(f"{settings.decode_backend} cannot be used here; the log line above states the reason")
     return settings.decode_cache_dir

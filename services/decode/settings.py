@@ -48,6 +48,9 @@ class DecodeSettings(ModelServiceSettings):
     around them."""
     decode_compile: bool = False
     """Fuse the estimator's small operations with torch.compile; needs a C++ compiler on a CPU."""
+    decode_cpu_step: Literal["joined", "plain"] = "joined"
+    """On a CPU in float32: how an Euler step runs. joined: few large operations, which need a second copy of some
+    weights. plain: the layers' own operations, to compare."""
     decode_keep_state: bool = True
     """Keep the states of streams; if off, every hop computes its stream's whole history again."""
     decode_state_bytes: int = Field(default=0, ge=0)

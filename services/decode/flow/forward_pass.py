@@ -8,6 +8,7 @@ padding never changes a valid row, since convolutions are causal and attention i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -87,6 +88,19 @@ def _blocks(numbers: Sequence[Sequence[int]], device: torch.device) -> Tensor | 
     return uploaded(torch.tensor(padded), device)
 
 
+@dataclass(frozen=True)
+class PassTails:
+    """The positions before one convolution's input in a `Pass`."""
+
+    frames: Pass
+    layer: int
+    width: int
+
+    def extend(self, x: Tensor) -> Tensor:
+        """Return `x` [R, N, C] after its rows' tails, [R, width + N, C]; store the new tails."""
+        return self.frames.left(self.layer, x, self.width)
+
+
 class Pass:
     """New positions of S streams: tensors are `[rows * S, padded length, channels]`, the streams innermost.
 
@@ -136,6 +150,10 @@ class Pass:
         for index, length in enumerate(self.lengths):
             tails[:, self._indices.slots_after[index]] = rows[:, index, length : length + width]
         return extended
+
+    def tails(self, layer: int, width: int, x: Tensor) -> PassTails:
+        """What `left` prepends, for a network that extends its inputs later, as `program.FixedContext.tails`."""
+        return PassTails(self, layer, width)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, biases: Sequence[Tensor] | None = None) -> Tensor:
         """Attention of new positions over cached and new ones: q, k, v [R, N, heads, d] -> [R, N, heads * d].

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from services.common.checkpoint.vocoder_config import VocoderConfig
-from services.decode.vocoder.conv import Conv, RepeatUp, zeros_around
+from services.decode.vocoder.conv import Conv, RepeatUp, by_columns, zeros_around
 
 _MAX_MAGNITUDE = 100.0
 
@@ -56,7 +56,7 @@ class ResBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         layers = zip(self.activations1, self.convs1, self.activations2, self.convs2, strict=True)
         for snake1, conv1, snake2, conv2 in layers:
-            x = x + conv2(snake2(conv1(snake1(x))))
+            x = conv2(snake2(conv1(snake1(x)))).add_(x)
         return x
 
 
@@ -69,7 +69,7 @@ def _upsampling(inputs: int, outputs: int, kernel: int, rate: int, *, causal: bo
 def _downsampling(inputs: int, outputs: int, stride: int, *, causal: bool) -> nn.Module:
     """The spectrum at a stage's rate: one of `stride` columns, from twice as many."""
     if stride == 1:
-        return nn.Conv1d(inputs, outputs, 1)
+        return Conv(inputs, outputs, 1, zeros=(0, 0))
     zeros = (stride - 1, 0) if causal else (stride // 2, stride // 2)
     return Conv(inputs, outputs, 2 * stride, stride, zeros=zeros)
 
@@ -129,7 +129,7 @@ class Generator(nn.Module):
     def forward(self, mel: Tensor, source: Tensor) -> Tensor:
         """mel [B, mel, M], source [B, M * hop] -> samples [B, M * hop], clipped to the audio limit."""
         config = self.config
-        spectrum = self.source_spectrum(source)
+        spectrum = by_columns(self.source_spectrum(source))
         x = self.conv_pre(mel)
         kinds = len(config.resblock_kernels)
         last = len(self.ups) - 1
@@ -137,7 +137,7 @@ class Generator(nn.Module):
             x = up(F.leaky_relu(x, config.lrelu_slope))
             if stage == last:
                 x = F.pad(x, (1, 0), mode="reflect")
-            x = x + self.source_resblocks[stage](self.source_downs[stage](spectrum))
+            x = by_columns(x) + self.source_resblocks[stage](self.source_downs[stage](spectrum))
             blocks = self.resblocks[stage * kinds : (stage + 1) * kinds]
             total = blocks[0](x)
             for block in blocks[1:]:

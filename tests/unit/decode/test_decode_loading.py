@@ -20,6 +20,7 @@ from services.common.start_error import StartError
 from services.decode import loading
 from services.decode.engine.backends import AudioFormat, CostModel, Hop, HopAudio, SimulatedBackend
 from services.decode.engine.torch_backend import NonFiniteAudio, Precision, TorchBackend, TorchState
+from services.decode.estimators.cpu_step import JoinedEstimator
 from services.decode.estimators.onnx import onnx_estimator
 from services.decode.estimators.tensorrt import set_precision
 from services.decode.flow.estimator import EstimatorNetwork
@@ -203,6 +204,19 @@ def test_auto_keeps_state_where_it_can(tmp_path: Path) -> None:
     assert loaded(decode_state_bytes=2**30, decode_state_precision="float8").counts().budget_bytes > 0.9 * 2**30
 
 
+@pytest.mark.usefixtures("measured")
+@pytest.mark.parametrize(
+    ("wanted", "kind"),
+    [({}, JoinedEstimator), ({"decode_cpu_step": "plain"}, UNet), ({"decode_precision": "bfloat16"}, UNet)],
+    ids=["by default", "plain", "bfloat16"],
+)
+def test_a_cpu_joins_operations_in_float32(wanted: dict[str, Any], kind: type) -> None:
+    made = loaded(decode_state_bytes=2**28, **wanted)
+    assert isinstance(made.flow.solver.estimator, kind)
+    if made.precision.compute == torch.float32:
+        assert np.abs(speak(made) - speak(support.mini_backend())).max() <= SAME
+
+
 def test_preparing_fills_the_cache(tmp_path: Path) -> None:
     prepare(MODEL, DecodeSettings(decode_backend="onnx", decode_cache_dir=tmp_path / "new"))
     (graph,) = (tmp_path / "new").iterdir()
@@ -251,7 +265,7 @@ def test_an_estimator_that_fails_in_any_way_is_replaced_by_pytorch(
         made = loaded(decode_backend="tensorrt", decode_state_bytes=2**28)
     (line,) = [line for line in lines if line["log_level"] == "warning"]
     assert line["reason"] == "tensorrt failed: the engine was built for another version"
-    assert isinstance(made.flow.solver.estimator, UNet)
+    assert isinstance(made.flow.solver.estimator, JoinedEstimator)
 
 
 class TensorRtFlags:

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from services.common.checkpoint.model_dir import open_model_dir
 from services.common.checkpoint.vocoder_config import VocoderConfig
 from services.common.checkpoint.weights import read_weights
 from services.decode.vocoder.context import layer_bound
+from services.decode.vocoder.conv import Conv, by_columns
 from services.decode.vocoder.hift import InverseStft
 from services.decode.vocoder.stream import Vocoder
 from tests.parity.reference import ReferenceVocoder
@@ -103,3 +105,18 @@ def test_the_inverse_stft_is_torchs_own() -> None:
     real, imaginary = spectrum.chunk(2, dim=1)
     expected = torch.istft(torch.complex(real, imaginary), n_fft, hop, window=torch.hann_window(n_fft))
     assert (InverseStft(n_fft, hop)(spectrum) - expected).abs().max() <= 1e-6
+
+
+@pytest.mark.parametrize(("stride", "dilation", "zeros"), [(1, 3, (6, 6)), (1, 1, (4, 0)), (3, 1, (1, 1))])
+@torch.inference_mode()
+def test_a_convolution_does_not_depend_on_the_order_of_its_input_in_memory(
+    stride: int, dilation: int, zeros: tuple[int, int]
+) -> None:
+    """On a CPU the channels of a column are adjacent; the result equals PyTorch's convolution of one dimension."""
+    generator = torch.Generator().manual_seed(stride)
+    conv, x = Conv(6, 4, 5, stride, dilation, zeros=zeros), torch.randn(2, 6, 40, generator=generator)
+    expected = F.conv1d(F.pad(x, zeros), conv.weight, conv.bias, stride, 0, dilation)
+    made = conv(by_columns(x))
+    assert (made - expected).abs().max() <= 1e-5
+    assert (conv(x) - expected).abs().max() <= 1e-5
+    assert made.mT.is_contiguous(), "the next convolution would copy its input"

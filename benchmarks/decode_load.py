@@ -18,8 +18,13 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks.plot import Curve, line_chart
-from cli.bench import HEADER, Load, Report, Target, largest_held, offer, report, table_row
+from cli.bench.connection import open_api
+from cli.bench.generator import offer
+from cli.bench.load import text_load
+from cli.bench.output import HEADER, line, plot
+from cli.bench.report import Report, Target, report
+from cli.bench.search import largest_held
+from cli.client import Access
 from cli.local.stack import Stack, StackConfig
 from services.decode.engine.backends import CostModel
 
@@ -64,20 +69,20 @@ def main() -> None:
     print(
         f"costs {options.costs.name} divided by {options.speed:g}; p95 of the first audio within {options.target:g} s"
     )
-    curves, held = [], []
+    curves: dict[str, list[Report]] = {}
+    held = []
     for policy in (THEIRS, OURS):
         print(f"{policy.name}\n{HEADER}", flush=True)
         best, loads = asyncio.run(search(policy, options, target))
         held.append(best.offered if best else 0.0)
         print(f"held: {held[-1]:.1f} streams", flush=True)
-        curves.append(Curve(policy.name, [(one.offered, one.p95_first_audio) for one in loads]))
+        curves[policy.name] = loads
     theirs, ours = held
     if theirs:
         print(f"{ours / theirs:.1f} × the streams at a p95 within {options.target:g} s (target: at least 5)")
     print(f"load average {' '.join(f'{load:.1f}' for load in os.getloadavg())} on {os.cpu_count()} cores")
     if options.plot:
-        chart = line_chart(curves, "streams", "p95 of the first audio, seconds", top=2 * options.target)
-        options.plot.write_text(chart, encoding="utf-8")
+        plot(curves, options.plot, top=2 * options.target)
         print(f"wrote {options.plot}")
 
 
@@ -91,7 +96,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--utterances", type=int, default=80, help="least number per load; slow rates then take longer")
     parser.add_argument("--target", type=float, default=0.8, help="largest p95 time to first audio that counts as held")
     parser.add_argument("--within", type=float, default=1.1, help="precision of the search, as a factor")
-    parser.add_argument("--plot", type=Path, help="write a chart of the loads to this file (SVG)")
+    parser.add_argument("--plot", type=Path, help="write a picture of the loads to this file (.svg, .png)")
     return parser.parse_args()
 
 
@@ -99,17 +104,17 @@ async def search(policy: Policy, options: argparse.Namespace, target: Target) ->
     """Return the largest load that one decode worker holds, and all measured loads."""
     loads: list[Report] = []
     with tempfile.TemporaryDirectory(prefix="decode-load-") as temporary:
-        async with Stack(
-            config(Path(temporary), policy, options.costs or COSTS[options.family], options.speed)
-        ) as stack:
-            await offer(
-                stack.gateway.address, Load(TEXT, rate=0.5, seconds=5.0)
-            )  # caches the voice and opens the connections
+        costs = options.costs or COSTS[options.family]
+        async with (
+            Stack(config(Path(temporary), policy, costs, options.speed)) as stack,
+            open_api("grpc", Access(stack.gateway.address)) as api,
+        ):
+            await offer(api, text_load(TEXT, rate=0.5, seconds=5.0))  # caches the voice
 
             async def measure(rate: float) -> Report:
-                load = Load(TEXT, rate, max(options.seconds, options.utterances / rate))
-                loads.append(one := report(load, await offer(stack.gateway.address, load)))
-                print(table_row(one), flush=True)
+                load = text_load(TEXT, rate, max(options.seconds, options.utterances / rate))
+                loads.append(one := report(await offer(api, load)))
+                print(line(one), flush=True)
                 return one
 
             best = await largest_held(measure, target, policy.first_rate * options.speed / 100, options.within)

@@ -33,7 +33,10 @@ from pathlib import Path
 import grpc
 import grpc.aio
 
-from cli.bench import Load, Playback, arrivals, percentile, text_of
+from cli.bench.load import arrivals, text_load
+from cli.bench.playback import Playback
+from cli.bench.prompts import text_of
+from cli.bench.report import percentile
 from cli.local.stack import Stack, StackConfig
 from lighttts.v1 import audio_pb2, tts_pb2, tts_pb2_grpc
 from services.common.errors import LightTtsError, Overloaded, from_rpc_error
@@ -151,7 +154,7 @@ async def measure(
     """Offer `rate` sessions per second for `seconds`."""
     started = time.monotonic()
     text = text_of(sentences)
-    outcomes = await offer(stub, text, arrivals(Load(text, rate, seconds)))
+    outcomes = await offer(stub, text, arrivals(text_load(text, rate, seconds)))
     begin, end = started + WARM_UP * seconds, started + seconds
     goodput = sum(one.delivered(begin, end) for one in outcomes) / (end - begin)
     return Row(sentences, load, outcomes, goodput)

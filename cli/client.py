@@ -75,15 +75,16 @@ class Access:
     def metadata(self) -> tuple[tuple[str, str], ...]:
         return (("authorization", f"Bearer {self.key}"),) if self.key else ()
 
-    def open(self) -> grpc.aio.Channel:
+    def open(self, *options: tuple[str, str | int]) -> grpc.aio.Channel:
         """Return a channel, which connects at its first call. Raises ClientError if `authority` is unreadable."""
         if not self.tls:
-            return grpc.aio.insecure_channel(self.address)
+            return grpc.aio.insecure_channel(self.address, options)
         try:
             trusted = self.authority.read_bytes() if self.authority else None
         except OSError as error:
             raise ClientError(f"cannot read the authority's certificate {self.authority}: {error.strerror}") from error
-        options = (("grpc.ssl_target_name_override", self.name),) if self.name else ()
+        if self.name:
+            options += (("grpc.ssl_target_name_override", self.name),)
         return grpc.aio.secure_channel(self.address, grpc.ssl_channel_credentials(trusted), options)
 
 
@@ -122,7 +123,7 @@ async def speak(
     """
     access = Access.of(server)
     async with access.open() as channel:
-        await _connect(channel, access)
+        await connect(channel, access)
         speech = Speech()
         started = time.monotonic()
         call = tts_pb2_grpc.TextToSpeechStub(channel).StreamingSynthesize(
@@ -137,7 +138,7 @@ async def speak(
                 else:
                     _note(speech, response)
         except grpc.aio.AioRpcError as error:
-            raise _client_error(error, access) from error
+            raise client_error(error, access) from error
         return speech
 
 
@@ -145,14 +146,14 @@ async def check_health(server: str | Access, wait: float = 0.0) -> None:
     """Raise ClientError unless the gateway reports within `wait` seconds that text can be spoken, end to end."""
     access = Access.of(server)
     async with access.open() as channel:
-        await _connect(channel, access)
+        await connect(channel, access)
         stub: Any = health_pb2_grpc.HealthStub(channel)  # its type stubs omit the methods
         until = time.monotonic() + wait
         while True:
             try:
                 answer = await stub.Check(health_pb2.HealthCheckRequest(service=GATEWAY_END_TO_END), timeout=5.0)
             except grpc.aio.AioRpcError as error:
-                raise _client_error(error, access) from error
+                raise client_error(error, access) from error
             if answer.status == health_pb2.HealthCheckResponse.SERVING:
                 return
             if time.monotonic() >= until:
@@ -167,16 +168,17 @@ async def list_voices(server: str | Access) -> tts_pb2.ListVoicesResponse:
     """Return the voices that a gateway offers. Raises ClientError."""
     access = Access.of(server)
     async with access.open() as channel:
-        await _connect(channel, access)
+        await connect(channel, access)
         try:
             return await tts_pb2_grpc.VoicesStub(channel).ListVoices(
                 tts_pb2.ListVoicesRequest(), timeout=30.0, metadata=access.metadata
             )
         except grpc.aio.AioRpcError as error:
-            raise _client_error(error, access) from error
+            raise client_error(error, access) from error
 
 
-async def _connect(channel: grpc.aio.Channel, access: Access) -> None:
+async def connect(channel: grpc.aio.Channel, access: Access) -> None:
+    """Wait until the channel has a connection. Raises ClientError, which says what answers there instead."""
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):
             state = channel.get_state(try_to_connect=True)
@@ -242,7 +244,8 @@ def _note(speech: Speech, response: tts_pb2.StreamingSynthesizeResponse) -> None
         speech.decode_workers = list(response.finished.decode_workers)
 
 
-def _client_error(error: grpc.aio.AioRpcError, access: Access) -> ClientError:
+def client_error(error: grpc.aio.AioRpcError, access: Access) -> ClientError:
+    """Return what a call's error means for a person at the command line."""
     cause = from_rpc_error(error)
     hint = f" (try again in {cause.retry_after:.0f} s)" if cause.retry_after else ""
     kinds = {grpc.StatusCode.RESOURCE_EXHAUSTED: Refused, grpc.StatusCode.UNAVAILABLE: Absent}

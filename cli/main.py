@@ -14,7 +14,7 @@ import typer
 from rich.table import Table
 
 from cli import text_command
-from cli.bench import TEXT, Load, run_loads
+from cli.bench import command as bench_command
 from cli.client import Access, ClientError, check_health, list_voices
 from cli.console import PROGRAM, err, examples, fail, out, run, show_event, show_serving
 from cli.demo import SENTENCE
@@ -239,37 +239,7 @@ def key(name: Annotated[str, typer.Argument(help="Name of the key's holder: lett
     out.print(f"  - name: {name}\n    sha256: {key_hash(made)}", markup=False, soft_wrap=True)
 
 
-@app.command(epilog=examples("bench", "bench --rates 1,2,4 --seconds 60", "bench --rates 1 --find 0.8"))
-def bench(
-    rates: Annotated[str, typer.Option(help="Requests per second; each rate is one load: 0.5,1,2.")] = "0.2,0.5,1",
-    seconds: Annotated[float, typer.Option(min=1.0, help="Duration of each load.")] = 30.0,
-    find: Annotated[
-        float | None,
-        typer.Option(
-            min=0.01,
-            help="Search the largest load, starting at the first of --rates, at which 95% of the first audio arrives "
-            "within this many seconds, no request is refused and at most 1% of the streams have an underrun.",
-        ),
-    ] = None,
-    text: Annotated[str, typer.Option(help="Text of each request.")] = TEXT,
-    voice: Annotated[str | None, typer.Option(help="Voice of the gateway. Default: the gateway's.")] = None,
-    server: Server = "127.0.0.1:50050",
-) -> None:
-    """Send Poisson loads to a running gateway and print what listeners would receive, one line per load."""
-    try:
-        offered = [float(rate) for rate in rates.split(",")]
-    except ValueError as error:
-        fail(f"--rates must be numbers separated by commas, such as 0.5,1,2 ({error})")
-    if min(offered) <= 0:
-        fail("--rates must be above zero")
-    try:
-        asyncio.run(run_loads(server, [Load(text, rate, seconds, voice) for rate in offered], find))
-    except ClientError as error:
-        fail(str(error))
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
-
-
+bench_command.add_to(app)
 model_commands.add_to(app)
 text_command.add_to(app)
 

@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_check.check import Check
-from cli.bench import HEADER, Load, Report, offer, report, table_row
+from cli.bench.connection import open_api
+from cli.bench.generator import offer
+from cli.bench.load import Load
+from cli.bench.output import HEADER
+from cli.bench.output import line as figures
+from cli.bench.prompts import Prompt
+from cli.bench.report import Report, report
+from cli.client import Access
 from cli.demo import SENTENCE
 from cli.local.stack import Stack, StackConfig
 
@@ -20,6 +27,13 @@ MAX_SECONDS = "8"
 """Longest utterance: a random model does not end by itself."""
 START_TIMEOUT_S = 110.0
 LOG_CHARACTERS = 60_000
+_TEXT = (Prompt(SENTENCE),)
+LOADS = (
+    *(Load(_TEXT, seconds=8.0, streams=streams) for streams in (1, 2, 4, 8, 16, 32, 64)),
+    *(Load(_TEXT, seconds=8.0, rate=rate) for rate in (5.0, 10.0, 20.0)),
+)
+"""Closed and open loads, whose figures other servers publish too."""
+TINY_LOADS = (Load(_TEXT, seconds=1.0, streams=1), Load(_TEXT, seconds=3.0, rate=1.0))
 COMPUTING = ("llm", "decode-1")
 """The processes that use the device."""
 
@@ -49,19 +63,18 @@ async def _serve(check: Check, logs: Path) -> None:
     started = time.perf_counter()
     async with Stack(config) as services:
         check.report("all services serve after, s", round(time.perf_counter() - started, 1))
-        for rate, seconds in ((1.0, 6.0), (2.0, 10.0), (4.0, 10.0)) if check.on_gpu else ((1.0, 3.0),):
-            load = Load(SENTENCE, rate, seconds)
-            found = report(load, await offer(services.gateway.address, load))
-            _report_load(check, found)
+        async with open_api("grpc", Access(services.gateway.address)) as api:
+            for load in LOADS if check.on_gpu else TINY_LOADS:
+                _report_load(check, report(await offer(api, load)))
         if check.on_gpu:
             check.report("GPU memory by process", _memory_by_process())
 
 
 def _report_load(check: Check, found: Report) -> None:
-    check.report(f"{found.rate:g} utterances per second", f"{HEADER}\n{table_row(found)}\n")
+    check.report(f"load {found.load}", f"{HEADER}\n{figures(found)}\n")
     spoken = found.asked - found.refused - found.failed
     what = f"{spoken} of {found.asked} spoken, {found.refused} refused. {found.failure}".rstrip(". ")
-    check.expect(f"{found.rate:g} utterances per second: none failed", found.failed == 0 and spoken > 0, what)
+    check.expect(f"load {found.load}: none failed", found.failed == 0 and spoken > 0, what)
 
 
 def _memory_by_process() -> list[str]:

@@ -129,7 +129,7 @@ class Stack:
         openai, websocket = f"{self.http_url}/v1", self.http_url.replace("http", "ws", 1)
         served = [
             (self.gateway.address, "gRPC: light-tts, NVIDIA Riva"),
-            (openai, "OpenAI"),
+            (openai, "OpenAI, ElevenLabs"),
             (self.http_url, "LightTTS, and a test page"),
             (f"{websocket}/inference_zero_shot_bistream", "LightTTS, text word by word"),
         ]

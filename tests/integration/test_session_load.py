@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from benchmarks.sessions import Outcome, offer
-from cli.bench import text_of
+from cli.bench.prompts import text_of
 from gateway.server import GatewayService
 from gateway.settings import GatewaySettings
 from lighttts.v1 import tts_pb2_grpc

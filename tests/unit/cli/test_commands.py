@@ -66,7 +66,24 @@ def test_the_version_is_that_of_the_package() -> None:
 def test_rates_that_are_no_numbers_are_refused_with_an_example() -> None:
     result = runner.invoke(app, ["bench", "--rates", "fast"])
     assert result.exit_code == 1
-    assert "--rates must be numbers separated by commas, such as 0.5,1,2" in result.output
+    assert "--rates must be numbers separated by commas, such as 0.2,0.5,1" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rates", "1", "--streams", "2"], "--rates, --streams and --trace exclude each other"),
+        (["--streams", "1.5"], "--streams must be numbers separated by commas, such as 1,2,4"),
+        (["--streams", "0"], "--streams must be above zero"),
+        (["--streams", "2", "--find", "0.8"], "--find searches open loads"),
+        (["--prompts", "nowhere"], "neither a set of prompts"),
+        (["--trace", "nowhere"], "cannot read the trace nowhere"),
+    ],
+)
+def test_a_load_that_cannot_be_is_refused(arguments: list[str], message: str) -> None:
+    result = runner.invoke(app, ["bench", *arguments])
+    assert result.exit_code == 1
+    assert message in result.output
 
 
 @pytest.mark.parametrize("command", [["say", "Hello."], ["voices"]])

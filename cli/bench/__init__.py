@@ -1,0 +1,1 @@
+"""`light-tts bench`: offers loads to a running server and measures what listeners receive."""

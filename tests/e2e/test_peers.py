@@ -31,6 +31,11 @@ async def test_livekit_s_and_pipecat_s_plugins(stack: Stack, tmp_path: Path) -> 
     await peers.run("-W", "ignore", CHECKS / "check_agents.py", EXAMPLES, folder=tmp_path, **where)
 
 
+async def test_elevenlabs_s_client_and_plugins(stack: Stack, tmp_path: Path) -> None:
+    peers.need()
+    await peers.run("-W", "ignore", CHECKS / "check_elevenlabs.py", folder=tmp_path, http=stack.http_url)
+
+
 async def test_the_page_in_a_browser(stack: Stack, tmp_path: Path) -> None:
     peers.need("chromium", "chromedriver")
     picture = tmp_path / "page.png"

@@ -87,7 +87,8 @@ async def test_fields_reach_the_speech_and_null_means_absent() -> None:
         assert (round(call.start.speed, 1), call.start.style) == (1.2, "calm")
         assert call.start.seed == utterance_seed(7, 0, 0)
         assert r.encode.starts[0].language == "de"
-        absent = dict.fromkeys(("voice_settings", "language_code", "model_id", "seed", "previous_text"))
+        names = ("voice_settings", "language_code", "model_id", "seed", "previous_text")
+        absent: dict[str, Any] = dict.fromkeys(names)
         answer = await speak(r, **absent)
         assert answer.status_code == 200
         assert round(r.llm.calls[-1].start.speed, 1) == 1.0

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 _MASK32 = 0xFFFFFFFF
-_ID_BITS = 20  # speech vocabularies have far fewer ids than 2^20
+ID_BITS = 20
+"""Speech vocabularies have far fewer ids than 2^20."""
+LARGEST_UNIFORM = 1 - 2**-24
 NOT_FINITE = -1
 """Returned instead of an id if the logits contain NaN or infinity."""
 
@@ -126,7 +128,7 @@ def _nucleus(scores: Tensor, top_p: Tensor, top_k: Tensor, max_top_k: int) -> tu
     # The bits of non-negative floats have the order of the numbers; the id in the low bits makes every key unique, so
     # that top-k equals a stable sort on every device.
     descending_ids = size - 1 - torch.arange(size, device=scores.device)
-    keys = (probabilities.view(torch.int32).long() << _ID_BITS) | descending_ids
+    keys = (probabilities.view(torch.int32).long() << ID_BITS) | descending_ids
     ids = keys.topk(min(max_top_k, size), dim=-1).indices
     top = probabilities.gather(1, ids)
     before = torch.cat((torch.zeros_like(top[:, :1]), top.cumsum(dim=-1)[:, :-1]), dim=-1)
@@ -171,7 +173,7 @@ def gumbel(key: Tensor, draw: int, ids: Tensor) -> Tensor:
     """Return standard Gumbel noise [B, K] float32 for row keys [B] and token ids [B, K]."""
     bits = mix32(mix32(key + draw)[:, None] ^ mix32(ids + 1))
     # -log(-log(1 - v)) with v in (0, 1): large values, which decide, come from small v, where float32 is most precise.
-    uniform = ((bits.double() + 0.5) / 2**32).float().clamp(max=1 - 2**-24)
+    uniform = ((bits.double() + 0.5) / 2**32).float().clamp(max=LARGEST_UNIFORM)
     return -torch.log(-torch.log1p(-uniform))
 
 

@@ -16,6 +16,7 @@ from services.common.engine.thread import current_device
 from services.llm.alignment.aligner import Aligner
 from services.llm.engine.backends import NonFiniteLogits
 from services.llm.engine.scheduler import ScheduledSequence
+from services.llm.model.cpu_graph.sampling import sample_rows
 from services.llm.model.decode_program import MAX_STEPS, DecodeProgram, ProgramInput
 from services.llm.model.kernels import PLAIN, StepKernels
 from services.llm.model.kv_cache import KVCache, SequenceInput, build_batch, kv_cache_bytes
@@ -290,6 +291,8 @@ class TorchBackend:
             return []
         rows = [_sampling_row(scheduled) for scheduled in batch]
         banned = self._bans[[self._ban_kind(scheduled.sequence.layout.constraint().allowed) for scheduled in batch]]
+        if self._draw is None and self.device.type == "cpu":
+            return sample_rows(model.logits(hidden), rows, banned)
         sampling = SamplingBatch.of(rows, self.device)
         draw = CounterDraw(sampling) if self._draw is None else self._draw(rows, self.device)
         ids: list[int] = sample(model.logits(hidden), sampling, banned, draw).tolist()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
+from services.llm.model.cpu_graph.sampling import sample_rows
 from services.llm.model.sampling import CounterDraw, SamplingBatch, SamplingRow, gumbel, mix32, ras_sample
 
 CPU = torch.device("cpu")
@@ -78,6 +80,38 @@ def test_a_row_draws_the_same_in_any_batch() -> None:
     together = draw(logits, rows)
     assert together == [draw(logits[i : i + 1], rows[i : i + 1])[0] for i in range(32)]
     assert together == draw(logits.flip(0), rows[::-1])[::-1]
+
+
+@pytest.mark.parametrize("size", [30, 732, 6564])
+def test_a_cpu_draws_the_same_ids_in_fewer_calls(size: int) -> None:
+    """Equal logits, logits that are not finite, lists longer than the vocabulary, banned and repeated ids."""
+    choose, generator = random.Random(size), torch.Generator().manual_seed(size)
+    repeated = 0
+    for batch in (1, 2, 5, 16) * 6:
+        logits = choose.choice([0.5, 2.0, 6.0]) * torch.randn(batch, size, generator=generator)
+        if choose.random() < 0.3:
+            logits = logits.round()
+        if choose.random() < 0.2:
+            logits[choose.randrange(batch), choose.randrange(size)] = choose.choice([math.inf, math.nan, -math.inf])
+        banned = torch.zeros(batch, size, dtype=torch.bool)
+        banned[:, -3:] = choose.random() < 0.8
+        rows = [
+            SamplingRow(
+                seed=choose.getrandbits(64),
+                position=choose.randrange(5000),
+                temperature=choose.choice([1.0, 1.0, 0.7, 1.3]),
+                top_p=choose.choice([0.3, 0.8, 0.95, 1.0]),
+                top_k=choose.choice([1, 25, 50, 10_000]),
+                repeats=choose.choice([1.0, 2.0, math.inf]),
+                window=tuple(choose.choices(likely, k=choose.randrange(11))),
+            )
+            for likely in logits.nan_to_num().topk(5).indices.tolist()
+        ]
+        expected = draw(logits, rows, banned)
+        assert sample_rows(logits.clone(), rows, banned) == expected
+        never = [replace(row, repeats=math.inf) for row in rows]
+        repeated += sum(one != other for one, other in zip(expected, draw(logits, never, banned), strict=True))
+    assert repeated > 5, "the rule against repetition was hardly used"
 
 
 def test_noise_is_standard_gumbel_and_fixed_for_all_time() -> None:

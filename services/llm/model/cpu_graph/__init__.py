@@ -1,1 +1,1 @@
-"""The decode step as one ONNX Runtime graph, for a CPU, where many small operations cost more than their arithmetic."""
+"""The decode step on a CPU, where small calls cost more than their arithmetic: an ONNX Runtime graph, quick draws."""

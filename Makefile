@@ -180,7 +180,7 @@ keep-protos: .venv/.ready ## Keep the protos of this version for the checks of t
 	done; echo "Wrote $(RELEASED)/$$version"
 
 clean: ## Remove everything that was generated, .venv included
-	@rm -rf .venv .tools lighttts build .run gpu_check_out demo.wav *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
+	@rm -rf .venv .tools lighttts build clients/python/build .run gpu_check_out demo.wav *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # pip's words go to a log; people see one line per large download, and the log's end when something fails.
@@ -196,6 +196,8 @@ clean: ## Remove everything that was generated, .venv included
 	  | awk '/Downloading .* MB\)/ { sub(/-[^-]*-[^-]*-[^- ]*\.whl/, ""); sub(/^ */, "  "); print; fflush() } \
 	         /^Installing collected/ { print "  Unpacking"; fflush() }' \
 	  || { tail -n 15 .venv/install.log >&2; echo "Installing failed; the lines above say why." >&2; exit 1; }
+	@# The client, without its own copy of the stubs (clients/python/README.md).
+	@echo "$(CURDIR)/clients/python/src" > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/lighttts_client.pth"
 	@touch $@
 
 lighttts/.made: $(PROTOS) | .venv/.ready

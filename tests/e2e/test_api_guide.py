@@ -25,7 +25,8 @@ async def run_python(program: Path, stack: Stack, folder: Path) -> str:
         sys.executable,
         str(program),
         cwd=folder,
-        env=os.environ | {"LIGHTTTS_SERVER": stack.gateway.address, "PYTHONPATH": str(ROOT)},
+        env=os.environ
+        | {"LIGHTTTS_SERVER": stack.gateway.address, "PYTHONPATH": f"{ROOT}:{ROOT / 'clients/python/src'}"},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )

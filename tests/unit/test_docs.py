@@ -9,11 +9,18 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
-    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("helm/*.md"), *ROOT.glob("models/*/*.md")]
+    [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        *ROOT.glob("helm/*.md"),
+        *ROOT.glob("models/*/*.md"),
+        *ROOT.glob("clients/*/*.md"),
+    ]
 )
 TOP = (
     "benchmarks",
     "cli",
+    "clients",
     "deploy",
     "docs",
     "examples",
@@ -27,7 +34,7 @@ TOP = (
     "training",
 )
 PATH = re.compile(rf"(?:{'|'.join(TOP)})/[\w./-]*")
-CODE = ("services", "gateway", "cli", "tools")
+CODE = ("services", "gateway", "cli", "clients", "tools")
 
 
 def name(page: Path) -> str:

@@ -16,8 +16,9 @@ ROOT = Path(__file__).parents[2]
 SERVICES = ("encode", "llm", "decode")
 LONGEST_FILE = 400
 LARGEST_FOLDER = 14
-SHIPPED = ("services", "gateway", "cli")
-CODE = ("services", "gateway", "cli", "tools", "tests", "benchmarks", "training")
+CLIENT = "clients/python/src"
+SHIPPED = ("services", "gateway", "cli", CLIENT)
+CODE = ("services", "gateway", "cli", "clients", "tools", "tests", "benchmarks", "training")
 
 ENGINE_FOLDERS = {"llm": ("alignment", "engine", "model"), "decode": ("engine", "estimators", "flow", "vocoder")}
 """Everything else in a service translates between gRPC or settings and its engine."""
@@ -96,6 +97,12 @@ def test_engines_import_nothing_but_torch_and_numpy(service: str) -> None:
     assert not wrong
 
 
+def test_the_client_imports_nothing_of_the_server() -> None:
+    allowed = {"grpc", "google", "lighttts", "lighttts_client"} | sys.stdlib_module_names
+    found = {module for path in python_files(CLIENT) for module in imports(path)}
+    assert not {module for module in found if module.split(".")[0] not in allowed}
+
+
 def test_the_engine_shell_imports_the_standard_library_alone() -> None:
     modules = imports(ROOT / "services" / "common" / "engine" / "shell.py")
     assert not [module for module in modules if module.split(".")[0] not in sys.stdlib_module_names]
@@ -127,7 +134,8 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 
 def module_name(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    root = ROOT / CLIENT if path.is_relative_to(ROOT / CLIENT) else ROOT
+    return ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
 
 
 def imported_names(path: Path) -> Iterator[str]:

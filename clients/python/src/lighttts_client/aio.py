@@ -1,0 +1,157 @@
+"""The client for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeVar
+
+import grpc.aio
+
+from lighttts.v1 import tts_pb2, tts_pb2_grpc
+from lighttts_client.call_end import CallEnd
+from lighttts_client.connection import OPTIONS, Connection, voice_messages
+from lighttts_client.conversation import ConversationState, Event
+from lighttts_client.errors import ConnectionLost, from_rpc_error
+from lighttts_client.retry import Retry
+from lighttts_client.speech import SpeechState
+
+if TYPE_CHECKING:
+    from lighttts.v1.audio_pb2 import AudioChunk
+    from lighttts.v1.tts_pb2_grpc import TextToSpeechAsyncStub, VoicesAsyncStub
+
+T = TypeVar("T")
+Sleep = Callable[[float], Awaitable[None]]
+Request = tts_pb2.StreamingSynthesizeRequest
+
+
+class AsyncSpeech(SpeechState):
+    """The speech of one text. Iterate over it once, for chunks of audio; leaving the loop stops the synthesis."""
+
+    def __init__(self, client: AsyncClient, text: str, config: tts_pb2.SynthesisConfig) -> None:
+        super().__init__(text, config, client.retry)
+        self._client = client
+
+    async def __aiter__(self) -> AsyncIterator[AudioChunk]:
+        client = self._client
+        while True:
+            call = client.speech.Synthesize(self.request(), metadata=client.connection.metadata)
+            try:
+                async for response in call:
+                    if (chunk := self.take(response)) is not None:
+                        yield chunk
+                if self.finished is not None:
+                    return
+                delay = self.failed(ConnectionLost("the speech ended before its end"))
+            except grpc.aio.AioRpcError as error:
+                delay = self.failed(from_rpc_error(error))
+            finally:
+                call.cancel()
+            await client.sleep(delay)
+
+    async def read(self) -> bytes:
+        """Return all audio."""
+        return b"".join([chunk.pcm async for chunk in self])
+
+
+class AsyncConversation(ConversationState):
+    """Iterate over it, once, for events; send from any task."""
+
+    def __init__(self, client: AsyncClient, config: tts_pb2.SynthesisConfig) -> None:
+        super().__init__(config, client.retry)
+        self._client = client
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        client = self._client
+        while True:
+            requests: asyncio.Queue[Request | None] = asyncio.Queue()
+            self.open(requests)
+            call = client.speech.StreamingSynthesize(_each(requests), metadata=client.connection.metadata)
+            end = CallEnd(call)
+            try:
+                async for response in call:
+                    if (event := self.take(response)) is not None:
+                        yield event
+                if self.finished is not None:
+                    return
+                delay = self.failed(ConnectionLost("the stream ended before its end"))
+            except grpc.aio.AioRpcError as error:
+                delay = self.failed(from_rpc_error(await end.error(error)))
+            finally:
+                self.close()
+                call.cancel()
+            await client.sleep(delay)
+
+
+class AsyncClient:
+    """A gateway's client for asyncio. Create it on the running loop."""
+
+    def __init__(
+        self, connection: Connection | str | None = None, *, retry: Retry | None = None, sleep: Sleep = asyncio.sleep
+    ) -> None:
+        """`connection`: an address is enough; None takes it from the environment. `sleep` waits before a retry."""
+        self.connection = Connection(connection) if isinstance(connection, str) else connection or Connection()
+        self.retry = retry or Retry()
+        self.sleep = sleep
+        credentials = self.connection.credentials
+        address = self.connection.address
+        self._channel = (
+            grpc.aio.insecure_channel(address, OPTIONS)
+            if credentials is None
+            else grpc.aio.secure_channel(address, credentials, OPTIONS)
+        )
+        self.speech: TextToSpeechAsyncStub = tts_pb2_grpc.TextToSpeechStub(self._channel)
+        self._voices: VoicesAsyncStub = tts_pb2_grpc.VoicesStub(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; running calls end."""
+        await self._channel.close()
+
+    def speak(self, text: str, config: tts_pb2.SynthesisConfig | None = None) -> AsyncSpeech:
+        """Speak a text. The iteration raises LightTtsErrors; a broken connection is resumed at the next sample."""
+        return AsyncSpeech(self, text, config or tts_pb2.SynthesisConfig())
+
+    def conversation(self, config: tts_pb2.SynthesisConfig | None = None) -> AsyncConversation:
+        """Open a conversation; the first iteration makes the call."""
+        return AsyncConversation(self, config or tts_pb2.SynthesisConfig())
+
+    async def list_voices(self) -> tts_pb2.ListVoicesResponse:
+        """Return the voices of the checkpoint and those of the key's owner. Raises LightTtsError."""
+        return await self._retried(
+            lambda: self._voices.ListVoices(tts_pb2.ListVoicesRequest(), metadata=self.connection.metadata)
+        )
+
+    async def register_voice(self, header: tts_pb2.CreateVoiceHeader, audio: bytes) -> tts_pb2.Voice:
+        """Register the voice of a recording, an audio file. Registering it again changes nothing."""
+        response = await self._retried(
+            lambda: self._voices.CreateVoice(voice_messages(header, audio), metadata=self.connection.metadata)
+        )
+        return response.voice
+
+    async def delete_voice(self, voice: str) -> None:
+        """Delete a registered voice, by name or id."""
+        request = tts_pb2.DeleteVoiceRequest(voice=voice)
+        await self._retried(lambda: self._voices.DeleteVoice(request, metadata=self.connection.metadata))
+
+    async def _retried(self, call: Callable[[], Awaitable[T]]) -> T:
+        failures = 0
+        while True:
+            try:
+                return await call()
+            except grpc.aio.AioRpcError as error:
+                failures += 1
+                await self.sleep(self.retry.delay(failures, from_rpc_error(error)))
+
+
+async def _each(requests: asyncio.Queue[Request | None]) -> AsyncGenerator[Request]:
+    while (request := await requests.get()) is not None:
+        yield request

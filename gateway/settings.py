@@ -48,9 +48,10 @@ class GatewaySettings(ServiceSettings):
     """Voice of requests that name none; empty: the checkpoint's first voice."""
     voice_aliases: Annotated[str, AfterValidator(check_rules)] = ""
     """Voices for names that do not exist here, such as alloy=slt,nova=rms,en-*= (empty after = is the default voice);
-    names of OpenAI's and NVIDIA's clients follow as the default voice unless !PATTERN refuses them."""
+    names of OpenAI's, NVIDIA's and ElevenLabs' clients follow as the default voice unless !PATTERN refuses them."""
     model_aliases: Annotated[str, AfterValidator(check_rules)] = ""
-    """Styles for model names of the OpenAI API that do not exist here, by the rules of voice_aliases: tts-1-hd=calm."""
+    """Styles for model names of OpenAI's and ElevenLabs' APIs that do not exist here, by the rules of voice_aliases:
+    tts-1-hd=calm."""
     strict_instructions: bool = False
     """Refuse instructions on how to speak if the checkpoint cannot follow them; otherwise they are ignored, and the
     answer has a warning."""

@@ -23,7 +23,7 @@ from services.common.errors import LightTtsError, Unauthenticated
 
 log = structlog.get_logger(__name__)
 
-HOW = "send it as 'authorization: Bearer KEY' or 'x-api-key: KEY'"
+HOW = "send it as 'authorization: Bearer KEY', 'x-api-key: KEY' or 'xi-api-key: KEY'"
 OPEN_PATHS = frozenset({"/", "/health", "/healthz", "/liveness", "/readiness", "/metrics"})
 """HTTP paths that need no key: probes, metrics, and the page, which has a field for the key."""
 OPEN_PREFIX = "/web/"

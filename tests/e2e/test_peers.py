@@ -9,6 +9,7 @@ import pytest
 from cli.local.stack import Stack
 from gateway.auth.keys import key_hash
 from tests.support import peers
+from tests.support.certificates import Authority
 from tests.support.fake_stages import rig
 from tests.support.peers import CHECKS, EXAMPLES, PROMPT
 
@@ -34,6 +35,18 @@ async def test_livekit_s_and_pipecat_s_plugins(stack: Stack, tmp_path: Path) -> 
 async def test_elevenlabs_s_client_and_plugins(stack: Stack, tmp_path: Path) -> None:
     peers.need()
     await peers.run("-W", "ignore", CHECKS / "check_elevenlabs.py", folder=tmp_path, http=stack.http_url)
+
+
+async def test_elevenlabs_s_client_over_its_websocket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    peers.need()
+    files = Authority(tmp_path / "authority").issue(tmp_path / "tls", "localhost")
+    (tmp_path / "keys.yaml").write_text(f"keys: [{{name: app, sha256: {key_hash('ltts_a-key')}}}]")
+    monkeypatch.setenv("SSL_CERT_FILE", str(files.authority))
+    monkeypatch.setenv("LIGHTTTS_API_KEY", "ltts_a-key")
+    tls = {"public_tls_cert": files.certificate, "public_tls_key": files.key}
+    async with rig(limit_seconds=120, api_keys_file=tmp_path / "keys.yaml", **tls) as r:
+        url = f"https://localhost:{r.gateway.http_port}"
+        await peers.run("-W", "ignore", CHECKS / "check_elevenlabs.py", "realtime", folder=tmp_path, http=url)
 
 
 async def test_the_page_in_a_browser(stack: Stack, tmp_path: Path) -> None:

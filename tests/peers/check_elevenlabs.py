@@ -1,8 +1,8 @@
 """ElevenLabs' own client, and its plugins for LiveKit Agents and Pipecat, against a gateway:
 
-    python check_elevenlabs.py
+    python check_elevenlabs.py [realtime]
 
-They find the gateway by LIGHTTTS_HTTP.
+`realtime`: only the client's WebSocket, which it opens over TLS alone. They find the gateway by LIGHTTTS_HTTP.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import sys
 
 import aiohttp
 import pytest
@@ -17,12 +18,23 @@ from elevenlabs import ElevenLabs, VoiceSettings
 from elevenlabs.core import ApiError
 from livekit.agents.types import USERDATA_TIMED_TRANSCRIPT
 from livekit.plugins import elevenlabs
-from pipecat.frames.frames import EndFrame, ErrorFrame, Frame, TTSAudioRawFrame, TTSSpeakFrame, TTSTextFrame
+from pipecat.frames.frames import (
+    EndFrame,
+    ErrorFrame,
+    Frame,
+    LLMFullResponseEndFrame,
+    LLMFullResponseStartFrame,
+    LLMTextFrame,
+    TTSAudioRawFrame,
+    TTSSpeakFrame,
+    TTSTextFrame,
+)
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.runner import PipelineRunner
 from pipecat.pipeline.task import PipelineTask
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.services.elevenlabs.tts import ElevenLabsHttpTTSService, ElevenLabsTTSService
+from pipecat.services.tts_service import TextAggregationMode
 
 HTTP = os.environ["LIGHTTTS_HTTP"]
 SENTENCES = ("Good morning, Alice.", "Welcome to London.")
@@ -30,8 +42,21 @@ WORDS = " ".join(SENTENCES).split()
 LEAST_BYTES = 8000
 
 
+def check_realtime() -> None:
+    client = ElevenLabs(base_url=HTTP, api_key=os.environ["LIGHTTTS_API_KEY"])
+    speak = client.text_to_speech.convert_realtime
+    words = (f"{word} " for word in WORDS)
+    settings = VoiceSettings(stability=0.5, similarity_boost=0.5)
+    audio = b"".join(speak("slt", text=words, model_id="eleven_flash_v2_5", voice_settings=settings))
+    assert audio[0] == 0xFF
+    pcm = b"".join(speak("slt", text=iter(WORDS), model_id="eleven_flash_v2_5", output_format="pcm_24000"))
+    assert len(pcm) > LEAST_BYTES
+    with pytest.raises(ApiError) as refusal:
+        list(speak("nobody", text=iter(WORDS), model_id="eleven_flash_v2_5"))
+    assert refusal.value.body["error"] == "voice_not_found"
+
+
 def check_client() -> None:
-    """The client without a WebSocket: its `convert_realtime` connects over TLS only."""
     client = ElevenLabs(base_url=HTTP, api_key="none")
     names = {voice.name: voice.voice_id for voice in client.voices.get_all().voices}
     assert "slt" in names, names
@@ -92,10 +117,20 @@ class Listener(FrameProcessor):
         await self.push_frame(frame, direction)
 
 
-async def check_pipecat(service: FrameProcessor) -> None:
+ALONE = [*map(TTSSpeakFrame, SENTENCES)]
+TURN = [
+    LLMFullResponseStartFrame(),
+    *(LLMTextFrame(word + " ") for word in WORDS[:-1]),
+    LLMTextFrame(WORDS[-1]),
+    LLMFullResponseEndFrame(),
+]
+"""An answer of a language model: one context with several sentences."""
+
+
+async def check_pipecat(service: FrameProcessor, frames: list[Frame]) -> None:
     listener = Listener()
     task = PipelineTask(Pipeline([service, listener]))
-    await task.queue_frames([*map(TTSSpeakFrame, SENTENCES), EndFrame()])
+    await task.queue_frames([*frames, EndFrame()])
     await PipelineRunner(handle_sigint=False).run(task)
     assert not listener.errors, listener.errors
     assert listener.seconds > 1
@@ -106,12 +141,19 @@ async def check_pipecat(service: FrameProcessor) -> None:
 async def main() -> None:
     await asyncio.to_thread(check_client)
     await check_livekit()
-    await check_livekit(voice_id="slt", encoding="pcm_24000")
-    await check_pipecat(ElevenLabsTTSService(api_key="none", url=HTTP.replace("http", "ws", 1)))
+    await check_livekit(voice_id="slt", encoding="opus_48000_64")
+    url = HTTP.replace("http", "ws", 1)
+    await check_pipecat(ElevenLabsTTSService(api_key="none", url=url), ALONE)
+    await check_pipecat(ElevenLabsTTSService(api_key="none", url=url), TURN)
+    by_token = ElevenLabsTTSService(api_key="none", url=url, text_aggregation_mode=TextAggregationMode.TOKEN)
+    await check_pipecat(by_token, TURN)
     async with aiohttp.ClientSession() as session:
         settings = ElevenLabsHttpTTSService.Settings(voice="slt")
         service = ElevenLabsHttpTTSService(api_key="none", base_url=HTTP, aiohttp_session=session, settings=settings)
-        await check_pipecat(service)
+        await check_pipecat(service, ALONE)
 
 
-asyncio.run(main())
+if sys.argv[1:] == ["realtime"]:
+    check_realtime()
+else:
+    asyncio.run(main())

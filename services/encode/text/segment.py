@@ -26,6 +26,7 @@ _STOPPED = regex.compile(r"""[.?!。？！…]["”’'»)\]}*_~`」』）】》
 """The end of a text that a pause completes."""
 _ENTITY = regex.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,20});$")
 """`&amp;`, whose mark ends no sentence."""
+_SPACED_RATIO = regex.compile(r"\d :(?: |$)")
 _LONGEST_ENTITY = 24
 _LINE_HEAD = 400
 """Characters of a line that are kept to judge its end."""
@@ -108,6 +109,11 @@ class Segmenter:
             if not following:
                 return None, None
             if following.isdecimal():
+                return None, place + 1
+        if text[place] == ":" and _SPACED_RATIO.match(text, max(0, place - 2)) is not None:  # 3 : 2
+            if len(text) < place + 3 and not final:
+                return None, None
+            if text[place + 2 : place + 3].isdecimal():
                 return None, place + 1
         if text[place] == ";" and _ENTITY.search(text, max(0, place - _LONGEST_ENTITY), place + 1) is not None:
             return None, place + 1

@@ -170,3 +170,22 @@ def test_a_pause_releases_a_sentence_that_ends_in_a_stop(text: str, released: bo
     rest = [*segmenter.push(" Then"), *segmenter.flush()]
     assert "".join(span.text for span in [*spans, *rest]) == text + " Then"
     assert rest[-1].end == len(text) + 5
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Am 3. Oktober war es warm.", 1),
+        ("Bis 3. August bleibt es so.", 1),
+        ("Die 2. Ausgabe entstand im 19. Jahrhundert.", 1),
+        ("The ratio is 3 : 2 today.", 1),
+        ("Er ist 5. Das ist gut.", 2),
+        ("im 25. Thanks for asking.", 2),
+        ("I left at 9. Oktoberfest was over.", 2),
+        ("We met on the 3. August was hot.", 2),
+        ("These are 3: two of them are mine.", 2),
+    ],
+)
+def test_ordinals_of_german_and_ratios_end_no_sentence(text: str, expected: int) -> None:
+    assert len(sentences(text)) == expected
+    assert sentences(*text) == sentences(text)

@@ -44,6 +44,18 @@ STARTERS = words("""
     """)
 """Words that begin a sentence if they are capitalised after an abbreviation."""
 LONGEST_STARTER = 10
+_GERMAN_ARTICLE = regex.compile(r"\b(?:[Dd]er|[Dd]ie|[Dd]as|[Dd]em|[Dd]es|[Zz]um|[Zz]ur|[Vv]om|[Bb]eim) [1-9]\d?$")
+_SHORT_NUMBER = regex.compile(r"(?<![\w.,:/-])(?:[1-9]|[12]\d|3[01])$")
+_IN_GERMAN = regex.compile(r"\b[Ii]m [1-9]\d?$")
+_GERMAN_NOUNS = frozenset(
+    ("Jahrhundert", "Stock", "Kapitel", "Quartal", "Semester", "Bezirk", "Obergeschoss", "Lebensjahr")
+)
+"""Nouns after `im` and an ordinal; "im 25. Thanks" is English."""
+_GERMAN_DAY = regex.compile(r"\b(?:[Aa]m|[Bb]is|[Aa]b|[Ss]eit) [1-9]\d?$")
+_SHARED_MONTHS = frozenset(("April", "August", "September", "November"))
+_GERMAN_NEXT = regex.compile(r" (\p{L}+)")
+_GERMAN_MONTHS = frozenset(("Januar", "Februar", "März", "Mai", "Juni", "Juli", "Oktober", "Dezember"))
+"""Months whose names are no English words; before them stands the number of a day, not the end of a sentence."""
 
 _KNOWN = _LEADING | _BEFORE_NUMBERS | _TRAILING | _BEFORE_LOWER_CASE
 _ROMAN = regex.compile(r"[IVXLC]{1,6}")
@@ -79,7 +91,7 @@ def ends_sentence(text: str, stop: int, *, final: bool = False) -> bool | None:
     """
     word = word_before(text, stop)
     if not word:
-        return True
+        return _after_number(text, stop, final=final)
     follows = _NEXT.match(text, stop + 1)
     blank, after = follows.groups() if follows is not None else ("", "")
     if follows is None or not after:
@@ -89,6 +101,29 @@ def ends_sentence(text: str, stop: int, *, final: bool = False) -> bool | None:
     if _is_blank_line(blank):
         return True
     return _before_word(text, word, after, follows.end(), final=final)
+
+
+def _after_number(text: str, stop: int, *, final: bool) -> bool | None:
+    """Return whether a full stop that is no abbreviation's ends a sentence; that of a German ordinal ends none."""
+    if not text[stop - 1 : stop].isdecimal():
+        return True
+    after_article = _GERMAN_ARTICLE.search(text, max(0, stop - 8), stop) is not None
+    if not after_article and _SHORT_NUMBER.search(text, max(0, stop - 4), stop) is None:
+        return True
+    follows = _GERMAN_NEXT.match(text, stop + 1)
+    if follows is None:  # a line end, a mark or no text yet
+        return None if not final and text[stop + 1 :] in ("", " ") else True
+    if after_article:
+        return False
+    word = follows[1]
+    nouns = _GERMAN_MONTHS
+    if _IN_GERMAN.search(text, max(0, stop - 8), stop) is not None:
+        nouns = _GERMAN_MONTHS | _GERMAN_NOUNS
+    elif _GERMAN_DAY.search(text, max(0, stop - 8), stop) is not None:
+        nouns = _GERMAN_MONTHS | _SHARED_MONTHS
+    if follows.end() == len(text) and not final and any(noun.startswith(word) for noun in nouns):
+        return None
+    return word not in nouns
 
 
 def _before_word(text: str, word: str, after: str, end: int, *, final: bool) -> bool | None:

@@ -18,7 +18,7 @@ def _names(names: str) -> tuple[str, ...]:
 
 
 _GERMAN_CASE = regex.compile(
-    r"\b(?:am|vom|zum|dem|den|des|bis|ab|seit|beim|im|nach|vor)\s+(?:\p{L}+,\s+(?:den|dem)\s+)?$"
+    r"\b(?:am|vom|zum|dem|den|des|bis|ab|seit|beim|im|nach|vor)\s+(?:\p{L}+,\s+(?:den|dem)\s+)?$", regex.IGNORECASE
 )
 _GERMAN_ARTICLE = regex.compile(r"\b(?:der|Der|die|das)\s+$")
 
@@ -110,8 +110,10 @@ def read_dates(text: str, language: str, say: Say) -> str:
 
     text = _ISO.sub(date, _DAY_FIRST.sub(date, text))
     if language == "de":
-        text = _german_days(text, calendar, say)
-    elif language in ("fr", "it", "pt"):
+        text = _german_ordinals(_german_days(text, calendar, say), say)
+    elif language == "fr":
+        text = _french_ordinals(_first_days(text, calendar, say), say)
+    elif language in ("it", "pt"):
         text = _first_days(text, calendar, say)
     return _times(text, language, say)
 
@@ -134,6 +136,34 @@ def _german_days(text: str, calendar: _Calendar, say: Say) -> str:
         day,
         text,
     )
+
+
+def _german_ordinals(text: str, say: Say) -> str:
+    """Read die 2. Ausgabe and im 19. Jahrhundert with an ordinal, and 1990er as a decade."""
+
+    def ordinal(match: Match) -> str:
+        ending = "" if match["article"].lower() in ("der", "die", "das") else "n"
+        return f"{match['article']}{match['blank']}{say(int(match['number']), 'ordinal')}{ending}"
+
+    text = regex.sub(
+        r"\b(?P<article>[Dd]er|[Dd]ie|[Dd]as|[Dd]em|[Dd]en|[Dd]es|[Ii]m|[Aa]m|[Vv]om|[Zz]um|[Zz]ur|[Bb]eim)(?P<blank>\s)"
+        r"(?P<number>[1-9]\d?)\.(?=\s\p{L})",
+        ordinal,
+        text,
+    )
+    return regex.sub(r"(?<![\w.,])([12]\d\d0)er\b", lambda match: f"{say(int(match[1]), 'year')}er", text)
+
+
+def _french_ordinals(text: str, say: Say) -> str:
+    """Read 2e, 3ème, 1er and 1re."""
+
+    def ordinal(match: Match) -> str:
+        number, ending = int(match["number"]), match["ending"]
+        if number == 1:
+            return "première" if ending in ("re", "ère") else "premier" if ending == "er" else match.group()
+        return say(number, "ordinal") if ending in ("e", "ème", "eme") else match.group()
+
+    return regex.sub(r"(?<![\w.,])(?P<number>[1-9]\d{0,2})(?P<ending>e|ème|eme|er|re|ère)\b", ordinal, text)
 
 
 def _first_days(text: str, calendar: _Calendar, say: Say) -> str:

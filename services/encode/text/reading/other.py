@@ -25,6 +25,7 @@ _CELSIUS = {
     "nl": "graden Celsius", "pl": "stopni Celsjusza", "sv": "grader Celsius", "da": "grader celsius",
     "no": "grader celsius", "ru": "градусов Цельсия", "ja": "度", "ko": "도",
 }  # fmt: skip
+_UNSPACED = frozenset(("ja", "zh", "th"))
 _MINUS = {
     "de": "minus", "fr": "moins", "es": "menos", "it": "meno", "pt": "menos", "nl": "min", "pl": "minus", "cs": "minus",
     "sv": "minus", "da": "minus", "no": "minus", "fi": "miinus", "ru": "минус", "uk": "мінус", "tr": "eksi",
@@ -32,15 +33,27 @@ _MINUS = {
 }  # fmt: skip
 _POINT = {"it": "virgola", "vi": "phẩy", "id": "koma", "fa": "ممیز", "ar": "فاصلة"}
 _EURO = {"de": "Euro", "fr": "euros", "es": "euros", "it": "euro", "pt": "euros", "nl": "euro"}
+_ONE_EURO = {"de": "ein Euro", "fr": "un euro", "es": "un euro", "it": "un euro", "pt": "um euro", "nl": "een euro"}
+_CENTS = {"de": " ", "fr": " ", "es": " con ", "it": " e ", "pt": " e ", "nl": " "}
+"""Between the euros and the cents of a sum."""
+_TO = {
+    "de": "bis", "fr": "à", "es": "a", "it": "a", "pt": "a", "nl": "tot", "pl": "do", "sv": "till", "da": "til",
+    "no": "til", "ru": "до", "ja": "から", "ko": "에서",
+}  # fmt: skip
+_HALF = {"de": "ein halb", "fr": "un demi", "es": "un medio", "it": "un mezzo", "pt": "um meio", "nl": "een half"}
+_OVER = {"de": "durch", "fr": "sur", "es": "sobre", "it": "su", "pt": "sobre", "nl": "gedeeld door"}
+_RANGE = regex.compile(r"(\d{1,4})\s?[-–]\s?(\d{1,4})")
+_FRACTION = regex.compile(r"([1-9]\d{0,2})/([1-9]\d{0,2})")
+_TELEPHONE = regex.compile(r"0\d{1,5}(?:[ \u00a0\u202f/-]\d{2,11}){1,5}")
+_DATE = regex.compile(r"\d{1,2}[/-]\d{1,2}[/-]\d{4}")
 _BLANK = "[ \u00a0\u2009\u202f'’]"
 _GROUP = {
     ",": regex.compile(rf"[1-9]\d{{0,2}}(?:(?:\.\d{{3}})+|({_BLANK})\d{{3}}(?:\1\d{{3}})*)(?:,\d+)?|\d+(?:,\d+)?"),
     ".": regex.compile(rf"[1-9]\d{{0,2}}(?:(?:,\d{{3}})+|({_BLANK})\d{{3}}(?:\1\d{{3}})*)(?:\.\d+)?|\d+(?:\.\d+)?"),
 }
-_NUMERAL = (
-    r"(?P<sign>(?<![\w)\]-])[-−])?(?P<number>\d(?:[\d.,' ’\u00a0\u2009\u202f:/-]*\d)?)(?P<mark>\s?%|\s?°\s?C\b|\s?€)?"
-)
-_WRITTEN = regex.compile(_NUMERAL)
+_NUMERAL = r"(?P<sign>(?<![\w)\]-])[-−])?(?P<number>\d(?:(?:[\d.' ’\u00a0\u2009\u202f:/–-]|,(?!\s))*\d)?)"
+_MARK = r"(?P<mark>\s?%|\s?°\s?C\b|\s?€)?"
+_WRITTEN = regex.compile(_NUMERAL + _MARK)
 _SPACED = regex.compile(r"(?![\p{Han}\p{Hiragana}\p{Katakana}])\p{L}")
 """Letters of scripts with blanks between words."""
 _RUNS = regex.compile(r"\d+|\D+")
@@ -92,6 +105,8 @@ def _read(match: regex.Match[str], language: str) -> str:
     decimal = "." if language in _DECIMAL_POINT else ","
     whole = _GROUP[decimal].fullmatch(written)
     words = _number(written, decimal, language) if whole else _parts(written, language)
+    if whole and mark == "€" and not match["sign"]:
+        words, mark = _euros(written, decimal, language, words)
     if words is None:
         return match.group()
     if match["sign"]:
@@ -99,7 +114,7 @@ def _read(match: regex.Match[str], language: str) -> str:
         words = f"{minus} {words}" if minus else f"{match['sign']}{words}"
     said = {"%": _PERCENT, "€": _EURO}.get(mark, _CELSIUS).get(language) if mark else None
     if mark:
-        words += f" {said}" if said else match["mark"]
+        words += f"{'' if language in _UNSPACED else ' '}{said}" if said else match["mark"]
     text, start, end = match.string, match.start(), match.end()
     before = " " if start and _SPACED.match(text[start - 1]) else ""
     after = " " if end < len(text) and _SPACED.match(text[end]) else ""
@@ -118,8 +133,31 @@ def _number(written: str, decimal: str, language: str) -> str | None:
     return f"{words} {point} {' '.join(digit for digit in digits if digit)}"
 
 
+def _euros(written: str, decimal: str, language: str, words: str | None) -> tuple[str | None, str]:
+    """Return the words of a sum of euros and an empty mark, or `words` and the mark if there is no form for it."""
+    whole, _, cents = written.partition(decimal)
+    if language not in _CENTS or len(cents) not in (0, 2):
+        return words, "€"
+    euros = _ONE_EURO[language] if whole == "1" else f"{_number(whole, decimal, language)} {_EURO[language]}"
+    if not cents.strip("0"):
+        return euros, ""
+    return f"{euros}{_CENTS[language]}{_cardinal(cents.lstrip('0'), language)}", ""
+
+
 def _parts(written: str, language: str) -> str | None:
-    """Read each run of digits of a date, a time, a range or a telephone number."""
+    """Read a range, a fraction or a telephone number, or else each run of digits, as of a date or a time."""
+    if (pair := _RANGE.fullmatch(written)) is not None and language in _TO and int(pair[1]) < int(pair[2]):
+        first, last = (_cardinal(digits, language) for digits in pair.groups())
+        blank = "" if language in _UNSPACED else " "
+        return None if first is None or last is None else f"{first}{blank}{_TO[language]}{blank}{last}"
+    if (pair := _FRACTION.fullmatch(written)) is not None and language in _OVER:
+        if written == "1/2":
+            return _HALF[language]
+        return f"{_cardinal(pair[1], language)} {_OVER[language]} {_cardinal(pair[2], language)}"
+    if _TELEPHONE.fullmatch(written) is not None and _DATE.fullmatch(written) is None:
+        blank, comma = ("", "、") if language == "ja" else (" ", ", ")
+        groups = [[_cardinal(digit, language) or digit for digit in run] for run in regex.findall(r"\d+", written)]
+        return comma.join(map(blank.join, groups))
     words = []
     for part in _RUNS.findall(written):
         said = _cardinal(part, language) if part.isdigit() else ", " if part.strip() == "," else " "

@@ -29,6 +29,7 @@ _WEEKDAY = regex.compile(
     r"dated?|born|between)[.,]?\s+(?:the\s+)?$",
     regex.IGNORECASE,
 )
+_SLASHED = regex.compile(r"(?<![\d/.-])(\d{1,2})/(\d{1,2})/(?:\d{4}|\d{2})(?![\d/])")
 _NO_MONTH = regex.compile(r"\s(?:be|have|not|need|also|I|we|you|he|she|they|it)\b")
 _ORDINAL_BEFORE = regex.compile(r"(?:th|first|second|third)\sof\s$")
 _MARKS = {"/": "slash", ".": "dot", "-": "dash"}
@@ -57,6 +58,12 @@ def _iso(match: Match) -> str | None:
     return date(month, match["day"], match["year"]) + (", " if match["time"] else "")
 
 
+def _day_comes_first(text: str) -> bool | None:
+    """Return the order that the dates of a sentence have in common; None if no date shows it, or two differ."""
+    orders = {int(first) > 12 for first, second in _SLASHED.findall(text) if (int(first) > 12) != (int(second) > 12)}
+    return orders.pop() if len(orders) == 1 else None
+
+
 def _numeric(match: Match) -> str | None:
     """Read a date whose order is certain as a date; of others, read the numbers."""
     first, second, mark, years = match["first"], match["second"], match["mark"], match["year"]
@@ -66,6 +73,10 @@ def _numeric(match: Match) -> str | None:
     if not short and not 1000 <= int(years) <= 2999:
         return None
     a, b = int(first), int(second)
+    day_first = _day_comes_first(match.string) if a <= 12 and b <= 12 else None
+    if day_first is not None:
+        day, month = (first, b) if day_first else (second, a)
+        return f"{date(month, day, None)}, {cardinal(years) if short else year(years)}"
     if a <= 12 and b <= 12 and a != b:
         if short and mark == ".":
             return None

@@ -13,6 +13,14 @@ _LONGEST_UNGROUPED = 15
 _PAIRS = {"24/7": "twenty-four seven", "9/11": "nine eleven", "50/50": "fifty fifty", "20/20": "twenty twenty"}
 _SHAPES = frozenset(["16:9", "4:3", "21:9", "16:10", "9:16", "3:2", "18:9"])
 _SUFFIX = r"\d(?:[sS][tT]|[nN][dD]|[rR][dD]|[tT][hH])(?!\w)"
+_OUT_OF = regex.compile(
+    r"\b(?:scor(?:ed?|es|ing)|rat(?:ed?|es|ing)|gave|grade|marked)(?:\s(?:of|is|was|it|him|her|them|us|me|this|that|a))*:?\s$",
+    regex.IGNORECASE,
+)
+_OF = regex.compile(
+    r"\b(?:step|page|part|slide|chapter|day|round|question|lesson|episode|level|phase|attempt|track|module|stage)\s$",
+    regex.IGNORECASE,
+)
 _RUNS = regex.compile(r"\d+|\D")
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
 YEAR_BEFORE = regex.compile(
@@ -56,6 +64,11 @@ def _fraction(match: Match) -> str | None:
         return _PAIRS[pair]
     if match["whole"] is None and (pair == "10/10" or match["over"] == match["under"]):
         return f"{plain(match['over'])} out of {plain(match['under'])}"
+    if match["whole"] is None and int(match["over"]) <= int(match["under"]):
+        before = match.string[max(0, match.start() - 30) : match.start()]
+        joint = " out of " if _OUT_OF.search(before) else " of " if _OF.search(before) else ""
+        if joint:
+            return f"{plain(match['over'])}{joint}{plain(match['under'])}"
     if not is_fraction(match):
         if match["whole"] is not None:
             return f"{plain(match['whole'])} {plain(match['over'])} slash {plain(match['under'])}"
@@ -74,8 +87,10 @@ def _season(match: Match) -> str | None:
 
 def _ratio(match: Match) -> str:
     written = match.group()
-    parts = written.split(":")
-    joint = " to " if written not in _SHAPES and any(len(part) == 1 for part in parts) else " "
+    parts = regex.split(r"\s?:\s?", written)
+    joint = " to " if written not in _SHAPES and any(len(part) == 1 for part in parts[1:]) else " "
+    if len(parts[0]) == 1 and written not in _SHAPES and " " not in written:
+        joint = " to "
     return joint.join(plain(part) for part in parts)
 
 
@@ -207,7 +222,15 @@ RULES = (
         starts="12",
         near="/",
     ),
-    rule("ratio", r"(?<![\w:.,])\d+(?::\d+)+(?![\w:]|[.,]\d)", _ratio, ":", starts=r"\d", when=r"\d:\d", near=":"),
+    rule(
+        "ratio",
+        r"(?<![\w:.,]|:\s)\d+(?:(?::\d+)+|[ ]:[ ]\d+)(?!\w|\s?:|[.,]\d)",
+        _ratio,
+        ":",
+        starts=r"\d",
+        when=r"\d\s?:\s?\d",
+        near=":",
+    ),
     rule(
         "range or score",
         rf"""(?P<sign>{SIGN})?(?<![\w.,-]){number("first")}{END}(?:[-–—−]|[ ][-–—−][ ])

@@ -6,7 +6,9 @@ import unicodedata
 
 import regex
 
+from services.encode.text.reading.english.calendar import MONTHS
 from services.encode.text.reading.rule import Match, rule
+from services.encode.text.reading.words import label
 
 _OPERATORS = {
     "+": "plus", "-": "minus", "−": "minus", "–": "minus", "*": "times", "×": "times", "·": "times", "⋅": "times",
@@ -57,6 +59,13 @@ def _place(match: Match) -> str:
     return f"{name.capitalize() if word[0].isupper() else name} "
 
 
+def _provision(match: Match) -> str:
+    """Read the parts of a provision after each other: Article 5(2)(a) -> Article 5, 2, A."""
+    parts = regex.findall(r"\w+", match["parts"])
+    said = (label(part) if part.isdigit() else part.upper() if len(part) == 1 else part for part in parts)
+    return ", ".join((match["head"], *said))
+
+
 def _with(match: Match) -> str:
     return "without" if match["out"] else "with"
 
@@ -93,6 +102,16 @@ RULES = (
         flags=regex.IGNORECASE,
     ),
     rule("section sign", r"§+\s?", lambda match: "section ", "§"),
+    rule(
+        "parts of a provision",
+        r"\b(?P<head>(?:article|section|rule|clause|regulation|paragraph|schedule|act|title)s?\s\d{1,4}[A-Z]?)"
+        r"(?P<parts>(?:\((?:\d{1,3}|[a-z]{1,4}|[A-Z])\))+)(?!\w)",
+        _provision,
+        "(",
+        when=r"\d[A-Z]?\(",
+        flags=regex.IGNORECASE,
+    ),
+    rule("times a power of ten", r"(?<=\d)\s?[×x*·⋅]\s?(?=10\sto\sthe\spower\sof\b)", lambda match: " times ", "×x*·⋅"),
     rule("paragraph sign", r"¶\s?(?=\d)", lambda match: "paragraph ", "¶"),
     rule("hashtag", r"(?<![\w&#])\#(?=\p{L})", lambda match: "", "#"),
     rule(
@@ -161,6 +180,13 @@ REST = (
     rule("at", r"(?<=\w)\s?@\s?(?=\w)|(?<!\S)@(?!\S)", lambda match: " at ", "@"),
     rule("plus", r"(?<=\w)\+(?![\w+])", lambda match: " plus", "+"),
     rule("plus before a number", r"(?<![\w+])\+(?=\w)", lambda match: "plus ", "+"),
+    rule("per a number", r"(?<=\b(?:cents?|dollars?|euros?|pounds?|pence|yen))/(?=\w)", lambda match: " per ", "/"),
+    rule(
+        "dates from and to",
+        rf"(?<=(?:first|second|third|th))\s[-–—]\s(?=(?:{'|'.join(MONTHS)})\s)",
+        lambda match: " to ",
+        "-–—",
+    ),
     rule("percent sign", r"(?<![\w%])%(?=\s\p{L})", lambda match: "percent", "%"),
     rule(
         "per",

@@ -141,6 +141,38 @@ def _duration(match: Match) -> str:
     return " ".join(parts)
 
 
+_OPENED = regex.compile(r'(?<![^\s(\[—–-])"')
+_CLOSED = regex.compile(r'(?<=[^\s\d(\[—–-])"')
+_MEASURED = regex.compile(r"\s?(?:wide|long|tall|high|deep|thick|by|x|×)\b|[ -](?:diagonal|diameter)")
+_THING = regex.compile(
+    r"[ -](?!(?:he|she|it|they|we|i|you|who|said|says|asked|and|or|but|so|is|was|are|were|to|at|in|on|of|from|for|with|"
+    r"that|which|as|because|if|when|while|the|an?|his|her|my|your|our|their|then|not)\b)[a-z]",
+    regex.IGNORECASE,
+)
+_INCH_MARKS = regex.compile(r"\d[\"”″]")
+_FACTOR = regex.compile(r"(?:[x×]|\bby)\s?$")
+
+
+def quotation_is_open(text: str, end: int, mark: str) -> bool:
+    """Return whether `mark` at `end` may close a quotation that began before."""
+    if mark == "”":
+        return text.count("“", 0, end) > text.count("”", 0, end)
+    return mark == '"' and len(_OPENED.findall(text, 0, end)) > len(_CLOSED.findall(text, 0, end))
+
+
+def _inches(match: Match) -> str | None:
+    """Read 10" as inches, unless the mark may close a quotation."""
+    text, end, value = match.string, match.end(), match["value"]
+    if quotation_is_open(text, match.start(), match["mark"]):
+        return None
+    noun = _THING.match(text, end) is not None and _MEASURED.match(text, end) is None
+    certain = noun or "/" in value or match["mark"] == "″" or len(_INCH_MARKS.findall(text)) > 1
+    if not (certain or _MEASURED.match(text, end) or _FACTOR.search(text, max(0, match.start() - 4), match.start())):
+        return None
+    single = value == "1" or noun or ("/" in value and not regex.search(r"[ -]", value))
+    return f"{value} inch{'' if single else 'es'}"
+
+
 def _feet(match: Match) -> str:
     feet, inches = match["feet"], match["inches"]
     words = f"{cardinal(feet)} {'foot' if feet == '1' else 'feet'}"
@@ -173,6 +205,22 @@ RULES = (
         "KkMB",
         starts=NUMERIC,
         when=r"\d[KkMB]",
+    ),
+    rule(
+        "inches",
+        r"""(?<![\w.,'’′/])(?P<value>\d+(?:\.\d+)?(?:[ -]\d+/\d+|/\d+)?)(?P<mark>["”″])(?!\w)""",
+        _inches,
+        '"”″',
+        starts=r"\d",
+        near='"”″/.',
+    ),
+    rule(
+        "feet before a dimension",
+        r"(?<![\w.,'’′])(?P<feet>\d{1,3})['’′](?P<inches>(?!))?(?=\s(?:tall|wide|long|high|deep|thick|by|x|×)\b)",
+        _feet,
+        "'’′",
+        starts=r"\d",
+        near="'’′",
     ),
     rule(
         "feet and inches without a mark",

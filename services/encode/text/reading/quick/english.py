@@ -18,7 +18,7 @@ from services.encode.text.reading.english.clock import clock
 from services.encode.text.reading.english.identifiers import CODE_WORDS, LABEL_WORDS
 from services.encode.text.reading.english.money import CURRENCIES, sum_words
 from services.encode.text.reading.english.quantities import YEAR_BEFORE, plain
-from services.encode.text.reading.english.units import CERTAIN_UNITS, UNITS
+from services.encode.text.reading.english.units import CERTAIN_UNITS, UNITS, quotation_is_open
 from services.encode.text.reading.words import YEARS, grouped, label, ordinal, spelled, year
 
 _ALLOWED = re.compile(r"[A-Za-z0-9 .,;:!?'\"()’‘“”…$%#/-]*")
@@ -88,6 +88,8 @@ class _Sentence:
         follows = _NEXT.match(self._text, match.end())
         marks, after = follows.groups() if follows is not None else ("", "")
         if after and not (after[0].isalpha() or after[0] in "\"“‘'(" or (after[0].isdigit() and marks)):
+            raise _OtherError
+        if ('"' in marks or "”" in marks) and not quotation_is_open(self._text, match.start(), marks[-1]):  # inches
             raise _OtherError
         month = last.rstrip(_MARKS).lower() in _ALL_MONTHS
         if month and (kind not in ("year", "whole") or last not in _MONTHS):

@@ -119,6 +119,12 @@ class Backend(Protocol):
     def open(self, spec: StreamSpec) -> Any:
         """Return a stream's initial state, or the one that continues `spec.resume`."""
 
+    def begin(self, state: Any, beat: Callable[[], None]) -> None:
+        """Compute what a new stream's first hop needs and does not depend on its tokens: the prompt of its voice.
+
+        If it raises, the state has not changed, and the first hop computes the same.
+        """
+
     def run(self, hops: Sequence[Hop], beat: Callable[[], None]) -> list[HopAudio | Exception]:
         """Run hops of different streams as one batch, and call `beat` repeatedly, which shows progress.
 
@@ -287,6 +293,9 @@ class SimulatedBackend:
             return SimulatedState(spec.seed, spec.plan, prompt, spec.speed, spec.voice)
         record = ResumeRecord.from_bytes(spec.resume)
         return SimulatedState(record.seed, record.plan, prompt, spec.speed, spec.voice, emitted=record.emitted)
+
+    def begin(self, state: SimulatedState, beat: Callable[[], None]) -> None:
+        """Do nothing: the first hop has the cost of the prompt."""
 
     def run(self, hops: Sequence[Hop], beat: Callable[[], None]) -> list[HopAudio | Exception]:
         ratio, frames = self.format.frames_per_token, []

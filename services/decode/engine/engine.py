@@ -27,6 +27,7 @@ from services.decode.engine.scheduler import (
     deadline,
     demand,
     pick,
+    prompt_to_begin,
     ready_jobs,
     victims,
 )
@@ -82,6 +83,7 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
             stream.emitted = stream.acknowledged = record.emitted * self._backend.format.frame_samples
         handle = Handle(stream, on_event)
         self._add(handle)
+        self._thread.post(lambda: None)  # an idle engine computes the prompt of a new voice now
         return handle
 
     def _admit(self, item: Stream) -> None:
@@ -173,10 +175,25 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
         self._stats = self._snapshot()
         if not self._batch:
             self._busy_until = None
+            self._begin_prompt(streams)
         self._step(self._batch)
         self._beat()
         self._stats = self._snapshot()
         return bool(self._batch)
+
+    def _begin_prompt(self, streams: Sequence[Stream]) -> None:
+        """Compute the prompt of a new voice before the stream's first tokens arrive."""
+        now = self._clock()
+        stream = prompt_to_begin(streams, now, self._backend.format, self.limits, self._times, self._kept)
+        if stream is None:
+            return
+        stream.begun = True
+        try:
+            stream.state = self._backend.open(stream.spec)
+            self._backend.begin(stream.state, self._beat)
+        except Exception:  # noqa: BLE001 - the first hop computes the same, and fails the stream if it cannot
+            stream.state = None
+        self._busy_s += self._clock() - now
 
     def _kept(self, stream: Stream) -> int:
         """Return the number of the stream's first tokens that need not be computed. Any thread may call it."""

@@ -58,6 +58,8 @@ class Stream:
     ended: bool = False
     """Whether no token follows."""
     state: Any = field(default=None, repr=False)
+    begun: bool = False
+    """Whether its voice's prompt need not be computed before its first hop."""
     state_bytes: int = 0
     closed: bool = False
     """Cancelled, finished or failed: nothing more is reported."""
@@ -246,6 +248,33 @@ def demand(
     end = stream.spec.hops.hop_end(stream.plan, stream.prompt, stream.done, lead, audio.held_frames)
     hop = stream.spec.hops.sizes[0]
     return Demand(end - kept(stream), _deadline(stream, now, audio, limits), hop, not stream.spec.offline)
+
+
+def prompt_to_begin(
+    streams: Sequence[Stream],
+    now: float,
+    audio: AudioFormat,
+    limits: EngineLimits,
+    times: ServiceTime,
+    kept: Callable[[Stream], int],
+) -> Stream | None:
+    """Return a stream whose voice's prompt an idle engine should compute, while its first tokens are generated.
+
+    Return None if there is none, or if this would make the next hop of a stream with another voice late.
+    """
+    for stream in streams:
+        if stream.begun or stream.closed or stream.state is not None:
+            continue
+        shared = stream.plan.boundary_at_or_before(stream.prompt - audio.lookahead_tokens)
+        if not stream.spec.voice or shared <= kept(stream):
+            stream.begun = True
+            continue
+        free_at = now + times.seconds((shared,))
+        others = (one for one in streams if not one.closed and one.spec.voice != stream.spec.voice)
+        wanted = [demand(one, now, audio, limits, kept) for one in others]
+        if all(free_at + times.seconds((one.tokens,)) <= one.deadline for one in wanted):
+            return stream
+    return None
 
 
 def victims(streams: Iterable[Stream], job: Job, now: float, audio: AudioFormat) -> list[Stream]:

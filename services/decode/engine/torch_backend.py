@@ -174,6 +174,11 @@ class TorchBackend:
         )
         return TorchState(flow, Stretch(spec.speed), vocoder, spec.full_attention_last, spec.voice, vocoder.emitted)
 
+    def begin(self, state: TorchState, beat: Callable[[], None]) -> None:
+        began = time.perf_counter()
+        self.prompts.begin(state.voice, state.flow, beat)
+        self._flow_s += time.perf_counter() - began
+
     def run(self, hops: Sequence[Hop], beat: Callable[[], None]) -> list[HopAudio | Exception]:
         self._beat = beat
         began = time.perf_counter()

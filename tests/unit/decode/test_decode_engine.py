@@ -141,3 +141,16 @@ def test_the_embedded_voice_decodes() -> None:
     assert np.isfinite(streamed).all()
     assert np.abs(streamed).max() <= 0.99
     assert np.abs(streamed - whole).max() <= SAME
+
+
+def test_a_new_voices_prompt_is_computed_when_its_stream_opens() -> None:
+    backend, tokens = support.mini_backend(), support.speech(20)
+    before, expected = backend.counts(), alone({}, tokens, prompt=60)
+    with support.running(backend) as engine:
+        listener = support.Listener()
+        handle = engine.open(support.voice(60, voice="computed before its tokens"), listener)
+        support.wait_until(lambda: backend.counts().prompts_computed == before.prompts_computed + 1)
+        engine.push(handle, tokens, last=True)
+        assert np.abs(listener.wait() - expected).max() <= SAME
+        engine.evict_voice("computed before its tokens")
+    assert backend.counts().prompts_computed == before.prompts_computed + 1

@@ -131,6 +131,7 @@ class Stack:
             (self.gateway.address, "gRPC: light-tts, NVIDIA Riva"),
             (openai, "OpenAI, ElevenLabs"),
             (self.http_url, "LightTTS, and a test page"),
+            (f"{websocket}/v1/conversation", "light-tts, as over gRPC, in JSON and binary frames"),
             (f"{websocket}/inference_zero_shot_bistream", "LightTTS, text word by word"),
         ]
         if self.ports.cosyvoice:

@@ -301,6 +301,50 @@ async def test_a_refusal_while_text_is_sent_keeps_its_reason() -> None:
         assert caught.value.field == "config.voice_name"
 
 
+async def test_a_conversation_that_first_finds_no_gateway_has_all_its_events() -> None:
+    async with rig() as r, Proxy(int(r.server.address.rpartition(":")[2])) as proxy:
+        proxy.refuse = True
+
+        async def sleep(_: float) -> None:
+            proxy.refuse = False
+            await asyncio.sleep(0.005)
+
+        async with AsyncClient(f"127.0.0.1:{proxy.port}", retry=PATIENT, sleep=sleep) as client:
+            talk = client.conversation()
+            talk.text("One.")
+            talk.end()
+            kinds = [type(event) for event in [event async for event in talk]]
+        assert [kinds.count(kind) for kind in (sdk.Started, sdk.Warning, sdk.Finished)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("kind", ["async", "threads"])
+async def test_a_closed_client_does_not_try_again(kind: str) -> None:
+    async with rig() as r:
+        r.llm.scripts[0] = Script(hold={1: asyncio.Event()})
+        waits = Waits()
+        if kind == "async":
+            client = AsyncClient(r.server.address, sleep=waits.sleep)
+
+            async def read() -> None:
+                async for _ in client.speak("A long sentence."):
+                    closing.append(asyncio.create_task(client.close()))
+
+            closing: list[asyncio.Task[None]] = []
+            with pytest.raises(sdk.ConnectionLost, match="closed"):
+                await read()
+            await asyncio.gather(*closing)
+        else:
+            threads = Client(r.server.address, sleep=waits.append)
+
+            def read_in_thread() -> None:
+                for _ in threads.speak("A long sentence."):
+                    threads.close()
+
+            with pytest.raises(sdk.ConnectionLost, match="closed"):
+                await asyncio.to_thread(read_in_thread)
+        assert waits == []
+
+
 async def test_voices_are_registered_listed_and_deleted() -> None:
     header = sdk.CreateVoiceHeader(name="mine", transcript="hello", consent=True)
     async with rig() as r, client_of(r) as (client, _):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -17,14 +18,16 @@ from cli.client import Access
 from lighttts.compat import riva_common_pb2, riva_tts_pb2, riva_tts_pb2_grpc
 from lighttts.v1 import tts_pb2, tts_pb2_grpc
 from tests.faults.conversation import converse
+from tests.soak.pace import Pace
 
 TEXTS = ("Yes.", "Good morning, Alice.", "The train was late. It rained, and nobody minded.", "One. Two. Three. Four.")
 VOICES = ("slt", "rms")
-LIMIT_SECONDS = 90.0
+CHECK_SECONDS = 1.0
+"""Interval of the checks whether an act is stuck."""
 WHOLE = "whole"
 """Outcome of a request whose speech was complete."""
 HUNG = "hung"
-"""Outcome of an act that did not end within LIMIT_SECONDS."""
+"""Outcome of an act that was stuck."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Doors:
     """Base URL of the HTTP APIs."""
     cosyvoice: str
     """Base URL for clients of CosyVoice."""
+    start_seconds: float = 0.0
+    """Time in which the whole stack started."""
 
 
 Act = Callable[[Doors, random.Random], Awaitable[str]]
@@ -50,14 +55,14 @@ async def native_stream(doors: Doors, choose: random.Random) -> str:
         choose.randrange(100),
         choose.choice(VOICES),
         fragments=fragments,
-        limit=LIMIT_SECONDS,
+        limit=None,
     )
     return WHOLE if recording.code == "OK" and recording.chunks else recording.code
 
 
 async def leave_early(doors: Doors, choose: random.Random) -> str:
     """Cancel a stream at a random moment."""
-    speaking = asyncio.create_task(converse(doors.access, " ".join(TEXTS), 1, "slt", limit=LIMIT_SECONDS))
+    speaking = asyncio.create_task(converse(doors.access, " ".join(TEXTS), 1, "slt", limit=None))
     await asyncio.wait({speaking}, timeout=choose.uniform(0, 2))
     speaking.cancel()
     await asyncio.gather(speaking, return_exceptions=True)
@@ -129,10 +134,28 @@ async def only_connect(doors: Doors, choose: random.Random) -> str:
     return "left"
 
 
+async def conversation_socket(doors: Doors, choose: random.Random) -> str:
+    """Speak over our own WebSocket, and interrupt half of the conversations."""
+    words = choose.choice(TEXTS).split()
+    messages: list[object] = [{"config": {"voice_name": choose.choice(VOICES)}}, *({"text": f"{w} "} for w in words)]
+    messages += [{"flush": {}}, *([{"cancel": {}}] if choose.random() < 0.5 else []), {"end": {}}]
+    last = ""
+    async with connect(_socket_url(doors, "/v1/conversation"), proxy=None) as socket:
+        for message in messages:
+            await socket.send(json.dumps(message))
+        async for frame in socket:
+            last = frame if isinstance(frame, str) else last
+    return WHOLE if "finished" in last else "cut"
+
+
+def _socket_url(doors: Doors, path: str) -> str:
+    return doors.http.replace("http://", "ws://") + path
+
+
 async def half_websocket(doors: Doors, choose: random.Random) -> str:
-    url = doors.http.replace("http://", "ws://") + "/inference_zero_shot_bistream"
-    async with connect(url, proxy=None) as socket:
-        await socket.send(choose.choice(("{", "[]", '{"tts_text": 1}', b"\0" * 1000)))
+    path = choose.choice(("/inference_zero_shot_bistream", "/v1/conversation"))
+    async with connect(_socket_url(doors, path), proxy=None) as socket:
+        await socket.send(choose.choice(("{", "[]", '{"tts_text": 1}', '{"config": {"prompt": {}}}', b"\0" * 1000)))
         await asyncio.sleep(choose.uniform(0, 0.2))
         socket.transport.abort()
     return "hostile"
@@ -145,6 +168,7 @@ ACTS: tuple[Act, ...] = (
     riva,
     openai,
     cosyvoice,
+    conversation_socket,
     bad_json,
     garbage,
     unknown_method,
@@ -154,12 +178,25 @@ ACTS: tuple[Act, ...] = (
 )
 
 
-async def perform(act: Act, doors: Doors, choose: random.Random) -> str:
+async def perform(act: Act, doors: Doors, choose: random.Random, pace: Pace) -> str:
     """Return the outcome of an act; errors that the gateway answers, or that a broken connection causes, included."""
+    run, acting = pace.begin(), asyncio.create_task(_outcome(act, doors, choose))
+    outcome = HUNG
     try:
-        return await asyncio.wait_for(act(doors, choose), LIMIT_SECONDS)
-    except TimeoutError:
-        return HUNG
+        while not acting.done() and not pace.stuck(run):
+            await asyncio.wait({acting}, timeout=CHECK_SECONDS)
+        if acting.done():
+            outcome = acting.result()
+    finally:
+        pace.end(run, whole=outcome == WHOLE)
+        acting.cancel()
+        await asyncio.gather(acting, return_exceptions=True)
+    return outcome
+
+
+async def _outcome(act: Act, doors: Doors, choose: random.Random) -> str:
+    try:
+        return await act(doors, choose)
     except grpc.aio.AioRpcError as error:
         return error.code().name
     except (httpx.HTTPError, WebSocketException, OSError) as error:
@@ -167,7 +204,7 @@ async def perform(act: Act, doors: Doors, choose: random.Random) -> str:
 
 
 async def _post(url: str, **request: object) -> str:
-    async with httpx.AsyncClient(timeout=LIMIT_SECONDS, trust_env=False) as client:
+    async with httpx.AsyncClient(timeout=None, trust_env=False) as client:
         response = await client.post(url, **request)  # type: ignore[arg-type]
     if response.status_code != 200:
         return f"HTTP {response.status_code}"

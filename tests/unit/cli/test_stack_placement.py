@@ -144,6 +144,7 @@ def test_the_addresses_of_every_api_are_named() -> None:
         "127.0.0.1:50050": "gRPC: light-tts, NVIDIA Riva",
         "http://127.0.0.1:8080/v1": "OpenAI, ElevenLabs",
         "http://127.0.0.1:8080": "LightTTS, and a test page",
+        "ws://127.0.0.1:8080/v1/conversation": "light-tts, as over gRPC, in JSON and binary frames",
         "ws://127.0.0.1:8080/inference_zero_shot_bistream": "LightTTS, text word by word",
         "127.0.0.1:50000": "CosyVoice: gRPC and HTTP",
     }

@@ -46,9 +46,12 @@ class AsyncSpeech(SpeechState):
                 delay = self.failed(ConnectionLost("the speech ended before its end"))
             except grpc.aio.AioRpcError as error:
                 delay = self.failed(from_rpc_error(error))
+            except asyncio.CancelledError:
+                client.check_open()
+                raise
             finally:
                 call.cancel()
-            await client.sleep(delay)
+            await client.pause(delay)
 
     async def read(self) -> bytes:
         """Return all audio."""
@@ -78,10 +81,13 @@ class AsyncConversation(ConversationState):
                 delay = self.failed(ConnectionLost("the stream ended before its end"))
             except grpc.aio.AioRpcError as error:
                 delay = self.failed(from_rpc_error(await end.error(error)))
+            except asyncio.CancelledError:
+                client.check_open()
+                raise
             finally:
                 self.close()
                 call.cancel()
-            await client.sleep(delay)
+            await client.pause(delay)
 
 
 class AsyncClient:
@@ -93,7 +99,8 @@ class AsyncClient:
         """`connection`: an address is enough; None takes it from the environment. `sleep` waits before a retry."""
         self.connection = Connection(connection) if isinstance(connection, str) else connection or Connection()
         self.retry = retry or Retry()
-        self.sleep = sleep
+        self._sleep = sleep
+        self._closed = False
         credentials = self.connection.credentials
         address = self.connection.address
         self._channel = (
@@ -114,6 +121,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the connection; running calls end."""
+        self._closed = True
         await self._channel.close()
 
     def speak(self, text: str, config: tts_pb2.SynthesisConfig | None = None) -> AsyncSpeech:
@@ -149,7 +157,19 @@ class AsyncClient:
                 return await call()
             except grpc.aio.AioRpcError as error:
                 failures += 1
-                await self.sleep(self.retry.delay(failures, from_rpc_error(error)))
+                await self.pause(self.retry.delay(failures, from_rpc_error(error)))
+
+    async def pause(self, seconds: float) -> None:
+        """Wait before an attempt. Raises ConnectionLost if the client has been closed."""
+        self.check_open()
+        await self._sleep(seconds)
+
+    def check_open(self) -> None:
+        """Raise ConnectionLost if the client has been closed, which cancels its calls; grpcio reports that as if this
+        task had been cancelled."""
+        task = asyncio.current_task()
+        if self._closed and not (task is not None and task.cancelling()):
+            raise ConnectionLost("the client has been closed")
 
 
 async def _each(requests: asyncio.Queue[Request | None]) -> AsyncGenerator[Request]:

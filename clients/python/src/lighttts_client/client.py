@@ -47,7 +47,7 @@ class Speech(SpeechState):
                 delay = self.failed(from_rpc_error(error))
             finally:
                 call.cancel()
-            client.sleep(delay)
+            client.pause(delay)
 
     def read(self) -> bytes:
         """Return all audio."""
@@ -79,7 +79,7 @@ class Conversation(ConversationState):
             finally:
                 self.close()
                 call.cancel()
-            client.sleep(delay)
+            client.pause(delay)
 
 
 class Client:
@@ -91,7 +91,8 @@ class Client:
         """`connection`: an address is enough; None takes it from the environment. `sleep` waits before a retry."""
         self.connection = Connection(connection) if isinstance(connection, str) else connection or Connection()
         self.retry = retry or Retry()
-        self.sleep = sleep
+        self._sleep = sleep
+        self._closed = False
         credentials = self.connection.credentials
         address, options = self.connection.address, list(OPTIONS)
         self._channel = (
@@ -112,6 +113,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connection; running calls end."""
+        self._closed = True
         self._channel.close()
 
     def speak(self, text: str, config: tts_pb2.SynthesisConfig | None = None) -> Speech:
@@ -146,4 +148,10 @@ class Client:
                 return call()
             except grpc.RpcError as error:
                 failures += 1
-                self.sleep(self.retry.delay(failures, from_rpc_error(error)))
+                self.pause(self.retry.delay(failures, from_rpc_error(error)))
+
+    def pause(self, seconds: float) -> None:
+        """Wait before an attempt. Raises ConnectionLost if the client has been closed."""
+        if self._closed:
+            raise ConnectionLost("the client has been closed")
+        self._sleep(seconds)

@@ -31,7 +31,7 @@ Event: TypeAlias = (
 )
 REPORT_SECONDS = 0.2
 """Audio between two reports of `played`."""
-_REPEATABLE = frozenset({"started", "warning"})
+_BEFORE_SPEECH = frozenset({"started", "warning"})
 """Events after which everything may be sent again: nothing has been spoken."""
 
 
@@ -55,6 +55,7 @@ class ConversationState:
         self._begun = False
         self._ended = False
         self._failures = 0
+        self._warnings: set[tuple[str, str]] = set()
         self._reported = 0.0
         self.started: Started | None = None
         """Request id, seed, sample rate and limits; None until the gateway has accepted the stream."""
@@ -116,14 +117,17 @@ class ConversationState:
         if name is None:
             return None
         event: Event = getattr(response, name)
-        if name not in _REPEATABLE:
+        if name not in _BEFORE_SPEECH:
             self._begun = True
             self._sent.clear()
-        elif self._failures and not self._begun and self.started is not None:
-            return None
         match event:
             case Started():
-                self.started = event
+                again, self.started = self.started is not None, event
+                return None if again else event
+            case Warning():
+                again = (event.code, event.message) in self._warnings
+                self._warnings.add((event.code, event.message))
+                return None if again else event
             case Spoken():
                 self.text_spoken = event.text_offset
             case Finished():

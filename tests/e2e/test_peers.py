@@ -43,8 +43,12 @@ async def test_elevenlabs_s_client_over_its_websocket(tmp_path: Path, monkeypatc
     (tmp_path / "keys.yaml").write_text(f"keys: [{{name: app, sha256: {key_hash('ltts_a-key')}}}]")
     monkeypatch.setenv("SSL_CERT_FILE", str(files.authority))
     monkeypatch.setenv("LIGHTTTS_API_KEY", "ltts_a-key")
-    tls = {"public_tls_cert": files.certificate, "public_tls_key": files.key}
-    async with rig(limit_seconds=120, api_keys_file=tmp_path / "keys.yaml", **tls) as r:
+    async with rig(
+        limit_seconds=120,
+        api_keys_file=tmp_path / "keys.yaml",
+        public_tls_cert=files.certificate,
+        public_tls_key=files.key,
+    ) as r:
         url = f"https://localhost:{r.gateway.http_port}"
         await peers.run("-W", "ignore", CHECKS / "check_elevenlabs.py", "realtime", folder=tmp_path, http=url)
 

@@ -12,6 +12,7 @@ import os
 import runpy
 import sys
 
+from livekit.agents.utils import http_context
 from livekit.plugins import nvidia, openai
 from pipecat.frames.frames import EndFrame, ErrorFrame, Frame, TTSAudioRawFrame, TTSSpeakFrame
 from pipecat.pipeline.pipeline import Pipeline
@@ -96,8 +97,9 @@ async def main() -> None:
     livekit = runpy.run_path(f"{sys.argv[1]}/livekit_agent.py")
     pipecat = runpy.run_path(f"{sys.argv[1]}/pipecat_bot.py")
     check_voices(livekit["over_grpc"])
-    for name in ("over_http", "over_grpc"):
-        await check_livekit(livekit[name])
+    for name in ("over_http", "over_grpc", "over_websocket"):
+        async with http_context.open():  # within an agent's job, the framework opens it
+            await check_livekit(livekit[name])
         await check_pipecat(pipecat[name])
     plain_livekit, plain_pipecat = with_the_address_alone()
     for tts in plain_livekit:

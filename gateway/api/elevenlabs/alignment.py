@@ -111,9 +111,14 @@ class TextAlignment:
             for word in words
         ]
         before = 0 if self._relative else self._until
+        spans = character_times(length, shifted, end - begin)
+        starts = [before + round(1000 * start) for start, _ in spans]
+        ends = [max(start, before + round(1000 * stop)) for start, (_, stop) in zip(starts, spans, strict=True)]
+        # Two characters that meet must do so after rounding, too.
+        following = [*starts[1:], ends[-1]]
         times = [
-            (before + round(1000 * start), before + round(1000 * stop))
-            for start, stop in character_times(length, shifted, end - begin)
+            (start, after if start <= after <= stop + 1 else stop)
+            for start, stop, after in zip(starts, ends, following, strict=True)
         ]
         text = self._drop(length)
         self._until += times[-1][1] - before

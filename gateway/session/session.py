@@ -126,6 +126,7 @@ class Session:
             place=self._place,
             registered_voice=isinstance(options.voice, NamedVoice) and not context.voices.bundled(options.voice),
             voice=self._voice,
+            encode_served=context.encode.serves_end_to_end,
         )
         self._changes = 0
         self._voices_in_use: deque[contextlib.AsyncExitStack] = deque()

@@ -79,12 +79,12 @@ class TextSegment:
         on_warning: Callable[[text_pb2.TextWarning], Awaitable[None]],
         *,
         patience: float,
-        admitted: bool,
+        waits: bool,
     ) -> None:
         """Call `on_run` with each run of ids up to the boundary. `start` is modified: it gets the segment's first text.
 
-        `admitted`: whether the session is; then, and after a loss, the text waits up to `patience` seconds for a
-        worker, longer than one takes to start again. Other texts wait as long as the pool's leases do.
+        If the session `waits`, and after a loss, the text waits up to `patience` seconds for a worker, longer than one
+        takes to start again. Other texts wait as long as the pool's leases do.
 
         If the worker is lost, another one gets the text so far, and ids that were received are left out: they depend
         neither on the worker nor on the fragments of the text, but the runs do. Raises the encode service's error, and
@@ -97,7 +97,7 @@ class TextSegment:
                 await self._read()
             start.text, start.complete = "".join(self._fragments), self.boundary is not None
             start.releases[:] = self._releases
-            wait = patience if admitted or lost is not None else None
+            wait = patience if waits or lost is not None else None
             try:
                 async with pool.lease(exclude=_avoid(pool, tried, lost), wait_seconds=wait) as worker:
                     tried.append(worker.address)

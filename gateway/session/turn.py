@@ -51,6 +51,8 @@ class TurnContext:
     """Whether the voice may be one that its owner has registered."""
     voice: asyncio.Future[voice_pb2.VoiceContent]
     """Done when Started has been sent to the client; no event may be sent before."""
+    encode_served: bool = False
+    """Whether an encode worker served when the session began: then its text waits for one that starts again."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,7 @@ class Turn:
             on_run,
             on_warning,
             patience=self._context.llm.policy.patience_seconds,
-            admitted=self._context.place.admitted,
+            waits=self._context.place.admitted or self._context.encode_served,
         )
         if self._open is not None:  # the boundary ends it, even without a run marked as last
             self._open.add_text((), last=True)

@@ -13,7 +13,11 @@ import pytest
 from gateway.session.turn import utterance_seed
 from lighttts.v1 import audio_pb2, tts_pb2
 from services.common.errors import Internal, Overloaded
+from services.common.server import ServiceServer
+from services.common.settings import ServiceSettings
+from tests.support.fake_encode import FakeEncode
 from tests.support.fake_stages import Conversation, Rig, ids_of, rig, samples, speech, until
+from tests.support.llm import metric
 
 SEED = 7
 FIRST, SECOND = "One two three.", " Four five six."
@@ -82,6 +86,25 @@ async def test_the_only_worker_is_used_again_after_a_restart() -> None:
         await until(lambda: bool(r.encode.texts) and not r.encode.open_texts)
         r.encode.lose_text_after = None
         assert np.array_equal(samples(await speaking), expected())
+
+
+async def test_text_of_a_session_that_has_begun_waits_for_the_only_worker_to_start_again() -> None:
+    """Also if none of its text had been encoded when the worker was lost."""
+    async with rig(worker_wait_seconds=0) as r:
+        client = await Conversation(r, config()).begin()
+        await client.next_of(tts_pb2.Started)
+        [server] = r.encode_servers
+        await server.close()
+        await until(lambda: metric("lighttts_pool_healthy", pool="encode", worker=server.address) == 0)
+        await client.text(FIRST)
+        await client.text(SECOND)
+        await client.end()
+        again = ServiceServer(FakeEncode(), ServiceSettings(host=server.settings.host, port=server.port))
+        try:
+            await again.start()
+            assert np.array_equal(samples(await client.rest()), expected())
+        finally:
+            await again.close()
 
 
 async def test_two_workers_are_tried_and_the_error_has_plain_words() -> None:

@@ -90,12 +90,18 @@ class Recording:
 
 
 async def converse(
-    access: Access, text: str, seed: int, voice: str, *, fragments: random.Random | None = None, limit: float = 90.0
+    access: Access,
+    text: str,
+    seed: int,
+    voice: str,
+    *,
+    fragments: random.Random | None = None,
+    limit: float | None = 90.0,
 ) -> Recording:
     """Speak `text` through StreamingSynthesize and record the answer.
 
     `fragments` cuts the text into random pieces, which are sent quickly; None sends it in one message. An error of the
-    call, or no end within `limit` seconds, is part of the recording and is not raised.
+    call, or no end within `limit` seconds (None: no limit), is part of the recording and is not raised.
     """
     recording = Recording(began=time.monotonic())
     try:
@@ -109,7 +115,7 @@ async def converse(
     except grpc.aio.AioRpcError as error:
         recording.code, recording.details = error.code().name, error.details() or ""
     except TimeoutError:
-        recording.code, recording.details = TIMED_OUT, f"no end within {limit:g} s"
+        recording.code, recording.details = TIMED_OUT, f"no end within {limit} s"
     recording.ended = time.monotonic()
     return recording
 

@@ -204,7 +204,7 @@ async def _outcome(act: Act, doors: Doors, choose: random.Random) -> str:
 
 
 async def _post(url: str, **request: object) -> str:
-    async with httpx.AsyncClient(timeout=None, trust_env=False) as client:
+    async with httpx.AsyncClient(timeout=None, trust_env=False) as client:  # noqa: S113 - Pace limits acts
         response = await client.post(url, **request)  # type: ignore[arg-type]
     if response.status_code != 200:
         return f"HTTP {response.status_code}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections import Counter
@@ -20,13 +21,15 @@ from tests.faults.kinds import KINDS, Faults, possible
 from tests.faults.stacks import Target, own_stack
 from tests.soak.acts import ACTS, HUNG, WHOLE, Doors, native_stream, perform
 from tests.soak.held import Held, held_by
+from tests.soak.pace import Pace
 
 SETTLE_SECONDS = 60.0
-"""Time in which everything that ended work held must be free."""
+"""Time in which something of what ended work held must become free, until all is."""
 FAULT_INTERVAL = (1.0, 6.0)
 """Seconds between two faults: least and most."""
 LONGEST_RESTART = 120.0
-"""Every process must serve again within these seconds after the last fault."""
+"""Every process must serve again within these seconds after the last fault, or RESTART_FACTOR times the first start."""
+RESTART_FACTOR = 5.0
 
 
 @dataclass
@@ -78,8 +81,10 @@ class Soak:
 @asynccontextmanager
 async def soak_stack(folder: Path) -> AsyncIterator[tuple[Target, Doors]]:
     """Start two llm and two decode workers that simulate; processes that die are restarted."""
+    began = time.monotonic()
     async with own_stack(folder, 2, 2, simulated=True) as target:
-        yield target, Doors(target.access, target.http, target.cosyvoice)
+        seconds = time.monotonic() - began
+        yield target, Doors(target.access, target.http, target.cosyvoice, start_seconds=seconds)
 
 
 def kinds_for(target: Target) -> list[str]:
@@ -92,29 +97,30 @@ async def soak(
     target: Target, doors: Doors, seconds: float, clients: int, seed: int, kinds: Sequence[str] = ()
 ) -> Soak:
     """Let clients act and faults of `kinds` (default: all) happen for `seconds`, then wait until everything is free."""
-    result, choose = Soak(), random.Random(seed)
+    result, choose, pace = Soak(), random.Random(seed), Pace(clients)
     for act in dict.fromkeys(ACTS):  # what is made at the first use is there before the figures are taken
-        _note(result, act.__name__, await perform(act, doors, choose))
-    await asyncio.gather(*(perform(native_stream, doors, choose) for _ in range(clients)))
+        _note(result, act.__name__, await perform(act, doors, choose, pace))
+    await asyncio.gather(*(perform(native_stream, doors, choose, pace) for _ in range(clients)))
     result.before = await _settled(target, {})
     end = time.monotonic() + seconds
-    working = [asyncio.create_task(_client(doors, result, random.Random(choose.random()), end)) for _ in range(clients)]
+    working = [
+        asyncio.create_task(_client(doors, result, random.Random(choose.random()), pace, end)) for _ in range(clients)
+    ]
     await _break(target, result, choose, end, kinds or kinds_for(target))
     await asyncio.gather(*working)
     await target.heal()
-    async with asyncio.timeout(LONGEST_RESTART):
-        while (outcome := await perform(native_stream, doors, choose)) != WHOLE:
-            result.last_request = outcome
-            await asyncio.sleep(0.5)
-    result.last_request = outcome
+    restarted = time.monotonic() + max(LONGEST_RESTART, RESTART_FACTOR * doors.start_seconds)
+    while result.last_request != WHOLE and time.monotonic() < restarted:
+        result.last_request = await perform(native_stream, doors, choose, pace)
+        await asyncio.sleep(0.5)
     result.after = await _settled(target, result.before)
     return result
 
 
-async def _client(doors: Doors, result: Soak, choose: random.Random, end: float) -> None:
+async def _client(doors: Doors, result: Soak, choose: random.Random, pace: Pace, end: float) -> None:
     while time.monotonic() < end:
         act = choose.choice(ACTS)
-        _note(result, act.__name__, await perform(act, doors, choose))
+        _note(result, act.__name__, await perform(act, doors, choose, pace))
 
 
 async def _break(target: Target, result: Soak, choose: random.Random, end: float, kinds: Sequence[str]) -> None:
@@ -128,8 +134,8 @@ async def _break(target: Target, result: Soak, choose: random.Random, end: float
 
 
 async def _settled(target: Target, before: dict[str, Held]) -> dict[str, Held]:
-    """Measure every process, again and again until nothing is held in excess or SETTLE_SECONDS have passed."""
-    end = time.monotonic() + SETTLE_SECONDS
+    """Measure every process until nothing is held in excess, or nothing has become free for SETTLE_SECONDS."""
+    end, least = time.monotonic() + SETTLE_SECONDS, math.inf
     while True:
         found = {}
         for process in target.processes():
@@ -139,6 +145,9 @@ async def _settled(target: Target, before: dict[str, Held]) -> dict[str, Held]:
                     found[process.name] = await held_by(process.pid, url)
                 except (httpx.HTTPError, psutil.Error):
                     continue  # it is being restarted
+        kept = sum(held.slots + held.tasks for held in found.values()) + len(set(before) - set(found))
+        if kept < least:
+            end, least = time.monotonic() + SETTLE_SECONDS, kept
         free = not any(held.excess(before.get(name)) for name, held in found.items())
         if (free and set(found) >= set(before)) or time.monotonic() > end:
             return found

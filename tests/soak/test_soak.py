@@ -9,6 +9,7 @@ from pathlib import Path
 from tests.soak.acts import HUNG, WHOLE
 from tests.soak.harness import Soak, soak, soak_stack
 from tests.soak.held import COUNT_SLACK, MEMORY_SLACK_MIB, Held
+from tests.soak.pace import LEAST_SECONDS, OVERTAKEN, Pace
 
 HELD = Held(pid=7, memory_mib=100.0, descriptors=50, threads=20, tasks=30, slots=0)
 
@@ -18,6 +19,53 @@ async def test_nothing_is_kept_after_a_short_soak(tmp_path: Path) -> None:
         result = await soak(target, doors, seconds=1, clients=2, seed=3, kinds=["kill-decode"])
     assert not result.wrong(), result.report()
     assert sum(result.faults.values()) > 0
+
+
+class Time:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_an_act_that_others_overtake_again_and_again_is_stuck() -> None:
+    clock = Time()
+    pace = Pace(clients=2, clock=clock)
+    slow = pace.begin()
+    for number in range(2 * OVERTAKEN):
+        other = pace.begin()
+        clock.now += LEAST_SECONDS / 4
+        assert not pace.stuck(slow), f"after {number} requests of others in {clock.now:.0f} s"
+        pace.end(other, whole=False)  # an error shows no speed
+        other = pace.begin()
+        clock.now += 1
+        pace.end(other, whole=True)
+    assert pace.stuck(slow)
+
+
+def test_acts_of_a_slow_machine_are_not_stuck_while_one_ends_now_and_then() -> None:
+    clock = Time()
+    pace = Pace(clients=2, clock=clock)
+    runs = [pace.begin() for _ in range(5)]
+    for run in runs:
+        clock.now += LEAST_SECONDS - 1
+        assert not any(pace.stuck(one) for one in runs)
+        pace.end(run, whole=True)
+    last = pace.begin()
+    clock.now += 4.9 * 5 * (LEAST_SECONDS - 1)
+    assert not pace.stuck(last)
+    clock.now += 0.2 * 5 * (LEAST_SECONDS - 1)
+    assert pace.stuck(last), "nothing ends any more"
+
+
+def test_acts_are_stuck_when_no_request_ends_at_all() -> None:
+    clock = Time()
+    pace = Pace(clients=1, clock=clock)
+    run = pace.begin()
+    clock.now += LEAST_SECONDS - 1
+    assert not pace.stuck(run)
+    clock.now += 1
+    assert pace.stuck(run)
 
 
 def test_a_process_may_keep_no_more_than_pools_and_caches() -> None:

@@ -12,8 +12,8 @@ from pydantic import BaseModel, Field, StringConstraints
 from gateway.api.common.audio_upload import InlineAudio, decode_audio
 from gateway.api.common.errors import MESSAGE_ERRORS
 from gateway.api.common.fields import named_as
-from gateway.api.common.options import speech_options
 from gateway.api.common.json_body import JsonFields, JsonRoute
+from gateway.api.common.options import speech_options
 from gateway.api.common.response import audio_bytes, while_connected
 from gateway.api.lighttts.http import DEFAULT_STYLE, SAMPLE_RATE, pcm, style_of
 from gateway.cache.synthesis import speech

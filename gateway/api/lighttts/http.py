@@ -40,7 +40,7 @@ AUDIO_ANSWER: dict[int | str, dict[str, Any]] = {
 
 
 class GenerationError(Internal):
-    """A synthesis that failed in the server. LightTTS's clients expect status 417, for responses that are not streamed."""
+    """A synthesis that failed in the server; LightTTS's clients expect status 417 if the response is not streamed."""
 
     http_status = 417
 

@@ -71,7 +71,7 @@ def router(context: GatewayContext, bodies: Shares) -> APIRouter:
 
 
 async def _converse(context: GatewayContext, websocket: WebSocket, bodies: Shares) -> None:
-    """Serve a client from its first frame to the last audio. Raises WebSocketDisconnect as soon as the client disconnects."""
+    """Serve a client from its first frame to the last audio. Raises WebSocketDisconnect once the client is gone."""
     start, audio = await _prompt(websocket, context.settings)
     with bodies.hold(current_caller(), len(audio)):
         await _speak(context, websocket, _options(context, start, audio))
@@ -110,7 +110,7 @@ def _options(context: GatewayContext, start: StartFrame, audio: bytes) -> Speech
 
 
 async def _receive_frames(websocket: WebSocket, inputs: ClosableQueue[Input]) -> None:
-    """Pass text to the session until `finish`, then wait for the client to disconnect. Ends by an exception or a cancel."""
+    """Pass text to the session until `finish`, then wait for the client to disconnect, which raises."""
     finished = False
     while True:
         text = await _receive_text(websocket)
@@ -147,7 +147,7 @@ def _parse(kind: type[M], text: str) -> M:
 
 
 async def _refuse(websocket: WebSocket, error: LightTtsError) -> None:
-    """Send the error as docs/spec/wire.md defines: bad audio has its own close code, other errors a text frame first."""
+    """Send the error as docs/spec/wire.md defines: bad audio has a close code, other errors have a text frame first."""
     if not (isinstance(error, InvalidInput) and error.field == FIELDS["audio"]):
         await refuse(websocket, error)
         return

@@ -351,12 +351,12 @@ async def test_a_drain_ends_sockets_as_soon_as_they_have_no_context() -> None:
         await send(busy, {"text": "It is spoken to its end. ", "context_id": "a", "flush": True})
         await until(lambda: bool(r.llm.calls))
         r.gateway._context.admission.retire(60)
-        assert await rest(idle) == []
+        assert (await rest(idle), idle.close_code) == ([], 1001)
         held.set()
         await send(busy, {"context_id": "a", "close_context": True})
         messages = await rest(busy)
         assert audio(messages)
-        assert (messages[-1]["isFinal"], busy.close_code) == (True, 1000)
+        assert (messages[-1]["isFinal"], busy.close_code) == (True, 1001)
 
 
 async def test_a_client_that_disconnects_cancels_its_contexts() -> None:

@@ -7,7 +7,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import APIRouter, WebSocket, WebSocketDisconnect
+from fastapi import APIRouter, WebSocket, WebSocketDisconnect, status
 from pydantic import Field, ValidationError
 
 from gateway import metrics, tasks
@@ -80,7 +80,10 @@ async def _serve(
             # From its first moment, a socket counts as a stream of its key.
             async with ticket.held(context.quotas):
                 error = await connection.serve(first)
-        await _close(websocket, error)
+        if connection.going_away and error is None:
+            await websocket.close(status.WS_1001_GOING_AWAY, "this gateway is stopping; connect again")
+        else:
+            await _close(websocket, error)
     except WebSocketDisconnect:
         return
     except LightTtsError as error:
@@ -127,6 +130,8 @@ class _Connection:
         self._error: LightTtsError | None = None
         """The first error of a context; its client has it already."""
         self._sending = asyncio.Lock()
+        self.going_away = False
+        """Whether the socket ends because this gateway drains."""
 
     async def authenticate(self) -> ClientMessage | None:
         """Find the caller by the key in the first message, if the handshake had none. Return that message.
@@ -297,6 +302,7 @@ class _Connection:
     async def _leave_on_drain(self) -> None:
         """While this gateway drains, end the socket as soon as it has no context; clients connect again elsewhere."""
         await self._context.admission.retiring.wait()
+        self.going_away = self._several and not self._ending
         self._ending = True
         self._end_if_idle()
 

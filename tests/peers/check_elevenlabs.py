@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 from elevenlabs import ElevenLabs, VoiceSettings
 from elevenlabs.core import ApiError
+from livekit.agents import APIConnectOptions
 from livekit.agents.types import USERDATA_TIMED_TRANSCRIPT
 from livekit.plugins import elevenlabs
 from pipecat.frames.frames import (
@@ -40,6 +41,8 @@ HTTP = os.environ["LIGHTTTS_HTTP"]
 SENTENCES = ("Good morning, Alice.", "Welcome to London.")
 WORDS = " ".join(SENTENCES).split()
 LEAST_BYTES = 8000
+PATIENCE = 60.0
+"""Seconds without audio that a client tolerates: this machine may have much else to do."""
 
 
 def check_realtime() -> None:
@@ -79,9 +82,10 @@ async def check_livekit(**options: str) -> None:
     async with aiohttp.ClientSession() as session:
         tts = elevenlabs.TTS(base_url=f"{HTTP}/v1", api_key="none", http_session=session, **options)
         assert "slt" in {voice.name for voice in await tts.list_voices()}
-        async with tts.synthesize(SENTENCES[0]) as whole:
+        patient = APIConnectOptions(timeout=PATIENCE)
+        async with tts.synthesize(SENTENCES[0], conn_options=patient) as whole:
             assert sum([len(event.frame.data) async for event in whole]) > LEAST_BYTES
-        stream = tts.stream()
+        stream = tts.stream(conn_options=patient)
         for sentence in SENTENCES:
             stream.push_text(sentence + " ")
         stream.end_input()
@@ -92,7 +96,7 @@ async def check_livekit(**options: str) -> None:
         assert "".join(words).split() == WORDS, words
         starts = [word.start_time for word in words]
         assert starts == sorted(starts), "of the whole stream, not of its sentences"
-        assert 0.6 * audio < starts[-1] < audio + 0.1, (starts, audio)
+        assert 0.3 * audio < starts[-1] < audio + 0.1, (starts, audio)
         await tts.aclose()
 
 
@@ -135,7 +139,9 @@ async def check_pipecat(service: FrameProcessor, frames: list[Frame]) -> None:
     assert not listener.errors, listener.errors
     assert listener.seconds > 1
     assert [word for text, _ in listener.words for word in text.split()] == WORDS, listener.words
-    assert [pts for _, pts in listener.words] == sorted(pts for _, pts in listener.words)
+    times = [pts for _, pts in listener.words]
+    assert times == sorted(times)
+    assert len(set(times)) > len(times) / 2, "words without times come at the end, all at once"
 
 
 async def main() -> None:
@@ -143,13 +149,15 @@ async def main() -> None:
     await check_livekit()
     await check_livekit(voice_id="slt", encoding="opus_48000_64")
     url = HTTP.replace("http", "ws", 1)
-    await check_pipecat(ElevenLabsTTSService(api_key="none", url=url), ALONE)
-    await check_pipecat(ElevenLabsTTSService(api_key="none", url=url), TURN)
-    by_token = ElevenLabsTTSService(api_key="none", url=url, text_aggregation_mode=TextAggregationMode.TOKEN)
+    options = {"api_key": "none", "url": url, "stop_frame_timeout_s": PATIENCE}
+    await check_pipecat(ElevenLabsTTSService(**options), ALONE)
+    await check_pipecat(ElevenLabsTTSService(**options), TURN)
+    by_token = ElevenLabsTTSService(**options, text_aggregation_mode=TextAggregationMode.TOKEN)
     await check_pipecat(by_token, TURN)
     async with aiohttp.ClientSession() as session:
         settings = ElevenLabsHttpTTSService.Settings(voice="slt")
-        service = ElevenLabsHttpTTSService(api_key="none", base_url=HTTP, aiohttp_session=session, settings=settings)
+        options = {"api_key": "none", "base_url": HTTP, "stop_frame_timeout_s": PATIENCE}
+        service = ElevenLabsHttpTTSService(**options, aiohttp_session=session, settings=settings)
         await check_pipecat(service, ALONE)
 
 

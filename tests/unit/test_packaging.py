@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,12 @@ def test_services_import_nothing_from_their_current_folder(folder: str) -> None:
     commands = [(path.name, match) for path, text in texts.items() for match in RUN_PYTHON.finditer(text)]
     assert len(commands) >= 4
     assert not [f"{name}: {match[0]}" for name, match in commands if match[1] is None]
+
+
+def test_the_client_has_the_version_of_the_package() -> None:
+    """Its stubs are those of this version."""
+    project = tomllib.loads((ROOT / "clients" / "python" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["version"] == package_version()
 
 
 def test_the_chart_has_the_version_of_the_package() -> None:

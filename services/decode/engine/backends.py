@@ -7,6 +7,7 @@ sample, tokens and seed. It needs neither torch nor weights.
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -159,11 +160,11 @@ class Backend(Protocol):
 
 
 CANARY_TOKENS = (0, 1, 2, 3)
-TRIAL_TOKENS = 75
-"""Tokens of the prompt, and of the speech, of the utterances that measure a backend: 3 s each."""
-TRIALS = ((100,), (125,), (150, 100))
-"""Batches that measure a backend: the ends of the hops of one and two utterances. They tell the costs of a batch, of a
-hop and of a token apart."""
+TRIALS = ((25, (50,)), (75, (100,)), (75, (125,)), (75, (150, 100)))
+"""Batches that measure a backend: tokens of the prompt, and the ends of the hops of one or two utterances. They tell
+the costs of a batch, of a hop and of a token apart."""
+TRIAL_SECONDS = 2.0
+"""Batches that would end later are left out, apart from the first one; a large model on a CPU needs minutes for all."""
 
 
 def run_canary(backend: Backend, beat: Callable[[], None]) -> None:
@@ -181,26 +182,34 @@ def run_canary(backend: Backend, beat: Callable[[], None]) -> None:
 
 def run_trials(backend: Backend, times: ServiceTime, clock: Callable[[], float], beat: Callable[[], None]) -> None:
     """Decode a few batches of synthetic utterances and record their durations. Raises what the backend raises."""
-    audio, frames = backend.format, backend.format.frames_per_token * TRIAL_TOKENS
-    spec = StreamSpec(
-        prompt_tokens=np.zeros(TRIAL_TOKENS, np.int32),
-        prompt_mel=np.zeros((frames, audio.mel_bins), np.float32),
-        embedding=np.ones(audio.speaker_dim, np.float32),
-    )
-    tokens = [0] * (TRIAL_TOKENS + audio.lookahead_tokens)
-    states = [backend.open(spec) for _ in TRIALS[-1]]
+    began = clock()
+    states: dict[int, list[Any]] = {}
     try:
-        for ends in TRIALS:
-            hops = [Hop(state, tokens, end, final=False) for state, end in zip(states, ends, strict=False)]
-            computed = sum(hop.end - backend.cached_tokens(hop.state) for hop in hops)
-            began = clock()
+        for prompt, ends in TRIALS:
+            opened = states.setdefault(prompt, [])
+            opened += [backend.open(_trial_spec(backend, prompt)) for _ in range(len(ends) - len(opened))]
+            tokens = [0] * (max(ends) - prompt + backend.format.lookahead_tokens)
+            hops = [Hop(state, tokens, end, final=False) for state, end in zip(opened, ends, strict=False)]
+            computed = [hop.end - backend.cached_tokens(hop.state) for hop in hops]
+            started = clock()
+            if times.known and started - began + times.seconds(computed) > TRIAL_SECONDS:
+                return
             for result in backend.run(hops, beat):
                 if isinstance(result, Exception):
                     raise result
-            times.observe(len(hops), computed, clock() - began)
+            times.observe(len(hops), sum(computed), clock() - started)
     finally:
-        for state in states:
+        for state in itertools.chain.from_iterable(states.values()):
             backend.evict(state)
+
+
+def _trial_spec(backend: Backend, prompt: int) -> StreamSpec:
+    audio = backend.format
+    return StreamSpec(
+        prompt_tokens=np.zeros(prompt, np.int32),
+        prompt_mel=np.zeros((audio.frames_per_token * prompt, audio.mel_bins), np.float32),
+        embedding=np.ones(audio.speaker_dim, np.float32),
+    )
 
 
 def check_tokens(tokens: Sequence[int], vocab_size: int) -> None:
@@ -273,10 +282,14 @@ class SimulatedBackend:
         sleep: Callable[[float], None] = time.sleep,
         *,
         recompute: bool = False,
+        beats: int = BEATS,
+        tones: bool = True,
     ) -> None:
-        """With `recompute`, every hop costs its stream's whole history, as in backends without state."""
+        """With `recompute`, every hop costs its stream's whole history, as in backends without state. A batch sleeps `beats`
+        times. Without `tones` the samples are zero, which costs less."""
         self.format = replace(audio, held_frames=costs.holdback_frames)
         self._costs, self._sleep, self._recompute = costs, sleep, recompute
+        self._beats, self._tones = beats, tones
         self._prompts: dict[tuple[str, ChunkPlan], int] = {}
         """Tokens of a voice's prompt that are kept for all its streams, as the real backend does."""
 
@@ -304,8 +317,8 @@ class SimulatedBackend:
             self._keep_prompt(hop.state)  # at once: streams of one batch share it too
         pairs = sum(new * ratio * hop.end for new, hop in zip(frames, hops, strict=True))
         seconds = self._costs.seconds(len(hops), sum(frames), pairs)
-        for _ in range(self.BEATS):
-            self._sleep(seconds / self.BEATS)
+        for _ in range(self._beats):
+            self._sleep(seconds / self._beats)
             beat()
         return [self._emit(hop) for hop in hops]
 
@@ -355,6 +368,8 @@ class SimulatedBackend:
 
     def _tone(self, tokens: Sequence[int], state: SimulatedState, start: int, end: int) -> Samples:
         size = self.format.frame_samples
+        if not self._tones:
+            return np.zeros((end - start) * size, np.float32)
         sample = np.arange(start * size, end * size, dtype=np.int64)
         spoken = (sample // size * state.speed).astype(np.int64) // self.format.frames_per_token
         ids = np.asarray(tokens, np.int64)[np.minimum(spoken, len(tokens) - 1)] if sample.size else spoken

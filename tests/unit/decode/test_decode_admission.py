@@ -13,7 +13,7 @@ from services.common.engine.places import Place
 from services.common.engine.shell import EngineFull
 from services.decode.engine import engine as engine_module
 from services.decode.engine.admission import HEADROOM, Demand, busy_share
-from services.decode.engine.backends import AudioFormat, CostModel, SimulatedBackend
+from services.decode.engine.backends import AudioFormat, CostModel, SimulatedBackend, run_trials
 from services.decode.engine.engine import DecodeEngine, Handle
 from services.decode.engine.events import AudioEvent, Event
 from services.decode.engine.scheduler import EngineLimits
@@ -184,3 +184,14 @@ def test_hops_that_grew_while_there_was_time_count_as_full_ones() -> None:
         extra.observe(4.0, 100, 25, 25.0)
     assert extra.hops == 1.0
     assert extra.tokens == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("frame_s", "batches"), [(0.0001, 4), (0.005, 3), (0.05, 1), (1.0, 1)])
+def test_a_slow_backend_is_measured_by_fewer_batches(frame_s: float, batches: int) -> None:
+    """A large model on a CPU must not delay the start by minutes."""
+    slept: list[float] = []
+    backend = SimulatedBackend(CostModel(0.01, 0.0, frame_s), AudioFormat(), slept.append)
+    times = ServiceTime()
+    run_trials(backend, times, lambda: sum(slept), lambda: None)
+    assert len(slept) == batches * SimulatedBackend.BEATS
+    assert times.seconds([100]) == pytest.approx(0.01 + 2 * 100 * frame_s, rel=0.2)

@@ -226,6 +226,8 @@ BAD: list[tuple[str, dict[str, str], list[Any], str, str]] = [
     ("slt", {"output_format": "tape"}, [], "invalid_input", "output_format"),
     ("slt", {"output_format": "opus_44100_32"}, [], "invalid_input", "output_format"),
     ("slt", {"inactivity_timeout": "soon"}, [], "invalid_input", "inactivity_timeout"),
+    ("slt", {"inactivity_timeout": "0"}, [], "invalid_input", "inactivity_timeout"),
+    ("nobody", {"inactivity_timeout": "300"}, [{"text": "One. "}], "voice_not_found", "voice_id"),
     ("slt", {"language_code": "!"}, [], "invalid_input", "language_code"),
     ("slt", {}, [{"text": 7}], "invalid_input", "text"),
     ("slt", {}, [{"text": " ", "voice_settings": {"speed": 9}}], "invalid_input", "voice_settings.speed"),

@@ -30,6 +30,8 @@ from services.common.errors import InvalidInput, LightTtsError, TimedOut
 API = "elevenlabs"
 MAX_CONTEXTS = 16
 """Most contexts of one socket, those that still speak after their end included."""
+MAX_INACTIVITY = 180.0
+"""Seconds; longer timeouts count as this one, as at ElevenLabs."""
 MAX_REASON_BYTES = 123
 """WebSocket's limit of a close frame."""
 
@@ -40,7 +42,7 @@ class SocketQuery(JsonFields):
     model_id: str = ""
     output_format: str = ""
     language_code: str = ""
-    inactivity_timeout: float = Field(default=20, gt=0, le=180)
+    inactivity_timeout: float = Field(default=20, gt=0)
     sync_alignment: bool = False
     auto_mode: bool = False
     """Whether each message is a whole phrase, which is spoken without waiting for more text."""
@@ -284,7 +286,7 @@ class _Connection:
 
     async def _watch_idle(self) -> None:
         """After `inactivity_timeout`, end contexts and a socket without any. Raises TimedOut for a plain socket."""
-        seconds = self._query.inactivity_timeout
+        seconds = min(self._query.inactivity_timeout, MAX_INACTIVITY)
         while True:
             now = asyncio.get_running_loop().time()
             for name, context in list(self._open.items()):

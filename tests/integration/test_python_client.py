@@ -232,6 +232,7 @@ async def test_playback_is_reported_at_most_five_times_per_second_of_audio() -> 
                 await r.llm.calls[0].positioned.wait()
                 r.llm.calls[0].script.hold[1].set()
                 talk.end()
+                talk.played(100 * SAMPLE_RATE)  # after the end
         positions = r.llm.calls[0].positions
         assert 1 <= len(positions) <= 5
         assert max(positions) <= 1.0

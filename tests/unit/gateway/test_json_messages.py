@@ -27,7 +27,7 @@ scalars = st.none() | st.booleans() | st.integers() | st.floats() | text
 values = st.recursive(
     scalars,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES) | text, inner, max_size=4),
-    max_leaves=12,
+    max_leaves=5,
 )
 
 

@@ -81,9 +81,13 @@ class ConversationState:
         self._send(StreamingSynthesizeRequest(configure=Configure(config=change)))
 
     def position(self, seconds: float) -> None:
-        """Report the listener's position. After the first report, report several times per second of audio."""
+        """Report the listener's position. After the first report, report several times per second of audio.
+
+        After `end`, the server needs no reports, and none is sent.
+        """
         self._reported = seconds
-        self._send(StreamingSynthesizeRequest(position=PlaybackPosition(seconds=seconds)))
+        if not self._ended:
+            self._send(StreamingSynthesizeRequest(position=PlaybackPosition(seconds=seconds)))
 
     def played(self, samples: int) -> None:
         """Report that the listener has played so many samples of the stream; call it as often as you like."""

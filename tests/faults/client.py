@@ -18,6 +18,7 @@ fault; `done`: streams that had ended by then), and accumulate over calls. The t
   errors                  streams that ended with an error
   lost, repeated, wrong   samples; wrong ones differ by more than the tolerance
   worst                   largest difference of a sample, in 16-bit steps
+  moved gap               median of the longest time between two chunks, of the streams that moved
   gap>1s                  streams with more than 1 s between two chunks
   silent                  streams in which a player with a buffer of 0.25 s had nothing to play for more than 1 s
   next                    failed requests after the fault

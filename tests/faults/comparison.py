@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,10 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return one line per kind of fault, then every error status with its count."""
+    """Return one line per kind of fault, then every error status with its count.
+
+    `moved gap` is the median, over the streams that moved, of the longest time between two chunks.
+    """
     rows = list(rows)
     columns = (
         "streams",
@@ -99,11 +103,12 @@ def table(rows: Iterable[Mapping[str, Any]]) -> str:
         "repeated",
         "wrong",
         "worst",
+        "moved gap",
         f"gap>{LONG_GAP:g}s",
         "silent",
         "next",
     )
-    lines = [f"{'kind':26}" + "".join(f"{column:>9}" for column in columns)]
+    lines = [f"{'kind':26}" + "".join(f"{column:>10}" for column in columns)]
     for kind in dict.fromkeys(row["kind"] for row in rows):
         streams = [row for row in rows if row["kind"] == kind and "next" not in row]
         counts = (
@@ -114,11 +119,17 @@ def table(rows: Iterable[Mapping[str, Any]]) -> str:
             sum(row["repeated"] for row in streams),
             sum(row["wrong"] for row in streams),
             max((row["worst"] for row in streams), default=0),
+            _median(row["gap"] for row in streams if row["resumed"] > 0),
             sum(row["gap"] > LONG_GAP for row in streams),
             sum(row["silence"] > LONG_GAP for row in streams),
             sum(row["kind"] == kind and "next" in row for row in rows),
         )
-        lines.append(f"{kind:26}" + "".join(f"{count:>9}" for count in counts))
+        lines.append(f"{kind:26}" + "".join(f"{count:>10}" for count in counts))
     failures = Counter((row.get("next") or row["code"], row["details"][:90]) for row in rows)
     lines += [f"  {count} x {code}: {details}" for (code, details), count in failures.items() if code != "OK"]
     return "\n".join(lines)
+
+
+def _median(gaps: Iterable[float]) -> str:
+    found = list(gaps)
+    return f"{median(found):.2f}" if found else "-"

@@ -54,6 +54,15 @@ def test_damage_is_counted(received: Recording, name: str, count: int) -> None:
     assert damaged(counted)
 
 
+def test_the_table_has_the_median_gap_of_the_streams_that_moved() -> None:
+    gaps = [(0.1, 0), (0.4, 1), (0.6, 1), (2.0, 1)]
+    rows = [row(recording((0, 600), (600, 1000))) | {"gap": gap, "resumed": moves} for gap, moves in gaps]
+    header, line, *_ = table(rows).splitlines()
+    assert "moved gap" in header
+    assert line.split()[1:3] == ["4", "3"]
+    assert "0.60" in line.split()
+
+
 def test_chunks_out_of_order_are_damage() -> None:
     received = recording((0, 600), (600, 1000))
     received.chunks[1] = Chunk(1.0, 2, 600, received.chunks[1].pcm)

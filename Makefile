@@ -180,7 +180,7 @@ keep-protos: .venv/.ready ## Keep the protos of this version for the checks of t
 	done; echo "Wrote $(RELEASED)/$$version"
 
 clean: ## Remove everything that was generated, .venv included
-	@rm -rf .venv .tools lighttts build clients/python/build .run gpu_check_out demo.wav *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
+	@rm -rf .venv .tools lighttts build clients/python/build clients/python/src/*.egg-info .run gpu_check_out demo.wav *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # pip's words go to a log; people see one line per large download, and the log's end when something fails.

@@ -263,12 +263,12 @@ async def test_a_client_that_disconnects_frees_everything(ended: bool) -> None:
 
 
 async def test_a_socket_without_a_first_frame_or_a_recording_is_closed() -> None:
-    cases: list[tuple[str, list[str], str]] = [
-        ("first_message_seconds", [], "first frame"),
-        ("body_seconds", ['{"config": {"prompt": {}}}'], "prompt's recording"),
+    cases: list[tuple[dict[str, Any], list[str], str]] = [
+        ({"first_message_seconds": 0.1}, [], "first frame"),
+        ({"body_seconds": 0.1}, ['{"config": {"prompt": {}}}'], "prompt's recording"),
     ]
-    for setting, frames, words in cases:
-        async with rig(**{setting: 0.1}) as r, socket(r) as connection:
+    for settings, frames, words in cases:
+        async with rig(**settings) as r, socket(r) as connection:
             await send(connection, *frames)
             (error,) = of(await rest(connection), "error")
             assert (error["reason"], words in error["message"]) == ("TIMED_OUT", True)

@@ -43,6 +43,7 @@ from services.decode.engine.hops import HopPolicy
 from services.decode.engine.state import StreamSpec
 from services.decode.engine.torch_backend import Precision, TorchBackend, TorchState
 from services.decode.estimators.compiled import use_programs
+from services.decode.estimators.cpu_step import use_cpu_step
 from services.decode.flow.estimator import EstimatorNetwork
 from services.decode.flow.forward_pass import Pass
 from services.decode.flow.programs import CudaGraphs
@@ -135,6 +136,9 @@ def main() -> None:
         print(f"{name}: vocoder context {context.left} frames left, {context.right} right")
         recomputing = make(state_bytes=0)
         recomputing.vocoder.context = context
+        if options.device.type == "cpu" and options.cpu_step == "joined":
+            for backend in (cached, recomputing):
+                use_cpu_step(backend.flow)
         clock = clock_of(options.device) if counting is None else lambda: counting.get_total_flops() / 1e9
         kept, lost = (Meter(backend, clock, scale) for backend in (cached, recomputing))
         lengths = int(options.seconds * TOKEN_RATE), int(options.prompt_seconds * TOKEN_RATE)
@@ -160,6 +164,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--family", choices=FAMILIES, default=FAMILIES[0], help="family of the 0.5B layout")
     parser.add_argument("--device", type=torch.device, default="cpu", help="cpu, cuda:0 ...")
     parser.add_argument("--graphs", action="store_true", help="record CUDA graphs first, as workers do")
+    parser.add_argument(
+        "--cpu-step",
+        choices=("joined", "plain"),
+        default="joined",
+        help="see LIGHTTTS_DECODE_CPU_STEP",
+    )
     parser.add_argument("--seconds", type=float, default=10.0, help="speech to decode")
     parser.add_argument("--prompt-seconds", type=float, default=3.0, help="length of the voice's prompt")
     parser.add_argument("--repeats", type=int, default=2, help="measurements of everything; the fastest counts")

@@ -2,8 +2,8 @@
 
     python -m benchmarks.first_audio [--at-once 1,2,4,8] [--rounds 6] [--threads 1] [--model DIR]
 
-Two whole stacks run side by side, whose settings differ. In each round they speak one after the other, so that other work
-on the machine disturbs both alike. All streams of a round begin at once, each with one sentence. Columns:
+Two whole stacks run side by side, whose settings differ. In each round they speak one after the other, so that other
+work on the machine disturbs both alike. All streams of a round begin at once, each with one sentence. Columns:
 
     encode … delivery   parts of the time to first audio as the gateway measures them (`FirstAudio`), medians
     first chunk         seconds of audio in the first chunk: how long the second one may take

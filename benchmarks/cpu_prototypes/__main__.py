@@ -1,14 +1,14 @@
-"""Measures two faster CPU paths, each beside the code without it in one run.
+"""Measures faster ways to run a step on a CPU, each beside the single operations in one run.
 
   python -m benchmarks.cpu_prototypes                  the embedded voice
   python -m benchmarks.cpu_prototypes --full-size      the 0.5B layout with random weights
   python -m benchmarks.cpu_prototypes --only llm
 
-The llm's decode step as one graph in ONNX Runtime is the service's own (`LIGHTTTS_LLM_CPU_GRAPH`).
-`estimator_step` is a prototype that no service uses, for one stream at a time: it runs an Euler step of the decode
-estimator with rewritten operations, and then as one graph. Both print how much faster they are and how far the results
-differ. Times are processor time of one thread; variants take turns, and the fastest tenth of the llm's steps and the
-fastest of each estimator hop count, so that other programs on the machine disturb the ratios little.
+The llm's decode step as one graph in ONNX Runtime and the estimator's step with joined operations are the services' own
+(`LIGHTTTS_LLM_CPU_GRAPH`, `LIGHTTTS_DECODE_CPU_STEP`). `estimator_step` is a prototype that no service uses, for one
+stream at a time: an Euler step as one graph. It prints how much faster they are and how far the results differ. Times
+are processor time of one thread; variants take turns, and the fastest tenth of the llm's steps and the fastest of each
+estimator hop count, so that other programs on the machine disturb the ratios little.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.cpu_prototypes.estimator_step import GraphEstimator, rewritten
+from benchmarks.cpu_prototypes.estimator_step import GraphEstimator
 from benchmarks.decode import CHUNK, TOKEN_RATE, load_average, made_up_voice, model_directory
 from benchmarks.floor import clock_of
 from benchmarks.llm import TINY, Bench, make_model
 from services.common.checkpoint.model_dir import open_model_dir
 from services.decode.engine.backends import Hop
 from services.decode.engine.torch_backend import TorchBackend as DecodeBackend
+from services.decode.estimators.cpu_step import JoinedEstimator
 from services.decode.flow.estimator import EstimatorNetwork
 from services.decode.flow.forward_pass import Pass
 from services.decode.flow.solver import Estimator
@@ -43,7 +44,7 @@ CURRENT = "single operations"
 STATE_BYTES = 6 * 2**30
 ESTIMATORS: dict[str, Callable[[UNet], Estimator]] = {
     CURRENT: lambda network: network,
-    "rewritten operations": rewritten,
+    "joined operations": JoinedEstimator,
     "one ONNX graph": GraphEstimator,
 }
 

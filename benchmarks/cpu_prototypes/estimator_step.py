@@ -1,7 +1,7 @@
-"""Prototypes: a faster Euler step of the decode estimator, with operations rewritten and as one ONNX graph.
+"""Prototype: a faster Euler step of the decode estimator, as one ONNX graph.
 
-`rewritten` keeps PyTorch and changes three operations: a causal convolution becomes one matrix product over its three
-taps, Mish becomes one exponential, and queries, keys and values come from one product. `GraphEstimator` runs the
+`rewritten` changes three operations, so that they export well: a causal convolution becomes one matrix product over its
+three taps, Mish becomes one exponential, and queries, keys and values come from one product. `GraphEstimator` runs the
 rewritten network as one graph where one stream appends to a state that is cached in float32; every other pass takes the
 rewritten network. It reads the private fields of `Pass` and `KvCache`, which a product version must not.
 """

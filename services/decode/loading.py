@@ -18,6 +18,7 @@ import torch
 
 from services.common.checkpoint.flow_config import UNetConfig
 from services.common.checkpoint.model_dir import ModelDir, ModelDirError
+from services.common.engine.allocator import keep_freed_memory
 from services.common.engine.device import first_line, on_device, replaced
 from services.common.start_error import StartError
 from services.decode.engine.backends import AudioFormat, Backend, CostModel, SimulatedBackend
@@ -156,6 +157,8 @@ def _warm(
             use_cpu_step(backend.flow)
         except ValueError as error:
             replaced("decode_cpu_step", "plain layers", error)
+    if device.type == "cpu":
+        keep_freed_memory()
     backend.warm_up()
     if settings.decode_compile:
         try:

@@ -61,12 +61,17 @@ async def converse(
     """Run an utterance whose further messages come from `messages`."""
     call = llm.stub.Generate()
     end = CallEnd(call)
+    writing = asyncio.Lock()  # gRPC refuses a write while another one is under way
+
+    async def send(message: llm_pb2.GenerateRequest) -> None:
+        async with writing:
+            await call.write(message)
 
     async def write() -> None:
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the service may end the call first
-            await call.write(starting(**start))
+            await send(starting(**start))
             async for message in messages:
-                await call.write(message)
+                await send(message)
             if half_close:
                 await call.done_writing()
 
@@ -74,7 +79,7 @@ async def converse(
     try:
         async for response in answers(call, end):
             if response.HasField("need_voice"):
-                await call.write(llm_pb2.GenerateRequest(voice=VOICE))
+                await send(llm_pb2.GenerateRequest(voice=VOICE))
             spoken.note(response)
     finally:
         writer.cancel()

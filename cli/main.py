@@ -25,6 +25,7 @@ from cli.local.stack import Stack, StackConfig
 from cli.model import commands as model_commands
 from cli.model.commands import ModelDirectory
 from cli.say import check_speech, make_config, say_to_file, show_speech
+from cli.simulator import command as simulator_command
 from gateway.auth.keys import NAME, key_hash, new_key
 from services.common.settings import EMBEDDED_MODEL
 
@@ -240,6 +241,7 @@ def key(name: Annotated[str, typer.Argument(help="Name of the key's holder: lett
 
 
 bench_command.add_to(app)
+simulator_command.add_to(app)
 model_commands.add_to(app)
 text_command.add_to(app)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 import structlog
@@ -44,6 +44,8 @@ class DecodeServiceContext:
     """The checkpoint's chunk plan, for requests without one."""
     sample_rate: int
     settings: DecodeSettings
+    engine_clock: Callable[[], float] = time.monotonic
+    """The clock of the engine, whose deadlines are times of it."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ class DecodeCall:
                 f"the target is {target:g}; it must be a number of seconds, 0 for the default",
                 field="start.urgency.first_audio_target",
             )
-        deadline = time.monotonic() + target
+        deadline = self._context.engine_clock() + target
         # A later utterance of a session has a target of its own only while earlier audio plays.
         follows = start.place.admitted and start.urgency.first_audio_target > 0 and not start.resume_record
         try:

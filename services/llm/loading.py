@@ -60,20 +60,7 @@ def load_engine(
     for checkpoints that do not fit.
     """
     torch.set_num_threads(settings.torch_threads)
-    by_deadline = settings.llm_order == "deadline"
-    try:
-        limits = EngineLimits(
-            max_running=settings.max_running,
-            max_waiting=settings.max_waiting,
-            total_tokens=settings.total_tokens,
-            max_request_tokens=settings.max_request_tokens,
-            prefill_tokens=settings.prefill_tokens,
-            admission_interval=settings.admission_interval,
-            steps_per_turn=settings.steps_per_turn or 1,
-            lead_s=settings.pause_lead_seconds if by_deadline else math.inf,
-        )
-    except ValueError as error:
-        raise StartError(f"the engine's limits contradict each other: {error}") from error
+    limits = engine_limits(settings)
     if settings.llm_backend == "simulated":
         backend = _simulated(settings, model)
     else:
@@ -85,7 +72,7 @@ def load_engine(
         )
         if _uses_graphs(settings, device) and not settings.steps_per_turn:
             limits = replace(limits, steps_per_turn=GRAPH_STEPS)
-    order = earliest_deadline if by_deadline else fifo
+    order = earliest_deadline if settings.llm_order == "deadline" else fifo
     _check_room(settings, limits, backend)
     try:
         return LlmEngine(backend, model, limits, order, on_step=on_step)
@@ -93,6 +80,23 @@ def load_engine(
         raise StartError(
             f"no room for {settings.total_tokens} tokens of K/V cache ({error}); set LIGHTTTS_TOTAL_TOKENS lower"
         ) from error
+
+
+def engine_limits(settings: LlmSettings) -> EngineLimits:
+    """Return the engine's limits. Raises StartError for settings that contradict each other."""
+    try:
+        return EngineLimits(
+            max_running=settings.max_running,
+            max_waiting=settings.max_waiting,
+            total_tokens=settings.total_tokens,
+            max_request_tokens=settings.max_request_tokens,
+            prefill_tokens=settings.prefill_tokens,
+            admission_interval=settings.admission_interval,
+            steps_per_turn=settings.steps_per_turn or 1,
+            lead_s=settings.pause_lead_seconds if settings.llm_order == "deadline" else math.inf,
+        )
+    except ValueError as error:
+        raise StartError(f"the engine's limits contradict each other: {error}") from error
 
 
 def _check_room(settings: LlmSettings, limits: EngineLimits, backend: Backend) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, NamedTuple
 
 import grpc
@@ -32,6 +32,10 @@ class Health(NamedTuple):
     """Why it is not serving, for the log; empty while it is."""
     known: bool = True
     """False if the worker answers and does not have the service that is watched."""
+
+
+Watch = Callable[[grpc.aio.Channel, str], AsyncGenerator[Health, None]]
+"""Yields the health of a service behind a channel at every change, without end; see `watch_health`."""
 
 
 async def watch_health(channel: grpc.aio.Channel, service: str) -> AsyncGenerator[Health, None]:

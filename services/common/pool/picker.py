@@ -34,14 +34,16 @@ class RoundRobin:
     The first pick is random, so that the pools of many clients do not all start with the same worker.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, chance: random.Random | None = None) -> None:
+        """`chance` makes the first pick; by default each process makes another one."""
         self._last: str | None = None
+        self._chance = chance or random.Random()
 
     def pick(self, candidates: Sequence[C]) -> C:
         ordered = sorted(candidates, key=lambda candidate: candidate.address)
         last = self._last
         if last is None:
-            picked = random.choice(ordered)
+            picked = self._chance.choice(ordered)
         else:
             picked = next((candidate for candidate in ordered if candidate.address > last), ordered[0])
         self._last = picked.address

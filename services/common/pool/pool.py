@@ -16,7 +16,7 @@ import structlog
 from services.common.discovery import Discovery
 from services.common.errors import Unavailable
 from services.common.pool.channel import Renewing, open_channel
-from services.common.pool.health import check_health
+from services.common.pool.health import Watch, check_health, watch_health
 from services.common.pool.metrics import REFUSALS, WORKERS_KNOWN
 from services.common.pool.picker import Picker, RoundRobin
 from services.common.pool.worker import FailureReason, Worker, WorkerInfo
@@ -71,6 +71,7 @@ class Pool:
         renewal_seconds: float = 10.0,
         end_to_end: str = "",
         clock: Callable[[], float] = time.monotonic,
+        watch: Watch = watch_health,
     ) -> None:
         """
         Args:
@@ -86,6 +87,7 @@ class Pool:
             end_to_end: full name of the health service with which workers report that the services behind them serve
                 too, `lighttts.v1.Llm/EndToEnd`; empty if nothing is behind them. It affects only `serves_end_to_end`.
             clock: returns seconds.
+            watch: yields the changes of a worker's health; a simulation replaces it.
         """
         self._discovery = discovery
         self._service = service
@@ -107,6 +109,7 @@ class Pool:
         """Time since which discovery lists no worker; None while it lists one and before its first list."""
         self._waiting = 0
         self._closed = False
+        self._watch = watch
 
     async def start(self) -> None:
         """Start discovery and return at once. Raises RuntimeError when called twice."""
@@ -290,6 +293,7 @@ class Pool:
             worker = Worker(
                 self._name, address, channel, self._service, self._ejection_seconds, self._wake, self._end_to_end
             )
+            worker.watch_health = self._watch
             worker.generation = self._dial.generation() if isinstance(self._dial, Renewing) else 0
             self._workers[address] = worker
         worker.enlist()

@@ -12,7 +12,7 @@ from functools import partial
 import grpc.aio
 import structlog
 
-from services.common.pool.health import Health, watch_health
+from services.common.pool.health import Health, Watch, watch_health
 from services.common.pool.metrics import WorkerSeries
 
 log = structlog.get_logger(__name__)
@@ -84,6 +84,8 @@ class Worker:
         """`end_to_end` names the health service for the services behind this worker; empty if there are none."""
         self.address = address
         self.channel = channel
+        self.watch_health: Watch = watch_health
+        """Yields the changes of its health."""
         self.generation = 0
         """Number of the credentials that `channel` was dialled with; see `Renewing`."""
         self._previous: dict[grpc.aio.Channel, int] = {}
@@ -230,7 +232,7 @@ class Worker:
             self._ejection = None
 
     async def _watch_health(self, service: str, report: Callable[[Health], None]) -> None:
-        async with aclosing(watch_health(self.channel, service)) as changes:
+        async with aclosing(self.watch_health(self.channel, service)) as changes:
             async for health in changes:
                 report(health)
 

@@ -285,8 +285,15 @@ class SimulatedBackend:
         beats: int = BEATS,
         tones: bool = True,
     ) -> None:
-        """With `recompute`, every hop costs its stream's whole history, as in backends without state. A batch sleeps `beats`
-        times. Without `tones` the samples are zero, which costs less."""
+        """
+        Args:
+            costs: seconds of a batch.
+            audio: the format; the costs name the frames that are held back.
+            sleep: lets a number of seconds pass.
+            recompute: every hop costs its stream's whole history, as in backends without state.
+            beats: how often a batch sleeps.
+            tones: if false, the samples are zero, which costs less.
+        """
         self.format = replace(audio, held_frames=costs.holdback_frames)
         self._costs, self._sleep, self._recompute = costs, sleep, recompute
         self._beats, self._tones = beats, tones

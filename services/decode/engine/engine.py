@@ -49,13 +49,16 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
         observer: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
         weights: bytes = NO_WEIGHTS,
+        thread: Callable[..., EngineThread] | None = None,
     ) -> None:
-        """`weights` is the hash of the backend's weights, for the records that other workers may resume from."""
+        """`weights` is the hash of the backend's weights, for the records that other workers may resume from. `thread`
+        makes the engine's thread, which a simulation replaces."""
         self.limits = limits or EngineLimits()
         self.steps = 0
         """Grows while the engine is alive: each turn, idle ones included, and each Euler step within a batch."""
-        thread = EngineThread("decode-engine", self._turn, self._end, self.limits.heartbeat_s, backend.device)
-        super().__init__(thread, StreamError, EngineStats())
+        make = thread or EngineThread
+        own_thread = make("decode-engine", self._turn, self._end, self.limits.heartbeat_s, backend.device)
+        super().__init__(own_thread, StreamError, EngineStats())
         self._backend, self._order, self._clock = backend, order, clock
         self._observer = observer or Observer()
         self._weights = weights
@@ -65,7 +68,7 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
         """When the latest batch ended, if the engine has had work since."""
         self._ready: list[Job] = []
         self._batch: list[Job] = []
-        thread.start()
+        own_thread.start()
 
     def open(self, spec: StreamSpec, on_event: OnEvent) -> Handle:
         """Open a stream. `on_event` is called from the engine thread and must not block.

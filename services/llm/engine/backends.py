@@ -105,15 +105,21 @@ class SimulatedBackend:
         """Do nothing: this backend keeps no K/V."""
 
     def step(self, batch: Sequence[ScheduledSequence]) -> list[Sequence[int]]:
-        self._sleep(self._costs.seconds(batch))
-        return [[self._token(scheduled)] if scheduled.samples else [] for scheduled in batch]
+        found: list[Sequence[int]] = [self._tokens(scheduled) if scheduled.samples else [] for scheduled in batch]
+        self._sleep(self._costs.seconds(batch) * max(1, *map(len, found)))
+        return found
 
-    def _token(self, scheduled: ScheduledSequence) -> int:
-        sequence = scheduled.sequence
+    def _tokens(self, scheduled: ScheduledSequence) -> list[int]:
+        """Return the tokens of a run of several steps: up to an id that is not speech."""
+        tokens: list[int] = []
+        while len(tokens) < scheduled.num_steps and (not tokens or tokens[-1] < self._config.speech_tokens):
+            tokens.append(self._token(scheduled.sequence, len(scheduled.sequence.decoded) + len(tokens)))
+        return tokens
+
+    def _token(self, sequence: EngineSequence, position: int) -> int:
         constraint = sequence.layout.constraint()
         if constraint.forced is not None:
             return constraint.forced
-        position = len(sequence.decoded)
         enough = position >= round(self._costs.tokens_per_text_id * sequence.text_length)
         if enough and self._config.eos in constraint.allowed:
             return self._config.eos

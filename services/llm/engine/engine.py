@@ -90,13 +90,16 @@ class LlmEngine(EngineShell[Sequence, TokensEvent, EngineStats]):
         *,
         clock: Callable[[], float] = time.monotonic,
         on_step: OnStep | None = None,
+        thread: Callable[..., EngineThread] | None = None,
     ) -> None:
-        """`on_step` is called from the engine thread; it must not block or raise."""
+        """`on_step` is called from the engine thread; it must not block or raise. `thread` makes the engine's thread,
+        which a simulation replaces."""
         self.limits = limits or EngineLimits()
         self.steps = 0
         """Turns of the loop, idle ones included; it grows while the engine is alive."""
-        thread = EngineThread("llm-engine", self._turn, self._end, self.limits.heartbeat_s, backend.device)
-        super().__init__(thread, RequestError, EngineStats(kv_blocks_total=self.limits.num_blocks))
+        make = thread or EngineThread
+        own_thread = make("llm-engine", self._turn, self._end, self.limits.heartbeat_s, backend.device)
+        super().__init__(own_thread, RequestError, EngineStats(kv_blocks_total=self.limits.num_blocks))
         self.aligns = bool(getattr(backend, "aligns", False))
         """Whether tokens are aligned with the text; other backends than torch's do not."""
         self._backend, self._model = backend, model
@@ -105,7 +108,7 @@ class LlmEngine(EngineShell[Sequence, TokensEvent, EngineStats]):
         self._arrivals = itertools.count()
         self._batch_size = 0
         backend.reserve(self.limits.num_blocks, self.limits.block_size)
-        thread.start()
+        own_thread.start()
 
     def submit(self, request: Request, on_event: OnEvent) -> Handle:
         """Queue a request. `on_event` is called from the engine thread and must not block.

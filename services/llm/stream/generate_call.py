@@ -52,6 +52,8 @@ class LlmServiceContext:
     failover_budget: FailoverBudget = field(default_factory=FailoverBudget)
     clock: Callable[[], float] = time.monotonic
     """Seconds; measures the silence and the stalls of decode workers."""
+    engine_clock: Callable[[], float] = time.monotonic
+    """The clock of the engine, whose deadlines are times of it."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +81,14 @@ class GenerateCall:
             requests.hop_plan(start, context.model.flow),
             context.model.token_rate * requests.speed_of(start),
             context.engine.aligns and requests.text_position(start) is not None and not start.speech_tokens,
+            context.engine_clock,
         )
         if start.place.admitted:  # earlier audio of the session plays until then
             self._progress.plays_from = self._progress.started_at + start.urgency.first_audio_target
         self._order: requests.TextOrder = "whole"
         self._resume_tried_with = 0
         """Number of text ids at the last resume that needed more text."""
-        self._heartbeat_at = time.monotonic() + context.settings.heartbeat_seconds
+        self._heartbeat_at = context.engine_clock() + context.settings.heartbeat_seconds
 
     async def run(self, inputs: AsyncIterator[llm_pb2.GenerateRequest]) -> AsyncGenerator[llm_pb2.GenerateResponse]:
         """Raises InvalidInput, Overloaded or Unavailable; the message says what to do."""
@@ -132,10 +135,10 @@ class GenerateCall:
 
     async def _next_event(self) -> _Event | None:
         """Return the next event, or None if a heartbeat is due, even if events are waiting."""
-        wait = self._heartbeat_at - time.monotonic()
+        wait = self._heartbeat_at - self._context.engine_clock()
         event = await self._events.take(wait) if wait > 0 else None
         if event is None:
-            self._heartbeat_at = time.monotonic() + self._context.settings.heartbeat_seconds
+            self._heartbeat_at = self._context.engine_clock() + self._context.settings.heartbeat_seconds
         return event
 
     async def _collect(self, complete: Callable[[], bool]) -> AsyncGenerator[llm_pb2.GenerateResponse]:
@@ -204,7 +207,7 @@ class GenerateCall:
             return None
         except (RequestError, EngineFull, EngineClosed) as error:
             raise requests.map_engine_error(error) from error
-        progress.submitted_at = time.monotonic()
+        progress.submitted_at = context.engine_clock()
         progress.resume(len(raw_ids), handle.resumed)
         return handle
 
@@ -295,7 +298,7 @@ class GenerateCall:
             record=resume.decode_record,
             next_sample=resume.next_sample,
             default_target=settings.first_audio_target_seconds,
-            elapsed=time.monotonic() - self._progress.started_at,
+            elapsed=self._context.engine_clock() - self._progress.started_at,
             failover_budget=self._context.failover_budget,
             clock=self._context.clock,
         )
@@ -321,7 +324,7 @@ class GenerateCall:
         if not math.isfinite(seconds):
             raise InvalidInput(f"position {seconds} is not a number of seconds", field="position.seconds")
         if self._progress.playback_start is not None and not requests.offline(self._start):
-            self._progress.playback_start = time.monotonic() - seconds
+            self._progress.playback_start = self._context.engine_clock() - seconds
             self._context.engine.set_play_at(handle, self._progress.playback_start)
 
     def _started(self, event: decode_client.Started | decode_client.Moved) -> llm_pb2.GenerateResponse:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from lighttts.v1 import decode_pb2, llm_pb2
@@ -16,14 +16,15 @@ from services.llm.stream.hops import HopPlan
 
 @dataclass
 class Progress:
-    """Used by the utterance's task only. Times are on the monotonic clock."""
+    """Used by the utterance's task only. Times are in seconds of `clock`, which is also the engine's."""
 
     hops: HopPlan
     token_rate: float
     """Speech tokens played per second: the model's own rate times the playback speed."""
     aligns: bool = False
     """Whether the engine aligns this utterance's tokens with the text."""
-    started_at: float = field(default_factory=time.monotonic)
+    clock: Callable[[], float] = time.monotonic
+    started_at: float = field(init=False)
     text: list[int] = field(default_factory=list)
     text_complete: bool = False
     submitted_at: float | None = None
@@ -49,6 +50,9 @@ class Progress:
     """No more tokens follow."""
     done: llm_pb2.GenerateDone = field(default_factory=llm_pb2.GenerateDone)
 
+    def __post_init__(self) -> None:
+        self.started_at = self.clock()
+
     @property
     def phase(self) -> str:
         """The phase that a cancellation now interrupts, for metrics."""
@@ -65,7 +69,7 @@ class Progress:
 
     def take(self, event: TokensEvent) -> None:
         if not self.done.first_token and event.raw_ids and self.submitted_at is not None:
-            now = time.monotonic()
+            now = self.clock()
             self.done.first_token = now - self.started_at
             metrics.FIRST_TOKEN.observe(now - self.submitted_at)
             tracing.event("first token")
@@ -86,14 +90,14 @@ class Progress:
         if not self.ended and self.generated < self.hops.next(prompt_tokens, self.sent):
             return None
         if not self.done.first_hop:
-            self.done.first_hop = time.monotonic() - self.started_at
+            self.done.first_hop = self.clock() - self.started_at
         hop, self.unsent = self.unsent, []
         self.sent += len(hop)
         return hop
 
     def record_audio(self, decoded: decode_pb2.DecodedAudio) -> llm_pb2.GeneratedAudio:
         """Record audio that is relayed next, and return its message."""
-        now = time.monotonic()
+        now = self.clock()
         first = None
         if self.playback_start is None:
             start = now - decoded.audio.first_sample / max(1, decoded.audio.sample_rate)

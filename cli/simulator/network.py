@@ -1,0 +1,133 @@
+"""Calls between simulated processes: the part of gRPC's interface that the services use, with a delay per message.
+
+Messages are not serialised. A process that is killed ends its calls as a broken connection does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+import grpc.aio
+from grpc_status import rpc_status
+
+from services.common.errors import LightTtsError, to_status
+
+Serve = Callable[[AsyncIterator[Any]], AsyncGenerator[Any, None]]
+"""A method of a service: requests in, responses out. It raises LightTtsError."""
+
+
+class _End:
+    """The end of the responses."""
+
+
+class _Wire:
+    """Delivers messages in order, each `delay` seconds after it was sent."""
+
+    def __init__(self, delay: float) -> None:
+        self._delay = delay
+        self._loop = asyncio.get_running_loop()
+        self._under_way: deque[Any] = deque()
+        self._arrived: asyncio.Queue[Any] = asyncio.Queue()
+
+    def send(self, message: Any) -> None:
+        self._under_way.append(message)
+        self._loop.call_later(self._delay, self._deliver)
+
+    def _deliver(self) -> None:
+        self._arrived.put_nowait(self._under_way.popleft())
+
+    async def receive(self) -> Any:
+        return await self._arrived.get()
+
+
+class Call:
+    """One bidirectional call, with the methods of a `grpc.aio.StreamStreamCall` that the services use."""
+
+    def __init__(self, serve: Serve, delay: float, on_end: Callable[[Call], None]) -> None:
+        self._requests, self._responses = _Wire(delay), _Wire(delay)
+        self._loop, self._delay, self._on_end = asyncio.get_running_loop(), delay, on_end
+        self._ended = False
+        self._serving = asyncio.create_task(self._answer(serve))
+        self._serving.add_done_callback(self._served)
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        """Do nothing: it is for a status that grpcio overwrites, and nothing overwrites one here."""
+
+    async def write(self, request: Any) -> None:
+        if self._ended:
+            raise asyncio.InvalidStateError("the call has ended")
+        self._requests.send(request)
+
+    def cancel(self) -> bool:
+        """End the call; its server stops when this reaches it."""
+        self._ended = True
+        self._loop.call_later(self._delay, self._serving.cancel)
+        return True
+
+    def disconnect(self) -> None:
+        """End the call as the end of the server's process does."""
+        self._serving.cancel()
+        empty = grpc.aio.Metadata()
+        self._responses.send(grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, empty, empty, "the connection broke"))
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        while True:
+            response = await self._responses.receive()
+            self._ended = self._ended or isinstance(response, _End | grpc.aio.AioRpcError)
+            if isinstance(response, _End):
+                return
+            if isinstance(response, grpc.aio.AioRpcError):
+                raise response
+            yield response
+
+    async def _answer(self, serve: Serve) -> None:
+        try:
+            async with aclosing(serve(self._received())) as responses:
+                async for response in responses:
+                    self._responses.send(response)
+        except LightTtsError as error:
+            status: Any = rpc_status.to_status(to_status(error))
+            trailing = grpc.aio.Metadata(*status.trailing_metadata)
+            self._responses.send(grpc.aio.AioRpcError(status.code, grpc.aio.Metadata(), trailing, status.details))
+        else:
+            self._responses.send(_End())
+
+    async def _received(self) -> AsyncIterator[Any]:
+        while True:
+            yield await self._requests.receive()
+
+    def _served(self, task: asyncio.Task[None]) -> None:
+        self._on_end(self)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._loop.call_exception_handler({"message": "a simulated service failed", "exception": error})
+
+
+class Channel:
+    """The connection to one process, with the methods of a `grpc.aio.Channel` that stubs and pools use."""
+
+    def __init__(self, methods: Callable[[str], Serve | None], begin: Callable[[Serve], Call]) -> None:
+        """`methods` returns the method of a path such as /lighttts.v1.Decode/Decode; `begin` begins a call of it."""
+        self._methods, self._begin = methods, begin
+
+    def stream_stream(self, path: str, **serializers: Any) -> Callable[..., Call]:
+        def call(**options: Any) -> Call:
+            serve = self._methods(path)
+            if serve is None:
+                raise NotImplementedError(f"{path} is not simulated")
+            return self._begin(serve)
+
+        return call
+
+    def unary_unary(self, path: str, **serializers: Any) -> Callable[..., Any]:
+        """Return what stubs keep for their other methods; nothing here calls them."""
+        return self._methods
+
+    unary_stream = stream_unary = unary_unary
+
+    async def close(self, grace: float | None = None) -> None:
+        """Do nothing: its calls end by themselves."""

@@ -1,0 +1,154 @@
+"""What a simulation runs: workers, their costs and settings, the load, and what happens to workers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cli.bench.load import Load, TraceError, read_trace
+from services.common.settings import ServiceSettings
+from services.decode.engine.backends import CostModel as DecodeCosts
+from services.decode.settings import DecodeSettings
+from services.llm.engine.backends import CostModel as LlmCosts
+from services.llm.settings import LlmSettings
+
+COSTS = Path(__file__).resolve().parents[2] / "services"
+NEVER = 1e9
+"""Seconds; longer than any simulation."""
+SettingsT = TypeVar("SettingsT", bound=ServiceSettings)
+Number = Annotated[int, Field(ge=0)]
+
+
+class ScenarioError(ValueError):
+    """A scenario cannot be used; the message names the file and the field."""
+
+
+class Change(BaseModel):
+    """Something that happens to workers at a time."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    at: float = Field(ge=0)
+    """Seconds after the start of the load."""
+    action: Literal["kill", "drain", "add"]
+    """kill ends processes at once; drain lets them hand their utterances over; add starts new ones."""
+    service: Literal["llm", "decode"] = "decode"
+    count: int = Field(default=1, ge=1)
+    """How many workers. Those to kill or drain are chosen at random."""
+
+
+class Scenario(BaseModel):
+    """Fields of a scenario file. Times in seconds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    llm_workers: int = Field(default=1, ge=1)
+    decode_workers: int = Field(default=2, ge=1)
+    gateways: int = Field(default=1, ge=1)
+    llm_cost_file: Path | None = None
+    """Default: services/llm/costs/tiny-cpu.json."""
+    decode_cost_file: Path | None = None
+    """Default: services/decode/costs/tiny-cpu.json."""
+    speed: float = Field(default=1.0, gt=0)
+    """The costs are divided by it."""
+    llm: dict[str, Any] = {}
+    """Settings of the llm workers, such as {"max_running": 64}."""
+    decode: dict[str, Any] = {}
+    """Settings of the decode workers, such as {"decode_max_streams": 64}."""
+    refusal_seconds: float = Field(default=0.5, ge=0)
+    """The gateway's setting of this name."""
+    patience_seconds: float = Field(default=30.0, ge=0)
+    """The gateway's session_patience_seconds."""
+
+    rate: float = Field(default=1.0, gt=0)
+    """Sessions per second, at random times."""
+    trace: Path | None = None
+    """A file with the time of a session on each line, instead of `rate`."""
+    seconds: float = Field(default=30.0, gt=0)
+    """No session begins later."""
+    sentences: int = Field(default=1, ge=1)
+    """Sentences per session."""
+    sentence_seconds: float = Field(default=4.0, gt=0)
+    """Audio of a sentence."""
+    prompt_seconds: float = Field(default=3.0, ge=0.2)
+    """Length of the voice's prompt."""
+    changes: tuple[Change, ...] = ()
+    seed: int = Field(default=0, ge=0)
+
+    network_seconds: float = Field(default=0.0005, ge=0)
+    """Delay of each message between two processes."""
+    encode_seconds: float = Field(default=0.003, ge=0)
+    """Time from a sentence to its text ids."""
+    start_seconds: float = Field(default=30.0, ge=0)
+    """Time from the start of an added worker until it serves."""
+    tones: bool = False
+    """Compute the samples, to compare them; otherwise they are zero."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Scenario:
+        """Read the files and the settings that the scenario names."""
+        _ = self.llm_costs, self.decode_costs, self.llm_settings, self.decode_settings, self.load
+        return self
+
+    @cached_property
+    def llm_costs(self) -> LlmCosts:
+        costs = LlmCosts.read(self.llm_cost_file or COSTS / "llm" / "costs" / "tiny-cpu.json")
+        return replace(
+            costs,
+            step_s=costs.step_s / self.speed,
+            step_s_per_sequence=costs.step_s_per_sequence / self.speed,
+            prefill_s_per_token=costs.prefill_s_per_token / self.speed,
+        )
+
+    @cached_property
+    def decode_costs(self) -> DecodeCosts:
+        costs = DecodeCosts.read(self.decode_cost_file or COSTS / "decode" / "costs" / "tiny-cpu.json")
+        scaled = {name: value / self.speed for name, value in asdict(costs).items() if name != "holdback_frames"}
+        return replace(costs, **scaled)
+
+    @cached_property
+    def llm_settings(self) -> LlmSettings:
+        return LlmSettings(**{**self.llm, **_QUIET, "decode_silence_seconds": NEVER, "decode_frozen_seconds": 0})
+
+    @cached_property
+    def decode_settings(self) -> DecodeSettings:
+        return DecodeSettings(**{**self.decode, **_QUIET})
+
+    @cached_property
+    def load(self) -> Load:
+        """When sessions begin."""
+        if self.trace is not None:
+            return Load(seconds=self.seconds, times=read_trace(self.trace), seed=self.seed)
+        return Load(seconds=self.seconds, rate=self.rate, seed=self.seed)
+
+
+_QUIET = {"heartbeat_seconds": NEVER}
+"""No simulated process freezes, so heartbeats, and the limits of silence, would only cost time."""
+
+
+def read_scenario(path: Path, **changed: Any) -> Scenario:
+    """Read a scenario from a YAML or JSON file; `changed` fields replace those of the file. Raises ScenarioError."""
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ScenarioError(f"cannot read the scenario {path}: {error}") from error
+    if not isinstance(fields, dict):
+        raise ScenarioError(f"the scenario {path} must be a mapping of fields, such as `decode_workers: 4`")
+    return make_scenario({**fields, **changed}, f"the scenario {path}")
+
+
+def make_scenario(fields: dict[str, Any], name: str = "the scenario") -> Scenario:
+    """Return the scenario with these fields. Raises ScenarioError that names the field."""
+    try:
+        return Scenario(**fields)
+    except TraceError as error:
+        raise ScenarioError(str(error)) from error
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        where = ".".join(map(str, wrong["loc"])) or "its fields"
+        raise ScenarioError(f"{name}: {where}: {wrong['msg']}") from error

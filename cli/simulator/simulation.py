@@ -1,0 +1,145 @@
+"""Runs a scenario: the processes, the sessions and what happens to the workers."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cli.bench.generator import Outcome, Run
+from cli.bench.load import arrivals
+from cli.bench.report import Report, report
+from cli.simulator.processes import DecodeProcess, Group, LlmProcess, Process, World
+from cli.simulator.scenario import Change, Scenario
+from cli.simulator.sessions import Gateway, Session
+from cli.simulator.virtual_time import VirtualLoop, run
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a scenario brought about."""
+
+    report: Report
+    sessions: Sequence[Session]
+    seconds: float
+    """Virtual seconds from the first arrival to the end of the last session."""
+    took: float
+    """Seconds that the simulation took."""
+    decode_busy: float
+    """Mean share of their time that the decode workers which ran to the end spent in batches."""
+    most_streams: int
+    """Largest number of sessions at once."""
+
+    @property
+    def cut(self) -> int:
+        """Sessions that ended with an error after audio."""
+        return sum(session.cut for session in self.sessions)
+
+    @property
+    def moves(self) -> int:
+        """Utterances that another worker continued."""
+        return sum(session.moves for session in self.sessions)
+
+    @property
+    def refusals(self) -> Counter[str]:
+        """Refused sessions by the stage that was full."""
+        return Counter(session.refused_by for session in self.sessions if session.refused_by)
+
+
+def simulate(scenario: Scenario) -> Result:
+    """Run a scenario to the end of its last session."""
+    return run(lambda loop: _Simulation(scenario, loop).run())
+
+
+class _Simulation:
+    def __init__(self, scenario: Scenario, loop: VirtualLoop) -> None:
+        self._scenario, self._loop = scenario, loop
+        self._chance = random.Random(scenario.seed)
+        self._world = World(scenario, loop, random.Random(scenario.seed + 1))
+        self._llm, self._decode = Group("llm"), Group("decode")
+        self._changes: set[asyncio.Task[None]] = set()
+        self._now = self._most = 0
+
+    async def run(self) -> Result:
+        scenario, began = self._scenario, time.perf_counter()
+        try:
+            await self._start_all()
+            gateways = [Gateway(self._world, self._llm, f"gateway-{number}") for number in range(scenario.gateways)]
+            for gateway in gateways:
+                await gateway.pool.start()
+            await asyncio.sleep(1.0)  # the pools receive the workers' health
+            started = self._loop.time()
+            for change in scenario.changes:
+                self._loop.call_later(change.at, self._apply, change)
+            sessions, tasks = [], []
+            for number, at in enumerate(arrivals(scenario.load)):
+                await asyncio.sleep(max(0.0, started + at - self._loop.time()))
+                sessions.append(session := Session(Outcome(self._loop.time())))
+                tasks.append(asyncio.create_task(self._speak(gateways[number % len(gateways)], session, number)))
+            await asyncio.gather(*tasks)
+            seconds = self._loop.time() - started
+            found = report(Run(scenario.load, [session.outcome for session in sessions], (0.0,), seconds))
+            for gateway in gateways:
+                await gateway.pool.close()
+            return Result(found, sessions, seconds, time.perf_counter() - began, self._busy(seconds), self._most)
+        finally:
+            for task in self._changes:
+                task.cancel()
+            for group in (self._llm, self._decode):
+                for process in group.processes.values():
+                    process.kill()
+
+    async def _speak(self, gateway: Gateway, session: Session, number: int) -> None:
+        self._now += 1
+        self._most = max(self._most, self._now)
+        await gateway.speak(session, self._scenario.seed * 1_000_003 + number)
+        self._now -= 1
+
+    async def _start_all(self) -> None:
+        decode = [self._make(self._decode) for _ in range(self._scenario.decode_workers)]
+        await asyncio.gather(*(process.warm_up() for process in decode))
+        for process in decode:
+            self._decode.add(process)
+        for _ in range(self._scenario.llm_workers):
+            process = self._make(self._llm)
+            await process.warm_up()
+            self._llm.add(process)
+
+    def _make(self, group: Group) -> LlmProcess | DecodeProcess:
+        if group is self._decode:
+            return DecodeProcess(self._world, group.next_address())
+        return LlmProcess(self._world, group.next_address(), self._decode)
+
+    def _apply(self, change: Change) -> None:
+        group = self._llm if change.service == "llm" else self._decode
+        if change.action == "add":
+            work = [self._add(group) for _ in range(change.count)]
+        else:
+            running = group.running
+            chosen = self._chance.sample(running, min(change.count, len(running)))
+            work = [self._end(process, group, kill=change.action == "kill") for process in chosen]
+        for one in work:
+            task = asyncio.create_task(one)
+            self._changes.add(task)
+            task.add_done_callback(self._changes.discard)
+
+    async def _add(self, group: Group) -> None:
+        process = self._make(group)
+        await asyncio.sleep(self._scenario.start_seconds)
+        await process.warm_up()
+        group.add(process)
+
+    async def _end(self, process: Process, group: Group, *, kill: bool) -> None:
+        if kill:
+            process.kill()
+        else:
+            await process.drain()
+        group.remove(process.address)
+
+    def _busy(self, seconds: float) -> float:
+        alive = [one for one in self._decode.running if isinstance(one, DecodeProcess)]
+        busy = [one.engine.stats().busy_s for one in alive]
+        return sum(busy) / len(busy) / seconds if busy and seconds else 0.0

@@ -1,0 +1,182 @@
+"""Virtual time: an event loop whose clock jumps to the next timer, and engine threads that sleep on this clock.
+
+The engines run in greenlets of the loop's thread: an engine runs until it sleeps or has no work, and then hands control
+back to the loop. So a simulation repeats exactly, and an engine costs no switch of threads per batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import selectors
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, TypeVar
+
+import greenlet
+import torch
+
+from services.common.engine.thread import EngineThread
+
+T = TypeVar("T")
+
+
+class StandstillError(RuntimeError):
+    """Nothing can happen any more, and the simulation has not ended: a defect of the simulated system."""
+
+
+class _JumpingSelector(selectors.BaseSelector):
+    """Advances the loop's clock to the next timer instead of waiting for it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._real = selectors.DefaultSelector()
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        return self._real.register(fileobj, events, data)
+
+    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        return self._real.unregister(fileobj)
+
+    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
+        return self._real.get_map()
+
+    def close(self) -> None:
+        self._real.close()
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = self._real.select(0)
+        if ready or timeout == 0:
+            return ready
+        if timeout is None:
+            raise StandstillError("nothing is due any more, and the simulation has not ended")
+        self.now += timeout
+        return ready
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop under virtual time, which begins at 0. An error of a callback ends the simulation."""
+
+    def __init__(self) -> None:
+        self._jumping = _JumpingSelector()
+        super().__init__(self._jumping)
+        self.defect: BaseException | None = None
+        self.set_exception_handler(_stop_at_defect)
+
+    def time(self) -> float:
+        return self._jumping.now
+
+    def call_soon_threadsafe(
+        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        """Call soon; there are no other threads, so nothing has to be woken."""
+        return self.call_soon(callback, *args, context=context)
+
+
+def _stop_at_defect(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    error = context.get("exception")
+    if isinstance(loop, VirtualLoop) and error is not None and loop.defect is None:
+        loop.defect = error
+        loop.stop()
+
+
+def run(main: Callable[[VirtualLoop], Coroutine[Any, Any, T]]) -> T:
+    """Run `main` under virtual time. Raises StandstillError, and the first error of a callback."""
+    loop = VirtualLoop()
+    try:
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            return runner.run(main(loop))
+    except RuntimeError as error:
+        raise (loop.defect or error) from None
+
+
+class _Killed(BaseException):
+    """Ends an engine within a batch, as the end of its process does; no `except Exception` catches it."""
+
+
+class VirtualThread(EngineThread):
+    """The thread of an engine under virtual time: a greenlet of the loop's thread."""
+
+    def __init__(self, loop: VirtualLoop, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._loop, self._hub = loop, greenlet.getcurrent()
+        self._work = greenlet.greenlet(self._run)
+        self._due: asyncio.Handle | None = None
+        """When it runs next; None while it has nothing to do, and while it runs."""
+        self._busy = False
+
+    def start(self) -> None:
+        """Do nothing: the first command starts it."""
+
+    def post(self, command: Callable[[], object]) -> None:
+        self._commands.append(command)
+        if self._due is None and not self._busy and self.alive:
+            self._due = self._loop.call_soon(self._resume)
+
+    def close(self) -> None:
+        """End it at once, also within a batch."""
+        began, ended = bool(self._work), self._work.dead or not self.alive
+        self.alive = False
+        if ended or greenlet.getcurrent() is self._work:
+            return
+        if self._due is not None:
+            self._due.cancel()
+        if began:
+            self._work.throw(_Killed)
+        else:
+            self._end()
+
+    def sleep(self, seconds: float) -> None:
+        """Let `seconds` pass; called within a turn."""
+        self._due = self._loop.call_later(seconds, self._resume)
+        self._hand_back()
+
+    def _resume(self) -> None:
+        """Run until it sleeps, has no work or ends."""
+        self._due, self._busy = None, True
+        self._work.switch()
+
+    def _hand_back(self) -> None:
+        self._busy = False
+        self._hub.switch()
+
+    def _run(self) -> None:
+        try:
+            busy = False
+            while self.alive:
+                if not busy and not self._commands:
+                    self._hand_back()
+                commands, self._commands = self._commands, []
+                for command in commands:
+                    command()
+                busy = self._turn()
+        except _Killed:
+            pass
+        finally:
+            self.alive = self._busy = False
+            self._end()
+
+
+class EngineTime:
+    """Gives one engine a thread under virtual time, and its backend the `sleep` of this thread."""
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        self._loop = loop
+        self._thread: VirtualThread | None = None
+
+    def thread(
+        self,
+        name: str,
+        turn: Callable[[], bool],
+        end: Callable[[], None],
+        heartbeat_s: float,
+        device: torch.device | None = None,
+    ) -> EngineThread:
+        """Make the engine's thread; its arguments are those of EngineThread."""
+        self._thread = VirtualThread(self._loop, name, turn, end, heartbeat_s, device)
+        return self._thread
+
+    def sleep(self, seconds: float) -> None:
+        """Let `seconds` pass for the engine."""
+        if self._thread is None:
+            raise RuntimeError("the engine has no thread yet")
+        self._thread.sleep(seconds)

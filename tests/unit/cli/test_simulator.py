@@ -1,0 +1,203 @@
+"""The simulator: the services under virtual time, and what holds of the scheduler at any load."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from cli.main import app
+from cli.simulator.network import Call
+from cli.simulator.scenario import ScenarioError, make_scenario, read_scenario
+from cli.simulator.simulation import Result, simulate
+from cli.simulator.virtual_time import EngineTime, StandstillError, VirtualLoop, run
+from services.common.errors import Overloaded, from_rpc_error
+
+LOAD: dict[str, Any] = {
+    "speed": 10.0,
+    "seconds": 0.6,
+    "sentence_seconds": 2.4,
+    "decode_workers": 2,
+    "llm": {"steps_per_turn": 8},
+}
+"""A small load on two decode workers, about 8 sentences per second at most."""
+
+
+def result_of(**fields: Any) -> Result:
+    return simulate(make_scenario({**LOAD, **fields}))
+
+
+def test_time_jumps_to_the_next_timer() -> None:
+    async def main(loop: VirtualLoop) -> float:
+        await asyncio.sleep(3600)
+        return loop.time()
+
+    assert run(main) == 3600
+
+
+def test_a_simulation_in_which_nothing_can_happen_any_more_ends_with_an_error() -> None:
+    async def main(loop: VirtualLoop) -> None:
+        await loop.create_future()
+
+    with pytest.raises(StandstillError):
+        run(main)
+
+
+def test_an_engine_takes_commands_after_the_batch_that_runs() -> None:
+    seen: list[tuple[str, float]] = []
+
+    async def main(loop: VirtualLoop) -> None:
+        time = EngineTime(loop)
+        work = ["first", "second"]
+
+        def turn() -> bool:
+            if not work:
+                return False
+            time.sleep(1.0)
+            seen.append((work.pop(0), loop.time()))
+            return True
+
+        thread = time.thread("engine", turn, lambda: seen.append(("end", loop.time())), 0.1)
+        thread.start()
+        thread.post(lambda: seen.append(("command", loop.time())))
+        await asyncio.sleep(0.5)
+        thread.post(lambda: seen.append(("late command", loop.time())))
+        await asyncio.sleep(2.0)
+        thread.close()
+
+    run(main)
+    assert seen == [("command", 0.0), ("first", 1.0), ("late command", 1.0), ("second", 2.0), ("end", 2.5)]
+
+
+def test_an_engine_that_is_closed_within_a_batch_ends_at_once() -> None:
+    ends: list[float] = []
+
+    async def main(loop: VirtualLoop) -> None:
+        time = EngineTime(loop)
+
+        def turn() -> bool:
+            time.sleep(10.0)
+            return True
+
+        thread = time.thread("engine", turn, lambda: ends.append(loop.time()), 0.1)
+        thread.post(lambda: None)
+        await asyncio.sleep(1.0)
+        thread.close()
+        thread.close()
+        assert not thread.alive
+
+    run(main)
+    assert ends == [1.0]
+
+
+def test_calls_keep_the_order_of_messages_and_carry_errors() -> None:
+    async def answer(requests: AsyncIterator[int]) -> AsyncIterator[int]:
+        async for request in requests:
+            yield 2 * request
+            if request == 3:
+                raise Overloaded("full", stage="decode")
+
+    async def main(loop: VirtualLoop) -> tuple[list[int], float, str]:
+        call = Call(answer, 0.25, lambda call: None)  # type: ignore[arg-type]
+        for number in (1, 2, 3):
+            await call.write(number)
+        received: list[int] = []
+        try:
+            async for response in call:
+                received.append(response)
+        except grpc.aio.AioRpcError as error:
+            sent = from_rpc_error(error)
+            assert isinstance(sent, Overloaded)
+            return received, loop.time(), sent.stage
+        raise AssertionError("no error arrived")
+
+    assert run(main) == ([2, 4, 6], 0.5, "decode")
+
+
+def test_sessions_speak_and_the_same_seed_gives_the_same_result() -> None:
+    first, again = (result_of(rate=8, sentences=2) for _ in range(2))
+    assert first.report.asked > 1
+    assert first.report.refused == first.report.failed == 0
+    assert all(session.samples == [57_600] * 2 for session in first.sessions)
+    assert first.report == again.report
+    assert result_of(rate=8, sentences=2, seed=1).report != first.report
+
+
+def test_a_full_stage_refuses_and_is_named() -> None:
+    full = result_of(rate=40, decode={"decode_max_streams": 1, "decode_max_queue": 1, "decode_admission": "off"})
+    assert full.refusals["decode"] == full.report.refused > 0
+    assert full.report.failed == full.cut == 0
+
+
+def test_more_network_delay_means_later_first_audio() -> None:
+    near, far = (result_of(rate=2, seconds=1.0, network_seconds=delay).report for delay in (0.0, 0.05))
+    # Two messages to the decode worker, and three back to the listener.
+    assert far.first_audio.p50 - near.first_audio.p50 == pytest.approx(5 * 0.05)
+
+
+def test_killed_workers_lose_no_sample_and_repeat_none() -> None:
+    calm = result_of(rate=10, tones=True)
+    changes = [
+        {"at": 0.1, "action": "kill"},
+        {"at": 0.2, "action": "add", "count": 2},
+        {"at": 0.35, "action": "kill", "service": "llm"},
+        {"at": 0.5, "action": "drain", "count": 2},
+    ]
+    hit = result_of(rate=10, tones=True, changes=changes, start_seconds=0.1, llm_workers=2, decode_workers=3)
+    assert hit.moves > 0
+    assert hit.report.refused == hit.report.failed == 0
+    assert [session.audio for session in hit.sessions] == [session.audio for session in calm.sessions]
+
+
+@settings(max_examples=4)
+@given(
+    rate=st.sampled_from([2.0, 10.0, 40.0, 80.0]),
+    sentences=st.integers(1, 3),
+    kill_at=st.none() | st.floats(0.05, 0.8),
+    seed=st.integers(0, 1000),
+)
+def test_every_session_ends_and_none_is_cut_at_any_load(
+    rate: float, sentences: int, kill_at: float | None, seed: int
+) -> None:
+    """A session is refused at its start or speaks every sample: no load and no kill starves or cuts one."""
+    changes = [] if kill_at is None else [{"at": kill_at, "action": "kill"}]
+    found = result_of(rate=rate, seconds=0.25, sentence_seconds=1.2, sentences=sentences, changes=changes, seed=seed)
+    assert found.cut == found.report.failed == 0
+    whole = [session for session in found.sessions if session.outcome.error is None]
+    assert len(whole) + found.report.refused == len(found.sessions)
+    assert all(session.samples == [28_800] * sentences for session in whole)
+
+
+def test_the_command_prints_a_line_per_load(tmp_path: Path) -> None:
+    path = tmp_path / "scenario.yaml"
+    path.write_text("{speed: 10, seconds: 0.5, sentence_seconds: 1.2, seed: 3}")
+    shown = CliRunner().invoke(app, ["simulate", str(path), "--rates", "4,8"])
+    assert shown.exit_code == 0, shown.output
+    firsts = [text.split()[0] for text in shown.output.splitlines()]
+    assert [first for first in firsts if first.endswith("/s")] == ["4/s", "8/s"]
+    path.write_text("rate: 0")
+    assert "rate: Input should be greater than 0" in CliRunner().invoke(app, ["simulate", str(path)]).output
+
+
+def test_a_scenario_file_is_read_and_errors_name_the_field(tmp_path: Path) -> None:
+    path = tmp_path / "scenario.yaml"
+    path.write_text("decode_workers: 3\nchanges:\n  - {at: 1, action: kill}\n")
+    scenario = read_scenario(path, rate=2.5)
+    assert (scenario.decode_workers, scenario.rate, scenario.changes[0].action) == (3, 2.5, "kill")
+    path.write_text("decode_wrokers: 3\n")
+    with pytest.raises(ScenarioError, match="decode_wrokers"):
+        read_scenario(path)
+    path.write_text("- 3\n")
+    with pytest.raises(ScenarioError, match="mapping of fields"):
+        read_scenario(path)
+    with pytest.raises(ScenarioError, match=r"changes\.0\.action"):
+        make_scenario({"changes": [{"at": 1, "action": "freeze"}]})
+    with pytest.raises(ScenarioError, match="cost file"):
+        make_scenario({"llm_cost_file": tmp_path / "absent.json"})

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cli.bench.load import Load, TraceError, read_trace
-from services.common.settings import ServiceSettings
 from services.decode.engine.backends import CostModel as DecodeCosts
 from services.decode.settings import DecodeSettings
 from services.llm.engine.backends import CostModel as LlmCosts
@@ -20,8 +19,6 @@ from services.llm.settings import LlmSettings
 COSTS = Path(__file__).resolve().parents[2] / "services"
 NEVER = 1e9
 """Seconds; longer than any simulation."""
-SettingsT = TypeVar("SettingsT", bound=ServiceSettings)
-Number = Annotated[int, Field(ge=0)]
 
 
 class ScenarioError(ValueError):
@@ -113,7 +110,8 @@ class Scenario(BaseModel):
 
     @cached_property
     def llm_settings(self) -> LlmSettings:
-        return LlmSettings(**{**self.llm, **_QUIET, "decode_silence_seconds": NEVER, "decode_frozen_seconds": 0})
+        fixed: dict[str, Any] = {**_QUIET, "decode_silence_seconds": NEVER, "decode_frozen_seconds": 0}
+        return LlmSettings(**{**self.llm, **fixed})
 
     @cached_property
     def decode_settings(self) -> DecodeSettings:
@@ -127,7 +125,7 @@ class Scenario(BaseModel):
         return Load(seconds=self.seconds, rate=self.rate, seed=self.seed)
 
 
-_QUIET = {"heartbeat_seconds": NEVER}
+_QUIET: dict[str, Any] = {"heartbeat_seconds": NEVER}
 """No simulated process freezes, so heartbeats, and the limits of silence, would only cost time."""
 
 

@@ -10,7 +10,7 @@ import asyncio
 import contextvars
 import selectors
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 import greenlet
 import torch
@@ -18,6 +18,7 @@ import torch
 from services.common.engine.thread import EngineThread
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class StandstillError(RuntimeError):
@@ -66,7 +67,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._jumping.now
 
     def call_soon_threadsafe(
-        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         """Call soon; there are no other threads, so nothing has to be woken."""
         return self.call_soon(callback, *args, context=context)

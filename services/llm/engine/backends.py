@@ -75,9 +75,13 @@ class CostModel:
 
     @classmethod
     def read(cls, path: Path) -> CostModel:
-        """Read a JSON object with these fields. Raises ValueError with the file and the reason."""
+        """Read a JSON object with these fields. Raises ValueError with the file and the reason.
+
+        The file may state under `measured` where its numbers come from.
+        """
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
+            data.pop("measured", None)
             costs = cls(**{str(key): float(value) for key, value in data.items()})
         except (OSError, ValueError, TypeError, AttributeError) as error:
             names = ", ".join(field.name for field in fields(cls))

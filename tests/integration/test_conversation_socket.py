@@ -168,7 +168,7 @@ FAULTS: list[tuple[list[Any], str | None, str]] = [
     ([{"flush": None}], "config", "the first message must be the config"),
     ([b"audio first"], "prompt.audio", "binary frame"),
     ([{"hello": {}}], "hello", "unknown field 'hello'; the fields here are config, text"),
-    ([{"config": {"speeed": 1}}], "config.speeed", "the fields here are voice_name"),
+    ([{"config": {"tempo": 1}}], "config.tempo", "the fields here are voice_name"),
     ([{"config": {"speed": "fast"}}], "config.speed", "config.speed must be a number"),
     ([{"config": {"wordTimes": 1}}], "config.wordTimes", "true or false"),
     ([{"config": {"seed": -1}}], "config.seed", "a whole number of 64 bits"),

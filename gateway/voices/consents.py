@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 
 import structlog
 
@@ -87,8 +88,17 @@ class ConsentRegistry:
         record = await self.get(caller, consent)
         recording = await self._store.audio(caller.owner, record.id)
         if recording is None:
-            raise NotFound(f"the consent {quoted(consent)} has just been deleted", field="consent")
+            raise _just_deleted(consent)
         return recording
+
+    async def rename(self, caller: Caller, consent: str, name: str) -> VoiceRecord:
+        """Change the label of a consent; return its record. Raises InvalidInput, NotFound."""
+        check_name(name)
+        record = replace(await self.get(caller, consent), name=name)
+        if not await self._store.replace(record):
+            raise _just_deleted(consent)
+        self._audit("consent renamed", caller, record)
+        return record
 
     async def delete(self, caller: Caller, consent: str) -> None:
         """Delete a consent; voices made under it keep its recording. Raises NotFound."""
@@ -104,6 +114,10 @@ class ConsentRegistry:
 def public_id(record: VoiceRecord) -> str:
     """Return the id that callers use."""
     return PREFIX + record.id[1:]
+
+
+def _just_deleted(consent: str) -> NotFound:
+    return NotFound(f"the consent {quoted(consent)} has just been deleted", field="consent")
 
 
 def _stored(consent: str) -> str | None:

@@ -58,7 +58,11 @@ class DirectoryStore:
         return await self._do(lambda: _read(self._folder(owner, id_) / _content_name(model)))
 
     async def keep_content(self, owner: str, id_: str, model: str, content: bytes) -> None:
-        await self._do(lambda: self._keep_content(self._folder(owner, id_), _content_name(model), content))
+        await self._do(lambda: self._keep(self._folder(owner, id_), _content_name(model), content))
+
+    async def replace(self, record: VoiceRecord) -> bool:
+        metadata = record.to_json().encode()
+        return await self._do(lambda: self._keep(self._folder(record.owner, record.id), METADATA, metadata))
 
     async def delete(self, owner: str, id_: str) -> bool:
         return await self._do(lambda: self._delete(self._folder(owner, id_)))
@@ -113,11 +117,15 @@ class DirectoryStore:
         records = [_read_record(self._root / owner / name) for name in names]
         return sorted((record for record in records if record is not None), key=lambda record: record.created)
 
-    def _keep_content(self, folder: Path, name: str, content: bytes) -> None:
+    def _keep(self, folder: Path, name: str, content: bytes) -> bool:
+        """Write or replace one file of a voice. Return False, without a change, if the voice is not stored."""
         with self._staged() as staged:
             _write(staged, content)
-            with contextlib.suppress(FileNotFoundError):  # the voice was deleted meanwhile
+            try:
                 staged.rename(folder / name)
+            except FileNotFoundError:
+                return False
+        return True
 
     def _delete(self, folder: Path) -> bool:
         with self._staged() as staged:

@@ -24,6 +24,11 @@ _KEEP = """
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return 0 end
 return redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])
 """
+_REPLACE = """
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+return 1
+"""
 _DELETE = """
 redis.call('DEL', KEYS[2])
 return redis.call('HDEL', KEYS[1], ARGV[1])
@@ -58,6 +63,9 @@ class RedisStore:
 
     async def keep_content(self, owner: str, id_: str, model: str, content: bytes) -> None:
         await self._run(_KEEP, owner, id_, f"content {model}", content)
+
+    async def replace(self, record: VoiceRecord) -> bool:
+        return bool(await self._run(_REPLACE, record.owner, record.id, record.to_json()))
 
     async def delete(self, owner: str, id_: str) -> bool:
         return bool(await self._run(_DELETE, owner, id_))

@@ -32,6 +32,9 @@ class VoiceStore(Protocol):
     async def keep_content(self, owner: str, id_: str, model: str, content: bytes) -> None:
         """Store that content; does nothing if the voice is deleted."""
 
+    async def replace(self, record: VoiceRecord) -> bool:
+        """Replace the record that is stored under the same owner and id. Return False if there is none."""
+
     async def delete(self, owner: str, id_: str) -> bool:
         """Delete a voice with its recording and contents. Return False if there was none."""
 

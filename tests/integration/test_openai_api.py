@@ -278,6 +278,22 @@ async def test_a_recorded_consent_is_kept_with_the_voice(tmp_path: Path) -> None
         assert not folder.exists()
 
 
+async def test_a_consent_gets_another_label(tmp_path: Path) -> None:
+    async with rig(voices_dir=tmp_path) as r:
+        made = (await consent(r)).json()
+        url = f"/v1/audio/voice_consents/{made['id']}"
+        renamed = await r.http.post(url, json={"name": "Ada Lovelace"})
+        assert renamed.json() == made | {"name": "Ada Lovelace"}
+        assert (await r.http.get(url)).json() == renamed.json()
+        assert (await register(r, consent=made["id"])).status_code == 200, "the recording is still there"
+        for body in ({}, {"name": None}, {"name": "/"}, {"name": 1}):
+            refused = await r.http.post(url, json=body)
+            assert (refused.status_code, refused.json()["error"]["param"]) == (400, "name"), body
+        unknown = await r.http.post(f"/v1/audio/voice_consents/cons_{'0' * 32}", json={"name": "Ada"})
+        assert (unknown.status_code, unknown.json()["error"]["param"]) == (404, "consent")
+        assert (await r.http.get(url)).json() == renamed.json()
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [({"name": "/"}, "name"), ({"language": "in English"}, "language"), ({"audio": b""}, "recording")],

@@ -93,6 +93,9 @@ def check_consents_and_timbre(client: openai.OpenAI, prompt: Path) -> None:
     assert (consent.object, consent.language, consent.name) == ("audio.voice_consent", "en-US", "Peer")
     assert client.audio.voice_consents.retrieve(consent.id) == consent
     assert consent.id in [listed.id for listed in client.audio.voice_consents.list(limit=1)]
+    renamed = client.audio.voice_consents.update(consent.id, name="Another label")
+    assert (renamed.id, renamed.name) == (consent.id, "Another label")
+    assert client.audio.voice_consents.retrieve(consent.id) == renamed
     voice = client.audio.voices.create(name="timbre", audio_sample=recording, consent=consent.id)
     assert (voice.object, voice.type, voice.name, voice.created_at > 0) == (
         "audio.voice",

@@ -35,6 +35,10 @@ class ConsentList(BaseModel):
     has_more: bool
 
 
+class NewLabel(BaseModel):
+    name: str = Field(description="The new label.")
+
+
 class DeletedConsent(BaseModel):
     id: str
     object: Literal["audio.voice_consent"] = "audio.voice_consent"
@@ -74,6 +78,12 @@ def router(context: GatewayContext) -> APIRouter:
         """Return one consent."""
         with named_as(FIELDS):
             return _consent(await consents.get(current_caller(), consent))
+
+    @routes.post("/{consent}")
+    async def rename_consent(consent: str, label: NewLabel) -> Consent:
+        """Change the label of a consent."""
+        with named_as(FIELDS):
+            return _consent(await consents.rename(current_caller(), consent, label.name))
 
     @routes.delete("/{consent}")
     async def delete_consent(consent: str) -> DeletedConsent:

@@ -87,6 +87,20 @@ async def test_a_deletion_removes_everything_and_drops_later_content(stores: tup
     assert await one.content("team-a", mine.id, "model/../1") is None
 
 
+async def test_a_record_is_replaced_only_while_it_is_stored(stores: tuple[VoiceStore, VoiceStore]) -> None:
+    one, other = stores
+    mine = record()
+    renamed = replace(mine, name="renamed")
+    assert not await one.replace(renamed), "nothing to replace"
+    await one.add(mine, AUDIO)
+    assert await one.replace(renamed)
+    assert await other.owned("team-a") == [renamed]
+    assert await other.audio("team-a", mine.id) == AUDIO
+    await other.delete("team-a", mine.id)
+    assert not await one.replace(renamed)
+    assert await one.owned("team-a") == []
+
+
 async def test_one_of_many_concurrent_adds_succeeds_and_is_complete(stores: tuple[VoiceStore, VoiceStore]) -> None:
     mine = record()
     added = await asyncio.gather(*(store.add(mine, AUDIO) for store in stores * 5))

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import typer
 from rich.table import Table
 
-from cli import text_command
+from cli import marking, text_command
 from cli.bench import command as bench_command
 from cli.client import Access, ClientError, check_health, list_voices
 from cli.console import PROGRAM, err, examples, fail, out, run, show_event, show_serving
@@ -26,6 +26,7 @@ from cli.model import commands as model_commands
 from cli.model.commands import ModelDirectory
 from cli.say import check_speech, make_config, say_to_file, show_speech
 from cli.simulator import command as simulator_command
+from cli.simulator import plan_command
 from gateway.auth.keys import NAME, key_hash, new_key
 from services.common.settings import EMBEDDED_MODEL
 
@@ -242,8 +243,10 @@ def key(name: Annotated[str, typer.Argument(help="Name of the key's holder: lett
 
 bench_command.add_to(app)
 simulator_command.add_to(app)
+plan_command.add_to(app)
 model_commands.add_to(app)
 text_command.add_to(app)
+marking.add_to(app)
 
 
 def main() -> None:

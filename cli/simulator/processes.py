@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, cast
 
 import grpc.aio
@@ -57,7 +57,7 @@ class World:
     @cached_property
     def model(self) -> ModelDir:
         """The embedded model's directory, for the arithmetic of tokens and the rules of length; no weights are read."""
-        return open_model_dir(EMBEDDED_MODEL)
+        return _embedded_model()
 
     @cached_property
     def voice(self) -> Voice:
@@ -330,6 +330,11 @@ class Group:
     def _notify(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+@cache
+def _embedded_model() -> ModelDir:
+    return open_model_dir(EMBEDDED_MODEL)
 
 
 def _voices(world: World) -> VoiceCache:

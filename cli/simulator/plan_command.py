@@ -1,0 +1,84 @@
+"""The command `light-tts plan`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.console import err, examples, fail, out
+from cli.simulator.command import MISSING, quiet
+
+if TYPE_CHECKING:
+    from cli.simulator.plan import Plan
+
+SERVICES = Path(__file__).resolve().parents[2] / "services"
+ESTIMATE = "estimate"
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command."""
+    commands = ("plan --streams 500 --voice-seconds 8 --gpu-price 2.5", "plan --streams 40 --costs tiny-cpu --slo 1")
+    app.command("plan", epilog=examples(*commands))(plan)
+
+
+def plan(
+    streams: Annotated[int, typer.Option(min=1, help="Sessions that play at once, at the peak.")],
+    voice_seconds: Annotated[float, typer.Option(min=1.0, max=60.0, help="Seconds of audio of a request.")] = 8.0,
+    prompt_seconds: Annotated[float, typer.Option(min=0.5, max=30.0, help="Length of the voices' prompts.")] = 8.0,
+    slo: Annotated[float, typer.Option(min=0.01, help="Largest p95 of the first audio, in seconds.")] = 0.3,
+    costs: Annotated[
+        str,
+        typer.Option(help="Costs of both services: a name in services/llm/costs and services/decode/costs."),
+    ] = "h100-estimate",
+    llm_costs: Annotated[Path | None, typer.Option(help="Cost file of the llm, instead of --costs.")] = None,
+    decode_costs: Annotated[Path | None, typer.Option(help="Cost file of decode, instead of --costs.")] = None,
+    gpu_price: Annotated[float | None, typer.Option(min=0.0, help="Price of a GPU, or of a core, per hour.")] = None,
+    sessions: Annotated[int, typer.Option(min=5, help="Least sessions of a simulated load; more are more exact.")] = 60,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the simulation.")] = 0,
+) -> None:
+    """Find how many workers a peak load needs, by simulated loads at the costs of a device.
+
+    Prints workers, memory, the part of the chart's values.yaml and the price of an hour of audio.
+    """
+    quiet()
+    try:
+        from cli.simulator.plan import Need, make_plan
+        from cli.simulator.scenario import ScenarioError
+    except ImportError as error:
+        fail(f"{MISSING} ({error})")
+    files = {
+        service: str(given or SERVICES / service / "costs" / f"{costs}.json")
+        for service, given in (("llm", llm_costs), ("decode", decode_costs))
+    }
+    need = Need(streams, voice_seconds, slo, files["llm"], files["decode"], prompt_seconds, sessions, seed)
+    err.print("simulating loads; this takes a few minutes", markup=False)
+    try:
+        found = make_plan(need)
+    except ScenarioError as error:
+        fail(str(error))
+    if found is None:
+        fail(f"one stream alone has its first audio later than --slo {slo:g} s; allow more, or use faster costs")
+    out.print(text(found, gpu_price), markup=False, soft_wrap=True)
+
+
+def text(found: Plan, gpu_price: float | None) -> str:
+    """Return the plan as text."""
+    need, most = found.need, "at least " if found.per_llm >= found.need.streams else ""
+    lines = [
+        f"{need.streams} streams of {need.voice_seconds:g} s, p95 of the first audio within {need.first_audio:g} s",
+        f"decode  {found.decode_workers} workers, one of them spare; one holds {found.per_decode:.0f} streams, "
+        f"and needs {found.decode_bytes / 1e9:.0f} GB for {found.streams_per_decode} without eviction (CosyVoice2)",
+        f"llm     {found.llm_workers} workers; one holds {most}{found.per_llm:.0f} streams, "
+        f"and needs {found.llm_bytes / 1e9:.1f} GB for {found.streams_per_llm}",
+    ]
+    if gpu_price is not None:
+        hour = found.price_per_audio_hour(gpu_price)
+        lines.append(f"price   {hour:.4f} per hour of audio at the peak, with a device per worker")
+    lines += ["", "values.yaml:", "", found.values().rstrip(), ""]
+    if any(ESTIMATE in Path(path).name for path in (need.llm_costs, need.decode_costs)):
+        lines.append("This is an ESTIMATE: the costs were not measured on a GPU; `light-tts bench` measures one.")
+    else:
+        lines.append(f"Costs: {need.llm_costs} and {need.decode_costs}. `light-tts bench` should confirm the plan.")
+    return "\n".join(lines)

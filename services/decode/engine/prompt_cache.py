@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from services.common.checkpoint.chunk_plan import ChunkPlan
-from services.decode.flow.kv_cache import KvState
+from services.decode.flow.kv_cache import EMPTY_STATE, KvState
 from services.decode.flow.model import Flow, FlowHop, FlowState
 
 LARGEST_SHARE = 0.5
@@ -74,6 +74,9 @@ class PromptCache:
             del self._states[key]
 
     def _compute(self, stream: FlowState, end: int, beat: Callable[[], None]) -> KvState | None:
+        """Return the state of the first `end` tokens; None, at no cost, if too few blocks are free to keep it."""
+        if self._flow.pool.missing_blocks(EMPTY_STATE, end) > self._flow.pool.free_blocks:
+            return None
         prompt = replace(stream, done=0, kv_state=None, tokens=[])
         self._flow.append([FlowHop(prompt, end, final=False)], beat)
         return prompt.kv_state

@@ -31,6 +31,11 @@ RELEASED := tests/data/released_protos
 DEBIAN := chromium chromedriver:chromium-driver curl docker-registry npm prometheus redis-server
 # Foreign clients have their own environment: some need other versions of our packages.
 PEERS := .tools/peers/.ready
+# Those for JavaScript, in the newest versions that Debian 12's Node.js 18 runs.
+NODE_PEERS := .tools/node-peers/.ready
+# Home Assistant's bridge needs Python 3.12 or newer; without one its test is skipped.
+WYOMING_VERSION := 0.8.0
+WYOMING := .tools/wyoming/.ready-$(WYOMING_VERSION)
 # Tests of the chart that measure how soon pods are found: nothing else may run meanwhile.
 PODS := tests/chart/test_runs.py
 AGAIN := --reruns $(RERUNS) -r fER
@@ -102,7 +107,7 @@ voice: setup protos $(TRAINING) $(WORDNET) ## Make the embedded voice, or go on 
 voice-report: setup protos $(TRAINING) ## Measure a voice with the whole stack (MODEL=models/tiny): recognisers, DNSMOS, work, first audio
 	@.tools/training/bin/python -m training.report $(or $(MODEL),models/tiny) $(ARGS)
 
-test-system: debian setup protos $(PEERS) $(TRITON) $(TRAINING) $(WORDNET) ## Run what needs npm, Debian packages or other people's clients
+test-system: debian setup protos $(PEERS) $(NODE_PEERS) $(WYOMING) $(TRITON) $(TRAINING) $(WORDNET) ## Run what needs npm, Debian packages or other people's clients
 	@$(MAKE) $(BUF)
 	@$(BUF) lint protos
 	@$(BUF) format --diff --exit-code protos
@@ -209,6 +214,24 @@ $(PEERS): tests/peers/requirements.txt
 	@echo "Installing other people's clients into .tools/peers"
 	@$(PYTHON) -m venv .tools/peers
 	@.tools/peers/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+$(WYOMING):
+	@rm -rf .tools/wyoming
+	@for python in $(PYTHON) python3.14 python3.13 python3.12; do \
+	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null; then \
+	    echo "Installing wyoming-openai into .tools/wyoming"; \
+	    $$python -m venv .tools/wyoming; \
+	    .tools/wyoming/bin/pip install --quiet --disable-pip-version-check wyoming-openai==$(WYOMING_VERSION); \
+	    touch $@; exit 0; \
+	  fi; \
+	done; echo "wyoming-openai is not tested: it needs Python 3.12 or newer"
+
+$(NODE_PEERS): tests/peers/package.json | debian
+	@echo "Installing clients for JavaScript into .tools/node-peers"
+	@rm -rf .tools/node-peers
+	@install -D -m 644 $< .tools/node-peers/package.json
+	@npm install --silent --no-audit --no-fund --prefix .tools/node-peers
 	@touch $@
 
 $(TRITON): | .venv/.ready

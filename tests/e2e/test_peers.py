@@ -21,6 +21,24 @@ async def test_openai_s_client(stack: Stack, tmp_path: Path) -> None:
     await peers.run(CHECKS / "check_openai.py", stack.http_url, PROMPT, folder=tmp_path)
 
 
+async def test_clients_for_javascript(stack: Stack, tmp_path: Path) -> None:
+    peers.need("node")
+    check = CHECKS / "check_node.mjs"
+    await peers.run(check, peers.NODE_MODULES, folder=tmp_path, http=stack.http_url, program="node")
+
+
+@pytest.mark.parametrize("check", ["check_litellm.py", "check_open_webui.py"])
+async def test_clients_of_openai_s_api(stack: Stack, tmp_path: Path, check: str) -> None:
+    peers.need()
+    await peers.run("-W", "ignore", CHECKS / check, stack.http_url, folder=tmp_path)
+
+
+async def test_home_assistant_s_bridge(stack: Stack, tmp_path: Path) -> None:
+    if not peers.WYOMING.exists():
+        pytest.skip("wyoming-openai is not installed: make test-system does that where Python 3.12 or newer is")
+    await peers.run(CHECKS / "check_wyoming.py", stack.http_url, folder=tmp_path, program=peers.WYOMING)
+
+
 async def test_riva_s_client(stack: Stack, tmp_path: Path) -> None:
     peers.need()
     await peers.run(CHECKS / "check_riva.py", stack.gateway.address, PROMPT, folder=tmp_path)

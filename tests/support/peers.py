@@ -14,6 +14,8 @@ CHECKS = ROOT / "tests" / "peers"
 EXAMPLES = ROOT / "examples"
 PROMPT = ROOT / "models" / "tiny" / "prompt_slt.wav"
 PYTHON = ROOT / ".tools" / "peers" / "bin" / "python"
+WYOMING = ROOT / ".tools" / "wyoming" / "bin" / "python"
+NODE_MODULES = ROOT / ".tools" / "node-peers"
 
 
 def need(*programs: str) -> None:
@@ -25,11 +27,13 @@ def need(*programs: str) -> None:
             pytest.skip(f"{program} is not installed")
 
 
-async def run(*arguments: str | Path, folder: Path, http: str = "", grpc: str = "") -> None:
-    """Run the clients' Python to its end; on failure show its output."""
+async def run(
+    *arguments: str | Path, folder: Path, http: str = "", grpc: str = "", program: str | Path = PYTHON
+) -> None:
+    """Run the clients' Python, or another program, to its end; on failure show its output."""
     env = {**os.environ, "LIGHTTTS_HTTP": http, "LIGHTTTS_SERVER": grpc}
     process = await asyncio.create_subprocess_exec(
-        PYTHON, *arguments, cwd=folder, env=env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        program, *arguments, cwd=folder, env=env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
     try:
         output, _ = await process.communicate()

@@ -53,7 +53,7 @@ def plan(
         for service, given in (("llm", llm_costs), ("decode", decode_costs))
     }
     need = Need(streams, voice_seconds, slo, files["llm"], files["decode"], prompt_seconds, sessions, seed)
-    err.print("simulating loads; this takes a few minutes", markup=False)
+    err.print("simulating loads; with the costs of a GPU this takes many minutes", markup=False)
     try:
         found = make_plan(need)
     except ScenarioError as error:

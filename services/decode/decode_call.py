@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -20,6 +21,7 @@ from services.common.errors import Internal, InvalidInput, LightTtsError, Overlo
 from services.common.voices.cache import VoiceCache
 from services.common.voices.message import from_message
 from services.common.voices.voice import Voice
+from services.common.watermark.embed import Watermark
 from services.decode.engine.engine import DecodeEngine, Handle
 from services.decode.engine.events import AudioEvent
 from services.decode.engine.hops import HopPolicy
@@ -44,6 +46,8 @@ class DecodeServiceContext:
     """The checkpoint's chunk plan, for requests without one."""
     sample_rate: int
     settings: DecodeSettings
+    watermark: Watermark | None = None
+    """What marks the audio; None for nothing."""
     engine_clock: Callable[[], float] = time.monotonic
     """The clock of the engine, whose deadlines are times of it."""
 
@@ -194,7 +198,7 @@ class DecodeCall:
             event = await self._events.take(self._context.settings.heartbeat_seconds)
             match event:
                 case AudioEvent():
-                    yield self._audio(event)
+                    yield await self._audio(event)
                     if event.last:
                         return
                     # gRPC's flow control accepted the message, so the reader keeps up.
@@ -226,11 +230,14 @@ class DecodeCall:
         received.ended = received.ended or tokens.last
         self._context.engine.push(handle, tokens.ids, tokens.last)
 
-    def _audio(self, event: AudioEvent) -> decode_pb2.DecodeResponse:
+    async def _audio(self, event: AudioEvent) -> decode_pb2.DecodeResponse:
+        samples, mark = event.samples, self._context.watermark
+        if mark is not None:  # in a thread: it takes some milliseconds per second of audio
+            samples = await asyncio.to_thread(mark.apply, event.first_sample, samples)
         audio = audio_pb2.AudioChunk(
             sequence=self._sequence,
             first_sample=event.first_sample,
-            pcm=event.samples.astype("<f4").tobytes(),
+            pcm=samples.astype("<f4").tobytes(),
             format=audio_pb2.SAMPLE_FORMAT_F32LE,
             sample_rate=self._context.sample_rate,
             last=event.last,

@@ -23,6 +23,7 @@ from services.decode.decode_call import DecodeCall, DecodeServiceContext
 from services.decode.engine.engine import DecodeEngine
 from services.decode.engine.scheduler import ORDERS
 from services.decode.loading import engine_limits, load_backend
+from services.decode.marking import watermark_of
 from services.decode.metrics import STREAMS_LIMIT, EngineCollector, PrometheusObserver
 from services.decode.settings import DecodeSettings
 
@@ -93,6 +94,7 @@ def _load(settings: DecodeSettings) -> DecodeServiceContext:
     torch.set_num_threads(settings.torch_threads)
     check_caches({"voice_cache_bytes": settings.voice_cache_bytes})
     model = open_model_dir(settings.model_dir)
+    watermark = watermark_of(settings, model.sample_rate)
     backend = load_backend(settings, model)
     engine = DecodeEngine(
         backend,
@@ -115,4 +117,5 @@ def _load(settings: DecodeSettings) -> DecodeServiceContext:
         plan=ChunkPlan(model.flow.chunk_tokens, model.flow.chunk_tokens),
         sample_rate=model.sample_rate,
         settings=settings,
+        watermark=watermark,
     )

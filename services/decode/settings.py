@@ -77,3 +77,11 @@ class DecodeSettings(ModelServiceSettings):
     """Largest number of voices in the cache."""
     voice_cache_bytes: int = Field(default=256 * 2**20, ge=1)
     """Largest size of the cached voices in bytes."""
+    watermark: Literal["off", "on"] = "off"
+    """Mark all audio inaudibly as synthetic, so that `light-tts detect` finds it again; see docs/marking.md."""
+    watermark_key_file: Path | None = None
+    """File of the watermark's secret keys; `light-tts mark-key 1` prints a line for it."""
+    watermark_key_id: int = Field(default=1, ge=0, le=255)
+    """Number of the key that marks; the mark carries it."""
+    watermark_deployment: int = Field(default=0, ge=0, le=255)
+    """Number of this deployment; the mark carries it."""

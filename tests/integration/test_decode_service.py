@@ -55,11 +55,13 @@ def tokens(ids: Iterable[int] = TOKENS, first: int = 0, last: bool = True) -> Re
 
 
 @asynccontextmanager
-async def decode_service(tmp_path: Path) -> AsyncIterator[tuple[Any, DecodeService]]:
+async def decode_service(tmp_path: Path, **changes: Any) -> AsyncIterator[tuple[Any, DecodeService]]:
     """The service, without costs per frame, and its stub; the block has a time limit."""
     costs = tmp_path / "costs.json"
     costs.write_text('{"batch_s": 0.001, "stream_s": 0, "frame_s": 0}')
-    settings = DecodeSettings(port=0, decode_backend="simulated", decode_cost_file=costs, heartbeat_seconds=0.02)
+    settings = DecodeSettings(
+        port=0, decode_backend="simulated", decode_cost_file=costs, heartbeat_seconds=0.02, **changes
+    )
     service = DecodeService(settings)
     server = ServiceServer(service, settings)
     try:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import shlex
 import shutil
 import socket
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 import typer
 from typer.testing import CliRunner
 
@@ -17,11 +20,16 @@ from cli.local.ports import free_ports
 from cli.main import app
 from gateway.auth.keys import KeyRing
 from services.common.settings import EMBEDDED_MODEL
+from services.common.watermark.embed import Watermark
+from services.common.watermark.keys import read_keys
 
 runner = CliRunner()
 
 
-COMMANDS = ("demo", "up", "say", "voices", "doctor", "fetch", "verify", "prepare", "key", "bench", "text")
+COMMANDS = (
+    *("demo", "up", "say", "voices", "doctor", "fetch", "verify", "prepare", "key", "bench", "text", "detect"),
+    "mark-key",
+)
 
 
 def test_help_names_every_command() -> None:
@@ -142,3 +150,40 @@ def test_a_name_that_the_key_file_would_not_accept_is_refused(name: str) -> None
     result = runner.invoke(app, ["key", "--", name])
     assert result.exit_code == 1
     assert "a key's name has 1 to 64" in result.output
+
+
+def test_a_mark_is_found_in_a_file_and_named(tmp_path: Path) -> None:
+    made = runner.invoke(app, ["mark-key", "3"])
+    keys = tmp_path / "marks.keys"
+    keys.write_text(made.output, encoding="utf-8")
+    noise = np.random.default_rng(0).normal(0, 0.1, 3 * 24_000).astype(np.float32)
+    marked = Watermark(read_keys(keys)[3], 0x0304).apply(0, noise)
+    for name, samples in (("marked.wav", marked), ("plain.wav", noise)):
+        soundfile.write(tmp_path / name, samples, 24_000)
+    found = runner.invoke(app, ["detect", str(tmp_path / "marked.wav"), "--keys", str(keys)])
+    assert found.exit_code == 0
+    assert "key 3, deployment 4" in found.output
+    fields = json.loads(
+        runner.invoke(app, ["detect", str(tmp_path / "marked.wav"), "--keys", str(keys), "--json"]).output
+    )
+    assert fields["marked"] is True
+    assert fields["spans"][0]["payload_deployment"] == 4
+    absent = runner.invoke(app, ["detect", str(tmp_path / "plain.wav"), "--keys", str(keys)])
+    assert absent.exit_code == 1
+    assert "no mark found" in absent.output
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"no audio", "text.wav"), (None, "text.wav"), (b"", "text.wav")],
+    ids=["bad", "absent", "empty"],
+)
+def test_a_file_that_is_no_audio_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
+    keys, file = tmp_path / "marks.keys", tmp_path / "text.wav"
+    keys.write_text(f"1 {'ab' * 16}\n", encoding="utf-8")
+    if content is not None:
+        file.write_bytes(content)
+    result = runner.invoke(app, ["detect", str(file), "--keys", str(keys)])
+    assert result.exit_code == 1
+    assert message in result.output
+    assert "Traceback" not in result.output

@@ -200,14 +200,14 @@ async def test_the_tiny_model_speaks_the_same_alone_and_in_a_batch(worker: Start
 async def test_an_overflow_is_reported_to_its_own_client(
     worker: StartWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    token = SimulatedBackend._token
+    tokens = SimulatedBackend._tokens
 
-    def overflowing(self: SimulatedBackend, scheduled: ScheduledSequence) -> int:
+    def overflowing(self: SimulatedBackend, scheduled: ScheduledSequence) -> list[int]:
         if scheduled.sequence.request.sampling.seed == 13:
             raise NonFiniteLogits("the model's logits in float16 are not finite; a wider precision may help")
-        return token(self, scheduled)
+        return tokens(self, scheduled)
 
-    monkeypatch.setattr(SimulatedBackend, "_token", overflowing)
+    monkeypatch.setattr(SimulatedBackend, "_tokens", overflowing)
     decode = await worker()
     async with llm_service(tmp_path, decode.address) as llm:
         spoken, (code, error) = await asyncio.gather(llm.speak(seed=3), refusal(llm.responses(Spoken(), seed=13)))

@@ -6,14 +6,13 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-import soundfile
-import soxr
 import typer
 
 from cli.console import examples, fail, out
-from services.common.watermark.codebook import SAMPLE_RATE, SYMBOLS
-from services.common.watermark.detect import P_VALUE, Detection, detect
+from services.common.watermark.codebook import SYMBOLS
+from services.common.watermark.detect import P_VALUE, Detection
 from services.common.watermark.keys import KeyFileError, new_line, read_keys
+from services.common.watermark.recording import as_fields, search
 
 LONGEST_SECONDS = 3600.0
 """Longer files are refused: cut them. An hour takes some minutes and a gigabyte of memory."""
@@ -38,41 +37,17 @@ def detect_file(
     what the mark survives.
     """
     try:
-        found = search(file, keys)
-    except (ValueError, OSError, soundfile.LibsndfileError) as error:
-        fail(f"{file}: {error}" if str(file) not in str(error) else str(error))
+        found = search(file, read_keys(keys), LONGEST_SECONDS)
+    except KeyFileError as error:
+        fail(str(error))
+    except (ValueError, OSError) as error:
+        fail(f"{file}: {error}")
     if as_json:
         out.print_json(json.dumps(as_fields(found)))
     else:
         show(found)
     if not found.marked:
         raise typer.Exit(1)
-
-
-def search(file: Path, keys: Path) -> Detection:
-    """Search a recording. Raises KeyFileError, ValueError (too short or long), OSError or soundfile.LibsndfileError."""
-    secrets = read_keys(keys)
-    with soundfile.SoundFile(file) as audio:
-        if audio.frames > LONGEST_SECONDS * audio.samplerate:
-            raise ValueError(f"longer than {LONGEST_SECONDS / 60:.0f} minutes; cut it into parts")
-        samples = audio.read(dtype="float32", always_2d=True).mean(axis=1)
-        return detect(soxr.resample(samples, audio.samplerate, SAMPLE_RATE), secrets)
-
-
-def as_fields(found: Detection) -> dict[str, object]:
-    """Return a result as JSON fields."""
-
-    def fields(one: object) -> dict[str, object]:
-        values = dict(vars(one))
-        key, deployment = divmod(int(values.pop("payload")), SYMBOLS)
-        return {**values, "payload_key": key, "payload_deployment": deployment}
-
-    return {
-        "marked": found.marked,
-        "p_value": found.best.p_value,
-        "best": fields(found.best),
-        "spans": [fields(one) for one in found.spans],
-    }
 
 
 def show(found: Detection) -> None:

@@ -102,6 +102,8 @@ class GatewaySettings(ServiceSettings):
     """Seconds without reads or writes after which a stream is closed."""
     api_keys_file: Path | None = None
     """YAML file with the hashes of API keys (see docs/security.md); without it, no key is needed."""
+    watermark_key_file: Path | None = None
+    """File of the watermark's secret keys, with which /v1/audio/detect searches recordings; see docs/marking.md."""
     public_tls_cert: Path | None = None
     """Certificate chain (PEM) for applications, over gRPC and HTTPS; needs public_tls_key."""
     public_tls_key: Path | None = None

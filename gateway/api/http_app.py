@@ -21,7 +21,7 @@ from gateway.api.elevenlabs import websocket as elevenlabs_websocket
 from gateway.api.lighttts import batch as lighttts_batch
 from gateway.api.lighttts import http as lighttts
 from gateway.api.lighttts import websocket as lighttts_websocket
-from gateway.api.native import lexicon, preview
+from gateway.api.native import detect, lexicon, preview
 from gateway.api.native import websocket as native_websocket
 from gateway.api.openai import consents as openai_consents
 from gateway.api.openai import models as openai_models
@@ -38,7 +38,7 @@ from services.common.single_flight import SingleFlight
 
 _TEXT_ROUTES = ("/inference_sft", "/inference_instruct", preview.PATH, lexicon.PATH)
 _FORM_ROUTES = ("/inference_zero_shot", "/inference_cross_lingual", "/inference_instruct2")
-_UPLOAD_ROUTES = ("/v1/audio/voices", "/v1/audio/voice_consents")
+_UPLOAD_ROUTES = ("/v1/audio/voices", "/v1/audio/voice_consents", detect.PATH)
 _JSON_ROUTES = ("/v1/audio/speech", "/synthesize_batch")
 RETRY_AFTER_SECONDS = 1
 """Hint of an answer that no text can be spoken now."""
@@ -66,6 +66,7 @@ def create_app(context: GatewayContext, health: GatewayHealth, authenticator: Au
             _health(health),
             preview.router(context),
             lexicon.router(context),
+            detect.router(context.settings),
             page.router(),
         ],
     )

@@ -63,7 +63,7 @@ _DESCRIPTIONS = {
     413: "The request is too large.",
     429: "Too many requests or streams; `Retry-After` gives the seconds to wait.",
     500: "Internal error; the server's log has the details.",
-    501: "The workers are of an earlier version that lacks this function.",
+    501: "The workers are of an earlier version, or the gateway's configuration lacks what this needs.",
     503: "No worker is available; `Retry-After` gives the seconds to wait.",
 }
 Responses = dict[int | str, dict[str, Any]]

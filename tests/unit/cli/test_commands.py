@@ -167,7 +167,7 @@ def test_a_mark_is_found_in_a_file_and_named(tmp_path: Path) -> None:
         runner.invoke(app, ["detect", str(tmp_path / "marked.wav"), "--keys", str(keys), "--json"]).output
     )
     assert fields["marked"] is True
-    assert fields["spans"][0]["payload_deployment"] == 4
+    assert fields["spans"][0]["deployment"] == 4
     absent = runner.invoke(app, ["detect", str(tmp_path / "plain.wav"), "--keys", str(keys)])
     assert absent.exit_code == 1
     assert "no mark found" in absent.output

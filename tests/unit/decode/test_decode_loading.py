@@ -328,7 +328,9 @@ def test_graphs_are_recorded_on_gpus_alone(kind: type[Exception], monkeypatch: p
     ):
         asked.clear()
         with capture_logs() as lines:
-            chosen = DecodeSettings(decode_paged_kernel=False, decode_fused_kernels=False, **settings)
+            chosen = DecodeSettings(
+                decode_paged_kernel=False, decode_fused_kernels=False, decode_cpu_step="plain", **settings
+            )
             loading._warm(chosen, MODEL, torch.device(device), None)
         assert asked == wanted
         assert [line["setting"] for line in lines] == ["decode_cuda_graphs"] * len(wanted)

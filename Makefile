@@ -38,7 +38,7 @@ WYOMING_VERSION := 0.8.0
 WYOMING := .tools/wyoming/.ready-$(WYOMING_VERSION)
 # Tests of the chart that measure how soon pods are found: nothing else may run meanwhile.
 PODS := tests/chart/test_runs.py
-AGAIN := --reruns $(RERUNS) -r fER
+AGAIN := --reruns $(RERUNS) --rerun-show-tracebacks -r fER
 # For tests that wait for other programs.
 LONG := -o faulthandler_timeout=1800
 # pytest's exit code when ARGS selects no test of a part.

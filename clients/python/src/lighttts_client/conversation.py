@@ -90,7 +90,7 @@ class ConversationState:
             self._send(StreamingSynthesizeRequest(position=PlaybackPosition(seconds=seconds)))
 
     def played(self, samples: int) -> None:
-        """Report that the listener has played so many samples of the stream; call it as often as you like."""
+        """Report that the listener has played this many samples of the stream. Frequent calls are combined."""
         seconds = samples / self.started.sample_rate if self.started else 0.0
         if seconds >= self._reported + REPORT_SECONDS:
             self.position(seconds)

@@ -13,10 +13,13 @@ pytestmark = pytest.mark.system
 LIMIT_SECONDS = 300
 
 
-@pytest.mark.parametrize("listener", ["http", "cosyvoice"])
-async def test_no_input_causes_a_server_error(listener: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("listener", "watermarked"), [("http", False), ("http", True), ("cosyvoice", False)])
+async def test_no_input_causes_a_server_error(listener: str, watermarked: bool, tmp_path: Path) -> None:
     peers.need()
-    async with rig(cosyvoice_port=0, limit_seconds=LIMIT_SECONDS) as r:
+    keys = tmp_path / "marks.keys"
+    keys.write_text(f"1 {bytes(16).hex()}\n", encoding="utf-8")
+    settings = {"watermark_key_file": keys} if watermarked else {}
+    async with rig(cosyvoice_port=0, limit_seconds=LIMIT_SECONDS, **settings) as r:
         port = r.gateway.http_port if listener == "http" else r.gateway.cosyvoice_port
         check = ("-m", "pytest", "--noconftest", "-q", "-p", "no:cacheprovider", "-c", "/dev/null")
         script = peers.CHECKS / "check_schema.py"

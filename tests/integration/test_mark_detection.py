@@ -90,7 +90,7 @@ async def test_a_body_beyond_the_limit_and_a_form_without_a_file_are_refused(key
 async def test_a_gateway_without_keys_says_so() -> None:
     async with rig() as r:
         answer = await ask(r, recording())
-    assert answer.status_code == 501
+    assert answer.status_code == 404
     assert "LIGHTTTS_WATERMARK_KEY_FILE" in answer.json()["error"]["message"]
 
 

@@ -58,12 +58,12 @@ class ElevenLabsError(BaseModel):
 _DESCRIPTIONS = {
     400: "The request is invalid; the message says what to change.",
     401: "An API key is needed, or this one is not valid.",
-    404: "There is no such voice or style.",
+    404: "There is no such voice or style, or this gateway does not offer the function.",
     408: "The request took too long to arrive.",
     413: "The request is too large.",
     429: "Too many requests or streams; `Retry-After` gives the seconds to wait.",
     500: "Internal error; the server's log has the details.",
-    501: "The workers are of an earlier version, or the gateway's configuration lacks what this needs.",
+    501: "The workers are of an earlier version that lacks what this needs.",
     503: "No worker is available; `Retry-After` gives the seconds to wait.",
 }
 Responses = dict[int | str, dict[str, Any]]

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 
 from gateway.api.common.errors import OPENAI_ERRORS
 from gateway.settings import GatewaySettings
-from services.common.errors import InvalidInput, Overloaded, Unsupported
+from services.common.errors import InvalidInput, NotFound, Overloaded
 from services.common.start_error import StartError
 from services.common.watermark.detect import P_VALUE, TooShort
 from services.common.watermark.keys import KeyFileError, read_keys
@@ -54,9 +54,10 @@ class Searches:
         self._pending = 0
 
     async def run(self, recording: bytes) -> Result:
-        """Search a recording. Raises InvalidInput, Overloaded or Unsupported."""
+        """Search a recording. Raises InvalidInput, Overloaded, or NotFound without keys."""
         if not self._keys:
-            raise Unsupported("this gateway has no watermark keys; its operator can set LIGHTTTS_WATERMARK_KEY_FILE")
+            # 404 and not 501: an alert on server errors must not follow from a client's request.
+            raise NotFound("this gateway has no watermark keys; its operator can set LIGHTTTS_WATERMARK_KEY_FILE")
         if self._pending > MOST_WAITING:
             raise Overloaded(
                 "too many recordings are being searched; try again shortly", retry_after=5.0, stage="gateway"

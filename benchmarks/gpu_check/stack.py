@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_check.check import Check
+from benchmarks.gpu_check.processes import ROOT
 from cli.bench.connection import open_api
 from cli.bench.generator import offer
 from cli.bench.load import Load
@@ -40,7 +41,9 @@ COMPUTING = ("llm", "decode-1")
 
 def stack(check: Check) -> None:
     """Start encode, llm, one decode worker and the gateway, and offer utterances at rising rates."""
-    os.environ["LIGHTTTS_MAX_SECONDS"] = MAX_SECONDS  # the services inherit it
+    # The services inherit both. They run without the current folder in their path, and a bare machine has no installation.
+    os.environ["LIGHTTTS_MAX_SECONDS"] = MAX_SECONDS
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     with tempfile.TemporaryDirectory(prefix="gpu-check-logs-") as folder:
         logs = Path(folder)
         try:

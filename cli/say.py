@@ -11,6 +11,7 @@ from rich.table import Table
 
 from cli.client import Absent, Access, ClientError, Speech, speak
 from cli.console import out
+from gateway.audio.notice import NOTICE, SOFTWARE
 from lighttts.v1 import audio_pb2, tts_pb2
 
 SECONDS_PER_CHARACTER = (0.02, 0.5)
@@ -68,6 +69,7 @@ async def _say_once(server: str | Access, config: tts_pb2.SynthesisConfig, text:
         nonlocal wav
         if wav is None:
             wav = soundfile.SoundFile(path, "w", audio.sample_rate, channels=1, subtype="PCM_16", format="WAV")
+            wav.software, wav.comment = SOFTWARE, NOTICE
         wav.buffer_write(audio.pcm, dtype="int16")
 
     try:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from gateway.aliases import check_rules
+from gateway.audio.formats import Provenance
 from gateway.auth.origin import is_loopback
 from gateway.process.connections import connection_limit
 from services.common.settings import ServiceSettings
@@ -104,6 +105,10 @@ class GatewaySettings(ServiceSettings):
     """YAML file with the hashes of API keys (see docs/security.md); without it, no key is needed."""
     watermark_key_file: Path | None = None
     """File of the watermark's secret keys, with which /v1/audio/detect searches recordings; see docs/marking.md."""
+    provenance: Provenance = "on"
+    """How answers say that their speech is synthetic. on: the header x-synthetic-speech, and a comment in MP3, FLAC and
+    Ogg; all: also a chunk in WAV, whose header is then longer than the 44 bytes that many clients skip; off: nothing.
+    """
     public_tls_cert: Path | None = None
     """Certificate chain (PEM) for applications, over gRPC and HTTPS; needs public_tls_key."""
     public_tls_key: Path | None = None

@@ -14,7 +14,8 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from gateway.audio.formats import Encoding
+from gateway.audio import notice
+from gateway.audio.formats import Encoding, Provenance
 from gateway.audio.samples import to_s16le
 from lighttts.v1 import audio_pb2
 from services.common.errors import InvalidInput
@@ -38,21 +39,22 @@ class Encoder(Protocol):
         """Return the bytes held back. No `encode` may follow."""
 
 
-def make_encoder(encoding: Encoding, rate: int) -> Encoder:
+def make_encoder(encoding: Encoding, rate: int, provenance: Provenance = "off") -> Encoder:
     """Create an encoder of mono samples at `rate` Hz. Raises InvalidInput if this server lacks one."""
+    marked = provenance != "off"
     match encoding.number:
         case audio_pb2.AUDIO_ENCODING_PCM_S16LE:
             return _Pcm()
         case audio_pb2.AUDIO_ENCODING_PCM_F32LE:
             return _Floats()
         case audio_pb2.AUDIO_ENCODING_WAV:
-            return _Pcm(header=_wav_header(rate))
+            return _Pcm(header=_wav_header(rate, informed=provenance == "all"))
         case audio_pb2.AUDIO_ENCODING_FLAC:
-            return _Sndfile(rate, "FLAC", "PCM_16")
+            return _Sndfile(rate, "FLAC", "PCM_16", marked=marked)
         case audio_pb2.AUDIO_ENCODING_OGG_OPUS:
-            return _Sndfile(rate, "OGG", "OPUS")
+            return _Sndfile(rate, "OGG", "OPUS", marked=marked)
         case audio_pb2.AUDIO_ENCODING_MP3:
-            return _Sndfile(rate, "MP3", "MPEG_LAYER_III")
+            return _Sndfile(rate, "MP3", "MPEG_LAYER_III", marked=marked)
         case audio_pb2.AUDIO_ENCODING_MULAW:
             return _Sndfile(rate, "RAW", "ULAW")
         case audio_pb2.AUDIO_ENCODING_ALAW:
@@ -83,12 +85,16 @@ class _Pcm:
         return header
 
 
-def _wav_header(rate: int) -> bytes:
-    """Return the 44-byte header of 16-bit mono samples of unknown number: both length fields have the largest value."""
+def _wav_header(rate: int, *, informed: bool) -> bytes:
+    """Return the header of 16-bit mono samples of unknown number: both length fields have the largest value.
+
+    It has 44 bytes, which many clients skip without reading them; `informed` adds a chunk about the speech.
+    """
     layout = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, rate, rate * 2, 2, 16)
     return (
         struct.pack("<4sI4s", b"RIFF", _UNKNOWN_LENGTH, b"WAVE")
         + layout
+        + (notice.riff_info() if informed else b"")
         + struct.pack("<4sI", b"data", _UNKNOWN_LENGTH)
     )
 
@@ -96,12 +102,16 @@ def _wav_header(rate: int) -> bytes:
 class _Sndfile:
     """One of libsndfile's formats."""
 
-    def __init__(self, rate: int, format_: str, subtype: str) -> None:
+    def __init__(self, rate: int, format_: str, subtype: str, *, marked: bool = False) -> None:
         self._pipe = _Pipe()
         mp3 = {"compression_level": MP3_COMPRESSION, "bitrate_mode": "CONSTANT"} if format_ == "MP3" else {}
         self._file = soundfile.SoundFile(self._pipe, "w", rate, 1, subtype, format=format_, **mp3)
         # For these formats libsndfile passes integers unchanged, but floats at full scale overflow.
         self._integers = subtype in ("PCM_16", "ULAW", "ALAW")
+        if marked and format_ == "MP3":
+            self._pipe.begin(notice.id3_tag())
+        elif marked:
+            self._file.software, self._file.comment = notice.SOFTWARE, notice.NOTICE
         if subtype == "OPUS":
             latency = soundfile._ffi.new("double *", 1000 * OGG_PAGE_SECONDS)
             soundfile._snd.sf_command(self._file._file, _SFC_SET_OGG_PAGE_LATENCY_MS, latency, 8)
@@ -124,6 +134,10 @@ class _Pipe(io.RawIOBase):
         self._position = 0
         self._end = 0
         self._appended = bytearray()
+
+    def begin(self, data: bytes) -> None:
+        """Put `data` before the file, whose own positions do not count it."""
+        self._appended[:0] = data
 
     def take(self) -> bytes:
         """Return the bytes appended since the last call."""

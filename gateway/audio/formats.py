@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from lighttts.v1 import audio_pb2, tts_pb2
 from services.common.errors import InvalidInput
@@ -11,6 +12,9 @@ MIN_RATE, MAX_RATE = 8000, 48000
 """Samples per second that a request may set."""
 OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
 MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+
+Provenance = Literal["off", "on", "all"]
+"""How an answer says that its speech is synthetic; see the gateway's setting of this name."""
 
 _PCM_S16LE = audio_pb2.AUDIO_ENCODING_PCM_S16LE
 _PCM_F32LE = audio_pb2.AUDIO_ENCODING_PCM_F32LE
@@ -68,6 +72,8 @@ class AudioFormat:
     """0: the encoding's default for the model."""
     trim_leading_silence: bool = False
     level_loudness: bool = False
+    provenance: Provenance = "off"
+    """on: a file of MP3, FLAC or Ogg says that its speech is synthetic; all: one of WAV too."""
 
     @classmethod
     def from_config(cls, config: tts_pb2.SynthesisConfig, *, interactive: bool = False) -> AudioFormat:

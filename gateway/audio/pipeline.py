@@ -32,7 +32,7 @@ class AudioPipeline:
         """Raises InvalidInput if this server has no encoder for the format."""
         self.rate = format_.encoding.rate(format_.sample_rate, model_rate)
         """Samples per second of the output."""
-        self._encoder = make_encoder(format_.encoding, self.rate)
+        self._encoder = make_encoder(format_.encoding, self.rate, format_.provenance)
         self._trimmer = SilenceTrimmer(model_rate) if format_.trim_leading_silence else None
         self._loudness = LoudnessNormalizer(model_rate) if format_.level_loudness else None
         self._resampler = Resampler(model_rate, self.rate)

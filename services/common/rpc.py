@@ -195,7 +195,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             refused = error if isinstance(error, LightTtsError) else from_rpc_error(error)
             code = refused.code
             log.info("call refused", method=method, code=code.name, message=refused.message)
-            await context.abort_with_status(rpc_status.to_status(to_status(refused)))
+            await _abort(context, refused)
         except grpc.aio.AbortError:
             code = context.code() or grpc.StatusCode.UNKNOWN
             raise
@@ -203,7 +203,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             code = grpc.StatusCode.INTERNAL
             log.exception("call failed", method=method)
             defect = Internal(f"internal error; the server's log has the details under request {current_request_id()}")
-            await context.abort_with_status(rpc_status.to_status(to_status(defect)))
+            await _abort(context, defect)
         finally:
             if code is grpc.StatusCode.CANCELLED:
                 log.debug("the client has left", method=method)
@@ -218,3 +218,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             self.idle.clear()
         else:
             self.idle.set()
+
+
+async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: LightTtsError) -> None:
+    """End a call with an error; keep the trailing metadata that the handler has set."""
+    status = rpc_status.to_status(to_status(error))
+    details = tuple(status.trailing_metadata or ())
+    kept = tuple(context.trailing_metadata() or ())
+    await context.abort(status.code, status.details, (*kept, *details))

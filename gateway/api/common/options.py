@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from gateway.api.common import provenance
 from gateway.session.context import GatewayContext
 from gateway.session.options import SpeechOptions
 from lighttts.v1 import tts_pb2
@@ -35,7 +36,7 @@ def speech_options(
             notes.append(_ignore_instruction(context, adapted))
         config = adapted
     options = SpeechOptions.from_config(config, context.settings.max_prompt_bytes)
-    return dataclasses.replace(options, warnings=(*options.warnings, *notes))
+    return provenance.stated(context, dataclasses.replace(options, warnings=(*options.warnings, *notes)))
 
 
 def without_preamble(context: GatewayContext, text: str, field: str) -> tuple[str, list[tts_pb2.Warning]]:

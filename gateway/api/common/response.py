@@ -12,6 +12,7 @@ from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gateway import metrics
+from gateway.api.common import provenance
 from gateway.api.common.fields import named_as
 from gateway.api.common.warnings import HEADER, lines
 from gateway.audio.container_headers import with_length
@@ -66,6 +67,7 @@ class SpeechResponse(Response):
         """Audio of the whole answer, once it has ended."""
         self._rate = options.audio.encoding.rate(options.audio.sample_rate, context.voices.model.sample_rate)
         self.headers[RATE_HEADER] = str(self._rate)
+        self.headers.update(provenance.headers(context))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await while_connected(receive, self._speak(send))

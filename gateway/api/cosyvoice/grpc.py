@@ -10,8 +10,8 @@ import grpc.aio
 from gateway import metrics
 from gateway.api.common.audio_upload import as_wav, is_file
 from gateway.api.common.fields import named_as
+from gateway.api.common.provenance import Trailers
 from gateway.api.common.response import audio_bytes
-from gateway.api.common.warnings import WarningTrailers
 from gateway.api.cosyvoice import requests as cosyvoice
 from gateway.cache.synthesis import speech
 from gateway.session.context import GatewayContext
@@ -44,9 +44,9 @@ class CosyVoiceServicer(cosyvoice_pb2_grpc.CosyVoiceServicer):
         with metrics.count_errors(API), named_as(FIELDS):
             config, text = _to_synthesis_config(request)
             options, text = cosyvoice.checked(self._context, config, text, _language(context))
-            notes = WarningTrailers(context)
+            trailers = Trailers(self._context, context)
             async with speech(self._context, options, text) as session:
-                async for audio in audio_bytes(notes.taken_from(session)):
+                async for audio in audio_bytes(trailers.taken_from(session)):
                     for start in range(0, len(audio), PART_BYTES):
                         yield cosyvoice_pb2.Response(tts_audio=audio[start : start + PART_BYTES])
 

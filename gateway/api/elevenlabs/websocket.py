@@ -11,6 +11,7 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect, status
 from pydantic import Field, ValidationError
 
 from gateway import metrics, tasks
+from gateway.api.common import provenance
 from gateway.api.common.fields import named_as
 from gateway.api.common.json_body import JsonFields
 from gateway.api.common.websocket import check_text_frame, close_code, deadline, error_frame, receive
@@ -20,7 +21,7 @@ from gateway.api.elevenlabs.request import FIELDS, VoiceSettings, to_options
 from gateway.api.elevenlabs.text_stream import TextStream
 from gateway.api.openai.models import Models
 from gateway.auth import ticket
-from gateway.auth.authentication import chosen_protocol, key_due
+from gateway.auth.authentication import key_due
 from gateway.auth.caller import bind_caller
 from gateway.auth.shares import Shares
 from gateway.session.context import GatewayContext
@@ -74,7 +75,7 @@ def router(context: GatewayContext, models: Models, bodies: Shares) -> APIRouter
 async def _serve(
     context: GatewayContext, models: Models, bodies: Shares, websocket: WebSocket, voice_id: str, *, several: bool
 ) -> None:
-    await websocket.accept(chosen_protocol(websocket.scope))
+    await provenance.accept(websocket, context)
     try:
         with metrics.count_errors(API), named_as(FIELDS):
             connection = _Connection(context, models, bodies, websocket, voice_id, several=several)

@@ -6,9 +6,10 @@ import asyncio
 import base64
 from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field, StringConstraints
 
+from gateway.api.common import provenance
 from gateway.api.common.audio_upload import InlineAudio, decode_audio
 from gateway.api.common.errors import MESSAGE_ERRORS
 from gateway.api.common.fields import named_as
@@ -77,7 +78,7 @@ def router(context: GatewayContext) -> APIRouter:
         return context.request_stats.snapshot()
 
     @routes.post("/synthesize_batch")
-    async def synthesize_batch(batch: BatchRequest, request: Request) -> BatchAnswer:
+    async def synthesize_batch(batch: BatchRequest, request: Request, response: Response) -> BatchAnswer:
         """Speak several texts; one that fails does not affect the others. The batch has offline priority."""
         with named_as(FIELDS):
             options = await _options(context, batch)
@@ -93,6 +94,7 @@ def router(context: GatewayContext) -> APIRouter:
             return [task.result() for task in speaking]
 
         results = await while_connected(request.receive, all_of_them())
+        response.headers.update(provenance.headers(context))
         return BatchAnswer(sample_rate=SAMPLE_RATE, results=results or [])
 
     return routes

@@ -10,6 +10,7 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect, status
 from pydantic import BaseModel, ValidationError
 
 from gateway import metrics, tasks
+from gateway.api.common import provenance
 from gateway.api.common.fields import named_as
 from gateway.api.common.json_body import JsonFields
 from gateway.api.common.options import speech_options
@@ -17,7 +18,6 @@ from gateway.api.common.response import audio_bytes
 from gateway.api.common.websocket import FRAMES_AHEAD, check_text_frame, deadline, receive, refuse
 from gateway.api.lighttts.http import DEFAULT_STYLE, FIELDS, SAMPLE_RATE, pcm, style_of
 from gateway.auth import ticket
-from gateway.auth.authentication import chosen_protocol
 from gateway.auth.caller import current_caller
 from gateway.auth.shares import Shares
 from gateway.closable_queue import ClosableQueue
@@ -55,7 +55,7 @@ def router(context: GatewayContext, bodies: Shares) -> APIRouter:
 
     @routes.websocket("/inference_zero_shot_bistream")
     async def inference_zero_shot_bistream(websocket: WebSocket) -> None:
-        await websocket.accept(chosen_protocol(websocket.scope))
+        await provenance.accept(websocket, context)
         try:
             with metrics.count_errors(API), named_as(FIELDS):
                 # From its first moment, a socket counts as a stream of its key.

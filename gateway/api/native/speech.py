@@ -9,6 +9,7 @@ import grpc.aio
 
 from gateway import metrics
 from gateway.api.common.options import speech_options
+from gateway.api.common.provenance import Trailers
 from gateway.api.native.messages import first_config, session_inputs, streaming_response, synthesize_response
 from gateway.cache.synthesis import speech
 from gateway.preview import preview
@@ -40,13 +41,15 @@ class TextToSpeechServicer(tts_pb2_grpc.TextToSpeechServicer):
             check_text(request.text, self._context.settings.max_text_chars)
             options = speech_options(self._context, request.config)
             start = request.start_sample
+            trailers = Trailers(self._context, context, notes=False)
             async with speech(self._context, options, request.text, start_sample=start) as session:
                 async for event in session:
+                    trailers.take(event)
                     response = synthesize_response(event)
                     if response is not None:
                         yield response
                     if isinstance(event, tts_pb2.Finished):
-                        context.set_trailing_metadata(_trailers(event))
+                        trailers.add(_figures(event))
 
     async def StreamingSynthesize(
         self, request_iterator: AsyncIterator[tts_pb2.StreamingSynthesizeRequest], context: Context
@@ -56,11 +59,13 @@ class TextToSpeechServicer(tts_pb2_grpc.TextToSpeechServicer):
             options = speech_options(self._context, config)
             options = await self._context.lexicon.applied(options)
             inputs = session_inputs(self._context, request_iterator, config)
+            trailers = Trailers(self._context, context, notes=False)
             async with Session(self._context, options, inputs, conversation=True) as session:
                 async for event in session:
+                    trailers.take(event)
                     yield streaming_response(event)
                     if isinstance(event, tts_pb2.Finished):
-                        context.set_trailing_metadata(_trailers(event))
+                        trailers.add(_figures(event))
 
     async def PreviewText(self, request: text_pb2.PreviewTextRequest, context: Context) -> text_pb2.PreviewTextResponse:
         with metrics.count_errors(API):
@@ -78,13 +83,15 @@ class TextToSpeechServicer(tts_pb2_grpc.TextToSpeechServicer):
             # The recording's timing is part of the result.
             config.audio.keep_leading_silence = not config.audio.trim_leading_silence
             options = speech_options(self._context, config)
+            trailers = Trailers(self._context, context, notes=False)
             async with ConversionSession(self._context, options, request.audio) as session:
                 async for event in session:
+                    trailers.take(event)
                     response = _convert_response(event)
                     if response is not None:
                         yield response
                     if isinstance(event, tts_pb2.Finished):
-                        context.set_trailing_metadata(_trailers(event))
+                        trailers.add(_figures(event))
 
 
 def _convert_response(event: Event) -> tts_pb2.ConvertVoiceResponse | None:
@@ -103,7 +110,7 @@ def _convert_response(event: Event) -> tts_pb2.ConvertVoiceResponse | None:
             return None
 
 
-def _trailers(finished: tts_pb2.Finished) -> tuple[tuple[str, str], ...]:
+def _figures(finished: tts_pb2.Finished) -> tuple[tuple[str, str], ...]:
     return (
         ("lighttts-time-to-first-audio", f"{finished.time_to_first_audio:.4f}"),
         ("lighttts-audio-seconds", f"{finished.audio_seconds:.4f}"),

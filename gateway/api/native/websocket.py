@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
 from gateway import metrics, tasks
+from gateway.api.common import provenance
 from gateway.api.common.options import speech_options
 from gateway.api.common.websocket import (
     CONVERSATION_PATH,
@@ -22,7 +23,6 @@ from gateway.api.common.websocket import (
 from gateway.api.native.json_messages import parse_object, to_fields, to_message
 from gateway.api.native.messages import first_config, session_inputs, streaming_response, synthesize_response
 from gateway.auth import ticket
-from gateway.auth.authentication import chosen_protocol
 from gateway.auth.caller import current_caller
 from gateway.auth.shares import Shares
 from gateway.cache.synthesis import speech
@@ -47,7 +47,7 @@ def router(context: GatewayContext, bodies: Shares) -> APIRouter:
 
     @routes.websocket(CONVERSATION_PATH)
     async def conversation(websocket: WebSocket) -> None:
-        await websocket.accept(chosen_protocol(websocket.scope))
+        await provenance.accept(websocket, context)
         try:
             with metrics.count_errors(API):
                 # From its first moment, a socket counts as a stream of its key.

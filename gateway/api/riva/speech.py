@@ -14,7 +14,7 @@ import grpc.aio
 from gateway import metrics
 from gateway.api.common.fields import named_as
 from gateway.api.common.options import speech_options
-from gateway.api.common.warnings import WarningTrailers
+from gateway.api.common.provenance import Trailers
 from gateway.api.common.word_times import TimedWord, timed_words
 from gateway.api.riva import request as riva_request
 from gateway.api.riva.request import FIELDS
@@ -52,10 +52,10 @@ class RivaServicer(riva_tts_pb2_grpc.RivaSpeechSynthesisServicer):
         with metrics.count_errors(API), named_as(FIELDS):
             options = self._options(request)
             parts, words, rate, seconds = list[bytes](), list[TimedWord](), 0, 0.0
-            notes = WarningTrailers(context)
+            trailers = Trailers(self._context, context)
             async with self._speech(options, request.text) as session:
                 async for event in session:
-                    notes.take(event)
+                    trailers.take(event)
                     match event:
                         case audio_pb2.AudioChunk():
                             parts.append(event.pcm)
@@ -70,13 +70,13 @@ class RivaServicer(riva_tts_pb2_grpc.RivaSpeechSynthesisServicer):
         """Speak the texts of the requests in order; requests with the same voice and format share a session."""
         with metrics.count_errors(API), named_as(FIELDS):
             request = await _next(request_iterator)
-            place, notes, before = new_place(), WarningTrailers(context), 0.0
+            place, trailers, before = new_place(), Trailers(self._context, context), 0.0
             while request is not None:
                 stretch = _Stretch(request, request_iterator)
                 options = await self._context.lexicon.applied(self._options(request))
                 async with Session(self._context, options, stretch.inputs(), place=place) as session:
                     async for event in session:
-                        notes.take(event)
+                        trailers.take(event)
                         match event:
                             case audio_pb2.AudioChunk():
                                 words = timed_words(event, after=before, finished=True)

@@ -6,6 +6,7 @@ import io
 import sys
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from gateway.audio.container_headers import with_length
 from gateway.audio.formats import ENCODINGS, AudioFormat, Encoding
+from gateway.audio.notice import NOTICE
 from gateway.audio.pipeline import AudioPipeline, Encoded
 from lighttts.v1 import audio_pb2, tts_pb2
 from services.common.errors import InvalidInput
@@ -187,3 +189,42 @@ def test_a_whole_file_states_its_length(encoding: Encoding, rate: int) -> None:
         assert len(samples) == count
     else:
         assert whole == data
+
+
+def metadata_of(data: bytes) -> dict[str, str]:
+    """Return the metadata of a file, as FFmpeg reads it."""
+    with av.open(io.BytesIO(data)) as file:
+        found = {**file.metadata, **file.streams[0].metadata}
+    return {name.lower(): value for name, value in found.items()}
+
+
+@pytest.mark.parametrize("encoding", [WAV, FLAC, OPUS, MP3], ids=lambda encoding: encoding.name)
+@pytest.mark.parametrize("whole", [False, True], ids=["streamed", "whole"])
+def test_a_file_says_that_its_speech_is_synthetic(encoding: Encoding, whole: bool) -> None:
+    pieces = [voice(0.7), voice(0.3)]
+    plain, count, _ = run(AudioFormat(encoding), pieces)
+    marked, _, encoded = run(AudioFormat(encoding, provenance="all"), pieces)
+    if whole:
+        plain, marked = with_length(plain, encoding, count), with_length(marked, encoding, count)
+    assert b"synthetic speech" in encoded[0].data, "before the speech has ended"
+    found = metadata_of(marked)
+    assert found["comment"] == NOTICE
+    assert "trainedAlgorithmicMedia" in found["comment"]
+    assert "comment" not in metadata_of(plain)
+    assert np.array_equal(decode(marked, encoding, RATE)[0], decode(plain, encoding, RATE)[0]), "the same samples"
+    if whole and encoding in (WAV, FLAC):
+        assert soundfile.info(io.BytesIO(marked)).frames == count
+    if encoding is not OPUS:  # each Ogg stream has a random serial number
+        assert (
+            run(AudioFormat(encoding, provenance="all"), pieces)[0]
+            == run(AudioFormat(encoding, provenance="all"), [voice(0.7)[:100], voice(0.7)[100:], voice(0.3)])[0]
+        )
+
+
+@ALL
+def test_the_44_bytes_before_wav_and_formats_without_a_place_do_not_change(encoding: Encoding) -> None:
+    plain, _, _ = run(AudioFormat(encoding), [voice(0.3)])
+    marked, _, _ = run(AudioFormat(encoding, provenance="on"), [voice(0.3)])
+    assert (marked == plain) is (encoding not in (FLAC, OPUS, MP3))
+    if encoding is WAV:
+        assert (marked.find(b"data"), marked[24:28]) == (36, RATE.to_bytes(4, "little"))

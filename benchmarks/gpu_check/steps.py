@@ -25,7 +25,7 @@ STEPS = (
     Step(
         "decode_kernel",
         "decode_kernel",
-        80,
+        140,
         "decode's Triton kernels against plain operations; times of both",
     ),
     Step(

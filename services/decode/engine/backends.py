@@ -7,7 +7,6 @@ sample, tokens and seed. It needs neither torch nor weights.
 
 from __future__ import annotations
 
-import itertools
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -184,23 +183,19 @@ def run_trials(backend: Backend, times: ServiceTime, clock: Callable[[], float],
     """Decode a few batches of synthetic utterances and record their durations. Raises what the backend raises."""
     began = clock()
     states: dict[int, list[Any]] = {}
-    try:
-        for prompt, ends in TRIALS:
-            opened = states.setdefault(prompt, [])
-            opened += [backend.open(_trial_spec(backend, prompt)) for _ in range(len(ends) - len(opened))]
-            tokens = [0] * (max(ends) - prompt + backend.format.lookahead_tokens)
-            hops = [Hop(state, tokens, end, final=False) for state, end in zip(opened, ends, strict=False)]
-            computed = [hop.end - backend.cached_tokens(hop.state) for hop in hops]
-            started = clock()
-            if times.known and started - began + times.seconds(computed) > TRIAL_SECONDS:
-                return
-            for result in backend.run(hops, beat):
-                if isinstance(result, Exception):
-                    raise result
-            times.observe(len(hops), sum(computed), clock() - started)
-    finally:
-        for state in itertools.chain.from_iterable(states.values()):
-            backend.evict(state)
+    for prompt, ends in TRIALS:
+        opened = states.setdefault(prompt, [])
+        opened += [backend.open(_trial_spec(backend, prompt)) for _ in range(len(ends) - len(opened))]
+        tokens = [0] * (max(ends) - prompt + backend.format.lookahead_tokens)
+        hops = [Hop(state, tokens, end, final=False) for state, end in zip(opened, ends, strict=False)]
+        computed = [hop.end - backend.cached_tokens(hop.state) for hop in hops]
+        started = clock()
+        if times.known and started - began + times.seconds(computed) > TRIAL_SECONDS:
+            return
+        for result in backend.run(hops, beat):
+            if isinstance(result, Exception):
+                raise result
+        times.observe(len(hops), sum(computed), clock() - started)
 
 
 def _trial_spec(backend: Backend, prompt: int) -> StreamSpec:

@@ -132,7 +132,7 @@ def _scales_of(source, at, inside, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr):
         dims = head * HEAD_DIM + tl.arange(0, HEAD_DIM)
         x = tl.load(source + at[:, None] + dims[None, :], mask=inside[:, None], other=0.0).to(tl.float32)
         most = tl.maximum(most, tl.max(tl.abs(x), 1))
-    return tl.div_rn(tl.maximum(most, 1e-12), 448.0)
+    return tl.maximum(most, 1e-12) * (1.0 / 448.0)
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]

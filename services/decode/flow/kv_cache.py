@@ -208,7 +208,8 @@ class KvCache:
         """Convert to the stored type; float8 values come with scales [..., 1]."""
         if not self._scaled:
             return keys_values.to(self._dtype), None
-        scales = keys_values.abs().amax(dim=-1, keepdim=True).float().clamp_min(1e-12) / FP8_MAX
+        # A product, because PyTorch divides by a constant on a CPU and multiplies by its reciprocal on a GPU.
+        scales = keys_values.abs().amax(dim=-1, keepdim=True).float().clamp_min(1e-12) * (1 / FP8_MAX)
         return (keys_values.float() / scales).to(torch.float8_e4m3fn).view(torch.uint8), scales
 
     def zero_block(self, block: int) -> None:

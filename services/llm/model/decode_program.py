@@ -83,6 +83,7 @@ class Program(abc.ABC):
         self._filled = 0
         for row in range(size):
             self._clear(row)
+        self._copy_inputs()  # `record` runs steps before the first sequence: zeros would be no valid input
 
     def _twice(self, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return zeros of that shape on the host, from where they are copied at once, and on the device."""

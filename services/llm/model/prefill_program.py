@@ -54,12 +54,14 @@ class PrefillProgram(Program):
         super().__init__(model, cache, bans, tokens // TILE, width, kernels, aligner)
         self._host_tokens, self._device_tokens = self._twice((5, tokens), torch.int64)
         self._decoding = torch.zeros((0, width), dtype=torch.int64, device=bans.device)
+        self._clear_tokens()
+        self._copy_tokens()
 
     def run(self, inputs: Sequence[PrefillInput]) -> tuple[list[int], list[int]]:
         """Feed the inputs; return an id per sequence, and its row. They must have `size` tiles at most."""
         firsts = self._fill(inputs)
         self._copy_inputs()
-        self._device_tokens.copy_(self._host_tokens, non_blocking=True)
+        self._copy_tokens()
         self.replay()
         drawn = self._drawn.tolist()
         return [drawn[row] for row in firsts], firsts
@@ -88,8 +90,8 @@ class PrefillProgram(Program):
     def _fill(self, inputs: Sequence[PrefillInput]) -> list[int]:
         """Return the first row of each sequence, which samples its token."""
         firsts, row = [], 0
+        self._clear_tokens()
         tokens, numbers = self._host_tokens.numpy(), self._host_integers.numpy()
-        tokens[:] = [[0], [0], [self._spare], [0], [self._spare]]
         size = self._cache.block_size
         for item in inputs:
             firsts.append(row)
@@ -104,3 +106,9 @@ class PrefillProgram(Program):
             row += item.tiles
         self._clear_rows(row)
         return firsts
+
+    def _clear_tokens(self) -> None:
+        self._host_tokens.numpy()[:] = [[0], [0], [self._spare], [0], [self._spare]]
+
+    def _copy_tokens(self) -> None:
+        self._device_tokens.copy_(self._host_tokens, non_blocking=True)

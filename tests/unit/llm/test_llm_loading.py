@@ -25,8 +25,11 @@ from services.llm import loading
 from services.llm.engine.layout import Prompt
 from services.llm.loading import load_engine
 from services.llm.model import torch_backend
+from services.llm.model.decode_program import DecodeProgram
 from services.llm.model.kernels import PLAIN, gathered_tiles
+from services.llm.model.kv_cache import KVCache
 from services.llm.model.model import SpeechLM, load_speech_lm
+from services.llm.model.prefill_program import PrefillProgram
 from services.llm.model.torch_backend import TorchBackend, TorchOptions
 from services.llm.settings import LlmSettings
 from services.llm.stream.requests import end_of_prompt_id, prompt_of
@@ -343,6 +346,21 @@ def test_all_shapes_are_recorded_before_the_first_step(mini_model: SpeechLM, mon
     backend.device = torch.device("cuda:1")
     backend.reserve(4, 16)
     assert recorded == [("prompt", 128, 1), ("prompt", 64, 1), ("decode", 8, 1), ("decode", 1, 1)]
+
+
+@pytest.mark.parametrize("make", [DecodeProgram, PrefillProgram])
+def test_a_program_runs_before_its_first_sequence(
+    mini_model: SpeechLM, make: type[DecodeProgram | PrefillProgram]
+) -> None:
+    """Recording runs it so. Zeros as input would be a repetition window of size 0, by which a step divides."""
+    cache = KVCache(mini_model.config, 5, 16, CPU, torch.float32)
+    kept = cache.keys.clone()
+    program = make(mini_model, cache, torch.zeros(1, 6564, dtype=torch.bool), 16, 3, PLAIN)
+    with torch.inference_mode():
+        program.replay()
+        program.replay()
+    assert torch.equal(cache.keys[:, :4], kept[:, :4])  # only the spare block, the last one, is written
+    assert not torch.equal(cache.keys[:, 4], kept[:, 4])
 
 
 @pytest.mark.system

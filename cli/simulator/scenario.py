@@ -11,14 +11,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cli.bench.load import Load, TraceError, read_trace
+from cli.simulator.virtual_time import NEVER
 from services.decode.engine.backends import CostModel as DecodeCosts
 from services.decode.settings import DecodeSettings
 from services.llm.engine.backends import CostModel as LlmCosts
 from services.llm.settings import LlmSettings
 
 COSTS = Path(__file__).resolve().parents[2] / "services"
-NEVER = 1e9
-"""Seconds; longer than any simulation."""
 
 
 class ScenarioError(ValueError):

@@ -118,7 +118,7 @@ class _Speech:
                 speed=1.0,
             )
             lead = partial(self._lead, number)
-            rate = gateway.world.model.sample_rate
+            rate = gateway.world.audio.sample_rate
             newest = UtteranceStream(gateway.llm, start, gateway.voice, rate, self._place, lead)
             newest.add_text([0] * max(1, ids), last=True)
             group.create_task(newest.run())
@@ -137,7 +137,7 @@ class _Speech:
                 self._session.moves += 1
                 continue
             count = len(part.pcm) // FLOAT_BYTES
-            seconds, now = count / world.model.sample_rate, world.loop.time() + world.scenario.network_seconds
+            seconds, now = count / world.audio.sample_rate, world.loop.time() + world.scenario.network_seconds
             samples += count
             if count:
                 answer.first_byte_at = now if answer.first_byte_at is None else answer.first_byte_at
@@ -147,5 +147,5 @@ class _Speech:
                 self._sent += seconds
             if world.scenario.tones:
                 audio += part.pcm
-        self._session.samples.append(samples)
+        self._session.samples.append(samples * world.model.sample_rate // world.audio.sample_rate)
         self._session.audio.append(audio)

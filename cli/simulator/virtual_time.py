@@ -20,6 +20,9 @@ from services.common.engine.thread import EngineThread
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
+NEVER = 1e9
+"""Seconds; longer than any simulation."""
+
 
 class StandstillError(RuntimeError):
     """Nothing can happen any more, and the simulation has not ended: a defect of the simulated system."""
@@ -45,13 +48,10 @@ class _JumpingSelector(selectors.BaseSelector):
         self._real.close()
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        ready = self._real.select(0)
-        if ready or timeout == 0:
-            return ready
         if timeout is None:
             raise StandstillError("nothing is due any more, and the simulation has not ended")
-        self.now += timeout
-        return ready
+        self.now += timeout  # without a look at the system: no file and no thread takes part
+        return []
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -65,6 +65,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._jumping.now
+
+    def call_at(
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        """Call at a time; never if it is beyond the end of every simulation, which costs no place among the timers."""
+        if when < NEVER:
+            return super().call_at(when, callback, *args, context=context)
+        return asyncio.TimerHandle(when, callback, args, self, context)
 
     def call_soon_threadsafe(
         self, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gateway.auth.admission import Admission
-from services.common.pool import Pool, WorkerState
+from services.common.pool import Pool
 
 
 class GatewayHealth:
@@ -54,4 +54,4 @@ class GatewayHealth:
 
 
 def _serves(pool: Pool) -> bool:
-    return any(worker.state is WorkerState.SERVING for worker in pool.workers())
+    return bool(pool.serving())

@@ -22,7 +22,7 @@ from gateway.session.text_queue import Boundary, TextQueue
 from lighttts.v1 import encode_pb2, encode_pb2_grpc, text_pb2
 from services.common import tracing
 from services.common.errors import Internal, LightTtsError, Overloaded, Unavailable
-from services.common.pool import FailureReason, Lease, Pool, WorkerState
+from services.common.pool import FailureReason, Lease, Pool
 from services.common.workers.call_end import CallEnd, answers
 from services.common.workers.failover import LossReason, WorkerLost
 from services.common.workers.worker_call import lost_or_refused
@@ -182,7 +182,7 @@ class TextSegment:
 
 def _avoid(pool: Pool, tried: list[str], lost: WorkerLost | None) -> list[str]:
     """Return the workers not to try: those that lost the text, unless the only worker may have been restarted."""
-    others = any(one.state is WorkerState.SERVING and one.address not in tried for one in pool.workers())
+    others = any(address not in tried for address in pool.serving())
     return [] if lost is not None and lost.reason is LossReason.DIED and not others else tried
 
 

@@ -237,7 +237,7 @@ class DecodeCall:
         audio = audio_pb2.AudioChunk(
             sequence=self._sequence,
             first_sample=event.first_sample,
-            pcm=samples.astype("<f4").tobytes(),
+            pcm=samples.astype("<f4", copy=False).tobytes(),
             format=audio_pb2.SAMPLE_FORMAT_F32LE,
             sample_rate=self._context.sample_rate,
             last=event.last,

@@ -11,7 +11,7 @@ LEASES_ACTIVE = Gauge("lighttts_pool_leases_active", "Leases in use.", ["pool", 
 LEASES = Counter("lighttts_pool_leases_total", "Leases given.", ["pool", "worker"])
 FAILURES = Counter("lighttts_pool_failures_total", "Failures of a worker, by reason.", ["pool", "worker", "reason"])
 
-_PER_WORKER = (HEALTHY, LEASES_ACTIVE, LEASES, FAILURES)
+_PER_WORKER = (HEALTHY, LEASES_ACTIVE, LEASES)
 
 
 class WorkerSeries:
@@ -20,15 +20,20 @@ class WorkerSeries:
     def __init__(self, pool: str, worker: str) -> None:
         self._labels = {"pool": pool, "worker": worker}
         self._removed = False
+        self._reasons: set[str] = set()
         self.healthy = HEALTHY.labels(**self._labels)
         self.active = LEASES_ACTIVE.labels(**self._labels)
         self.leases = LEASES.labels(**self._labels)
 
     def failed(self, reason: str) -> None:
         if not self._removed:
+            self._reasons.add(reason)
             FAILURES.labels(**self._labels, reason=reason).inc()
 
     def remove(self) -> None:
         self._removed = True
+        own = tuple(self._labels.values())
         for metric in _PER_WORKER:
-            metric.remove_by_labels(self._labels)
+            metric.remove(*own)
+        for reason in self._reasons:
+            FAILURES.remove(*own, reason)

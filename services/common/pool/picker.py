@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from bisect import bisect_right
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Protocol, TypeVar
 
 
@@ -28,6 +30,9 @@ class Picker(Protocol):
         """Return one of `candidates`, which is never empty and may differ from call to call."""
 
 
+_address = attrgetter("address")
+
+
 class RoundRobin:
     """Pick each worker in turn, by address. Only the last address is stored, so turns stay even while workers change.
 
@@ -40,12 +45,13 @@ class RoundRobin:
         self._chance = chance or random.Random()
 
     def pick(self, candidates: Sequence[C]) -> C:
-        ordered = sorted(candidates, key=lambda candidate: candidate.address)
+        ordered = sorted(candidates, key=_address)  # a pool's are sorted already, which makes this cheap
         last = self._last
         if last is None:
             picked = self._chance.choice(ordered)
         else:
-            picked = next((candidate for candidate in ordered if candidate.address > last), ordered[0])
+            after = bisect_right(ordered, last, key=_address)
+            picked = ordered[after % len(ordered)]
         self._last = picked.address
         return picked
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import TypeVar
 
@@ -101,6 +101,8 @@ class Pool:
         self._end_to_end = end_to_end
         self._renewing: asyncio.Task[None] | None = None
         self._workers: dict[str, Worker] = {}
+        self._found: tuple[list[Worker], tuple[str, ...]] | None = None
+        """The workers that can be leased, in order of address, and their addresses; None after a change."""
         self._discovering: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
@@ -145,6 +147,19 @@ class Pool:
     def workers(self) -> tuple[WorkerInfo, ...]:
         """Return all workers by address, including removed ones that are still leased."""
         return tuple(worker.info() for _, worker in sorted(self._workers.items()))
+
+    def serving(self) -> Sequence[str]:
+        """Return the addresses of the workers that can be leased, in order.
+
+        It is cheap, unlike `workers`: calls ask it for every utterance, of pools with hundreds of workers.
+        """
+        return self._pickable()[1]
+
+    def _pickable(self) -> tuple[list[Worker], tuple[str, ...]]:
+        if self._found is None:
+            workers = [worker for _, worker in sorted(self._workers.items()) if worker.pickable]
+            self._found = workers, tuple(worker.address for worker in workers)
+        return self._found
 
     @asynccontextmanager
     async def lease(self, *, exclude: Collection[str] = (), wait_seconds: float | None = None) -> AsyncIterator[Lease]:
@@ -222,7 +237,9 @@ class Pool:
         return worker
 
     def _take(self, exclude: Collection[str]) -> Worker | None:
-        candidates = [worker for worker in self._workers.values() if worker.pickable and worker.address not in exclude]
+        candidates = self._pickable()[0]
+        if exclude:
+            candidates = [worker for worker in candidates if worker.address not in exclude]
         if not candidates:
             return None
         worker = self._picker.pick(candidates)
@@ -302,6 +319,7 @@ class Pool:
         """Remove a worker and close its channel in the background; does nothing if it has been removed."""
         if self._workers.get(worker.address) is worker:
             del self._workers[worker.address]
+            self._found = None
             worker.remove_metrics()
             self._close_later(worker.close(), f"closing {worker.address}")
 
@@ -311,7 +329,8 @@ class Pool:
         task.add_done_callback(self._closing.discard)
 
     def _wake(self) -> None:
-        """Let every waiting lease check again."""
+        """Let every waiting lease check again; called when a worker's `pickable` may have changed."""
+        self._found = None
         self._changed.set()
         self._changed = asyncio.Event()
 

@@ -18,7 +18,7 @@ import structlog
 from prometheus_client import Counter, Gauge
 
 from services.common.errors import Internal, Overloaded, StateMismatch, Unavailable
-from services.common.pool import FailureReason, Lease, Pool, WorkerState
+from services.common.pool import FailureReason, Lease, Pool
 from services.common.workers.budget import FailoverBudget
 from services.common.workers.liveness import FreezeDetector
 
@@ -258,9 +258,7 @@ class Failover:
 
     def _serving(self, without: set[str]) -> bool:
         """Return whether a worker serves that is not one of `without`."""
-        return any(
-            worker.state is WorkerState.SERVING and worker.address not in without for worker in self._pool.workers()
-        )
+        return any(address not in without for address in self._pool.serving())
 
     def _mismatches_everywhere(self) -> bool:
         """Return whether workers refused the state to resume from, and no other worker serves."""
@@ -277,8 +275,7 @@ class Failover:
             return None
 
         def others() -> list[str]:
-            serving = (other.address for other in self._pool.workers() if other.state is WorkerState.SERVING)
-            return [address for address in serving if address != worker.address]
+            return [address for address in self._pool.serving() if address != worker.address]
 
         return FreezeDetector(
             self._budget.liveness, worker.address, self.policy.frozen_seconds, others, self._pool.probe, self._clock

@@ -175,8 +175,9 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
         now, audio = self._clock(), self._backend.format
         self._ready = ready_jobs(streams, now, audio, self.limits, self._times, self._kept)
         self._batch = pick(self._ready, self._order, now, self.limits, self._times)
-        self._stats = self._snapshot()
-        if not self._batch:
+        if self._batch:
+            self._stats = self._snapshot()  # with the batch that runs
+        else:
             self._busy_until = None
             self._begin_prompt(streams)
         self._step(self._batch)
@@ -323,24 +324,24 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
         now = self._clock()
         with self._thread.lock:
             streams = list(self._live)
+        queued = [stream for stream in streams if stream.queued]
         return EngineStats(
             streams=len(streams),
-            queued=sum(stream.queued for stream in streams),
-            queued_offline=sum(stream.queued and stream.spec.offline for stream in streams),
+            queued=len(queued),
+            queued_offline=sum(stream.spec.offline for stream in queued),
             ready=len(self._ready),
             batch_size=len(self._batch),
             state_bytes=sum(stream.state_bytes for stream in streams),
             busy_s=self._busy_s,
             underrun_s=self._underrun_s,
-            oldest_s=_oldest(streams, now, offline=False),
-            oldest_offline_s=_oldest(streams, now, offline=True),
+            oldest_s=_oldest(queued, now, offline=False),
+            oldest_offline_s=_oldest(queued, now, offline=True),
             offline=sum(stream.spec.offline for stream in streams),
             backend=self._backend.counts(),
             **self._counts,
         )
 
 
-def _oldest(streams: Sequence[Stream], now: float, *, offline: bool) -> float:
-    """Longest wait of a queued stream, offline or interactive, in seconds."""
-    queued = (stream for stream in streams if stream.queued and stream.spec.offline == offline)
-    return max((now - (stream.fed_at or now) for stream in queued), default=0.0)
+def _oldest(queued: Sequence[Stream], now: float, *, offline: bool) -> float:
+    """Longest wait of the queued streams that are offline, or of those that are interactive, in seconds."""
+    return max((now - (stream.fed_at or now) for stream in queued if stream.spec.offline == offline), default=0.0)

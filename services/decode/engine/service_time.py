@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 DECAY = 0.98
 """Factor of a batch's weight per later batch: about fifty batches count."""
@@ -22,39 +21,58 @@ class ServiceTime:
     """
 
     def __init__(self) -> None:
-        self._moments = np.zeros((3, 3))
-        self._products = np.zeros(3)
-        self._terms = np.zeros(3)
+        # Plain numbers: for three terms, numpy takes longer than a batch's scheduling.
+        self._moments = [[0.0] * 3 for _ in range(3)]
+        self._products = [0.0] * 3
+        self._terms = (0.0, 0.0, 0.0)
 
     @property
     def known(self) -> bool:
         """Whether a batch was observed; until then `seconds` returns 0."""
-        return bool(self._moments[0, 0])
+        return bool(self._moments[0][0])
 
     def observe(self, hops: int, tokens: int, seconds: float) -> None:
         """Add a batch of `hops` hops that computed `tokens` tokens in all."""
-        row = np.array([1.0, float(hops), float(tokens)])
-        self._moments = DECAY * self._moments + np.outer(row, row)
-        self._products = DECAY * self._products + seconds * row
+        row = (1.0, float(hops), float(tokens))
+        for one, moments in zip(row, self._moments, strict=True):
+            moments[:] = (DECAY * moment + one * other for moment, other in zip(moments, row, strict=True))
+        self._products = [DECAY * product + seconds * one for product, one in zip(self._products, row, strict=True)]
         self._terms = self._fitted()
 
-    def _fitted(self) -> NDArray[np.float64]:
+    def _fitted(self) -> tuple[float, float, float]:
         """Return the terms, none of them negative."""
-        # Batches of one size do not tell the terms apart. Then cost belongs to tokens and hops, which no batch shares.
-        damped = self._moments + np.diag(_PRIOR)
         free = [0, 1, 2]
         while True:
-            terms = np.zeros(3)
-            terms[free] = np.linalg.lstsq(damped[np.ix_(free, free)], self._products[free], rcond=None)[0]
-            worst = int(terms.argmin())
-            if terms[worst] >= 0:
+            found = self._solved(free)
+            terms = found.get(0, 0.0), found.get(1, 0.0), found.get(2, 0.0)
+            if min(terms) >= 0:
                 return terms
-            free.remove(worst)
+            free.remove(terms.index(min(terms)))
+
+    def _solved(self, free: Sequence[int]) -> dict[int, float]:
+        """Solve the normal equations of these terms, by elimination; terms that no batch determines are left out."""
+        # Batches of one size do not tell the terms apart. Then cost belongs to tokens and hops, which no batch shares.
+        rows = {i: {j: self._moments[i][j] + (_PRIOR[i] if i == j else 0.0) for j in free} for i in free}
+        sides = {i: self._products[i] for i in free}
+        found: dict[int, float] = {}
+        for i in free:
+            if rows[i][i] <= 0:
+                del rows[i]
+                continue
+            for k in [k for k in rows if k > i]:
+                factor = rows[k][i] / rows[i][i]
+                for j in free:
+                    rows[k][j] -= factor * rows[i][j]
+                sides[k] -= factor * sides[i]
+        for i in sorted(rows, reverse=True):
+            found[i] = (sides[i] - sum(rows[i][j] * found[j] for j in found)) / rows[i][i]
+        return found
 
     def seconds(self, tokens: Iterable[int]) -> float:
         """Expected seconds of one batch whose hops compute these numbers of tokens."""
         hops = list(tokens)
-        return float(self._terms @ (1.0, len(hops), sum(hops)))
+        batch_s, hop_s, token_s = self._terms
+        return batch_s + hop_s * len(hops) + token_s * sum(hops)
 
 
 class ExtraWork:

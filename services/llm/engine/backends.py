@@ -115,17 +115,15 @@ class SimulatedBackend:
 
     def _tokens(self, scheduled: ScheduledSequence) -> list[int]:
         """Return the tokens of a run of several steps: up to an id that is not speech."""
-        tokens: list[int] = []
-        while len(tokens) < scheduled.num_steps and (not tokens or tokens[-1] < self._config.speech_tokens):
-            tokens.append(self._token(scheduled.sequence, len(scheduled.sequence.decoded) + len(tokens)))
-        return tokens
-
-    def _token(self, sequence: EngineSequence, position: int) -> int:
-        constraint = sequence.layout.constraint()
+        sequence, config = scheduled.sequence, self._config
+        constraint = sequence.layout.constraint()  # the same for all steps of a run
         if constraint.forced is not None:
-            return constraint.forced
-        enough = position >= round(self._costs.tokens_per_text_id * sequence.text_length)
-        if enough and self._config.eos in constraint.allowed:
-            return self._config.eos
-        key = struct.pack("<QQ", sequence.request.sampling.seed, position)
-        return zlib.crc32(key) % self._config.speech_tokens
+            return [constraint.forced]
+        length = round(self._costs.tokens_per_text_id * sequence.text_length)
+        may_end, seed = config.eos in constraint.allowed, sequence.request.sampling.seed
+        tokens: list[int] = []
+        for position in range(len(sequence.decoded), len(sequence.decoded) + scheduled.num_steps):
+            if may_end and position >= length:
+                return [*tokens, config.eos]
+            tokens.append(zlib.crc32(struct.pack("<QQ", seed, position)) % config.speech_tokens)
+        return tokens

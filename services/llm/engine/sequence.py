@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass, field
@@ -203,26 +204,29 @@ class Sequence:
 
         `aligned`: the text id of each token, or none at all.
         """
-        events = [self.accept(token) for token in tokens]
-        ids = tuple(i for event in events for i in event.ids)
-        raw_ids = tuple(i for event in events for i in event.raw_ids)
-        spoken = tuple(place for place, event in zip(aligned, events, strict=False) if event.ids)
-        decoded = [place for place, event in zip(aligned, events, strict=False) if event.raw_ids]
-        if decoded:
-            self.text_position = decoded[-1].position
-        return TokensEvent(ids, raw_ids, events[-1].last, events[-1].finish_reason, spoken, self.text_position)
+        before, spoken = len(self.decoded), [self._append(token) for token in tokens]
+        raw_ids = tuple(self.decoded[before:])
+        ids = tuple(itertools.compress(tokens, spoken))
+        places = tuple(itertools.compress(aligned, spoken))
+        if aligned and raw_ids:
+            self.text_position = aligned[min(len(raw_ids), len(aligned)) - 1].position
+        last = self.finish_reason is not None
+        return TokensEvent(ids, raw_ids, last, self.finish_reason, places, self.text_position)
 
     def accept(self, token: int) -> TokensEvent:
         """Append the next token and return its event."""
+        return self.accept_all((token,))
+
+    def _append(self, token: int) -> bool:
+        """Append the next token, or end at a stop id; return whether it is to be spoken."""
         outcome = self.layout.accept(token)
         self.finish_reason = outcome.finish
-        last = outcome.finish is not None
         if outcome.finish == "stop":
-            return TokensEvent((), (), last, outcome.finish)
+            return False
         self.decoded.append(token)
-        ids = (token,) if outcome.spoken and not self._too_silent(token) else ()
-        self.spoken += len(ids)
-        return TokensEvent(ids, (token,), last, outcome.finish)
+        spoken = outcome.spoken and not self._too_silent(token)
+        self.spoken += spoken
+        return spoken
 
     def _too_silent(self, token: int) -> bool:
         special = self.model.llm.special
@@ -240,7 +244,7 @@ class Sequence:
         forced = self.layout.constraint().forced
         if forced is not None and token != forced:
             raise RequestError(f"resume_ids[{len(self.decoded)}] must be {forced}; send the first run's ids unchanged")
-        return self.accept(token).ids
+        return (token,) if self._append(token) else ()
 
 
 def check_request(request: Request, config: LlmConfig) -> None:

@@ -17,7 +17,7 @@ from cli.main import app
 from cli.simulator.network import Call
 from cli.simulator.scenario import ScenarioError, make_scenario, read_scenario
 from cli.simulator.simulation import Result, simulate
-from cli.simulator.virtual_time import EngineTime, StandstillError, VirtualLoop, run
+from cli.simulator.virtual_time import NEVER, EngineTime, StandstillError, VirtualLoop, run
 from services.common.errors import Overloaded, from_rpc_error
 
 LOAD: dict[str, Any] = {
@@ -128,6 +128,32 @@ def test_sessions_speak_and_the_same_seed_gives_the_same_result() -> None:
     assert all(session.samples == [57_600] * 2 for session in first.sessions)
     assert first.report == again.report
     assert result_of(rate=8, sentences=2, seed=1).report != first.report
+
+
+def test_computing_the_samples_changes_no_time() -> None:
+    load = {"rate": 20, "sentences": 2, "changes": [{"at": 0.3, "action": "kill"}]}
+    counted, computed = result_of(**load), result_of(**load, tones=True)
+    assert counted.moves > 0
+    assert counted.report == computed.report
+    assert [one.samples for one in counted.sessions] == [one.samples for one in computed.sessions]
+
+
+def test_a_timer_beyond_the_end_of_every_simulation_never_fires() -> None:
+    async def main(loop: VirtualLoop) -> float:
+        late = loop.call_later(NEVER, lambda: None)
+        async with asyncio.timeout(NEVER):
+            await asyncio.sleep(5.0)
+        late.cancel()
+        return loop.time()
+
+    assert run(main) == 5.0
+
+    async def waits(loop: VirtualLoop) -> None:
+        async with asyncio.timeout(NEVER):
+            await loop.create_future()
+
+    with pytest.raises(StandstillError):
+        run(waits)
 
 
 def test_a_full_stage_refuses_and_is_named() -> None:

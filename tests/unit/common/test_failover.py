@@ -33,6 +33,9 @@ class Workers:
     def workers(self) -> tuple[Worker, ...]:
         return tuple(self.known)
 
+    def serving(self) -> tuple[str, ...]:
+        return tuple(worker.address for worker in self.known if worker.state is WorkerState.SERVING)
+
     @asynccontextmanager
     async def lease(
         self, *, exclude: Collection[str] = (), wait_seconds: float | None = None

@@ -47,6 +47,22 @@ def job(due: float, since: float = 0.0, tokens: int = 25, service: float = 0.2) 
     return Job(stream(), tokens, False, since, due, tokens, service)
 
 
+@pytest.mark.parametrize("sizes", [[(1, 50)], [(2, 150), (1, 75), (4, 220)], [(1, 0), (3, 0)]])
+def test_service_times_are_those_of_least_squares(sizes: list[tuple[int, int]]) -> None:
+    made, moments, products = ServiceTime(), np.zeros((3, 3)), np.zeros(3)
+    for number in range(40):
+        hops, tokens = sizes[number % len(sizes)]
+        seconds = 0.02 + 0.003 * hops + 0.0005 * tokens + 0.001 * (number % 3)
+        made.observe(hops, tokens, seconds)
+        row = np.array([1.0, hops, tokens])
+        moments, products = 0.98 * moments + np.outer(row, row), 0.98 * products + seconds * row
+    damped = moments + np.diag([1e-2, 1e-3, 0.0])
+    terms = np.linalg.lstsq(damped, products, rcond=None)[0]
+    assert min(terms) > -1e-9  # otherwise the estimate leaves a term out
+    for hop_tokens in ([25], [50], [25, 25, 100]):
+        assert made.seconds(hop_tokens) == pytest.approx(terms @ (1.0, len(hop_tokens), sum(hop_tokens)), rel=1e-6)
+
+
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0])
 def test_service_times_are_estimated(scale: float) -> None:
     learnt = times(0.1 * scale, 0.004 * scale)

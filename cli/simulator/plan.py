@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
-from cli.bench.report import Report, Target
-from cli.bench.search import largest_held
+from cli.bench.report import Target
 from cli.simulator.scenario import make_scenario
 from cli.simulator.simulation import simulate
+from services.decode.loading import GPU_BATCH
 
 STATE_BYTES_PER_SECOND = 115e6
 """States of CosyVoice2's flow at full size in bfloat16, per second of prompt and speech (docs/architecture.md)."""
 KV_BYTES_PER_TOKEN = 2 * 24 * 2 * 64 * 2
 """Keys and values of the 0.5B language model in bfloat16: 24 layers, 2 heads of 64."""
+TOKEN_RATE, FRAMES_PER_TOKEN = 25.0, 2
 LLM_WEIGHTS_BYTES, DECODE_WEIGHTS_BYTES = 1.3e9, 4e9
 """What a worker holds without any stream: weights, programs and buffers, rounded up."""
 ALONE = 0.2
 """Streams of a load in which hardly two play at once."""
-LENGTHS = 4
+FEW = 10
+"""Sessions of the load in which hardly two play at once."""
+LENGTHS = 3
 """Length of a simulated load in lengths of a session, so that most of it runs with all streams."""
+LLM_STREAMS = 600
+"""Most streams of a simulated load of one llm worker; more are not tried, so that a plan takes minutes at most."""
+STEP, WITHIN = 1.5, 1.12
+"""Factor between the first loads of a search, and the one to which its answer is exact."""
 SPARE = 1
 """Decode workers that may fail without a refusal."""
 PLENTY = {"max_running": 1024, "steps_per_turn": 8}
@@ -105,7 +111,7 @@ class Plan:
     def kv_tokens(self) -> int:
         """Slots of an llm worker's K/V cache: prompt, text and speech of its streams."""
         seconds = self.need.prompt_seconds + self.need.voice_seconds
-        return math.ceil(self.streams_per_llm * seconds * (25 + 25 / 6) / 1024) * 1024
+        return math.ceil(self.streams_per_llm * seconds * TOKEN_RATE * (1 + 1 / 6) / 1024) * 1024
 
     @property
     def llm_bytes(self) -> float:
@@ -138,27 +144,63 @@ def make_plan(need: Need) -> Plan | None:
 
     Raises ScenarioError for costs that cannot be used.
     """
-    decode = _held(need, {"decode_workers": 1, "llm_workers": 4})
+    alone = {"decode_workers": 1, "llm_workers": 1, "seconds": FEW * need.voice_seconds / ALONE}
+    if not _holds(need, ALONE, alone):
+        return None
+    bounds = Bounds.of(need)
+    workers = {"decode_workers": 1, "llm_workers": 1 + math.ceil(bounds.decode / bounds.llm)}
+    decode = largest(lambda streams: _holds(need, streams, workers), bounds.decode, math.inf)
     if not decode:
         return None
-    llm = _held(need, {"decode_workers": max(2, math.ceil(4 * need.streams / decode)), "llm_workers": 1}, need.streams)
+    most = min(need.streams, LLM_STREAMS)
+    workers = {"decode_workers": max(2, math.ceil(2 * min(most, bounds.llm) / decode)), "llm_workers": 1}
+    llm = largest(lambda streams: _holds(need, streams, workers), bounds.llm, most)
     return Plan.of(need, llm or 1.0, decode)
 
 
-def _held(need: Need, workers: dict[str, Any], most: float = math.inf) -> float:
-    """Return the largest number of streams that these workers hold, up to `most`; 0 if they hold none."""
+@dataclass(frozen=True)
+class Bounds:
+    """Streams with which one worker would be busy all the time, by its costs alone: where the search begins."""
 
-    async def measure(rate: float) -> Report:
-        return await asyncio.to_thread(lambda: simulate(make_scenario(need.scenario(rate, **workers))).report)
+    llm: float
+    decode: float
 
-    async def search() -> Report | None:
-        if most < math.inf:
-            full = await measure(most / need.voice_seconds)
-            if need.target.held(full):
-                return full
-        if not need.target.held(await measure(ALONE / need.voice_seconds)):
-            return None
-        return await largest_held(measure, need.target, 4 / need.voice_seconds, within=1.15)
+    @classmethod
+    def of(cls, need: Need) -> Bounds:
+        given = make_scenario(need.scenario(1.0))
+        rate, seconds = TOKEN_RATE, need.prompt_seconds + need.voice_seconds
+        llm, decode = given.llm_costs, given.decode_costs
+        prompt = seconds * rate * (1 + 1 / llm.tokens_per_text_id)
+        share = rate * llm.step_s_per_sequence + prompt * llm.prefill_s_per_token / need.voice_seconds
+        # Hops of a second of audio in full batches; half of the speech is behind a hop.
+        frames = FRAMES_PER_TOKEN * rate
+        pairs = frames * rate * (need.prompt_seconds + need.voice_seconds / 2)
+        hops = decode.seconds(GPU_BATCH, round(GPU_BATCH * frames), round(GPU_BATCH * pairs))
+        return cls(max(1.0, (1 - rate * llm.step_s) / max(share, 1e-9)), GPU_BATCH / max(hops, 1e-9))
 
-    best = asyncio.run(search())
-    return min(most, best.rate * need.voice_seconds) if best is not None else 0.0
+
+def largest(holds: Callable[[float], bool], first: float, most: float) -> float:
+    """Return the largest number of streams for which `holds`, to a factor of `WITHIN`; 0 if it is below `ALONE`.
+
+    Tries `first`, moves up or down by `STEP` until one load is held and one is not, and then halves what lies between.
+    """
+    best, too_much, streams = 0.0, math.inf, min(first, most)
+    while best < most and too_much > max(ALONE, WITHIN * best):
+        if holds(streams):
+            best = streams
+        else:
+            too_much = streams
+        if not best:
+            streams = too_much / STEP
+        elif math.isinf(too_much):
+            streams = min(most, STEP * best)
+        else:
+            streams = math.sqrt(best * too_much)
+    return best
+
+
+def _holds(need: Need, streams: float, workers: dict[str, Any]) -> bool:
+    """Simulate a load; stop as soon as it is certain that it is not held."""
+    scenario = make_scenario(need.scenario(streams / need.voice_seconds, **workers))
+    result = simulate(scenario, need.target)
+    return not result.given_up and need.target.held(result.report)

@@ -53,7 +53,7 @@ def plan(
         for service, given in (("llm", llm_costs), ("decode", decode_costs))
     }
     need = Need(streams, voice_seconds, slo, files["llm"], files["decode"], prompt_seconds, sessions, seed)
-    err.print("simulating loads; with the costs of a GPU this takes many minutes", markup=False)
+    err.print("simulating loads; with the costs of a GPU this takes some minutes", markup=False)
     try:
         found = make_plan(need)
     except ScenarioError as error:
@@ -65,7 +65,10 @@ def plan(
 
 def text(found: Plan, gpu_price: float | None) -> str:
     """Return the plan as text."""
-    need, most = found.need, "at least " if found.per_llm >= found.need.streams else ""
+    from cli.simulator.plan import LLM_STREAMS
+
+    need = found.need
+    most = "at least " if found.per_llm >= min(need.streams, LLM_STREAMS) else ""
     lines = [
         f"{need.streams} streams of {need.voice_seconds:g} s, p95 of the first audio within {need.first_audio:g} s",
         f"decode  {found.decode_workers} workers, one of them spare; one holds {found.per_decode:.0f} streams, "

@@ -31,6 +31,7 @@ from services.decode.decode_call import DecodeCall, DecodeServiceContext
 from services.decode.engine.backends import AudioFormat
 from services.decode.engine.backends import SimulatedBackend as DecodeBackend
 from services.decode.engine.engine import DecodeEngine
+from services.decode.engine.hops import HopPolicy
 from services.decode.engine.scheduler import ORDERS
 from services.decode.loading import engine_limits
 from services.llm.engine.backends import SimulatedBackend as LlmBackend
@@ -213,6 +214,7 @@ class DecodeProcess(Process):
             sample_rate=world.audio.sample_rate,
             settings=settings,
             engine_clock=world.loop.time,
+            hops=HopPolicy(first_frames=scenario.first_frames, sizes=scenario.hop_tokens),
         )
         self._decoding: dict[DecodeCall, None] = {}
 

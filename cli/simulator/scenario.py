@@ -13,10 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from cli.bench.load import Load, TraceError, read_trace
 from cli.simulator.virtual_time import NEVER
 from services.decode.engine.backends import CostModel as DecodeCosts
+from services.decode.engine.hops import HopPolicy
 from services.decode.settings import DecodeSettings
 from services.llm.engine.backends import CostModel as LlmCosts
 from services.llm.settings import LlmSettings
 
+HOPS = HopPolicy()
 COSTS = Path(__file__).resolve().parents[2] / "services"
 
 
@@ -56,6 +58,10 @@ class Scenario(BaseModel):
     """Settings of the llm workers, such as {"max_running": 64}."""
     decode: dict[str, Any] = {}
     """Settings of the decode workers, such as {"decode_max_streams": 64}."""
+    first_frames: int = Field(default=HOPS.first_frames, ge=1)
+    """Mel frames of audio of a stream's first hop, at least. The services have no setting for it: to compare."""
+    hop_tokens: tuple[int, ...] = HOPS.sizes
+    """Sizes of later hops in speech tokens, ascending: the more a listener has in reserve, the larger. To compare."""
     refusal_seconds: float = Field(default=0.5, ge=0)
     """The gateway's setting of this name."""
     patience_seconds: float = Field(default=30.0, ge=0)
@@ -88,6 +94,7 @@ class Scenario(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> Scenario:
         """Read the files and the settings that the scenario names."""
+        _ = HopPolicy(self.first_frames, self.hop_tokens)
         _ = self.llm_costs, self.decode_costs, self.llm_settings, self.decode_settings, self.load
         return self
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from cli.bench.generator import Outcome, Run
 from cli.bench.load import arrivals
-from cli.bench.report import Report, report
+from cli.bench.report import Report, Target, report
 from cli.simulator.processes import DecodeProcess, Group, LlmProcess, Process, World
 from cli.simulator.scenario import Change, Scenario
 from cli.simulator.sessions import Gateway, Session
@@ -32,6 +32,8 @@ class Result:
     """Mean share of their time that the decode workers which ran to the end spent in batches."""
     most_streams: int
     """Largest number of sessions at once."""
+    given_up: bool = False
+    """It ended early, when it was certain that the load is not held; the report has the sessions until then."""
 
     @property
     def cut(self) -> int:
@@ -49,19 +51,41 @@ class Result:
         return Counter(session.refused_by for session in self.sessions if session.refused_by)
 
 
-def simulate(scenario: Scenario) -> Result:
-    """Run a scenario to the end of its last session."""
-    return run(lambda loop: _Simulation(scenario, loop).run())
+def simulate(scenario: Scenario, target: Target | None = None) -> Result:
+    """Run a scenario to the end of its last session; with a target, until it is certain that it is not met."""
+    return run(lambda loop: _Simulation(scenario, loop, target).run())
+
+
+class _Hope:
+    """Whether a load of a known number of sessions can still be held."""
+
+    def __init__(self, target: Target, sessions: int) -> None:
+        self._target, self._sessions = target, sessions
+        self._late = self._dry = 0
+        self.lost = asyncio.Event()
+        """Set once it is certain that the load is not held."""
+
+    def take(self, outcome: Outcome) -> None:
+        """Count a session that ended."""
+        answer = outcome.answer
+        self._late += outcome.after(answer.playback.began_at) > self._target.p95_first_audio
+        self._dry += answer.playback.underruns > 0
+        late = self._late > 0.05 * self._sessions  # then the 95th percentile is late, whatever follows
+        if not outcome.completed or late or self._dry > self._target.silent_streams * self._sessions:
+            self.lost.set()
 
 
 class _Simulation:
-    def __init__(self, scenario: Scenario, loop: VirtualLoop) -> None:
+    def __init__(self, scenario: Scenario, loop: VirtualLoop, target: Target | None) -> None:
         self._scenario, self._loop = scenario, loop
         self._chance = random.Random(scenario.seed)
         self._world = World(scenario, loop, random.Random(scenario.seed + 1))
         self._llm, self._decode = Group("llm"), Group("decode")
         self._changes: set[asyncio.Task[None]] = set()
         self._now = self._most = 0
+        self._arrivals = list(arrivals(scenario.load))
+        self._hope = _Hope(target, len(self._arrivals)) if target is not None else None
+        self._sessions: list[Session] = []
 
     async def run(self) -> Result:
         scenario, began = self._scenario, time.perf_counter()
@@ -74,17 +98,13 @@ class _Simulation:
             started = self._loop.time()
             for change in scenario.changes:
                 self._loop.call_later(change.at, self._apply, change)
-            sessions, tasks = [], []
-            for number, at in enumerate(arrivals(scenario.load)):
-                await asyncio.sleep(max(0.0, started + at - self._loop.time()))
-                sessions.append(session := Session(Outcome(self._loop.time())))
-                tasks.append(asyncio.create_task(self._speak(gateways[number % len(gateways)], session, number)))
-            await asyncio.gather(*tasks)
+            given_up = not await self._speak_all(gateways)
             seconds = self._loop.time() - started
-            found = report(Run(scenario.load, [session.outcome for session in sessions], (0.0,), seconds))
+            found = report(Run(scenario.load, [session.outcome for session in self._sessions], (0.0,), seconds))
             for gateway in gateways:
                 await gateway.pool.close()
-            return Result(found, sessions, seconds, time.perf_counter() - began, self._busy(seconds), self._most)
+            took, busy = time.perf_counter() - began, self._busy(seconds)
+            return Result(found, self._sessions, seconds, took, busy, self._most, given_up)
         finally:
             for task in self._changes:
                 task.cancel()
@@ -92,11 +112,42 @@ class _Simulation:
                 for process in group.processes.values():
                     process.kill()
 
+    async def _speak_all(self, gateways: Sequence[Gateway]) -> bool:
+        """Speak all sessions; return false if that ended early, because the target cannot be met."""
+        load = asyncio.create_task(self._load(gateways))
+        wanted = {load} if self._hope is None else {load, asyncio.create_task(self._hope.lost.wait())}
+        try:
+            await asyncio.wait(wanted, return_when=asyncio.FIRST_COMPLETED)
+            if load.done():
+                load.result()
+                return True
+            return False
+        finally:
+            for task in wanted:
+                task.cancel()
+            await asyncio.gather(*wanted, return_exceptions=True)
+
+    async def _load(self, gateways: Sequence[Gateway]) -> None:
+        tasks: list[asyncio.Task[None]] = []
+        started = self._loop.time()
+        try:
+            for number, at in enumerate(self._arrivals):
+                await asyncio.sleep(max(0.0, started + at - self._loop.time()))
+                self._sessions.append(session := Session(Outcome(self._loop.time())))
+                tasks.append(asyncio.create_task(self._speak(gateways[number % len(gateways)], session, number)))
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
     async def _speak(self, gateway: Gateway, session: Session, number: int) -> None:
         self._now += 1
         self._most = max(self._most, self._now)
         await gateway.speak(session, self._scenario.seed * 1_000_003 + number)
         self._now -= 1
+        if self._hope is not None:
+            self._hope.take(session.outcome)
 
     async def _start_all(self) -> None:
         decode = [self._make(self._decode) for _ in range(self._scenario.decode_workers)]

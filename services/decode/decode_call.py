@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
@@ -50,6 +50,8 @@ class DecodeServiceContext:
     """What marks the audio; None for nothing."""
     engine_clock: Callable[[], float] = time.monotonic
     """The clock of the engine, whose deadlines are times of it."""
+    hops: HopPolicy = field(default_factory=HopPolicy)
+    """How far streams decode at a time; a simulation compares others."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ class DecodeCall:
                 raise InvalidInput("the stream ended before the voice was sent", field="voice")
 
     def _open(self, voice: Voice) -> Handle:
-        start, settings = self._start, self._context.settings
+        start, settings, hops = self._start, self._context.settings, self._context.hops
         target = start.urgency.first_audio_target or settings.first_audio_target_seconds
         if not 0 <= target < math.inf:
             raise InvalidInput(
@@ -178,7 +180,7 @@ class DecodeCall:
                 offline=start.urgency.priority == audio_pb2.Urgency.PRIORITY_OFFLINE,
                 max_unread_s=settings.max_unread_seconds,
                 place=Place(start.place.session, start.place.admitted or bool(start.resume_record)),
-                hops=HopPolicy(sizes=(plan.chunk_tokens,)) if settings.decode_fixed_hops else HopPolicy(),
+                hops=replace(hops, sizes=(plan.chunk_tokens,)) if settings.decode_fixed_hops else hops,
             )
             return self._context.engine.open(spec, self._events.post)
         except RecordMismatch as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,12 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from cli.bench.report import Target
 from cli.main import app
-from cli.simulator.plan import Need, Plan
+from cli.simulator.plan import WITHIN, Bounds, Need, Plan, largest
 from cli.simulator.plan_command import SERVICES, text
+from cli.simulator.scenario import make_scenario
+from cli.simulator.simulation import simulate
 from services.decode.engine.backends import CostModel as DecodeCosts
 from services.llm.engine.backends import CostModel as LlmCosts
 
@@ -51,6 +55,43 @@ def test_the_estimated_costs_are_those_of_the_documentation() -> None:
     assert decode.seconds(1, 50) == pytest.approx(0.017, rel=0.02)
     assert decode.seconds(16, 16 * 50) == pytest.approx(0.050, rel=0.02)
     assert llm.step_s + 256 * llm.step_s_per_sequence == pytest.approx(0.00145 + 0.00096, rel=0.02)
+
+
+@pytest.mark.parametrize("first", [0.3, 5.0, 40.0, 200.0])
+def test_a_search_finds_what_is_held_in_few_loads(first: float) -> None:
+    tried: list[float] = []
+
+    def holds(streams: float) -> bool:
+        tried.append(streams)
+        return streams <= 37.0
+
+    found = largest(holds, first, math.inf)
+    assert 37.0 / WITHIN <= found <= 37.0
+    assert len(tried) == len(set(tried)) <= 16
+    assert largest(holds, first, 20.0) == 20.0
+    assert largest(lambda streams: False, first, math.inf) == 0.0
+
+
+def test_bounds_are_what_a_busy_worker_could_serve(tmp_path: Path) -> None:
+    llm, decode = tmp_path / "llm.json", tmp_path / "decode.json"
+    llm.write_text(json.dumps({"step_s": 0.004, "step_s_per_sequence": 0.0009, "prefill_s_per_token": 0.0}))
+    decode.write_text(json.dumps({"batch_s": 0.8, "stream_s": 0.0, "frame_s": 0.0}))
+    bounds = Bounds.of(replace(NEED, llm_costs=str(llm), decode_costs=str(decode)))
+    # 25 steps per second take 0.1 s, and 22.5 ms per stream; batches of 16 hops of one second take 0.8 s.
+    assert bounds.llm == pytest.approx(40.0)
+    assert bounds.decode == pytest.approx(20.0)
+
+
+def test_a_load_that_is_certain_to_miss_its_target_is_not_simulated_to_its_end() -> None:
+    load = {"rate": 40.0, "seconds": 1.0, "sentence_seconds": 1.2, "speed": 10.0, "decode": {"decode_max_streams": 1}}
+    scenario = make_scenario(load)
+    whole, stopped = simulate(scenario), simulate(scenario, Target(0.3))
+    assert not Target(0.3).held(whole.report)
+    assert stopped.given_up
+    assert len(stopped.sessions) < len(whole.sessions) / 2
+    held = make_scenario({**load, "rate": 3.0})
+    assert simulate(held, Target(0.3)).report == simulate(held).report
+    assert not simulate(held, Target(0.3)).given_up
 
 
 def test_the_command_sizes_a_small_load(tmp_path: Path) -> None:

@@ -41,7 +41,8 @@ COMPUTING = ("llm", "decode-1")
 
 def stack(check: Check) -> None:
     """Start encode, llm, one decode worker and the gateway, and offer utterances at rising rates."""
-    # The services inherit both. They run without the current folder in their path, and a bare machine has no installation.
+    # The services inherit both. They do not look for modules in the current folder, and a bare machine has no
+    # installation.
     os.environ["LIGHTTTS_MAX_SECONDS"] = MAX_SECONDS
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     with tempfile.TemporaryDirectory(prefix="gpu-check-logs-") as folder:

@@ -89,7 +89,7 @@ class Program(abc.ABC):
         """Return zeros of that shape on the host, from where they are copied at once, and on the device."""
         device = self._bans.device
         host = torch.zeros(shape, dtype=dtype, pin_memory=device.type == "cuda")
-        return host, host.to(device)
+        return host, torch.zeros(shape, dtype=dtype, device=device)  # two on a CPU too: tests then see a missing copy
 
     def record(self, pool: Any = None) -> Any:
         """Record the CUDA graph on the current device; return its memory pool, which other programs may share.

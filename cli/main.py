@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import typer
 from rich.table import Table
 
-from cli import marking, text_command
+from cli import marking, text_command, voice_audit
 from cli.bench import command as bench_command
 from cli.client import Access, ClientError, check_health, list_voices
 from cli.console import PROGRAM, err, examples, fail, out, run, show_event, show_serving
@@ -215,9 +215,20 @@ def say(
     show_speech(speech, out_file)
 
 
-@app.command(epilog=examples("voices", "voices --server tts.example:443 --tls"))
-def voices(server: Server = "127.0.0.1:50050", tls: Tls = False, ca: Authority = None, api_key: ApiKey = "") -> None:
-    """List the voices that a running gateway offers."""
+voices_app = typer.Typer(invoke_without_command=True)
+
+
+@voices_app.callback(epilog=examples("voices", "voices --server tts.example:443 --tls", "voices audit"))
+def voices(
+    context: typer.Context,
+    server: Server = "127.0.0.1:50050",
+    tls: Tls = False,
+    ca: Authority = None,
+    api_key: ApiKey = "",
+) -> None:
+    """List the voices that a running gateway offers; `voices audit` shows who registered and deleted voices."""
+    if context.invoked_subcommand is not None:
+        return
     try:
         answer = asyncio.run(list_voices(_access(server, tls, ca, api_key)))
     except ClientError as error:
@@ -241,6 +252,8 @@ def key(name: Annotated[str, typer.Argument(help="Name of the key's holder: lett
     out.print(f"  - name: {name}\n    sha256: {key_hash(made)}", markup=False, soft_wrap=True)
 
 
+app.add_typer(voices_app, name="voices")
+voice_audit.add_to(voices_app)
 bench_command.add_to(app)
 simulator_command.add_to(app)
 plan_command.add_to(app)

@@ -14,6 +14,7 @@ from gateway.cache.store import MemoryResults, RedisResults, ResultStore
 from gateway.lexicon.store import DirectoryLexicons, LexiconStore, RedisLexicons
 from gateway.redis_client import connect
 from gateway.settings import GatewaySettings
+from gateway.voices.audit import AUDIT_FOLDER, AuditTrail, DirectoryTrail, RedisTrail
 from gateway.voices.directory_store import DirectoryStore
 from gateway.voices.redis_store import RedisStore
 from gateway.voices.store import VoiceStore
@@ -32,6 +33,7 @@ class Shared:
     store: VoiceStore
     consents: VoiceStore
     """Recorded consents, in the form of voices."""
+    audit: AuditTrail
     lexicons: LexiconStore
     quotas: Quotas
     speech_cache: SpeechCache | None
@@ -55,7 +57,12 @@ def open_shared(settings: GatewaySettings) -> Shared:
     """Create the stores; they connect at their first use. Raises StartError for settings that cannot work."""
     if settings.redis_url is None:
         return Shared(
-            *_directories(settings), _lexicons(settings, None), LocalQuotas(), _speech_cache(settings, None), None
+            *_directories(settings),
+            _trail(settings, None),
+            _lexicons(settings, None),
+            LocalQuotas(),
+            _speech_cache(settings, None),
+            None,
         )
     redis = connect(settings.redis_url.get_secret_value())
     prefix = settings.redis_prefix
@@ -63,12 +70,20 @@ def open_shared(settings: GatewaySettings) -> Shared:
     if settings.voice_store == "redis":
         stores = RedisStore(redis, prefix), RedisStore(redis, f"{prefix}consents:")
     lexicons = _lexicons(settings, redis)
-    return Shared(*stores, lexicons, SharedQuotas(redis, prefix), _speech_cache(settings, redis), redis)
+    quotas, cache = SharedQuotas(redis, prefix), _speech_cache(settings, redis)
+    return Shared(*stores, _trail(settings, redis), lexicons, quotas, cache, redis)
 
 
 def _directories(settings: GatewaySettings) -> tuple[VoiceStore, VoiceStore]:
     """Return the stores of voices and of consents. No owner's name begins with a dot."""
     return DirectoryStore(settings.voices_dir), DirectoryStore(settings.voices_dir / ".consents")
+
+
+def _trail(settings: GatewaySettings, redis: Redis | None) -> AuditTrail:
+    """Return the audit of voices, which is where the voices are."""
+    if redis is not None and settings.voice_store == "redis":
+        return RedisTrail(redis, settings.redis_prefix)
+    return DirectoryTrail(settings.voices_dir / AUDIT_FOLDER)
 
 
 def _lexicons(settings: GatewaySettings, redis: Redis | None) -> LexiconStore:

@@ -34,6 +34,7 @@ from gateway.process.port_mux import http_or_grpc
 from gateway.process.relay import Relays
 from gateway.session.context import GatewayContext
 from gateway.settings import GatewaySettings
+from gateway.voices.audit import Audit
 from gateway.voices.consents import ConsentRegistry
 from gateway.voices.content_cache import VoiceContentCache
 from gateway.voices.deletion import VoiceDeletion
@@ -87,8 +88,10 @@ class GatewayService:
         self._settings = settings
         admission = Admission(settings.max_sessions)
         uploads = Uploads(_upload_limits(settings))
-        consents = ConsentRegistry(shared.consents, shared.quotas, uploads)
-        registry = VoiceRegistry(shared.store, voices, shared.quotas, uploads, voice_deletion, consents)
+        audit = Audit(shared.audit)
+        consents = ConsentRegistry(shared.consents, shared.quotas, uploads, audit)
+        policy = settings.consent_policy
+        registry = VoiceRegistry(shared.store, voices, shared.quotas, uploads, voice_deletion, consents, audit, policy)
         lexicon = LexiconRegistry(shared.lexicons, shared.quotas, settings.max_lexicon_entries)
         self._context = GatewayContext(
             settings, voices, encode, llm, admission, shared.quotas, registry, lexicon, shared.speech_cache, clock=clock

@@ -11,6 +11,7 @@ from gateway.aliases import check_rules
 from gateway.audio.formats import Provenance
 from gateway.auth.origin import is_loopback
 from gateway.process.connections import connection_limit
+from gateway.voices.consent import Policy
 from services.common.settings import ServiceSettings
 from services.common.tls import TlsFiles
 
@@ -125,6 +126,9 @@ class GatewaySettings(ServiceSettings):
     """Directory of registered voices; gateways that share it share the voices. Created with the first voice."""
     max_voices: int = Field(default=1000, ge=0)
     """Most registered voices of one owner."""
+    consent_policy: Policy = "none"
+    """What the registration of a voice must state besides that the recorded person has agreed. attestation: who agreed
+    and when; recording: also a recorded consent; see docs/marking.md."""
     max_lexicon_entries: int = Field(default=1000, ge=0, le=1900)
     """Most pronunciations in the lexicon of one owner."""
     max_uploads: int = Field(default=8, ge=1)

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway import metrics
-from gateway.auth.caller import ANONYMOUS, Caller, bind_caller
+from gateway.auth.caller import ANONYMOUS, Caller, bind_caller, bind_source
 from gateway.auth.keys import KeyRing
 from gateway.auth.origin import Refuse
 from services.common.errors import LightTtsError, Unauthenticated
@@ -143,6 +143,8 @@ class AuthMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket") and not _open(scope["path"]):
             headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
+            forwarded = ", ".join(value for name, value in headers if name == "x-forwarded-for")
+            bind_source((scope.get("client") or ("",))[0], forwarded)
             if scope["type"] == "websocket" and _KEY_IN_MESSAGE.fullmatch(scope["path"]) and not _names_key(headers):
                 await self._app({**scope, _KEY_DUE: self._authenticator}, receive, send)
                 return

@@ -33,7 +33,11 @@ class Caller:
 ANONYMOUS = Caller(name="anonymous", owner="anonymous")
 """The caller of every request if no keys are configured."""
 
+UNKNOWN = "unknown"
+MAX_SOURCE_CHARS = 200
+
 _caller: ContextVar[Caller] = ContextVar("caller", default=ANONYMOUS)
+_source: ContextVar[str] = ContextVar("source", default=UNKNOWN)
 
 
 def current_caller() -> Caller:
@@ -44,3 +48,14 @@ def current_caller() -> Caller:
 def bind_caller(caller: Caller) -> None:
     """Set the caller of the current task and of the tasks that it starts."""
     _caller.set(caller)
+
+
+def current_source() -> str:
+    """Return the address that the current task's request came from, for the audit."""
+    return _source.get()
+
+
+def bind_source(address: str, forwarded_for: str = "") -> None:
+    """Set the address of the current task's request. `forwarded_for`: the addresses that proxies state, unchecked."""
+    text = f"{address or UNKNOWN} for {forwarded_for}" if forwarded_for else address or UNKNOWN
+    _source.set("".join(filter(str.isprintable, text))[:MAX_SOURCE_CHARS])

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 from collections.abc import Callable
 from typing import cast
 
@@ -26,6 +27,8 @@ _END_HEADERS = 4
 _LAST_STREAM = (2**31 - 1).to_bytes(4, "big")
 _NO_ERROR = bytes(4)
 _MARK_BYTES = 8
+_NAME = "lighttts-client"
+"""Begins the names of the relay's sockets."""
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 """The first bytes of a client, before its frames."""
 
@@ -75,6 +78,23 @@ class Frames:
         kind, flags = head[3], head[4]
         self._open = kind in (_HEADERS, _CONTINUATION) and not flags & _END_HEADERS
         self._begins(kind, flags, int.from_bytes(head[5:], "big"))
+
+
+def _named_socket(transport: asyncio.BaseTransport) -> socket.socket:
+    """Return a Unix socket for the connection to the server, whose name tells the server the client's address."""
+    end = socket.socket(socket.AF_UNIX)
+    end.setblocking(False)
+    host, port = (transport.get_extra_info("peername") or ("", 0))[:2]
+    own = transport.get_extra_info("sockname") or ("", 0)
+    with contextlib.suppress(OSError):  # a system without abstract names: the address stays unknown
+        end.bind(f"\0{_NAME}/{os.getpid()}/{own[1]}/{port}/{host}")
+    return end
+
+
+def client_address(peer: str) -> str:
+    """Return the address of the client, from the name of the server's peer; empty if it is unknown."""
+    _, found, name = peer.partition(f":{_NAME}/")
+    return name.split("/", 3)[-1] if found else ""
 
 
 class Relays:
@@ -191,11 +211,18 @@ class ClientEnd(_End):
 
     async def _connect(self, transport: asyncio.Transport) -> None:
         server = _ServerEnd(self)
+        loop = asyncio.get_running_loop()
+        end = _named_socket(transport)
         try:
-            await asyncio.get_running_loop().create_unix_connection(lambda: server, self._relays.path)
+            await loop.sock_connect(end, self._relays.path)
+            await loop.create_unix_connection(lambda: server, sock=end)
         except OSError:
+            end.close()
             transport.close()
             return
+        except asyncio.CancelledError:
+            end.close()
+            raise
         self.other = server
         server.write(self._early)
         self._early = b""

@@ -6,20 +6,21 @@ A consent is stored like a voice, in a store of its own: a record, which is its 
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-
-import structlog
+from typing import Any
 
 from gateway.auth.caller import Caller
 from gateway.auth.quota import Quotas
+from gateway.voices.audit import Audit
 from gateway.voices.record import VoiceRecord, check_languages, check_name, is_id, voice_id
 from gateway.voices.store import VoiceStore
 from gateway.voices.uploads import Uploads
 from services.common.errors import NotFound, QuotaExceeded, quoted
 
-audit = structlog.get_logger("gateway.audit")
 PREFIX = "cons_"
 """Begins the ids of consents."""
 
@@ -28,8 +29,9 @@ class ConsentRegistry:
     """Consents by owner. Only its owner can see and use a consent."""
 
     def __init__(
-        self, store: VoiceStore, quotas: Quotas, uploads: Uploads, now: Callable[[], float] = time.time
+        self, store: VoiceStore, quotas: Quotas, uploads: Uploads, audit: Audit, now: Callable[[], float] = time.time
     ) -> None:
+        self._audit = audit
         self._store = store
         self._quotas = quotas
         self._uploads = uploads
@@ -64,51 +66,49 @@ class ConsentRegistry:
                 warnings=(),
                 created=self._now(),
             )
-            if not await self._store.add(record, recording):
-                record = await self._store.get(caller.owner, stored) or record
-        self._audit("consent created", caller, record, bytes=len(recording))
+            about = _about(record)
+            about["consent_sha256"] = await asyncio.to_thread(lambda: hashlib.sha256(recording).hexdigest())
+            async with self._audit.operation("consent created", caller, about, bytes=len(recording)):
+                if not await self._store.add(record, recording):
+                    record = await self._store.get(caller.owner, stored) or record
         return record
 
     async def owned(self, caller: Caller) -> list[VoiceRecord]:
         """Return the caller's consents, oldest first."""
         return await self._store.owned(caller.owner)
 
-    async def get(self, caller: Caller, consent: str) -> VoiceRecord:
+    async def get(self, caller: Caller, consent: str, field: str = "consent") -> VoiceRecord:
         """Return one of the caller's consents by its public id. Raises NotFound."""
         stored = _stored(consent)
         record = None if stored is None else await self._store.get(caller.owner, stored)
         if record is None:
             raise NotFound(
-                f"you have no consent {quoted(consent)}; POST /v1/audio/voice_consents makes one", field="consent"
+                f"you have no consent {quoted(consent)}; POST /v1/audio/voice_consents makes one", field=field
             )
         return record
 
-    async def recording(self, caller: Caller, consent: str) -> bytes:
-        """Return the recording of a consent. Raises NotFound."""
-        record = await self.get(caller, consent)
+    async def recording(self, caller: Caller, consent: str, field: str) -> bytes:
+        """Return the recording of a consent. Raises NotFound, which names `field`."""
+        record = await self.get(caller, consent, field)
         recording = await self._store.audio(caller.owner, record.id)
         if recording is None:
-            raise _just_deleted(consent)
+            raise _just_deleted(consent, field)
         return recording
 
     async def rename(self, caller: Caller, consent: str, name: str) -> VoiceRecord:
         """Change the label of a consent; return its record. Raises InvalidInput, NotFound."""
         check_name(name)
         record = replace(await self.get(caller, consent), name=name)
-        if not await self._store.replace(record):
-            raise _just_deleted(consent)
-        self._audit("consent renamed", caller, record)
+        async with self._audit.operation("consent renamed", caller, _about(record)):
+            if not await self._store.replace(record):
+                raise _just_deleted(consent)
         return record
 
     async def delete(self, caller: Caller, consent: str) -> None:
         """Delete a consent; voices made under it keep its recording. Raises NotFound."""
         record = await self.get(caller, consent)
-        await self._store.delete(caller.owner, record.id)
-        self._audit("consent deleted", caller, record)
-
-    def _audit(self, operation: str, caller: Caller, record: VoiceRecord, **more: object) -> None:
-        public = public_id(record)
-        audit.info(operation, key=caller.name, owner=caller.owner, consent=public, name=record.name, **more)
+        async with self._audit.operation("consent deleted", caller, _about(record)):
+            await self._store.delete(caller.owner, record.id)
 
 
 def public_id(record: VoiceRecord) -> str:
@@ -116,8 +116,12 @@ def public_id(record: VoiceRecord) -> str:
     return PREFIX + record.id[1:]
 
 
-def _just_deleted(consent: str) -> NotFound:
-    return NotFound(f"the consent {quoted(consent)} has just been deleted", field="consent")
+def _about(record: VoiceRecord) -> dict[str, Any]:
+    return {"consent": public_id(record), "name": record.name}
+
+
+def _just_deleted(consent: str, field: str = "consent") -> NotFound:
+    return NotFound(f"the consent {quoted(consent)} has just been deleted", field=field)
 
 
 def _stored(consent: str) -> str | None:

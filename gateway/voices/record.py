@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import asdict, dataclass
 
+from gateway.voices.consent import Policy, Statement
 from services.common.errors import InvalidInput
 
 MAX_TRANSCRIPT_CHARS = 2000
@@ -56,19 +57,13 @@ class NewVoice:
     name: str
     transcript: str
     """Empty: the recording gives only its timbre, as for speech in another language."""
-    consent: bool
+    consent: Statement
     description: str = ""
     languages: tuple[str, ...] = ()
-    consent_id: str = ""
-    """Id of a recorded consent to keep with the voice."""
 
-    def check(self) -> None:
-        """Raises InvalidInput, naming the field."""
-        if not self.consent:
-            raise InvalidInput(
-                "consent is missing; set it once the person recorded has agreed to this use of their voice",
-                field="header.consent",
-            )
+    def check(self, policy: Policy, now: float) -> None:
+        """Raise InvalidInput, which names the field. `now`: Unix time in seconds."""
+        self.consent.check(policy, now)
         check_name(self.name)
         if len(self.transcript) > MAX_TRANSCRIPT_CHARS:
             raise InvalidInput(

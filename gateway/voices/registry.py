@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import AsyncIterator, Callable
-
-import structlog
+from typing import Any
 
 from gateway.auth.caller import Caller
 from gateway.auth.quota import Quotas
+from gateway.voices.audit import Audit, audit
+from gateway.voices.consent import Policy
 from gateway.voices.consents import ConsentRegistry
 from gateway.voices.deletion import VoiceDeletion
 from gateway.voices.record import NewVoice, VoiceRecord, voice_id
@@ -18,10 +20,6 @@ from gateway.voices.store import VoiceStore, find
 from gateway.voices.uploads import Uploads
 from lighttts.v1 import voice_pb2
 from services.common.errors import AlreadyExists, NotFound, QuotaExceeded, quoted
-
-audit = structlog.get_logger("gateway.audit")
-"""One line per operation: key, owner, operation and voice."""
-
 
 CONSENT = "recorded consent"
 """Under this name the recording of a consent is kept among the contents of a voice; the models' names are hashes."""
@@ -39,6 +37,8 @@ class VoiceRegistry:
         uploads: Uploads,
         voice_deletion: VoiceDeletion,
         consents: ConsentRegistry,
+        audit_: Audit,
+        policy: Policy = "none",
         now: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
@@ -46,6 +46,8 @@ class VoiceRegistry:
         self._quotas = quotas
         self.consents = consents
         self._voice_deletion = voice_deletion
+        self._audit = audit_
+        self._policy = policy
         self._now = now
         self._uploads = uploads
 
@@ -55,9 +57,14 @@ class VoiceRegistry:
         Raises InvalidInput for an unusable recording, AlreadyExists for a name of another voice, QuotaExceeded,
         Overloaded, TimedOut, Unavailable.
         """
-        new.check()
+        with self._audit.refusals("voice creation refused", caller, new.name):
+            return await self._create(caller, new, parts)
+
+    async def _create(self, caller: Caller, new: NewVoice, parts: AsyncIterator[bytes]) -> tuple[VoiceRecord, bool]:
+        new.check(self._policy, self._now())
+        given = new.consent.recording
         # Before the upload: a consent that does not exist makes it useless.
-        consent = await self.consents.recording(caller, new.consent_id) if new.consent_id else None
+        consent = await self.consents.recording(caller, given, "header.consent_id") if given else None
         transcript = new.transcript.strip() and new.transcript
         await self._quotas.spend(caller)
         with self._uploads.hold(caller):
@@ -77,13 +84,16 @@ class VoiceRegistry:
                 seconds=content.seconds,
                 warnings=(*content.warnings, *(() if transcript else (TIMBRE_ONLY,))),
                 created=self._now(),
-                consent=new.consent_id,
+                consent=given,
             )
-            added = await self._store.add(record, audio)
-        await self._store.keep_content(caller.owner, id_, content.model, content.SerializeToString())
-        if consent is not None:
-            await self._store.keep_content(caller.owner, id_, CONSENT, consent)
-        self._audit("voice created", caller, record, bytes=len(audio), consent=new.consent_id or True)
+            about = _about(record) | {"policy": self._policy} | new.consent.facts()
+            if consent is not None:
+                about["consent_sha256"] = await asyncio.to_thread(lambda: hashlib.sha256(consent).hexdigest())
+            async with self._audit.operation("voice created", caller, about, bytes=len(audio)):
+                added = await self._store.add(record, audio)
+                await self._store.keep_content(caller.owner, id_, content.model, content.SerializeToString())
+                if consent is not None:
+                    await self._store.keep_content(caller.owner, id_, CONSENT, consent)
         return record, not added
 
     async def owned(self, caller: Caller) -> list[VoiceRecord]:
@@ -97,20 +107,24 @@ class VoiceRegistry:
         record = await find(self._store, caller.owner, name_or_id)
         if record is None:
             raise NotFound(f"you have no voice {quoted(name_or_id)}; ListVoices lists your voices", field="voice")
-        self._audit("voice read", caller, record)
+        audit.info("voice read", key=caller.name, owner=caller.owner, **_about(record))
         return record
 
     async def delete(self, caller: Caller, name_or_id: str) -> VoiceRecord:
         """Delete a voice permanently. Raises NotFound."""
+        with self._audit.refusals("voice deletion refused", caller, name_or_id):
+            return await self._delete(caller, name_or_id)
+
+    async def _delete(self, caller: Caller, name_or_id: str) -> VoiceRecord:
         record = await find(self._store, caller.owner, name_or_id)
         if record is None:
             raise NotFound(f"you have no voice {quoted(name_or_id)}; ListVoices lists your voices", field="voice")
         content = await self._store.content(caller.owner, record.id, self._voices.model.model)
-        if not await self._store.delete(caller.owner, record.id):
-            raise NotFound(f"the voice {record.name!r} has just been deleted", field="voice")
-        if content is not None:  # without content this model has never used the voice
-            await self._voice_deletion.evict(voice_pb2.VoiceContent.FromString(content).voice_hash)
-        self._audit("voice deleted", caller, record)
+        async with self._audit.operation("voice deleted", caller, _about(record)):
+            if not await self._store.delete(caller.owner, record.id):
+                raise NotFound(f"the voice {record.name!r} has just been deleted", field="voice")
+            if content is not None:  # without content this model has never used the voice
+                await self._voice_deletion.evict(voice_pb2.VoiceContent.FromString(content).voice_hash)
         return record
 
     async def _check_name(self, caller: Caller, name: str, id_: str) -> VoiceRecord | None:
@@ -133,5 +147,6 @@ class VoiceRegistry:
             )
         return next((record for record in records if record.id == id_), None)
 
-    def _audit(self, operation: str, caller: Caller, record: VoiceRecord, **more: object) -> None:
-        audit.info(operation, key=caller.name, owner=caller.owner, voice=record.id, name=record.name, **more)
+
+def _about(record: VoiceRecord) -> dict[str, Any]:
+    return {"voice": record.id, "name": record.name}

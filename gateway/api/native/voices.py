@@ -9,8 +9,10 @@ import grpc.aio
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from gateway import metrics
-from gateway.auth.caller import current_caller
+from gateway.auth.caller import bind_source, current_caller
+from gateway.process.relay import client_address
 from gateway.session.context import GatewayContext
+from gateway.voices.consent import Statement
 from gateway.voices.record import NewVoice, VoiceRecord
 from lighttts.v1 import tts_pb2, tts_pb2_grpc
 from services.common.errors import InvalidInput
@@ -44,10 +46,11 @@ class VoicesServicer(tts_pb2_grpc.VoicesServicer):
             if first is None or first.WhichOneof("request") != "header":
                 raise InvalidInput("the first message must be the header; then the recording in parts", field="header")
             header = first.header
+            bind_source(*_source(context))
             new = NewVoice(
                 name=header.name,
                 transcript=header.transcript,
-                consent=header.consent,
+                consent=Statement(header.consent, header.consent_given_by, header.consent_given_on, header.consent_id),
                 description=header.description,
                 languages=tuple(header.languages),
             )
@@ -65,12 +68,19 @@ class VoicesServicer(tts_pb2_grpc.VoicesServicer):
         with metrics.count_errors(API):
             if request.voice in self._context.voices.model.voices:
                 raise InvalidInput(f"{request.voice!r} comes with the model and cannot be deleted", field="voice")
+            bind_source(*_source(context))
             record = await self._context.registry.delete(current_caller(), request.voice)
             return tts_pb2.DeleteVoiceResponse(id=record.id)
 
     def _bundled(self, name: str) -> tts_pb2.Voice:
         model = self._context.voices.model
         return tts_pb2.Voice(name=name, description=f"Comes with {model.name}.", languages=model.languages)
+
+
+def _source(context: Context) -> tuple[str, str]:
+    """Return the address of the client, and those that proxies before it state."""
+    forwarded = [value for key, value in context.invocation_metadata() or () if key == "x-forwarded-for"]
+    return client_address(context.peer()), ", ".join(map(str, forwarded))
 
 
 async def _audio(requests: AsyncIterator[tts_pb2.CreateVoiceRequest]) -> AsyncIterator[bytes]:

@@ -12,6 +12,7 @@ from gateway.api.common.errors import OPENAI_ERRORS, OpenAIError
 from gateway.api.common.fields import named_as
 from gateway.auth.caller import current_caller
 from gateway.session.context import GatewayContext
+from gateway.voices.consent import Statement
 from gateway.voices.consents import PREFIX as CONSENT_PREFIX
 from gateway.voices.record import NewVoice, VoiceRecord
 from services.common.errors import InvalidInput
@@ -21,6 +22,9 @@ FIELDS = {
     "name": "name",
     "transcript": "ref_text",
     "consent": "consent",
+    "consent_id": "consent",
+    "consent_given_by": "consent_given_by",
+    "consent_given_on": "consent_given_on",
     "audio": "audio_sample",
     "description": "description",
     "voice": "voice",
@@ -75,6 +79,8 @@ def router(context: GatewayContext) -> APIRouter:
         ] = None,
         ref_text: Annotated[str, Form(description="The recording's words; without them only the timbre is used.")] = "",
         description: Annotated[str, Form()] = "",
+        consent_given_by: Annotated[str, Form(description="Name of the person who has agreed.")] = "",
+        consent_given_on: Annotated[str, Form(description="Date of the consent: 2026-11-26.")] = "",
         type: Annotated[str, Form(description="Only audio_sample: a voice from a recording.")] = "audio_sample",
     ) -> Voice:
         """Register a voice. Sending the same recording and text again changes nothing."""
@@ -85,9 +91,13 @@ def router(context: GatewayContext) -> APIRouter:
         new = NewVoice(
             name=name,
             transcript=ref_text,
-            consent=consent.strip().lower() not in _REFUSED_CONSENT,
+            consent=Statement(
+                consent.strip().lower() not in _REFUSED_CONSENT,
+                consent_given_by,
+                consent_given_on,
+                consent.strip() if consent.strip().startswith(CONSENT_PREFIX) else "",
+            ),
             description=description,
-            consent_id=consent.strip() if consent.strip().startswith(CONSENT_PREFIX) else "",
         )
         with named_as(FIELDS):
             record, _ = await context.registry.create(current_caller(), new, parts_of(audio_sample))

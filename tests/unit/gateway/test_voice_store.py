@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from gateway.redis_client import connect
+from gateway.voices.consent import Statement
 from gateway.voices.directory_store import METADATA, STAGING, DirectoryStore
 from gateway.voices.record import NewVoice, VoiceRecord, voice_id
 from gateway.voices.redis_store import RedisStore
@@ -171,7 +172,7 @@ async def test_only_the_owner_of_the_process_can_read_the_files(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("fields", "field"),
     [
-        ({"consent": False}, "header.consent"),
+        ({"consent": Statement(given=False)}, "header.consent"),
         ({"name": ""}, "header.name"),
         ({"name": "../x"}, "header.name"),
         ({"name": "a" * 65}, "header.name"),
@@ -183,8 +184,8 @@ async def test_only_the_owner_of_the_process_can_read_the_files(tmp_path: Path) 
     ],
 )
 def test_the_fields_of_a_new_voice_are_checked(fields: dict[str, object], field: str) -> None:
-    sound = NewVoice(name="Grüße 1", transcript="hello", consent=True)
-    sound.check()
+    sound = NewVoice(name="Grüße 1", transcript="hello", consent=Statement(given=True))
+    sound.check("none", 0.0)
     with pytest.raises(InvalidInput) as refusal:
-        replace(sound, **fields).check()  # type: ignore[arg-type]  # each of its own type
+        replace(sound, **fields).check("none", 0.0)  # type: ignore[arg-type]  # each of its own type
     assert refusal.value.field == field

@@ -20,6 +20,7 @@ from services.decode.flow.block_attention import PlainAttention
 from services.decode.flow.programs import CudaGraphs
 from services.decode.flow.solver import Start
 from services.decode.loading import ProgramParts, program_parts
+from services.decode.vocoder.programs import VocoderPrograms, use_vocoder_programs
 from services.decode.vocoder.stream import Vocoder
 
 TOKEN_RATE = 25
@@ -51,7 +52,20 @@ def load_decode(check: Check, compute: torch.dtype, state: torch.dtype, programs
         else:
             made = 0 if backend.flow.programs is None else len(backend.flow.programs)
             check.report(f"{what}: number, seconds to prepare", [made, round(seconds, 1)])
+        _record_vocoder(check, backend, programs)
     return backend
+
+
+def _record_vocoder(check: Check, backend: TorchBackend, most_streams: int) -> None:
+    record = CudaGraphs(torch.device(check.device)) if check.on_gpu else None
+    vocoder, what = backend.vocoder, "the vocoder's programs"
+    try:
+        seconds = check.seconds(lambda: use_vocoder_programs(vocoder, most_streams, backend.chunk_frames, record))
+    except RuntimeError as error:
+        check.expect(f"{what} are used", False, str(error).splitlines()[0])
+    else:
+        made = len(vocoder.programs) if isinstance(vocoder.programs, VocoderPrograms) else 0
+        check.report(f"{what}: number, seconds to prepare", [made, round(seconds, 1)])
 
 
 def _program_parts(check: Check, backend: TorchBackend) -> ProgramParts:
@@ -122,6 +136,13 @@ def _vocoder(check: Check) -> None:
     difference = _report_vocoder(check, backend.vocoder, mel, "float32")
     met = difference <= STREAMED_DIFFERENCE
     check.expect("vocoder: streamed audio equals whole audio", met, f"largest difference {difference:.1e}")
+    _record_vocoder(check, backend, PROFILED_STREAMS if check.on_gpu else 1)
+    if backend.vocoder.programs is not None:
+        difference = _report_vocoder(check, backend.vocoder, mel, "float32, as programs")
+        met = difference <= STREAMED_DIFFERENCE
+        check.expect("vocoder as programs: streamed audio equals whole audio", met, f"{difference:.1e}")
+        check.report("vocoder as programs: batches without one", backend.vocoder.programs.unprepared)
+        backend.vocoder.programs = None
     if check.on_gpu:
         allow_tf32(True)
         backend.warm_up()  # measures the context again
@@ -161,8 +182,7 @@ def decode_speed(check: Check) -> None:
         batch = Batch.open(backend, 1, f"new voice {number}")
         seconds = check.seconds(lambda batch=batch: batch.hop(FIRST_END))  # type: ignore[misc]
         check.report(f"first hop of new voice {number}, ms", round(seconds * 1e3))
-    if backend.flow.programs is not None:
-        check.report("batches without a prepared program", backend.flow.programs.unprepared)
+    check.report("batches without a prepared program", backend.counts().unprepared_batches)
     recomputed = backend.counts().recomputed_frames
     check.expect("states of all streams fit into memory", recomputed == 0, f"{recomputed} frames recomputed")
     check.report("GPU memory reserved, MiB", check.reserved_mib())

@@ -33,6 +33,7 @@ from services.decode.flow.estimator import EstimatorNetwork
 from services.decode.flow.model import EstimatorFactory, Flow
 from services.decode.flow.program import StepNetwork
 from services.decode.flow.programs import CudaGraphs
+from services.decode.vocoder.programs import use_vocoder_programs
 
 if TYPE_CHECKING:
     from services.decode.settings import DecodeSettings
@@ -67,6 +68,7 @@ def load_backend(settings: DecodeSettings, model: ModelDir) -> Backend:
         "precision": precision_name(settings, device),
         "estimator": type(backend.flow.solver.estimator).__name__,
         "cuda_graphs": programs is not None,
+        "vocoder_graphs": backend.vocoder.programs is not None,
         "attention": "blocks in place" if programs and programs.attention is not PlainAttention else "copied blocks",
         "fused_layers": programs is not None and not isinstance(programs.network, EstimatorNetwork),
         "batch": largest_batch(settings, device),
@@ -165,9 +167,11 @@ def _warm(
             compile_estimator(backend.flow)
         except Exception as error:  # noqa: BLE001 - compilers raise errors of their own types; plain layers work
             replaced("decode_compile", "plain layers", error)
-    if settings.decode_cuda_graphs and device.type == "cuda" and backend.flow.pool.blocks:
+    if settings.decode_cuda_graphs and device.type == "cuda":
         most = min(largest_batch(settings, device), settings.decode_max_streams)
-        _record(settings, backend.flow, most, device)
+        if backend.flow.pool.blocks:
+            _record(settings, backend.flow, most, device)
+        _record_vocoder(backend, most, device)
     return backend
 
 
@@ -198,6 +202,13 @@ def _record(settings: DecodeSettings, flow: Flow, most_streams: int, device: tor
         use_programs(flow, most_streams, CudaGraphs(device))
     except Exception as error:  # noqa: BLE001 - as above; single kernels work
         replaced("decode_cuda_graphs", "kernels launched one by one", error)
+
+
+def _record_vocoder(backend: TorchBackend, most_streams: int, device: torch.device) -> None:
+    try:
+        use_vocoder_programs(backend.vocoder, most_streams, backend.chunk_frames, CudaGraphs(device))
+    except Exception as error:  # noqa: BLE001 - as above; single kernels work
+        replaced("decode_cuda_graphs", "the vocoder's kernels launched one by one", error)
 
 
 def program_parts(flow: Flow, *, paged: bool = True, fused: bool = True) -> ProgramParts:

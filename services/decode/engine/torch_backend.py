@@ -137,6 +137,11 @@ class TorchBackend:
             on_host += blocks * size
         check_room(what, on_host, host_memory().free, setting=setting, where="this machine or container")
 
+    @property
+    def chunk_frames(self) -> int:
+        """Mel frames of the plan's later chunks at speed 1."""
+        return self.flow.config.chunk_tokens * self.flow.config.mel_frames_per_token
+
     def check(self, spec: StreamSpec) -> None:
         config, tokens = self.flow.config, spec.prompt_tokens.shape[0]
         frames = self.format.frames_per_token * tokens
@@ -266,7 +271,7 @@ class TorchBackend:
             non_finite=self._non_finite,
             prompts_computed=self.prompts.computed,
             prompts_shared=self.prompts.shared,
-            unprepared_batches=self.flow.programs.unprepared if self.flow.programs else 0,
+            unprepared_batches=sum(one.unprepared for one in (self.flow.programs, self.vocoder.programs) if one),
             flow_s=self._flow_s,
             vocoder_s=self._vocoder_s,
         )

@@ -16,6 +16,8 @@ from services.common.checkpoint.vocoder_config import VocoderConfig
 from services.decode.vocoder.conv import Conv, RepeatUp, by_columns, zeros_around
 
 _MAX_MAGNITUDE = 100.0
+_LEAST_WEIGHT = 1e-3
+"""Less than any sample's sum of windows; only samples that do not exist have less."""
 
 
 class Snake(nn.Module):
@@ -53,10 +55,15 @@ class ResBlock(nn.Module):
         self.activations1 = nn.ModuleList(Snake(channels) for _ in dilations)
         self.activations2 = nn.ModuleList(Snake(channels) for _ in dilations)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, known: Tensor | None = None) -> Tensor:
+        """[B, C, n] -> [B, C, n]; both are zero where `known` [B, 1, n] is zero."""
         layers = zip(self.activations1, self.convs1, self.activations2, self.convs2, strict=True)
         for snake1, conv1, snake2, conv2 in layers:
-            x = conv2(snake2(conv1(snake1(x)))).add_(x)
+            inner = conv1(snake1(x))
+            if known is None:
+                x = conv2(snake2(inner)).add_(x)
+            else:  # activations of zero are zero
+                x = torch.addcmul(x, conv2(snake2(inner.mul_(known))), known)
         return x
 
 
@@ -89,17 +96,28 @@ class InverseStft(nn.Module):
         self.register_buffer("basis", (waves * window)[:, None].float(), persistent=False)
         self.register_buffer("window", window.square()[None, None].float(), persistent=False)
 
-    def forward(self, spectrum: Tensor) -> Tensor:
-        """Real parts over imaginary parts [B, n_fft + 2, T] -> [B, (T - 1) * hop]."""
+    def forward(self, spectrum: Tensor, known: Tensor | None = None) -> Tensor:
+        """Real parts over imaginary parts [B, n_fft + 2, T] -> [B, (T - 1) * hop].
+
+        The spectrum is zero where `known` [B, 1, T] is zero: those columns do not exist.
+        """
         half = self._n_fft // 2
         added = F.conv_transpose1d(spectrum, self.basis, stride=self._hop)[:, 0, half:-half]
-        weights = F.conv_transpose1d(torch.ones_like(spectrum[:1, :1]), self.window, stride=self._hop)
-        return added / weights[0, :, half:-half]
+        columns = torch.ones_like(spectrum[:1, :1]) if known is None else known
+        weights = F.conv_transpose1d(columns, self.window, stride=self._hop)[:, 0, half:-half]
+        return added / (weights if known is None else weights.clamp_min(_LEAST_WEIGHT))
+
+
+def _fourier(n_fft: int) -> Tensor:
+    """The windowed waves whose products with the samples are a column of the spectrum: [n_fft + 2, 1, n_fft]."""
+    waves = torch.fft.rfft(torch.diag(torch.hann_window(n_fft, dtype=torch.float64)))
+    return torch.cat((waves.real, waves.imag), dim=1).T[:, None].float().contiguous()
 
 
 class Generator(nn.Module):
     """Upsampling stages that merge the excitation's spectrum, then an inverse STFT."""
 
+    waves: Tensor
     window: Tensor
 
     def __init__(self, config: VocoderConfig) -> None:
@@ -125,35 +143,73 @@ class Generator(nn.Module):
         self.conv_post = Conv(base // 2 ** len(stages), bins, 7, zeros=zeros_around(6, causal=causal))
         self.inverse = InverseStft(config.istft_n_fft, config.istft_hop)
         self.register_buffer("window", torch.hann_window(config.istft_n_fft), persistent=False)
+        self.register_buffer("waves", _fourier(config.istft_n_fft), persistent=False)
 
-    def forward(self, mel: Tensor, source: Tensor) -> Tensor:
-        """mel [B, mel, M], source [B, M * hop] -> samples [B, M * hop], clipped to the audio limit."""
+    def forward(self, mel: Tensor, source: Tensor, frames: Tensor | None = None) -> Tensor:
+        """mel [B, mel, M], source [B, M * hop] -> samples [B, M * hop], clipped to the audio limit.
+
+        With `frames`, int64 [B, 1], each mel ends after that many frames; zeros follow it. Its samples are those of the
+        mel alone: what a layer computes after the end is set to zero again, as if the next layer padded it.
+        """
         config = self.config
-        spectrum = by_columns(self.source_spectrum(source))
+        columns = config.hop // config.istft_hop
+        known = None if frames is None else known_columns(mel.shape[-1] * columns + 1, frames * columns + 1)
+        spectrum = self.source_spectrum(source, None if frames is None else frames * config.hop)
+        spectrum = by_columns(spectrum if known is None else spectrum.mul_(known))
         x = self.conv_pre(mel)
+        if frames is not None:
+            x = x.mul_(known_columns(mel.shape[-1], frames))
         kinds = len(config.resblock_kernels)
         last = len(self.ups) - 1
+        rate = 1
         for stage, up in enumerate(self.ups):
             x = up(F.leaky_relu(x, config.lrelu_slope))
+            rate *= config.upsample_rates[stage]
             if stage == last:
                 x = F.pad(x, (1, 0), mode="reflect")
-            x = by_columns(x) + self.source_resblocks[stage](self.source_downs[stage](spectrum))
+            more = int(stage == last)
+            here = None if frames is None else known_columns(x.shape[-1], frames * rate + more)
+            down = self.source_downs[stage](spectrum)
+            if here is None:
+                x = by_columns(x) + self.source_resblocks[stage](down)
+            else:
+                x = torch.addcmul(self.source_resblocks[stage](down.mul_(here), here), by_columns(x), here)
             blocks = self.resblocks[stage * kinds : (stage + 1) * kinds]
-            total = blocks[0](x)
+            total = blocks[0](x, here)
             for block in blocks[1:]:
-                total = total + block(x)
+                total = total + block(x, here)
             x = total / kinds
         x = self.conv_post(F.leaky_relu(x, 0.01))
         half = config.istft_n_fft // 2 + 1
         magnitude = x[:, :half].exp().clamp(max=_MAX_MAGNITUDE)
+        if known is not None:
+            magnitude = magnitude.mul_(known)
         angle = x[:, half:].sin()
-        audio: Tensor = self.inverse(torch.cat((magnitude * angle.cos(), magnitude * angle.sin()), dim=1))
+        audio: Tensor = self.inverse(torch.cat((magnitude * angle.cos(), magnitude * angle.sin()), dim=1), known)
         return audio.clamp(-config.audio_limit, config.audio_limit)
 
-    def source_spectrum(self, source: Tensor) -> Tensor:
-        """[B, L] -> real parts over imaginary parts, [B, n_fft + 2, L / hop + 1]."""
+    def source_spectrum(self, source: Tensor, samples: Tensor | None = None) -> Tensor:
+        """[B, L] -> real parts over imaginary parts, [B, n_fft + 2, L / hop + 1].
+
+        With `samples`, int64 [B, 1], each source ends after that many samples, where its mirror image begins.
+        """
         config = self.config
-        spectrum = torch.stft(
-            source, config.istft_n_fft, config.istft_hop, window=self.window, return_complex=True, pad_mode="reflect"
-        )
-        return torch.cat((spectrum.real, spectrum.imag), dim=1)
+        if samples is None:
+            spectrum = torch.stft(
+                source,
+                config.istft_n_fft,
+                config.istft_hop,
+                window=self.window,
+                return_complex=True,
+                pad_mode="reflect",
+            )
+            return torch.cat((spectrum.real, spectrum.imag), dim=1)
+        half, end = config.istft_n_fft // 2, source.shape[1] + config.istft_n_fft // 2
+        place = torch.arange(-half, end, device=source.device).abs_()
+        mirrored = torch.minimum(place, 2 * (samples - 1) - place).clamp_(min=0)
+        return F.conv1d(source.gather(1, mirrored)[:, None], self.waves, stride=config.istft_hop)
+
+
+def known_columns(count: int, ends: Tensor) -> Tensor:
+    """float32 [B, 1, count]: 1 before each row's end, int64 [B, 1], 0 from there on."""
+    return (torch.arange(count, device=ends.device) < ends).float()[:, None]

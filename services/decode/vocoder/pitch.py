@@ -40,10 +40,19 @@ class PitchPredictor(nn.Module):
         self.condnet = nn.Sequential(*layers)
         self.classifier = nn.Linear(channels, 1)
 
-    def forward(self, mel: Tensor) -> Tensor:
-        """[B, mel, M] -> Hz, non-negative, [B, M]."""
-        out: Tensor = self.classifier(self.condnet(mel).transpose(1, 2))
-        return out[..., 0].abs()
+    def forward(self, mel: Tensor, known: Tensor | None = None) -> Tensor:
+        """[B, mel, M] -> Hz, non-negative, [B, M].
+
+        With `known`, bool [B, M], only those frames exist; the others are zero in the mel and in the result.
+        """
+        if known is None:
+            x = self.condnet(mel)
+        else:
+            x, exists = mel, known[:, None].to(mel.dtype)
+            for layer in self.condnet:
+                x = layer(x) if isinstance(layer, Conv) else layer(x) * exists
+        out: Tensor = self.classifier(x.transpose(1, 2))[..., 0].abs()
+        return out if known is None else out * known
 
 
 def cycles_per_frame(f0: Tensor, harmonics: int, sample_rate: int, hop: int) -> Tensor:

@@ -36,9 +36,18 @@ class NoiseTable:
     def to(self, device: torch.device) -> None:
         self._table = self._table.to(device)
 
+    def place(self, seed: int, start: int) -> int:
+        """The row of the table for sample `start` of an utterance with this seed."""
+        return (seed * _SEED_STRIDE + start) % self._period
+
+    def gather(self, places: Tensor, count: int) -> Tensor:
+        """Noise of `count` samples from each of these places on, int64 [S, 1]: [S, count, harmonics]."""
+        rows = (places + torch.arange(count, device=places.device)).remainder_(self._period)
+        return self._table.index_select(0, rows.flatten()).view(*rows.shape, -1)
+
     def read(self, seed: int, start: int, count: int) -> Tensor:
         """Noise of samples [start, start + count) of an utterance with this seed: [count, harmonics]."""
-        offset = (seed * _SEED_STRIDE + start) % self._period
+        offset = self.place(seed, start)
         pieces = []
         while count:
             piece = self._table[offset : offset + count]
@@ -76,9 +85,9 @@ class HarmonicSource(nn.Module):
         config = self.config
         hop = config.hop
         turns = hold_phase(phase, hop) if config.causal else interpolate_phase(phase, before, hop)
-        uv = voiced(f0, config.voiced_threshold, hop)
+        uv = voiced(f0, config.voiced_threshold, hop).to(noise.dtype)
         loud, quiet = config.noise_sigma, config.sine_amplitude / 3
-        amplitude = torch.where(uv, loud, quiet).to(noise.dtype)
+        amplitude = uv * (loud - quiet) + quiet  # `torch.where` would copy both numbers from the host
         sine = turns.to(noise.dtype).mul_(2 * math.pi).sin_().mul_(config.sine_amplitude * uv)
         return sine.addcmul_(amplitude, noise)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -46,6 +47,56 @@ class VocoderState:
     start: int = 0
 
 
+@dataclass(frozen=True)
+class Window:
+    """What one call computes for a stream: the frames of its state, then new ones [n, mel], all on the device.
+
+    The first `behind` frames are context of the pitch alone; the samples begin after them.
+    """
+
+    state: VocoderState
+    new: Tensor
+    behind: int
+    ready: int
+    """Absolute frame before which all samples are then determined."""
+    start: int
+    """Absolute first frame that later windows need."""
+
+    @property
+    def frames(self) -> int:
+        """Frames that give samples."""
+        return self.state.mel.shape[0] + self.new.shape[0] - self.behind
+
+    @property
+    def source_start(self) -> int:
+        """The absolute frame of the first sample."""
+        return self.state.start + self.behind
+
+    @property
+    def kept(self) -> int:
+        """Frames that later windows need."""
+        return self.source_start + self.frames - self.start
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """What a window gives: the determined samples [n], and the `mel` and `phase` of the stream's next state."""
+
+    samples: Tensor
+    mel: Tensor
+    phase: Tensor
+
+
+class WindowPrograms(Protocol):
+    """Another way to compute windows, with equal results; see `services.decode.vocoder.programs`."""
+
+    unprepared: int
+
+    def run(self, windows: Sequence[Window]) -> list[Spoken | None]:
+        """Compute windows; None for those that fit no program, which are counted."""
+        ...
+
+
 class Vocoder:
     """The vocoder of one checkpoint. Not thread-safe: one engine thread owns it."""
 
@@ -71,6 +122,8 @@ class Vocoder:
                 snake.fold()
         self.noise = NoiseTable(self.source.harmonics, uniform=config.causal)
         self.noise.to(self.device)
+        self.programs: WindowPrograms | None = None
+        """Compute the windows that fit one of their shapes; see `services.decode.vocoder.programs`."""
 
     def open(self, seed: int) -> VocoderState:
         """Return a stream's state before its first frame."""
@@ -84,6 +137,10 @@ class Vocoder:
         """The first frame whose pitch the window determines: the frames before it are only context."""
         return state.start + self.pitch.left if state.start else 0
 
+    def ahead(self, window: Window) -> int:
+        """Frames from the window's first sample to that of the stream's next window."""
+        return self.source_start(replace(window.state, start=window.start)) - window.source_start
+
     def append(self, state: VocoderState, mel: Tensor, last: bool) -> Tensor:
         """Append mel frames [n, mel]; return the samples that are now determined, [frames * hop], possibly none.
 
@@ -93,28 +150,55 @@ class Vocoder:
 
     @torch.inference_mode()
     def append_all(self, pieces: Sequence[tuple[VocoderState, Tensor, bool]]) -> list[Tensor]:
-        """`append` for several streams; windows of equal length, as in mid-stream, run as one batch.
+        """`append` for several streams: as programs or, without them, windows of equal length as one batch.
 
         If it raises, no state has changed.
         """
-        windows = [torch.cat((state.mel, mel.to(self.device))) for state, mel, _ in pieces]
-        ready, groups = [], defaultdict(list)
-        for index, ((state, _, last), window) in enumerate(zip(pieces, windows, strict=True)):
-            end = state.start + window.shape[0]
-            ready.append(end if last else max(state.emitted, end - self.context.right))
-            if ready[index] > state.emitted:
-                groups[window.shape[0] - (self.source_start(state) - state.start)].append(index)
-        made: dict[int, tuple[Tensor, Tensor]] = {}
-        for group in groups.values():
-            made.update(zip(group, self.run_windows([(pieces[i][0], windows[i]) for i in group]), strict=True))
-        after = [replace(state) for state, _, _ in pieces]
-        samples = [
-            self._take(state, window, ready[index], made.get(index))
-            for index, (state, window) in enumerate(zip(after, windows, strict=True))
-        ]
-        for (state, _, _), advanced in zip(pieces, after, strict=True):
-            vars(state).update(vars(advanced))
+        windows = [self._window(*piece) for piece in pieces]
+        wanted = [index for index, window in enumerate(windows) if window.ready > window.state.emitted]
+        made = dict(zip(wanted, self._speak([windows[index] for index in wanted]), strict=True))
+        samples = []
+        for index, window in enumerate(windows):
+            state, spoken = window.state, made.get(index)
+            if spoken is None:
+                spoken = Spoken(window.new.new_zeros(0), torch.cat((state.mel, window.new)), state.phase)
+            made[index] = spoken
+            samples.append(spoken.samples)
+        for index, window in enumerate(windows):
+            state, spoken = window.state, made[index]
+            state.mel, state.phase, state.start = spoken.mel, spoken.phase, window.start
+            state.emitted = window.ready
         return samples
+
+    def _window(self, state: VocoderState, mel: Tensor, last: bool) -> Window:
+        end = state.start + state.mel.shape[0] + mel.shape[0]
+        ready = end if last else max(state.emitted, end - self.context.right)
+        start = state.start
+        if ready > state.emitted:
+            start = max(start, ready - self.context.left - self.pitch.left)
+        return Window(state, mel.to(self.device), self.source_start(state) - state.start, ready, start)
+
+    def _speak(self, windows: Sequence[Window]) -> list[Spoken]:
+        done: list[Spoken | None] = [None] * len(windows) if self.programs is None else self.programs.run(windows)
+        groups = defaultdict(list)
+        for index, window in enumerate(windows):
+            if done[index] is None:
+                groups[window.frames].append(index)
+        for group in groups.values():
+            mels = [torch.cat((windows[i].state.mel, windows[i].new)) for i in group]
+            made = self.run_windows([(windows[i].state, mel) for i, mel in zip(group, mels, strict=True)])
+            for index, mel, (audio, phase) in zip(group, mels, made, strict=True):
+                done[index] = self._cut(windows[index], mel, audio, phase)
+        return [one for one in done if one is not None]
+
+    def _cut(self, window: Window, mel: Tensor, audio: Tensor, phase: Tensor) -> Spoken:
+        """The results in a window's samples [n * hop] and phase [n, harmonics]."""
+        state, hop, first = window.state, self.config.hop, window.source_start
+        # Copies: a stream must not keep what a whole batch has computed.
+        samples = audio[(state.emitted - first) * hop : (window.ready - first) * hop].clone()
+        ahead = self.ahead(window)
+        after = torch.remainder(phase[ahead - 1], 1.0) if ahead > 0 else state.phase
+        return Spoken(samples, mel[window.start - state.start :].clone(), after)
 
     def run_window(self, state: VocoderState, window: Tensor) -> tuple[Tensor, Tensor]:
         """Return the window's samples [n * hop] from frame `source_start(state)` on, and their phase [n, harmonics]."""
@@ -148,24 +232,3 @@ class Vocoder:
         count = f0.shape[1] * config.hop
         noise = [self.noise.read(state.seed, self.source_start(state) * config.hop, count) for state in states]
         return self.source(f0, phase, before if first else None, torch.stack(noise)), phase
-
-    def _take(self, state: VocoderState, window: Tensor, ready: int, made: tuple[Tensor, Tensor] | None) -> Tensor:
-        """Return the samples that are now determined; advance `state`."""
-        if made is None:
-            state.mel = window
-            return window.new_zeros(0)
-        audio, phase = made
-        hop, source_start = self.config.hop, self.source_start(state)
-        samples = audio[(state.emitted - source_start) * hop : (ready - source_start) * hop].clone()
-        state.emitted = ready
-        self._trim(state, window, phase, source_start)
-        return samples
-
-    def _trim(self, state: VocoderState, window: Tensor, phase: Tensor, source_start: int) -> None:
-        """Drop the frames that no later window needs; `phase` starts at `source_start`."""
-        start = max(state.start, state.emitted - self.context.left - self.pitch.left)
-        state.mel = window[start - state.start :].clone()
-        state.start = start
-        ahead = self.source_start(state) - source_start
-        if ahead > 0:
-            state.phase = torch.remainder(phase[ahead - 1], 1.0)

@@ -37,6 +37,7 @@ from services.decode.loading import (
     prepare,
 )
 from services.decode.settings import DecodeSettings
+from services.decode.vocoder.stream import Vocoder
 from tests.support.cuda import Cuda
 from tests.support.logs import capture_logs
 from tests.unit.decode import decode_support as support
@@ -317,13 +318,19 @@ def test_graphs_are_recorded_on_gpus_alone(kind: type[Exception], monkeypatch: p
         asked.extend([most_streams] if record else [])
         raise kind("operation not permitted when stream is capturing")
 
+    def refuse_vocoder(vocoder: Vocoder, most_streams: int, chunk_frames: int, record: object) -> None:
+        assert (chunk_frames, record) == (50, "graphs")
+        asked.append(most_streams)
+        raise kind("operation not permitted when stream is capturing")
+
     monkeypatch.setattr(loading, "use_programs", refuse)
+    monkeypatch.setattr(loading, "use_vocoder_programs", refuse_vocoder)
     monkeypatch.setattr(loading, "CudaGraphs", lambda device: "graphs")
     monkeypatch.setattr(loading, "TorchBackend", lambda *arguments: support.mini_backend())
     for device, settings, wanted in (
         ("cpu", {}, []),
-        ("cuda", {}, [16]),
-        ("cuda", {"decode_max_streams": 3}, [3]),
+        ("cuda", {}, [16, 16]),
+        ("cuda", {"decode_max_streams": 3}, [3, 3]),
         ("cuda", {"decode_cuda_graphs": False}, []),
     ):
         asked.clear()

@@ -1,9 +1,9 @@
-"""Counts the kernels and bytes of decode's Euler step on a CPU, with each Triton kernel as one; see `op_count`.
+"""Counts the kernels and bytes of decode's recorded programs on a CPU, with each Triton kernel as one; see `op_count`.
 
     python -m benchmarks.decode_ops [--families cosyvoice2 cosyvoice3] [--streams 1 16]
 
-The 0.5B layouts. Prints the kernels of the plain program, and those of the fused one with its bytes and the time that
-it would take on an H100: an estimate from launches and bytes.
+The 0.5B layouts. Prints the kernels of the front's program; of the Euler step's plain program; and those of its fused
+one with its bytes and the time that it would take on an H100: an estimate from launches and bytes.
 """
 
 from __future__ import annotations
@@ -20,20 +20,30 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.op_count import OpCounter, tensor_bytes
-from services.common.checkpoint.flow_config import DiTConfig, FlowConfig, UNetConfig
+from services.common.checkpoint.flow_config import (
+    ConformerConfig,
+    ConvolutionConfig,
+    DiTConfig,
+    FlowConfig,
+    UNetConfig,
+)
 from services.common.checkpoint.model_dir import open_model_dir
 from services.decode.estimators.fused import fused_network
 from services.decode.estimators.kernels import Affine, CausalWeights, Gelu, LayerKernels, Shortcut
 from services.decode.flow.block_attention import Attention, Batch, MakeAttention, PlainAttention
 from services.decode.flow.estimator import EstimatorNetwork
+from services.decode.flow.front_program import FrontProgram, front_room
 from services.decode.flow.kv_cache import EMPTY_STATE, KvBlockPool, KvCache
-from services.decode.flow.model import make_network
+from services.decode.flow.model import make_front, make_network
 from services.decode.flow.program import EulerProgram, Row, Shape, StepNetwork, Tails, scratch
 from services.decode.flow.solver import Solver, Start
 
 UNET = UNetConfig(channels=256, heads=8, head_dim=64, blocks=4, mid_stages=12)
 DIT = DiTConfig(width=1024, depth=22, heads=16, head_dim=64, ff_mult=2)
 """The 0.5B layouts."""
+CONFORMER = ConformerConfig(input_size=512, width=512, heads=8, units=2048, blocks=6, up_blocks=4)
+CONVOLUTIONS = ConvolutionConfig(input_size=80, channels=1024)
+FRONTS: dict[str, ConformerConfig | ConvolutionConfig] = {"cosyvoice2": CONFORMER, "cosyvoice3": CONVOLUTIONS}
 FAMILIES: dict[str, UNetConfig | DiTConfig] = {"cosyvoice2": UNET, "cosyvoice3": DIT}
 MINI = Path(__file__).parents[1] / "tests" / "data" / "cosyvoice2-mini"
 LAUNCH_US = (2.0, 2.5)
@@ -124,7 +134,7 @@ def filled_program(
         before = pool.extend(EMPTY_STATE, past * CHUNK) or EMPTY_STATE
         rows.append(Row(before, pool.extend(before, (past + 1) * CHUNK) or before, None))
     noise, mu = torch.randn(2, streams, shape.frames, config.output_size)
-    program.fill(Start(noise, mu, mu[:, 0], torch.zeros_like(mu)), rows)
+    program.fill(Start(noise, mu, mu[:, 0], torch.zeros_like(mu)), program.numbers(rows))
     return program
 
 
@@ -156,6 +166,28 @@ def count_step(
     counter.clear()
     with counter:
         program.step()
+    return counter
+
+
+@torch.inference_mode()
+def count_front(front: ConformerConfig | ConvolutionConfig, streams: int, *, past: int = PAST) -> OpCounter:
+    """Count the front's program for `streams` streams with one new chunk each, after `past` blocks."""
+    torch.manual_seed(0)
+    config = replace(open_model_dir(MINI).flow, front=front)
+    ratio, lookahead = config.mel_frames_per_token, config.lookahead_tokens
+    module = make_front(config).eval().requires_grad_(False)
+    pool = KvBlockPool(module.layouts(CHUNK), CHUNK, streams * (past + 1))
+    shape = Shape(streams, CHUNK * ratio, past + 1)
+    room = front_room([shape], config.output_size, torch.device("cpu"))
+    program, rows = FrontProgram(module, pool.caches, ratio, lookahead, shape, room), []
+    for _ in range(streams):
+        before = pool.extend(EMPTY_STATE, past * CHUNK) or EMPTY_STATE
+        rows.append(Row(before, pool.extend(before, (past + 1) * CHUNK) or before, None))
+    numbers = program.numbers(rows, torch.randint(config.vocab_size, (streams, CHUNK + lookahead)))
+    program.run(numbers)
+    counter = OpCounter()
+    with counter, counter.read_backs_counted():
+        program.run(numbers)
     return counter
 
 
@@ -209,6 +241,8 @@ def main() -> None:
     options = parser.parse_args()
     for family in options.families:
         estimator = FAMILIES[family]
+        fronts = [str(count_front(FRONTS[family], streams).kernels.total()) for streams in options.streams]
+        print(f"{family}: {', '.join(fronts)} kernels of the front for {', '.join(map(str, options.streams))} streams")
         plain = count_step(flow_config(narrow(estimator)), 1, fused=False, past=1).kernels.total()
         print(f"{family}: {plain} kernels per Euler step without Triton's")
         print("streams  states         kernels  megabytes  estimated ms of an Euler step")

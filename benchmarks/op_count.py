@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
+import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -24,6 +25,9 @@ LOOKUPS = {"embedding", "index_select", "gather", "index"}
 """Operations that read as many rows of their first tensor as they return."""
 READ_BACKS = {"tolist", "item", "cpu", "nonzero", "__bool__", "__int__", "__float__", "__index__"}
 
+UPLOADS = {"to", "tensor", "as_tensor"}
+"""Operations that copy from the host to the device if they are given one."""
+
 
 class OpCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the operations that run in `with counter:`."""
@@ -36,17 +40,19 @@ class OpCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Bytes read and written, by the same names."""
         self.read_backs = 0
         """Calls that would make the host wait for the device."""
+        self.uploads = 0
+        """Calls that would copy from the host to the device."""
         self.apart = False
         """Whether a part runs, whose operations are not counted."""
 
     def clear(self) -> None:
         self.kernels.clear()
         self.bytes.clear()
-        self.read_backs = 0
+        self.read_backs = self.uploads = 0
 
     def read_backs_counted(self) -> TorchFunctionMode:
-        """Return a context that counts the read-backs in it."""
-        return _ReadBacks(self)
+        """Return a context that counts the read-backs in it, and the uploads."""
+        return _Transfers(self)
 
     def part(self, name: str, launches: int, moved: Callable[P, int], call: Callable[P, R]) -> Callable[P, R]:
         """Return `call`, counted as `launches` kernels of that name that move `moved(arguments)` bytes."""
@@ -76,14 +82,16 @@ class OpCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
-class _ReadBacks(TorchFunctionMode):
+class _Transfers(TorchFunctionMode):
     def __init__(self, counter: OpCounter) -> None:
         super().__init__()
         self._counter = counter
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
-        if getattr(func, "__name__", "") in READ_BACKS and not self._counter.apart:
-            self._counter.read_backs += 1
+        name, given = getattr(func, "__name__", ""), [*args[1:], *(kwargs or {}).values()]
+        if not self._counter.apart:
+            self._counter.read_backs += name in READ_BACKS
+            self._counter.uploads += name in UPLOADS and any(isinstance(one, torch.device | str) for one in given)
         return func(*args, **(kwargs or {}))
 
 

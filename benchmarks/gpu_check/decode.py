@@ -52,6 +52,8 @@ def load_decode(check: Check, compute: torch.dtype, state: torch.dtype, programs
         else:
             made = 0 if backend.flow.programs is None else len(backend.flow.programs)
             check.report(f"{what}: number, seconds to prepare", [made, round(seconds, 1)])
+            fronts = 0 if backend.flow.programs is None else len(backend.flow.programs.fronts)
+            check.expect(f"{what}: the encoder has programs", fronts > 0, f"{fronts} programs")
         _record_vocoder(check, backend, programs)
     return backend
 
@@ -201,6 +203,7 @@ def _time_hops(check: Check, backend: TorchBackend, streams: int) -> None:
     medians = [statistics.median(column) for column in zip(*rows, strict=True)]
     check.report(f"{streams} streams: hop, flow, vocoder, ms", [round(one * 1e3, 1) for one in medians])
     check.report(f"{streams} streams: Euler steps of a hop, ms", _euler_steps(check, backend, streams))
+    check.report(f"{streams} streams: encoder of a hop, ms", _encoder(check, backend, streams))
     check.report(f"{streams} streams: streams in real time", round(streams / medians[0], 1))
     if streams == PROFILED_STREAMS:
         _profile(check, batch)
@@ -208,15 +211,27 @@ def _time_hops(check: Check, backend: TorchBackend, streams: int) -> None:
 
 @torch.inference_mode()
 def _euler_steps(check: Check, backend: TorchBackend, streams: int) -> float | str:
-    """Return the milliseconds of a hop's Euler steps as a program over padding; the rest is encoder and vocoder."""
+    """Return the milliseconds of a hop's Euler steps as a program over padding."""
     flow = backend.flow
     frames, blocks = TOKEN_RATE * flow.config.mel_frames_per_token, LAST_END // TOKEN_RATE
     program = flow.programs.find(streams, frames, blocks) if flow.programs is not None else None
     if program is None:
         return "no program"
     zeros = torch.zeros(program.shape.streams, program.shape.frames, flow.config.output_size, device=flow.device)
-    start = Start(zeros, zeros, zeros[:, 0], zeros)
-    return check.milliseconds(lambda: program.solve(start, (), lambda: None), 10, 2)
+    start, numbers = Start(zeros, zeros, zeros[:, 0], zeros), program.numbers([]).to(flow.device)
+    return check.milliseconds(lambda: program.solve(start, numbers, lambda: None), 10, 2)
+
+
+@torch.inference_mode()
+def _encoder(check: Check, backend: TorchBackend, streams: int) -> float | str:
+    """Return the milliseconds of a hop's encoder as a program over padding."""
+    flow = backend.flow
+    frames, blocks = TOKEN_RATE * flow.config.mel_frames_per_token, LAST_END // TOKEN_RATE
+    program = flow.programs.find_front(streams, frames, blocks) if flow.programs is not None else None
+    if program is None:
+        return "no program"
+    numbers = program.numbers([], torch.zeros(0, 0, dtype=torch.int64)).to(flow.device)
+    return check.milliseconds(lambda: program.run(numbers), 10, 2)
 
 
 def _profile(check: Check, batch: Batch) -> None:

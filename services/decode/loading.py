@@ -68,6 +68,7 @@ def load_backend(settings: DecodeSettings, model: ModelDir) -> Backend:
         "precision": precision_name(settings, device),
         "estimator": type(backend.flow.solver.estimator).__name__,
         "cuda_graphs": programs is not None,
+        "encoder_graphs": programs is not None and bool(programs.fronts),
         "vocoder_graphs": backend.vocoder.programs is not None,
         "attention": "blocks in place" if programs and programs.attention is not PlainAttention else "copied blocks",
         "fused_layers": programs is not None and not isinstance(programs.network, EstimatorNetwork),

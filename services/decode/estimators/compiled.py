@@ -7,6 +7,7 @@ was, and the error has the reason.
 from __future__ import annotations
 
 import copy
+import logging
 from dataclasses import replace
 
 import torch
@@ -19,6 +20,8 @@ from services.decode.flow.model import Flow, FlowHop
 from services.decode.flow.program import Record, StepNetwork
 from services.decode.flow.programs import Programs, device_in_force
 from services.decode.flow.solver import Solver
+
+log = logging.getLogger(__name__)
 
 _TOKENS = 60
 _ROUGH_STEPS = 3
@@ -77,7 +80,7 @@ def use_programs(
     attention: MakeAttention = PlainAttention,
     network: StepNetwork | None = None,
 ) -> None:
-    """Run appends of up to `most_streams` streams as programs of fixed shape, recorded by `record`.
+    """Run appends of up to `most_streams` streams, their front and their steps, as programs recorded by `record`.
 
     Makes all of them now, so that no batch waits for one: 101 for 16 streams, a few seconds on a GPU. Raises
     RuntimeError if they give another result, or whatever the recording or a step raises. `attention` replaces the
@@ -91,13 +94,39 @@ def use_programs(
     with device_in_force(flow.device):
         torch.cuda.empty_cache()  # recordings need their own memory and cannot use what the allocator has cached
         programs.prepare()
+        _prepare_fronts(flow, programs)
         torch.cuda.empty_cache()  # memory of the steps that ran before their recordings
     flow.programs = programs
     try:
-        _compare(flow, expected)
+        _compare_programs(flow, programs, expected)
     except Exception:
         flow.programs = None
         raise
+
+
+def _prepare_fronts(flow: Flow, programs: Programs) -> None:
+    """Prepare programs of the front; if that fails, it runs without, and the log has the reason."""
+    caches = {name: flow.pool.caches[name] for name in flow.front.layouts(flow.config.chunk_tokens)}
+    try:
+        programs.prepare_fronts(flow.front, caches, flow.config.lookahead_tokens)
+    except Exception as error:  # noqa: BLE001 - drivers raise errors of their own types; single kernels work
+        _report_fronts(error)
+
+
+def _compare_programs(flow: Flow, programs: Programs, expected: Tensor) -> None:
+    try:
+        _compare(flow, expected)
+    except Exception as error:
+        if not programs.fronts:
+            raise
+        programs.fronts = {}
+        _compare(flow, expected)
+        _report_fronts(error)
+
+
+def _report_fronts(error: Exception) -> None:
+    lines = str(error).splitlines() or [type(error).__name__]
+    log.warning("the encoder's kernels are launched one by one", extra={"reason": lines[0]})
 
 
 def _network(flow: Flow) -> EstimatorNetwork:

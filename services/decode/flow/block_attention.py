@@ -62,11 +62,12 @@ class PlainAttention:
         mask = torch.zeros(seen.shape, dtype=dtype, device=frame.device).masked_fill_(~seen, float("-inf"))
         self._mask = mask.repeat(layout.rows, 1, 1)[:, None]
 
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Store k and v, then attend."""
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Store k and v, then attend; `bias` [rows * S, heads, N, B * positions] is added to the scores."""
         heads, width = k.shape[2:]
         self._cache.write_flat(self._places[layer], torch.stack((k, v)).view(-1, heads * width))
         kept = self._cache.read_flat(self._blocks[layer], k.dtype)
         keys, values = kept.view(2, k.shape[0], -1, heads, width).transpose(2, 3)
-        out = F.scaled_dot_product_attention(q.transpose(1, 2), keys, values, attn_mask=self._mask)
+        mask = self._mask if bias is None else bias + self._mask
+        out = F.scaled_dot_product_attention(q.transpose(1, 2), keys, values, attn_mask=mask)
         return out.transpose(1, 2).flatten(2)

@@ -12,11 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from services.common.checkpoint.flow_config import ConformerConfig, FlowConfig
-from services.decode.flow.forward_pass import Pass
+from services.decode.flow.forward_pass import ForwardContext, FrontContext
 from services.decode.flow.front import Front, Passes, PreLookahead
 from services.decode.flow.kv_cache import KvLayout
+from services.decode.flow.upload import uploaded
 
 _UPSAMPLE_TAIL = 0
+KEPT_DISTANCE = 3200
+"""Positions: tables of distances are kept up to here, a minute of frames, and computed each time beyond."""
 
 
 class Embed(nn.Module):
@@ -45,30 +48,39 @@ class RelativeAttention(nn.Module):
         self.linear_pos = nn.Linear(width, width, bias=False)
         self.pos_bias_u = nn.Parameter(torch.zeros(heads, self.head_dim))
         self.pos_bias_v = nn.Parameter(torch.zeros(heads, self.head_dim))
+        self.kept: Tensor | None = None
+        """The projection of a table of sinusoids."""
+        self._kept_of: Tensor | None = None
 
-    def forward(self, x: Tensor, positions: Pass, sinusoids: Sinusoids) -> Tensor:
+    def forward(self, x: Tensor, positions: FrontContext, sinusoids: Sinusoids) -> Tensor:
         q = self.linear_q(x).unflatten(-1, (self.heads, self.head_dim))
         k = self.linear_k(x).unflatten(-1, (self.heads, self.head_dim))
         v = self.linear_v(x).unflatten(-1, (self.heads, self.head_dim))
-        biases = [
-            self._position_bias(q[row, :length], start, sinusoids)
-            for row, (start, length) in enumerate(zip(positions.starts, positions.lengths, strict=True))
-        ]
-        out: Tensor = self.linear_out(positions.attend(self.index, q + self.pos_bias_u, k, v, biases))
+        bias = positions.relative(self._scores(q + self.pos_bias_v, positions.keys, sinusoids))
+        out: Tensor = self.linear_out(positions.attend(self.index, q + self.pos_bias_u, k, v, bias))
         return out
 
-    def _position_bias(self, q: Tensor, start: int, sinusoids: Sinusoids) -> Tensor:
-        """(q_i + v) . W_pos PE(i - j), scaled: [heads, N, start + N] for queries at absolute start … start + N."""
-        new = q.shape[0]
-        keys = start + new
-        # Distances fall along a row (j grows) and rise along a column, so each row is a window of one table that
-        # begins at the largest distance, keys - 1, and is shifted by one per query.
-        table = self.linear_pos(sinusoids(keys - 1, new - 1, q.device)).unflatten(-1, (self.heads, self.head_dim))
-        scores = torch.einsum("nhd,rhd->hnr", q + self.pos_bias_v, table) / math.sqrt(self.head_dim)
-        stride_h, stride_n, stride_r = scores.stride()
-        return scores.as_strided(
-            (self.heads, new, keys), (stride_h, stride_n - stride_r, stride_r), (new - 1) * stride_r
-        )
+    def _scores(self, q: Tensor, keys: int, sinusoids: Sinusoids) -> Tensor:
+        """q_i . W_pos PE(r), scaled, for r = keys - 1, …, 0, …, -(N - 1): [S, N, heads, d] -> [S, heads, N, R]."""
+        streams, new = q.shape[:2]
+        table = self._table(keys - 1, new - 1, sinusoids, q.device)
+        scores = torch.bmm(q.permute(2, 0, 1, 3).flatten(1, 2), table.mT)
+        return scores.view(self.heads, streams, new, -1).transpose(0, 1)
+
+    def _table(self, back: int, ahead: int, sinusoids: Sinusoids, device: torch.device) -> Tensor:
+        """W_pos PE(r), scaled, for r = back, …, -ahead: [heads, R, d]. Computed once unless the weights may change."""
+        if max(back, ahead) > KEPT_DISTANCE:
+            return self._projected(sinusoids.rows(back, ahead, device))
+        table, rows = sinusoids.kept(back, ahead, device)
+        if self.linear_pos.weight.requires_grad:
+            return self._projected(table[rows])
+        if self.kept is None or self._kept_of is not table:
+            self.kept, self._kept_of = self._projected(table), table
+        return self.kept[:, rows]
+
+    def _projected(self, sinusoids: Tensor) -> Tensor:
+        table: Tensor = self.linear_pos(sinusoids) / math.sqrt(self.head_dim)
+        return table.unflatten(-1, (self.heads, self.head_dim)).transpose(0, 1).contiguous()
 
 
 class Sinusoids:
@@ -76,22 +88,29 @@ class Sinusoids:
 
     def __init__(self, width: int) -> None:
         self._width = width
-        self._reach = 0
+        self._back = self._ahead = -1
         self._table = torch.empty(0)
 
-    def __call__(self, furthest_back: int, furthest_ahead: int, device: torch.device) -> Tensor:
-        """Rows for r = furthest_back, …, 0, …, -furthest_ahead: [back + ahead + 1, width]."""
-        reach = max(furthest_back, furthest_ahead)
-        if reach > self._reach or not self._table.numel():
-            self._grow(max(reach, 2 * self._reach))
-        self._table = self._table.to(device)
-        return self._table[self._reach - furthest_back : self._reach + furthest_ahead + 1]
+    def kept(self, back: int, ahead: int, device: torch.device) -> tuple[Tensor, slice]:
+        """Return a table, and which of its rows are those for r = back, …, 0, …, -ahead.
 
-    def _grow(self, reach: int) -> None:
-        distance = torch.arange(reach, -reach - 1, -1, dtype=torch.float32)
+        It is the same table until one is asked for that goes further.
+        """
+        if back > self._back or ahead > self._ahead or self._table.device != device:
+            self._back, self._ahead = _grown(self._back, back), _grown(self._ahead, ahead)
+            self._table = self.rows(self._back, self._ahead, device)
+        return self._table, slice(self._back - back, self._back + ahead + 1)
+
+    def rows(self, back: int, ahead: int, device: torch.device) -> Tensor:
+        """Return the rows for r = back, …, 0, …, -ahead: [back + ahead + 1, width]."""
+        distance = torch.arange(back, -ahead - 1, -1, dtype=torch.float32)
         rate = torch.exp(torch.arange(0, self._width, 2, dtype=torch.float32) * -(math.log(10000.0) / self._width))
-        angle = distance[:, None] * rate
-        self._reach, self._table = reach, torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)
+        angle = distance[:, None] * rate  # on the host: a rate that is rounded otherwise turns by much at the far end
+        return uploaded(torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1), device)
+
+
+def _grown(reach: int, wanted: int) -> int:
+    return reach if wanted <= reach else max(wanted, min(2 * reach, KEPT_DISTANCE))
 
 
 class FeedForward(nn.Module):
@@ -115,7 +134,7 @@ class ConformerBlock(nn.Module):
         self.norm_ff = nn.LayerNorm(width, eps=1e-12)
         self.norm_mha = nn.LayerNorm(width, eps=1e-12)
 
-    def forward(self, x: Tensor, positions: Pass, sinusoids: Sinusoids) -> Tensor:
+    def forward(self, x: Tensor, positions: FrontContext, sinusoids: Sinusoids) -> Tensor:
         x = x + self.self_attn(self.norm_mha(x), positions, sinusoids)
         out: Tensor = x + self.feed_forward(self.norm_ff(x))
         return out
@@ -129,7 +148,7 @@ class UpLayer(nn.Module):
         self.ratio = ratio
         self.conv = nn.Conv1d(width, width, 2 * ratio + 1)
 
-    def forward(self, x: Tensor, frames: Pass) -> Tensor:
+    def forward(self, x: Tensor, frames: ForwardContext) -> Tensor:
         x = frames.left(_UPSAMPLE_TAIL, x.repeat_interleave(self.ratio, dim=1), 2 * self.ratio)
         out: Tensor = self.conv(x.transpose(1, 2))
         return out.transpose(1, 2)
@@ -149,16 +168,16 @@ class Encoder(nn.Module):
         self.up_embed = Embed(width, width)
         self.up_encoders = nn.ModuleList(ConformerBlock(*sizes, index) for index in range(config.up_blocks))
         self.after_norm = nn.LayerNorm(width, eps=1e-5)
-        self.sinusoids = Sinusoids(width)
+        self.sinusoids, self.up_sinusoids = Sinusoids(width), Sinusoids(width)
 
-    def forward(self, embedded: Tensor, tokens: Pass, frames: Pass) -> Tensor:
+    def forward(self, embedded: Tensor, tokens: FrontContext, frames: FrontContext) -> Tensor:
         """[S, N + lookahead, C] from `embed`, right context included -> [S, ratio * N, C] at mel rate."""
         x = self.pre_lookahead_layer(embedded, tokens)
         for block in self.encoders:
             x = block(x, tokens, self.sinusoids)
         x = self.up_embed(self.up_layer(x, frames))
         for block in self.up_encoders:
-            x = block(x, frames, self.sinusoids)
+            x = block(x, frames, self.up_sinusoids)
         out: Tensor = self.after_norm(x)
         return out
 
@@ -184,6 +203,15 @@ class ConformerFront(Front):
     def embed(self, ids: Tensor) -> Tensor:
         embedded: Tensor = self.encoder.embed(self.input_embedding(ids))
         return embedded
+
+    def reserve(self, keys: int, new: int) -> None:
+        device = self.encoder_proj.weight.device
+        self.encoder.sinusoids.kept(keys - 1, new - 1, device)
+        self.encoder.up_sinusoids.kept(self._ratio * keys - 1, self._ratio * new - 1, device)
+
+    def constants(self) -> list[Tensor]:
+        layers = [module for module in self.encoder.modules() if isinstance(module, RelativeAttention)]
+        return [layer.kept for layer in layers if layer.kept is not None]
 
     def forward(self, embedded: Tensor, over: Passes) -> Tensor:
         mu: Tensor = self.encoder_proj(self.encoder(embedded, over("tokens"), over("frames")))

@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from services.common.checkpoint.flow_config import ConvolutionConfig, FlowConfig
-from services.decode.flow.forward_pass import Pass
+from services.decode.flow.forward_pass import ForwardContext, FrontContext
 from services.decode.flow.kv_cache import KvLayout
 
 Rate = Literal["tokens", "frames"]
 """Positions of a pass: one per token, or `mel_frames_per_token`. Also the names of a front's caches."""
-Passes = Callable[[Rate], Pass]
+Passes = Callable[[Rate], FrontContext]
 _LOOKAHEAD_TAIL = 0
 
 
@@ -34,7 +34,18 @@ class Front(nn.Module):
 
     @abstractmethod
     def embed(self, ids: Tensor) -> Tensor:
-        """Token ids [n] -> [n, width]."""
+        """Token ids [..., n] -> [..., n, width]."""
+
+    def embed_known(self, ids: Tensor) -> Tensor:
+        """Like `embed`; a negative id is no token and gives zeros."""
+        return self.embed(ids.clamp(min=0)).masked_fill((ids < 0)[..., None], 0.0)
+
+    def reserve(self, keys: int, new: int) -> None:
+        """Make the constants for `new` tokens among `keys` of a stream, so that a recording need not make others."""
+
+    def constants(self) -> list[Tensor]:
+        """The tensors besides weights and caches that a recording refers to: it must hold them."""
+        return []
 
     @abstractmethod
     def forward(self, embedded: Tensor, over: Passes) -> Tensor:
@@ -53,7 +64,7 @@ class PreLookahead(nn.Module):
         self.conv1 = nn.Conv1d(width, channels, lookahead + 1)
         self.conv2 = nn.Conv1d(channels, width, 3)
 
-    def forward(self, x: Tensor, tokens: Pass) -> Tensor:
+    def forward(self, x: Tensor, tokens: ForwardContext) -> Tensor:
         """[S, N + lookahead, C] -> [S, N, C]."""
         y = F.leaky_relu(self.conv1(x.transpose(1, 2)), 0.01).transpose(1, 2)
         y = tokens.left(_LOOKAHEAD_TAIL, y, 2)

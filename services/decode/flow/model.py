@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -17,13 +18,15 @@ from services.common.checkpoint.weights import load_strict, without_weights
 from services.decode.flow.dit import DiT
 from services.decode.flow.encoder import ConformerFront
 from services.decode.flow.estimator import EstimatorNetwork
-from services.decode.flow.forward_pass import CacheIndices, Pass, chunk_mask, uploaded
+from services.decode.flow.forward_pass import BatchPasses, Pass
 from services.decode.flow.front import ConvolutionFront, Front, Rate
+from services.decode.flow.front_program import FrontProgram
 from services.decode.flow.kv_cache import EMPTY_STATE, KvBlockPool, KvLayout, KvState
 from services.decode.flow.program import EulerProgram, Row
 from services.decode.flow.programs import Programs
 from services.decode.flow.solver import NOISE_FRAMES, Estimator, Solver, Start
 from services.decode.flow.unet import UNet
+from services.decode.flow.upload import Upload
 
 EstimatorFactory = Callable[[EstimatorNetwork], Estimator]
 SMALL_POOL = 64
@@ -48,7 +51,7 @@ def make_network(config: FlowConfig) -> EstimatorNetwork:
 class FlowState:
     """The state of one stream.
 
-    prompt_tokens  int64 [P]; prompt_mel float32 [2P, mel]; speaker float32 [mel], already projected
+    prompt_tokens  int64 [P], on the host; prompt_mel float32 [2P, mel]; speaker float32 [mel], already projected
     done           tokens whose frames have been returned, prompt included
     kv_state       what is cached; None recomputes from token 0 at the next hop, with the same result
     """
@@ -151,7 +154,7 @@ class Flow(nn.Module):
         """
         speaker = self.speaker_projection(F.normalize(embedding.to(self.device, torch.float32), dim=0))
         return FlowState(
-            prompt_tokens=prompt_tokens.to(self.device, torch.int64),
+            prompt_tokens=prompt_tokens.to("cpu", torch.int64),
             prompt_mel=prompt_mel.to(self.device, torch.float32),
             speaker=speaker,
             plan=plan,
@@ -191,14 +194,14 @@ class Flow(nn.Module):
             wanted = (hop.keep and not hop.exact) or before.tokens > 0
             after = self.pool.extend(before, hop.end) if wanted else None
             kv_states.append((before, after) if after else (EMPTY_STATE, None))
-        rows: list[Tensor] = [torch.empty(0)] * len(hops)
+        rows: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(hops)
         for group in self._groups(hops, kv_states):
             mels = self._decode([hops[i] for i in group], [kv_states[i] for i in group], on_step)
-            for index, mel in zip(group, mels, strict=True):
-                rows[index] = mel
+            for index, mel, total in zip(group, mels.unbind(), mels.sum(dim=(1, 2)).unbind(), strict=True):
+                rows[index] = mel, total
         return [
-            self._finish(hop, before, after, mel)
-            for hop, (before, after), mel in zip(hops, kv_states, rows, strict=True)
+            self._finish(hop, before, after, mel, total)
+            for hop, (before, after), (mel, total) in zip(hops, kv_states, rows, strict=True)
         ]
 
     def _groups(self, hops: Sequence[FlowHop], kv_states: Sequence[tuple[KvState, KvState | None]]) -> list[list[int]]:
@@ -224,36 +227,41 @@ class Flow(nn.Module):
         starts = [before.tokens for before, _ in kv_states]
         earlier, later = [before for before, _ in kv_states], [after for _, after in kv_states if after]
         lengths = [hop.end - start for hop, start in zip(hops, starts, strict=True)]
+        front, program = self._programs(len(hops), max(lengths), later, exact=hops[0].exact)
+        ends = [self._visible(hop, start) for hop, start in zip(hops, starts, strict=True)]
+        rows = [Row(*one) for one in zip(earlier, later, ends, strict=True)] if later else []
+        ids, upload, passes = self._ids(hops, starts, max(lengths)), Upload(), None
+        first = upload.add(torch.tensor(starts))
+        given = upload.add(ids if front is None else front.numbers(rows, ids))
+        table = None if program is None else upload.add(program.numbers(rows))
+        if front is None or program is None:
+            kept = (earlier, later, self.pool.block_tokens) if later else None
+            passes = BatchPasses(starts, lengths, ends, kept, (1, self._ratio), upload, on_step)
+        upload.send(self.device)
 
         def over(name: str, ratio: int, rows: int = 1) -> Callable[[int], Pass]:
-            scaled = [ratio * length for length in lengths]
-            ends = [self._visible(hop, start, ratio) for hop, start in zip(hops, starts, strict=True)]
-            mask = chunk_mask(ends, [ratio * start for start in starts], scaled, rows)
-            mask = None if mask is None else uploaded(mask, self.device)
-            if not later:
-                return lambda step: Pass(scaled, mask, rows=rows, beat=on_step)
-            indices = CacheIndices(earlier, later, self.pool.block_tokens, ratio, self.device)
-            cache = self.pool.caches[name]
-            return lambda step: Pass(scaled, mask, rows=rows, cache=cache, indices=indices, step=step, beat=on_step)
+            return cast(BatchPasses, passes).over(ratio, rows, self.pool.caches[name])
 
         def at(rate: Rate) -> Pass:
             return over(rate, 1 if rate == "tokens" else self._ratio)(0)
 
-        embedded = self._embed(hops, starts, max(lengths))
-        mu = self.front(embedded, at)
-        start = self._start(hops, starts, mu)
-        program = self._program(hops, later, start)
-        if program is not None:
-            ends = [self._visible(hop, first, self._ratio) for hop, first in zip(hops, starts, strict=True)]
-            return program.solve(start, [Row(*one) for one in zip(earlier, later, ends, strict=True)], on_step)
+        if front is None:
+            mu = self.front(self.front.embed_known(given()), at)
+        else:
+            mu = front.run(given())[: len(hops), : self._ratio * max(lengths)]
+        start = self._start(hops, starts, first(), mu)
+        if program is not None and table is not None:
+            return program.solve(start, table(), on_step)
         solver = self.exact if hops[0].exact else self.solver
         return solver.solve(start, over("estimator", self._ratio, solver.rows), on_step)
 
-    def _program(self, hops: Sequence[FlowHop], later: Sequence[KvState], start: Start) -> EulerProgram | None:
-        if self.programs is None or not later or hops[0].exact:
-            return None
-        streams, frames = start.mu.shape[:2]
-        return self.programs.find(streams, frames, max(len(state.blocks) for state in later))
+    def _programs(
+        self, streams: int, tokens: int, later: Sequence[KvState], *, exact: bool
+    ) -> tuple[FrontProgram | None, EulerProgram | None]:
+        if self.programs is None or not later or exact:
+            return None, None
+        size = (streams, self._ratio * tokens, max(len(state.blocks) for state in later))
+        return self.programs.find_front(*size), self.programs.find(*size)
 
     def _check(self, hop: FlowHop, start: int) -> None:
         state = hop.state
@@ -263,31 +271,32 @@ class Flow(nn.Module):
         if self._ratio * hop.end > NOISE_FRAMES:
             raise ValueError(f"an utterance may hold {NOISE_FRAMES // self._ratio} tokens, prompt included")
 
-    def _visible(self, hop: FlowHop, start: int, ratio: int) -> Tensor | None:
-        """Per new position, the one before which it may attend (`ratio` positions per token); None for no limit."""
+    def _visible(self, hop: FlowHop, start: int) -> Tensor | None:
+        """Per new token, the one before which it may attend; None for no limit."""
         chunks = hop.state.plan.chunks(start, hop.end)
         if len(chunks) == 1:
             return None
-        return torch.cat([torch.full((ratio * (end - begin),), ratio * end) for begin, end in chunks])
+        return torch.cat([torch.full((end - begin,), end) for begin, end in chunks])
 
-    def _embed(self, hops: Sequence[FlowHop], starts: Sequence[int], longest: int) -> Tensor:
-        """Embed the new tokens and their lookahead: [S, longest + lookahead, width], zero in the padding."""
+    def _ids(self, hops: Sequence[FlowHop], starts: Sequence[int], longest: int) -> Tensor:
+        """The new tokens and their lookahead: [S, longest + lookahead], -1 in the padding."""
         lookahead = self.config.lookahead_tokens
-        embedded = torch.zeros(len(hops), longest + lookahead, self.front.width, device=self.device)
-        for row, (hop, start) in enumerate(zip(hops, starts, strict=True)):
-            known = uploaded(torch.tensor(hop.state.tokens, dtype=torch.int64), self.device)
-            ids = torch.cat((hop.state.prompt_tokens, known))[start : hop.end + lookahead]
-            embedded[row, : ids.shape[0]] = self.front.embed(ids)
-        return embedded
+        ids = torch.full((len(hops), longest + lookahead), -1, dtype=torch.int64)
+        for row, hop, start in zip(ids, hops, starts, strict=True):
+            state, end = hop.state, hop.end + lookahead
+            own = slice(max(0, start - state.prompt), max(0, end - state.prompt))
+            known = torch.cat((state.prompt_tokens[start:end], torch.tensor(state.tokens[own], dtype=torch.int64)))
+            row[: known.shape[0]] = known
+        return ids
 
-    def _start(self, hops: Sequence[FlowHop], starts: Sequence[int], mu: Tensor) -> Start:
-        """Return the noise and the prompt condition of the new frames, padded like mu."""
-        noise, cond = torch.zeros_like(mu), torch.zeros_like(mu)
+    def _start(self, hops: Sequence[FlowHop], starts: Sequence[int], first: Tensor, mu: Tensor) -> Start:
+        """Return the noise and the prompt condition of the new frames, padded like mu; `first` has `starts`."""
+        cond = torch.zeros_like(mu)
         for row, (hop, start) in enumerate(zip(hops, starts, strict=True)):
-            begin, end = self._ratio * start, self._ratio * hop.end
-            noise[row, : end - begin] = self.solver.noise(begin, end)
-            prompt = hop.state.prompt_mel[begin:end]
-            cond[row, : prompt.shape[0]] = prompt
+            prompt = hop.state.prompt_mel[self._ratio * start : self._ratio * hop.end]
+            if prompt.shape[0]:
+                cond[row, : prompt.shape[0]] = prompt
+        noise = self.solver.noise_from(self._ratio * first, mu.shape[1])
         return Start(noise, mu, torch.stack([hop.state.speaker for hop in hops]), cond)
 
     def reject(self, made: FlowMel) -> None:
@@ -295,11 +304,10 @@ class Flow(nn.Module):
         if made.kv_state is not None:
             self.pool.zero_before_reuse(made.kv_state)
 
-    def _finish(self, hop: FlowHop, before: KvState, after: KvState | None, rows: Tensor) -> FlowMel:
+    def _finish(self, hop: FlowHop, before: KvState, after: KvState | None, mel: Tensor, total: Tensor) -> FlowMel:
         state = hop.state
         first = max(state.done, state.prompt)
         state.kv_state = after if hop.keep and not hop.exact else None
         state.done = hop.end
         start = before.tokens
-        frames = rows[self._ratio * (first - start) : self._ratio * (hop.end - start)].clone()
-        return FlowMel(frames, rows.sum(), after)
+        return FlowMel(mel[self._ratio * (first - start) : self._ratio * (hop.end - start)], total, after)

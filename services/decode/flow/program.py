@@ -16,8 +16,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from services.decode.flow.block_attention import Batch, MakeAttention, PlainAttention
-from services.decode.flow.forward_pass import uploaded
+from services.decode.flow.block_attention import Attention, Batch, MakeAttention, PlainAttention
 from services.decode.flow.kv_cache import KvCache, KvState
 from services.decode.flow.solver import Solver, Start
 
@@ -43,7 +42,7 @@ StepNetwork = Callable[[Tensor, list[Tensor], "FixedContext"], Tensor]
 class Row:
     """One stream of a batch: its cached state without and with the new frames.
 
-    Each new frame attends to the absolute frames before `ends` [frames]; None means no limit.
+    Each new token attends to the absolute tokens before `ends` [tokens]; None means no limit.
     """
 
     before: KvState
@@ -92,15 +91,15 @@ class EulerProgram:
 
     def record(self, record: Record) -> None:
         """Replace the step by its recording. Raises RuntimeError if it cannot be recorded."""
-        self._table.copy_(self._numbers([]))  # padding alone, so that recording changes no stream
+        self._table.copy_(self.numbers([]))  # padding alone, so that recording changes no stream
         self._x.zero_()
         self._inputs.zero_()
         self._repeat = record(self._run)
 
-    def solve(self, start: Start, batch: Sequence[Row], on_step: Callable[[], None]) -> Tensor:
+    def solve(self, start: Start, numbers: Tensor, on_step: Callable[[], None]) -> Tensor:
         """Like `Solver.solve`, for batches that fit this program's shape: [S, N, mel]."""
         streams, frames = start.mu.shape[:2]
-        self.fill(start, batch)
+        self.fill(start, numbers)
         for _ in range(self._solver.steps):
             self.step()
             on_step()
@@ -115,10 +114,10 @@ class EulerProgram:
         """Compute the next Euler step of the batch; the one after the last is the first."""
         self._repeat()
 
-    def fill(self, start: Start, batch: Sequence[Row]) -> None:
-        """Fill the inputs with a batch, before its first step."""
+    def fill(self, start: Start, numbers: Tensor) -> None:
+        """Fill the inputs with a batch before its first step; `numbers` come from `numbers`, best on the device."""
         streams, frames = start.mu.shape[:2]
-        self._table.copy_(uploaded(self._numbers(batch), self._table.device))
+        self._table.copy_(numbers)
         inputs = start.inputs(self._solver.conditions, self._solver.rows)
         for own, given in ((self._x, start.noise), (self._inputs.transpose(0, 1), inputs.transpose(0, 1))):
             own.zero_()
@@ -134,22 +133,37 @@ class EulerProgram:
         self._x.copy_(self._solver.euler(self._x, self._dts.index_select(0, self._step), velocity))
         self._step.add_(1).remainder_(self._solver.steps)
 
-    def _numbers(self, batch: Sequence[Row]) -> Tensor:
-        """The table of the program: one row per stream; rows beyond the batch are padding."""
-        shape, cache = self.shape, self._cache
-        spare = cache.blocks - 1
-        padding = [0, 0, 0, cache.slots - 1, *[spare] * shape.blocks, *[1] * shape.frames]
-        numbers = torch.tensor([padding] * shape.streams, dtype=torch.int64)
-        ends = numbers[:, _BLOCKS + shape.blocks :]
-        for row, one in enumerate(batch):
-            before, after = (kv_state.slot.index if kv_state.slot else 0 for kv_state in (one.before, one.after))
-            start, end = self._ratio * one.before.tokens, self._ratio * one.after.tokens
-            # Missing blocks repeat the stream's first one, so that masked positions hold finite values of its own.
-            blocks = [block.index for block in one.after.blocks]
-            blocks += [blocks[0]] * (shape.blocks - len(blocks))
-            numbers[row, : _BLOCKS + shape.blocks] = torch.tensor([start, end - start, before, after, *blocks])
-            ends[row, : end - start] = end if one.ends is None else one.ends
-        return numbers
+    def numbers(self, batch: Sequence[Row]) -> Tensor:
+        """The program's table for a batch, on the host."""
+        return table_of(batch, self.shape, self._ratio, self._cache)
+
+
+def table_of(batch: Sequence[Row], shape: Shape, ratio: int, cache: KvCache) -> Tensor:
+    """The table of a `FixedContext` at `ratio` positions per token: one row per stream; the others are padding."""
+    spare = cache.blocks - 1
+    padding = [0, 0, 0, cache.slots - 1, *[spare] * shape.blocks, *[1] * shape.frames]
+    numbers = torch.tensor([padding] * shape.streams, dtype=torch.int64)
+    ends = numbers[:, _BLOCKS + shape.blocks :]
+    for row, one in enumerate(batch):
+        before, after = (kv_state.slot.index if kv_state.slot else 0 for kv_state in (one.before, one.after))
+        start, end = ratio * one.before.tokens, ratio * one.after.tokens
+        # Missing blocks repeat the stream's first one, so that masked positions hold finite values of its own.
+        blocks = [block.index for block in one.after.blocks]
+        blocks += [blocks[0]] * (shape.blocks - len(blocks))
+        numbers[row, : _BLOCKS + shape.blocks] = torch.tensor([start, end - start, before, after, *blocks])
+        ends[row, : end - start] = end if one.ends is None else (ratio * one.ends).repeat_interleave(ratio)
+    return numbers
+
+
+def table_width(shape: Shape) -> int:
+    """Columns of a table of `table_of`."""
+    return _BLOCKS + shape.blocks + shape.frames
+
+
+def at_rate(table: Tensor, shape: Shape, ratio: int) -> Tensor:
+    """A table at one position per token, computed for `ratio` of them."""
+    places, slots, ends = table.split([_BEFORE, _BLOCKS - _BEFORE + shape.blocks, shape.frames], dim=1)  # type: ignore[no-untyped-call]
+    return torch.cat((ratio * places, slots, (ratio * ends).repeat_interleave(ratio, dim=1)), dim=1)
 
 
 @dataclass(frozen=True)
@@ -187,18 +201,21 @@ class FixedContext:
         dtype: torch.dtype,
         make_attention: MakeAttention,
     ) -> None:
-        self._cache, layout = cache, cache.layout
-        self._start, self._length, before, after = table[:, :_BLOCKS, None].unbind(1)
+        self._cache, self._shape, self._dtype, layout = cache, shape, dtype, cache.layout
+        start, length, before, after = table[:, :_BLOCKS, None].unbind(1)
         blocks, ends = table[:, _BLOCKS : _BLOCKS + shape.blocks], table[:, _BLOCKS + shape.blocks :]
-        self._attention = make_attention(cache, Batch(step, self._start, self._length, ends, blocks), dtype)
+        self._batch, self._make_attention = Batch(step, start, length, ends, blocks), make_attention
         slot = (step * layout.rows + torch.arange(layout.rows, device=table.device))[:, None] * cache.slots
         self._before, self._after = ((slot + one.flatten()).flatten() for one in (before, after))
-        self._frames = shape.frames
+
+    @cached_property
+    def _attention(self) -> Attention:
+        return self._make_attention(self._cache, self._batch, self._dtype)
 
     @cached_property
     def _positions(self) -> Tensor:
-        new = torch.arange(self._frames, device=self._start.device)
-        return (self._start + new).repeat(self._cache.layout.rows, 1)
+        new = torch.arange(self._shape.frames, device=self._batch.starts.device)
+        return (self._batch.starts + new).repeat(self._cache.layout.rows, 1)
 
     def positions(self, x: Tensor) -> Tensor:
         """Like `Pass.positions`."""
@@ -207,7 +224,7 @@ class FixedContext:
     def tails(self, layer: int, width: int, x: Tensor) -> Tails:
         """Return the tails of convolution `layer`, whose input is `x` [R, N, C], each of `width` positions."""
         stored = self._cache.all_tails(layer, width, x.shape[-1], x.dtype).flatten(0, 2)
-        return Tails(stored, self._before, self._after, self._length)
+        return Tails(stored, self._before, self._after, self._batch.lengths)
 
     def left(self, layer: int, x: Tensor, width: int) -> Tensor:
         """Like `Pass.left`."""

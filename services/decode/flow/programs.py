@@ -10,12 +10,14 @@ import contextlib
 import logging
 import time
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 
 from services.decode.flow.block_attention import MakeAttention, PlainAttention
+from services.decode.flow.front import Front
+from services.decode.flow.front_program import FrontProgram, front_fits, front_room
 from services.decode.flow.kv_cache import KvCache
 from services.decode.flow.program import EulerProgram, Record, Shape, StepNetwork, scratch
 from services.decode.flow.solver import Solver
@@ -100,6 +102,8 @@ class Programs:
         self._parts = (solver, network, cache, frames_per_token)
         self._record = record
         self._prepared: dict[Shape, EulerProgram] = {}
+        self.fronts: dict[Shape, FrontProgram] = {}
+        """Programs of the front, for all shapes or those of moderate size; empty if it runs without."""
         self._reported: set[Shape | None] = set()
 
     def __len__(self) -> int:
@@ -128,6 +132,30 @@ class Programs:
             details = {"programs": len(shapes) - len(self), "reason": lack}
             log.warning("no memory for some programs; batches of their shapes run without", extra=details)
         log.info("programs prepared", extra={"programs": len(self), "seconds": round(time.perf_counter() - began, 1)})
+
+    def prepare_fronts(self, front: Front, caches: Mapping[str, KvCache], lookahead: int) -> None:
+        """Make a program of the front for every shape that is worth one; `caches` are those of its passes.
+
+        Raises RuntimeError, or whatever the recording raises; then there is none.
+        """
+        began, (solver, _, _, ratio) = time.perf_counter(), self._parts
+        shapes = [shape for shape in self.shapes.all() if front_fits(shape, caches, ratio)]
+        like = solver.noise(0, 1)
+        room, fronts = front_room(shapes, like.shape[1], like.device), dict[Shape, FrontProgram]()
+        block_tokens = self.shapes.block_frames // ratio
+        front.reserve(block_tokens * max(one.blocks for one in shapes), max(one.frames for one in shapes) // ratio)
+        for shape in shapes:
+            fronts[shape] = FrontProgram(front, caches, ratio, lookahead, shape, room)
+            if self._record is not None:
+                fronts[shape].record(self._record)
+        self.fronts = fronts
+        details = {"programs": len(fronts), "seconds": round(time.perf_counter() - began, 1)}
+        log.info("programs of the front prepared", extra=details)
+
+    def find_front(self, streams: int, frames: int, blocks: int) -> FrontProgram | None:
+        """Return the front's program for such a batch, if there is one."""
+        shape = self.shapes.fit(streams, frames, blocks)
+        return None if shape is None else self.fronts.get(shape)
 
     def find(self, streams: int, frames: int, blocks: int) -> EulerProgram | None:
         """Return the program for such a batch; None if there is none, which is counted and logged once per shape.

@@ -100,6 +100,11 @@ class Solver:
         """Frames [start, end) of the constant noise, prompt included: [end - start, mel]."""
         return self._noise[start:end]
 
+    def noise_from(self, first: Tensor, frames: int) -> Tensor:
+        """`frames` frames of the constant noise from each of `first` [S] on: [S, frames, mel]."""
+        frame = first[:, None] + torch.arange(frames, device=first.device)
+        return self._noise[frame.clamp_(max=NOISE_FRAMES - 1)]
+
     def solve(self, start: Start, open_pass: Callable[[int], Pass], on_step: Callable[[], None]) -> Tensor:
         """Noise to mel for new frames, [S, N, mel].
 

@@ -46,7 +46,7 @@ def launch_all(estimator: UNetConfig | DiTConfig, computed: torch.dtype, stored:
         program = EulerProgram(solver, step, cache, 2, shape, room, BlockAttention)
         zeros = torch.zeros(shape.streams, shape.frames, config.output_size)
         with torch.inference_mode():
-            program.fill(Start(zeros, zeros, zeros[:, 0], zeros), ())
+            program.fill(Start(zeros, zeros, zeros[:, 0], zeros), program.numbers([]))
             program.step()
 
 

@@ -26,7 +26,6 @@ from services.decode.flow.kv_cache import KvState
 from services.decode.flow.model import Flow, FlowHop
 from services.decode.flow.program import Record, Shape
 from services.decode.flow.programs import BLOCKS, CudaGraphs, Programs, Shapes
-from services.decode.flow.solver import Start
 from tests.unit.decode import decode_support as support
 
 MODEL = support.mini()
@@ -56,7 +55,8 @@ class NoComputation(TorchBackend):
     ) -> Tensor:
         longest = max(hop.end - before.tokens for hop, (before, _) in zip(hops, kv_states, strict=True))
         mel = torch.zeros(len(hops), 2 * longest, 80)
-        self.flow._program(hops, [after for _, after in kv_states if after], Start(mel, mel, mel[:, 0], mel))
+        later = [after for _, after in kv_states if after]
+        self.flow._programs(len(hops), longest, later, exact=hops[0].exact)
         return mel
 
     def _vocode(
@@ -311,9 +311,11 @@ def test_programs_are_prepared_with_their_device_in_force(monkeypatch: pytest.Mo
         return run
 
     monkeypatch.setattr(Programs, "prepare", lambda self: record(lambda: None))
+    monkeypatch.setattr(Programs, "prepare_fronts", lambda self, *parts: record(lambda: None))
     use_programs(made.flow, 1, record)
     assert cuda.happened == [
         ("empty_cache", 0),
+        ("record", 0),
         ("record", 0),
         ("empty_cache", 0),
     ]  # a CPU has no current device
@@ -321,4 +323,4 @@ def test_programs_are_prepared_with_their_device_in_force(monkeypatch: pytest.Mo
     monkeypatch.setattr("services.decode.estimators.compiled.probe_mel", lambda flow: torch.zeros(1))
     made.flow.device = torch.device("cuda:1")
     use_programs(made.flow, 1, record)
-    assert cuda.happened == [("empty_cache", 1), ("record", 1), ("empty_cache", 1)]
+    assert cuda.happened == [("empty_cache", 1), ("record", 1), ("record", 1), ("empty_cache", 1)]

@@ -136,7 +136,7 @@ class Programs:
     def prepare_fronts(self, front: Front, caches: Mapping[str, KvCache], lookahead: int) -> None:
         """Make a program of the front for every shape that is worth one; `caches` are those of its passes.
 
-        Raises RuntimeError, or whatever the recording raises; then there is none.
+        Skips shapes that lack memory. Raises RuntimeError, or whatever the recording raises; then there is none.
         """
         began, (solver, _, _, ratio) = time.perf_counter(), self._parts
         shapes = [shape for shape in self.shapes.all() if front_fits(shape, caches, ratio)]
@@ -144,10 +144,20 @@ class Programs:
         room, fronts = front_room(shapes, like.shape[1], like.device), dict[Shape, FrontProgram]()
         block_tokens = self.shapes.block_frames // ratio
         front.reserve(block_tokens * max(one.blocks for one in shapes), max(one.frames for one in shapes) // ratio)
+        lack = ""
         for shape in shapes:
-            fronts[shape] = FrontProgram(front, caches, ratio, lookahead, shape, room)
-            if self._record is not None:
-                fronts[shape].record(self._record)
+            program = FrontProgram(front, caches, ratio, lookahead, shape, room)
+            try:
+                if self._record is not None:
+                    program.record(self._record)
+            except torch.OutOfMemoryError as error:
+                lack = str(error).splitlines()[0]
+            else:
+                fronts[shape] = program
+        if not fronts:
+            raise RuntimeError(lack)
+        if lack:
+            log.warning("no memory for some programs of the front", extra={"reason": lack})
         self.fronts = fronts
         details = {"programs": len(fronts), "seconds": round(time.perf_counter() - began, 1)}
         log.info("programs of the front prepared", extra=details)

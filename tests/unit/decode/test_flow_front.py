@@ -24,7 +24,7 @@ from services.decode.flow.front_program import FrontProgram, front_fits
 from services.decode.flow.kv_cache import KvCache, KvLayout
 from services.decode.flow.model import Flow, FlowHop, FlowState
 from services.decode.flow.program import Shape
-from services.decode.flow.programs import Programs, Shapes
+from services.decode.flow.programs import BLOCKS, Programs, Shapes
 from tests.unit.decode import decode_support as support
 
 BOTH = pytest.mark.parametrize("family", support.FAMILIES)
@@ -168,6 +168,19 @@ def test_programs_of_the_front_are_recorded_at_the_start_and_hold_their_constant
     probe_mel(flow)
     assert [id(one) for one in flow.front.constants()] == constants  # as large as any program needs
     assert len(recorded) == made
+
+
+def test_a_front_runs_without_a_program_in_shapes_that_lack_memory(caplog: pytest.LogCaptureFixture) -> None:
+    def record(run: Callable[[], None]) -> Callable[[], None]:
+        if is_front(run) and run.__self__.shape.blocks == BLOCKS[-1]:  # type: ignore[attr-defined]
+            raise torch.OutOfMemoryError("CUDA out of memory\ndetails")
+        return run
+
+    programs = prepared(flow_of(), record)
+    assert programs.find_front(1, 50, BLOCKS[-2]) is not None
+    assert programs.find_front(1, 50, BLOCKS[-1]) is None
+    [line] = [line for line in caplog.records if line.levelname == "WARNING"]
+    assert line.__dict__["reason"] == "CUDA out of memory"
 
 
 @pytest.mark.parametrize("fault", ["recording fails", "other result", "replay fails"])

@@ -80,7 +80,7 @@ class RelativeAttention(nn.Module):
 
     def _projected(self, sinusoids: Tensor) -> Tensor:
         table: Tensor = self.linear_pos(sinusoids) / math.sqrt(self.head_dim)
-        return table.unflatten(-1, (self.heads, self.head_dim)).transpose(0, 1).contiguous()
+        return table.view(-1, self.heads, self.head_dim).transpose(0, 1).contiguous()
 
 
 class Sinusoids:

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from services.decode.flow.forward_pass import uploaded
 from services.decode.flow.program import Record
 from services.decode.flow.programs import device_in_force
+from services.decode.flow.upload import uploaded
 from services.decode.vocoder.pitch import accumulate, cycles_per_frame
 from services.decode.vocoder.stream import Context, Spoken, Vocoder, VocoderState, Window
 

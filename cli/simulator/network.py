@@ -6,8 +6,9 @@ Messages are not serialised. A process that is killed ends its calls as a broken
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -19,6 +20,10 @@ from services.common.errors import LightTtsError, to_status
 
 Serve = Callable[[AsyncIterator[Any]], AsyncGenerator[Any, None]]
 """A method of a service: requests in, responses out. It raises LightTtsError."""
+
+
+_NETWORK = contextvars.Context()
+"""Messages that are under way belong to no process: they arrive even if their sender freezes."""
 
 
 class _End:
@@ -36,7 +41,7 @@ class _Wire:
 
     def send(self, message: Any) -> None:
         self._under_way.append(message)
-        self._loop.call_later(self._delay, self._deliver)
+        self._loop.call_later(self._delay, self._deliver, context=_NETWORK)
 
     def _deliver(self) -> None:
         self._arrived.put_nowait(self._under_way.popleft())
@@ -45,15 +50,27 @@ class _Wire:
         return await self._arrived.get()
 
 
+def broken(code: grpc.StatusCode, details: str) -> grpc.aio.AioRpcError:
+    """Return an error that gRPC itself raises, not the server."""
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details)
+
+
 class Call:
     """One bidirectional call, with the methods of a `grpc.aio.StreamStreamCall` that the services use."""
 
-    def __init__(self, serve: Serve, delay: float, on_end: Callable[[Call], None]) -> None:
+    def __init__(
+        self,
+        serve: Serve,
+        delay: float,
+        on_end: Callable[[Call], None],
+        context: contextvars.Context | None = None,
+    ) -> None:
+        """`context` is the one of the server's process."""
         self._requests, self._responses = _Wire(delay), _Wire(delay)
         self._loop, self._delay, self._on_end = asyncio.get_running_loop(), delay, on_end
         self._ended = False
-        self._serving = asyncio.create_task(self._answer(serve))
-        self._serving.add_done_callback(self._served)
+        self._serving = asyncio.create_task(self._answer(serve), context=context)
+        self._serving.add_done_callback(self._served, context=_NETWORK)
 
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
         """Do nothing: it is for a status that grpcio overwrites, and nothing overwrites one here."""
@@ -66,14 +83,13 @@ class Call:
     def cancel(self) -> bool:
         """End the call; its server stops when this reaches it."""
         self._ended = True
-        self._loop.call_later(self._delay, self._serving.cancel)
+        self._loop.call_later(self._delay, self._serving.cancel, context=_NETWORK)
         return True
 
     def disconnect(self) -> None:
         """End the call as the end of the server's process does."""
         self._serving.cancel()
-        empty = grpc.aio.Metadata()
-        self._responses.send(grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, empty, empty, "the connection broke"))
+        self._responses.send(broken(grpc.StatusCode.UNAVAILABLE, "the connection broke"))
 
     async def __aiter__(self) -> AsyncIterator[Any]:
         while True:
@@ -110,9 +126,15 @@ class Call:
 class Channel:
     """The connection to one process, with the methods of a `grpc.aio.Channel` that stubs and pools use."""
 
-    def __init__(self, methods: Callable[[str], Serve | None], begin: Callable[[Serve], Call]) -> None:
-        """`methods` returns the method of a path such as /lighttts.v1.Decode/Decode; `begin` begins a call of it."""
-        self._methods, self._begin = methods, begin
+    def __init__(
+        self,
+        methods: Callable[[str], Serve | None],
+        begin: Callable[[Serve], Call],
+        check: Callable[[float], Awaitable[None]],
+    ) -> None:
+        """`methods` returns the method of a path such as /lighttts.v1.Decode/Decode; `begin` begins a call of it;
+        `check` is a health check, which raises AioRpcError if there is no answer within some seconds."""
+        self._methods, self._begin, self._check = methods, begin, check
 
     def stream_stream(self, path: str, **serializers: Any) -> Callable[..., Call]:
         def call(**options: Any) -> Call:
@@ -124,8 +146,14 @@ class Channel:
         return call
 
     def unary_unary(self, path: str, **serializers: Any) -> Callable[..., Any]:
-        """Return what stubs keep for their other methods; nothing here calls them."""
-        return self._methods
+        """Return what stubs keep for their other methods; of them, only the health check is called."""
+
+        async def call(request: Any, **options: Any) -> None:
+            if path != "/grpc.health.v1.Health/Check":
+                raise NotImplementedError(f"{path} is not simulated")
+            await self._check(options["timeout"])
+
+        return call
 
     unary_stream = stream_unary = unary_unary
 

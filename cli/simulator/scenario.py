@@ -33,11 +33,14 @@ class Change(BaseModel):
 
     at: float = Field(ge=0)
     """Seconds after the start of the load."""
-    action: Literal["kill", "drain", "add"]
-    """kill ends processes at once; drain lets them hand their utterances over; add starts new ones."""
+    action: Literal["kill", "drain", "add", "freeze"]
+    """kill ends processes at once; drain lets them hand their utterances over; add starts new ones; freeze stops them
+    for `seconds`: they keep their connections, send and answer nothing, and go on later."""
+    seconds: float = Field(default=2.0, gt=0)
+    """Length of a freeze."""
     service: Literal["llm", "decode"] = "decode"
     count: int = Field(default=1, ge=1)
-    """How many workers. Those to kill or drain are chosen at random."""
+    """How many workers. Those to kill, drain or freeze are chosen at random."""
 
 
 class Scenario(BaseModel):
@@ -117,11 +120,16 @@ class Scenario(BaseModel):
     @cached_property
     def llm_settings(self) -> LlmSettings:
         fixed: dict[str, Any] = {**_QUIET, "decode_silence_seconds": NEVER, "decode_frozen_seconds": 0}
-        return LlmSettings(**{**self.llm, **fixed})
+        return LlmSettings(**{**self.llm, **({} if self.freezes else fixed)})
 
     @cached_property
     def decode_settings(self) -> DecodeSettings:
-        return DecodeSettings(**{**self.decode, **_QUIET})
+        return DecodeSettings(**{**self.decode, **({} if self.freezes else _QUIET)})
+
+    @property
+    def freezes(self) -> bool:
+        """Whether a worker freezes, so that heartbeats and silence matter."""
+        return any(change.action == "freeze" for change in self.changes)
 
     @cached_property
     def load(self) -> Load:
@@ -132,7 +140,7 @@ class Scenario(BaseModel):
 
 
 _QUIET: dict[str, Any] = {"heartbeat_seconds": NEVER}
-"""No simulated process freezes, so heartbeats, and the limits of silence, would only cost time."""
+"""While no simulated process freezes, heartbeats and the limits of silence would only cost time."""
 
 
 def read_scenario(path: Path, **changed: Any) -> Scenario:

@@ -11,7 +11,9 @@ from functools import partial
 
 from cli.bench.generator import Outcome
 from cli.client import ClientError, Refused
-from cli.simulator.processes import MODEL_ID, Group, World
+from cli.simulator.process import Group, World
+from cli.simulator.processes import MODEL_ID
+from cli.simulator.virtual_time import NEVER
 from gateway import tasks
 from gateway.audio.samples import FLOAT_BYTES
 from gateway.request_stats import RequestStats
@@ -58,11 +60,14 @@ class Gateway:
         self.pool = world.pool(llm, "lighttts.v1.Llm", f"llm of {name}")
         self.llm = LlmClientContext(
             pool=self.pool,
-            policy=MovePolicy(silence_seconds=1e9, patience_seconds=scenario.patience_seconds, frozen_seconds=0),
+            policy=MovePolicy(patience_seconds=scenario.patience_seconds)
+            if scenario.freezes
+            else MovePolicy(silence_seconds=NEVER, patience_seconds=scenario.patience_seconds, frozen_seconds=0),
             request_stats=RequestStats(clock),
             queue_messages=QUEUE_MESSAGES,
-            failover_budget=FailoverBudget(clock),
+            failover_budget=FailoverBudget(clock, world.chance),
             clock=clock,
+            process_clock=clock,
             recent_refusal=RecentRefusal(scenario.refusal_seconds, clock),
         )
         self.voice = to_message(world.voice, MODEL_ID)

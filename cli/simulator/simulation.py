@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from cli.bench.generator import Outcome, Run
 from cli.bench.load import arrivals
 from cli.bench.report import Report, Target, report
-from cli.simulator.processes import DecodeProcess, Group, LlmProcess, Process, World
+from cli.simulator.process import Group, Process, World
+from cli.simulator.processes import DecodeProcess, LlmProcess
 from cli.simulator.scenario import Change, Scenario
 from cli.simulator.sessions import Gateway, Session
 from cli.simulator.virtual_time import VirtualLoop, run
@@ -78,6 +79,7 @@ class _Hope:
 class _Simulation:
     def __init__(self, scenario: Scenario, loop: VirtualLoop, target: Target | None) -> None:
         self._scenario, self._loop = scenario, loop
+        loop.freezes = scenario.freezes
         self._chance = random.Random(scenario.seed)
         self._world = World(scenario, loop, random.Random(scenario.seed + 1))
         self._llm, self._decode = Group("llm"), Group("decode")
@@ -151,12 +153,12 @@ class _Simulation:
 
     async def _start_all(self) -> None:
         decode = [self._make(self._decode) for _ in range(self._scenario.decode_workers)]
-        await asyncio.gather(*(process.warm_up() for process in decode))
+        await asyncio.gather(*(process.start() for process in decode))
         for process in decode:
             self._decode.add(process)
         for _ in range(self._scenario.llm_workers):
             process = self._make(self._llm)
-            await process.warm_up()
+            await process.start()
             self._llm.add(process)
 
     def _make(self, group: Group) -> LlmProcess | DecodeProcess:
@@ -171,7 +173,10 @@ class _Simulation:
         else:
             running = group.running
             chosen = self._chance.sample(running, min(change.count, len(running)))
-            work = [self._end(process, group, kill=change.action == "kill") for process in chosen]
+            if change.action == "freeze":
+                work = [process.freeze(change.seconds) for process in chosen]
+            else:
+                work = [self._end(process, group, kill=change.action == "kill") for process in chosen]
         for one in work:
             task = asyncio.create_task(one)
             self._changes.add(task)
@@ -180,7 +185,7 @@ class _Simulation:
     async def _add(self, group: Group) -> None:
         process = self._make(group)
         await asyncio.sleep(self._scenario.start_seconds)
-        await process.warm_up()
+        await process.start()
         group.add(process)
 
     async def _end(self, process: Process, group: Group, *, kill: bool) -> None:

@@ -22,6 +22,8 @@ Ts = TypeVarTuple("Ts")
 
 NEVER = 1e9
 """Seconds; longer than any simulation."""
+LEAST_WAIT = 1e-6
+"""Seconds; time passes with every wait, as it does in reality."""
 
 
 class StandstillError(RuntimeError):
@@ -54,8 +56,56 @@ class _JumpingSelector(selectors.BaseSelector):
         return []
 
 
+class Execution:
+    """Whether a process runs, or is frozen as by SIGSTOP: then none of its callbacks runs until it goes on."""
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        self.frozen = False
+        self.context = contextvars.Context()
+        """Tasks and callbacks that begin in it, or in a copy of it, belong to the process."""
+        self.context.run(_EXECUTION.set, self)
+        self._loop = loop
+        self._held: list[tuple[Callable[[], None], contextvars.Context]] = []
+
+    def freeze(self) -> None:
+        self.frozen = True
+
+    def go_on(self) -> None:
+        """Run what was due meanwhile, in order."""
+        self.frozen = False
+        held, self._held = self._held, []
+        for callback, context in held:
+            self._loop.call_soon(callback, context=context)
+
+    def hold(self, callback: Callable[[], None], context: contextvars.Context) -> None:
+        self._held.append((callback, context))
+
+
+_EXECUTION: contextvars.ContextVar[Execution] = contextvars.ContextVar("execution")
+
+
+class _Gate:
+    """A callback of a process that may freeze."""
+
+    handle: asyncio.Handle
+
+    def __init__(self, execution: Execution, callback: Callable[[], object], context: contextvars.Context) -> None:
+        self._execution, self._callback, self._context = execution, callback, context
+
+    def __call__(self) -> None:
+        if self.handle.cancelled():  # while it was held
+            return
+        if self._execution.frozen:
+            self._execution.hold(self, self._context)
+        else:
+            self._callback()
+
+
 class VirtualLoop(asyncio.SelectorEventLoop):
     """An event loop under virtual time, which begins at 0. An error of a callback ends the simulation."""
+
+    freezes = False
+    """Whether processes may freeze, which costs time."""
 
     def __init__(self) -> None:
         self._jumping = _JumpingSelector()
@@ -66,13 +116,43 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._jumping.now
 
+    def call_later(
+        self, delay: float, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        """Call after some time. A wait for a rounding error must not end at the same time, and begin again for ever."""
+        delay = max(delay, LEAST_WAIT) if delay > 0 else delay
+        return super().call_later(delay, callback, *args, context=context)
+
     def call_at(
         self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
         """Call at a time; never if it is beyond the end of every simulation, which costs no place among the timers."""
-        if when < NEVER:
+        if when >= NEVER:
+            return asyncio.TimerHandle(when, callback, args, self, context)
+        gate = self._gate(callback, args, context)
+        if gate is None:
             return super().call_at(when, callback, *args, context=context)
-        return asyncio.TimerHandle(when, callback, args, self, context)
+        gate.handle = handle = super().call_at(when, gate, context=context)
+        return handle
+
+    def call_soon(
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        gate = self._gate(callback, args, context)
+        if gate is None:
+            return super().call_soon(callback, *args, context=context)
+        gate.handle = handle = super().call_soon(gate, context=context)
+        return handle
+
+    def _gate(
+        self, callback: Callable[[*Ts], object], args: tuple[*Ts], context: contextvars.Context | None
+    ) -> _Gate | None:
+        """Return what runs a callback of a process that may freeze; None for any other callback."""
+        if not self.freezes or isinstance(callback, _Gate):
+            return None
+        context = contextvars.copy_context() if context is None else context
+        execution = context.get(_EXECUTION)
+        return None if execution is None else _Gate(execution, lambda: callback(*args), context)
 
     def call_soon_threadsafe(
         self, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
@@ -105,9 +185,11 @@ class _Killed(BaseException):
 class VirtualThread(EngineThread):
     """The thread of an engine under virtual time: a greenlet of the loop's thread."""
 
-    def __init__(self, loop: VirtualLoop, *arguments: Any, **options: Any) -> None:
+    def __init__(self, loop: VirtualLoop, context: contextvars.Context | None, *arguments: Any, **options: Any) -> None:
+        """`context` is the one of its process."""
         super().__init__(*arguments, **options)
         self._loop, self._hub = loop, greenlet.getcurrent()
+        self._context = None if context is None else context.copy()
         self._work = greenlet.greenlet(self._run)
         self._due: asyncio.Handle | None = None
         """When it runs next; None while it has nothing to do, and while it runs."""
@@ -119,7 +201,7 @@ class VirtualThread(EngineThread):
     def post(self, command: Callable[[], object]) -> None:
         self._commands.append(command)
         if self._due is None and not self._busy and self.alive:
-            self._due = self._loop.call_soon(self._resume)
+            self._due = self._loop.call_soon(self._resume, context=self._context)
 
     def close(self) -> None:
         """End it at once, also within a batch."""
@@ -136,7 +218,7 @@ class VirtualThread(EngineThread):
 
     def sleep(self, seconds: float) -> None:
         """Let `seconds` pass; called within a turn."""
-        self._due = self._loop.call_later(seconds, self._resume)
+        self._due = self._loop.call_later(seconds, self._resume, context=self._context)
         self._hand_back()
 
     def _resume(self) -> None:
@@ -168,8 +250,9 @@ class VirtualThread(EngineThread):
 class EngineTime:
     """Gives one engine a thread under virtual time, and its backend the `sleep` of this thread."""
 
-    def __init__(self, loop: VirtualLoop) -> None:
-        self._loop = loop
+    def __init__(self, loop: VirtualLoop, context: contextvars.Context | None = None) -> None:
+        """`context` is the one of its process."""
+        self._loop, self._context = loop, context
         self._thread: VirtualThread | None = None
 
     def thread(
@@ -181,7 +264,7 @@ class EngineTime:
         device: torch.device | None = None,
     ) -> EngineThread:
         """Make the engine's thread; its arguments are those of EngineThread."""
-        self._thread = VirtualThread(self._loop, name, turn, end, heartbeat_s, device)
+        self._thread = VirtualThread(self._loop, self._context, name, turn, end, heartbeat_s, device)
         return self._thread
 
     def sleep(self, seconds: float) -> None:

@@ -49,6 +49,8 @@ class LlmClientContext:
     """Seconds; measures the silence and the stalls of llm workers."""
     recent_refusal: RecentRefusal = field(default_factory=partial(RecentRefusal, 0.0))
     """Shared by all sessions of the process."""
+    process_clock: Callable[[], float] = time.monotonic
+    """Seconds; shows when this process was blocked."""
 
 
 @dataclass
@@ -136,7 +138,8 @@ class UtteranceStream:
                     self.times.asked_at = self.times.asked_at or self.times.called_at
                 may_give_up = partial(self._failover.may_give_up, worker)
                 freeze = self._failover.freeze_detector(worker)
-                watch = ProgressWatch(self.context.policy, may_give_up, self.context.clock, freeze)
+                context = self.context
+                watch = ProgressWatch(context.policy, may_give_up, context.clock, freeze, context.process_clock)
                 try:
                     await generate(worker, self._state, watch, self._handle)
                 except WorkerLost as loss:

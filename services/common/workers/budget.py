@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 
@@ -22,11 +23,11 @@ class FailoverBudget:
     together, the pool or the network is slow, and streams stay where they are.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """`clock` returns seconds."""
+    def __init__(self, clock: Callable[[], float] = time.monotonic, chance: random.Random | None = None) -> None:
+        """`clock` returns seconds; `chance` chooses the workers that get a health check."""
         self.failures = FailureLog(clock)
         """Internal errors of the pool's workers; shared by the same streams."""
-        self.liveness = Liveness()
+        self.liveness = Liveness(chance or random.Random())
         """Messages and silence of the pool's workers; shared by the same streams."""
         self._clock = clock
         self._until: dict[str, float] = {}

@@ -75,6 +75,8 @@ class _Round:
 class Liveness:
     """What this process observed of one pool's workers. Shared by all its streams to the pool."""
 
+    chance: random.Random = field(default_factory=random.Random)
+    """Chooses the workers that get a health check."""
     _messages: dict[str, _Messages] = field(default_factory=dict)
     _rounds: dict[str, _Round] = field(default_factory=dict)
 
@@ -117,7 +119,8 @@ class Liveness:
         if found is None or now >= found.until:
             self._rounds = {one: past for one, past in self._rounds.items() if now < past.until}
             if sum(not one.silent.done() for one in self._rounds.values()) < MOST_ROUNDS:
-                checks = asyncio.create_task(_only_this_one_silent(address, others, probe, seconds))
+                sample = self.chance.sample(others, min(len(others), LARGEST_SAMPLE))
+                checks = asyncio.create_task(_only_this_one_silent(address, sample, probe, seconds))
                 checks.add_done_callback(_report_defect)
                 self._rounds[address] = _Round(checks, now + 2 * seconds)
             return False
@@ -125,8 +128,7 @@ class Liveness:
         return checks.done() and not checks.cancelled() and checks.exception() is None and checks.result()
 
 
-async def _only_this_one_silent(address: str, others: Sequence[str], probe: Probe, seconds: float) -> bool:
-    sample = random.sample(others, min(len(others), LARGEST_SAMPLE))
+async def _only_this_one_silent(address: str, sample: Sequence[str], probe: Probe, seconds: float) -> bool:
     answered = await probe([address, *sample], seconds)
     return bool(sample) and address not in answered and 2 * len(answered) >= len(sample)
 

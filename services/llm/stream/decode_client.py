@@ -84,12 +84,13 @@ class DecodeStream:
         elapsed: float = 0.0,
         failover_budget: FailoverBudget | None = None,
         clock: Callable[[], float] = time.monotonic,
+        process_clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`record` and `next_sample` continue the audio of an earlier run; all tokens are pushed from the first one on.
 
         `default_target`: seconds until the first audio is due if `start` names none. `elapsed`: seconds since the
         target was set. `failover_budget` is shared by all streams of a pool; `clock` returns seconds and measures
-        silence, stalls and deadlines.
+        silence, stalls and deadlines; `process_clock` shows when this process was blocked.
         """
         self._start = start
         self._voice = voice
@@ -103,7 +104,7 @@ class DecodeStream:
             admitted=start.place.admitted,
             clock=clock,
         )
-        self._clock = clock
+        self._clock, self._process_clock = clock, process_clock
         self._tokens: list[int] = []
         self._last = False
         self._position = 0.0
@@ -210,7 +211,7 @@ class DecodeStream:
     def _watch(self, worker: Lease) -> ProgressWatch:
         may_give_up = partial(self._failover.may_give_up, worker)
         freeze = self._failover.freeze_detector(worker)
-        return ProgressWatch(self._failover.policy, may_give_up, self._clock, freeze)
+        return ProgressWatch(self._failover.policy, may_give_up, self._clock, freeze, self._process_clock)
 
     def _check_end(self, decoded: decode_pb2.DecodedAudio, outgoing: _Outgoing) -> None:
         """Raise WorkerLost if the last audio does not speak all tokens."""

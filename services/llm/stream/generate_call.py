@@ -301,6 +301,7 @@ class GenerateCall:
             elapsed=self._context.engine_clock() - self._progress.started_at,
             failover_budget=self._context.failover_budget,
             clock=self._context.clock,
+            process_clock=self._context.engine_clock,
         )
 
     async def _relay(self, decode: decode_client.DecodeStream) -> None:

@@ -182,6 +182,38 @@ def test_killed_workers_lose_no_sample_and_repeat_none() -> None:
     assert [session.audio for session in hit.sessions] == [session.audio for session in calm.sessions]
 
 
+def test_sessions_leave_a_frozen_worker_and_one_that_goes_on_serves_again() -> None:
+    load = {"speed": 3.0, "rate": 6, "seconds": 1.5, "decode_workers": 3}
+    calm, lost = result_of(**load, tones=True), result_of(**load, changes=[{"at": 0.8, "action": "kill"}])
+    hit = result_of(**load, tones=True, changes=[{"at": 0.8, "action": "freeze", "seconds": 0.5}])
+    assert hit.moves > 0
+    assert hit.cut == hit.report.refused == hit.report.failed == 0
+    assert [session.audio for session in hit.sessions] == [session.audio for session in calm.sessions]
+    # Others answer health checks, so it is given up after 0.3 s; a killed one is lost at once.
+    assert 0.3 < hit.report.first_audio.p99 - lost.report.first_audio.p99 < 0.6
+    assert hit.decode_busy < lost.decode_busy, "the worker takes its part of the load after it"
+
+
+def test_frozen_llm_workers_are_left_and_a_service_that_is_frozen_as_a_whole_is_waited_for() -> None:
+    load = {"rate": 10, "seconds": 2.5, "llm_workers": 3, "decode_workers": 3}
+    hit = result_of(**load, changes=[{"at": 0.5, "action": "freeze", "service": "llm", "seconds": 5.0}])
+    assert hit.moves > 0
+    whole = result_of(**load, changes=[{"at": 0.5, "action": "freeze", "count": 3, "seconds": 1.0}])
+    assert whole.moves == 0, "no other worker answers either, so none is given up"
+    for one in (hit, whole):
+        assert one.cut == one.report.failed == one.report.refused == 0
+        assert all(session.samples == [57_600] for session in one.sessions)
+    assert whole.report.first_audio.p99 > 1.0
+
+
+def test_a_frozen_worker_that_is_killed_ends() -> None:
+    changes = [{"at": 0.2, "action": "freeze", "count": 2, "seconds": 50.0}, {"at": 0.4, "action": "kill", "count": 2}]
+    changes.append({"at": 0.5, "action": "add", "count": 2})
+    hit = result_of(rate=10, changes=changes, start_seconds=0.1)
+    assert hit.cut == hit.report.failed == hit.report.refused == 0
+    assert hit.seconds < 20.0
+
+
 @settings(max_examples=4)
 @given(
     rate=st.sampled_from([2.0, 10.0, 40.0, 80.0]),
@@ -224,6 +256,6 @@ def test_a_scenario_file_is_read_and_errors_name_the_field(tmp_path: Path) -> No
     with pytest.raises(ScenarioError, match="mapping of fields"):
         read_scenario(path)
     with pytest.raises(ScenarioError, match=r"changes\.0\.action"):
-        make_scenario({"changes": [{"at": 1, "action": "freeze"}]})
+        make_scenario({"changes": [{"at": 1, "action": "vanish"}]})
     with pytest.raises(ScenarioError, match="cost file"):
         make_scenario({"llm_cost_file": tmp_path / "absent.json"})

@@ -2,8 +2,8 @@
 
     python -m benchmarks.decode_ops [--families cosyvoice2 cosyvoice3] [--streams 1 16]
 
-The 0.5B layouts. Prints the kernels of the front's program; of the Euler step's plain program; and those of its fused
-one with its bytes and the time that it would take on an H100: an estimate from launches and bytes.
+The 0.5B layouts. Prints the kernels of the programs of front and vocoder; of the Euler step's plain program; and those
+of its fused one with its bytes and the time that it would take on an H100: an estimate from launches and bytes.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from services.common.checkpoint.flow_config import (
     UNetConfig,
 )
 from services.common.checkpoint.model_dir import open_model_dir
+from services.common.checkpoint.vocoder_config import VocoderConfig
 from services.decode.estimators.fused import fused_network
 from services.decode.estimators.kernels import Affine, CausalWeights, Gelu, LayerKernels, Shortcut
 from services.decode.flow.block_attention import Attention, Batch, MakeAttention, PlainAttention
@@ -37,6 +38,12 @@ from services.decode.flow.kv_cache import EMPTY_STATE, KvBlockPool, KvCache
 from services.decode.flow.model import make_front, make_network
 from services.decode.flow.program import EulerProgram, Row, Shape, StepNetwork, Tails, scratch
 from services.decode.flow.solver import Solver, Start
+from services.decode.vocoder.activation import Snake
+from services.decode.vocoder.hift import Generator
+from services.decode.vocoder.pitch import PitchPredictor
+from services.decode.vocoder.programs import WindowProgram, WindowShape
+from services.decode.vocoder.source import HarmonicSource
+from services.decode.vocoder.stream import Context, Vocoder
 
 UNET = UNetConfig(channels=256, heads=8, head_dim=64, blocks=4, mid_stages=12)
 DIT = DiTConfig(width=1024, depth=22, heads=16, head_dim=64, ff_mult=2)
@@ -191,6 +198,38 @@ def count_front(front: ConformerConfig | ConvolutionConfig, streams: int, *, pas
     return counter
 
 
+def vocoder_config(family: str, *, channels: int = 512) -> VocoderConfig:
+    """Return the 0.5B layout's vocoder, or one with fewer channels: the number of kernels is the same."""
+    mini = open_model_dir(MINI.with_name(f"{family}-mini")).vocoder
+    return replace(mini, base_channels=channels, f0_channels=channels)
+
+
+@torch.inference_mode()
+def count_vocoder(config: VocoderConfig, streams: int, *, fused: bool = True, context: int = 11) -> OpCounter:
+    """Count the vocoder's program for `streams` streams with one new chunk each and `context` frames on either side."""
+    torch.manual_seed(0)
+    parts = {"": Generator(config), "m_source.": HarmonicSource(config), "f0_predictor.": PitchPredictor(config)}
+    weights = {prefix + key: value for prefix, part in parts.items() for key, value in part.state_dict().items()}
+    vocoder, counter = Vocoder(config, weights, Context(context, context)), OpCounter()
+
+    def joined(
+        x: Tensor, bias: Tensor | None, known: Tensor, shortcut: Tensor | None, snake: Snake | None
+    ) -> tuple[Tensor, Tensor]:
+        total = x[..., : known.shape[-1]]
+        return total, total
+
+    def moved(x: Tensor, bias: Tensor | None, known: Tensor, shortcut: Tensor | None, snake: Snake | None) -> int:
+        written = [x] * ((shortcut is not None) + (snake is not None))
+        return tensor_bytes(x, bias, known, shortcut, *written)
+
+    if fused:
+        vocoder.generator.join = counter.part("join", 1, moved, joined)
+    program = WindowProgram(vocoder, WindowShape(streams, 2 * CHUNK + 2 * context))
+    with counter, counter.read_backs_counted():
+        program.step()
+    return counter
+
+
 def estimate_ms(count: OpCounter) -> tuple[float, float]:
     """Return the least and most milliseconds of a counted step on an H100, estimated: its launches and its bytes."""
     launches, moved = count.kernels.total(), count.bytes.total()
@@ -245,6 +284,9 @@ def main() -> None:
         print(f"{family}: {', '.join(fronts)} kernels of the front for {', '.join(map(str, options.streams))} streams")
         plain = count_step(flow_config(narrow(estimator)), 1, fused=False, past=1).kernels.total()
         print(f"{family}: {plain} kernels per Euler step without Triton's")
+        counted = [count_vocoder(vocoder_config(family, channels=32), 1, fused=fused) for fused in (False, True)]
+        single, joined = (count.kernels.total() for count in counted)
+        print(f"{family}: {single} kernels of the vocoder's windows without Triton's, {joined} with it")
         print("streams  states         kernels  megabytes  estimated ms of an Euler step")
         for streams in options.streams:
             for stored in (torch.bfloat16, torch.float8_e4m3fn):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from services.decode.estimators.compiled import LARGEST_DIFFERENCE, probe_mel, u
 from services.decode.flow.block_attention import PlainAttention
 from services.decode.flow.programs import CudaGraphs
 from services.decode.flow.solver import Start
-from services.decode.loading import ProgramParts, program_parts
+from services.decode.loading import ProgramParts, program_parts, vocoder_join
 from services.decode.vocoder.programs import VocoderPrograms, use_vocoder_programs
 from services.decode.vocoder.stream import Vocoder
 
@@ -60,14 +61,18 @@ def load_decode(check: Check, compute: torch.dtype, state: torch.dtype, programs
 
 def _record_vocoder(check: Check, backend: TorchBackend, most_streams: int) -> None:
     record = CudaGraphs(torch.device(check.device)) if check.on_gpu else None
-    vocoder, what = backend.vocoder, "the vocoder's programs"
-    try:
-        seconds = check.seconds(lambda: use_vocoder_programs(vocoder, most_streams, backend.chunk_frames, record))
-    except RuntimeError as error:
-        check.expect(f"{what} are used", False, str(error).splitlines()[0])
-    else:
-        made = len(vocoder.programs) if isinstance(vocoder.programs, VocoderPrograms) else 0
-        check.report(f"{what}: number, seconds to prepare", [made, round(seconds, 1)])
+    vocoder, joins = backend.vocoder, [vocoder_join(), None] if check.on_gpu else [None]
+    for join in joins:
+        what = f"the vocoder's programs{' with the kernel between convolutions' if join else ''}"
+        parts = partial(use_vocoder_programs, vocoder, most_streams, backend.chunk_frames, record, join)
+        try:
+            seconds = check.seconds(parts)
+        except Exception as error:  # noqa: BLE001 - compilers raise errors of their own types; the next way may work
+            check.expect(f"{what} are used", False, str(error).splitlines()[0])
+        else:
+            made = len(vocoder.programs) if isinstance(vocoder.programs, VocoderPrograms) else 0
+            check.report(f"{what}: number, seconds to prepare", [made, round(seconds, 1)])
+            return
 
 
 def _program_parts(check: Check, backend: TorchBackend) -> ProgramParts:

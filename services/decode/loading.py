@@ -33,6 +33,7 @@ from services.decode.flow.estimator import EstimatorNetwork
 from services.decode.flow.model import EstimatorFactory, Flow
 from services.decode.flow.program import StepNetwork
 from services.decode.flow.programs import CudaGraphs
+from services.decode.vocoder.activation import Join
 from services.decode.vocoder.programs import use_vocoder_programs
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ def _warm(
         most = min(largest_batch(settings, device), settings.decode_max_streams)
         if backend.flow.pool.blocks:
             _record(settings, backend.flow, most, device)
-        _record_vocoder(backend, most, device)
+        _record_vocoder(settings, backend, most, device)
     return backend
 
 
@@ -205,11 +206,29 @@ def _record(settings: DecodeSettings, flow: Flow, most_streams: int, device: tor
         replaced("decode_cuda_graphs", "kernels launched one by one", error)
 
 
-def _record_vocoder(backend: TorchBackend, most_streams: int, device: torch.device) -> None:
+def _record_vocoder(settings: DecodeSettings, backend: TorchBackend, most_streams: int, device: torch.device) -> None:
+    """Record the vocoder's programs with its kernel; without it if that fails; none if that fails too."""
+    if settings.decode_fused_kernels:
+        parts = (backend.vocoder, most_streams, backend.chunk_frames)
+        try:
+            use_vocoder_programs(*parts, CudaGraphs(device), vocoder_join())
+        except ImportError as error:
+            replaced("decode_fused_kernels", "the vocoder's plain layers", f"the triton package is missing ({error})")
+        except Exception as error:  # noqa: BLE001 - drivers and compilers raise errors of their own types
+            replaced("decode_fused_kernels", "the vocoder's plain layers", error)
+        else:
+            return
     try:
         use_vocoder_programs(backend.vocoder, most_streams, backend.chunk_frames, CudaGraphs(device))
     except Exception as error:  # noqa: BLE001 - as above; single kernels work
         replaced("decode_cuda_graphs", "the vocoder's kernels launched one by one", error)
+
+
+def vocoder_join() -> Join:
+    """Return the Triton kernel between the vocoder's convolutions. Raises ImportError without the triton package."""
+    from services.decode.vocoder.activation_kernel import join_fused
+
+    return join_fused
 
 
 def program_parts(flow: Flow, *, paged: bool = True, fused: bool = True) -> ProgramParts:

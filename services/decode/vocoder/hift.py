@@ -7,36 +7,19 @@ configuration selects the paddings and the way of upsampling, the rest is shared
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from services.common.checkpoint.vocoder_config import VocoderConfig
+from services.decode.vocoder.activation import Join, Snake
 from services.decode.vocoder.conv import Conv, RepeatUp, by_columns, zeros_around
 
 _MAX_MAGNITUDE = 100.0
 _LEAST_WEIGHT = 1e-3
 """Less than any sample's sum of windows; only samples that do not exist have less."""
-
-
-class Snake(nn.Module):
-    """x + sin²(αx) / α, α per channel."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.alpha = nn.Parameter(torch.ones(channels))
-        self._reciprocal: Tensor | None = None
-
-    def fold(self) -> None:
-        """Compute 1 / α once, when the weights are loaded and on their device."""
-        self._reciprocal = (self.alpha[:, None] + 1e-9).reciprocal()
-
-    def forward(self, x: Tensor) -> Tensor:
-        alpha = self.alpha[:, None]
-        wave = (x * alpha).sin_()
-        reciprocal = self._reciprocal if self._reciprocal is not None else (alpha + 1e-9).reciprocal()
-        return torch.addcmul(x, wave.square_(), reciprocal)
 
 
 class ResBlock(nn.Module):
@@ -55,8 +38,13 @@ class ResBlock(nn.Module):
         self.activations1 = nn.ModuleList(Snake(channels) for _ in dilations)
         self.activations2 = nn.ModuleList(Snake(channels) for _ in dilations)
 
-    def forward(self, x: Tensor, known: Tensor | None = None) -> Tensor:
-        """[B, C, n] -> [B, C, n]; both are zero where `known` [B, 1, n] is zero."""
+    def forward(self, x: Tensor, known: Tensor | None = None, join: Join | None = None) -> Tensor:
+        """[B, C, n] -> [B, C, n]; both are zero where `known` [B, 1, n] is zero.
+
+        `join` computes what is between the convolutions of a window that has `known`.
+        """
+        if known is not None and join is not None:
+            return self._joined(x, known, join)
         layers = zip(self.activations1, self.convs1, self.activations2, self.convs2, strict=True)
         for snake1, conv1, snake2, conv2 in layers:
             inner = conv1(snake1(x))
@@ -64,6 +52,16 @@ class ResBlock(nn.Module):
                 x = conv2(snake2(inner)).add_(x)
             else:  # activations of zero are zero
                 x = torch.addcmul(x, conv2(snake2(inner.mul_(known))), known)
+        return x
+
+    def _joined(self, x: Tensor, known: Tensor, join: Join) -> Tensor:
+        convs1, convs2 = (cast("list[Conv]", [*convs]) for convs in (self.convs1, self.convs2))
+        first, inside = (cast("list[Snake]", [*snakes]) for snakes in (self.activations1, self.activations2))
+        layers = zip(convs1, inside, convs2, [*first[1:], None], strict=True)
+        _, wave = join(x, None, known, None, first[0])
+        for conv1, snake2, conv2, snake1 in layers:
+            _, inner = join(conv1.without_bias(wave), conv1.bias, known, None, snake2)
+            x, wave = join(conv2.without_bias(inner), conv2.bias, known, x, snake1)
         return x
 
 
@@ -123,6 +121,8 @@ class Generator(nn.Module):
     def __init__(self, config: VocoderConfig) -> None:
         super().__init__()
         self.config = config
+        self.join: Join | None = None
+        """Another way to compute what is between the convolutions, for mels of which `frames` are known."""
         base, bins, causal = config.base_channels, config.istft_n_fft + 2, config.causal
         ahead = config.conv_pre_look_right
         behind = 0 if causal else ahead
@@ -173,11 +173,11 @@ class Generator(nn.Module):
             if here is None:
                 x = by_columns(x) + self.source_resblocks[stage](down)
             else:
-                x = torch.addcmul(self.source_resblocks[stage](down.mul_(here), here), by_columns(x), here)
+                x = torch.addcmul(self.source_resblocks[stage](down.mul_(here), here, self.join), by_columns(x), here)
             blocks = self.resblocks[stage * kinds : (stage + 1) * kinds]
-            total = blocks[0](x, here)
+            total = blocks[0](x, here, self.join)
             for block in blocks[1:]:
-                total = total + block(x, here)
+                total = total + block(x, here, self.join)
             x = total / kinds
         x = self.conv_post(F.leaky_relu(x, 0.01))
         half = config.istft_n_fft // 2 + 1

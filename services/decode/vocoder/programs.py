@@ -22,6 +22,7 @@ from torch import Tensor
 from services.decode.flow.program import Record
 from services.decode.flow.programs import device_in_force
 from services.decode.flow.upload import uploaded
+from services.decode.vocoder.activation import Join
 from services.decode.vocoder.pitch import accumulate, cycles_per_frame
 from services.decode.vocoder.stream import Context, Spoken, Vocoder, VocoderState, Window
 
@@ -82,7 +83,7 @@ class WindowProgram:
     def run(self, windows: Sequence[Window]) -> list[Spoken]:
         """Compute windows, at most as many as the shape has streams."""
         self.fill(windows)
-        self._repeat()
+        self.step()
         # Copies, because the next batch overwrites the results.
         samples, mel, phase = (result[: len(windows)].clone() for result in self._results)
         made, hop = [], self._vocoder.config.hop
@@ -90,6 +91,10 @@ class WindowProgram:
             begin, end = (hop * (frame - window.source_start) for frame in (window.state.emitted, window.ready))
             made.append(Spoken(samples[row, begin:end], mel[row, : window.kept], phase[row]))
         return made
+
+    def step(self) -> None:
+        """Compute the results of the inputs."""
+        self._repeat()
 
     def fill(self, windows: Sequence[Window]) -> None:
         """Fill the inputs; places without a window have no frames."""
@@ -211,11 +216,22 @@ class VocoderPrograms:
 
 
 @torch.inference_mode()
-def use_vocoder_programs(vocoder: Vocoder, most_streams: int, chunk_frames: int, record: Record | None) -> None:
+def use_vocoder_programs(
+    vocoder: Vocoder, most_streams: int, chunk_frames: int, record: Record | None, join: Join | None = None
+) -> None:
     """Compute windows of up to `most_streams` streams as programs, recorded by `record`.
 
-    Makes all of them now. Raises RuntimeError if they give other samples, or whatever the recording raises.
+    Makes all of them now. Raises RuntimeError if they give other samples, or whatever the recording or `join` raises.
     """
+    vocoder.generator.join = join
+    try:
+        _use(vocoder, most_streams, chunk_frames, record)
+    except Exception:
+        vocoder.programs = vocoder.generator.join = None
+        raise
+
+
+def _use(vocoder: Vocoder, most_streams: int, chunk_frames: int, record: Record | None) -> None:
     programs = VocoderPrograms(vocoder, most_streams=most_streams, chunk_frames=chunk_frames, record=record)
     with device_in_force(vocoder.device):
         torch.cuda.empty_cache()  # recordings need their own memory and cannot use what the allocator has cached
@@ -223,13 +239,9 @@ def use_vocoder_programs(vocoder: Vocoder, most_streams: int, chunk_frames: int,
         torch.cuda.empty_cache()  # memory of the runs before the recordings
         expected = _probe(vocoder, chunk_frames)
         vocoder.programs = programs
-        try:
-            difference = float((_probe(vocoder, chunk_frames) - expected).abs().max())
-            if not difference <= LARGEST_DIFFERENCE:  # NaN too
-                raise RuntimeError(f"its samples differ from the plain ones by up to {difference:.2g}")
-        except Exception:
-            vocoder.programs = None
-            raise
+        difference = float((_probe(vocoder, chunk_frames) - expected).abs().max())
+        if not difference <= LARGEST_DIFFERENCE:  # NaN too
+            raise RuntimeError(f"its samples differ from the plain ones by up to {difference:.2g}")
 
 
 def _probe(vocoder: Vocoder, chunk_frames: int) -> Tensor:

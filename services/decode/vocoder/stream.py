@@ -17,7 +17,8 @@ from torch import Tensor
 
 from services.common.checkpoint.vocoder_config import VocoderConfig
 from services.common.checkpoint.weights import load_strict
-from services.decode.vocoder.hift import Generator, Snake
+from services.decode.vocoder.activation import Snake
+from services.decode.vocoder.hift import Generator
 from services.decode.vocoder.pitch import PitchPredictor, accumulate, cycles_per_frame
 from services.decode.vocoder.source import HarmonicSource, NoiseTable
 

@@ -23,6 +23,8 @@ from services.decode.estimators.layer_kernels import FUSED
 from services.decode.flow.block_attention import Batch, PlainAttention
 from services.decode.flow.kv_cache import KvCache, KvLayout
 from services.decode.flow.program import Tails
+from services.decode.vocoder.activation import Snake, join_plain
+from services.decode.vocoder.activation_kernel import join_fused
 
 CPU = torch.device("cpu")
 
@@ -188,6 +190,25 @@ def convolutions() -> None:
     assert_close(PLAIN.convolve(x, by, tails[0]), whole, atol=1e-5, rtol=1e-5)
 
 
+def joins() -> None:
+    """More columns than the result has, a window that ends, every combination, and angles of many turns."""
+    torch.manual_seed(7)
+    known = (torch.arange(1100) < torch.tensor([[1100], [37]])).float()[:, None]
+    bias, snake = torch.randn(3), Snake(3).requires_grad_(False)
+    snake.alpha.copy_(torch.tensor([0.02, 1.7, 90.0]))
+    for columns in (1100, 1150):
+        x, shortcut = torch.randn(2, 3, columns), torch.randn(2, 3, 1100) * known
+        for around in ((bias, known, None, snake), (bias, known, shortcut, snake), (bias, known, shortcut, None)):
+            made, expected = join_fused(x, *around), join_plain(x, *around)
+            if around[2] is not None:
+                assert_close(made[0], expected[0], atol=1e-6, rtol=1e-6)
+            if around[3] is not None:
+                assert_close(made[1], expected[1], atol=2e-6, rtol=2e-6)
+                assert not made[1][1, :, 37:].any() or around[2] is not None
+        zero = x[..., :1100] * known
+        assert_close(join_fused(zero, None, known, None, snake)[1], snake(zero), atol=2e-6, rtol=2e-6)
+
+
 def step() -> None:
     """Two Euler steps of a small estimator as a program of these kernels, after a block of the past."""
     config = flow_config(UNetConfig(channels=24, heads=1, head_dim=16, blocks=1, mid_stages=1))
@@ -201,7 +222,9 @@ def step() -> None:
     assert_close(*outputs, atol=1e-4, rtol=1e-4)
 
 
-PARTS = {part.__name__: part for part in (attention, tiles, past_of_others, products, modulations, convolutions, step)}
+PARTS = {
+    part.__name__: part for part in (attention, tiles, past_of_others, products, modulations, convolutions, joins, step)
+}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

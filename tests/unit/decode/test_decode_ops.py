@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.decode_ops import DIT, UNET, count_step, flow_config, narrow
+from benchmarks.decode_ops import DIT, UNET, count_step, count_vocoder, flow_config, narrow, vocoder_config
 from benchmarks.op_count import OpCounter
 from services.common.checkpoint.flow_config import DiTConfig, UNetConfig
 from services.decode.engine.backends import Hop, HopAudio
@@ -21,6 +21,16 @@ def test_an_euler_step_has_few_kernels(estimator: UNetConfig | DiTConfig, most: 
     count = count_step(flow_config(estimator), 1, past=1)
     assert count.kernels["attend"] == (56 if isinstance(estimator, UNetConfig) else 22)
     assert count.kernels.total() <= most
+
+
+@pytest.mark.parametrize(("family", "single", "joined"), [("cosyvoice2", 600, 310), ("cosyvoice3", 680, 310)])
+def test_the_vocoder_has_few_kernels_and_reads_nothing_back(family: str, single: int, joined: int) -> None:
+    config = vocoder_config(family, channels=8)
+    counts = [count_vocoder(config, streams, fused=fused) for streams, fused in ((1, False), (1, True), (2, True))]
+    assert [count.read_backs for count in counts] == [0, 0, 0]
+    assert counts[0].kernels.total() <= single
+    assert counts[1].kernels.total() == counts[2].kernels.total() <= joined
+    assert counts[1].kernels["join"] == 84  # between 72 convolutions, and before each of 12 blocks
 
 
 @pytest.mark.parametrize("family", support.FAMILIES)

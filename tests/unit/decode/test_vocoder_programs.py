@@ -14,6 +14,7 @@ from torch import Tensor
 from benchmarks.op_count import OpCounter
 from services.decode.engine.hops import HopPolicy
 from services.decode.flow.program import Record
+from services.decode.vocoder.activation import Snake, join_plain
 from services.decode.vocoder.build import build_vocoder
 from services.decode.vocoder.programs import VocoderPrograms, use_vocoder_programs, window_shapes
 from services.decode.vocoder.stream import Context, Vocoder, VocoderState
@@ -193,14 +194,20 @@ def test_programs_that_fail_or_give_other_samples_are_not_used(vocoder: Vocoder)
     def refuse(run: Callable[[], None]) -> Callable[[], None]:
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    def silent(run: Callable[[], None]) -> Callable[[], None]:
-        run()  # and never again
-        return lambda: None
+    with pytest.raises(RuntimeError, match="not permitted"):
+        use_vocoder_programs(vocoder, 2, CHUNK, refuse)
+    assert vocoder.programs is None
 
-    for record, reason in ((refuse, "not permitted"), (silent, "differ from the plain ones")):
-        with pytest.raises(RuntimeError, match=reason):
-            use_vocoder_programs(vocoder, 2, CHUNK, record)
-        assert vocoder.programs is None
+    def wrong(
+        x: Tensor, bias: Tensor | None, known: Tensor, shortcut: Tensor | None, snake: Snake | None
+    ) -> tuple[Tensor, Tensor]:
+        total, wave = join_plain(x, bias, known, shortcut, snake)
+        return total, 1.1 * wave
+
+    with pytest.raises(RuntimeError, match="differ from the plain ones"):
+        use_vocoder_programs(vocoder, 1, CHUNK, None, wrong)
+    assert vocoder.programs is None
+    assert vocoder.generator.join is None
     use_vocoder_programs(vocoder, 2, CHUNK, None)
     assert vocoder.programs is not None
     assert vocoder.programs.unprepared == 0
@@ -233,6 +240,18 @@ def plain_one_shot(frames: int) -> Tensor:
         return plain().append(plain().open(seed=3), mel(frames), last=True)
     finally:
         plain().programs = programs
+
+
+@BOTH
+def test_joined_operations_give_the_samples_of_single_ones(family: str) -> None:
+    """As on a GPU, where one kernel computes what is between two convolutions; the plain form of that part here."""
+    over, streams = programmed(family), [[25, 9], [31]]
+    over.generator.join = join_plain
+    try:
+        made = spoken(over, streams)
+    finally:
+        over.generator.join = None
+    assert difference(made, spoken(plain(family), streams)) <= SAME
 
 
 @BOTH

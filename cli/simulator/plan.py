@@ -55,6 +55,8 @@ class Need:
     sessions: int = 60
     """Least sessions of a simulated load."""
     seed: int = 0
+    costs_note: str = ""
+    """Where the costs come from, instead of the files' names."""
 
     @property
     def target(self) -> Target:

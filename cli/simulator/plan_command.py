@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,17 +16,20 @@ if TYPE_CHECKING:
 
 SERVICES = Path(__file__).resolve().parents[2] / "services"
 ESTIMATE = "estimate"
+DEFAULT_SECONDS = 8.0
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    commands = ("plan --streams 500 --voice-seconds 8 --gpu-price 2.5", "plan --streams 40 --costs tiny-cpu --slo 1")
+    commands = ("plan --streams 500 --voice-seconds 8 --gpu-price 2.5", "plan --from-prometheus http://prometheus:9090")
     app.command("plan", epilog=examples(*commands))(plan)
 
 
 def plan(
-    streams: Annotated[int, typer.Option(min=1, help="Sessions that play at once, at the peak.")],
-    voice_seconds: Annotated[float, typer.Option(min=1.0, max=60.0, help="Seconds of audio of a request.")] = 8.0,
+    streams: Annotated[int | None, typer.Option(min=1, help="Sessions that play at once, at the peak.")] = None,
+    voice_seconds: Annotated[
+        float | None, typer.Option(min=1.0, max=60.0, help="Seconds of audio of a request. Default: 8.")
+    ] = None,
     prompt_seconds: Annotated[float, typer.Option(min=0.5, max=30.0, help="Length of the voices' prompts.")] = 8.0,
     slo: Annotated[float, typer.Option(min=0.01, help="Largest p95 of the first audio, in seconds.")] = 0.3,
     costs: Annotated[
@@ -37,6 +41,16 @@ def plan(
     gpu_price: Annotated[float | None, typer.Option(min=0.0, help="Price of a GPU, or of a core, per hour.")] = None,
     sessions: Annotated[int, typer.Option(min=5, help="Least sessions of a simulated load; more are more exact.")] = 60,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the simulation.")] = 0,
+    from_prometheus: Annotated[
+        str,
+        typer.Option(
+            metavar="URL", help="Prometheus server: its peak, length of utterances and service times are the defaults."
+        ),
+    ] = "",
+    span: Annotated[str, typer.Option("--range", help="With --from-prometheus: how far to look back.")] = "7d",
+    selector: Annotated[
+        str, typer.Option(help="With --from-prometheus: labels of the series, such as 'namespace=\"speech\"'.")
+    ] = "",
 ) -> None:
     """Find how many workers a peak load needs, by simulated loads at the costs of a device.
 
@@ -45,19 +59,36 @@ def plan(
     quiet()
     try:
         from cli.simulator.plan import Need, make_plan
+        from cli.simulator.prometheus import PrometheusError, measured, read_live
         from cli.simulator.scenario import ScenarioError
     except ImportError as error:
         fail(f"{MISSING} ({error})")
     files = {
-        service: str(given or SERVICES / service / "costs" / f"{costs}.json")
+        service: given or SERVICES / service / "costs" / f"{costs}.json"
         for service, given in (("llm", llm_costs), ("decode", decode_costs))
     }
-    need = Need(streams, voice_seconds, slo, files["llm"], files["decode"], prompt_seconds, sessions, seed)
-    err.print("simulating loads; with the costs of a GPU this takes some minutes", markup=False)
-    try:
-        found = make_plan(need)
-    except ScenarioError as error:
-        fail(str(error))
+    if streams is None and not from_prometheus:
+        fail("how many sessions play at once? give --streams, or --from-prometheus URL")
+    with tempfile.TemporaryDirectory(prefix="light-tts-plan-") as folder:
+        need = Need(
+            streams or 1,
+            voice_seconds or DEFAULT_SECONDS,
+            slo,
+            str(files["llm"]),
+            str(files["decode"]),
+            prompt_seconds,
+            sessions,
+            seed,
+        )
+        try:
+            if from_prometheus:
+                live = read_live(from_prometheus, span, selector)
+                need, note = measured(need, live, Path(folder), fixed_streams=streams, fixed_seconds=voice_seconds)
+                out.print(f"{from_prometheus}, the last {span}: {note}", markup=False, soft_wrap=True)
+            err.print("simulating loads; with the costs of a GPU this takes some minutes", markup=False)
+            found = make_plan(need)
+        except (ScenarioError, PrometheusError) as error:
+            fail(str(error))
     if found is None:
         fail(f"one stream alone has its first audio later than --slo {slo:g} s; allow more, or use faster costs")
     out.print(text(found, gpu_price), markup=False, soft_wrap=True)
@@ -80,7 +111,9 @@ def text(found: Plan, gpu_price: float | None) -> str:
         hour = found.price_per_audio_hour(gpu_price)
         lines.append(f"price   {hour:.4f} per hour of audio at the peak, with a device per worker")
     lines += ["", "values.yaml:", "", found.values().rstrip(), ""]
-    if any(ESTIMATE in Path(path).name for path in (need.llm_costs, need.decode_costs)):
+    if need.costs_note:
+        lines.append(f"Costs: {need.costs_note}. `light-tts bench` should confirm the plan.")
+    elif any(ESTIMATE in Path(path).name for path in (need.llm_costs, need.decode_costs)):
         lines.append("This is an ESTIMATE: the costs were not measured on a GPU; `light-tts bench` measures one.")
     else:
         lines.append(f"Costs: {need.llm_costs} and {need.decode_costs}. `light-tts bench` should confirm the plan.")

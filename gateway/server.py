@@ -18,6 +18,7 @@ from gateway.api.native.speech import TextToSpeechServicer
 from gateway.api.native.voices import VoicesServicer
 from gateway.api.riva import speech as riva
 from gateway.api.riva.speech import RivaServicer
+from gateway.audio.credentials import Credentials
 from gateway.auth.admission import Admission
 from gateway.auth.authentication import Authenticator, AuthInterceptor
 from gateway.auth.keys import KeyFileError, KeyRing
@@ -94,7 +95,17 @@ class GatewayService:
         registry = VoiceRegistry(shared.store, voices, shared.quotas, uploads, voice_deletion, consents, audit, policy)
         lexicon = LexiconRegistry(shared.lexicons, shared.quotas, settings.max_lexicon_entries)
         self._context = GatewayContext(
-            settings, voices, encode, llm, admission, shared.quotas, registry, lexicon, shared.speech_cache, clock=clock
+            settings,
+            voices,
+            encode,
+            llm,
+            admission,
+            shared.quotas,
+            registry,
+            lexicon,
+            shared.speech_cache,
+            _credentials(settings),
+            clock=clock,
         )
         authenticator = Authenticator(_keys(settings))
         self._bodies = Shares("bytes of requests", settings.body_budget_bytes, settings.body_budget_bytes // 2)
@@ -236,6 +247,12 @@ def _keys(settings: GatewaySettings) -> KeyRing | None:
         raise StartError(f"LIGHTTTS_API_KEYS_FILE: {error}") from error
     log.info("API keys are required", keys=len(keys))
     return keys
+
+
+def _credentials(settings: GatewaySettings) -> Credentials | None:
+    if settings.c2pa_cert is None or settings.c2pa_key is None:
+        return None
+    return Credentials(settings.c2pa_cert, settings.c2pa_key)
 
 
 def _connection_limits(settings: GatewaySettings) -> ConnectionLimits:

@@ -110,6 +110,11 @@ class GatewaySettings(ServiceSettings):
     """How answers say that their speech is synthetic. on: the header x-synthetic-speech, and a comment in MP3, FLAC and
     Ogg; all: also a chunk in WAV, whose header is then longer than the 44 bytes that many clients skip; off: nothing.
     """
+    c2pa_cert: Path | None = None
+    """Certificate chain (PEM) with which answers that are not streamed are signed (C2PA; WAV, MP3 and FLAC); needs
+    c2pa_key and the extra c2pa; see docs/marking.md."""
+    c2pa_key: Path | None = None
+    """Private key (PEM) of c2pa_cert."""
     public_tls_cert: Path | None = None
     """Certificate chain (PEM) for applications, over gRPC and HTTPS; needs public_tls_key."""
     public_tls_key: Path | None = None
@@ -186,6 +191,12 @@ class GatewaySettings(ServiceSettings):
                 f"{required} requires certificates of applications, and the port for CosyVoice's clients cannot:"
                 " set cosyvoice_port to off"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_c2pa(self) -> Self:
+        if (self.c2pa_cert is None) != (self.c2pa_key is None):
+            raise ValueError("c2pa_cert and c2pa_key belong together; only one is given")
         return self
 
     @model_validator(mode="after")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import struct
 
 SOFTWARE = "light-tts"
-NOTICE = "synthetic speech; DigitalSourceType http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
-"""DigitalSourceType is the IPTC's vocabulary, which C2PA and XMP use too."""
+SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+"""Of the IPTC's vocabulary DigitalSourceType, which C2PA and XMP use too."""
+NOTICE = f"synthetic speech; DigitalSourceType {SOURCE_TYPE}"
 _UTF8 = b"\x03"
 _ENGLISH = b"eng"
 

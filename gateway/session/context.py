@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from gateway.audio.credentials import Credentials
 from gateway.auth import ticket
 from gateway.auth.admission import Admission, Admitted
 from gateway.auth.quota import Quotas
@@ -37,6 +38,8 @@ class GatewayContext:
     registry: VoiceRegistry
     lexicon: LexiconRegistry
     speech_cache: SpeechCache | None = None
+    credentials: Credentials | None = None
+    """Signs complete files; None: they are not signed."""
     request_stats: RequestStats = field(default_factory=RequestStats)
     failover_budget: FailoverBudget = field(default_factory=FailoverBudget)
     clock: Callable[[], float] = time.monotonic

@@ -111,7 +111,10 @@ class SpeechResponse(Response):
     async def _send_whole(self, parts: AsyncIterator[bytes], send: Send) -> None:
         body = b"".join([part async for part in parts])
         if self._frame is audio_bytes:
-            body = with_length(body, self._options.audio.encoding, round(self._seconds * self._rate))
+            encoding = self._options.audio.encoding
+            body = with_length(body, encoding, round(self._seconds * self._rate))
+            if self._context.credentials is not None:
+                body = await self._context.credentials.signed(body, encoding)
         self.raw_headers.append((b"content-length", str(len(body)).encode()))
         await self._begin(send)
         await send({"type": "http.response.body", "body": body, "more_body": False})

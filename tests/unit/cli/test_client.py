@@ -18,6 +18,7 @@ from cli import say
 from cli.client import ClientError, check_health, list_voices, speak
 from cli.local.ports import free_ports
 from cli.say import make_config, say_to_file
+from gateway.audio.notice import NOTICE
 from lighttts.v1 import tts_pb2, tts_pb2_grpc
 from lighttts.v1.audio_pb2 import AudioChunk
 from services.common.end_to_end import GATEWAY_END_TO_END
@@ -79,6 +80,7 @@ async def test_speech_is_written_and_counted(server: str, gateway: ScriptedGatew
     samples, rate = soundfile.read(path, dtype="int16")
     assert rate == 24000
     np.testing.assert_array_equal(samples, PCM)
+    assert soundfile.SoundFile(path).comment == NOTICE, "the file says that its speech is synthetic"
     assert (speech.chunks, speech.samples, speech.seed) == (2, 600, 7)
     assert speech.audio_seconds == 600 / 24000
     assert speech.decode_workers == ["decode-1"]

@@ -1,6 +1,6 @@
 """Measures the watermark: what it survives, what it costs, how it sounds, and how often it is found where it is not.
 
-    python -m benchmarks.watermark [--audio FILES] [--excerpts 8] [--keys 20]
+    python -m benchmarks.watermark [--audio FILES] [--excerpts 8] [--searches 240] [--first 0] [--only-unmarked]
 
 Marks recordings (by default the 25 of tests/data/heldout25, a minute of speech), changes them as the world does, and
 searches excerpts that begin anywhere. Prints Markdown. DNSMOS is measured where the package speechmos is installed.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,8 +21,8 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from services.common.watermark.codebook import SAMPLE_RATE
-from services.common.watermark.detect import P_VALUE, detect
+from services.common.watermark.codebook import BLOCK, PERIOD, SAMPLE_RATE, SYMBOLS
+from services.common.watermark.detect import GRID_STEP, P_VALUE, Found, detect
 from services.common.watermark.embed import Watermark
 from training.report.judges import Dnsmos, find_dnsmos
 
@@ -31,6 +32,8 @@ KEYS = {1: bytes(range(32))}
 PAYLOAD = 0x0107
 EXCERPTS = (3.0, 10.0)
 """Seconds of the excerpts."""
+SEARCHED = BLOCK // GRID_STEP * PERIOD * SYMBOLS**2
+"""Alignments and payloads of one search of one window with one key."""
 
 
 def resampled(rate: int) -> Callable[[Audio], Audio]:
@@ -128,18 +131,47 @@ def mixture(original: Audio) -> None:
     print(f"\nMarked from {third / SAMPLE_RATE:.0f} to {2 * third / SAMPLE_RATE:.0f} s, found in: {named}")
 
 
-def false_positives(original: Audio, keys: int) -> None:
-    """Print the smallest p-values that unmarked audio gives with many keys."""
-    length = 4 * SAMPLE_RATE
-    values = [
-        detect(original[begin : begin + length], {1: number.to_bytes(16, "big")}).best.p_value
-        for number in range(keys)
-        for begin in range(0, len(original) - length, length)
-    ]
-    for limit in (1e-2, 1e-4, P_VALUE):
-        count = sum(value <= limit for value in values)
-        expected = f"at most {limit * len(values):.2g} expected"
-        print(f"unmarked, {len(values)} searches of 4 s: p ≤ {limit:g} in {count} ({expected})")
+def unmarked(original: Audio) -> dict[str, Audio]:
+    """Return audio of several kinds without a mark, each as long as `original`."""
+    count = len(original)
+    random, times = np.random.default_rng(2), np.arange(count) / SAMPLE_RATE
+    notes = 220.0 * 2.0 ** (random.integers(0, 24, count // 6000 + 1) / 12)
+    pitch = np.repeat(notes, 6000)[:count]
+    phase = 2 * np.pi * np.cumsum(pitch) / SAMPLE_RATE
+    music = sum(np.sin(n * phase) / n for n in range(1, 12)) * np.exp(-4 * (times % 0.25))
+    loop = PERIOD * BLOCK
+    beat = np.tile(original[:loop], count // loop + 1)[:count]
+    return {
+        "speech": original,
+        "speech by telephone": mu_law(original)[:count],
+        "speech, MP3": np.asarray(CHANGES["MP3, 64 kbit/s"](original), np.float32)[:count],
+        "music, harmonics of notes": np.asarray(0.1 * music, np.float32),
+        "a sound that repeats with the mark's period": np.asarray(beat, np.float32),
+        "noise": random.normal(0, 0.05, count).astype(np.float32),
+    }
+
+
+def false_positives(original: Audio, searches: int, first: int) -> None:
+    """Search unmarked audio, each time an excerpt of 4 s that begins anywhere and with a key of its own, from number
+    `first` on. Print how often the p-value is small.
+    """
+    length, random = 4 * SAMPLE_RATE, np.random.default_rng(first)
+    kinds = unmarked(original)
+    found: dict[str, list[Found]] = {name: [] for name in kinds}
+    for number in range(first, first + searches):
+        name = list(kinds)[number % len(kinds)]
+        begin = int(random.integers(0, len(kinds[name]) - length))
+        part = kinds[name][begin : begin + length]
+        found[name].append(detect(part, {1: b"trial" + number.to_bytes(11, "big")}).best)
+    limits = (1e-2, 1e-4, P_VALUE)
+    print("| unmarked audio | searches of 4 s | largest z | " + " | ".join(f"p ≤ {limit:g}" for limit in limits) + " |")
+    print("|---" * (3 + len(limits)) + "|")
+    for name, each in [*found.items(), ("all", [one for some in found.values() for one in some])]:
+        counts = [sum(one.p_value <= limit for one in each) for limit in limits]
+        print(f"| {name} | {len(each)} | {max(one.z for one in each):.2f} | " + " | ".join(map(str, counts)) + " |")
+    needed = [math.sqrt(2 * math.log(SEARCHED / limit)) for limit in limits]
+    print("z of these p-values: " + ", ".join(f"{z:.2f}" for z in needed))
+    print(f"with no find in {searches} searches, the rate is below {3 / searches:.1g} (95 % confidence)")
 
 
 def cost(original: Audio) -> None:
@@ -186,16 +218,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.watermark", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--audio", type=Path, nargs="+", default=sorted(RECORDINGS.glob("*.flac")), help="recordings")
     parser.add_argument("--excerpts", type=int, default=8, help="excerpts per change and length")
-    parser.add_argument("--keys", type=int, default=20, help="keys with which unmarked audio is searched")
+    parser.add_argument("--searches", type=int, default=240, help="searches of unmarked audio")
+    parser.add_argument("--first", type=int, default=0, help="number of their first key: runs with others add up")
+    parser.add_argument("--only-unmarked", action="store_true", help="measure the false positives alone")
     options = parser.parse_args()
     parts = [read(path) for path in options.audio]
     whole = np.concatenate(parts)
     print(f"{len(parts)} recordings, {len(whole) / SAMPLE_RATE:.0f} s\n")
-    survival(whole, options.excerpts)
-    mixture(whole)
-    cost(whole)
-    quality(parts)
-    false_positives(whole, options.keys)
+    if not options.only_unmarked:
+        survival(whole, options.excerpts)
+        mixture(whole)
+        cost(whole)
+        quality(parts)
+    false_positives(whole, options.searches, options.first)
 
 
 if __name__ == "__main__":

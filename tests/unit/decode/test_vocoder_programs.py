@@ -12,12 +12,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from benchmarks.op_count import OpCounter
+from services.decode import loading
 from services.decode.engine.hops import HopPolicy
 from services.decode.flow.program import Record
+from services.decode.settings import DecodeSettings
 from services.decode.vocoder.activation import Snake, join_plain
 from services.decode.vocoder.build import build_vocoder
 from services.decode.vocoder.programs import VocoderPrograms, use_vocoder_programs, window_shapes
 from services.decode.vocoder.stream import Context, Vocoder, VocoderState
+from tests.support.logs import capture_logs
 from tests.unit.decode import decode_support as support
 
 SAME = 1e-5
@@ -232,6 +235,45 @@ def test_a_program_that_fails_changes_no_stream(vocoder: Vocoder) -> None:
     failing[0] = False
     made = vocoder.append(state, mel(20), last=True)
     assert difference([made], [plain_one_shot(20)]) <= SAME
+
+
+@pytest.mark.parametrize(
+    ("missing", "broken", "ways", "settings"),
+    [
+        (False, [], ["kernel"], []),
+        (True, [], [None], ["decode_fused_kernels"]),
+        (False, ["kernel"], ["kernel", None], ["decode_fused_kernels"]),
+        (False, ["kernel", None], ["kernel", None], ["decode_fused_kernels", "decode_cuda_graphs"]),
+    ],
+    ids=["both work", "no triton", "the kernel fails", "both fail"],
+)
+def test_the_vocoder_runs_without_its_kernel_or_its_graphs_where_they_fail(
+    missing: bool,
+    broken: list[str | None],
+    ways: list[str | None],
+    settings: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried: list[str | None] = []
+
+    def use(vocoder: Vocoder, most: int, chunk: int, record: object, join: str | None = None) -> None:
+        tried.append(join)
+        if join in broken:
+            raise TypeError("no such instruction")
+
+    def kernel() -> str:
+        if missing:
+            raise ModuleNotFoundError("No module named 'triton'")
+        return "kernel"
+
+    monkeypatch.setattr(loading, "use_vocoder_programs", use)
+    monkeypatch.setattr(loading, "vocoder_join", kernel)
+    monkeypatch.setattr(loading, "CudaGraphs", lambda device: "graphs")
+    with capture_logs() as lines:
+        loading._record_vocoder(DecodeSettings(), support.mini_backend(), 4, torch.device("cuda"))
+    assert tried == ways
+    assert [line["setting"] for line in lines] == settings
+    assert ["no such instruction" in line["reason"] for line in lines] == [not missing] * len(lines)
 
 
 def plain_one_shot(frames: int) -> Tensor:

@@ -63,7 +63,7 @@ def main() -> None:
     print(f"a load of 1: {bounds.decode:.0f} streams of {options.voice_seconds:g} s on one decode worker")
     began = time.process_time()
     loads = [float(load) for load in options.loads.split(",")]
-    found = {name: [run(need, bounds, load, name) for load in loads] for name in PROFILES}
+    found = {name: curve(need, bounds, loads, name, options.lengths) for name in PROFILES}
     print(table(loads, found))
     print(summary(loads, found))
     print(f"simulated in {time.process_time() - began:.0f} s of processor time")
@@ -74,13 +74,19 @@ def main() -> None:
             raise SystemExit(str(error)) from error
 
 
-def run(need: Need, bounds: Bounds, load: float, profile: str) -> Report:
-    """Simulate one load with one profile."""
+def curve(need: Need, bounds: Bounds, loads: Sequence[float], profile: str, lengths: float) -> list[Report]:
+    """Simulate the loads with one profile, up to the first one in which most streams have an underrun."""
     workers = {"decode_workers": 1, "llm_workers": 1 + math.ceil(1.2 * bounds.decode / bounds.llm)}
-    rate = load * bounds.decode / need.voice_seconds
-    one = simulate(make_scenario({**need.scenario(rate, **workers), **PROFILES[profile]})).report
-    print(f"{profile:<17} {load:>5g} {cell(one)}", flush=True)
-    return one
+    reports: list[Report] = []
+    for load in loads:
+        rate = load * bounds.decode / need.voice_seconds
+        seconds = max(need.sessions / rate, lengths * need.voice_seconds)
+        one = simulate(make_scenario({**need.scenario(rate, **workers, seconds=seconds), **PROFILES[profile]})).report
+        print(f"{profile:<17} {load:>5g} {cell(one)}", flush=True)
+        reports.append(one)
+        if _lost(one) > 0.5:
+            break
+    return reports
 
 
 def cell(one: Report) -> str:
@@ -94,8 +100,9 @@ def table(loads: Sequence[float], found: Mapping[str, Sequence[Report]]) -> str:
     """Return the Markdown table: a row per load, a column per profile."""
     rows = [["load", "streams", *found], ["---"] * (2 + len(found))]
     for index, load in enumerate(loads):
-        reports = [found[name][index] for name in found]
-        rows.append([f"{load:g}", f"{reports[0].rate * reports[0].audio_seconds:.0f}", *map(cell, reports)])
+        reports = [found[name][index] if index < len(found[name]) else None for name in found]
+        streams = next(one.offered for one in reports if one is not None)
+        rows.append([f"{load:g}", f"{streams:.0f}", *("–" if one is None else cell(one) for one in reports)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -103,11 +110,12 @@ def summary(loads: Sequence[float], found: Mapping[str, Sequence[Report]]) -> st
     """Return how the default compares with the best fixed profile at each load, and its underruns."""
     fixed = [name for name in found if name != OURS]
     lines = []
-    for index, load in enumerate(loads):
+    for index, load in list(enumerate(loads))[: len(found[OURS])]:
         ours = found[OURS][index]
         # Of the profiles that refuse and starve least.
-        least = min(_lost(found[name][index]) for name in fixed)
-        able = [name for name in fixed if _lost(found[name][index]) <= least + 0.01]
+        tried = [name for name in fixed if index < len(found[name])]
+        least = min(_lost(found[name][index]) for name in tried)
+        able = [name for name in tried if _lost(found[name][index]) <= least + 0.01]
         best = min(able, key=lambda name: found[name][index].first_audio.p95)
         ratio = ours.first_audio.p95 / found[best][index].first_audio.p95
         lines.append(
@@ -129,6 +137,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--decode-costs", type=Path, help="cost file of decode, instead of --costs")
     parser.add_argument("--loads", default=LOADS, help="shares of the capacity")
     parser.add_argument("--voice-seconds", type=float, default=8.0, help="audio of a session")
+    parser.add_argument("--lengths", type=float, default=3.0, help="length of a load in lengths of a session")
     parser.add_argument("--sessions", type=int, default=60, help="least sessions of a load")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--plot", type=Path, help="file of the picture, .png or .svg")

@@ -54,7 +54,7 @@ class Result:
 
 def simulate(scenario: Scenario, target: Target | None = None) -> Result:
     """Run a scenario to the end of its last session; with a target, until it is certain that it is not met."""
-    return run(lambda loop: _Simulation(scenario, loop, target).run())
+    return run(lambda loop: _Simulation(scenario, loop, target).run(), freezes=scenario.freezes)
 
 
 class _Hope:
@@ -79,7 +79,6 @@ class _Hope:
 class _Simulation:
     def __init__(self, scenario: Scenario, loop: VirtualLoop, target: Target | None) -> None:
         self._scenario, self._loop = scenario, loop
-        loop.freezes = scenario.freezes
         self._chance = random.Random(scenario.seed)
         self._world = World(scenario, loop, random.Random(scenario.seed + 1))
         self._llm, self._decode = Group("llm"), Group("decode")

@@ -104,9 +104,6 @@ class _Gate:
 class VirtualLoop(asyncio.SelectorEventLoop):
     """An event loop under virtual time, which begins at 0. An error of a callback ends the simulation."""
 
-    freezes = False
-    """Whether processes may freeze, which costs time."""
-
     def __init__(self) -> None:
         self._jumping = _JumpingSelector()
         super().__init__(self._jumping)
@@ -115,6 +112,24 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._jumping.now
+
+    def call_at(
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        """Call at a time; never if it is beyond the end of every simulation, which costs no place among the timers."""
+        if when < NEVER:
+            return super().call_at(when, callback, *args, context=context)
+        return asyncio.TimerHandle(when, callback, args, self, context)
+
+    def call_soon_threadsafe(
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        """Call soon; there are no other threads, so nothing has to be woken."""
+        return self.call_soon(callback, *args, context=context)
+
+
+class FreezableLoop(VirtualLoop):
+    """A loop for processes that may freeze; it is slower."""
 
     def call_later(
         self, delay: float, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
@@ -126,10 +141,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def call_at(
         self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
-        """Call at a time; never if it is beyond the end of every simulation, which costs no place among the timers."""
-        if when >= NEVER:
-            return asyncio.TimerHandle(when, callback, args, self, context)
-        gate = self._gate(callback, args, context)
+        gate = self._gate(callback, args, context) if when < NEVER else None
         if gate is None:
             return super().call_at(when, callback, *args, context=context)
         gate.handle = handle = super().call_at(when, gate, context=context)
@@ -148,17 +160,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self, callback: Callable[[*Ts], object], args: tuple[*Ts], context: contextvars.Context | None
     ) -> _Gate | None:
         """Return what runs a callback of a process that may freeze; None for any other callback."""
-        if not self.freezes or isinstance(callback, _Gate):
+        if isinstance(callback, _Gate):
             return None
         context = contextvars.copy_context() if context is None else context
         execution = context.get(_EXECUTION)
         return None if execution is None else _Gate(execution, lambda: callback(*args), context)
-
-    def call_soon_threadsafe(
-        self, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
-    ) -> asyncio.Handle:
-        """Call soon; there are no other threads, so nothing has to be woken."""
-        return self.call_soon(callback, *args, context=context)
 
 
 def _stop_at_defect(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -168,9 +174,12 @@ def _stop_at_defect(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) ->
         loop.stop()
 
 
-def run(main: Callable[[VirtualLoop], Coroutine[Any, Any, T]]) -> T:
-    """Run `main` under virtual time. Raises StandstillError, and the first error of a callback."""
-    loop = VirtualLoop()
+def run(main: Callable[[VirtualLoop], Coroutine[Any, Any, T]], *, freezes: bool = False) -> T:
+    """Run `main` under virtual time; with `freezes`, processes may freeze.
+
+    Raises StandstillError, and the first error of a callback.
+    """
+    loop = FreezableLoop() if freezes else VirtualLoop()
     try:
         with asyncio.Runner(loop_factory=lambda: loop) as runner:
             return runner.run(main(loop))

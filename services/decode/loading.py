@@ -49,6 +49,10 @@ DTYPES = {
 }
 GPU_BATCH, CPU_BATCH = 16, 4
 """Default hops per batch: fewer leave a GPU idle, more gain little on a CPU (docs/benchmarks.md)."""
+GPU_STREAMS, CPU_STREAMS = 128, 32
+"""Default of the most sessions with open utterances."""
+GPU_QUEUE, CPU_QUEUE = 64, 10
+"""Default of the most sessions that wait for their first audio: on a GPU four batches of first hops."""
 STAND_IN_SHARE = 0.25
 """Share of the memory for states if the CPU replaces a GPU: several workers may have lost their GPUs."""
 
@@ -88,12 +92,21 @@ def engine_limits(settings: DecodeSettings, backend: Backend) -> EngineLimits:
     if settings.decode_admission == "auto":
         admission = computing is None or computing.type != "cpu"
     return EngineLimits(
-        max_streams=settings.decode_max_streams,
-        max_queue=settings.decode_max_queue,
+        max_streams=most_streams(settings, computing),
+        max_queue=settings.decode_max_queue or (GPU_QUEUE if on_gpu(computing) else CPU_QUEUE),
         max_batch=largest_batch(settings, computing),
         first_audio_s=settings.first_audio_target_seconds,
         admission=admission,
     )
+
+
+def most_streams(settings: DecodeSettings, device: torch.device | None) -> int:
+    """Largest number of open utterances; no device means the simulated backend."""
+    return settings.decode_max_streams or (GPU_STREAMS if on_gpu(device) else CPU_STREAMS)
+
+
+def on_gpu(device: torch.device | None) -> bool:
+    return device is not None and device.type == "cuda"
 
 
 def largest_batch(settings: DecodeSettings, device: torch.device | None) -> int:
@@ -170,7 +183,7 @@ def _warm(
         except Exception as error:  # noqa: BLE001 - compilers raise errors of their own types; plain layers work
             replaced("decode_compile", "plain layers", error)
     if settings.decode_cuda_graphs and device.type == "cuda":
-        most = min(largest_batch(settings, device), settings.decode_max_streams)
+        most = min(largest_batch(settings, device), most_streams(settings, device))
         if backend.flow.pool.blocks:
             _record(settings, backend.flow, most, device)
         _record_vocoder(settings, backend, most, device)

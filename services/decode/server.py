@@ -52,7 +52,7 @@ class DecodeService(decode_pb2_grpc.DecodeServicer):
     async def start(self) -> None:
         self._context = await asyncio.to_thread(_load, self._settings)
         self._metrics = EngineCollector(self._context.engine)
-        STREAMS_LIMIT.set(self._settings.decode_max_streams)
+        STREAMS_LIMIT.set(self._context.engine.limits.max_streams)
 
     async def drain(self) -> None:
         for call in self._calls:

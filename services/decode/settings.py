@@ -62,11 +62,12 @@ class DecodeSettings(ModelServiceSettings):
     """Order of hops: deadline runs the one with the earliest latest start, fifo the one that was ready first."""
     decode_admission: Literal["auto", "on", "off"] = "auto"
     """Refuse an utterance that would make a playing one late. auto: off if the CPU computes, on otherwise."""
-    decode_max_streams: int = Field(default=32, ge=1)
-    """Largest number of sessions with open utterances here. At it, new sessions are refused and admitted ones queue.
-    Other servers call it decode_paral_num."""
-    decode_max_queue: int = Field(default=10, ge=1)
-    """Largest number of sessions that wait for their first audio on this worker; at it, new sessions are refused."""
+    decode_max_streams: int = Field(default=0, ge=0)
+    """Largest number of sessions with open utterances here; 0: 128 on a GPU and 32 on a CPU. At it, new sessions are
+    refused and admitted ones queue. Other servers call it decode_paral_num."""
+    decode_max_queue: int = Field(default=0, ge=0)
+    """Largest number of sessions that wait for their first audio on this worker; 0: 64 on a GPU and 10 on a CPU. At it,
+    new sessions are refused."""
     decode_max_batch_size: int = Field(default=0, ge=0)
     """Largest number of hops of different utterances in one batch; 0: 16 on a GPU and 4 on a CPU."""
     first_audio_target_seconds: float = Field(default=0.5, gt=0)

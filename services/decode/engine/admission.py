@@ -41,7 +41,7 @@ def overload(
     share = busy_share([*playing, new], times, extra, max_batch, token_rate)
     if share > HEADROOM:
         return f"{len(playing)} streams play here and one more would need {share:.0%} of this worker's time"
-    if late_streams(now, playing, times, [new]) > late_streams(now, playing, times):
+    if late_streams(now, playing, times, max_batch, [new]) > late_streams(now, playing, times, max_batch):
         return f"{len(playing)} streams play here and one of them would run dry while another one starts"
     return None
 
@@ -61,16 +61,21 @@ def busy_share(
     return (fixed * extra.hops + tokens * extra.tokens) / (hop / token_rate)
 
 
-def late_streams(now: float, streams: Sequence[Demand], times: ServiceTime, others: Sequence[Demand] = ()) -> int:
+def late_streams(
+    now: float, streams: Sequence[Demand], times: ServiceTime, max_batch: int, others: Sequence[Demand] = ()
+) -> int:
     """Return how many of `streams` end their hop late if all run by deadline, the `others` with them.
 
-    The work begins after `BLOCKING_HOPS` full hops, since a hop that has begun is not interrupted.
+    A batch takes the `max_batch` most urgent hops, which end together. The work begins after `BLOCKING_HOPS` full hops,
+    since a hop that has begun is not interrupted.
     """
     ranked = [(stream.deadline, True, stream.tokens) for stream in streams]
     ranked += [(stream.deadline, False, stream.tokens) for stream in others]
+    ranked.sort()
     longest = max((stream.hop_tokens for stream in streams), default=0)
     late, at = 0, now + BLOCKING_HOPS * times.seconds((longest,))
-    for deadline, counted, tokens in sorted(ranked):
-        at += times.seconds((tokens,))
-        late += counted and at > deadline
+    for first in range(0, len(ranked), max_batch):
+        batch = ranked[first : first + max_batch]
+        at += times.seconds(tokens for _, _, tokens in batch)
+        late += sum(counted and at > deadline for deadline, counted, _ in batch)
     return late

@@ -24,8 +24,8 @@ from services.decode.flow.kv_cache import KvCache
 
 SMALLEST_TILE, LARGEST_TILE = 16, 64
 """New frames of one program; the matrix units accept no fewer than 16."""
-KEYS = 64
-"""Positions that a program handles at a time."""
+MOST_KEYS = 128
+"""Positions that a program handles at a time; half of them where values are of four bytes or decoded from float8."""
 UNSPECIALISED = ["layer", "stored_blocks", "frames", "streams", "table_row"]
 """Arguments that change with the layer and the batch's shape: no variant is compiled for special values of them."""
 
@@ -46,6 +46,7 @@ class BlockAttention:
         values, scales = cache.stored
         out = torch.empty((rows, frames, heads * head_dim), dtype=q.dtype, device=q.device)
         tile = _tile(frames, rows * heads, q.device)
+        large = scales is not None or q.element_size() > 2
         _attend[(triton.cdiv(frames, tile), heads, rows)](
             q,
             k,
@@ -72,10 +73,10 @@ class BlockAttention:
             HEAD_DIM=head_dim,
             SIZE=cache.layout.positions,
             TILE=tile,
-            KEYS=KEYS,
+            KEYS=MOST_KEYS // 2 if large else MOST_KEYS,
             SCALED=scales is not None,
             num_warps=4,
-            num_stages=2,
+            num_stages=1 if scales is not None else 2,  # the fastest of a sweep on an H100
         )
         return out
 

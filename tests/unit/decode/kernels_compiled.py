@@ -53,7 +53,8 @@ def launch_all(estimator: UNetConfig | DiTConfig, computed: torch.dtype, stored:
 def kind_of(launch: Launch) -> tuple[Any, ...]:
     """What changes the code and the shared memory of a kernel most."""
     kernel, _, constants = launch
-    return kernel.__name__, constants.get("NORM"), bool(constants.get("SHORT_INPUTS")), constants.get("TILE")
+    tiles = tuple(constants.get(name) for name in ("TILE", "ROWS", "COLUMNS", "CHUNK", "NORM"))
+    return kernel.__name__, *tiles, bool(constants.get("SHORT_INPUTS"))
 
 
 if __name__ == "__main__":

@@ -358,7 +358,12 @@ def test_limits_and_precision_follow_the_device() -> None:
     assert [largest_batch(DecodeSettings(), device) for device in (cpu, gpu, simulated)] == [4, 16, 16]
     assert largest_batch(DecodeSettings(decode_max_batch_size=3), gpu) == 3
     limits = engine_limits(DecodeSettings(), support.mini_backend())
-    assert (limits.max_batch, limits.admission) == (4, False)
+    assert (limits.max_batch, limits.max_streams, limits.max_queue, limits.admission) == (4, 32, 10, False)
+    on_gpu = support.mini_backend()
+    on_gpu.device = gpu
+    limits = engine_limits(DecodeSettings(), on_gpu)
+    assert (limits.max_batch, limits.max_streams, limits.max_queue, limits.admission) == (16, 128, 64, True)
+    assert engine_limits(DecodeSettings(decode_max_streams=5, decode_max_queue=6), on_gpu).max_streams == 5
     assert engine_limits(DecodeSettings(decode_admission="on"), support.mini_backend()).admission
     limits = engine_limits(DecodeSettings(), SimulatedBackend(CostModel(0, 0, 0), AudioFormat()))
     assert (limits.max_batch, limits.admission) == (16, True)

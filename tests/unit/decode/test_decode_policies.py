@@ -173,6 +173,7 @@ def test_admission_uses_measured_service_times() -> None:
     assert "4 streams play here" in str(refusal(playing(4), new))
     assert refusal(playing(4), new, max_batch=8) is None  # a batch shares its fixed cost
     assert "run dry" in str(refusal(playing(3, lead=1.25), new))
+    assert refusal(playing(3, lead=1.25), new, max_batch=8) is None  # and its hops end together
     assert refusal(playing(4), replace(new, listening=False)) is None
     assert refusal([], Demand(5000, 0.0)) is None
     assert refusal(playing(50), new, known=ServiceTime()) is None
@@ -184,12 +185,12 @@ def test_no_playing_stream_is_late_because_of_an_admitted_one(
 ) -> None:
     demands, new = [Demand(*one) for one in streams], Demand(tokens, due)
     if overload(0.0, demands, new, times(), ExtraWork(), 1, 25.0) is None:
-        assert late_streams(0.0, demands, times(), [new]) == late_streams(0.0, demands, times()) or not demands
+        assert late_streams(0.0, demands, times(), 1, [new]) == late_streams(0.0, demands, times(), 1) or not demands
 
 
 def test_a_stream_that_is_late_does_not_hide_that_another_one_would_be() -> None:
     late, near = Demand(25, 0.0), Demand(25, 0.9)
-    assert overload(0.0, [late, near], Demand(25, 0.85), times(), ExtraWork(), 8, 25.0) is not None
+    assert overload(0.0, [late, near], Demand(25, 0.85), times(), ExtraWork(), 1, 25.0) is not None
 
 
 def test_an_engine_at_capacity_refuses_and_recovers() -> None:

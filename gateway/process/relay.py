@@ -212,17 +212,15 @@ class ClientEnd(_End):
     async def _connect(self, transport: asyncio.Transport) -> None:
         server = _ServerEnd(self)
         loop = asyncio.get_running_loop()
-        end = _named_socket(transport)
         try:
-            await loop.sock_connect(end, self._relays.path)
-            await loop.create_unix_connection(lambda: server, sock=end)
+            with contextlib.ExitStack() as unless_connected:
+                end = unless_connected.enter_context(_named_socket(transport))
+                await loop.sock_connect(end, self._relays.path)
+                await loop.create_unix_connection(lambda: server, sock=end)
+                unless_connected.pop_all()
         except OSError:
-            end.close()
             transport.close()
             return
-        except asyncio.CancelledError:
-            end.close()
-            raise
         self.other = server
         server.write(self._early)
         self._early = b""

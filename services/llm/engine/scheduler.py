@@ -121,10 +121,13 @@ class Scheduler:
         self._admit()
         batch: list[ScheduledSequence] = []
         prefill_left = self.limits.prefill_tokens
-        for sequence in sorted(self.running, key=self._order):
+        taking_part = [sequence for sequence in self.running if not self._idle(sequence)]
+        before = self.preemptions
+        for sequence in sorted(taking_part, key=self._order):
+            if self.preemptions > before and sequence not in self.running:  # preempted by one before it in this loop
+                continue
             count = min(sequence.pending, prefill_left) if sequence.pending > 1 else sequence.pending
-            preempted = sequence not in self.running  # by one before it in this loop
-            if preempted or count == 0 or self._idle(sequence):
+            if count == 0:
                 continue
             if self._reserve(sequence, sequence.computed + count):
                 prefill_left -= count if sequence.pending > 1 else 0
@@ -144,8 +147,7 @@ class Scheduler:
     def _admit(self) -> None:
         """Give waiting sequences blocks for their inputs and the first token, as long as there is room."""
         self._since_admission += 1
-        idle = all(self._idle(sequence) for sequence in self.running)
-        if self._since_admission < self.limits.admission_interval and not idle:
+        if self._since_admission < self.limits.admission_interval and not all(map(self._idle, self.running)):
             return
         for sequence in sorted(self.waiting, key=self._order):
             if self._idle(sequence):

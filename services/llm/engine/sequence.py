@@ -120,6 +120,8 @@ class Sequence:
     play_at: float | None = None
     spoken: int = 0
     """Number of ids to be spoken so far."""
+    rate: float = field(init=False, repr=False)
+    """Speech tokens played per second."""
     resumed: tuple[int, ...] = ()
     """The ids of `resume_ids` that are to be spoken."""
     finish_reason: FinishReason | None = None
@@ -137,6 +139,7 @@ class Sequence:
         check_request(request, config)
         self.max_tokens, self.play_at = request.max_tokens, request.play_at
         self.text_position = request.text_position
+        self.rate = self.model.token_rate * request.speed
         own, options = self.model.sampling, request.sampling
         self.sampling = SamplingConfig(
             top_p=own.top_p if options.top_p is None else options.top_p,
@@ -177,11 +180,6 @@ class Sequence:
         """How many tokens may be sampled one after the other under the same rule and within the token budget."""
         steps = self.layout.steps_until_change
         return steps if self.max_tokens is None else min(steps, self.max_tokens - len(self.decoded))
-
-    @property
-    def rate(self) -> float:
-        """Speech tokens played per second."""
-        return self.model.token_rate * self.request.speed
 
     @property
     def due(self) -> float:

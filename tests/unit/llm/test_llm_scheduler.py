@@ -127,6 +127,26 @@ def test_a_held_sequence_yields_before_any_that_can_run(mini_dir: ModelDir) -> N
     assert {scheduled.sequence for scheduled in bench.step()} == {held, newcomer}
 
 
+def test_sequences_that_take_no_part_in_a_step_are_not_sorted(mini_dir: ModelDir) -> None:
+    """A service with hundreds of streams far ahead of their listeners schedules a few in each step."""
+    asked: list[Sequence] = []
+
+    def order(sequence: Sequence) -> tuple[float, ...]:
+        asked.append(sequence)
+        return fifo(sequence)
+
+    bench = Bench(mini_dir, EngineLimits(max_running=64), order)
+    held = [bench.add(utterance(seed)) for seed in range(20)]
+    running = bench.add(utterance(20))
+    while bench.scheduler.waiting or any(sequence.pending > 1 for sequence in (*held, running)):
+        bench.step()
+    for sequence in held:
+        sequence.max_tokens = len(sequence.decoded)
+    asked.clear()
+    assert bench.runs(running)
+    assert set(asked) == {running}
+
+
 def test_a_stream_far_ahead_pauses_while_another_needs_the_step(mini_dir: ModelDir) -> None:
     bench = Bench(mini_dir, EngineLimits(lead_s=2.0), earliest_deadline)
     playing = bench.add(replace(utterance(1), play_at=100.0, max_seconds=60))

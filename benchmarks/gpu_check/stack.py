@@ -8,11 +8,13 @@ import os
 import subprocess
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_check.check import Check
 from benchmarks.gpu_check.processes import ROOT
+from cli.bench.apis import Api
 from cli.bench.connection import open_api
 from cli.bench.generator import offer
 from cli.bench.load import Load
@@ -22,6 +24,7 @@ from cli.bench.prompts import Prompt
 from cli.bench.report import Report, report
 from cli.client import Access
 from cli.demo import SENTENCE
+from cli.local.process import is_serving
 from cli.local.stack import Stack, StackConfig
 
 MAX_SECONDS = "8"
@@ -35,12 +38,25 @@ LOADS = (
 )
 """Closed and open loads, whose figures other servers publish too."""
 TINY_LOADS = (Load(_TEXT, seconds=1.0, streams=1), Load(_TEXT, seconds=3.0, rate=1.0))
+KILL_LOAD, TINY_KILL_LOAD = Load(_TEXT, seconds=6.0, streams=16), Load(_TEXT, seconds=3.0, streams=2)
 COMPUTING = ("llm", "decode-1")
 """The processes that use the device."""
 
 
 def stack(check: Check) -> None:
     """Start encode, llm, one decode worker and the gateway, and offer utterances at rising rates."""
+    _with_services(check, "stack", 1, _all_loads)
+
+
+def kill(check: Check) -> None:
+    """Kill one of two decode workers of one card while streams play; none may fail."""
+    _with_services(check, "kill", 2, _kill_one)
+
+
+Use = Callable[[Check, Stack, Api], Awaitable[None]]
+
+
+def _with_services(check: Check, name: str, decode_workers: int, use: Use) -> None:
     # The services inherit both. They do not look for modules in the current folder, and a bare machine has no
     # installation.
     os.environ["LIGHTTTS_MAX_SECONDS"] = MAX_SECONDS
@@ -48,17 +64,17 @@ def stack(check: Check) -> None:
     with tempfile.TemporaryDirectory(prefix="gpu-check-logs-") as folder:
         logs = Path(folder)
         try:
-            asyncio.run(_serve(check, logs))
+            asyncio.run(_serve(check, logs, decode_workers, use))
         finally:
             texts = (f"=== {log.name}\n{_text(log)[-LOG_CHARACTERS:]}" for log in sorted(logs.glob("*.log")))
-            (check.out / "stack.log").write_text("\n".join(texts), encoding="utf-8")
+            (check.out / f"{name}.log").write_text("\n".join(texts), encoding="utf-8")
             _report_settled(check, logs)
 
 
-async def _serve(check: Check, logs: Path) -> None:
+async def _serve(check: Check, logs: Path, decode_workers: int, use: Use) -> None:
     config = StackConfig(
         model_dir=check.checkpoint,
-        decode_workers=1,
+        decode_workers=decode_workers,
         devices=(check.device,),
         log_dir=logs,
         start_timeout=START_TIMEOUT_S,
@@ -68,10 +84,26 @@ async def _serve(check: Check, logs: Path) -> None:
     async with Stack(config) as services:
         check.report("all services serve after, s", round(time.perf_counter() - started, 1))
         async with open_api("grpc", Access(services.gateway.address)) as api:
-            for load in LOADS if check.on_gpu else TINY_LOADS:
-                _report_load(check, report(await offer(api, load)))
+            await use(check, services, api)
         if check.on_gpu:
             check.report("GPU memory by process", _memory_by_process())
+
+
+async def _all_loads(check: Check, services: Stack, api: Api) -> None:
+    for load in LOADS if check.on_gpu else TINY_LOADS:
+        _report_load(check, report(await offer(api, load)))
+
+
+async def _kill_one(check: Check, services: Stack, api: Api) -> None:
+    # The stack serves as soon as one decode worker does.
+    for worker in services.decode:
+        while not await is_serving(worker.address):
+            await asyncio.sleep(0.2)
+    load = KILL_LOAD if check.on_gpu else TINY_KILL_LOAD
+    offered = asyncio.create_task(offer(api, load))
+    await asyncio.sleep(load.seconds / 2)
+    services.decode[0].kill()
+    _report_load(check, report(await offered))
 
 
 def _report_load(check: Check, found: Report) -> None:

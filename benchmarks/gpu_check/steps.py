@@ -41,4 +41,5 @@ STEPS = (
         "together", "together", 80, "first audio with llm and decode in one process, alone and 16 at once", False, True
     ),
     Step("stack", "stack", 170, "first audio and load over gRPC with all services on one card", False, True),
+    Step("kill", "stack", 90, "16 streams over two decode workers of one card, one of which is killed", False, True),
 )

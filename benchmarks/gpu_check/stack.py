@@ -97,7 +97,7 @@ async def _all_loads(check: Check, services: Stack, api: Api) -> None:
 async def _kill_one(check: Check, services: Stack, api: Api) -> None:
     # The stack serves as soon as one decode worker does.
     for worker in services.decode:
-        while not await is_serving(worker.address):
+        while not await is_serving(worker.address):  # noqa: ASYNC110 - gRPC health offers no event here
             await asyncio.sleep(0.2)
     load = KILL_LOAD if check.on_gpu else TINY_KILL_LOAD
     offered = asyncio.create_task(offer(api, load))

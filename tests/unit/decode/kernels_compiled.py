@@ -23,12 +23,14 @@ from services.decode.flow.kv_cache import KvCache
 from services.decode.flow.model import make_network
 from services.decode.flow.program import EulerProgram, Shape, scratch
 from services.decode.flow.solver import Solver, Start
+from services.decode.vocoder.activation import Snake
+from services.decode.vocoder.activation_kernel import join_fused
 from tests.support.triton_compile import Launch, Launches, compile_for
 
 if TYPE_CHECKING:
     from services.common.checkpoint.flow_config import UNetConfig
 
-KERNELS = {"_attend", "_product", "_convolve", "_modulate", "_rotate"}
+KERNELS = {"_attend", "_product", "_convolve", "_modulate", "_rotate", "_join"}
 CPU = torch.device("cpu")
 SHAPES = (Shape(1, 50, 4), Shape(10, 50, 4))
 """Few streams, whose tiles are small, and many."""
@@ -50,6 +52,15 @@ def launch_all(estimator: UNetConfig | DiTConfig, computed: torch.dtype, stored:
             program.step()
 
 
+def launch_joins() -> None:
+    """The vocoder's part between convolutions: before a block's first one, inside, and at its end."""
+    x, known, bias, snake = torch.zeros(2, 64, 300), torch.ones(2, 1, 300), torch.zeros(64), Snake(64)
+    for last in (snake, None):
+        join_fused(x, bias, known, x, last)
+    join_fused(x, bias, known, None, snake)
+    join_fused(x, None, known, None, snake)
+
+
 def kind_of(launch: Launch) -> tuple[Any, ...]:
     """What changes the code and the shared memory of a kernel most."""
     kernel, _, constants = launch
@@ -63,6 +74,7 @@ if __name__ == "__main__":
     launches = Launches()
     launch_all(UNET, computed, stored)
     launch_all(DiTConfig(width=64, depth=1, heads=16, head_dim=64, ff_mult=2), computed, stored)
+    launch_joins()
     assert set(launches.by_name) == KERNELS
     wanted = launches.variants
     if sys.argv[3] == "kinds":

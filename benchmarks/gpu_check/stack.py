@@ -33,8 +33,8 @@ START_TIMEOUT_S = 110.0
 LOG_CHARACTERS = 60_000
 _TEXT = (Prompt(SENTENCE),)
 LOADS = (
-    *(Load(_TEXT, seconds=8.0, streams=streams) for streams in (1, 2, 4, 8, 16, 32, 64)),
-    *(Load(_TEXT, seconds=8.0, rate=rate) for rate in (5.0, 10.0, 20.0)),
+    *(Load(_TEXT, seconds=5.0, streams=streams) for streams in (1, 2, 4, 8, 16, 32, 64)),
+    *(Load(_TEXT, seconds=5.0, rate=rate) for rate in (5.0, 10.0, 20.0)),
 )
 """Closed and open loads, whose figures other servers publish too."""
 TINY_LOADS = (Load(_TEXT, seconds=1.0, streams=1), Load(_TEXT, seconds=3.0, rate=1.0))

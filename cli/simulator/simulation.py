@@ -17,6 +17,7 @@ from cli.simulator.processes import DecodeProcess, LlmProcess
 from cli.simulator.scenario import Change, Scenario
 from cli.simulator.sessions import Gateway, Session
 from cli.simulator.virtual_time import VirtualLoop, run
+from services.common.pool import Pool
 
 
 @dataclass(frozen=True)
@@ -87,12 +88,14 @@ class _Simulation:
         self._arrivals = list(arrivals(scenario.load))
         self._hope = _Hope(target, len(self._arrivals)) if target is not None else None
         self._sessions: list[Session] = []
+        self._pools: list[Pool] = []
 
     async def run(self) -> Result:
         scenario, began = self._scenario, time.perf_counter()
         try:
             await self._start_all()
             gateways = [Gateway(self._world, self._llm, f"gateway-{number}") for number in range(scenario.gateways)]
+            self._pools += [gateway.pool for gateway in gateways]
             for gateway in gateways:
                 await gateway.pool.start()
             await asyncio.sleep(1.0)  # the pools receive the workers' health
@@ -102,8 +105,6 @@ class _Simulation:
             given_up = not await self._speak_all(gateways)
             seconds = self._loop.time() - started
             found = report(Run(scenario.load, [session.outcome for session in self._sessions], (0.0,), seconds))
-            for gateway in gateways:
-                await gateway.pool.close()
             took, busy = time.perf_counter() - began, self._busy(seconds)
             return Result(found, self._sessions, seconds, took, busy, self._most, given_up)
         finally:
@@ -112,6 +113,8 @@ class _Simulation:
             for group in (self._llm, self._decode):
                 for process in group.processes.values():
                     process.kill()
+            for pool in self._pools:  # their metrics would stay in this process
+                await pool.close()
 
     async def _speak_all(self, gateways: Sequence[Gateway]) -> bool:
         """Speak all sessions; return false if that ended early, because the target cannot be met."""
@@ -163,7 +166,9 @@ class _Simulation:
     def _make(self, group: Group) -> LlmProcess | DecodeProcess:
         if group is self._decode:
             return DecodeProcess(self._world, group.next_address())
-        return LlmProcess(self._world, group.next_address(), self._decode)
+        made = LlmProcess(self._world, group.next_address(), self._decode)
+        self._pools.append(made.pool)
+        return made
 
     def _apply(self, change: Change) -> None:
         group = self._llm if change.service == "llm" else self._decode

@@ -11,6 +11,7 @@ import grpc.aio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 from typer.testing import CliRunner
 
 from cli.main import app
@@ -154,6 +155,12 @@ def test_a_timer_beyond_the_end_of_every_simulation_never_fires() -> None:
 
     with pytest.raises(StandstillError):
         run(waits)
+
+
+def test_a_simulation_leaves_no_series_of_its_pools_in_the_process() -> None:
+    result_of(rate=10, llm_workers=2, changes=[{"at": 0.2, "action": "kill", "service": "llm"}])
+    pools = {sample.labels["pool"] for one in REGISTRY.collect() for sample in one.samples if "pool" in sample.labels}
+    assert not [name for name in pools if name.startswith(("decode of llm-", "llm of gateway-"))]
 
 
 def test_a_full_stage_refuses_and_is_named() -> None:

@@ -44,8 +44,8 @@ class DecodeSettings(ModelServiceSettings):
     """On a GPU: attention in the graphs reads the blocks of streams' states in place, with a Triton kernel. Without it
     or Triton, each layer copies them first."""
     decode_fused_kernels: bool = True
-    """On a GPU: the graphs use Triton kernels that join the estimator's products and convolutions with the operations
-    around them."""
+    """On a GPU: the graphs use Triton kernels that join the products and convolutions of estimator and vocoder with the
+    operations around them."""
     decode_compile: bool = False
     """Fuse the estimator's small operations with torch.compile; needs a C++ compiler on a CPU."""
     decode_cpu_step: Literal["joined", "plain"] = "joined"

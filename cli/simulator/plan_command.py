@@ -35,7 +35,7 @@ def plan(
     costs: Annotated[
         str,
         typer.Option(help="Costs of both services: a name in services/llm/costs and services/decode/costs."),
-    ] = "h100-estimate",
+    ] = "hopper",
     llm_costs: Annotated[Path | None, typer.Option(help="Cost file of the llm, instead of --costs.")] = None,
     decode_costs: Annotated[Path | None, typer.Option(help="Cost file of decode, instead of --costs.")] = None,
     gpu_price: Annotated[float | None, typer.Option(min=0.0, help="Price of a GPU, or of a core, per hour.")] = None,

@@ -18,8 +18,8 @@ async def test_no_input_causes_a_server_error(listener: str, watermarked: bool, 
     peers.need()
     keys = tmp_path / "marks.keys"
     keys.write_text(f"1 {bytes(16).hex()}\n", encoding="utf-8")
-    settings = {"watermark_key_file": keys} if watermarked else {}
-    async with rig(cosyvoice_port=0, limit_seconds=LIMIT_SECONDS, **settings) as r:
+    key_file = keys if watermarked else None
+    async with rig(cosyvoice_port=0, limit_seconds=LIMIT_SECONDS, watermark_key_file=key_file) as r:
         port = r.gateway.http_port if listener == "http" else r.gateway.cosyvoice_port
         check = ("-m", "pytest", "--noconftest", "-q", "-p", "no:cacheprovider", "-c", "/dev/null")
         script = peers.CHECKS / "check_schema.py"

@@ -1,6 +1,6 @@
 """First audio and underruns over the load: the default settings beside fixed profiles, simulated at the costs of a GPU.
 
-    python -m benchmarks.one_configuration [--costs h100-estimate] [--plot FILE]
+    python -m benchmarks.one_configuration [--costs hopper] [--plot FILE]
 
 One decode worker, and llm workers that are never full. A load of 1 is the number of streams that would keep the worker
 busy all the time with full batches of hops of one second. Other servers let the operator choose a profile per load: a
@@ -132,7 +132,7 @@ def _lost(one: Report) -> float:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.one_configuration")
-    parser.add_argument("--costs", default="h100-estimate", help="name in services/llm/costs and services/decode/costs")
+    parser.add_argument("--costs", default="hopper", help="name in services/llm/costs and services/decode/costs")
     parser.add_argument("--llm-costs", type=Path, help="cost file of the llm, instead of --costs")
     parser.add_argument("--decode-costs", type=Path, help="cost file of decode, instead of --costs")
     parser.add_argument("--loads", default=LOADS, help="shares of the capacity")

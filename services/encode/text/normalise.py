@@ -84,6 +84,8 @@ def _chinese_marks(text: str) -> str:
 
 def drop_blanks(text: str) -> str:
     """Keep a space only between two ASCII characters that are not spaces themselves (spec section 2.2)."""
+    if " " not in text:
+        return text
     kept = []
     for i, char in enumerate(text):
         if char == " ":

@@ -28,6 +28,11 @@ _QWEN2_WORDS = (
 # Brackets may begin a special token. The characters are their own NFC.
 _PLAIN = re.compile(r"[ !-;=>?-Z\\-~\u4e00-\u9fff，。！？；：、“”‘’《》（）…]*")
 _WORDS = regex.compile(_QWEN2_WORDS)
+_ASCII_WORDS = re.compile(
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\nA-Za-z0-9]?[A-Za-z]+|[0-9]"
+    r"| ?[^\sA-Za-z0-9]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""The same words of printable ASCII; the standard library finds them in half the time."""
 _LAST_MARKS = frozenset(".,;:!?")
 _NEXT_WORD = re.compile(r" [A-Za-z0-9]")
 _LONGEST_WORD = 40
@@ -70,7 +75,8 @@ class TextTokenizer:
         """
         ids: list[int]
         if self._words is not None and _PLAIN.fullmatch(text) is not None:
-            ids = list(chain.from_iterable(map(self._words.__getitem__, _WORDS.findall(text))))
+            words = (_ASCII_WORDS if text.isascii() else _WORDS).findall(text)
+            ids = list(chain.from_iterable(map(self._words.__getitem__, words)))
         else:
             ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         if not ids or max(ids) < self._rows:

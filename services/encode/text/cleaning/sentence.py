@@ -15,10 +15,11 @@ from services.encode.text.cleaning.markup import decoded, without_tags
 from services.encode.text.protected import PROTECTED, outside_protected
 
 # Most sentences have no character of interest. The marks that begin a Markdown line are of interest there only.
-_OF_INTEREST = re.compile(
-    r"""[^A-Za-z0-9 ,.;:!?'"()%$/\n+#-]|#(?![0-9])|(?:^|\n)[ ]{0,3}(?:[+-] |\d+\) |(?:- ?){3})"""
-    r"""|\$[A-Za-z][^$]{0,40}\$""",
-)
+# Each search begins with one of a few characters, which makes it several times faster than all in one pattern.
+_UNUSUAL = re.compile(r"""[^A-Za-z0-9 ,.;:!?'"()%$/\n+#-]""")
+_LINE = r"[ ]{0,3}(?:[+-] |\d+\) |(?:- ?){3})"
+_LINE_MARK = re.compile(_LINE)
+_OF_INTEREST = re.compile(rf"#(?![0-9])|\n{_LINE}|\$[A-Za-z][^$]{{0,40}}\$")
 _CHINESE = re.compile(r"[\u4e00-\u9fff。，！？；：、“”‘’《》（）A-Za-z0-9 ,.;:!?'\"%]+")
 
 _CITATION = regex.compile(r"【[^【】]*†[^【】]*】")
@@ -58,13 +59,21 @@ def clean(sentence: str) -> str:
     because they are read as powers. Special tokens stay (`PROTECTED`), and none appears that `sentence` does not
     contain. `clean(clean(sentence)) == clean(sentence)`.
     """
-    if _OF_INTEREST.search(sentence) is None or _CHINESE.fullmatch(sentence) is not None:
+    if not _is_of_interest(sentence) or _CHINESE.fullmatch(sentence) is not None:
         return sentence
     core = sentence.strip()
     start = sentence.index(core)
     while (cleaned := outside_protected(without_lookalikes(core), _cleaned).strip()) != core:
         core = cleaned
     return f"{sentence[:start]}{core}{sentence[len(sentence.rstrip()) :]}" if core else ""
+
+
+def _is_of_interest(sentence: str) -> bool:
+    return (
+        _UNUSUAL.search(sentence) is not None
+        or _LINE_MARK.match(sentence) is not None
+        or _OF_INTEREST.search(sentence) is not None
+    )
 
 
 def _cleaned(part: str) -> str:

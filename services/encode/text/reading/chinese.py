@@ -5,6 +5,7 @@ Without wetext the rules apply as well; digits that they leave stay digits, whic
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable
 from decimal import Decimal
@@ -272,6 +273,7 @@ AFTER = RuleSet(
 _OF_INTEREST = regex.compile(
     r"[√\d%‰¥$€£+=×÷@#/^<>°℃℉±~№\u00b2\u00b3]|(?<=[A-Za-z0-9])\.|\.(?=[A-Za-z0-9])|[-–—~～](?=周|星期)"
 )
+_OTHER_DIGIT = re.compile(r"[^\D0-9]")
 _CLAUSE = regex.compile(r"[^，。！？；、：“”‘’（）《》【】…\n!?;]+")
 _READ_BY_WETEXT = regex.compile(r"[\d%‰¥$€£°℃℉±×÷=]")
 
@@ -281,10 +283,11 @@ def read_chinese(text: str, wetext: Callable[[str], str] | None) -> str:
     text = _WIDE_COLON.sub(":", text.replace("￥", "¥"))
     if _OF_INTEREST.search(text) is None:
         return text
-    text = "".join(
-        str(unicodedata.decimal(char)) if char > "\x7f" and unicodedata.category(char) == "Nd" else char
-        for char in text
-    )
+    if _OTHER_DIGIT.search(text) is not None:
+        text = "".join(
+            str(unicodedata.decimal(char)) if char > "\x7f" and unicodedata.category(char) == "Nd" else char
+            for char in text
+        )
     if wetext is not None and (quick := read_quickly(text, _AFTER_CODE_WORD)) is not None:
         return quick
     return read_by_rules(text, wetext)

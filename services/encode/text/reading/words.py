@@ -62,7 +62,7 @@ def year(digits: str) -> str:
 
 def spelled(digits: str) -> str:
     """Read digit by digit."""
-    return " ".join(DIGITS[int(digit)] for digit in digits)
+    return " ".join(map(DIGITS.__getitem__, map(int, digits)))
 
 
 def grouped(groups: list[str]) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import regex
+import re
+from typing import NamedTuple
 
 from services.encode.text.reading.words import LONGEST_NUMBER, cardinal, spelled
 
@@ -23,8 +22,8 @@ END = r"(?!\d|[.,]\d)"
 SIGN = r"(?:(?<![\w.,)\]%°$€£¥/-])[-−–+±~≈])"
 DASH = r"\s?[-–—−]\s?"
 SIGNS = {"-": "minus ", "−": "minus ", "–": "minus ", "+": "plus ", "±": "plus or minus ", "~": "about ", "≈": "about "}
-_BLANKS = regex.compile(BLANK)
-_NOUN = regex.compile(r"[ -]([a-z]+)")
+_BLANKS = str.maketrans(dict.fromkeys(" \u00a0\u2009\u202f'’"))
+_NOUN = re.compile(r"[ -]([a-z]+)")
 _NOT_NOUNS = frozenset(
     [
         "is",
@@ -73,8 +72,7 @@ def number(name: str, *, comma: bool = False) -> str:
     return rf"(?P<{name}>{decimal}{written})"
 
 
-@dataclass(frozen=True)
-class Amount:
+class Amount(NamedTuple):
     """A number as its digits."""
 
     whole: str
@@ -95,7 +93,7 @@ def amount(written: str) -> Amount:
     """Return the digits of what `NUMBER` matched, or of a decimal comma."""
     if written.isdigit():
         return Amount(written)
-    digits = _BLANKS.sub("", written)
+    digits = written.translate(_BLANKS)
     commas, dots = digits.count(","), digits.count(".")
     if commas and dots:
         mark = "," if digits.rindex(",") > digits.rindex(".") else "."

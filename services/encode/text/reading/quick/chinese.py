@@ -20,7 +20,8 @@ _NUMBER = re.compile(
     r"|(?<![\d.:：周期])(?P<whole>0|[1-9]\d{0,7})(?:\.(?P<fraction>\d{1,8}))?(?P<percent>%)?(?![\d.:：%])"
     r"|(?P<other>[0-9.:%])"
 )
-
+_BEGIN = re.compile(r"[0-9.:%]")
+"""The first character of what `_NUMBER` matches. The search for one character is many times faster."""
 
 _LONGEST_CODE_WORD = 8
 _ROOMS = ("室", "会议室", "教室", "病房", "包间", "包厢", "号房", "房间", "号病")
@@ -36,9 +37,9 @@ def read_quickly(text: str, code_word: regex.Pattern[str]) -> str | None:
         return None
     parts: list[str] = []
     end = 0
-    for match in _NUMBER.finditer(text):
-        words = _words(match, text, code_word)
-        if words is None:
+    while (found := _BEGIN.search(text, end)) is not None:
+        match = _NUMBER.match(text, found.start())
+        if match is None or (words := _words(match, text, code_word)) is None:
             return None
         parts += (text[end : match.start()], words)
         end = match.end()

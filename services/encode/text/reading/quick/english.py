@@ -39,6 +39,8 @@ _SCAN = re.compile(
     | (?P<other>\d)""",
     re.VERBOSE,
 )
+_BEGIN = re.compile(r"[$#\d]")
+"""The first character of what `_SCAN` matches. The search for one character is many times faster."""
 _NEXT = re.compile(r"([.,;:!?]*[”\")]?)\s*(\S*)")
 _WORDS = re.compile(r"[A-Za-z'’]+")
 _MARKS = '.,;:!?)"”'
@@ -79,10 +81,10 @@ class _Sentence:
         if kind == "other":
             raise _OtherError
         before = between.split()
-        if (before and not _LETTER.search(before[-1])) or (self._begun and not before):
+        last = before[-1] if before else ""
+        if (last and not last.isalpha() and not _LETTER.search(last)) or (self._begun and not before):
             raise _OtherError
         self._begun = True
-        last = before[-1] if before else ""
         if last[-1:] in (".", "-", "–", "—", "/"):
             raise _OtherError
         follows = _NEXT.match(self._text, match.end())
@@ -200,7 +202,7 @@ class _Sentence:
 
     def _month_follows(self, match: re.Match[str], after: str) -> bool:
         if after == "of":
-            return any(word.lower() in _ALL_MONTHS for word in self._words)
+            return not _ALL_MONTHS.isdisjoint(self._lower())
         return after.rstrip(".,;:!?").lower() in _ALL_MONTHS
 
     def _has_of_before(self, match: re.Match[str]) -> bool:
@@ -208,7 +210,7 @@ class _Sentence:
 
     def _lower(self) -> frozenset[str]:
         if self._present is None:
-            self._present = frozenset(word.lower() for word in self._words)
+            self._present = frozenset(map(str.lower, self._words))
         return self._present
 
 
@@ -240,10 +242,17 @@ def read_quickly(text: str) -> str | None:
     parts: list[str] = []
     end = 0
     try:
-        for match in _SCAN.finditer(text):
-            between = text[end : match.start()]
+        found = _BEGIN.search(text)
+        while found is not None:
+            start = found.start()
+            match = _SCAN.match(text, start)
+            if match is None:  # a sign without a number
+                found = _BEGIN.search(text, start + 1)
+                continue
+            between = text[end:start]
             parts += (between, sentence.read(match, between))
             end = match.end()
+            found = _BEGIN.search(text, end)
     except _OtherError:
         return None
     parts.append(text[end:])

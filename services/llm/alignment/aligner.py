@@ -14,8 +14,8 @@ from services.llm.alignment.queries import QueryTap, grouped
 from services.llm.engine.scheduler import ScheduledSequence
 from services.llm.model.kv_cache import KVCache
 
-_Slots = list[list[tuple[int, int]]]
-"""For each sequence the block and offset of text ids, as many for all of them."""
+_Places = list[list[int]]
+"""For each sequence where the first K/V head's keys of text ids are, as rows of a layer's keys: as many for all."""
 LEAST_SCORE = 0.5
 """Heads of a lower score are not used; times would be guesses."""
 
@@ -30,6 +30,7 @@ class Aligner:
             group.layer: [each for each in self.groups if each.layer == group.layer] for group in self.groups
         }
         self._scale = config.head_dim**-0.5 / max(1, len(self.heads))
+        self._host_scale = np.float32(self._scale)
         self.width = len(self.groups) * config.head_dim
         """Values per sequence that `QueryTap.summed` returns; 0 if there are no heads to use."""
 
@@ -40,21 +41,18 @@ class Aligner:
     def align(self, batch: Sequence[ScheduledSequence], counts: Sequence[int], queries: Tensor, cache: KVCache) -> None:
         """Fill `aligned` of each sequence, for the first `counts` of its tokens.
 
-        queries [steps, sequences, width]: those with which each token was sampled.
+        queries [steps or more, sequences or more, width]: those with which each token was sampled.
         """
         for scheduled in batch:
             scheduled.aligned.clear()  # a step that failed is repeated
-        size = cache.block_size
         rows = [self._window(scheduled, count) for scheduled, count in zip(batch, counts, strict=True)]
-        longest = max((len(slots) for _, slots in rows), default=0)
+        longest = max([len(slots) for _, slots in rows], default=0)
         if not longest:
             return
         where = [
-            [(blocks[slot // size], slot % size) for slot in slots] + [(0, 0)] * (longest - len(slots))
-            for (_, slots), blocks in zip(rows, (scheduled.sequence.blocks for scheduled in batch), strict=True)
+            self._places(scheduled, slots, longest, cache) for scheduled, (_, slots) in zip(batch, rows, strict=True)
         ]
-        on_host = queries.device.type == "cpu" and not cache.quantized and cache.dtype == torch.float32
-        scores = (self._host_scores if on_host else self._scores)(where, queries, cache)
+        scores = (self._scores if cache.host_keys is None else self._host_scores)(where, max(counts), queries, cache)
         for scheduled, count, (first, slots), row in zip(batch, counts, rows, scores, strict=True):
             position = scheduled.sequence.text_position
             if position is None:
@@ -72,22 +70,29 @@ class Aligner:
         first = max(0, position - BEHIND)
         return first, scheduled.sequence.layout.text_slots[first : position + (REACH - 1) * count + AHEAD]
 
-    def _scores(self, where: _Slots, queries: Tensor, cache: KVCache) -> list[list[list[float]]]:
-        """Return the mean logits of the heads [sequences, steps, text ids] for the keys in these slots."""
-        slots = torch.tensor(where, device=queries.device)
-        parts = [cache.keys_at(group.layer, group.kv_head, slots[..., 0], slots[..., 1]) for group in self.groups]
+    def _places(self, scheduled: ScheduledSequence, slots: Sequence[int], most: int, cache: KVCache) -> list[int]:
+        """Return the rows of a layer's keys that hold the first K/V head's keys of these slots, `most` rows."""
+        blocks, size, row = scheduled.sequence.blocks, cache.block_size, cache.rows_per_block
+        places = [blocks[slot // size] * row + slot % size for slot in slots]
+        return places if len(places) == most else places + [0] * (most - len(places))
+
+    def _scores(self, where: _Places, steps: int, queries: Tensor, cache: KVCache) -> list[list[list[float]]]:
+        """Return the mean logits of the heads [sequences, steps, text ids] for the keys in these rows."""
+        slots = [[divmod(place, cache.rows_per_block) for place in places] for places in where]
+        blocks, offsets = torch.tensor(slots, device=queries.device).unbind(2)
+        parts = [cache.keys_at(group.layer, group.kv_head, blocks, offsets) for group in self.groups]
         keys = torch.cat(parts, dim=2)
-        scores: list[list[list[float]]] = (
-            torch.bmm(queries.transpose(0, 1), keys.transpose(1, 2)).mul_(self._scale).tolist()
-        )
+        needed = queries[:steps, : len(where)].transpose(0, 1)
+        scores: list[list[list[float]]] = torch.bmm(needed, keys.transpose(1, 2)).mul_(self._scale).tolist()
         return scores
 
-    def _host_scores(self, where: _Slots, queries: Tensor, cache: KVCache) -> list[list[list[float]]]:
+    def _host_scores(self, where: _Places, steps: int, queries: Tensor, cache: KVCache) -> list[list[list[float]]]:
         """As `_scores`, for float32 on a CPU, where numpy costs a fraction of small operations of torch."""
-        slots = np.array(where)
-        blocks, offsets = slots[..., 0], slots[..., 1]
-        parts = [cache.keys[group.layer].numpy()[blocks, group.kv_head, offsets] for group in self.groups]
+        rows, size, stored = np.array(where), cache.block_size, cache.host_keys or ()
+        parts = [stored[group.layer].take(rows + group.kv_head * size, axis=0) for group in self.groups]
         keys = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
-        logits = np.matmul(queries.numpy().transpose(1, 0, 2), keys.transpose(0, 2, 1))
-        scores: list[list[list[float]]] = (logits * np.float32(self._scale)).tolist()
+        needed = queries.numpy()[:steps, : len(where)].transpose(1, 0, 2)
+        logits = np.matmul(needed, keys.transpose(0, 2, 1))
+        logits *= self._host_scale
+        scores: list[list[list[float]]] = logits.tolist()
         return scores

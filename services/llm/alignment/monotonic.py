@@ -11,6 +11,8 @@ REACH = 3
 one or two ids, such as a mark that is not spoken, and one wrong score does not lose the place."""
 BEHIND, AHEAD = 4, 4
 """Text ids around the present one that share the confidence."""
+LARGEST_EXPONENT = 60.0
+"""Of the exponential of a score less the chosen one's; the confidence is 0 long before."""
 
 
 class Aligned(NamedTuple):
@@ -37,5 +39,8 @@ def follow(scores: Sequence[float], first: int, position: int) -> Aligned:
     place = here + reachable.index(best)
     # Relative to the chosen id's; far greater ones behind it leave it no confidence.
     around = scores[max(0, place - BEHIND) : place + AHEAD]
-    total = sum([math.exp(min(score - best, 60.0)) for score in around if math.isfinite(score)])
+    if math.isfinite(sum(around)) and max(around) - best <= LARGEST_EXPONENT:  # nearly always, and in fewer calls
+        total = sum([math.exp(score - best) for score in around])
+    else:
+        total = sum([math.exp(min(score - best, LARGEST_EXPONENT)) for score in around if math.isfinite(score)])
     return Aligned(first + place, 1.0 / total)

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from services.common.checkpoint.model_dir import LlmConfig
@@ -45,6 +47,8 @@ class KVCache:
     ) -> None:
         """`dtype` is the type in which attention computes."""
         self.block_size = block_size
+        self.rows_per_block = config.num_kv_heads * block_size
+        """Rows of `host_keys` per block: offset o of K/V head h is row `h * block_size + o` of its block."""
         self.dtype = dtype
         shape = (config.num_layers, num_blocks, config.num_kv_heads, block_size, config.head_dim)
         stored = torch.int8 if quantized else dtype
@@ -58,6 +62,16 @@ class KVCache:
     @property
     def quantized(self) -> bool:
         return self.keys.dtype == torch.int8
+
+    @cached_property
+    def host_keys(self) -> list[NDArray[np.float32]] | None:
+        """Each layer's keys as rows [blocks * kv_heads * block_size, head_dim], in the same memory.
+
+        None unless they are float32 on a CPU.
+        """
+        if self.keys.device.type != "cpu" or self.keys.dtype != torch.float32:
+            return None
+        return [layer.flatten(0, 2).numpy() for layer in self.keys]
 
     def open(self, batch: StepBatch) -> None:
         """Clear the blocks that the batch is the first to write to.

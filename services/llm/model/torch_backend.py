@@ -306,7 +306,10 @@ class TorchBackend:
         drawn: Sequence[Sequence[int]],
         queries: Tensor,
     ) -> None:
-        """Store the ids drawn for the sequences `where`, and align them; queries [steps, sequences or more, width]."""
+        """Store the ids drawn for the sequences `where`, and align them.
+
+        queries [steps or more, sequences or more, width]
+        """
         where = list(where)
         for i, row in zip(where, drawn, strict=True):
             forced = batch[i].sequence.layout.constraint().forced
@@ -317,9 +320,8 @@ class TorchBackend:
                 name = str(self._dtype).removeprefix("torch.")
                 raise NonFiniteLogits(f"the model's logits in {name} are not finite; a wider precision may help")
         if self._aligner.heads and self._cache is not None and where:
-            steps = max(len(tokens[i]) for i in where)
             counts = [len(tokens[i]) for i in where]
-            self._aligner.align([batch[i] for i in where], counts, queries[:steps, : len(where)], self._cache)
+            self._aligner.align([batch[i] for i in where], counts, queries, self._cache)
 
     def _ban_kind(self, allowed: frozenset[int]) -> int:
         """Return the index of the mask in `_bans` that is true for every special id that is not allowed."""

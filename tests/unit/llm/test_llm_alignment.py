@@ -77,6 +77,15 @@ def test_confidence_is_the_share_of_the_attention_around() -> None:
     assert [even.confidence, sure.confidence] == pytest.approx([0.25, 1.0])
 
 
+@pytest.mark.parametrize(
+    ("around", "confidence"),
+    [([-float("inf"), 1.0, 1.0], 0.5), ([float("nan"), 1.0, 1.0], 0.5), ([2000.0, 1.0, 0.0], 0.0)],
+    ids=["masked", "not a number", "far greater"],
+)
+def test_confidence_withstands_extreme_scores_behind(around: list[float], confidence: float) -> None:
+    assert follow(around, 0, 1) == (1, pytest.approx(confidence))
+
+
 def requests() -> list[Request]:
     return [utterance(number) for number in range(4)]
 

@@ -115,8 +115,11 @@ def test_frequent_sentences_need_no_rules(text: str) -> None:
 TOKENIZER = TextTokenizer(open_model_dir(Path(__file__).parents[2] / "data" / "cosyvoice2-mini"))
 
 
+ASCII = "ab eIsStRrVvmM'dll0159,.?!;:\\\"-()*^~_@ \x7f"
+
+
 @settings(max_examples=200)
-@given(st.text("ab eIsSt'dll0159,.?!;:\\\"-()*^~_@ 今天，。！“”…\x7f", max_size=60))
+@given(st.one_of(st.text(ASCII, max_size=60), st.text(f"{ASCII}今天，。！“”…", max_size=60)))
 @example("I'm  here,   and 'S o's 12")
 def test_words_have_the_ids_of_the_library(text: str) -> None:
     text = text.rstrip() + "."

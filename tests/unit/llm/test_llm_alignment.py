@@ -83,7 +83,8 @@ def test_confidence_is_the_share_of_the_attention_around() -> None:
     ids=["masked", "not a number", "far greater"],
 )
 def test_confidence_withstands_extreme_scores_behind(around: list[float], confidence: float) -> None:
-    assert follow(around, 0, 1) == (1, pytest.approx(confidence))
+    found = follow(around, 0, 1)
+    assert (found.position, found.confidence) == (1, pytest.approx(confidence))
 
 
 def requests() -> list[Request]:

@@ -84,7 +84,8 @@ def test_confidence_is_the_share_of_the_attention_around() -> None:
 )
 def test_confidence_withstands_extreme_scores_behind(around: list[float], confidence: float) -> None:
     found = follow(around, 0, 1)
-    assert (found.position, found.confidence) == (1, pytest.approx(confidence))
+    assert found.position == 1
+    assert found.confidence == pytest.approx(confidence)
 
 
 def requests() -> list[Request]:

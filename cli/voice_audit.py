@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 from rich.table import Table
 
 from cli.console import examples, fail, out
@@ -15,6 +16,9 @@ from gateway.redis_client import connect
 from gateway.voices.audit import AUDIT_FOLDER, DirectoryTrail, Entry, RedisTrail
 from services.common.errors import Unavailable
 from services.common.start_error import StartError
+
+WIDE = 1000
+"""Columns of a table that goes to a file or another program."""
 
 
 def add_to(voices: typer.Typer) -> None:
@@ -63,12 +67,15 @@ def audit(
     if not found:
         out.print("no entries")
         return
-    table = Table("time (UTC)", "operation", "key", "owner", "from", "voice or consent", "name", "consent", box=None)
+    table = Table(box=None)
+    for title in ("time (UTC)", "operation", "key", "owner", "from", "voice or consent", "name", "consent"):
+        table.add_column(title, overflow="fold")  # an audit must not be cut
     for entry in found:
         texts = [entry.get(name, "") for name in ("operation", "key", "owner", "source")]
         row = (str(entry.get("time", ""))[:19], *texts, _id(entry), entry.get("name", ""), _consent(entry))
         table.add_row(*(str(cell).replace("[", "\\[") for cell in row))
-    out.print(table)
+    console = out if out.is_terminal else Console(highlight=False, width=WIDE)
+    console.print(table)
 
 
 def _kept(folder: Path) -> list[Entry]:

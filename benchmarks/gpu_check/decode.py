@@ -207,8 +207,8 @@ def _time_hops(check: Check, backend: TorchBackend, streams: int) -> None:
         rows.append((seconds, after.flow_s - before.flow_s, after.vocoder_s - before.vocoder_s))
     medians = [statistics.median(column) for column in zip(*rows, strict=True)]
     check.report(f"{streams} streams: hop, flow, vocoder, ms", [round(one * 1e3, 1) for one in medians])
-    check.report(f"{streams} streams: Euler steps of a hop, ms", _euler_steps(check, backend, streams))
-    check.report(f"{streams} streams: encoder of a hop, ms", _encoder(check, backend, streams))
+    check.report(f"{streams} streams: Euler steps of a hop without past, ms", _euler_steps(check, backend, streams))
+    check.report(f"{streams} streams: encoder of a hop without past, ms", _encoder(check, backend, streams))
     check.report(f"{streams} streams: streams in real time", round(streams / medians[0], 1))
     if streams == PROFILED_STREAMS:
         _profile(check, batch)
@@ -216,7 +216,7 @@ def _time_hops(check: Check, backend: TorchBackend, streams: int) -> None:
 
 @torch.inference_mode()
 def _euler_steps(check: Check, backend: TorchBackend, streams: int) -> float | str:
-    """Return the milliseconds of a hop's Euler steps as a program over padding."""
+    """Return the milliseconds of a hop's Euler steps as a program over padding, without attention over the past."""
     flow = backend.flow
     frames, blocks = TOKEN_RATE * flow.config.mel_frames_per_token, LAST_END // TOKEN_RATE
     program = flow.programs.find(streams, frames, blocks) if flow.programs is not None else None

@@ -13,7 +13,7 @@ VARIANT ?= cpu
 ARGS ?=
 # Processes of `make test`; 0 runs all tests in one process, for a debugger.
 WORKERS ?= 2
-# How often a test that failed is run again. `.ci/run` sets 1, so that a race in one test does not stop a change; the
+# How often a test that failed is run again. `.ci/run` sets 2, so that a race in one test does not stop a change; the
 # summary lists such tests as RERUN, and each of them is a fault to mend.
 RERUNS ?= 0
 # Duration of `make fuzz` (5 if empty) and `make soak` (10 if empty).

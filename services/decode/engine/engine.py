@@ -91,14 +91,15 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
 
     def _admit(self, item: Stream) -> None:
         """Raise EngineFull if a new session meets a limit of sessions, or would make a playing stream late."""
-        places = [stream.spec.place for stream in self._live]
+        live = [stream for stream in self._live if not stream.closed]  # a cancelled one ends before the next batch
+        places = [stream.spec.place for stream in live]
         if not needs_place(item.spec.place, places):
             return
         now, audio = self._clock(), self._backend.format
         taken = places_taken(places)
         if taken >= self.limits.max_streams:
             raise EngineFull(f"{taken} sessions are open, which is this engine's limit")
-        queued = places_taken(stream.spec.place for stream in self._live if stream.awaits_first_audio(now))
+        queued = places_taken(stream.spec.place for stream in live if stream.awaits_first_audio(now))
         if queued >= self.limits.max_queue:
             raise EngineFull(f"{queued} sessions wait for audio, which is the queue's limit")
         if not self.limits.admission:
@@ -106,7 +107,7 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
         new = demand(item, now, audio, self.limits, self._kept)
         why = overload(
             now,
-            [demand(stream, now, audio, self.limits, self._kept) for stream in self._live],
+            [demand(stream, now, audio, self.limits, self._kept) for stream in live],
             new,
             self._times,
             self._extra,

@@ -148,7 +148,7 @@ class LlmEngine(EngineShell[Sequence, TokensEvent, EngineStats]):
         self._thread.post(lambda: self._guarded(handle, handle.item.end_text))
 
     def _admit(self, item: Sequence) -> None:
-        places = [sequence.request.place for sequence in self._live]
+        places = [sequence.request.place for sequence in self._live if not sequence.closed]
         if needs_place(item.request.place, places):
             taken = places_taken(places)
             if taken >= self.limits.max_running + self.limits.max_waiting:

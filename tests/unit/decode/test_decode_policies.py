@@ -210,8 +210,7 @@ def test_an_engine_at_capacity_refuses_and_recovers() -> None:
         assert 3 <= len(open_streams) <= 5
         engine.open(support.voice(0, offline=True), support.Listener())
         engine.cancel(open_streams[0])
-        support.wait_until(lambda: engine.stats().streams == len(open_streams))
-        engine.open(support.voice(0), support.Listener())
+        engine.open(support.voice(0), support.Listener())  # at once: a cancelled stream takes no place
     finally:
         engine.close()
 

@@ -1,4 +1,4 @@
-"""`make test` ends with a failure when a process that runs tests dies, for example without memory."""
+"""`make test` fails when one of its processes dies, for example without memory; `make mutate` knows today's code."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+
+from tests.mutate.__main__ import ROOT, read_list
 
 MAKEFILE = Path(__file__).parents[2] / "Makefile"
 DIES = "import os\n\ndef test_one():\n    os._exit(3)\n\ndef test_two():\n    pass\n"
@@ -45,3 +47,8 @@ def test_a_test_process_that_dies_fails_the_run(tmp_path: Path) -> None:
     )
     assert done.returncode != 0
     assert re.search(r"crashed|maximum crashed workers reached", done.stdout), done.stdout
+
+
+def test_every_mutation_fits_the_code() -> None:
+    stale = [str(mutation) for mutation in read_list() if not mutation.fits(ROOT)]
+    assert not stale, "tests/mutate/mutations.yaml names text that its file no longer has once: correct the entry"

@@ -351,7 +351,7 @@ def test_a_bare_gpu_machine_can_load_a_backend() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_limits_and_precision_follow_the_device() -> None:
+def test_limits_and_precision_follow_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, gpu, simulated = CPU, torch.device("cuda"), None
     assert [precision_name(DecodeSettings(), device) for device in (cpu, gpu)] == ["float32", "bfloat16"]
     assert precision_name(DecodeSettings(decode_precision="float16"), gpu) == "float16"
@@ -359,12 +359,12 @@ def test_limits_and_precision_follow_the_device() -> None:
     assert largest_batch(DecodeSettings(decode_max_batch_size=3), gpu) == 3
     limits = engine_limits(DecodeSettings(), support.mini_backend())
     assert (limits.max_batch, limits.max_streams, limits.max_queue, limits.admission) == (4, 32, 10, False)
+    assert engine_limits(DecodeSettings(decode_admission="on"), support.mini_backend()).admission
     on_gpu = support.mini_backend()
-    on_gpu.device = gpu
+    monkeypatch.setattr(on_gpu, "device", gpu)  # until the test's end: other tests use the backend too
     limits = engine_limits(DecodeSettings(), on_gpu)
     assert (limits.max_batch, limits.max_streams, limits.max_queue, limits.admission) == (16, 128, 64, True)
     assert engine_limits(DecodeSettings(decode_max_streams=5, decode_max_queue=6), on_gpu).max_streams == 5
-    assert engine_limits(DecodeSettings(decode_admission="on"), support.mini_backend()).admission
     limits = engine_limits(DecodeSettings(), SimulatedBackend(CostModel(0, 0, 0), AudioFormat()))
     assert (limits.max_batch, limits.admission) == (16, True)
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from cli.bench.report import Target
-from cli.simulator.scenario import make_scenario
+from cli.simulator.scenario import ScenarioError, make_scenario
 from cli.simulator.simulation import simulate
+from services.decode.engine.memory import GPU_SHARE
 from services.decode.loading import GPU_BATCH
 
 STATE_BYTES_PER_SECOND = 115e6
@@ -19,6 +22,9 @@ STATE_BYTES_PER_SECOND = 115e6
 KV_BYTES_PER_TOKEN = 2 * 24 * 2 * 64 * 2
 """Keys and values of the 0.5B language model in bfloat16: 24 layers, 2 heads of 64."""
 TOKEN_RATE, FRAMES_PER_TOKEN = 25.0, 2
+CHUNK_TOKENS, LOOKAHEAD_TOKENS = 25, 3
+DEVIATIONS = 3.0
+"""Streams hold half of their speech on average; this many standard deviations more are planned for."""
 LLM_WEIGHTS_BYTES, DECODE_WEIGHTS_BYTES = 1.3e9, 4e9
 """What a worker holds without any stream: weights, programs and buffers, rounded up."""
 ALONE = 0.2
@@ -56,11 +62,38 @@ class Need:
     """Least sessions of a simulated load."""
     seed: int = 0
     costs_note: str = ""
-    """Where the costs come from, instead of the files' names."""
+    """Where the costs come from, instead of what the files say."""
+    voices: int = 1
+    """Voices in use at once. Streams of one voice share its prompt."""
+    memory: float = 0.0
+    """Memory of a decode worker's device in bytes; 0: it does not limit the streams."""
 
     @property
     def target(self) -> Target:
         return Target(self.first_audio)
+
+    def decode_bytes(self, streams: int) -> float:
+        """Return the memory of a decode worker with which no state of its streams is evicted.
+
+        The whole chunks of a prompt exist once per voice. A stream holds the rest of its prompt and its speech so far,
+        which is half of its speech on average, if streams begin at any time.
+        """
+        prompt = self.prompt_seconds * TOKEN_RATE
+        shared = max(0.0, (prompt - LOOKAHEAD_TOKENS) // CHUNK_TOKENS * CHUNK_TOKENS)
+        speech = streams / 2 + DEVIATIONS * math.sqrt(streams / 12)  # in lengths of a session
+        seconds = min(self.voices, streams) * shared / TOKEN_RATE + streams * (prompt - shared) / TOKEN_RATE
+        seconds += min(speech, streams) * self.voice_seconds
+        return DECODE_WEIGHTS_BYTES + seconds * STATE_BYTES_PER_SECOND / GPU_SHARE
+
+    @property
+    def fitting(self) -> float:
+        """Most streams of a decode worker whose states fit into its memory; 0 if not even one does."""
+        if not self.memory:
+            return math.inf
+        streams = 0
+        while self.decode_bytes(streams + 1) <= self.memory:
+            streams += 1
+        return streams
 
     def scenario(self, rate: float, **fields: Any) -> dict[str, Any]:
         """Return the fields of a load of `rate` sessions per second, long enough to fill the workers."""
@@ -91,6 +124,7 @@ class Plan:
 
     @classmethod
     def of(cls, need: Need, per_llm: float, per_decode: float) -> Plan:
+        per_decode = min(per_decode, need.fitting)
         llm = max(1, math.ceil(need.streams / per_llm))
         return cls(need, per_llm, per_decode, llm, math.ceil(need.streams / per_decode) + SPARE)
 
@@ -106,12 +140,11 @@ class Plan:
     @property
     def decode_bytes(self) -> float:
         """Memory of a decode worker in which no state is evicted."""
-        seconds = self.need.prompt_seconds + self.need.voice_seconds
-        return DECODE_WEIGHTS_BYTES + self.streams_per_decode * seconds * STATE_BYTES_PER_SECOND
+        return self.need.decode_bytes(self.streams_per_decode)
 
     @property
     def kv_tokens(self) -> int:
-        """Slots of an llm worker's K/V cache: prompt, text and speech of its streams."""
+        """Slots of an llm worker's K/V cache: prompt, text and whole speech of each stream, which share nothing."""
         seconds = self.need.prompt_seconds + self.need.voice_seconds
         return math.ceil(self.streams_per_llm * seconds * TOKEN_RATE * (1 + 1 / 6) / 1024) * 1024
 
@@ -144,19 +177,25 @@ class Plan:
 def make_plan(need: Need) -> Plan | None:
     """Find the streams that one worker of each kind holds; None if one decode worker holds no stream in time.
 
-    Raises ScenarioError for costs that cannot be used.
+    Raises ScenarioError for costs that cannot be used, and for a device whose memory holds no stream.
     """
+    most = need.fitting
+    if not most:
+        raise ScenarioError(
+            f"--memory {need.memory / 1e9:g} GB is less than the {need.decode_bytes(1) / 1e9:.1f} GB of the model and "
+            f"one stream of {need.voice_seconds:g} s with a prompt of {need.prompt_seconds:g} s"
+        )
     alone = {"decode_workers": 1, "llm_workers": 1, "seconds": FEW * need.voice_seconds / ALONE}
     if not _holds(need, ALONE, alone):
         return None
     bounds = Bounds.of(need)
     workers = {"decode_workers": 1, "llm_workers": 1 + math.ceil(bounds.decode / bounds.llm)}
-    decode = largest(lambda streams: _holds(need, streams, workers), bounds.decode, math.inf)
+    decode = largest(lambda streams: _holds(need, streams, workers), bounds.decode, most)
     if not decode:
         return None
-    most = min(need.streams, LLM_STREAMS)
-    workers = {"decode_workers": max(2, math.ceil(2 * min(most, bounds.llm) / decode)), "llm_workers": 1}
-    llm = largest(lambda streams: _holds(need, streams, workers), bounds.llm, most)
+    tried = min(need.streams, LLM_STREAMS)
+    workers = {"decode_workers": max(2, math.ceil(2 * min(tried, bounds.llm) / decode)), "llm_workers": 1}
+    llm = largest(lambda streams: _holds(need, streams, workers), bounds.llm, tried)
     return Plan.of(need, llm or 1.0, decode)
 
 
@@ -199,6 +238,11 @@ def largest(holds: Callable[[float], bool], first: float, most: float) -> float:
         else:
             streams = math.sqrt(best * too_much)
     return best
+
+
+def measured_on(costs: str) -> str:
+    """Return what a cost file says about where its times come from."""
+    return str(json.loads(Path(costs).read_text(encoding="utf-8")).get("measured", "it does not say where measured"))
 
 
 def _holds(need: Need, streams: float, workers: dict[str, Any]) -> bool:

@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from cli.simulator.plan import Plan
 
 SERVICES = Path(__file__).resolve().parents[2] / "services"
-ESTIMATE = "estimate"
+ESTIMATE = "NOT measured"
+"""How a cost file's `measured` begins if its times are an estimate."""
 DEFAULT_SECONDS = 8.0
+DEFAULT_MEMORY = 80.0
+"""GB of an H100."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -31,6 +34,10 @@ def plan(
         float | None, typer.Option(min=1.0, max=60.0, help="Seconds of audio of a request. Default: 8.")
     ] = None,
     prompt_seconds: Annotated[float, typer.Option(min=0.5, max=30.0, help="Length of the voices' prompts.")] = 8.0,
+    voices: Annotated[int, typer.Option(min=1, help="Voices in use at once; streams of one share its prompt.")] = 1,
+    memory: Annotated[
+        float, typer.Option(min=0.0, help="Memory of a decode worker's device, in GB; 0: it limits no streams.")
+    ] = DEFAULT_MEMORY,
     slo: Annotated[float, typer.Option(min=0.01, help="Largest p95 of the first audio, in seconds.")] = 0.3,
     costs: Annotated[
         str,
@@ -79,6 +86,8 @@ def plan(
             prompt_seconds,
             sessions,
             seed,
+            voices=voices,
+            memory=1e9 * memory,
         )
         try:
             if from_prometheus:
@@ -96,13 +105,14 @@ def plan(
 
 def text(found: Plan, gpu_price: float | None) -> str:
     """Return the plan as text."""
-    from cli.simulator.plan import LLM_STREAMS
+    from cli.simulator.plan import LLM_STREAMS, measured_on
 
     need = found.need
     most = "at least " if found.per_llm >= min(need.streams, LLM_STREAMS) else ""
     lines = [
         f"{need.streams} streams of {need.voice_seconds:g} s, p95 of the first audio within {need.first_audio:g} s",
-        f"decode  {found.decode_workers} workers, one of them spare; one holds {found.per_decode:.0f} streams, "
+        f"decode  {found.decode_workers} workers, one of them spare; one holds {found.per_decode:.0f} streams"
+        f"{', limited by its memory' if found.per_decode >= need.fitting else ''}, "
         f"and needs {found.decode_bytes / 1e9:.0f} GB for {found.streams_per_decode} without eviction (CosyVoice2)",
         f"llm     {found.llm_workers} workers; one holds {most}{found.per_llm:.0f} streams, "
         f"and needs {found.llm_bytes / 1e9:.1f} GB for {found.streams_per_llm}",
@@ -111,10 +121,11 @@ def text(found: Plan, gpu_price: float | None) -> str:
         hour = found.price_per_audio_hour(gpu_price)
         lines.append(f"price   {hour:.4f} per hour of audio at the peak, with a device per worker")
     lines += ["", "values.yaml:", "", found.values().rstrip(), ""]
+    confirm = "The loads were simulated; `light-tts bench` should confirm the plan."
     if need.costs_note:
-        lines.append(f"Costs: {need.costs_note}. `light-tts bench` should confirm the plan.")
-    elif any(ESTIMATE in Path(path).name for path in (need.llm_costs, need.decode_costs)):
-        lines.append("This is an ESTIMATE: the costs were not measured on a GPU; `light-tts bench` measures one.")
-    else:
-        lines.append(f"Costs: {need.llm_costs} and {need.decode_costs}. `light-tts bench` should confirm the plan.")
-    return "\n".join(lines)
+        return "\n".join([*lines, f"Costs: {need.costs_note}.", confirm])
+    sources = [measured_on(path) for path in (need.llm_costs, need.decode_costs)]
+    lines += ["Costs:", f"  llm     {need.llm_costs}: {sources[0]}", f"  decode  {need.decode_costs}: {sources[1]}"]
+    if any(source.startswith(ESTIMATE) for source in sources):
+        lines.append("This is an ESTIMATE: its costs were not measured.")
+    return "\n".join([*lines, confirm])

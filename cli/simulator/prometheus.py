@@ -176,6 +176,7 @@ def scaled(costs: Path, factor: float, folder: Path, name: str) -> Path:
     """Write a cost file whose times are `factor` times those of another one; return its path."""
     fields = json.loads(costs.read_text(encoding="utf-8"))
     changed = {field: value if field in _NOT_TIMES else value * factor for field, value in fields.items()}
+    changed["measured"] = f"{factor:.2f} times, by live metrics: {fields.get('measured', costs.name)}"
     path = folder / f"{name}.json"
     path.write_text(json.dumps(changed), encoding="utf-8")
     return path

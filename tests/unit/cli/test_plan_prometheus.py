@@ -200,8 +200,11 @@ def test_the_services_export_every_metric_that_is_asked_for() -> None:
     assert asked <= exported
 
 
-def test_the_shipped_estimate_can_be_scaled(server: Server, tmp_path: Path) -> None:
-    llm, decode = (str(SERVICES / service / "costs" / "h100-estimate.json") for service in ("llm", "decode"))
+def test_the_shipped_costs_can_be_scaled_and_say_so(server: Server, tmp_path: Path) -> None:
+    llm, decode = (str(SERVICES / service / "costs" / "hopper.json") for service in ("llm", "decode"))
     need = Need(1, 8.0, 0.3, llm, decode, prompt_seconds=3.0)
     found, _ = measured(need, read_live(server.url, "7d"), tmp_path)
-    assert CostModel.read(Path(found.decode_costs)).holdback_frames == 7
+    assert CostModel.read(Path(found.decode_costs)).holdback_frames == 8
+    source = json.loads(Path(found.decode_costs).read_text())["measured"]
+    assert " times, by live metrics: " in source
+    assert "H200" in source

@@ -11,7 +11,7 @@ from cli.simulator.network import Serve
 from cli.simulator.process import Group, Process, World
 from cli.simulator.virtual_time import EngineTime
 from services.common.checkpoint.chunk_plan import ChunkPlan
-from services.common.errors import Unavailable
+from services.common.errors import Internal, Unavailable
 from services.common.voices.cache import VoiceCache
 from services.common.workers.budget import FailoverBudget
 from services.decode.decode_call import DecodeCall, DecodeServiceContext
@@ -88,7 +88,7 @@ class DecodeProcess(Process):
             self._decoding.pop(call, None)
 
     def hand_over(self) -> None:
-        for call in self._decoding:
+        for call in self._decoding if self.world.scenario.on_loss == "resume" else ():
             call.hand_over()
 
     def stop_engine(self) -> None:
@@ -134,10 +134,16 @@ class LlmProcess(Process):
 
     async def _generate(self, requests: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
         first = await anext(requests)
-        call = GenerateCall(self._context, first.start)
-        async with aclosing(call.run(requests)) as responses:
-            async for response in responses:
-                yield response
+        call, began = GenerateCall(self._context, first.start), False
+        try:
+            async with aclosing(call.run(requests)) as responses:
+                async for response in responses:
+                    began = began or response.HasField("started")
+                    yield response
+        except Unavailable as error:
+            if began and self.world.scenario.on_loss != "resume":
+                raise Internal(error.message, repeated=True) from error  # so that the gateway does not resume it either
+            raise
 
     def hand_over(self) -> None:
         """Do nothing: running utterances finish within the grace period."""

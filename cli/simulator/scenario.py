@@ -69,6 +69,11 @@ class Scenario(BaseModel):
     """The gateway's setting of this name."""
     patience_seconds: float = Field(default=30.0, ge=0)
     """The gateway's session_patience_seconds."""
+    on_loss: Literal["resume", "skip", "repeat", "end"] = "resume"
+    """What happens to an utterance whose worker is lost; all but the first are other servers' ways, to compare. resume:
+    another worker continues it. skip: it starts again on another worker, and the gateway drops the audio that it has
+    sent before. repeat: the same without dropping. end: its session ends with an error. In these three, no heartbeat
+    finds a frozen worker, and a draining decode worker speaks its utterances to their ends."""
 
     rate: float = Field(default=1.0, gt=0)
     """Sessions per second, at random times."""
@@ -120,16 +125,22 @@ class Scenario(BaseModel):
     @cached_property
     def llm_settings(self) -> LlmSettings:
         fixed: dict[str, Any] = {**_QUIET, "decode_silence_seconds": NEVER, "decode_frozen_seconds": 0}
-        return LlmSettings(**{**self.llm, **({} if self.freezes else fixed)})
+        moves: dict[str, Any] = {} if self.on_loss == "resume" else {"decode_max_moves": 0}
+        return LlmSettings(**{**self.llm, **moves, **({} if self.finds_freezes else fixed)})
 
     @cached_property
     def decode_settings(self) -> DecodeSettings:
-        return DecodeSettings(**{**self.decode, **({} if self.freezes else _QUIET)})
+        return DecodeSettings(**{**self.decode, **({} if self.finds_freezes else _QUIET)})
 
     @property
     def freezes(self) -> bool:
         """Whether a worker freezes, so that heartbeats and silence matter."""
         return any(change.action == "freeze" for change in self.changes)
+
+    @property
+    def finds_freezes(self) -> bool:
+        """Whether heartbeats and silence are watched: they cost time, so only if they can matter."""
+        return self.freezes and self.on_loss == "resume"
 
     @cached_property
     def load(self) -> Load:
@@ -140,7 +151,7 @@ class Scenario(BaseModel):
 
 
 _QUIET: dict[str, Any] = {"heartbeat_seconds": NEVER}
-"""While no simulated process freezes, heartbeats and the limits of silence would only cost time."""
+"""While no frozen process is looked for, heartbeats and the limits of silence would only cost time."""
 
 
 def read_scenario(path: Path, **changed: Any) -> Scenario:

@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import numpy as np
 import pytest
 
 from lighttts.v1 import encode_pb2, encode_pb2_grpc, llm_pb2, llm_pb2_grpc, voice_pb2
@@ -138,7 +139,8 @@ async def test_a_recording_is_spoken_with_another_voice(services: Services) -> N
     assert spoken.tokens == len(source)
     assert spoken.raw_ids == ()
     again = await services.speak(voice, text=(), speech_tokens=source)
-    assert again.pcm == spoken.pcm
+    # Its borders between chunks follow the time, so float32's rounding may differ.
+    np.testing.assert_allclose(np.frombuffer(again.pcm, "<f4"), np.frombuffer(spoken.pcm, "<f4"), rtol=0, atol=1e-3)
 
 
 async def test_speed_stretches_speech(services: Services) -> None:

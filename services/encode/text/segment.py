@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import regex
@@ -16,7 +17,7 @@ bounds the text that an unfinished sentence holds back."""
 
 _MARKS = frozenset(TERMINATORS["zh"] + TERMINATORS["en"] + "…")
 _WIDE_MARKS = frozenset(mark for mark in _MARKS if not mark.isascii()) - {"…"}
-_PLACES = regex.compile(rf"[{regex.escape(''.join(sorted(_MARKS)) + lines.LINE_ENDS)}<\[]")
+_PLACES = re.compile(rf"[{re.escape(''.join(sorted(_MARKS)) + lines.LINE_ENDS)}<\[]")
 _CLOSERS = regex.compile(r"""["”’'»)\]}*_~`」』）】》]{0,4}""")
 _WIDE_CLOSERS = regex.compile(r"""["”’)\]」』）】》]{0,4}""")
 _ENDED = regex.compile(r"[.?!。？！…]")

@@ -112,9 +112,8 @@ class SentenceEncoder:
         characters = 0
         for segment in segments:
             start, end = self._input.translate(segment.start, segment.end)
-            for utterance in self._utterances(segment, inside=inside):
-                placed_utterance = Span(utterance.text, start, end, utterance.words)
-                ready += self._merger.push(placed_utterance, self._language)
+            for text, words in self._utterances(segment, inside=inside):
+                ready += self._merger.push(Span(text, start, end, words), self._language)
             characters += len(segment.text)
             if characters >= STEP_CHARACTERS:
                 yield self._pieces(ready)
@@ -122,7 +121,8 @@ class SentenceEncoder:
         if characters:
             yield self._pieces(ready)
 
-    def _utterances(self, span: Span, *, inside: bool) -> list[Span]:
+    def _utterances(self, span: Span, *, inside: bool) -> Iterable[tuple[str, tuple[Word, ...]]]:
+        """Return the utterances of a segment, each with its words if they are wanted."""
         segment = span.text
         core = segment.strip()
         if not core:
@@ -147,9 +147,9 @@ class SentenceEncoder:
             text = with_final_mark(text, self._language)
         parts = list(utterances(text, self._language, self._frontend.split.comma_split, whole_names=True))
         if not self._request.words:
-            return [Span(part) for part in parts]
+            return zip(parts, repeat(()), strict=False)
         words = self._words(core, read, span.start + segment.index(core), rules)
-        return list(map(Span, parts, repeat(0), repeat(0), divided(text, moved(words, len(blank)), parts)))
+        return zip(parts, divided(text, moved(words, len(blank)), parts), strict=True)
 
     def _words(self, written: str, read: str, start: int, rules: str) -> list[Word]:
         """Return the words of a sentence, which begins at `start` in the text that the segmenter got."""
@@ -164,6 +164,8 @@ class SentenceEncoder:
     def _rules(self, segment: str) -> str:
         """Return the language whose rules read a sentence, and choose how its text is split."""
         language = self._input.language
+        if not language and segment.isascii():
+            return self._language
         chinese = language_of(segment) == "zh"
         if not language:
             self._language = "zh" if chinese else self._language

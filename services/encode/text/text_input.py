@@ -62,8 +62,9 @@ class TextInput:
 
     def translate(self, start: int, end: int) -> tuple[int, int]:
         """Return the client's characters of a span of the text that the encoder got."""
+        shift = self._shift
         begin, stop = self._offsets.translate(start, end)
-        return begin + self._shift, stop + self._shift
+        return begin + shift, stop + shift
 
     def silence(self, pause: Pause) -> Piece:
         """Return the piece of a pause."""

@@ -84,7 +84,8 @@ def _cleaned(part: str) -> str:
     text = without_tags(decoded(text))
     text = plain_text(plain_formulas(text))
     text = _BLANKS.sub(" ", text)
-    text = _BLANK_LINES.sub("\n", text)
+    if "\n" in text:
+        text = _BLANK_LINES.sub("\n", text)
     text = _LOOSE_MARK.sub("", text)
     if PROTECTED.search(text) is not None:  # written as entities, or across a mark that was removed
         text = PROTECTED.sub(lambda span: span.group().strip("<>[]|"), text)

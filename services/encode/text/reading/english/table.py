@@ -50,7 +50,9 @@ REST = RuleSet(*symbols.REST, quantities.INDEX, abbreviations.INITIALS)
 # Most sentences need no rule. These find what the rules of WORDS, ARITHMETIC and REST look for.
 _DIGIT = re.compile(r"\d")
 _OTHER_DIGIT = re.compile(r"(?![0-9])\d")
-_SIGNS = frozenset("&@+%=<>§¶√№#/\\^×÷²³¹⁰⁴⁵⁶⁷⁸⁹⁻⁺≤≥≠≈±") | frozenset(symbols.MATHEMATICS) | frozenset(symbols.GREEK)
+_SIGN = re.compile(
+    "[" + re.escape("&@+%=<>§¶√№#/\\^×÷²³¹⁰⁴⁵⁶⁷⁸⁹⁻⁺≤≥≠≈±" + "".join(symbols.MATHEMATICS) + symbols.GREEK) + "]"
+)
 _OPERATORS = frozenset("=+<>×÷√#§^≤≥≠≈±")
 _INNER_STOP = re.compile(  # a stop first, because the search for one character is many times faster
     r"\.(?:\w|"
@@ -92,7 +94,7 @@ def _read_by_rules(text: str, *, digits: bool) -> str:
 def _needs_rules(text: str) -> bool:
     """Return whether a rule may apply to a sentence without digits."""
     return (
-        not _SIGNS.isdisjoint(text)
+        _SIGN.search(text) is not None
         or ("." in text and _INNER_STOP.search(text) is not None)
         or _NUMERAL.search(text) is not None
     )

@@ -15,6 +15,13 @@ from hypothesis.database import DirectoryBasedExampleDatabase
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
+from cli.local import ports
+
+# Each test process chooses free ports from a part of its own: another one would take a port between choice and use.
+NUMBER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+PART = len(ports.FREE_RANGE) // 8
+ports.FREE_RANGE = ports.FREE_RANGE[NUMBER % 8 * PART :][:PART]
+
 # One thread, so that figures do not depend on the machine's cores.
 torch.set_num_threads(1)
 

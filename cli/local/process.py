@@ -242,12 +242,15 @@ def readable(line: str) -> str:
     return f"{record.get('level', '')} {record['event']}{fields}{trace}".strip()
 
 
-async def is_serving(address: str, service: str = "") -> bool:
-    """Return whether the process at `address` reports SERVING for a health service; by default for itself."""
+async def is_serving(address: str, service: str = "", seconds: float = 1.0) -> bool:
+    """Return whether the process at `address` reports SERVING for a health service; by default for itself.
+
+    A process that does not answer within `seconds` is not serving.
+    """
     async with grpc.aio.insecure_channel(address) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)  # its type stubs omit the methods
         try:
-            answer = await stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=1.0)
+            answer = await stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=seconds)
         except grpc.aio.AioRpcError:
             return False
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)

@@ -15,7 +15,7 @@ from tests.support.fake_stages import rig
 
 
 async def test_the_load_reports_each_call_and_why_it_failed(capsys: pytest.CaptureFixture[str]) -> None:
-    async with rig() as r:
+    async with rig(worker_wait_seconds=0, session_patience_seconds=0) as r:
         capsys.readouterr()
         await load.speak(r.tts, "short", "One. Two.")
         r.encode.text_refusal = Unavailable("gone")

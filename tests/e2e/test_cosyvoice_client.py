@@ -57,7 +57,7 @@ async def test_modes_over_grpc(stack: Stack) -> None:
 @pytest.mark.asyncio(loop_scope="session")
 async def test_modes_over_http_with_get(stack: Stack) -> None:
     text, prompt = {"tts_text": "Good morning, Alice."}, {"prompt_wav": PROMPT.read_bytes()}
-    async with httpx.AsyncClient(base_url=f"http://{stack.cosyvoice_address}", trust_env=False, timeout=120) as http:
+    async with httpx.AsyncClient(base_url=f"http://{stack.cosyvoice_address}", trust_env=False, timeout=400) as http:
         for path, form, files in (
             ("sft", {"spk_id": "rms"}, None),
             ("zero_shot", {"prompt_text": PROMPT_TEXT}, prompt),

@@ -15,7 +15,7 @@ DEMO = (sys.executable, "-c", "from cli.main import main; main()", "demo", "--ou
 
 def test_the_demo_speaks_and_stops_everything(tmp_path: Path) -> None:
     wav = tmp_path / "demo.wav"
-    demo = subprocess.run([*DEMO, str(wav)], capture_output=True, text=True, timeout=240, check=False)
+    demo = subprocess.run([*DEMO, str(wav)], capture_output=True, text=True, timeout=600, check=False)
     assert demo.returncode == 0, demo.stderr
     for figure in ("time to first audio", "real-time factor", "chunks", "decode-"):
         assert figure in demo.stdout

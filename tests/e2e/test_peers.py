@@ -62,7 +62,7 @@ async def test_elevenlabs_s_client_over_its_websocket(tmp_path: Path, monkeypatc
     monkeypatch.setenv("SSL_CERT_FILE", str(files.authority))
     monkeypatch.setenv("LIGHTTTS_API_KEY", "ltts_a-key")
     async with rig(
-        limit_seconds=120,
+        limit_seconds=600,
         api_keys_file=tmp_path / "keys.yaml",
         public_tls_cert=files.certificate,
         public_tls_key=files.key,
@@ -81,7 +81,7 @@ async def test_the_page_in_a_browser(stack: Stack, tmp_path: Path) -> None:
 async def test_the_page_asks_for_a_key_and_browsers_can_send_one(tmp_path: Path) -> None:
     peers.need("chromium", "chromedriver")
     (tmp_path / "keys.yaml").write_text(f"keys: [{{name: app, sha256: {key_hash('ltts_a-key')}}}]")
-    async with rig(limit_seconds=120, api_keys_file=tmp_path / "keys.yaml") as r:
+    async with rig(limit_seconds=600, api_keys_file=tmp_path / "keys.yaml") as r:
         url = f"http://127.0.0.1:{r.gateway.http_port}"
         await peers.run(CHECKS / "check_page_key.py", url, "ltts_a-key", folder=tmp_path)
 

@@ -42,7 +42,7 @@ async def lighttts_http(stack: Stack, version: int) -> httpx.Headers:
     """`test_zero_shot.py`: one form, streamed; return the answer's headers."""
     form = {"tts_text": TEXT, "prompt_text": PREFIXES[version] + WORDS, "stream": "True", "tts_model_name": "default"}
     files = {"prompt_wav": ("prompt.wav", PROMPT.read_bytes(), "audio/wav")}
-    async with httpx.AsyncClient(base_url=stack.http_url, trust_env=False, timeout=120) as http:
+    async with httpx.AsyncClient(base_url=stack.http_url, trust_env=False, timeout=400) as http:
         answer = await http.post("/inference_zero_shot", data=form, files=files)
     assert answer.status_code == 200, answer.text
     assert has_sound(answer.content)
@@ -85,7 +85,7 @@ async def cosyvoice_http(stack: Stack, version: int) -> None:
     """The client of the FastAPI server: GET with a body."""
     prefix, files = PREFIXES[version], {"prompt_wav": PROMPT.read_bytes()}
     instruction = f"{PREAMBLE[:-15]} Please speak slowly.<|endofprompt|>" if version == 3 else "speak slowly"
-    async with httpx.AsyncClient(base_url=f"http://{stack.cosyvoice_address}", trust_env=False, timeout=120) as http:
+    async with httpx.AsyncClient(base_url=f"http://{stack.cosyvoice_address}", trust_env=False, timeout=400) as http:
         for path, form in (
             ("zero_shot", {"tts_text": TEXT, "prompt_text": prefix + WORDS}),
             ("cross_lingual", {"tts_text": prefix + TEXT}),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -62,18 +64,29 @@ class Page:
 
 
 async def scrape(worker: Worker) -> Page:
-    async with httpx.AsyncClient(timeout=120, trust_env=False) as client:
+    async with httpx.AsyncClient(timeout=400, trust_env=False) as client:
         return Page((await client.get(f"http://{HOST}:{worker.spec.metrics_port}/metrics")).text)
+
+
+async def idle(worker: Worker) -> Page:
+    """Scrape a worker once its engine has counted all that it did: an engine's figures are those of its last turn."""
+    async with asyncio.timeout(400):
+        while True:
+            page = await scrape(worker)
+            if not page.value("lighttts_decode_streams") + page.value("lighttts_llm_sequences_running"):
+                return page
 
 
 async def test_workers_count_an_utterance_that_moved(stack: Stack) -> None:
     (last,) = await served_by(stack, 1)
     lost = next(worker for worker in stack.decode if worker.name != last)  # two workers, by turns
     went_on = next(worker for worker in stack.decode if worker.name == last)
-    llm_before, decode_before = await scrape(stack.llm), await scrape(went_on)
-    spoken = await say(stack, LONG, seed=3, on_first_chunk=lost.kill)
-    llm, decode = await scrape(stack.llm), await scrape(went_on)
-    await lost.restart()
+    llm_before, decode_before = await idle(stack.llm), await idle(went_on)
+    try:
+        spoken = await say(stack, LONG, seed=3, on_first_chunk=lost.kill)
+        llm, decode = await idle(stack.llm), await idle(went_on)
+    finally:  # other tests use the stack
+        await lost.restart()
     assert any("moved to another worker" in warning for warning in spoken.speech.warnings)
 
     assert {f"lighttts_decode_{name}" for name in DECODE.values()} <= decode.names

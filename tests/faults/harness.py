@@ -95,8 +95,7 @@ class FaultStack:
 
     async def run(self, fault: Fault) -> Outcome:
         """Speak AT_ONCE utterances, break a worker at a random moment while they play, and restore it later."""
-        await self._healthy(at_least=2)
-        worker = self._random.choice([worker for worker in self._workers if await is_serving(worker.address)])
+        worker = self._random.choice(await self._healthy(at_least=2))
         outcome = Outcome(fault, worker.name, self._random.uniform(0.0, self._length))
         numbers = [self._random.randrange(len(SENTENCES)) for _ in range(AT_ONCE)]
         speaking = [asyncio.create_task(self._speak(number, outcome)) for number in numbers]
@@ -140,12 +139,13 @@ class FaultStack:
         else:
             await worker.restart()
 
-    async def _healthy(self, at_least: int) -> None:
-        """Wait until `at_least` workers serve, so that a fault does not break the last one."""
+    async def _healthy(self, at_least: int) -> list[Worker]:
+        """Wait until `at_least` workers serve, so that a fault does not break the last one; return those that do."""
         async with asyncio.timeout(UTTERANCE_LIMIT):
-            serving = 0
-            while serving < at_least:
-                serving = sum([await is_serving(worker.address) for worker in self._workers])
+            serving: list[Worker] = []
+            while len(serving) < at_least:
+                serving = [worker for worker in self._workers if await is_serving(worker.address)]
+            return serving
 
 
 def differences(number: int, samples: NDArray[np.float32], whole: NDArray[np.float32], tolerance: float) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.harness import FAULTS, FaultStack, Stage, differences, summary
 
-MOST_FAULTS = 8
+MOST_FAULTS = 20
 
 
 @pytest.mark.parametrize("stage", FAULTS)

@@ -63,7 +63,7 @@ async def test_a_refusal_while_writing_keeps_its_meaning() -> None:
     server = ServiceServer(Full(), settings)
     try:
         await server.start()
-        async with asyncio.timeout(120), open_channel(server.address) as channel:
+        async with asyncio.timeout(400), open_channel(server.address) as channel:
             for _ in range(200):  # without CallEnd nearly every one is INTERNAL
                 error = await refused(channel)
                 assert isinstance(error, Overloaded), error
@@ -75,7 +75,7 @@ async def test_a_refusal_while_writing_keeps_its_meaning() -> None:
 async def test_a_connection_that_breaks_while_writing_is_unavailable() -> None:
     server = ServiceServer(Full(), ServiceSettings())
     await server.start()
-    async with asyncio.timeout(120), open_channel(server.address) as channel:
+    async with asyncio.timeout(400), open_channel(server.address) as channel:
         await refused(channel)
         await server.close()
         assert isinstance(await refused(channel), Unavailable)

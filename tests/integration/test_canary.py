@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
@@ -38,14 +39,19 @@ BAD = 13
 
 
 class Faults:
-    """When a backend fails: at every call after `last`, and at calls with the bad request."""
+    """When a backend fails: at every call after `last`, and at calls with the bad request.
+
+    A call after `free` waits for `go`.
+    """
 
     def __init__(self, last: int = 10**9) -> None:
-        self.last = last
+        self.last, self.free = last, 10**9
+        self.go = threading.Event()
         self.calls = 0
 
     def check(self, seeds: Sequence[int]) -> None:
         self.calls += 1
+        assert self.calls <= self.free or self.go.wait(decode_support.TIMEOUT)
         if self.calls > self.last:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         if BAD in seeds:
@@ -188,12 +194,16 @@ async def broken_in_mid_stream(llm: Llm, faults: list[Faults]) -> Spoken:
     """Speak, and break the worker that sends the audio after its first message."""
     spoken, broken = Spoken(), False
     calls = [one.calls for one in faults]
+    for one in faults:
+        one.free = one.calls + 1  # the utterance cannot end before the worker breaks
     async for _ in llm.responses(spoken):
         if (
             spoken.audio and not broken
         ):  # once: the worker that takes over calls its backend before the move is reported
             busy = next(one for one, earlier in zip(faults, calls, strict=True) if one.calls > earlier)
             busy.last, broken = 0, True
+            for one in faults:
+                one.go.set()
     return spoken
 
 

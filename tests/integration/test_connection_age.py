@@ -15,7 +15,7 @@ from tests.support.fake_stages import Conversation, chunks, rig, until
 
 
 async def test_a_client_reconnects_at_the_maximum_age_and_running_streams_finish() -> None:
-    async with rig(max_connection_age_seconds=0.2) as r:
+    async with rig(max_connection_age_seconds=0.5) as r:
         client = await Conversation(r).begin()
         await client.next_of(tts_pb2.Started)
         process = psutil.Process(os.getpid())

@@ -66,7 +66,7 @@ async def decode_service(tmp_path: Path, **changes: Any) -> AsyncIterator[tuple[
     server = ServiceServer(service, settings)
     try:
         await server.start()
-        async with asyncio.timeout(120), open_channel(server.address) as channel:
+        async with asyncio.timeout(400), open_channel(server.address) as channel:
             yield decode_pb2_grpc.DecodeStub(channel), service
     finally:
         await server.close()

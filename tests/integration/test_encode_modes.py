@@ -32,7 +32,7 @@ async def stub() -> AsyncIterator[Any]:
     server = ServiceServer(EncodeService(settings), settings)
     try:
         await server.start()
-        async with asyncio.timeout(120), open_channel(server.address) as channel:
+        async with asyncio.timeout(400), open_channel(server.address) as channel:
             yield encode_pb2_grpc.EncodeStub(channel)
     finally:
         await server.close()

@@ -25,6 +25,7 @@ from lighttts.v1 import encode_pb2, encode_pb2_grpc, voice_pb2
 from services.common.errors import InvalidInput, LightTtsError, NotFound, Overloaded, from_rpc_error
 from services.common.pool import open_channel
 from services.common.server import ServiceServer
+from services.common.single_flight import SingleFlight
 from services.common.voices.voice import Voice, voice_hash
 from services.encode.server import EncodeService
 from services.encode.settings import EncodeSettings
@@ -45,7 +46,7 @@ async def encode_service(**changes: Any) -> AsyncIterator[Any]:
     server = ServiceServer(EncodeService(options), options)
     try:
         await server.start()
-        async with asyncio.timeout(120), open_channel(server.address) as channel:
+        async with asyncio.timeout(400), open_channel(server.address) as channel:
             yield encode_pb2_grpc.EncodeStub(channel)
     finally:
         await server.close()
@@ -155,7 +156,7 @@ class Gate:
 
         def gated(extractor: VoiceExtractor, audio: bytes, transcript: str, on_step: OnStep) -> Voice:
             self.entered.append(transcript)
-            assert self.opened.wait(30)
+            assert self.opened.wait(120)
             return extract(extractor, audio, transcript, on_step)
 
         patch.setattr(VoiceExtractor, "extract", gated)
@@ -164,10 +165,11 @@ class Gate:
 async def test_equal_prompts_are_extracted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     async with encode_service() as stub:
         extracted = metric("lighttts_encode_voices_total", outcome="extracted")
-        gate = Gate(monkeypatch)
+        gate, joined, run = Gate(monkeypatch), [], SingleFlight.run
+        monkeypatch.setattr(SingleFlight, "run", lambda *arguments: joined.append(1) or run(*arguments))
         words = SLT_WORDS + " Again."
         calls = [asyncio.create_task(encode_prompt(stub, SLT, words)) for _ in range(20)]
-        await until(lambda: len(gate.entered) == 1)
+        await until(lambda: len(gate.entered) == 1 and len(joined) == 20)
         calls[0].cancel()  # a cancelled caller does not affect the others
         gate.opened.set()
         answers = await asyncio.gather(*calls[1:])
@@ -210,7 +212,7 @@ TEXT = "The train leaves at 9. Dr. Smith paid 25 dollars! Who knows?"
 
 @pytest.mark.hypothesis
 async def test_fragments_make_the_same_pieces_as_the_whole() -> None:
-    async with encode_service() as stub:
+    async with encode_service(text_idle_seconds=1000) as stub:  # no pause between fragments releases text
         whole = await pieces(stub, [TEXT])
         assert await pieces(stub, [], text=TEXT, complete=True) == whole
         loop = asyncio.get_running_loop()
@@ -222,7 +224,7 @@ async def test_fragments_make_the_same_pieces_as_the_whole() -> None:
             fragments = [TEXT[start:end] for start, end in pairwise(offsets)]
             first = fragments.pop(0) if begun else ""
             answer = asyncio.run_coroutine_threadsafe(pieces(stub, fragments, text=first), loop)
-            assert answer.result(10) == whole
+            assert answer.result(120) == whole
 
         await asyncio.to_thread(holds)
     texts = [response.text for response in whole]

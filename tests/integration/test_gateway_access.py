@@ -172,7 +172,7 @@ async def test_requests_of_an_offline_key_have_offline_priority(tmp_path: Path) 
 
 
 async def test_an_idle_stream_is_closed_and_frees_its_place() -> None:
-    async with rig(idle_seconds=0.05, max_sessions=1) as r:
+    async with rig(idle_seconds=0.5, max_sessions=1) as r:
         client = await Conversation(r).begin()
         with pytest.raises(grpc.aio.AioRpcError, match="no input and no reads") as refusal:
             await client.rest()
@@ -181,7 +181,7 @@ async def test_an_idle_stream_is_closed_and_frees_its_place() -> None:
 
 
 async def test_a_client_that_never_reads_frees_its_place() -> None:
-    async with rig(idle_seconds=0.1, max_sessions=1) as r:
+    async with rig(idle_seconds=0.5, max_sessions=1) as r:
         r.llm.HOP_IDS = 1000  # large messages, which fill the connection's buffers after a few sentences
         client = await Conversation(r).begin()
         await client.text("A text that is long enough to fill the queue of a reader. " * 300)

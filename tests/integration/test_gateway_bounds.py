@@ -198,15 +198,19 @@ async def test_json_bodies_are_parsed_outside_the_event_loop(monkeypatch: pytest
     assert threading.get_ident() not in threads
 
 
+def socket(r: Rig) -> connect:
+    url = f"ws://127.0.0.1:{r.gateway.http_port}/inference_zero_shot_bistream"
+    return connect(url, additional_headers=HEADERS, proxy=None)
+
+
 async def test_a_silent_socket_counts_as_a_stream_and_is_closed(tmp_path: Path) -> None:
-    async with rig(api_keys_file=keys(tmp_path, ", max_streams: 1"), first_message_seconds=0.2) as r:
-        url = f"ws://127.0.0.1:{r.gateway.http_port}/inference_zero_shot_bistream"
-        async with connect(url, additional_headers=HEADERS, proxy=None) as silent:
-            async with connect(url, additional_headers=HEADERS, proxy=None) as second:
-                assert "1 streams at once" in str(await second.recv())
-            assert "first frame did not arrive" in str(await silent.recv())
-            with pytest.raises(ConnectionClosed):
-                await silent.recv()
+    path = keys(tmp_path, ", max_streams: 1")
+    async with rig(api_keys_file=path) as r, socket(r), socket(r) as second:
+        assert "1 streams at once" in str(await second.recv())
+    async with rig(api_keys_file=path, first_message_seconds=0.05) as r, socket(r) as silent:
+        assert "first frame did not arrive" in str(await silent.recv())
+        with pytest.raises(ConnectionClosed):
+            await silent.recv()
 
 
 @pytest.mark.parametrize("method", ["Synthesize", "StreamingSynthesize"])

@@ -180,7 +180,8 @@ async def test_a_client_that_leaves_does_not_end_the_extraction_for_others() -> 
     async with rig() as r:
         r.encode.voice_gate.clear()
         leaving, staying = (asyncio.create_task(synthesize(r, "Hi.", config())) for _ in range(2))
-        await until(lambda: len(r.encode.uploads) == 1)
+        lookups = r.gateway._context.voices._lookups._jobs
+        await until(lambda: len(r.encode.uploads) == 1 and [job.callers for job in lookups.values()] == [2])
         leaving.cancel()
         await asyncio.wait({leaving})
         r.encode.voice_gate.set()

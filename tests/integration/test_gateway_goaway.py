@@ -98,7 +98,7 @@ async def drains_under_load(times: int) -> int:
                 )
                 calls += 1
 
-    async with rig(limit_seconds=30 * times) as r:
+    async with rig(limit_seconds=200 * times) as r:
         for _ in range(times):
             async with second_gateway(r) as leaving, asyncio.TaskGroup() as callers:
                 ended, before = asyncio.Event(), calls

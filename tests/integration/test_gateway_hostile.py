@@ -45,7 +45,7 @@ async def is_unharmed(r: Rig) -> None:
 
 @pytest_asyncio.fixture
 async def served() -> AsyncIterator[Rig]:
-    async with rig(limit_seconds=120, max_text_chars=2000, max_pending_flushes=5) as r:
+    async with rig(limit_seconds=600, max_text_chars=2000, max_pending_flushes=5) as r:
         yield r
 
 

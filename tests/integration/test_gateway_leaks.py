@@ -39,7 +39,7 @@ async def served(tmp_path: Path) -> AsyncIterator[Rig]:
     ]
     (tmp_path / "keys.yaml").write_text(f"keys: [{', '.join(entries)}]")
     options: dict[str, Any] = {"api_keys_file": tmp_path / "keys.yaml", "voices_dir": tmp_path / "voices"}
-    async with rig(limit_seconds=120, max_text_chars=100_000, **options) as r:
+    async with rig(limit_seconds=600, max_text_chars=100_000, **options) as r:
         r.http.headers["x-api-key"] = KEY
         yield r
 

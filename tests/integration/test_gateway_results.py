@@ -139,6 +139,9 @@ async def test_a_failure_reaches_all_sharers_and_the_next_request_is_spoken() ->
     async with rig(result_cache="memory") as r:
         r.llm.scripts[0] = Script(fail_at_hop=1, error=Internal("broken", repeated=True), hold={1: asyncio.Event()})
         both = [asyncio.create_task(say(r, "A long sentence.")) for _ in range(2)]
+        cache = r.gateway._context.speech_cache
+        assert cache is not None
+        await until(lambda: [one._readers for one in cache.shared_syntheses.values()] == [2])
         await until(lambda: bool(r.llm.calls) and r.llm.calls[0].hops == 1)
         r.llm.scripts[0].hold[1].set()
         failures = await asyncio.gather(*both, return_exceptions=True)

@@ -34,13 +34,13 @@ async def voices(r: Rig, authority: bytes, client: tuple[bytes, bytes] | None = 
     credentials = grpc.ssl_channel_credentials(authority, key, certificate)
     options = [("grpc.ssl_target_name_override", NAME), ("grpc.use_local_subchannel_pool", 1)]
     async with grpc.aio.secure_channel(r.server.address, credentials, options=options) as channel:
-        answer = await tts_pb2_grpc.VoicesStub(channel).ListVoices(tts_pb2.ListVoicesRequest(), timeout=120)
+        answer = await tts_pb2_grpc.VoicesStub(channel).ListVoices(tts_pb2.ListVoicesRequest(), timeout=400)
         return [voice.name for voice in answer.voices]
 
 
 async def models(r: Rig, context: ssl.SSLContext) -> int:
     url = f"https://127.0.0.1:{r.gateway.http_port}"
-    async with httpx.AsyncClient(base_url=url, verify=context, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=url, verify=context, trust_env=False, timeout=400) as http:
         request = http.build_request("GET", "/query_tts_model", extensions={"sni_hostname": NAME})
         return (await http.send(request)).status_code
 
@@ -77,17 +77,17 @@ async def test_the_port_of_cosyvoices_clients_serves_nothing_in_plaintext(tmp_pa
         port = r.gateway.cosyvoice_port
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             with pytest.raises(grpc.aio.AioRpcError):
-                await tts_pb2_grpc.VoicesStub(channel).ListVoices(tts_pb2.ListVoicesRequest(), timeout=120)
+                await tts_pb2_grpc.VoicesStub(channel).ListVoices(tts_pb2.ListVoicesRequest(), timeout=400)
         with pytest.raises(httpx.TransportError):
-            async with httpx.AsyncClient(trust_env=False) as http:
+            async with httpx.AsyncClient(trust_env=False, timeout=400) as http:
                 await http.get(f"http://127.0.0.1:{port}/liveness")
         credentials = grpc.ssl_channel_credentials(authority.certificate.read_bytes())
         options = [("grpc.ssl_target_name_override", NAME)]
         async with grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options) as channel:
             stub = tts_pb2_grpc.VoicesStub(channel)
-            answer = await stub.ListVoices(tts_pb2.ListVoicesRequest(), timeout=120)
+            answer = await stub.ListVoices(tts_pb2.ListVoicesRequest(), timeout=400)
         assert answer.default_voice == "rms"
-        async with httpx.AsyncClient(verify=trusting(authority), trust_env=False) as http:
+        async with httpx.AsyncClient(verify=trusting(authority), trust_env=False, timeout=400) as http:
             url = f"https://127.0.0.1:{port}/liveness"
             request = http.build_request("GET", url, extensions={"sni_hostname": NAME})
             assert (await http.send(request)).status_code == 200
@@ -123,7 +123,7 @@ async def test_with_an_authority_applications_need_a_certificate_and_probes_do_n
             await models(r, trusting(authority))
         async with grpc.aio.insecure_channel(f"127.0.0.1:{settings['health_port']}") as probe:
             stub: Any = health_pb2_grpc.HealthStub(probe)
-            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=120)
+            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=400)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
@@ -148,7 +148,7 @@ async def test_with_tls_listen_http_too_needs_a_certificate_of_the_services_auth
     known.load_cert_chain(files.certificate, files.key)
     try:
         for context, served in ((known, True), (trusting(authority), False)):
-            async with httpx.AsyncClient(verify=context, trust_env=False) as http:
+            async with httpx.AsyncClient(verify=context, trust_env=False, timeout=400) as http:
                 url = f"https://127.0.0.1:{service.http_port}/liveness"
                 request = http.build_request("GET", url, extensions={"sni_hostname": NAME})
                 if served:
@@ -157,7 +157,7 @@ async def test_with_tls_listen_http_too_needs_a_certificate_of_the_services_auth
                     with pytest.raises(httpx.TransportError):
                         await http.send(request)
         with pytest.raises(httpx.TransportError):
-            async with httpx.AsyncClient(trust_env=False) as http:
+            async with httpx.AsyncClient(trust_env=False, timeout=400) as http:
                 await http.get(f"http://127.0.0.1:{service.http_port}/liveness")
     finally:
         starting.cancel()

@@ -227,7 +227,7 @@ async def test_a_refusal_during_the_upload_to_encode_keeps_its_status(tmp_path: 
 
 
 async def test_an_endless_upload_is_ended(tmp_path: Path) -> None:
-    async with rig(voices_dir=tmp_path, upload_seconds=0.05) as r:
+    async with rig(voices_dir=tmp_path, upload_seconds=0.5) as r:
         call = r.voices.CreateVoice()
         for request in requests(b"x"):
             await call.write(request)

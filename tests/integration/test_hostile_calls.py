@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import Any
 
@@ -93,8 +92,7 @@ async def test_a_client_that_leaves_makes_one_debug_line() -> None:
             call = decode_pb2_grpc.DecodeStub(channel).Decode()
             await call.read()
             call.cancel()
-            await until(lambda: service.cancelled)
-            await asyncio.sleep(0)
+            await until(lambda: service.cancelled and any(line.get("method") == STREAM for line in lines))
     (line,) = [line for line in lines if line.get("method") == STREAM]
     assert (line["event"], line["log_level"]) == ("the client has left", "debug")
 

@@ -10,7 +10,7 @@ from tests.support import peers
 from tests.support.fake_stages import rig
 
 pytestmark = pytest.mark.system
-LIMIT_SECONDS = 300
+LIMIT_SECONDS = 900
 
 
 @pytest.mark.parametrize(("listener", "watermarked"), [("http", False), ("http", True), ("cosyvoice", False)])

@@ -23,7 +23,7 @@ async def test_it_answers_where_it_listens(host: str, reached: list[str]) -> Non
     server = HttpServer(FastAPI(), host, 0)
     await server.start()
     try:
-        async with httpx.AsyncClient(timeout=120) as client:
+        async with httpx.AsyncClient(timeout=400) as client:
             for address in reached:
                 assert (await client.get(f"http://{address}:{server.port}/openapi.json")).status_code == 200
     finally:

@@ -32,7 +32,7 @@ from tests.support.llm import metric, until
 ROOT = Path(__file__).parents[2]
 MINIS = [ROOT / "tests" / "data" / f"{family}-mini" for family in ("cosyvoice2", "cosyvoice3")]
 TINY = ROOT / "models" / "tiny"
-LIMIT_SECONDS = 120
+LIMIT_SECONDS = 400
 SAMPLES_PER_TOKEN = 960
 SECONDS = 4.0
 """Longest utterance: random weights do not end by themselves."""

@@ -90,7 +90,7 @@ async def test_a_sentence_that_comes_in_pieces_is_spoken_once_it_is_whole(
     assert spoken.raw_ids == alone.raw_ids
     assert [started.text_order for started in spoken.started] == [llm_pb2.TEXT_ORDER_WHOLE]
     assert FILL not in spoken.raw_ids
-    assert spoken.kinds.count("heartbeat") >= len(pieces)  # it reports that it waits for text
+    assert spoken.kinds.count("heartbeat") >= len(pieces) - 1  # it reports that it waits for text
     assert np.array_equal(spoken.samples, audio_of(decode.calls[-1].tokens))
 
 

@@ -138,7 +138,7 @@ async def test_a_dead_engine_takes_the_service_out_of_rotation(
             raise ZeroDivisionError("a defect of the loop itself")
 
         monkeypatch.setattr(Scheduler, "schedule", broken)
-        await asyncio.wait_for(llm.server.failed.wait(), 120)
+        await asyncio.wait_for(llm.server.failed.wait(), 400)
         code, error = await refusal(llm.generate(starting(), text_message(TEXT)))
         assert code is grpc.StatusCode.UNAVAILABLE
         assert "another worker" in error.message
@@ -173,7 +173,7 @@ sys.exit(run(Dying, ServiceSettings(log_format="plain"), "dying"))
 def test_a_process_whose_engine_died_ends_with_an_error() -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", DYING], env=environment, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", DYING], env=environment, capture_output=True, text=True, timeout=400, check=False
     )
     assert done.returncode == 1
     assert "the dying engine's thread has ended" in done.stdout + done.stderr

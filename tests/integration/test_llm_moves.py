@@ -284,6 +284,7 @@ async def test_without_workers_an_utterance_is_refused(worker: StartWorker, tmp_
 async def test_the_last_worker_lost_is_unavailable(worker: StartWorker, tmp_path: Path) -> None:
     only = await worker(die_after=1)
     async with llm_service(tmp_path, only.address, decode_wait_seconds=0.1, decode_patience_seconds=0) as llm:
+        await all_serving([only.address])
         spoken = Spoken()
         code, _ = await refusal(llm.responses(spoken))
         await all_free()
@@ -294,6 +295,7 @@ async def test_the_last_worker_lost_is_unavailable(worker: StartWorker, tmp_path
 async def test_a_draining_worker_that_is_the_last_one_speaks_on(worker: StartWorker, tmp_path: Path) -> None:
     only = await worker(hand_over_after=1, speaks_on=True)
     async with llm_service(tmp_path, only.address, decode_wait_seconds=0.1) as llm:
+        await all_serving([only.address])
         spoken = await llm.speak()
         await all_free()
     assert np.array_equal(spoken.samples, audio_of(only.calls[0].tokens))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import threading
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,8 +19,10 @@ import pytest
 from lighttts.v1 import audio_pb2, llm_pb2
 from services.common.checkpoint.model_dir import CARD
 from services.common.workers.call_end import CallEnd, answers
+from services.llm.engine.scheduler import ScheduledSequence, Scheduler
 from tests.support.decode_worker import StartWorker, audio_of
 from tests.support.llm import (
+    LIMIT_SECONDS,
     SPEECH_TOKENS,
     TEXT,
     TINY,
@@ -210,30 +213,49 @@ async def test_styles_are_listed_and_unknown_ones_name_the_known(
     assert error.message == "there is no style 'opera'; choose one of default, calm, lively"
 
 
-async def test_offline_work_makes_room_for_a_listener(worker: StartWorker, tmp_path: Path) -> None:
+@pytest.fixture
+def pause_seen(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Holds the engine after the step with which it pauses a sequence, until the event is set."""
+    seen, schedule = threading.Event(), Scheduler.schedule
+
+    def held(self: Scheduler, num_steps: int = 1) -> list[ScheduledSequence]:
+        assert not self.paused or seen.wait(LIMIT_SECONDS)
+        return schedule(self, num_steps)
+
+    monkeypatch.setattr(Scheduler, "schedule", held)
+    return seen
+
+
+async def test_offline_work_makes_room_for_a_listener(
+    worker: StartWorker, tmp_path: Path, pause_seen: threading.Event
+) -> None:
     decode = await worker()
     async with llm_service(tmp_path, decode.address, step_s=0.002, lead_seconds=60.0) as llm:
         offline = asyncio.create_task(llm.speak(tuple(range(5, 205)), urgency=OFFLINE))
         await until(lambda: metric("lighttts_llm_sequences_running") == 1)
         listened = asyncio.create_task(llm.speak())
         await until(lambda: metric("lighttts_llm_sequences_paused") == 1)
+        pause_seen.set()
         received = await listened
         assert not offline.done()
         assert len((await offline).raw_ids) == 200 * 6
     assert len(received.raw_ids) == SPEECH_TOKENS
 
 
-async def test_a_listener_with_a_long_lead_makes_room(worker: StartWorker, tmp_path: Path) -> None:
+async def test_a_listener_with_a_long_lead_makes_room(
+    worker: StartWorker, tmp_path: Path, pause_seen: threading.Event
+) -> None:
     decode = await worker()
-    options: dict[str, Any] = {"step_s": 0.004, "lead_seconds": 60.0, "pause_lead_seconds": 1.0}
+    options: dict[str, Any] = {"step_s": 0.002, "lead_seconds": 60.0, "pause_lead_seconds": 1.0}
     async with llm_service(tmp_path, decode.address, **options) as llm:
         before = metric("lighttts_llm_tokens_generated_total")
-        playing = asyncio.create_task(llm.speak(tuple(range(5, 65))))
+        playing = asyncio.create_task(llm.speak(tuple(range(5, 205))))
         await until(lambda: metric("lighttts_llm_tokens_generated_total") > before + 100)
         newcomer = asyncio.create_task(llm.speak())
         await until(lambda: metric("lighttts_llm_sequences_paused") == 1)
+        pause_seen.set()
         assert len((await newcomer).raw_ids) == SPEECH_TOKENS
-        assert len((await playing).raw_ids) == 60 * 6
+        assert len((await playing).raw_ids) == 200 * 6
 
 
 @pytest.mark.parametrize("seconds", [float("nan"), float("inf")])

@@ -33,7 +33,7 @@ from tests.support.released import Protos, last_release, released_peer
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "models" / "tiny"
-LIMIT_SECONDS = 120
+LIMIT_SECONDS = 400
 TEXT = "The train leaves at 9. Who knows?"
 # Names of the connections: client and server.
 ENCODE, LLM, DECODE, GATEWAY = "gateway to encode", "gateway to llm", "llm to decode", "application to gateway"
@@ -61,7 +61,9 @@ async def stack(scratch: Path, protos: Protos, *mixed: str) -> AsyncIterator[grp
         decode = await serve(DECODE, DecodeService, DecodeSettings(**model, **simulated))
         simulated = {"llm_backend": "simulated", "llm_cost_file": costs, "decode_target": f"static:///{decode}"}
         llm = await serve(LLM, LlmService, LlmSettings(**model, **simulated))
-        encode = await serve(ENCODE, EncodeService, EncodeSettings(**model, normaliser="builtin"))
+        encode = await serve(
+            ENCODE, EncodeService, EncodeSettings(**model, normaliser="builtin", text_idle_seconds=1000)
+        )
         gateway_settings = GatewaySettings(
             port=0,
             http_port=0,

@@ -78,7 +78,7 @@ class Spoken:
 
 @pytest.fixture
 async def services() -> AsyncIterator[Services]:
-    async with AsyncExitStack() as stack, asyncio.timeout(120):
+    async with AsyncExitStack() as stack, asyncio.timeout(400):
 
         async def serve(service: Any, settings: Any) -> str:
             server = ServiceServer(service, settings)

@@ -20,7 +20,7 @@ from tests.integration.test_decode_service import TOKENS, audio_of, responses, s
 
 def prepare(*flags: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from cli.main import main; main()", "prepare", *flags]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
 
 
 async def spoken(**settings: Any) -> np.ndarray[Any, Any]:
@@ -29,7 +29,7 @@ async def spoken(**settings: Any) -> np.ndarray[Any, Any]:
     server = ServiceServer(DecodeService(chosen), chosen)
     try:
         await server.start()
-        async with asyncio.timeout(120), open_channel(server.address) as channel:
+        async with asyncio.timeout(400), open_channel(server.address) as channel:
             return audio_of(await responses(decode_pb2_grpc.DecodeStub(channel), start(), tokens()))
     finally:
         await server.close()

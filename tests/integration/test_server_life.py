@@ -90,7 +90,7 @@ async def running(
     service: Loadable, *, wait: bool = True, **settings: Any
 ) -> AsyncIterator[tuple[ServiceServer, grpc.aio.Channel]]:
     server = ServiceServer(service, ServiceSettings(**(QUICK | settings)))
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(400):
         starting = asyncio.create_task(server.start())
         try:
             if wait:
@@ -271,7 +271,7 @@ def fails(service: str, *flags: str) -> str:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
         check=False,
         stdin=subprocess.DEVNULL,
     )
@@ -368,10 +368,10 @@ def test_metrics_are_served_and_sigterm_ends_the_process_with_0(tmp_path: Path) 
                 stub: Any = health_pb2_grpc.HealthStub(channel)
                 watching = stub.Watch(request, wait_for_ready=True, timeout=3600)
                 assert any(response.status == SERVING for response in watching)
-                with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics", timeout=120) as answer:
+                with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics", timeout=400) as answer:
                     text = answer.read().decode()
                 process.send_signal(signal.SIGTERM)
-                assert process.wait(timeout=120) == 0
+                assert process.wait(timeout=400) == 0
             events = [json.loads(entry)["event"] for entry in process.stderr or () if entry.startswith("{")]
         finally:
             process.kill()

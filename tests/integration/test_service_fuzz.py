@@ -47,7 +47,7 @@ Channels = dict[str, grpc.aio.Channel]
 @pytest_asyncio.fixture
 async def channels(tmp_path: Path) -> AsyncIterator[Channels]:
     """The three services, with simulated engines."""
-    async with asyncio.timeout(280), AsyncExitStack() as opened:
+    async with asyncio.timeout(600), AsyncExitStack() as opened:
         made: Channels = {}
 
         async def serve(name: str, service: Any, settings: Any) -> str:

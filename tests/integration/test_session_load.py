@@ -31,7 +31,7 @@ from services.llm.server import LlmService
 from services.llm.settings import LlmSettings
 
 MODEL = Path(__file__).parents[2] / "models" / "tiny"
-LIMIT_SECONDS = 120
+LIMIT_SECONDS = 400
 QUICK: dict[str, Any] = {"port": 0, "drain_notice_seconds": 0.0}
 PLACES = 2
 """Sessions that one worker holds."""

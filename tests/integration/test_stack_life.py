@@ -11,7 +11,7 @@ import httpx
 from cli.local.stack import Stack, StackConfig
 from tests.support.spoken import say
 
-LIMIT_SECONDS = 120
+LIMIT_SECONDS = 400
 COSTS = {
     "llm": {"step_s": 0.01, "step_s_per_sequence": 0.0, "prefill_s_per_token": 0.0},
     "decode": {"batch_s": 0.05, "stream_s": 0.02, "frame_s": 0.0005},
@@ -38,7 +38,7 @@ async def becomes(http: httpx.AsyncClient, path: str, status: int) -> httpx.Resp
 
 async def test_a_stack_reports_frozen_decode_workers_and_stops_after_its_streams(tmp_path: Path) -> None:
     async with asyncio.timeout(LIMIT_SECONDS), Stack(simulated(tmp_path)) as stack:
-        async with httpx.AsyncClient(base_url=stack.http_url, trust_env=False) as http:
+        async with httpx.AsyncClient(base_url=stack.http_url, trust_env=False, timeout=LIMIT_SECONDS) as http:
             assert (await http.get("/health")).status_code == 200  # a stack that has started can speak
             for worker in stack.decode:
                 worker.freeze()

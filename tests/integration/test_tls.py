@@ -66,7 +66,7 @@ async def server(files: TlsFiles) -> AsyncIterator[ServiceServer]:
 async def status(channel: grpc.aio.Channel, service: str = "") -> int:
     async with channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
-        answer = await stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=120)
+        answer = await stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=400)
         return int(answer.status)
 
 
@@ -129,13 +129,18 @@ async def test_the_end_of_the_certificate_in_use_is_a_metric(
 
 
 async def test_a_pool_dials_again_after_a_renewal_and_streams_keep_their_connection(
-    server: ServiceServer, files: TlsFiles, authority: Authority, tmp_path: Path
+    server: ServiceServer,
+    files: TlsFiles,
+    authority: Authority,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("services.common.pool.pool.DIAL_SECONDS", 1.0)
     mine = authority.issue(tmp_path / "client")
     dial, address = dialler(settings(mine)), f"static:///{server.address}"
     pool = Pool(discover(address), "test.Nothing", name="renewed", dial=dial, renewal_seconds=0.02)
     new = Authority(tmp_path / "new")
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(400):
         await pool.start()
         async with pool.lease() as running:
             stub: Any = health_pb2_grpc.HealthStub(running.channel)

@@ -75,7 +75,7 @@ class Running:
 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
-    async with asyncio.timeout(120), AsyncExitStack() as stack:
+    async with asyncio.timeout(400), AsyncExitStack() as stack:
 
         async def serve(service: Any, settings: Any) -> str:
             server = ServiceServer(service, settings)
@@ -104,6 +104,8 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
         gateways = [GatewayService(front) for _ in "ab"]
         addresses = [await serve(gateway, front) for gateway in gateways]
         channels = [await stack.enter_async_context(open_channel(address)) for address in addresses]
+        pools = [gateway._context.llm for gateway in gateways] + [llm._ready.pool for llm in llms]
+        await until(lambda: all(len(pool.serving()) == 2 for pool in pools))
         yield Running(gateways, encode, llms, decodes, channels)
 
 

@@ -71,7 +71,7 @@ async def served(end: Callable[[Any], Any]) -> AsyncIterator[tuple[Worker, grpc.
     server = ServiceServer(worker, ServiceSettings(drain_notice_seconds=0))
     try:
         await server.start()
-        async with asyncio.timeout(120), open_channel(server.address) as channel:
+        async with asyncio.timeout(400), open_channel(server.address) as channel:
             yield worker, channel
     finally:
         await server.close()

@@ -34,7 +34,7 @@ from tests.support.fake_encode import SAMPLE_RATE, FakeEncode, recording_voice_c
 from tests.support.fake_encode import ids_of as ids_of
 
 SAMPLES_PER_ID = 240
-LIMIT_SECONDS = 120
+LIMIT_SECONDS = 400
 STYLES = ("default", "calm")
 NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # to read the system's takes a tenth of a rig's start
 
@@ -310,14 +310,15 @@ async def rig(
             url = f"http://127.0.0.1:{gateway.http_port}"
             client = httpx.AsyncClient(base_url=url, trust_env=False, timeout=None, verify=NO_CERTIFICATES)  # noqa: S113 - the rig has its own limit
             http = await stack.enter_async_context(client)
-            for llm in llm_servers:
-                await until(partial(_is_healthy, llm.address))
+            for pool, servers in (("encode", encode_servers), ("llm", llm_servers)):
+                for worker_server in servers:
+                    await until(partial(_is_healthy, pool, worker_server.address))
             yield Rig(encoders, workers, llm_servers, gateway, server, channel, http, encode_servers)
         await until(lambda: asyncio.all_tasks() <= before | {asyncio.current_task()})
 
 
-def _is_healthy(llm: str) -> bool:
-    return REGISTRY.get_sample_value("lighttts_pool_healthy", {"pool": "llm", "worker": llm}) == 1
+def _is_healthy(pool: str, worker: str) -> bool:
+    return REGISTRY.get_sample_value("lighttts_pool_healthy", {"pool": pool, "worker": worker}) == 1
 
 
 @contextmanager

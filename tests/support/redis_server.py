@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 from gateway.redis_client import connect
 
-LIMIT_SECONDS = 120
+LIMIT_SECONDS = 400
 
 
 @contextlib.asynccontextmanager

@@ -42,7 +42,7 @@ def test_a_test_process_that_dies_fails_the_run(tmp_path: Path) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
         check=False,
     )
     assert done.returncode != 0

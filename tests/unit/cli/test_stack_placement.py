@@ -11,7 +11,7 @@ import pytest
 from cli.local.ports import default_ports, free_ports
 from cli.local.process import Worker, WorkerError, is_serving
 from cli.local.stack import Stack, StackConfig
-from tests.unit.cli.test_worker import Events
+from tests.unit.cli.test_worker import PATIENCE, Events
 
 FAILURE = '{"event": "no such file", "level": "error"}'
 
@@ -58,13 +58,13 @@ async def test_the_others_serve_when_a_worker_does_not_start(tmp_path: Path) -> 
     failing = stack.decode[1]
     stand_in(failing, "--fail", FAILURE)
     async with stack:
-        assert [await is_serving(worker.address) for worker in stack.decode] == [True, False, True]
-        assert await is_serving(stack.gateway.address)
+        assert [await is_serving(worker.address, seconds=PATIENCE) for worker in stack.decode] == [True, False, True]
+        assert await is_serving(stack.gateway.address, seconds=PATIENCE)
         event = next(event for event in events.seen if event.kind == "died")
         assert (event.worker, "no such file" in event.detail) == ("decode-2", True)
         stand_in(failing)  # for example, its GPU is available again
         await events.wait_for("serving", times=6)
-        assert await is_serving(failing.address)
+        assert await is_serving(failing.address, seconds=PATIENCE)
 
 
 async def test_a_stack_whose_gateway_cannot_speak_does_not_start(tmp_path: Path) -> None:

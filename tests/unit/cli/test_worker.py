@@ -15,6 +15,8 @@ from cli.local.ports import free_ports
 from cli.local.process import Worker, WorkerError, WorkerEvent, WorkerSpec, is_serving, readable
 
 MakeWorker = Callable[..., Worker]
+PATIENCE = 60.0
+"""Seconds for an answer of a process on a busy machine; one that does not run is noticed at once."""
 
 
 class Events:
@@ -32,7 +34,7 @@ class Events:
         return [event.kind for event in self.seen]
 
     async def wait_for(self, kind: str, times: int = 1) -> None:
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(400):
             while self.kinds().count(kind) < times:
                 self._changed.clear()
                 await self._changed.wait()
@@ -84,7 +86,7 @@ async def test_errors_logged_by_a_serving_worker_are_shown(make_worker: MakeWork
 async def test_a_worker_serves_and_stops(make_worker: MakeWorker, events: Events) -> None:
     worker = make_worker()
     await worker.start()
-    assert await is_serving(worker.address)
+    assert await is_serving(worker.address, seconds=PATIENCE)
     pid = worker.pid
     assert alive(pid)
     await worker.stop(grace=30)
@@ -101,7 +103,7 @@ async def test_files_of_the_current_folder_are_not_imported(
     monkeypatch.chdir(tmp_path)
     worker = make_worker()
     await worker.start()
-    assert await is_serving(worker.address)
+    assert await is_serving(worker.address, seconds=PATIENCE)
 
 
 async def test_a_worker_that_ends_while_starting_is_reported_with_its_log(make_worker: MakeWorker) -> None:
@@ -139,7 +141,7 @@ async def test_a_dead_worker_stays_dead_without_restart_dead(make_worker: MakeWo
     await events.wait_for("died")
     assert worker.pid is None
     await worker.restart()
-    assert await is_serving(worker.address)
+    assert await is_serving(worker.address, seconds=PATIENCE)
 
 
 async def test_a_frozen_worker_stops(make_worker: MakeWorker, events: Events) -> None:

@@ -68,7 +68,7 @@ async def test_the_system_resolver_is_used_when_no_server_is_named() -> None:
 
 async def test_added_and_removed_records_are_seen(server: DnsServer) -> None:
     server.records[NAME] = ["127.0.0.1"]
-    async with asyncio.timeout(120), aclosing(discover(target(server)).watch()) as sets:
+    async with asyncio.timeout(400), aclosing(discover(target(server)).watch()) as sets:
         assert await anext(sets) == {"127.0.0.1:50053"}
         server.records[NAME] = ["127.0.0.1", "127.0.0.2", "::1"]
         seen = await anext(sets)
@@ -83,7 +83,7 @@ async def test_added_and_removed_records_are_seen(server: DnsServer) -> None:
 async def test_records_are_not_queried_again_before_their_ttl(server: DnsServer) -> None:
     server.records = {"slow.test": ["127.0.0.1"], NAME: ["127.0.0.1"]}
     server.ttls = {"slow.test": 3600}
-    async with asyncio.timeout(120), aclosing(discover(target(server, "slow.test")).watch()) as slow:
+    async with asyncio.timeout(400), aclosing(discover(target(server, "slow.test")).watch()) as slow:
         await anext(slow)
         change = asyncio.ensure_future(anext(slow))
         async with aclosing(discover(target(server)).watch()) as quick:
@@ -99,7 +99,7 @@ async def test_records_are_not_queried_again_before_their_ttl(server: DnsServer)
 
 async def test_a_name_that_its_zone_denies_has_no_workers(server: DnsServer) -> None:
     server.records[NAME] = ["127.0.0.1"]
-    async with asyncio.timeout(120), aclosing(discover(target(server)).watch()) as sets:
+    async with asyncio.timeout(400), aclosing(discover(target(server)).watch()) as sets:
         await anext(sets)
         del server.records[NAME]
         assert await anext(sets) == frozenset()
@@ -111,7 +111,7 @@ async def test_a_name_that_its_zone_denies_has_no_workers(server: DnsServer) -> 
 @pytest.mark.parametrize("trouble", ["servfail", "bare negative answer"])
 async def test_a_failure_keeps_the_last_known_workers(server: DnsServer, trouble: str) -> None:
     server.records[NAME] = ["127.0.0.1"]
-    async with asyncio.timeout(120), aclosing(discover(target(server)).watch()) as sets:
+    async with asyncio.timeout(400), aclosing(discover(target(server)).watch()) as sets:
         await anext(sets)
         change = asyncio.ensure_future(anext(sets))
         asked = server.queries[NAME, "A"]
@@ -129,7 +129,7 @@ async def test_a_failure_keeps_the_last_known_workers(server: DnsServer, trouble
 async def test_one_address_family_without_answers_does_not_delay_the_other(server: DnsServer) -> None:
     server.records[NAME] = ["127.0.0.1"]
     server.silent = {"AAAA"}
-    async with asyncio.timeout(120), aclosing(discover(target(server)).watch()) as sets:
+    async with asyncio.timeout(400), aclosing(discover(target(server)).watch()) as sets:
         assert await anext(sets) == {"127.0.0.1:50053"}
         server.records[NAME] = ["127.0.0.2"]
         assert await anext(sets) == {"127.0.0.2:50053"}

@@ -20,7 +20,7 @@ from services.common.discovery.endpoints import Listing, ready_addresses
 from tests.support.kube_api import KubeApi, endpoint, endpoint_slice, write_kubeconfig
 
 TARGET = "kubernetes:///decode.speech"
-LIMIT_SECONDS = 120
+LIMIT_SECONDS = 400
 
 
 @pytest_asyncio.fixture

@@ -20,7 +20,7 @@ log = structlog.get_logger("ours")
 
 def logged(script: str, level: str = "info", style: str = "json") -> str:
     line = [sys.executable, "-c", HEAD.format(level=level, style=style) + script]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=400, check=True)
     assert done.stdout == ""
     return done.stderr
 

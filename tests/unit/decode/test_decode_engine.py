@@ -83,7 +83,7 @@ def test_a_moved_stream_continues_without_a_seam(speed: float) -> None:
 
 
 def test_a_record_that_is_ahead_of_its_tokens_fails() -> None:
-    with support.running(support.mini_backend(), limits=EngineLimits(admission=False)) as engine:
+    with support.running(support.mini_backend()) as engine:
         record = support.speak(engine, support.voice(), support.speech(60)).wait_events(2)[1].resume
         with pytest.raises(StreamError, match="ahead of the tokens"):
             support.speak(engine, support.voice(resume=record), support.speech(22)).wait()

@@ -277,11 +277,12 @@ def test_a_full_pool_evicts_the_stream_with_the_largest_lead() -> None:
             self.kept = None
             return 1000
 
-    with support.running(Small(CostModel(0, 0, 0, 0), AUDIO, lambda seconds: None)) as engine:
+    with support.running(Small(CostModel(0, 0, 0, 0), AUDIO, lambda seconds: None), clock=lambda: 0.0) as engine:
         ahead = support.Listener()
         handle = engine.open(support.voice(0), ahead)
         engine.push(handle, support.speech(203))
-        ahead.wait_events(3)
+        # The rest of it, decoded later, would evict the other stream.
+        support.wait_until(lambda: sum(event.samples.shape[0] for event in ahead.audio_events) == 960 * 200)
         support.wait_until(lambda: engine.stats().state_bytes == 1000)
         audio = support.speak(engine, support.voice(0), support.speech(60)).wait()
         assert audio.shape == (57_600,)

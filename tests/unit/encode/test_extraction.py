@@ -34,7 +34,7 @@ class Extractor(VoiceExtractor):
 
     def extract(self, audio: bytes, transcript: str | None, on_step: OnStep = lambda step, seconds: None) -> Voice:
         self.begun += 1
-        self.opened.wait(30)
+        self.opened.wait(120)
         return super().extract(audio, transcript, on_step)
 
 

@@ -52,7 +52,7 @@ async def test_a_short_text_waits_for_one_step_of_each_long_one() -> None:
 
 
 async def test_several_threads_work_at_the_same_time() -> None:
-    both = threading.Barrier(2, timeout=120)
+    both = threading.Barrier(2, timeout=400)
     threads = TextThreads(2)
     try:
         await asyncio.gather(threads.run(both.wait), threads.run(both.wait))

@@ -85,12 +85,16 @@ def test_batches_and_arrival_do_not_change_tokens(
         assert [listeners[number].wait().raw_ids for number in range(len(UTTERANCES))] == alone
 
 
-def test_preempted_sequences_continue_as_if_undisturbed(make_engine: MakeEngine, alone: list[tuple[int, ...]]) -> None:
+def test_preempted_sequences_continue_as_if_undisturbed(
+    make_engine: MakeEngine, mini_model: SpeechLM, alone: list[tuple[int, ...]]
+) -> None:
+    backend = GatedBackend(mini_model)
     limits = EngineLimits(total_tokens=96, max_request_tokens=96, block_size=4)
-    with make_engine(limits) as engine:
+    with make_engine(limits, backend) as engine:
         listeners = [Listener() for _ in UTTERANCES]
         for request, listener in zip(UTTERANCES, listeners, strict=True):
             engine.submit(request, listener)
+        backend.open()
         assert [listener.wait().raw_ids for listener in listeners] == alone
         assert engine.stats().preemptions > 0
 

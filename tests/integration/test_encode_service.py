@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import grpc
 import grpc.aio
@@ -165,11 +166,11 @@ class Gate:
 async def test_equal_prompts_are_extracted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     async with encode_service() as stub:
         extracted = metric("lighttts_encode_voices_total", outcome="extracted")
-        gate, joined, run = Gate(monkeypatch), [], SingleFlight.run
-        monkeypatch.setattr(SingleFlight, "run", lambda *arguments: joined.append(1) or run(*arguments))
+        gate, joined = Gate(monkeypatch), mock.Mock(side_effect=SingleFlight.run)
+        monkeypatch.setattr(SingleFlight, "run", lambda *arguments: joined(*arguments))
         words = SLT_WORDS + " Again."
         calls = [asyncio.create_task(encode_prompt(stub, SLT, words)) for _ in range(20)]
-        await until(lambda: len(gate.entered) == 1 and len(joined) == 20)
+        await until(lambda: len(gate.entered) == 1 and joined.call_count == 20)
         calls[0].cancel()  # a cancelled caller does not affect the others
         gate.opened.set()
         answers = await asyncio.gather(*calls[1:])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import structlog
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
@@ -36,7 +36,9 @@ for name in ("CI", "BUILD_NUMBER"):
 
 # "ci" makes the same examples in every run on every machine. "fuzz" makes new ones in every run, keeps those that fail
 # and tries them first the next time (tests/fuzz.py).
-settings.register_profile("ci", deadline=None, derandomize=True, database=None)
+# A busy machine draws examples slowly.
+slow = [HealthCheck.too_slow]
+settings.register_profile("ci", deadline=None, derandomize=True, database=None, suppress_health_check=slow)
 FOUND = DirectoryBasedExampleDatabase(Path(__file__).parent.parent / ".hypothesis" / "examples")
 settings.register_profile("fuzz", deadline=None, derandomize=False, max_examples=1000, database=FOUND, print_blob=True)
 settings.load_profile("ci")

@@ -41,7 +41,8 @@ def main() -> int:
     out = Path(os.environ.get("OUT", "gpu_check_out")).resolve()
     out.mkdir(parents=True, exist_ok=True)
     card = card_name(options.device)
-    chosen = [step for step in STEPS if not options.steps or step.name in options.steps]
+    named = {step.name: step for step in STEPS}
+    chosen = [named[name] for name in dict.fromkeys(options.steps or named)]
     found: list[StepResult] = []
     started = time.monotonic()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # stops the step's process too
@@ -69,7 +70,7 @@ def arguments() -> argparse.Namespace:
         epilog=f"steps:\n{listed}\n\n{EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("steps", nargs="*", metavar="STEP", help="steps to run; default: all, in the order below")
+    parser.add_argument("steps", nargs="*", metavar="STEP", help="steps to run, in this order; default: all")
     parser.add_argument("--device", default="cuda:0", help="device to check: cuda:0, cuda:1 or cpu (default: cuda:0)")
     parser.add_argument(
         "--family",

@@ -45,18 +45,19 @@ COMPUTING = ("llm", "decode-1")
 
 def stack(check: Check) -> None:
     """Start encode, llm, one decode worker and the gateway, and offer utterances at rising rates."""
-    _with_services(check, "stack", 1, _all_loads)
+    with_services(check, "stack", 1, _all_loads)
 
 
 def kill(check: Check) -> None:
     """Kill one of two decode workers of one card while streams play; none may fail."""
-    _with_services(check, "kill", 2, _kill_one)
+    with_services(check, "kill", 2, _kill_one)
 
 
 Use = Callable[[Check, Stack, Api], Awaitable[None]]
 
 
-def _with_services(check: Check, name: str, decode_workers: int, use: Use) -> None:
+def with_services(check: Check, name: str, decode_workers: int, use: Use) -> None:
+    """Start all services with that many decode workers, call `use`, and write their logs to NAME.log."""
     # The services inherit both. They do not look for modules in the current folder, and a bare machine has no
     # installation.
     os.environ["LIGHTTTS_MAX_SECONDS"] = MAX_SECONDS
@@ -91,7 +92,7 @@ async def _serve(check: Check, logs: Path, decode_workers: int, use: Use) -> Non
 
 async def _all_loads(check: Check, services: Stack, api: Api) -> None:
     for load in LOADS if check.on_gpu else TINY_LOADS:
-        _report_load(check, report(await offer(api, load)))
+        report_load(check, report(await offer(api, load)))
 
 
 async def _kill_one(check: Check, services: Stack, api: Api) -> None:
@@ -103,10 +104,11 @@ async def _kill_one(check: Check, services: Stack, api: Api) -> None:
     offered = asyncio.create_task(offer(api, load))
     await asyncio.sleep(load.seconds / 2)
     services.decode[0].kill()
-    _report_load(check, report(await offered))
+    report_load(check, report(await offered))
 
 
-def _report_load(check: Check, found: Report) -> None:
+def report_load(check: Check, found: Report) -> None:
+    """Report a load's figures, and whether all its requests were spoken or refused."""
     check.report(f"load {found.load}", f"{HEADER}\n{figures(found)}\n")
     spoken = found.asked - found.refused - found.failed
     what = f"{spoken} of {found.asked} spoken, {found.refused} refused. {found.failure}".rstrip(". ")

@@ -21,6 +21,7 @@ class Step:
 
 STEPS = (
     Step("env", "env", 60, "versions, and the card's rates: copy, matrix products, convolutions, gathers"),
+    Step("features", "extras.features", 40, "encode's features of a prompt against torchaudio's"),
     Step("kernel", "kernel", 110, "the llm's Triton kernels against plain operations; times of both", needs_gpu=True),
     Step(
         "decode_kernel",
@@ -41,5 +42,6 @@ STEPS = (
         "together", "together", 80, "first audio with llm and decode in one process, alone and 16 at once", False, True
     ),
     Step("stack", "stack", 170, "first audio and load over gRPC with all services on one card", False, True),
+    Step("mps", "extras.mps", 60, "the loads again, with llm and decode sharing the card by MPS", False, True),
     Step("kill", "stack", 90, "16 streams over two decode workers of one card, one of which is killed", False, True),
 )

@@ -17,7 +17,9 @@ import pytest
 from lighttts.v1 import decode_pb2_grpc
 
 ROOT = Path(__file__).parents[2]
-CHEAP_STEPS = ("env", "kernel", "decode_kernel", "llm_exact", "states", "together", "stack", "kill")
+CHEAP_STEPS = (
+    *("env", "features", "kernel", "decode_kernel", "llm_exact", "states", "together", "stack", "mps", "kill"),
+)
 
 
 @pytest.mark.system

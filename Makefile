@@ -57,7 +57,7 @@ TRAINING := .tools/training/.ready
 # Debian's package with WordNet, unpacked without being installed.
 WORDNET := .tools/wordnet/.ready
 
-.PHONY: help setup protos demo run test fuzz soak parity mutate full-size gpu-check faults test-system debian chart images push images-check
+.PHONY: help setup protos demo run test fuzz soak parity mutate full-size gpu-check gpu-env image-sizes faults test-system debian chart images push images-check
 .PHONY: voice voice-report cluster-test release lint lint-protos format keep-protos clean
 
 help: ## Show the targets
@@ -100,6 +100,19 @@ full-size: setup protos ## Prove the 0.5B layout: random weights, written, loade
 
 gpu-check: setup protos ## Check and measure everything that needs a GPU (ARGS="kernel stack"; "--device cpu --tiny" rehearses)
 	@$(BIN)/python -m benchmarks.gpu_check $(ARGS)
+
+# The tests that use it are skipped without it: it is 6 GB, which `make test-system` must not download.
+gpu-env: setup ## Install the packages of the CUDA images into .tools/gpu-env (6 GB), for `make image-sizes` and the system tests
+	@rm -rf .tools/gpu-env
+	@$(PYTHON) -m venv .tools/gpu-env
+	@.tools/gpu-env/bin/pip install --quiet --disable-pip-version-check -c Dockerfiles/constraints-cuda.txt \
+	    '.[models,k8s,redis,otel,gpu]' setuptools
+	@.tools/gpu-env/bin/pip uninstall -qy light-tts onnxruntime
+	@.tools/gpu-env/bin/pip install --quiet --disable-pip-version-check --no-deps -c Dockerfiles/constraints-cuda.txt onnxruntime-gpu
+	@.tools/gpu-env/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+
+image-sizes: setup protos ## Print the estimated size of the CUDA images by layer (GPU_PYTHON=PATH: another environment than that of gpu-env)
+	@$(BIN)/python -m tools.image_sizes $(if $(GPU_PYTHON),--python $(GPU_PYTHON))
 
 voice: setup protos $(TRAINING) $(WORDNET) ## Make the embedded voice, or go on making it (ARGS=--quick: every stage in three minutes; training/README.md)
 	@.tools/training/bin/python -m training $(ARGS)

@@ -13,7 +13,9 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /app
 RUN python3 -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH
-COPY Dockerfiles/constraints.txt /build/constraints.txt
+# The CUDA variant has constraints of its own: the versions that ran on GPUs.
+COPY Dockerfiles/constraints*.txt /build/
+RUN if [ "$VARIANT" = cuda ]; then mv /build/constraints-cuda.txt /build/constraints.txt; fi
 COPY pyproject.toml README.md LICENSE /build/app/
 # Install the packages first, from pyproject.toml alone: a change of the code does not install them again.
 # Keep the image without torch small: compile only the modules that are imported (gateway.Dockerfile), and keep only the API

@@ -6,7 +6,7 @@ ARG TENSORRT=no
 ARG PIP_EXTRA_INDEX_URL=
 ARG PIP_FIND_LINKS=
 USER 0:0
-COPY Dockerfiles/constraints.txt /build/constraints.txt
+COPY Dockerfiles/constraints-cuda.txt /build/constraints.txt
 # TensorRT's libraries come from its vendor's index: PIP_EXTRA_INDEX_URL=https://pypi.nvidia.com.
 RUN mkdir -p /opt/engines && if [ "$TENSORRT" = yes ]; then \
     python -m pip install --no-cache-dir --target /opt/engines -c /build/constraints.txt tensorrt-cu12; fi

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 import signal
 import sys
 from collections.abc import Coroutine, Iterable
@@ -27,6 +28,14 @@ _COLOURS = {"starting": "dim", "serving": "green", "warned": "bold yellow", "die
 def examples(*arguments: str) -> str:
     """Return the text under a command's options, one example per line, none longer than a terminal's 80 columns."""
     return "\n".join(["Examples:", *(f"  {PROGRAM} {line}" for line in arguments)])
+
+
+def package_version() -> str:
+    """Return the version of light-tts; a bare GPU machine runs a checkout that is not installed."""
+    try:
+        return importlib.metadata.version("light-tts")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
 
 
 def show_event(event: WorkerEvent) -> None:

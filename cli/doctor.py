@@ -9,6 +9,7 @@ import platform
 from collections.abc import Iterator
 from pathlib import Path
 
+from cli.console import package_version
 from cli.finding import Finding
 from cli.local.ports import default_ports, is_free
 from cli.model.checkpoint import examine_checkpoint
@@ -18,7 +19,7 @@ PACKAGES = ("grpcio", "protobuf", "numpy", "torch", "onnxruntime", "tokenizers",
 
 def examine(model_dir: Path) -> Iterator[Finding]:
     """Yield the findings one by one, so that each is shown while slower checks run."""
-    yield Finding("ok", f"light-tts {importlib.metadata.version('light-tts')}, Python {platform.python_version()}")
+    yield Finding("ok", f"light-tts {package_version()}, Python {platform.python_version()}")
     yield from check_packages()
     yield check_protos()
     yield check_device()

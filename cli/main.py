@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import re
 from dataclasses import replace
 from enum import StrEnum
@@ -16,7 +15,7 @@ from rich.table import Table
 from cli import marking, text_command, voice_audit
 from cli.bench import command as bench_command
 from cli.client import Access, ClientError, check_health, list_voices
-from cli.console import PROGRAM, err, examples, fail, out, run, show_event, show_serving
+from cli.console import PROGRAM, err, examples, fail, out, package_version, run, show_event, show_serving
 from cli.demo import SENTENCE
 from cli.demo import demo as run_demo
 from cli.local.ports import HOST, PortError, default_ports, free_ports
@@ -72,7 +71,7 @@ class PortChoice(StrEnum):
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        out.print(f"light-tts {importlib.metadata.version('light-tts')}")
+        out.print(f"light-tts {package_version()}")
         raise typer.Exit
 
 

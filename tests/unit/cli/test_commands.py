@@ -119,6 +119,22 @@ def test_doctor_accepts_the_embedded_model() -> None:
         assert part in result.output
 
 
+def test_a_checkout_that_is_not_installed_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a bare GPU machine, which has the checkout alone."""
+    found = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if name == "light-tts":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return found(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    for command in ("--version", "doctor"):
+        result = runner.invoke(app, [command])
+        assert result.exit_code == 0, result.output
+        assert "light-tts (not installed)" in result.output
+
+
 def test_doctor_names_damaged_files(tmp_path: Path) -> None:
     broken = tmp_path / "model"
     shutil.copytree(EMBEDDED_MODEL, broken)

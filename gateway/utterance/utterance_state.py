@@ -82,13 +82,14 @@ class UtteranceState:
         Raises WorkerLost if samples are missing, including when the final message comes too early.
         """
         audio = generated.audio
+        pcm = audio.pcm  # each access copies it
         known = self.samples - audio.first_sample
-        if known < 0 or len(audio.pcm) % FLOAT_BYTES:
+        if known < 0 or len(pcm) % FLOAT_BYTES:
             raise WorkerLost(LossReason.BROKE_PROTOCOL, f"an llm worker skipped {-known} samples")
         if audio.last and generated.tokens_spoken != generated.tokens_generated:
             reason = f"an llm worker ended after {generated.tokens_spoken} of {generated.tokens_generated} tokens"
             raise WorkerLost(LossReason.BROKE_PROTOCOL, reason)
-        pcm = audio.pcm[known * FLOAT_BYTES :]
+        pcm = pcm[known * FLOAT_BYTES :]
         self.samples += len(pcm) // FLOAT_BYTES
         self.raw_ids.extend(generated.raw_ids)
         self.words.add_tokens(generated)

@@ -236,19 +236,18 @@ class DecodeCall:
         samples, mark = event.samples, self._context.watermark
         if mark is not None:  # in a thread: it takes some milliseconds per second of audio
             samples = await asyncio.to_thread(mark.apply, event.first_sample, samples)
-        audio = audio_pb2.AudioChunk(
-            sequence=self._sequence,
-            first_sample=event.first_sample,
-            pcm=samples.astype("<f4", copy=False).tobytes(),
-            format=audio_pb2.SAMPLE_FORMAT_F32LE,
-            sample_rate=self._context.sample_rate,
-            last=event.last,
-        )
+        response = decode_pb2.DecodeResponse()
+        decoded = response.audio  # filled in place: a message as an argument of another one is copied several times
+        decoded.resume_record, decoded.tokens_spoken = event.resume, event.tokens_spoken
+        audio = decoded.audio
+        audio.sequence, audio.first_sample = self._sequence, event.first_sample
+        audio.pcm = samples.astype("<f4", copy=False).tobytes()
+        audio.format, audio.sample_rate = audio_pb2.SAMPLE_FORMAT_F32LE, self._context.sample_rate
+        audio.last = event.last
         if not self._sequence:
             tracing.event("first audio")
         self._sequence += 1
-        decoded = decode_pb2.DecodedAudio(audio=audio, resume_record=event.resume, tokens_spoken=event.tokens_spoken)
-        return decode_pb2.DecodeResponse(audio=decoded)
+        return response
 
     def _heartbeat(self) -> decode_pb2.DecodeResponse:
         state = audio_pb2.Heartbeat.STATE_RUNNING if self._sequence else audio_pb2.Heartbeat.STATE_QUEUED

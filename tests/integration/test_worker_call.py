@@ -154,3 +154,80 @@ async def test_a_defect_in_the_requests_is_raised() -> None:
     async with served(lambda context: asyncio.Event().wait()) as (_, channel):
         with pytest.raises(ZeroDivisionError):
             await read_all(channel, broken(), [])
+
+
+async def silent() -> AsyncGenerator[Request]:
+    yield Request()
+    await asyncio.Event().wait()
+
+
+async def read_silent(channel: grpc.aio.Channel, watch: ProgressWatch, received: list[int]) -> None:
+    async with conversation(decode_pb2_grpc.DecodeStub(channel).Decode(), silent(), watch) as responses:
+        async for response in responses:
+            received.append(response.audio.audio.sequence)
+
+
+async def test_a_silent_worker_is_lost_and_its_reader_goes_on() -> None:
+    async with served(lambda context: asyncio.Event().wait()) as (_, channel):
+
+        async def read() -> WorkerLost | None:
+            try:
+                await read_silent(channel, ProgressWatch(MovePolicy(silence_seconds=0.05, frozen_seconds=0)), [])
+            except WorkerLost as loss:
+                await asyncio.sleep(0)  # not cancelled: it may wait again, for the next worker
+                return loss
+            return None
+
+        task = asyncio.create_task(read())
+        loss = await task
+        assert loss is not None
+        assert loss.reason is LossReason.SILENT
+        assert not task.cancelling()
+
+
+async def test_a_worker_that_may_not_be_given_up_is_waited_for() -> None:
+    refused: list[bool] = []
+    often, held = asyncio.Event(), asyncio.Event()
+
+    def may_give_up(proven: bool) -> bool:
+        refused.append(proven)
+        if len(refused) == 3:
+            often.set()
+        return False
+
+    async with served(lambda context: held.wait()) as (_, channel):
+        received: list[int] = []
+        watch = ProgressWatch(MovePolicy(silence_seconds=0.01, frozen_seconds=0), may_give_up)
+        task = asyncio.create_task(read_silent(channel, watch, received))
+        await often.wait()
+        assert not task.done()
+        held.set()
+        await task
+        assert received == list(range(AUDIO))
+
+
+async def test_a_cancelled_reader_is_cancelled_and_loses_no_worker() -> None:
+    async with served(lambda context: asyncio.Event().wait()) as (worker, channel):
+        task = asyncio.create_task(read_silent(channel, ProgressWatch(MovePolicy(silence_seconds=100)), []))
+        await worker.ended.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+async def test_a_message_needs_no_task_of_its_own() -> None:
+    made: list[Any] = []
+
+    def make(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
+        made.append(work)
+        return asyncio.Task(work, loop=loop, **options)
+
+    async with served(lambda context: asyncio.Event().wait()) as (_, channel):
+        watch = ProgressWatch(MovePolicy(silence_seconds=100))
+        async with conversation(decode_pb2_grpc.DecodeStub(channel).Decode(), silent(), watch) as responses:
+            await anext(responses)
+            asyncio.get_running_loop().set_task_factory(make)
+            for _ in range(1, AUDIO):
+                await anext(responses)
+            asyncio.get_running_loop().set_task_factory(None)
+    assert not made

@@ -98,7 +98,9 @@ def streaming_response(event: Event) -> tts_pb2.StreamingSynthesizeResponse:
         case tts_pb2.Started():
             return tts_pb2.StreamingSynthesizeResponse(started=event)
         case audio_pb2.AudioChunk():
-            return tts_pb2.StreamingSynthesizeResponse(audio=event)
+            response = tts_pb2.StreamingSynthesizeResponse()
+            response.audio.CopyFrom(event)  # as an argument it would be copied several times
+            return response
         case tts_pb2.Warning():
             return tts_pb2.StreamingSynthesizeResponse(warning=event)
         case tts_pb2.Resumed():
@@ -119,7 +121,9 @@ def synthesize_response(event: Event) -> tts_pb2.SynthesizeResponse | None:
         case tts_pb2.Started():
             return tts_pb2.SynthesizeResponse(started=event)
         case audio_pb2.AudioChunk():
-            return tts_pb2.SynthesizeResponse(audio=event)
+            response = tts_pb2.SynthesizeResponse()
+            response.audio.CopyFrom(event)  # as an argument it would be copied several times
+            return response
         case tts_pb2.Warning():
             return tts_pb2.SynthesizeResponse(warning=event)
         case tts_pb2.Resumed():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, Generic, TypeVar
 
@@ -18,7 +19,9 @@ class EventQueue(Generic[T]):
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._items: asyncio.Queue[tuple[T | BaseException, asyncio.Future[None] | None]] = asyncio.Queue()
+        self._items: deque[tuple[T | BaseException, asyncio.Future[None] | None]] = deque()
+        self._waiting: asyncio.Future[None] | None = None
+        """Of the reader, while there is no event."""
 
     def post(self, item: T) -> None:
         """Deliver an event; drop it if the call's loop has ended, because it has no reader then."""
@@ -30,26 +33,45 @@ class EventQueue(Generic[T]):
 
     def _deliver(self, item: T | BaseException) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._items.put_nowait, (item, None))
+            self._loop.call_soon_threadsafe(self._add, item, None)
+
+    def _add(self, item: T | BaseException, taken: asyncio.Future[None] | None) -> None:
+        self._items.append((item, taken))
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
 
     async def send(self, item: T) -> None:
         """Deliver an event and wait until it is taken, so that the reader limits the rate of a peer."""
         taken = self._loop.create_future()
-        self._items.put_nowait((item, taken))
+        self._add(item, taken)
         await taken
 
     async def take(self, wait: float | None = None) -> T | None:
         """Return the next event, or None after `wait` seconds without one. Raises the error passed to `fail`."""
-        try:
-            async with asyncio.timeout(wait):
-                item, taken = await self._items.get()
-        except TimeoutError:
+        if not self._items and not await self._arrival(wait):
             return None
+        item, taken = self._items.popleft()
         if taken is not None and not taken.done():
             taken.set_result(None)
         if isinstance(item, BaseException):
             raise item
         return item
+
+    async def _arrival(self, wait: float | None) -> bool:
+        """Wait for an event, `wait` seconds at most; return whether there is one."""
+        # Not by asyncio.timeout and asyncio.Queue: calls wait here several times per second of audio.
+        self._waiting = self._loop.create_future()
+        timer = None if wait is None else self._loop.call_later(wait, self._wake)
+        try:
+            await self._waiting
+        finally:
+            self._waiting = None
+            if timer is not None:
+                timer.cancel()
+        return bool(self._items)
 
 
 @contextlib.asynccontextmanager

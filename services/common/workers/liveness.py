@@ -179,10 +179,13 @@ class FreezeDetector:
     def check(self) -> float:
         """Return the seconds until the next check; 0 if the worker is frozen."""
         now = self._clock()
-        others = self._others()
         probe_seconds = self._frozen_seconds / 2
-        limit = max(self._frozen_seconds, PAUSE_FACTOR * self._liveness.usual_pause(others, now))
         silence = now - max(self._since, self._liveness.last_message(self._address))
+        soonest = self._frozen_seconds - probe_seconds - silence
+        if soonest > 0:  # after nearly every message; the other workers, maybe hundreds, are not looked at
+            return soonest
+        others = self._others()
+        limit = max(self._frozen_seconds, PAUSE_FACTOR * self._liveness.usual_pause(others, now))
         wait = limit - probe_seconds - silence
         if wait <= 0:
             self._liveness.add_silence(self._address, silence, now)

@@ -205,20 +205,43 @@ async def _next(
     messages: AsyncIterator[ResponseT], sender: asyncio.Task[None], watch: ProgressWatch
 ) -> ResponseT | None:
     """Return the next message, or None at the end. Raises WorkerLost when the worker is silent and may be given up."""
-    read = asyncio.ensure_future(anext(messages, None))
+    # The message is awaited here and a timer checks the silence: a task per message would cost more than the message.
+    loop, task = asyncio.get_running_loop(), _current_task()
+    cancels = task.cancelling()
+    loss: Exception | None = None
+    timer: asyncio.TimerHandle
+
+    def check() -> None:
+        nonlocal loss, timer
+        try:
+            timer = loop.call_later(watch.check_silence(), check)
+        except Exception as error:  # noqa: BLE001 - a defect must reach the reader too
+            loss = error
+            task.cancel()
+
     watch.await_message()
+    timer = loop.call_later(watch.check_silence(), check)
     try:
-        while not read.done():
-            await asyncio.wait({read}, timeout=watch.check_silence())
-        if not read.cancelled():
-            response = read.result()
-            watch.receive()
-            return response
+        response = await anext(messages, None)
+    except asyncio.CancelledError:
+        if loss is not None and task.uncancel() <= cancels:
+            raise loss from None
+        if task.cancelling() > cancels:
+            raise
         if sender.done() and not sender.cancelled():
             sender.result()
-        raise WorkerLost(LossReason.DIED, "this side closed the connection")
+        raise WorkerLost(LossReason.DIED, "this side closed the connection") from None
     finally:
-        read.cancel()
+        timer.cancel()
+    watch.receive()
+    return response
+
+
+def _current_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("a stream is read in a task")
+    return task
 
 
 def lost_or_refused(error: grpc.aio.AioRpcError) -> Exception:

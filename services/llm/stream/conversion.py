@@ -60,7 +60,7 @@ class ConversionCall(GenerateCall):
             while not spoken:
                 event = await self._next_event()
                 if isinstance(event, decode_pb2.DecodedAudio):
-                    yield llm_pb2.GenerateResponse(audio=progress.record_audio(event))
+                    yield progress.record_audio(event)
                     spoken = event.audio.last
                 elif isinstance(event, decode_client.Started | decode_client.Moved):
                     yield self._started(event)

@@ -264,13 +264,15 @@ class DecodeStream:
     def _advance(self, decoded: decode_pb2.DecodedAudio) -> decode_pb2.DecodedAudio | None:
         """Number the audio for the listener and drop samples that were delivered; None if no sample is new."""
         audio = decoded.audio
+        pcm = audio.pcm  # each access copies it
         delivered = self._next_sample - audio.first_sample
-        if delivered < 0 or len(audio.pcm) % SAMPLE_BYTES:
+        if delivered < 0 or len(pcm) % SAMPLE_BYTES:
             raise WorkerLost(LossReason.BROKE_PROTOCOL, f"a decode worker skipped {-delivered} samples")
         self._failover.on_audio()
         self._record = decoded.resume_record
-        audio.pcm = audio.pcm[delivered * SAMPLE_BYTES :]
-        if not audio.pcm and not audio.last:
+        if delivered:
+            pcm = audio.pcm = pcm[delivered * SAMPLE_BYTES :]
+        if not pcm and not audio.last:
             return None
         if self._lost_at is not None:
             SEAM.observe(self._clock() - self._lost_at)
@@ -278,6 +280,6 @@ class DecodeStream:
         self._due.on_audio(self._seconds)
         audio.first_sample = self._next_sample
         audio.sequence = self._sequence
-        self._next_sample += len(audio.pcm) // SAMPLE_BYTES
+        self._next_sample += len(pcm) // SAMPLE_BYTES
         self._sequence += 1
         return decoded

@@ -26,10 +26,11 @@ from services.common.workers.failover import MovePolicy
 from services.llm import metrics
 from services.llm.engine.engine import Handle, LlmEngine
 from services.llm.engine.layout import RequestError, TextMissing
-from services.llm.engine.sequence import Request, TokensEvent
+from services.llm.engine.sequence import Request
 from services.llm.settings import LlmSettings
 from services.llm.stream import decode_client, requests
 from services.llm.stream.progress import Progress
+from services.llm.stream.token_inbox import TokenInbox, TokensReady
 
 _ORDERS = {"whole": llm_pb2.TEXT_ORDER_WHOLE, "interleaved": llm_pb2.TEXT_ORDER_INTERLEAVED}
 
@@ -62,7 +63,7 @@ class _TextEnd:
 
 
 _Event = (
-    voice_pb2.VoiceContent | llm_pb2.TextTokens | _TextEnd | audio_pb2.PlaybackPosition | TokensEvent | FailedEvent
+    voice_pb2.VoiceContent | llm_pb2.TextTokens | _TextEnd | audio_pb2.PlaybackPosition | TokensReady | FailedEvent
 ) | decode_client.Event
 
 
@@ -77,6 +78,7 @@ class GenerateCall:
         self._context = context
         self._start = start
         self._events: EventQueue[_Event] = EventQueue()
+        self._inbox = TokenInbox(self._events.post)
         self._progress = Progress(
             requests.hop_plan(start, context.model.flow),
             context.model.token_rate * requests.speed_of(start),
@@ -88,7 +90,7 @@ class GenerateCall:
         self._order: requests.TextOrder = "whole"
         self._resume_tried_with = 0
         """Number of text ids at the last resume that needed more text."""
-        self._heartbeat_at = context.engine_clock() + context.settings.heartbeat_seconds
+        self._put_off_heartbeat()
 
     async def run(self, inputs: AsyncIterator[llm_pb2.GenerateRequest]) -> AsyncGenerator[llm_pb2.GenerateResponse]:
         """Raises InvalidInput, Overloaded or Unavailable; the message says what to do."""
@@ -138,8 +140,12 @@ class GenerateCall:
         wait = self._heartbeat_at - self._context.engine_clock()
         event = await self._events.take(wait) if wait > 0 else None
         if event is None:
-            self._heartbeat_at = self._context.engine_clock() + self._context.settings.heartbeat_seconds
+            self._put_off_heartbeat()
         return event
+
+    def _put_off_heartbeat(self) -> None:
+        """Send the next heartbeat after the usual interval: another message has just proved that this worker lives."""
+        self._heartbeat_at = self._context.engine_clock() + self._context.settings.heartbeat_seconds
 
     async def _collect(self, complete: Callable[[], bool]) -> AsyncGenerator[llm_pb2.GenerateResponse]:
         """Collect voice and text until `complete`; yield heartbeats meanwhile."""
@@ -199,7 +205,7 @@ class GenerateCall:
             place=requests.place_of(start),
         )
         try:
-            handle = context.engine.submit(request, self._events.post)
+            handle = context.engine.submit(request, self._inbox.receive)
         except TextMissing as error:
             if progress.text_complete:
                 raise InvalidInput(str(error), field="start.resume.raw_ids") from error
@@ -225,10 +231,13 @@ class GenerateCall:
                 while not spoken:
                     event = await self._next_event()
                     if isinstance(event, decode_pb2.DecodedAudio):
+                        self._take_tokens(decode, voice)  # audio reports all tokens up to now
                         yield self._audio(event, handle)
                         spoken = event.audio.last
+                        self._put_off_heartbeat()
                     elif isinstance(event, decode_client.Started | decode_client.Moved):
                         yield self._started(event)
+                        self._put_off_heartbeat()
                     elif event is None:
                         yield self._heartbeat()
                     else:
@@ -239,9 +248,8 @@ class GenerateCall:
 
     def _advance(self, event: _Event, handle: Handle, decode: decode_client.DecodeStream, voice: Voice) -> None:
         """Handle an event that needs no response: tokens, more text, the playback position."""
-        if isinstance(event, TokensEvent):
-            self._progress.take(event)
-            self._send_hop(decode, voice)
+        if isinstance(event, TokensReady):
+            self._take_tokens(decode, voice)
         elif isinstance(event, FailedEvent):
             raise requests.map_engine_error(event.error) from event.error
         elif isinstance(event, llm_pb2.TextTokens):
@@ -262,6 +270,14 @@ class GenerateCall:
             raise requests.map_engine_error(error) from error
         if self._progress.text_complete:
             engine.end_text(handle)
+
+    def _take_tokens(self, decode: decode_client.DecodeStream, voice: Voice) -> None:
+        events = self._inbox.take()
+        for event in events:
+            self._progress.take(event)
+        if events:
+            self._send_hop(decode, voice)
+            self._inbox.wake_after(self._progress.missing(len(voice.speech_tokens)))
 
     def _send_hop(self, decode: decode_client.DecodeStream, voice: Voice) -> None:
         hop = self._progress.next_hop(len(voice.speech_tokens))
@@ -313,12 +329,12 @@ class GenerateCall:
     def _audio(self, decoded: decode_pb2.DecodedAudio, handle: Handle) -> llm_pb2.GenerateResponse:
         progress, engine = self._progress, self._context.engine
         first = progress.playback_start is None
-        audio = progress.record_audio(decoded)
+        response = progress.record_audio(decoded)
         if first and progress.playback_start is not None and not requests.offline(self._start):
             engine.set_play_at(handle, progress.playback_start)
         silent = progress.raw - progress.generated
         engine.set_max_tokens(handle, self._max_tokens(decoded.tokens_spoken + silent))
-        return llm_pb2.GenerateResponse(audio=audio)
+        return response
 
     def _on_position(self, seconds: float, handle: Handle) -> None:
         """Once the client reports its position, deadlines use it instead of the clock."""

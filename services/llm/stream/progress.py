@@ -95,29 +95,32 @@ class Progress:
         self.sent += len(hop)
         return hop
 
-    def record_audio(self, decoded: decode_pb2.DecodedAudio) -> llm_pb2.GeneratedAudio:
+    def missing(self, prompt_tokens: int) -> int:
+        """Return the number of tokens that complete the current chunk and its lookahead."""
+        return max(0, self.hops.next(prompt_tokens, self.sent) - self.generated)
+
+    def record_audio(self, decoded: decode_pb2.DecodedAudio) -> llm_pb2.GenerateResponse:
         """Record audio that is relayed next, and return its message."""
         now = self.clock()
-        first = None
+        response = llm_pb2.GenerateResponse()
+        audio = response.audio  # filled in place: a message as an argument of another one is copied several times
         if self.playback_start is None:
             start = now - decoded.audio.first_sample / max(1, decoded.audio.sample_rate)
             self.playback_start = max(start, self.plays_from)
             done = self.done
             done.first_audio = now - self.started_at
             tracing.event("first audio")
-            first = llm_pb2.FirstTimes(token=done.first_token, hop=done.first_hop, audio=done.first_audio)
+            audio.first.token, audio.first.hop, audio.first.audio = done.first_token, done.first_hop, done.first_audio
         metrics.LEAD.observe(max(0.0, self.playback_start + self.generated / self.token_rate - now))
-        audio = llm_pb2.GeneratedAudio(
-            audio=decoded.audio,
-            decode_record=decoded.resume_record,
-            raw_ids=self.unreported,
-            tokens_generated=self.generated,
-            tokens_spoken=decoded.tokens_spoken,
-            first=first,
-            text_ids=[place.position for place in self.unreported_places],
-            confidences=[round(100 * place.confidence) for place in self.unreported_places],
-            text_position=self.text_position if self.aligns else None,
-        )
+        audio.audio.CopyFrom(decoded.audio)
+        audio.decode_record = decoded.resume_record
+        audio.raw_ids.extend(self.unreported)
+        audio.tokens_generated = self.generated
+        audio.tokens_spoken = decoded.tokens_spoken
+        audio.text_ids.extend(place.position for place in self.unreported_places)
+        audio.confidences.extend(round(100 * place.confidence) for place in self.unreported_places)
+        if self.aligns and self.text_position is not None:
+            audio.text_position = self.text_position
         self.unreported.clear()
         self.unreported_places.clear()
-        return audio
+        return response

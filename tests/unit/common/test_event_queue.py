@@ -106,3 +106,14 @@ async def test_background_work_ends_with_its_block() -> None:
             raise RuntimeError("the block failed")
     assert asyncio.all_tasks() == before
     assert await event_queue.take(0.001) is None  # a cancellation is not a failure
+
+
+async def test_a_reader_that_is_cancelled_takes_no_event() -> None:
+    event_queue: EventQueue[int] = EventQueue()
+    reader = asyncio.create_task(event_queue.take())
+    await asyncio.sleep(0)
+    reader.cancel()
+    event_queue.post(1)
+    with pytest.raises(asyncio.CancelledError):
+        await reader
+    assert await event_queue.take() == 1

@@ -176,3 +176,23 @@ async def test_a_worker_that_sends_on_another_stream_is_kept() -> None:
 async def test_half_of_a_pool_at_most_is_left_early() -> None:
     left = await Simulation(THREE, frozen("a", "b")).run(3.0)
     assert len(left) == 1
+
+
+def test_a_stream_that_gets_messages_looks_at_no_other_worker() -> None:
+    asked: list[float] = []
+    now = 0.0
+
+    def others() -> Sequence[str]:
+        asked.append(now)
+        return ["b"]
+
+    async def probe(addresses: Collection[str], seconds: float) -> Collection[str]:
+        return addresses
+
+    detector = FreezeDetector(FailoverBudget(lambda: now).liveness, "a", 0.4, others, probe, lambda: now)
+    for _ in range(20):
+        detector.await_message()
+        assert 0 < detector.check() <= 0.2
+        now += 0.1
+        detector.on_message()
+    assert not asked

@@ -72,7 +72,12 @@ def test_no_wake_is_lost_between_the_threads(hop: int) -> None:
     total = 2000
     woken: queue.SimpleQueue[TokensReady | FailedEvent] = queue.SimpleQueue()
     inbox = TokenInbox(woken.put)
-    engine = threading.Thread(target=lambda: [inbox.receive(token(n, last=n == total - 1)) for n in range(total)])
+
+    def generate() -> None:
+        for number in range(total):
+            inbox.receive(token(number, last=number == total - 1))
+
+    engine = threading.Thread(target=generate)
     engine.start()
     taken: list[int] = []
     while len(taken) < total:

@@ -82,7 +82,15 @@ def load_backend(settings: DecodeSettings, model: ModelDir) -> Backend:
         "state_seconds": round(pool.blocks * pool.block_tokens / model.token_rate),
     }
     log.info("decoding", extra=fields)
+    log.info("memory for decoding", extra={"device": str(device), **backend.memory.fields(), **_reserved(device)})
     return backend
+
+
+def _reserved(device: torch.device) -> dict[str, float]:
+    """What PyTorch has taken of a GPU, weights and recorded programs included, to compare with the plan."""
+    if device.type != "cuda":
+        return {}
+    return {"reserved_gib": round(torch.cuda.memory_reserved(device) / 2**30, 2)}
 
 
 def engine_limits(settings: DecodeSettings, backend: Backend) -> EngineLimits:
@@ -114,6 +122,12 @@ def largest_batch(settings: DecodeSettings, device: torch.device | None) -> int:
     if settings.decode_max_batch_size:
         return settings.decode_max_batch_size
     return CPU_BATCH if device is not None and device.type == "cpu" else GPU_BATCH
+
+
+def most_recorded(settings: DecodeSettings, device: torch.device) -> int:
+    """Largest number of streams of the programs that are recorded on that device; 0 if none are."""
+    recorded = settings.decode_cuda_graphs and device.type == "cuda"
+    return min(largest_batch(settings, device), most_streams(settings, device)) if recorded else 0
 
 
 def precision_name(settings: DecodeSettings, device: torch.device) -> str:
@@ -164,7 +178,8 @@ def _warm(
     if budget and _replaces_gpu(settings, device):
         replaced("decode_state_bytes", "the default of a CPU", "a size for a GPU may exceed this machine's memory")
         budget = None
-    backend = TorchBackend(model, device, precision, budget, factory, memory_share(settings, device))
+    recorded = most_recorded(settings, device) if keeps else 0
+    backend = TorchBackend(model, device, precision, budget, factory, recorded, memory_share(settings, device))
     if keeps and not backend.flow.pool.blocks:
         needed = f"one second of one stream takes {backend.flow.pool.block_bytes / 2**20:.0f} MiB"
         instead = "every hop computes its stream's whole history"
@@ -182,8 +197,7 @@ def _warm(
             compile_estimator(backend.flow)
         except Exception as error:  # noqa: BLE001 - compilers raise errors of their own types; plain layers work
             replaced("decode_compile", "plain layers", error)
-    if settings.decode_cuda_graphs and device.type == "cuda":
-        most = min(largest_batch(settings, device), most_streams(settings, device))
+    if most := most_recorded(settings, device):
         if backend.flow.pool.blocks:
             _record(settings, backend.flow, most, device)
         _record_vocoder(settings, backend, most, device)

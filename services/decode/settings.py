@@ -54,8 +54,9 @@ class DecodeSettings(ModelServiceSettings):
     decode_keep_state: bool = True
     """Keep the states of streams; if off, every hop computes its stream's whole history again."""
     decode_state_bytes: int = Field(default=0, ge=0)
-    """Memory for streams' states in bytes; 0: 80% of a GPU's free memory, or half of the free memory of the machine or
-    container. A stream whose state does not fit computes its whole history with every hop."""
+    """Memory for streams' states in bytes; 0: 80% of a GPU's free memory, less if its graphs need more than the rest;
+    half of the free memory of the machine or container. A stream whose state does not fit computes its whole history
+    with every hop."""
     decode_memory_fraction: float = Field(default=1.0, gt=0, le=1)
     """Share of the device's memory that this process may use if several processes share it."""
     decode_policy: Literal["deadline", "fifo"] = "deadline"

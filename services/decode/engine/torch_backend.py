@@ -18,14 +18,14 @@ from torch import Tensor
 from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.common.checkpoint.model_dir import ModelDir
 from services.common.checkpoint.weights import read_weights
-from services.common.engine.memory import check_room, free_memory, host_memory
 from services.common.engine.precision import forbid_tf32
 from services.decode.engine.backends import AudioFormat, BackendCounts, Hop, HopAudio, check_tokens
-from services.decode.engine.memory import FREE_LIST_BYTES, MOST_STREAMS, default_budget
+from services.decode.engine.memory import MOST_STREAMS, StateMemory
+from services.decode.engine.program_memory import program_bytes
 from services.decode.engine.prompt_cache import PromptCache
 from services.decode.engine.state import ResumeRecord, StreamError, StreamSpec
 from services.decode.estimators.compiled import rough_mel
-from services.decode.flow.kv_cache import EMPTY_STATE, KvBlockPool, KvLayout, block_bytes
+from services.decode.flow.kv_cache import EMPTY_STATE, KvBlockPool, KvLayout, block_bytes, slot_bytes
 from services.decode.flow.model import EstimatorFactory, Flow, FlowHop, FlowState
 from services.decode.vocoder.build import build_vocoder
 from services.decode.vocoder.context import measure_context
@@ -89,11 +89,13 @@ class TorchBackend:
         precision: Precision | None = None,
         state_bytes: int | None = None,
         make_estimator: EstimatorFactory | None = None,
+        program_streams: int = 0,
         memory_share: float = 1.0,
     ) -> None:
         """Load the checkpoint; `state_bytes` is the memory for streams' states.
 
-        None means `default_budget` for a process that has `memory_share` of the device's memory.
+        None means `default_budget` for a process that has `memory_share` of the device's memory and will record
+        programs of up to `program_streams` streams.
         `make_estimator` replaces the estimator by an exported graph; it needs `state_bytes` 0.
         float32 operations run without TF32: `forbid_tf32` is called for the whole process.
 
@@ -103,11 +105,12 @@ class TorchBackend:
         self.device = torch.device(device)
         self.format = AudioFormat.of(model)
         self.precision = precision or Precision()
+        self.vocoder = build_vocoder(model, self.device)  # first: the flow divides the memory that is left
         weights = read_weights(model.weights_file("flow"))
         self._state_bytes, self._memory_share = state_bytes, memory_share
+        self._program_bytes = program_bytes(model, self.precision.compute, program_streams) if program_streams else 0
         compute = self.precision.compute
         self.flow = Flow(model.flow, weights, self.device, compute, self._make_pool, make_estimator)
-        self.vocoder = build_vocoder(model, self.device)
         self._beat: Callable[[], None] = lambda: None
         for layer in (*self.vocoder.generator.source_resblocks, *self.vocoder.generator.resblocks):
             layer.register_forward_hook(lambda *_: self._beat())
@@ -118,24 +121,17 @@ class TorchBackend:
         self._flow_s = self._vocoder_s = 0.0
 
     def _make_pool(self, layouts: Mapping[str, KvLayout], block_tokens: int) -> KvBlockPool:
-        budget = self._state_bytes
-        if budget is None:
-            budget = default_budget(self.device, self._memory_share)
-        size = block_bytes(layouts, self.precision.state)
-        longest = -(-self.format.max_tokens // block_tokens)
-        blocks = min(budget // size, MOST_STREAMS * longest)
-        self._check_room(blocks, size)
-        return KvBlockPool(layouts, block_tokens, blocks, self.precision.state, self.device)
-
-    def _check_room(self, blocks: int, size: int) -> None:
-        what, setting = f"{blocks} blocks of streams' states", "decode_state_bytes"
-        on_host = blocks * FREE_LIST_BYTES
-        if self.device.type == "cuda":
-            free = free_memory(self.device, self._memory_share)
-            check_room(what, blocks * size, free, setting=setting, where=str(self.device))
-        else:
-            on_host += blocks * size
-        check_room(what, on_host, host_memory().free, setting=setting, where="this machine or container")
+        stored = self.precision.state
+        sizes = block_bytes(layouts, stored), slot_bytes(layouts, {"estimator": self.precision.compute})
+        self.memory = StateMemory.plan(
+            self.device,
+            self._memory_share,
+            sizes,
+            budget=self._state_bytes,
+            most=MOST_STREAMS * -(-self.format.max_tokens // block_tokens),
+            programs=self._program_bytes,
+        )
+        return KvBlockPool(layouts, block_tokens, self.memory.blocks, stored, self.device)
 
     @property
     def chunk_frames(self) -> int:

@@ -200,7 +200,9 @@ class DiT(EstimatorNetwork):
         return self.proj_out.out_features
 
     def layout(self, positions: int, steps: int, rows: int) -> KvLayout:
-        return KvLayout(self._config.depth, positions, self._config.heads, self._config.head_dim, steps, rows)
+        config = self._config
+        tails = 2 * (_KERNEL - 1) * config.width  # of the two position convolutions
+        return KvLayout(config.depth, positions, config.heads, config.head_dim, steps, rows, tails)
 
     def compile_parts(self) -> None:
         for module in self.transformer_blocks:

@@ -196,8 +196,20 @@ class ConformerFront(Front):
         config = self._config
         head_dim = config.width // config.heads
         return {
-            "tokens": KvLayout(config.blocks, tokens, config.heads, head_dim),
-            "frames": KvLayout(config.up_blocks, tokens * self._ratio, config.heads, head_dim),
+            "tokens": KvLayout(
+                config.blocks,
+                tokens,
+                config.heads,
+                head_dim,
+                tail_values=self.encoder.pre_lookahead_layer.tail_values,
+            ),
+            "frames": KvLayout(
+                config.up_blocks,
+                tokens * self._ratio,
+                config.heads,
+                head_dim,
+                tail_values=2 * self._ratio * config.width,
+            ),
         }
 
     def embed(self, ids: Tensor) -> Tensor:

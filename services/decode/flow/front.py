@@ -20,6 +20,8 @@ Rate = Literal["tokens", "frames"]
 """Positions of a pass: one per token, or `mel_frames_per_token`. Also the names of a front's caches."""
 Passes = Callable[[Rate], FrontContext]
 _LOOKAHEAD_TAIL = 0
+_TAIL = 2
+"""Earlier positions that the second convolution sees."""
 
 
 class Front(nn.Module):
@@ -62,12 +64,13 @@ class PreLookahead(nn.Module):
     def __init__(self, width: int, channels: int, lookahead: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv1d(width, channels, lookahead + 1)
-        self.conv2 = nn.Conv1d(channels, width, 3)
+        self.conv2 = nn.Conv1d(channels, width, _TAIL + 1)
+        self.tail_values = _TAIL * channels
 
     def forward(self, x: Tensor, tokens: ForwardContext) -> Tensor:
         """[S, N + lookahead, C] -> [S, N, C]."""
         y = F.leaky_relu(self.conv1(x.transpose(1, 2)), 0.01).transpose(1, 2)
-        y = tokens.left(_LOOKAHEAD_TAIL, y, 2)
+        y = tokens.left(_LOOKAHEAD_TAIL, y, _TAIL)
         out: Tensor = self.conv2(y.transpose(1, 2)).transpose(1, 2)
         return out + x[:, : out.shape[1]]
 
@@ -83,7 +86,8 @@ class ConvolutionFront(Front):
 
     def layouts(self, tokens: int) -> dict[str, KvLayout]:
         """A cache without keys and values: it holds the tail of the second convolution."""
-        return {"tokens": KvLayout(layers=0, positions=tokens, heads=1, head_dim=1)}
+        tails = self.pre_lookahead_layer.tail_values
+        return {"tokens": KvLayout(layers=0, positions=tokens, heads=1, head_dim=1, tail_values=tails)}
 
     def embed(self, ids: Tensor) -> Tensor:
         embedded: Tensor = self.input_embedding(ids)

@@ -32,10 +32,16 @@ class KvLayout:
     head_dim: int
     steps: int = 1
     rows: int = 1
+    tail_values: int = 0
+    """Values of the convolutions' tails, of one slot in one step and row."""
 
     @property
     def block_values(self) -> int:
         return 2 * self.layers * self.steps * self.rows * self.positions * self.heads * self.head_dim
+
+    @property
+    def slot_values(self) -> int:
+        return self.steps * self.rows * self.tail_values
 
 
 class _Index:
@@ -85,6 +91,11 @@ class KvBlockPool:
         self._free = set(range(blocks))
         self._to_zero: set[int] = set()
         self._slots = set(range(1, blocks + 2))  # slot 0 stays zero: the start of every stream
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors; tails exist from the first decoding on."""
+        return sum(cache.nbytes for cache in self.caches.values())
 
     @property
     def free_blocks(self) -> int:
@@ -138,6 +149,24 @@ def block_bytes(layouts: Mapping[str, KvLayout], dtype: torch.dtype) -> int:
     return values + sum(4 * layout.block_values // (layout.heads * layout.head_dim) for layout in layouts.values())
 
 
+def slot_bytes(layouts: Mapping[str, KvLayout], dtypes: Mapping[str, torch.dtype]) -> int:
+    """Bytes of one slot: the convolutions' tails, in the type in which each network computes (default: float32)."""
+    return sum(one.slot_values * dtypes.get(name, torch.float32).itemsize for name, one in layouts.items())
+
+
+def pool_bytes(blocks: int, block: int, slot: int) -> int:
+    """Bytes of a pool of that many blocks, with the spare block and slots, by the bytes of a block and of a slot."""
+    return _stored_blocks(blocks) * block + _stored_slots(blocks) * slot
+
+
+def _stored_blocks(blocks: int) -> int:
+    return blocks + (blocks > 0)
+
+
+def _stored_slots(blocks: int) -> int:
+    return blocks + 3
+
+
 class KvCache:
     """Keys, values and convolution tails of one network, for every block and slot of the pool.
 
@@ -147,7 +176,7 @@ class KvCache:
 
     def __init__(self, layout: KvLayout, blocks: int, dtype: torch.dtype, device: torch.device | None) -> None:
         self.layout, self._device = layout, device
-        self.blocks, self.slots = blocks + (blocks > 0), blocks + 3
+        self.blocks, self.slots = _stored_blocks(blocks), _stored_slots(blocks)
         """The last of each is the spare one, which no stream reads."""
         self._scaled = dtype == torch.float8_e4m3fn
         self._dtype = dtype
@@ -164,6 +193,12 @@ class KvCache:
         float8_e4m3fn is stored as the uint8 of its bits, and is the only type with scales.
         """
         return self._values, self._scales
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values, the scales and the tails."""
+        scales = 0 if self._scales is None else self._scales.nbytes
+        return self._values.nbytes + scales + sum(tails.nbytes for tails in self._tails.values())
 
     def write(self, step: int, layer: int, at: Tensor | slice, keys_values: Tensor) -> None:
         """Write [2, rows, n, heads * head_dim] to n positions, counted over the blocks."""

@@ -20,17 +20,19 @@ from services.decode.flow.forward_pass import ForwardContext
 from services.decode.flow.kv_cache import KvLayout
 
 _SINUSOIDS = 320
+_TAIL = 2
+"""Earlier frames that a convolution sees."""
 
 
 class CausalConv(nn.Conv1d):
     """A convolution over this frame and the two before it."""
 
     def __init__(self, in_channels: int, out_channels: int, index: int) -> None:
-        super().__init__(in_channels, out_channels, 3)
+        super().__init__(in_channels, out_channels, _TAIL + 1)
         self.index = index
 
     def over(self, x: Tensor, frames: ForwardContext) -> Tensor:
-        out: Tensor = self(frames.left(self.index, x, 2).transpose(1, 2))
+        out: Tensor = self(frames.left(self.index, x, _TAIL).transpose(1, 2))
         return out.transpose(1, 2)
 
 
@@ -186,7 +188,8 @@ class UNet(EstimatorNetwork):
 
     def layout(self, positions: int, steps: int, rows: int) -> KvLayout:
         heads, head_dim = self._heads
-        return KvLayout(self.layers, positions, heads, head_dim, steps, rows)
+        tails = sum(_TAIL * one.in_channels for one in self.modules() if isinstance(one, CausalConv))
+        return KvLayout(self.layers, positions, heads, head_dim, steps, rows, tails)
 
     def time_terms(self, t: Tensor) -> list[Tensor]:
         """The time terms of the residual blocks, in order: [T] -> tensors [T, 1, channels]."""

@@ -85,6 +85,17 @@ class Program(abc.ABC):
             self._clear(row)
         self._copy_inputs()  # `record` runs steps before the first sequence: zeros would be no valid input
 
+    @classmethod
+    def device_bytes(cls, size: int, width: int, queries: int) -> int:
+        """Bytes of the tensors on the device that a program of this size owns, for queries of that width."""
+        columns_bytes = 8 * (columns.TABLE + width + 1) + 4 * 3
+        return size * (columns_bytes + 8 + 4 * queries)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors on the device that it owns."""
+        return sum(one.nbytes for one in (self._integers, self._floats, self._drawn, self.queries))
+
     def _twice(self, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return zeros of that shape on the host, from where they are copied at once, and on the device."""
         device = self._bans.device
@@ -205,6 +216,14 @@ class DecodeProgram(Program):
         self._rows = torch.arange(size, device=bans.device)
         self._codes = InputCodes(model.config)
         self._launched: tuple[int, int] | None = None
+
+    @classmethod
+    def device_bytes(cls, size: int, width: int, queries: int) -> int:
+        return super().device_bytes(size, width, queries) + MAX_STEPS * size * (8 + 4 * queries) + 8 * size
+
+    @property
+    def nbytes(self) -> int:
+        return super().nbytes + sum(one.nbytes for one in (self._tokens, self.step_queries, self._rows))
 
     def run(self, inputs: Sequence[ProgramInput], num_steps: int = 1) -> list[list[int]]:
         """`launch`, then `read`."""

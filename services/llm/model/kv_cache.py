@@ -28,6 +28,17 @@ def kv_cache_bytes(
     return 2 * slots * (config.head_dim + 4 if quantized else config.head_dim * dtype.itemsize)
 
 
+def read_buffer_bytes(config: LlmConfig, sequences: int, width: int, block_size: int, stored: torch.dtype) -> int:
+    """Return the bytes of the buffer that `KVCache.read` makes for [sequences, width] blocks of type `stored`."""
+    rows = _buffer_rows(sequences * width * config.num_kv_heads)
+    return 2 * rows * block_size * config.head_dim * stored.itemsize
+
+
+def _buffer_rows(wanted: int) -> int:
+    """Rows of a new buffer: more than `wanted`, so that a growing table does not need another one each time."""
+    return 2 * wanted
+
+
 class KVCache:
     """`keys` and `values`: [layers, blocks, kv_heads, block_size, head_dim].
 
@@ -58,6 +69,11 @@ class KVCache:
         self.key_scales = torch.zeros(scales, device=device)
         self.value_scales = torch.zeros(scales, device=device)
         self._gathered = torch.empty((2, 0, block_size, config.head_dim), device=device, dtype=stored)
+
+    @property
+    def read_buffer(self) -> Tensor:
+        """The memory of the latest reads, [2, rows, block_size, head_dim]."""
+        return self._gathered
 
     @property
     def quantized(self) -> bool:
@@ -120,7 +136,7 @@ class KVCache:
         heads = torch.arange(kv_heads, device=table.device)
         rows = (table[:, None, :] * kv_heads + heads[:, None]).flatten()
         if rows.numel() > self._gathered.shape[1]:
-            self._gathered = self._gathered.new_empty((2, 2 * rows.numel(), *self._gathered.shape[2:]))
+            self._gathered = self._gathered.new_empty((2, _buffer_rows(rows.numel()), *self._gathered.shape[2:]))
         both = []
         sides = ((self.keys, self.key_scales), (self.values, self.value_scales))
         for (stored, scales), buffer in zip(sides, self._gathered, strict=True):

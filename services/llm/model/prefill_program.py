@@ -57,6 +57,15 @@ class PrefillProgram(Program):
         self._clear_tokens()
         self._copy_tokens()
 
+    @classmethod
+    def device_bytes(cls, size: int, width: int, queries: int) -> int:
+        """Like `Program.device_bytes`; `size` counts tiles."""
+        return super().device_bytes(size, width, queries) + 8 * 5 * TILE * size
+
+    @property
+    def nbytes(self) -> int:
+        return super().nbytes + self._device_tokens.nbytes
+
     def run(self, inputs: Sequence[PrefillInput]) -> tuple[list[int], list[int]]:
         """Feed the inputs; return an id per sequence, and its row. They must have `size` tiles at most."""
         firsts = self._fill(inputs)

@@ -19,9 +19,9 @@ from services.llm.engine.scheduler import ScheduledSequence
 from services.llm.model.cpu_graph.sampling import sample_rows
 from services.llm.model.decode_program import MAX_STEPS, DecodeProgram, ProgramInput
 from services.llm.model.kernels import PLAIN, StepKernels
-from services.llm.model.kv_cache import KVCache, SequenceInput, build_batch, kv_cache_bytes
+from services.llm.model.kv_cache import KVCache, SequenceInput, build_batch, kv_cache_bytes, read_buffer_bytes
 from services.llm.model.model import SpeechLM
-from services.llm.model.prefill_program import PrefillInput, PrefillProgram
+from services.llm.model.prefill_program import TILE, PrefillInput, PrefillProgram
 from services.llm.model.sampling import NOT_FINITE, CounterDraw, Draw, SamplingBatch, SamplingRow, sample
 
 if TYPE_CHECKING:
@@ -103,6 +103,24 @@ class TorchBackend:
         """Return the bytes of the K/V cache that `reserve` allocates on the device."""
         return kv_cache_bytes(self._config, num_blocks + 1, block_size, self._dtype, self._options.int8_kv)
 
+    def program_bytes(self, num_blocks: int, block_size: int) -> tuple[int, int]:
+        """Return the bytes of the programs' inputs and results, and of the buffer into which they copy K/V blocks.
+
+        The buffer is 0 bytes if a kernel reads the blocks in place.
+        """
+        options, queries = self._options, self._aligner.width
+        width = self._width(num_blocks, block_size)
+        own = sum(DecodeProgram.device_bytes(size, width, queries) for size in options.program_sizes)
+        own += sum(PrefillProgram.device_bytes(size // TILE, width, queries) for size in options.prefill_sizes)
+        copied = max(options.program_sizes, default=0) if options.kernels.attend is PLAIN.attend else 0
+        stored = torch.int8 if options.int8_kv else self._dtype
+        read = read_buffer_bytes(self._config, copied, width + 1, block_size, stored)
+        return own * len(self._models), read
+
+    def _width(self, num_blocks: int, block_size: int) -> int:
+        """Most blocks of one sequence in a program."""
+        return min(num_blocks, -(-self._options.program_tokens // block_size))
+
     def graph_bytes(self) -> int:
         """Return the bytes of the copies of weights that the graphs of decode steps will keep."""
         if not self._options.cpu_graph:
@@ -126,7 +144,7 @@ class TorchBackend:
             self._dtype,
             quantized=options.int8_kv,
         )
-        width = min(num_blocks, -(-options.program_tokens // block_size))
+        width = self._width(num_blocks, block_size)
         self._programs = {
             style: self._make_programs(model, self._cache, width) for style, model in self._models.items()
         }

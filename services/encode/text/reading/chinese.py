@@ -13,17 +13,18 @@ from decimal import Decimal
 import regex
 
 from services.encode.text.reading.chinese_numbers import DIGITS, TELEPHONE_DIGITS, TWO, clock, read_plain, two
+from services.encode.text.reading.chinese_units import UNITS
 from services.encode.text.reading.quick.chinese import read_quickly
 from services.encode.text.reading.rule import Match, RuleSet, rule
 
 _DASH = r"\s?[-–—~～−]\s?"
-_OUTSIDE = r"(?<![\dA-Za-z.,-])"
+_OUTSIDE = r"(?<![\dA-Za-z.,^-])"
 _NUMBER = r"\d+(?:\.\d+)?"
 _MONEY = {"$": "美元", "€": "欧元", "£": "英镑", "¥": "元", "US$": "美元", "HK$": "港元"}
 _SCALES = {"k": 10**3, "m": 10**6, "mn": 10**6, "b": 10**9, "bn": 10**9, "t": 10**12}
 _CODE_WORDS = (
     r"端口号?|邮编|邮政编码|编号|编码|号码|账号|帐号|卡号|密码|验证码|校验码|提取码|邀请码|兑换码|优惠码|代码|口令|订单号?|单号|工号|学号|"
-    r"房间号?|客房|包厢|房号|门牌号?|座位号?|尾号|身份证号?|车牌号?|航班号?|车次|病历号|流水号|序列号|批号|型号|QQ号?|微信号?|(?<![A-Za-z])(?:ID|PIN码?)|"
+    r"房间号?|客房|包厢|房号|门牌号?|座位号?|尾号|身份证号?|车牌号?|航班号?|车次|病历号|流水号|序列号|批号|型号|QQ号?|微信号?|(?<![A-Za-z])(?:ID|PIN码?|ISBN|ISSN|IMEI)|"
     r"分机号?|转|工单号?|会议号|用户名?"
 )
 _AFTER_CODE_WORD = regex.compile(rf"(?i:{_CODE_WORDS})[:：是为]?$")
@@ -31,9 +32,10 @@ _OPERATORS = {
     "+": "加", "=": "等于", "×": "乘以", "÷": "除以", "<": "小于", ">": "大于", "≤": "小于等于",
     "≥": "大于等于", "≠": "不等于",
 }  # fmt: skip
+_DENOMINATORS = {"2": "二", "100": "百", "1000": "千"}
 _WIDE_COLON = regex.compile(r"(?<=\d)：(?=\d)")
 _EQUALS = regex.compile(r"\s?=")
-_LETTER_PAIR = regex.compile(r"(?<=[A-Za-z])\d{3,}")
+_LETTER_PAIR = regex.compile(r"(?<=[A-Za-z])-?(\d{3,})")
 
 
 def digits(written: str) -> str:
@@ -119,7 +121,7 @@ def _time(match: Match) -> str:
 
 def _names(match: Match) -> str:
     """Read the number of a flight or a train, and of a room, digit by digit."""
-    return _LETTER_PAIR.sub(lambda run: digits(run.group()), match.group())
+    return _LETTER_PAIR.sub(lambda run: digits(run[1]), match.group())
 
 
 def _degrees(match: Match) -> str:
@@ -132,7 +134,20 @@ def _scientific(match: Match) -> str:
     return f"{match['base']}乘以10的{sign}{exponent.lstrip('+-−')}次方"
 
 
+def _power(match: Match) -> str:
+    exponent = match["exponent"]
+    if not match["sign"] and exponent in ("2", "3"):
+        return "平方" if exponent == "2" else "立方"
+    return f"的{'负' if match['sign'] else ''}{exponent}次方"
+
+
+def _month_and_day(match: Match) -> str:
+    named = match.string[match.end() : match.end() + 1] in ("日", "号")
+    return f"{int(match['m'])}月{int(match['d'])}{'' if named else '日'}"
+
+
 BEFORE = RuleSet(
+    rule("网址开头", r"(?<![A-Za-z])https?://", lambda match: "", "/"),
     rule("首字母", r"(?<![A-Za-z])(?:[A-Z]\.){2,}", lambda match: match.group().replace(".", ""), "."),
     rule("百分号前的空格", r"(?<=\d)\s+(?=[%‰℃°])", lambda match: "", "%‰℃°"),
     rule("零点", r"(?<![\d:.])0(?=:[0-5]\d(?![\d:]))", lambda match: "00", ":"),
@@ -181,7 +196,8 @@ BEFORE = RuleSet(
         r"(?<![\d.:A-Za-z-])\d{3,4}(?=室|会议室|教室|病房|包间|包厢|号房|房间(?!里|内)|号病床)",
         lambda match: digits(match.group()),
     ),
-    rule("字母编号", r"(?<![A-Za-z\d])[A-Z]{1,3}\d{3,}(?![A-Za-z\d])", _names),
+    rule("字母编号", r"(?<![A-Za-z\d])[A-Z]{1,3}-?\d{3,}(?![A-Za-z\d-])", _names),
+    rule("季度", r"(?<!\d)(?:19|20)\d\d(?=[Qq][1-4](?!\d))", lambda match: f"{digits(match.group())}年"),
     rule(
         "科学记数",
         rf"(?<![A-Za-z0-9.])(?P<base>{_NUMBER})[eE](?P<exponent>[-+−]?\d{{1,3}})(?![A-Za-z0-9]|\.\d)",
@@ -193,6 +209,12 @@ BEFORE = RuleSet(
         rf"(?P<sign>(?<![\w\d])[-−])?(?P<currency>(?:US|HK)?\$|[€£¥])\s?(?P<value>{_NUMBER})(?:\s?(?P<scale>(?:thousand|million|billion|trillion)(?![A-Za-z])|(?:bn|mn|[kKmMbBtT])(?![A-Za-z])))?(?P<more>[万亿千百]+)?(?:元|美元|欧元|英镑|港元|美金)?",
         _sum,
         "$€£¥",
+    ),
+    rule(
+        "局分",
+        r"(?<=比分(?:是|为|：|:)?\s?(?:\d{1,3}:\d{1,3}[、，,和]\s?)*)(?P<first>\d{1,3}):(?P<last>\d{1,3})(?![\d:])",
+        _score,
+        ":",
     ),
     rule("上下午", r"(?P<time>\d{1,2}:\d{2})\s?(?P<half>[AaPp])\.?[Mm](?![A-Za-z])\.?", _half, ":"),
     rule("时间范围", rf"(?P<first>\d{{1,2}}:\d{{2}}){_DASH}(?P<last>\d{{1,2}}:\d{{2}})", _times, ":"),
@@ -233,28 +255,35 @@ BEFORE = RuleSet(
     rule("范围", rf"{_OUTSIDE}(?P<first>{_NUMBER}){_DASH}(?P<last>{_NUMBER})(?![\d./]|[-–]\d)", _range, "-–—~～−"),
     rule("字母与数字之间的加号", r"(?<=[A-Za-z])\+(?=\d)", lambda match: "加", "+"),
     rule("字母与数字之间的连字符", r"(?<=[A-Za-z])[-－](?=\d)", lambda match: " ", "-－"),
+    rule("乘方", r"(?<=[\dA-Za-z)）])\^\(?(?P<sign>[-−])?(?P<exponent>\d{1,3})\)?", _power, "^"),
+    *UNITS,
+    rule(
+        "月和日",
+        r"(?<![\d./])(?P<m>0?[1-9]|1[0-2])/(?P<d>0?[1-9]|[12]\d|3[01])"
+        r"(?:(?=[日号])|(?<=(?:公历|农历|阳历|阴历|日期[是为：:]?)\d\d?/\d\d?)(?![\d./]))",
+        _month_and_day,
+        "/",
+    ),
     rule(
         "分数",
         r"(?<![\d./])(?:(?<=[约近过到足占有]|至少|最多|几乎)(?P<over>\d{1,4})/(?P<under>[1-9]\d{0,3})(?![\d./月]|\s?[年日号])"
-        r"|(?P<over>\d{1,4})/(?P<under>[1-9]\d{0,3})(?=的|以上|以下|左右))",
-        lambda match: f"{'二' if match['under'] == '2' else match['under']}分之{match['over']}",
+        r"|(?P<over>\d{1,4})/(?P<under>[1-9]\d{0,3})(?=的|以上|以下|左右)"
+        r"|(?P<over>\d{1,4})/(?P<under>[1-9]\d{1,3})(?![\d./]|\s?[年月日号]))",
+        lambda match: f"{_DENOMINATORS.get(match['under'], match['under'])}分之{match['over']}",
         "/",
     ),
     rule("乘号", r"(?<=\d)\s?[*xX]\s?(?=\d)", lambda match: "乘", "*xX"),
-    rule(
-        "每",
-        r"(?<=[\d元角分块钱万亿]|[千公毫]?[克米升]|美元|欧元)\s?/\s?(?=[天日月年周次个人名件份斤克公千平小吨张套台晚]|立方)",
-        lambda match: "每",
-        "/",
-    ),
     rule("度分秒", r"(?<=\d)\s?°\s?(?P<m>\d{1,2})\s?['′](?:\s?(?P<s>\d{1,2})\s?[\"″])?", _degrees, "°"),
     rule("括号后的数字", r"(?<=[（(][\d一二三四五六七八九十]{1,3}[）)])(?=\d)", lambda match: "，", "）)"),
     rule(
         "算式",
-        r"(?<=(?<![A-Za-z])[A-Za-z]|[²³)])\s?(?P<sign>[+=×÷<>≤≥≠])\s?(?=[A-Za-z](?![A-Za-z])|[\d(√])",
+        r"(?<=(?<![A-Za-z])[A-Za-z]|[²³方)])\s?(?P<sign>[+=×÷<>≤≥≠])\s?(?=[A-Za-z](?![A-Za-z])|[\d(√])",
         lambda match: _OPERATORS[match["sign"]],
         "+=×÷<>≤≥≠",
     ),
+    rule("千分号", rf"(?P<value>{_NUMBER})\s?‰", lambda match: f"千分之{match['value']}", "‰"),
+    rule("比较", r"(?<=\p{Han})\s?(?P<sign>[≤≥<>=])\s?(?=\d)", lambda match: _OPERATORS[match["sign"]], "≤≥<>="),
+    rule("单位之间的等号", r"(?<=\d[A-Za-z]{1,3})\s?=\s?(?=\d)", lambda match: "等于", "="),
     rule("根号", r"√\s?(?=[\dA-Za-z(])", lambda match: "根号", "√"),
     rule("二和两", TWO.pattern, two, "2"),
     rule("首零", r"(?<![\d.:：点年/-])0\d+(?![\d:：/-]|\.\d)", lambda match: digits(match.group()), "0"),

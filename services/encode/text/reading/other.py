@@ -57,6 +57,11 @@ _WRITTEN = regex.compile(_NUMERAL + _MARK)
 _SPACED = regex.compile(r"(?![\p{Han}\p{Hiragana}\p{Katakana}])\p{L}")
 """Letters of scripts with blanks between words."""
 _RUNS = regex.compile(r"\d+|\D+")
+_ORDINAL = regex.compile(
+    r"(?<![\w.,])(?P<number>[1-9]\d{0,2})\.?(?P<ending>(?<=\.)º|ª|(?<=\b(?:el|del|al|il|o|do|ao)\s\d{1,3})º)"
+    r"(?!\w|\s?[CF]\b)",
+    regex.IGNORECASE,
+)
 
 
 def read_digits(text: str, language: str) -> str:
@@ -65,7 +70,17 @@ def read_digits(text: str, language: str) -> str:
     if not _has(name) or not any(char.isdigit() for char in text):
         return text
     text = read_dates(text, name, lambda value, kind: _said(value, kind, name))
+    if name in ("es", "it", "pt"):
+        text = _ORDINAL.sub(lambda match: _ordinal(match, name), text)
     return _WRITTEN.sub(lambda match: _read(match, name), text)
+
+
+def _ordinal(match: regex.Match[str], language: str) -> str:
+    """Read 1.º and 2ª, the second in the feminine form."""
+    words = _said(int(match["number"]), "ordinal", language)
+    if match["ending"] == "ª":
+        words = regex.sub(r"o\b", "a", words)
+    return words
 
 
 @lru_cache(maxsize=8192)
@@ -123,14 +138,17 @@ def _read(match: regex.Match[str], language: str) -> str:
 
 def _number(written: str, decimal: str, language: str) -> str | None:
     whole, _, fraction = regex.sub(r"[ \u00a0\u2009\u202f'’]", "", written).partition(decimal)
-    words = _cardinal(whole.replace("." if decimal == "," else ",", ""), language)
+    digits = whole.replace("." if decimal == "," else ",", "")
+    if language == "de" and not fraction and whole == digits and len(digits) == 4 and "1100" <= digits < "2000":
+        return _said(int(digits), "year", language)  # the name of a year, which is a quantity too: zwölfhundert Euro
+    words = _cardinal(digits, language)
     if not fraction or words is None:
         return words
     point = _point(language)
-    digits = [_cardinal(digit, language) for digit in fraction]
-    if not point or None in digits:
+    decimals = [_cardinal(digit, language) for digit in fraction]
+    if not point or None in decimals:
         return None
-    return f"{words} {point} {' '.join(digit for digit in digits if digit)}"
+    return f"{words} {point} {' '.join(digit for digit in decimals if digit)}"
 
 
 def _euros(written: str, decimal: str, language: str, words: str | None) -> tuple[str | None, str]:

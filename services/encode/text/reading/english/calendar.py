@@ -168,6 +168,16 @@ def _decade(match: Match) -> str | None:
         ):
             return None
         return _DECADES[digits[0]]
+    return _decade_words(digits)
+
+
+def _decades(match: Match) -> str:
+    last, joint = match["last"], match["joint"].strip()
+    until = _DECADES[last[0]] if len(last) == 2 else _decade_words(last)
+    return f"{_decade_words(match['first'])} {'to' if joint in '-–—' else joint} {match['article'] or ''}{until}"
+
+
+def _decade_words(digits: str) -> str | None:
     century, decade = digits[:2], digits[2]
     if decade == "0":
         if century[1] == "0":
@@ -257,6 +267,16 @@ RULES = (
         near="-–—",
     ),
     rule(
+        "decades",
+        r"(?<![\w.,$€£])(?P<first>1[1-9]\d0|20\d0)['’]?s(?P<joint>\s?[-–—]\s?|\s(?:and|or|to)\s)(?P<article>the\s)?['’]?"
+        r"(?P<last>1[1-9][1-9]0|20\d0|[2-9]0)['’]?s(?!\w)",
+        _decades,
+        "s",
+        starts=r"\d",
+        when=r"0['’]?s",
+        near="s'’",
+    ),
+    rule(
         "decade",
         r"(?<![\w.,$€£])(?P<apostrophe>['’])?(?P<digits>[1-9]0|1[1-9]\d0|20\d0)(?P<inner>['’])?s(?!\w)",
         _decade,
@@ -265,7 +285,14 @@ RULES = (
         when=r"0['’]?s",
         near="s'’",
     ),
-    rule("short year", r"(?<![\w])['’](?P<digits>\d\d)(?![\w'’]|[.,]\d)", _short_year, "'’", starts="'’", near="'’"),
+    rule(
+        "short year",
+        r"(?:(?<!\w)|(?<=\b(?:[QH][1-4]|FY)))['’](?P<digits>\d\d)(?![\w'’]|[.,]\d)",
+        _short_year,
+        "'’",
+        starts="'’",
+        near="'’",
+    ),
     rule(
         "era",
         r"(?<![\w.,])(?P<year>\d{3,4})\s?(?P<era>BCE?|CE|AD|B\.C\.(?:E\.)?|A\.D\.)(?!\w)",

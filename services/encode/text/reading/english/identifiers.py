@@ -12,7 +12,7 @@ from services.encode.text.reading.words import cardinal, code, grouped, label, s
 _CODES = """
 code codes pin pins passcode passcodes password passwords otp zip zips postcode postcodes ssn iban imei isbn serial
 tracking confirmation verification account accounts acct routing card extension extensions ext license licence
-passport vin sku mac upc ean imsi swift plate meter
+passport vin sku mac upc ean imsi swift plate meter cvv cvc
 """
 _CODE_PHRASES = (
     r"zip[ ]?codes?|post[ ]codes?|sort[ ]codes?|ends?[ ](?:in|with)|ending[ ](?:in|with)|last[ ]four(?:[ ]digits)?"
@@ -97,11 +97,23 @@ def _mixed(match: Match) -> str:
     return " ".join(code(run) if run.isdigit() else run for run in runs)
 
 
+def _hexadecimal(match: Match) -> str:
+    return " ".join(("zero x", *(spelled(char) if char.isdigit() else char.upper() for char in match["digits"])))
+
+
 def _zip(match: Match) -> str:
     return grouped(match.group().split("-"))
 
 
 CONTEXT_RULES = (
+    rule(
+        "hexadecimal number",
+        r"(?<![\w.])0[xX](?P<digits>[0-9A-Fa-f]{1,32})(?!\w|\.\d)",
+        _hexadecimal,
+        "xX",
+        starts="0",
+        near="xX",
+    ),
     rule(
         "code",
         r"(?<![\w.,:/]|\d-)(?P<numbers>\d+(?:-\d+)*(?:(?:,?\s+(?:and|or)|,)\s+\d+(?:-\d+)*(?![\w]|[.,:/]\d|\s?%))*)"

@@ -49,6 +49,7 @@ _SCALES = {
 _PER = {
     "hr": "hour", "h": "hour", "mo": "month", "m": "month", "yr": "year", "y": "year", "wk": "week", "d": "day",
     "min": "minute", "sec": "second", "s": "second", "kg": "kilogram", "lb": "pound", "gb": "gigabyte", "pp": "person",
+    "oz": "ounce", "gal": "gallon", "bbl": "barrel",
 }  # fmt: skip
 CURRENCIES = ("USD", "EUR", "GBP", "JPY", "CNY", "RMB", "INR", "CHF", "CAD", "AUD")
 _CODES = "|".join(CURRENCIES)

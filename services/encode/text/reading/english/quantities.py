@@ -11,6 +11,7 @@ from services.encode.text.reading.words import YEARS, cardinal, ordinal, spelled
 
 _LONGEST_UNGROUPED = 15
 _PAIRS = {"24/7": "twenty-four seven", "9/11": "nine eleven", "50/50": "fifty fifty", "20/20": "twenty twenty"}
+_PAIRS |= {"24-7": _PAIRS["24/7"], "50-50": _PAIRS["50/50"]}
 _SHAPES = frozenset(["16:9", "4:3", "21:9", "16:10", "9:16", "3:2", "18:9"])
 _SUFFIX = r"\d(?:[sS][tT]|[nN][dD]|[rR][dD]|[tT][hH])(?!\w)"
 _OUT_OF = regex.compile(
@@ -21,6 +22,7 @@ _OF = regex.compile(
     r"\b(?:step|page|part|slide|chapter|day|round|question|lesson|episode|level|phase|attempt|track|module|stage)\s$",
     regex.IGNORECASE,
 )
+_SECONDS = regex.compile(r"[1-5]\d\.\d{1,3}")
 _RUNS = regex.compile(r"\d+|\D")
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
 YEAR_BEFORE = regex.compile(
@@ -62,7 +64,8 @@ def _fraction(match: Match) -> str | None:
     pair = f"{match['over']}/{match['under']}"
     if match["whole"] is None and pair in _PAIRS:
         return _PAIRS[pair]
-    if match["whole"] is None and (pair == "10/10" or match["over"] == match["under"]):
+    hundredths = match["under"] == "100" and len(match["over"]) == 2
+    if match["whole"] is None and (pair == "10/10" or match["over"] == match["under"] or hundredths):
         return f"{plain(match['over'])} out of {plain(match['under'])}"
     if match["whole"] is None and int(match["over"]) <= int(match["under"]):
         before = match.string[max(0, match.start() - 30) : match.start()]
@@ -94,8 +97,17 @@ def _ratio(match: Match) -> str:
     return joint.join(plain(part) for part in parts)
 
 
-def _range(match: Match) -> str:
+def _ratio_of_decimals(match: Match) -> str:
+    joint = "" if _SECONDS.fullmatch(match["last"]) and match["first"].isdigit() else "to "
+    return f"{amount(match['first']).words()} {joint}{amount(match['last']).words()}"
+
+
+def _range(match: Match) -> str | None:
     first, last = match["first"], match["last"]
+    if match.group() in _PAIRS:
+        return _PAIRS[match.group()]
+    if first.isdigit() and len(first) > 4 and len(last) < 3:
+        return None  # EN 60601-1
     return f"{sign_words(match['sign'])}{_side(first)} to {_side(last)}"
 
 
@@ -138,7 +150,8 @@ def _more(match: Match) -> str:
 
 
 def _index(match: Match) -> str:
-    return cardinal(match.group().translate(_SUPERSCRIPTS).lstrip("+-")) if match.group()[-1] not in "⁻⁺" else ""
+    written = match.group().translate(_SUPERSCRIPTS)
+    return f"{'to the power of minus ' if written[0] == '-' else ''}{cardinal(written.lstrip('+-'))}"
 
 
 def _last_resort(match: Match) -> str:
@@ -208,7 +221,7 @@ RULES = (
     rule(
         "ratio of decimals",
         r"(?<![\w:.,])(?P<first>\d+(?:\.\d+)?)(?:(?<=\.\d+):|:(?=\d+\.\d))(?P<last>\d+(?:\.\d+)?)(?![\w:]|[.,]\d)",
-        lambda match: f"{amount(match['first']).words()} to {amount(match['last']).words()}",
+        _ratio_of_decimals,
         ":",
         starts=r"\d",
         when=r"\d:\d",
@@ -253,6 +266,36 @@ RULES = (
     rule("at least", r"(?<![\w.,])(?P<value>\d+)\+(?![\w])", _more, "+", starts=r"\d", near="+"),
     rule("number", rf"""(?P<sign>{SIGN})?(?<!\d|\d[.,])(?P<value>\d+(?:\.\d+)?|\.\d+){END}""", _number, starts=NUMERIC),
 )
+
+
+def _factors(match: Match) -> str | None:
+    first, last = match["first"], match["last"]
+    rises = float(first) < float(last)  # a Boeing 737-8X does not
+    return f"{amount(first).words()} to {amount(last).words()}" if rises else None
+
+
+_GROUPED_SIDE = r"[1-9]\d{0,2}(?:,\d{3})"
+RANGES = (
+    rule(
+        "range of groups",
+        rf"(?<![\w.,:$€£-])(?P<first>{_GROUPED_SIDE}*)(?P<mark>[-–—−:]|[ ][-–—−][ ])(?P<last>{_GROUPED_SIDE}+)"
+        r"(?!\w|[.,-]\d)",
+        lambda match: f"{amount(match['first']).words()} to {amount(match['last']).words()}",
+        ",",
+        starts=r"\d",
+        when=r"\d ?[-–—−:] ?\d",
+        near="-–—−: ",
+    ),
+    rule(
+        "range of factors",
+        r"(?<![\w.,-])(?P<first>\d{1,3}(?:\.\d+)?)[-–](?P<last>\d{1,3}(?:\.\d+)?)(?=[xX×kK](?!\w))",
+        _factors,
+        "-–",
+        starts=r"\d",
+        near="-–",
+    ),
+)
+"""Ranges that are read before their sides could be read as numbers of their own."""
 LAST_RESORT = rule("digit by digit", r"\d(?:[.,:/-]?\d)*", _last_resort, needs="0123456789", when=r"\d")
 POWER = rule(
     "power",

@@ -6,9 +6,10 @@ import unicodedata
 
 import regex
 
+from services.encode.text.borders.words import words
 from services.encode.text.reading.english.calendar import MONTHS
 from services.encode.text.reading.rule import Match, rule
-from services.encode.text.reading.words import label
+from services.encode.text.reading.words import cardinal, label
 
 _OPERATORS = {
     "+": "plus", "-": "minus", "−": "minus", "–": "minus", "*": "times", "×": "times", "·": "times", "⋅": "times",
@@ -28,6 +29,14 @@ _OPERATED = regex.compile(r"[=×÷^]|\b(?:equals|times|plus|divided\sby|to\sthe\
 _FORMULA = regex.compile(r"[=×÷^√≤≥]|\b(?:equals|times|plus|divided\sby|squared|cubed)\b")
 _IS = regex.compile(r"\b(?:is|are|be|was|were)\s*$")
 _TIMES = {"hr": "hour", "min": "minute", "sec": "second"}
+_BOOKS = words(
+    """
+    genesis gen exodus leviticus deuteronomy joshua judges ruth samuel kings chronicles ezra nehemiah esther psalm
+    psalms proverbs ecclesiastes isaiah jeremiah lamentations ezekiel daniel hosea joel amos jonah micah zechariah
+    malachi matthew matt mark luke john acts romans corinthians galatians ephesians philippians colossians
+    thessalonians timothy titus hebrews james peter jude revelation surah
+    """
+)
 _PLACES = {
     "p": "page", "pp": "pages", "vol": "volume", "ch": "chapter", "fig": "figure", "figs": "figures", "eq": "equation",
     "sec": "section", "art": "article", "para": "paragraph", "approx": "approximately", "ca": "circa",
@@ -66,6 +75,11 @@ def _provision(match: Match) -> str:
     return ", ".join((match["head"], *said))
 
 
+def _verses(match: Match) -> str:
+    words = f"{cardinal(match['chapter'])} {cardinal(match['first'])}"
+    return f"{words} to {cardinal(match['last'])}" if match["last"] else words
+
+
 def _with(match: Match) -> str:
     return "without" if match["out"] else "with"
 
@@ -90,9 +104,9 @@ MATHEMATICS = {
     "∅": "the empty set", "∧": "and", "∨": "or", "¬": "not", "∛": "cube root of", "∜": "fourth root of",
 }  # fmt: skip
 GREEK = "αβγδεζηθικλμνξοπρσςτυφχψωΓΔΘΛΞΠΣΦΨΩ"
-OPERAND = r"[\p{N}\p{L})\]²³⁰-⁹]"
+OPERAND = r"[\p{N}\p{L})\]|!²³⁰-⁹]"
 RULES = (
-    rule("number sign", r"(?:\#|№)\s?(?=\d)", lambda match: "number ", "#№"),
+    rule("number sign", r"(?<!\b[A-Za-z])(?:\#|№)\s?(?=\d)", lambda match: "number ", "#№"),
     rule(
         "abbreviation before a number",
         r"\b(?P<word>pp?|vol|ch|figs?|eq|sec|art|para|approx|ca|ver|ed|nos?|tel|ext)\.:?\s?(?=\d|\(\d)",
@@ -109,6 +123,17 @@ RULES = (
         _provision,
         "(",
         when=r"\d[A-Z]?\(",
+        flags=regex.IGNORECASE,
+    ),
+    rule(
+        "verses of a book",
+        rf"(?<=\b(?:{'|'.join(sorted(_BOOKS))})\.?\s)(?P<chapter>\d{{1,3}}):(?P<first>[1-9]\d{{0,2}})(?:[-–](?P<last>\d{{1,3}}))?"
+        r"(?!\w|[:.,-]\d|\s?[AaPp]\.?[Mm]\b)",
+        _verses,
+        ":",
+        starts=r"\d",
+        words=_BOOKS,
+        near=":",
         flags=regex.IGNORECASE,
     ),
     rule("times a power of ten", r"(?<=\d)\s?[×x*·⋅]\s?(?=10\sto\sthe\spower\sof\b)", lambda match: " times ", "×x*·⋅"),
@@ -140,7 +165,7 @@ ARITHMETIC = (
     ),
     rule(
         "operator after a letter",
-        r"(?<=(?<![\p{L}\p{N}])\p{L}[²³]?|\b(?:squared|cubed)|\))(?P<sign>[=+*×÷<>≤≥≠^])(?=\p{N}|\p{L}{1,3}(?![\p{L}\p{N}])|\()",
+        r"(?<=(?<![\p{L}\p{N}])\d{0,3}\p{L}[²³]?|\b(?:squared|cubed)|\))(?P<sign>\*\*|[=+*×÷<>≤≥≠^])(?=\p{N}|\p{L}{1,3}(?![\p{L}\p{N}])|\()",
         _operator,
         "=+*×÷<>≤≥≠^",
     ),

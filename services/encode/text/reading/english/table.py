@@ -37,6 +37,7 @@ NUMBERS = RuleSet(
     *quantities.RULES[:1],
     *units.RULES,
     *symbols.ARITHMETIC,
+    *quantities.RANGES,
     identifiers.RESOLUTION,
     identifiers.MIXED,
     *quantities.RULES[1:],

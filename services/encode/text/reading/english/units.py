@@ -31,6 +31,7 @@ Mbps megabit_per_second megabits_per_second
 Gbps gigabit_per_second gigabits_per_second|bps bit_per_second bits_per_second
 rpm revolution_per_minute revolutions_per_minute|bpm beat_per_minute beats_per_minute
 mmHg millimeter_of_mercury millimeters_of_mercury
+mmol millimole|µmol micromole|μmol micromole|nmol nanomole|mEq milliequivalent|IU international_unit
 fps frame_per_second frames_per_second|ppm part_per_million parts_per_million|ppb part_per_billion parts_per_billion
 dpi dot_per_inch dots_per_inch|mpg mile_per_gallon miles_per_gallon
 """
@@ -50,7 +51,9 @@ _UNIT = rf"""(?:(?P<area>sq|cu)\.?\s(?P<of>ft|mi|km|m|in|yd)\b\.?
     |(?P<length>{_LENGTH_NAMES})(?P<power>\^?[23](?!\d)|[²³])
     |(?P<unit>{_NAMES}|(?<=\s)m))"""
 _PER = rf"""(?:\s?/\s?(?P<per>{_NAMES}|m|day|d|hour|minute|second|week|month|year|person|user|page)
-    (?P<per_power>[²³]|\^?[23](?!\d))?(?![\w/]))?"""
+    (?P<per_power>[²³]|\^?[23](?!\d))?(?:/(?P<each>day|dose|hour|hr|h|minute|min|week))?(?![\w/]))?"""
+_STOP = r"(?:(?<=(?:lbs?|oz|tsp|tbsp|qt|gal|ft|yd|mi|mins?|secs?|hrs?|wks?|yrs?|mos?))\.(?=,|\s[a-z(]))?"
+"""The full stop of an abbreviated unit inside a sentence."""
 _OTHER_PER = {"d": "day"}
 _DEGREES = {"C": " Celsius", "F": " Fahrenheit", "K": " Kelvin", None: ""}
 _BOUND = r"(?<![\w.,$€£¥]|\d[.,])"
@@ -86,7 +89,9 @@ def _per(match: Match) -> str:
     power = match["per_power"]
     if power and per == "s":
         return f" per {name} {'squared' if '2' in power or '²' in power else 'cubed'}"
-    return f" per {_POWERS[power] + ' ' if power else ''}{name}"
+    each = match["each"]
+    more = f" per {UNITS[each][0] if each in UNITS else each}" if each else ""
+    return f" per {_POWERS[power] + ' ' if power else ''}{name}{more}"
 
 
 def _measure(match: Match) -> str | None:
@@ -94,8 +99,15 @@ def _measure(match: Match) -> str | None:
     glued = match["blank"] == ""
     if match["unit"] == "s" and glued and _is_no_second(match):
         return None
+    if match["unit"] == "bps" and _INTEREST.search(match.string) and not _BITS.search(match.string):
+        return f"{words} basis point{'' if one else 's'}"
     name = _unit_name(match, one)
     return f"{words} {name}{_per(match)}"
+
+
+_INTEREST = regex.compile(r"%|\b(?:rates|interest|yields?|spreads?|Fed|ECB|hikes?)\b")
+_BITS = regex.compile(r"\b(?:data|bit|baud|modem|serial|link|network)\b")
+"""Words of a sentence in which bps are hundredths of a percent, and bits."""
 
 
 def _is_no_second(match: Match) -> bool:
@@ -200,8 +212,11 @@ _SCALES = {"K": "thousand", "k": "thousand", "M": "million", "B": "billion"}
 RULES = (
     rule(
         "thousands of things",
-        rf"""{_BOUND}{number("high")}(?P<scale>[KkMB])\+?(?=\s(?:[a-z]+\s)?(?:{_THINGS})\b)""",
-        lambda match: f"{amount(match['high']).words()} {_SCALES[match['scale']]}",
+        rf"""{_BOUND}(?:{number("low")}[-–])?{number("high")}(?P<scale>[KkMB])\+?(?=\s(?:[a-z]+\s)?(?:{_THINGS})\b)""",
+        lambda match: (
+            " to ".join(amount(match[side]).words() for side in ("low", "high") if match[side])
+            + f" {_SCALES[match['scale']]}"
+        ),
         "KkMB",
         starts=NUMERIC,
         when=r"\d[KkMB]",
@@ -224,11 +239,11 @@ RULES = (
     ),
     rule(
         "feet and inches without a mark",
-        r"(?<![\w.,'’])(?P<feet>[3-8])['’′](?P<inches>1[01]|\d)(?![\w'’′\"”″])",
+        r"(?<![\w.,'’])(?P<feet>[3-8])(?:['’′]|ft)(?P<inches>1[01]|\d)(?![\w'’′\"”″])",
         _feet,
-        "'’′",
+        "'’′f",
         starts="3-8",
-        near="'’′",
+        near="'’′f",
     ),
     rule(
         "size",
@@ -320,7 +335,7 @@ RULES = (
     rule(
         "number with a unit",
         rf"""{_RUN}(?:{_NAMES}|m|sq|cu)(?![A-Za-z]))
-        (?P<sign>{SIGN})?{_BOUND}{_RANGE}(?P<blank>[ \u00a0\u202f\u2009]?){_UNIT}(?![\w²³'’]|-\d){_PER}""",
+        (?P<sign>{SIGN})?{_BOUND}{_RANGE}(?P<blank>[ \u00a0\u202f\u2009]?){_UNIT}(?![\w²³'’]|-\d){_PER}{_STOP}""",
         _measure,
         starts=NUMERIC,
         when=rf"\d[ \u00a0\u202f\u2009]?(?:{_NAMES}|m|sq|cu)(?![A-Za-z])",

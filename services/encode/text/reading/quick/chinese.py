@@ -52,6 +52,8 @@ def _words(match: re.Match[str], text: str, code_word: regex.Pattern[str]) -> st
     if kind == "other":
         return None
     if kind == "minute":
+        if "比分" in text:
+            return None
         return clock(match["hour"], match["minute"])
     start, end = match.span()
     digits = match["year"] or match["mobile"] or match["whole"]

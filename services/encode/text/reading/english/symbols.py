@@ -106,7 +106,7 @@ MATHEMATICS = {
 GREEK = "αβγδεζηθικλμνξοπρσςτυφχψωΓΔΘΛΞΠΣΦΨΩ"
 OPERAND = r"[\p{N}\p{L})\]|!²³⁰-⁹]"
 RULES = (
-    rule("number sign", r"(?<!\b[A-Za-z])(?:\#|№)\s?(?=\d)", lambda match: "number ", "#№"),
+    rule("number sign", r"(?:(?<!\b[A-Za-z])[\#№]\s?|[\#№])(?=\d)", lambda match: "number ", "#№"),
     rule(
         "abbreviation before a number",
         r"\b(?P<word>pp?|vol|ch|figs?|eq|sec|art|para|approx|ca|ver|ed|nos?|tel|ext)\.:?\s?(?=\d|\(\d)",

@@ -46,6 +46,10 @@ class _Wire:
     def _deliver(self) -> None:
         self._arrived.put_nowait(self._under_way.popleft())
 
+    def wake(self) -> None:
+        """Let the receiver look at once, at None."""
+        self._arrived.put_nowait(None)
+
     async def receive(self) -> Any:
         return await self._arrived.get()
 
@@ -68,7 +72,7 @@ class Call:
         """`context` is the one of the server's process."""
         self._requests, self._responses = _Wire(delay), _Wire(delay)
         self._loop, self._delay, self._on_end = asyncio.get_running_loop(), delay, on_end
-        self._ended = False
+        self._ended = self._cancelled = False
         self._serving = asyncio.create_task(self._answer(serve), context=context)
         self._serving.add_done_callback(self._served, context=_NETWORK)
 
@@ -81,7 +85,10 @@ class Call:
         self._requests.send(request)
 
     def cancel(self) -> bool:
-        """End the call; its server stops when this reaches it."""
+        """End the call: who reads it gets a CancelledError, and its server stops when this reaches it."""
+        if not self._ended:
+            self._cancelled = True
+            self._responses.wake()
         self._ended = True
         self._loop.call_later(self._delay, self._serving.cancel, context=_NETWORK)
         return True
@@ -94,6 +101,8 @@ class Call:
     async def __aiter__(self) -> AsyncIterator[Any]:
         while True:
             response = await self._responses.receive()
+            if self._cancelled:
+                raise asyncio.CancelledError
             self._ended = self._ended or isinstance(response, _End | grpc.aio.AioRpcError)
             if isinstance(response, _End):
                 return

@@ -92,6 +92,12 @@ def test_other_servers_wait_for_a_frozen_worker_and_end_no_stream_in_a_drain() -
         assert (found.moves, found.report.failed, losses(found).repeated) == (0, 0, 0.0)
 
 
+def test_ours_leaves_draining_workers_and_loses_nothing(calm: Result) -> None:
+    drained = result_of("resume", [{"at": 1.0, "action": "drain", "count": 2}])
+    assert drained.moves > 0
+    assert [one.audio for one in drained.sessions] == [one.audio for one in calm.sessions]
+
+
 def test_the_table_has_a_row_per_load() -> None:
     one = Losses(lost=1234.4, repeated=0.0, gap=5.6, cut=7.0, refused=0.0)
     shown = table({"0.5": dict.fromkeys(POLICIES, one)}).splitlines()

@@ -2,11 +2,16 @@
 
     python -m benchmarks.lost_audio [--costs tiny-cpu] [--plot FILE]
 
-A decode and an llm worker are killed alternately; each is replaced by a new one that serves some seconds later. Ours
-continues a lost utterance on another worker. The other ways are those of servers without such a state: the stream
-ends, or its text is spoken again from the beginning, whose first part the listener hears twice, or which the gateway
-drops, if the same text gives the same audio. All of them are the same simulated services with the same arrivals and
-kills. A load of 1 is the number of streams that would keep all decode workers busy all the time.
+The benchmark kills a decode worker and an llm worker alternately; a new worker replaces each one some seconds later.
+Our services continue a lost utterance on another worker. Servers without such a state have three other policies:
+
+  end     the stream ends
+  repeat  the text is spoken again from the beginning, and the listener hears the first part twice
+  skip    the text is spoken again, and the gateway drops the audio that it has sent; this needs the same audio from
+          the same text
+
+All policies run the same simulated services with the same arrivals and kills. A load of 1 is the number of streams that
+would keep all decode workers busy all the time.
 """
 
 from __future__ import annotations

@@ -13,8 +13,9 @@ VARIANT ?= cpu
 ARGS ?=
 # Processes of `make test`; 0 runs all tests in one process, for a debugger.
 WORKERS ?= 2
-# How often a test that failed is run again. `.ci/run` sets 2, so that a race in one test does not stop a change; the
-# summary lists such tests as RERUN, and each of them is a fault to mend.
+# How often a test that failed is run again at once; those that still fail run once more in a new process. `.ci/run` sets
+# 2, so that one test that depends on chance does not stop a change. The summary lists such tests as RERUN or FAILED, and
+# each of them is a fault to mend.
 RERUNS ?= 0
 # Duration of `make fuzz` (5 if empty) and `make soak` (10 if empty).
 MINUTES ?=
@@ -38,6 +39,7 @@ WYOMING_VERSION := 0.8.0
 WYOMING := .tools/wyoming/.ready-$(WYOMING_VERSION)
 # Tests of the chart that measure how soon pods are found: nothing else may run meanwhile.
 PODS := tests/chart/test_runs.py
+RETRY := tests/retry.sh $(RERUNS)
 AGAIN := --reruns $(RERUNS) --rerun-show-tracebacks -r fER
 # For tests that wait for other programs.
 LONG := -o faulthandler_timeout=1800
@@ -77,7 +79,7 @@ run: setup protos ## Start the whole system and leave it serving until Ctrl-C
 # Files run in the order of their names, so that those with the longest tests come first (tests/conftest.py says more).
 # Bytecode is stored even where the environment forbids it, because tests start about a hundred Python processes.
 test: setup protos ## Run the tests that need Python wheels only (ARGS="-k name", ARGS=--cov)
-	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -m "not system" -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
+	@PYTHONDONTWRITEBYTECODE= $(RETRY) $(BIN)/python -m pytest -m "not system" -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
 	    --max-worker-restart 0 $(AGAIN) $(ARGS)
 
 fuzz: setup protos ## Run the property tests on random examples (MINUTES=5); examples that fail are kept in .hypothesis
@@ -125,7 +127,7 @@ test-system: debian setup protos $(PEERS) $(NODE_PEERS) $(WYOMING) $(TRITON) $(T
 	@$(BUF) lint protos
 	@$(BUF) format --diff --exit-code protos
 	@echo "buf: the protos follow the style guide and its format"
-	@$(BIN)/python -m pytest -m system --ignore=tests/chart $(LONG) $(AGAIN) $(ARGS)
+	@$(RETRY) $(BIN)/python -m pytest -m system --ignore=tests/chart $(LONG) $(AGAIN) $(ARGS)
 
 # No server is left running: the tests start their own, on ports of their own.
 debian:

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
+from xdist.workermanage import WorkerController
 
 from cli.local import ports
 
@@ -44,6 +45,9 @@ settings.register_profile("fuzz", deadline=None, derandomize=False, max_examples
 settings.load_profile("ci")
 
 
+PROCESS_DIED = pytest.StashKey[bool]()
+
+
 class TogetherByFile(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
     """Run the tests of a file in one process, and those of tests/e2e too, because their files share a running stack."""
 
@@ -70,6 +74,18 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-def pytest_sessionfinish() -> None:
-    """Let the interpreter free everything at its end; libraries report what is left."""
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: WorkerController, error: object | None) -> None:
+    if error is not None:
+        node.config.stash[PROCESS_DIED] = True
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Let the interpreter free everything at its end; libraries report what is left.
+
+    A run in which a test process died has another exit code than one with failed tests, because tests are missing in it
+    (tests/retry.sh).
+    """
     gc.unfreeze()
+    if session.config.stash.get(PROCESS_DIED, False):
+        session.exitstatus = pytest.ExitCode.INTERRUPTED

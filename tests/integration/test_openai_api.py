@@ -129,6 +129,15 @@ async def test_invalid_requests_get_openai_s_error_format(
         assert (await speak(r)).status_code == 200
 
 
+async def test_a_text_over_the_gateway_s_limit_is_refused_before_it_is_spoken() -> None:
+    async with rig(max_text_chars=20) as r:
+        response = await speak(r, input="One. " * 5)
+        error = response.json()["error"]
+        assert (response.status_code, error["param"]) == (400, "input")
+        assert "at most 20" in error["message"]
+        assert not r.llm.calls
+
+
 @pytest.mark.parametrize(
     ("content", "content_type"),
     [

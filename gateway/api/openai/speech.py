@@ -99,7 +99,7 @@ def router(context: GatewayContext, models: Models) -> APIRouter:
     async def speech(request: SpeechRequest) -> Response:
         """Speak `input`; the audio is streamed while it is made."""
         with named_as(FIELDS):
-            check_text(request.input, MAX_INPUT_CHARS)
+            check_text(request.input, context.settings.max_text_chars)  # may be less than the field's own limit
             options = speech_options(context, await _to_synthesis_config(models, request))
             if request.stream_format == "sse" and not request.stream:
                 raise InvalidInput("stream false and stream_format sse exclude each other", field="stream")

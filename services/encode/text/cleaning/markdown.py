@@ -36,6 +36,9 @@ _STARS = regex.compile(r"\*+")
 _EDGE_LINES = regex.compile(r"(?<![\p{L}\p{N}])_+(?=\S)|(?<=\S)_+(?![\p{L}\p{N}_])|(?<!\S)_+(?!\S)")
 _STRIKE = regex.compile(r"~~+")
 _HIGHLIGHT = regex.compile(r"==(?=[^\s=])([^=\n]+)(?<=[^\s=])==")
+_QUERY = regex.compile(r"(?<=(?<![A-Za-z])(?i:select)\s)\*(?![\w*])|(?<=[A-Za-z]\()\*(?=\))")
+_CLOSING_STAR = regex.compile(r"[\w.,!?]\*")
+_PATTERN = regex.compile(r"\.[a-z]{1,5}\d?(?![\w*])")
 _HAN = regex.compile(r"\p{Han}")
 
 
@@ -95,6 +98,10 @@ def _star(stars: regex.Match[str]) -> str:
         number = before.isdigit() or after.isdigit()
         chinese = _HAN.match(before) or _HAN.match(after)
         return stars.group() if (single or number) and not chinese else ""
+    if single and _QUERY.match(text, stars.start()) is not None:
+        return "*"  # SELECT *, COUNT(*)
+    if single and after == "." and not before.strip() and _PATTERN.match(text, stars.end()) is not None:
+        return "*" if _CLOSING_STAR.search(text, stars.end()) is None else ""  # *.py
     if single and after.isdigit() and not before.strip() and "*" not in text[stars.end() :]:
         return "*"  # *67
     if single and before == " " and after == " ":

@@ -12,6 +12,7 @@ from decimal import Decimal
 
 import regex
 
+from services.encode.text.reading.chinese_names import NAMES, RATED_UNIVERSITIES, named
 from services.encode.text.reading.chinese_numbers import DIGITS, TELEPHONE_DIGITS, TWO, clock, read_plain, two
 from services.encode.text.reading.chinese_units import UNITS
 from services.encode.text.reading.quick.chinese import read_quickly
@@ -141,6 +142,10 @@ def _power(match: Match) -> str:
     return f"的{'负' if match['sign'] else ''}{exponent}次方"
 
 
+def _pages(match: Match) -> str:
+    return f"第{match['first']}到{match['last']}页" if match["last"] else f"第{match['first']}页"
+
+
 def _month_and_day(match: Match) -> str:
     named = match.string[match.end() : match.end() + 1] in ("日", "号")
     return f"{int(match['m'])}月{int(match['d'])}{'' if named else '日'}"
@@ -158,7 +163,18 @@ BEFORE = RuleSet(
         lambda match: "编号" if match.group()[0] in "№#" else "No ",
         "№.#",
     ),
+    rule(
+        "页码",
+        r"(?<![A-Za-z.])[Pp]{1,2}\.\s?(?P<first>\d{1,4})(?:\s?[-–—~～]\s?(?P<last>\d{1,4}))?(?![\dA-Za-z-]|\.\d)",
+        _pages,
+        ".",
+    ),
+    rule(
+        "查询中的星号", r"(?<=(?<![A-Za-z])(?i:select)\s)\*(?![\w*])|(?<=[A-Za-z]\()\*(?=\))", lambda match: "星号", "*"
+    ),
     rule("网址中的点", r"(?<=[A-Za-z])\.(?=[A-Za-z0-9])|(?<=[A-Za-z0-9])\.(?=[A-Za-z])", lambda match: "点", "."),
+    rule("两类高校", RATED_UNIVERSITIES.pattern, lambda match: "、", "/"),
+    rule("数字名称", NAMES.pattern, named),
     rule("IP 地址", r"(?<![\d.])(?P<host>(?:\d{1,3}\.){3}\d{1,3})(?::(?P<port>\d{1,5}))?(?![\d.])", _address, "."),
     rule(
         "日期",
@@ -300,7 +316,7 @@ AFTER = RuleSet(
     ),
 )
 _OF_INTEREST = regex.compile(
-    r"[√\d%‰¥$€£+=×÷@#/^<>°℃℉±~№\u00b2\u00b3]|(?<=[A-Za-z0-9])\.|\.(?=[A-Za-z0-9])|[-–—~～](?=周|星期)"
+    r"[*√\d%‰¥$€£+=×÷@#/^<>°℃℉±~№\u00b2\u00b3]|(?<=[A-Za-z0-9])\.|\.(?=[A-Za-z0-9])|[-–—~～](?=周|星期)"
 )
 _OTHER_DIGIT = re.compile(r"[^\D0-9]")
 _CLAUSE = regex.compile(r"[^，。！？；、：“”‘’（）《》【】…\n!?;]+")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import regex
 
 from services.encode.text.borders.abbreviations import STARTERS
+from services.encode.text.reading.english.calendar import MONTHS
 from services.encode.text.reading.rule import Match, rule
 
 ABBREVIATIONS = {
@@ -28,20 +29,45 @@ _WORDS = {
 }  # fmt: skip
 _TITLED = frozenset(["Rev", "Gen", "Sgt", "Capt", "Lt", "Col", "Hon", "Gov", "Sen", "Rep", "Mt", "Ft"])
 _LATIN = {"e.g.": "for example", "i.e.": "that is", "E.g.": "For example", "I.e.": "That is", "eg.": "for example"}
+_NO_STREETS = frozenset(("Mount", "Mt", "Port", "Fort", "Lake", "Cape", "Point", "Bay", *MONTHS))
+_NUMBERED = regex.compile(r"\d(?:st|nd|rd|th)\s$")
+_ADDRESS = regex.compile(r"\d\S*\s(?:\p{L}\.?\s)?(?:\p{Lu}[\p{Ll}'’]+\s){1,2}$")
+_NAME_BEFORE = regex.compile(r"(\p{Lu}[\p{Ll}'’]+)\s$")
+_CAPITALISED = regex.compile(r"\s\p{Lu}\p{Ll}")
+_WAYS = {"Ave": "Avenue", "Blvd": "Boulevard", "Rd": "Road"}
+_TITLES = {"Mr": "Mister", "Mrs": "Missus", "Dr": "Doctor", "Prof": "Professor", "Mt": "Mount"}
+_NO_WAYS = frozenset(("Maria", "Verum", "Caesar"))
+_DAYS = {
+    "Mon": "Monday", "Tue": "Tuesday", "Tues": "Tuesday", "Wed": "Wednesday", "Thu": "Thursday",
+    "Thurs": "Thursday", "Fri": "Friday", "Sat": "Saturday", "Sun": "Sunday",
+}  # fmt: skip
+_DAY = "|".join(sorted(_DAYS, key=len, reverse=True))
+_END = r"(?![\w.'’-])"
 _DRIVE = regex.compile(r"(?:\b(?:on|at|to|off|of|down|from|along)|\d\S*)\s(?:\p{Lu}[\p{Ll}'’]+\s){1,2}$")
+_AND_MRS = regex.compile(r"\s(?:&|and)\s(?:Mrs|Dr|Ms)\b")
 _NAME = regex.compile(r"\s(\p{Lu}\p{L}*)")
 _DEGREES = r"\b(?P<letters>Ph\.?D|M\.?D|B\.?Sc|M\.?Sc|LL\.?[BM]|B\.?A|M\.?A|D\.?Phil)\."
 _NAMES = "|".join(word for word in _WORDS if word not in ("min", "max", "est", "Co"))
 
 
 def _street(match: Match) -> str | None:
-    """Read St. after a street's name or number as Street, else as Saint."""
+    """Read St. after a street's name or number as Street, else as Saint. Without a stop it stays where both may be."""
     text, start, end = match.string, match.start(), match.end()
-    numbered = regex.search(r"\d(?:st|nd|rd|th)\s$", text[:start]) is not None
-    named = regex.search(r"\d\S*\s(?:\p{L}\.?\s)?(?:\p{Lu}[\p{Ll}'’]+\s){1,2}$", text[:start]) is not None
-    followed = regex.match(r"\s\p{Lu}\p{Ll}", text[end:]) is not None
-    after_name = regex.search(r"\p{Lu}[\p{Ll}'’]+\s$", text[:start]) is not None and not followed and start > 0
-    return "Street" if numbered or named or after_name else "Saint"
+    stopped = match.group().endswith(".")
+    follows = _NAME.match(text, end)
+    followed = _CAPITALISED.match(text, end) is not None
+    if _NUMBERED.search(text, max(0, start - 8), start) is not None:
+        return "Street"
+    name = _NAME_BEFORE.search(text, 0, start)
+    named = name is not None and name[1].casefold() not in STARTERS and (start > name.start(1) or not stopped)
+    no_street = name is not None and name[1] in _NO_STREETS
+    if _ADDRESS.search(text, 0, start) is not None and not (followed and no_street):
+        return "Street"
+    if stopped and named and follows is not None and follows[1].casefold() in STARTERS:
+        return "Street."
+    if followed:
+        return "Saint" if stopped or not named or no_street else None
+    return "Street" if named else "Saint" if stopped else None
 
 
 def _word(match: Match) -> str | None:
@@ -57,6 +83,33 @@ def _word(match: Match) -> str | None:
     return _WORDS[word]
 
 
+def _title(match: Match) -> str | None:
+    """Read a title without a stop before a name, as in British English."""
+    text, start, end, word = match.string, match.start(), match.end(), match["word"]
+    if word == "Dr":
+        name = _NAME_BEFORE.search(text, 0, start)
+        if _DRIVE.search(text, 0, start) is not None and _CAPITALISED.match(text, end) is None:
+            return "Drive"
+        if name is not None and name[1].casefold() not in STARTERS:  # Elm Dr, Springfield
+            return None
+    both = word == "Mr" and _AND_MRS.match(text, end) is not None
+    return _TITLES[word] if both or _CAPITALISED.match(text, end) is not None else None
+
+
+def _way(match: Match) -> str | None:
+    """Read Ave, Blvd and Rd after the name or number of a street."""
+    text, start = match.string, match.start()
+    name, follows = _NAME_BEFORE.search(text, 0, start), _NAME.match(text, match.end())
+    named = name is not None and name[1].casefold() not in STARTERS
+    if follows is not None and follows[1] in _NO_WAYS:
+        return None
+    return _WAYS[match["word"]] if named or _NUMBERED.search(text, max(0, start - 8), start) is not None else None
+
+
+def _weekdays(match: Match) -> str:
+    return f"{_DAYS[match['first']]} to {_DAYS[match['last']]}"
+
+
 def _latin(match: Match) -> str:
     return _LATIN[match.group()]
 
@@ -68,7 +121,17 @@ def _initials(match: Match) -> str:
 LEADING = (
     rule("degree", _DEGREES, lambda match: match["letters"].replace(".", ""), "."),
     rule("for example", r"\b(?:[eE]\.g\.|[iI]\.e\.)", _latin, ".", when=r"\.[eg]\."),
-    rule("street or saint", r"\bSt\.", _street, ".", words=("st",)),
+    rule("street or saint", rf"\bSt(?:\.|{_END})", _street, words=("st",)),
+    rule("title without a stop", rf"\b(?P<word>{'|'.join(_TITLES)}){_END}", _title, words=[*map(str.lower, _TITLES)]),
+    rule("way without a stop", rf"\b(?P<word>{'|'.join(_WAYS)}){_END}", _way, words=[*map(str.lower, _WAYS)]),
+    rule("versus", r"(?<![\w.'’])vs(?![\w.'’])", lambda match: "versus", words=("vs",)),
+    rule("weekdays from and to", rf"(?<![\w-])(?P<first>{_DAY})\s?[-–—]\s?(?P<last>{_DAY})(?![\w-])", _weekdays, "-–—"),
     rule("abbreviation", rf"\b(?P<word>{_NAMES})\.", _word, ".", words=[word.lower() for word in _WORDS]),
 )
+WITHOUT_STOP = (
+    r"[SDMABRPv](?:(?<=\bS)t|(?<=\bD)r|(?<=\bM)(?:rs?|t)|(?<=\bA)ve|(?<=\bB)lvd|(?<=\bR)d|(?<=\bP)rof|(?<=\bv)s)"
+    r"(?![\w.'’])"
+)
+"""Abbreviations that the rules read without a stop too."""
+WEEKDAYS = rf"(?:{_DAY})\s?[-–—]\s?(?:{_DAY})"
 INITIALS = rule("initials", r"\b(?:\p{L}\.){2,}", _initials, ".", when=r"\.[^\W\d_]\.")

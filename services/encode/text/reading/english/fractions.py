@@ -1,6 +1,8 @@
-"""Fractions: 1/2, 3 1/2."""
+"""Fractions: 1/2, 3 1/2, and marks written like them: 8/10."""
 
 from __future__ import annotations
+
+import regex
 
 from services.encode.text.reading.rule import Match
 from services.encode.text.reading.words import cardinal, ordinal
@@ -8,6 +10,44 @@ from services.encode.text.reading.words import cardinal, ordinal
 FRACTION = (
     r"(?:(?P<whole>\d{1,15})(?:\s(?:and\s)?|-)(?=\d{1,3}/))?(?P<over>\d{1,3})/(?P<under>[1-9]\d{0,3})(?![\d/]|[.,]\d)"
 )
+
+_SCORED = regex.compile(
+    r"\b(?:scor(?:ed?|es|ing)|rat(?:ed?|es|ing)|gave|grade|marked)(?:\s(?:of|is|was|it|him|her|them|us|me|this|that|a))*:?\s$",
+    regex.IGNORECASE,
+)
+_RATED = regex.compile(
+    r"""\b(?:(?:giv(?:es?|ing|en)|gave|got|gets?|earn(?:s|ed)?|deserv(?:es?|ed)|award(?:s|ed)?|receive[sd]?
+    |rat(?:es?|ed|ing)|scor(?:es?|ed|ing))(?:\s[\w'’-]+){0,4}
+    |an?(?:\s(?:solid|easy|perfect|strong|strict|generous|mere|full|clear|good|low|high|decent|respectable|impressive))
+    |(?:solid|easy|perfect|overall|verdict|score|rating|grade|marks?|quality|taste|service|food|value|design
+    |performance|story|plot|acting|graphics|sound|music|difficulty|mood|(?:pain|energy|stress|anxiety)(?:\slevel)?|confidence|satisfaction
+    |comfort|location|cleanliness|style|fit|ambience|atmosphere)(?:\s(?:is|was|of|at|about))?[:,]?)\s$""",
+    regex.IGNORECASE | regex.VERBOSE,
+)
+_ARTICLE = regex.compile(r"\b[Aa]n?\s$")
+_BEST_MARKS = frozenset(("5", "10", "20", "100"))
+_OF_THESE = regex.compile(
+    r"""\s(?:stars?|points?|marks|people|users|customers|patients|doctors|dentists|students|respondents|voters|women|men
+    |children|kids|adults|parents|teachers|reviewers|critics|companies|employees|questions|answers|correct|times|games
+    |matches|tests|cases|would|on\s(?:the\s(?:pain\s)?scale|IMDb|Metacritic|Steam|Goodreads))\b""",
+    regex.VERBOSE,
+)
+_WHOLE_FOLLOWS = regex.compile(r"\s(?:of|an?)\b")
+
+
+def is_rating(match: Match) -> bool:
+    """Return whether it is a mark or a share of people, not a part of something: an 8/10 movie, 9/10 dentists."""
+    text, start, end, under = match.string, match.start(), match.end(), match["under"]
+    if _WHOLE_FOLLOWS.match(text, end) is not None:  # 8/10 of the people
+        return False
+    begin = max(0, start - 40)
+    if _SCORED.search(text, begin, start) is not None:
+        return True
+    if under in _BEST_MARKS and match["over"] != "1" and _RATED.search(text, begin, start) is not None:
+        return True
+    if under == "10" and _ARTICLE.search(text, begin, start) is not None:
+        return True
+    return match["over"] != "1" and _OF_THESE.match(text, end) is not None
 
 
 def fraction_words(match: Match) -> str:

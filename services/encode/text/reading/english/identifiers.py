@@ -27,6 +27,8 @@ claim claims transaction transactions number numbers no nos error errors http st
 locker lockers seat seats platform platforms terminal terminals id ids user hall building bldg lot batch item line track
 node port pr build
 """
+STANDARDS = ("ISO", "IEC", "EN", "DIN", "BS", "ANSI", "IEEE", "ASTM", "NFPA", "ETSI", "JIS", "UL")
+"""Bodies whose standards have numbers."""
 CODE_WORDS, LABEL_WORDS = frozenset(_CODES.split()), frozenset(_LABELS.split())
 _LINKS = (
     r"(?:\s+(?:numbers?|codes?|nos?\.?|num\.?|ids?|is|was|are|were|of|ending[ ]in|ends[ ]in|digits?|=))*"
@@ -105,6 +107,26 @@ def _zip(match: Match) -> str:
     return grouped(match.group().split("-"))
 
 
+def _standard(match: Match) -> str:
+    """Read the number of a standard, its parts and its year: IEC 60601-1-2:2014."""
+    number, *parts = match["numbers"].split("-")
+    words = label(number)
+    if match["point"]:
+        words += f" point {cardinal(match['point'])}"
+    last = [match["year"]] if match["year"] else []
+    return ", ".join((words, *(year(part) if len(part) == 4 else label(part) for part in parts + last)))
+
+
+_STANDARD = "|".join((*STANDARDS, "ISO/IEC", "GB/T", "NIST[ ]SP"))
+STANDARD = rule(
+    "number of a standard",
+    rf"(?<=\b(?:{_STANDARD})[ -])(?P<numbers>\d{{2,6}}(?:-\d{{1,4}}){{0,3}})(?:\.(?P<point>\d{{1,2}}))?"
+    r"(?::(?P<year>(?:19|20)\d\d))?(?!\d|[.,:/-]\d)",
+    _standard,
+    starts=r"\d",
+    when=rf"(?:{'|'.join(STANDARDS)}|/T|SP)[ -]\d\d",
+)
+"""Tried before dates: EN 1993-1-1."""
 CONTEXT_RULES = (
     rule(
         "hexadecimal number",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import regex
 
 from services.encode.text.reading.english.amounts import BLANK, END, GROUPED, SIGN, amount, counts, number, sign_words
-from services.encode.text.reading.english.fractions import FRACTION, fraction_words, is_fraction
+from services.encode.text.reading.english.fractions import FRACTION, fraction_words, is_fraction, is_rating
 from services.encode.text.reading.rule import NUMERIC, Match, rule
 from services.encode.text.reading.words import YEARS, cardinal, ordinal, spelled, two_digits, year
 
@@ -14,14 +14,11 @@ _PAIRS = {"24/7": "twenty-four seven", "9/11": "nine eleven", "50/50": "fifty fi
 _PAIRS |= {"24-7": _PAIRS["24/7"], "50-50": _PAIRS["50/50"]}
 _SHAPES = frozenset(["16:9", "4:3", "21:9", "16:10", "9:16", "3:2", "18:9"])
 _SUFFIX = r"\d(?:[sS][tT]|[nN][dD]|[rR][dD]|[tT][hH])(?!\w)"
-_OUT_OF = regex.compile(
-    r"\b(?:scor(?:ed?|es|ing)|rat(?:ed?|es|ing)|gave|grade|marked)(?:\s(?:of|is|was|it|him|her|them|us|me|this|that|a))*:?\s$",
-    regex.IGNORECASE,
-)
 _OF = regex.compile(
     r"\b(?:step|page|part|slide|chapter|day|round|question|lesson|episode|level|phase|attempt|track|module|stage)\s$",
     regex.IGNORECASE,
 )
+_ODDS = regex.compile(r"\s(?:odds|shot|chance|longshot|outsider|favou?rite|against)\b")
 _SECONDS = regex.compile(r"[1-5]\d\.\d{1,3}")
 _RUNS = regex.compile(r"\d+|\D")
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
@@ -68,8 +65,8 @@ def _fraction(match: Match) -> str | None:
     if match["whole"] is None and (pair == "10/10" or match["over"] == match["under"] or hundredths):
         return f"{plain(match['over'])} out of {plain(match['under'])}"
     if match["whole"] is None and int(match["over"]) <= int(match["under"]):
-        before = match.string[max(0, match.start() - 30) : match.start()]
-        joint = " out of " if _OUT_OF.search(before) else " of " if _OF.search(before) else ""
+        numbered = _OF.search(match.string, max(0, match.start() - 30), match.start()) is not None
+        joint = " out of " if is_rating(match) else " of " if numbered else ""
         if joint:
             return f"{plain(match['over'])}{joint}{plain(match['under'])}"
     if not is_fraction(match):
@@ -77,6 +74,12 @@ def _fraction(match: Match) -> str | None:
             return f"{plain(match['whole'])} {plain(match['over'])} slash {plain(match['under'])}"
         return f"{plain(match['over'])} slash {plain(match['under'])}"
     return fraction_words(match)
+
+
+def _decimal_rating(match: Match) -> str:
+    over, under = amount(match["over"]), amount(match["under"])
+    joint = "out of" if float(match["over"]) <= float(match["under"]) else "slash"
+    return f"{over.words()} {joint} {under.words()}"
 
 
 def _season(match: Match) -> str | None:
@@ -120,6 +123,8 @@ def _list(match: Match) -> str:
     said = {",": ", ", "/": " slash ", "-": " dash "}
     if all(len(part) == 1 for part in parts):  # 9-1-1
         said["-"] = " "
+    elif len(parts) == 3:  # part 10000-20, EN 60601-1
+        said["-"] = " to " if _ODDS.match(match.string, match.end()) is not None else ", "
     return "".join(said.get(part) or plain(part) for part in parts)
 
 
@@ -210,6 +215,15 @@ RULES = (
         near=",. '’\xa0\u2009\u202f",
     ),
     rule("fraction", rf"(?<![\w.,/$€£-]){FRACTION}(?![\w%])", _fraction, "/", starts=r"\d", when=r"\d/\d", near="/"),
+    rule(
+        "mark with a decimal point",
+        r"(?<![\w.,/$€£-])(?P<over>\d{1,3}\.\d{1,2})/(?P<under>(?:4|5|10|20)(?:\.0)?|100)(?![\w/%]|[.,]\d)",
+        _decimal_rating,
+        "/",
+        starts=r"\d",
+        when=r"\d\.\d{1,2}/\d",
+        near="/",
+    ),
     rule(
         "verses",
         r"(?<![\w:.,])(?P<first>\d{1,3}):(?P<from>\d{1,3})[-–](?P<to>\d{1,3})(?![\w:]|[.,-]\d)",

@@ -104,6 +104,13 @@ MATHEMATICS = {
     "∅": "the empty set", "∧": "and", "∨": "or", "¬": "not", "∛": "cube root of", "∜": "fourth root of",
 }  # fmt: skip
 GREEK = "αβγδεζηθικλμνξοπρσςτυφχψωΓΔΘΛΞΠΣΦΨΩ"
+STAR = rule(
+    "star",
+    r"(?<=\b(?i:select)\s)\*(?![\w*])|(?<=[A-Za-z]\()\*(?=\))|(?<![\w*/])\*(?=\.[a-z]{1,5}\d?(?![\w*]))",
+    lambda match: "star",
+    "*",
+)
+"""The star of queries and of names of files."""
 OPERAND = r"[\p{N}\p{L})\]|!²³⁰-⁹]"
 RULES = (
     rule("number sign", r"(?:(?<!\b[A-Za-z])[\#№]\s?|[\#№])(?=\d)", lambda match: "number ", "#№"),

@@ -22,9 +22,10 @@ from services.encode.text.reading.english import (
 from services.encode.text.reading.quick.english import read_quickly
 from services.encode.text.reading.rule import RuleSet
 
-WORDS = RuleSet(*addresses.RULES, *abbreviations.LEADING, *roman.RULES, units.SQUARE, quantities.POWER)
+WORDS = RuleSet(symbols.STAR, *addresses.RULES, *abbreviations.LEADING, *roman.RULES, units.SQUARE, quantities.POWER)
 """Rules for sentences with or without digits, tried first."""
 NUMBERS = RuleSet(
+    identifiers.STANDARD,
     *calendar.RULES[:2],
     *telephone.RULES,
     *symbols.RULES,
@@ -52,7 +53,7 @@ REST = RuleSet(*symbols.REST, quantities.INDEX, abbreviations.INITIALS)
 _DIGIT = re.compile(r"\d")
 _OTHER_DIGIT = re.compile(r"(?![0-9])\d")
 _SIGN = re.compile(
-    "[" + re.escape("&@+%=<>§¶√№#/\\^×÷²³¹⁰⁴⁵⁶⁷⁸⁹⁻⁺≤≥≠≈±" + "".join(symbols.MATHEMATICS) + symbols.GREEK) + "]"
+    "[" + re.escape("&@+%*=<>§¶√№#/\\^×÷²³¹⁰⁴⁵⁶⁷⁸⁹⁻⁺≤≥≠≈±" + "".join(symbols.MATHEMATICS) + symbols.GREEK) + "]"
 )
 _OPERATORS = frozenset("=+<>×÷√#§^≤≥≠≈±")
 _INNER_STOP = re.compile(  # a stop first, because the search for one character is many times faster
@@ -64,6 +65,9 @@ _NUMERAL = re.compile(
     r"[IVXLC](?:[IVXLC]{1,6}(?![\w-])|(?<=[a-z] [VX])(?![\w-])|(?<=[a-z] I)(?=[.,;:!?]|$| (?:of|and|to|or|in|was|is)\b)"
     r"|(?= century)|(?<=War I)(?![\w'’-]))"
 )
+
+_WITHOUT_STOP = re.compile(abbreviations.WITHOUT_STOP)
+_WEEKDAYS = re.compile(abbreviations.WEEKDAYS)
 
 
 def read_english(text: str) -> str:
@@ -98,6 +102,8 @@ def _needs_rules(text: str) -> bool:
         _SIGN.search(text) is not None
         or ("." in text and _INNER_STOP.search(text) is not None)
         or _NUMERAL.search(text) is not None
+        or _WITHOUT_STOP.search(text) is not None
+        or (("-" in text or "–" in text) and _WEEKDAYS.search(text) is not None)
     )
 
 

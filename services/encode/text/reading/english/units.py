@@ -99,12 +99,16 @@ def _measure(match: Match) -> str | None:
     glued = match["blank"] == ""
     if match["unit"] == "s" and glued and _is_no_second(match):
         return None
+    if match["unit"] == "W" and _WEST.match(match.string, match.end()) is not None:
+        return None
     if match["unit"] == "bps" and _INTEREST.search(match.string) and not _BITS.search(match.string):
         return f"{words} basis point{'' if one else 's'}"
     name = _unit_name(match, one)
     return f"{words} {name}{_per(match)}"
 
 
+_WEST = regex.compile(r"\.?\s(?:[a-z-]+(?:st|nd|rd|th)|\p{Lu}\p{Ll}+)\s(?:Street|Avenue|Boulevard|Road|Drive|Lane)\b")
+"""What follows the W of an address: 350 W 42nd Street."""
 _INTEREST = regex.compile(r"%|\b(?:rates|interest|yields?|spreads?|Fed|ECB|hikes?)\b")
 _BITS = regex.compile(r"\b(?:data|bit|baud|modem|serial|link|network)\b")
 """Words of a sentence in which bps are hundredths of a percent, and bits."""

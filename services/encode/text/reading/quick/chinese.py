@@ -10,6 +10,7 @@ import re
 
 import regex
 
+from services.encode.text.reading.chinese_names import DAY_NAMES, NAMES, named
 from services.encode.text.reading.chinese_numbers import TELEPHONE_DIGITS, TWO, clock, plain_words, spelled, two
 
 _ALLOWED = re.compile(r"[\u4e00-\u9fff。，！？；：、“”‘’《》（）\n0-9.:%]*")
@@ -25,6 +26,7 @@ _BEGIN = re.compile(r"[0-9.:%]")
 
 _LONGEST_CODE_WORD = 8
 _ROOMS = ("室", "会议室", "教室", "病房", "包间", "包厢", "号房", "房间", "号病")
+_DAY_NAMES = tuple(DAY_NAMES.split("|"))
 _CALLS = ("电话", "热线", "拨", "拨打", "致电")
 
 
@@ -61,6 +63,10 @@ def _words(match: re.Match[str], text: str, code_word: regex.Pattern[str]) -> st
         return None
     if text.startswith(_ROOMS, end):
         return None
+    if kind == "fraction" and text.startswith(_DAY_NAMES, end):
+        return None
+    if 2 < len(digits) < 6 and kind != "percent" and (name := NAMES.match(text, start)) is not None:
+        return named(name)
     if len(digits) > 1 and code_word.search(text, max(0, start - _LONGEST_CODE_WORD), start) is not None:
         return None if kind != "whole" or text[end : end + 1] in ("年", "月") else spelled(digits)
     if kind == "year":

@@ -15,7 +15,7 @@ from services.encode.text.borders.words import words
 from services.encode.text.reading.english.amounts import amount, counts
 from services.encode.text.reading.english.calendar import MONTHS, SHORT_MONTHS
 from services.encode.text.reading.english.clock import clock
-from services.encode.text.reading.english.identifiers import CODE_WORDS, LABEL_WORDS
+from services.encode.text.reading.english.identifiers import CODE_WORDS, LABEL_WORDS, STANDARDS
 from services.encode.text.reading.english.money import CURRENCIES, sum_words
 from services.encode.text.reading.english.quantities import YEAR_BEFORE, plain
 from services.encode.text.reading.english.units import CERTAIN_UNITS, UNITS, quotation_is_open
@@ -52,7 +52,7 @@ _ENDINGS = frozenset(("end", "ends", "ending", "last"))
 _CALLS = words("call dial text ring phone calling dialing dialling")
 _AFTER_CODE = frozenset(("and", "or", "to", "through"))
 _NEVER = frozenset(
-    {*CURRENCIES, "x", "X", "BC", "BCE", "CE", "AD", "UTC", "GMT", "ext", "extension", "sq", "cu"}
+    {*CURRENCIES, *STANDARDS, "x", "X", "BC", "BCE", "CE", "AD", "UTC", "GMT", "ext", "extension", "sq", "cu"}
 )  # codespell:ignore
 """Words that give a number of the sentence another reading."""
 _SCALES = re.compile(

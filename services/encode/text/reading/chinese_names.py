@@ -1,0 +1,47 @@
+"""Numbers of Chinese text that name something: shopping days, universities, services, roads, hospitals, aircraft."""
+
+from __future__ import annotations
+
+import regex
+
+from services.encode.text.reading.chinese_numbers import TELEPHONE_DIGITS, spelled
+
+_ALONE = r"(?<![\dA-Za-z.,:：/·点+-])"
+_COUNTED = (
+    r"(?!\d|[.,:：/·%‰°℃-]"
+    r"|\s?[多余几]?[元块万亿人名个位件家台辆套本页字米里斤吨克升户票步天年月日号度分秒倍款只条张次种所平])"
+)
+_DAY = r"(?:1[0-2]|[1-9])MARK(?:3[01]|[12]\d|[1-9])"
+DAY_NAMES = r"晚会|事件|事变|恐袭|运动|惨案|购物节|大促"
+"""What makes a month and a day a name, as in 3.15晚会."""
+NAMES = regex.compile(
+    rf"""{_ALONE}(?:
+    (?P<telephone>(?:110|119|120|122|114|12306|123[0-9]{{2}}|10086|10010|10000)
+        (?=报警|急救|火警|指挥中心|接警|出警|救护车|热线|客服|电话|网站|官网|平台|短信|查号台)
+    |(?<=(?:(?<!拨)打|[叫呼])了?(?:1\d\d[或、和])?)(?:110|119|120|122|911|112)(?=报警|急救|求助|电话|[，。！？；、或和吧了”）\s]|$))
+    |(?P<name>618(?=大促|购物|年中|电商|狂欢|预售|活动|促销|优惠|期间|当天|前夕|囤货|红包|满减|战报|直播|特惠|之后|之前|来临)
+    |(?<=京东|天猫|淘宝|拼多多|双11[和、与]|今年|去年|每年|历年|明年)618{_COUNTED}
+    |315(?=晚会|打假|消费者|维权|曝光)
+    |(?:996|997|955)(?=工作制|制|加班|模式|福报|文化|的工作)
+    |(?:985|211)(?=[、/和与及或]?(?:985|211)?(?:高校|大学|工程|院校|名校|学校|毕业|本科|硕士|博士|研究生))
+    |985(?=[、/和与及或]211(?!\d))
+    |(?<=985[、/和与及或])211{_COUNTED}
+    |52[01](?=快乐|表白|情人节|礼物|告白|当天|文案)
+    |\d{{3,4}}(?=事变|惨案|起义|恐袭|恐怖袭击|国道|省道|县道|购物节)(?<!\d00)
+    |\d{{3}}(?=医院)(?<!\d00)|\d{{3,5}}(?=部队)(?<!\d00)
+    |911(?=事件)
+    |(?<=国道|省道|县道)\d{{3}}(?!\d|[.公千]|\s?[万亿条米])
+    |(?<=波音|空客|骁龙|麒麟|酷睿|标致|宝马)\d{{3,4}}(?<!\d00){_COUNTED}
+    |{_DAY.replace("MARK", "[·•・]")}(?![\d·•・]|\s?[=×+÷])|{_DAY.replace("MARK", "[.]")}(?={DAY_NAMES})
+    ))""",
+    regex.VERBOSE,
+)
+"""A number without a noun that it counts, before or after the word that makes it a name."""
+RATED_UNIVERSITIES = regex.compile(r"(?<=985)/(?=211)|(?<=211)/(?=985)")
+
+
+def named(match: regex.Match[str]) -> str:
+    """Read what `NAMES` matched digit by digit; numbers of telephones with 幺."""
+    if match["telephone"]:
+        return "".join(TELEPHONE_DIGITS[int(digit)] for digit in match["telephone"])
+    return spelled("".join(char for char in match["name"] if char.isdecimal()))

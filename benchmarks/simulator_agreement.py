@@ -115,9 +115,10 @@ async def compare(options: argparse.Namespace) -> list[Row]:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="simulator-agreement-") as temporary:
         folder = Path(temporary)
-        for name, costs in (("llm", LLM_COSTS), ("decode", asdict(DECODE_COSTS))):
-            (folder / f"{name}.json").write_text(json.dumps(costs), encoding="utf-8")
-        async with Stack(stack_config(folder)) as stack, open_api("grpc", Access(stack.gateway.address)) as api:
+        async with (
+            Stack(stack_config(folder, WORKERS, DECODE_COSTS)) as stack,
+            open_api("grpc", Access(stack.gateway.address)) as api,
+        ):
             first = report(await offer(api, text_load(TEXT, rate=1.0, seconds=4.0)))  # caches the voice
             for streams in map(float, options.streams.split(",")):
                 rate = streams / first.audio_seconds
@@ -187,7 +188,10 @@ def simulation(folder: Path, rate: float, audio_seconds: float, options: argpars
     return simulate(make_scenario(fields)).report
 
 
-def stack_config(folder: Path) -> StackConfig:
+def stack_config(folder: Path, workers: int, decode_costs: CostModel) -> StackConfig:
+    """Write the cost files into `folder`, and return a stack whose engines sleep for them and refuse nobody."""
+    for name, costs in (("llm", LLM_COSTS), ("decode", asdict(decode_costs))):
+        (folder / f"{name}.json").write_text(json.dumps(costs), encoding="utf-8")
     flags: dict[str, tuple[str, ...]] = {
         name: (f"--{name}-backend", "simulated", f"--{name}-cost-file", str(folder / f"{name}.json"))
         for name in ("llm", "decode")
@@ -195,7 +199,7 @@ def stack_config(folder: Path) -> StackConfig:
     flags["llm"] += ("--max-running", "512")
     for name, value in LIMITS.items():
         flags["decode"] += (f"--{name.replace('_', '-')}", str(value))
-    return StackConfig(decode_workers=WORKERS, log_dir=folder / "logs", log_level="warning", flags=flags)
+    return StackConfig(decode_workers=workers, log_dir=folder / "logs", log_level="warning", flags=flags)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The comparison of the simulator with the real stack: which runs count, and what is concluded."""
+"""The benchmarks of the real stack on simulated backends: which runs count, and what is concluded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cache
 
 import pytest
 
-from benchmarks import simulator_agreement
+from benchmarks import scale_out, simulator_agreement
 from benchmarks.simulator_agreement import AGREES, DISAGREES, NO_VERDICT, Row, verdict, without_lag
 from cli.bench.apis import Answer
 from cli.bench.generator import Outcome, Run
@@ -70,3 +70,12 @@ def test_a_load_is_repeated_until_the_load_generator_keeps_up(capsys: pytest.Cap
     assert all(len(line.split("|")) == 2 + len(simulator_agreement.HEADER) for line in shown)
     assert sum("(too much)" in line for line in shown) == 4
     assert "200 ms, 200 ms: 1.00 | 10.0, 10.0: 1.00" in shown[0]
+
+
+def test_throughput_is_compared_with_one_worker_and_processor_time_becomes_streams_per_core() -> None:
+    found = replace(figures(), audio_per_second=36.0, seconds=10.0, lag=0.001)
+    cells = scale_out.Row(4, 96, found, llm=3.6, gateway=7.2, decode=1.8, client=0.9, busy=0.5).cells(one_worker=10.0)
+    assert len(cells) == len(scale_out.HEADER)
+    assert cells[:4] == ["4", "96", "36.0", "3.60"]
+    assert cells[4:8] == ["10.0 ms", "100", "20.0 ms", "50"]
+    assert cells[8:] == ["5.0 ms", "2.5 ms, 1 ms", "50%"]

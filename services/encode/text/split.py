@@ -47,8 +47,12 @@ def utterances(
     `whole_names`: not at a mark between two letters or digits of ASCII, as in `example.com`; the family's rule cuts
     there too.
     """
+    marks = _MARKS[language, comma_split]
+    if len(text) > 1 and marks.search(text, 0, len(text) - 1) is None:  # by far the most frequent case
+        yield text
+        return
     current, start = "", 0
-    for mark in _MARKS[language, comma_split].finditer(text):
+    for mark in marks.finditer(text):
         i = mark.start()
         if i < start or (whole_names and _in_name(text, i)):
             continue

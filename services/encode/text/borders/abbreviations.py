@@ -69,6 +69,9 @@ _LONGEST_WORD = 8
 def word_before(text: str, stop: int) -> str:
     """Return the abbreviation that the full stop at `stop` belongs to, or an empty string."""
     start, floor = stop, max(0, stop - _LONGEST)
+    blank = text.rfind(" ", floor, stop)
+    if blank >= 0 and text[blank + 1 : stop].isalpha():  # by far the most frequent case
+        start = floor = blank + 1
     while start > floor and ((char := text[start - 1]) == "." or char.isalpha()):
         start -= 1
     word = text[start:stop]

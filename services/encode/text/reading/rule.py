@@ -14,6 +14,8 @@ NUMERIC = r"\d.+\-−–±~≈"
 """Characters with which a number begins, its sign included."""
 _NEAR = re.compile(r"(?<=\d)\D\D?|\D(?=\d)")
 _WORD = re.compile(r"[a-z]+|[#№]")
+_KEPT = 1000
+"""Sets of signs whose possible rules are kept."""
 
 
 @dataclass(frozen=True)
@@ -61,27 +63,33 @@ def rule(
     return Rule(name, compiled, read, frozenset(needs), frozenset(words), frozenset(near), search)
 
 
+_Tests = tuple[
+    frozenset[str] | None, frozenset[str] | None, Callable[[str], re.Match[str] | None] | None, Callable[[str], str]
+]
+"""The conditions of a rule that depend on more than the signs of a sentence, and the rule."""
+
+
 class RuleSet:
     """Rules in their order, and their conditions in a form that is quick to test."""
 
     def __init__(self, *rules: Rule) -> None:
         self.rules = rules
-        self._tests = [
-            (each.needs or None, each.near or None, each.words or None, each.when.search if each.when else None, each)
-            for each in rules
-        ]
+        self._signs = frozenset().union(*(each.needs for each in rules))
+        self._possible: dict[frozenset[str], list[_Tests]] = {}
+        """The rules that sentences with the same ones of `_signs` may need."""
 
     def __iter__(self) -> Iterator[Rule]:
         return iter(self.rules)
 
     def __call__(self, text: str) -> str:
         """Apply the rules in order."""
-        present = set(text)
+        signs = self._signs & set(text)
+        possible = self._possible.get(signs)
+        if possible is None:
+            possible = self._keep(signs)
         beside: set[str] | None = None
         words: set[str] | None = None
-        for needs, near, any_of, found, each in self._tests:
-            if needs is not None and needs.isdisjoint(present):
-                continue
+        for near, any_of, found, each in possible:
             if near is not None:
                 if beside is None:
                     beside = set("".join(_NEAR.findall(text)))
@@ -95,6 +103,17 @@ class RuleSet:
             if found is None or found(text) is not None:
                 text = each(text)
         return text
+
+    def _keep(self, signs: frozenset[str]) -> list[_Tests]:
+        tests: list[_Tests] = [
+            (each.near or None, each.words or None, each.when.search if each.when else None, each)
+            for each in self.rules
+            if not each.needs or not each.needs.isdisjoint(signs)
+        ]
+        if len(self._possible) >= _KEPT:
+            self._possible.clear()
+        self._possible[signs] = tests
+        return tests
 
 
 def apart(match: Match, words: str) -> str:

@@ -128,10 +128,7 @@ LEADING = (
     rule("weekdays from and to", rf"(?<![\w-])(?P<first>{_DAY})\s?[-–—]\s?(?P<last>{_DAY})(?![\w-])", _weekdays, "-–—"),
     rule("abbreviation", rf"\b(?P<word>{_NAMES})\.", _word, ".", words=[word.lower() for word in _WORDS]),
 )
-WITHOUT_STOP = (
-    r"[SDMABRPv](?:(?<=\bS)t|(?<=\bD)r|(?<=\bM)(?:rs?|t)|(?<=\bA)ve|(?<=\bB)lvd|(?<=\bR)d|(?<=\bP)rof|(?<=\bv)s)"
-    r"(?![\w.'’])"
-)
-"""Abbreviations that the rules read without a stop too."""
+WITHOUT_STOP = r"(?:(?<=\bS)t|(?<=\bD)r|(?<=\bM)(?:rs?|t)|(?<=\bA)ve|(?<=\bB)lvd|(?<=\bR)d|(?<=\bP)rof)(?![\w.'’])"
+"""Capitalised abbreviations that the rules read without a stop too, after their first letter."""
 WEEKDAYS = rf"(?:{_DAY})\s?[-–—]\s?(?:{_DAY})"
 INITIALS = rule("initials", r"\b(?:\p{L}\.){2,}", _initials, ".", when=r"\.[^\W\d_]\.")

@@ -61,13 +61,14 @@ _INNER_STOP = re.compile(  # a stop first, because the search for one character 
     + "|".join(rf"(?<=\b[A-Z][a-z]{{{letters}}}\.)" for letters in range(5))
     + r"|(?<=vs\.)|(?<=etc\.)|(?<=approx\.)|(?<=dept\.))"
 )
-_NUMERAL = re.compile(
-    r"[IVXLC](?:[IVXLC]{1,6}(?![\w-])|(?<=[a-z] [VX])(?![\w-])|(?<=[a-z] I)(?=[.,;:!?]|$| (?:of|and|to|or|in|was|is)\b)"
+_CAPITALS = re.compile(  # Roman numerals and abbreviations; a capital first, as the stop above
+    r"[IVXLCSDMABRP](?:(?<=[IVXLC])"
+    r"(?:[IVXLC]{1,6}(?![\w-])|(?<=[a-z] [VX])(?![\w-])|(?<=[a-z] I)(?=[.,;:!?]|$| (?:of|and|to|or|in|was|is)\b)"
     r"|(?= century)|(?<=War I)(?![\w'’-]))"
+    f"|{abbreviations.WITHOUT_STOP})"
 )
-
-_WITHOUT_STOP = re.compile(abbreviations.WITHOUT_STOP)
 _WEEKDAYS = re.compile(abbreviations.WEEKDAYS)
+_VERSUS = re.compile(r"\bvs\b(?!\.)")
 
 
 def read_english(text: str) -> str:
@@ -77,7 +78,10 @@ def read_english(text: str) -> str:
     if _DIGIT.search(text) is None:
         return _read_by_rules(text, digits=False) if _needs_rules(text) else text
     quick = read_quickly(text)
-    return _read_by_rules(text, digits=True) if quick is None or _needs_rules(quick) else quick
+    # Of the signs that the rules read, a sentence with a quick reading can have only these.
+    if quick is None or "%" in quick or "#" in quick or "/" in quick or _has_words_for_rules(quick):
+        return _read_by_rules(text, digits=True)
+    return quick
 
 
 def read_by_rules(text: str) -> str:
@@ -98,12 +102,15 @@ def _read_by_rules(text: str, *, digits: bool) -> str:
 
 def _needs_rules(text: str) -> bool:
     """Return whether a rule may apply to a sentence without digits."""
+    return _SIGN.search(text) is not None or _has_words_for_rules(text)
+
+
+def _has_words_for_rules(text: str) -> bool:
     return (
-        _SIGN.search(text) is not None
-        or ("." in text and _INNER_STOP.search(text) is not None)
-        or _NUMERAL.search(text) is not None
-        or _WITHOUT_STOP.search(text) is not None
-        or (("-" in text or "–" in text) and _WEEKDAYS.search(text) is not None)
+        ("." in text and _INNER_STOP.search(text) is not None)
+        or _CAPITALS.search(text) is not None
+        or ("vs" in text and _VERSUS.search(text) is not None)
+        or (("-" in text or "–" in text or "—" in text) and _WEEKDAYS.search(text) is not None)
     )
 
 

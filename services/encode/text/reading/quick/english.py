@@ -44,6 +44,10 @@ _BEGIN = re.compile(r"[$#\d]")
 _NEXT = re.compile(r"([.,;:!?]*[”\")]?)\s*(\S*)")
 _WORDS = re.compile(r"[A-Za-z'’]+")
 _MARKS = '.,;:!?)"”'
+_OPENING = ":\"'(“‘"
+_JOINING = ".-–—/"
+_AFTER_MONTH = frozenset(("year", "whole"))
+_HALVES = frozenset(("am", "pm", "a.m.", "p.m.", "a.m", "p.m"))
 _LETTER = re.compile(r"[A-Za-z]")
 _MONTHS = frozenset(MONTHS)
 _ALL_MONTHS = frozenset({name.lower() for name in MONTHS} | {name.lower() for name in SHORT_MONTHS} | {"sept"})
@@ -71,33 +75,43 @@ class _Sentence:
     def __init__(self, text: str, words: list[str]) -> None:
         self._text = text
         self._words = words
-        self._present: frozenset[str] | None = None
         self._begun = False
         self._before: list[str] = []
 
     def read(self, match: re.Match[str], between: str) -> str:
         """Return the words of a number. `between`: the text since the last number."""
         kind = match.lastgroup
-        if kind == "other":
+        if kind == "other" or kind is None:
             raise _OtherError
-        before = between.split()
-        last = before[-1] if before else ""
-        if (last and not last.isalpha() and not _LETTER.search(last)) or (self._begun and not before):
+        self._before = before = between.split()
+        if before:
+            last = before[-1]
+            if last.isalpha():
+                month = last.lower() in _ALL_MONTHS
+            elif last[-1] in _JOINING or not _LETTER.search(last):
+                raise _OtherError
+            else:
+                month = last.rstrip(_MARKS).lower() in _ALL_MONTHS
+            if month and (last not in _MONTHS or kind not in _AFTER_MONTH):
+                raise _OtherError
+            last = last.rstrip(_OPENING)
+        elif self._begun:
             raise _OtherError
+        else:
+            last = ""
         self._begun = True
-        if last[-1:] in (".", "-", "–", "—", "/"):
-            raise _OtherError
-        follows = _NEXT.match(self._text, match.end())
-        marks, after = follows.groups() if follows is not None else ("", "")
+        text, end = self._text, match.end()
+        follows = _NEXT.match(text, end)
+        if follows is None:
+            return _READERS[kind](self, match, last, "")
+        marks, after = follows.groups()
         if after and not (after[0].isalpha() or after[0] in "\"“‘'(" or (after[0].isdigit() and marks)):
             raise _OtherError
-        if ('"' in marks or "”" in marks) and not quotation_is_open(self._text, match.start(), marks[-1]):  # inches
+        if not marks:
+            return _READERS[kind](self, match, last, after.rstrip(_MARKS))
+        if marks[-1] in '"”' and not quotation_is_open(text, match.start(), marks[-1]):  # inches
             raise _OtherError
-        month = last.rstrip(_MARKS).lower() in _ALL_MONTHS
-        if month and (kind not in ("year", "whole") or last not in _MONTHS):
-            raise _OtherError
-        self._before = before
-        return _READERS[kind or ""](self, match, last.rstrip(":\"'(“‘"), "" if marks else after.rstrip(_MARKS))
+        return _READERS[kind](self, match, last, "")
 
     def date(self, match: re.Match[str], last: str, after: str) -> str:
         if not last or last not in _MONTHS or counts(self._text, match.end()) or self._has_of_before(match):
@@ -122,7 +136,7 @@ class _Sentence:
         return grouped(match["telephone"].split("-"))
 
     def named(self, match: re.Match[str], last: str, after: str) -> str:
-        if not CODE_WORDS.isdisjoint(self._lower()) or self._continues(match, after) or counts(self._text, match.end()):
+        if self._has_any(CODE_WORDS) or self._continues(match, after) or counts(self._text, match.end()):
             raise _OtherError
         if after in UNITS or self._month_follows(match, after):
             raise _OtherError
@@ -141,7 +155,7 @@ class _Sentence:
         return f"{value.words()} {name}{' per hour' if match['per'] else ''}"
 
     def quantity(self, match: re.Match[str], last: str, after: str) -> str:
-        if after in UNITS or after.lower() in ("am", "pm", "a.m.", "p.m.", "a.m", "p.m"):
+        if after in UNITS or after.lower() in _HALVES:
             raise _OtherError
         return amount(match["quantity"]).words()
 
@@ -150,12 +164,7 @@ class _Sentence:
         word = last.lower()
         if word in _ALL_MONTHS:
             return self._after_month(match)
-        if (
-            word in _CALLS
-            or after in UNITS
-            or after.lower() in ("am", "pm", "a.m.", "p.m.", "a.m", "p.m")
-            or self._month_follows(match, after)
-        ):
+        if word in _CALLS or after in UNITS or after.lower() in _HALVES or self._month_follows(match, after):
             raise _OtherError
         counted = counts(text, end)
         if word in _CONTEXT or word in _LINKS or (len(last) == 2 and last.isupper()):
@@ -179,13 +188,12 @@ class _Sentence:
 
     def _named(self, match: re.Match[str], word: str, after: str, *, counted: bool) -> str | None:
         """Return the words of a code or of the number of a thing; None if it is neither."""
-        present = self._lower()
         if word in CODE_WORDS:
             if self._continues(match, after):
                 raise _OtherError
             return spelled(match["whole"])
         if word in LABEL_WORDS:
-            if counted or self._continues(match, after) or not CODE_WORDS.isdisjoint(present):
+            if counted or self._continues(match, after) or self._has_any(CODE_WORDS):
                 raise _OtherError
             return label(match["whole"])
         for earlier in reversed(self._before[:-1]):
@@ -202,16 +210,14 @@ class _Sentence:
 
     def _month_follows(self, match: re.Match[str], after: str) -> bool:
         if after == "of":
-            return not _ALL_MONTHS.isdisjoint(self._lower())
-        return after.rstrip(".,;:!?").lower() in _ALL_MONTHS
+            return self._has_any(_ALL_MONTHS)
+        return after.lower() in _ALL_MONTHS
 
     def _has_of_before(self, match: re.Match[str]) -> bool:
         return " of " in self._text[max(0, match.start() - 20) : match.start()]
 
-    def _lower(self) -> frozenset[str]:
-        if self._present is None:
-            self._present = frozenset(map(str.lower, self._words))
-        return self._present
+    def _has_any(self, words: frozenset[str]) -> bool:
+        return not words.isdisjoint(map(str.lower, self._words))
 
 
 _READERS: dict[str, Callable[[_Sentence, re.Match[str], str, str], str]] = {

@@ -38,7 +38,8 @@ _BOOKS = words(
     """
 )
 _PLACES = {
-    "p": "page", "pp": "pages", "vol": "volume", "ch": "chapter", "fig": "figure", "figs": "figures", "eq": "equation",
+    "p": "page", "pp": "pages", "pg": "page", "pgs": "pages",
+    "vol": "volume", "ch": "chapter", "fig": "figure", "figs": "figures", "eq": "equation",
     "sec": "section", "art": "article", "para": "paragraph", "approx": "approximately", "ca": "circa",
     "ver": "version", "ed": "edition", "nos": "numbers", "no": "number", "tel": "telephone", "ext": "extension",
 }  # fmt: skip
@@ -116,12 +117,13 @@ RULES = (
     rule("number sign", r"(?:(?<!\b[A-Za-z])[\#№]\s?|[\#№])(?=\d)", lambda match: "number ", "#№"),
     rule(
         "abbreviation before a number",
-        r"\b(?P<word>pp?|vol|ch|figs?|eq|sec|art|para|approx|ca|ver|ed|nos?|tel|ext)\.:?\s?(?=\d|\(\d)",
+        r"\b(?P<word>pgs?|pp?|vol|ch|figs?|eq|sec|art|para|approx|ca|ver|ed|nos?|tel|ext)\.:?\s?(?=\d|\(\d)",
         _place,
         ".",
         when=r"\.:?\s?[\d(]",
         flags=regex.IGNORECASE,
     ),
+    rule("pages without a stop", r"(?<![\w.])pp\s(?=\d)", lambda match: "pages ", when=r"pp\s\d"),
     rule("section sign", r"§+\s?", lambda match: "section ", "§"),
     rule(
         "parts of a provision",

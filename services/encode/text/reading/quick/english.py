@@ -56,7 +56,7 @@ _ENDINGS = frozenset(("end", "ends", "ending", "last"))
 _CALLS = words("call dial text ring phone calling dialing dialling")
 _AFTER_CODE = frozenset(("and", "or", "to", "through"))
 _NEVER = frozenset(
-    {*CURRENCIES, *STANDARDS, "x", "X", "BC", "BCE", "CE", "AD", "UTC", "GMT", "ext", "extension", "sq", "cu"}
+    {*CURRENCIES, *STANDARDS, "x", "X", "BC", "BCE", "CE", "pp", "AD", "UTC", "GMT", "ext", "extension", "sq", "cu"}
 )  # codespell:ignore
 """Words that give a number of the sentence another reading."""
 _SCALES = re.compile(

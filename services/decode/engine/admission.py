@@ -46,6 +46,33 @@ def overload(
     return None
 
 
+def least_hop(
+    count: int,
+    sizes: Sequence[int],
+    in_force: int,
+    times: ServiceTime,
+    extra: ExtraWork,
+    max_batch: int,
+    token_rate: float,
+    patience_s: float,
+) -> int:
+    """Return the smallest of `sizes` (tokens, ascending) with which a worker has time for `count` playing streams.
+
+    Larger hops need fewer batches and let a new stream wait longer. So a size is not used if full batches of it would
+    end the first hop of a new stream after `patience_s`; if no other suffices, return the largest that is used. The
+    size `in_force` may stay: on a device that has become slower, smaller hops would be more work.
+    """
+    chosen = sizes[0]
+    for size in sizes:
+        waits = (BLOCKING_HOPS + 1) * times.seconds([size] * max_batch)
+        if size > max(in_force, sizes[0]) and waits > patience_s:
+            break
+        chosen = size
+        if not count or _share(count, size, extra.hops_if(size), times, extra, max_batch, token_rate) <= HEADROOM:
+            break
+    return chosen
+
+
 def busy_share(
     streams: Sequence[Demand], times: ServiceTime, extra: ExtraWork, max_batch: int, token_rate: float
 ) -> float:
@@ -54,11 +81,17 @@ def busy_share(
     That is per stream one full hop, and the extra work that speech has needed, in the time of a full hop's audio.
     """
     hop = max(stream.hop_tokens for stream in streams)
-    batches = math.ceil(len(streams) / max_batch)
+    return _share(len(streams), hop, extra.hops(hop), times, extra, max_batch, token_rate)
+
+
+def _share(
+    count: int, hop: int, hops: float, times: ServiceTime, extra: ExtraWork, max_batch: int, token_rate: float
+) -> float:
+    batches = math.ceil(count / max_batch)
     base = times.seconds(())
-    fixed = batches * base + times.seconds(0 for _ in streams) - base
-    tokens = times.seconds(hop for _ in streams) - times.seconds(0 for _ in streams)
-    return (fixed * extra.hops + tokens * extra.tokens) / (hop / token_rate)
+    fixed = batches * base + times.seconds([0] * count) - base
+    tokens = times.seconds([hop] * count) - times.seconds([0] * count)
+    return (fixed * hops + tokens * extra.tokens) / (hop / token_rate)
 
 
 def late_streams(

@@ -16,7 +16,7 @@ import numpy as np
 from services.common.engine.places import needs_place, places_taken
 from services.common.engine.shell import EngineFull, EngineShell, ItemHandle
 from services.common.engine.thread import EngineThread
-from services.decode.engine.admission import overload
+from services.decode.engine.admission import least_hop, overload
 from services.decode.engine.backends import Backend, Hop, HopAudio, check_tokens, run_canary, run_trials
 from services.decode.engine.events import AudioEvent, EngineStats, Observer, OnEvent
 from services.decode.engine.scheduler import (
@@ -63,6 +63,8 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
         self._observer = observer or Observer()
         self._weights = weights
         self._times, self._extra = ServiceTime(), ExtraWork()
+        self._least_hop = 0
+        """Smallest hop that the load allows, in tokens; a stream's policy may have larger ones."""
         self._busy_s = self._underrun_s = 0.0
         self._busy_until: float | None = None
         """When the latest batch ended, if the engine has had work since."""
@@ -104,10 +106,11 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
             raise EngineFull(f"{queued} sessions wait for audio, which is the queue's limit")
         if not self.limits.admission:
             return
-        new = demand(item, now, audio, self.limits, self._kept)
+        least = self._next_least_hop(live)
+        new = demand(item, now, audio, self.limits, self._kept, least)
         why = overload(
             now,
-            [demand(stream, now, audio, self.limits, self._kept) for stream in live],
+            [demand(stream, now, audio, self.limits, self._kept, least) for stream in live],
             new,
             self._times,
             self._extra,
@@ -174,7 +177,8 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
         with self._thread.lock:
             streams = list(self._live)
         now, audio = self._clock(), self._backend.format
-        self._ready = ready_jobs(streams, now, audio, self.limits, self._times, self._kept)
+        self._least_hop = self._next_least_hop(streams)
+        self._ready = ready_jobs(streams, now, audio, self.limits, self._times, self._kept, self._least_hop)
         self._batch = pick(self._ready, self._order, now, self.limits, self._times)
         if self._batch:
             self._stats = self._snapshot()  # with the batch that runs
@@ -185,6 +189,23 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
         self._beat()
         self._stats = self._snapshot()
         return bool(self._batch)
+
+    def _next_least_hop(self, streams: Sequence[Stream]) -> int:
+        """Return the smallest hop that leaves time for one more stream; the hops grow before it comes, not after."""
+        playing = [stream for stream in streams if not stream.closed and not stream.spec.offline]
+        if not playing or not self.limits.admission:
+            return 0
+        hops, limits = playing[0].spec.hops, self.limits
+        return least_hop(
+            len(playing) + 1,
+            hops.sizes,
+            self._least_hop,
+            self._times,
+            self._extra,
+            limits.max_batch,
+            hops.token_rate,
+            limits.first_audio_s,
+        )
 
     def _begin_prompt(self, streams: Sequence[Stream]) -> None:
         """Compute the prompt of a new voice before the stream's first tokens arrive."""
@@ -274,7 +295,8 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
         self._counts["tokens_decoded"] += job.end - min(stream.done, job.end)
         self._counts["samples"] += audio.samples.shape[0]
         if not stream.spec.offline:
-            seconds, hops = audio.samples.shape[0] / self._backend.format.sample_rate, stream.spec.hops
+            seconds = audio.samples.shape[0] / self._backend.format.sample_rate
+            hops = stream.spec.hops.at_least(self._least_hop)
             self._extra.observe(seconds, job.tokens, hops.sizes[0], hops.token_rate)
         stream.done, stream.advanced_at, stream.ready_since = job.end, self._clock(), None
         self._update_playback(stream, audio)

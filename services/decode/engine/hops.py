@@ -6,7 +6,8 @@ while it runs and change nothing but cost and latency.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from services.common.checkpoint.chunk_plan import ChunkPlan
 
@@ -33,6 +34,14 @@ class HopPolicy:
         if list(self.sizes) != sorted(self.sizes):
             raise ValueError(f"hop sizes must ascend, got {self.sizes}")
 
+    def at_least(self, size: int) -> HopPolicy:
+        """Return the policy of a worker whose load needs hops of at least `size` tokens, or of the largest of `sizes`.
+
+        A first hop then gives at least half of such a hop's audio, because the next hop comes later.
+        """
+        least = min(size, self.sizes[-1])
+        return self if least <= self.sizes[0] else _grown(self, least)
+
     def hop_end(self, plan: ChunkPlan, prompt: int, done: int, lead: float, held_frames: int) -> int:
         """The boundary (absolute tokens) that the next hop should reach if the utterance is long enough.
 
@@ -45,3 +54,10 @@ class HopPolicy:
         affordable = self.lead_share * lead * self.token_rate
         size = max((size for size in self.sizes if size <= affordable), default=self.sizes[0])
         return plan.boundary_at_or_after(done + size)
+
+
+@lru_cache(maxsize=16)
+def _grown(policy: HopPolicy, least: int) -> HopPolicy:
+    frames = least * policy.frames_per_token // 2
+    sizes = tuple(size for size in policy.sizes if size >= least)
+    return replace(policy, first_frames=max(policy.first_frames, frames), sizes=sizes)

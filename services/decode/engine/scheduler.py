@@ -189,14 +189,15 @@ def ready_jobs(
     limits: EngineLimits,
     times: ServiceTime,
     kept: Callable[[Stream], int],
+    least: int = 0,
 ) -> list[Job]:
     """Return the hops that can run at `now`, in no particular order; set `ready_since` of each stream.
 
-    `kept(stream)` returns the number of its first tokens that need not be computed.
+    `kept(stream)` returns the number of its first tokens that need not be computed, `least` is the load's smallest hop.
     """
     jobs = []
     for stream in streams:
-        end = None if stream.closed else next_hop_end(stream, now, audio)
+        end = None if stream.closed else next_hop_end(stream, now, audio, least)
         if end is None:
             stream.ready_since = None
             continue
@@ -211,17 +212,23 @@ def ready_jobs(
     return jobs
 
 
-def next_hop_end(stream: Stream, now: float, audio: AudioFormat) -> int | None:
-    """Return the end of the stream's next hop, or None while it lacks tokens or its reader is too slow."""
+def next_hop_end(stream: Stream, now: float, audio: AudioFormat, least: int = 0) -> int | None:
+    """Return the end of the stream's next hop, or None while it lacks tokens or its reader is too slow.
+
+    A hop grows to `least` tokens as far as they are known: it does not wait for more than it would need without load.
+    """
     limit = stream.spec.max_unread_s
     if limit is not None and stream.emitted - stream.acknowledged >= limit * audio.sample_rate:
         return None
     if stream.done >= stream.available:
         return None
-    lead = stream.lead(now, audio.sample_rate)
-    end = stream.spec.hops.hop_end(stream.plan, stream.prompt, stream.done, lead, audio.held_frames)
+    policy, lead = stream.spec.hops, stream.lead(now, audio.sample_rate)
+    where = stream.plan, stream.prompt, stream.done, lead, audio.held_frames
+    grown = policy.at_least(least).hop_end(*where)
     if stream.ended:
-        return min(end, stream.available)
+        return min(grown, stream.available)
+    known = stream.plan.boundary_at_or_before(stream.available - audio.lookahead_tokens)
+    end = max(policy.hop_end(*where), min(grown, known))
     return end if end + audio.lookahead_tokens <= stream.available else None
 
 
@@ -241,13 +248,17 @@ def _late_first_hop_end(stream: Stream, end: int, audio: AudioFormat) -> int:
 
 
 def demand(
-    stream: Stream, now: float, audio: AudioFormat, limits: EngineLimits, kept: Callable[[Stream], int]
+    stream: Stream,
+    now: float,
+    audio: AudioFormat,
+    limits: EngineLimits,
+    kept: Callable[[Stream], int],
+    least: int = 0,
 ) -> Demand:
     """Return the stream's demand for admission: its next hop, whether or not its tokens are known yet."""
-    lead = stream.lead(now, audio.sample_rate)
-    end = stream.spec.hops.hop_end(stream.plan, stream.prompt, stream.done, lead, audio.held_frames)
-    hop = stream.spec.hops.sizes[0]
-    return Demand(end - kept(stream), _deadline(stream, now, audio, limits), hop, not stream.spec.offline)
+    hops, lead = stream.spec.hops.at_least(least), stream.lead(now, audio.sample_rate)
+    end = hops.hop_end(stream.plan, stream.prompt, stream.done, lead, audio.held_frames)
+    return Demand(end - kept(stream), _deadline(stream, now, audio, limits), hops.sizes[0], not stream.spec.offline)
 
 
 def prompt_to_begin(

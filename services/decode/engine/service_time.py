@@ -11,7 +11,7 @@ DECAY = 0.98
 _PRIOR = (1e-2, 1e-3, 0.0)
 EXTRA_DECAY = 0.995
 """Factor of a hop's weight per later hop in `ExtraWork`: utterances differ more than batches, so 200 hops count."""
-_PRIOR_HOPS = 10.0
+_PRIOR_HOPS, _PRIOR_TOKENS = 10.0, 25.0
 
 
 class ServiceTime:
@@ -83,18 +83,25 @@ class ExtraWork:
     """
 
     def __init__(self) -> None:
-        """Assume full hops until hops are known."""
-        self._sums = np.full(4, _PRIOR_HOPS)
+        """Assume full hops of one second until hops are known."""
+        self._sums = _PRIOR_HOPS * np.array([1.0, 1.0, _PRIOR_TOKENS, _PRIOR_TOKENS])
 
     def observe(self, seconds: float, computed: int, hop_tokens: int, token_rate: float) -> None:
         """Add a hop that computed `computed` tokens for `seconds` of speech, whose full hops have `hop_tokens`."""
-        full = seconds * token_rate / hop_tokens
-        self._sums = EXTRA_DECAY * self._sums + np.array([1.0, full, computed / hop_tokens, full])
+        tokens = seconds * token_rate
+        self._sums = EXTRA_DECAY * self._sums + np.array([1.0, tokens / hop_tokens, computed, tokens])
 
-    @property
-    def hops(self) -> float:
-        """Hops per full hop; at least 1, because hops that grow while there is time are full ones again under load."""
-        return max(1.0, float(self._sums[0] / self._sums[1]))
+    def hops(self, hop_tokens: int) -> float:
+        """Hops per full hop of `hop_tokens`, if hops have their present sizes.
+
+        At least 1, because hops that grow while there is time are full ones again under load.
+        """
+        return max(1.0, float(self._sums[0] * hop_tokens / self._sums[3]))
+
+    def hops_if(self, hop_tokens: int) -> float:
+        """Hops per full hop of `hop_tokens`, if full hops had this size: those beyond full ones stay as many."""
+        count, full, _, tokens = (float(part) for part in self._sums)
+        return max(1.0, 1.0 + (count - full) * hop_tokens / tokens)
 
     @property
     def tokens(self) -> float:

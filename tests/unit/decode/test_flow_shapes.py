@@ -93,8 +93,11 @@ UTTERANCES = st.builds(
 )
 
 
-def decode(over: TorchBackend, utterances: list[Utterance], most_streams: int, pace: float, lost: bool) -> None:
-    """Decode them with the engine's scheduling; `pace` seconds pass per batch, `lost` streams keep no state."""
+def decode(
+    over: TorchBackend, utterances: list[Utterance], most_streams: int, pace: float, lost: bool, least: int
+) -> None:
+    """Decode them with the engine's scheduling; `pace` seconds pass per batch, `lost` streams keep no state. `least` is
+    the load's smallest hop."""
     limits, times, now = EngineLimits(max_batch=most_streams), ServiceTime(), 0.0
     streams = []
     for one in utterances:
@@ -103,7 +106,13 @@ def decode(over: TorchBackend, utterances: list[Utterance], most_streams: int, p
         streams.append(Stream(spec, now, spec.plan, tokens=[0] * one.tokens, ended=True))
     while streams:
         jobs = ready_jobs(
-            streams, now, over.format, limits, times, lambda one: over.cached_tokens(one.state) if one.state else 0
+            streams,
+            now,
+            over.format,
+            limits,
+            times,
+            lambda one: over.cached_tokens(one.state) if one.state else 0,
+            least,
         )
         batch = pick(jobs, deadline, now, limits, times)
         for job in batch:
@@ -128,9 +137,10 @@ def decode(over: TorchBackend, utterances: list[Utterance], most_streams: int, p
     pace=st.sampled_from([0.0, 0.1, 2.0]),
     lost=st.booleans(),
     alike=st.booleans(),
+    least=st.sampled_from([0, 50, 100]),
 )
 def test_every_shape_that_serving_needs_is_prepared(
-    utterances: list[Utterance], most_streams: int, pace: float, lost: bool, alike: bool
+    utterances: list[Utterance], most_streams: int, pace: float, lost: bool, alike: bool, least: int
 ) -> None:
     """Whole histories of several streams at once may run without a program; those of one stream may not."""
     utterances = utterances[:1] * len(utterances) if alike else utterances  # alike ones are decoded together
@@ -148,7 +158,7 @@ def test_every_shape_that_serving_needs_is_prepared(
     programs.find = noting  # type: ignore[method-assign, assignment]
     over.flow.programs = programs
     try:
-        decode(over, utterances, most_streams, pace, lost and most_streams == 1)
+        decode(over, utterances, most_streams, pace, lost and most_streams == 1, least)
     finally:
         over.flow.programs = None
         for one in utterances:

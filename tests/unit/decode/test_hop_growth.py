@@ -66,6 +66,14 @@ def test_hops_grow_no_further_than_the_load_needs_and_a_new_stream_can_wait(
         assert (BLOCKING_HOPS + 1) * known.seconds([chosen] * BATCH) <= patience
 
 
+@given(st.integers(0, BATCH), st.floats(0, 1), st.floats(0, 0.01), st.floats(0.05, 0.5))
+def test_hops_of_few_streams_never_grow_however_slow_the_machine_is(
+    count: int, base: float, per_token: float, patience: float
+) -> None:
+    """One batch of small hops that takes most of a second is too long for larger ones."""
+    assert size(count, times.__wrapped__(base, per_token), patience=patience) == SIZES[0]
+
+
 def test_growth_counts_when_the_hops_have_grown() -> None:
     """While hops are small, large ones have not shown that they are less work: their tokens may arrive too late."""
     extra = ExtraWork()

@@ -4,7 +4,8 @@
 
 The whole stack runs with simulated backends: real processes and gRPC, whose engines sleep for their costs instead of
 computing. A decode worker takes a tenth of a second for each second of audio, so ten streams keep it busy. For each
-number of workers, `--streams` times as many streams speak at once, more than the workers can decode in time. Columns:
+number of workers, `--streams` times as many streams speak at once, more than the workers can decode in time. They accept
+all the same, because refusals would be work without audio. Columns:
 
     audio/s       seconds of audio per second that reached the client
     ratio         that by the one of one worker
@@ -99,7 +100,7 @@ async def scale(workers: Sequence[int], streams: int, seconds: float) -> list[Ro
 async def measure(workers: int, streams: int, seconds: float) -> Row:
     """Start a stack and keep `streams` utterances under way for `seconds`."""
     with tempfile.TemporaryDirectory(prefix="scale-out-") as folder:
-        config = stack_config(Path(folder), workers, DECODE_COSTS)
+        config = stack_config(Path(folder), workers, DECODE_COSTS, "--decode-admission", "off")
         async with Stack(config) as stack, open_api("grpc", Access(stack.gateway.address)) as api:
             await offer(api, text_load(TEXT, rate=2.0, seconds=3.0))  # caches the voice, and measures the hops
             parts = {"llm": stack.llms, "gateway": [stack.gateway], "decode": stack.decode}

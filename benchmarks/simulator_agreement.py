@@ -188,8 +188,8 @@ def simulation(folder: Path, rate: float, audio_seconds: float, options: argpars
     return simulate(make_scenario(fields)).report
 
 
-def stack_config(folder: Path, workers: int, decode_costs: CostModel) -> StackConfig:
-    """Write the cost files into `folder`, and return a stack whose engines sleep for them and refuse nobody."""
+def stack_config(folder: Path, workers: int, decode_costs: CostModel, *decode_flags: str) -> StackConfig:
+    """Write the cost files into `folder`, and return a stack whose engines sleep for them, without limits of number."""
     for name, costs in (("llm", LLM_COSTS), ("decode", asdict(decode_costs))):
         (folder / f"{name}.json").write_text(json.dumps(costs), encoding="utf-8")
     flags: dict[str, tuple[str, ...]] = {
@@ -197,6 +197,7 @@ def stack_config(folder: Path, workers: int, decode_costs: CostModel) -> StackCo
         for name in ("llm", "decode")
     }
     flags["llm"] += ("--max-running", "512")
+    flags["decode"] += decode_flags
     for name, value in LIMITS.items():
         flags["decode"] += (f"--{name.replace('_', '-')}", str(value))
     return StackConfig(decode_workers=workers, log_dir=folder / "logs", log_level="warning", flags=flags)

@@ -4,8 +4,8 @@
 
 The whole stack runs with simulated backends: real processes and gRPC, whose engines sleep for their costs instead of
 computing. A decode worker takes a tenth of a second for each second of audio, so ten streams keep it busy. For each
-number of workers, `--streams` times as many streams speak at once, more than the workers can decode in time. They accept
-all the same, because refusals would be work without audio. Columns:
+number of workers, `--streams` times as many streams speak at once, more than the workers can decode in time. The
+workers accept them all the same, because refusals would be work without audio. Columns:
 
     audio/s       seconds of audio per second that reached the client
     ratio         that by the one of one worker

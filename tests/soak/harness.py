@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +30,8 @@ FAULT_INTERVAL = (1.0, 6.0)
 LONGEST_RESTART = 120.0
 """Every process must serve again within these seconds after the last fault, or RESTART_FACTOR times the first start."""
 RESTART_FACTOR = 5.0
+UNBROKEN = ("gateway", "encode")
+TENTHS = 10
 
 
 @dataclass
@@ -41,6 +43,8 @@ class Soak:
     faults: Counter[str] = field(default_factory=Counter)
     before: dict[str, Held] = field(default_factory=dict)
     after: dict[str, Held] = field(default_factory=dict)
+    tenths: dict[str, list[float]] = field(default_factory=dict)
+    """Memory in MiB after each tenth of the time, of the processes that no fault restarts."""
     last_request: str = ""
     """Outcome of a request after everything."""
 
@@ -75,10 +79,13 @@ class Soak:
             )
             restarted = "" if before.pid == after.pid else "  restarted"
             lines.append(f"{name:12} " + " ".join(f"{pair:12}" for pair in pairs) + restarted)
+        for name, memory in sorted(self.tenths.items()):
+            shown, growth = " ".join(f"{one:.0f}" for one in memory), memory[-1] / memory[0] - 1
+            lines.append(f"{name}: {shown} MiB by tenths, {growth:+.0%} after the first")
         return "\n".join([*lines, *(f"WRONG: {reason}" for reason in self.wrong())])
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def soak_stack(folder: Path) -> AsyncIterator[tuple[Target, Doors]]:
     """Start two llm and two decode workers that simulate; processes that die are restarted."""
     began = time.monotonic()
@@ -88,7 +95,7 @@ async def soak_stack(folder: Path) -> AsyncIterator[tuple[Target, Doors]]:
 
 
 def kinds_for(target: Target) -> list[str]:
-    """Return the kinds of faults. Gateway and encode stay alive: their figures before and after are compared."""
+    """Return the kinds of faults. UNBROKEN processes stay alive: their figures before and after are compared."""
     without = ("kill-gateway", "term-gateway", "kill-encode")
     return [kind for kind in KINDS if possible(kind, target) and kind not in without]
 
@@ -106,8 +113,9 @@ async def soak(
     working = [
         asyncio.create_task(_client(doors, result, random.Random(choose.random()), pace, end)) for _ in range(clients)
     ]
+    sampling = asyncio.create_task(_sample(target, result, seconds / TENTHS))
     await _break(target, result, choose, end, kinds or kinds_for(target))
-    await asyncio.gather(*working)
+    await asyncio.gather(*working, sampling)
     await target.heal()
     restarted = time.monotonic() + max(LONGEST_RESTART, RESTART_FACTOR * doors.start_seconds)
     while result.last_request != WHOLE and time.monotonic() < restarted:
@@ -131,6 +139,17 @@ async def _break(target: Target, result: Soak, choose: random.Random, end: float
         result.faults[kind] += 1
         await asyncio.sleep(max(0.0, min(choose.uniform(*FAULT_INTERVAL), end - time.monotonic())))
     await faults.ended()
+
+
+async def _sample(target: Target, result: Soak, interval: float) -> None:
+    lasting = [one for one in target.processes() if isinstance(one, Worker) and one.name in UNBROKEN]
+    for _ in range(TENTHS):
+        await asyncio.sleep(interval)
+        for process in lasting:
+            with contextlib.suppress(psutil.Error):  # it has died, which the report says
+                if process.pid is not None:
+                    memory = psutil.Process(process.pid).memory_info().rss / 2**20
+                    result.tenths.setdefault(process.name, []).append(memory)
 
 
 async def _settled(target: Target, before: dict[str, Held]) -> dict[str, Held]:

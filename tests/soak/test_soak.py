@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.soak.acts import HUNG, WHOLE
-from tests.soak.harness import Soak, soak, soak_stack
+from tests.soak.harness import TENTHS, Soak, soak, soak_stack
 from tests.soak.held import COUNT_SLACK, MEMORY_SLACK_MIB, Held
 from tests.soak.pace import LEAST_SECONDS, OVERTAKEN, Pace
 
@@ -19,6 +19,7 @@ async def test_nothing_is_kept_after_a_short_soak(tmp_path: Path) -> None:
         result = await soak(target, doors, seconds=1, clients=2, seed=3, kinds=["kill-decode"])
     assert not result.wrong(), result.report()
     assert sum(result.faults.values()) > 0
+    assert [len(memory) for memory in result.tenths.values()] == [TENTHS, TENTHS]
 
 
 class Time:
@@ -80,6 +81,8 @@ def test_what_is_wrong_is_reported() -> None:
     good = Soak({"riva": Counter({WHOLE: 2})}, before={"llm": HELD}, after={"llm": HELD}, last_request=WHOLE)
     assert good.wrong() == []
     assert "100 -> 100" in good.report()
+    grown = replace(good, tenths={"gateway": [100.0, 104.0, 103.0]})
+    assert "gateway: 100 104 103 MiB by tenths, +3% after the first" in grown.report()
     assert replace(good, after={}).wrong() == ["llm is not running"]
     hung = replace(good, outcomes={"riva": Counter({HUNG: 2})})
     assert hung.wrong() == ["2 acts did not end", "no request was spoken whole"]

@@ -129,6 +129,8 @@ class Session:
             encode_served=context.encode.serves_end_to_end,
         )
         self._changes = 0
+        self._announced = self._voice
+        """Done when the latest change, or the start, has been announced."""
         self._voices_in_use: deque[contextlib.AsyncExitStack] = deque()
         self._inputs_taken = 0
         self._flushes = 0
@@ -273,20 +275,28 @@ class Session:
         self._turn_context = dataclasses.replace(
             self._turn_context, options=options, registered_voice=registered, voice=voice
         )
-        group.create_task(self._prepare(options, voice, self._changes))
+        group.create_task(self._prepare(options, voice, self._announced, self._changes))
         self._changes += 1
+        self._announced = voice
         turn.change(self._turn_context)
 
     async def _prepare(
-        self, options: SpeechOptions, voice: asyncio.Future[voice_pb2.VoiceContent], number: int
+        self,
+        options: SpeechOptions,
+        voice: asyncio.Future[voice_pb2.VoiceContent],
+        before: asyncio.Future[voice_pb2.VoiceContent],
+        number: int,
     ) -> None:
-        """Look up the voice of changed options. Raises the error of a voice that cannot be used."""
+        """Look up the voice of changed options; announce the change after those `before` it.
+
+        Raises the error of a voice that cannot be used.
+        """
         use = await self._resources.enter_async_context(contextlib.AsyncExitStack())
         content = await use.enter_async_context(self._context.voices.use(options.voice))
         self._voices_in_use.append(use)
         while len(self._voices_in_use) > VOICES_IN_USE:
             await self._voices_in_use.popleft().aclose()
-        await asyncio.shield(self._voice)
+        await asyncio.shield(before)
         for note in options.warnings:
             await self._output.send(note)
         await self._output.send(tts_pb2.Configured(number=number, voice_hash=content.voice_hash))

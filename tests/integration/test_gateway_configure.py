@@ -11,7 +11,7 @@ import pytest
 
 from lighttts.v1 import audio_pb2, llm_pb2, tts_pb2
 from services.common.errors import from_rpc_error
-from tests.support.fake_stages import Conversation, Script, chunks, ids_of, rig, samples
+from tests.support.fake_stages import Conversation, Script, chunks, ids_of, rig, samples, until
 
 SAMPLES = 240
 
@@ -140,6 +140,25 @@ async def test_a_bad_change_ends_the_stream_with_its_reason(
             await conversation.rest()
         assert caught.value.code() is code
         assert words in from_rpc_error(caught.value).message
+
+
+async def test_changes_are_announced_in_their_order_even_if_the_first_one_s_voice_takes_longer() -> None:
+    async with rig() as r:
+        conversation = await Conversation(r).begin()
+        await conversation.next_of(tts_pb2.Started)
+        r.encode.voice_gate.clear()
+        uploads = len(r.encode.uploads)
+        await conversation.configure(prompt=tts_pb2.Prompt(audio=b"RIFF", transcript="hello"))
+        await conversation.text("One.")
+        await conversation.configure(voice_name="rms")  # the voice of the start, which is known
+        await conversation.text("Two.")
+        await conversation.end()
+        rest = asyncio.create_task(conversation.rest())
+        await until(lambda: len(r.encode.uploads) == uploads + 1)
+        for _ in range(5):  # time in which the second change could be announced
+            await r.voices.ListVoices(tts_pb2.ListVoicesRequest())
+        r.encode.voice_gate.set()
+        assert [event.number for event in await rest if isinstance(event, tts_pb2.Configured)] == [0, 1]
 
 
 async def test_changes_that_wait_are_bounded() -> None:

@@ -6,7 +6,7 @@ The benchmark kills a decode worker and an llm worker alternately; a new worker 
 Our services continue a lost utterance on another worker. Servers without such a state have three other policies:
 
   end     the stream ends
-  repeat  the text is spoken again from the beginning, and the listener hears the first part twice
+  repeat  another worker speaks the whole text; the listener hears the beginning twice
   skip    the text is spoken again, and the gateway drops the audio that it has sent; this needs the same audio from
           the same text
 

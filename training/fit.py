@@ -5,21 +5,35 @@ from __future__ import annotations
 import math
 import os
 import random
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, Dataset
 
 from training.work import Progress, Work
 
-SAVE_EVERY, LOG_EVERY = 100, 25
-"""Steps."""
+SAVE_EVERY, SAVE_EVERY_ON_GPU, LOG_EVERY = 100, 1000, 25
+"""Steps. A step on a GPU takes milliseconds, and a checkpoint takes the time of many steps."""
 _WARM_UP = 100
 _CONSTANT, _LAST = 0.5, 0.03
 """The rate stays for this share of the steps and then falls along a cosine to this share of itself."""
+T = TypeVar("T")
+
+
+class _Steps(Dataset[T]):
+    """The batch of each step, by the step's number, for PyTorch's loader."""
+
+    def __init__(self, make: Callable[[random.Random], T], draws: Callable[[int], random.Random]) -> None:
+        self._make, self._draws = make, draws
+
+    def __getitem__(self, step: int) -> T:
+        return self._make(self._draws(step))
 
 
 class Fit:
@@ -44,16 +58,21 @@ class Fit:
         clip: float = 1.0,
         average: float = 0.0,
         beside: Mapping[str, nn.Module] | None = None,
+        minutes: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`average` is the decay of an exponential average of the weights; `beside` are modules saved with the net.
 
-        Modules of `beside` are not trained here; their owner trains them.
+        Modules of `beside` are not trained here; their owner trains them. After `minutes` training is done whatever its
+        steps, and everything that depends on the share of the steps follows the time where that is further.
         """
         self.net, self._work, self._name, self._until, self._rate = net.to(device), work, name, until, rate
         self._seed, self._clip, self._average = seed, clip, average
         self._beside = {key: module.to(device) for key, module in (beside or {}).items()}
-        self._optimizer = torch.optim.AdamW(net.parameters(), rate, betas=betas, weight_decay=decay)
+        self._optimizer = adam(net, rate, betas, decay)
         self._means: dict[str, Tensor] = {}
+        self._minutes, self._clock, self._begin = minutes, clock, clock()
+        self._save_every = SAVE_EVERY if device.type == "cpu" else SAVE_EVERY_ON_GPU
         self.step = 0
         self.judge: Callable[[], Mapping[str, Tensor]] | None = None
         """Measures the net on utterances held back; called without gradients whenever a checkpoint is written."""
@@ -63,30 +82,54 @@ class Fit:
     @property
     def done(self) -> bool:
         """Whether the checkpoint has all steps."""
-        return self.step >= self._until
+        return self.share >= 1.0
 
     @property
     def share(self) -> float:
-        """How much of the steps is done, 0 to 1."""
-        return self.step / max(1, self._until)
+        """How much of the steps, or of the time where it is limited, has passed; 1 at the end."""
+        return self.share_of(self._until)
 
-    def steps(self) -> Iterator[random.Random]:
-        """Yield a source of random numbers per step; the body of the loop calls `update`. Saves now and then."""
+    def share_of(self, steps: int) -> float:
+        """The same for another total of steps."""
+        passed = 0.0 if self._minutes is None else (self._clock() - self._begin) / (60 * self._minutes)
+        return max(self.step / max(1, steps), passed)
+
+    def batches(self, make: Callable[[random.Random], T], workers: int = 0) -> Iterator[tuple[random.Random, T]]:
+        """Yield a source of random numbers and a batch for each step; the body of the loop calls `update`.
+
+        `make` draws the batch of a step, in as many processes as there are workers. It leaves its tensors on the host.
+        Checkpoints are saved now and then.
+        """
         progress = Progress(self._name, self.step, self._until, "steps")
-        while not self.done:
-            draw = random.Random(f"{self._seed}/{self._name}/{self.step}")
+        if self.done:
+            return
+        made = DataLoader(
+            _Steps(make, lambda step: self._draw("batch", step)),
+            batch_size=None,
+            sampler=range(self.step, self._until),
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
+        )
+        for batch in made:
+            draw = self._draw("step", self.step)
             torch.manual_seed(draw.randrange(2**31))
             for group in self._optimizer.param_groups:
                 group["lr"] = self._rate * self._schedule()
-            yield draw
+            yield draw, batch
             self.step += 1
-            figures = {name: sum(values) / len(values) for name, values in self._sums.items()} | self._judged()
-            progress.show(self.step, figures, now=self.done)
-            if self.step % LOG_EVERY == 0 or self.done:
+            ended = self.done  # once: with a limit of time the answer changes
+            figures = {name: sum(values) / len(values) for name, values in self._sums.items()} | self._judged(ended)
+            progress.show(self.step, figures, now=ended)
+            if self.step % LOG_EVERY == 0 or ended:
                 self._work.log(self._name, step=self.step, **figures)
                 self._sums.clear()
-            if self.step % SAVE_EVERY == 0 or self.done:
+            if self.step % self._save_every == 0 or ended:
                 self.save()
+            if ended:
+                return
+
+    def _draw(self, use: str, step: int) -> random.Random:
+        return random.Random(f"{self._seed}/{self._name}/{use}/{step}")
 
     def update(self, loss: Tensor, **figures: Tensor | float) -> None:
         """Take one step down the loss; a step with a gradient that is not finite is left out."""
@@ -99,8 +142,8 @@ class Fit:
         for name, value in {"loss": loss, **figures}.items():
             self._sums[name].append(float(value.detach()) if isinstance(value, Tensor) else value)
 
-    def _judged(self) -> dict[str, float]:
-        if self.judge is None or not (self.step % SAVE_EVERY == 0 or self.done):
+    def _judged(self, ended: bool) -> dict[str, float]:
+        if self.judge is None or not (self.step % self._save_every == 0 or ended):
             return {}
         self.net.eval()
         with torch.no_grad():
@@ -152,14 +195,18 @@ class Fit:
     def _follow(self) -> None:
         if not self._average:
             return
+        values = {key: value for key, value in self.net.state_dict().items() if value.is_floating_point()}
+        if not self._means:
+            self._means = {key: value.clone() for key, value in values.items()}
         decay = min(self._average, (1 + self.step) / (10 + self.step))
-        for key, value in self.net.state_dict().items():
-            if not value.is_floating_point():
-                continue
-            if key in self._means:
-                self._means[key].lerp_(value, 1 - decay)
-            else:
-                self._means[key] = value.clone()
+        follow = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        follow([self._means[key] for key in values], list(values.values()), self.step)
+
+
+def adam(net: nn.Module, rate: float, betas: tuple[float, float], decay: float = 0.0) -> torch.optim.AdamW:
+    """AdamW over all weights; on a GPU, as one kernel."""
+    fused = next(net.parameters()).is_cuda
+    return torch.optim.AdamW(net.parameters(), rate, betas=betas, weight_decay=decay, fused=fused or None)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

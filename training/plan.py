@@ -36,6 +36,10 @@ class Plan:
     )
     batch_share: float = 1.0
     """Factor of the batch sizes."""
+    minutes: float | None = None
+    """Most minutes that each stage trains, in this run."""
+    workers: int = 0
+    """Processes beside each stage that make its batches."""
     check_words: bool = False
     """Keep only utterances that the recogniser understands; costs about a third of the teacher's time."""
     report_sentences: int = 25

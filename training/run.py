@@ -95,6 +95,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     if options.device.type == "cpu":
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    else:
+        # TensorFloat-32 is exact enough for training; shapes are few, so that trying algorithms pays.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
     remember(options.work, options.start)
     rounds = options.plan.rounds
     for number, goal in enumerate(rounds, start=1):
@@ -115,6 +118,9 @@ def parse(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--stages", default=",".join(STAGES), help="stages to run, separated by commas")
     parser.add_argument("--rounds", type=read_rounds, help="HOURS:EFFORT of each round, for example 0.6:0.12,5:1")
     parser.add_argument("--device", help="cuda or cpu; by default cuda where torch finds a GPU")
+    parser.add_argument("--minutes", type=float, help="most minutes of each stage's training; it ends well then, too")
+    parser.add_argument("--batch", type=float, default=1.0, metavar="FACTOR", help="factor of the batch sizes")
+    parser.add_argument("--workers", type=int, help="processes that make batches beside a GPU; all cores but two")
     parser.add_argument("--start", type=Path, help="model directory whose weights flow, vocoder and lm start from")
     given = parser.parse_args(arguments)
     stages = given.stages.split(",")
@@ -126,7 +132,10 @@ def parse(arguments: Sequence[str] | None) -> Options:
     plan = replace(QUICK if given.quick else FULL, check_words=given.check)
     device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
     work = Work(given.work / "quick" if given.quick else given.work)
-    plan = replace(plan, rounds=given.rounds or plan.rounds)
+    share = plan.batch_share * given.batch
+    # A CPU's cores train; beside a GPU they make batches.
+    workers = given.workers if given.workers is not None else 0 if device == "cpu" else max(1, cores() - 2)
+    plan = replace(plan, rounds=given.rounds or plan.rounds, minutes=given.minutes, batch_share=share, workers=workers)
     return Options(work, plan, given.wordnet, torch.device(device), stages, given.start)
 
 
@@ -134,6 +143,11 @@ def read_rounds(written: str) -> tuple[Round, ...]:
     """Read `HOURS:EFFORT,…`. Raises ValueError."""
     pairs = [pair.split(":") for pair in written.split(",")]
     return tuple(Round(float(hours), float(effort)) for hours, effort in pairs)
+
+
+def cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def say(line: str) -> None:

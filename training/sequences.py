@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from services.common.checkpoint.model_dir import LlmConfig
 from services.llm.engine.layout import InputCodes
@@ -153,30 +152,30 @@ def _speak(row: Row, codes: InputCodes, spoken: Spoken, heard: I64, first: int, 
 def batch(rows: list[tuple[Row, Spoken]]) -> Sequences:
     """Pad rows to one length. A span of text that is not in the sequence yet is not learnt."""
     length = max(len(row.codes) for row, _ in rows)
-    codes, target = torch.zeros(len(rows), length, dtype=torch.int64), torch.full((len(rows), length), NOTHING)
-    spans = {name: torch.full((len(rows), length, 2), -1) for name in ("coarse", "fine", "phones")}
+    codes, target = np.zeros((len(rows), length), dtype=np.int64), np.full((len(rows), length), NOTHING, dtype=np.int64)
+    coarse, fine, phones = (np.full((len(rows), length, 2), -1, dtype=np.int64) for _ in range(3))
     for number, (row, spoken) in enumerate(rows):
-        codes[number, : len(row.codes)] = torch.tensor(row.codes)
-        target[number, : len(row.target)] = torch.tensor(row.target)
-        for position, speech in enumerate(row.speech):
-            if speech < 0:
-                continue
-            spans["phones"][number, position] = torch.from_numpy(spoken.phones[speech])
-            for name in ("coarse", "fine"):
-                found = _positions(getattr(spoken, name)[speech], row.place_of, position)
-                if found is not None:
-                    spans[name][number, position] = found
-    return Sequences(codes, target, spans["coarse"], spans["fine"], spans["phones"])
+        codes[number, : len(row.codes)] = row.codes
+        target[number, : len(row.target)] = row.target
+        speech = np.array(row.speech)
+        at = np.flatnonzero(speech >= 0)
+        phones[number, at] = spoken.phones[speech[at]]
+        place_of = np.array(row.place_of)
+        coarse[number, at] = _positions(spoken.coarse[speech[at]], place_of, at)
+        fine[number, at] = _positions(spoken.fine[speech[at]], place_of, at)
+    return Sequences(*(torch.from_numpy(array) for array in (codes, target, coarse, fine, phones)))
 
 
-def _positions(span: I64, place_of: list[int], position: int) -> Tensor | None:
-    """The positions of a span of text tokens in the sequence, which may be cut by speech between them."""
-    first, last = span.tolist()
-    if first < 0 or place_of[first] > position:
-        return None
-    seen = [place_of[token] for token in range(first, last) if place_of[token] <= position]
-    return (
-        torch.tensor([seen[0], seen[-1] + 1])
-        if seen[-1] - seen[0] == len(seen) - 1
-        else torch.tensor([seen[-1], seen[-1] + 1])
-    )
+def _positions(spans: I64, place_of: I64, at: I64) -> I64:
+    """The positions [first, last) in the sequence of spans [n, 2] of text tokens, as they are seen from positions `at`.
+
+    A span whose text is cut by speech between its tokens becomes its last token that is in the sequence already; one
+    whose text comes later is -1.
+    """
+    first, last = np.maximum(spans[:, 0], 0), spans[:, 1]
+    here = np.searchsorted(place_of, at, side="right")  # text tokens up to each position
+    seen = np.maximum(np.minimum(last, here) - 1, 0)
+    whole = place_of[seen] - place_of[first] == seen - first
+    found = np.stack((np.where(whole, place_of[first], place_of[seen]), place_of[seen] + 1), axis=1)
+    found[(spans[:, 0] < 0) | (place_of[first] > at)] = -1
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -112,6 +113,7 @@ class FlowTrainer(nn.Module):
         return (1 + rate) * self.velocity(x, t, given) - rate * self.velocity(x, t, given, nothing)
 
 
+@lru_cache(maxsize=64)
 def make_pass(batch: int, positions: int, chunk: int | None, scale: int, device: torch.device) -> Pass:
     """A pass over whole windows; with `chunk`, a position sees no later chunk (of `chunk * scale` positions)."""
     lengths = [positions] * batch

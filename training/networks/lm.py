@@ -24,6 +24,8 @@ PHONE_LAYER = 3
 """The phones of the next token are read after this layer."""
 CHARACTERS = 10
 """Of a text token that have an embedding of their own."""
+_DROPOUT = 0.1
+"""Of what enters the layers and of what each part of a layer adds: the sentences are few for the model's size."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Losses:
     token: Tensor
     guide: Tensor
     phone: Tensor
-    right: float
+    right: Tensor
 
 
 class LmTrainer(nn.Module):
@@ -69,6 +71,7 @@ class LmTrainer(nn.Module):
         self.phones = phones
         self.characters = nn.Embedding(int(spelling.max()) + 1, config.hidden_size, padding_idx=0)
         self.phone_head = nn.Linear(config.hidden_size, 2 * phones)
+        self.dropout = nn.Dropout(_DROPOUT)
         self.register_buffer("spelling", spelling)
         self._initialise()
 
@@ -112,7 +115,7 @@ class LmTrainer(nn.Module):
         learnt = batch.target >= 0
         scores = self.model.logits(hidden[learnt])
         token = F.cross_entropy(scores, batch.target[learnt])
-        right = float((scores.detach().argmax(1) == batch.target[learnt]).float().mean())
+        right = (scores.detach().argmax(1) == batch.target[learnt]).float().mean()
         spoken = batch.phones[..., 0] >= 0
         pairs = self.phone_head(middle[spoken]).view(-1, 2, self.phones)
         phone = F.cross_entropy(pairs.flatten(0, 1), batch.phones[spoken].flatten())
@@ -121,12 +124,12 @@ class LmTrainer(nn.Module):
     def run(self, codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return hidden states after the last norm, attention of the aligned heads [B, heads, T, T], middle states."""
         config = self.model.config
-        x = self.embed(codes)
+        x = self.dropout(self.embed(codes))
         positions = torch.arange(codes.shape[1], device=codes.device)
         rotary = rotary_table(positions, rotary_frequencies(config.head_dim, config.rope_theta, codes.device))
         seen = middle = x
         for number, layer in enumerate(self.model.layers):
-            x, weights = _layer(layer, x, rotary, number == ALIGNED_LAYER)
+            x, weights = _layer(layer, x, rotary, number == ALIGNED_LAYER, self.dropout)
             seen = seen if weights is None else weights
             middle = x if number == PHONE_LAYER else middle
         return self.model.llm.model.model.norm(x), seen, middle
@@ -144,10 +147,12 @@ class LmTrainer(nn.Module):
         return total
 
 
-def _layer(layer: DecoderLayer, x: Tensor, rotary: tuple[Tensor, Tensor], show: bool) -> tuple[Tensor, Tensor | None]:
+def _layer(
+    layer: DecoderLayer, x: Tensor, rotary: tuple[Tensor, Tensor], show: bool, dropout: nn.Dropout
+) -> tuple[Tensor, Tensor | None]:
     attended, weights = _attend(layer.self_attn, layer.input_layernorm(x), rotary, show)
-    x = x + attended
-    return x + _feed_forward(layer.mlp, layer.post_attention_layernorm(x)), weights
+    x = x + dropout(attended)
+    return x + dropout(_feed_forward(layer.mlp, layer.post_attention_layernorm(x))), weights
 
 
 def _feed_forward(mlp: Mlp, x: Tensor) -> Tensor:

@@ -43,16 +43,15 @@ class VocoderTrainer(nn.Module):
 
     def forward(self, mel: Tensor, pitch: Tensor) -> Tensor:
         """mel [B, bins, M] and Hz [B, M] to samples [B, M * hop]."""
-        source = torch.stack([self._excitation(row) for row in pitch])
-        out: Tensor = self.generator(mel, source)
+        out: Tensor = self.generator(mel, self._excitation(pitch))
         return out
 
     def _excitation(self, pitch: Tensor) -> Tensor:
         config, harmonics = self.config, self.source.harmonics
         with torch.no_grad():
             turns = cycles_per_frame(pitch.double(), harmonics, config.sample_rate, config.hop)
-            phase = accumulate(turns, torch.zeros(harmonics, dtype=torch.float64, device=pitch.device))
-            noise = torch.randn(len(pitch) * config.hop, harmonics, device=pitch.device)
+            phase = accumulate(turns, turns.new_zeros(len(pitch), harmonics))
+            noise = torch.randn(len(pitch), pitch.shape[1] * config.hop, harmonics, device=pitch.device)
             sines = self.source.sines(pitch.double(), phase, None, noise)
         mixed: Tensor = self.source.l_linear(sines)
-        return mixed[:, 0].tanh()
+        return mixed[..., 0].tanh()

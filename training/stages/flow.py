@@ -41,13 +41,21 @@ def run(work: Work, plan: Plan, effort: float, device: torch.device) -> None:
         start_from(work, net, "flow")
     until = plan.upto("flow", effort)
     fit = Fit(
-        work, "flow", net, until=until, rate=1e-3, seed=plan.seed, device=device, betas=(0.9, 0.99), average=0.995
+        work,
+        "flow",
+        net,
+        until=until,
+        rate=1e-3,
+        seed=plan.seed,
+        device=device,
+        betas=(0.9, 0.99),
+        average=0.995,
+        minutes=plan.minutes,
     )
     if fit.done:
         return
-    batches = _Batches(work, plan, device)
-    for draw in fit.steps():
-        windows = batches.draw(draw)
+    for _, host in fit.batches(_Batches(work, plan).draw, plan.workers):
+        windows = host.to(device)
         given = net.given(windows)
         prior = (given.mu - windows.mel).abs().mean()
         matching = _matching(net, given, windows.mel)
@@ -67,13 +75,14 @@ def distil(work: Work, plan: Plan, effort: float, device: torch.device) -> None:
     if not work.checkpoint("distil").is_file():
         net.load_exported(teacher.exported())
     until = plan.upto("distil", effort)
-    fit = Fit(work, "distil", net, until=until, rate=3e-4, seed=plan.seed, device=device, average=0.995)
+    fit = Fit(
+        work, "distil", net, until=until, rate=3e-4, seed=plan.seed, device=device, average=0.995, minutes=plan.minutes
+    )
     if fit.done:
         return
-    batches = _Batches(work, plan, device)
     times = [float(t) for t, _ in euler_times(FEW_STEPS * SUB_STEPS)] + [1.0]
-    for draw in fit.steps():
-        windows = batches.draw(draw)
+    for draw, host in fit.batches(_Batches(work, plan).draw, plan.workers):
+        windows = host.to(device)
         step = draw.randrange(FEW_STEPS)
         fine = times[step * SUB_STEPS : (step + 1) * SUB_STEPS + 1]
         x = _between(windows.mel, torch.full((len(windows.mel),), fine[0], device=device))
@@ -114,17 +123,17 @@ def _between(mel: Tensor, t: Tensor) -> Tensor:
 class _Batches:
     """Windows across utterances of one speaker."""
 
-    def __init__(self, work: Work, plan: Plan, device: torch.device) -> None:
+    def __init__(self, work: Work, plan: Plan) -> None:
         self._store, self._codes = Store(work.speech), load_codes(work.codes / "codes.npz")
         self._groups = by_speaker(self._store, plan.held_back)
         self._count = max(2, round(BATCH * plan.batch_share))
-        self._device, self._lookahead = device, flow_config().lookahead_tokens
+        self._lookahead = flow_config().lookahead_tokens
 
     def draw(self, draw: random.Random) -> Windows:
         """Return a batch."""
         rows = [_window(self._store, self._codes, self._groups, draw, self._lookahead) for _ in range(self._count)]
         tokens, mel, cond, speakers = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
-        return Windows(tokens, mel, cond, speakers, draw.choice(_CHUNKS)).to(self._device)
+        return Windows(tokens, mel, cond, speakers, draw.choice(_CHUNKS))
 
 
 def _window(

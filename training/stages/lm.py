@@ -54,14 +54,25 @@ def run(work: Work, plan: Plan, effort: float, device: torch.device) -> None:
     if not work.checkpoint("lm").is_file():
         start_from(work, net, "llm", skip=("llm.model.model.embed_tokens", "speech_embedding", "llm_decoder"))
     until = plan.upto("lm", effort)
-    fit = Fit(work, "lm", net, until=until, rate=1.6e-3, seed=plan.seed, device=device, decay=0.02, average=0.99)
+    fit = Fit(
+        work,
+        "lm",
+        net,
+        until=until,
+        rate=1.6e-3,
+        seed=plan.seed,
+        device=device,
+        decay=0.02,
+        average=0.99,
+        minutes=plan.minutes,
+    )
     if fit.done:
         return
     batches = _Batches(work, plan)
     held_back = batches.held_back(plan.held_back).to(device)
     fit.judge = lambda: {"token": net(held_back).token}
-    for draw in fit.steps():
-        losses = net(batches.draw(draw).to(device))
+    for _, host in fit.batches(batches.draw, plan.workers):
+        losses = net(host.to(device))
         helping = 1.0 if fit.share < 2 / 3 else _LATER
         loss = losses.token + helping * (_GUIDE * losses.guide + _PHONE * losses.phone)
         fit.update(loss, token=losses.token, guide=losses.guide, phone=losses.phone, right=losses.right)

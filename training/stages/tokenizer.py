@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 
 import numpy as np
 import torch
@@ -33,14 +34,24 @@ def run(work: Work, plan: Plan, effort: float, device: torch.device) -> None:
     """Train up to the round's steps."""
     net = make()
     until = plan.upto("tokenizer", effort)
-    fit = Fit(work, "tokenizer", net, until=until, rate=2e-3, seed=plan.seed, device=device, average=0.99)
+    fit = Fit(
+        work,
+        "tokenizer",
+        net,
+        until=until,
+        rate=2e-3,
+        seed=plan.seed,
+        device=device,
+        average=0.99,
+        minutes=plan.minutes,
+    )
     if fit.done:
         return
     store = Store(work.speech)
     usable = long_enough(store, FRAMES, plan.held_back)
     fit.judge = lambda: {"right": _right(net, store, range(min(plan.held_back, len(store))), device)}
-    for draw in fit.steps():
-        whisper, mel, phones, speakers = _batch(store, usable, draw, plan, device)
+    for _, host in fit.batches(partial(_batch, store, usable, plan), plan.workers):
+        whisper, mel, phones, speakers = (part.to(device) for part in host)
         soft = net.encoder.soft(whisper)
         digits = soft + (soft.round() - soft).detach()
         if fit.step < _SOFT_STEPS:
@@ -63,9 +74,7 @@ def _right(net: Tokenizer, store: Store, utterances: range, device: torch.device
     return torch.cat(right).float().mean()
 
 
-def _batch(
-    store: Store, usable: list[int], draw: random.Random, plan: Plan, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _batch(store: Store, usable: list[int], plan: Plan, draw: random.Random) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """whisper [B, 128, 2 * FRAMES] a little varied, mel [B, FRAMES, 80], phones [B, FRAMES], speakers [B]."""
     whisper, mel, phones, speakers = [], [], [], []
     for _ in range(max(2, round(BATCH * plan.batch_share))):
@@ -79,5 +88,5 @@ def _batch(
         mel.append(store.read(index, "mel", first, last).astype(np.float32))
         phones.append(store.read(index, "phones", first, last).astype(np.int64))
         speakers.append(utterance.speaker)
-    stacked = [torch.from_numpy(np.stack(rows)).to(device) for rows in (whisper, mel, phones)]
-    return stacked[0], stacked[1], stacked[2], torch.tensor(speakers, device=device)
+    stacked = [torch.from_numpy(np.stack(rows)) for rows in (whisper, mel, phones)]
+    return stacked[0], stacked[1], stacked[2], torch.tensor(speakers)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from training.batches import long_enough
-from training.fit import Fit
+from training.fit import Fit, adam
 from training.networks.discriminators import Discriminators, adversarial, real_or_made
 from training.networks.spectra import Spectra
 from training.networks.vocoder import VocoderTrainer
@@ -47,14 +48,15 @@ def run(work: Work, plan: Plan, effort: float, device: torch.device) -> None:
         clip=10.0,
         average=0.99,
         beside={"critics": critics},
+        minutes=plan.minutes,
     )
     if fit.done:
         return
     store = Store(work.speech)
     usable = long_enough(store, FRAMES, plan.held_back)
-    trains_critics = torch.optim.AdamW(critics.parameters(), 2e-4, betas=(0.8, 0.99))
-    for draw in fit.steps():
-        mel, samples, pitch = _batch(store, usable, draw, plan, device)
+    trains_critics = adam(critics, 2e-4, (0.8, 0.99))
+    for draw, host in fit.batches(partial(_batch, store, usable, plan), plan.workers):
+        mel, samples, pitch = (part.to(device) for part in host)
         predicted = net.pitch(mel)
         true = fit.step < _TRUE_PITCH_STEPS or draw.random() < _TRUE_PITCH
         made = net(mel, pitch if true else predicted.detach())[:, : samples.shape[1]]
@@ -62,7 +64,7 @@ def run(work: Work, plan: Plan, effort: float, device: torch.device) -> None:
         off = (predicted - pitch).abs().mean()
         loss = spectral + _MEL * mels + _PITCH * off
         figures = {"spectrum": spectral, "mel": mels, "pitch": off}
-        if fit.step >= ADVERSARIAL_FROM * plan.steps["vocoder"]:
+        if fit.share_of(plan.steps["vocoder"]) >= ADVERSARIAL_FROM:
             critic = real_or_made(critics(samples), critics(made.detach()))
             trains_critics.zero_grad(set_to_none=True)
             critic.backward()  # type: ignore[no-untyped-call]
@@ -73,9 +75,7 @@ def run(work: Work, plan: Plan, effort: float, device: torch.device) -> None:
         fit.update(loss, **figures)
 
 
-def _batch(
-    store: Store, usable: list[int], draw: random.Random, plan: Plan, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
+def _batch(store: Store, usable: list[int], plan: Plan, draw: random.Random) -> tuple[Tensor, Tensor, Tensor]:
     """mel [B, 80, FRAMES], samples [B, FRAMES * 480], pitch [B, FRAMES] in Hz."""
     mel, samples, pitch = [], [], []
     for _ in range(max(2, round(BATCH * plan.batch_share))):
@@ -85,5 +85,5 @@ def _batch(
         mel.append(store.read(index, "mel", first, last).T.astype(np.float32))
         samples.append(store.read(index, "wav", first, last).astype(np.float32) / 32768)
         pitch.append(store.read(index, "pitch", first, last))
-    parts = [torch.from_numpy(np.stack(rows)).to(device) for rows in (mel, samples, pitch)]
+    parts = [torch.from_numpy(np.stack(rows)) for rows in (mel, samples, pitch)]
     return parts[0], parts[1], parts[2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import random
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,7 +16,7 @@ from torch import nn
 
 from services.llm.engine.layout import InterleavedText, LengthRule, Prompt, WholeText
 from training.codes import Codes, Encoding, load_codes, save_codes, source_of
-from training.fit import Fit, load_averaged
+from training.fit import Fit, load_averaged, read_checkpoint
 from training.plan import QUICK, Round
 from training.run import STAGES, parse, read_rounds
 from training.sequences import NOTHING, Spoken, align, batch, can_interleave, interleaved, join, whole
@@ -27,15 +28,19 @@ CONFIG = replace(llm_config(), text_vocab=50, speech_tokens=40)
 RULE = LengthRule(0, 100, 1000, 10**6)
 
 
-def train(work: Work, until: int, stop_after: int | None = None) -> dict[str, torch.Tensor]:
+def numbers(draw: random.Random) -> torch.Tensor:
+    return torch.tensor([[draw.random() for _ in range(3)] for _ in range(4)])
+
+
+def train(work: Work, until: int, stop_after: int | None = None, workers: int = 0) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     net = nn.Linear(3, 1)
     fit = Fit(work, "line", net, until=until, rate=0.1, seed=1, device=torch.device("cpu"), average=0.9)
-    for draw in fit.steps():
+    for draw, made in fit.batches(numbers, workers):
         if fit.step == stop_after:
             fit.save()
             break
-        fit.update(((net(torch.randn(4, 3)) - draw.random()) ** 2).mean())
+        fit.update(((net(made + torch.randn(4, 3)) - draw.random()) ** 2).mean())
     return net.state_dict()
 
 
@@ -47,6 +52,27 @@ def test_a_resumed_run_sees_the_same_batches(tmp_path: Path) -> None:
     resumed = train(Work(tmp_path / "b"), 6)
     for key, value in at_once.items():
         torch.testing.assert_close(resumed[key], value)
+
+
+def test_other_processes_make_the_same_batches(tmp_path: Path) -> None:
+    alone, together = train(Work(tmp_path / "a"), 6), train(Work(tmp_path / "b"), 6, workers=2)
+    for key, value in alone.items():
+        torch.testing.assert_close(together[key], value)
+
+
+def test_training_ends_well_when_its_time_is_up(tmp_path: Path) -> None:
+    """The rate falls with the time, and the last step is saved."""
+    work, net, now = Work(tmp_path), nn.Linear(3, 1), 0.0
+    device = torch.device("cpu")
+    fit = Fit(work, "line", net, until=10**6, rate=1.0, seed=1, device=device, minutes=1, clock=lambda: now)
+    shares = []
+    for _, made in fit.batches(numbers):
+        shares.append(fit.share)
+        fit.update(net(made).mean())
+        now += 20.0
+    assert shares == pytest.approx([0, 1 / 3, 2 / 3], abs=1e-5)
+    assert fit.done
+    assert read_checkpoint(work.checkpoint("line"))["step"] == 3
 
 
 def test_a_finished_stage_does_nothing_until_there_is_more_to_do(tmp_path: Path) -> None:
@@ -63,7 +89,7 @@ def test_a_step_without_a_finite_gradient_changes_nothing(tmp_path: Path) -> Non
     net = nn.Linear(1, 1)
     before = net.weight.detach().clone()
     fit = Fit(Work(tmp_path), "line", net, until=1, rate=0.1, seed=1, device=torch.device("cpu"))
-    for _ in fit.steps():
+    for _ in fit.batches(numbers):
         fit.update((net(torch.full((1, 1), float("inf"))) ** 2).mean())
     torch.testing.assert_close(net.weight.detach(), before)
 
@@ -79,7 +105,7 @@ def test_a_checkpoint_comes_with_a_measurement_on_what_is_held_back(tmp_path: Pa
         return {"value": torch.tensor(0.25)}
 
     fit.judge = judge
-    for _ in fit.steps():
+    for _ in fit.batches(numbers):
         assert net.training
         fit.update((net(torch.ones(1, 2)) ** 2).mean())
     assert seen == [(False, False, 2)]

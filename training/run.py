@@ -50,8 +50,13 @@ def _text(options: Options, goal: Round) -> None:
     say(f"text: {len(_sentences(options))} sentences")
 
 
+def _phones(options: Options, goal: Round) -> None:
+    sentences = _sentences(options)
+    say(f"phones: {_module('phones').run(options.work, sentences)} of {len(sentences)} sentences can be pronounced")
+
+
 def _speech(options: Options, goal: Round) -> None:
-    _module("speech").run(options.work, options.plan, _sentences(options), goal.hours)
+    _module("speech").run(options.work, options.plan, _sentences(options), goal.hours, options.device.type)
 
 
 def _trains(module: str, function: str = "run") -> Stage:
@@ -76,6 +81,7 @@ def _report(options: Options, goal: Round) -> None:
 
 STAGES: Mapping[str, Stage] = {
     "text": _text,
+    "phones": _phones,
     "speech": _speech,
     "tokenizer": _trains("tokenizer"),
     "speaker": _trains("speaker"),
@@ -120,7 +126,9 @@ def parse(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--device", help="cuda or cpu; by default cuda where torch finds a GPU")
     parser.add_argument("--minutes", type=float, help="most minutes of each stage's training; it ends well then, too")
     parser.add_argument("--batch", type=float, default=1.0, metavar="FACTOR", help="factor of the batch sizes")
-    parser.add_argument("--workers", type=int, help="processes that make batches beside a GPU; all cores but two")
+    parser.add_argument(
+        "--workers", type=int, help="processes beside a GPU that speak, or make batches; all cores but two"
+    )
     parser.add_argument("--start", type=Path, help="model directory whose weights flow, vocoder and lm start from")
     given = parser.parse_args(arguments)
     stages = given.stages.split(",")

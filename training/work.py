@@ -25,6 +25,10 @@ class Work:
         return self.root / "sentences.json"
 
     @property
+    def phones(self) -> Path:
+        return self.root / "phones.json"
+
+    @property
     def speech(self) -> Path:
         return self.root / "speech"
 

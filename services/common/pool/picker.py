@@ -27,7 +27,7 @@ class Picker(Protocol):
     """A policy. A picker belongs to one pool and may keep state between picks."""
 
     def pick(self, candidates: Sequence[C]) -> C:
-        """Return one of `candidates`, which is never empty and may differ from call to call."""
+        """Return one of `candidates`: in order of address, never empty, and maybe different from call to call."""
 
 
 _address = attrgetter("address")
@@ -45,13 +45,12 @@ class RoundRobin:
         self._chance = chance or random.Random()
 
     def pick(self, candidates: Sequence[C]) -> C:
-        ordered = sorted(candidates, key=_address)  # a pool's are sorted already, which makes this cheap
         last = self._last
         if last is None:
-            picked = self._chance.choice(ordered)
+            picked = self._chance.choice(candidates)
         else:
-            after = bisect_right(ordered, last, key=_address)
-            picked = ordered[after % len(ordered)]
+            after = bisect_right(candidates, last, key=_address)
+            picked = candidates[after % len(candidates)]
         self._last = picked.address
         return picked
 

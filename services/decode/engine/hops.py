@@ -6,6 +6,7 @@ while it runs and change nothing but cost and latency.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -52,7 +53,7 @@ class HopPolicy:
             least = -(-(self.first_frames + held_frames) // self.frames_per_token)
             return plan.boundary_at_or_after(max(prompt + least, done + 1))
         affordable = self.lead_share * lead * self.token_rate
-        size = max((size for size in self.sizes if size <= affordable), default=self.sizes[0])
+        size = self.sizes[max(0, bisect_right(self.sizes, affordable) - 1)]
         return plan.boundary_at_or_after(done + size)
 
 

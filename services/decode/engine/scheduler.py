@@ -224,11 +224,12 @@ def next_hop_end(stream: Stream, now: float, audio: AudioFormat, least: int = 0)
         return None
     policy, lead = stream.spec.hops, stream.lead(now, audio.sample_rate)
     where = stream.plan, stream.prompt, stream.done, lead, audio.held_frames
-    grown = policy.at_least(least).hop_end(*where)
+    larger = policy.at_least(least)
+    grown = larger.hop_end(*where)
     if stream.ended:
         return min(grown, stream.available)
     known = stream.plan.boundary_at_or_before(stream.available - audio.lookahead_tokens)
-    end = max(policy.hop_end(*where), min(grown, known))
+    end = grown if larger is policy else max(policy.hop_end(*where), min(grown, known))
     return end if end + audio.lookahead_tokens <= stream.available else None
 
 

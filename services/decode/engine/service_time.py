@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import numpy as np
-
 DECAY = 0.98
 """Factor of a batch's weight per later batch: about fifty batches count."""
 _PRIOR = (1e-2, 1e-3, 0.0)
@@ -84,26 +82,29 @@ class ExtraWork:
 
     def __init__(self) -> None:
         """Assume full hops of one second until hops are known."""
-        self._sums = _PRIOR_HOPS * np.array([1.0, 1.0, _PRIOR_TOKENS, _PRIOR_TOKENS])
+        self._sums = [_PRIOR_HOPS * one for one in (1.0, 1.0, _PRIOR_TOKENS, _PRIOR_TOKENS)]
 
     def observe(self, seconds: float, computed: int, hop_tokens: int, token_rate: float) -> None:
         """Add a hop that computed `computed` tokens for `seconds` of speech, whose full hops have `hop_tokens`."""
         tokens = seconds * token_rate
-        self._sums = EXTRA_DECAY * self._sums + np.array([1.0, tokens / hop_tokens, computed, tokens])
+        new = 1.0, tokens / hop_tokens, float(computed), tokens
+        self._sums = [EXTRA_DECAY * old + one for old, one in zip(self._sums, new, strict=True)]
 
     def hops(self, hop_tokens: int) -> float:
         """Hops per full hop of `hop_tokens`, if hops have their present sizes.
 
         At least 1, because hops that grow while there is time are full ones again under load.
         """
-        return max(1.0, float(self._sums[0] * hop_tokens / self._sums[3]))
+        sums = self._sums
+        return max(1.0, sums[0] * hop_tokens / sums[3])
 
     def hops_if(self, hop_tokens: int) -> float:
         """Hops per full hop of `hop_tokens`, if full hops had this size: those beyond full ones stay as many."""
-        count, full, _, tokens = (float(part) for part in self._sums)
+        count, full, _, tokens = self._sums
         return max(1.0, 1.0 + (count - full) * hop_tokens / tokens)
 
     @property
     def tokens(self) -> float:
         """Tokens computed per token of speech at the normal speaking rate."""
-        return float(self._sums[2] / self._sums[3])
+        sums = self._sums
+        return sums[2] / sums[3]

@@ -67,6 +67,10 @@ class Outcome:
     finish: FinishReason | None = None
 
 
+_SPOKEN, _STOPPED = Outcome(spoken=True), Outcome(spoken=False, finish="stop")
+"""Those of nearly all tokens, made once."""
+
+
 class Layout(Protocol):
     """The inputs and decoding rules of one sequence."""
 
@@ -166,10 +170,10 @@ class WholeText:
 
     def accept(self, token: int) -> Outcome:
         if token >= self._config.speech_tokens:
-            return Outcome(spoken=False, finish="stop")
+            return _STOPPED
         self._decoded += 1
         self.inputs.append(self._codes.speech(token))
-        return Outcome(spoken=True, finish="length" if self._decoded >= self._max_length else None)
+        return Outcome(spoken=True, finish="length") if self._decoded >= self._max_length else _SPOKEN
 
 
 class InterleavedText:

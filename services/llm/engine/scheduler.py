@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from services.llm.alignment.monotonic import Aligned
 from services.llm.engine.blocks import BlockAllocator
@@ -100,6 +100,8 @@ class Scheduler:
         """Sequences that could run and do not, because they are far ahead."""
         self.preemptions = 0
         self._order, self._clock = order, clock
+        self._active: frozenset[Sequence] = frozenset()
+        """Sequences that may take part in the step: the others are held, wait for text, or are paused."""
         self._since_admission = limits.admission_interval
 
     def add(self, sequence: Sequence) -> None:
@@ -117,21 +119,24 @@ class Scheduler:
 
         If all of them decode, each may sample up to `num_steps` tokens.
         """
-        self.paused = self._far_ahead()
+        runnable = frozenset(sequence for sequence in (*self.waiting, *self.running) if sequence.runnable)
+        self.paused = self._far_ahead(runnable)
+        self._active = runnable - self.paused
         self._admit()
         batch: list[ScheduledSequence] = []
         prefill_left = self.limits.prefill_tokens
-        taking_part = [sequence for sequence in self.running if not self._idle(sequence)]
+        taking_part = [sequence for sequence in self.running if sequence in self._active]
         before = self.preemptions
         for sequence in sorted(taking_part, key=self._order):
             if self.preemptions > before and sequence not in self.running:  # preempted by one before it in this loop
                 continue
-            count = min(sequence.pending, prefill_left) if sequence.pending > 1 else sequence.pending
+            pending = sequence.pending
+            count = min(pending, prefill_left) if pending > 1 else pending
             if count == 0:
                 continue
             if self._reserve(sequence, sequence.computed + count):
-                prefill_left -= count if sequence.pending > 1 else 0
-                batch.append(ScheduledSequence(sequence, sequence.computed, count, samples=count == sequence.pending))
+                prefill_left -= count if pending > 1 else 0
+                batch.append(ScheduledSequence(sequence, sequence.computed, count, samples=count == pending))
         decoding = num_steps > 1 and all(scheduled.samples and scheduled.count == 1 for scheduled in batch)
         return [self._with_steps(scheduled, num_steps) for scheduled in batch] if decoding else batch
 
@@ -142,7 +147,7 @@ class Scheduler:
         if self.allocator.shortage(sequence.blocks, sequence.computed + num_steps):
             return scheduled
         self.allocator.grow(sequence.blocks, sequence.computed + num_steps)
-        return replace(scheduled, num_steps=num_steps)
+        return ScheduledSequence(sequence, scheduled.start, scheduled.count, scheduled.samples, num_steps)
 
     def _admit(self) -> None:
         """Give waiting sequences blocks for their inputs and the first token, as long as there is room."""
@@ -173,18 +178,16 @@ class Scheduler:
         self.allocator.grow(sequence.blocks, slots)
         return True
 
-    def _far_ahead(self) -> frozenset[Sequence]:
-        """The sequences that pause in this step: those with a long lead, unless every sequence has one."""
+    def _far_ahead(self, runnable: frozenset[Sequence]) -> frozenset[Sequence]:
+        """The sequences that pause in this step: those with a long lead, unless every one that can run has one."""
         if self.limits.lead_s == math.inf:
             return frozenset()
         latest = self._clock() + self.limits.lead_s
-        runnable = [sequence for sequence in (*self.waiting, *self.running) if sequence.runnable]
         ahead = frozenset(sequence for sequence in runnable if latest < sequence.due < math.inf)
         return ahead if len(ahead) < len(runnable) else frozenset()
 
     def _idle(self, sequence: Sequence) -> bool:
-        """Whether it takes no part in this step: it is held, waits for text, or is paused."""
-        return sequence in self.paused or not sequence.runnable
+        return sequence not in self._active
 
     def _last_idle(self) -> Sequence | None:
         """The last in order of the running sequences that take no part in this step."""

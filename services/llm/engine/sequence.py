@@ -172,8 +172,9 @@ class Sequence:
     @property
     def runnable(self) -> bool:
         """Whether the next step can advance it: it does not wait for text and is not held by its token budget."""
-        held = self.max_tokens is not None and len(self.decoded) >= self.max_tokens
-        return self.layout.ready and not held and not self.closed
+        if self.closed or not self.layout.ready:
+            return False
+        return self.max_tokens is None or len(self.decoded) < self.max_tokens
 
     @property
     def max_steps(self) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import cProfile
+import gc
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -161,6 +163,37 @@ def test_a_simulation_leaves_no_series_of_its_pools_in_the_process() -> None:
     result_of(rate=10, llm_workers=2, changes=[{"at": 0.2, "action": "kill", "service": "llm"}])
     pools = {sample.labels["pool"] for one in REGISTRY.collect() for sample in one.samples if "pool" in sample.labels}
     assert not [name for name in pools if name.startswith(("decode of llm-", "llm of gateway-"))]
+
+
+def test_work_per_session_does_not_grow_with_workers_and_sessions() -> None:
+    def calls(size: int) -> float:
+        """Function calls per further session, so without the start of the workers."""
+        fleet = {"llm_workers": size, "decode_workers": 2 * size, "gateways": size, "sentence_seconds": 1.2}
+        total, sessions = [0, 0], [0, 0]
+        for run_number, seconds in enumerate((0.4, 0.8)):
+            scenario = make_scenario({**LOAD, **fleet, "rate": 12 * size, "seconds": seconds})
+            with cProfile.Profile() as profile:
+                sessions[run_number] = len(simulate(scenario).sessions)
+            total[run_number] = sum(entry.callcount for entry in profile.getstats())
+        return (total[1] - total[0]) / (sessions[1] - sessions[0])
+
+    assert calls(8) < 1.25 * calls(2)
+
+
+def test_the_garbage_collector_does_not_examine_all_sessions_again_and_again() -> None:
+    collected: list[int] = []
+
+    def collects(phase: str, info: dict[str, int]) -> None:
+        collected.extend([info["generation"]] if phase == "start" else [])
+
+    thresholds = gc.get_threshold()
+    gc.callbacks.append(collects)
+    try:
+        assert result_of(rate=20).report.asked > 4
+    finally:
+        gc.callbacks.remove(collects)
+    assert len(collected) <= 2
+    assert gc.get_threshold() == thresholds
 
 
 def test_a_full_stage_refuses_and_is_named() -> None:

@@ -28,7 +28,7 @@ def test_round_robin_continues_when_candidates_change() -> None:
     a, b, c, d = (Candidate(address) for address in "abcd")
     picker = RoundRobin()
     assert picker.pick([b]) is b
-    assert [picker.pick([d, c, b, a]) for _ in range(3)] == [c, d, a]
+    assert [picker.pick([a, b, c, d]) for _ in range(3)] == [c, d, a]
     assert picker.pick([a, c, d]) is c
     assert picker.pick([a, b]) is a
 
@@ -39,3 +39,19 @@ def test_least_loaded_picks_the_worker_with_the_fewest_leases() -> None:
     assert picker.pick([a, b, c]) is b
     b.active = 1
     assert {picker.pick([a, b, c]).address for _ in range(2)} == {"b", "c"}
+
+
+def test_a_pick_reads_few_of_many_candidates() -> None:
+    reads = 0
+
+    class Counted(Candidate):
+        def __getattribute__(self, name: str) -> object:
+            nonlocal reads
+            reads += name == "address"
+            return super().__getattribute__(name)
+
+    candidates, picker = [Counted(f"{number:04}") for number in range(1024)], RoundRobin()
+    picker.pick(candidates)
+    reads = 0
+    picker.pick(candidates)
+    assert 0 < reads <= 12

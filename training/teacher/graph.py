@@ -1,8 +1,8 @@
 """Runs an ONNX graph with torch, on a GPU or a CPU.
 
 Values that follow from shapes alone are numpy arrays of the CPU, all others are tensors of the device: the CPU computes
-shapes ahead, while the device works. Which side a value is on is decided when the graph is loaded. A step copies a value
-to the other side where a node needs it there; only the copy to the CPU waits for the device.
+shapes ahead, while the device works. Which side a value is on is decided when the graph is loaded. A step copies a
+value to the other side where a node needs it there; only the copy to the CPU waits for the device.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ Each entry of OPERATORS makes, when the graph is loaded, the function that runs 
 tensors and creates new ones only on the device of the node, so a graph runs in the same way on a GPU and on a CPU.
 Tensors of ONNX type int32 and uint8 are held in float32: the teacher's integers are small enough for that.
 
-Convolutions are im2col and one matrix product, the Fourier transform is a matrix product: cuDNN and cuFFT make a plan for
-each new length, which costs more time than these short sums.
+Convolutions are im2col and one matrix product, the Fourier transform is a matrix product: cuDNN and cuFFT make a plan
+for each new length, which costs more time than these short sums.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Operator:
-    """`build` makes the function. It gets all inputs, or those of `takes`; those of `host` as arrays, others as tensors."""
+    """`build` makes the function. It gets all inputs, or those of `takes`: as arrays those of `host`, else tensors."""
 
     build: Callable[[Node], Function]
     takes: tuple[int, ...] | None = None
@@ -232,7 +232,8 @@ def _expand(x: Tensor, shape: Array) -> Tensor:
 
 
 def _fused_matmul(node: Node) -> Function:
-    first, second, alpha = (node.attributes.get(name, 0) for name in ("transA", "transB", "alpha"))
+    first, second = (node.attributes.get(name, 0) for name in ("transA", "transB"))
+    alpha = node.attributes.get("alpha", 1.0)
 
     def multiply(a: Tensor, b: Tensor) -> Tensor:
         made = torch.matmul(a.mT if first else a, b.mT if second else b)

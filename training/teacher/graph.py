@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.teacher.operators import OPERATORS, Array, Function, Node
+from training.teacher.node import Array, Function, Node
+from training.teacher.operators import OPERATORS
 
 _FINE = 2.0**-16
 """The scale of a graph that does not round: a power of two, and small enough for the biases that it is applied to."""

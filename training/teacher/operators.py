@@ -4,59 +4,23 @@ Each entry of OPERATORS makes, when the graph is loaded, the function that runs 
 tensors and creates new ones only on the device of the node, so a graph runs in the same way on a GPU and on a CPU.
 Tensors of ONNX type int32 and uint8 are held in float32: the teacher's integers are small enough for that.
 
-Convolutions are im2col and one matrix product, the Fourier transform is a matrix product: cuDNN and cuFFT make a plan
-for each new length, which costs more time than these short sums.
+The Fourier transform is a matrix product: cuFFT makes a plan for each new length, which costs more time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-Array = NDArray[Any]
-Function = Callable[..., Any]
+from training.teacher import sums
+from training.teacher.node import Array, Function, Node, Operator
+
 FLOAT, INT32, INT64, BOOL = 1, 6, 7, 9
 """Numbers of ONNX's types, of those that Cast converts to."""
-
-
-@dataclass(frozen=True)
-class Node:
-    """A node when the graph is loaded: `known` has the inputs that are constant, None for the others."""
-
-    attributes: Mapping[str, Any]
-    known: Sequence[Array | None]
-    device: torch.device
-
-    def constant(self, place: int) -> Array:
-        """Return a constant input. Raises ValueError if it is not constant."""
-        found = self.known[place] if place < len(self.known) else None
-        if found is None:
-            raise ValueError(f"input {place} must be a constant")
-        return found
-
-    def integers(self, place: int) -> list[int]:
-        """Return a constant input of integers."""
-        return [int(number) for number in np.ravel(self.constant(place))]
-
-    def tensor(self, place: int) -> Tensor:
-        """Return a constant input on the device, in float32."""
-        return torch.from_numpy(self.constant(place).astype(np.float32)).to(self.device)
-
-
-@dataclass(frozen=True)
-class Operator:
-    """`build` makes the function. It gets all inputs, or those of `takes`: as arrays those of `host`, else tensors."""
-
-    build: Callable[[Node], Function]
-    takes: tuple[int, ...] | None = None
-    host: tuple[int, ...] = ()
 
 
 def _plain(function: Function) -> Operator:
@@ -95,136 +59,6 @@ def _cumsum(node: Node) -> Function:
         raise ValueError("CumSum: exclusive and reverse are not supported")
     (axis,) = node.integers(1)
     return lambda x: torch.cumsum(x, axis)
-
-
-def _one_dimension(node: Node) -> tuple[int, int, int, int, int]:
-    """Stride, dilation, padding, groups and output padding of a convolution over one dimension."""
-    attributes = node.attributes
-    stride, dilation = attributes.get("strides", [1]), attributes.get("dilations", [1])
-    pads, more = attributes.get("pads", [0, 0]), attributes.get("output_padding", [0])
-    if len(stride) != 1 or pads[0] != pads[1]:
-        raise ValueError(f"strides {stride} and pads {pads}: only one dimension with equal pads is supported")
-    return stride[0], dilation[0], pads[0], attributes.get("group", 1), more[0]
-
-
-def convolution(node: Node, weight: Tensor) -> Function:
-    """Return the convolution of [batch, in, time] with `weight` [out, in, taps]."""
-    stride, dilation, pad, groups, _ = _one_dimension(node)
-    if groups != 1:
-        raise ValueError(f"group {groups}: only 1 is supported")
-    taps, flat = weight.shape[2], weight.reshape(len(weight), -1)
-    if taps == stride == 1 and pad == 0:
-        return lambda x: torch.matmul(flat, x)
-
-    def convolve(x: Tensor) -> Tensor:
-        columns = functional.unfold(x.unsqueeze(2), (1, taps), (1, dilation), (0, pad), (1, stride))
-        return torch.matmul(flat, columns)
-
-    return convolve
-
-
-def _conv(node: Node) -> Function:
-    convolve = convolution(node, node.tensor(1))
-    if len(node.known) < 3:
-        return convolve
-    bias = node.tensor(2)[:, None]
-    return lambda x: convolve(x).add_(bias)
-
-
-def _without_zero(node: Node, place: int, function: Function) -> Function:
-    """Let `function` get a quantised input less its zero point, which is input `place`."""
-    if place < len(node.known) and node.known[place] is not None and not np.any(node.constant(place)):
-        return lambda x, zero: function(x)
-    return lambda x, zero: function(torch.sub(x, zero))
-
-
-def _weight(node: Node, zero_axis: int) -> Tensor:
-    """The weight, input 1, less its zero points, input 3."""
-    weight = node.constant(1).astype(np.float32)
-    if len(node.known) > 3 and node.known[3] is not None:
-        zero = node.constant(3).astype(np.float32)
-        shape = [1] * weight.ndim
-        shape[zero_axis] = zero.size
-        weight = weight - zero.reshape(shape)
-    return torch.from_numpy(weight).to(node.device)
-
-
-def _conv_integer(node: Node) -> Function:
-    return _without_zero(node, 2, convolution(node, _weight(node, 0)))
-
-
-def _matmul_integer(node: Node) -> Function:
-    weight = _weight(node, -1)
-    return _without_zero(node, 2, lambda x: torch.matmul(x, weight))
-
-
-def _conv_transpose(node: Node) -> Function:
-    stride, dilation, pad, groups, more = _one_dimension(node)
-    weight = node.tensor(1)
-    count, out, taps = weight.shape
-    flat = weight.reshape(groups, count // groups, out * taps).transpose(1, 2).contiguous()
-    bias = node.tensor(2)[:, None] if len(node.known) > 2 else None
-
-    def convolve(x: Tensor) -> Tensor:
-        batch, _, time = x.shape
-        length = (time - 1) * stride + dilation * (taps - 1) + 1 - 2 * pad + more
-        columns = torch.matmul(flat, x.reshape(batch, groups, count // groups, time))
-        columns = columns.reshape(batch, groups * out * taps, time)
-        made = functional.fold(columns, (1, length), (1, taps), (1, dilation), (0, pad), (1, stride)).squeeze(2)
-        return made if bias is None else made.add_(bias)
-
-    return convolve
-
-
-def _dequantize(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-    return torch.mul(torch.sub(x.to(torch.float32), zero.to(torch.float32)), scale)
-
-
-def _dynamic_quantize(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    low, high = torch.aminmax(x)
-    low, high = low.clamp(max=0), high.clamp(min=0)
-    scale = torch.sub(high, low).div_(255)
-    scale = scale.masked_fill_(scale == 0, 1)
-    zero = torch.div(low, scale).neg_().clamp_(0, 255).round_()
-    return torch.div(x, scale).round_().add_(zero).clamp_(0, 255), scale, zero
-
-
-_GATES = (0, 2, 3, 1)
-"""Places of torch's gates (input, forget, cell, output) in ONNX's order (input, output, forget, cell)."""
-
-
-def _dequantised(node: Node, place: int, scale: int, zero: int) -> Tensor:
-    """A weight [directions, in, 4 * hidden] of an LSTM as torch has it: [directions, 4 * hidden, in]."""
-    weight = node.tensor(place)
-    directions, _, rows = weight.shape
-    scales, zeros = (node.tensor(at).reshape(directions, 1, -1) for at in (scale, zero))
-    return _reordered(((weight - zeros) * scales).transpose(1, 2), rows)
-
-
-def _reordered(rows: Tensor, count: int) -> Tensor:
-    """Put the gates, blocks of dimension 1, into torch's order."""
-    blocks = rows.split(count // 4, dim=1)
-    return torch.cat([blocks[gate] for gate in _GATES], dim=1)
-
-
-def _dynamic_quantize_lstm(node: Node) -> Function:
-    inside, outside = _dequantised(node, 1, 8, 9), _dequantised(node, 2, 10, 11)
-    directions, rows, width = inside.shape
-    hidden = node.attributes["hidden_size"]
-    lstm = torch.nn.LSTM(width, hidden, bidirectional=directions == 2, device=node.device)
-    biases = [_reordered(half, rows) for half in node.tensor(3).split(rows, dim=1)]
-    state: dict[str, Tensor] = {}
-    for direction, suffix in zip(range(directions), ("", "_reverse"), strict=False):
-        state[f"weight_ih_l0{suffix}"], state[f"weight_hh_l0{suffix}"] = inside[direction], outside[direction]
-        state[f"bias_ih_l0{suffix}"], state[f"bias_hh_l0{suffix}"] = (bias[direction] for bias in biases)
-    lstm.load_state_dict(state)
-    lstm.requires_grad_(False)
-
-    def run(x: Tensor, first: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        made, (last, last_cell) = lstm(x, (first, cell))
-        return made.reshape(*x.shape[:2], directions, hidden).transpose(1, 2), last, last_cell
-
-    return run
 
 
 def _expand(x: Tensor, shape: Array) -> Tensor:
@@ -408,15 +242,15 @@ OPERATORS: Mapping[str, Operator] = {
     "Clip": Operator(_clip, takes=(0,)),
     "Concat": Operator(_concat),
     "ConstantOfShape": Operator(_constant_of_shape, host=(0,)),
-    "Conv": Operator(_conv, takes=(0,)),
-    "ConvInteger": Operator(_conv_integer, takes=(0, 2)),
-    "ConvTranspose": Operator(_conv_transpose, takes=(0,)),
+    "Conv": Operator(sums.conv, takes=(0,)),
+    "ConvInteger": Operator(sums.conv_integer, takes=(0, 2)),
+    "ConvTranspose": Operator(sums.conv_transpose, takes=(0,)),
     "Cos": _plain(torch.cos),
     "CumSum": Operator(_cumsum, takes=(0,)),
-    "DequantizeLinear": _plain(_dequantize),
+    "DequantizeLinear": _plain(sums.dequantize),
     "Div": _plain(_divide),
-    "DynamicQuantizeLSTM": Operator(_dynamic_quantize_lstm, takes=(0, 5, 6)),
-    "DynamicQuantizeLinear": _plain(_dynamic_quantize),
+    "DynamicQuantizeLSTM": Operator(sums.dynamic_quantize_lstm, takes=(0, 5, 6)),
+    "DynamicQuantizeLinear": _plain(sums.dynamic_quantize),
     "Equal": _plain(torch.eq),
     "Exp": _plain(torch.exp),
     "Expand": Operator(lambda node: _expand, host=(1,)),
@@ -430,7 +264,7 @@ OPERATORS: Mapping[str, Operator] = {
     "LeakyRelu": Operator(_leaky_relu),
     "Less": _plain(torch.lt),
     "MatMul": _plain(torch.matmul),
-    "MatMulInteger": Operator(_matmul_integer, takes=(0, 2)),
+    "MatMulInteger": Operator(sums.matmul_integer, takes=(0, 2)),
     "Mul": _plain(torch.mul),
     "NonZero": _plain(lambda x: x.nonzero().mT),
     "Pad": Operator(_pad, takes=(0,)),

@@ -62,7 +62,7 @@ def _cumsum(node: Node) -> Function:
 
 
 def _expand(x: Tensor, shape: Array) -> Tensor:
-    return x.expand(torch.broadcast_shapes(x.shape, shape.tolist()))
+    return x.expand(np.broadcast_shapes(x.shape, shape.tolist()))
 
 
 def _fused_matmul(node: Node) -> Function:

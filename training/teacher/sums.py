@@ -120,7 +120,7 @@ def _dequantised(node: Node, place: int, scale: int, zero: int) -> Tensor:
 
 def _reordered(rows: Tensor, count: int) -> Tensor:
     """Put the gates, blocks of dimension 1, into torch's order."""
-    blocks = rows.split(count // 4, dim=1)
+    blocks = torch.split(rows, count // 4, dim=1)
     return torch.cat([blocks[gate] for gate in _GATES], dim=1)
 
 
@@ -129,7 +129,7 @@ def dynamic_quantize_lstm(node: Node) -> Function:
     directions, rows, width = inside.shape
     hidden = node.attributes["hidden_size"]
     lstm = torch.nn.LSTM(width, hidden, bidirectional=directions == 2, device=node.device)
-    biases = [_reordered(half, rows) for half in node.tensor(3).split(rows, dim=1)]
+    biases = [_reordered(half, rows) for half in torch.split(node.tensor(3), rows, dim=1)]
     state: dict[str, Tensor] = {}
     for direction, suffix in zip(range(directions), ("", "_reverse"), strict=False):
         state[f"weight_ih_l0{suffix}"], state[f"weight_hh_l0{suffix}"] = inside[direction], outside[direction]

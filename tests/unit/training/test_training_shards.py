@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_teacher import BrokenTeacher, FakeTeacher
 
+from tests.support.fake_teacher import BrokenTeacher, FakeTeacher
 from training import features
 from training.plan import Plan
 from training.stages import phones, speech

@@ -65,9 +65,9 @@ def elementwise() -> Graphed:
             "SkipLayerNormalization", ["j", "j", "bias", "bias"], ["out3"], domain="com.microsoft", epsilon=1e-5
         ),
     ]
-    constants = {
-        "mean": np.float32(0.3).reshape(()),
-        "two": np.float32(2).reshape(()),
+    constants: dict[str, Array] = {
+        "mean": np.array(0.3, dtype=np.float32),
+        "two": np.array(2, dtype=np.float32),
         "last": numbers(2),
         "bias": drawn(4),
     }
@@ -80,15 +80,15 @@ def quantised() -> Graphed:
         helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "scale", "zero"]),
         helper.make_node("ConvInteger", ["q", "w", "zero", "wz"], ["y"], pads=[4, 4], dilations=[2], kernel_shape=[5]),
         helper.make_node("Mul", ["scale", "ws"], ["unit"]),
-        helper.make_node("Div", ["bias", "unit"], ["bu"]),
-        helper.make_node("Floor", ["bu"], ["bf"]),
+        helper.make_node("Div", ["bias", "unit"], ["units"]),
+        helper.make_node("Floor", ["units"], ["bf"]),
         helper.make_node("Cast", ["bf"], ["bi"], to=TensorProto.INT32),
         helper.make_node("Reshape", ["bi", "column"], ["bc"]),
         helper.make_node("Add", ["y", "bc"], ["s"]),
         helper.make_node("Cast", ["s"], ["sf"], to=TensorProto.FLOAT),
         helper.make_node("Mul", ["sf", "unit"], ["out"]),
     ]
-    constants = {
+    constants: dict[str, Array] = {
         "w": integers(3, 4, 5),
         "wz": np.array(120, dtype=np.uint8),
         "ws": np.array(0.01, dtype=np.float32),
@@ -106,7 +106,7 @@ def matrix() -> Graphed:
         helper.make_node("Cast", ["y"], ["yf"], to=TensorProto.FLOAT),
         helper.make_node("Mul", ["yf", "scale"], ["out"]),
     ]
-    constants = {
+    constants: dict[str, Array] = {
         "w": integers(6, 5, low=-60, high=60, kind=np.int8),
         "wz": integers(5, low=-3, high=3, kind=np.int8),
     }
@@ -125,7 +125,7 @@ def lstm() -> Graphed:
             direction="bidirectional",
         )
     ]
-    constants = {
+    constants: dict[str, Array] = {
         "w": integers(2, 6, 16, low=-60, high=60, kind=np.int8),
         "r": integers(2, 4, 16, low=-60, high=60, kind=np.int8),
         "b": drawn(2, 32),
@@ -142,7 +142,7 @@ def transform() -> Graphed:
         helper.make_node("Pad", ["x", "pads"], ["p"], mode="reflect"),
         helper.make_node("STFT", ["p", "step", "window", "size"], ["out"], onesided=1),
     ]
-    constants = {
+    constants: dict[str, Array] = {
         "pads": numbers(0, 10, 0, 10),
         "step": np.array(5, dtype=np.int64),
         "window": np.hanning(20).astype(np.float32),
@@ -203,7 +203,7 @@ def by_durations() -> Graphed:
         helper.make_node("Slice", ["k", "from", "to", "axes"], ["kk"]),
         helper.make_node("Concat", ["kk", "m"], ["out2"], axis=1),
     ]
-    constants = {
+    constants: dict[str, Array] = {
         "one": np.array(1, dtype=np.float32),
         "axis": np.array(0, dtype=np.int32),
         "end": np.array(-1, dtype=np.int64),
@@ -228,7 +228,7 @@ def scattered() -> Graphed:
         helper.make_node("Split", ["b", "parts"], ["out", "out2"], axis=0),
         helper.make_node("Expand", ["a", "size"], ["out3"]),
     ]
-    constants = {
+    constants: dict[str, Array] = {
         "table": integers(5, 3, low=-9, high=9, kind=np.int8),
         "scale": np.array(0.5, dtype=np.float32),
         "zero": np.array(1, dtype=np.int8),
@@ -275,7 +275,7 @@ def test_a_graph_that_does_not_round_is_near_one_that_does_and_has_fewer_steps()
     weight = (made[1]["w"].astype(np.float64) - 120) * 0.01
     padded = np.pad(made[2]["x"][0].astype(np.float64), ((0, 0), (4, 4)))
     taps = np.stack([padded[:, 2 * tap : 2 * tap + 20] for tap in range(5)], axis=1)
-    wanted = np.einsum("oik,ikt->ot", weight, taps) + made[1]["bias"][:, None]
+    wanted = np.einsum("abc,bcd->ad", weight, taps) + made[1]["bias"][:, None]
     np.testing.assert_allclose(plain[0], wanted, atol=1e-3)
 
 

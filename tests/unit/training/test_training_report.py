@@ -9,12 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
+from training.codes import Codes
+from training.networks.flow import FlowTrainer
 from training.report.judges import leading_silence
 from training.report.measure import Measured, Sample
 from training.report.page import lines, write_page
 from training.report.pictures import curve, write_png
+from training.report.stages import mel_of, prompt_for
 from training.report.words import spelled, word_errors
+from training.sizes import flow_config
+from training.store import RATES, Store, Utterance, write_shard
 
 SAMPLE = Sample("Good <b> day.", "anna", "01_anna.wav", 2.0, 0.3, 0.01, True, "good day", 1, 3, None, True)
 
@@ -72,3 +78,28 @@ def test_a_picture_holds_its_pixels(tmp_path: Path) -> None:
 
 def test_a_curve_of_one_point_is_left_out() -> None:
     assert curve([(1, 1.0)], "x") == ""
+
+
+def test_the_prompt_of_a_stage_is_another_utterance_of_the_speaker(tmp_path: Path) -> None:
+    """Long enough for a prompt, and no longer."""
+    said = [(0, 120), (1, 120), (0, 40), (0, 200), (0, 120)]
+    utterances = [
+        Utterance(number, "A day.", speaker, ((0, 1),), frames) for number, (speaker, frames) in enumerate(said)
+    ]
+    rows = {name: [np.zeros(rate * one.frames) for one in utterances] for name, rate in RATES.items()}
+    write_shard(tmp_path / "00000", utterances, rows)
+    assert prompt_for(Store(tmp_path), 0) == 4
+    with pytest.raises(ValueError, match="speaker 1 has no other utterance"):
+        prompt_for(Store(tmp_path), 1)
+
+
+@pytest.mark.parametrize("steps", [2, 5])
+def test_a_flow_speaks_the_tokens_after_the_prompt(steps: int) -> None:
+    torch.manual_seed(0)
+    net = FlowTrainer(flow_config()).eval()
+    codes = Codes([np.arange(6), np.arange(10)], np.ones((2, 192), dtype=np.float32), [])
+    prompt = np.ones((20, 80), dtype=np.float32)
+    mel = mel_of(net, codes, 0, 1, prompt, steps)
+    assert mel.shape == (12, 80)
+    assert torch.isfinite(mel).all()
+    assert not torch.allclose(mel, mel_of(net, codes, 0, 1, 2 * prompt, steps))

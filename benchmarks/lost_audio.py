@@ -6,7 +6,7 @@ The benchmark kills a decode worker and an llm worker alternately; a new worker 
 Our services continue a lost utterance on another worker. Servers without such a state have three other policies:
 
   end     the stream ends
-  repeat  another worker speaks the whole text; the listener hears the beginning twice
+  repeat  another worker makes the audio of the whole text; its beginning is sent twice
   skip    the text is spoken again, and the gateway drops the audio that it has sent; this needs the same audio from
           the same text
 

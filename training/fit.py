@@ -72,12 +72,15 @@ class Fit:
         self._optimizer = adam(net, rate, betas, decay)
         self._means: dict[str, Tensor] = {}
         self._minutes, self._clock, self._begin = minutes, clock, clock()
-        self._save_every = SAVE_EVERY if device.type == "cpu" else SAVE_EVERY_ON_GPU
+        self._on_gpu = device.type != "cpu"
+        self._save_every = SAVE_EVERY_ON_GPU if self._on_gpu else SAVE_EVERY
         self.step = 0
         self.judge: Callable[[], Mapping[str, Tensor]] | None = None
         """Measures the net on utterances held back; called without gradients whenever a checkpoint is written."""
-        self._sums: dict[str, list[float]] = defaultdict(list)
+        self._sums: dict[str, list[Tensor]] = defaultdict(list)
         self._resume()
+        values = net.state_dict()
+        self._followed = {key: value for key, value in values.items() if value.is_floating_point()}
 
     @property
     def done(self) -> bool:
@@ -113,14 +116,16 @@ class Fit:
         for batch in made:
             draw = self._draw("step", self.step)
             torch.manual_seed(draw.randrange(2**31))
-            for group in self._optimizer.param_groups:
-                group["lr"] = self._rate * self._schedule()
+            set_rate(self._optimizer, self._rate * self._schedule())
             yield draw, batch
             self.step += 1
             ended = self.done  # once: with a limit of time the answer changes
-            figures = {name: sum(values) / len(values) for name, values in self._sums.items()} | self._judged(ended)
-            progress.show(self.step, figures, now=ended)
-            if self.step % LOG_EVERY == 0 or ended:
+            logs = self.step % LOG_EVERY == 0 or ended
+            if logs or not self._on_gpu:  # reading a figure waits for the GPU
+                means = {name: float(torch.stack(values).mean()) for name, values in self._sums.items()}
+                figures = means | self._judged(ended)
+                progress.show(self.step, figures, now=ended)
+            if logs:
                 self._work.log(self._name, step=self.step, **figures)
                 self._sums.clear()
             if self.step % self._save_every == 0 or ended:
@@ -131,16 +136,23 @@ class Fit:
     def _draw(self, use: str, step: int) -> random.Random:
         return random.Random(f"{self._seed}/{self._name}/{use}/{step}")
 
-    def update(self, loss: Tensor, **figures: Tensor | float) -> None:
-        """Take one step down the loss; a step with a gradient that is not finite is left out."""
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(self.net.parameters(), self._clip)
-        if bool(torch.isfinite(norm)):
-            self._optimizer.step()
+    def update(self, loss: Tensor, **figures: Tensor) -> None:
+        """Take one step down the loss, and note the figures."""
+        self.advance(self.descend(loss, **figures))
+
+    def descend(self, loss: Tensor, **figures: Tensor) -> dict[str, Tensor]:
+        """Take one step down the loss and return all figures; a step with a gradient that is not finite is left out.
+
+        On a GPU this reads nothing back, so it can be recorded (`recorded.py`).
+        """
+        descend(self._optimizer, self.net, loss, self._clip)
+        return {name: value.detach() for name, value in {"loss": loss, **figures}.items()}
+
+    def advance(self, figures: Mapping[str, Tensor]) -> None:
+        """End a step whose `descend` was called or replayed: follow the weights, and note the figures."""
         self._follow()
-        for name, value in {"loss": loss, **figures}.items():
-            self._sums[name].append(float(value.detach()) if isinstance(value, Tensor) else value)
+        for name, value in figures.items():
+            self._sums[name].append(value.clone())
 
     def _judged(self, ended: bool) -> dict[str, float]:
         if self.judge is None or not (self.step % self._save_every == 0 or ended):
@@ -178,7 +190,7 @@ class Fit:
             return
         saved = read_checkpoint(path)
         self.net.load_state_dict(saved["net"])
-        self._optimizer.load_state_dict(saved["optimizer"])
+        load_optimizer(self._optimizer, saved["optimizer"])
         for key, module in self._beside.items():
             if key in saved["beside"]:
                 module.load_state_dict(saved["beside"][key])
@@ -195,7 +207,7 @@ class Fit:
     def _follow(self) -> None:
         if not self._average:
             return
-        values = {key: value for key, value in self.net.state_dict().items() if value.is_floating_point()}
+        values = self._followed
         if not self._means:
             self._means = {key: value.clone() for key, value in values.items()}
         decay = min(self._average, (1 + self.step) / (10 + self.step))
@@ -204,9 +216,41 @@ class Fit:
 
 
 def adam(net: nn.Module, rate: float, betas: tuple[float, float], decay: float = 0.0) -> torch.optim.AdamW:
-    """AdamW over all weights; on a GPU, as one kernel."""
-    fused = next(net.parameters()).is_cuda
-    return torch.optim.AdamW(net.parameters(), rate, betas=betas, weight_decay=decay, fused=fused or None)
+    """AdamW over all weights; on a GPU, as one kernel that a graph can hold: it reads the rate from a tensor."""
+    weight = next(net.parameters())
+    if not weight.is_cuda:
+        return torch.optim.AdamW(net.parameters(), rate, betas=betas, weight_decay=decay)
+    on_gpu = torch.tensor(rate, device=weight.device)
+    return torch.optim.AdamW(net.parameters(), on_gpu, betas=betas, weight_decay=decay, fused=True, capturable=True)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the rate of the next step."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Load an optimizer's state, whatever device wrote it."""
+    for own, read in zip(optimizer.param_groups, saved["param_groups"], strict=True):
+        read.update({name: own[name] for name in ("lr", "fused", "capturable", "foreach")})
+    optimizer.load_state_dict(saved)
+
+
+def descend(optimizer: torch.optim.Optimizer, net: nn.Module, loss: Tensor, clip: float = math.inf) -> None:
+    """Take one step down the loss with the gradient clipped to a norm; a gradient that is not finite leaves it out."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    norm = nn.utils.clip_grad_norm_(net.parameters(), clip)
+    if norm.is_cuda:
+        # The fused kernel reads this flag; a branch here would wait for the GPU.
+        optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
+        optimizer.step()
+    elif bool(torch.isfinite(norm)):
+        optimizer.step()
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

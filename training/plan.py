@@ -40,6 +40,8 @@ class Plan:
     """Most minutes that each stage trains, in this run."""
     workers: int = 0
     """Processes beside each stage that make its batches."""
+    records: bool = True
+    """On a GPU, repeat steps from a recording (`recorded.py`)."""
     check_words: bool = False
     """Keep only utterances that the recogniser understands; costs about a third of the teacher's time."""
     report_sentences: int = 25

@@ -129,6 +129,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
     parser.add_argument(
         "--workers", type=int, help="processes beside a GPU that speak, or make batches; all cores but two"
     )
+    parser.add_argument("--plain-steps", action="store_true", help="on a GPU, launch each step's kernels one by one")
     parser.add_argument("--start", type=Path, help="model directory whose weights flow, vocoder and lm start from")
     given = parser.parse_args(arguments)
     stages = given.stages.split(",")
@@ -137,7 +138,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
         parser.error(f"--stages: no stage is named {', '.join(sorted(unknown))}; there are {', '.join(STAGES)}")
     if given.start is not None and not given.start.is_dir():
         parser.error(f"--start: {given.start} is not a directory")
-    plan = replace(QUICK if given.quick else FULL, check_words=given.check)
+    plan = replace(QUICK if given.quick else FULL, check_words=given.check, records=not given.plain_steps)
     device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
     work = Work(given.work / "quick" if given.quick else given.work)
     share = plan.batch_share * given.batch

@@ -33,10 +33,15 @@ class Windows:
     speakers: Tensor
     chunk: int | None
 
-    def to(self, device: torch.device) -> Windows:
-        """Move all tensors."""
-        tokens, mel, cond, speakers = (part.to(device) for part in (self.tokens, self.mel, self.cond, self.speakers))
-        return Windows(tokens, mel, cond, speakers, self.chunk)
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.tokens, self.mel, self.cond, self.speakers
+
+
+def of_tensors(tensors: tuple[Tensor, ...], chunk: int | None) -> Windows:
+    """Return the windows that have these `tensors`."""
+    tokens, mel, cond, speakers = tensors
+    return Windows(tokens, mel, cond, speakers, chunk)
 
 
 @dataclass(frozen=True)

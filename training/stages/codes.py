@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from training.codes import Codes, Encoding, save_codes, source_of
 from training.fit import load_averaged
@@ -79,15 +80,19 @@ def _speech(work: Work, store: Store, device: torch.device) -> tuple[list[NDArra
     load_averaged(speech, work.checkpoint("tokenizer")).to(device)
     load_averaged(speaker, work.checkpoint("speaker")).to(device)
     assert isinstance(speech, Tokenizer)
-    tokens, embeddings = [], []
+    tokens: list[Tensor] = []
+    embeddings: list[Tensor] = []
     progress = Progress("codes", 0, len(store), "utterances")
     for index in range(len(store)):
         whisper = torch.from_numpy(store.read(index, "whisper").astype(np.float32)).to(device)
-        tokens.append(speech.encoder.tokens(whisper.T[None])[0].round().long().cpu().numpy())
+        tokens.append(speech.encoder.tokens(whisper.T[None])[0].round().long())
         bank = torch.from_numpy(store.read(index, "kaldi").astype(np.float32)).to(device)[None]
-        embeddings.append(speaker.encoder(bank - bank.mean(1, keepdim=True))[0].cpu().numpy())
+        embeddings.append(speaker.encoder(bank - bank.mean(1, keepdim=True))[0])
         progress.show(index + 1)
-    return tokens, np.stack(embeddings).astype(np.float32)
+    # One copy for all: a copy waits for the GPU.
+    lengths = [len(one) for one in tokens]
+    numbers = np.split(torch.cat(tokens).cpu().numpy(), np.cumsum(lengths)[:-1])
+    return numbers, torch.stack(embeddings).float().cpu().numpy()
 
 
 def _texts(bpe: Any, utterances: Sequence[Utterance]) -> list[list[Encoding]]:

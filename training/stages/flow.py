@@ -16,8 +16,9 @@ from services.decode.flow.solver import euler_times
 from training.batches import by_speaker, same_speaker
 from training.codes import Codes, load_codes
 from training.fit import Fit, load_averaged, read_checkpoint
-from training.networks.flow import FlowTrainer, Given, Windows, cosine_time
+from training.networks.flow import FlowTrainer, Given, Windows, cosine_time, of_tensors
 from training.plan import Plan
+from training.recorded import Figures, Recorded
 from training.sizes import flow_config
 from training.start import start_from
 from training.store import Store
@@ -54,13 +55,19 @@ def run(work: Work, plan: Plan, effort: float, device: torch.device) -> None:
     )
     if fit.done:
         return
-    for _, host in fit.batches(_Batches(work, plan).draw, plan.workers):
-        windows = host.to(device)
+
+    def step(kind: tuple[int | None, bool], inputs: tuple[Tensor, ...]) -> Figures:
+        chunk, early = kind
+        windows = of_tensors(inputs, chunk)
         given = net.given(windows)
         prior = (given.mu - windows.mel).abs().mean()
         matching = _matching(net, given, windows.mel)
-        weight = _PRIOR * (1 if fit.share < 0.5 else 0.3)
-        fit.update(matching + weight * prior, matching=matching, prior=prior)
+        weight = _PRIOR * (1 if early else 0.3)
+        return fit.descend(matching + weight * prior, matching=matching, prior=prior)
+
+    recorded = Recorded(step, device, records=plan.records)
+    for _, windows in fit.batches(_Batches(work, plan).draw, plan.workers):
+        fit.advance(recorded((windows.chunk, fit.share < 0.5), windows.tensors))
 
 
 def distil(work: Work, plan: Plan, effort: float, device: torch.device) -> None:
@@ -81,16 +88,21 @@ def distil(work: Work, plan: Plan, effort: float, device: torch.device) -> None:
     if fit.done:
         return
     times = [float(t) for t, _ in euler_times(FEW_STEPS * SUB_STEPS)] + [1.0]
-    for draw, host in fit.batches(_Batches(work, plan).draw, plan.workers):
-        windows = host.to(device)
-        step = draw.randrange(FEW_STEPS)
-        fine = times[step * SUB_STEPS : (step + 1) * SUB_STEPS + 1]
+
+    def step(kind: tuple[int | None, int], inputs: tuple[Tensor, ...]) -> Figures:
+        chunk, number = kind
+        windows = of_tensors(inputs, chunk)
+        fine = times[number * SUB_STEPS : (number + 1) * SUB_STEPS + 1]
         x = _between(windows.mel, torch.full((len(windows.mel),), fine[0], device=device))
         with torch.no_grad():
             target = (_walk(teacher, teacher.given(windows), x, fine) - x) / (fine[-1] - fine[0])
         velocity = net.velocity(x, torch.full((len(x),), fine[0], device=device), net.given(windows))
         loss = ((velocity - target) ** 2).mean()
-        fit.update(loss, **{f"step{step}": loss})
+        return fit.descend(loss, **{f"step{number}": loss})
+
+    recorded = Recorded(step, device, records=plan.records)
+    for draw, windows in fit.batches(_Batches(work, plan).draw, plan.workers):
+        fit.advance(recorded((windows.chunk, draw.randrange(FEW_STEPS)), windows.tensors))
 
 
 def _begin_again_if_the_teacher_changed(work: Work) -> None:

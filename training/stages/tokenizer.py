@@ -14,6 +14,7 @@ from training.batches import long_enough
 from training.fit import Fit
 from training.networks.tokenizer import Tokenizer
 from training.plan import Plan
+from training.recorded import Figures, Recorded
 from training.store import Store
 from training.teacher.labels import PHONES
 from training.teacher.speakers import SPEAKERS
@@ -50,18 +51,23 @@ def run(work: Work, plan: Plan, effort: float, device: torch.device) -> None:
     store = Store(work.speech)
     usable = long_enough(store, FRAMES, plan.held_back)
     fit.judge = lambda: {"right": _right(net, store, range(min(plan.held_back, len(store))), device)}
-    for _, host in fit.batches(partial(_batch, store, usable, plan), plan.workers):
-        whisper, mel, phones, speakers = (part.to(device) for part in host)
+
+    def step(soft_too: bool, inputs: tuple[Tensor, ...]) -> Figures:
+        whisper, mel, phones, speakers = inputs
         soft = net.encoder.soft(whisper)
         digits = soft + (soft.round() - soft).detach()
-        if fit.step < _SOFT_STEPS:
+        if soft_too:
             hard = (torch.rand(len(digits), 1, 1, device=device) < 0.5).float()
             digits = digits * hard + soft * (1 - hard)
         scores = net.reader.read_phones(digits)
         phone = F.cross_entropy(scores, phones)
         apart = (net.reader.read_mel(digits, speakers) - mel).abs().mean()
         right = (scores.argmax(1) == phones).float().mean()
-        fit.update(phone + _MEL_WEIGHT * apart, phone=phone, mel=apart, right=right)
+        return fit.descend(phone + _MEL_WEIGHT * apart, phone=phone, mel=apart, right=right)
+
+    recorded = Recorded(step, device, records=plan.records)
+    for _, host in fit.batches(partial(_batch, store, usable, plan), plan.workers):
+        fit.advance(recorded(fit.step < _SOFT_STEPS, host))
 
 
 def _right(net: Tokenizer, store: Store, utterances: range, device: torch.device) -> Tensor:

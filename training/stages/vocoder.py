@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from training.batches import long_enough
-from training.fit import Fit, adam
+from training.fit import Fit, adam, descend
 from training.networks.discriminators import Discriminators, adversarial, real_or_made
 from training.networks.spectra import Spectra
 from training.networks.vocoder import VocoderTrainer
 from training.plan import Plan
+from training.recorded import Figures, Recorded
 from training.sizes import vocoder_config
 from training.start import start_from
 from training.store import Store
@@ -55,24 +56,29 @@ def run(work: Work, plan: Plan, effort: float, device: torch.device) -> None:
     store = Store(work.speech)
     usable = long_enough(store, FRAMES, plan.held_back)
     trains_critics = adam(critics, 2e-4, (0.8, 0.99))
-    for draw, host in fit.batches(partial(_batch, store, usable, plan), plan.workers):
-        mel, samples, pitch = (part.to(device) for part in host)
+
+    def step(kind: tuple[bool, bool], inputs: tuple[Tensor, ...]) -> Figures:
+        true, judged = kind
+        mel, samples, pitch = inputs
         predicted = net.pitch(mel)
-        true = fit.step < _TRUE_PITCH_STEPS or draw.random() < _TRUE_PITCH
         made = net(mel, pitch if true else predicted.detach())[:, : samples.shape[1]]
         spectral, mels = spectra.distance(made, samples)
         off = (predicted - pitch).abs().mean()
         loss = spectral + _MEL * mels + _PITCH * off
         figures = {"spectrum": spectral, "mel": mels, "pitch": off}
-        if fit.share_of(plan.steps["vocoder"]) >= ADVERSARIAL_FROM:
+        if judged:
             critic = real_or_made(critics(samples), critics(made.detach()))
-            trains_critics.zero_grad(set_to_none=True)
-            critic.backward()  # type: ignore[no-untyped-call]
-            trains_critics.step()
+            descend(trains_critics, critics, critic)
             fooled, features = adversarial(critics(samples), critics(made))
             loss = loss + fooled + _FEATURES * features
-            figures.update(critic=critic, fooled=fooled)
-        fit.update(loss, **figures)
+            figures |= {"critic": critic.detach(), "fooled": fooled}
+        return fit.descend(loss, **figures)
+
+    recorded = Recorded(step, device, records=plan.records)
+    for draw, host in fit.batches(partial(_batch, store, usable, plan), plan.workers):
+        true = fit.step < _TRUE_PITCH_STEPS or draw.random() < _TRUE_PITCH
+        judged = fit.share_of(plan.steps["vocoder"]) >= ADVERSARIAL_FROM
+        fit.advance(recorded((true, judged), host))
 
 
 def _batch(store: Store, usable: list[int], plan: Plan, draw: random.Random) -> tuple[Tensor, Tensor, Tensor]:

@@ -111,6 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name, stage in STAGES.items():
             if name in options.stages:
                 say(f"{name}:")
+                torch.manual_seed(options.plan.seed)  # of a network's first weights
                 stage(options, goal)
 
 

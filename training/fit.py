@@ -190,6 +190,8 @@ class Fit:
             return
         saved = read_checkpoint(path)
         self.net.load_state_dict(saved["net"])
+        if not saved["optimizer"]:  # a copy without it has half of the size; training begins again from its weights
+            return
         load_optimizer(self._optimizer, saved["optimizer"])
         for key, module in self._beside.items():
             if key in saved["beside"]:

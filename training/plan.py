@@ -36,6 +36,8 @@ class Plan:
     )
     batch_share: float = 1.0
     """Factor of the batch sizes."""
+    rate_share: float = 1.0
+    """Factor of the learning rates."""
     minutes: float | None = None
     """Most minutes that each stage trains, in this run."""
     workers: int = 0

@@ -128,6 +128,9 @@ def parse(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--minutes", type=float, help="most minutes of each stage's training; it ends well then, too")
     parser.add_argument("--batch", type=float, default=1.0, metavar="FACTOR", help="factor of the batch sizes")
     parser.add_argument(
+        "--rate", type=float, default=1.0, metavar="FACTOR", help="factor of the learning rates; below 1 to go on well"
+    )
+    parser.add_argument(
         "--workers", type=int, help="processes beside a GPU that speak, or make batches; all cores but two"
     )
     parser.add_argument("--plain-steps", action="store_true", help="on a GPU, launch each step's kernels one by one")
@@ -139,7 +142,9 @@ def parse(arguments: Sequence[str] | None) -> Options:
         parser.error(f"--stages: no stage is named {', '.join(sorted(unknown))}; there are {', '.join(STAGES)}")
     if given.start is not None and not given.start.is_dir():
         parser.error(f"--start: {given.start} is not a directory")
-    plan = replace(QUICK if given.quick else FULL, check_words=given.check, records=not given.plain_steps)
+    plan = replace(
+        QUICK if given.quick else FULL, check_words=given.check, records=not given.plain_steps, rate_share=given.rate
+    )
     device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
     work = Work(given.work / "quick" if given.quick else given.work)
     share = plan.batch_share * given.batch

@@ -46,7 +46,7 @@ def run(work: Work, plan: Plan, effort: float, device: torch.device) -> None:
         "flow",
         net,
         until=until,
-        rate=1e-3,
+        rate=1e-3 * plan.rate_share,
         seed=plan.seed,
         device=device,
         betas=(0.9, 0.99),
@@ -83,7 +83,15 @@ def distil(work: Work, plan: Plan, effort: float, device: torch.device) -> None:
         net.load_exported(teacher.exported())
     until = plan.upto("distil", effort)
     fit = Fit(
-        work, "distil", net, until=until, rate=3e-4, seed=plan.seed, device=device, average=0.995, minutes=plan.minutes
+        work,
+        "distil",
+        net,
+        until=until,
+        rate=3e-4 * plan.rate_share,
+        seed=plan.seed,
+        device=device,
+        average=0.995,
+        minutes=plan.minutes,
     )
     if fit.done:
         return

@@ -59,7 +59,7 @@ def run(work: Work, plan: Plan, effort: float, device: torch.device) -> None:
         "lm",
         net,
         until=until,
-        rate=1.6e-3,
+        rate=1.6e-3 * plan.rate_share,
         seed=plan.seed,
         device=device,
         decay=0.02,

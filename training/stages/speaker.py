@@ -31,7 +31,7 @@ def run(work: Work, plan: Plan, effort: float, device: torch.device) -> None:
         "speaker",
         net,
         until=plan.upto("speaker", effort),
-        rate=2e-3,
+        rate=2e-3 * plan.rate_share,
         seed=plan.seed,
         device=device,
         minutes=plan.minutes,

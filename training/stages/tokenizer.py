@@ -40,7 +40,7 @@ def run(work: Work, plan: Plan, effort: float, device: torch.device) -> None:
         "tokenizer",
         net,
         until=until,
-        rate=2e-3,
+        rate=2e-3 * plan.rate_share,
         seed=plan.seed,
         device=device,
         average=0.99,

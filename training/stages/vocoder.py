@@ -41,7 +41,7 @@ def run(work: Work, plan: Plan, effort: float, device: torch.device) -> None:
         "vocoder",
         net,
         until=until,
-        rate=8e-4,
+        rate=8e-4 * plan.rate_share,
         seed=plan.seed,
         device=device,
         betas=(0.8, 0.98),
@@ -55,7 +55,7 @@ def run(work: Work, plan: Plan, effort: float, device: torch.device) -> None:
         return
     store = Store(work.speech)
     usable = long_enough(store, FRAMES, plan.held_back)
-    trains_critics = adam(critics, 2e-4, (0.8, 0.99))
+    trains_critics = adam(critics, 2e-4 * plan.rate_share, (0.8, 0.99))
 
     def step(kind: tuple[bool, bool], inputs: tuple[Tensor, ...]) -> Figures:
         true, judged = kind

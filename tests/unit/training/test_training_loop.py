@@ -17,7 +17,7 @@ from torch import nn
 from services.llm.engine.layout import InterleavedText, LengthRule, Prompt, WholeText
 from training.codes import Codes, Encoding, load_codes, save_codes, source_of
 from training.fit import Fit, load_averaged, read_checkpoint
-from training.plan import QUICK, Round
+from training.plan import FULL, QUICK, Round
 from training.run import STAGES, parse, read_rounds
 from training.sequences import NOTHING, Spoken, align, batch, can_interleave, interleaved, join, whole
 from training.sizes import llm_config
@@ -83,6 +83,27 @@ def test_a_finished_stage_does_nothing_until_there_is_more_to_do(tmp_path: Path)
     assert work.checkpoint("line").read_bytes() == before
     train(work, 5)
     assert [line["step"] for line in work.logged("line")] == [4, 5]
+
+
+def test_a_checkpoint_without_an_optimizer_gives_its_weights(tmp_path: Path) -> None:
+    """A copy for another machine."""
+    work = Work(tmp_path)
+    torch.save(
+        {
+            "step": 70,
+            "net": {"weight": torch.full((1, 1), 3.0), "bias": torch.zeros(1)},
+            "means": {},
+            "optimizer": {},
+            "beside": {},
+        },
+        work.checkpoint("line"),
+    )
+    net = nn.Linear(1, 1)
+    fit = Fit(work, "line", net, until=1, rate=0.1, seed=1, device=torch.device("cpu"))
+    assert (fit.step, net.weight.item()) == (0, 3.0)
+    for _, made in fit.batches(lambda draw: torch.ones(1, 1)):
+        fit.update(net(made).mean())
+    assert net.weight.item() < 3.0
 
 
 def test_a_step_without_a_finite_gradient_changes_nothing(tmp_path: Path) -> None:
@@ -222,6 +243,9 @@ def test_codes_are_read_as_they_were_written(tmp_path: Path) -> None:
 def test_the_command_line() -> None:
     options = parse(["--quick", "--rounds", "0.5:0.1,2:1", "--device", "cpu"])
     assert options.plan == replace(QUICK, rounds=(Round(0.5, 0.1), Round(2.0, 1.0)))
+    assert parse(["--rate", "0.4", "--plain-steps", "--device", "cpu"]).plan == replace(
+        FULL, rate_share=0.4, records=False
+    )
     assert list(options.stages) == list(STAGES)
     assert read_rounds("1:0.5") == (Round(1.0, 0.5),)
 

@@ -31,27 +31,40 @@ class _End:
 
 
 class _Wire:
-    """Delivers messages in order, each `delay` seconds after it was sent."""
+    """Delivers messages in order, each `delay` seconds after it was sent, to one receiver."""
 
     def __init__(self, delay: float) -> None:
         self._delay = delay
         self._loop = asyncio.get_running_loop()
-        self._under_way: deque[Any] = deque()
-        self._arrived: asyncio.Queue[Any] = asyncio.Queue()
+        self._messages: deque[Any] = deque()
+        """Those that have arrived, then those under way."""
+        self._arrived = 0
+        self._waiting: asyncio.Future[None] | None = None
+        """Of the receiver, while no message has arrived."""
 
     def send(self, message: Any) -> None:
-        self._under_way.append(message)
+        self._messages.append(message)
         self._loop.call_later(self._delay, self._deliver, context=_NETWORK)
 
     def _deliver(self) -> None:
-        self._arrived.put_nowait(self._under_way.popleft())
+        self._arrived += 1
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
 
     def wake(self) -> None:
         """Let the receiver look at once, at None."""
-        self._arrived.put_nowait(None)
+        self._messages.insert(self._arrived, None)
+        self._deliver()
 
     async def receive(self) -> Any:
-        return await self._arrived.get()
+        while not self._arrived:  # not by asyncio.Queue, which takes three times the memory for any number of receivers
+            self._waiting = self._loop.create_future()
+            try:
+                await self._waiting
+            finally:
+                self._waiting = None
+        self._arrived -= 1
+        return self._messages.popleft()
 
 
 def broken(code: grpc.StatusCode, details: str) -> grpc.aio.AioRpcError:

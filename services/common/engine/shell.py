@@ -82,11 +82,10 @@ class EngineShell(ABC, Generic[ItemT, EventT, StatsT]):
     Methods that begin with an underscore belong to the engine thread, except `_add` and `_admit`.
     """
 
-    def __init__(self, thread: Thread, input_error: type[Exception], stats: StatsT) -> None:
-        """`stats` is the snapshot before the first turn; `input_error` is what bad input of a caller raises."""
+    def __init__(self, thread: Thread, input_error: type[Exception]) -> None:
+        """`input_error` is what bad input of a caller raises."""
         self._thread = thread
         self._input_error = input_error
-        self._stats = stats
         self._live: dict[ItemT, ItemHandle[ItemT, EventT]] = {}
         """Changed with the thread's lock held."""
         self._counts: Counter[str] = Counter()
@@ -101,9 +100,9 @@ class EngineShell(ABC, Generic[ItemT, EventT, StatsT]):
         """False once the engine is closed or its canary has failed; it then refuses every new item."""
         return self._thread.alive
 
+    @abstractmethod
     def stats(self) -> StatsT:
-        """A snapshot taken after the latest turn."""
-        return self._stats
+        """The engine's state and counters now. Any thread may call it; the engine may go on between two fields."""
 
     def cancel(self, handle: ItemHandle[ItemT, EventT]) -> None:
         """End an item before the next step at the latest; no event follows. Do nothing if the item has ended."""
@@ -126,10 +125,6 @@ class EngineShell(ABC, Generic[ItemT, EventT, StatsT]):
     def _run_canary(self) -> None:
         """Run a fixed short piece of work on the backend. Raises whatever the backend raises."""
 
-    @abstractmethod
-    def _snapshot(self) -> StatsT:
-        """The engine's state and counters now."""
-
     def _add(self, handle: ItemHandle[ItemT, EventT]) -> None:
         """Make an item live. Raises EngineClosed or EngineFull."""
         with self._thread.lock:
@@ -144,7 +139,6 @@ class EngineShell(ABC, Generic[ItemT, EventT, StatsT]):
             handles = list(self._live.values())
         for handle in handles:
             self._fail(handle, EngineClosed("the engine was closed before the utterance ended"))
-        self._stats = self._snapshot()
 
     def _guarded(self, handle: ItemHandle[ItemT, EventT], change: Callable[[], None]) -> None:
         """Apply a caller's change to a live item; an input error fails the item."""

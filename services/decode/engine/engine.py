@@ -58,7 +58,7 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
         """Grows while the engine is alive: each turn, idle ones included, and each Euler step within a batch."""
         make = thread or EngineThread
         own_thread = make("decode-engine", self._turn, self._end, self.limits.heartbeat_s, backend.device)
-        super().__init__(own_thread, StreamError, EngineStats())
+        super().__init__(own_thread, StreamError)
         self._backend, self._order, self._clock = backend, order, clock
         self._observer = observer or Observer()
         self._weights = weights
@@ -180,14 +180,11 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
         self._least_hop = self._next_least_hop(streams)
         self._ready = ready_jobs(streams, now, audio, self.limits, self._times, self._kept, self._least_hop)
         self._batch = pick(self._ready, self._order, now, self.limits, self._times)
-        if self._batch:
-            self._stats = self._snapshot()  # with the batch that runs
-        else:
+        if not self._batch:
             self._busy_until = None
             self._begin_prompt(streams)
         self._step(self._batch)
         self._beat()
-        self._stats = self._snapshot()
         return bool(self._batch)
 
     def _next_least_hop(self, streams: Sequence[Stream]) -> int:
@@ -323,8 +320,8 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
         dry = stream.dry(now, rate)
         self._observer.lead(stream.lead(now, rate))
         if dry > 0:
-            self._counts["underruns"] += 1
             self._underrun_s += dry
+            self._counts["underruns"] += 1
             stream.played = (stream.emitted / rate, now)  # the listener waited at the end of the previous audio
 
     def _take(self, handle: Handle, tokens: list[int], last: bool) -> None:
@@ -343,7 +340,7 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
             empty = np.zeros(0, np.float32)
             self._emit(handle, AudioEvent(stream.emitted, empty, stream.spec.resume, len(stream.tokens), True))
 
-    def _snapshot(self) -> EngineStats:
+    def stats(self) -> EngineStats:
         now = self._clock()
         with self._thread.lock:
             streams = list(self._live)

@@ -30,7 +30,7 @@ OnEvent = Callable[[Event], None]
 
 @dataclass(frozen=True)
 class EngineStats:
-    """The engine after its latest turn."""
+    """The engine's state, and its counters since the start."""
 
     streams: int = 0
     queued: int = 0

@@ -50,6 +50,8 @@ class Stream:
     spec: StreamSpec
     arrival: float
     plan: ChunkPlan
+    prompt: int = field(init=False)
+    """Tokens of the voice's prompt."""
     done: int = 0
     """Tokens decoded, prompt included; of a resumed stream, those of its previous worker too."""
     emitted: int = 0
@@ -74,9 +76,8 @@ class Stream:
     ready_since: float | None = None
     """Time since which the next hop can run; None while it cannot."""
 
-    @property
-    def prompt(self) -> int:
-        return int(self.spec.prompt_tokens.shape[0])
+    def __post_init__(self) -> None:
+        self.prompt = int(self.spec.prompt_tokens.shape[0])
 
     @property
     def available(self) -> int:
@@ -220,17 +221,18 @@ def next_hop_end(stream: Stream, now: float, audio: AudioFormat, least: int = 0)
     limit = stream.spec.max_unread_s
     if limit is not None and stream.emitted - stream.acknowledged >= limit * audio.sample_rate:
         return None
-    if stream.done >= stream.available:
+    available = stream.available
+    known = stream.plan.boundary_at_or_before(available - audio.lookahead_tokens)
+    if stream.done >= (available if stream.ended else known):  # of most streams: not even the next chunk is known
         return None
     policy, lead = stream.spec.hops, stream.lead(now, audio.sample_rate)
     where = stream.plan, stream.prompt, stream.done, lead, audio.held_frames
     larger = policy.at_least(least)
     grown = larger.hop_end(*where)
     if stream.ended:
-        return min(grown, stream.available)
-    known = stream.plan.boundary_at_or_before(stream.available - audio.lookahead_tokens)
+        return min(grown, available)
     end = grown if larger is policy else max(policy.hop_end(*where), min(grown, known))
-    return end if end + audio.lookahead_tokens <= stream.available else None
+    return end if end + audio.lookahead_tokens <= available else None
 
 
 def _late_first_hop_end(stream: Stream, end: int, audio: AudioFormat) -> int:

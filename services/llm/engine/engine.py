@@ -45,7 +45,7 @@ OnStep = Callable[[StepReport], None]
 
 @dataclass(frozen=True)
 class EngineStats:
-    """The engine after its latest turn."""
+    """The engine's state, and its counters since the start."""
 
     waiting: int = 0
     running: int = 0
@@ -99,7 +99,7 @@ class LlmEngine(EngineShell[Sequence, TokensEvent, EngineStats]):
         """Turns of the loop, idle ones included; it grows while the engine is alive."""
         make = thread or EngineThread
         own_thread = make("llm-engine", self._turn, self._end, self.limits.heartbeat_s, backend.device)
-        super().__init__(own_thread, RequestError, EngineStats(kv_blocks_total=self.limits.num_blocks))
+        super().__init__(own_thread, RequestError)
         self.aligns = bool(getattr(backend, "aligns", False))
         """Whether tokens are aligned with the text; other backends than torch's do not."""
         self._backend, self._model = backend, model
@@ -132,7 +132,7 @@ class LlmEngine(EngineShell[Sequence, TokensEvent, EngineStats]):
         """Set when playback of the beginning starts (or should start); deadlines follow from it."""
         if play_at is not None and not math.isfinite(play_at):
             raise RequestError("play_at is not a finite number of seconds")
-        self._thread.post(lambda: setattr(handle.item, "play_at", play_at))
+        self._thread.post(lambda: self._scheduler.set_play_at(handle.item, play_at))
 
     def append_text(self, handle: Handle, ids: Ids[int]) -> None:
         """Add text to a request submitted with `text_complete=False`. Raises RequestError for ids out of range.
@@ -164,7 +164,6 @@ class LlmEngine(EngineShell[Sequence, TokensEvent, EngineStats]):
         while left > 0 and (done := self._step(left)):
             left -= done
         self.steps += 1
-        self._stats = self._snapshot()
         return left < self.limits.steps_per_turn
 
     def _run_canary(self) -> None:
@@ -224,7 +223,7 @@ class LlmEngine(EngineShell[Sequence, TokensEvent, EngineStats]):
         else:
             self._scheduler.add(sequence)
 
-    def _snapshot(self) -> EngineStats:
+    def stats(self) -> EngineStats:
         scheduler = self._scheduler
         return EngineStats(
             waiting=len(scheduler.waiting),

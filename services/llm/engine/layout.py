@@ -127,18 +127,15 @@ class WholeText:
     def __init__(self, config: LlmConfig, prompt: Prompt, rule: LengthRule, *, upstream_stops: bool = False) -> None:
         self.inputs: list[int] = []
         self.text_slots: list[int] = []
+        self.ready = False
         self._config, self._prompt, self._rule, self._codes = config, prompt, rule, InputCodes(config)
         self._text: list[int] = []
         self._decoded = self._min_length = self._max_length = 0
         specials = frozenset(special_ids(config))
         # Upstream bans id V alone while the utterance is too short and lets every special id end it (spec section 4.4);
         # we ban every special id except eos, so that only eos ends speech.
-        self._early = specials - {config.speech_tokens} if upstream_stops else frozenset()
-        self._late = specials if upstream_stops else frozenset({config.eos})
-
-    @property
-    def ready(self) -> bool:
-        return bool(self.inputs)
+        self._early = Constraint(specials - {config.speech_tokens} if upstream_stops else frozenset())
+        self._late = Constraint(specials if upstream_stops else frozenset({config.eos}))
 
     def add_text(self, ids: Ids[int]) -> None:
         self._text.extend(ids)
@@ -156,12 +153,12 @@ class WholeText:
         self._max_length = min(int(rule.max_per_text_id * len(self._text)), rule.ceiling, room)
         if room < max(1, min(self._min_length, rule.ceiling)):
             raise _too_long(len(inputs), rule)
-        self.inputs = inputs
+        self.inputs, self.ready = inputs, True
         first = 1 + len(prompt.instruct_ids) + len(prompt.text_ids)
         self.text_slots = list(range(first, first + len(self._text)))
 
     def constraint(self) -> Constraint:
-        return Constraint(self._early if self._decoded < self._min_length else self._late)
+        return self._early if self._decoded < self._min_length else self._late
 
     @property
     def steps_until_change(self) -> int:

@@ -8,8 +8,10 @@ Sequences far ahead of their listeners pause while others need the step.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
+from bisect import insort
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -95,17 +97,33 @@ class Scheduler:
         self.limits = limits
         self.allocator = BlockAllocator(limits.num_blocks, limits.block_size)
         self.waiting: list[Sequence] = []
+        """In order: as long as a sequence waits, its place changes only in `set_play_at`."""
         self.running: list[Sequence] = []
-        self.paused: frozenset[Sequence] = frozenset()
-        """Sequences that could run and do not, because they are far ahead."""
         self.preemptions = 0
         self._order, self._clock = order, clock
-        self._active: frozenset[Sequence] = frozenset()
-        """Sequences that may take part in the step: the others are held, wait for text, or are paused."""
+        self._latest = math.inf
+        """Sequences that are due later are far ahead: they pause in this step."""
+        self._active: set[Sequence] = set()
+        """Running sequences that take part in this step: the others are held, wait for text, or pause."""
         self._since_admission = limits.admission_interval
 
+    @property
+    def paused(self) -> list[Sequence]:
+        """Sequences that could run and did not in the latest step, because they are far ahead."""
+        idle = (sequence for sequence in (*self.waiting, *self.running) if sequence not in self._active)
+        return [sequence for sequence in idle if sequence.runnable and self._pauses(sequence)]
+
     def add(self, sequence: Sequence) -> None:
-        self.waiting.append(sequence)
+        insort(self.waiting, sequence, key=self._order)
+
+    def set_play_at(self, sequence: Sequence, play_at: float | None) -> None:
+        """Set when playback of a sequence's beginning starts (or should start)."""
+        waits = sequence in self.waiting
+        if waits:
+            self.waiting.remove(sequence)
+        sequence.play_at = play_at
+        if waits:
+            self.add(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """Remove a sequence, waiting or running, and free its blocks."""
@@ -119,15 +137,14 @@ class Scheduler:
 
         If all of them decode, each may sample up to `num_steps` tokens.
         """
-        runnable = frozenset(sequence for sequence in (*self.waiting, *self.running) if sequence.runnable)
-        self.paused = self._far_ahead(runnable)
-        self._active = runnable - self.paused
+        self._latest = self._latest_due()
+        # Fixed for the step: a caller may cancel a sequence meanwhile.
+        self._active = {sequence for sequence in self.running if sequence.runnable and not self._pauses(sequence)}
         self._admit()
         batch: list[ScheduledSequence] = []
         prefill_left = self.limits.prefill_tokens
-        taking_part = [sequence for sequence in self.running if sequence in self._active]
         before = self.preemptions
-        for sequence in sorted(taking_part, key=self._order):
+        for sequence in sorted(self._active, key=self._order):
             if self.preemptions > before and sequence not in self.running:  # preempted by one before it in this loop
                 continue
             pending = sequence.pending
@@ -152,10 +169,10 @@ class Scheduler:
     def _admit(self) -> None:
         """Give waiting sequences blocks for their inputs and the first token, as long as there is room."""
         self._since_admission += 1
-        if self._since_admission < self.limits.admission_interval and not all(map(self._idle, self.running)):
+        if self._since_admission < self.limits.admission_interval and self._active:
             return
-        for sequence in sorted(self.waiting, key=self._order):
-            if self._idle(sequence):
+        for sequence in self.waiting.copy():
+            if not sequence.runnable or self._pauses(sequence):
                 continue
             slots = sequence.pending + 1
             while len(self.running) >= self.limits.max_running or self.allocator.shortage([], slots):
@@ -165,11 +182,14 @@ class Scheduler:
                 self._preempt(victim)
             self.waiting.remove(sequence)
             self.running.append(sequence)
+            self._active.add(sequence)
             self.allocator.grow(sequence.blocks, slots)
             self._since_admission = 0
 
     def _reserve(self, sequence: Sequence, slots: int) -> bool:
         """Give `sequence` blocks for `slots` slots and preempt later ones for it; false if it was preempted itself."""
+        if slots <= len(sequence.blocks) * self.limits.block_size:  # in most steps
+            return True
         while self.allocator.shortage(sequence.blocks, slots):
             victim = self._last_idle() or max(self.running, key=self._order)
             self._preempt(victim)
@@ -178,24 +198,30 @@ class Scheduler:
         self.allocator.grow(sequence.blocks, slots)
         return True
 
-    def _far_ahead(self, runnable: frozenset[Sequence]) -> frozenset[Sequence]:
-        """The sequences that pause in this step: those with a long lead, unless every one that can run has one."""
+    def _latest_due(self) -> float:
+        """Return when a sequence may be due and take part in this step: any time, if all that can run are far ahead."""
         if self.limits.lead_s == math.inf:
-            return frozenset()
+            return math.inf
         latest = self._clock() + self.limits.lead_s
-        ahead = frozenset(sequence for sequence in runnable if latest < sequence.due < math.inf)
-        return ahead if len(ahead) < len(runnable) else frozenset()
+        everyone = itertools.chain(self.running, self.waiting)
+        urgent = any(sequence.runnable and not _far_ahead(sequence, latest) for sequence in everyone)
+        return latest if urgent else math.inf
 
-    def _idle(self, sequence: Sequence) -> bool:
-        return sequence not in self._active
+    def _pauses(self, sequence: Sequence) -> bool:
+        return _far_ahead(sequence, self._latest)
 
     def _last_idle(self) -> Sequence | None:
         """The last in order of the running sequences that take no part in this step."""
-        return max(filter(self._idle, self.running), key=self._order, default=None)
+        idle = (sequence for sequence in self.running if sequence not in self._active)
+        return max(idle, key=self._order, default=None)
 
     def _preempt(self, sequence: Sequence) -> None:
         self.allocator.release(sequence.blocks)
         sequence.computed = 0
         self.running.remove(sequence)
-        self.waiting.append(sequence)
+        self.add(sequence)
         self.preemptions += 1
+
+
+def _far_ahead(sequence: Sequence, latest: float) -> bool:
+    return latest < sequence.due < math.inf

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from services.common.checkpoint.model_dir import LlmConfig, ModelDir, SamplingConfig
 from services.common.engine.places import NEW_SESSION, Place
@@ -77,9 +77,8 @@ class Request:
     """Use upstream's stop and ban rules in `whole` order instead of ours; for parity checks."""
 
 
-@dataclass(frozen=True)
-class TokensEvent:
-    """Newly decoded ids.
+class TokensEvent(NamedTuple):
+    """Newly decoded ids. A step of the engine makes one per sequence, and tuples are cheap.
 
     `ids` are to be spoken. `raw_ids` are all decoded ids (fill ids and dropped silent ids included), which a resumed
     request needs. `finish_reason` is set if and only if `last` is true.
@@ -98,7 +97,7 @@ class TokensEvent:
 Event = TokensEvent | FailedEvent
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Sequence:
     """A request in the engine: its layout, its blocks in the K/V cache, its decoded ids.
 
@@ -206,7 +205,7 @@ class Sequence:
         before, spoken = len(self.decoded), [self._append(token) for token in tokens]
         raw_ids = tuple(self.decoded[before:])
         ids = tuple(itertools.compress(tokens, spoken))
-        places = tuple(itertools.compress(aligned, spoken))
+        places = tuple(itertools.compress(aligned, spoken)) if aligned else ()
         if aligned and raw_ids:
             self.text_position = aligned[min(len(raw_ids), len(aligned)) - 1].position
         last = self.finish_reason is not None

@@ -104,6 +104,20 @@ def test_cost_files(tmp_path: Path) -> None:
             CostModel.read(path)
 
 
+def test_the_oldest_wait_grows_while_a_batch_runs() -> None:
+    """Autoscaling reads it, also from a worker whose device is slow or hangs."""
+    gate, now, waits = Gate(), [10.0], []
+    with support.running(simulated(gate), clock=lambda: now[0]) as engine:
+        for _ in range(2):
+            handle = engine.open(support.voice(30, hops=SMALL), support.Listener())
+            engine.push(handle, support.speech(70))
+        assert gate.asleep.wait(support.TIMEOUT)
+        for now[0] in (11.0, 12.5):
+            waits.append(engine.stats().oldest_s)
+        gate.open()
+    assert waits == [1.0, 2.5]
+
+
 def test_streams_take_turns() -> None:
     order: list[str] = []
 

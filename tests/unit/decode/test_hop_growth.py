@@ -146,6 +146,14 @@ def test_growth_ends_hops_at_boundaries_of_known_tokens_and_makes_no_stream_wait
         assert grown + AUDIO.lookahead_tokens <= one.available
 
 
+@given(STREAMS)
+def test_a_stream_waits_exactly_while_tokens_of_its_next_hop_are_missing(one: Stream) -> None:
+    policy, lead = one.spec.hops, one.lead(0.0, AUDIO.sample_rate)
+    end = policy.hop_end(one.plan, one.prompt, one.done, lead, AUDIO.held_frames)
+    known = one.done < one.available if one.ended else end + AUDIO.lookahead_tokens <= one.available
+    assert (next_hop_end(one, 0.0, AUDIO) is not None) == known
+
+
 @settings(max_examples=40)
 @given(st.lists(STREAMS, min_size=1, max_size=8), LEAST, TIMES, st.integers(1, 8))
 def test_grown_hops_run_by_deadline(streams: list[Stream], least: int, known: ServiceTime, most: int) -> None:

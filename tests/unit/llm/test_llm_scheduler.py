@@ -147,16 +147,48 @@ def test_sequences_that_take_no_part_in_a_step_are_not_sorted(mini_dir: ModelDir
     assert set(asked) == {running}
 
 
+def test_sequences_that_wait_are_not_sorted_in_each_step(mini_dir: ModelDir) -> None:
+    """A full worker has a long queue, and its place in it is what a sequence waits for."""
+    asked: list[Sequence] = []
+
+    def order(sequence: Sequence) -> tuple[float, ...]:
+        asked.append(sequence)
+        return fifo(sequence)
+
+    bench = Bench(mini_dir, EngineLimits(max_running=1), order)
+    running = bench.add(utterance(1))
+    assert bench.runs(running)
+    waiting = [bench.add(utterance(seed)) for seed in range(2, 40)]
+    asked.clear()
+    assert bench.runs(running)
+    assert set(asked) == {running}
+    bench.scheduler.remove(running)
+    assert bench.runs(waiting[0])
+
+
+def test_a_sequence_that_waits_moves_up_when_it_becomes_more_urgent(mini_dir: ModelDir) -> None:
+    bench = Bench(mini_dir, EngineLimits(max_running=1), earliest_deadline)
+    running = bench.add(replace(utterance(1), play_at=100.0))
+    assert bench.runs(running)
+    first, second, third = (bench.add(replace(utterance(2), play_at=101.0 + number)) for number in range(3))
+    bench.scheduler.set_play_at(third, 100.5)
+    bench.scheduler.set_play_at(first, None)
+    for sequence in (running, third, second, first):
+        assert bench.runs(sequence)
+        bench.scheduler.remove(sequence)
+
+
 def test_a_stream_far_ahead_pauses_while_another_needs_the_step(mini_dir: ModelDir) -> None:
     bench = Bench(mini_dir, EngineLimits(lead_s=2.0), earliest_deadline)
     playing = bench.add(replace(utterance(1), play_at=100.0, max_seconds=60))
     while playing.due - bench.now <= 2.0:
         assert bench.runs(playing)
     assert playing.spoken == 51
+    assert bench.scheduler.paused == [], "it took part in the latest step"
     assert bench.runs(playing), "no other sequence needs the step"
     newcomer = bench.add(replace(utterance(2), play_at=100.5))
     assert bench.runs(newcomer)
-    assert bench.scheduler.paused == {playing}
+    assert bench.scheduler.paused == [playing]
     assert playing.blocks, "there is room for both"
     bench.now = 100.2
     assert bench.runs(playing, newcomer), "its lead is used up"
@@ -205,5 +237,5 @@ def test_the_most_urgent_comes_first(mini_dir: ModelDir) -> None:
     first = bench.add(replace(LONG, play_at=101.0))
     second = bench.add(replace(LONG, play_at=100.5))
     assert bench.runs(second)
-    first.play_at = 100.1
+    bench.scheduler.set_play_at(first, 100.1)
     assert bench.runs(first)

@@ -39,8 +39,8 @@ STEP, WITHIN = 1.5, 1.12
 """Factor between the first loads of a search, and the one to which its answer is exact."""
 SPARE = 1
 """Decode workers that may fail without a refusal."""
-PLENTY = {"max_running": 1024, "steps_per_turn": 8}
-"""Settings of an llm worker that is never full; a GPU runs eight steps at a time."""
+PLENTY = {"max_running": 1024, "total_tokens": 4 * 2**20, "steps_per_turn": 8}
+"""Settings of an llm worker that is never full: 1,024 of the largest requests. A GPU runs eight steps at a time."""
 OPEN = {"decode_max_streams": 1024, "decode_max_queue": 1024}
 
 

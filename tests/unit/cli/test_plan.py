@@ -20,6 +20,7 @@ from cli.simulator.scenario import ScenarioError, make_scenario
 from cli.simulator.simulation import simulate
 from services.decode.engine.backends import CostModel as DecodeCosts
 from services.llm.engine.backends import CostModel as LlmCosts
+from services.llm.loading import engine_limits
 
 LLM, DECODE = (str(SERVICES / service / "costs" / "hopper.json") for service in ("llm", "decode"))
 NEED = Need(streams=500, voice_seconds=8.0, first_audio=0.3, llm_costs=LLM, decode_costs=DECODE)
@@ -141,3 +142,9 @@ def test_the_command_sizes_a_small_load(tmp_path: Path) -> None:
     late = CliRunner().invoke(app, [*command[:-4], "--slo", "0.01", *command[-4:]])
     assert late.exit_code == 1
     assert "--slo" in late.output
+
+
+def test_the_kv_cache_limits_no_llm_worker_of_a_search() -> None:
+    """A plan states how large the cache must be, so the search for streams must not end at its default size."""
+    limits = engine_limits(make_scenario(NEED.scenario(1.0)).llm_settings)
+    assert limits.total_tokens >= limits.max_running * limits.max_request_tokens

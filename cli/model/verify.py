@@ -114,7 +114,10 @@ class Pipeline:
         self._llm.close()
 
     def voices(self, only: str) -> Iterator[tuple[str, Voice]]:
-        """Yield the directory's own voices, or the one named; without any, those of the embedded recordings."""
+        """Yield the directory's own voices, or the one named; without any, those of the embedded recordings.
+
+        Of two names for one recording, only the first is a voice of its own.
+        """
         speakers = read_speakers(self._model.path / FILE, self._model)
         bundled: Iterable[BundledVoice] = self._model.card.voices
         if not speakers and not bundled:
@@ -122,8 +125,10 @@ class Pipeline:
         known = [voice.name for voice in bundled] + [*speakers]
         if only and only not in known:
             raise ModelDirError(f"there is no voice {only!r}; choose one of {', '.join(known)}")
+        heard: set[Path] = set()
         for voice in bundled:
-            if only in ("", voice.name):
+            if voice.name == only or (not only and voice.audio not in heard):
+                heard.add(voice.audio)
                 yield voice.name, self._extractor.extract(voice.audio.read_bytes(), voice.transcript)
         yield from ((name, speaker) for name, speaker in speakers.items() if only in ("", name))
 

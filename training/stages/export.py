@@ -28,6 +28,7 @@ from training.networks.vocoder import VocoderTrainer
 from training.sizes import TEMPLATE, flow_config, vocoder_config
 from training.stages import lm, tokenizer
 from training.stages.flow import FEW_STEPS
+from training.stages.text import HELD_OUT
 from training.store import Store
 from training.teacher.kokoro import RATE
 from training.teacher.speakers import SPEAKERS
@@ -40,6 +41,8 @@ FORMER_NAMES = {"slt": "anna", "rms": "hugo"}
 DESCRIPTION = "A demonstration voice trained on synthetic English speech. It is no cloner of arbitrary voices."
 PROMPT_FRAMES = (100, 170)
 """Length of a prompt, in frames of 20 ms."""
+CHECKED = 25
+"""So many held-out sentences, the first ones, go along for `light-tts verify` and the tests."""
 _NORMED = re.compile(
     r"(conv_pre|conv_post|ups\.\d+|.*resblocks\.\d+\.convs[12]\.\d+|f0_predictor\.condnet\.\d+)\.weight"
 )
@@ -57,7 +60,7 @@ def run(work: Work) -> Path:
     _graphs(work, part)
     _configuration(part, distilled)
     _text(work, part)
-    _voices(work, part)
+    write_card(work, part)
     shutil.rmtree(work.export, ignore_errors=True)
     os.replace(part, work.export)
     return work.export
@@ -160,8 +163,8 @@ def _text(work: Work, folder: Path) -> None:
     (target / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
 
 
-def _voices(work: Work, folder: Path) -> None:
-    """Prompts of the product's voices, and the card."""
+def write_card(work: Work, folder: Path) -> None:
+    """Write the prompts of the product's voices, the card that names them, and the held-out sentences."""
     store, voices = Store(work.speech), []
     for number in PRODUCT_VOICES:
         name, index = SPEAKERS[number].name, prompt_of(store, number)
@@ -178,7 +181,8 @@ def _voices(work: Work, folder: Path) -> None:
         "description": DESCRIPTION,
         "languages": ["en"],
         "text_streaming": "interleaved",
-        "split": {"max_length": 60, "min_length": 0, "merge_length": 0},
+        # One sentence at a time: the first one's audio does not wait for the end of the second.
+        "split": {"max_length": 1, "min_length": 0, "merge_length": 0},
         "voices": [
             {"name": name, "audio": f"prompt_{file}.wav", "transcript": f"prompt_{file}.txt"} for name, file in voices
         ],
@@ -187,6 +191,8 @@ def _voices(work: Work, folder: Path) -> None:
     note = "# What the official files cannot say about this checkpoint; see services/common/checkpoint/model_dir.py.\n"
     text = note + yaml.safe_dump(card, sort_keys=False, default_flow_style=None, width=110)
     (folder / "light-tts.yaml").write_text(text, encoding="utf-8")
+    lines = HELD_OUT.read_text(encoding="utf-8").splitlines()[:CHECKED]
+    (folder / f"heldout{CHECKED}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def prompt_of(store: Store, speaker: int) -> int:

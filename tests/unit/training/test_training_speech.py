@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
-from training.stages.export import prompt_of
+from services.common.checkpoint.model_dir import SplitConfig, open_model_dir
+from services.common.settings import EMBEDDED_MODEL
+from training.stages.export import FORMER_NAMES, prompt_of, write_card
 from training.store import RATES, Store, Utterance, write_shard
 from training.teacher.kokoro import RATE, Spoken
 from training.teacher.labels import FRAME, NO_WORD, PHONES, SILENCE, Labelled, label
 from training.teacher.pronounce import Pronunciation, SpokenWord
 from training.teacher.speakers import SPEAKERS, pace_of, speaker_of
+from training.work import Work
 
 SAID = Pronunciation("hˈA ju.", (SpokenWord(0, 3, "hˈA"), SpokenWord(4, 7, "ju")), ((0, 3), (4, 6)))
 LENGTHS = {"h": 3, "ˈ": 2, "A": 5, " ": 1, "j": 4, "u": 6, ".": 12}
@@ -136,3 +142,25 @@ def test_the_prompt_of_a_voice_has_a_good_length_and_many_words(tmp_path: Path) 
 def test_without_an_utterance_of_a_good_length_the_prompt_is_the_nearest(tmp_path: Path) -> None:
     shard(tmp_path / "00000", replace(utterance(1, 40), speaker=0), replace(utterance(2, 70), speaker=0))
     assert Store(tmp_path).places[prompt_of(Store(tmp_path), 0)].utterance.sentence == 2
+
+
+def test_a_card_names_voices_with_their_prompts_and_their_former_names(tmp_path: Path) -> None:
+    work, folder = Work(tmp_path / "work"), tmp_path / "exported"
+    shard(work.speech / "00000", replace(utterance(1, 120), speaker=0), replace(utterance(2, 130), speaker=1))
+    work.log("lm", guide=0.5)
+    work.log("lm", guide=0.1)
+    shutil.copytree(EMBEDDED_MODEL, folder, copy_function=os.link)
+    for path in (*folder.glob("prompt_*"), folder / "light-tts.yaml", folder / "heldout25.txt"):
+        path.unlink()
+    write_card(work, folder)
+    card = open_model_dir(folder).card
+    voices = {voice.name: voice for voice in card.voices}
+    assert list(voices) == ["anna", "hugo", *FORMER_NAMES]
+    assert all(voices[former].audio == voices[name].audio for former, name in FORMER_NAMES.items())
+    assert (voices["anna"].transcript, voices["hugo"].transcript) == ("Sentence 1.", "Sentence 2.")
+    assert soundfile.info(voices["hugo"].audio).duration == pytest.approx(130 / 50)
+    assert (card.languages, card.text_streaming) == (("en",), "interleaved")
+    assert card.split == SplitConfig(max_length=1, min_length=0, merge_length=0)
+    assert [head.score for head in card.alignment] == pytest.approx([0.905, 0.905])
+    sentences = (folder / "heldout25.txt").read_text(encoding="utf-8").splitlines()
+    assert (len(sentences), sentences[0]) == (25, "The truth will out.")

@@ -110,8 +110,8 @@ def several(name: str, extractor: VoiceExtractor, seconds: float) -> None:
 
 async def first_audio(repeats: int, logs: Path) -> None:
     """Print encode's share of the time to first audio, for a new voice and a known one."""
-    recording = (TINY / "prompt_slt.wav").read_bytes()
-    words = (TINY / "prompt_slt.txt").read_text(encoding="utf-8").strip()
+    recording = (TINY / "prompt_anna.wav").read_bytes()
+    words = (TINY / "prompt_anna.txt").read_text(encoding="utf-8").strip()
     firsts: dict[str, list[float]] = {"new": [], "known": []}
     shares: dict[str, list[float]] = {"new": [], "known": []}
     async with Stack(StackConfig(log_dir=logs / "logs")) as stack, open_channel(stack.encode.address) as channel:

@@ -25,7 +25,7 @@ from cli.local.stack import Stack, StackConfig
 from lighttts.v1 import audio_pb2, tts_pb2
 from services.common.families import family_named
 
-PROMPT = Path(__file__).parents[1] / "models" / "tiny" / "prompt_slt.wav"
+PROMPT = Path(__file__).parents[1] / "models" / "tiny" / "prompt_anna.wav"
 TEXTS = ("hello", "hello world over there")
 PATIENCE = "300"
 """Seconds without a step or a message after which a worker counts as lost: there is no other one to move to."""

@@ -44,7 +44,7 @@ from services.llm.server import LlmService
 from services.llm.settings import LlmSettings
 
 TEXT = "And who is this person you are speaking of, if I may ask?"
-CONFIG = tts_pb2.SynthesisConfig(voice_name="slt", seed=1, format=audio_pb2.SAMPLE_FORMAT_F32LE)
+CONFIG = tts_pb2.SynthesisConfig(voice_name="anna", seed=1, format=audio_pb2.SAMPLE_FORMAT_F32LE)
 SERVICES = ("gateway", "encode", "llm", "decode")
 KINDS = ("callbacks", "calls")
 POLLER = "grpc"

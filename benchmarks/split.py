@@ -45,7 +45,7 @@ from services.llm.stream.hops import HopPlan
 from services.llm.styles import read_styles
 
 TEXT = "And who is this person you are speaking of?"
-VOICE = "slt"
+VOICE = "anna"
 LLM_COSTS = {"step_s": 0.002, "step_s_per_sequence": 0.0, "prefill_s_per_token": 0.0}
 DECODE_COSTS = {"batch_s": 0.02, "stream_s": 0.0, "frame_s": 0.0}
 STAGES = ("encode", "first_token", "first_hop", "decode", "delivery")

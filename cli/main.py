@@ -166,9 +166,9 @@ def _access(server: str, tls: bool, ca: Path | None, api_key: str) -> Access:
 @app.command(
     epilog=examples(
         'say "Good morning, Alice, welcome to London."',
-        'say "Keep up the good work." --voice rms --seed 7',
+        'say "Keep up the good work." --voice hugo --seed 7',
         'say "Keep up the good work." --out work.wav \\\n'
-        '    --prompt-audio models/tiny/prompt_slt.wav \\\n    --prompt-text "$(cat models/tiny/prompt_slt.txt)"',
+        '    --prompt-audio models/tiny/prompt_anna.wav \\\n    --prompt-text "$(cat models/tiny/prompt_anna.txt)"',
     )
 )
 def say(

@@ -111,7 +111,7 @@ class Agent:
 
 async def main() -> None:
     async with AsyncClient() as client:
-        agent = Agent(client.conversation(SynthesisConfig(voice_name="slt", seed=1)))
+        agent = Agent(client.conversation(SynthesisConfig(voice_name="anna", seed=1)))
         with wave.open("conversation.wav", "wb") as out:
             speaking = asyncio.create_task(agent.speak())
             await agent.listen(out)

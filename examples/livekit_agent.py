@@ -11,5 +11,5 @@ KEY = os.environ.get("LIGHTTTS_API_KEY", "none")
 
 # Each one is the `tts` of an AgentSession.
 over_http = openai.TTS(base_url=HTTP + "/v1", api_key=KEY, model="tts-1", voice="alloy", response_format="pcm")
-over_grpc = nvidia.TTS(server=GRPC, use_ssl=False, voice="lighttts.slt", language_code="en-US", api_key=KEY)
-over_websocket = elevenlabs.TTS(base_url=HTTP + "/v1", api_key=KEY, voice_id="slt")  # word by word, with times of words
+over_grpc = nvidia.TTS(server=GRPC, use_ssl=False, voice="lighttts.anna", language_code="en-US", api_key=KEY)
+over_websocket = elevenlabs.TTS(base_url=HTTP + "/v1", api_key=KEY, voice_id="anna")  # word by word, with times

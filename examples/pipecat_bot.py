@@ -15,8 +15,8 @@ over_http = OpenAITTSService(
     base_url=HTTP + "/v1", api_key=KEY, settings=OpenAITTSService.Settings(model="tts-1", voice="alloy")
 )
 over_grpc = NvidiaTTSService(
-    server=GRPC, use_ssl=False, api_key=KEY, settings=NvidiaTTSService.Settings(voice="lighttts.slt")
+    server=GRPC, use_ssl=False, api_key=KEY, settings=NvidiaTTSService.Settings(voice="lighttts.anna")
 )
 over_websocket = ElevenLabsTTSService(  # with times of words
-    url=HTTP.replace("http", "ws", 1), api_key=KEY, settings=ElevenLabsTTSService.Settings(voice="slt")
+    url=HTTP.replace("http", "ws", 1), api_key=KEY, settings=ElevenLabsTTSService.Settings(voice="anna")
 )

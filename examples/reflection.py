@@ -21,7 +21,7 @@ with grpc.insecure_channel(SERVER) as channel, wave.open("reflection.wav", "wb")
     synthesize = channel.unary_stream(
         "/lighttts.v1.TextToSpeech/Synthesize", Request.SerializeToString, Response.FromString
     )
-    request = Request(config={"voice_name": "slt", "seed": 7}, text="Good morning, Alice, welcome to London.")
+    request = Request(config={"voice_name": "anna", "seed": 7}, text="Good morning, Alice, welcome to London.")
     for response in synthesize(request, metadata=(("x-api-key", KEY),)):
         if response.HasField("started"):
             out.setparams((1, 2, response.started.sample_rate, 0, "NONE", ""))

@@ -9,7 +9,7 @@ from pathlib import Path
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosedOK
 
-PROMPT = Path("models/tiny/prompt_slt.wav")
+PROMPT = Path("models/tiny/prompt_anna.wav")
 URL = os.environ.get("LIGHTTTS_HTTP", "http://127.0.0.1:8080").replace("http", "ws", 1)
 PROMPT_TEXT = PROMPT.with_suffix(".txt").read_text(encoding="utf-8").strip()
 PROMPT_AUDIO = PROMPT.read_bytes()

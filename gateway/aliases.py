@@ -35,7 +35,7 @@ class _Rule:
 
 
 class Aliases:
-    """Rules like `alloy=slt,nova=rms,en-*=,!tts-*`, for names that do not exist here; the first that matches counts.
+    """Rules like `alloy=anna,nova=hugo,en-*=,!tts-*`, for names that do not exist here; the first that matches counts.
 
     `PATTERN=NAME` gives the name to use, `PATTERN=` the default, `!PATTERN` none. A pattern may have the wildcards `*`,
     `?` and `[...]` and does not distinguish upper and lower case.
@@ -74,5 +74,5 @@ def _rule(rule: str) -> _Rule:
         if not equals or "=" in target:
             raise ValueError(f"{rule!r} is no rule; write PATTERN=NAME, PATTERN= for the default, or !PATTERN")
     if not pattern:
-        raise ValueError(f"{rule!r} has no pattern; write PATTERN=NAME, such as alloy=slt")
+        raise ValueError(f"{rule!r} has no pattern; write PATTERN=NAME, such as alloy=anna")
     return _Rule(pattern, target)

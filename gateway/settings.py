@@ -49,7 +49,7 @@ class GatewaySettings(ServiceSettings):
     default_voice: str = ""
     """Voice of requests that name none; empty: the checkpoint's first voice."""
     voice_aliases: Annotated[str, AfterValidator(check_rules)] = ""
-    """Voices for names that do not exist here, such as alloy=slt,nova=rms,en-*= (empty after = is the default voice);
+    """Voices for names that do not exist here, such as alloy=anna,nova=hugo,en-*= (empty after = is the default voice);
     names of OpenAI's, NVIDIA's and ElevenLabs' clients follow as the default voice unless !PATTERN refuses them."""
     model_aliases: Annotated[str, AfterValidator(check_rules)] = ""
     """Styles for model names of OpenAI's and ElevenLabs' APIs that do not exist here, by the rules of voice_aliases:

@@ -11,7 +11,7 @@ from benchmarks.official.checkpoint import write_checkpoint
 from benchmarks.official.graphs import write_speaker_encoder, write_speech_tokenizer
 from services.common.families import family_named
 
-CARD = "voices:\n  - {name: slt, audio: prompt_slt.wav, transcript: prompt_slt.txt}\n"
+CARD = "voices:\n  - {name: anna, audio: prompt_anna.wav, transcript: prompt_anna.txt}\n"
 
 
 def write(family: str, directory: Path) -> None:
@@ -24,7 +24,7 @@ def write(family: str, directory: Path) -> None:
     write_checkpoint(part, family=family)
     write_speech_tokenizer(part / family_named(family).speech_tokenizer)
     write_speaker_encoder(part / "campplus.onnx")
-    for name in ("prompt_slt.wav", "prompt_slt.txt"):
+    for name in ("prompt_anna.wav", "prompt_anna.txt"):
         shutil.copy(TINY / name, part)
     (part / "light-tts.yaml").write_text(CARD, encoding="utf-8")
     part.rename(directory)

@@ -82,7 +82,7 @@ def bench(
     ] = "sentences",
     text: Annotated[str, typer.Option(help="One text instead of a set.")] = "",
     voices: Annotated[
-        str, typer.Option("--voices", "--voice", help="Voices that speak each text, such as slt,rms. Default: one.")
+        str, typer.Option("--voices", "--voice", help="Voices that speak each text, such as anna,hugo. Default: one.")
     ] = "",
     api: Annotated[
         ApiName, typer.Option(help="API of the server: the gateway's gRPC, OpenAI's HTTP or Riva's.")

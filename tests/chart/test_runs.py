@@ -56,7 +56,7 @@ async def say(
 
     scheme = "https://" if "LIGHTTTS_SERVER_CA" in os.environ else ""
     server = cluster.reach("light-tts-gateway", "grpc")
-    speech = await speak(scheme + server, make_config("slt", None, None, 7, 1.0), text, take)
+    speech = await speak(scheme + server, make_config("anna", None, None, 7, 1.0), text, take)
     return speech, np.frombuffer(b"".join(parts), "<i2").astype(np.float32) / np.float32(32768)
 
 

@@ -15,7 +15,7 @@ from lighttts.v1 import tts_pb2, tts_pb2_grpc
 from services.common.errors import from_rpc_error
 from tests.support.mini_stack import MiniStack
 
-PROMPT = Path(__file__).parents[2] / "models" / "tiny" / "prompt_slt.wav"
+PROMPT = Path(__file__).parents[2] / "models" / "tiny" / "prompt_anna.wav"
 WORDS = PROMPT.with_suffix(".txt").read_text(encoding="utf-8").strip()
 
 

@@ -22,7 +22,7 @@ from tests.support.spoken import say, served_by
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 LONG = "And who is this person you are speaking of?"
-VOICES = ("slt", "rms")
+VOICES = ("anna", "hugo")
 
 
 async def test_a_sentence_comes_as_a_stream_of_chunks(stack: Stack, figure: Figure) -> None:
@@ -46,7 +46,7 @@ async def test_the_first_chunk_leaves_before_the_last_token_is_generated(stack: 
         grpc.aio.insecure_channel(stack.llm.address, options) as llm,
     ):
         stub = encode_pb2_grpc.EncodeStub(encode)
-        header = encode_pb2.EncodeVoiceHeader(bundled_voice="slt")
+        header = encode_pb2.EncodeVoiceHeader(bundled_voice="anna")
         voice = (await stub.EncodeVoice(one(encode_pb2.EncodeVoiceRequest(header=header)))).voice
         pieces = [piece async for piece in stub.EncodeText(text_requests(LONG))]
         ids = [number for piece in pieces for number in piece.text.ids]
@@ -68,8 +68,8 @@ async def test_utterances_are_split_evenly_over_decode_workers(stack: Stack) -> 
 
 
 async def test_a_prompt_of_ones_own_is_spoken_over_http(stack: Stack) -> None:
-    prompt = {"prompt_wav": (EMBEDDED_MODEL / "prompt_rms.wav").read_bytes()}
-    words = (EMBEDDED_MODEL / "prompt_rms.txt").read_text(encoding="utf-8").strip()
+    prompt = {"prompt_wav": (EMBEDDED_MODEL / "prompt_hugo.wav").read_bytes()}
+    words = (EMBEDDED_MODEL / "prompt_hugo.txt").read_text(encoding="utf-8").strip()
     form = {"tts_text": LONG, "prompt_text": words, "stream": "true"}
     async with httpx.AsyncClient(base_url=stack.http_url, timeout=400) as client:
         assert (await client.get("/readiness")).status_code == 200

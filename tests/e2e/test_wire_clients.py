@@ -24,7 +24,7 @@ from services.encode.voice.features import resample
 from tests.support.mini_stack import MiniStack
 
 DATA = Path(__file__).parents[1] / "data"
-PROMPT = EMBEDDED_MODEL / "prompt_slt.wav"
+PROMPT = EMBEDDED_MODEL / "prompt_anna.wav"
 WORDS = PROMPT.with_suffix(".txt").read_text(encoding="utf-8").strip()
 PREAMBLE = "You are a helpful assistant.<|endofprompt|>"
 PREFIXES = {2: "", 3: PREAMBLE}
@@ -136,5 +136,5 @@ async def test_clients_of_version_2_with_the_embedded_voice(stack: Stack) -> Non
 
 @pytest.mark.asyncio(loop_scope="session")
 async def test_clients_of_version_3_with_the_embedded_voice(stack: Stack) -> None:
-    headers = await every_client(stack, 3, ("slt",))
+    headers = await every_client(stack, 3, ("anna",))
     assert "preamble_dropped" in headers.get("x-light-tts-warning", "")

@@ -32,7 +32,7 @@ async def spoken(stack: Stack, text: str = TEXT, **fields: Any) -> tuple[list[au
             found[:] = [other for other in found if other.text_offset != word.text_offset] + [word]
         samples += len(chunk.pcm) // 2
 
-    config = tts_pb2.SynthesisConfig(voice_name="slt", seed=3, word_times=True)
+    config = tts_pb2.SynthesisConfig(voice_name="anna", seed=3, word_times=True)
     config.MergeFrom(tts_pb2.SynthesisConfig(**fields))
     await speak(stack.gateway.address, config, text, take)
     assert not any(word.open for word in found)

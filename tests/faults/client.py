@@ -176,7 +176,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", type=_kinds, metavar="KIND,...", help="kinds of faults (default: all)")
     parser.add_argument("--streams", type=int, default=2, help="streams that play at a fault (default: 2)")
     parser.add_argument("--seed", type=int, default=1, help="selects texts, moments and workers (default: 1)")
-    parser.add_argument("--voice", default="slt", help="name of the voice that speaks (default: slt)")
+    parser.add_argument("--voice", default="anna", help="name of the voice that speaks (default: anna)")
     parser.add_argument("--dir", type=Path, default=Path(".run/faults"), help="results and logs (default: .run/faults)")
     own = parser.add_argument_group("own stack")
     own.add_argument("--llm", type=int, default=2, help="llm workers (default: 2)")

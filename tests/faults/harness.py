@@ -212,8 +212,8 @@ def _checkpoint(folder: Path) -> Path:
     folder.mkdir()
     for file in (Path(__file__).parents[1] / "data" / "cosyvoice3-mini").iterdir():
         (folder / file.name).symlink_to(file)
-    for name in ("prompt_slt.wav", "prompt_slt.txt"):
+    for name in ("prompt_anna.wav", "prompt_anna.txt"):
         (folder / name).symlink_to(EMBEDDED_MODEL / name)
-    voice = "{name: slt, audio: prompt_slt.wav, transcript: prompt_slt.txt}"
+    voice = "{name: anna, audio: prompt_anna.wav, transcript: prompt_anna.txt}"
     (folder / CARD).write_text(f"name: random\ntext_streaming: sentence\nvoices: [{voice}]\n", encoding="utf-8")
     return folder

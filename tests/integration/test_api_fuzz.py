@@ -33,15 +33,15 @@ SERVICES = {
 }
 HTTP = {
     "http.speech": ("/v1/audio/speech", "application/json"),
-    "http.elevenlabs": ("/v1/text-to-speech/slt/stream/with-timestamps?output_format=pcm_24000", "application/json"),
+    "http.elevenlabs": ("/v1/text-to-speech/anna/stream/with-timestamps?output_format=pcm_24000", "application/json"),
     "http.cosyvoice": ("/inference_sft", "application/x-www-form-urlencoded"),
 }
 WEBSOCKETS = {
     "websocket": ("/inference_zero_shot_bistream", '{"finish": true}'),
     "websocket.conversation": ("/v1/conversation", '{"end": {}}'),
-    "websocket.elevenlabs": ("/v1/text-to-speech/slt/stream-input?output_format=pcm_24000", '{"text": ""}'),
+    "websocket.elevenlabs": ("/v1/text-to-speech/anna/stream-input?output_format=pcm_24000", '{"text": ""}'),
     "websocket.elevenlabs-contexts": (
-        "/v1/text-to-speech/slt/multi-stream-input?output_format=pcm_24000&auto_mode=true",
+        "/v1/text-to-speech/anna/multi-stream-input?output_format=pcm_24000&auto_mode=true",
         '{"close_socket": true}',
     ),
 }

@@ -78,14 +78,14 @@ async def test_it_speaks_as_the_grpc_stream_does_with_the_same_events() -> None:
         for text in ("Hello there, big world. ", "And more."):
             await grpc.text(text)
             await grpc.flush()
-            await grpc.configure(voice_name="slt", speed=1.5)
+            await grpc.configure(voice_name="anna", speed=1.5)
         await grpc.end()
         expected = await grpc.rest()
         async with socket(r) as connection:
             await send(connection, {"config": CONFIG})
             for text in ("Hello there, big world. ", "And more."):
                 await send(connection, {"text": text}, {"flush": {}})
-                await send(connection, {"configure": {"config": {"voice_name": "slt", "speed": 1.5}}})
+                await send(connection, {"configure": {"config": {"voice_name": "anna", "speed": 1.5}}})
             await send(connection, {"end": {}})
             events = await rest(connection)
             assert connection.close_code == 1000
@@ -177,7 +177,7 @@ FAULTS: list[tuple[list[Any], str | None, str]] = [
     ([{"config": {"mode": "SAD"}}], "config.mode", "SPEECH_MODE_ZERO_SHOT"),
     ([{"config": {"prompt": "x"}}], "config.prompt", "an object"),
     ([{"config": {"prompt": {"audio": 7}}}], "config.prompt.audio", "base64"),
-    ([{"config": {"voice_name": "slt", "prompt": {}}}], "config.prompt", "exclude each other"),
+    ([{"config": {"voice_name": "anna", "prompt": {}}}], "config.prompt", "exclude each other"),
     ([{"config": {"lexicon": [{"phrase": "a"}, {"phrase": 7}]}}], "config.lexicon[1].phrase", "must be text"),
     ([{"config": {"lexicon": [{}] * 101}}], "config.lexicon", "at most 100"),
     ([{"config": {"lexicon": [None]}}], "config.lexicon[0]", "an object"),

@@ -55,9 +55,9 @@ async def test_zero_shot_prompts_are_bare_samples() -> None:
 
 async def test_every_mode_speaks_over_grpc() -> None:
     async with api() as (r, stub, _):
-        sft = cosyvoice_pb2.sftRequest(spk_id="slt", tts_text="One.")
+        sft = cosyvoice_pb2.sftRequest(spk_id="anna", tts_text="One.")
         cross = cosyvoice_pb2.crosslingualRequest(tts_text="One.", prompt_audio=PCM16K)
-        instruct = cosyvoice_pb2.instructRequest(tts_text="One.", spk_id="rms", instruct_text="sadly")
+        instruct = cosyvoice_pb2.instructRequest(tts_text="One.", spk_id="hugo", instruct_text="sadly")
         for request in (
             cosyvoice_pb2.Request(sft_request=sft),
             cosyvoice_pb2.Request(cross_lingual_request=cross),
@@ -67,14 +67,14 @@ async def test_every_mode_speaks_over_grpc() -> None:
         uses = [call.start.prompt_use for call in r.llm.calls]
         timbre = llm_pb2.PROMPT_USE_TIMBRE
         assert uses == [llm_pb2.PROMPT_USE_ZERO_SHOT, timbre, timbre]
-        assert [header.bundled_voice for header, _ in r.encode.uploads] == ["slt", "", "rms"]
+        assert [header.bundled_voice for header, _ in r.encode.uploads] == ["anna", "", "hugo"]
 
 
 async def test_a_language_may_be_named() -> None:
     async with api() as (r, stub, http):
-        sft = cosyvoice_pb2.Request(sft_request=cosyvoice_pb2.sftRequest(spk_id="slt", tts_text="One."))
+        sft = cosyvoice_pb2.Request(sft_request=cosyvoice_pb2.sftRequest(spk_id="anna", tts_text="One."))
         assert b"".join([part.tts_audio async for part in stub.Inference(sft, metadata=(("language", "de-DE"),))])
-        form = {"tts_text": "One.", "spk_id": "slt"}
+        form = {"tts_text": "One.", "spk_id": "anna"}
         assert (await http.post("/inference_sft", data=form | {"language": "fr"})).status_code == 200
         assert (await http.post("/inference_sft", data=form)).status_code == 200
         assert [start.language for start in r.encode.starts] == ["de-DE", "fr", ""]
@@ -88,10 +88,10 @@ async def test_every_mode_speaks_over_http(method: str) -> None:
     text, prompt = {"tts_text": "One."}, {"prompt_wav": ("prompt.wav", WAV)}
     async with api() as (r, _, http):
         for path, form, files in (
-            ("/inference_sft", text | {"spk_id": "slt"}, None),
+            ("/inference_sft", text | {"spk_id": "anna"}, None),
             ("/inference_zero_shot", text | {"prompt_text": "hello"}, prompt),
             ("/inference_cross_lingual", text, prompt),
-            ("/inference_instruct", text | {"spk_id": "rms", "instruct_text": "sadly"}, None),
+            ("/inference_instruct", text | {"spk_id": "hugo", "instruct_text": "sadly"}, None),
             ("/inference_instruct2", text | {"instruct_text": "sadly"}, prompt),
         ):
             response = await http.request(method, path, data=form, files=files)
@@ -104,7 +104,7 @@ async def test_every_mode_speaks_over_http(method: str) -> None:
     ("request_", "words", "field"),
     [
         (cosyvoice_pb2.Request(), "empty request", None),
-        (cosyvoice_pb2.Request(sft_request=cosyvoice_pb2.sftRequest(spk_id="rms")), "empty", "tts_text"),
+        (cosyvoice_pb2.Request(sft_request=cosyvoice_pb2.sftRequest(spk_id="hugo")), "empty", "tts_text"),
         (
             cosyvoice_pb2.Request(sft_request=cosyvoice_pb2.sftRequest(spk_id="bob", tts_text="One.")),
             "known voices",
@@ -119,7 +119,7 @@ async def test_every_mode_speaks_over_http(method: str) -> None:
         ),
         (
             cosyvoice_pb2.Request(
-                instruct_request=cosyvoice_pb2.instructRequest(tts_text="One.", spk_id="rms", instruct_text=" ")
+                instruct_request=cosyvoice_pb2.instructRequest(tts_text="One.", spk_id="hugo", instruct_text=" ")
             ),
             "instruction is empty",
             "instruct_text",

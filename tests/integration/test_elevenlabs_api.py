@@ -19,7 +19,7 @@ from tests.support.fake_stages import Rig, rig
 TEXT = "Hello there, big world. And more. "
 
 
-async def speak(r: Rig, path: str = "/stream", voice: str = "slt", query: str = "", **fields: Any) -> httpx.Response:
+async def speak(r: Rig, path: str = "/stream", voice: str = "anna", query: str = "", **fields: Any) -> httpx.Response:
     body = {"text": TEXT, "seed": 1} | fields
     return await r.http.post(f"/v1/text-to-speech/{voice}{path}?{query or 'output_format=pcm_24000'}", json=body)
 
@@ -100,20 +100,20 @@ async def test_foreign_voices_and_models_mean_the_default() -> None:
     async with rig() as r:
         for voice in ("hpp4J3VqNfWAUOO0d1Us", "JBFqnCBsd6RMkjVDRZzb", "None"):
             assert (await speak(r, voice=voice, model_id="eleven_turbo_v2_5")).status_code == 200
-        assert {call.start.voice_hash for call in r.llm.calls} == {"hash of rms"}
+        assert {call.start.voice_hash for call in r.llm.calls} == {"hash of hugo"}
 
 
 BAD: list[tuple[str, str, dict[str, Any], int, str, str]] = [
     ("nobody", "", {}, 404, "voice_not_found", "voice_id"),
-    ("slt", "", {"model_id": "nothing"}, 404, "model_not_found", "model_id"),
-    ("slt", "output_format=tape", {}, 400, "invalid_input", "output_format"),
-    ("slt", "output_format=pcm_4", {}, 400, "invalid_input", "output_format"),
-    ("slt", "", {"text": None}, 400, "invalid_input", "text"),
-    ("slt", "", {"text": "..."}, 400, "invalid_input", "text"),
-    ("slt", "", {"text": "x" * 2001}, 400, "invalid_input", "text"),
-    ("slt", "", {"language_code": "?"}, 400, "invalid_input", "language_code"),
-    ("slt", "", {"voice_settings": {"speed": 0}}, 400, "invalid_input", "voice_settings"),
-    ("slt", "", {"text": "x" * 2**21}, 413, "request_entity_too_large", "bytes"),
+    ("anna", "", {"model_id": "nothing"}, 404, "model_not_found", "model_id"),
+    ("anna", "output_format=tape", {}, 400, "invalid_input", "output_format"),
+    ("anna", "output_format=pcm_4", {}, 400, "invalid_input", "output_format"),
+    ("anna", "", {"text": None}, 400, "invalid_input", "text"),
+    ("anna", "", {"text": "..."}, 400, "invalid_input", "text"),
+    ("anna", "", {"text": "x" * 2001}, 400, "invalid_input", "text"),
+    ("anna", "", {"language_code": "?"}, 400, "invalid_input", "language_code"),
+    ("anna", "", {"voice_settings": {"speed": 0}}, 400, "invalid_input", "voice_settings"),
+    ("anna", "", {"text": "x" * 2**21}, 413, "request_entity_too_large", "bytes"),
 ]
 
 
@@ -124,7 +124,7 @@ async def test_errors_have_elevenlabs_s_form() -> None:
             detail = answer.json()["detail"]
             assert (answer.status_code, detail["status"]) == (status, word), detail
             assert part in detail["message"]
-        missing = await r.http.post("/v1/text-to-speech/slt/nothing", json={})
+        missing = await r.http.post("/v1/text-to-speech/anna/nothing", json={})
         assert (missing.status_code, missing.json()["detail"]["status"]) == (404, "not_found")
 
 
@@ -145,8 +145,8 @@ async def test_the_list_of_voices_has_what_the_plugins_read() -> None:
         made = await r.http.post("/v1/audio/voices", data=form, files={"audio_sample": b"RIFF a recording"})
         listed = (await r.http.get("/v1/voices")).json()["voices"]
         assert [(each["name"], each["category"]) for each in listed] == [
-            ("rms", "premade"),
-            ("slt", "premade"),
+            ("hugo", "premade"),
+            ("anna", "premade"),
             ("mine", "cloned"),
         ]
         assert listed[2]["voice_id"] == made.json()["id"]

@@ -26,7 +26,7 @@ Messages = list[dict[str, Any]]
 
 @asynccontextmanager
 async def socket(
-    r: Rig, path: str = "stream-input", voice: str = "slt", key: str = "", **query: Any
+    r: Rig, path: str = "stream-input", voice: str = "anna", key: str = "", **query: Any
 ) -> AsyncIterator[ClientConnection]:
     parameters = "&".join(f"{name}={value}" for name, value in ({"output_format": "pcm_24000"} | query).items())
     url = f"ws://127.0.0.1:{r.gateway.http_port}/v1/text-to-speech/{voice}/{path}?{parameters}"
@@ -222,17 +222,17 @@ async def test_a_name_can_be_used_again() -> None:
 
 BAD: list[tuple[str, dict[str, str], list[Any], str, str]] = [
     ("nobody", {}, [{"text": "One. "}], "voice_not_found", "voice_id"),
-    ("slt", {"model_id": "nothing"}, [], "model_not_found", "model_id"),
-    ("slt", {"output_format": "tape"}, [], "invalid_input", "output_format"),
-    ("slt", {"output_format": "opus_44100_32"}, [], "invalid_input", "output_format"),
-    ("slt", {"inactivity_timeout": "soon"}, [], "invalid_input", "inactivity_timeout"),
-    ("slt", {"inactivity_timeout": "0"}, [], "invalid_input", "inactivity_timeout"),
+    ("anna", {"model_id": "nothing"}, [], "model_not_found", "model_id"),
+    ("anna", {"output_format": "tape"}, [], "invalid_input", "output_format"),
+    ("anna", {"output_format": "opus_44100_32"}, [], "invalid_input", "output_format"),
+    ("anna", {"inactivity_timeout": "soon"}, [], "invalid_input", "inactivity_timeout"),
+    ("anna", {"inactivity_timeout": "0"}, [], "invalid_input", "inactivity_timeout"),
     ("nobody", {"inactivity_timeout": "300"}, [{"text": "One. "}], "voice_not_found", "voice_id"),
-    ("slt", {"language_code": "!"}, [], "invalid_input", "language_code"),
-    ("slt", {}, [{"text": 7}], "invalid_input", "text"),
-    ("slt", {}, [{"text": " ", "voice_settings": {"speed": 9}}], "invalid_input", "voice_settings.speed"),
-    ("slt", {}, ["no JSON"], "invalid_input", "JSON"),
-    ("slt", {}, [{"text": "x" * 101}], "invalid_input", "text"),
+    ("anna", {"language_code": "!"}, [], "invalid_input", "language_code"),
+    ("anna", {}, [{"text": 7}], "invalid_input", "text"),
+    ("anna", {}, [{"text": " ", "voice_settings": {"speed": 9}}], "invalid_input", "voice_settings.speed"),
+    ("anna", {}, ["no JSON"], "invalid_input", "JSON"),
+    ("anna", {}, [{"text": "x" * 101}], "invalid_input", "text"),
 ]
 """Voice, address, messages; ElevenLabs' word for the error, and a word of its message."""
 
@@ -305,7 +305,7 @@ async def test_a_wrong_key_or_a_foreign_page_refuses_the_handshake(tmp_path: Pat
         ({"xi-api-key": KEY, "origin": "https://elsewhere.example"}, 403, "permission_denied"),
     ]
     async with guarded(tmp_path) as r:
-        url = f"ws://127.0.0.1:{r.gateway.http_port}/v1/text-to-speech/slt/stream-input"
+        url = f"ws://127.0.0.1:{r.gateway.http_port}/v1/text-to-speech/anna/stream-input"
         for headers, status, word in cases:
             with pytest.raises(InvalidStatus) as refusal:
                 await connect(url, proxy=None, additional_headers=headers)

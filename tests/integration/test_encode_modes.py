@@ -21,7 +21,7 @@ from services.encode.settings import EncodeSettings
 from services.encode.text.tokenizer import TextTokenizer
 
 MINI = Path(__file__).parents[1] / "data" / "cosyvoice2-mini"
-AUDIO = (Path(__file__).parents[2] / "models" / "tiny" / "prompt_slt.wav").read_bytes()
+AUDIO = (Path(__file__).parents[2] / "models" / "tiny" / "prompt_anna.wav").read_bytes()
 TEXT = encode_pb2.EncodeTextRequest
 
 

@@ -34,8 +34,8 @@ from services.encode.voice.extractor import OnStep, VoiceExtractor
 from tests.support.llm import metric, until
 
 TINY = Path(__file__).parents[2] / "models" / "tiny"
-SLT = (TINY / "prompt_slt.wav").read_bytes()
-SLT_WORDS = (TINY / "prompt_slt.txt").read_text().strip()
+ANNA = (TINY / "prompt_anna.wav").read_bytes()
+ANNA_WORDS = (TINY / "prompt_anna.txt").read_text().strip()
 Request = encode_pb2.EncodeVoiceRequest
 
 
@@ -66,7 +66,7 @@ async def encode_voice(stub: Any, *requests: Request) -> encode_pb2.EncodeVoiceR
 
 
 async def encode_prompt(
-    stub: Any, audio: bytes, words: str = SLT_WORDS, part: int = 2**20
+    stub: Any, audio: bytes, words: str = ANNA_WORDS, part: int = 2**20
 ) -> encode_pb2.EncodeVoiceResponse:
     parts = [Request(audio=audio[start : start + part]) for start in range(0, len(audio), part)]
     return await encode_voice(stub, header(transcript=words), *parts)
@@ -93,9 +93,9 @@ def sound(seconds: float, rate: int = 24000) -> NDArray[np.float64]:
 async def test_the_model_describes_itself() -> None:
     async with encode_service() as stub:
         model = await stub.DescribeModel(encode_pb2.DescribeModelRequest())
-        voice = (await encode_voice(stub, header(bundled_voice="slt"))).voice
+        voice = (await encode_voice(stub, header(bundled_voice="anna"))).voice
     assert (model.name, model.family, model.sample_rate) == ("tiny", "cosyvoice2", 24000)
-    assert (list(model.languages), list(model.voices)) == (["en"], ["slt", "rms"])
+    assert (list(model.languages), list(model.voices)) == (["en"], ["anna", "hugo"])
     assert not model.interleaved_text
     assert "demonstration" in model.description
     assert voice.model == model.model
@@ -114,15 +114,15 @@ async def test_a_prompt_in_parts_is_the_bundled_voice() -> None:
     async with encode_service() as stub:
         # The bundled voices are extracted at the start.
         assert metric("lighttts_encode_voices_total", outcome="extracted") == extracted + 2
-        bundled = await encode_voice(stub, header(bundled_voice="slt"))
-        uploaded = await encode_prompt(stub, SLT, part=1000)
+        bundled = await encode_voice(stub, header(bundled_voice="anna"))
+        uploaded = await encode_prompt(stub, ANNA, part=1000)
         by_hash = await encode_voice(stub, header(voice_hash=bundled.voice.voice_hash))
         sent_ahead = {each.name: each.voice async for each in stub.BundledVoices(encode_pb2.BundledVoicesRequest())}
         assert metric("lighttts_encode_voices_total", outcome="extracted") == extracted + 2
-        other = await encode_prompt(stub, SLT, SLT_WORDS + " Yes.")
+        other = await encode_prompt(stub, ANNA, ANNA_WORDS + " Yes.")
     assert bundled.cached
-    assert list(sent_ahead) == ["slt", "rms"]
-    assert sent_ahead["slt"] == bundled.voice
+    assert list(sent_ahead) == ["anna", "hugo"]
+    assert sent_ahead["anna"] == bundled.voice
     assert uploaded.cached
     assert by_hash.cached
     assert uploaded.voice == by_hash.voice
@@ -130,7 +130,7 @@ async def test_a_prompt_in_parts_is_the_bundled_voice() -> None:
     assert uploaded.voice.warnings  # a caller who uses a voice by name cannot improve its recording
     assert not other.cached
     voice = bundled.voice
-    assert voice.voice_hash == voice_hash(SLT, SLT_WORDS, voice.model)
+    assert voice.voice_hash == voice_hash(ANNA, ANNA_WORDS, voice.model)
     assert other.voice.voice_hash != voice.voice_hash
     assert other.voice.mel == voice.mel
     assert len(voice.mel) == len(voice.speech_tokens) * 2 * 80 * 4
@@ -141,9 +141,9 @@ async def test_a_prompt_in_parts_is_the_bundled_voice() -> None:
 async def test_an_extracted_voice_equals_the_bundled_one() -> None:
     """Extracts the same recording in two services, so that neither result comes from a cache."""
     async with encode_service() as first, encode_service(cache_capacity=1) as second:
-        bundled = await encode_voice(first, header(bundled_voice="slt"))
-        fresh = await encode_prompt(second, SLT)
-    assert not fresh.cached  # rms was extracted after slt and has the only place
+        bundled = await encode_voice(first, header(bundled_voice="anna"))
+        fresh = await encode_prompt(second, ANNA)
+    assert not fresh.cached  # hugo was extracted after anna and has the only place
     assert unwarned(fresh.voice) == bundled.voice
 
 
@@ -168,13 +168,13 @@ async def test_equal_prompts_are_extracted_once(monkeypatch: pytest.MonkeyPatch)
         extracted = metric("lighttts_encode_voices_total", outcome="extracted")
         gate, joined = Gate(monkeypatch), mock.Mock(side_effect=SingleFlight.run)
         monkeypatch.setattr(SingleFlight, "run", lambda *arguments: joined(*arguments))
-        words = SLT_WORDS + " Again."
-        calls = [asyncio.create_task(encode_prompt(stub, SLT, words)) for _ in range(20)]
+        words = ANNA_WORDS + " Again."
+        calls = [asyncio.create_task(encode_prompt(stub, ANNA, words)) for _ in range(20)]
         await until(lambda: len(gate.entered) == 1 and joined.call_count == 20)
         calls[0].cancel()  # a cancelled caller does not affect the others
         gate.opened.set()
         answers = await asyncio.gather(*calls[1:])
-        assert (await encode_prompt(stub, SLT, words)).cached
+        assert (await encode_prompt(stub, ANNA, words)).cached
     assert gate.entered == [words]
     assert metric("lighttts_encode_voices_total", outcome="extracted") == extracted + 1
     assert len({answer.voice.SerializeToString(deterministic=True) for answer in answers}) == 1
@@ -183,20 +183,20 @@ async def test_equal_prompts_are_extracted_once(monkeypatch: pytest.MonkeyPatch)
 async def test_text_and_cached_voices_are_served_while_extraction_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
     async with encode_service(parallel=2, max_queue=1) as stub:
         gate = Gate(monkeypatch)
-        busy = [asyncio.create_task(encode_prompt(stub, SLT, f"{SLT_WORDS} {word}.")) for word in ("One", "Two", "Six")]
+        busy = [asyncio.create_task(encode_prompt(stub, ANNA, f"{ANNA_WORDS} {n}.")) for n in ("One", "Two", "Six")]
         await until(lambda: len(gate.entered) == 2 and metric("lighttts_encode_voices_in_work") == 3)
-        code, error = await refused(encode_prompt(stub, SLT, SLT_WORDS + " Ten."))
+        code, error = await refused(encode_prompt(stub, ANNA, ANNA_WORDS + " Ten."))
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert isinstance(error, Overloaded)
         assert error.stage == "encode"
         assert error.retry_after == 1.0
-        assert (await encode_voice(stub, header(bundled_voice="slt"))).cached
+        assert (await encode_voice(stub, header(bundled_voice="anna"))).cached
         assert await pieces(stub, ["Hello there."])
         assert not any(call.done() for call in busy)
         gate.opened.set()
         assert all(answer.voice.speech_tokens for answer in await asyncio.gather(*busy))
         assert metric("lighttts_encode_voices_in_work") == 0
-        assert not (await encode_prompt(stub, SLT, SLT_WORDS + " Ten.")).cached
+        assert not (await encode_prompt(stub, ANNA, ANNA_WORDS + " Ten.")).cached
 
 
 async def pieces(stub: Any, fragments: Sequence[str], **start: Any) -> list[encode_pb2.EncodeTextResponse]:
@@ -298,7 +298,7 @@ async def test_bad_first_messages_are_refused() -> None:
             (text(start, start), "request"),
             (text(interleaved), "interleaved"),
             (encode_voice(stub), "header"),
-            (encode_voice(stub, Request(audio=SLT)), "header"),
+            (encode_voice(stub, Request(audio=ANNA)), "header"),
             (encode_voice(stub, header()), "transcript"),
             (encode_voice(stub, header(transcript="Hello"), header(transcript="Hello")), "request"),
         ]
@@ -315,7 +315,7 @@ BAD_PROMPTS: dict[str, tuple[bytes, str, str, str]] = {
     "61 s": (wav(sound(61.0, 16000), 16000, "PCM_U8"), WORDS, "audio", "longer than 60 s"),
     "silence": (wav(np.zeros(72000)), WORDS, "audio", "silent"),
     "not audio": (b"<html>not found</html>" * 100, WORDS, "audio", "cannot be decoded"),
-    "cut header": (SLT[:20], WORDS, "audio", "cannot be decoded"),
+    "cut header": (ANNA[:20], WORDS, "audio", "cannot be decoded"),
     "no samples": (wav(np.zeros(0)), WORDS, "audio", "no samples"),
     "8 kHz": (wav(sound(3.0, 8000), 8000), WORDS, "audio", "sampled at 8000 Hz"),
     "not numbers": (wav(np.full(72000, np.nan), subtype="FLOAT"), WORDS, "audio", "not numbers"),
@@ -331,13 +331,13 @@ BAD_PROMPTS: dict[str, tuple[bytes, str, str, str]] = {
 
 async def test_bad_prompts_are_refused_and_later_ones_work() -> None:
     async with encode_service(max_prompt_bytes=2**20, parallel=1, max_queue=0) as stub:
-        good = await encode_voice(stub, header(bundled_voice="slt"))
+        good = await encode_voice(stub, header(bundled_voice="anna"))
         for name, (audio, words, field, message) in BAD_PROMPTS.items():
             code, error = await refused(encode_prompt(stub, audio, words))
             assert (code, error.field) == (grpc.StatusCode.INVALID_ARGUMENT, field), (name, error.message)
             assert message in error.message, (name, error.message)
-        assert unwarned((await encode_prompt(stub, SLT)).voice) == good.voice
-        fresh = await encode_prompt(stub, SLT, SLT_WORDS + " Yes.")
+        assert unwarned((await encode_prompt(stub, ANNA)).voice) == good.voice
+        fresh = await encode_prompt(stub, ANNA, ANNA_WORDS + " Yes.")
     assert fresh.voice.mel == good.voice.mel
     assert isinstance(fresh.voice, voice_pb2.VoiceContent)
 
@@ -346,7 +346,7 @@ async def test_uploads_are_limited_in_number() -> None:
     async with encode_service(max_uploads=1) as stub:
         slow = stub.EncodeVoice()
         await slow.write(header(transcript="hello"))
-        await slow.write(Request(audio=SLT[:1000]))
+        await slow.write(Request(audio=ANNA[:1000]))
         while True:  # until the part of the first upload has arrived
             try:
                 await stub.EncodeVoice(iter([header(transcript="hello"), Request(audio=b"no audio")]))
@@ -357,14 +357,14 @@ async def test_uploads_are_limited_in_number() -> None:
         answer = None
         while answer is None:  # until its place is free
             with contextlib.suppress(grpc.aio.AioRpcError):
-                answer = await encode_prompt(stub, SLT)
+                answer = await encode_prompt(stub, ANNA)
         assert answer.voice.speech_tokens
 
 
 async def test_unknown_voices_are_not_found() -> None:
     async with encode_service() as stub:
         for prompt, words in (
-            ({"bundled_voice": "unknown"}, "this model has: slt, rms"),
+            ({"bundled_voice": "unknown"}, "this model has: anna, hugo"),
             ({"voice_hash": "0" * 64}, "send its prompt again"),
         ):
             code, error = await refused(encode_voice(stub, header(**prompt)))
@@ -377,12 +377,12 @@ async def test_a_client_that_disconnects_during_an_upload_does_not_affect_others
     async with encode_service() as stub:
         for _ in range(5):
             call = stub.EncodeVoice()
-            await call.write(header(transcript=SLT_WORDS))
-            await call.write(Request(audio=SLT[:5000]))
+            await call.write(header(transcript=ANNA_WORDS))
+            await call.write(Request(audio=ANNA[:5000]))
             call.cancel()
         method = "/lighttts.v1.Encode/EncodeVoice"
         await until(lambda: metric("lighttts_rpc_active", method=method) == 0)
-        assert (await encode_prompt(stub, SLT)).cached
+        assert (await encode_prompt(stub, ANNA)).cached
 
 
 async def test_a_stream_may_set_its_own_wait_for_more_text() -> None:

@@ -129,7 +129,7 @@ async def test_speech_without_decode_workers_is_503_with_a_hint(path: str) -> No
         refusal = Unavailable("no decode worker can take this now (none is known)", retry_after=1.0)
         r.llm.scripts = {call: Script(refusal=refusal) for call in range(4)}
         if path == "/v1/audio/speech":
-            answer = await r.http.post(path, json={"input": "Hello.", "voice": "slt", "model": "tts-1"})
+            answer = await r.http.post(path, json={"input": "Hello.", "voice": "anna", "model": "tts-1"})
         else:
             files = {"prompt_wav": ("prompt.wav", b"RIFF", "audio/wav")}
             answer = await r.http.post(path, data={"tts_text": "Hello.", "prompt_text": "hello"}, files=files)

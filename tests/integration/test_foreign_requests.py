@@ -35,20 +35,20 @@ def spoken_by(r: Rig) -> str:
     "voice", ["Magpie-Multilingual.EN-US.Leo", "Magpie-Multilingual.EN-US.Aria", "English-US.Female-1", "alloy"]
 )
 async def test_default_voices_of_other_products_mean_the_default_voice(voice: str) -> None:
-    async with rig(default_voice="slt") as r:
+    async with rig(default_voice="anna") as r:
         await riva(r, voice)
-        assert spoken_by(r) == "slt"
+        assert spoken_by(r) == "anna"
         assert (await openai(r, voice=voice)).status_code == 200
 
 
 async def test_aliases_of_voices() -> None:
-    rules = "alloy=slt, magpie-*.leo=slt, !magpie-*, echo=absent"
-    async with rig(default_voice="rms", voice_aliases=rules) as r:
+    rules = "alloy=anna, magpie-*.leo=anna, !magpie-*, echo=absent"
+    async with rig(default_voice="hugo", voice_aliases=rules) as r:
         for name, voice in (
-            ("alloy", "slt"),
-            ("ALLOY", "slt"),
-            ("Magpie-Multilingual.EN-US.Leo", "slt"),
-            ("nova", "rms"),
+            ("alloy", "anna"),
+            ("ALLOY", "anna"),
+            ("Magpie-Multilingual.EN-US.Leo", "anna"),
+            ("nova", "hugo"),
         ):
             assert (await openai(r, voice=name)).status_code == 200
             assert spoken_by(r) == voice, name
@@ -73,7 +73,7 @@ async def test_aliases_of_models() -> None:
             assert answer["models"] == answer["data"]
 
 
-@pytest.mark.parametrize("rules", ["alloy", "=slt", "a=b=c", "!"])
+@pytest.mark.parametrize("rules", ["alloy", "=anna", "a=b=c", "!"])
 async def test_rules_that_are_none_are_refused_at_the_start(rules: str) -> None:
     with pytest.raises(ValueError, match="PATTERN"):
         async with rig(voice_aliases=rules):
@@ -127,7 +127,7 @@ async def test_cosyvoice3_s_preamble_is_dropped_if_the_model_lacks_its_token(kno
 
 
 async def test_an_instruction_before_the_token_is_ignored_or_refused_as_one() -> None:
-    form = {"tts_text": "One.", "instruct_text": "sadly<|endofprompt|>", "spk_id": "slt"}
+    form = {"tts_text": "One.", "instruct_text": "sadly<|endofprompt|>", "spk_id": "anna"}
     for strict, status in ((False, 200), (True, 400)):
         async with rig(end_of_prompt=False, strict_instructions=strict, cosyvoice_port=0) as r:
             url = f"http://127.0.0.1:{r.gateway.cosyvoice_port}"

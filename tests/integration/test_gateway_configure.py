@@ -25,7 +25,7 @@ async def test_text_is_spoken_as_configured_before_it() -> None:
         conversation = await Conversation(r).begin()
         await conversation.text("One.")
         await conversation.flush()
-        await conversation.configure(voice_name="slt", speed=1.5)
+        await conversation.configure(voice_name="anna", speed=1.5)
         await conversation.text("Two.")
         await conversation.flush()
         await conversation.configure(mode=tts_pb2.SPEECH_MODE_INSTRUCT, instruct_text="sadly", language="de-DE")
@@ -34,7 +34,7 @@ async def test_text_is_spoken_as_configured_before_it() -> None:
         events = await conversation.rest()
         starts = [call.start for call in r.llm.calls]
         assert [call.ids for call in r.llm.calls] == [ids_of(text) for text in ("One.", "Two.", "Three.")]
-        assert [start.voice_hash for start in starts] == ["hash of rms", "hash of slt", "hash of slt"]
+        assert [start.voice_hash for start in starts] == ["hash of hugo", "hash of anna", "hash of anna"]
         assert [start.speed for start in starts] == [1.0, 1.5, 1.5]
         assert [start.prompt_use for start in starts] == [
             llm_pb2.PROMPT_USE_ZERO_SHOT,
@@ -43,7 +43,7 @@ async def test_text_is_spoken_as_configured_before_it() -> None:
         ]
         assert [(start.instruct_text, start.language) for start in r.encode.starts][-1] == ("sadly", "de-DE")
         done = [(event.number, event.voice_hash) for event in events if isinstance(event, tts_pb2.Configured)]
-        assert done == [(0, "hash of slt"), (1, "hash of slt")]
+        assert done == [(0, "hash of anna"), (1, "hash of anna")]
         assert len(samples(events)) == len("One.Two.Three.") * SAMPLES, "numbered without a gap"
         spoken = [event.text_offset for event in events if isinstance(event, tts_pb2.Spoken)]
         assert spoken == [4, 8, 14]
@@ -70,14 +70,14 @@ async def test_a_change_holds_after_a_cancel_and_the_speech_is_the_same_as_from_
         await conversation.text("A long sentence.")
         await conversation.flush()
         await conversation.next_of(audio_pb2.AudioChunk)
-        await conversation.configure(voice_name="slt")
+        await conversation.configure(voice_name="anna")
         await conversation.cancel()
         cut = await conversation.next_of(tts_pb2.Spoken)
         assert cut.cut
         await conversation.text("Two.")
         await conversation.end()
         events = await conversation.rest()
-        assert r.llm.calls[-1].start.voice_hash == "hash of slt"
+        assert r.llm.calls[-1].start.voice_hash == "hash of anna"
         assert len(chunks(events)) > 1
         marks = [event for event in events if isinstance(event, tts_pb2.Mark)]
         assert not any(mark.HasField("turn") for mark in marks), "cancelled turns have no figures"
@@ -150,7 +150,7 @@ async def test_changes_are_announced_in_their_order_even_if_the_first_one_s_voic
         uploads = len(r.encode.uploads)
         await conversation.configure(prompt=tts_pb2.Prompt(audio=b"RIFF", transcript="hello"))
         await conversation.text("One.")
-        await conversation.configure(voice_name="rms")  # the voice of the start, which is known
+        await conversation.configure(voice_name="hugo")  # the voice of the start, which is known
         await conversation.text("Two.")
         await conversation.end()
         rest = asyncio.create_task(conversation.rest())

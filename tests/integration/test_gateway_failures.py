@@ -84,7 +84,7 @@ async def test_the_error_for_an_unknown_voice_lists_the_known_ones() -> None:
         error = await refused(r, "Hi.", config(voice_name="nobody"))
         assert error.code() == Status.NOT_FOUND
         assert "'nobody'" in (error.details() or "")
-        assert "rms, slt" in (error.details() or "")
+        assert "hugo, anna" in (error.details() or "")
 
 
 async def test_a_refusal_of_the_llm_reaches_the_client_unchanged() -> None:
@@ -172,9 +172,9 @@ async def test_a_prompt_is_uploaded_in_parts_and_encoded_once() -> None:
 
 async def test_voices_that_do_not_fit_are_encoded_again() -> None:
     async with rig(voice_cache_bytes=40) as r:
-        for name in ("rms", "rms", "slt", "slt", "rms"):
+        for name in ("hugo", "hugo", "anna", "anna", "hugo"):
             await synthesize(r, "Hi.", config(voice_name=name))
-        assert [header.bundled_voice for header, _ in r.encode.uploads] == ["rms", "slt", "rms"]
+        assert [header.bundled_voice for header, _ in r.encode.uploads] == ["hugo", "anna", "hugo"]
 
 
 async def test_a_client_that_leaves_does_not_end_the_extraction_for_others() -> None:
@@ -294,11 +294,11 @@ async def test_the_checkpoint_s_own_voices_are_there_from_the_start(monkeypatch:
 async def test_voices_are_listed() -> None:
     async with rig() as r:
         listed = await r.voices.ListVoices(tts_pb2.ListVoicesRequest())
-        assert [(voice.name, list(voice.languages)) for voice in listed.voices] == [("rms", ["en"]), ("slt", ["en"])]
-        assert listed.default_voice == "rms"
-    async with rig(default_voice="slt") as r:
-        assert (await r.voices.ListVoices(tts_pb2.ListVoicesRequest())).default_voice == "slt"
-        assert (await synthesize(r, "Hi.", config()))[0].voice_hash == "hash of slt"
+        assert [(voice.name, list(voice.languages)) for voice in listed.voices] == [("hugo", ["en"]), ("anna", ["en"])]
+        assert listed.default_voice == "hugo"
+    async with rig(default_voice="anna") as r:
+        assert (await r.voices.ListVoices(tts_pb2.ListVoicesRequest())).default_voice == "anna"
+        assert (await synthesize(r, "Hi.", config()))[0].voice_hash == "hash of anna"
 
 
 async def test_an_unknown_input_is_an_error_of_the_client() -> None:

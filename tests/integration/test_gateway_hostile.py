@@ -59,7 +59,7 @@ sampling = st.builds(
 )
 configs = st.builds(
     tts_pb2.SynthesisConfig,
-    voice_name=st.sampled_from(["", "rms", "nobody", "\0"]),
+    voice_name=st.sampled_from(["", "hugo", "nobody", "\0"]),
     style=st.text(max_size=5),
     format=st.integers(0, 4),
     speed=st.sampled_from([0.0, 1.0]) | floats,

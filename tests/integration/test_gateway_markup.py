@@ -106,7 +106,7 @@ async def test_every_api_takes_markup() -> None:
         answer = await r.http.post("/v1/audio/speech", json=speech)
         assert len(answer.content) == 2 * len(plain)
         assert answer.headers["x-light-tts-warning"].startswith("attribute_ignored: <prosody pitch='-0.1'>")
-        files = {"prompt_wav": ("a.wav", (TINY / "prompt_slt.wav").read_bytes())}
+        files = {"prompt_wav": ("a.wav", (TINY / "prompt_anna.wav").read_bytes())}
         form = {"tts_text": "<x/>Good morning.", "prompt_text": "hello there", "stream": "true"}
         answer = await r.http.post("/inference_zero_shot", data=form, files=files)
         assert answer.status_code == 200, answer.text
@@ -141,7 +141,7 @@ async def test_a_finished_sentence_is_spoken_while_the_client_is_silent() -> Non
         url = f"ws://127.0.0.1:{r.gateway.http_port}/inference_zero_shot_bistream"
         async with connect(url, max_size=None, proxy=None) as socket:
             await socket.send(json.dumps({"prompt_text": "hello there"}))
-            await socket.send((TINY / "prompt_slt.wav").read_bytes())
+            await socket.send((TINY / "prompt_anna.wav").read_bytes())
             await socket.send(json.dumps({"tts_text": "One moment please."}))
             received = 0
             while received < 2 * len(expected):

@@ -53,12 +53,12 @@ async def test_the_same_request_is_spoken_once(cache: dict[str, Any]) -> None:
 
 
 async def test_an_option_that_changes_the_audio_changes_the_key() -> None:
-    async with rig(result_cache="memory", default_voice="rms") as r:
+    async with rig(result_cache="memory", default_voice="hugo") as r:
         different: list[dict[str, Any]] = [
             {},
             {"seed": 8},
             {"text": "One. Two"},
-            {"voice_name": "slt"},
+            {"voice_name": "anna"},
             {"speed": 1.5},
             {"style": "calm"},
             {"sampling": llm_pb2.SamplingOptions(top_k=3)},
@@ -71,7 +71,7 @@ async def test_an_option_that_changes_the_audio_changes_the_key() -> None:
             await say(r, **request)
             assert len(r.llm.calls) > before, request
         before = len(r.llm.calls)
-        for request in [*different, {"priority": audio_pb2.Urgency.PRIORITY_OFFLINE}, {"voice_name": "rms"}]:
+        for request in [*different, {"priority": audio_pb2.Urgency.PRIORITY_OFFLINE}, {"voice_name": "hugo"}]:
             await say(r, **request)
         assert len(r.llm.calls) == before
 

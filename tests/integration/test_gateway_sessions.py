@@ -36,7 +36,7 @@ async def test_a_text_is_spoken_in_order_and_numbered_without_gap() -> None:
         events = await synthesize(r, "One. Two. Three.")
         assert np.array_equal(samples(events), expected("One.", " Two.", " Three."))
         started, finished = events[0], events[-1]
-        assert (started.sample_rate, started.seed, started.voice_hash) == (24000, SEED, "hash of rms")
+        assert (started.sample_rate, started.seed, started.voice_hash) == (24000, SEED, "hash of hugo")
         assert finished.chunks == len(chunks(events))
         assert finished.audio_seconds == pytest.approx(len(samples(events)) / 24000)
         assert list(finished.decode_workers) == ["decode-0", "decode-1", "decode-2"]
@@ -59,9 +59,9 @@ async def test_options_reach_the_llm() -> None:
     async with rig() as r:
         sampling = llm_pb2.SamplingOptions(top_k=5, max_seconds=3)
         priority = audio_pb2.Urgency.PRIORITY_OFFLINE
-        await synthesize(r, "One.", speed=1.5, style="calm", sampling=sampling, priority=priority, voice_name="slt")
+        await synthesize(r, "One.", speed=1.5, style="calm", sampling=sampling, priority=priority, voice_name="anna")
         start = r.llm.calls[0].start
-        assert (start.speed, start.style, start.sampling, start.voice_hash) == (1.5, "calm", sampling, "hash of slt")
+        assert (start.speed, start.style, start.sampling, start.voice_hash) == (1.5, "calm", sampling, "hash of anna")
         assert start.urgency.priority == priority
         assert start.prompt_use == llm_pb2.PROMPT_USE_ZERO_SHOT
         assert start.request_id

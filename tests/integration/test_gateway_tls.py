@@ -58,7 +58,7 @@ async def test_grpc_and_https_show_one_certificate_and_renew_it(tmp_path: Path) 
     first, second = Authority(tmp_path / "first"), Authority(tmp_path / "second")
     first.issue(tmp_path / "mounted")
     async with rig() as plain, second_gateway(plain, **public(tmp_path / "mounted")) as r:
-        assert await voices(r, first.certificate.read_bytes()) == ["rms", "slt"]
+        assert await voices(r, first.certificate.read_bytes()) == ["hugo", "anna"]
         assert await models(r, trusting(first)) == 200
         with pytest.raises(grpc.aio.AioRpcError) as refusal:
             await voices(r, second.certificate.read_bytes())
@@ -66,7 +66,7 @@ async def test_grpc_and_https_show_one_certificate_and_renew_it(tmp_path: Path) 
         with pytest.raises(httpx.ConnectError):
             await models(r, trusting(second))
         second.issue(tmp_path / "mounted")
-        assert await voices(r, second.certificate.read_bytes()) == ["rms", "slt"]
+        assert await voices(r, second.certificate.read_bytes()) == ["hugo", "anna"]
         assert await models(r, trusting(second)) == 200
 
 
@@ -86,7 +86,7 @@ async def test_the_port_of_cosyvoices_clients_serves_nothing_in_plaintext(tmp_pa
         async with grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options) as channel:
             stub = tts_pb2_grpc.VoicesStub(channel)
             answer = await stub.ListVoices(tts_pb2.ListVoicesRequest(), timeout=400)
-        assert answer.default_voice == "rms"
+        assert answer.default_voice == "hugo"
         async with httpx.AsyncClient(verify=trusting(authority), trust_env=False, timeout=400) as http:
             url = f"https://127.0.0.1:{port}/liveness"
             request = http.build_request("GET", url, extensions={"sni_hostname": NAME})
@@ -99,7 +99,7 @@ async def test_a_broken_renewal_leaves_the_certificate_in_use(tmp_path: Path) ->
     async with rig() as plain, second_gateway(plain, **public(tmp_path / "mounted")) as r:
         authority.issue(tmp_path / "other")
         files.certificate.write_bytes((tmp_path / "other" / "tls.crt").read_bytes())  # the key is still the old one
-        assert await voices(r, authority.certificate.read_bytes()) == ["rms", "slt"]
+        assert await voices(r, authority.certificate.read_bytes()) == ["hugo", "anna"]
         assert await models(r, trusting(authority)) == 200
         files.key.unlink()
         assert await models(r, trusting(authority)) == 200
@@ -112,7 +112,7 @@ async def test_with_an_authority_applications_need_a_certificate_and_probes_do_n
     settings = public(tmp_path / "mounted", public_tls_ca=authority.certificate, health_port=free_ports(1).http)
     async with rig() as plain, second_gateway(plain, **settings) as r:
         root = authority.certificate.read_bytes()
-        assert await voices(r, root, (mine.key.read_bytes(), mine.certificate.read_bytes())) == ["rms", "slt"]
+        assert await voices(r, root, (mine.key.read_bytes(), mine.certificate.read_bytes())) == ["hugo", "anna"]
         for client in (None, (theirs.key.read_bytes(), theirs.certificate.read_bytes())):
             with pytest.raises(grpc.aio.AioRpcError):
                 await voices(r, root, client)
@@ -182,7 +182,7 @@ async def test_a_renewed_authority_applies_to_the_next_connection_over_grpc_and_
                 identity = files.key.read_bytes(), files.certificate.read_bytes()
                 root = authorities[0].certificate.read_bytes()
                 if number == trusted_one:
-                    assert await voices(r, root, identity) == ["rms", "slt"]
+                    assert await voices(r, root, identity) == ["hugo", "anna"]
                     assert await models(r, context) == 200
                 else:
                     with pytest.raises(grpc.aio.AioRpcError):
@@ -198,7 +198,7 @@ async def test_the_command_line_client_uses_authority_and_key(tmp_path: Path) ->
     settings = public(tmp_path / "mounted", api_keys_file=tmp_path / "keys.yaml")
     async with rig() as plain, second_gateway(plain, **settings) as r:
         good = Access(f"https://{r.server.address}", authority.certificate, NAME, "ltts_a-key")
-        assert (await list_voices(good)).default_voice == "rms"
+        assert (await list_voices(good)).default_voice == "hugo"
         for access, words in (
             (replace(good, key=""), r"an API key is needed .* Set LIGHTTTS_API_KEY or --api-key"),
             (replace(good, authority=None), "not over TLS with a trusted certificate"),

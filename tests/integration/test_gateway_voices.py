@@ -78,7 +78,7 @@ async def test_a_registered_voice_speaks_and_survives_the_gateway(tmp_path: Path
         assert b"".join(parts) == AUDIO
     async with rig(voices_dir=tmp_path) as r:
         listed = await r.voices.ListVoices(tts_pb2.ListVoicesRequest())
-        assert [known.name for known in listed.voices] == ["rms", "slt", "Mine"]
+        assert [known.name for known in listed.voices] == ["hugo", "anna", "Mine"]
         assert listed.voices[2] == (await r.voices.GetVoice(tts_pb2.GetVoiceRequest(voice=voice.id))).voice == voice
         for name in ("Mine", voice.id):
             assert (await say(r, name))[0].voice_hash == "hash of hello"
@@ -123,7 +123,7 @@ async def test_registering_again_changes_nothing(tmp_path: Path) -> None:
         with refused(Status.ALREADY_EXISTS, "another voice named 'Mine'"):
             await create(r, b"other audio")
         with refused(Status.ALREADY_EXISTS, "voice of the model"):
-            await create(r, name="rms")
+            await create(r, name="hugo")
 
 
 async def test_a_voice_belongs_to_its_owner(tmp_path: Path, key_file: Path) -> None:
@@ -131,7 +131,7 @@ async def test_a_voice_belongs_to_its_owner(tmp_path: Path, key_file: Path) -> N
         voice = (await create(r, key="a")).voice
         await say(r, "Mine", key="a")
         for name in ("Mine", voice.id):
-            with refused(Status.NOT_FOUND, r"known voices: rms, slt\""):
+            with refused(Status.NOT_FOUND, r"known voices: hugo, anna\""):
                 await say(r, name, key="b")
             with refused(Status.NOT_FOUND, "you have no voice"):
                 await r.voices.DeleteVoice(tts_pb2.DeleteVoiceRequest(voice=name), metadata=credentials("b"))
@@ -197,7 +197,7 @@ async def test_bad_uploads_are_refused_without_harm_to_others(tmp_path: Path) ->
         with refused(Status.INVALID_ARGUMENT, "only parts of the recording"):
             await r.voices.CreateVoice(iter([*requests(AUDIO), *requests()]))
         with refused(Status.INVALID_ARGUMENT, "comes with the model"):
-            await r.voices.DeleteVoice(tts_pb2.DeleteVoiceRequest(voice="rms"))
+            await r.voices.DeleteVoice(tts_pb2.DeleteVoiceRequest(voice="hugo"))
         assert len((await r.voices.ListVoices(tts_pb2.ListVoicesRequest())).voices) == 2
         await create(r)
 

@@ -64,9 +64,9 @@ async def stack(model_dir: Path, *, interleaved: bool = True, **llm: Any) -> Asy
 
 def config() -> tts_pb2.SynthesisConfig:
     voice = ROOT / "models" / "tiny"
-    transcript = (voice / "prompt_slt.txt").read_text(encoding="utf-8").strip()
+    transcript = (voice / "prompt_anna.txt").read_text(encoding="utf-8").strip()
     return tts_pb2.SynthesisConfig(
-        prompt=tts_pb2.Prompt(audio=(voice / "prompt_slt.wav").read_bytes(), transcript=transcript),
+        prompt=tts_pb2.Prompt(audio=(voice / "prompt_anna.wav").read_bytes(), transcript=transcript),
         seed=3,
         format=audio_pb2.SAMPLE_FORMAT_F32LE,
         sampling=llm_pb2.SamplingOptions(max_seconds=SECONDS),

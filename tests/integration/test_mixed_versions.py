@@ -80,8 +80,8 @@ async def stack(scratch: Path, protos: Protos, *mixed: str) -> AsyncIterator[grp
 async def speech(channel: grpc.aio.Channel) -> list[NDArray[np.float32]]:
     """Return the audio of a synthesis, of a conversation and of a conversion."""
     tts = tts_pb2_grpc.TextToSpeechStub(channel)
-    recording = (TINY / "prompt_slt.wav").read_bytes()
-    prompt = tts_pb2.Prompt(audio=recording, transcript=(TINY / "prompt_slt.txt").read_text().strip())
+    recording = (TINY / "prompt_anna.wav").read_bytes()
+    prompt = tts_pb2.Prompt(audio=recording, transcript=(TINY / "prompt_anna.txt").read_text().strip())
     config = tts_pb2.SynthesisConfig(prompt=prompt, seed=3, format=audio_pb2.SAMPLE_FORMAT_F32LE)
 
     async def conversation() -> AsyncIterator[tts_pb2.StreamingSynthesizeRequest]:

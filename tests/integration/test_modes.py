@@ -26,7 +26,7 @@ from services.llm.server import LlmService
 from services.llm.settings import LlmSettings
 
 MINI = Path(__file__).parents[1] / "data" / "cosyvoice2-mini"
-PROMPT = Path(__file__).parents[2] / "models" / "tiny" / "prompt_slt.wav"
+PROMPT = Path(__file__).parents[2] / "models" / "tiny" / "prompt_anna.wav"
 SAMPLES_PER_TOKEN = 960
 TEXT = (373, 298, 257)
 TIMBRE = llm_pb2.PROMPT_USE_TIMBRE

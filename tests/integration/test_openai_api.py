@@ -69,9 +69,9 @@ async def test_server_sent_events_carry_the_audio_and_the_usage() -> None:
 
 async def test_options_reach_the_models() -> None:
     async with rig() as r:
-        await speak(r, voice={"id": "slt"}, speed=1.5, seed=7, model="calm")
+        await speak(r, voice={"id": "anna"}, speed=1.5, seed=7, model="calm")
         start = r.llm.calls[0].start
-        assert (start.speed, start.style, r.encode.uploads[0][0].bundled_voice) == (1.5, "calm", "slt")
+        assert (start.speed, start.style, r.encode.uploads[0][0].bundled_voice) == (1.5, "calm", "anna")
         await speak(r, instructions="sadly", model="fake")
         assert r.llm.calls[-1].start.prompt_use == llm_pb2.PROMPT_USE_TIMBRE
 
@@ -103,7 +103,7 @@ async def test_models() -> None:
         ({"input": "a" * 4097}, 400, "input", "4096"),
         ({"input": 7}, 400, "input", "string"),
         ({"voice": "bob"}, 404, "voice", "known voices"),
-        ({"voice": ["slt"]}, 400, "voice", "string"),
+        ({"voice": ["anna"]}, 400, "voice", "string"),
         ({"model": "gpt-9"}, 404, "model", "/v1/models"),
         ({"response_format": "midi"}, 400, "response_format", "mp3"),
         ({"speed": 0.1}, 400, "speed", "0.25"),
@@ -208,7 +208,7 @@ async def test_voices_are_listed_created_spoken_with_and_deleted() -> None:
         assert (created["name"], created["object"], created["registered"]) == ("mine", "audio.voice", True)
         assert (await register(r)).json() == created, "a second registration changes nothing"
         listed = (await r.http.get("/v1/audio/voices")).json()
-        assert [voice["name"] for voice in listed["voices"]] == ["rms", "slt", "mine"]
+        assert [voice["name"] for voice in listed["voices"]] == ["hugo", "anna", "mine"]
         assert listed["voices"][2] == {"id": created["id"], "name": "mine"}, "as Open WebUI reads them"
         for voice in ("mine", {"id": created["id"]}):
             assert (await speak(r, voice=voice)).status_code == 200
@@ -228,7 +228,7 @@ async def test_a_registered_voice_takes_precedence_over_openai_s_name() -> None:
     [
         ({"name": None}, 400, "name"),
         ({"name": "/"}, 400, "name"),
-        ({"name": "rms"}, 409, "name"),
+        ({"name": "hugo"}, 409, "name"),
         ({"ref_text": "x" * 2001}, 400, "ref_text"),
         ({"type": "prompt"}, 400, "type"),
         ({"consent": "cons_0"}, 404, "consent"),
@@ -245,7 +245,7 @@ async def test_bad_registrations_name_the_field(fields: dict[str, Any], status: 
         assert (response.status_code, response.json()["error"]["param"]) == (status, param)
         unknown = await r.http.delete("/v1/audio/voices/unknown")
         assert (unknown.status_code, unknown.json()["error"]["param"]) == (404, "voice")
-        assert (await r.http.delete("/v1/audio/voices/rms")).status_code == 400
+        assert (await r.http.delete("/v1/audio/voices/hugo")).status_code == 400
 
 
 async def test_a_voice_without_transcript_speaks_with_its_timbre() -> None:

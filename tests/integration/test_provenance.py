@@ -51,7 +51,7 @@ def grpc_calls(r: Rig, channel: grpc.aio.Channel) -> dict[str, Any]:
     riva = riva_tts_pb2_grpc.RivaSpeechSynthesisStub(channel)
     cosyvoice = cosyvoice_pb2_grpc.CosyVoiceStub(channel)
     asked = riva_tts_pb2.SynthesizeSpeechRequest(text="One.", sample_rate_hz=16000, language_code="en-US")
-    sft = cosyvoice_pb2.Request(sft_request=cosyvoice_pb2.sftRequest(spk_id="slt", tts_text="One."))
+    sft = cosyvoice_pb2.Request(sft_request=cosyvoice_pb2.sftRequest(spk_id="anna", tts_text="One."))
     spoken = [
         tts_pb2.StreamingSynthesizeRequest(config=CONFIG),
         tts_pb2.StreamingSynthesizeRequest(text="One."),
@@ -73,7 +73,7 @@ async def stated(r: Rig, channel: grpc.aio.Channel, cosyvoice: httpx.AsyncClient
         answer = await r.http.post(path, **body)
         assert answer.status_code == 200, (path, answer.text)
         found[path] = answer.headers.get(HEADER)
-    answer = await cosyvoice.post("/inference_sft", data={"tts_text": "One.", "spk_id": "slt"})
+    answer = await cosyvoice.post("/inference_sft", data={"tts_text": "One.", "spk_id": "anna"})
     found["/inference_sft"] = answer.headers.get(HEADER)
     for path in SOCKETS:
         async with connect(f"ws://127.0.0.1:{r.gateway.http_port}{path}", proxy=None) as socket:

@@ -207,14 +207,14 @@ async def test_a_conversation_has_everything_of_the_stream() -> None:
                     talk.cancel()
                 case sdk.Spoken() if event.cut:
                     assert TEXT[: event.text_offset] == "Hello there"
-                    talk.configure(SynthesisConfig(voice_name="slt"))
+                    talk.configure(SynthesisConfig(voice_name="anna"))
                     talk.text("Two.")
                     talk.end()
         assert [type(event) for event in events].count(sdk.Configured) == 1
         assert isinstance(events[0], sdk.Started)
         assert isinstance(events[-1], sdk.Finished)
         assert talk.finished == events[-1]
-        assert r.llm.calls[-1].start.voice_hash == "hash of slt"
+        assert r.llm.calls[-1].start.voice_hash == "hash of anna"
         with pytest.raises(ValueError, match="ended"):
             talk.text("more")
 

@@ -15,7 +15,7 @@ PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "-q")
 SCRIPT = """
 import lighttts_client, lighttts.v1.tts_pb2 as tts
 print(lighttts_client.__file__, tts.__file__, sep="\\n")
-print(lighttts_client.SynthesisConfig(voice_name="slt", word_times=True, seed=7))
+print(lighttts_client.SynthesisConfig(voice_name="anna", word_times=True, seed=7))
 """
 
 

@@ -24,7 +24,7 @@ NAMED: dict[str, Any] = {
     "language_code": "en-US",
     "encoding": PCM,
     "sample_rate_hz": 24000,
-    "voice_name": "lighttts.slt",
+    "voice_name": "lighttts.anna",
 }
 
 
@@ -45,7 +45,7 @@ async def test_synthesize_answers_with_the_whole_audio() -> None:
         assert len(response.audio) == samples("One. Two.") * 2
         assert (response.id.value, response.meta.text) == ("mine", "One. Two.")
         assert not response.meta.words, "timings are not invented"
-        assert [header.bundled_voice for header, _ in r.encode.uploads] == ["slt"]
+        assert [header.bundled_voice for header, _ in r.encode.uploads] == ["anna"]
 
 
 @pytest.mark.parametrize(
@@ -89,11 +89,11 @@ async def test_several_requests_on_one_stream_are_spoken_in_order_and_answered_b
 
 async def test_another_voice_or_format_in_the_same_stream() -> None:
     async with api() as (r, stub):
-        other = NAMED | {"voice_name": "rms", "encoding": riva_common_pb2.MULAW, "sample_rate_hz": 8000}
+        other = NAMED | {"voice_name": "hugo", "encoding": riva_common_pb2.MULAW, "sample_rate_hz": 8000}
         call = stub.SynthesizeOnline(iter([Request(text="One.", **NAMED), Request(text="Two.", **other)]))
         audio = b"".join([response.audio async for response in call])
         assert len(audio) == samples("One.") * 2 + samples("Two.") // 3
-        assert [header.bundled_voice for header, _ in r.encode.uploads] == ["slt", "rms"]
+        assert [header.bundled_voice for header, _ in r.encode.uploads] == ["anna", "hugo"]
 
 
 async def test_requests_beyond_the_limit_wait_until_earlier_ones_are_spoken() -> None:
@@ -151,7 +151,7 @@ async def test_the_configuration_lists_voices_and_options_reach_the_llm() -> Non
         assert dict(entry.parameters) == {
             "language_code": "en-US",
             "voice_name": "lighttts",
-            "subvoices": "rms:0,slt:1",
+            "subvoices": "hugo:0,anna:1",
         }
         options = {"seed": "7", "speed": "1.5", "style": "calm"}
         await stub.Synthesize(Request(text="One.", custom_configuration=options))

@@ -316,7 +316,7 @@ def test_damaged_weights_end_the_process_with_the_files_name(tmp_path: Path) -> 
         ("CosyVoice-BlankEN/tokenizer.json", cut),
         ("CosyVoice-BlankEN/config.json", cut),
         ("cosyvoice2.yaml", lambda path: path.write_text("llm: [")),
-        ("prompt_slt.wav", lambda path: path.write_bytes(b"RIFF")),
+        ("prompt_anna.wav", lambda path: path.write_bytes(b"RIFF")),
     ],
     ids=range(6),
 )
@@ -329,7 +329,7 @@ async def test_a_damaged_file_of_the_encode_service_is_named(
         await service.start()
     await service.close()
     tokenizer = str(model / "CosyVoice-BlankEN")
-    named = {"prompt_slt.wav": "voice 'slt'", "CosyVoice-BlankEN/tokenizer.json": tokenizer}.get(
+    named = {"prompt_anna.wav": "voice 'anna'", "CosyVoice-BlankEN/tokenizer.json": tokenizer}.get(
         file, str(model / file)
     )
     assert named in str(caught.value)

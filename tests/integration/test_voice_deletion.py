@@ -59,10 +59,10 @@ class Running:
         return tts_pb2_grpc.VoicesStub(self.channels[gateway])
 
     async def register(self) -> None:
-        transcript = (TINY / "prompt_slt.txt").read_text(encoding="utf-8").strip()
+        transcript = (TINY / "prompt_anna.txt").read_text(encoding="utf-8").strip()
         header = tts_pb2.CreateVoiceHeader(name="mine", transcript=transcript, consent=True)
         # One sample more than the model's own recording, because an identical one would be the bundled voice.
-        audio = (TINY / "prompt_slt.wav").read_bytes() + b"\0\0"
+        audio = (TINY / "prompt_anna.wav").read_bytes() + b"\0\0"
         await self.voices().CreateVoice(
             iter([tts_pb2.CreateVoiceRequest(header=header), tts_pb2.CreateVoiceRequest(audio=audio)])
         )

@@ -50,9 +50,9 @@ def check_realtime() -> None:
     speak = client.text_to_speech.convert_realtime
     words = (f"{word} " for word in WORDS)
     settings = VoiceSettings(stability=0.5, similarity_boost=0.5)
-    audio = b"".join(speak("slt", text=words, model_id="eleven_flash_v2_5", voice_settings=settings))
+    audio = b"".join(speak("anna", text=words, model_id="eleven_flash_v2_5", voice_settings=settings))
     assert audio[:3] == b"ID3"
-    pcm = b"".join(speak("slt", text=iter(WORDS), model_id="eleven_flash_v2_5", output_format="pcm_24000"))
+    pcm = b"".join(speak("anna", text=iter(WORDS), model_id="eleven_flash_v2_5", output_format="pcm_24000"))
     assert len(pcm) > LEAST_BYTES
     with pytest.raises(ApiError) as refusal:
         list(speak("nobody", text=iter(WORDS), model_id="eleven_flash_v2_5"))
@@ -65,12 +65,12 @@ def check_realtime() -> None:
 def check_client() -> None:
     client = ElevenLabs(base_url=HTTP, api_key="none")
     names = {voice.name: voice.voice_id for voice in client.voices.get_all().voices}
-    assert "slt" in names, names
+    assert "anna" in names, names
     speak = client.text_to_speech
     text, settings = SENTENCES[0], VoiceSettings(stability=0.5, speed=1.1)
-    mp3 = b"".join(speak.convert(names["slt"], text=text, model_id="eleven_multilingual_v2", voice_settings=settings))
+    mp3 = b"".join(speak.convert(names["anna"], text=text, model_id="eleven_multilingual_v2", voice_settings=settings))
     assert mp3[:3] == b"ID3"
-    assert len(b"".join(speak.stream(names["slt"], text=text, output_format="pcm_16000"))) > LEAST_BYTES
+    assert len(b"".join(speak.stream(names["anna"], text=text, output_format="pcm_16000"))) > LEAST_BYTES
     parts = list(speak.stream_with_timestamps("JBFqnCBsd6RMkjVDRZzb", text=text, output_format="pcm_24000"))
     audio = b"".join(base64.b64decode(part.audio_base_64) for part in parts)
     found = [part.alignment for part in parts if part.alignment]
@@ -84,7 +84,7 @@ def check_client() -> None:
 async def check_livekit(**options: str) -> None:
     async with aiohttp.ClientSession() as session:
         tts = elevenlabs.TTS(base_url=f"{HTTP}/v1", api_key="none", http_session=session, **options)
-        assert "slt" in {voice.name for voice in await tts.list_voices()}
+        assert "anna" in {voice.name for voice in await tts.list_voices()}
         patient = APIConnectOptions(timeout=PATIENCE)
         async with tts.synthesize(SENTENCES[0], conn_options=patient) as whole:
             assert sum([len(event.frame.data) async for event in whole]) > LEAST_BYTES
@@ -150,7 +150,7 @@ async def check_pipecat(service: FrameProcessor, frames: list[Frame]) -> None:
 async def main() -> None:
     await asyncio.to_thread(check_client)
     await check_livekit()
-    await check_livekit(voice_id="slt", encoding="opus_48000_64")
+    await check_livekit(voice_id="anna", encoding="opus_48000_64")
     url = HTTP.replace("http", "ws", 1)
     options = {"api_key": "none", "url": url, "stop_frame_timeout_s": PATIENCE}
     await check_pipecat(ElevenLabsTTSService(**options), ALONE)
@@ -158,7 +158,7 @@ async def main() -> None:
     by_token = ElevenLabsTTSService(**options, text_aggregation_mode=TextAggregationMode.TOKEN)
     await check_pipecat(by_token, TURN)
     async with aiohttp.ClientSession() as session:
-        settings = ElevenLabsHttpTTSService.Settings(voice="slt")
+        settings = ElevenLabsHttpTTSService.Settings(voice="anna")
         options = {"api_key": "none", "base_url": HTTP, "stop_frame_timeout_s": PATIENCE}
         service = ElevenLabsHttpTTSService(**options, aiohttp_session=session, settings=settings)
         await check_pipecat(service, ALONE)

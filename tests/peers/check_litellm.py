@@ -22,7 +22,7 @@ async def check(url: str) -> None:
         assert len(litellm.speech(model=model, voice="alloy", input=TEXT, **where).content) > 2000, model
     for format_, begins in BEGINS.items():
         answer = litellm.speech(
-            model="openai/tts-1", voice="slt", input=TEXT, response_format=format_, speed=1.2, **where
+            model="openai/tts-1", voice="anna", input=TEXT, response_format=format_, speed=1.2, **where
         )
         assert answer.content.startswith(begins), format_
         assert len(answer.content) > 2000, format_

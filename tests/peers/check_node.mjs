@@ -67,7 +67,7 @@ async function checkAISDK() {
   assert.equal(plain.audio.format, "mp3");
   checkAudio(plain.audio.uint8Array, "mp3");
   for (const outputFormat of ["opus", "wav", "pcm"]) {
-    const { audio } = await speak({ voice: "slt", outputFormat, speed: 1.2 });
+    const { audio } = await speak({ voice: "anna", outputFormat, speed: 1.2 });
     checkAudio(audio.uint8Array, outputFormat);
   }
   const followed = await speak({ model: openai.speech("gpt-4o-mini-tts"), instructions: "Speak in a calm voice.", language: "en" });

@@ -30,7 +30,7 @@ async def main(base: str) -> None:
         assert models
         assert [model["id"] for model in (await get(session, f"{base}/models"))["data"]]
         voices = {voice["id"]: voice["name"] for voice in (await get(session, f"{base}/audio/voices"))["voices"]}
-        assert {"slt", "rms"} <= set(voices.values()), voices
+        assert {"anna", "hugo"} <= set(voices.values()), voices
 
         async def speak(**payload: Any) -> aiohttp.ClientResponse:
             headers = {"Content-Type": "application/json", "Authorization": "Bearer none"}

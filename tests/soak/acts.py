@@ -21,7 +21,7 @@ from tests.faults.conversation import converse
 from tests.soak.pace import Pace
 
 TEXTS = ("Yes.", "Good morning, Alice.", "The train was late. It rained, and nobody minded.", "One. Two. Three. Four.")
-VOICES = ("slt", "rms")
+VOICES = ("anna", "hugo")
 CHECK_SECONDS = 1.0
 """Interval of the checks whether an act is stuck."""
 WHOLE = "whole"
@@ -62,7 +62,7 @@ async def native_stream(doors: Doors, choose: random.Random) -> str:
 
 async def leave_early(doors: Doors, choose: random.Random) -> str:
     """Cancel a stream at a random moment."""
-    speaking = asyncio.create_task(converse(doors.access, " ".join(TEXTS), 1, "slt", limit=None))
+    speaking = asyncio.create_task(converse(doors.access, " ".join(TEXTS), 1, "anna", limit=None))
     await asyncio.wait({speaking}, timeout=choose.uniform(0, 2))
     speaking.cancel()
     await asyncio.gather(speaking, return_exceptions=True)
@@ -71,7 +71,7 @@ async def leave_early(doors: Doors, choose: random.Random) -> str:
 
 async def riva(doors: Doors, choose: random.Random) -> str:
     request = riva_tts_pb2.SynthesizeSpeechRequest(
-        text=choose.choice(TEXTS), language_code="en-US", encoding=riva_common_pb2.LINEAR_PCM, voice_name="slt"
+        text=choose.choice(TEXTS), language_code="en-US", encoding=riva_common_pb2.LINEAR_PCM, voice_name="anna"
     )
     async with doors.access.open() as channel:
         response = await riva_tts_pb2_grpc.RivaSpeechSynthesisStub(channel).Synthesize(request)
@@ -84,7 +84,7 @@ async def openai(doors: Doors, choose: random.Random) -> str:
 
 
 async def cosyvoice(doors: Doors, choose: random.Random) -> str:
-    return await _post(f"{doors.cosyvoice}/inference_sft", data={"tts_text": choose.choice(TEXTS), "spk_id": "slt"})
+    return await _post(f"{doors.cosyvoice}/inference_sft", data={"tts_text": choose.choice(TEXTS), "spk_id": "anna"})
 
 
 async def bad_json(doors: Doors, choose: random.Random) -> str:
@@ -128,7 +128,7 @@ async def only_connect(doors: Doors, choose: random.Random) -> str:
     """Open a stream, send its configuration and nothing else, then disconnect."""
     async with doors.access.open() as channel:
         call = tts_pb2_grpc.TextToSpeechStub(channel).StreamingSynthesize()
-        await call.write(tts_pb2.StreamingSynthesizeRequest(config=tts_pb2.SynthesisConfig(voice_name="slt")))
+        await call.write(tts_pb2.StreamingSynthesizeRequest(config=tts_pb2.SynthesisConfig(voice_name="anna")))
         await asyncio.sleep(choose.uniform(0, 0.5))
         call.cancel()
     return "left"

@@ -15,7 +15,7 @@ from services.common.errors import InvalidInput, LightTtsError
 from services.common.voices.deletion import VoiceCacheServicer
 
 SAMPLE_RATE = 24000
-VOICES = ("rms", "slt")
+VOICES = ("hugo", "anna")
 
 
 def ids_of(text: str) -> list[int]:

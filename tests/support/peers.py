@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 CHECKS = ROOT / "tests" / "peers"
 EXAMPLES = ROOT / "examples"
-PROMPT = ROOT / "models" / "tiny" / "prompt_slt.wav"
+PROMPT = ROOT / "models" / "tiny" / "prompt_anna.wav"
 PYTHON = ROOT / ".tools" / "peers" / "bin" / "python"
 WYOMING = ROOT / ".tools" / "wyoming" / "bin" / "python"
 NODE_MODULES = ROOT / ".tools" / "node-peers"

@@ -31,7 +31,7 @@ async def say(
     stack: Stack,
     text: str,
     seed: int = 1,
-    voice: str = "slt",
+    voice: str = "anna",
     on_first_chunk: Callable[[], None] = lambda: None,
 ) -> Spoken:
     """Speak one text through the gateway's streaming API."""

@@ -52,7 +52,7 @@ def features(check: Check) -> None:
 
 def _pairs(torchaudio: ModuleType, device: str, mel: MelConfig) -> Iterator[tuple[str, NDArray[Any], NDArray[Any]]]:
     """Yield name, own and torchaudio's values of each feature."""
-    audio, rate = read_wave(TINY / "prompt_slt.wav")
+    audio, rate = read_wave(TINY / "prompt_anna.wav")
     speech, given = own.resample(audio, rate, own.TOKEN_RATE), torch.from_numpy(audio).to(device)
 
     def resampled(target: int) -> NDArray[Any]:

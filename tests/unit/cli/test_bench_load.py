@@ -54,7 +54,7 @@ def test_arrivals_are_poisson_and_repeatable() -> None:
 
 
 async def test_an_open_load_sends_every_request_with_its_own_prompt_and_seed() -> None:
-    server, prompts = FakeServer(), (Prompt("one"), Prompt("two", "rms"))
+    server, prompts = FakeServer(), (Prompt("one"), Prompt("two", "hugo"))
     run = await offer(server, Load(prompts, times=(0.0, 0.001, 0.002, 9.0), seconds=5.0, seed=7))
     assert server.asked == [(prompts[0], 7), (prompts[1], 8), (prompts[0], 9)]
     assert all(one.completed for one in run.outcomes)
@@ -96,8 +96,8 @@ def test_every_set_has_texts_and_the_default_has_several_sentences() -> None:
 
 def test_prompts_come_from_a_file_of_texts_and_objects(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
-    path.write_text('Good morning.\n\n{"text": "Guten Tag.", "voice": "rms", "language": "de"}\n', encoding="utf-8")
-    assert read_prompts(str(path)) == (Prompt("Good morning."), Prompt("Guten Tag.", "rms", "de"))
+    path.write_text('Good morning.\n\n{"text": "Guten Tag.", "voice": "hugo", "language": "de"}\n', encoding="utf-8")
+    assert read_prompts(str(path)) == (Prompt("Good morning."), Prompt("Guten Tag.", "hugo", "de"))
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ class ScriptedGateway(tts_pb2_grpc.TextToSpeechServicer, tts_pb2_grpc.VoicesServ
         yield tts_pb2.StreamingSynthesizeResponse(finished=tts_pb2.Finished(decode_workers=["decode-1"]))
 
     async def ListVoices(self, request, context):  # type: ignore[no-untyped-def]
-        return tts_pb2.ListVoicesResponse(voices=[tts_pb2.Voice(name="slt")], default_voice="slt")
+        return tts_pb2.ListVoicesResponse(voices=[tts_pb2.Voice(name="anna")], default_voice="anna")
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ async def server(gateway: ScriptedGateway) -> AsyncIterator[str]:
 
 async def test_speech_is_written_and_counted(server: str, gateway: ScriptedGateway, tmp_path: Path) -> None:
     path = tmp_path / "out.wav"
-    config = make_config("slt", None, None, seed=0, speed=1.5)
+    config = make_config("anna", None, None, seed=0, speed=1.5)
     speech = await say_to_file(server, config, "Hello.", path)
     samples, rate = soundfile.read(path, dtype="int16")
     assert rate == 24000
@@ -87,7 +87,7 @@ async def test_speech_is_written_and_counted(server: str, gateway: ScriptedGatew
     assert speech.warnings == ["clipped"]
     assert 0 < speech.time_to_first_audio <= speech.seconds_spent
     sent = gateway.requests[0].config
-    assert (sent.voice_name, sent.speed, sent.HasField("seed")) == ("slt", 1.5, True)
+    assert (sent.voice_name, sent.speed, sent.HasField("seed")) == ("anna", 1.5, True)
     assert [request.WhichOneof("request") for request in gateway.requests] == ["config", "text", "end"]
 
 
@@ -95,14 +95,14 @@ async def test_a_refusal_is_reported_and_the_file_is_unchanged(server: str, tmp_
     path = tmp_path / "out.wav"
     path.write_bytes(b"kept")
     with pytest.raises(ClientError, match="INVALID_ARGUMENT: no such voice"):
-        await say_to_file(server, make_config("slt", None, None, None, 1.0), "refuse", path)
+        await say_to_file(server, make_config("anna", None, None, None, 1.0), "refuse", path)
     assert path.read_bytes() == b"kept"
 
 
 async def test_audio_received_before_a_failure_is_kept(server: str, tmp_path: Path) -> None:
     path = tmp_path / "out.wav"
     with pytest.raises(ClientError, match=r"RESOURCE_EXHAUSTED: full \(try again in 2 s\)"):
-        await say_to_file(server, make_config("slt", None, None, None, 1.0), "break", path)
+        await say_to_file(server, make_config("anna", None, None, None, 1.0), "break", path)
     assert soundfile.info(path).frames == 300
 
 
@@ -112,7 +112,7 @@ async def test_an_unwritable_file_is_reported(server: str, tmp_path: Path) -> No
 
 
 async def test_voices_are_listed(server: str) -> None:
-    assert (await list_voices(server)).default_voice == "slt"
+    assert (await list_voices(server)).default_voice == "anna"
 
 
 async def test_a_starting_gateway_is_waited_for(
@@ -176,7 +176,7 @@ def test_a_prompt_needs_recording_and_words(tmp_path: Path) -> None:
     with pytest.raises(ClientError, match="need each other"):
         make_config(None, recording, None, None, 1.0)
     with pytest.raises(ClientError, match="exclude each other"):
-        make_config("slt", recording, "Words.", None, 1.0)
+        make_config("anna", recording, "Words.", None, 1.0)
     with pytest.raises(ClientError, match="cannot read"):
         make_config(None, recording, "Words.", None, 1.0)
     recording.write_bytes(b"RIFF")

@@ -48,7 +48,7 @@ def test_a_short_message_stays_as_it_is() -> None:
 
 
 def test_values_and_lists_in_messages_are_cut() -> None:
-    assert quoted("slt") == "'slt'"
+    assert quoted("anna") == "'anna'"
     assert quoted("x" * 9000) == f"'{'x' * 60}'... (9000 characters)"
     assert listed(["a", "b"]) == "a, b"
     assert listed([]) == ""

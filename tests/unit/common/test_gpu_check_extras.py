@@ -96,7 +96,7 @@ def test_features_need_torchaudio(check: Check, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_recorded_prompt_is_read() -> None:
-    audio, rate = read_wave(TINY / "prompt_slt.wav")
+    audio, rate = read_wave(TINY / "prompt_anna.wav")
     assert rate == 24000
     assert audio.ndim == 1
     assert 0.05 < abs(audio).max() <= 1.0

@@ -47,9 +47,10 @@ def test_the_embedded_voice_opens() -> None:
     assert isinstance(model.flow.front, ConformerConfig)
     assert (model.flow.front.width, model.flow.lookahead_tokens, model.flow.chunk_tokens) == (128, 3, 25)
     assert (model.vocoder.nb_harmonics, model.vocoder.hop) == (32, 480)
-    assert [voice.name for voice in model.card.voices] == ["slt", "rms"]
+    assert [voice.name for voice in model.card.voices] == ["anna", "hugo", "slt", "rms"]
+    assert len({voice.audio for voice in model.card.voices}) == 2
     assert model.card.split == SplitConfig(max_length=1, min_length=0, merge_length=0)
-    assert model.card.text_streaming == "sentence"
+    assert model.card.text_streaming == "interleaved"
 
 
 def test_an_official_directory_opens_without_a_card() -> None:

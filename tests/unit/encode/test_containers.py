@@ -17,7 +17,7 @@ from services.common.errors import InvalidInput
 from services.common.settings import EMBEDDED_MODEL
 from services.encode.voice.audio import read_prompt
 
-SPEECH, RATE = soundfile.read(EMBEDDED_MODEL / "prompt_slt.wav", dtype="float32")
+SPEECH, RATE = soundfile.read(EMBEDDED_MODEL / "prompt_anna.wav", dtype="float32")
 KINDS = [("ipod", "aac", 44100), ("mp4", "aac", 48000), ("adts", "aac", 24000), ("webm", "libopus", 48000)]
 
 

@@ -21,7 +21,7 @@ from services.encode.voice.extractor import STEPS, OnStep, VoiceExtractor
 
 ROOT = Path(__file__).parents[3]
 MODEL = open_model_dir(ROOT / "tests" / "data" / "cosyvoice2-mini")
-AUDIO = (ROOT / "models" / "tiny" / "prompt_slt.wav").read_bytes()
+AUDIO = (ROOT / "models" / "tiny" / "prompt_anna.wav").read_bytes()
 
 
 class Extractor(VoiceExtractor):

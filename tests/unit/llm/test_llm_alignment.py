@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
 
 from services.common.checkpoint.model_dir import AlignmentHead, ModelDir, open_model_dir
 from services.common.engine.shell import FailedEvent
@@ -228,7 +229,8 @@ def test_calibration_tells_guided_heads_from_the_others() -> None:
     model_dir = open_model_dir(ROOT / "models" / "tiny")
     model, codes = load_speech_lm(model_dir), InputCodes(model_dir.llm)
     declared = {(head.layer, head.head) for head in model_dir.card.alignment}
-    text = [400, 401, 300, 302, 500, 13]
+    tokenizer = Tokenizer.from_file(str(model_dir.tokenizer_dir / "tokenizer.json"))
+    text = tokenizer.encode("The water was not fit to drink.").ids
     engine = LlmEngine(TorchBackend(model), model_dir, LIMITS)
     try:
         request = Request(tuple(text), sampling=SamplingOptions(seed=3))
@@ -239,8 +241,9 @@ def test_calibration_tells_guided_heads_from_the_others() -> None:
     spoken = Spoken([*inputs, *map(codes.speech, listener.ids)], range(1, 1 + len(text)), len(inputs) - 1)
     scores = Scores()
     scores.add(score_heads(model, spoken))
-    assert {(head.layer, head.head) for head in scores.best()} <= declared | {(2, 3)}
     assert scores.top() > 0.5
+    best = scores.best()[0]
+    assert (best.layer, best.head) in declared
     assert Aligner(model_dir.card.alignment, model_dir.llm).width == model_dir.llm.head_dim
 
 

@@ -1,7 +1,7 @@
 """Client of light-tts: speech, conversations and voices, with retries and resumed audio.
 
     with Client("127.0.0.1:50050") as client:
-        for chunk in client.speak("Good morning.", SynthesisConfig(voice_name="slt")):
+        for chunk in client.speak("Good morning.", SynthesisConfig(voice_name="anna")):
             play(chunk.pcm)
 
 Messages are those of lighttts/v1/tts.proto, which documents every field.

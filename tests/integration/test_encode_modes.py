@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import grpc.aio
 import pytest
 
 from lighttts.v1 import encode_pb2, encode_pb2_grpc
-from services.common.checkpoint.model_dir import open_model_dir
+from services.common.checkpoint.model_dir import CARD, open_model_dir
 from services.common.errors import from_rpc_error
 from services.common.pool import open_channel
 from services.common.server import ServiceServer
@@ -25,10 +27,9 @@ AUDIO = (Path(__file__).parents[2] / "models" / "tiny" / "prompt_anna.wav").read
 TEXT = encode_pb2.EncodeTextRequest
 
 
-@pytest.fixture
-async def stub() -> AsyncIterator[Any]:
-    """Run the service with the mini checkpoint, which has registered speakers and accepts interleaved text."""
-    settings = EncodeSettings(port=0, normaliser="builtin", model_dir=MINI, text_idle_seconds=0.05)
+@asynccontextmanager
+async def encode_service(model_dir: Path) -> AsyncIterator[Any]:
+    settings = EncodeSettings(port=0, normaliser="builtin", model_dir=model_dir, text_idle_seconds=0.05)
     server = ServiceServer(EncodeService(settings), settings)
     try:
         await server.start()
@@ -36,6 +37,13 @@ async def stub() -> AsyncIterator[Any]:
             yield encode_pb2_grpc.EncodeStub(channel)
     finally:
         await server.close()
+
+
+@pytest.fixture
+async def stub() -> AsyncIterator[Any]:
+    """Run the service with the mini checkpoint, which has registered speakers and accepts interleaved text."""
+    async with encode_service(MINI) as stub:
+        yield stub
 
 
 async def encode_voice(stub: Any, *audio: bytes, **prompt: Any) -> encode_pb2.EncodeVoiceResponse:
@@ -129,3 +137,15 @@ async def test_a_pause_releases_a_finished_sentence_and_a_worker_that_takes_over
 
     assert await at_once(releases=[18]) == [first.text, second.text]
     assert await at_once() == [whole]
+
+
+async def test_a_model_of_whole_sentences_refuses_interleaved_text(tmp_path: Path) -> None:
+    folder = tmp_path / "sentences"
+    shutil.copytree(MINI, folder, ignore=shutil.ignore_patterns("*.npz"))
+    (folder / CARD).write_text("name: sentences\ntext_streaming: sentence\n", encoding="utf-8")
+    async with encode_service(folder) as stub:
+        assert not (await stub.DescribeModel(encode_pb2.DescribeModelRequest())).interleaved_text
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await encode_text(stub, "Hello.", interleaved=True)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert from_rpc_error(caught.value).field == "interleaved"

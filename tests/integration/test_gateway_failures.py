@@ -84,7 +84,7 @@ async def test_the_error_for_an_unknown_voice_lists_the_known_ones() -> None:
         error = await refused(r, "Hi.", config(voice_name="nobody"))
         assert error.code() == Status.NOT_FOUND
         assert "'nobody'" in (error.details() or "")
-        assert "hugo, anna" in (error.details() or "")
+        assert "anna, hugo" in (error.details() or "")
 
 
 async def test_a_refusal_of_the_llm_reaches_the_client_unchanged() -> None:

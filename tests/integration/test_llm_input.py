@@ -76,11 +76,6 @@ REFUSED: dict[str, tuple[list[llm_pb2.GenerateRequest], str | None, str]] = {
         None,
         "resume id -1",
     ),
-    "interleaved text for a sentence model": (
-        [starting(text_order=llm_pb2.TEXT_ORDER_INTERLEAVED)],
-        "start.text_order",
-        "sentence by sentence",
-    ),
     "half-close before voice": ([starting(), FULL_TEXT], "voice", "before the voice"),
     "another voice": ([starting(), voiced(make_voice("two"))], "voice.voice_hash", "not the one"),
     "another model's voice": ([starting(), changed(model="other")], "voice.model", "another model"),

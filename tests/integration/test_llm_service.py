@@ -191,7 +191,8 @@ async def test_text_in_parts_and_half_closing_are_the_text_in_one(worker: StartW
     async with llm_service(tmp_path, decode.address) as llm:
         await llm.speak()
         parts = [text_message(TEXT[:7], last=False), text_message((), last=False), text_message(TEXT[7:], last=False)]
-        last = [response async for response in llm.generate(starting(), *parts)][-1]
+        whole = starting(text_order=llm_pb2.TEXT_ORDER_WHOLE)
+        last = [response async for response in llm.generate(whole, *parts)][-1]
     assert last.done.speech_tokens == SPEECH_TOKENS
     assert decode.calls[1].tokens == decode.calls[0].tokens
 

@@ -313,7 +313,7 @@ async def test_cancellations_are_counted_by_what_they_interrupt(worker: StartWor
         for phase, messages in cases.items():
             calls = len(decode.calls)
             call = llm.stub.Generate()
-            await call.write(llm_pb2.GenerateRequest(start=start_message()))
+            await call.write(llm_pb2.GenerateRequest(start=start_message(text_order=llm_pb2.TEXT_ORDER_WHOLE)))
             for message in messages:
                 await call.write(message)
             if phase in ("generating", "speaking"):

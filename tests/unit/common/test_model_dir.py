@@ -43,7 +43,7 @@ def test_the_embedded_voice_opens() -> None:
         1024,
     )
     assert (model.llm.eos, model.llm.fill, model.llm.mix_ratio) == (729, 731, (5, 15))
-    assert (model.sampling.top_p, model.sampling.top_k, model.sampling.tau_r) == (0.6, 25, 1.0)
+    assert (model.sampling.top_p, model.sampling.top_k, model.sampling.tau_r) == (0.4, 25, 1.0)
     assert isinstance(model.flow.front, ConformerConfig)
     assert (model.flow.front.width, model.flow.lookahead_tokens, model.flow.chunk_tokens) == (128, 3, 25)
     assert (model.vocoder.nb_harmonics, model.vocoder.hop) == (32, 480)

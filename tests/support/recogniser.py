@@ -12,7 +12,7 @@ from cli.model import recognition
 from services.common.settings import EMBEDDED_MODEL
 
 SENTENCES = tuple((EMBEDDED_MODEL / "heldout25.txt").read_text(encoding="utf-8").split("\n")[:25])
-RECORDINGS = Path(__file__).parents[1] / "data" / "heldout25"
+RECORDINGS = Path(__file__).parents[1] / "data" / "heldout25_teacher"
 RECORDING_RATE = 16000
 
 

@@ -20,7 +20,7 @@ GOOD = Measured("Things are right again now.", "anna", 1.6, True, -22.0, 0.4, 0.
 def verified(
     directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *options: str
 ) -> tuple[int, dict[str, object]]:
-    monkeypatch.setattr(module, "SPOKEN", (0,))
+    monkeypatch.setattr(module, "SPOKEN", (8,))
     monkeypatch.setattr(module, "MAX_SECONDS", 3.0)
     status = main([str(directory), *options, "--report", str(tmp_path / "report.json")])
     return status, json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))

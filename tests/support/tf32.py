@@ -17,7 +17,8 @@ PRODUCTS = {torch.nn.functional.linear, torch.matmul, torch.bmm, torch.mm, Tenso
 class EmulatedTF32(TorchFunctionMode):
     """Round the inputs of convolutions and matrix products as a GPU would where the settings allow it.
 
-    Sums stay in float32, as they do on a GPU.
+    Sums stay in float32, as they do on a GPU. A GPU's kernel for another shape adds in another order, which changes the
+    last bits of what the next layer reads; a CPU's may not, so they are changed here.
     """
 
     def __torch_function__(
@@ -27,8 +28,13 @@ class EmulatedTF32(TorchFunctionMode):
         if (function in CONVOLUTIONS and backends.cudnn.conv.fp32_precision == "tf32") or (  # type: ignore[attr-defined]
             function in PRODUCTS and backends.cuda.matmul.fp32_precision == "tf32"
         ):
-            args = (_rounded(args[0]), _rounded(args[1]), *args[2:])
+            args = (_rounded(_last_bits_by_shape(args[0])), _rounded(args[1]), *args[2:])
         return function(*args, **(kwargs or {}))
+
+
+def _last_bits_by_shape(values: Tensor) -> Tensor:
+    """Return float32 values times 1 - 2^-23, 1, or 1 + 2^-23; return other types unchanged."""
+    return values * (1 + (sum(values.shape) % 3 - 1) * 2.0**-23) if values.dtype == torch.float32 else values
 
 
 def _rounded(values: Tensor) -> Tensor:

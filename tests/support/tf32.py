@@ -33,8 +33,8 @@ class EmulatedTF32(TorchFunctionMode):
 
 
 def _last_bits_by_shape(values: Tensor) -> Tensor:
-    """Return float32 values times 1 - 2^-23, 1, or 1 + 2^-23; return other types unchanged."""
-    return values * (1 + (sum(values.shape) % 3 - 1) * 2.0**-23) if values.dtype == torch.float32 else values
+    """Return float32 values times 1 + k 2^-23, k from -3 to 3; return other types unchanged."""
+    return values * (1 + (sum(values.shape) % 7 - 3) * 2.0**-23) if values.dtype == torch.float32 else values
 
 
 def _rounded(values: Tensor) -> Tensor:

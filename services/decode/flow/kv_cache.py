@@ -86,7 +86,7 @@ class KvBlockPool:
         if blocks < 0 or block_tokens < 1:
             raise ValueError(f"a pool of {blocks} blocks of {block_tokens} tokens is invalid")
         self.block_tokens, self.blocks = block_tokens, blocks
-        self.block_bytes = block_bytes(layouts, dtype)
+        self.block_bytes, self.dtype = block_bytes(layouts, dtype), dtype
         self.caches = {name: KvCache(layout, blocks, dtype, device) for name, layout in layouts.items()}
         self._free = set(range(blocks))
         self._to_zero: set[int] = set()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +17,8 @@ from torch import Tensor
 from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.decode.engine.backends import Hop, HopAudio
 from services.decode.engine.torch_backend import Precision, TorchBackend
-from services.decode.estimators.compiled import compile_estimator, probe_mel, use_programs
+from services.decode.estimators import compiled
+from services.decode.estimators.compiled import LARGEST_DIFFERENCE, compile_estimator, probe_mel, use_programs
 from services.decode.estimators.fused import fused_network
 from services.decode.flow.block_attention import Batch, PlainAttention
 from services.decode.flow.estimator import EstimatorNetwork
@@ -175,6 +178,39 @@ def test_a_record_that_computes_something_else_is_refused(flow: Flow) -> None:
         use_programs(flow, STREAMS, fail_later)
     assert flow.programs is None
     assert torch.equal(probe_mel(flow), plain)
+
+
+@pytest.mark.parametrize("kept", [torch.float32, torch.float8_e4m3fn])
+def test_values_kept_in_fewer_bits_may_round_the_other_way(kept: torch.dtype) -> None:
+    """A front of other last bits moves the mel by the rounding of what the cache keeps."""
+    flow = backend(Precision(torch.float32, kept)).flow
+    expected = probe_mel(flow)
+    plain = flow.front.forward
+
+    def last_bits(*given: Any) -> Tensor:
+        out: Tensor = plain(*given)
+        return out * (1 + 1e-7 * torch.randn(out.shape, generator=torch.Generator().manual_seed(3)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flow.front, "forward", last_bits)
+        moved = float((probe_mel(flow) - expected).abs().mean())
+    assert moved <= LARGEST_DIFFERENCE[kept] / 10
+    assert (moved > LARGEST_DIFFERENCE[torch.float32] / 10) == (kept != torch.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled, "probe_mel", _moves_by(2 * LARGEST_DIFFERENCE[torch.float32], expected))
+        if kept == torch.float32:
+            with pytest.raises(RuntimeError, match="differs"):
+                use_programs(flow, 1, None)
+        else:
+            use_programs(flow, 1, None)
+            assert flow.programs is not None
+            assert flow.programs.fronts
+
+
+def _moves_by(difference: float, mel: Tensor) -> Callable[[Flow], Tensor]:
+    """A `probe_mel` that gives the mel at first and then another one."""
+    calls = itertools.count()
+    return lambda flow: mel + (difference if next(calls) else 0)
 
 
 def test_another_attention_over_the_blocks_replaces_the_reference() -> None:

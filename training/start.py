@@ -28,17 +28,28 @@ def remember(work: Work, directory: Path | None) -> None:
     (work.root / _NOTE).write_text("" if directory is None else str(directory.resolve()), encoding="utf-8")
 
 
+def directory(work: Work) -> Path | None:
+    """Return the noted model directory."""
+    note = work.root / _NOTE
+    written = note.read_text(encoding="utf-8") if note.is_file() else ""
+    return Path(written) if written else None
+
+
+def continued(work: Work) -> Path | None:
+    """Return the noted directory if its tokenizers and speaker encoder are used: none was trained here."""
+    return None if work.checkpoint("tokenizer").is_file() else directory(work)
+
+
 def start_from(work: Work, net: Exportable, part: str, skip: tuple[str, ...] = ()) -> None:
     """Copy the weights of `part`.pt that fit, except names that begin with one of `skip`, if a directory is noted."""
-    note = work.root / _NOTE
-    directory = note.read_text(encoding="utf-8") if note.is_file() else ""
-    if not directory:
+    source = directory(work)
+    if source is None:
         return
-    weights = read_weights(Path(directory) / f"{part}.pt")
+    weights = read_weights(source / f"{part}.pt")
     own = net.exported()
     fitting = {key: value for key, value in weights.items() if _fits(own, key, value) and not key.startswith(skip)}
     net.load_exported({**own, **fitting})
-    sys.stdout.write(f"{part}: {len(fitting)} of {len(own)} tensors from {directory}\n")
+    sys.stdout.write(f"{part}: {len(fitting)} of {len(own)} tensors from {source}\n")
 
 
 def _fits(own: Mapping[str, Tensor], key: str, value: Tensor) -> bool:

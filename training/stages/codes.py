@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,12 @@ from training.networks.speaker import SpeakerClassifier
 from training.networks.tokenizer import Tokenizer
 from training.sizes import llm_config
 from training.stages import tokenizer
+from training.start import continued
 from training.store import Store, Utterance
 from training.teacher.speakers import SPEAKERS
 from training.work import Progress, Work
 
+F32 = NDArray[np.float32]
 END_OF_TEXT = "<|endoftext|>"
 _ENCODINGS, _DROPOUT = 4, 0.15
 """Each text also has encodings with merges left out at random (BPE dropout, Provilkov 2020): so pieces of every size,
@@ -30,14 +34,21 @@ down to single letters, are learnt, and unknown words can be read."""
 
 
 def run(work: Work, sentences: Sequence[str], device: torch.device) -> None:
-    """Write the codes of all utterances, unless they exist for the same tokenizer, encoder and speech."""
-    store = Store(work.speech)
-    source = f"{_digest(work.checkpoint('tokenizer'))} {_digest(work.checkpoint('speaker'))} {len(store)}"
-    path = work.codes / "codes.npz"
+    """Write the codes of all utterances, unless they exist for the same tokenizer, encoder and speech.
+
+    Without a tokenizer trained here, the tokenizers and the speaker encoder of the directory of `--start` are used.
+    """
+    store, path, given = Store(work.speech), work.codes / "codes.npz", continued(work)
+    networks = [work.checkpoint(name) for name in ("tokenizer", "speaker")]
+    if given is not None:
+        networks = [given / "speech_tokenizer_v2.onnx", given / "campplus.onnx"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(given / "CosyVoice-BlankEN" / "tokenizer.json", work.codes / "tokenizer.json")
+    source = " ".join([*map(_digest, networks), str(len(store))])
     text_tokenizer = train_text_tokenizer(work.codes, sentences)
     if source_of(path) == source:
         return
-    tokens, embeddings = _speech(work, store, device)
+    tokens, embeddings = _speech(store, _trained(work, device) if given is None else _exported(*networks))
     encodings = _texts(text_tokenizer, [place.utterance for place in store.places])
     save_codes(path, Codes(tokens, embeddings, encodings), source)
 
@@ -74,25 +85,55 @@ def text_strings(folder: Path) -> list[str]:
     return strings
 
 
-@torch.no_grad()
-def _speech(work: Work, store: Store, device: torch.device) -> tuple[list[NDArray[np.int64]], NDArray[np.float32]]:
+_Read = Callable[[F32, F32], tuple[Tensor, Tensor]]
+"""From whisper [T, 128] and bank [T, 80], whose mean is zero, to tokens int64 [T / 4] and an embedding [192]."""
+
+
+def _trained(work: Work, device: torch.device) -> _Read:
+    """Read speech by the checkpoints."""
     speech, speaker = tokenizer.make(), SpeakerClassifier(len(SPEAKERS))
     load_averaged(speech, work.checkpoint("tokenizer")).to(device)
     load_averaged(speaker, work.checkpoint("speaker")).to(device)
     assert isinstance(speech, Tokenizer)
+
+    def read(whisper: F32, bank: F32) -> tuple[Tensor, Tensor]:
+        tokens = speech.encoder.tokens(torch.from_numpy(whisper.T[None]).to(device))[0].round().long()
+        return tokens, speaker.encoder(torch.from_numpy(bank[None]).to(device))[0]
+
+    return read
+
+
+def _exported(speech: Path, speaker: Path) -> _Read:
+    """Read speech by a model directory's graphs."""
+    runtime: Any = importlib.import_module("onnxruntime")
+    tokens, embed = (
+        runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"]) for path in (speech, speaker)
+    )
+
+    def read(whisper: F32, bank: F32) -> tuple[Tensor, Tensor]:
+        length = np.array([len(whisper)], dtype=np.int32)
+        (numbers,) = tokens.run(None, {"feats": whisper.T[None], "feats_length": length})
+        (embedding,) = embed.run(None, {"input": bank[None]})
+        return torch.from_numpy(numbers[0]).long(), torch.from_numpy(embedding[0])
+
+    return read
+
+
+@torch.no_grad()
+def _speech(store: Store, read: _Read) -> tuple[list[NDArray[np.int64]], F32]:
     tokens: list[Tensor] = []
     embeddings: list[Tensor] = []
     progress = Progress("codes", 0, len(store), "utterances")
     for index in range(len(store)):
-        whisper = torch.from_numpy(store.read(index, "whisper").astype(np.float32)).to(device)
-        tokens.append(speech.encoder.tokens(whisper.T[None])[0].round().long())
-        bank = torch.from_numpy(store.read(index, "kaldi").astype(np.float32)).to(device)[None]
-        embeddings.append(speaker.encoder(bank - bank.mean(1, keepdim=True))[0])
+        bank = store.read(index, "kaldi").astype(np.float32)
+        numbers, embedding = read(store.read(index, "whisper").astype(np.float32), bank - bank.mean(0))
+        tokens.append(numbers)
+        embeddings.append(embedding)
         progress.show(index + 1)
     # One copy for all: a copy waits for the GPU.
     lengths = [len(one) for one in tokens]
-    numbers = np.split(torch.cat(tokens).cpu().numpy(), np.cumsum(lengths)[:-1])
-    return numbers, torch.stack(embeddings).float().cpu().numpy()
+    split = np.split(torch.cat(tokens).cpu().numpy(), np.cumsum(lengths)[:-1])
+    return split, torch.stack(embeddings).float().cpu().numpy()
 
 
 def _texts(bpe: Any, utterances: Sequence[Utterance]) -> list[list[Encoding]]:

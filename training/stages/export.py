@@ -18,7 +18,9 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from services.common.checkpoint.flow_config import read_flow
 from services.common.checkpoint.hyperyaml import read_hyper_yaml
+from services.common.families import COSYVOICE2
 from training.fit import load_averaged
 from training.networks.flow import FlowTrainer
 from training.networks.lm import ALIGNED_HEADS, ALIGNED_LAYER, LmTrainer
@@ -29,6 +31,7 @@ from training.sizes import TEMPLATE, flow_config, vocoder_config
 from training.stages import lm, tokenizer
 from training.stages.flow import FEW_STEPS
 from training.stages.text import HELD_OUT
+from training.start import continued, directory
 from training.store import Store
 from training.teacher.kokoro import RATE
 from training.teacher.speakers import SPEAKERS
@@ -51,14 +54,17 @@ _OPSET = 17
 
 
 def run(work: Work) -> Path:
-    """Write the directory from the newest checkpoints and return it. The old one stays until it is complete."""
+    """Write the directory from the newest checkpoints and return it. The old one stays until it is complete.
+
+    A network that was not trained here comes from the directory of `--start`.
+    """
     part = work.export.with_name(work.export.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    distilled = work.checkpoint("distil").is_file()
-    _weights(work, part, "distil" if distilled else "flow")
+    steps = _flow(work, part)
+    _weights(work, part)
     _graphs(work, part)
-    _configuration(part, distilled)
+    _configuration(part, steps)
     _text(work, part)
     write_card(work, part)
     shutil.rmtree(work.export, ignore_errors=True)
@@ -80,15 +86,41 @@ def with_weight_norm(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return named
 
 
-def _weights(work: Work, folder: Path, flow: str) -> None:
-    language = _halved(cast(LmTrainer, load_averaged(lm.make(work), work.checkpoint("lm"))).exported())
-    # One tensor under two names is stored once.
-    language["llm.model.lm_head.weight"] = language["llm.model.model.embed_tokens.weight"]
-    torch.save(language, folder / "llm.pt")
-    frames = cast(FlowTrainer, load_averaged(FlowTrainer(flow_config()), work.checkpoint(flow)))
-    torch.save(_halved(frames.exported()), folder / "flow.pt")
-    sounds = cast(VocoderTrainer, load_averaged(VocoderTrainer(vocoder_config()), work.checkpoint("vocoder")))
-    torch.save(_halved(with_weight_norm(sounds.exported())), folder / "hift.pt")
+def _flow(work: Work, folder: Path) -> int | None:
+    """Write the flow; return the steps of a distilled one."""
+    for stage in ("distil", "flow"):
+        if work.checkpoint(stage).is_file():
+            net = cast(FlowTrainer, load_averaged(FlowTrainer(flow_config()), work.checkpoint(stage)))
+            torch.save(_halved(net.exported()), folder / "flow.pt")
+            return FEW_STEPS if stage == "distil" else None
+    source = _copied(work, folder, "flow.pt")
+    solver = read_flow(read_hyper_yaml(source / "cosyvoice2.yaml"), COSYVOICE2.flow).solver
+    return None if solver.cfg_rate else solver.steps
+
+
+def _weights(work: Work, folder: Path) -> None:
+    if work.checkpoint("lm").is_file():
+        language = _halved(cast(LmTrainer, load_averaged(lm.make(work), work.checkpoint("lm"))).exported())
+        # One tensor under two names is stored once.
+        language["llm.model.lm_head.weight"] = language["llm.model.model.embed_tokens.weight"]
+        torch.save(language, folder / "llm.pt")
+    else:
+        _copied(work, folder, "llm.pt")
+    if work.checkpoint("vocoder").is_file():
+        sounds = cast(VocoderTrainer, load_averaged(VocoderTrainer(vocoder_config()), work.checkpoint("vocoder")))
+        torch.save(_halved(with_weight_norm(sounds.exported())), folder / "hift.pt")
+    else:
+        _copied(work, folder, "hift.pt")
+
+
+def _copied(work: Work, folder: Path, *names: str) -> Path:
+    """Copy files of the directory of `--start` and return the directory. Raises FileNotFoundError if there is none."""
+    source = directory(work)
+    if source is None:
+        raise FileNotFoundError(f"{' and '.join(names)}: nothing was trained in {work.root}, and --start names nothing")
+    for name in names:
+        shutil.copy(source / name, folder / name)
+    return source
 
 
 def _halved(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -108,6 +140,9 @@ class _TokenGraph(nn.Module):
 
 
 def _graphs(work: Work, folder: Path) -> None:
+    if continued(work) is not None:
+        _copied(work, folder, "speech_tokenizer_v2.onnx", "campplus.onnx")
+        return
     speech = cast(Tokenizer, load_averaged(tokenizer.make(), work.checkpoint("tokenizer"))).encoder
     example = (torch.randn(1, 128, 400), torch.tensor([400], dtype=torch.int32))
     axes = {"feats": {2: "T"}, "indices": {1: "N"}}
@@ -142,11 +177,12 @@ def _to_onnx(
         )
 
 
-def _configuration(folder: Path, distilled: bool) -> None:
+def _configuration(folder: Path, steps: int | None) -> None:
+    """Write the sizes; `steps` are those of a flow without guidance."""
     shutil.copy(TEMPLATE / "config.json", folder / "config.json")
     raw: dict[str, Any] = read_hyper_yaml(TEMPLATE / "cosyvoice2.yaml")
-    if distilled:
-        raw["flow"]["decoder"].update(n_timesteps=FEW_STEPS, inference_cfg_rate=0.0)
+    if steps is not None:
+        raw["flow"]["decoder"].update(n_timesteps=steps, inference_cfg_rate=0.0)
     text = yaml.safe_dump(raw, sort_keys=False, default_flow_style=None, width=110)
     (folder / "cosyvoice2.yaml").write_text(text, encoding="utf-8")
 

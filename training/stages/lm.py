@@ -16,7 +16,7 @@ from training.plan import Plan
 from training.sequences import I64, Row, Spoken, align, batch, can_interleave, interleaved, join, whole
 from training.sizes import llm_config
 from training.stages.codes import text_strings
-from training.start import start_from
+from training.start import continued, start_from
 from training.store import Store
 from training.teacher.labels import PHONES
 from training.work import Work
@@ -30,6 +30,8 @@ _NOISE = 0.06
 _GUIDE, _PHONE, _LATER = 0.3, 0.4, 0.4
 """Weights of the helping losses, and their factor in the last third."""
 _POOL = 96
+_OF_TOKENS = ("llm.model.model.embed_tokens", "speech_embedding", "llm_decoder")
+"""Weights that mean nothing for other tokenizers."""
 _ASCII = 128
 
 
@@ -52,7 +54,7 @@ def run(work: Work, plan: Plan, effort: float, device: torch.device) -> None:
     """Train up to the round's steps."""
     net = make(work)
     if not work.checkpoint("lm").is_file():
-        start_from(work, net, "llm", skip=("llm.model.model.embed_tokens", "speech_embedding", "llm_decoder"))
+        start_from(work, net, "llm", skip=() if continued(work) else _OF_TOKENS)
     until = plan.upto("lm", effort)
     fit = Fit(
         work,

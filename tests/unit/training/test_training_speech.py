@@ -11,10 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from services.common.checkpoint.model_dir import SplitConfig, open_model_dir
 from services.common.settings import EMBEDDED_MODEL
+from training.codes import load_codes
+from training.stages import codes, export
 from training.stages.export import FORMER_NAMES, prompt_of, write_card
+from training.stages.flow import FEW_STEPS
+from training.start import remember
 from training.store import RATES, Store, Utterance, write_shard
 from training.teacher.kokoro import RATE, Spoken
 from training.teacher.labels import FRAME, NO_WORD, PHONES, SILENCE, Labelled, label
@@ -164,3 +169,27 @@ def test_a_card_names_voices_with_their_prompts_and_their_former_names(tmp_path:
     assert [head.score for head in card.alignment] == pytest.approx([0.905, 0.905])
     sentences = (folder / "heldout25.txt").read_text(encoding="utf-8").splitlines()
     assert (len(sentences), sentences[0]) == (25, "The truth will out.")
+
+
+def test_networks_that_were_not_trained_here_come_from_the_directory_of_start(tmp_path: Path) -> None:
+    work = Work(tmp_path / "work")
+    utterances = [replace(utterance(1, 120), speaker=0), replace(utterance(2, 130), speaker=1)]
+    columns = {"mel": 80, "whisper": 128, "kaldi": 80}
+    arrays = {
+        name: [np.zeros((rate * one.frames, *([columns[name]] if name in columns else []))) for one in utterances]
+        for name, rate in RATES.items()
+    }
+    write_shard(work.speech / "00000", utterances, arrays)
+    with pytest.raises(FileNotFoundError, match="--start names nothing"):
+        export.run(work)
+    remember(work, EMBEDDED_MODEL)
+    codes.run(work, ["Sentence 1.", "Sentence 2."], torch.device("cpu"))
+    made = load_codes(work.codes / "codes.npz")
+    assert [len(tokens) for tokens in made.tokens] == [60, 65]
+    assert made.speakers.shape == (2, 192)
+    exported = export.run(work)
+    for name in ("llm.pt", "flow.pt", "hift.pt", "campplus.onnx", "speech_tokenizer_v2.onnx"):
+        assert (exported / name).read_bytes() == (EMBEDDED_MODEL / name).read_bytes()
+    ours, theirs = open_model_dir(exported), open_model_dir(EMBEDDED_MODEL)
+    assert (ours.flow, ours.llm, ours.vocoder) == (theirs.flow, theirs.llm, theirs.vocoder)
+    assert ours.flow.solver.steps == FEW_STEPS

@@ -95,7 +95,8 @@ class Recogniser:
         self._decoder.start_utt()
         self._decoder.process_raw((samples * 32767).astype("<i2").tobytes(), full_utt=True)
         self._decoder.end_utt()
-        frames = [(part.start_frame, part.end_frame + 1) for part in self._decoder.seg() if part.word[0] not in "<("]
+        parts = self._decoder.seg() or ()
+        frames = [(part.start_frame, part.end_frame + 1) for part in parts if part.word[0] not in "<("]
         return [(start / 100 - SILENCE_SECONDS, end / 100 - SILENCE_SECONDS) for start, end in frames]
 
 

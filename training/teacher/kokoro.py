@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 RATE = 24000
 DURATION_SAMPLES = 600
 """Samples per unit of a duration."""
+_LATE = 3
+"""Units by which sums of durations are later than the sound; Kokoro's own code takes them off (`join_timestamps`)."""
 _AUDIO, _DURATIONS = "audio", "/encoder/Round_output_0"
 _LONGEST = 510
 _PARTS = range(1, 5)
@@ -106,7 +108,7 @@ class Kokoro:
                 "speed": np.array([speed], dtype=np.float32),
             }
         )
-        times = np.cumsum(np.ravel(durations)).astype(np.int64) * DURATION_SAMPLES
+        times = (np.cumsum(np.ravel(durations)).astype(np.int64) - _LATE).clip(min=0) * DURATION_SAMPLES
         ends, at = [], 0
         for number in known:
             at += number is not None

@@ -21,7 +21,7 @@ from training.stages.export import FORMER_NAMES, prompt_of, write_card
 from training.stages.flow import FEW_STEPS
 from training.start import remember
 from training.store import RATES, Store, Utterance, write_shard
-from training.teacher.kokoro import RATE, Spoken
+from training.teacher.kokoro import DURATION_SAMPLES, RATE, Kokoro, Spoken
 from training.teacher.labels import FRAME, NO_WORD, PHONES, SILENCE, Labelled, label
 from training.teacher.pronounce import Pronunciation, SpokenWord
 from training.teacher.speakers import SPEAKERS, pace_of, speaker_of
@@ -46,6 +46,16 @@ def runs(labelled: Labelled) -> list[tuple[str, int]]:
     """Phones one after the other, each with its word."""
     pairs = list(zip(labelled.phones.tolist(), labelled.words.tolist(), strict=True))
     return [(PHONES[phone], word) for i, (phone, word) in enumerate(pairs) if i == 0 or pairs[i - 1] != (phone, word)]
+
+
+def test_the_times_of_the_teachers_phones_are_those_of_its_sound() -> None:
+    """Sums of Kokoro's durations are three units late; pocketsphinx finds its words 20 ms earlier than these times."""
+    kokoro = Kokoro.__new__(Kokoro)
+    kokoro._vocabulary = {"h": 1, "A": 2}
+    kokoro._run = lambda inputs: (np.zeros(22 * DURATION_SAMPLES), np.array([6.0, 2.0, 4.0, 10.0]))
+    said = kokoro.speak("hA", np.zeros((3, 256), dtype=np.float32), 1.0)
+    assert said.begin == 3 * DURATION_SAMPLES
+    assert said.ends.tolist() == [5 * DURATION_SAMPLES, 9 * DURATION_SAMPLES]
 
 
 def test_every_frame_has_its_phone_and_word() -> None:

@@ -79,6 +79,11 @@ def _report(options: Options, goal: Round) -> None:
         say(f"  {line}")
 
 
+def _pack(options: Options, goal: Round) -> None:
+    for path in _module("pack").run(options.work):
+        say(f"  {path}: {path.stat().st_size / 1e6:.1f} MB")
+
+
 STAGES: Mapping[str, Stage] = {
     "text": _text,
     "phones": _phones,
@@ -92,8 +97,10 @@ STAGES: Mapping[str, Stage] = {
     "distil": _trains("flow", "distil"),
     "export": _export,
     "report": _report,
+    "pack": _pack,
 }
 """In order. Flow and vocoder come first, because they decide most of the quality."""
+NOT_BY_DEFAULT = ("pack",)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -117,12 +124,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parse(arguments: Sequence[str] | None) -> Options:
     """Read the command line."""
+    default = [name for name in STAGES if name not in NOT_BY_DEFAULT]
     parser = argparse.ArgumentParser(prog="python -m training", description="Make the embedded voice.")
     parser.add_argument("--work", type=Path, default=DEFAULT, help="folder of all intermediate results")
     parser.add_argument("--wordnet", type=Path, default=WORDNET, help="folder with WordNet's files data.*")
     parser.add_argument("--quick", action="store_true", help="every stage on a few sentences, in about three minutes")
     parser.add_argument("--check", action="store_true", help="keep only speech that a recogniser understands")
-    parser.add_argument("--stages", default=",".join(STAGES), help="stages to run, separated by commas")
+    parser.add_argument("--stages", default=",".join(default), help="stages to run, separated by commas")
     parser.add_argument("--rounds", type=read_rounds, help="HOURS:EFFORT of each round, for example 0.6:0.12,5:1")
     parser.add_argument("--device", help="cuda or cpu; by default cuda where torch finds a GPU")
     parser.add_argument("--minutes", type=float, help="most minutes of each stage's training; it ends well then, too")

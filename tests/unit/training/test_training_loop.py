@@ -21,6 +21,7 @@ from training.plan import FULL, QUICK, Round
 from training.run import STAGES, parse, read_rounds
 from training.sequences import NOTHING, Spoken, align, batch, can_interleave, interleaved, join, whole
 from training.sizes import llm_config
+from training.stages import pack
 from training.work import Work
 
 ROOT = Path(__file__).parents[3]
@@ -104,6 +105,19 @@ def test_a_checkpoint_without_an_optimizer_gives_its_weights(tmp_path: Path) -> 
     for _, made in fit.batches(lambda draw: torch.ones(1, 1)):
         fit.update(net(made).mean())
     assert net.weight.item() < 3.0
+
+
+def test_packed_checkpoints_have_the_averaged_weights_alone(tmp_path: Path) -> None:
+    work, net = Work(tmp_path), nn.Linear(2, 1)
+    fit = Fit(work, "flow", net, until=2, rate=0.1, seed=1, device=torch.device("cpu"), average=0.9)
+    for _, made in fit.batches(lambda draw: torch.ones(1, 2)):
+        fit.update(net(made).mean())
+    [packed] = pack.run(work)
+    saved = read_checkpoint(packed)
+    assert (saved["step"], saved["optimizer"], saved["means"]) == (2, {}, {})
+    assert torch.equal(saved["net"]["weight"], fit.averaged()["weight"].half())
+    again = Fit(Work(packed.parent), "flow", nn.Linear(2, 1), until=2, rate=0.1, seed=1, device=torch.device("cpu"))
+    assert (again.step, again.done) == (0, False)
 
 
 def test_a_step_without_a_finite_gradient_changes_nothing(tmp_path: Path) -> None:
@@ -246,7 +260,7 @@ def test_the_command_line() -> None:
     assert parse(["--rate", "0.4", "--plain-steps", "--device", "cpu"]).plan == replace(
         FULL, rate_share=0.4, records=False
     )
-    assert list(options.stages) == list(STAGES)
+    assert [*options.stages, "pack"] == list(STAGES)
     assert read_rounds("1:0.5") == (Round(1.0, 0.5),)
 
 

@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Train a voice on a GPU machine within a time: training/on_gpu.sh SECONDS [HOURS of speech, 6 by default]
+#
+# The folder WORK (.run/voice) must have sentences.json and phones.json; the stages text and phones make them anywhere.
+# Afterwards WORK/packed has the checkpoints. Copy them into the folder of a CPU's run, which adds speech, export and report.
+# START: a model directory whose weights training begins with. DEVICE, BATCH, WORKERS, TOKENIZER and LM (minutes): for tests.
+set -uo pipefail
+
+SECONDS_IN_ALL=${1:?"usage: training/on_gpu.sh SECONDS [HOURS]"} HOURS=${2:-6}
+WORK=${WORK:-.run/voice} START=${START:-models/tiny} DEVICE=${DEVICE:-cuda} BATCH=${BATCH:-4}
+WORKERS=${WORKERS:-$(($(nproc --all) - 1))} TOKENIZER=${TOKENIZER:-1} LM=${LM:-5}
+END=$(($(date +%s) + SECONDS_IN_ALL))
+# These libraries start a thread per core in each of the processes otherwise.
+export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 PYTHONUNBUFFERED=1
+LOGS=$WORK/logs
+mkdir -p "$LOGS"
+
+# The minutes until SECONDS before the end.
+left() { awk -v left=$((END - $(date +%s) - $1)) 'BEGIN { print (left > 6 ? left / 60 : 0.1) }'; }
+# train STAGES MINUTES PROCESSES
+train() {
+  python3 -m training --device "$DEVICE" --work "$WORK" --start "$START" --rounds "$HOURS:20" --batch "$BATCH" \
+    --stages "$1" --minutes "$2" --workers "$3" >"$LOGS/$1" 2>&1
+  echo "$(date +%T) $1: $(tail -n 1 "$LOGS/$1")"
+}
+
+# The teacher gets two fifths of the time at most. Shards are complete whenever it is stopped; timeout stops its processes, too.
+timeout --kill-after 3 $((SECONDS_IN_ALL * 2 / 5)) python3 -m training --device "$DEVICE" --work "$WORK" \
+  --rounds "$HOURS:1" --stages speech --workers "$WORKERS" >"$LOGS/speech" 2>&1
+rm -rf "$WORK"/speech/*.part
+echo "$(date +%T) $(tail -n 1 "$LOGS/speech")"
+
+train vocoder "$(left 20)" 4 &
+train speaker 0.5 3 &
+SPEAKER=$!
+train tokenizer "$TOKENIZER" 6
+wait $SPEAKER
+train codes 1 1
+train lm "$LM" 4 &
+train flow "$(left 100)" 5
+train distil "$(left 20)" 5
+wait
+train pack 1 1

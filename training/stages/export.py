@@ -45,7 +45,7 @@ DESCRIPTION = "A demonstration voice trained on synthetic English speech. It is 
 PROMPT_FRAMES = (100, 170)
 """Length of a prompt, in frames of 20 ms."""
 CHECKED = 25
-"""So many held-out sentences, the first ones, go along for `light-tts verify` and the tests."""
+"""The number of held-out sentences, from the first on, that are exported for `light-tts verify` and the tests."""
 _NORMED = re.compile(
     r"(conv_pre|conv_post|ups\.\d+|.*resblocks\.\d+\.convs[12]\.\d+|f0_predictor\.condnet\.\d+)\.weight"
 )

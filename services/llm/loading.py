@@ -43,6 +43,12 @@ PREFILL_SIZES = (64, 128, 256, 512)
 GRAPH_STEPS = 8
 """Steps per run of CUDA graphs. At 64 sequences the host takes 0.9 ms for a single step and 0.24 ms per step for eight
 in one run: sequences get their tokens a little later, and the device hardly waits for the host."""
+CPU_RUNNING, GPU_RUNNING = 32, 256
+"""Default of the most utterances at once. A step for 256 takes a GPU three to four times as long as one for a single one."""
+LEAST_TOKENS = 32768
+"""Default size of the K/V cache on a CPU, and the smallest one on a GPU."""
+TOKENS_PER_UTTERANCE, CACHE_SHARE = 1024, 0.25
+"""On a GPU the cache has this many tokens for each utterance, but by default takes at most this share of the free memory."""
 WORKSPACE_BYTES = 64 * 2**20
 """Workspaces of cuBLAS on a GPU: 32 MiB for each of two CUDA streams on Hopper."""
 FREE_LIST_BYTES = 40
@@ -74,23 +80,25 @@ def load_engine(
         )
         if _uses_graphs(settings, device) and not settings.steps_per_turn:
             limits = replace(limits, steps_per_turn=GRAPH_STEPS)
+        if isinstance(backend, TorchBackend) and device.type == "cuda":
+            limits = _for_gpu(settings, limits, backend)
     order = earliest_deadline if settings.llm_order == "deadline" else fifo
     _check_room(settings, limits, backend)
     try:
         return LlmEngine(backend, model, limits, order, on_step=on_step)
     except (RuntimeError, MemoryError) as error:
         raise StartError(
-            f"no room for {settings.total_tokens} tokens of K/V cache ({error}); set LIGHTTTS_TOTAL_TOKENS lower"
+            f"no room for {limits.total_tokens} tokens of K/V cache ({error}); set LIGHTTTS_TOTAL_TOKENS lower"
         ) from error
 
 
 def engine_limits(settings: LlmSettings) -> EngineLimits:
-    """Return the engine's limits. Raises StartError for settings that contradict each other."""
+    """Return the engine's limits, with a CPU's defaults. Raises StartError for settings that contradict each other."""
     try:
         return EngineLimits(
-            max_running=settings.max_running,
+            max_running=settings.max_running or CPU_RUNNING,
             max_waiting=settings.max_waiting,
-            total_tokens=settings.total_tokens,
+            total_tokens=settings.total_tokens or LEAST_TOKENS,
             max_request_tokens=settings.max_request_tokens,
             prefill_tokens=settings.prefill_tokens,
             admission_interval=settings.admission_interval,
@@ -101,9 +109,33 @@ def engine_limits(settings: LlmSettings) -> EngineLimits:
         raise StartError(f"the engine's limits contradict each other: {error}") from error
 
 
+def most_running(settings: LlmSettings, device: torch.device, kernels: StepKernels) -> int:
+    """Largest number of utterances at once.
+
+    Without a kernel that reads K/V blocks in place, a step copies the blocks of its whole batch: the default stays small.
+    """
+    in_place = kernels.attend is not PLAIN.attend
+    return settings.max_running or (GPU_RUNNING if device.type == "cuda" and in_place else CPU_RUNNING)
+
+
+def default_tokens(running: int, free: int, token_bytes: float) -> int:
+    """Default size of a GPU's K/V cache in tokens, for this many utterances, bytes of free memory and bytes per token."""
+    return max(LEAST_TOKENS, min(TOKENS_PER_UTTERANCE * running, int(CACHE_SHARE * free / token_bytes)))
+
+
+def _for_gpu(settings: LlmSettings, limits: EngineLimits, backend: TorchBackend) -> EngineLimits:
+    """Fill in the limits that the settings leave to the GPU."""
+    running = most_running(settings, backend.device, backend.kernels)
+    free = free_memory(backend.device, settings.llm_memory_fraction)
+    token_bytes = backend.kv_bytes(limits.num_blocks, limits.block_size) / limits.total_tokens
+    tokens = settings.total_tokens or default_tokens(running, free, token_bytes)
+    log.info("sizes for generating", extra={"max_running": running, "total_tokens": tokens})
+    return replace(limits, max_running=running, total_tokens=tokens)
+
+
 def _check_room(settings: LlmSettings, limits: EngineLimits, backend: Backend) -> None:
     """Raise StartError if the K/V cache, the list of its free blocks or copies of weights do not fit in memory."""
-    what = f"{settings.total_tokens} tokens of K/V cache"
+    what = f"{limits.total_tokens} tokens of K/V cache"
     on_host = limits.num_blocks * FREE_LIST_BYTES
     if isinstance(backend, TorchBackend):
         size = backend.kv_bytes(limits.num_blocks, limits.block_size)
@@ -169,7 +201,7 @@ def _torch_backend(settings: LlmSettings, model: ModelDir, styles: Mapping[str, 
     options = TorchOptions(
         int8_kv=settings.llm_int8_kv,
         kernels=kernels,
-        program_sizes=_program_sizes(settings) if graphs else (),
+        program_sizes=_program_sizes(most_running(settings, device, kernels)) if graphs else (),
         program_tokens=settings.max_request_tokens,
         prefill_sizes=_prefill_sizes(settings) if prompt_graphs else (),
         cpu_graph=_uses_cpu_graph(settings, device, dtype),
@@ -215,8 +247,8 @@ def _uses_cpu_graph(settings: LlmSettings, device: torch.device, dtype: torch.dt
     return settings.llm_cpu_graph and device.type == "cpu" and dtype == torch.float32 and not others
 
 
-def _program_sizes(settings: LlmSettings) -> tuple[int, ...]:
-    return (*(size for size in PROGRAM_SIZES if size < settings.max_running), settings.max_running)
+def _program_sizes(largest: int) -> tuple[int, ...]:
+    return (*(size for size in PROGRAM_SIZES if size < largest), largest)
 
 
 def _prefill_sizes(settings: LlmSettings) -> tuple[int, ...]:

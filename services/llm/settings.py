@@ -64,15 +64,17 @@ class LlmSettings(ModelServiceSettings):
     llm_compile: bool = False
     """Let torch.compile fuse the operations between the matrix products; needs a C++ compiler on a CPU."""
 
-    max_running: int = Field(default=32, ge=1)
-    """Largest number of utterances generated at once, and so the largest batch [gpt_paral_num]."""
+    max_running: int = Field(default=0, ge=0)
+    """Largest number of utterances generated at once, and so the largest batch; 0: 256 on a GPU, 32 on a CPU or without
+    the kernel of llm_paged_kernel [gpt_paral_num]."""
     max_waiting: int = Field(default=128, ge=0)
     """Largest number of queued sessions beyond max_running; at it, new sessions are refused, admitted ones queue."""
     steps_per_turn: int = Field(default=0, ge=0)
     """Engine steps between two looks at new requests; more steps save host work and delay new requests, most of all
     with CUDA graphs, which run them without the host. 0: 8 with CUDA graphs, else 1 [gpt_paral_step_num]."""
-    total_tokens: int = Field(default=32768, ge=64)
-    """Size of the K/V cache in tokens, for all utterances together [max_total_token_num]."""
+    total_tokens: int = Field(default=0, ge=0)
+    """Size of the K/V cache in tokens, for all utterances together; 0: 32768, on a GPU 1024 for each utterance of
+    max_running if they fit into a quarter of its free memory [max_total_token_num]."""
     max_request_tokens: int = Field(default=4096, ge=16)
     """Most tokens of one utterance in the K/V cache: prompt, text and speech together [max_req_total_len]."""
     prefill_tokens: int = Field(default=512, ge=1)

@@ -95,6 +95,11 @@ class TorchBackend:
         )
 
     @property
+    def kernels(self) -> StepKernels:
+        """The kernels of its steps."""
+        return self._options.kernels
+
+    @property
     def aligns(self) -> bool:
         """Whether steps align their tokens with the text."""
         return bool(self._aligner.heads)

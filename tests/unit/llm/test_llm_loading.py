@@ -154,10 +154,11 @@ def test_a_gpu_gets_the_kernels_that_agree_with_the_plain_ones(
     assert made["replaced"] == {"llm_int8_weights": "weights in bfloat16"}
     assert made["options"].kernels == replace(PLAIN, **attention, **layers, **sampling)
     assert made["options"].int8_kv is int8_kv
-    assert made["options"].program_sizes == (1, 2, 4, 8, 16, 24, 32)
+    assert made["options"].program_sizes == (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
     assert made["options"].prefill_sizes == (64, 128, 256, 512)
-    made = load(tiny, "cuda", monkeypatch, llm_int8_kv=int8_kv, prefill_tokens=100)
+    made = load(tiny, "cuda", monkeypatch, llm_int8_kv=int8_kv, prefill_tokens=100, max_running=5)
     assert made["options"].prefill_sizes == (64, 128)
+    assert made["options"].program_sizes == (1, 2, 4, 5)
 
 
 def broken(*arguments: Any) -> Any:
@@ -221,6 +222,7 @@ def test_without_triton_a_gpu_uses_plain_operations(tiny: ModelDir, monkeypatch:
     made = load(tiny, "cuda", monkeypatch, llm_paged_kernel=False, llm_fused_kernels=False)
     assert not made["replaced"]
     assert made["options"].prefill_sizes == ()  # a prompt's program needs its kernel
+    assert made["options"].program_sizes[-1] == 32  # copied blocks take memory for each place of a batch
 
 
 def test_heads_that_the_kernel_cannot_read_are_copied(mini_dir: ModelDir, monkeypatch: pytest.MonkeyPatch) -> None:

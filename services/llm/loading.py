@@ -44,11 +44,11 @@ GRAPH_STEPS = 8
 """Steps per run of CUDA graphs. At 64 sequences the host takes 0.9 ms for a single step and 0.24 ms per step for eight
 in one run: sequences get their tokens a little later, and the device hardly waits for the host."""
 CPU_RUNNING, GPU_RUNNING = 32, 256
-"""Default of the most utterances at once. A step for 256 takes a GPU three to four times as long as one for a single one."""
+"""Default of the most utterances at once. A GPU's step for 256 takes three to four times as long as one for one."""
 LEAST_TOKENS = 32768
 """Default size of the K/V cache on a CPU, and the smallest one on a GPU."""
 TOKENS_PER_UTTERANCE, CACHE_SHARE = 1024, 0.25
-"""On a GPU the cache has this many tokens for each utterance, but by default takes at most this share of the free memory."""
+"""Defaults of a GPU's cache: tokens for each utterance, but at most this share of the free memory."""
 WORKSPACE_BYTES = 64 * 2**20
 """Workspaces of cuBLAS on a GPU: 32 MiB for each of two CUDA streams on Hopper."""
 FREE_LIST_BYTES = 40
@@ -112,14 +112,14 @@ def engine_limits(settings: LlmSettings) -> EngineLimits:
 def most_running(settings: LlmSettings, device: torch.device, kernels: StepKernels) -> int:
     """Largest number of utterances at once.
 
-    Without a kernel that reads K/V blocks in place, a step copies the blocks of its whole batch: the default stays small.
+    Without a kernel that reads K/V blocks in place, a step copies the blocks of its batch: the default stays small.
     """
     in_place = kernels.attend is not PLAIN.attend
     return settings.max_running or (GPU_RUNNING if device.type == "cuda" and in_place else CPU_RUNNING)
 
 
 def default_tokens(running: int, free: int, token_bytes: float) -> int:
-    """Default size of a GPU's K/V cache in tokens, for this many utterances, bytes of free memory and bytes per token."""
+    """Default size of a GPU's K/V cache in tokens; `free` and `token_bytes` are bytes of memory and of a token."""
     return max(LEAST_TOKENS, min(TOKENS_PER_UTTERANCE * running, int(CACHE_SHARE * free / token_bytes)))
 
 

@@ -19,7 +19,12 @@ from tests.soak.harness import Soak, soak, soak_stack
 
 async def run(options: argparse.Namespace, folder: Path) -> Soak:
     async with soak_stack(folder) as (target, doors):
-        return await soak(target, doors, 60 * options.minutes, options.clients, options.seed)
+        return await soak(target, doors, 60 * options.minutes, options.clients, options.seed, tell=say)
+
+
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def main() -> int:
@@ -30,7 +35,7 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         result = asyncio.run(run(options, Path(folder)))
-    sys.stdout.write(f"{result.report()}\n")
+    say(result.report())
     return 1 if result.wrong() else 0
 
 

@@ -8,7 +8,7 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,6 +50,12 @@ class Soak:
 
     def count(self, outcome: str) -> int:
         return sum(counter[outcome] for counter in self.outcomes.values())
+
+    def so_far(self) -> str:
+        """Return a line for whoever waits for the end."""
+        memory = "".join(f", {name} {values[-1]:.0f} MiB" for name, values in sorted(self.tenths.items()))
+        acts, tenths = sum(map(Counter.total, self.outcomes.values())), max(map(len, self.tenths.values()), default=0)
+        return f"{tenths} of {TENTHS} tenths: {acts} acts, {self.faults.total()} faults{memory}"
 
     def wrong(self) -> list[str]:
         """Return what must not be: leaks, acts without an end, no speech."""
@@ -101,9 +107,18 @@ def kinds_for(target: Target) -> list[str]:
 
 
 async def soak(
-    target: Target, doors: Doors, seconds: float, clients: int, seed: int, kinds: Sequence[str] = ()
+    target: Target,
+    doors: Doors,
+    seconds: float,
+    clients: int,
+    seed: int,
+    kinds: Sequence[str] = (),
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Soak:
-    """Let clients act and faults of `kinds` (default: all) happen for `seconds`, then wait until everything is free."""
+    """Let clients act and faults of `kinds` (default: all) happen for `seconds`, then wait until everything is free.
+
+    `tell` is called with a line after each tenth of the time.
+    """
     result, choose, pace = Soak(), random.Random(seed), Pace(clients)
     for act in dict.fromkeys(ACTS):  # what is made at the first use is there before the figures are taken
         _note(result, act.__name__, await perform(act, doors, choose, pace))
@@ -113,7 +128,7 @@ async def soak(
     working = [
         asyncio.create_task(_client(doors, result, random.Random(choose.random()), pace, end)) for _ in range(clients)
     ]
-    sampling = asyncio.create_task(_sample(target, result, seconds / TENTHS))
+    sampling = asyncio.create_task(_sample(target, result, seconds / TENTHS, tell))
     await _break(target, result, choose, end, kinds or kinds_for(target))
     await asyncio.gather(*working, sampling)
     await target.heal()
@@ -141,7 +156,7 @@ async def _break(target: Target, result: Soak, choose: random.Random, end: float
     await faults.ended()
 
 
-async def _sample(target: Target, result: Soak, interval: float) -> None:
+async def _sample(target: Target, result: Soak, interval: float, tell: Callable[[str], None]) -> None:
     lasting = [one for one in target.processes() if isinstance(one, Worker) and one.name in UNBROKEN]
     for _ in range(TENTHS):
         await asyncio.sleep(interval)
@@ -150,6 +165,7 @@ async def _sample(target: Target, result: Soak, interval: float) -> None:
                 if process.pid is not None:
                     memory = psutil.Process(process.pid).memory_info().rss / 2**20
                     result.tenths.setdefault(process.name, []).append(memory)
+        tell(result.so_far())
 
 
 async def _settled(target: Target, before: dict[str, Held]) -> dict[str, Held]:

@@ -15,11 +15,15 @@ HELD = Held(pid=7, memory_mib=100.0, descriptors=50, threads=20, tasks=30, slots
 
 
 async def test_nothing_is_kept_after_a_short_soak(tmp_path: Path) -> None:
+    told: list[str] = []
     async with soak_stack(tmp_path) as (target, doors):
-        result = await soak(target, doors, seconds=1, clients=2, seed=3, kinds=["kill-decode"])
+        result = await soak(target, doors, seconds=1, clients=2, seed=3, kinds=["kill-decode"], tell=told.append)
     assert not result.wrong(), result.report()
     assert sum(result.faults.values()) > 0
     assert [len(memory) for memory in result.tenths.values()] == [TENTHS, TENTHS]
+    assert [line.split()[0] for line in told] == [str(tenth + 1) for tenth in range(TENTHS)]
+    assert "acts" in told[0]
+    assert "gateway" in told[0]
 
 
 class Time:

@@ -24,8 +24,9 @@ train() {
   echo "$(date +%T) $1: $(tail -n 1 "$LOGS/$1")"
 }
 
-# NVIDIA's Multi-Process Service lets the processes' kernels run at the same time; without it the GPU takes turns between
-# processes. It is used where it works. Each daemon has a folder of its own: the first one's clients are killed.
+# With NVIDIA's Multi-Process Service (MPS) the kernels of several processes run at the same time; without it the GPU runs one
+# process at a time. The script uses it where it works. Speech and training have a daemon each, because the end of the time
+# kills the processes that speak, and a killed client can leave its daemon unusable.
 mps() {
   export CUDA_MPS_PIPE_DIRECTORY=$1/pipe CUDA_MPS_LOG_DIRECTORY=$1/log
   mkdir -p "$CUDA_MPS_PIPE_DIRECTORY" "$CUDA_MPS_LOG_DIRECTORY"

@@ -158,6 +158,24 @@ async def test_a_full_engine_refuses_at_once(worker: StartWorker, tmp_path: Path
         await all_free()
 
 
+@pytest.mark.parametrize("tokens", [(), (1, 2, 3)])
+async def test_a_voice_without_room_in_the_cache_is_refused_at_once(
+    worker: StartWorker, tmp_path: Path, tokens: tuple[int, ...]
+) -> None:
+    gate = asyncio.Event()
+    decode = await worker(gate=gate)
+    async with llm_service(tmp_path, decode.address, voice_cache_count=1) as llm:
+        speaking = asyncio.create_task(llm.speak())
+        await until(lambda: len(decode.calls) == 1)
+        other = llm.responses(Spoken(), () if tokens else TEXT, voice=make_voice("two"), speech_tokens=tokens)
+        code, error = await refusal(other)
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "voice cache is full" in str(error)
+        gate.set()
+        await speaking
+        await all_free()
+
+
 async def test_the_length_limit_is_reported(worker: StartWorker, tmp_path: Path) -> None:
     decode = await worker()
     async with llm_service(tmp_path, decode.address, max_seconds=4.0) as llm:

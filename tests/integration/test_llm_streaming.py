@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import threading
+import time
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,8 +20,11 @@ import pytest
 from lighttts.v1 import audio_pb2, llm_pb2
 from services.common.checkpoint.model_dir import CARD
 from services.common.workers.call_end import CallEnd, answers
+from services.llm.engine.engine import LlmEngine
 from services.llm.engine.scheduler import ScheduledSequence, Scheduler
-from tests.support.decode_worker import StartWorker, audio_of
+from services.llm.engine.sequence import Request
+from services.llm.settings import LlmSettings
+from tests.support.decode_worker import SAMPLE_RATE, StartWorker, audio_of
 from tests.support.llm import (
     LIMIT_SECONDS,
     SPEECH_TOKENS,
@@ -172,6 +176,42 @@ async def test_another_worker_goes_on_at_the_exact_sample(
                 assert first.done is not None
                 assert (rest.done.reason, rest.done.speech_tokens) == (first.done.reason, first.done.speech_tokens)
         await all_free()
+
+
+@pytest.mark.parametrize("admitted", [True, False])
+async def test_a_resumed_utterance_is_due_when_its_listener_runs_dry(
+    worker: StartWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, admitted: bool
+) -> None:
+    decode = await worker()
+    async with llm_service(tmp_path, decode.address) as llm:
+        first = await llm.speak()
+        samples = sum(len(chunk) for chunk in first.chunks[:3])
+        raw_ids = [token for audio in first.audio[:3] for token in audio.raw_ids]
+        latest: list[float] = []
+        """Seconds by which playback began sooner than it could if the audio so far had been played, for each report."""
+        submit, set_play_at = LlmEngine.submit, LlmEngine.set_play_at
+
+        def note(play_at: float | None, target: float) -> None:
+            assert play_at is not None
+            latest.append(time.monotonic() + target - samples / SAMPLE_RATE - play_at)
+
+        def submitted(self: LlmEngine, request: Request, *others: Any) -> Any:
+            note(request.play_at, LlmSettings().first_audio_target_seconds)
+            return submit(self, request, *others)
+
+        def reported(self: LlmEngine, handle: Any, play_at: float | None) -> None:
+            note(play_at, 0.0)
+            set_play_at(self, handle, play_at)
+
+        monkeypatch.setattr(LlmEngine, "submit", submitted)
+        monkeypatch.setattr(LlmEngine, "set_play_at", reported)
+        resume = llm_pb2.GenerateResume(
+            raw_ids=raw_ids, decode_record=first.audio[2].decode_record, next_sample=samples
+        )
+        place, whole = audio_pb2.SessionPlace(session="one", admitted=admitted), llm_pb2.TEXT_ORDER_WHOLE
+        await converse(llm, Rest(samples), at_once(TEXT), text_order=whole, resume=resume, place=place)
+    assert len(latest) == 2
+    assert min(latest) >= 0
 
 
 class Rest(Spoken):

@@ -123,7 +123,7 @@ class LlmEngine(EngineShell[Sequence, TokensEvent, EngineStats]):
         return handle
 
     def set_max_tokens(self, handle: Handle, max_tokens: int | None) -> None:
-        """Hold generation once `max_tokens` raw ids are decoded (resumed ones included); None never holds."""
+        """Hold generation once `max_tokens` ids are to be spoken (resumed ones included); None never holds."""
         if max_tokens is not None and max_tokens < 0:
             raise RequestError(f"max_tokens {max_tokens} is negative; use 0 to hold generation")
         self._thread.post(lambda: setattr(handle.item, "max_tokens", max_tokens))

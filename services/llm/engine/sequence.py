@@ -63,7 +63,8 @@ class Request:
     max_seconds: float = 60.0
     """Longest speech, in seconds; it stops a model that does not end."""
     max_tokens: int | None = None
-    """Generation is held once this many raw ids are decoded (`resume_ids` included); None: never."""
+    """Generation is held once this many ids are to be spoken (those of `resume_ids` included); None: never. Fill ids and
+    dropped silent ids do not count: no audio of theirs would ever release the sequence."""
     play_at: float | None = None
     """When playback of the beginning starts (or should start), on the engine's monotonic clock; deadlines follow from
     it. None: no deadline."""
@@ -173,13 +174,13 @@ class Sequence:
         """Whether the next step can advance it: it does not wait for text and is not held by its token budget."""
         if self.closed or not self.layout.ready:
             return False
-        return self.max_tokens is None or len(self.decoded) < self.max_tokens
+        return self.max_tokens is None or self.spoken < self.max_tokens
 
     @property
     def max_steps(self) -> int:
         """How many tokens may be sampled one after the other under the same rule and within the token budget."""
         steps = self.layout.steps_until_change
-        return steps if self.max_tokens is None else min(steps, self.max_tokens - len(self.decoded))
+        return steps if self.max_tokens is None else min(steps, self.max_tokens - self.spoken)
 
     @property
     def due(self) -> float:

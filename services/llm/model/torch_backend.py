@@ -33,6 +33,9 @@ BAN_KINDS = 16
 """Most different sets of allowed special ids that a checkpoint's layouts may use."""
 DrawFactory = Callable[[Sequence[SamplingRow], torch.device], Draw]
 
+LEAST_TEMPERATURE = 1e-6
+"""Lower temperatures count as this one, which draws the most probable id: logits divided by them would overflow."""
+
 
 @dataclass(frozen=True)
 class TorchOptions:
@@ -380,7 +383,7 @@ def _sampling_row(scheduled: ScheduledSequence) -> SamplingRow:
     return SamplingRow(
         seed=options.seed,
         position=len(sequence.decoded),
-        temperature=options.temperature,
+        temperature=max(options.temperature, LEAST_TEMPERATURE),
         top_p=sampling.top_p,
         top_k=sampling.top_k,
         repeats=sampling.win_size * sampling.tau_r if options.ras else math.inf,

@@ -39,7 +39,7 @@ class ConversionCall(GenerateCall):
         voices, voice_hash = self._context.voices, self._start.voice_hash
         if voice_hash not in voices:
             yield llm_pb2.GenerateResponse(need_voice=audio_pb2.NeedVoice(voice_hash=voice_hash))
-            async for heartbeat in self._collect(lambda: voice_hash in voices):
+            async for heartbeat in self._collect(self._has_voice):
                 yield heartbeat
         self._progress.text_complete = True
         with voices.lease(voice_hash) as voice:

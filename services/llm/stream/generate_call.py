@@ -85,9 +85,12 @@ class GenerateCall:
             context.engine.aligns and requests.text_position(start) is not None and not start.speech_tokens,
             context.engine_clock,
         )
-        if start.place.admitted:  # earlier audio of the session plays until then
+        # Earlier audio of the session plays until then; of a resumed utterance, audio has been played.
+        if start.place.admitted and not start.HasField("resume"):
             self._progress.plays_from = self._progress.started_at + start.urgency.first_audio_target
         self._order: requests.TextOrder = "whole"
+        self._voice_sent = False
+        """Whether the client has sent the voice: a full cache may not have kept it."""
         self._resume_tried_with = 0
         """Number of text ids at the last resume that needed more text."""
         self._put_off_heartbeat()
@@ -108,7 +111,7 @@ class GenerateCall:
             self._add_text(self._start.text)
         if voice_hash not in voices:
             yield llm_pb2.GenerateResponse(need_voice=audio_pb2.NeedVoice(voice_hash=voice_hash))
-            async for heartbeat in self._collect(lambda: voice_hash in voices):
+            async for heartbeat in self._collect(self._has_voice):
                 yield heartbeat
         with voices.lease(voice_hash) as voice:
             if voice is None:
@@ -153,14 +156,18 @@ class GenerateCall:
             event = await self._next_event()
             if isinstance(event, voice_pb2.VoiceContent):
                 self._context.voices.put(self._checked_voice(event))
+                self._voice_sent = True
             elif isinstance(event, llm_pb2.TextTokens):
                 self._add_text(event)
             elif isinstance(event, _TextEnd):
-                if self._start.voice_hash not in self._context.voices:
+                if not self._has_voice():
                     raise InvalidInput("the stream ended before the voice was sent", field="voice")
                 self._progress.text_complete = True
             elif event is None:
                 yield self._heartbeat()
+
+    def _has_voice(self) -> bool:
+        return self._voice_sent or self._start.voice_hash in self._context.voices
 
     def _checked_voice(self, content: voice_pb2.VoiceContent) -> Voice:
         """Return the voice that start names. Raises InvalidInput."""
@@ -199,7 +206,9 @@ class GenerateCall:
             text_position=requests.text_position(start),
             max_seconds=requests.longest_seconds(start, context.settings),
             max_tokens=self._max_tokens(len(raw_ids)),
-            play_at=progress.started_at + requests.first_audio_after(start, context.settings),
+            play_at=progress.started_at
+            + requests.first_audio_after(start, context.settings)
+            - start.resume.next_sample / context.model.sample_rate,
             speed=requests.speed_of(start),
             style=requests.engine_style(start, context.styles),
             place=requests.place_of(start),
@@ -214,13 +223,13 @@ class GenerateCall:
         except (RequestError, EngineFull, EngineClosed) as error:
             raise requests.map_engine_error(error) from error
         progress.submitted_at = context.engine_clock()
-        progress.resume(len(raw_ids), handle.resumed)
+        progress.resume(handle.resumed)
         return handle
 
-    def _max_tokens(self, raw_ids_spoken: int) -> int:
-        """Raw ids that the engine may generate when this many have become audio; at least a hop more."""
+    def _max_tokens(self, spoken: int) -> int:
+        """Speech tokens that the engine may generate when this many have become audio; at least a hop more."""
         lead = int(self._context.settings.lead_seconds * self._progress.token_rate)
-        return raw_ids_spoken + max(lead, self._progress.hops.longest)
+        return spoken + max(lead, self._progress.hops.longest)
 
     async def _speak(self, voice: Voice, handle: Handle) -> AsyncGenerator[llm_pb2.GenerateResponse]:
         decode = self._decode_stream(voice)
@@ -332,8 +341,7 @@ class GenerateCall:
         response = progress.record_audio(decoded)
         if first and progress.playback_start is not None and not requests.offline(self._start):
             engine.set_play_at(handle, progress.playback_start)
-        silent = progress.raw - progress.generated
-        engine.set_max_tokens(handle, self._max_tokens(decoded.tokens_spoken + silent))
+        engine.set_max_tokens(handle, self._max_tokens(decoded.tokens_spoken))
         return response
 
     def _on_position(self, seconds: float, handle: Handle) -> None:

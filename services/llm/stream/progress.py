@@ -35,8 +35,6 @@ class Progress:
     """Time at which playback of the first sample starts or started; None before the first audio."""
     generated: int = 0
     """Number of speech tokens."""
-    raw: int = 0
-    """Number of raw ids, fill ids and dropped silent ids included."""
     unsent: list[int] = field(default_factory=list)
     """Speech tokens that have not been sent to the decode worker."""
     sent: int = 0
@@ -62,9 +60,9 @@ class Progress:
             return "speaking"
         return "generating" if self.done.first_token else "queued"
 
-    def resume(self, raw: int, speech_ids: Sequence[int]) -> None:
-        """Take over the ids of an earlier run."""
-        self.raw, self.generated = raw, len(speech_ids)
+    def resume(self, speech_ids: Sequence[int]) -> None:
+        """Take over the speech tokens of an earlier run."""
+        self.generated = len(speech_ids)
         self.unsent.extend(speech_ids)
 
     def take(self, event: TokensEvent) -> None:
@@ -74,7 +72,6 @@ class Progress:
             metrics.FIRST_TOKEN.observe(now - self.submitted_at)
             tracing.event("first token")
         self.generated += len(event.ids)
-        self.raw += len(event.raw_ids)
         self.unreported.extend(event.raw_ids)
         self.unreported_places.extend(event.aligned)
         self.text_position = event.text_position

@@ -213,6 +213,15 @@ def test_a_token_budget_holds_generation_until_it_is_raised(
             engine.set_max_tokens(handle, -1)
 
 
+def test_the_lowest_temperatures_draw_the_most_probable_ids(make_engine: MakeEngine) -> None:
+    request = UTTERANCES[5]
+    cold, frozen = (
+        replace(request, sampling=replace(request.sampling, temperature=temperature)) for temperature in (1e-5, 1e-38)
+    )
+    with make_engine() as engine:
+        assert run(engine, frozen).raw_ids == run(engine, cold).raw_ids
+
+
 def test_text_that_arrives_in_pieces_is_the_same_text(make_engine: MakeEngine, alone: list[tuple[int, ...]]) -> None:
     with make_engine() as engine:
         listener = Listener()

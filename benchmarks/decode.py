@@ -4,10 +4,11 @@
                                 [--prompt-seconds 3] [--repeats 2] [--euler-steps 1] [--count]
 
 Without --model it uses the 0.5B layout with random weights. Tokens and voice are random: time does not depend on their
-values. The work includes the prompt, the speech does not. Seconds are processor time on a CPU. On a GPU they are
-wall-clock time, and the estimator computes in bfloat16, with recorded graphs if `--graphs` is given. The methods
-alternate, `--repeats` times, and the fastest time of every hop counts, so that other programs hardly affect the ratios.
-`--costs` writes the fitted costs for the simulated backend.
+values. The work includes the prompt, the speech does not. Seconds are processor time on a CPU, where single operations
+take turns with the services' joined ones in (b). On a GPU they are wall-clock time, and the estimator computes in
+bfloat16, with recorded graphs if `--graphs` is given. The methods alternate, `--repeats` times, and the fastest time of
+every hop counts, so that other programs hardly affect the ratios. `--costs` writes
+the fitted costs for the simulated backend.
 
 `--euler-steps 1` computes one of the flow's equal steps and counts its cost ten times, in a fifth of the time.
 `--count` counts the operations of matrix products, convolutions and attention instead of seconds: what is computed
@@ -136,7 +137,10 @@ def main() -> None:
         print(f"{name}: vocoder context {context.left} frames left, {context.right} right")
         recomputing = make(state_bytes=0)
         recomputing.vocoder.context = context
+        single = None
         if options.device.type == "cpu" and options.cpu_step == "joined":
+            single = make(state_bytes=options.state_bytes)
+            single.vocoder.context = context
             for backend in (cached, recomputing):
                 use_cpu_step(backend.flow)
         clock = clock_of(options.device) if counting is None else lambda: counting.get_total_flops() / 1e9
@@ -146,7 +150,8 @@ def main() -> None:
         print_methods(methods, options.seconds, "s" if counting is None else "GFLOP")
         if counting is not None:
             return
-        batches = measure_batches(kept, options.batches, options.repeats)
+        other = None if single is None else Meter(single, clock, scale)
+        batches = measure_batches(kept, options.batches, options.repeats, other)
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB; {load_average()}")
     measured = [*(hop for method in methods.values() for hop in method.hops), *batches]
     costs = fit(measured, context.right)
@@ -298,35 +303,43 @@ def print_methods(methods: dict[str, Method], seconds: float, unit: str) -> None
     print(load_average(), flush=True)
 
 
-def measure_batches(meter: Meter, sizes: Sequence[int], repeats: int) -> list[Measured]:
-    """(b) Decode the same chunk of a known voice for several streams at once, and compare with the machine's floor."""
-    rng, backend = np.random.default_rng(0), meter.backend
-    tokens = [int(token) for token in rng.integers(0, backend.format.vocab_size, 2 * CHUNK)]
-    spec = replace(made_up_voice(backend, CHUNK + 3, rng), voice="known, one chunk")
-    decode("", meter, spec, tokens, steady)
+def measure_batches(meter: Meter, sizes: Sequence[int], repeats: int, single: Meter | None = None) -> list[Measured]:
+    """(b) Decode the same chunk of a known voice for several streams at once, and compare with the machine's floor.
 
-    def hops(count: int) -> list[Hop]:
-        states: list[TorchState] = [backend.open(spec) for _ in range(count)]
-        return [Hop(state, tokens, 2 * CHUNK, final=False) for state in states]
-
-    device, clock = backend.device, clock_of(backend.device)
+    `single`, if given, is a backend with single operations: it takes turns with the first one, to compare.
+    """
+    device, clock = meter.backend.device, clock_of(meter.backend.device)
     rate = matmul_rate(device, torch.float32 if device.type == "cpu" else torch.bfloat16, clock)
     bandwidth = memory_bandwidth(device, clock)
-    flops, weights = meter.operations(hops(1)), hop_weight_bytes(backend, meter.scale)
+    flops = meter.operations(second_hops(meter, 1))
+    weights = hop_weight_bytes(meter.backend, meter.scale)
     print(f"one hop of 25 tokens: {flops / 1e9:.0f} GFLOP; one batch reads {weights / 1e9:.2f} GB of weights")
     print(f"{device}: {rate / 1e9:.0f} GFLOP/s in matrix products, {bandwidth / 1e9:.0f} GB/s of memory")
     fastest: list[Measured] = []
     for size in sizes:
-        one = min((run(meter, hops(size)) for _ in range(repeats)), key=lambda batch: batch.seconds)
+        turns = [[run(one, second_hops(one, size)) for one in (meter, single) if one] for _ in range(repeats)]
+        one, *other = (min(batches, key=lambda batch: batch.seconds) for batches in zip(*turns, strict=True))
         fastest.append(one)
         each, alone = one.seconds / size, fastest[0].seconds / fastest[0].streams
         floor = max(flops / rate, weights / bandwidth / size)
+        gain = f"; {other[0].seconds / one.seconds:.2f} × as fast as single operations" if other else ""
         print(
             f"batch {size:3}: {one.seconds:7.3f} s, {each:.3f} s per stream ({each / alone:.2f} × batch {sizes[0]}, "
-            f"{each / floor:.1f} × floor {floor:.3f})",
+            f"{each / floor:.1f} × floor {floor:.3f}){gain}",
             flush=True,
         )
     return fastest
+
+
+def second_hops(meter: Meter, count: int) -> list[Hop]:
+    """Return the second hops of `count` streams of one voice, whose first chunk is decoded."""
+    rng, backend = np.random.default_rng(0), meter.backend
+    tokens = [int(token) for token in rng.integers(0, backend.format.vocab_size, 2 * CHUNK)]
+    spec = replace(made_up_voice(backend, CHUNK + 3, rng), voice="known, one chunk")
+    if not backend.prompt_tokens(spec.voice, spec.plan):
+        decode("", meter, spec, tokens, steady)
+    states: list[TorchState] = [backend.open(spec) for _ in range(count)]
+    return [Hop(state, tokens, 2 * CHUNK, final=False) for state in states]
 
 
 def hop_weight_bytes(backend: TorchBackend, scale: float) -> float:

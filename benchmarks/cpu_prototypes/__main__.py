@@ -38,7 +38,6 @@ from services.decode.flow.solver import Estimator
 from services.decode.flow.unet import UNet
 from services.llm.engine.backends import Backend
 from services.llm.engine.scheduler import ScheduledSequence
-from services.llm.model.torch_backend import TorchBackend, TorchOptions
 
 CURRENT = "single operations"
 STATE_BYTES = 6 * 2**30
@@ -80,9 +79,7 @@ def compare_llm(options: argparse.Namespace) -> None:
     tokens: dict[str, list[list[int]]] = {}
     benches: dict[str, Bench] = {}
     for name, cpu_graph in ((CURRENT, False), ("one ONNX graph", True)):
-        bench = benches[name] = Bench(model_dir, model, given, 1, clock)
-        bench.backend = TorchBackend(model, options=TorchOptions(cpu_graph=cpu_graph))
-        bench.backend.reserve(bench.limits.num_blocks, bench.limits.block_size)
+        bench = benches[name] = Bench(model_dir, model, given, 1, clock, cpu_graph=cpu_graph)
         bench.decode(1, 3)  # the first steps allocate
     for _ in range(options.repeats):
         for name, bench in benches.items():

@@ -94,6 +94,8 @@ class DecodeCall:
         self._start = start
         self._events: EventQueue[_Event] = EventQueue()
         self._received = _Received()
+        self._drained_early = False
+        """Whether the worker began to drain while the voice was awaited."""
         self._sequence = 0
 
     def hand_over(self) -> None:
@@ -116,6 +118,8 @@ class DecodeCall:
                 handle = self._open(voice)
                 try:
                     yield self._started()
+                    if self._drained_early:
+                        self.hand_over()
                     for tokens in self._received.early:
                         self._push(handle, tokens)
                     async for response in self._responses(handle):
@@ -149,6 +153,8 @@ class DecodeCall:
                 self._received.early.append(event)
             elif isinstance(event, _TokensEnd):
                 raise InvalidInput("the stream ended before the voice was sent", field="voice")
+            elif isinstance(event, _HandOver):
+                self._drained_early = True
 
     def _open(self, voice: Voice) -> Handle:
         start, settings, hops = self._start, self._context.settings, self._context.hops

@@ -147,6 +147,22 @@ async def test_a_draining_worker_asks_to_hand_over_and_serves_on(tmp_path: Path)
     assert len(audio_of(answers)) == 960 * len(TOKENS)
 
 
+async def test_a_drain_while_the_voice_is_awaited_asks_to_hand_over_too(tmp_path: Path) -> None:
+    async with decode_service(tmp_path) as (stub, service):
+        call = stub.Decode()
+        await call.write(start())
+        answers: list[Response] = [await call.read()]
+        assert answers[0].HasField("need_voice")
+        await service.drain()
+        await call.write(Request(voice=make_voice()))
+        await call.write(tokens())
+        while not answers[-1].audio.audio.last:
+            answers.append(await call.read())
+    kinds = [answer.WhichOneof("response") for answer in answers]
+    assert "hand_over" in kinds[kinds.index("started") :]
+    assert len(audio_of(answers)) == 960 * len(TOKENS)
+
+
 async def test_heartbeats_count_steps_while_tokens_are_awaited(tmp_path: Path) -> None:
     async with decode_service(tmp_path) as (stub, _):
         call = stub.Decode()

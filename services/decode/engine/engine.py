@@ -297,6 +297,7 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
             self._extra.observe(seconds, job.tokens, hops.sizes[0], hops.token_rate)
         stream.done, stream.advanced_at, stream.ready_since = job.end, self._clock(), None
         self._update_playback(stream, audio)
+        stream.sounded |= audio.samples.shape[0] > 0
         stream.state_bytes = self._backend.state_bytes(stream.state)
         stream.emitted = audio.first_sample + audio.samples.shape[0]
         last = job.final and stream.done == stream.available

@@ -18,12 +18,13 @@ class HopPolicy:
     """How many tokens a stream decodes at a time; it never changes which chunks exist.
 
     The first hop ends at the first boundary that gives `first_frames` mel frames of audio, apart from those that the
-    vocoder holds back: the fewer it holds back, the shorter the hop and the sooner the audio. Later hops take the
+    vocoder holds back: the fewer it holds back, the shorter the hop and the sooner the audio. The engine makes it one
+    chunk longer where that audio would not last until the next hop (`scheduler.ready_jobs`). Later hops take the
     largest of `sizes` (tokens, ascending) that is at most `lead_share` of the stream's lead: a stream far ahead of its
     listener is decoded in fewer, larger pieces, and a stream that has just begun gets its next second soon.
     """
 
-    first_frames: int = 18
+    first_frames: int = 14
     sizes: tuple[int, ...] = (25, 50, 100)
     lead_share: float = 0.5
     token_rate: float = 25.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +67,8 @@ class Stream:
     """Cancelled, finished or failed: nothing more is reported."""
     acknowledged: int = 0
     """Absolute samples that the caller has sent."""
+    sounded: bool = False
+    """Whether this engine has made audio of it; of a resumed stream, a previous worker has."""
     played: tuple[float, float] | None = None
     """(seconds played, time of the report): from the client, or 0 when the first audio is played."""
     fed_at: float | None = None
@@ -87,7 +89,7 @@ class Stream:
     @property
     def queued(self) -> bool:
         """Whether it has tokens and waits for its first audio."""
-        return self.fed_at is not None and self.played is None and not self.closed
+        return self.fed_at is not None and not self.sounded and not self.closed
 
     @property
     def begins(self) -> bool:
@@ -101,7 +103,10 @@ class Stream:
         return self.queued and (due or not self.spec.place.admitted)
 
     def lead(self, now: float, sample_rate: int) -> float:
-        """Seconds of audio made beyond the present playback position; infinite for an offline stream."""
+        """Seconds of audio made beyond the present playback position; infinite for an offline stream.
+
+        0 before this engine's first audio: how much of a previous worker's audio has not been played is not known.
+        """
         if self.spec.offline:
             return math.inf
         return max(0.0, self._ahead(now, sample_rate))
@@ -111,11 +116,15 @@ class Stream:
         return 0.0 if self.spec.offline else max(0.0, -self._ahead(now, sample_rate))
 
     def _ahead(self, now: float, sample_rate: int) -> float:
-        made = self.emitted / sample_rate
         if self.played is None:
-            return made
+            return 0.0
         position, at = self.played
-        return made - (position + now - at)
+        return self.emitted / sample_rate - (position + now - at)
+
+    def unread(self, sample_rate: int) -> bool:
+        """Whether it waits for its reader, who has not taken `max_unread_s` of audio."""
+        limit = self.spec.max_unread_s
+        return limit is not None and self.emitted - self.acknowledged >= limit * sample_rate
 
 
 @dataclass(frozen=True)
@@ -161,14 +170,18 @@ def pick(jobs: Sequence[Job], order: Order, now: float, limits: EngineLimits, ti
     ranked = sorted(jobs, key=order)
     if order is fifo:
         return ranked[: limits.max_batch]
-    playing = [job for job in ranked if not job.stream.begins]
+    playing = sorted((job for job in ranked if not job.stream.begins), key=lambda job: job.deadline)
     batch: list[Job] = []
     ends = now
+    may_begin = True
     for job in ranked:
         if len(batch) == limits.max_batch:
             break
+        if job.stream.begins and not may_begin:
+            continue
         longer = now + times.seconds(mate.tokens for mate in (*batch, job))
-        if job.stream.begins and any(_turns_late(one, batch, ends, longer) for one in playing):
+        if job.stream.begins and _turns_late(playing, batch, ends, longer, limits, times):
+            may_begin = False  # further ones would make the same stream late
             continue
         if any(ends <= mate.deadline < longer for mate in batch):
             break
@@ -177,14 +190,27 @@ def pick(jobs: Sequence[Job], order: Order, now: float, limits: EngineLimits, ti
     return batch
 
 
-def _turns_late(job: Job, batch: Sequence[Job], ends: float, longer: float) -> bool:
-    """Return whether the job, in the batch or alone after it, is late if the batch ends at `longer`, not at `ends`."""
-    after = 0.0 if job in batch else job.service_s
-    return ends + after <= job.deadline < longer + after
+def _turns_late(
+    playing: Sequence[Job], batch: Sequence[Job], ends: float, longer: float, limits: EngineLimits, times: ServiceTime
+) -> bool:
+    """Return whether one of the jobs, ordered by deadline, is late if the batch ends at `longer`, not at `ends`.
+
+    Those that are not in the batch run after it, in full batches.
+    """
+    shared = times.seconds(())
+    after, count = 0.0, 0
+    for job in playing:
+        own = 0.0
+        if job not in batch:
+            after += times.seconds((job.tokens,)) - (shared if count % limits.max_batch else 0.0)
+            own, count = after, count + 1
+        if ends + own <= job.deadline < longer + own:
+            return True
+    return False
 
 
 def ready_jobs(
-    streams: Iterable[Stream],
+    streams: Collection[Stream],
     now: float,
     audio: AudioFormat,
     limits: EngineLimits,
@@ -197,6 +223,7 @@ def ready_jobs(
     `kept(stream)` returns the number of its first tokens that need not be computed, `least` is the load's smallest hop.
     """
     jobs = []
+    wanted: dict[int, Demand] = {}  # by stream; computed once, and only if a first hop is ready
     for stream in streams:
         end = None if stream.closed else next_hop_end(stream, now, audio, least)
         if end is None:
@@ -204,11 +231,16 @@ def ready_jobs(
             continue
         if stream.ready_since is None:
             stream.ready_since = max(stream.fed_at or stream.arrival, stream.advanced_at)
+        longer = None if stream.played is not None or stream.spec.offline else _longer_first_hop_end(stream, end, audio)
+        if longer is not None:
+            wanted = wanted or {
+                id(one): demand(one, now, audio, limits, kept, least) for one in streams if not one.closed
+            }
+            others = [one for key, one in wanted.items() if key != id(stream)]
+            if not _lasts(stream, end, now, audio, limits, times, kept, others):
+                end = longer
         tokens = end - kept(stream)
         due = _deadline(stream, now, audio, limits)
-        if stream.played is None and now + times.seconds((tokens,)) > due:
-            end = _late_first_hop_end(stream, end, audio)
-            tokens = end - kept(stream)
         jobs.append(Job(stream, end, stream.ended, stream.ready_since, due, tokens, times.seconds((tokens,))))
     return jobs
 
@@ -218,8 +250,7 @@ def next_hop_end(stream: Stream, now: float, audio: AudioFormat, least: int = 0)
 
     A hop grows to `least` tokens as far as they are known: it does not wait for more than it would need without load.
     """
-    limit = stream.spec.max_unread_s
-    if limit is not None and stream.emitted - stream.acknowledged >= limit * audio.sample_rate:
+    if stream.unread(audio.sample_rate):
         return None
     available = stream.available
     known = stream.plan.boundary_at_or_before(available - audio.lookahead_tokens)
@@ -235,19 +266,46 @@ def next_hop_end(stream: Stream, now: float, audio: AudioFormat, least: int = 0)
     return end if end + audio.lookahead_tokens <= available else None
 
 
-def _late_first_hop_end(stream: Stream, end: int, audio: AudioFormat) -> int:
-    """Return the end of a first hop that is late in any case: one chunk further than `end` if its tokens are known.
+def _longer_first_hop_end(stream: Stream, end: int, audio: AudioFormat) -> int | None:
+    """Return the end of a first hop that is one chunk longer than `end`, or None if there is none.
 
-    Under load the next hop comes late too, and a first hop may have only 0.4 s of audio to play until then. The hop
-    stays within the size of later ones, apart from the prompt's complete chunks.
+    Its tokens are known: a first hop never waits for more of them. It stays within the size of later hops, apart from
+    the prompt's complete chunks.
     """
     sizes, longer = stream.spec.hops.sizes, stream.plan.boundary_at_or_after(end + 1)
     shared = stream.plan.boundary_at_or_before(stream.prompt - audio.lookahead_tokens)
     if len(sizes) == 1 or longer - shared > sizes[-1]:  # with one size, one chunk per hop was configured
-        return end
+        return None
     if stream.ended:
-        return min(longer, stream.available)
-    return longer if longer + audio.lookahead_tokens <= stream.available else end
+        return min(longer, stream.available) if end < stream.available else None
+    return longer if longer + audio.lookahead_tokens <= stream.available else None
+
+
+def _lasts(
+    stream: Stream,
+    end: int,
+    now: float,
+    audio: AudioFormat,
+    limits: EngineLimits,
+    times: ServiceTime,
+    kept: Callable[[Stream], int],
+    others: Sequence[Demand],
+) -> bool:
+    """Whether the audio of a first hop up to `end` lasts until the next hop is decoded, by measured service times.
+
+    Before that one, the engine decodes the hops of `others` whose listeners run dry sooner, in full batches.
+    """
+    policy = stream.spec.hops
+    first_s = times.seconds((end - kept(stream),))
+    new = end - max(stream.prompt, stream.done)
+    frames = new * audio.frames_per_token - (audio.held_frames if stream.done <= stream.prompt else 0)
+    lead = frames * audio.frame_samples / audio.sample_rate / stream.spec.speed
+    dry = max(now + first_s, stream.spec.play_at or now) + lead
+    before = [one.tokens for one in others if one.deadline < dry]
+    following = stream.plan.boundary_at_or_after(end + policy.sizes[0]) - end
+    batches = -(-len(before) // limits.max_batch)
+    others_s = times.seconds(before) + (batches - 1) * times.seconds(()) if before else 0.0
+    return now + first_s + others_s + times.seconds((following,)) <= dry
 
 
 def demand(
@@ -292,14 +350,19 @@ def prompt_to_begin(
 
 
 def victims(streams: Iterable[Stream], job: Job, now: float, audio: AudioFormat) -> list[Stream]:
-    """Return the streams whose state may be evicted for the job, first offline ones, then those with the largest lead.
+    """Return the streams whose state may be evicted for the job, in order.
 
+    First offline ones and those that wait for their readers, then those with the largest lead.
     A stream with a large lead decodes in long hops, so recomputing costs it least. Streams with similar leads never
     evict each other, otherwise all of them would recompute repeatedly.
     """
+
+    def spare(stream: Stream) -> float:
+        return math.inf if stream.unread(audio.sample_rate) else stream.lead(now, audio.sample_rate)
+
     own = job.stream.lead(now, audio.sample_rate) + EVICTION_LEAD_S
-    found = [stream for stream in streams if stream.state_bytes and stream.lead(now, audio.sample_rate) > own]
-    return sorted(found, key=lambda stream: stream.lead(now, audio.sample_rate), reverse=True)
+    found = [stream for stream in streams if stream.state_bytes and spare(stream) > own]
+    return sorted(found, key=spare, reverse=True)
 
 
 def _deadline(stream: Stream, now: float, audio: AudioFormat, limits: EngineLimits) -> float:

@@ -140,24 +140,54 @@ def test_the_next_hop_of_a_session_that_speaks_does_not_wait(begun: dict[str, An
     )
 
 
-def test_a_first_hop_that_is_late_in_any_case_has_one_chunk_more_if_its_tokens_are_known() -> None:
-    def ends(now: float, **fields: Any) -> int:
-        one = stream(arrival=0.0, fed_at=0.0, **fields)
-        [made] = ready_jobs([one], now, AUDIO, EngineLimits(), times(), lambda _: 0)
-        return made.end
+def test_the_first_hop_of_a_session_waits_for_all_streams_that_follow_it() -> None:
+    """The four end 0.5 s after the batch, all at once: each alone would be early enough."""
+    limits, starting = EngineLimits(max_batch=2), replace(job(due=0.0), stream=stream(fed_at=0.0))
+    playing = [replace(job(due=0.65), stream=stream(played=(0.0, 0.0))) for _ in range(4)]
+    assert starting not in pick([starting, *playing], deadline, 0.0, limits, times())
+    assert starting in pick([starting, *playing[:2]], deadline, 0.0, limits, times())
+    assert starting in pick([starting, *playing], deadline, 0.6, limits, times()), "they are late in any case"
 
-    assert ends(0.0) == 25
-    assert ends(0.4) == 50, "it takes 0.2 s and is due at 0.5 s"
-    assert ends(0.4, ended=True) == 50
-    few = stream(arrival=0.0, fed_at=0.0)
-    few.tokens = few.tokens[:52]
-    [made] = ready_jobs([few], 0.4, AUDIO, EngineLimits(), times(), lambda _: 0)
-    assert made.end == 25, "the lookahead of the second chunk is unknown"
-    far = stream(arrival=0.0, fed_at=0.0)
-    far.plan = ChunkPlan(100, 25)
-    [made] = ready_jobs([far], 0.4, AUDIO, EngineLimits(), times(), lambda _: 0)
-    assert made.end == 100, "it is as long as the largest hop already"
-    assert ends(0.4, done=25, emitted=24000, played=(0.0, 0.0)) == 50, "later hops go on as before"
+
+class FirstHop:
+    """A first hop that takes 0.2 s for 0.34 s of audio, and 0.3 s for 0.84 s; later ones take 0.2 s."""
+
+    audio = AudioFormat(held_frames=33)
+
+    def __init__(self, **fields: Any) -> None:
+        self.stream = stream(arrival=0.0, fed_at=0.0, **fields)
+
+    def ends(self, *others: Stream, now: float = 0.0, known: ServiceTime | None = None) -> int:
+        streams = [self.stream, *others]
+        made = ready_jobs(streams, now, self.audio, EngineLimits(), known or times(), lambda _: 0)
+        return next(one.end for one in made if one.stream is self.stream)
+
+
+def test_a_first_hop_has_one_chunk_more_if_its_audio_would_not_last_until_the_next() -> None:
+    def playing(lead: float) -> Stream:
+        return stream(done=25, emitted=round(lead * 24000), played=(0.0, 0.0))
+
+    assert FirstHop().ends() == 25
+    assert FirstHop().ends(playing(1.0), playing(2.0)) == 25, "their listeners run dry later"
+    assert FirstHop().ends(playing(0.5)) == 50, "the other one's hop comes between: 0.2 s"
+    assert FirstHop().ends(known=times(0.3)) == 50, "the next hop takes 0.4 s"
+    assert FirstHop().ends(known=ServiceTime()) == 25, "nothing is known of this device"
+    assert FirstHop(played=(0.0, 0.0), done=25, emitted=24000).ends(playing(0.5)) == 50, "later hops go on as before"
+    assert FirstHop(played=(0.0, 0.0), done=50, emitted=24000).ends(playing(0.5)) == 75
+
+
+def test_a_first_hop_is_never_longer_than_its_known_tokens_or_the_largest_hop() -> None:
+    slow = times(0.5)
+    assert FirstHop().ends(known=slow) == 50
+    assert FirstHop(ended=True).ends(known=slow) == 50
+    few = FirstHop()
+    few.stream.tokens = few.stream.tokens[:52]
+    assert few.ends(known=slow) == 25, "the lookahead of the second chunk is unknown"
+    few.stream.ended = True
+    assert few.ends(known=slow) == 50
+    far = FirstHop()
+    far.stream.plan = ChunkPlan(100, 25)
+    assert far.ends(known=slow) == 100, "it is as long as the largest hop already"
 
 
 def test_admission_uses_measured_service_times() -> None:
@@ -250,6 +280,8 @@ def test_streams_with_a_large_lead_lose_their_memory_first() -> None:
     relaxed = replace(urgent, stream=far)
     assert [one.spec.voice for one in victims([near, offline], relaxed, 0.0, AUDIO)] == ["offline"]
     assert offline.lead(0.0, 24000) == math.inf
+    near.spec = replace(near.spec, max_unread_s=0.5)
+    assert near in victims([near], urgent, 0.0, AUDIO), "its reader is slow, so it needs no hop soon"
 
 
 def replace_state(made: Stream) -> Stream:

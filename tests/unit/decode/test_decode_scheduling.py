@@ -19,7 +19,7 @@ from services.decode.engine.events import AudioEvent, Event
 from services.decode.engine.hops import HopPolicy
 from services.decode.engine.scheduler import EngineLimits, Stream, prompt_to_begin
 from services.decode.engine.service_time import ServiceTime
-from services.decode.engine.state import StreamError
+from services.decode.engine.state import ResumeRecord, StreamError
 from tests.support.cuda import Cuda
 from tests.unit.decode import decode_support as support
 
@@ -231,6 +231,32 @@ def test_a_long_queue_for_first_audio_refuses_new_streams() -> None:
             listener.wait()
         support.speak(engine, support.voice(), support.speech(30)).wait()
         engine.cancel(silent)
+
+
+def test_offline_streams_that_have_audio_do_not_wait_for_their_first() -> None:
+    with support.running(simulated(), EngineLimits(max_queue=2)) as engine:
+        listeners = [support.Listener(), support.Listener()]
+        for name, listener in zip("ab", listeners, strict=True):
+            handle = engine.open(support.voice(30, offline=True, place=Place(name)), listener)
+            engine.push(handle, support.speech(200))
+        for listener in listeners:
+            listener.wait_events(1)
+        engine.open(support.voice(30), support.Listener())
+        assert engine.stats().queued == 0
+
+
+def test_a_moved_stream_decodes_as_soon_as_a_small_hop_is_known() -> None:
+    tokens = support.speech(300)
+    with support.running(simulated()) as engine:
+        first = support.Listener()
+        engine.push(engine.open(support.voice(30), first), tokens, last=True)
+        first.wait()
+        resume = next(one.resume for one in first.audio_events if one.first_sample + one.samples.size > 8 * 24000)
+        known = ResumeRecord.from_bytes(resume).done - 30 + 25 + AudioFormat().lookahead_tokens
+        moved = support.Listener()
+        engine.push(engine.open(support.voice(30, resume=resume), moved), tokens[:known])
+        [audio] = moved.wait_events(1)
+        assert 0 < audio.samples.size <= 24000
 
 
 def test_a_slow_reader_pauses_its_stream() -> None:

@@ -17,9 +17,9 @@ def test_first_hop_ends_at_the_first_boundary_far_enough_after_the_prompt() -> N
 
 
 def test_a_vocoder_that_holds_back_less_has_a_shorter_first_hop() -> None:
-    """12 tokens after the prompt give 24 frames, of which a causal vocoder with 5 frames of right context speaks 19."""
+    """12 tokens after the prompt give 24 frames, of which a vocoder with 10 frames of right context speaks 14."""
     policy, plan = HopPolicy(), ChunkPlan()
-    ends = [policy.hop_end(plan, prompt=38, done=0, lead=0, held_frames=held) for held in (5, 6, 7, 12)]
+    ends = [policy.hop_end(plan, prompt=38, done=0, lead=0, held_frames=held) for held in (5, 10, 11, 16)]
     assert ends == [50, 50, 75, 75]
 
 

@@ -10,7 +10,7 @@ from functools import partial
 
 import grpc.aio
 
-from lighttts.v1 import encode_pb2, encode_pb2_grpc, text_pb2, voice_pb2_grpc
+from lighttts.v1 import encode_pb2, encode_pb2_grpc, voice_pb2_grpc
 from services.common.checkpoint.model_dir import ModelDir, open_model_dir
 from services.common.engine.memory import check_caches
 from services.common.errors import InvalidInput, Overloaded, Unavailable
@@ -26,7 +26,7 @@ from services.encode.text.normalise import Normaliser
 from services.encode.text.pronunciation.lexicon_file import LexiconFile
 from services.encode.text.text_encoder import InterleavedEncoder, SentenceEncoder, TextEncoder
 from services.encode.text.turns import TextThreads
-from services.encode.text_call import TextCall
+from services.encode.text_call import TextCall, messages
 from services.encode.text_request import TextRequests, previewed
 from services.encode.voice.extraction import Found, VoiceExtractorCache
 from services.encode.voice.extractor import VoiceExtractor
@@ -152,7 +152,7 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
                 return await voices.named(header.bundled_voice)
             case "voice_hash":
                 return voices.cached(header.voice_hash)
-            case "transcript":
+            case "transcript" if header.transcript:  # an empty one has the hash of a voice for its timbre only
                 return await voices.prompt(await self._receive(parts), header.transcript)
             case "timbre_only":
                 return await voices.prompt(await self._receive(parts), None)
@@ -225,10 +225,8 @@ class EncodeService(encode_pb2_grpc.EncodeServicer):
         for work in (encoder.push(request.text), encoder.finish()):
             async for pieces in self._text_threads.each(work):
                 answer.utterances.extend(previewed(loaded.frontend, piece) for piece in pieces)
-                answer.warnings.extend(
-                    text_pb2.TextWarning(code=warning.code, message=warning.message)
-                    for warning in encoder.warnings.take()
-                )
+                answer.warnings.extend(messages(encoder.warnings.take()))
+        answer.warnings.extend(messages(encoder.warnings.take()))  # of text of which nothing is left
         return answer
 
     async def _text_encoder(self, start: encode_pb2.EncodeTextStart) -> TextEncoder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from contextlib import aclosing
 from functools import partial
 from itertools import pairwise
@@ -46,6 +46,8 @@ class TextCall:
                         await self._use_preamble(numbering)
                     for response in numbering.responses(pieces, self._encoder.warnings.take()):
                         yield response
+        for response in numbering.responses([], self._encoder.warnings.take()):  # of text of which nothing is left
+            yield response
 
     async def _work(
         self, requests: AsyncIterator[encode_pb2.EncodeTextRequest]
@@ -91,6 +93,11 @@ def _steps(encoder: TextEncoder, request: encode_pb2.EncodeTextRequest | None) -
     return encoder.push(request.fragment)
 
 
+def messages(warnings: Iterable[TextWarning]) -> list[text_pb2.TextWarning]:
+    """Return the messages of warnings."""
+    return [text_pb2.TextWarning(code=warning.code, message=warning.message) for warning in warnings]
+
+
 class Numbering:
     """Numbers utterances: a final piece ends one, and the first piece of each carries the instruction and the style."""
 
@@ -106,9 +113,8 @@ class Numbering:
         """Of the utterance, so far."""
 
     def responses(self, pieces: list[Piece], warnings: list[TextWarning]) -> Iterator[encode_pb2.EncodeTextResponse]:
-        noted = [text_pb2.TextWarning(code=warning.code, message=warning.message) for warning in warnings]
-        if noted and self._notes:
-            yield encode_pb2.EncodeTextResponse(warnings=noted)
+        if warnings and self._notes:
+            yield encode_pb2.EncodeTextResponse(warnings=messages(warnings))
         for piece in pieces:
             if not piece.silence or self._notes:
                 yield encode_pb2.EncodeTextResponse(text=self._numbered(piece))

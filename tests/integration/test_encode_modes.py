@@ -79,6 +79,15 @@ async def test_a_prompt_for_its_timbre_needs_no_words(stub: Any) -> None:
     assert not answer.voice.prompt_text_ids
     assert set(answer.seconds) == {"decode", "features", "speech_tokens", "embedding"}
     assert (await encode_voice(stub, AUDIO, timbre_only=True)).cached
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await encode_voice(stub, AUDIO, transcript="")
+    assert from_rpc_error(caught.value).field == "transcript"
+
+
+async def test_a_preview_says_what_is_left_out(stub: Any) -> None:
+    preview = await stub.ReadText(encode_pb2.ReadTextRequest(text="<foo></foo>"))
+    assert preview.warnings
+    assert not preview.utterances
 
 
 async def test_speech_to_be_converted(stub: Any) -> None:

@@ -108,11 +108,11 @@ class InterleavedEncoder:
         """
         text, taken, safe = self._text, 0, 0
         scanned = self._scanned
-        places = (match.start() for match in _BOUNDARY.finditer(text, scanned))
+        places = self._boundaries(text, scanned)
         for place in chain(places, (len(text),)):
             for bracket in _BRACKETS.finditer(text, scanned, place):
                 self._bracketed = bracket.group() in "[<"
-            scanned = place
+            scanned = max(scanned, place)
             if self._bracketed or place == len(text):
                 continue
             safe = place
@@ -122,6 +122,13 @@ class InterleavedEncoder:
         self._scanned = len(self._text)
         if safe > taken:
             yield [self._take(safe - taken, final=False)]
+
+    def _boundaries(self, text: str, scanned: int) -> Iterator[int]:
+        """Yield the safe places from `scanned` on; with words, also those before marks of which the next was unknown."""
+        if not self._request.words:
+            return (match.start() for match in _BOUNDARY.finditer(text, scanned))
+        begin = max(0, scanned - _MOST_MARKS)
+        return (match.start() for match in _WORD_BOUNDARY.finditer(text, begin))
 
     def _take(self, end: int, *, final: bool) -> Piece:
         text, self._text = self._text[:end], self._text[end:]
@@ -151,4 +158,9 @@ class InterleavedEncoder:
 
 
 _BOUNDARY = regex.compile(r"(?<=[\p{L}\p{N}])(?=[ \p{P}])")
+_MOST_MARKS = 8
+_WORD_BOUNDARY = regex.compile(
+    rf"(?<=[\p{{L}}\p{{N}}])(?= |(?:(?![\[\]])\p{{P}}){{1,{_MOST_MARKS}}}[^\p{{L}}\p{{N}}\p{{P}}])"
+)
+"""A subset of those places, where a word of the listener ends too: not inside "don't" or "3.5"."""
 _BRACKETS = regex.compile(r"[\[<\]>\s]")

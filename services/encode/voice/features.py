@@ -35,7 +35,8 @@ def resample(audio: F32, source_rate: int, target_rate: int) -> F32:
     o, n = source_rate // divisor, target_rate // divisor
     if o == n:
         return audio
-    weights, first, width = _resampling_taps(o, n)
+    taps = _resampling_taps if n <= _MOST_KEPT_PHASES else _resampling_taps.__wrapped__
+    weights, first, width = taps(o, n)
     length = ceil(n * len(audio) / o)
     blocks = ceil(length / n)
     padded = np.zeros(blocks * o + 2 * width + 2, dtype=np.float64)
@@ -45,6 +46,10 @@ def resample(audio: F32, source_rate: int, target_rate: int) -> F32:
     for tap in range(weights.shape[1]):
         result += weights[:, tap] * padded[start + tap]
     return result.reshape(-1)[:length].astype(np.float32)
+
+
+_MOST_KEPT_PHASES = 1000
+"""Most phases of a rate whose weights are kept: 480 for the rates that devices use, megabytes for odd ones."""
 
 
 @lru_cache(maxsize=32)

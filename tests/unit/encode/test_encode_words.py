@@ -72,6 +72,25 @@ def test_what_is_read_in_other_words_is_one_word_of_the_client(text: str, words:
     assert {char for char in text if char.isalnum()} <= set(everything)
 
 
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 5])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("I don't know.", ["I", "don't", "know"]),
+        ("It costs 3.5 euros, see example.com now.", ["It", "costs", "3.5", "euros", "see", "example.com", "now"]),
+        ("A well-known 'thing', really?!", ["A", "well-known", "thing", "really"]),
+        ("Oh!!!!!!!!!!!!! [breath] Yes...", None),
+    ],
+)
+def test_words_of_interleaved_text_do_not_depend_on_its_fragments(
+    text: str, words: list[str] | None, size: int
+) -> None:
+    found = spoken(text, interleaved=True, size=size)
+    assert found == spoken(text, interleaved=True)
+    if words is not None:
+        assert [written for written, _ in found] == words
+
+
 def test_neighbours_that_are_read_alone_as_together_stay_apart() -> None:
     assert [written for written, _ in spoken("Rooms 12 and 15 16 are free.")] == [
         "Rooms", "12", "and", "15", "16", "are", "free",

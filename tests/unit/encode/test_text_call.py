@@ -112,3 +112,9 @@ def test_other_languages_are_refused(tag: str) -> None:
     with pytest.raises(InvalidInput, match="BCP-47") as refusal:
         primary_subtag(tag)
     assert refusal.value.field == "language"
+
+
+@pytest.mark.parametrize("text", ["[sneeze]", "<foo></foo>", "Hello world. [pause:1s] <foo></foo>"])
+async def test_what_is_left_out_at_the_end_of_the_text_is_noted(text: str) -> None:
+    found = await answers(frontend(), text, notes=True)
+    assert any(answer.warnings for answer in found)

@@ -1,6 +1,6 @@
 """Audio lost, repeated and late when workers are killed under load: ours beside what other servers do, simulated.
 
-    python -m benchmarks.lost_audio [--costs tiny-cpu] [--plot FILE]
+    python -m benchmarks.lost_audio [--costs guided-cpu] [--plot FILE]
 
 The benchmark kills a decode worker and an llm worker alternately; a new worker replaces each one some seconds later.
 Our services continue a lost utterance on another worker. Servers without such a state have three other policies:
@@ -200,7 +200,7 @@ def plot(found: Mapping[float, Mapping[str, Losses]], path: Path) -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lost_audio")
-    parser.add_argument("--costs", default="tiny-cpu", help="name in services/llm/costs and services/decode/costs")
+    parser.add_argument("--costs", default="guided-cpu", help="name in services/llm/costs and services/decode/costs")
     parser.add_argument("--loads", default="0.3,0.5,0.7,0.9", help="shares of the capacity of all decode workers")
     parser.add_argument("--other", type=float, default=0.7, help="load of the drains and freezes")
     parser.add_argument("--workers", type=int, default=10, help="decode workers")

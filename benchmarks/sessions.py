@@ -200,7 +200,7 @@ def stack_config(folder: Path, options: argparse.Namespace) -> StackConfig:
     flags: dict[str, tuple[str, ...]] = {
         service: (
             *(f"--{service}-backend", "simulated"),
-            *(f"--{service}-cost-file", str(SERVICES / service / "costs" / "tiny-cpu.json")),
+            *(f"--{service}-cost-file", str(SERVICES / service / "costs" / "guided-cpu.json")),
         )
         for service in ("llm", "decode")
     }

@@ -27,10 +27,10 @@ pytestmark = pytest.mark.system
 
 SERVICES = ("encode", "llm", "decode", "gateway")
 TWO_OF_EACH = tuple(f"{service}.replicaCount=2" for service in SERVICES)
-LLM = {"llm_backend": "simulated", "llm_cost_file": "services/llm/costs/tiny-cpu.json"}
+LLM = {"llm_backend": "simulated", "llm_cost_file": "services/llm/costs/guided-cpu.json"}
 DECODE = {
     "decode_backend": "simulated",
-    "decode_cost_file": "services/decode/costs/tiny-cpu.json",
+    "decode_cost_file": "services/decode/costs/guided-cpu.json",
     "decode_admission": "off",
 }
 """Engines that sleep for what speech costs, so that ten of them fit on a small machine."""

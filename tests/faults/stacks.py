@@ -24,7 +24,7 @@ RESTART_DELAY = 0.5
 """Seconds from a death to the restart; constant, so that many faults do not add up to long waits."""
 POLL_INTERVAL = 0.1
 SERVICES = Path(__file__).parents[2] / "services"
-COSTS = "costs/tiny-cpu.json"
+COSTS = "costs/guided-cpu.json"
 """Path in each service's folder of the embedded voice's cost model, for the simulated backends."""
 HEAL_LIMIT = 180.0
 """Seconds in which every process must serve again."""

@@ -9,9 +9,11 @@ import pytest
 from benchmarks.lost_audio import POLICIES, Losses, table
 from cli.simulator.scenario import make_scenario
 from cli.simulator.simulation import Result, simulate
+from tests.support.costs import GUIDED
 
 WHOLE = 2.4
 LOAD: dict[str, Any] = {
+    **GUIDED,
     "rate": 8,
     "seconds": 1.5,
     "sentence_seconds": WHOLE,

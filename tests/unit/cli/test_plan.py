@@ -21,6 +21,7 @@ from cli.simulator.simulation import simulate
 from services.decode.engine.backends import CostModel as DecodeCosts
 from services.llm.engine.backends import CostModel as LlmCosts
 from services.llm.loading import engine_limits
+from tests.support.costs import GUIDED
 
 LLM, DECODE = (str(SERVICES / service / "costs" / "hopper.json") for service in ("llm", "decode"))
 NEED = Need(streams=500, voice_seconds=8.0, first_audio=0.3, llm_costs=LLM, decode_costs=DECODE)
@@ -117,7 +118,14 @@ def test_bounds_are_what_a_busy_worker_could_serve(tmp_path: Path) -> None:
 
 
 def test_a_load_that_is_certain_to_miss_its_target_is_not_simulated_to_its_end() -> None:
-    load = {"rate": 40.0, "seconds": 1.0, "sentence_seconds": 1.2, "speed": 10.0, "decode": {"decode_max_streams": 1}}
+    load = {
+        **GUIDED,
+        "rate": 40.0,
+        "seconds": 1.0,
+        "sentence_seconds": 1.2,
+        "speed": 10.0,
+        "decode": {"decode_max_streams": 1},
+    }
     scenario = make_scenario(load)
     whole, stopped = simulate(scenario), simulate(scenario, Target(0.3))
     assert not Target(0.3).held(whole.report)

@@ -22,8 +22,10 @@ from cli.simulator.scenario import ScenarioError, make_scenario, read_scenario
 from cli.simulator.simulation import Result, simulate
 from cli.simulator.virtual_time import NEVER, EngineTime, StandstillError, VirtualLoop, run
 from services.common.errors import Overloaded, from_rpc_error
+from tests.support.costs import GUIDED
 
 LOAD: dict[str, Any] = {
+    **GUIDED,
     "speed": 10.0,
     "seconds": 0.6,
     "sentence_seconds": 2.4,

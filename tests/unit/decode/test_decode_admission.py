@@ -21,7 +21,7 @@ from services.decode.engine.service_time import ExtraWork, ServiceTime
 from tests.support.virtual_time import EngineTime, VirtualTime
 from tests.unit.decode import decode_support as support
 
-COSTS = CostModel.read(Path(__file__).parents[3] / "services" / "decode" / "costs" / "tiny-cpu.json")
+COSTS = CostModel.read(Path(__file__).parents[3] / "services" / "decode" / "costs" / "guided-cpu.json")
 PROMPT = 86
 """The first chunk ends 14 tokens later: the shortest first audio, 0.36 s, and so the least time for the next hop."""
 SENTENCE_TOKENS = (60, 125)

@@ -124,7 +124,7 @@ class InterleavedEncoder:
             yield [self._take(safe - taken, final=False)]
 
     def _boundaries(self, text: str, scanned: int) -> Iterator[int]:
-        """Yield the safe places from `scanned` on; with words, also those before marks of which the next was unknown."""
+        """Yield the safe places from `scanned` on; with words, also those before marks that ended the text then."""
         if not self._request.words:
             return (match.start() for match in _BOUNDARY.finditer(text, scanned))
         begin = max(0, scanned - _MOST_MARKS)

@@ -39,6 +39,13 @@ _ONLY_PUNCTUATION = regex.compile(r"[\p{P}\p{S}]*")
 _LONGEST_NUMBER = 15  # digits
 _DIGITS = regex.compile(r"\d+")
 _DROPPED_MARKS = regex.compile(r"[（）【】`]")
+_JOINED_BRACKETS = regex.compile(
+    r"(?<=第|[图表式]|附件|(?<![A-Za-z])[A-Za-z])（(\w{1,4})）|（([们的地得了儿])）"
+    r"|(?<=[零一二三四五六七八九十百千万亿\d])（((?:平方|立方)?[千厘分毫]?[米克升]|[万亿]?[美欧港]?元|[只个人岁天年次件棵本页张名台辆吨秒块支]|小时|分钟)）"
+)
+_BRACKETS = regex.compile(r"[（）【】]+")
+_BEFORE_COMMA = regex.compile(r"[\p{L}\p{N}\p{S}%‰”’》]")
+_AFTER_COMMA = regex.compile(r"[\p{L}\p{N}\p{S}“‘《]")
 _LAST_COMMAS = regex.compile(r"[，,、]+$")
 _CHINESE = frozenset({"zh", "yue", "cmn", "wuu", "nan", "hak"})
 
@@ -80,6 +87,17 @@ def _read(number: str) -> str:
 def _chinese_marks(text: str) -> str:
     text = text.replace("²", "平方").replace("³", "立方").replace(".", "。").replace(" - ", "，")
     return _DROPPED_MARKS.sub("", text).replace("——", " ")
+
+
+def _brackets(text: str) -> str:
+    """Write a comma for a bracket between two words: without it 100（20） is 120."""
+    text = _JOINED_BRACKETS.sub(lambda match: match[1] or match[2] or match[3], text)
+    return _BRACKETS.sub(_bracket, text)
+
+
+def _bracket(match: regex.Match[str]) -> str:
+    text, start, end = match.string, match.start(), match.end()
+    return "，" if _BEFORE_COMMA.match(text[start - 1 : start]) and _AFTER_COMMA.match(text, end) else ""
 
 
 def drop_blanks(text: str) -> str:
@@ -133,7 +151,7 @@ class Normaliser:
 
     def _chinese(self, text: str) -> str:
         read = self.read_numbers if self._wetext else None
-        return self._family_chinese(outside_protected(text, lambda part: read_chinese(part, read)))
+        return self._family_chinese(outside_protected(text, lambda part: _brackets(read_chinese(part, read))))
 
     def _family_chinese(self, text: str) -> str:
         """Apply the family's replacements of marks (spec section 2.1)."""

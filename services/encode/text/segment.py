@@ -27,7 +27,9 @@ _STOPPED = regex.compile(r"""[.?!。？！…]["”’'»)\]}*_~`」』）】》
 """The end of a text that a pause completes."""
 _ENTITY = regex.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,20});$")
 """`&amp;`, whose mark ends no sentence."""
-_SPACED_RATIO = regex.compile(r"\d :(?: |$)")
+_COLONS = frozenset(":：")
+_BEFORE_NUMBER = regex.compile(r"[*_`]{0,3}[ \t]{0,2}[*_`]{0,3}")
+"""Blanks and marks of Markdown between a colon and a number."""
 _LONGEST_ENTITY = 24
 _LINE_HEAD = 400
 """Characters of a line that are kept to judge its end."""
@@ -37,7 +39,8 @@ class Segmenter:
     """Cuts a text where a sentence has certainly ended, whatever follows.
 
     That is after a run of marks (with its closing quotes or brackets) that has a full-width mark or is followed by
-    white space, unless it is the full stop of an abbreviation or initial; after a mark that touches the next sentence
+    white space, unless it is the full stop of an abbreviation or initial, or a colon before a number, whose reading
+    depends on the words before it (`PIN: 1234`, `Rating: 8/10`); after a mark that touches the next sentence
     (`12345.Let me`); and at line ends that are no wrapped line's. 3.5, 10:30 and example.com stay whole; so do links,
     tags, brackets and table rows. A decision needs the characters before the place and a few after it, never where the
     fragments of the text end, so fragments of any size give the same sentences. The sentences joined are the text.
@@ -106,16 +109,6 @@ class Segmenter:
         """Return the end of the sentence or None, and where to look further; None if later text decides."""
         text = self._text
         following = text[place + 1 : place + 2]
-        if text[place] == "：" and text[place - 1 : place].isdecimal():  # 12：30
-            if not following:
-                return None, None
-            if following.isdecimal():
-                return None, place + 1
-        if text[place] == ":" and _SPACED_RATIO.match(text, max(0, place - 2)) is not None:  # 3 : 2
-            if len(text) < place + 3 and not final:
-                return None, None
-            if text[place + 2 : place + 3].isdecimal():
-                return None, place + 1
         if text[place] == ";" and _ENTITY.search(text, max(0, place - _LONGEST_ENTITY), place + 1) is not None:
             return None, place + 1
         if following == " " and text[place] in ".?!" and not self._in_table_row():  # by far the most frequent case
@@ -123,6 +116,12 @@ class Segmenter:
         end = place
         while end < len(text) and end < MAX_SEGMENT and text[end] in _MARKS:
             end += 1
+        if text[end - 1] in _COLONS:
+            number = self._number_follows(end, final=final)
+            if number is None:
+                return None, None
+            if number:
+                return None, end
         wide = not _WIDE_MARKS.isdisjoint(text[place:end])
         closers = (_WIDE_CLOSERS if wide else _CLOSERS).match(text, end)
         closed = end if closers is None else closers.end()
@@ -143,6 +142,14 @@ class Segmenter:
         if ends is None:
             return None, None
         return (closed, None) if ends else (None, end)
+
+    def _number_follows(self, place: int, *, final: bool) -> bool | None:
+        """Return whether a number follows the colon before `place`; None if later text decides."""
+        gap = _BEFORE_NUMBER.match(self._text, place)
+        place = place if gap is None else gap.end()
+        if place == len(self._text):
+            return False if final else None
+        return self._text[place].isdecimal()
 
     def _after_full_stop(self, place: int, *, final: bool) -> tuple[int | None, int | None]:
         near = place - self._line_from < lines.LONGEST_ITEM_NUMBER

@@ -29,7 +29,7 @@ def stripped(text: str) -> list[str]:
         ("# Heading\n\n- **bold** item\n- `code` item", ["# Heading", "- **bold** item", "- `code` item"]),
         ("Steps\r\n1. First do this. Then that.\r\n2) Stop", ["Steps", "1. First do this.", "Then that.", "2) Stop"]),
         ("wrapped\n\nlower case after a blank line", ["wrapped", "lower case after a blank line"]),
-        ("Name: John\nAge: 30", ["Name:", "John", "Age:", "30"]),
+        ("Name: John\nAge: 30", ["Name:", "John", "Age: 30"]),
         ("(a) first\n(b) second", ["(a) first", "(b) second"]),
         ("第1章\n第2章\n\n第3章", ["第1章", "第2章", "第3章"]),
         ("| a. B | c |\n|---|---|\n| d? E | f |\nText", ["| a. B | c |", "|---|---|", "| d? E | f |", "Text"]),
@@ -126,6 +126,7 @@ def test_links_tags_and_brackets_stay_whole(unit: str) -> None:
 
 PARTS = [
     "\n", "\r\n", "\n\n", " ", ". ", ".", "? ", "!", "…", "。", "：", "- ", "* ", "1. ", "2) ", "# ", "| ", "```",
+    ": ", ":",
     "---", "[", "]", "(", ")", "<", ">", "/", "<b>", "</b>", "<|", "|>", '"', "**", "Mr.", "U.S.", "No.", "etc.",
     "Jan.", "5 ft.", "J.", "e.g.", "The", "Then", "Army", "com", "PDF", "of", "word", "London", "Londoncome", "12",
     "3", "天", "第", "é", "http://x.y/",
@@ -184,8 +185,15 @@ def test_a_pause_releases_a_sentence_that_ends_in_a_stop(text: str, released: bo
         ("I left at 9. Oktoberfest was over.", 2),
         ("We met on the 3. August was hot.", 2),
         ("These are 3: two of them are mine.", 2),
+        ("Your PIN: 1234", 1),
+        ("**Room:** 302, **Code:** `4821`, Gate: *12*", 1),
+        ("Ext.: 102", 1),
+        ("验证码：1234，比分： 25-20", 1),
+        ("Room: B12", 2),
+        ("Note: one. Price: $5", 4),
+        ("备注：无", 2),
     ],
 )
-def test_ordinals_of_german_and_ratios_end_no_sentence(text: str, expected: int) -> None:
+def test_ordinals_of_german_ratios_and_colons_before_numbers_end_no_sentence(text: str, expected: int) -> None:
     assert len(sentences(text)) == expected
     assert sentences(*text) == sentences(text)

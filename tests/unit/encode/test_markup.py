@@ -11,6 +11,7 @@ import pytest
 from services.common.checkpoint.model_dir import open_model_dir
 from services.common.errors import InvalidInput
 from services.encode.text.frontend import TextFrontend
+from services.encode.text.markup import say_as
 from services.encode.text.normalise import Normaliser
 from services.encode.text.pieces import Piece, TextRequest
 from services.encode.text.text_encoder import InterleavedEncoder, SentenceEncoder
@@ -42,6 +43,15 @@ def test_the_markup_of_ssml_is_not_spoken() -> None:
     assert [piece.text for piece in pieces] == ["Good morning."]
     assert (pieces[0].start, pieces[0].end) == (text.index("Good"), text.index("</prosody"))
     assert warnings == ["attribute_ignored"]  # the pitch
+
+
+@pytest.mark.parametrize(
+    ("language", "kind", "number"),
+    [("am", "cardinal", "1234567"), ("ca", "ordinal", "40"), ("cs", "cardinal", "-1"), ("es", "ordinal", "0")],
+)
+def test_a_number_without_words_in_its_language_stays(language: str, kind: str, number: str) -> None:
+    """The library loops for ever with the first one, raises errors with the next two, and says nothing for the last."""
+    assert say_as.read(number, kind, "", language) == number
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_english(text: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("面积 5 m²（约），", "面积5 m平方约。"),
+        ("面积 5 m²（约），", "面积5 m平方，约。"),
         ("版本3.5，A - B 新的.", "版本3点5，A，B新的。"),
         ("一\n二——三", "一二 三"),
     ],

@@ -23,6 +23,8 @@ WORDS = sorted(
     Jan Sept Monday people tickets units bus it costs more than BA m s h min GB mph am PM since year Q3 million dollars
     end ending last four digits zip text dial o'clock class Street No. no. I II XIV King Louis Chapter error x by ft
     half I'm items that version Unit BC USD EUR December, he said: - / % ( "well" World War first
+    rooms: orders: Orders: accounts: PIN: room: The In Since elections sales error page RTX Office Unauthorized in. bn
+    Chapter Pixel low over Sizes
     """)
 )
 COUNT = st.one_of(st.integers(0, 31), st.integers(0, 999), st.integers(1000, 2100), st.integers(0, 10**7))
@@ -61,7 +63,12 @@ def test_sentences_with_numbers_are_read_as_by_the_rules(parts: list[str]) -> No
 
 NORMALISER = Normaliser("wetext")
 CHINESE = sorted(words("""今天 的 是 大约 第 周 电话 房间号 验证码 转 拨打 十 共 我们 、 ， 。 ："""))
-UNITS = sorted(words("""个 元 年 月 日 号 人 楼 点 分 公里 年代 后 万 亿 多 章 ， 台 种 个月 级 % ： ￥"""))
+UNITS = sorted(
+    words("""
+    年底 年5月 后 至2022年 到3次 到5月 错误 劳动节 分之一 组 层 （ ） 个 元 年 月 日 号 人 楼 点 分 公里 年代 万 亿 多
+    章 ， 台 种 个月 级 % ： ￥
+    """)
+)
 
 
 def chinese(before: str, value: int, other: int, kind: int, after: str) -> str:
@@ -82,6 +89,10 @@ CLAUSE = st.builds(
 @given(st.lists(CLAUSE, min_size=1, max_size=2))
 @example(["密码11:42"])
 @example(["电话84米"])
+@example(["24年5月和98年世界杯", "05年底"])
+@example(["2019至2022年", "2到3次和2到3月"])
+@example(["验证码是：1234", "取件码为：12"])
+@example(["404错误和5.1劳动节", "80、90后"])
 def test_chinese_sentences_are_read_as_by_the_rules(clauses: list[str]) -> None:
     text = "".join(clauses)
     quick = read_chinese(text, NORMALISER.read_numbers)

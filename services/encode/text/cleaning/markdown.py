@@ -21,6 +21,8 @@ _BULLET = regex.compile(rf"{_START}(?:[-+*\u2013\u2014](?:[ \t]+\[[ xX]\])?[ \t]
 _NUMBERED = regex.compile(rf"{_START}(\d{{1,3}})\)[ \t]+(?=\S)", _M)
 _ROW = regex.compile(rf"{_START}\|(.*?)\|?[ \t]*$", _M)
 _CELLS = regex.compile(r"[ \t]*\|[ \t]*")
+_ANSWER = regex.compile(r"(?<=\|[ \t]*)([✓✔✅☑✗✘✖❌])\ufe0f?(?=[ \t]*(?:\||$))", _M)
+_YES = frozenset("✓✔✅☑")
 _INNER_BAR = regex.compile(r"(?<=\S)[ \t]+\|[ \t]+(?=\S)")
 _TITLE = r"(?:[ \t]+(?:\"[^\"]*\"|'[^']*'))?"
 _LINK = regex.compile(
@@ -63,6 +65,14 @@ def plain_text(text: str) -> str:
 def without_lookalikes(text: str) -> str:
     """Replace the Markdown that looks like a token of pronunciation: `- [x] done`, `[a](https://example.com)`."""
     return _LETTER_LINK.sub(r"\1", _TASK.sub("", text)) if "[" in text else text
+
+
+def with_answers(text: str) -> str:
+    """Write the ticks and crosses that are alone in the cell of a table as yes and no."""
+    if "|" not in text:
+        return text
+    yes, no = ("是", "否") if _HAN.search(text) is not None else ("yes", "no")
+    return _ANSWER.sub(lambda mark: yes if mark.group(1) in _YES else no, text)
 
 
 def _lines(text: str) -> str:

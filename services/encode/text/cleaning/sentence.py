@@ -10,7 +10,7 @@ import regex
 
 from services.encode.text.cleaning.characters import PICTURE, drop_unspeakable
 from services.encode.text.cleaning.latex import plain_formulas
-from services.encode.text.cleaning.markdown import plain_text, without_lookalikes
+from services.encode.text.cleaning.markdown import plain_text, with_answers, without_lookalikes
 from services.encode.text.cleaning.markup import decoded, without_tags
 from services.encode.text.protected import PROTECTED, outside_protected
 
@@ -38,6 +38,13 @@ _KEYCAP = regex.compile(r"[#*]\ufe0f?\u20e3")
 _MARKS_OF_PICTURES = r"[\ufe0e\ufe0f\u200d\u20e3\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]"
 _PICTURES = regex.compile(rf"(?:{PICTURE}{_MARKS_OF_PICTURES}*)(?:\s*(?:{PICTURE}|{_MARKS_OF_PICTURES}))*", regex.V1)
 _ARROW = regex.compile(r"[\u2190-\u21ff\u27f0-\u27ff\u2900-\u297f\u279c\u27a1\u2b05-\u2b07]", regex.V1)
+_TYPED_ARROW = regex.compile(r"(?:(\S)[ \t]+|^)<?(?:--?>|==?>|(?<=<)--?)(?=[ \t]+\S)", regex.MULTILINE)
+_MENU = regex.compile(
+    r"(?<!\p{L})(?:\p{Lu}\p{L}{2,}[\"”’']?[ \t]+>[ \t]+[\"“‘']?\p{Lu}\p{L}{2,}"
+    r"|\p{Han}{2,}[ \t]+>[ \t]+\p{Han}{2,}[ \t]+>)"
+)
+_MENU_SIGN = regex.compile(r"[ \t]+>(?=[ \t]+[\"“‘'(]?\p{L})")
+"""The signs between the items of a menu: Settings > General. `x > 5` and `revenue > cost` compare."""
 _INNER_BULLET = regex.compile(r"(?<=[^\s]) +[\u2022\u2023\u25cf\u25aa] +(?=[^\s])")
 _FRACTION = regex.compile(r"(\d?)([\u00bc-\u00be\u2150-\u215e\u2189])(\d?)")
 _TWO_FRACTIONS = regex.compile(rf"(?<={_FRACTIONS})\s*(?={_FRACTIONS})")
@@ -83,6 +90,8 @@ def _cleaned(part: str) -> str:
     text = drop_unspeakable(text)
     text = without_tags(decoded(text))
     text = plain_text(plain_formulas(text))
+    if ">" in text or "<-" in text:
+        text = _arrows(text)
     text = _BLANKS.sub(" ", text)
     if "\n" in text:
         text = _BLANK_LINES.sub("\n", text)
@@ -97,7 +106,7 @@ def _plain_characters(text: str) -> str:
     text = _CITATION.sub("", _KEYCAP.sub("", text))
     text = _TWO_KEYCAPS.sub(r"\1 ", text)
     text = _BETWEEN_CIRCLED.sub(", ", text)
-    text = _INNER_BULLET.sub(", ", text)
+    text = _INNER_BULLET.sub(", ", with_answers(text))
     text = _PICTURES.sub(_gap, text)
     text = _HIGH_DIGITS.sub(", ", written_fractions(text))
     text = _LOW_DIGITS.sub(lambda low: _plain_low(low), text)
@@ -127,6 +136,17 @@ def _gap(pictures: regex.Match[str]) -> str:
     if numbers or (arrow and (before[-1].isalnum() or before[-1] in "\"'`)*") and not after[0].isspace()):
         return ", "
     return " " if before[-1].isalnum() and after[0].isalnum() else ""
+
+
+def _arrows(text: str) -> str:
+    """Write a comma for arrows of ASCII (`A -> B`) and for the signs between the items of a menu."""
+    text = _TYPED_ARROW.sub(_arrow, text)
+    return _MENU_SIGN.sub(",", text) if " > " in text and _MENU.search(text) is not None else text
+
+
+def _arrow(arrow: regex.Match[str]) -> str:
+    before = arrow.group(1) or ""
+    return f"{before}," if before and (before.isalnum() or before in "\"'`)*") else before
 
 
 def _written_fraction(match: regex.Match[str]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import regex
-from num2words import num2words
+
+from services.encode.text.reading.number_words import number_words
 
 _CHINESE_DIGITS = "零一二三四五六七八九"
 _SYMBOLS = {
@@ -62,10 +63,7 @@ def _digit(char: str, language: str) -> str:
     value = int(char)
     if language in ("zh", "yue"):
         return _CHINESE_DIGITS[value]
-    try:
-        return str(num2words(value, lang=language or "en"))
-    except NotImplementedError:
-        return char
+    return number_words(value, language or "en") or char
 
 
 def _characters(text: str, language: str) -> str:
@@ -98,10 +96,7 @@ def _number(text: str, language: str, kind: str) -> str:
     sign, value = number.groups()
     if language in ("zh", "yue"):
         return f"第{value}" if kind == "ordinal" else f"{sign}{value}"
-    try:
-        return str(num2words(int(sign.replace("−", "-") + value), lang=language or "en", to=kind))
-    except (NotImplementedError, TypeError):
-        return text
+    return number_words(int(sign.replace("−", "-") + value), language or "en", kind) or text
 
 
 def _date(text: str, form: str) -> str:

@@ -12,9 +12,12 @@ from decimal import Decimal
 
 import regex
 
-from services.encode.text.reading.chinese_names import NAMES, RATED_UNIVERSITIES, named
+from services.encode.text.reading.chinese_arithmetic import ARITHMETIC, fraction
+from services.encode.text.reading.chinese_names import HOLIDAY, NAMES, RATED_UNIVERSITIES, holiday, named
 from services.encode.text.reading.chinese_numbers import DIGITS, TELEPHONE_DIGITS, TWO, clock, read_plain, two
-from services.encode.text.reading.chinese_units import UNITS
+from services.encode.text.reading.chinese_ranges import RANGES, SCORES
+from services.encode.text.reading.chinese_units import LETTERS, SERVICE_NUMBER, UNITS
+from services.encode.text.reading.chinese_years import YEARS
 from services.encode.text.reading.quick.chinese import read_quickly
 from services.encode.text.reading.rule import Match, RuleSet, rule
 
@@ -22,20 +25,21 @@ _DASH = r"\s?[-–—~～−]\s?"
 _OUTSIDE = r"(?<![\dA-Za-z.,^-])"
 _NUMBER = r"\d+(?:\.\d+)?"
 _MONEY = {"$": "美元", "€": "欧元", "£": "英镑", "¥": "元", "US$": "美元", "HK$": "港元"}
-_SCALES = {"k": 10**3, "m": 10**6, "mn": 10**6, "b": 10**9, "bn": 10**9, "t": 10**12}
+_SCALES = {"k": 10**3, "m": 10**6, "mn": 10**6, "b": 10**9, "bn": 10**9, "t": 10**12, "w": 10**4}
 _CODE_WORDS = (
-    r"端口号?|邮编|邮政编码|编号|编码|号码|账号|帐号|卡号|密码|验证码|校验码|提取码|邀请码|兑换码|优惠码|代码|口令|订单号?|单号|工号|学号|"
+    r"端口号?|邮编|邮政编码|编号|编码|号码|账号|帐号|卡号|密码|验证码|校验码|提取码|取件码|提货码|状态码|邀请码|兑换码|优惠码|代码|口令|订单号?|单号|工号|学号|"
     r"房间号?|客房|包厢|房号|门牌号?|座位号?|尾号|身份证号?|车牌号?|航班号?|车次|病历号|流水号|序列号|批号|型号|QQ号?|微信号?|(?<![A-Za-z])(?:ID|PIN码?|ISBN|ISSN|IMEI)|"
-    r"分机号?|转|工单号?|会议号|用户名?"
+    r"分机号?|转|工单号?|会议号|用户名?|(?<![A-Za-z])HTTP"
 )
-_AFTER_CODE_WORD = regex.compile(rf"(?i:{_CODE_WORDS})[:：是为]?$")
+_AFTER_CODE_WORD = regex.compile(rf"(?i:{_CODE_WORDS})[是为]?\s?[:：]?$")
 _OPERATORS = {
     "+": "加", "=": "等于", "×": "乘以", "÷": "除以", "<": "小于", ">": "大于", "≤": "小于等于",
     "≥": "大于等于", "≠": "不等于",
 }  # fmt: skip
-_DENOMINATORS = {"2": "二", "100": "百", "1000": "千"}
 _WIDE_COLON = regex.compile(r"(?<=\d)：(?=\d)")
-_EQUALS = regex.compile(r"\s?=")
+_FIRST_THREE = regex.compile(r"[1-3](?!\d|\.\d)")
+_BLANK = regex.compile(r"(?<=\p{Han}) (?=\d)|(?<=\d) (?=\p{Han})|(?<=\d) (?=[:/] \d)|(?<=\d [:/]) (?=\d)")
+"""A blank that is not spoken and keeps the rules from a number: 2024 年, 14 : 30."""
 _LETTER_PAIR = regex.compile(r"(?<=[A-Za-z])-?(\d{3,})")
 
 
@@ -47,6 +51,8 @@ def digits(written: str) -> str:
 def _telephone(match: Match) -> str | None:
     written = match.group()
     parts = regex.findall(r"\d+", written)
+    if "+" in written and sum(map(len, parts)) < 7:
+        return None  # 12+512GB
     words = "，".join("".join(TELEPHONE_DIGITS[int(digit)] for digit in part) for part in parts)
     return f"加{words}" if written.lstrip("(（").startswith("+") else words
 
@@ -87,25 +93,6 @@ def _sum(match: Match) -> str:
     return f"{sign}{written}{match['more'] or unit}{_MONEY[match['currency']]}"
 
 
-def _score(match: Match) -> str:
-    return f"{match['first']}比{match['last']}"
-
-
-def _range(match: Match) -> str | None:
-    first, last = match["first"], match["last"]
-    if len(first) > 1 and first[0] == "0" and "." not in first:
-        return None
-    if len(first) == 4 and first[0] in "12" and len(last) == 2 and 1 <= int(last) <= 12:
-        return None  # 2024-12, which wetext reads as a month
-    if _EQUALS.match(match.string, match.end()):
-        return f"{first}减{last}"
-    return f"{first}到{last}"
-
-
-def _years(match: Match) -> str:
-    return f"{match['first']}年到{match['last']}年"
-
-
 def _times(match: Match) -> str:
     return f"{match['first']}到{match['last']}"
 
@@ -138,7 +125,8 @@ def _scientific(match: Match) -> str:
 def _power(match: Match) -> str:
     exponent = match["exponent"]
     if not match["sign"] and exponent in ("2", "3"):
-        return "平方" if exponent == "2" else "立方"
+        of = "的" if match.string[match.start() - 1].isdigit() else ""
+        return f"{of}平方" if exponent == "2" else f"{of}立方"
     return f"的{'负' if match['sign'] else ''}{exponent}次方"
 
 
@@ -151,6 +139,18 @@ def _month_and_day(match: Match) -> str:
     return f"{int(match['m'])}月{int(match['d'])}{'' if named else '日'}"
 
 
+def _number_sign(match: Match) -> str:
+    if match.group()[0] in "№#":
+        return "编号"
+    return "第" if _FIRST_THREE.match(match.string, match.end()) else "No "
+
+
+def _hidden(match: Match) -> str:
+    """Read 138****1234."""
+    said = TELEPHONE_DIGITS if regex.match(r"1[3-9]\d", match["first"]) else DIGITS
+    return "，星号，".join("".join(said[int(digit)] for digit in match[part]) for part in ("first", "last"))
+
+
 BEFORE = RuleSet(
     rule("网址开头", r"(?<![A-Za-z])https?://", lambda match: "", "/"),
     rule("首字母", r"(?<![A-Za-z])(?:[A-Z]\.){2,}", lambda match: match.group().replace(".", ""), "."),
@@ -159,8 +159,8 @@ BEFORE = RuleSet(
     rule("全天候", r"(?<![\d/.])24/7(?![\d/])", lambda match: "24小时7天", "/"),
     rule(
         "编号符号",
-        r"(?:№|\b[Nn]o\.)\s?(?=\d)|\#(?=\d)",
-        lambda match: "编号" if match.group()[0] in "№#" else "No ",
+        r"(?:№|(?<![A-Za-z])[Nn][Oo]\.)\s?(?=\d)|\#(?=\d)",
+        _number_sign,
         "№.#",
     ),
     rule(
@@ -173,6 +173,7 @@ BEFORE = RuleSet(
         "查询中的星号", r"(?<=(?<![A-Za-z])(?i:select)\s)\*(?![\w*])|(?<=[A-Za-z]\()\*(?=\))", lambda match: "星号", "*"
     ),
     rule("网址中的点", r"(?<=[A-Za-z])\.(?=[A-Za-z0-9])|(?<=[A-Za-z0-9])\.(?=[A-Za-z])", lambda match: "点", "."),
+    rule("节日", HOLIDAY, holiday, "."),
     rule("两类高校", RATED_UNIVERSITIES.pattern, lambda match: "、", "/"),
     rule("数字名称", NAMES.pattern, named),
     rule("IP 地址", r"(?<![\d.])(?P<host>(?:\d{1,3}\.){3}\d{1,3})(?::(?P<port>\d{1,5}))?(?![\d.])", _address, "."),
@@ -195,7 +196,8 @@ BEFORE = RuleSet(
         _joined,
         " \u00a0\u202f'’",
     ),
-    rule("国际电话", r"[（(]?\+\d{1,3}[)）]?(?:[\s-]?[(（]?\d{2,11}[)）]?){1,5}(?!\d)", _telephone, "+"),
+    rule("国际电话", r"(?<![\dA-Za-z])[（(]?\+\d{1,3}[)）]?(?:[\s-]?[(（]?\d{2,11}[)）]?){1,5}(?!\d)", _telephone, "+"),
+    rule("隐去的号码", r"(?<!\d)(?P<first>\d{2,6})\*{2,}(?P<last>\d{2,6})(?!\d)", _hidden, "*"),
     rule("手机号", r"(?<![\d.])1[3-9]\d[\s-]?\d{4}[\s-]?\d{4}(?![\d.])", _telephone),
     rule(
         "固定电话",
@@ -204,8 +206,8 @@ BEFORE = RuleSet(
     ),
     rule(
         "号码",
-        rf"(?P<before>(?i:{_CODE_WORDS})\s?[:：是为]?\s?\#?(?:[A-Z]{{1,2}})?)(?P<number>\d{{2,}}(?:-\d+)*)(?![\d.%]|[:：]\d|年|月)",
-        lambda match: match["before"] + digits(match["number"]).replace("-", "，"),
+        rf"(?P<before>(?i:{_CODE_WORDS})\s?[是为]?\s?[:：]?\s?[【\#]?(?:[A-Z]{{1,2}})?)(?P<number>\d{{2,}}(?:-\d+|\s\d{{3,}}(?![\d.:A-Za-z%\p{{Han}}]))*|\d(?:-\d+){{2,}})(?![\d.%]|[:：]\d|年|月)",
+        lambda match: match["before"] + digits(regex.sub(r"[-\s]", "，", match["number"])),
     ),
     rule(
         "房间",
@@ -220,18 +222,14 @@ BEFORE = RuleSet(
         _scientific,
         "eE",
     ),
+    *ARITHMETIC,
     rule(
         "外币",
-        rf"(?P<sign>(?<![\w\d])[-−])?(?P<currency>(?:US|HK)?\$|[€£¥])\s?(?P<value>{_NUMBER})(?:\s?(?P<scale>(?:thousand|million|billion|trillion)(?![A-Za-z])|(?:bn|mn|[kKmMbBtT])(?![A-Za-z])))?(?P<more>[万亿千百]+)?(?:元|美元|欧元|英镑|港元|美金)?",
+        rf"(?P<sign>(?<![\w\d])[-−])?(?P<currency>(?:US|HK)?\$|[€£¥])\s?(?P<value>{_NUMBER})(?:\s?(?P<scale>(?:thousand|million|billion|trillion)(?![A-Za-z])|(?:bn|mn|[kKmMbBtTwW])(?![A-Za-z])))?(?P<more>[万亿千百]+)?(?:元|美元|欧元|英镑|港元|美金)?",
         _sum,
         "$€£¥",
     ),
-    rule(
-        "局分",
-        r"(?<=比分(?:是|为|：|:)?\s?(?:\d{1,3}:\d{1,3}[、，,和]\s?)*)(?P<first>\d{1,3}):(?P<last>\d{1,3})(?![\d:])",
-        _score,
-        ":",
-    ),
+    *SCORES,
     rule("上下午", r"(?P<time>\d{1,2}:\d{2})\s?(?P<half>[AaPp])\.?[Mm](?![A-Za-z])\.?", _half, ":"),
     rule("时间范围", rf"(?P<first>\d{{1,2}}:\d{{2}}){_DASH}(?P<last>\d{{1,2}}:\d{{2}})", _times, ":"),
     rule(
@@ -240,38 +238,18 @@ BEFORE = RuleSet(
         _time,
         ":",
     ),
-    rule(
-        "比分",
-        rf"(?<=比分(?:是|为|：|:)?\s?|[以]\s?|[胜平负败]\s?){_NUMBER}{_DASH}{_NUMBER}".replace(
-            _NUMBER, r"(?P<first>\d+)", 1
-        ).replace(_NUMBER, r"(?P<last>\d+)", 1)
-        + r"(?!\d)",
-        _score,
-        "-–—~～−",
-    ),
-    rule("年份范围", rf"{_OUTSIDE}(?P<first>[12]\d{{3}}){_DASH}(?P<last>[12]\d{{3}})年", _years, "-–—~～−"),
-    rule(
-        "百分比范围",
-        rf"{_OUTSIDE}(?P<first>{_NUMBER})%?{_DASH}(?P<last>{_NUMBER})%",
-        lambda match: f"{match['first']}%到{match['last']}%",
-        "%",
-    ),
-    rule(
-        "日期到日期",
-        r"(?<=\d\s?[年月日号时点分度岁周季期元米]|周[一二三四五六日]|星期[一二三四五六日])\s?[-–—~～]\s?(?=\d|第|周|星期)",
-        lambda match: "到",
-        "-–—~～",
-    ),
-    rule(
-        "一串数字",
-        r"(?<![\dA-Za-z./-])(?![12]\d{3}-\d\d?-\d\d?(?!\d))\d+(?:-\d+){2,}(?![\d/-])",
-        lambda match: match.group().replace("-", "，"),
-        "-",
-    ),
-    rule("范围", rf"{_OUTSIDE}(?P<first>{_NUMBER}){_DASH}(?P<last>{_NUMBER})(?![\d./]|[-–]\d)", _range, "-–—~～−"),
-    rule("字母与数字之间的加号", r"(?<=[A-Za-z])\+(?=\d)", lambda match: "加", "+"),
-    rule("字母与数字之间的连字符", r"(?<=[A-Za-z])[-－](?=\d)", lambda match: " ", "-－"),
+    *YEARS,
+    *LETTERS,
+    *RANGES,
+    rule("字母与数字之间的加号", r"(?<=[A-Za-z])\+{1,2}(?=\d)", lambda match: "加" * len(match[0]), "+"),
+    rule("字母与数字之间的连字符", r"(?<=[A-Za-z](?:\d+(?:\.\d+)?)?)[-－](?=\d)", lambda match: " ", "-－"),
     rule("乘方", r"(?<=[\dA-Za-z)）])\^\(?(?P<sign>[-−])?(?P<exponent>\d{1,3})\)?", _power, "^"),
+    rule(
+        "数的平方",
+        r"(?<=(?<![A-Za-z\d.])\d+)[²³](?![A-Za-z\d])",
+        lambda match: "的平方" if match.group() == "²" else "的立方",
+        "²³",
+    ),
     *UNITS,
     rule(
         "月和日",
@@ -281,14 +259,27 @@ BEFORE = RuleSet(
         "/",
     ),
     rule(
+        "带分数",
+        r"(?<![\d./])(?P<whole>\d{1,3})\s(?P<over>\d{1,2})/(?P<under>[1-9]\d?)(?![\d./])",
+        lambda match: f"{match['whole']}又{fraction(match)}" if int(match["over"]) < int(match["under"]) else None,
+        "/",
+    ),
+    rule(
+        "小数与斜杠",
+        r"(?<![\d./])(?P<first>\d+\.\d+%?)/(?P<last>\d+(?:\.\d+)?%?)(?![\d./])"
+        r"|(?<![\d./])(?P<first>\d+%?)/(?P<last>\d+\.\d+%?)(?![\d./]|\s?英寸)",
+        lambda match: f"{match['first']}斜杠{match['last']}",
+        "/",
+    ),
+    rule(
         "分数",
         r"(?<![\d./])(?:(?<=[约近过到足占有]|至少|最多|几乎)(?P<over>\d{1,4})/(?P<under>[1-9]\d{0,3})(?![\d./月]|\s?[年日号])"
         r"|(?P<over>\d{1,4})/(?P<under>[1-9]\d{0,3})(?=的|以上|以下|左右)"
         r"|(?P<over>\d{1,4})/(?P<under>[1-9]\d{1,3})(?![\d./]|\s?[年月日号]))",
-        lambda match: f"{_DENOMINATORS.get(match['under'], match['under'])}分之{match['over']}",
+        fraction,
         "/",
     ),
-    rule("乘号", r"(?<=\d)\s?[*xX]\s?(?=\d)", lambda match: "乘", "*xX"),
+    rule("乘号", r"(?<=[\d\p{Han}A-Za-z)）])\s?×\s?(?=[\d(（])|(?<=\d)\s?[*xX]\s?(?=\d)", lambda match: "乘", "*xX×"),
     rule("度分秒", r"(?<=\d)\s?°\s?(?P<m>\d{1,2})\s?['′](?:\s?(?P<s>\d{1,2})\s?[\"″])?", _degrees, "°"),
     rule("括号后的数字", r"(?<=[（(][\d一二三四五六七八九十]{1,3}[）)])(?=\d)", lambda match: "，", "）)"),
     rule(
@@ -299,11 +290,12 @@ BEFORE = RuleSet(
     ),
     rule("千分号", rf"(?P<value>{_NUMBER})\s?‰", lambda match: f"千分之{match['value']}", "‰"),
     rule("比较", r"(?<=\p{Han})\s?(?P<sign>[≤≥<>=])\s?(?=\d)", lambda match: _OPERATORS[match["sign"]], "≤≥<>="),
-    rule("单位之间的等号", r"(?<=\d[A-Za-z]{1,3})\s?=\s?(?=\d)", lambda match: "等于", "="),
     rule("根号", r"√\s?(?=[\dA-Za-z(])", lambda match: "根号", "√"),
+    rule("数字之间的空格", r"(?<=\d)\s(?=\d)", lambda match: "，"),
     rule("二和两", TWO.pattern, two, "2"),
     rule("首零", r"(?<![\d.:：点年/-])0\d+(?![\d:：/-]|\.\d)", lambda match: digits(match.group()), "0"),
     rule("长串数字", r"(?<![\d.])\d{9,}(?!\d|\.\d)", lambda match: digits(match.group())),
+    SERVICE_NUMBER,
 )
 """Rules in their order. Their results may hold digits, which wetext reads."""
 AFTER = RuleSet(
@@ -328,6 +320,7 @@ def read_chinese(text: str, wetext: Callable[[str], str] | None) -> str:
     text = _WIDE_COLON.sub(":", text.replace("￥", "¥"))
     if _OF_INTEREST.search(text) is None:
         return text
+    text = _BLANK.sub("", text)
     if _OTHER_DIGIT.search(text) is not None:
         text = "".join(
             str(unicodedata.decimal(char)) if char > "\x7f" and unicodedata.category(char) == "Nd" else char

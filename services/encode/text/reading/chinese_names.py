@@ -14,6 +14,12 @@ _COUNTED = (
 _DAY = r"(?:1[0-2]|[1-9])MARK(?:3[01]|[12]\d|[1-9])"
 DAY_NAMES = r"晚会|事件|事变|恐袭|运动|惨案|购物节|大促"
 """What makes a month and a day a name, as in 3.15晚会."""
+HOLIDAYS = (
+    r"劳动节|国庆|黄金周|长假|小长假|放假|儿童节|妇女节|青年节|建军节|元旦|圣诞|平安夜|情人节|愚人节|教师节|植树节|开学"
+)
+"""What makes a month and a day a date, as in 10.1国庆."""
+HOLIDAY = rf"(?<![\d.])(?P<m>1[0-2]|[1-9])\.(?P<d>3[01]|[12]\d|[1-9])(?={HOLIDAYS})"
+_NAMED_DAYS = {"3.8": "三八", "5.1": "五一", "5.4": "五四", "6.1": "六一", "8.1": "八一", "10.1": "十一"}
 NAMES = regex.compile(
     rf"""{_ALONE}(?:
     (?P<telephone>(?:110|119|120|122|114|12306|123[0-9]{{2}}|10086|10010|10000)
@@ -29,8 +35,8 @@ NAMES = regex.compile(
     |52[01](?=快乐|表白|情人节|礼物|告白|当天|文案)
     |\d{{3,4}}(?=事变|惨案|起义|恐袭|恐怖袭击|国道|省道|县道|购物节)(?<!\d00)
     |\d{{3}}(?=医院)(?<!\d00)|\d{{3,5}}(?=部队)(?<!\d00)
-    |911(?=事件)
-    |(?<=国道|省道|县道)\d{{3}}(?!\d|[.公千]|\s?[万亿条米])
+    |911(?=事件)|404(?=页面)|[1-5]\d\d(?=错误|报错|状态码|响应码)(?<!00)
+    |(?<=国道|省道|县道)\d{{3}}(?!\d|[.%公千]|\s?[万亿条米])
     |(?<=波音|空客|骁龙|麒麟|酷睿|标致|宝马)\d{{3,4}}(?<!\d00){_COUNTED}
     |{_DAY.replace("MARK", "[·•・]")}(?![\d·•・]|\s?[=×+÷])|{_DAY.replace("MARK", "[.]")}(?={DAY_NAMES})
     ))""",
@@ -45,3 +51,8 @@ def named(match: regex.Match[str]) -> str:
     if match["telephone"]:
         return "".join(TELEPHONE_DIGITS[int(digit)] for digit in match["telephone"])
     return spelled("".join(char for char in match["name"] if char.isdecimal()))
+
+
+def holiday(match: regex.Match[str]) -> str:
+    """Read 5.1 before 劳动节 as 五一, and 12.25 before 圣诞节 as a date."""
+    return _NAMED_DAYS.get(match.group()) or f"{match['m']}月{match['d']}日"

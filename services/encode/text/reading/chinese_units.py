@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import regex
 
+from services.encode.text.reading.chinese_numbers import MEASURE, number, spelled
 from services.encode.text.reading.rule import Match, rule
 
 _NAMES = {
@@ -41,6 +42,27 @@ def _pressure(match: Match) -> str:
     return f"{match['over']}比{match['under']}"
 
 
+def _letter_w(match: Match) -> str | None:
+    """Read the w of 1.2w as 万 and that of 67W快充 as 瓦; a capital without such a word stays."""
+    if match["watts"] is not None or (match["sum"] or "").startswith("功率"):
+        return "瓦"
+    return "万" if match["w"] == "w" or match["sum"] else None
+
+
+LETTERS = (
+    rule("型号中的行数", r"(?<![\d.])(?:360|480|540|720|1080|1440|2160)(?=[pPi](?![A-Za-z]))", lambda m: spelled(m[0])),
+    rule(
+        "万和瓦",
+        r"(?<=(?P<sum>功率[为是约达]?|年薪|月薪|粉丝|播放量?|阅读量?|点赞量?|浏览量?|存款|营收|房价|预算)?[\d.]*\d)(?P<w>[wW])"
+        r"(?![A-Za-z\d])(?P<watts>(?=\s?(?:有线|快充|充电|超充|闪充|功率|适配|无线|灯|音响|喇叭|激光|电机|输出|电)))?",
+        _letter_w,
+        "wW",
+    ),
+    rule("千和万的范围", r"(?<=\d[kKwW万千])\s?[-–—~～]\s?(?=\d)", lambda match: "到", "-–—~～"),
+    rule("多", rf"(?<=(?<![\d.])[1-9]\d*0)\+(?={MEASURE})", lambda match: "多", "+"),
+    rule("加", r"(?<=\d[kKwW万千亿%]?)\+(?=\p{Han}|[，。、；：！？）)”]|$)", lambda match: "加", "+"),
+)
+"""Letters and signs after a number that are neither units nor names: 1.2w, 10+."""
 UNITS = (
     rule(
         "血压",
@@ -55,12 +77,20 @@ UNITS = (
         r"(?![A-Za-z²³])",
         _unit,
     ),
+    rule("月与月", r"(?<=\d[月日号])/(?=\d+[月日号])", lambda match: "、", "/"),
     rule(
         "每",
         r"(?<=[\d元角分块钱万亿次人转步字方]|[千公毫]?[克米升]|美元|欧元)\s?/\s?"
-        r"(?=[天日月年周次个人名件份斤克公千平小吨张套台晚分秒]|立方)",
+        r"(?=[天日月年周次个人名件份斤克公千平小吨张套台晚分秒桶盎度瓶杯袋盒箱包支只条集节课]|立方)",
         lambda match: "每",
         "/",
     ),
     rule("每一单位", rf"(?<=[元角分块钱万亿次人方克吨]){_EACH}", lambda match: f"每{_PER[match['per']]}", "/"),
 )
+SERVICE_NUMBER = rule(
+    "字母前的总机号",
+    r"(?<![\d.])(?:11[01249]|12[02])(?=[A-Z+加减乘除等多])",
+    lambda match: number(match.group()),
+    "12",
+)
+"""wetext reads 120 as the number of a service, in 120W too."""

@@ -17,8 +17,22 @@ def _names(names: str) -> tuple[str, ...]:
     return tuple(names.split(" "))
 
 
+TO = {
+    "de": "bis", "fr": "à", "es": "a", "it": "a", "pt": "a", "nl": "tot", "pl": "do", "sv": "till", "da": "til",
+    "no": "til", "ru": "до", "ja": "から", "ko": "에서",
+}  # fmt: skip
+"""Between the ends of a range."""
 _GERMAN_CASE = regex.compile(
-    r"\b(?:am|vom|zum|dem|den|des|bis|ab|seit|beim|im|nach|vor)\s+(?:\p{L}+,\s+(?:den|dem)\s+)?$", regex.IGNORECASE
+    r"\b(?:am|vom|zum|dem|den|des|bis|ab|seit|beim|im|nach|vor)\s+(?:\p{L}+,\s+(?:(?:den|dem)\s+)?)?$", regex.IGNORECASE
+)
+_DAYS_FROM_TO = regex.compile(r"(?<![\w.,])(\d{1,2}\.(?:\d{1,2}\.)?)\s?[-–]\s?(?=\d{1,2}\.\d{1,2}\.)")
+_DAY_AND_MONTH = regex.compile(
+    r"(?<=\b(?:[Aa]m|[Vv]om|[Zz]um|[Dd]em|[Dd]en|[Dd]er|[Bb]is|[Aa]b|[Ss]eit|(?:Mon|Diens|Donners|Frei|Sams|Sonn)tag,?|Mittwoch,?)"
+    r"\s+(?:zum\s+)?)(?P<day>0?[1-9]|[12]\d|3[01])\.(?P<month>0?[1-9]|1[0-2])\.(?!\d)"
+)
+_GERMAN_ONES = regex.compile(
+    r"(?<![\w.,:/-])(?<!(?:Nummer|Nr\.|Seite|Kapitel|Teil|Platz|Version)\s)1(?=\s(?:(?P<feminine>Stunde|Minute|Sekunde|Woche|Million|Milliarde|Person|Tonne)"
+    r"|Uhr|Euro|Dollar|Cent|Pfund|Franken|Prozent|Kilometer|Meter|Zentimeter|Liter|Kilogramm|Kilo|Gramm|Grad|Tag|Monat|Jahr)\b)"
 )
 _GERMAN_ARTICLE = regex.compile(r"\b(?:der|Der|die|das)\s+$")
 
@@ -78,6 +92,9 @@ _HOURS = {
 """The word after one hour and after several, and what is between them and the minutes."""
 _ZERO_MINUTES = {"es": "en punto", "it": "in punto"}
 _HOUR_WORD = {"de": "Uhr", "fr": "heures?", "es": "horas?|h", "it": "ore?", "pt": "horas?", "nl": "uur"}
+_DASH_OF_TIMES = regex.compile(
+    r"(?<=(?<![\d:])\d?\d(?::\d\d|\s?h(?:\d\d)?))\s?[-–〜～]\s?(?=[012]?\d(?::\d\d|\s?h)(?![\d:]))"
+)
 _DAY_FIRST = regex.compile(
     r"(?<![\w.,/-])(?P<day>0?[1-9]|[12]\d|3[01])(?P<mark>[./-])(?P<month>0?[1-9]|1[0-2])(?P=mark)(?P<year>[12]\d{3})(?![\d/]|[.-]\d)"
 )
@@ -92,6 +109,9 @@ _JAPANESE_DATE = regex.compile(
 
 def read_dates(text: str, language: str, say: Say) -> str:
     """Return the text with its dates and times of day in words, as far as there are rules for the language."""
+    to = TO.get(language, "")
+    if to:
+        text = _DASH_OF_TIMES.sub(to if language == "ja" else f" {to} ", text)
     if language == "ja":
         text = _JAPANESE_DATE.sub(lambda match: f"{match['year']}年{int(match['month'])}月{int(match['day'])}日", text)
         return regex.sub(
@@ -131,11 +151,20 @@ def _german_days(text: str, calendar: _Calendar, say: Say) -> str:
         month = next(name for name in calendar.months if name.startswith(match["month"].rstrip(".")[:3]))
         return f"{words} {month}" + (f" {say(int(match['year']), 'year')}" if match["year"] else "")
 
+    text = _DAYS_FROM_TO.sub(r"\1 bis ", text)
+    text = _DAY_AND_MONTH.sub(lambda match: _german_day_and_month(match, calendar, say), text)
     return regex.sub(
         rf"(?<![\w.,])(?P<day>[1-9]|[12]\d|3[01])\.\s?(?P<month>{names})(?!\w)(?:\s+(?P<year>[12]\d{{3}})(?![\d.,:]\d|\d))?",
         day,
         text,
     )
+
+
+def _german_day_and_month(match: Match, calendar: _Calendar, say: Say) -> str:
+    """Read am 24.12., and keep the stop at the end of the sentence."""
+    before = match.string[max(0, match.start() - 24) : match.start()]
+    stop = "." if match.end() == len(match.string) else ""
+    return f"{calendar.day(int(match['day']), say, before)} {calendar.months[int(match['month']) - 1]}{stop}"
 
 
 def _german_ordinals(text: str, say: Say) -> str:
@@ -151,6 +180,7 @@ def _german_ordinals(text: str, say: Say) -> str:
         ordinal,
         text,
     )
+    text = regex.sub(r"(?<![\w.,])([1-9]0)er\b", lambda match: f"{say(int(match[1]), 'cardinal')}er", text)
     return regex.sub(r"(?<![\w.,])([12]\d\d0)er\b", lambda match: f"{say(int(match[1]), 'year')}er", text)
 
 
@@ -202,5 +232,5 @@ def _times(text: str, language: str, say: Say) -> str:
         )
     if language == "de":
         text = regex.sub(_CLOCK.format(mark=r"\.") + r"\s?Uhr\b", time, text)
-        return regex.sub(r"(?<![\w.,:-])1(?=\sUhr\b)", "ein", text)
+        return _GERMAN_ONES.sub(lambda match: "eine" if match["feminine"] else "ein", text)
     return text

@@ -8,7 +8,9 @@ from typing import Any
 import regex
 from num2words import CONVERTER_CLASSES, num2words
 
-from services.encode.text.reading.dates import read_dates
+from services.encode.text.reading.currencies import read_sums, read_telephones
+from services.encode.text.reading.dates import TO, read_dates
+from services.encode.text.reading.number_words import has_language
 
 _LONGEST = 15
 _SHARED = {"nb": "no", "nn": "no", "iw": "he", "in": "id", "kk": "kz"}
@@ -31,19 +33,18 @@ _MINUS = {
     "sv": "minus", "da": "minus", "no": "minus", "fi": "miinus", "ru": "минус", "uk": "мінус", "tr": "eksi",
     "ja": "マイナス", "ko": "마이너스",
 }  # fmt: skip
-_POINT = {"it": "virgola", "vi": "phẩy", "id": "koma", "fa": "ممیز", "ar": "فاصلة"}
+_POINT = {"es": "coma", "it": "virgola", "vi": "phẩy", "id": "koma", "fa": "ممیز", "ar": "فاصلة"}
 _EURO = {"de": "Euro", "fr": "euros", "es": "euros", "it": "euro", "pt": "euros", "nl": "euro"}
 _ONE_EURO = {"de": "ein Euro", "fr": "un euro", "es": "un euro", "it": "un euro", "pt": "um euro", "nl": "een euro"}
 _CENTS = {"de": " ", "fr": " ", "es": " con ", "it": " e ", "pt": " e ", "nl": " "}
 """Between the euros and the cents of a sum."""
-_TO = {
-    "de": "bis", "fr": "à", "es": "a", "it": "a", "pt": "a", "nl": "tot", "pl": "do", "sv": "till", "da": "til",
-    "no": "til", "ru": "до", "ja": "から", "ko": "에서",
-}  # fmt: skip
 _HALF = {"de": "ein halb", "fr": "un demi", "es": "un medio", "it": "un mezzo", "pt": "um meio", "nl": "een half"}
 _OVER = {"de": "durch", "fr": "sur", "es": "sobre", "it": "su", "pt": "sobre", "nl": "gedeeld door"}
-_RANGE = regex.compile(r"(\d{1,4})\s?[-–]\s?(\d{1,4})")
+_RANGE = regex.compile(r"(\d{1,4})\s?[-–〜～~]\s?(\d{1,4})")
 _FRACTION = regex.compile(r"([1-9]\d{0,2})/([1-9]\d{0,2})")
+_LARGEST_DENOMINATOR = 10
+"""Larger ones may be days of a month in Japanese."""
+_OF_TWO = regex.compile(r"(?P<first>[1-9]\d{0,2})(?P<sign>[:/])(?P<last>[1-9]\d{0,2})")
 _TELEPHONE = regex.compile(r"0\d{1,5}(?:[ \u00a0\u202f/-]\d{2,11}){1,5}")
 _DATE = regex.compile(r"\d{1,2}[/-]\d{1,2}[/-]\d{4}")
 _BLANK = "[ \u00a0\u2009\u202f'’]"
@@ -51,7 +52,7 @@ _GROUP = {
     ",": regex.compile(rf"[1-9]\d{{0,2}}(?:(?:\.\d{{3}})+|({_BLANK})\d{{3}}(?:\1\d{{3}})*)(?:,\d+)?|\d+(?:,\d+)?"),
     ".": regex.compile(rf"[1-9]\d{{0,2}}(?:(?:,\d{{3}})+|({_BLANK})\d{{3}}(?:\1\d{{3}})*)(?:\.\d+)?|\d+(?:\.\d+)?"),
 }
-_NUMERAL = r"(?P<sign>(?<![\w)\]-])[-−])?(?P<number>\d(?:(?:[\d.' ’\u00a0\u2009\u202f:/–-]|,(?!\s))*\d)?)"
+_NUMERAL = r"(?P<sign>(?<![\w)\]-])[-−])?(?P<number>\d(?:(?:[\d.' ’\u00a0\u2009\u202f:/〜～~–-]|,(?!\s))*\d)?)"
 _MARK = r"(?P<mark>\s?%|\s?°\s?C\b|\s?€)?"
 _WRITTEN = regex.compile(_NUMERAL + _MARK)
 _SPACED = regex.compile(r"(?![\p{Han}\p{Hiragana}\p{Katakana}])\p{L}")
@@ -67,9 +68,11 @@ _ORDINAL = regex.compile(
 def read_digits(text: str, language: str) -> str:
     """Return the text with digits as words of `language`, or `text` itself if there are no words for it."""
     name = _SHARED.get(language, language)
-    if not _has(name) or not any(char.isdigit() for char in text):
+    if not has_language(name) or not any(char.isdigit() for char in text):
         return text
+    text = read_telephones(text, name, lambda digit: _cardinal(digit, name))
     text = read_dates(text, name, lambda value, kind: _said(value, kind, name))
+    text = read_sums(text, name, lambda amount: _amount(amount, name), TO.get(name, ""))
     if name in ("es", "it", "pt"):
         text = _ORDINAL.sub(lambda match: _ordinal(match, name), text)
     return _WRITTEN.sub(lambda match: _read(match, name), text)
@@ -88,16 +91,6 @@ def _said(value: int, kind: str, language: str) -> str:
     return str(num2words(value, lang=language, to=kind))
 
 
-@lru_cache(maxsize=256)
-def _has(language: str) -> bool:
-    if language not in CONVERTER_CLASSES:
-        return False
-    try:
-        return all(num2words(number, lang=language) for number in (0, 7, 1234))
-    except Exception:  # noqa: BLE001 - some converters of the library fail on their own tables
-        return False
-
-
 @lru_cache(maxsize=8192)
 def _cardinal(digits: str, language: str) -> str | None:
     """Return the words of ASCII digits. A leading zero or many digits make it digit by digit."""
@@ -105,13 +98,13 @@ def _cardinal(digits: str, language: str) -> str | None:
         if (len(digits) > 1 and digits[0] == "0") or len(digits) > _LONGEST:
             return " ".join(str(num2words(int(digit), lang=language)) for digit in digits)
         return str(num2words(int(digits), lang=language))
-    except Exception:  # noqa: BLE001 - see _has
+    except Exception:  # noqa: BLE001 - see has_language
         return None
 
 
 def _point(language: str) -> str:
     converter: Any = CONVERTER_CLASSES[language]
-    word = getattr(converter, "pointword", "") or _POINT.get(language, "")
+    word: Any = _POINT.get(language) or getattr(converter, "pointword", "")
     return str(word if isinstance(word, str) else word[0])
 
 
@@ -136,6 +129,14 @@ def _read(match: regex.Match[str], language: str) -> str:
     return f"{before}{words}{after}"
 
 
+def _amount(written: str, language: str) -> str | None:
+    """Return the words of a sum, whose decimals may follow a stop in every language: $19.99."""
+    decimal = "." if language in _DECIMAL_POINT else ","
+    if regex.fullmatch(r"\d{1,3}(?:,\d{3})*\.\d\d?", written):
+        written = written.replace(",", "").replace(".", decimal)
+    return _number(written, decimal, language) if _GROUP[decimal].fullmatch(written) else None
+
+
 def _number(written: str, decimal: str, language: str) -> str | None:
     whole, _, fraction = regex.sub(r"[ \u00a0\u2009\u202f'’]", "", written).partition(decimal)
     digits = whole.replace("." if decimal == "," else ",", "")
@@ -148,7 +149,8 @@ def _number(written: str, decimal: str, language: str) -> str | None:
     decimals = [_cardinal(digit, language) for digit in fraction]
     if not point or None in decimals:
         return None
-    return f"{words} {point} {' '.join(digit for digit in decimals if digit)}"
+    blank = "" if language in _UNSPACED else " "
+    return f"{words}{blank}{point}{blank}{blank.join(digit for digit in decimals if digit)}"
 
 
 def _euros(written: str, decimal: str, language: str, words: str | None) -> tuple[str | None, str]:
@@ -164,14 +166,20 @@ def _euros(written: str, decimal: str, language: str, words: str | None) -> tupl
 
 def _parts(written: str, language: str) -> str | None:
     """Read a range, a fraction or a telephone number, or else each run of digits, as of a date or a time."""
-    if (pair := _RANGE.fullmatch(written)) is not None and language in _TO and int(pair[1]) < int(pair[2]):
+    if (pair := _RANGE.fullmatch(written)) is not None and language in TO and int(pair[1]) < int(pair[2]):
         first, last = (_cardinal(digits, language) for digits in pair.groups())
         blank = "" if language in _UNSPACED else " "
-        return None if first is None or last is None else f"{first}{blank}{_TO[language]}{blank}{last}"
+        return None if first is None or last is None else f"{first}{blank}{TO[language]}{blank}{last}"
     if (pair := _FRACTION.fullmatch(written)) is not None and language in _OVER:
         if written == "1/2":
             return _HALF[language]
         return f"{_cardinal(pair[1], language)} {_OVER[language]} {_cardinal(pair[2], language)}"
+    if language == "ja" and (pair := _OF_TWO.fullmatch(written)) is not None:
+        first, last = (_cardinal(digits, language) for digits in pair.group("first", "last"))
+        if pair["sign"] == ":":
+            return f"{first}対{last}"
+        if int(pair["first"]) < int(pair["last"]) <= _LARGEST_DENOMINATOR:
+            return f"{last}分の{first}"
     if _TELEPHONE.fullmatch(written) is not None and _DATE.fullmatch(written) is None:
         blank, comma = ("", "、") if language == "ja" else (" ", ", ")
         groups = [[_cardinal(digit, language) or digit for digit in run] for run in regex.findall(r"\d+", written)]

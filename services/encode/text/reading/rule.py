@@ -117,8 +117,14 @@ class RuleSet:
 
 
 def apart(match: Match, words: str) -> str:
-    """Return the words with a blank on each side on which they would touch a letter or a digit."""
+    """Return the words with a blank on each side on which they would touch a letter or a digit, apart from Chinese."""
     text, start, end = match.string, match.start(), match.end()
-    before = " " if start and words[:1].isalnum() and text[start - 1].isalnum() else ""
-    after = " " if end < len(text) and words[-1:].isalnum() and text[end].isalnum() else ""
+    before = " " if start and _touch(text[start - 1], words[:1]) else ""
+    after = " " if end < len(text) and _touch(words[-1:], text[end]) else ""
     return f"{before}{words}{after}"
+
+
+def _touch(first: str, second: str) -> bool:
+    return (
+        first.isalnum() and second.isalnum() and not ("\u4e00" <= first <= "\u9fff" or "\u4e00" <= second <= "\u9fff")
+    )

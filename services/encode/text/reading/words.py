@@ -60,6 +60,11 @@ def year(digits: str) -> str:
     return str(num2words(int(digits), to="year")).replace("oh-", "oh ")
 
 
+def is_recent(digits: str) -> bool:
+    """Return whether four digits are more likely a year than a quantity: 1900 to 2099, if they are not round."""
+    return 1900 < int(digits) < 2100 and not digits.endswith("00")
+
+
 def spelled(digits: str) -> str:
     """Read digit by digit."""
     return " ".join(map(DIGITS.__getitem__, map(int, digits)))
@@ -84,6 +89,15 @@ def code(digits: str) -> str:
     if len(digits) == 4 and 1900 <= int(digits) < 2100:
         return year(digits)
     return spelled(digits)
+
+
+def in_pairs(digits: str) -> str:
+    """Read three or four digits of a name: 360 -> three sixty, 4090 -> forty ninety, 101 -> one oh one."""
+    if digits.endswith("000"):
+        return cardinal(digits)
+    if digits.endswith("00"):
+        return f"{cardinal(digits[:-2])} hundred"
+    return f"{cardinal(digits[:-2])} {two_digits(digits[-2:])}"
 
 
 def label(digits: str) -> str:

@@ -11,7 +11,7 @@ from services.encode.text.reading.rule import Match, rule
 ABBREVIATIONS = {
     "Mr": "Mister",
     "Mrs": "Missus",
-    "Ms": "Miss",
+    "Ms": "Miz",
     "Dr": "Doctor",
     "Prof": "Professor",
     "Sr": "Senior",
@@ -41,7 +41,9 @@ _DAYS = {
     "Mon": "Monday", "Tue": "Tuesday", "Tues": "Tuesday", "Wed": "Wednesday", "Thu": "Thursday",
     "Thurs": "Thursday", "Fri": "Friday", "Sat": "Saturday", "Sun": "Sunday",
 }  # fmt: skip
+_DAYS |= {name: name for name in _DAYS.values()}
 _DAY = "|".join(sorted(_DAYS, key=len, reverse=True))
+_TO = r"\.?(?:\s?[-–]\s?|—)"
 _END = r"(?![\w.'’-])"
 _DRIVE = regex.compile(r"(?:\b(?:on|at|to|off|of|down|from|along)|\d\S*)\s(?:\p{Lu}[\p{Ll}'’]+\s){1,2}$")
 _AND_MRS = regex.compile(r"\s(?:&|and)\s(?:Mrs|Dr|Ms)\b")
@@ -118,6 +120,7 @@ def _initials(match: Match) -> str:
     return " ".join(match.group().replace(".", " ").split())
 
 
+_WEEKDAYS = rf"(?<![\w-])(?P<first>{_DAY}){_TO}(?P<last>{_DAY})(?![\w-])(?:\.(?=,|:|\s+[\da-z]))?"
 LEADING = (
     rule("degree", _DEGREES, lambda match: match["letters"].replace(".", ""), "."),
     rule("for example", r"\b(?:[eE]\.g\.|[iI]\.e\.)", _latin, ".", when=r"\.[eg]\."),
@@ -125,10 +128,10 @@ LEADING = (
     rule("title without a stop", rf"\b(?P<word>{'|'.join(_TITLES)}){_END}", _title, words=[*map(str.lower, _TITLES)]),
     rule("way without a stop", rf"\b(?P<word>{'|'.join(_WAYS)}){_END}", _way, words=[*map(str.lower, _WAYS)]),
     rule("versus", r"(?<![\w.'’])vs(?![\w.'’])", lambda match: "versus", words=("vs",)),
-    rule("weekdays from and to", rf"(?<![\w-])(?P<first>{_DAY})\s?[-–—]\s?(?P<last>{_DAY})(?![\w-])", _weekdays, "-–—"),
+    rule("weekdays from and to", _WEEKDAYS, _weekdays, "-–—"),
     rule("abbreviation", rf"\b(?P<word>{_NAMES})\.", _word, ".", words=[word.lower() for word in _WORDS]),
 )
 WITHOUT_STOP = r"(?:(?<=\bS)t|(?<=\bD)r|(?<=\bM)(?:rs?|t)|(?<=\bA)ve|(?<=\bB)lvd|(?<=\bR)d|(?<=\bP)rof)(?![\w.'’])"
 """Capitalised abbreviations that the rules read without a stop too, after their first letter."""
-WEEKDAYS = rf"(?:{_DAY})\s?[-–—]\s?(?:{_DAY})"
+WEEKDAYS = rf"(?:{_DAY}){_TO}(?:{_DAY})"
 INITIALS = rule("initials", r"\b(?:\p{L}\.){2,}", _initials, ".", when=r"\.[^\W\d_]\.")

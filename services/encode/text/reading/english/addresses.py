@@ -158,6 +158,14 @@ RULES = (
         when=rf"\.(?:{_FILES})(?![A-Za-z])",
     ),
     rule(
+        "hidden file",
+        rf"(?<![^\s(\"'])\.(?!(?:so|go|c|h)\b)(?:NET|(?:git\w*|\w+(?:ignore|rc|config|profile)|ssh|vscode|htaccess|com|org"
+        rf"|{_FILES})(?:\.\w+)*)(?![\w/@])",
+        lambda match: _read(match.group()),
+        ".",
+        when=r"\.(?<![^\s\"'(]\.)[A-Za-z]",
+    ),
+    rule(
         "IPv6 address",
         r"(?<![\w:])(?=[0-9A-Fa-f:]*\d)(?P<host>[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7})(?:/(?P<bits>\d{1,3}))?(?![\w:])",
         _ipv6,

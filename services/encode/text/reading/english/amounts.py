@@ -8,11 +8,19 @@ from typing import NamedTuple
 from services.encode.text.reading.words import LONGEST_NUMBER, cardinal, spelled
 
 BLANK = "[ \u00a0\u2009\u202f'’]"
+_NAMES = "Chapter|Section|Page|Part|Step|Day|Week|Level|Lesson|Episode|Season|Volume|Version|Windows|Android"
+"""Names of things with numbers, which may begin a sentence."""
+_PEOPLE = "people|inhabitants|residents|soldiers|visitors|euros|dollars|pounds|tons|tonnes"
+_CAPITALISED = r"[\p{L}\p{N}][,;]?[ ][\p{L}\p{N}'’-]*\p{Lu}[\p{L}\p{N}'’-]*"
+"""A word with a capital that begins no sentence."""
+_TWO_NUMBERS = rf"""(?<=[ ])[1-9]\d\d(?![ ]?\d)(?:(?=-?\p{{L}}|-\d{{1,3}}(?![ \d])|[ ][GT]B\b)
+    |(?<=(?:{_CAPITALISED}|\b(?:{_NAMES}))[ ]\d{{1,3}}[ ]\d{{3}})(?![ ](?:{_PEOPLE})\b))"""
+"""Digits after a blank that are a number of their own: iPhone 15 128GB, a Pixel 8 256 GB, Chapter 5 120 pages."""
 GROUPED = rf"""(?:
     [1-9]\d{{0,2}}(?:,\d{{3}})+(?:\.\d+)?          # 1,234.5
   | [1-9]\d{{0,2}}(?:\.\d{{3}})+,\d+               # 1.234,5
   | [1-9]\d{{0,2}}(?:\.\d{{3}}){{2,}}              # 1.234.567
-  | [1-9]\d{{0,2}}(?P<gap>{BLANK})\d{{3}}(?:(?P=gap)\d{{3}})*(?:[.,]\d+)?   # 1 234 567
+  | [1-9]\d{{0,2}}(?P<gap>{BLANK})(?!{_TWO_NUMBERS})\d{{3}}(?:(?P=gap)\d{{3}})*(?:[.,]\d+)?   # 1 234 567
   | [1-9]\d?(?:,\d\d)+,\d{{3}}(?:\.\d+)?           # 12,34,567
 )"""
 NUMBER = rf"(?:{GROUPED}|\d+(?:\.\d+)?|\.\d+)"

@@ -6,7 +6,7 @@ import regex
 
 from services.encode.text.reading.english.amounts import counts
 from services.encode.text.reading.rule import Match, rule
-from services.encode.text.reading.words import YEARS, cardinal, ordinal, two_digits, year
+from services.encode.text.reading.words import YEARS, cardinal, is_recent, ordinal, two_digits, year
 
 MONTHS = (
     "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
@@ -30,6 +30,10 @@ _WEEKDAY = regex.compile(
     regex.IGNORECASE,
 )
 _SLASHED = regex.compile(r"(?<![\d/.-])(\d{1,2})/(\d{1,2})/(?:\d{4}|\d{2})(?![\d/])")
+_MEASURED = regex.compile(r"\s?(?:[\"”″]|(?:in|inch|inches|of|cups?|teaspoons?|tablespoons?|tsp|tbsp|miles?|mi)\b)")
+_HALVED = frozenset((2, 3, 4, 8, 16, 32))
+"""Denominators of fractions of an inch or a cup."""
+_SIDES = (("first", "second"), ("third", "fourth"))
 _NO_MONTH = regex.compile(r"\s(?:be|have|not|need|also|I|we|you|he|she|they|it)\b")
 _ORDINAL_BEFORE = regex.compile(r"(?:th|first|second|third)\sof\s$")
 _MARKS = {"/": "slash", ".": "dot", "-": "dash"}
@@ -38,7 +42,9 @@ _DECADES = {
     "7": "seventies", "8": "eighties", "9": "nineties",
 }  # fmt: skip
 _OWNER = regex.compile(
-    r"\b(?:the|his|her|their|my|your|our|early|mid|late|these|those|roaring|in)[ -]$", regex.IGNORECASE
+    r"\b(?:the|his|her|their|my|your|our|early|mid|late|these|those|roaring|in|lower|upper|low|high|the (?:over|under))"
+    r"[ -]$",
+    regex.IGNORECASE,
 )
 
 
@@ -103,18 +109,33 @@ def _month_day(match: Match) -> str | None:
     return date(b, first, None) if a > 12 else date(a, second, None)
 
 
+def _days(match: Match) -> str:
+    """Read 12/24-12/26 as dates, if a day above 12 shows their order. A later rule reads the fractions 1/2-3/4."""
+    a, b, c, d = (int(match[name]) for name in ("first", "second", "third", "fourth"))
+    if _MEASURED.match(match.string, match.end()) or (a < b and c < d and {b, d} <= _HALVED):
+        return f"{a}/{b} to {c}/{d}"
+    if a > 12 or c > 12:
+        a, b, c, d = b, a, d, c
+    possible = all(1 <= month <= 12 for month in (a, c)) and all(1 <= day <= 31 for day in (b, d))
+    if not possible or max(b, d) <= 12 or not (a < c or (a == c and b < d) or (a > 9 and c < 4)):
+        sides = (f"{cardinal(match[over])} slash {cardinal(match[under])}" for over, under in _SIDES)
+        return " to ".join(sides)
+    return f"{date(a, str(b), None)} to {date(c, str(d), None)}"
+
+
 def _year_month(match: Match) -> str:
     return f"{year(match['year'])} dash {cardinal(match['month'])}"
 
 
 def _after_month(match: Match) -> str | None:
     month, years, last = _name(match["month"]), match["year"], match["last"]
-    if (years or match["year_alone"]) and counts(match.string, match.end()):  # in March 1500 people
+    alone = match["year_alone"]
+    if counts(match.string, match.end()) and (years or (alone and not is_recent(alone))):  # in March 1500 people
         return None
     if match["day"] and _ORDINAL_BEFORE.search(match.string, max(0, match.start() - 12), match.start()):
         return None  # a rule before this one has read the day
-    if match["year_alone"]:
-        return f"{month} {year(match['year_alone'])}"
+    if alone:
+        return f"{month} {year(alone)}"
     if not years and (counts(match.string, match.end()) or match.string[match.end() : match.end() + 1] == "%"):
         return None
     words = f"{month} {ordinal(match['day'])}"
@@ -164,7 +185,7 @@ def _decade(match: Match) -> str | None:
     digits, apostrophe = match["digits"], match["apostrophe"] or match["inner"]
     if len(digits) == 2:
         if digits[0] in "01" or not (
-            apostrophe or _OWNER.search(match.string, max(0, match.start() - 10), match.start())
+            apostrophe or _OWNER.search(match.string, max(0, match.start() - 12), match.start())
         ):
             return None
         return _DECADES[digits[0]]
@@ -184,6 +205,11 @@ def _decade_words(digits: str) -> str | None:
             return f"{cardinal(century[0])} thousands"
         return f"{cardinal(century)} hundreds"
     return f"{cardinal(century)} {_DECADES[decade]}" if century[1] != "0" or century == "20" else None
+
+
+def _plural(match: Match) -> str:
+    words = cardinal(match["digits"])
+    return f"{words[:-1]}ies" if words.endswith("y") else f"{words}es" if words.endswith("x") else f"{words}s"
 
 
 def _short_year(match: Match) -> str:
@@ -214,6 +240,15 @@ RULES = (
         starts=r"\d",
         when=r"\d[-/.]\d",
         near="-/.",
+    ),
+    rule(
+        "days from and to",
+        r"(?<![\w/.,-])(?P<first>\d{1,2})/(?P<second>\d{1,2})\s?[-–]\s?(?P<third>\d{1,2})/(?P<fourth>\d{1,2})(?![\w/]|[-.,]\d)",
+        _days,
+        "/",
+        starts=r"\d",
+        when=r"/\d\d?\s?[-–]\s?\d",
+        near="/",
     ),
     rule(
         "month and day",
@@ -283,6 +318,16 @@ RULES = (
         "s",
         starts=r"\d'’",
         when=r"0['’]?s",
+        near="s'’",
+    ),
+    rule(
+        "plural of a number",
+        r"(?<=\b(?:sizes?|two|three|four|both|pairs?\sof)\s)(?P<digits>[1-9]\d?)['’]?s"
+        r"(?!\w|[ -](?!(?:and|or|in|on|for|from)\b)[a-z])",
+        _plural,
+        "s",
+        starts=r"\d",
+        words=("size", "sizes", "two", "three", "four", "both", "pair", "pairs"),
         near="s'’",
     ),
     rule(

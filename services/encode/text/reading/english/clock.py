@@ -76,13 +76,21 @@ RULES = (
         near="+-−",
     ),
     rule(
+        "noon",
+        r"(?<=\b(?:noon|midnight))\s?[-–]\s?(?=\d)|(?<=\d\s?[ap]\.?m\.?)\s?[-–]\s?(?=(?:noon|midnight)\b)",
+        lambda match: " to ",
+        "-–",
+        words=("noon", "midnight"),
+        flags=regex.IGNORECASE,
+    ),
+    rule(
         "times from and to",
         rf"""{_BEFORE}(?<!-){_CLOCK.format(1)}{_HALF.format(1)}?\s?[-–—]\s?{_CLOCK.format(2)}{_HALF.format(2)}?(?![\w:]|[.,]\d)""",
         _range,
         "-–—",
         starts=r"\d",
         when=r"[\d.mM]\s?[-–—]\s?\d",
-        near="-–—",
+        near="-–— ",
     ),
     rule(
         "time",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import regex
 
+from services.encode.text.borders.words import words
 from services.encode.text.reading.english.amounts import counts
 from services.encode.text.reading.english.units import CERTAIN_UNITS
 from services.encode.text.reading.rule import Match, rule
-from services.encode.text.reading.words import cardinal, code, grouped, label, spelled, year
+from services.encode.text.reading.words import cardinal, code, grouped, in_pairs, label, spelled, year
 
 _CODES = """
 code codes pin pins passcode passcodes password passwords otp zip zips postcode postcodes ssn iban imei isbn serial
@@ -29,6 +30,25 @@ node port pr build
 """
 STANDARDS = ("ISO", "IEC", "EN", "DIN", "BS", "ANSI", "IEEE", "ASTM", "NFPA", "ETSI", "JIS", "UL")
 """Bodies whose standards have numbers."""
+PRODUCTS = frozenset(("RTX", "GTX", "RX", "Xbox", "Office", "Microsoft", "Porsche"))
+"""Makers and products whose numbers are read in pairs: an RTX 4090, an Xbox 360."""
+STATUS_WORDS = frozenset(
+    (
+        "error",
+        "errors",
+        "page",
+        "response",
+        "redirect",
+        "Unauthorized",
+        "Forbidden",
+        "Not",
+        "Bad",
+        "Internal",
+        "Service",
+    )
+)
+STATUSES = words("400 401 403 404 405 408 409 410 422 429 500 501 502 503 504")
+"""Numbers of errors of HTTP, and the words that may follow them."""
 CODE_WORDS, LABEL_WORDS = frozenset(_CODES.split()), frozenset(_LABELS.split())
 _LINKS = (
     r"(?:\s+(?:numbers?|codes?|nos?\.?|num\.?|ids?|is|was|are|were|of|ending[ ]in|ends[ ]in|digits?|=))*"
@@ -40,8 +60,16 @@ _DIGITS = regex.compile(r"\d+(?:-\d+)*")
 _LAST_NUMBER = regex.compile(r"(?r)\d+")
 _NUMBERS = regex.compile(r"\d+")
 _GROUPED = regex.compile(r"[1-9]\d{0,2}(?:\.\d{3}){2,}")  # 1.234.567
+_QUANTITY = regex.compile(r"(?P<number>[1-9]\d{2,3})(?P<letter>[kKMBCF])|(?P<number>[1-9]\d{2,4})(?P<letter>m)")
+"""Thousands, billions, meters, degrees: 128k, 405B, 1500m, 180C. A Boeing 747B and 221B Baker Street are none."""
+_STREET = regex.compile(r"\s(?:\p{Lu}\p{Ll}+\s){1,2}(?:Street|St|Road|Rd|Avenue|Ave|Lane|Drive|Boulevard|Way)\b")
 _RUNS = regex.compile(r"\d+|\D+")
 _COUNTED = regex.compile(r"(?:orders?|cases?|units?|numbers?|parts?|items?|line|lot|batch)\s*$", regex.IGNORECASE)
+COUNTED_WORDS = frozenset(
+    {"policies", "boxes", "buses"} | {f"{word}s" for word in LABEL_WORDS - {"no"} if f"{word}s" in LABEL_WORDS}
+)
+"""Words whose plural names numbers (rooms 101 and 102), but counts a number after a colon (Rooms: 101)."""
+_THINGS_COUNTED = regex.compile(rf"\b(?:{'|'.join(sorted(COUNTED_WORDS))}):\s*$", regex.IGNORECASE)
 _INNER_DASH = regex.compile(r"(?<=\d)\s?[-–]\s?(?=\d)")
 _WORDS = regex.compile(r"[a-z]+")
 _CODE_PHRASE = regex.compile(_CODE_PHRASES, regex.VERBOSE)
@@ -67,15 +95,18 @@ def _code(match: Match) -> str | None:
 
 
 def _joint(dash: Match) -> str:
-    """Read the dash of seats 21-23 as `to`, that of a Boeing 747-400 not."""
+    """Read the dash of seats 21-23 as `to`, those of a Boeing 747-400 and of order 112-345-678 not."""
     first, last = _LAST_NUMBER.search(dash.string, 0, dash.start()), _DIGITS.match(dash.string, dash.end())
-    rises = first is not None and last is not None and int(first.group()) < int(last.group().partition("-")[0])
-    return " to " if rises else ", "
+    if first is None or last is None or "-" in last.group() or first.string[: first.start()].endswith("-"):
+        return ", "
+    return " to " if int(first.group()) < int(last.group()) else ", "
 
 
 def _label(match: Match) -> str | None:
     numbers = match["numbers"]
-    if not _names(match, LABEL_WORDS):
+    if not _names(match, LABEL_WORDS) or (
+        numbers.isdigit() and _THINGS_COUNTED.search(match.string, max(0, match.start() - 30), match.start())
+    ):
         return None
     if counts(match.string, match.end()) and (
         len(numbers) < 5 or _COUNTED.search(match.string, max(0, match.start() - 8), match.start())
@@ -94,13 +125,38 @@ def _version(match: Match) -> str | None:
     return f"{match['v']} {read}" if match["v"] else read
 
 
+def _is_a_name(match: Match) -> bool:
+    text, start = match.string, match.start()
+    street = _STREET.match(text, match.end()) is not None
+    return street or text[start - 1 : start] == "-" or _names(match, LABEL_WORDS)
+
+
 def _mixed(match: Match) -> str:
+    quantity = _QUANTITY.fullmatch(match.group())
+    if quantity is not None and not _is_a_name(match):
+        return f"{cardinal(quantity['number'])} {quantity['letter']}"
     runs = _RUNS.findall(match.group())
     return " ".join(code(run) if run.isdigit() else run for run in runs)
 
 
 def _hexadecimal(match: Match) -> str:
     return " ".join(("zero x", *(spelled(char) if char.isdigit() else char.upper() for char in match["digits"])))
+
+
+def _provision(match: Match) -> str:
+    more = f" {cardinal(match['more'])}" if match["more"] else ""
+    return f"{spelled(match['number'])} {match['letter']}{match['many'] or more}"
+
+
+def _product(match: Match) -> str | None:
+    return None if counts(match.string, match.end()) else in_pairs(match["number"])
+
+
+def _status(match: Match) -> str | None:
+    number, word = match["number"], match["word"]
+    if word in ("errors", "page") and number.endswith("00"):  # 500 errors, a 500 page book
+        return None
+    return spelled(number) if number in STATUSES else None
 
 
 def _zip(match: Match) -> str:
@@ -151,6 +207,37 @@ CONTEXT_RULES = (
         _label,
         starts=r"\d",
         words=(*LABEL_WORDS, "#", "№"),
+    ),
+    rule(
+        "plan and its paragraph",
+        r"(?<![\w.,$€£-])(?P<number>[1-9]\d\d)\((?P<letter>[a-hk])\)(?:\((?P<more>\d{1,2})\)|(?P<many>s))?(?![\w(])",
+        _provision,
+        "(",
+        starts=r"\d",
+        near="(",
+    ),
+    rule(
+        "product",
+        rf"(?<=\b(?:{'|'.join(sorted(PRODUCTS))})[ ])(?P<number>[1-9]\d{{2,3}})(?![\w-]|[.,:/]\d|{UNIT_FOLLOWS})",
+        _product,
+        starts=r"\d",
+        words=map(str.lower, PRODUCTS),
+    ),
+    rule(
+        "car or road",
+        r"(?<=(?<![\w-])(?:F|E|I|US|SR)-)(?P<number>[1-9]\d\d)(?![\w-]|[.,]\d)",
+        _product,
+        "-",
+        starts=r"\d",
+        when=r"[FEISR]-\d\d\d",
+        near="-",
+    ),
+    rule(
+        "status",
+        rf"(?<![\w.,$€£/-])(?P<number>[45]\d\d)(?=\s(?P<word>{'|'.join(sorted(STATUS_WORDS))})\b)",
+        _status,
+        starts="45",
+        words=("found", *map(str.lower, STATUS_WORDS - {"Not"})),
     ),
     rule("zip code", r"(?<![\w.,-])\d{5}-\d{4}(?![\w-]|[.,]\d)", _zip, "-", starts=r"\d", when=r"\d-\d", near="-"),
 )

@@ -59,7 +59,7 @@ _PREFIX = rf"(?:(?:US|CA|C|AU|A|NZ|HK|S|NT|R)?\$|[{_SYMBOLS}]|(?:{_CODES})(?=[\s
 _SUFFIX = rf"(?:[{_SYMBOLS}](?!\s?\d)|\$(?![\w])|(?:{_CODES})(?!\w))"
 _SCALE = (
     r"(?:[kKMmBbTt]|[mM][nN]|MM|mm|mil|mio|[bB][nN]|[tT][nN])(?![\w])"
-    r"|\s?(?:hundred|thousand|million|billion|trillion|lakh|crore)s?\b|\s[MKB](?!\w)"
+    r"|\s?(?:hundred|thousand|million|billion|trillion|lakh|crore)s?\b|\s(?:[MKB]|[bt]n)(?!\w)"
 )
 _ARTICLE = regex.compile(r"(?:^|\s)[Aa]n?\s$")
 _DOLLARS = regex.compile(r"[\s-](?:dollar|euro|pound|buck)s?\b")

@@ -7,11 +7,11 @@ import regex
 from services.encode.text.reading.english.amounts import BLANK, END, GROUPED, SIGN, amount, counts, number, sign_words
 from services.encode.text.reading.english.fractions import FRACTION, fraction_words, is_fraction, is_rating
 from services.encode.text.reading.rule import NUMERIC, Match, rule
-from services.encode.text.reading.words import YEARS, cardinal, ordinal, spelled, two_digits, year
+from services.encode.text.reading.words import YEARS, cardinal, is_recent, ordinal, spelled, two_digits, year
 
 _LONGEST_UNGROUPED = 15
 _PAIRS = {"24/7": "twenty-four seven", "9/11": "nine eleven", "50/50": "fifty fifty", "20/20": "twenty twenty"}
-_PAIRS |= {"24-7": _PAIRS["24/7"], "50-50": _PAIRS["50/50"]}
+_PAIRS |= {"24/7/365": "twenty-four seven three sixty-five", "24-7": _PAIRS["24/7"], "50-50": _PAIRS["50/50"]}
 _SHAPES = frozenset(["16:9", "4:3", "21:9", "16:10", "9:16", "3:2", "18:9"])
 _SUFFIX = r"\d(?:[sS][tT]|[nN][dD]|[rR][dD]|[tT][hH])(?!\w)"
 _OF = regex.compile(
@@ -19,13 +19,19 @@ _OF = regex.compile(
     regex.IGNORECASE,
 )
 _ODDS = regex.compile(r"\s(?:odds|shot|chance|longshot|outsider|favou?rite|against)\b")
+_EQUATION = regex.compile(r"[=/]|\b(?:equals|times|divided by)\b")
+_RESULT = regex.compile(r"\s*(?:=|equals\b)")
 _SECONDS = regex.compile(r"[1-5]\d\.\d{1,3}")
 _RUNS = regex.compile(r"\d+|\D")
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
-YEAR_BEFORE = regex.compile(
-    r"\b(?:in|since|by|from|until|till|year|years|circa|c\.|before|after|during|late|early|mid|summer|spring|winter|fall|autumn|"
+_YEAR_BEFORE = regex.compile(
+    r"\b(?:in|since|by|from|until|till|year:?|years|circa|c\.|before|after|during|late|early|mid|summer|spring|winter|fall|autumn|"
     r"of|between|through|to|and|around|the|class|season|q[1-4]|fy|copyright|vintage|back|est\.?)[ -]\(?$",
     regex.IGNORECASE,
+)
+
+_YEAR_BEFORE_NOUN = regex.compile(
+    r"\b(?:in|since|by|during|after|before|until|the|its|their|our|last)\s$", regex.IGNORECASE
 )
 
 
@@ -61,6 +67,14 @@ def _fraction(match: Match) -> str | None:
     pair = f"{match['over']}/{match['under']}"
     if match["whole"] is None and pair in _PAIRS:
         return _PAIRS[pair]
+    if (
+        match["whole"] is None
+        and int(match["over"]) >= int(match["under"])
+        and _RESULT.match(match.string, match.end())
+    ):
+        return f"{plain(match['over'])} divided by {plain(match['under'])}"
+    if match["whole"] is None and _makes_a_hundred(match):
+        return f"{cardinal(match['over'])} {cardinal(match['under'])}"
     hundredths = match["under"] == "100" and len(match["over"]) == 2
     if match["whole"] is None and (pair == "10/10" or match["over"] == match["under"] or hundredths):
         return f"{plain(match['over'])} out of {plain(match['under'])}"
@@ -74,6 +88,13 @@ def _fraction(match: Match) -> str | None:
             return f"{plain(match['whole'])} {plain(match['over'])} slash {plain(match['under'])}"
         return f"{plain(match['over'])} slash {plain(match['under'])}"
     return fraction_words(match)
+
+
+def _makes_a_hundred(match: Match) -> bool:
+    """Return whether the numbers are two parts of a whole, in percent: an 80/20 rule."""
+    over, under = match["over"], match["under"]
+    pair = len(over) == len(under) == 2 and int(over) + int(under) == 100
+    return pair and not match.string.startswith(" of ", match.end())
 
 
 def _decimal_rating(match: Match) -> str:
@@ -119,6 +140,8 @@ def _side(written: str) -> str:
 
 
 def _list(match: Match) -> str:
+    if match.group() in _PAIRS:
+        return _PAIRS[match.group()]
     parts = regex.split(r"([,/-])", match.group())
     said = {",": ", ", "/": " slash ", "-": " dash "}
     if all(len(part) == 1 for part in parts):  # 9-1-1
@@ -137,16 +160,23 @@ def plain(digits: str, *, counted: bool = False) -> str:
     return spelled(digits)
 
 
+def is_year(digits: str, text: str, start: int, *, counted: bool) -> bool:
+    """Return whether the digits at `start` are a year; `counted`: a noun follows that they may count."""
+    if len(digits) != 4 or int(digits) not in YEARS:
+        return False
+    if counted:  # in 2023 sales rose, the 2020 elections
+        return is_recent(digits) and _YEAR_BEFORE_NOUN.search(text, max(0, start - 8), start) is not None
+    return digits >= "1900" or _YEAR_BEFORE.search(text, max(0, start - 12), start) is not None
+
+
 def _number(match: Match) -> str:
     written, text, end = match["value"], match.string, match.end()
     sign = sign_words(match["sign"])
     if not written.isdigit():
         return sign + amount(written).words()
     counted = counts(text, end)
-    if len(written) == 4 and int(written) in YEARS and not sign and not counted:
-        before = YEAR_BEFORE.search(text, max(0, match.start() - 12), match.start())
-        if int(written) >= 1900 or before:
-            return year(written)
+    if not sign and is_year(written, text, match.start(), counted=counted):
+        return year(written)
     return sign + plain(written, counted=counted or bool(sign))
 
 
@@ -156,6 +186,8 @@ def _more(match: Match) -> str:
 
 def _index(match: Match) -> str:
     written = match.group().translate(_SUPERSCRIPTS)
+    if match.group() in "²³" and _EQUATION.search(match.string) and match.string[: match.start()][-1:].isalpha():
+        return "squared" if written == "2" else "cubed"  # weight / height²
     return f"{'to the power of minus ' if written[0] == '-' else ''}{cardinal(written.lstrip('+-'))}"
 
 
@@ -251,7 +283,7 @@ RULES = (
     ),
     rule(
         "ratio",
-        r"(?<![\w:.,]|:\s)\d+(?:(?::\d+)+|[ ]:[ ]\d+)(?!\w|\s?:|[.,]\d)",
+        r"(?<![\w:.,]|\d:\s)\d+(?:(?::\d+)+|[ ]:[ ]\d+)(?!\w|\s?:|[.,]\d)",
         _ratio,
         ":",
         starts=r"\d",
@@ -313,7 +345,7 @@ RANGES = (
 LAST_RESORT = rule("digit by digit", r"\d(?:[.,:/-]?\d)*", _last_resort, needs="0123456789", when=r"\d")
 POWER = rule(
     "power",
-    r"(?P<base>(?<![\p{L}\p{N}]|\d\s|\d[.,])(?:(?!(?:km|mm|cm|nm|mi|ft|yd)[²³])\p{L}{1,3}|\d[\d.,]*)|\))(?P<exponent>[⁻⁺]?[⁰¹²³⁴-⁹]+)",
+    r"(?P<base>(?<![\p{L}\p{N}]|\d\s|\d[.,])(?:(?!(?:km|mm|cm|nm|mi|ft|yd)[²³]|(?<=/)m[²³])\p{L}{1,3}|\d[\d.,]*)|\))(?P<exponent>[⁻⁺]?[⁰¹²³⁴-⁹]+)",
     _power,
     "⁰¹²³⁴⁵⁶⁷⁸⁹",
 )

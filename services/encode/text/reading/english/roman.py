@@ -34,7 +34,7 @@ def _value(numeral: str) -> int | None:
 
 def _certain(match: Match) -> int | None:
     numeral = match["numeral"]
-    if numeral == "I" and match["before"].endswith("War"):
+    if numeral == "I" and (match["before"].endswith("War") or match.groupdict().get("last")):
         return 1
     if numeral in ("I", "C", "L") and not (numeral == "I" and _BEFORE_ONE.match(match.string, match.end())):
         return None
@@ -52,6 +52,11 @@ def _thing(match: Match) -> str | None:
     value = _certain(match)
     if value is None:
         return None
+    if match["last"]:
+        last = _value(match["last"])
+        if last is None:
+            return None
+        return f"{match['before']} {cardinal(str(value))}{match['joint']}{cardinal(str(last))}"
     whole = _value(match["whole"]) if match["whole"] else None
     of = f" of {cardinal(str(whole)) if whole else match['whole']}" if match["whole"] else ""
     return f"{match['before']} {cardinal(str(value))}{of}"
@@ -78,10 +83,11 @@ RULES = (
     ),
     rule(
         "numbered part",
-        rf"(?P<before>\b(?:{_THINGS}))[ ]{_NUMERAL}(?![\w-])(?:[ ]of[ ](?P<whole>[IVXLC]+)(?![\w-]))?",
+        rf"(?P<before>\b(?:{_THINGS})s?)[ ]{_NUMERAL}(?:(?P<joint>[ ](?:and|or|to)[ ])(?P<last>[IVX]+))?"
+        rf"(?![\w-]|['’](?:m|d|ll|ve)\b)(?:[ ]of[ ](?P<whole>[IVXLC]+)(?![\w-]))?",
         _thing,
         "IVX",
-        words=regex.findall("[a-z]+", _THINGS.lower()),
+        words=regex.findall("[a-z]+", f"{_THINGS}|{_THINGS.replace('|', 's|')}s".lower()),
     ),
     rule("century", r"\b(?P<numeral>[IVX]{1,5})(?:th)?[ ](?P<after>century|centuries)\b", _century, "IVX"),
     rule("sequel", r"(?<=\p{Lu}\p{Ll}+[ ])(?P<numeral>X{0,2}V?II{1,2})(?![\w-])", _sequel, "I", when="[IVX]I"),

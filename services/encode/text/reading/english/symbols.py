@@ -28,6 +28,9 @@ _ARITHMETIC = regex.compile(
 _OPERATED = regex.compile(r"[=×÷^]|\b(?:equals|times|plus|divided\sby|to\sthe\spower\sof)\b")
 _FORMULA = regex.compile(r"[=×÷^√≤≥]|\b(?:equals|times|plus|divided\sby|squared|cubed)\b")
 _IS = regex.compile(r"\b(?:is|are|be|was|were)\s*$")
+_NAME_BEFORE = regex.compile(r"(\p{L}+)[\p{L}\d.-]*$")
+_MODEL = regex.compile(r"\d+(?:\.\d+)?(\p{L})(?!\p{Ll})")
+"""What follows a hyphen in the name of a model: Qwen2.5-72B, i7-13700K; 2x2-3y is none."""
 _TIMES = {"hr": "hour", "min": "minute", "sec": "second"}
 _BOOKS = words(
     """
@@ -56,6 +59,11 @@ def _operator(match: Match) -> str | None:
 
 
 def _minus(match: Match) -> str | None:
+    text, start, end = match.string, match.start(), match.end()
+    model = _MODEL.match(text, end) if match["sign"] == "-" else None
+    name = _NAME_BEFORE.search(text, max(0, start - 24), start) if model is not None else None
+    if model is not None and name is not None and (len(name[1]) > 1 or model[1].isupper()):
+        return " "
     return " minus " if _OPERATED.search(match.string) else None
 
 
@@ -174,13 +182,14 @@ ARITHMETIC = (
     ),
     rule(
         "operator after a letter",
-        r"(?<=(?<![\p{L}\p{N}])\d{0,3}\p{L}[²³]?|\b(?:squared|cubed)|\))(?P<sign>\*\*|[=+*×÷<>≤≥≠^])(?=\p{N}|\p{L}{1,3}(?![\p{L}\p{N}])|\()",
+        r"(?<=(?<![\p{L}\p{N}])\d{0,3}\p{L}[²³]?|\b(?:squared|cubed)|\))(?P<sign>\*\*|[=+*×÷<>≤≥≠^])(?=\p{N}|\p{L}{1,3}(?![\p{L}\p{N}])|\()"
+        r"|(?<=\p{L}|\p{N})(?P<sign>\^)(?=\p{N}|\p{L}(?![\p{L}\p{N}]))",
         _operator,
         "=+*×÷<>≤≥≠^",
     ),
     rule(
         "minus before a letter",
-        r"(?<=[(=^,<>≤≥+×÷]\s?)[-−]\s?(?=\p{L}(?!\p{L}))",
+        r"(?:(?<=[(=^<>≤≥+×÷]\s?)[-−]\s?|(?<=,\s?)[-−])(?=\p{L}(?!\p{L}))",
         lambda match: "minus " if match.string[match.start() - 1] == "(" else " minus ",
         "-−",
     ),
@@ -217,7 +226,8 @@ REST = (
     rule("per a number", r"(?<=\b(?:cents?|dollars?|euros?|pounds?|pence|yen))/(?=\w)", lambda match: " per ", "/"),
     rule(
         "dates from and to",
-        rf"(?<=(?:first|second|third|th))\s[-–—]\s(?=(?:{'|'.join(MONTHS)})\s)",
+        rf"(?<=(?:first|second|third|(?:four|fif|six|seven|eigh|[n]in|ten|eleven|twelf|teen|tie)th))(?:\s[-–—]\s|[-–])(?=(?:{'|'.join(MONTHS)})\s)"
+        rf"|(?<=\sof\s(?:{'|'.join(MONTHS)}))(?:\s[-–—]\s|[-–])(?=the\s[\w-]+\sof\s(?:{'|'.join(MONTHS)})\b)",
         lambda match: " to ",
         "-–—",
     ),

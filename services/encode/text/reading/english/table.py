@@ -64,7 +64,7 @@ _INNER_STOP = re.compile(  # a stop first, because the search for one character 
 _CAPITALS = re.compile(  # Roman numerals and abbreviations; a capital first, as the stop above
     r"[IVXLCSDMABRP](?:(?<=[IVXLC])"
     r"(?:[IVXLC]{1,6}(?![\w-])|(?<=[a-z] [VX])(?![\w-])|(?<=[a-z] I)(?=[.,;:!?]|$| (?:of|and|to|or|in|was|is)\b)"
-    r"|(?= century)|(?<=War I)(?![\w'’-]))"
+    r"|(?= century)|(?<=War I)(?![\w-]|['’](?:m|d|ll|ve)\b))"
     f"|{abbreviations.WITHOUT_STOP})"
 )
 _WEEKDAYS = re.compile(abbreviations.WEEKDAYS)

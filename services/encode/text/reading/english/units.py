@@ -191,8 +191,14 @@ def _inches(match: Match) -> str | None:
 
 def _feet(match: Match) -> str:
     feet, inches = match["feet"], match["inches"]
-    words = f"{cardinal(feet)} {'foot' if feet == '1' else 'feet'}"
+    single = feet == "1" or (not inches and "noun" in match.groupdict() and match["noun"] is not None)
+    words = f"{cardinal(feet)} {'foot' if single else 'feet'}"
     return f"{words} {cardinal(inches)} inch{'' if inches == '1' else 'es'}" if inches else words
+
+
+def _pressure(match: Match) -> str:
+    unit = " millimeters of mercury" if match["unit"] else ""
+    return f"{cardinal(match['over'])} over {cardinal(match['under'])}{unit}"
 
 
 def _place(match: Match) -> str:
@@ -208,26 +214,33 @@ def _size(match: Match) -> str:
     return f"{words} {UNITS[match['unit']][1]}" if match["unit"] else words
 
 
+_HEIGHTS = (
+    "ceilings?|walls?|doors?|fences?|gates?|tables?|ladders?|boards?|shelf|shelves|sheets?|trees?|cables?|cords?|ropes?|"
+    "poles?|drops?|waves?|section|sections|trailers?|couch|sofa|bed"
+)
 _THINGS = (
     "followers|views|users|subscribers|people|likes|downloads|customers|members|visitors|readers|viewers|fans|copies|"
     "employees|jobs|requests|tokens|parameters|samples|steps|shares|streams|plays|records|rows|words|stars|miles"
 )
-_SCALES = {"K": "thousand", "k": "thousand", "M": "million", "B": "billion"}
+_PRESSED = "is|was|of|at|reading|readings|measured|around|about|now|usually|today|below|above|under|over"
+_SCALES = {"k": "thousand", "m": "million", "b": "billion", "bn": "billion", "tn": "trillion"}
 RULES = (
     rule(
         "thousands of things",
-        rf"""{_BOUND}(?:{number("low")}[-–])?{number("high")}(?P<scale>[KkMB])\+?(?=\s(?:[a-z]+\s)?(?:{_THINGS})\b)""",
+        rf"""{_BOUND}(?:{number("low")}[-–])?{number("high")}(?:(?P<scale>[KkMB])(?P<more>\+)?(?=\s(?:[a-z]+\s)?(?:{_THINGS})\b)
+        |(?P<scale>[ ]?(?:bn|tn))(?P<more>\+)?(?!\w))""",
         lambda match: (
             " to ".join(amount(match[side]).words() for side in ("low", "high") if match[side])
-            + f" {_SCALES[match['scale']]}"
+            + f" {_SCALES[match['scale'].strip().lower()]}{' plus' if match['more'] else ''}"
         ),
-        "KkMB",
+        "KkMBn",
         starts=NUMERIC,
-        when=r"\d[KkMB]",
+        near="KkMBbt",
+        when=r"\d(?:[KkMB]|[ ]?[bt]n)",
     ),
     rule(
         "inches",
-        r"""(?<![\w.,'’′/])(?P<value>\d+(?:\.\d+)?(?:[ -]\d+/\d+|/\d+)?)(?P<mark>["”″])(?!\w)""",
+        r"""(?<![\w.,'’′/]|\d['′]\s)(?P<value>\d+(?:\.\d+)?(?:[ -]\d+/\d+|/\d+)?)(?P<mark>["”″])(?!\w)""",
         _inches,
         '"”″',
         starts=r"\d",
@@ -235,7 +248,8 @@ RULES = (
     ),
     rule(
         "feet before a dimension",
-        r"(?<![\w.,'’′])(?P<feet>\d{1,3})['’′](?P<inches>(?!))?(?=\s(?:tall|wide|long|high|deep|thick|by|x|×)\b)",
+        rf"(?<![\w.,'’′])(?P<feet>\d{{1,3}})['’′](?P<inches>(?!))?(?P<noun>(?=\s(?:{_HEIGHTS})\b))?"
+        r"(?:(?<=[x×]\s\d{1,3}.|\bby\s\d{1,3}.)(?!\w)|(?=\s(?:tall|wide|long|high|deep|thick|by|x|×)\b)|(?(noun)|(?!)))",
         _feet,
         "'’′",
         starts=r"\d",
@@ -262,12 +276,20 @@ RULES = (
     ),
     rule(
         "feet and inches",
-        r"""(?<![\w.,])(?P<feet>\d{1,3})(?:(?<!\d\d)['′](?P<inches>\d{1,2})(?:["”″]|'')|\s?ft\.?\s(?P<inches>\d{1,2})\s?in\b\.?)""",
+        r"""(?<![\w.,])(?P<feet>\d{1,3})(?:(?<!\d\d)['′]\s?(?P<inches>\d{1,2})(?:["”″]|'')|\s?ft\.?\s(?P<inches>\d{1,2})\s?in\b\.?)""",
         _feet,
         "'′f",
         starts=r"\d",
-        when=r"\d['′]\d|\dft|\d\sft",
+        when=r"\d['′]\s?\d|\dft|\d\sft",
         near="'′f",
+    ),
+    rule(
+        "inches with a stop",
+        r"(?<=\d\s?)in\.(?=,|\)|\s(?:of|wide|long|tall|high|deep|thick|by|x|×)\b|(?<=\b(?:x|by)\s[\d.]{1,5}\s?in\.)\s[a-z])",
+        lambda match: "inches",
+        ".",
+        near="i",
+        when=r"\d\s?in\.",
     ),
     rule(
         "place",
@@ -312,15 +334,17 @@ RULES = (
     ),
     rule(
         "blood pressure",
-        r"(?<![\w./])(?P<over>\d{2,3})/(?P<under>\d{2,3})(?=\s?mmHg\b)\s?mmHg",
-        lambda match: f"{cardinal(match['over'])} over {cardinal(match['under'])} millimeters of mercury",
-        "H",
+        r"(?<![\w./])(?P<over>\d{2,3})/(?P<under>\d{2,3})(?:(?P<unit>\s?mm\s?Hg\b)|(?![\w/]|[.,]\d)"
+        rf"(?<=\b(?:BP|pressure)(?:\s(?:{_PRESSED})){{0,3}}[:,]?\s\d{{2,3}}/\d{{2,3}}))",
+        _pressure,
+        "/",
         starts=r"\d",
+        words=("bp", "pressure", "mmhg", "hg"),
         near="/",
     ),
     rule(
         "fraction with a unit",
-        rf"""(?<![\w.,/]){FRACTION}\s?{_UNIT}(?![\w²³]){_PER}""",
+        rf"""(?<![\w.,/]){FRACTION}\s?{_UNIT}(?![\w²³]){_PER}{_STOP}""",
         _fraction,
         "/",
         starts=r"\d",
@@ -345,4 +369,9 @@ RULES = (
         when=rf"\d[ \u00a0\u202f\u2009]?(?:{_NAMES}|m|sq|cu)(?![A-Za-z])",
     ),
 )
-SQUARE = rule("area or volume", rf"(?<![\w]|\d\s)(?P<length>{_LENGTH_NAMES})(?P<power>[²³])(?!\w)", _square, "²³")
+SQUARE = rule(
+    "area or volume",
+    rf"(?<![\w]|\d\s|\d\s?[A-Za-zµμ]{{1,4}}/)(?P<length>{_LENGTH_NAMES})(?P<power>[²³])(?!\w)",
+    _square,
+    "²³",
+)

@@ -10,8 +10,9 @@ import re
 
 import regex
 
-from services.encode.text.reading.chinese_names import DAY_NAMES, NAMES, named
+from services.encode.text.reading.chinese_names import DAY_NAMES, HOLIDAYS, NAMES, named
 from services.encode.text.reading.chinese_numbers import TELEPHONE_DIGITS, TWO, clock, plain_words, spelled, two
+from services.encode.text.reading.chinese_years import SHORT_YEAR
 
 _ALLOWED = re.compile(r"[\u4e00-\u9fff。，！？；：、“”‘’《》（）\n0-9.:%]*")
 _NUMBER = re.compile(
@@ -26,7 +27,7 @@ _BEGIN = re.compile(r"[0-9.:%]")
 
 _LONGEST_CODE_WORD = 8
 _ROOMS = ("室", "会议室", "教室", "病房", "包间", "包厢", "号房", "房间", "号病")
-_DAY_NAMES = tuple(DAY_NAMES.split("|"))
+_DAY_NAMES = (*DAY_NAMES.split("|"), *HOLIDAYS.split("|"))
 _CALLS = ("电话", "热线", "拨", "拨打", "致电")
 
 
@@ -69,6 +70,10 @@ def _words(match: re.Match[str], text: str, code_word: regex.Pattern[str]) -> st
         return named(name)
     if len(digits) > 1 and code_word.search(text, max(0, start - _LONGEST_CODE_WORD), start) is not None:
         return None if kind != "whole" or text[end : end + 1] in ("年", "月") else spelled(digits)
+    if len(digits) == 2 and kind == "whole" and SHORT_YEAR.match(text, start) is not None:
+        return spelled(digits)
+    if kind == "whole" and len(digits) == 4 and text.startswith(("到", "至"), end):
+        return None  # a range of years
     if kind == "year":
         return spelled(digits)
     if kind == "mobile":

@@ -15,11 +15,19 @@ from services.encode.text.borders.words import words
 from services.encode.text.reading.english.amounts import amount, counts
 from services.encode.text.reading.english.calendar import MONTHS, SHORT_MONTHS
 from services.encode.text.reading.english.clock import clock
-from services.encode.text.reading.english.identifiers import CODE_WORDS, LABEL_WORDS, STANDARDS
+from services.encode.text.reading.english.identifiers import (
+    CODE_WORDS,
+    COUNTED_WORDS,
+    LABEL_WORDS,
+    PRODUCTS,
+    STANDARDS,
+    STATUS_WORDS,
+    STATUSES,
+)
 from services.encode.text.reading.english.money import CURRENCIES, sum_words
-from services.encode.text.reading.english.quantities import YEAR_BEFORE, plain
+from services.encode.text.reading.english.quantities import is_year, plain
 from services.encode.text.reading.english.units import CERTAIN_UNITS, UNITS, quotation_is_open
-from services.encode.text.reading.words import YEARS, grouped, label, ordinal, spelled, year
+from services.encode.text.reading.words import grouped, label, ordinal, spelled, year
 
 _ALLOWED = re.compile(r"[A-Za-z0-9 .,;:!?'\"()’‘“”…$%#/-]*")
 _NUMBER = r"(?:[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?|\d+\.\d+|\d+)"
@@ -54,9 +62,28 @@ _ALL_MONTHS = frozenset({name.lower() for name in MONTHS} | {name.lower() for na
 _LINKS = words("number numbers code codes no nos num id ids is was are were of digit digits in with four ending")
 _ENDINGS = frozenset(("end", "ends", "ending", "last"))
 _CALLS = words("call dial text ring phone calling dialing dialling")
+_ARTICLES = frozenset(("a", "an", "A", "An"))
 _AFTER_CODE = frozenset(("and", "or", "to", "through"))
 _NEVER = frozenset(
-    {*CURRENCIES, *STANDARDS, "x", "X", "BC", "BCE", "CE", "pp", "AD", "UTC", "GMT", "ext", "extension", "sq", "cu"}
+    {
+        *CURRENCIES,
+        *STANDARDS,
+        "x",
+        "X",
+        "BC",
+        "BCE",
+        "CE",
+        "pp",
+        "AD",
+        "bn",
+        "tn",
+        "UTC",
+        "GMT",
+        "ext",
+        "extension",
+        "sq",
+        "cu",
+    }
 )  # codespell:ignore
 """Words that give a number of the sentence another reading."""
 _SCALES = re.compile(
@@ -107,6 +134,8 @@ class _Sentence:
         marks, after = follows.groups()
         if after and not (after[0].isalpha() or after[0] in "\"“‘'(" or (after[0].isdigit() and marks)):
             raise _OtherError
+        if after == "in.":
+            raise _OtherError
         if not marks:
             return _READERS[kind](self, match, last, after.rstrip(_MARKS))
         if marks[-1] in '"”' and not quotation_is_open(text, match.start(), marks[-1]):  # inches
@@ -125,7 +154,7 @@ class _Sentence:
         return clock(hour, minute, None, half[0] if half else None)
 
     def money(self, match: re.Match[str], last: str, after: str) -> str:
-        if _SCALES.match(after):
+        if _SCALES.match(after) or last in _ARTICLES:  # a $5 bill
             raise _OtherError
         return sum_words(amount(match["money"]), None, "$")
 
@@ -164,6 +193,8 @@ class _Sentence:
         word = last.lower()
         if word in _ALL_MONTHS:
             return self._after_month(match)
+        if last in PRODUCTS or (after in STATUS_WORDS and digits in STATUSES):
+            raise _OtherError
         if word in _CALLS or after in UNITS or after.lower() in _HALVES or self._month_follows(match, after):
             raise _OtherError
         counted = counts(text, end)
@@ -171,8 +202,7 @@ class _Sentence:
             named = self._named(match, word, after, counted=counted)
             if named is not None:
                 return named
-        dated = len(digits) == 4 and not counted and int(digits) in YEARS
-        if dated and (digits >= "1900" or YEAR_BEFORE.search(text, max(0, match.start() - 12), match.start())):
+        if is_year(digits, text, match.start(), counted=counted):
             return year(digits)
         return plain(digits, counted=counted)
 
@@ -193,11 +223,11 @@ class _Sentence:
                 raise _OtherError
             return spelled(match["whole"])
         if word in LABEL_WORDS:
-            if counted or self._continues(match, after) or self._has_any(CODE_WORDS):
+            if counted or self._continues(match, after) or self._has_any(CODE_WORDS) or word in COUNTED_WORDS:
                 raise _OtherError
             return label(match["whole"])
         for earlier in reversed(self._before[:-1]):
-            plain_word = earlier.rstrip(".").lower()
+            plain_word = earlier.rstrip(".:").lower()
             if plain_word in _CONTEXT or plain_word in _ENDINGS:
                 raise _OtherError
             if plain_word not in _LINKS:

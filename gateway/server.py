@@ -111,7 +111,7 @@ class GatewayService:
         self._bodies = Shares("bytes of requests", settings.body_budget_bytes, settings.body_budget_bytes // 2)
         self.interceptors: tuple[grpc.aio.ServerInterceptor, ...] = (
             AuthInterceptor(authenticator),
-            FirstMessage(shared.quotas, settings.first_message_seconds, self._bodies),
+            FirstMessage(shared.quotas, settings.first_message_seconds, settings.idle_seconds, self._bodies),
         )
         self.health = GatewayHealth(admission, encode, llm, settings.health_grace_seconds, clock)
         app = create_app(self._context, self.health, authenticator, self._bodies)
@@ -122,8 +122,9 @@ class GatewayService:
             settings.http_port,
             settings.tls_of_server,
             max_frame_bytes=limit,
-            websockets=with_budget(self._bodies),
+            websockets=with_budget(self._bodies, settings.idle_seconds),
             limits=_connection_limits(settings),
+            idle_seconds=settings.idle_seconds,
         )
         self._sockets = socket_folder()
         self._relays = Relays(socket_path(self._sockets))
@@ -219,6 +220,7 @@ class GatewayService:
             protocol=http_or_grpc(self._relays),
             alpn=("h2", "http/1.1"),
             limits=_connection_limits(settings),
+            idle_seconds=settings.idle_seconds,
             port_setting="LIGHTTTS_COSYVOICE_PORT (or 'off')",
         )
 
@@ -233,6 +235,9 @@ class GatewayService:
             await self._context.voices.sweep()
         except LightTtsError as error:
             log.warning("cannot query the encode service", reason=error.message)
+            return False
+        except Exception:  # a defect must not end the polling: changes of the model would go unnoticed
+            log.exception("the refresh of model and voices failed")
             return False
         return True
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import grpc
@@ -41,10 +41,13 @@ class FirstMessage(grpc.aio.ServerInterceptor):
     a recording in it is part of the call's voice; a later one counts while it is handled, or as long if it is `KEPT`.
     """
 
-    def __init__(self, quotas: Quotas, seconds: float, budget: Shares) -> None:
-        """`budget`: the bytes of all open requests."""
+    def __init__(self, quotas: Quotas, seconds: float, idle_seconds: float, budget: Shares) -> None:
+        """`seconds`: longest wait for the first message. `idle_seconds`: longest time in which a client sends nothing
+        and does not read the next response of a stream; then the call is cancelled. `budget`: the bytes of all open
+        requests."""
         self._quotas = quotas
         self._seconds = seconds
+        self._idle_seconds = idle_seconds
         self._budget = budget
 
     async def intercept_service(
@@ -60,10 +63,12 @@ class FirstMessage(grpc.aio.ServerInterceptor):
         behaviour = getattr(handler, kind)
         entered = self._entered(method, handler.request_streaming)
 
-        async def stream(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+        async def stream(messages: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+            requests = _Requests(messages)
             async with entered(requests) as given, contextlib.aclosing(behaviour(given, context)) as responses:
                 async for response in responses:
-                    yield response
+                    with requests.cancelled_after(self._idle_seconds):
+                        yield response
 
         async def unary(requests: AsyncIterator[Any], context: Any) -> Any:
             async with entered(requests) as given:
@@ -99,7 +104,9 @@ class FirstMessage(grpc.aio.ServerInterceptor):
                     metrics.ERRORS.labels("grpc", error.reason).inc()
                     raise
                 if streamed:
-                    yield self._again(first, requests, held if method in KEPT else None)
+                    again = self._again(first, requests, held if method in KEPT else None)
+                    # Closed here, because a handler that ends early leaves it at a message whose bytes it still holds.
+                    yield await held.enter_async_context(contextlib.aclosing(again))
                 elif first:
                     yield first[0]
                 else:
@@ -119,7 +126,7 @@ class FirstMessage(grpc.aio.ServerInterceptor):
 
     async def _again(
         self, first: list[Any], requests: AsyncIterator[Any], kept: contextlib.AsyncExitStack | None
-    ) -> AsyncIterator[Any]:
+    ) -> AsyncGenerator[Any]:
         """Yield the first message and the rest of the stream; `kept` holds the bytes of each message."""
         for request in first:
             yield request
@@ -133,3 +140,41 @@ class FirstMessage(grpc.aio.ServerInterceptor):
             else:
                 with hold:
                     yield request
+
+
+class _Requests:
+    """The messages of a call, counted."""
+
+    def __init__(self, messages: AsyncIterator[Any]) -> None:
+        self._messages = messages
+        self._taken = 0
+
+    def __aiter__(self) -> _Requests:
+        return self
+
+    async def __anext__(self) -> Any:
+        message = await anext(self._messages)
+        self._taken += 1
+        return message
+
+    @contextlib.contextmanager
+    def cancelled_after(self, seconds: float) -> Iterator[None]:
+        """Cancel the call if the block, the write of a response, takes `seconds` in which no message is taken.
+
+        The write waits without a limit for a client that does not read, and holds the call's messages.
+        """
+        loop, call = asyncio.get_running_loop(), asyncio.current_task()
+        timer: asyncio.TimerHandle
+
+        def check(taken: int) -> None:
+            nonlocal timer
+            if self._taken > taken:
+                timer = loop.call_later(seconds, check, self._taken)
+            elif call is not None:
+                call.cancel()
+
+        timer = loop.call_later(seconds, check, self._taken)
+        try:
+            yield
+        finally:
+            timer.cancel()

@@ -89,6 +89,7 @@ class Connections:
 
     def abort(self) -> None:
         """Close all connections at once."""
+        self._drop_closed()
         for gate in self._open:
             gate.abort()
 

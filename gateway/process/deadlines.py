@@ -1,4 +1,7 @@
-"""uvicorn's HTTP and WebSocket protocols with the limits that uvicorn lacks: deadlines of headers, bytes of frames."""
+"""uvicorn's HTTP and WebSocket protocols with the limits that uvicorn lacks.
+
+They concern headers that do not arrive, the bytes of frames, and clients that read nothing.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +24,40 @@ LINGER_BYTES = 32 * 2**20
 """Most bytes of such a rest: more than a body may have."""
 
 
-def with_deadlines(base: type[H11Protocol], header_seconds: float) -> type[H11Protocol]:
-    """Return a subclass of `base` that closes connections whose requests do not arrive.
+class _Reader:
+    """Aborts a connection whose client reads nothing for `seconds` while an answer waits for it.
+
+    Without it the answer waits without a limit, and holds its request. A close would wait for the client as well.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._timer: asyncio.TimerHandle | None = None
+
+    def wait(self, transport: asyncio.Transport) -> None:
+        """Begin to wait: the transport's buffer is full."""
+        self.stop()
+        left = transport.get_write_buffer_size()
+        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._check, transport, left)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _check(self, transport: asyncio.Transport, left: int) -> None:
+        # A long answer is one write: a client that reads it slowly makes the buffer smaller, but does not empty it.
+        if transport.get_write_buffer_size() < left:
+            self.wait(transport)
+        else:
+            transport.abort()
+
+
+def with_deadlines(base: type[H11Protocol], header_seconds: float, idle_seconds: float) -> type[H11Protocol]:
+    """Return a subclass of `base` that closes connections whose requests do not arrive or whose answers are not read.
 
     `header_seconds`: longest time to the end of a request's headers, from its first byte, or for the first request of
-    a connection from its start.
+    a connection from its start. `idle_seconds`: longest time in which a client reads nothing of an answer.
     """
 
     class WithDeadlines(base):  # type: ignore[misc, valid-type]  # mypy: the class is a parameter
@@ -34,6 +66,7 @@ def with_deadlines(base: type[H11Protocol], header_seconds: float) -> type[H11Pr
             self._deadline: asyncio.TimerHandle | None = None
             self._lingering: int | None = None
             """Bytes of an answered request's body that may still arrive; None if its body has been read."""
+            self._reader = _Reader(idle_seconds)
 
         @property
         def idle(self) -> bool:
@@ -57,6 +90,14 @@ def with_deadlines(base: type[H11Protocol], header_seconds: float) -> type[H11Pr
             elif self._lingering is not None:
                 self._drop(len(data))
 
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._reader.wait(self.transport)
+
+        def resume_writing(self) -> None:
+            self._reader.stop()
+            super().resume_writing()
+
         def on_response_complete(self) -> None:
             super().on_response_complete()
             if self.conn.their_state is h11.SEND_BODY:
@@ -65,6 +106,7 @@ def with_deadlines(base: type[H11Protocol], header_seconds: float) -> type[H11Pr
 
         def connection_lost(self, error: Exception | None) -> None:
             self._settle()
+            self._reader.stop()
             super().connection_lost(error)
 
         def _drop(self, size: int) -> None:
@@ -92,16 +134,26 @@ def with_deadlines(base: type[H11Protocol], header_seconds: float) -> type[H11Pr
     return WithDeadlines
 
 
-def with_budget(budget: Shares) -> type[WebSocketsSansIOProtocol]:
+def with_budget(budget: Shares, idle_seconds: float) -> type[WebSocketsSansIOProtocol]:
     """Return a WebSocket protocol that counts the bytes of incomplete messages, and closes the connection without room.
 
-    Only complete messages reach the application, which counts what it keeps.
+    Only complete messages reach the application, which counts what it keeps. `idle_seconds`: longest time in which a
+    client reads nothing of what waits for it.
     """
 
     class WithBudget(WebSocketsSansIOProtocol):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self._counted = 0
+            self._reader = _Reader(idle_seconds)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._reader.wait(self.transport)
+
+        def resume_writing(self) -> None:
+            self._reader.stop()
+            super().resume_writing()
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
@@ -109,6 +161,7 @@ def with_budget(budget: Shares) -> type[WebSocketsSansIOProtocol]:
 
         def connection_lost(self, error: Exception | None) -> None:
             self._count(0)
+            self._reader.stop()
             super().connection_lost(error)
 
         def _count(self, size: int) -> None:

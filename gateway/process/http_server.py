@@ -37,10 +37,13 @@ class HttpServer:
         protocol: type[H11Protocol] = H11Protocol,
         websockets: type[asyncio.Protocol] | None = None,
         limits: ConnectionLimits | None = None,
+        idle_seconds: float = 300.0,
         port_setting: str = "LIGHTTTS_HTTP_PORT",
         alpn: Sequence[str] = (),
     ) -> None:
         """`max_frame_bytes`: limit of a WebSocket message. `websockets`: their protocol, by default uvicorn's.
+        `idle_seconds`: longest time in which a client reads nothing of an answer. A WebSocket's client may take as long
+        to answer a ping: first it reads the audio before the ping.
         `port_setting`: what to change if the port is in use. `alpn`: the protocols of the port, for TLS clients."""
         self._limits = limits = limits or ConnectionLimits()
         total = connection_limit(limits.total)
@@ -53,9 +56,10 @@ class HttpServer:
         config = uvicorn.Config(
             Departures(self._reconnects),
             lifespan="off",
-            http=with_deadlines(protocol, limits.header_seconds),
+            http=with_deadlines(protocol, limits.header_seconds, idle_seconds),
             ws=websockets or "websockets-sansio",
             ws_max_size=max_frame_bytes,
+            ws_ping_timeout=idle_seconds,
             log_config=None,
             log_level="warning",
             access_log=False,

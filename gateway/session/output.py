@@ -150,6 +150,7 @@ class Output:
         self._opened.cut()
         self.playback.cut()
         self._speech_seconds = 0.0
+        self._words = None  # a pause that follows has none
 
     def _add_speech_seconds(self, seconds: float) -> None:
         self._speech_seconds += seconds

@@ -129,12 +129,16 @@ class Session:
             encode_served=context.encode.serves_end_to_end,
         )
         self._changes = 0
+        self._preparing: set[asyncio.Task[None]] = set()
+        """One task for each change that has not been announced."""
         self._announced = self._voice
         """Done when the latest change, or the start, has been announced."""
         self._voices_in_use: deque[contextlib.AsyncExitStack] = deque()
         self._inputs_taken = 0
         self._flushes = 0
         self._task: asyncio.Task[None] | None = None
+        self._ended = False
+        """Whether all events have been sent; only clean-up is left."""
         self._resources = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -147,9 +151,10 @@ class Session:
     ) -> None:
         async with self._resources:
             if self._task is not None and not self._task.done():
-                if not self._task.cancelling():  # `abort` did not cancel it
-                    metrics.CANCELLATIONS.labels("client").inc()
-                self._task.cancel()
+                if not self._ended:
+                    if not self._task.cancelling():  # `abort` did not cancel it
+                        metrics.CANCELLATIONS.labels("client").inc()
+                    self._task.cancel()
                 await asyncio.wait({self._task})
 
     def __aiter__(self) -> AsyncIterator[Event]:
@@ -180,8 +185,10 @@ class Session:
             outcome = "finished"
         except Exception as error:  # noqa: BLE001 - the reader of the events raises it
             outcome = "failed"
+            self._ended = True
             self._output.events.close(error)
         else:
+            self._ended = True
             self._output.events.close()
         finally:
             self._record_usage(outcome)
@@ -268,6 +275,12 @@ class Session:
             raise InvalidInput(
                 f"{turn.changes} changes wait for the text before them; wait for its audio", field="configure"
             )
+        if len(self._preparing) >= MAX_PENDING_CHANGES:
+            # A cancel drops the text before a change, but not the change.
+            raise InvalidInput(
+                f"{len(self._preparing)} changes wait for their voices; wait until they are configured",
+                field="configure",
+            )
         old = self._turn_context.options
         options = dataclasses.replace(options, seed=old.seed, seed_given=old.seed_given)
         voice: asyncio.Future[voice_pb2.VoiceContent] = asyncio.get_running_loop().create_future()
@@ -275,7 +288,9 @@ class Session:
         self._turn_context = dataclasses.replace(
             self._turn_context, options=options, registered_voice=registered, voice=voice
         )
-        group.create_task(self._prepare(options, voice, self._announced, self._changes))
+        preparing = group.create_task(self._prepare(options, voice, self._announced, self._changes))
+        self._preparing.add(preparing)
+        preparing.add_done_callback(self._preparing.discard)
         self._changes += 1
         self._announced = voice
         turn.change(self._turn_context)
@@ -314,7 +329,7 @@ class Session:
         limit = self._context.settings.max_pending_flushes
         if len(turn.unmarked) >= limit:
             raise InvalidInput(f"{limit} flushes are pending; wait for their marks", field="flush")
-        turn.flush(Flush(self._flushes))
+        turn.flush(Flush(self._flushes, self._progress.text.received))
         self._flushes += 1
 
     async def _cancel(self, turn: Turn, task: asyncio.Task[None]) -> None:

@@ -49,6 +49,14 @@ class TextAlignment:
         """End a passage of silence, which says nothing about the pace."""
         self._passages[-1].to_sample = sample
 
+    def cut(self, to_text: int) -> None:
+        """Drop all utterances, as after a barge-in: the next one starts at `to_text` or later.
+
+        The audio of a cancelled utterance never ends, so `discard_before` would keep it and all later ones.
+        """
+        self._passages.clear()
+        self._exact = to_text
+
     def discard_before(self, sample: int) -> None:
         """Drop utterances that end at or before `sample`, which the listener has played."""
         while self._passages and (end := self._passages[0].to_sample) is not None and end <= sample:

@@ -18,11 +18,13 @@ class TextCursor:
     """The segments up to here have been encoded."""
     spoken: int = 0
     """The audio up to here has been sent."""
+    marked: int = 0
+    """The text up to here has had its mark; what `spoken` leaves out of it has no words."""
 
     @property
     def waiting(self) -> int:
-        """Characters that have not been spoken."""
-        return self.received - self.spoken
+        """Characters that have not been spoken and can still be."""
+        return self.received - max(self.spoken, self.marked)
 
     @property
     def idle(self) -> bool:

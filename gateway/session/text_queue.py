@@ -13,6 +13,8 @@ class Flush:
     """All text before it is to be spoken now. `number`: 0, 1, 2 ... in the session."""
 
     number: int
+    text_offset: int = 0
+    """Characters of the session's text before it."""
 
 
 @dataclass(frozen=True)

@@ -293,11 +293,13 @@ class Turn:
         sample = min(max(self._played, self._first_sample), self._output.samples)
         offset, estimated = self._output.alignment.offset_at(sample)
         self._text.cut()
+        self._output.alignment.cut(self._text.received)
         self._progress.update()
         offset = max(offset, self._first_offset)
         return tts_pb2.Spoken(text_offset=offset, sample=sample, cut=True, estimated=estimated)
 
     async def _mark(self, flush: Flush) -> None:
+        self._text.marked = flush.text_offset
         if self._latest is flush:
             self._stats.pause()
             self._text.skip()

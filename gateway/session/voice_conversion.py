@@ -55,6 +55,7 @@ class ConversionSession(Session):
         rate = self._output.model_rate
         utterance = UtteranceStream(self._context.llm_client_context, start, voice, rate, self._place)
         group.create_task(utterance.run())
+        self._stats.begin_utterance(utterance.times)
         async for part in utterance.parts:
             if isinstance(part, AudioPart):
                 await self._output.send_audio(part.pcm, last=part.last)

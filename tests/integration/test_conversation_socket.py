@@ -8,10 +8,12 @@ import contextlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from google.protobuf import json_format
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
@@ -260,6 +262,25 @@ async def test_a_client_that_disconnects_frees_everything(ended: bool) -> None:
             await next_of(connection, "audio")
         await r.llm.calls[0].cancelled.wait()
         await until(lambda: r.encode.open_texts == 0 and r.gateway._bodies.held == 0)
+
+
+async def test_a_client_that_reads_slowly_is_not_closed_for_a_late_answer_to_a_ping(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Pings at once; a server that does not set how long their answers may take closes the socket at once too.
+    hasty = partial(uvicorn.Config, ws_ping_interval=0.01, ws_ping_timeout=0.01)
+    monkeypatch.setattr("gateway.process.http_server.uvicorn.Config", hasty)
+    async with rig() as r, socket(r) as connection:
+        release = asyncio.Event()
+        r.llm.scripts[0] = Script(hold={1: release})
+        await send(connection, *START, {"text": "A long sentence."}, {"end": {}})
+        await next_of(connection, "audio")
+        connection.transport.pause_reading()  # the pings that follow have to wait
+        await asyncio.sleep(0.5)
+        release.set()
+        connection.transport.resume_reading()
+        assert of(await rest(connection), "finished")
+        assert connection.close_code == 1000
 
 
 async def test_a_socket_without_a_first_frame_or_a_recording_is_closed() -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import json
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,8 @@ import structlog
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
+from prometheus_client import REGISTRY
+from websockets.asyncio.client import connect
 
 from gateway.auth.keys import key_hash
 from gateway.server import GatewayService
@@ -164,6 +169,19 @@ async def test_gateways_share_quotas_and_count_alone_without_redis(tmp_path: Pat
         await say(one)
 
 
+@pytest.mark.system
+async def test_a_complete_answer_does_not_count_as_a_cancellation(tmp_path: Path) -> None:
+    def cancellations() -> float:
+        return REGISTRY.get_sample_value("lighttts_gateway_cancellations_total", {"by": "client"}) or 0.0
+
+    async with redis_server() as url, rig(api_keys_file=keys(tmp_path, max_streams=1), redis_url=url) as r:
+        before = cancellations()
+        for _ in range(4):  # each frees its stream, which takes a call of Redis after the last event
+            answer = await r.http.post("/v1/audio/speech", json={"input": "Hi."}, headers={"x-api-key": KEY})
+            assert answer.status_code == 200
+        assert cancellations() == before
+
+
 async def test_requests_of_an_offline_key_have_offline_priority(tmp_path: Path) -> None:
     async with rig(api_keys_file=keys(tmp_path, priority="offline")) as r:
         await say(r, priority=audio_pb2.Urgency.PRIORITY_INTERACTIVE)
@@ -189,6 +207,53 @@ async def test_a_client_that_never_reads_frees_its_place() -> None:
         await until(lambda: not r.gateway._context.admission._sessions)
         await say(r, ("x", "y"))
         client.call.cancel()
+
+
+RECORDING = b"RIFF" + bytes(300_000)
+LONG_TEXT = "A text that is long enough to fill. " * 110
+
+
+async def test_an_http_client_that_never_reads_frees_the_bytes_of_its_request() -> None:
+    async with rig(idle_seconds=0.5) as r:
+        r.llm.HOP_IDS = 1000
+        recording = base64.b64encode(RECORDING).decode()
+        fields = {"input": LONG_TEXT, "response_format": "pcm", "ref_audio": recording, "ref_text": "hello"}
+        body = json.dumps(fields | {"sample_rate": 48000}).encode()
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", r.gateway.http_port))
+            client.setblocking(False)
+            head = b"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            head += b"Content-Length: %d\r\n\r\n" % len(body)
+            await asyncio.get_running_loop().sock_sendall(client, head + body)
+            await until(lambda: bool(r.llm.calls))
+            assert r.gateway._bodies.held >= len(body)
+            await until(lambda: r.gateway._bodies.held == 0)
+
+
+async def test_a_client_of_a_socket_that_never_reads_is_disconnected() -> None:
+    async with rig(idle_seconds=0.5) as r:
+        r.llm.HOP_IDS = 1000
+        url = f"ws://127.0.0.1:{r.gateway.http_port}/v1/conversation"
+        async with connect(url, proxy=None, ping_interval=None) as client:
+            audio = {"encoding": "AUDIO_ENCODING_PCM_F32LE", "sample_rate": 48000}  # more than the connection's buffers
+            await client.send(json.dumps({"synthesize": {"text": LONG_TEXT * 4, "config": {"audio": audio}}}))
+            await client.recv()
+            client.transport.pause_reading()
+            await until(lambda: bool(r.llm.calls))
+            await until(lambda: not r.gateway._http._connections)
+            client.transport.abort()
+
+
+async def test_a_grpc_client_that_never_reads_frees_the_bytes_of_its_request() -> None:
+    async with rig(idle_seconds=0.5) as r:
+        r.llm.HOP_IDS = 1000
+        config = tts_pb2.SynthesisConfig(seed=1, prompt=tts_pb2.Prompt(audio=RECORDING, transcript="hello"))
+        call = r.tts.Synthesize(tts_pb2.SynthesizeRequest(config=config, text=LONG_TEXT * 4))
+        await until(lambda: bool(r.llm.calls))
+        assert r.gateway._bodies.held > len(RECORDING)
+        await until(lambda: r.gateway._bodies.held == 0)
+        call.cancel()
 
 
 @pytest.mark.parametrize(

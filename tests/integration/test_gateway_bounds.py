@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import gc
 import json
 import threading
 from collections.abc import Iterable
@@ -23,7 +24,7 @@ from gateway.api.common import json_body
 from gateway.auth.keys import key_hash
 from lighttts.v1 import tts_pb2
 from services.common.workers.call_end import CallEnd
-from tests.support.fake_stages import Rig, Script, rig, until
+from tests.support.fake_stages import Conversation, Rig, Script, rig, until
 
 RESOURCE_EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 KEY = "ltts_a-key"
@@ -135,6 +136,27 @@ async def test_the_parts_of_a_recording_over_grpc_count_until_its_call_has_ended
         # The text of a long stream is not kept, so it does not add up.
         assert [one async for one in r.tts.StreamingSynthesize(texts())][-1].HasField("finished")
         await until(lambda: r.gateway._bodies.held == 0)
+
+
+async def test_the_bytes_of_a_refused_stream_are_free_when_its_call_has_ended() -> None:
+    make = tts_pb2.StreamingSynthesizeRequest
+    recording = tts_pb2.Prompt(audio=b"RIFF" + bytes(300_000), transcript="hello")
+    refused = [
+        make(text="x" * 300),
+        make(configure=tts_pb2.Configure(config=tts_pb2.SynthesisConfig(prompt=recording, speed=9))),
+    ]
+    gc.disable()  # a collection would free the bytes of a stream that nothing has closed
+    try:
+        async with rig(max_text_chars=200) as r:
+            for message in refused:
+                client = await Conversation(r).begin()
+                await client.call.write(message)
+                with pytest.raises(grpc.aio.AioRpcError) as refusal:
+                    await client.rest()
+                assert refusal.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+                await until(lambda: r.gateway._bodies.held == 0)
+    finally:
+        gc.enable()
 
 
 async def test_the_quota_is_checked_before_the_body_is_read(tmp_path: Path) -> None:

@@ -171,3 +171,30 @@ async def test_changes_that_wait_are_bounded() -> None:
         with pytest.raises(grpc.aio.AioRpcError, match="changes wait"):
             await conversation.rest()
         r.encode.voice_gate.set()
+
+
+async def test_changes_whose_voices_wait_are_bounded_across_cancels() -> None:
+    async with rig() as r:
+        conversation = await Conversation(r).begin()
+        await conversation.next_of(tts_pb2.Started)
+        uploads = len(r.encode.uploads)
+        r.encode.voice_gate.clear()
+        for number in range(12):
+            await conversation.configure(prompt=tts_pb2.Prompt(audio=b"RIFF %d" % number, transcript="hello"))
+            await conversation.cancel()
+        with pytest.raises(grpc.aio.AioRpcError, match="4 changes wait for their voices") as refusal:
+            await asyncio.wait_for(conversation.rest(), 20)
+        assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert len(r.encode.uploads) - uploads <= 4
+        r.encode.voice_gate.set()
+
+
+async def test_changes_that_are_ready_are_not_bounded_across_cancels() -> None:
+    async with rig() as r:
+        conversation = await Conversation(r).begin()
+        for number in range(9):
+            await conversation.configure(voice_name="anna")
+            await conversation.cancel()
+            assert (await conversation.next_of(tts_pb2.Configured)).number == number
+        await conversation.end()
+        await conversation.rest()

@@ -140,6 +140,35 @@ def second() -> int:
     return utterance_seed(SEED, 0, 1)
 
 
+@pytest.mark.parametrize("aligns", [False, True])
+async def test_a_later_cut_counts_from_the_turn_that_it_cancels(aligns: bool) -> None:
+    first, second_ = "The first answer is cut here.", "Second answer of the talk."
+    async with rig() as r:
+        r.llm.aligns = aligns
+        r.llm.scripts = {0: Script(hold={2: asyncio.Event()}), 2: Script(hold={6: asyncio.Event()})}
+        client = await Conversation(r).begin()
+        await client.text(first)
+        await client.next_of(audio_pb2.AudioChunk)
+        await client.position(HOP_SECONDS / 2)
+        await client.cancel()
+        begin = await client.next_of(tts_pb2.Spoken)
+        assert begin.text_offset <= 4
+        await client.text("Yes.")
+        await client.flush()
+        spoken = await client.next_of(tts_pb2.Spoken)
+        assert spoken.text_offset == len(first + "Yes.")
+        await client.text(second_)
+        for _ in range(6):
+            await client.next_of(audio_pb2.AudioChunk)
+        await client.position((spoken.sample + 20 * 240) / 24000)
+        await client.cancel()
+        cut = await client.next_of(tts_pb2.Spoken)
+        assert (cut.cut, cut.sample) == (True, spoken.sample + 20 * 240)
+        heard = "Second answer of the" if aligns else second_[:20]
+        assert cut.text_offset == len(first + "Yes." + heard)
+        client.call.cancel()
+
+
 async def test_a_cut_without_audio_is_answered() -> None:
     async with rig() as r:
         client = await Conversation(r).begin()
@@ -200,6 +229,17 @@ async def test_the_rest_of_an_answer_needs_its_seed_and_raw_samples() -> None:
                 await synthesize(r, "One.", configuration, start)
             assert refusal.value.code() == Status.INVALID_ARGUMENT
         await until(lambda: not r.llm.calls)
+
+
+async def test_the_time_to_first_audio_of_a_conversion_is_split_as_well() -> None:
+    async with rig() as r:
+        r.llm.first = llm_pb2.FirstTimes(token=0.0001, hop=0.0002, audio=0.0004)
+        call = r.tts.ConvertVoice(tts_pb2.ConvertVoiceRequest(audio=b"RIFF"))
+        first = [response.finished.first_audio async for response in call][-1]
+        parts = [first.encode, first.first_token, first.first_hop, first.decode, first.delivery]
+        assert all(part >= 0 for part in parts)
+        assert sum(parts) == pytest.approx(first.seconds)
+        assert first.first_token == pytest.approx(0.0001)
 
 
 async def test_the_time_to_first_audio_is_split_completely_and_reported_after_that_audio() -> None:

@@ -78,6 +78,28 @@ async def test_pauses_are_exact_silence_and_keep_all_positions() -> None:
         assert spoken == list(zip(ends, [6000, 6000 + one, 18000 + one, len(audio)], strict=True))
 
 
+async def test_a_pause_after_a_cut_has_no_words_of_the_text_that_was_cut() -> None:
+    text = "One and two and three and four and five."
+    async with stack(max_lead_seconds=0.05) as r:
+        r.llm.aligns = True
+        client = await Conversation(r, config(word_times=True)).begin()
+        await client.position(0)
+        await client.text(text)
+        await client.flush()
+        await client.next_of(audio_pb2.AudioChunk)
+        await r.llm.calls[0].ended.wait()  # the gateway has more words than it has sent
+        await client.cancel()
+        cut = await client.next_of(tts_pb2.Spoken)
+        assert cut.cut
+        await client.position(10)
+        await client.text("[pause:2s]Six.")
+        await client.end()
+        events = await client.rest()
+        after = events[events.index(cut) :]
+        words = [word.text_offset for event in after if isinstance(event, audio_pb2.AudioChunk) for word in event.words]
+        assert set(words) == {len(text) + len("[pause:2s]")}
+
+
 async def test_rate_and_volume_change_the_utterances_of_a_document() -> None:
     inner = 'One. <prosody rate="80%" volume="-6dB">Two.</prosody>'
     async with stack() as r:
@@ -112,6 +134,28 @@ async def test_every_api_takes_markup() -> None:
         assert answer.status_code == 200, answer.text
         assert len(answer.content) == 2 * len(plain)
         assert "tag_dropped: <x/>" in answer.headers["x-light-tts-warning"]
+
+
+@pytest.mark.parametrize(
+    ("tag", "shown"),
+    [
+        ("<|a\x00b|>", "<|a\\x00b|>"),
+        ("<|a\x7fb|>", "<|a\\x7fb|>"),
+        ("<|\x1b[31mé|>", "<|\\x1b[31m\\xe9|>"),
+        ('<break time="\x00"/>', "\\x00"),
+    ],
+)
+async def test_a_warning_that_quotes_any_character_does_not_break_the_answer(tag: str, shown: str) -> None:
+    text = f"Good {tag}morning."
+    async with stack() as r:
+        answer = await r.http.post("/v1/audio/speech", json={"input": text, "response_format": "pcm"})
+        assert shown in answer.headers["x-light-tts-warning"]
+        call = riva_tts_pb2_grpc.RivaSpeechSynthesisStub(r.channel).Synthesize(
+            riva_tts_pb2.SynthesizeSpeechRequest(text=text, language_code="en-US", sample_rate_hz=RATE)
+        )
+        assert len((await call).audio) == len(answer.content) > 0
+        (note,) = [value for key, value in await call.trailing_metadata() or () if key == "x-light-tts-warning"]
+        assert shown in note
 
 
 async def test_malformed_ssml_is_refused_with_its_place() -> None:

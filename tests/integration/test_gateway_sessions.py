@@ -191,6 +191,21 @@ async def test_a_flush_without_text_is_marked_after_started() -> None:
         assert r.encode.texts == [], "punctuation alone opens no call"
 
 
+@pytest.mark.parametrize("ahead", [1, 3])
+async def test_text_without_words_does_not_wait_after_its_mark(ahead: int) -> None:
+    async with rig(max_text_chars=20) as r:
+        client = await Conversation(r).begin()
+        for sent in range(20 + ahead):
+            if sent < 20:
+                await client.text("... ")
+                await client.flush()
+            if sent >= ahead:
+                assert (await client.next_of(tts_pb2.Mark)).flush == sent - ahead
+        await client.text("A text of 20 letters")
+        await client.end()
+        assert np.array_equal(samples(await client.rest()), expected("A text of 20 letters"))
+
+
 async def test_spoken_reports_the_text_offset_of_the_audio() -> None:
     async with rig() as r:
         client = await Conversation(r).begin()

@@ -12,6 +12,11 @@ MAX_LINES, MAX_LINE_BYTES = 8, 300
 
 
 def lines(notes: Iterable[tts_pb2.Warning]) -> list[str]:
-    """Return each note once, on one line of ASCII: `code: message`."""
+    """Return each note once, on one line of printable ASCII: `code: message`. The message may quote any text."""
     texts = dict.fromkeys(" ".join(f"{note.code}: {note.message}".removeprefix(": ").split()) for note in notes)
-    return [text.encode("ascii", "backslashreplace").decode()[:MAX_LINE_BYTES] for text in texts][:MAX_LINES]
+    return [_printable(text)[:MAX_LINE_BYTES].rstrip() for text in texts][:MAX_LINES]
+
+
+def _printable(text: str) -> str:
+    """Return `text` with an escape for each character that a header or metadata cannot have."""
+    return "".join(c if " " <= c <= "~" else c.encode("unicode_escape").decode() for c in text)

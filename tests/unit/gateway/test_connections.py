@@ -8,10 +8,15 @@ import ssl
 from contextlib import suppress
 
 import pytest
+import uvicorn
+from fastapi import FastAPI
 from prometheus_client import REGISTRY
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
 
 from cli.local.ports import HOST
 from gateway.process.connections import RESERVED_FILES, SHARES, Connections, Gate, connection_limit
+from gateway.process.deadlines import with_deadlines
 from tests.support.llm import until
 
 
@@ -47,3 +52,46 @@ def test_connections_leave_descriptors_free(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(resource, "getrlimit", limit)
     assert connection_limit(1024) * SHARES <= files - RESERVED_FILES
     assert connection_limit(5) == 5
+
+
+class Unread(asyncio.Transport):
+    """A transport whose client reads a little between two looks at its buffer, and then nothing."""
+
+    def __init__(self, sizes: list[int]) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.aborted = asyncio.Event()
+
+    def is_closing(self) -> bool:
+        return False
+
+    def close(self) -> None: ...
+
+    def get_write_buffer_size(self) -> int:
+        return self.sizes.pop(0) if len(self.sizes) > 1 else self.sizes[0]
+
+    def abort(self) -> None:
+        self.aborted.set()
+
+
+async def test_a_client_that_reads_slowly_is_not_disconnected_until_it_reads_nothing() -> None:
+    kind = with_deadlines(H11Protocol, 10, 0.001)
+    protocol = kind(config=uvicorn.Config(FastAPI()), server_state=ServerState(), app_state={})
+    transport = Unread([9, 8, 8, 7, 7, 6, 6, 6])
+    protocol.connection_made(transport)
+    protocol.pause_writing()
+    await transport.aborted.wait()
+    assert transport.sizes == [6]
+    protocol.connection_lost(None)
+
+
+async def test_a_client_that_has_read_its_answer_stays_connected() -> None:
+    kind = with_deadlines(H11Protocol, 10, 0.001)
+    protocol = kind(config=uvicorn.Config(FastAPI()), server_state=ServerState(), app_state={})
+    transport = Unread([9])
+    protocol.connection_made(transport)
+    protocol.pause_writing()
+    protocol.resume_writing()
+    await asyncio.sleep(0.05)
+    assert not transport.aborted.is_set()
+    protocol.connection_lost(None)

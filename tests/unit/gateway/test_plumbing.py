@@ -1,4 +1,4 @@
-"""The session's parts: queues, admission, task groups, seeds."""
+"""The session's parts: queues, admission, task groups, seeds, lines of warnings."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import tasks
+from gateway.api.common import warnings
 from gateway.auth.admission import Admission
 from gateway.closable_queue import ClosableQueue
 from gateway.session.options import speakable
 from gateway.session.text_queue import End, Flush, TextQueue
 from gateway.session.turn import utterance_seed
+from lighttts.v1 import tts_pb2
 from services.common.errors import LightTtsError, Overloaded, Unavailable
 
 
@@ -145,3 +147,10 @@ def test_every_utterance_has_its_own_seed(seed: int, turn: int, utterance: int) 
 )
 def test_what_can_be_spoken(text: str, has_speech: bool) -> None:
     assert speakable(text) is has_speech
+
+
+def test_the_line_of_a_warning_is_printable_ascii_and_ends_without_a_space() -> None:
+    notes = [tts_pb2.Warning(code="noted", message=message) for message in ("a\x00\né", "x" * 292 + " " + "y" * 9)]
+    first, second = warnings.lines(notes)
+    assert first == "noted: a\\x00 \\xe9"
+    assert second == "noted: " + "x" * 292, "HTTP has no header that ends with a space"

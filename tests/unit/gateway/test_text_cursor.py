@@ -38,6 +38,19 @@ def test_text_without_speech_is_skipped_at_the_end_of_a_flush() -> None:
     assert not text.idle
 
 
+def test_text_without_words_does_not_wait_after_its_mark() -> None:
+    text = TextCursor()
+    text.receive("One. ")
+    text.spoken = 4
+    assert text.waiting == 1
+    text.marked = 5
+    assert text.waiting == 0
+    text.receive("Two.")
+    assert text.waiting == 4
+    text.spoken = 9
+    assert text.waiting == 0
+
+
 def started() -> SessionProgress:
     progress = SessionProgress()
     progress.start()

@@ -10,6 +10,7 @@ from io import BytesIO
 from google.protobuf import proto
 
 from gateway import metrics
+from gateway.api.native.messages import streaming_response
 from gateway.auth import ticket, usage
 from gateway.auth.caller import current_caller
 from gateway.auth.usage import Outcome
@@ -22,6 +23,11 @@ from gateway.session.output import Event, Events
 from gateway.session.session import Session, one_text
 from lighttts.v1 import audio_pb2, tts_pb2
 from services.common.telemetry import current_request_id
+
+RESULT_FORMAT = 2
+"""Number of the form of stored results. The key contains it, because gateways of two versions may share a Redis."""
+STORED = (tts_pb2.Started, audio_pb2.AudioChunk, tts_pb2.Spoken, tts_pb2.Warning, tts_pb2.Finished)
+"""The events of a result. The other ones concern workers and conversations, and a replay has neither."""
 
 
 @contextlib.asynccontextmanager
@@ -42,7 +48,7 @@ async def speech(
         voice_hash = voice.voice_hash
     model = context.voices.model
     reading = f"{context.settings.interleaved_text} {model.lexicon}"
-    generation = f"{speech_cache.generation} {model.model} {reading}"
+    generation = f"{RESULT_FORMAT} {speech_cache.generation} {model.model} {reading}"
     scope = "" if speech_cache.shared else current_caller().name
     key = result_key(text, options, voice_hash, generation, scope)
     result = await speech_cache.store.get(key)
@@ -64,7 +70,7 @@ async def _join(
     if shared is not None and shared.open:
         metrics.RESULTS.labels("shared").inc()
         ticket.spent()
-        return _counted(shared.read(), len(text))
+        return _counted(_as_own(shared.read()), len(text))
 
     async def speak(synthesis: SharedSynthesis) -> None:
         # The voice stays in use until the result is stored, so that a deletion meanwhile evicts the result too.
@@ -80,6 +86,19 @@ async def _join(
     metrics.RESULTS.labels("spoken").inc()
     shared = speech_cache.shared_syntheses[caller_key] = SharedSynthesis(speak, end)
     return shared.read()
+
+
+async def _as_own(events: AsyncGenerator[Event]) -> AsyncGenerator[Event]:
+    """Yield the events of a synthesis that another request has begun, with this request's id."""
+    async with contextlib.aclosing(events):
+        async for event in events:
+            if isinstance(event, tts_pb2.Started):
+                own = tts_pb2.Started()
+                own.CopyFrom(event)  # the other readers get the same event
+                own.request_id = current_request_id()
+                yield own
+            else:
+                yield event
 
 
 async def _counted(events: AsyncGenerator[Event], characters: int) -> AsyncGenerator[Event]:
@@ -102,15 +121,8 @@ async def _counted(events: AsyncGenerator[Event], characters: int) -> AsyncGener
 def _dump(events: list[Event]) -> bytes:
     out = BytesIO()
     for event in events:
-        match event:
-            case tts_pb2.Started():
-                proto.serialize_length_prefixed(tts_pb2.SynthesizeResponse(started=event), out)
-            case audio_pb2.AudioChunk():
-                proto.serialize_length_prefixed(tts_pb2.SynthesizeResponse(audio=event), out)
-            case tts_pb2.Warning():
-                proto.serialize_length_prefixed(tts_pb2.SynthesizeResponse(warning=event), out)
-            case tts_pb2.Finished():
-                proto.serialize_length_prefixed(tts_pb2.SynthesizeResponse(finished=event), out)
+        if isinstance(event, STORED):
+            proto.serialize_length_prefixed(streaming_response(event), out)
     return out.getvalue()
 
 
@@ -119,7 +131,7 @@ async def _replay(result: bytes) -> AsyncGenerator[Event]:
     begun = time.monotonic()
     first: float | None = None
     source = BytesIO(result)
-    while (response := proto.parse_length_prefixed(tts_pb2.SynthesizeResponse, source)) is not None:
+    while (response := proto.parse_length_prefixed(tts_pb2.StreamingSynthesizeResponse, source)) is not None:
         match response.WhichOneof("event"):
             case "started":
                 response.started.request_id = current_request_id()
@@ -127,6 +139,8 @@ async def _replay(result: bytes) -> AsyncGenerator[Event]:
             case "audio":
                 first = time.monotonic() - begun if first is None else first
                 yield response.audio
+            case "spoken":
+                yield response.spoken
             case "warning":
                 yield response.warning
             case "finished":

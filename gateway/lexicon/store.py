@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 import secrets
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +56,8 @@ class DirectoryLexicons:
         self._root = root
         self._now = now
         self._read: LRUCache[str, tuple[int, list[LexiconRecord]]] = LRUCache(OWNERS_IN_MEMORY)
+        self._reading = threading.Lock()
+        """Protects `_read`: each request reads in a thread."""
 
     async def owned(self, owner: str) -> list[LexiconRecord]:
         return await self._do(lambda: self._owned(self._folder(owner), owner))
@@ -82,13 +85,15 @@ class DirectoryLexicons:
             changed = folder.stat().st_mtime_ns
         except FileNotFoundError:
             return []
-        known = self._read.get(owner)
+        with self._reading:
+            known = self._read.get(owner)
         if known is not None and known[0] == changed:
             return known[1]
         records = [record for file in folder.glob("*.json") if (record := _record(file)) is not None]
         records.sort(key=lambda record: record.phrase)
         if abs(self._now() - changed / 1e9) > RACY_SECONDS:
-            self._read[owner] = (changed, records)
+            with self._reading:
+                self._read[owner] = (changed, records)
         return records
 
     def _put(self, folder: Path, record: LexiconRecord) -> bool:
@@ -123,7 +128,8 @@ class RedisLexicons:
     async def owned(self, owner: str) -> list[LexiconRecord]:
         with reached(_UNUSABLE):
             stored = await self._client.hvals(self._name(owner))
-        return sorted(map(LexiconRecord.from_json, stored), key=lambda record: record.phrase)
+        records = [record for text in stored if (record := _parsed(text, key=self._name(owner))) is not None]
+        return sorted(records, key=lambda record: record.phrase)
 
     async def put(self, owner: str, record: LexiconRecord) -> bool:
         with reached(_UNUSABLE):
@@ -144,8 +150,16 @@ def _file_name(phrase: str) -> str:
 
 def _record(file: Path) -> LexiconRecord | None:
     with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
-        try:
-            return LexiconRecord.from_json(file.read_bytes())
-        except (ValueError, KeyError, TypeError) as error:
-            log.error("an entry of a lexicon is damaged; delete its file", path=str(file), reason=str(error))
+        return _parsed(file.read_bytes(), path=str(file))
     return None
+
+
+def _parsed(text: str | bytes, **place: str) -> LexiconRecord | None:
+    """Parse an entry; None for one that this version cannot read. `place`: where it is stored, for the log."""
+    try:
+        return LexiconRecord.from_json(text)
+    except (ValueError, KeyError, TypeError) as error:
+        log.error(
+            "an entry of a lexicon is damaged or of a later version; delete a damaged one", reason=str(error), **place
+        )
+        return None

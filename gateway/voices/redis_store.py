@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from gateway.redis_client import reached
 from gateway.voices.record import VoiceRecord
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
+
+log = structlog.get_logger(__name__)
 
 AUDIO = "audio"
 _UNUSABLE = "voices cannot be stored or read"
@@ -48,12 +52,13 @@ class RedisStore:
     async def get(self, owner: str, id_: str) -> VoiceRecord | None:
         with reached(_UNUSABLE):
             metadata = await self._client.hget(self._index(owner), id_)
-        return None if metadata is None else VoiceRecord.from_json(metadata)
+        return None if metadata is None else self._record(owner, id_, metadata)
 
     async def owned(self, owner: str) -> list[VoiceRecord]:
         with reached(_UNUSABLE):
-            all_metadata = await self._client.hvals(self._index(owner))
-        return sorted(map(VoiceRecord.from_json, all_metadata), key=lambda record: record.created)
+            all_metadata = await self._client.hgetall(self._index(owner))
+        records = [self._record(owner, id_, metadata) for id_, metadata in all_metadata.items()]
+        return sorted((record for record in records if record is not None), key=lambda record: record.created)
 
     async def audio(self, owner: str, id_: str) -> bytes | None:
         return await self._field(owner, id_, AUDIO)
@@ -72,6 +77,19 @@ class RedisStore:
 
     async def close(self) -> None:
         """Does nothing: the client belongs to its creator."""
+
+    def _record(self, owner: str, id_: str | bytes, metadata: str | bytes) -> VoiceRecord | None:
+        """Parse a record; None for one that this version cannot read, because one voice must not hide the others."""
+        try:
+            return VoiceRecord.from_json(metadata)
+        except (ValueError, KeyError, TypeError) as error:
+            log.error(
+                "a registered voice is damaged or of a later version; delete the field of a damaged one",
+                key=self._index(owner),
+                field=id_ if isinstance(id_, str) else id_.decode(errors="replace"),
+                reason=str(error),
+            )
+            return None
 
     async def _field(self, owner: str, id_: str, name: str) -> bytes | None:
         with reached(_UNUSABLE):

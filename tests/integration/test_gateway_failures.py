@@ -275,6 +275,24 @@ async def test_a_new_checkpoint_gets_its_voices_extracted_again() -> None:
             await synthesize(r, "Hi.", config())
 
 
+async def test_a_defect_while_the_model_is_polled_does_not_end_the_polling(monkeypatch: pytest.MonkeyPatch) -> None:
+    polls = 0
+
+    async def broken() -> None:
+        nonlocal polls
+        polls += 1
+        raise TypeError("a defect")
+
+    async with rig(model_poll_seconds=0.02) as r:
+        monkeypatch.setattr(r.gateway._context.voices, "sweep", broken)
+        polling = r.gateway._polling
+        assert polling is not None
+        await until(lambda: polls == 2 or polling.done())
+        assert not polling.done()
+        r.encode.identity = "model-2"
+        await until(lambda: r.gateway._context.voices.model.model == "model-2")
+
+
 async def test_the_checkpoint_s_own_voices_are_there_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeEncode, "sends_voices", True)
     async with rig(voice_cache_bytes=0, model_poll_seconds=0.05) as r:

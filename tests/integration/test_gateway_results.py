@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,10 @@ import grpc.aio
 import pytest
 
 from gateway.auth.keys import key_hash
+from gateway.cache import synthesis
 from lighttts.v1 import audio_pb2, llm_pb2, tts_pb2
 from services.common.errors import Internal
-from tests.support.fake_stages import Rig, Script, chunks, rig, until
+from tests.support.fake_stages import Rig, Script, chunks, ids_of, rig, until
 from tests.support.redis_server import redis_server
 from tests.support.second_gateway import second_gateway
 
@@ -50,6 +53,39 @@ async def test_the_same_request_is_spoken_once(cache: dict[str, Any]) -> None:
         assert again[-1].audio_seconds == first[-1].audio_seconds
         assert again[-1].real_time_factor == 0
         assert 'lighttts_gateway_results_total{how="remembered"}' in (await r.http.get("/metrics")).text
+
+
+@pytest.mark.parametrize("aligns", [True, False])
+async def test_a_replay_has_the_times_and_all_audio_of_the_first_answer(cache: dict[str, Any], aligns: bool) -> None:
+    async with rig(**cache) as r:
+        r.llm.aligns = aligns
+        lines, events = [], []
+        for _ in range(2):
+            answer = await r.http.post(
+                "/v1/text-to-speech/anna/stream/with-timestamps?output_format=pcm_24000",
+                json={"text": "One. And two.", "seed": 5},
+            )
+            parts = [json.loads(line) for line in answer.text.splitlines()]
+            pcm_ = b"".join(base64.b64decode(part["audio_base64"]) for part in parts)
+            lines.append((pcm_, [part["alignment"] for part in parts]))
+            sse = {"stream_format": "sse", "timestamps": True, "response_format": "pcm", "seed": 5}
+            answer = await r.http.post("/v1/audio/speech", json=sse | {"input": "One. And two."})
+            events.append([event for event in answer.text.split("\n\n") if "speech.audio.done" not in event])
+        assert len(r.llm.calls) == 4, "two sentences for each API, once"
+        assert lines[0] == lines[1]
+        assert len(lines[0][0]) == 2 * 240 * len(ids_of("One. And two."))
+        assert events[0] == events[1]
+        assert sum("speech.audio.utterance" in event for event in events[0]) == 2
+
+
+async def test_results_in_the_form_of_another_version_are_not_read(
+    cache: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with rig(**cache) as r:
+        for form, calls in ((1, 1), (1, 1), (2, 2)):
+            monkeypatch.setattr(synthesis, "RESULT_FORMAT", form)
+            await say(r, "One.")
+            assert len(r.llm.calls) == calls
 
 
 async def test_an_option_that_changes_the_audio_changes_the_key() -> None:
@@ -132,6 +168,21 @@ async def test_equal_requests_share_one_synthesis_even_if_the_first_leaves(cache
         assert len(r.llm.calls) == 1
         assert not r.llm.calls[0].cancelled.is_set()
         await say(r, text)
+        assert len(r.llm.calls) == 1
+
+
+async def test_sharers_get_their_own_ids() -> None:
+    async with rig(result_cache="memory") as r:
+        r.llm.scripts[0] = Script(hold={0: asyncio.Event()})
+        request = tts_pb2.SynthesizeRequest(config=tts_pb2.SynthesisConfig(seed=7), text="One.")
+        ids = [f"request-{number:09}" for number in range(3)]
+        calls = [r.tts.Synthesize(request, metadata=(("x-request-id", each),)) for each in ids]
+        cache = r.gateway._context.speech_cache
+        assert cache is not None
+        await until(lambda: [one._readers for one in cache.shared_syntheses.values()] == [3])
+        r.llm.scripts[0].hold[0].set()
+        started = [[event.started async for event in call if event.HasField("started")] for call in calls]
+        assert [[each.request_id for each in one] for one in started] == [[each] for each in ids]
         assert len(r.llm.calls) == 1
 
 

@@ -287,6 +287,19 @@ async def test_a_recorded_consent_is_kept_with_the_voice(tmp_path: Path) -> None
         assert not folder.exists()
 
 
+async def test_the_page_after_a_deleted_consent_is_no_page() -> None:
+    async with rig() as r:
+        made = [(await consent(r, b"RIFF %d" % number)).json()["id"] for number in range(2)]
+        await r.http.delete(f"/v1/audio/voice_consents/{made[0]}")
+        for after in (made[0], "cons_unknown"):
+            answer = await r.http.get("/v1/audio/voice_consents", params={"after": after})
+            error = answer.json()["error"]
+            assert (answer.status_code, error["param"], error["code"]) == (404, "after", "not_found")
+            assert after in error["message"]
+        rest = (await r.http.get("/v1/audio/voice_consents", params={"after": ""})).json()
+        assert [each["id"] for each in rest["data"]] == made[1:]
+
+
 async def test_a_consent_gets_another_label(tmp_path: Path) -> None:
     async with rig(voices_dir=tmp_path) as r:
         made = (await consent(r)).json()

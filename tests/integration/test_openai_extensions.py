@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import wave
 from typing import Any
 
@@ -96,6 +97,27 @@ async def test_bad_extensions_are_refused_by_name(fields: dict[str, Any], param:
         error = answer.json()["error"]
         assert (answer.status_code, error["type"], error["param"]) == (400, "invalid_request_error", param)
         assert param in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "name"),
+    [
+        ("/v1/audio/speech", {"input": "One."}, "instructions"),
+        ("/v1/audio/speech", {"input": "One.", "ref_audio": "UklGRg=="}, "ref_text"),
+        ("/v1/text-to-speech/anna", {}, "text"),
+        ("/v1/text-to-speech/anna/stream/with-timestamps", {}, "text"),
+        ("/synthesize_batch", {}, "texts"),
+        ("/synthesize_batch", {"texts": ["One."], "prompt_wav": "UklGRg=="}, "prompt_text"),
+    ],
+)
+async def test_text_that_utf_8_cannot_encode_is_refused_by_name(path: str, fields: dict[str, Any], name: str) -> None:
+    async with rig() as r:
+        for text, sound in (("Both halves: \U0001f600.", True), ("One half: \ud83d.", False)):
+            value = ["One.", text] if name == "texts" else text
+            body = json.dumps(fields | {name: value})  # the client's own way refuses such text
+            answer = await r.http.post(path, content=body, headers={"content-type": "application/json"})
+            assert answer.status_code == (200 if sound else 422 if path == "/synthesize_batch" else 400), answer.text
+            assert sound or (name in answer.text and "surrogate" in answer.text)
 
 
 async def test_clients_that_look_before_they_speak() -> None:

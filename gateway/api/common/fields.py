@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Mapping
 
 from services.common.errors import LightTtsError
@@ -17,10 +18,12 @@ def named_as(names: Mapping[str, str]) -> Iterator[None]:
     try:
         yield
     except LightTtsError as error:
-        ours, error.field = error.field, to_api_field(error.field, names)
-        if ours is not None and error.field is not None:
-            error.rename_field(ours.rpartition(".")[2], error.field)
-        raise
+        # A copy: requests that share the work which failed get the same error, and each renames it.
+        renamed = copy.copy(error)
+        renamed.field = to_api_field(error.field, names)
+        if error.field is not None and renamed.field is not None:
+            renamed.rename_field(error.field.rpartition(".")[2], renamed.field)
+        raise renamed from error
 
 
 def to_api_field(field: str | None, names: Mapping[str, str]) -> str | None:

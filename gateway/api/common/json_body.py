@@ -18,7 +18,8 @@ from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, model_validator
+from pydantic import BaseModel, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 from starlette.exceptions import HTTPException
 
 MAX_STRUCTURE_BYTES = 2**20
@@ -42,6 +43,20 @@ class JsonFields(BaseModel):
         return (
             {name: value for name, value in fields.items() if value is not None} if isinstance(fields, dict) else fields
         )
+
+    @field_validator("*")
+    @classmethod
+    def _encodable(cls, value: Any) -> Any:
+        # JSON's escapes can write half of a surrogate pair, which no message to a worker can contain.
+        for text in value if isinstance(value, list) else (value,):
+            if isinstance(text, str) and not text.isascii():  # a recording in base64 is long
+                try:
+                    text.encode()
+                except UnicodeEncodeError as error:
+                    raise PydanticCustomError(
+                        "string_unicode", "half of a surrogate pair is no character; send text that UTF-8 can encode"
+                    ) from error
+        return value
 
 
 class StructureTooLarge(ValueError):

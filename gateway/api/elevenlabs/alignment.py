@@ -134,30 +134,32 @@ async def aligned_audio(events: Events, alignment: TextAlignment) -> AsyncGenera
     """Yield the audio of a session in parts, and with them the characters whose times are known with them.
 
     The end of an utterance waits for the event after it, which follows at once and tells how far the text has been
-    spoken.
+    spoken. Without that event, its audio is sent before that of the event that follows.
     """
     rate = 1
     last: audio_pb2.AudioChunk | None = None
     async for event in events:
-        found: tuple[bytes, Characters | None] | None = None
+        found: list[tuple[bytes, Characters | None]] = []
+        if last is not None and isinstance(event, audio_pb2.AudioChunk | tts_pb2.Finished):
+            found.append((last.pcm, alignment.chunk(last)))
+            last = None
         match event:
             case tts_pb2.Started():
                 rate = event.sample_rate
             case audio_pb2.AudioChunk() if event.last:
                 last = event
             case audio_pb2.AudioChunk():
-                found = event.pcm, alignment.chunk(event)
+                found.append((event.pcm, alignment.chunk(event)))
             case tts_pb2.Spoken() if event.cut:
                 last = None
                 alignment.cut()
             case tts_pb2.Spoken() if last is not None:
-                found = last.pcm, alignment.utterance(last, event.text_offset, event.sample / rate)
+                found.append((last.pcm, alignment.utterance(last, event.text_offset, event.sample / rate)))
                 last = None
             case tts_pb2.Mark():
-                found = b"", alignment.marked()
+                found.append((b"", alignment.marked()))
             case tts_pb2.Finished():
-                found = b"", alignment.finished()
-        if found is not None:
-            audio, characters = found
+                found.append((b"", alignment.finished()))
+        for audio, characters in found:
             for start in range(0, max(len(audio), 1), PART_BYTES):
                 yield audio[start : start + PART_BYTES], None if start else characters

@@ -14,7 +14,7 @@ from gateway.session.context import GatewayContext
 from gateway.session.options import SpeechOptions
 from gateway.session.output import Event, Events
 from gateway.session.session import CancelInput, FlushInput, Input, Session, TextInput
-from lighttts.v1 import tts_pb2
+from lighttts.v1 import audio_pb2, tts_pb2
 from services.common.errors import InvalidInput, LightTtsError
 
 
@@ -33,6 +33,10 @@ class TextStream:
         """Set as soon as there is text to speak, or none will come."""
         self._waiting = 0
         """Characters that wait for the session."""
+        self._fed = 0
+        """Characters of all text."""
+        self._spoken = 0
+        """Characters whose audio has been sent."""
         self._unflushed = False
         """Whether text has arrived after the last flush."""
         self._confirmed = False
@@ -44,6 +48,10 @@ class TextStream:
         self._blank = True
         """Whether the text so far ends with a blank."""
         self._failed = False
+        self._closing = False
+        """Whether the speech ends with the audio of the last flush by the client."""
+        self._cutting = False
+        """Whether the text after that flush has been cancelled."""
         self.ended = False
         """Whether no more text may come."""
         self.touched = asyncio.get_running_loop().time()
@@ -59,8 +67,10 @@ class TextStream:
             self.settings = settings
 
     def feed(self, text: str) -> None:
-        """Add text. Blanks at the begin are left out. Raises InvalidInput if too much text waits, QuotaExceeded or
-        Overloaded if this gateway holds too many bytes."""
+        """Add text. Blanks at the begin and text after the end are left out. Raises InvalidInput if too much text
+        waits, QuotaExceeded or Overloaded if this gateway holds too many bytes."""
+        if self.ended:  # `run` takes no more text, so nothing would give the bytes back
+            return
         if not self._begun.is_set():
             if not text.strip():
                 return
@@ -68,16 +78,15 @@ class TextStream:
         limit = self._context.settings.max_text_chars
         if self._waiting + len(text) > limit:
             raise InvalidInput(f"more than {limit} characters wait to be spoken; send text more slowly", field="text")
-        self._bodies.take(self._caller, len(text))
-        self._waiting += len(text)
-        self._unflushed, self._confirmed, self._blank = True, False, text[-1:].isspace()
-        self._inputs.put_nowait(TextInput(text))
+        self._add(text)
+        self._confirmed = False
 
     def flush(self, *, by_client: bool) -> None:
         """Speak all text so far. A flush beyond the limit of pending ones joins the next one that is possible.
 
         `by_client`: it asks for the flush itself, so `close` lets the text be spoken. The flushed text gets a final
-        blank, as ElevenLabs' alignments have it: clients recognise the end of a word by it.
+        blank, as ElevenLabs' alignments have it: clients recognise the end of a word by it. Raises QuotaExceeded or
+        Overloaded if this gateway holds too many bytes.
         """
         if self.ended or not self._begun.is_set():
             return
@@ -86,10 +95,9 @@ class TextStream:
             self._pending = deque(True for _ in self._pending)
         if not self._unflushed:
             return
-        if not self._blank:
-            confirmed = self._confirmed
-            self.feed(" ")
-            self._confirmed = confirmed
+        # The session counts the blank too: when all the text that may wait does so, it would refuse the context.
+        if not self._blank and self._fed - self._spoken < self._context.settings.max_text_chars:
+            self._add(" ")
         if len(self._pending) >= self._context.settings.max_pending_flushes:
             self._owed = True
             return
@@ -112,11 +120,25 @@ class TextStream:
         self._inputs.put_nowait(error)
 
     def close(self) -> None:
-        """No text follows. Text that has been flushed is spoken; otherwise the speech ends, as a barge-in needs it."""
-        wanted = self._confirmed or any(self._pending)
-        if not self.ended and not wanted and (self._unflushed or self._pending):
+        """No text follows. Text that the client has flushed is spoken; other text is dropped, as a barge-in needs it.
+
+        All text is spoken if a flush waits for its turn, because the place of such a flush is not known.
+        """
+        if self.ended:
+            return
+        if any(self._pending) and not (self._confirmed or self._owed):
+            # The session has the text after the flush already: it is cancelled when the flushed text has been spoken.
+            self.ended = self._closing = True
+            return
+        if not self._confirmed and not any(self._pending) and (self._unflushed or self._pending):
             self._inputs.put_nowait(CancelInput())
         self.end()
+
+    def release(self) -> None:
+        """Take no more text, and give back the bytes of the text that waits. It may be called several times."""
+        self.ended = True
+        self._bodies.give(self._caller, self._waiting)
+        self._waiting = 0
 
     async def run(
         self,
@@ -134,9 +156,14 @@ class TextStream:
                             await send(audio, characters)
                             self.touch()
         finally:
-            self.ended = True
-            self._bodies.give(self._caller, self._waiting)
-            self._waiting = 0
+            self.release()
+
+    def _add(self, text: str) -> None:
+        self._bodies.take(self._caller, len(text))
+        self._waiting += len(text)
+        self._fed += len(text)
+        self._unflushed, self._blank = True, text[-1:].isspace()
+        self._inputs.put_nowait(TextInput(text))
 
     async def _each(self) -> AsyncGenerator[Input]:
         while (item := await self._inputs.get()) is not None:
@@ -156,4 +183,12 @@ class TextStream:
                 self._pending.popleft()
                 if self._owed:
                     self.flush(by_client=self._confirmed)
+                if self._closing and not self._cutting and not any(self._pending):
+                    self._cutting = True
+                    self._inputs.put_nowait(CancelInput())
+                    self._inputs.put_nowait(None)
+            elif isinstance(event, tts_pb2.Spoken):
+                self._spoken = event.text_offset
+            elif self._cutting and isinstance(event, audio_pb2.AudioChunk) and event.format:
+                continue  # of the cancelled text; in other formats it may contain the end of the flushed text
             yield event

@@ -200,18 +200,18 @@ class _Connection:
             context.stream.close()
             return
         context.stream.configure(message.voice_settings)
-        if message.text:
-            try:
+        try:
+            if message.text:
                 context.stream.feed(message.text)
-            except LightTtsError as error:
-                del self._open[name]
-                context.stream.fail(error)
-                return
-            if self._query.auto_mode:
-                context.stream.flush(by_client=False)
-        if message.flush:
-            context.stream.flush(by_client=True)
-        elif message.text == "" and not self._several:
+                if self._query.auto_mode:
+                    context.stream.flush(by_client=False)
+            if message.flush:
+                context.stream.flush(by_client=True)
+        except LightTtsError as error:
+            del self._open[name]
+            context.stream.fail(error)
+            return
+        if message.text == "" and not message.flush and not self._several:
             del self._open[name]
             context.stream.end()
 
@@ -221,6 +221,8 @@ class _Connection:
         task = group.create_task(self._speak(stream, name, before))
         self._open[name] = _Open(stream, task)
         self._running[task] = name
+        # Not in the task: if the client disconnects early, the task is cancelled before its first step.
+        task.add_done_callback(lambda _: stream.release())
         task.add_done_callback(self._forget)
 
     def _forget(self, task: asyncio.Task[None]) -> None:

@@ -14,6 +14,7 @@ from gateway.auth.caller import current_caller
 from gateway.session.context import GatewayContext
 from gateway.voices.consents import public_id
 from gateway.voices.record import VoiceRecord
+from services.common.errors import NotFound, quoted
 
 FIELDS = {"name": "name", "languages": "language", "recording": "recording", "consent": "consent"}
 MOST_LISTED = 100
@@ -64,7 +65,9 @@ def router(context: GatewayContext) -> APIRouter:
     async def list_consents(after: str = "", limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = 20) -> ConsentList:
         """List the caller's consents, oldest first, from the one behind `after`."""
         known = [_consent(record) for record in await consents.owned(current_caller())]
-        begin = next((number + 1 for number, consent in enumerate(known) if consent.id == after), 0)
+        begin = 0 if not after else next((n for n, consent in enumerate(known, 1) if consent.id == after), None)
+        if begin is None:  # to begin again would give a client that follows the pages the first one for ever
+            raise NotFound(f"after: you have no consent {quoted(after)}; list from the beginning", field="after")
         page = known[begin : begin + limit]
         return ConsentList(
             data=page,

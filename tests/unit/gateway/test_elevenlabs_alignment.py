@@ -11,6 +11,8 @@ from lighttts.v1 import audio_pb2, tts_pb2
 
 WORDS, UTTERANCES = audio_pb2.ALIGNMENT_WORD, audio_pb2.ALIGNMENT_UTTERANCE
 RATE = 1000
+SILENCE = b"\1\1"
+"""Audio that differs from that of `chunk`."""
 
 
 def chunk(*words: tuple[int, int, int, int], last: bool = False, alignment: Any = WORDS) -> audio_pb2.AudioChunk:
@@ -21,13 +23,14 @@ def chunk(*words: tuple[int, int, int, int], last: bool = False, alignment: Any 
     return made
 
 
-async def pieces(alignment: TextAlignment, *events: Event) -> list[Characters]:
-    async def session() -> AsyncGenerator[Event]:
-        yield tts_pb2.Started(sample_rate=RATE)
-        for event in events:
-            yield event
+async def session(*events: Event) -> AsyncGenerator[Event]:
+    yield tts_pb2.Started(sample_rate=RATE)
+    for event in events:
+        yield event
 
-    return [found async for _, found in aligned_audio(session(), alignment) if found is not None]
+
+async def pieces(alignment: TextAlignment, *events: Event) -> list[Characters]:
+    return [found async for _, found in aligned_audio(session(*events), alignment) if found is not None]
 
 
 async def test_a_word_that_goes_on_waits_for_its_end() -> None:
@@ -85,3 +88,13 @@ async def test_a_cut_leaves_out_the_rest() -> None:
     cut = tts_pb2.Spoken(text_offset=2, sample=100, cut=True)
     (found,) = await pieces(alignment, chunk((0, 2, 0, 100)), chunk(last=True), cut, tts_pb2.Finished())
     assert found.text == "ab"
+
+
+async def test_the_end_of_an_utterance_is_sent_although_no_event_says_how_far_its_text_goes() -> None:
+    alignment = TextAlignment(relative=False)
+    alignment.add("ab cd")
+    silence, end = audio_pb2.AudioChunk(pcm=SILENCE, sample_rate=RATE), tts_pb2.Finished()
+    first, second = chunk((0, 2, 0, 100), last=True), chunk((3, 2, 200, 100), last=True)
+    sent = [each async for each in aligned_audio(session(first, silence, second, end), alignment)]
+    assert b"".join(audio for audio, _ in sent) == first.pcm + SILENCE + second.pcm
+    assert "".join(found.text for _, found in sent if found is not None) == "ab cd"

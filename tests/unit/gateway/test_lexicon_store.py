@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import json
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from gateway.lexicon.record import LexiconRecord
 from gateway.lexicon.store import RACY_SECONDS, DirectoryLexicons, LexiconStore, RedisLexicons
 from gateway.redis_client import connect
 from services.common.errors import Unavailable
+from tests.support.logs import capture_logs
 from tests.support.redis_server import redis_server
 
 FIRST = LexiconRecord("Nguyen", "win", created=1.5)
@@ -51,6 +55,51 @@ async def test_a_folder_is_read_again_after_every_change(tmp_path: Path) -> None
     assert await later.owned("team-a") == [FIRST]
     await DirectoryLexicons(tmp_path).put("team-a", SECOND)
     assert await later.owned("team-a") == [FIRST, SECOND]
+
+
+class PausingName(str):
+    """A name of an owner whose second hash waits, for a while, until `go` is set: within a look-up of the memory."""
+
+    hashes = 0
+    begun, go = threading.Event(), threading.Event()
+
+    def __hash__(self) -> int:
+        self.hashes += 1
+        if self.hashes == 2:
+            self.begun.set()
+            self.go.wait(0.5)
+        return super().__hash__()
+
+
+async def test_an_owner_who_is_evicted_during_a_look_up_gets_the_entries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.lexicon.store.OWNERS_IN_MEMORY", 1)  # each owner evicts the other one
+    store = DirectoryLexicons(tmp_path, now=lambda: 1e10 + 2 * RACY_SECONDS)
+    await store.put("team-a", FIRST)
+    await store.put("team-b", SECOND)
+    assert await store.owned("team-a") == [FIRST]
+    looking_up = asyncio.create_task(store.owned(PausingName("team-a")))
+    await asyncio.to_thread(PausingName.begun.wait)
+    assert await store.owned("team-b") == [SECOND]
+    PausingName.go.set()
+    assert await looking_up == [FIRST]
+
+
+@pytest.mark.system
+async def test_entries_in_redis_that_this_version_cannot_read_are_left_out() -> None:
+    async with redis_server() as url:
+        client = connect(url)
+        store = RedisLexicons(client, "test:")
+        await store.put("team-a", FIRST)
+        later = json.loads(SECOND.to_json()) | {"a_field_of_a_later_version": 1}
+        for phrase, stored in (("damaged", "{"), ("a list", "[]"), (SECOND.phrase, json.dumps(later))):
+            await client.hset("test:lexicon:{team-a}", phrase, stored)
+        with capture_logs() as lines:
+            assert await store.owned("team-a") == [FIRST]
+        assert [line["key"] for line in lines if "later version" in line["event"]] == ["test:lexicon:{team-a}"] * 3
+        assert await store.delete("team-a", "damaged")
+        await client.aclose()
 
 
 async def test_damaged_entries_are_left_out_and_a_lost_folder_is_unavailable(tmp_path: Path) -> None:

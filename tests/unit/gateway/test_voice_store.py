@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import time
 from collections.abc import AsyncIterator
@@ -19,6 +20,7 @@ from gateway.voices.record import NewVoice, VoiceRecord, voice_id
 from gateway.voices.redis_store import RedisStore
 from gateway.voices.store import VoiceStore, find
 from services.common.errors import InvalidInput, Unavailable
+from tests.support.logs import capture_logs
 from tests.support.redis_server import redis_server
 
 AUDIO = bytes(range(256)) * 40
@@ -156,6 +158,25 @@ async def test_a_damaged_voice_does_not_hide_the_others(tmp_path: Path) -> None:
     (tmp_path / "team-a" / damaged.id / METADATA).write_bytes(b"{")
     assert await store.owned("team-a") == [mine]
     assert await store.delete("team-a", damaged.id)
+
+
+@pytest.mark.system
+async def test_a_voice_in_redis_that_this_version_cannot_read_does_not_hide_the_others() -> None:
+    async with redis_server() as url:
+        client = connect(url)
+        store, mine = RedisStore(client, "test:"), record()
+        await store.add(mine, AUDIO)
+        later = json.loads(mine.to_json()) | {"a_field_of_a_later_version": 1}
+        for number, stored in enumerate(("{", "[]", json.dumps(later))):
+            id_ = f"v{number:032}"
+            await client.hset("test:voices:{team-a}", id_, stored)
+            assert await store.get("team-a", id_) is None
+        with capture_logs() as lines:
+            assert await store.owned("team-a") == [mine]
+        places = {(line["key"], line["field"]) for line in lines if "later version" in line["event"]}
+        assert places == {("test:voices:{team-a}", f"v{number:032}") for number in range(3)}
+        assert await store.delete("team-a", f"v{0:032}")
+        await client.aclose()
 
 
 async def test_a_directory_that_cannot_be_written_is_unavailable(tmp_path: Path) -> None:

@@ -44,6 +44,9 @@ FORMER_NAMES = {"slt": "anna", "rms": "hugo"}
 DESCRIPTION = "A demonstration voice trained on synthetic English speech. It is no cloner of arbitrary voices."
 PROMPT_FRAMES = (100, 170)
 """Length of a prompt, in frames of 20 ms."""
+FIRST_HOP_TOKENS = (16, 18)
+"""Tokens from the end of a prompt to the next border of a chunk. A first hop of fewer gives too little audio, so that it
+ends a chunk later; one of more comes later than it must."""
 CHECKED = 25
 """The number of held-out sentences, from the first on, that are exported for `light-tts verify` and the tests."""
 _NORMED = re.compile(
@@ -232,15 +235,21 @@ def write_card(work: Work, folder: Path) -> None:
 
 
 def prompt_of(store: Store, speaker: int) -> int:
-    """Return the speaker's utterance of a prompt's length with the most words; without one, the longest shorter one."""
+    """Return the speaker's utterance of a prompt's length with the most words; without one, the longest shorter one.
+
+    Those whose end makes the first audio early are preferred.
+    """
     own = [index for index, place in enumerate(store.places) if place.utterance.speaker == speaker]
     if not own:
         raise ValueError(f"the set has no utterance of {SPEAKERS[speaker].name}: the stage speech must make more")
     low, high = PROMPT_FRAMES
+    flow = flow_config()
 
-    def fitness(index: int) -> tuple[bool, int, int]:
+    def fitness(index: int) -> tuple[bool, bool, int, int]:
         utterance = store.places[index].utterance
         fits = low <= utterance.frames <= high
-        return fits, len(utterance.words) if fits else -abs(utterance.frames - low), -index
+        left = flow.chunk_tokens - utterance.frames // flow.mel_frames_per_token % flow.chunk_tokens
+        early = fits and FIRST_HOP_TOKENS[0] <= left <= FIRST_HOP_TOKENS[1]
+        return fits, early, len(utterance.words) if fits else -abs(utterance.frames - low), -index
 
     return max(own, key=fitness)

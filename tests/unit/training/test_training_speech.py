@@ -154,6 +154,16 @@ def test_the_prompt_of_a_voice_has_a_good_length_and_many_words(tmp_path: Path) 
         prompt_of(store, 2)
 
 
+def test_a_prompt_ends_where_the_first_audio_is_early(tmp_path: Path) -> None:
+    def said(sentence: int, frames: int, words: int) -> Utterance:
+        return replace(utterance(sentence, frames), speaker=0, words=((0, 1),) * words)
+
+    # A prompt of 83 tokens leaves 17 to the border at 100; one of 70 leaves 5, and one of 77 leaves 23.
+    shard(tmp_path / "00000", said(1, 140, 9), said(2, 154, 8), said(3, 166, 6), said(4, 167, 5))
+    store = Store(tmp_path)
+    assert store.places[prompt_of(store, 0)].utterance.sentence == 3
+
+
 def test_without_an_utterance_of_a_good_length_the_prompt_is_the_nearest(tmp_path: Path) -> None:
     shard(tmp_path / "00000", replace(utterance(1, 40), speaker=0), replace(utterance(2, 70), speaker=0))
     assert Store(tmp_path).places[prompt_of(Store(tmp_path), 0)].utterance.sentence == 2

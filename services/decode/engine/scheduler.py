@@ -293,7 +293,8 @@ def _lasts(
 ) -> bool:
     """Whether the audio of a first hop up to `end` lasts until the next hop is decoded, by measured service times.
 
-    Before that one, the engine decodes the hops of `others` whose listeners run dry sooner, in full batches.
+    Before that one, the engine decodes the hops of `others` whose listeners run dry sooner, in full batches; that one may
+    be in a full batch too.
     """
     policy = stream.spec.hops
     first_s = times.seconds((end - kept(stream),))
@@ -305,7 +306,8 @@ def _lasts(
     following = stream.plan.boundary_at_or_after(end + policy.sizes[0]) - end
     batches = -(-len(before) // limits.max_batch)
     others_s = times.seconds(before) + (batches - 1) * times.seconds(()) if before else 0.0
-    return now + first_s + others_s + times.seconds((following,)) <= dry
+    together = min(limits.max_batch, 1 + len(others))
+    return now + first_s + others_s + times.seconds([following] * together) <= dry
 
 
 def demand(

@@ -157,9 +157,9 @@ class FirstHop:
     def __init__(self, **fields: Any) -> None:
         self.stream = stream(arrival=0.0, fed_at=0.0, **fields)
 
-    def ends(self, *others: Stream, now: float = 0.0, known: ServiceTime | None = None) -> int:
-        streams = [self.stream, *others]
-        made = ready_jobs(streams, now, self.audio, EngineLimits(), known or times(), lambda _: 0)
+    def ends(self, *others: Stream, known: ServiceTime | None = None, max_batch: int = 1) -> int:
+        streams, limits = [self.stream, *others], EngineLimits(max_batch=max_batch)
+        made = ready_jobs(streams, 0.0, self.audio, limits, known or times(), lambda _: 0)
         return next(one.end for one in made if one.stream is self.stream)
 
 
@@ -169,6 +169,8 @@ def test_a_first_hop_has_one_chunk_more_if_its_audio_would_not_last_until_the_ne
 
     assert FirstHop().ends() == 25
     assert FirstHop().ends(playing(1.0), playing(2.0)) == 25, "their listeners run dry later"
+    assert FirstHop().ends(playing(1.0), playing(2.0), max_batch=2) == 25, "two hops at once take 0.3 s"
+    assert FirstHop().ends(playing(1.0), playing(2.0), max_batch=4) == 50, "three hops at once take 0.4 s"
     assert FirstHop().ends(playing(0.5)) == 50, "the other one's hop comes between: 0.2 s"
     assert FirstHop().ends(known=times(0.3)) == 50, "the next hop takes 0.4 s"
     assert FirstHop().ends(known=ServiceTime()) == 25, "nothing is known of this device"

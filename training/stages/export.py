@@ -45,8 +45,8 @@ DESCRIPTION = "A demonstration voice trained on synthetic English speech. It is 
 PROMPT_FRAMES = (100, 170)
 """Length of a prompt, in frames of 20 ms."""
 FIRST_HOP_TOKENS = (16, 18)
-"""Tokens from the end of a prompt to the next border of a chunk. A first hop of fewer gives too little audio, so that it
-ends a chunk later; one of more comes later than it must."""
+"""Tokens from the end of a prompt to the next border of a chunk. A first hop of fewer gives too little audio, so that
+it ends a chunk later; one of more comes later than it must."""
 CHECKED = 25
 """The number of held-out sentences, from the first on, that are exported for `light-tts verify` and the tests."""
 _NORMED = re.compile(

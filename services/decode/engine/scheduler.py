@@ -293,8 +293,8 @@ def _lasts(
 ) -> bool:
     """Whether the audio of a first hop up to `end` lasts until the next hop is decoded, by measured service times.
 
-    Before that one, the engine decodes the hops of `others` whose listeners run dry sooner, in full batches; that one may
-    be in a full batch too.
+    Before that one, the engine decodes the hops of `others` whose listeners run dry sooner, in full batches; that one
+    may be in a full batch too.
     """
     policy = stream.spec.hops
     first_s = times.seconds((end - kept(stream),))

@@ -63,8 +63,8 @@ class Request:
     max_seconds: float = 60.0
     """Longest speech, in seconds; it stops a model that does not end."""
     max_tokens: int | None = None
-    """Generation is held once this many ids are to be spoken (those of `resume_ids` included); None: never. Fill ids and
-    dropped silent ids do not count: no audio of theirs would ever release the sequence."""
+    """Generation is held once this many ids are to be spoken (those of `resume_ids` included); None: never. Fill ids
+    and dropped silent ids do not count: no audio of theirs would ever release the sequence."""
     play_at: float | None = None
     """When playback of the beginning starts (or should start), on the engine's monotonic clock; deadlines follow from
     it. None: no deadline."""

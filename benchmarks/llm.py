@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import statistics
 import time
@@ -97,8 +96,9 @@ def measure(args: argparse.Namespace, model_dir: ModelDir, model: SpeechLM, floo
         results.append((batch, p10))
         gain = (batch / p10) / (results[0][0] / results[0][1])
         line = f"{batch:>5} {p10 * 1e3:>12.2f} {p50 * 1e3:>6.2f} {p95 * 1e3:>6.2f} {batch / p10:>9.0f} {gain:>10.2f}"
-        plain = float(np.percentile(others, 10)) if others else math.nan
-        line += f" {p10 / floor:>8.1f} {plain * 1e3:>11.2f} {plain / p10:>6.2f}"
+        plain = float(np.percentile(others, 10)) if others else None
+        line += f" {p10 / floor:>8.1f} "
+        line += f"{'-':>11} {'-':>6}" if plain is None else f"{plain * 1e3:>11.2f} {plain / p10:>6.2f}"
         line += f" {bench.host_ms(batch, args.steps):>8} {bench.replay_ms():>10}"
         if peer is not None:
             theirs = float(np.percentile(peer.decode(batch, PROMPT_TOKENS + TEXT_IDS + 2, args.steps), 10))

@@ -34,9 +34,9 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 {{- end }}
 {{- end }}
 
-{{/* metadata of an object; "labels" and "annotations" are added. */}}
+{{/* metadata of an object; "labels" and "annotations" are added, "objectName" replaces the name. */}}
 {{- define "light-tts.metadata" -}}
-name: {{ include "light-tts.component" . }}
+name: {{ default (include "light-tts.component" .) .objectName }}
 namespace: {{ .root.Release.Namespace }}
 labels:
   {{- include "light-tts.labels" . | nindent 2 }}

@@ -66,10 +66,7 @@ containers:
           name: {{ . }}
       {{- end }}
     env:
-      {{- include "light-tts.modelEnv" . | trim | nindent 6 }}
-      {{- with $values.extraEnvVars }}
-      {{- toYaml . | nindent 6 }}
-      {{- end }}
+      {{- include "light-tts.mergedEnv" (dict "derived" (include "light-tts.modelEnv" .) "extra" $values.extraEnvVars) | trim | nindent 6 }}
     {{- include "light-tts.resources" $values | trim | nindent 4 }}
     {{- include "light-tts.containerSecurity" $root | nindent 4 }}
     terminationMessagePolicy: FallbackToLogsOnError

@@ -71,16 +71,24 @@ spec:
         {{- range $policy.apiServerPorts }}
         - port: {{ . }}
         {{- end }}
-    {{- else if and .model (include "light-tts.hasFetchContainer" $root) (eq $root.Values.model.mode "emptyDir") }}
+    {{- end }}
+    {{- if and .model (include "light-tts.hasFetchContainer" $root) (eq $root.Values.model.mode "emptyDir") }}
     # The source of the model.
     - ports:
         - port: 443
     {{- end }}
     {{- range $setting, $usual := dict "redis_url" "6379" "otel_endpoint" "4317" }}
-    {{- with dig "settings" $setting "" $values }}
+    {{- $address := dig "settings" $setting "" $values }}
+    {{- range $values.extraEnvVars }}
+    {{- if eq .name (printf "LIGHTTTS_%s" (upper $setting)) }}
+    {{- /* An address from a Secret is not known here: its port is the usual one. */}}
+    {{- $address = default $usual .value }}
+    {{- end }}
+    {{- end }}
+    {{- with $address }}
     # {{ $setting }}
     - ports:
-        - port: {{ regexFind ":[0-9]+$" (urlParse .).host | trimPrefix ":" | default $usual }}
+        - port: {{ regexReplaceAll "^[A-Za-z0-9+.-]+://|[/?#].*$" . "" | regexFind ":[0-9]+$" | trimPrefix ":" | default $usual }}
     {{- end }}
     {{- end }}
     {{- with $policy.extraEgress }}

@@ -31,8 +31,29 @@ data:
   {{- include "light-tts.settings" . | trim | nindent 2 }}
 {{- end }}
 
-{{/* Settings that the chart derives; they override the ConfigMap. */}}
+{{/*
+The variables of a container: (dict "derived" YAML "extra" list). An additional one replaces a derived one, because Helm 4
+applies objects on the server, which refuses a name that is there twice.
+*/}}
+{{- define "light-tts.mergedEnv" -}}
+{{- $names := list }}
+{{- range .extra }}{{ $names = append $names .name }}{{ end }}
+{{- range fromYamlArray .derived }}
+{{- if not (has .name $names) }}
+{{ toYaml (list .) }}
+{{- end }}
+{{- end }}
+{{- with .extra }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
 {{- define "light-tts.env" -}}
+{{- include "light-tts.mergedEnv" (dict "derived" (include "light-tts.derivedEnv" .) "extra" (index .root.Values .name).extraEnvVars) }}
+{{- end }}
+
+{{/* Settings that the chart derives; they override the ConfigMap. */}}
+{{- define "light-tts.derivedEnv" -}}
 {{- $root := .root }}
 {{- $values := index .root.Values .name }}
 - name: LIGHTTTS_HOST
@@ -87,8 +108,5 @@ data:
 {{- end }}
 {{- if .model }}
 {{- include "light-tts.modelEnv" . }}
-{{- end }}
-{{- with $values.extraEnvVars }}
-{{ toYaml . }}
 {{- end }}
 {{- end }}

@@ -8,8 +8,10 @@
 {{- include "light-tts.validateUpgrade" . }}
 {{- include "light-tts.validateLexicon" . }}
 {{- if .Values.single.enabled }}
+{{- include "light-tts.validateSingle" . }}
 {{- include "light-tts.validateWorkload" (dict "root" . "name" "single" "values" .Values.single) }}
 {{- else }}
+{{- include "light-tts.validateAccounts" . }}
 {{- range $name := list "encode" "llm" "decode" "gateway" }}
 {{- include "light-tts.validateWorkload" (dict "root" $ "name" $name "values" (index $.Values $name)) }}
 {{- end }}
@@ -25,6 +27,33 @@
 {{- range $route := list "httpRoute" "grpcRoute" }}
 {{- if and (dig $route "enabled" false $gateway) (not (dig $route "parentRefs" list $gateway)) }}
 {{- fail (printf "gateway.%s is enabled without a Gateway: set gateway.%s.parentRefs." $route $route) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* A server that ignored these would accept every client, in plaintext, or lose its voices. */}}
+{{- define "light-tts.validateSingle" -}}
+{{- $gateway := .Values.gateway }}
+{{- $given := dict "apiKeys.existingSecret" $gateway.apiKeys.existingSecret "tls.existingSecret" $gateway.tls.existingSecret }}
+{{- range $name := list "voices" "ingress" "httpRoute" "grpcRoute" }}
+{{- $_ := set $given (printf "%s.enabled" $name) (dig $name "enabled" false $gateway) }}
+{{- end }}
+{{- range $name, $value := $given }}
+{{- if $value }}
+{{- fail (printf "gateway.%s is set, but single runs no gateway pod, so it has no effect: remove it, or set single.enabled to false." $name) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "light-tts.validateAccounts" -}}
+{{- $owners := dict }}
+{{- range $name := list "encode" "llm" "decode" "gateway" }}
+{{- $account := include "light-tts.serviceAccount" (dict "root" $ "name" $name) }}
+{{- if ne (toString (dig "serviceAccount" "create" true (index $.Values $name))) "false" }}
+{{- with get $owners $account }}
+{{- fail (printf "%s.serviceAccount and %s.serviceAccount both create %s: set create to false for one of them." . $name $account) }}
+{{- end }}
+{{- $_ := set $owners $account $name }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -47,6 +76,10 @@
 {{- end }}
 {{- if and (eq .root.Values.profile "cpu") (gt $gpus 0) }}
 {{- fail (printf "%s.gpu.count is %d, but profile is cpu: set %s.gpu.count to 0, or profile to gpu." $name $gpus $name) }}
+{{- end }}
+{{- $image := .values.image }}
+{{- if and (gt $gpus 0) (eq (default "" $image.variant) "cpu") (not $image.tag) (not $image.digest) }}
+{{- fail (printf "%s.gpu.count is %d, but the image of %s.image.variant cpu cannot use GPUs: set %s.image.variant to cuda, or %s.gpu.count to 0." $name $gpus $name $name $name) }}
 {{- end }}
 {{- if and (dig "gpu" "deviceClass" "" .values) (semverCompare "<1.34-0" .root.Capabilities.KubeVersion.Version) }}
 {{- fail (printf "%s.gpu.deviceClass claims GPUs by dynamic resource allocation, which needs Kubernetes 1.34: use %s.gpu.resource." $name $name) }}

@@ -17,7 +17,7 @@ All objects of one service. Parameters:
 apiVersion: v1
 kind: ServiceAccount
 metadata:
-  {{- include "light-tts.metadata" (merge (dict "annotations" (dig "serviceAccount" "annotations" dict $values)) .) | nindent 2 }}
+  {{- include "light-tts.metadata" (merge (dict "annotations" (dig "serviceAccount" "annotations" dict $values) "objectName" (include "light-tts.serviceAccount" .)) .) | nindent 2 }}
 automountServiceAccountToken: false
 {{- end }}
 ---
@@ -25,7 +25,9 @@ automountServiceAccountToken: false
 {{- include "light-tts.gpuClaimTemplate" . }}
 ---
 {{ include "light-tts.deployment" . }}
-{{- if and (ne (toString (dig "pdb" "create" true $values)) "false") (gt (int (include "light-tts.leastReplicas" (dict "values" $values))) 1) }}
+{{- /* An autoscaled service may have many pods although its minimum is one; the budget lets a single pod go. */}}
+{{- $several := or (include "light-tts.autoscaled" (dict "values" $values)) (gt (int (include "light-tts.leastReplicas" (dict "values" $values))) 1) }}
+{{- if and (ne (toString (dig "pdb" "create" true $values)) "false") $several }}
 ---
 apiVersion: policy/v1
 kind: PodDisruptionBudget

@@ -112,6 +112,16 @@ def test_the_chart_installs_them() -> None:
 
 
 @pytest.mark.system
+def test_the_metrics_of_the_single_pod_are_those_of_a_gateway() -> None:
+    """Alerts and panels select gateways by the label service."""
+    objects = helm(VERSIONS[-1]).render("values-single-gpu.yaml", "metrics.podMonitor.enabled=true")
+    (monitor,) = [item for item in objects if item["kind"] == "PodMonitor"]
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert endpoint["relabelings"] == [{"targetLabel": "service", "replacement": "gateway"}]
+    assert 'service="gateway"' in {str(rule.get("alert")): rule["expr"] for rule in rules()}["LightTtsCannotSpeak"]
+
+
+@pytest.mark.system
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool (Debian package prometheus)")
 def test_alerts_fire_and_keep_quiet() -> None:
     for command in (["check", "rules", str(CHART / "files" / "alerts.yaml")], ["test", "rules", str(ALERT_TESTS)]):

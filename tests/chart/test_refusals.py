@@ -30,6 +30,7 @@ pytestmark = pytest.mark.system
         ("engineCache.pvc.claim=1", "claim"),
         ("gateway.settings.cosyvoice_port=1", "cosyvoice_port"),
         ("single.decode=1", "decode"),
+        ('gateway.extraEnvVars=[{"name":"A","valuefrom":{}}]', "valuefrom"),
     ],
 )
 def test_a_mistyped_name_is_refused_with_its_path(each_helm: Helm, setting: str, path: str) -> None:
@@ -42,11 +43,13 @@ def test_a_mistyped_name_is_refused_with_its_path(each_helm: Helm, setting: str,
     [
         ('decode.replicaCount="three"', "decode.replicaCount"),
         ("decode.gpu.count=-1", "decode.gpu.count"),
-        ("decode.settings.decode_max_streams=0", "decode.settings.decode_max_streams"),
+        ("decode.settings.decode_max_streams=-1", "decode.settings.decode_max_streams"),
         ('llm.settings.log_level="loud"', "llm.settings.log_level"),
         ('model.mode="s3"', "model.mode"),
         ('encode.image.digest="sha256:12"', "encode.image.digest"),
         ("metrics.port=99999", "metrics.port"),
+        ('decode.extraEnvVars=[{"name":"A","value":1}]', "decode.extraEnvVars.0.value"),
+        ('model.fetch.extraEnvVars=[{"name":"A","value":true}]', "model.fetch.extraEnvVars.0.value"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_path(each_helm: Helm, setting: str, path: str) -> None:
@@ -71,6 +74,11 @@ def test_a_wrong_value_is_refused_with_its_path(each_helm: Helm, setting: str, p
         ("values.yaml", ["llm.replicaCount=0"], "llm.replicaCount is 0"),
         ("values.yaml", ["decode.replicaCount=0"], "decode.replicaCount is 0"),
         ("values-cpu.yaml", ["decode.gpu.count=1"], "decode.gpu.count is 1, but profile is cpu"),
+        ("values.yaml", ["encode.gpu.count=1"], "set encode.image.variant to cuda, or encode.gpu.count to 0"),
+        ("values-single-gpu.yaml", ['gateway.apiKeys.existingSecret="keys"'], "gateway.apiKeys.existingSecret is set"),
+        ("values-single-gpu.yaml", ['gateway.tls={"existingSecret":"a","serverName":"b"}'], "single runs no gateway"),
+        ("values-single-gpu.yaml", ["gateway.voices.enabled=true"], "gateway.voices.enabled is set, but single"),
+        ("values-single-gpu.yaml", ['gateway.ingress={"enabled":true,"hostname":"a"}'], "gateway.ingress.enabled is"),
         (
             "values.yaml",
             ["decode.autoscaling.hpa.enabled=true", "decode.autoscaling.keda.enabled=true"],
@@ -96,6 +104,11 @@ def test_a_wrong_value_is_refused_with_its_path(each_helm: Helm, setting: str, p
         ("values-production.yaml", ["tls.certManager.enabled=true"], "choose one"),
         ("values-single-gpu.yaml", ["tls.enabled=true"], "tls is between pods"),
         ("values.yaml", ["encode.replicaCount=0"], "encode.replicaCount is 0"),
+        (
+            "values.yaml",
+            ['llm.serviceAccount.name="one"', 'gateway.serviceAccount.name="one"'],
+            "llm.serviceAccount and gateway.serviceAccount both create one",
+        ),
         ("values.yaml", ["gateway.replicaCount=0"], "gateway.replicaCount is 0"),
         ("values.yaml", ["engineCache.prepare.enabled=true"], "engineCache.pvc.enabled to true"),
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -70,6 +71,20 @@ def test_the_chart_s_default_images_are_those_that_a_release_pushes() -> None:
     annotations = yaml.safe_load((ROOT / "helm" / "Chart.yaml").read_text(encoding="utf-8"))["annotations"]
     named = {each["image"] for each in yaml.safe_load(annotations["artifacthub.io/images"])}
     assert named <= published_images("docker.io/light-tts", version)
+
+
+@pytest.mark.system
+def test_the_page_of_the_installation_pushes_all_images_that_it_installs() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    pushed: set[str] = set()
+    for variant, images in re.findall(r"^make push (?:VARIANT=(\w+) )?IMAGES=(\S+)", page, re.MULTILINE):
+        done = build("push", variant or "cpu", IMAGES=images)
+        pushed |= {line.removeprefix("push ") for line in done.stdout.splitlines()}
+    (registry,) = re.findall(r"--set global\.imageRegistry=(\S+)", page)
+    objects = helm(VERSIONS[-1]).render("values.yaml", f'global.imageRegistry="{registry}"')
+    installed = set(re.findall(r'"image": "([^"]+)"', json.dumps(objects)))
+    assert len(installed) == 4
+    assert installed <= pushed
 
 
 @pytest.mark.system

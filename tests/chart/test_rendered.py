@@ -218,6 +218,12 @@ def test_every_pod_has_a_network_policy(objects: Objects) -> None:
         assert {peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"] for peer in grpc["from"]} == callers
 
 
+def test_pods_use_accounts_that_exist(objects: Objects) -> None:
+    made = {item["metadata"]["name"] for item in objects if item["kind"] == "ServiceAccount"} | {"own"}
+    for component, deployment in servers(objects).items():
+        assert deployment["spec"]["template"]["spec"]["serviceAccountName"] in made, component
+
+
 def test_ports_that_are_off_are_nowhere_and_others_everywhere(variant: str, objects: Objects) -> None:
     component = "single" if "single" in variant else "gateway"
     container = of_kind(objects, "Deployment")[component]["spec"]["template"]["spec"]["containers"][0]
@@ -246,15 +252,36 @@ def test_decode_pods_and_the_job_that_builds_for_them_share_engines(variant: str
     assert found[0] == found[1]
 
 
-def test_pods_may_go_where_their_settings_send_them() -> None:
-    policies = of_kind(rendered(VERSIONS[-1], "values.yaml with everything"), "NetworkPolicy")
-    ports = {
+def egress_ports(variant: str) -> dict[str, set[int | str]]:
+    return {
         name: {port["port"] for rule in policy["spec"].get("egress", []) for port in rule["ports"]}
-        for name, policy in policies.items()
+        for name, policy in of_kind(rendered(VERSIONS[-1], variant), "NetworkPolicy").items()
     }
+
+
+def test_pods_may_go_where_their_settings_send_them() -> None:
+    ports = egress_ports("values.yaml with everything")
     assert ports["gateway"] == {53, "grpc", 443, 6443, 6380, 4317, 8125}
     assert ports["decode"] == {53, 8125}
     assert ports["load"] == {53, "grpc"}
+    assert ports["fetch"] == {53, 443, 8125}
+    assert egress_ports("values-single-gpu.yaml with engines")["prepare"] == {53, 443, 8125}
+
+
+@pytest.mark.parametrize(
+    ("settings", "port"),
+    [
+        (['gateway.settings.otel_endpoint="10.0.0.1:4318"'], 4318),
+        (['gateway.settings.otel_endpoint="collector:4318"'], 4318),
+        (['gateway.settings.redis_url="redis://user:word@[fd00::1]:6380/0?a=b"'], 6380),
+        (['gateway.extraEnvVars=[{"name":"LIGHTTTS_REDIS_URL","valueFrom":{"secretKeyRef":{}}}]'], 6379),
+        (['gateway.extraEnvVars=[{"name":"LIGHTTTS_REDIS_URL","value":"redis://host:6381"}]'], 6381),
+    ],
+)
+def test_policies_admit_every_form_of_an_address(newest_helm: Helm, settings: list[str], port: int) -> None:
+    policy = of_kind(newest_helm.render("values.yaml", *settings), "NetworkPolicy")["gateway"]
+    admitted = {each["port"] for rule in policy["spec"]["egress"] for each in rule["ports"]}
+    assert admitted == {53, "grpc", 443, 6443, port}
 
 
 def test_large_numbers_keep_their_digits(newest_helm: Helm) -> None:
@@ -313,6 +340,9 @@ def test_the_api_server_s_ports_are_a_value(newest_helm: Helm) -> None:
         ports = {port["port"] for rule in policies[component]["spec"]["egress"] for port in rule["ports"]}
         assert 16443 in ports
         assert not ports & {443, 6443}
+    objects = newest_helm.render("values.yaml", "networkPolicy.apiServerPorts=[16443]", 'model.mode="emptyDir"')
+    rules = of_kind(objects, "NetworkPolicy")["llm"]["spec"]["egress"]
+    assert {16443, 443} <= {port["port"] for rule in rules for port in rule["ports"]}, "each pod fetches the model"
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,33 @@ def test_without_a_cluster_the_replicas_of_an_autoscaled_service_are_a_value(
     assert replicas(text)["light-tts-decode"] == expected
 
 
+def test_an_additional_variable_replaces_a_derived_one(newest_helm: Helm) -> None:
+    """Helm 4 applies objects on the server, which refuses a list with a name twice."""
+    settings = (
+        'decode.extraEnvVars=[{"name":"TRITON_CACHE_DIR","value":"/mine"}]',
+        'decode.settings.decode_backend="onnx"',
+        'engineCache={"pvc":{"enabled":true},"prepare":{"enabled":true}}',
+    )
+    found = []
+    for item in newest_helm.render("values.yaml", *settings):
+        if item["kind"] in ("Deployment", "Job"):
+            (container,) = item["spec"]["template"]["spec"]["containers"]
+            names = [entry["name"] for entry in container["env"]]
+            assert len(names) == len(set(names)), item["metadata"]["name"]
+            found += [entry["value"] for entry in container["env"] if entry["name"] == "TRITON_CACHE_DIR"]
+    assert sorted(found) == ["/cache/triton"] * 2 + ["/mine"] * 2
+
+
+@pytest.mark.parametrize("kind", ["hpa", "keda"])
+def test_a_budget_protects_pods_that_an_autoscaler_adds(newest_helm: Helm, kind: str) -> None:
+    """One pod is the minimum, and a drain of nodes may meet four."""
+    settings = ("decode.autoscaling." + kind + ".enabled=true", 'decode.autoscaling.keda.serverAddress="http://p:9090"')
+    objects = newest_helm.render("values.yaml", *settings)
+    budgets = {item["metadata"]["name"]: item["spec"] for item in objects if item["kind"] == "PodDisruptionBudget"}
+    assert budgets.keys() == {"light-tts-encode", "light-tts-decode"}
+    assert budgets["light-tts-decode"]["maxUnavailable"] == 1, "1 of 1 pod may leave, so that nodes can be drained"
+
+
 def test_keda_takes_lost_metrics_for_lost_metrics(newest_helm: Helm) -> None:
     scaling = 'autoscaling.keda={"enabled":true,"minReplicas":2,"serverAddress":"http://prometheus:9090"}'
     objects = newest_helm.render("values-cpu.yaml", f"decode.{scaling}", f"gateway.{scaling}")

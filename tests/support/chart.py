@@ -23,6 +23,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "values-single-gpu.yaml with engines": (
         'engineCache={"pvc":{"enabled":true,"existingClaim":"mine"},"prepare":{"enabled":true}}',
         'single.settings.decode_backend="tensorrt"',
+        'networkPolicy.extraEgress=[{"ports":[{"port":8125}]}]',
         "single.containerPorts.cosyvoice=50000",
         "loadGenerator.enabled=true",
     ),
@@ -66,8 +67,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         'loadGenerator={"enabled":true,"voice":"anna","apiKey":{"existingSecret":"test-key"}}',
         'tests.apiKey.existingSecret="test-key"',
         "encode.gpu.count=1",
+        'encode.image.variant="cuda"',
         'lexicon.entries={"Nguyen":"win"}',
         'encode.serviceAccount={"create":false,"name":"own"}',
+        'llm.serviceAccount={"name":"speech","annotations":{"role":"reader"}}',
         'llm.resources={"requests":{"cpu":"8","memory":"32Gi"},"limits":{"amd.com/gpu":1}}',
         'llm.updateStrategy={"type":"Recreate"}',
         "llm.terminationGracePeriodSeconds=300",

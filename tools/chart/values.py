@@ -1,8 +1,9 @@
 """The values of the Helm chart as types, the source of `helm/values.schema.json`.
 
-Names are Bitnami's where Bitnami has one. Every level rejects unknown names, except maps with the user's own keys
-(labels, annotations, selectors, resources) and objects of Kubernetes (affinity, volumes ...), which the API server
-checks. Each service's `settings` come from its settings class; see `tools.chart.schema`.
+Names are Bitnami's where Bitnami has one. Every level rejects unknown names, except `global`, which Helm hands to all
+charts of an umbrella chart, maps with the user's own keys (labels, annotations, selectors, resources) and objects of
+Kubernetes (affinity, volumes ...), which the API server checks. Each service's `settings` come from its settings class;
+see `tools.chart.schema`.
 """
 
 # ruff: noqa: RUF012 - pydantic copies defaults
@@ -10,9 +11,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from tools.chart.workloads import (
+    EnvVar,
     GatewayWorkload,
     Image,
     Object,
@@ -58,7 +60,7 @@ class Fetch(Values):
     enabled: bool = True
     """A Job fills a claim; an init container fills each pod's emptyDir. If false, the claim must have the model."""
     token_secret: TokenSecret = TokenSecret()
-    extra_env_vars: list[Object] = []
+    extra_env_vars: list[EnvVar] = []
     """Additional environment variables, such as HF_ENDPOINT."""
     resources: Resources = Resources()
     """Requests and limits of the download."""
@@ -131,7 +133,8 @@ class NetworkPolicy(Values):
     api_server_ports: list[Annotated[int, Field(ge=1, le=65535)]] = Field([443, 6443], min_length=1)
     """Ports of the API server, which the gateway and llm pods watch. minikube has 8443, MicroK8s 16443."""
     extra_egress: list[Object] = []
-    """Additional egress rules. Each other, DNS, the API server and the addresses in settings are allowed already."""
+    """Additional egress rules, also of the download. Each other, DNS, the API server, port 443 for the download, and
+    the addresses in settings are allowed already."""
 
 
 class PodMonitor(Values):
@@ -228,7 +231,9 @@ class Tls(Values):
 
 
 class Global(Values):
-    """Values that are shared with other charts."""
+    """Values that are shared with other charts. Names that this chart does not use are ignored."""
+
+    model_config = ConfigDict(extra="allow")
 
     image_registry: str = ""
     """Replaces the registry of all images."""

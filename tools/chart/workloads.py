@@ -67,6 +67,14 @@ class Toleration(Values):
     toleration_seconds: int = 0
 
 
+class EnvVar(Values):
+    """An environment variable. Its value is a string: Kubernetes refuses numbers and booleans."""
+
+    name: str = Field(min_length=1)
+    value: str = ""
+    value_from: Object = {}
+
+
 class Affinity(Values):
     """Affinity as in a pod."""
 
@@ -110,7 +118,7 @@ class Pdb(Values):
     """The PodDisruptionBudget, which limits how many pods `kubectl drain` may take at a time."""
 
     create: bool = True
-    """Create a budget if there is more than one replica."""
+    """Create a budget if there is more than one replica, or an autoscaler."""
     max_unavailable: int | str = 1
     """Pods that may be away at a time, as a number or a percentage."""
 
@@ -179,7 +187,7 @@ class Workload(Values):
     """Settings of the service by name; values.schema.json and docs/settings.md describe each."""
     command: list[str] = []
     """Replaces the command line, to inspect a pod."""
-    extra_env_vars: list[Object] = []
+    extra_env_vars: list[EnvVar] = []
     """Additional environment variables, as in a container."""
     extra_env_vars_secret: str = Field("", alias="extraEnvVarsSecret")
     """A Secret whose keys become environment variables."""
@@ -222,7 +230,7 @@ class Workload(Values):
     update_strategy: UpdateStrategy = UpdateStrategy()
     """Empty: pods with GPUs are replaced in place (without a spare GPU), others after an additional pod has started."""
     pdb: Pdb = Pdb()
-    """Created if there are two pods or more."""
+    """Created if there are two pods or more, or an autoscaler."""
     autoscaling: Autoscaling = Autoscaling()
     container_ports: ContainerPorts = ContainerPorts()
     extra_volumes: list[Object] = []

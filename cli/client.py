@@ -33,6 +33,15 @@ class ClientError(Exception):
     """The request failed; the message says why and what to do."""
 
 
+def check_text(name: str, text: str) -> None:
+    """Raise ClientError if `text`, the value of `name`, has bytes that are not UTF-8, which Python reads as
+    surrogates: no message can hold them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ClientError(f"{name} is not UTF-8 text; convert it, for example with iconv") from error
+
+
 class Refused(ClientError):
     """The gateway refused the request for load; the message says when to try again."""
 
@@ -53,6 +62,11 @@ class Access:
     """Name in the gateway's certificate, if it differs from the host in `server`."""
     key: str = ""
     """API key; empty for none."""
+
+    def __post_init__(self) -> None:
+        """Raise ClientError for a key that no header can hold."""
+        if not (self.key.isascii() and self.key.isprintable()):
+            raise ClientError("the API key has a line break or another character that no key has; remove it")
 
     @classmethod
     def of(cls, server: str | Access) -> Access:
@@ -199,7 +213,7 @@ async def _unreachable(access: Access) -> ClientError:
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):
             _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
-    except socket.gaierror:
+    except (socket.gaierror, UnicodeError):  # UnicodeError: a label of the name is empty or too long
         return Absent(f"the host {host} was not found; check the name in --server host:port")
     except (OSError, TimeoutError):
         return Absent(

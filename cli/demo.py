@@ -19,7 +19,7 @@ async def demo(path: Path, text: str = SENTENCE, decode_workers: int = 2) -> Non
         config = StackConfig(decode_workers=decode_workers, log_dir=Path(logs))
         err.print(f"Starting encode, llm, {decode_workers} decode workers and the gateway:")
         async with Stack(config, show_event) as stack:
-            err.print(f"Speaking: “{text}”")
+            err.print(f"Speaking: “{text}”", markup=False, soft_wrap=True)
             request = make_config(voice=None, prompt_audio=None, prompt_text=None, seed=SEED, speed=1.0)
             speech = await say_to_file(stack.gateway.address, request, text, path)
             show_speech(speech, path)

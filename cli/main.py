@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from cli import marking, text_command, voice_audit
@@ -23,7 +24,7 @@ from cli.local.process import WorkerError
 from cli.local.stack import Stack, StackConfig
 from cli.model import commands as model_commands
 from cli.model.commands import ModelDirectory
-from cli.say import check_speech, make_config, say_to_file, show_speech
+from cli.say import MOST_SEED, check_speech, make_config, say_to_file, show_speech
 from cli.simulator import command as simulator_command
 from cli.simulator import plan_command
 from gateway.auth.keys import NAME, key_hash, new_key
@@ -142,14 +143,15 @@ def up(
             model_dir=model_dir, decode_workers=decode, devices=named, gateway_host=host, ports=chosen, log_dir=log_dir
         )
         config = replace(config, log_level=log_level)
-        run(_serve(config))
+        run(_serve(Stack(config, show_event)))  # settings that are not valid end the process here, outside of a task
     except (PortError, WorkerError) as error:
         fail(str(error))
 
 
-async def _serve(config: StackConfig) -> None:
-    err.print(f"Starting encode, llm, {config.decode_workers} decode workers and the gateway (logs: {config.log_dir}):")
-    async with Stack(config, show_event) as stack:
+async def _serve(stack: Stack) -> None:
+    workers, logs = stack.config.decode_workers, escape(str(stack.config.log_dir))
+    err.print(f"Starting encode, llm, {workers} decode workers and the gateway (logs: {logs}):")
+    async with stack:
         server = "" if stack.ports.gateway.grpc == 50050 else f" --server {stack.gateway.address}"
         show_serving(stack.addresses, f'{PROGRAM} say "Good morning, Alice, welcome to London."{server}')
         try:
@@ -177,7 +179,7 @@ def say(
         str | None, typer.Option(help="Voice of the gateway; `light-tts voices` lists them. Default: the gateway's.")
     ] = None,
     out_file: OutFile = Path("out.wav"),
-    seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same audio.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=MOST_SEED, help="The same seed gives the same audio.")] = None,
     speed: Annotated[float, typer.Option(help="Speaking rate, 0.25 to 4.")] = 1.0,
     prompt_audio: Annotated[
         Path | None, typer.Option(help="Recording of another voice to speak with, 3 to 30 s; needs --prompt-text.")
@@ -235,7 +237,7 @@ def voices(
     table = Table("voice", "languages", "description", box=None, pad_edge=False)
     for entry in answer.voices:
         mark = " (default)" if entry.name == answer.default_voice else ""
-        table.add_row(f"{entry.name}{mark}", ", ".join(entry.languages), entry.description)
+        table.add_row(*map(escape, (f"{entry.name}{mark}", ", ".join(entry.languages), entry.description)))
     out.print(table)
 
 

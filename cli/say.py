@@ -7,13 +7,15 @@ import time
 from pathlib import Path
 
 import soundfile
+from rich.markup import escape
 from rich.table import Table
 
-from cli.client import Absent, Access, ClientError, Speech, speak
+from cli.client import Absent, Access, ClientError, Speech, check_text, speak
 from cli.console import out
 from gateway.audio.notice import NOTICE, SOFTWARE
 from lighttts.v1 import audio_pb2, tts_pb2
 
+MOST_SEED = 2**64 - 1
 SECONDS_PER_CHARACTER = (0.02, 0.5)
 """Least and most plausible duration, in any language and at any speed."""
 QUIETEST_PEAK = 0.01
@@ -26,6 +28,8 @@ def make_config(
     voice: str | None, prompt_audio: Path | None, prompt_text: str | None, seed: int | None, speed: float
 ) -> tts_pb2.SynthesisConfig:
     """Return the request's configuration. Raises ClientError if the options contradict each other."""
+    for name, value in (("--voice", voice), ("--prompt-text", prompt_text)):
+        check_text(name, value or "")
     config = tts_pb2.SynthesisConfig(format=audio_pb2.SAMPLE_FORMAT_S16LE, speed=speed)
     if seed is not None:
         config.seed = seed
@@ -52,6 +56,7 @@ async def say_to_file(
     The first audio creates the file, so a refused request leaves an existing file unchanged. While no gateway or no
     worker is available, it retries for `wait` seconds.
     """
+    check_text("the text", text)
     until = time.monotonic() + wait
     while True:
         try:
@@ -99,13 +104,13 @@ def check_speech(text: str, speech: Speech, path: Path) -> None:
 def show_speech(speech: Speech, path: Path) -> None:
     """Print the figures of one request."""
     table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_row("written", f"{path} ({speech.audio_seconds:.2f} s of speech, seed {speech.seed})")
+    table.add_row("written", f"{escape(str(path))} ({speech.audio_seconds:.2f} s of speech, seed {speech.seed})")
     table.add_row("time to first audio", f"{speech.time_to_first_audio:.2f} s")
     table.add_row("real-time factor", f"{speech.real_time_factor:.2f}")
     table.add_row("chunks", str(speech.chunks))
-    table.add_row("decode workers", ", ".join(speech.decode_workers))
+    table.add_row("decode workers", escape(", ".join(speech.decode_workers)))
     if speech.underrun_seconds:
         table.add_row("playback waited", f"{speech.underrun_seconds:.2f} s")
     for warning in speech.warnings:
-        table.add_row("warning", warning)
+        table.add_row("warning", escape(warning))
     out.print(table)

@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from cli.client import Access, ClientError
+from cli.client import Access, ClientError, check_text
 from cli.console import examples, fail, out
 from lighttts.v1 import encode_pb2, text_pb2, tts_pb2_grpc
 from services.common.checkpoint.model_dir import ModelDirError, open_model_dir
@@ -48,6 +48,8 @@ def text(
 ) -> None:
     """Show the sentences of a text, how they are read, and their token ids. Nothing is spoken."""
     try:
+        check_text("TEXT", written)
+        check_text("--language", language)
         if model_dir is None:
             answer = asyncio.run(_ask(Access.of(server), text_pb2.PreviewTextRequest(text=written, language=language)))
         else:

@@ -113,6 +113,7 @@ async def main() -> None:
     async with AsyncClient() as client:
         agent = Agent(client.conversation(SynthesisConfig(voice_name="anna", seed=1)))
         with wave.open("conversation.wav", "wb") as out:
+            out.setparams((1, 2, 24_000, 0, "NONE", ""))  # without them, close() hides the error of a failed call
             speaking = asyncio.create_task(agent.speak())
             await agent.listen(out)
             await speaking

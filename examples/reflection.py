@@ -15,6 +15,7 @@ SERVER = os.environ.get("LIGHTTTS_SERVER", "127.0.0.1:50050")
 KEY = os.environ.get("LIGHTTTS_API_KEY", "none")
 
 with grpc.insecure_channel(SERVER) as channel, wave.open("reflection.wav", "wb") as out:
+    out.setparams((1, 2, 24_000, 0, "NONE", ""))  # without them, close() hides the error of a failed call
     pool = DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
     method = pool.FindServiceByName("lighttts.v1.TextToSpeech").FindMethodByName("Synthesize")
     Request, Response = GetMessageClass(method.input_type), GetMessageClass(method.output_type)

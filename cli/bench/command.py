@@ -18,8 +18,9 @@ from cli.bench.output import EXPLAINED, HEADER, PlotError, as_json, line, plot, 
 from cli.bench.prompts import SETS, Prompt, PromptError, read_prompts, with_voices
 from cli.bench.report import Report, Target, report
 from cli.bench.search import largest_held
-from cli.client import Access, ClientError
+from cli.client import Access, ClientError, check_text
 from cli.console import err, examples, fail, out
+from cli.say import MOST_SEED
 
 RATES = "0.2,0.5,1"
 SERVERS: dict[ApiName, str] = {"grpc": "127.0.0.1:50050", "riva": "127.0.0.1:50050", "openai": "http://127.0.0.1:8080"}
@@ -88,7 +89,9 @@ def bench(
         ApiName, typer.Option(help="API of the server: the gateway's gRPC, OpenAI's HTTP or Riva's.")
     ] = "grpc",
     model: Annotated[str, typer.Option(help="Name of the model, for OpenAI's API.")] = "tts-1",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the arrival times and of the speech.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MOST_SEED // 2, help="Seed of the arrival times and of the speech.")
+    ] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
     markdown_file: Annotated[Path | None, typer.Option("--markdown", help="Write a table to this file.")] = None,
     plot_file: Annotated[
@@ -106,6 +109,8 @@ def bench(
     """
     try:
         chosen = with_voices(read_prompts(prompts), _list(voices))
+        check_text("--text", text)
+        check_text("--voices", voices)
         if text:
             chosen = with_voices([replace(chosen[0], text=text)], _list(voices))
         base = Load(chosen, seconds, seed=seed)

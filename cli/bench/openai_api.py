@@ -71,5 +71,9 @@ async def open_openai(access: Access, model: str) -> AsyncIterator[Api]:
     headers = {"authorization": f"Bearer {access.key}"} if access.key else {}
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     verify = str(access.authority) if access.authority else True
-    async with httpx.AsyncClient(base_url=url, verify=verify, headers=headers, limits=limits, timeout=TIMEOUT) as http:
+    try:
+        http = httpx.AsyncClient(base_url=url, verify=verify, headers=headers, limits=limits, timeout=TIMEOUT)
+    except httpx.InvalidURL as error:
+        raise ClientError(f"{access.server} is not an address ({error}); write http://host:port") from error
+    async with http:
         yield OpenAi(http, access, model)

@@ -186,10 +186,10 @@ class Worker:
             self._event("died", f"{self._ending()}; restart in {backoff:.1f} s (log: {self.spec.log_file})")
             await asyncio.sleep(backoff)
             backoff = min(2 * backoff, LONGEST_BACKOFF)
-            await self._spawn()
             try:
+                await self._spawn()
                 await self._until_serving()
-            except WorkerError as error:
+            except (WorkerError, OSError) as error:  # OSError: the folder of the logs has been removed, for example
                 self._event("died", str(error))
                 self.kill()
 

@@ -149,9 +149,14 @@ class Stack:
 
     async def __aenter__(self) -> Self:
         require_free(self.ports)
-        self.config.log_dir.mkdir(parents=True, exist_ok=True)
-        for worker in self.workers():
-            worker.spec.log_file.write_bytes(b"")
+        try:
+            self.config.log_dir.mkdir(parents=True, exist_ok=True)
+            for worker in self.workers():
+                worker.spec.log_file.write_bytes(b"")
+        except OSError as error:
+            raise WorkerError(
+                f"cannot write logs into {self.config.log_dir} ({error.strerror}); choose a folder with --log-dir"
+            ) from error
         try:
             needed = [self.encode.start(), self.gateway.start()]
             await _all_or_first_error([*needed, _start_any(self.llms), _start_any(self.decode)])

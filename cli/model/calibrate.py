@@ -24,7 +24,7 @@ from services.llm.model.model import SpeechLM, load_speech_lm
 
 CHINESE_TEXTS = (CHINESE, "请问附近有没有好吃的餐厅？", "这本书我已经看了三遍了。", "他每天早上都去河边跑步。")
 VOICES = 2
-_BLOCK = re.compile(r"(?m)^(?:# [^\n]*\n)?alignment:[^\n]*\n(?:[ \t-][^\n]*\n)*")
+_BLOCK = re.compile(r"(?m)^(?:# [^\n]*\n)?alignment:[^\n]*\n(?:[ \t-][^\n]*(?:\n|\Z))*")
 _COMMENT = "# Heads of the llm whose attention follows the text; `light-tts calibrate-alignment` found them.\n"
 
 

@@ -97,6 +97,10 @@ def fetch(
         with httpx.Client(base_url=hub, headers=headers, follow_redirects=True, timeout=_TIMEOUT) as client:
             commit, files = _list(client, name, family.name, needed)
             _Download(client, f"/{name}/resolve/{commit}", directory, progress, sleep).run(name, files)
+    except httpx.InvalidURL as error:
+        raise FetchError(f"HF_ENDPOINT is {hub}, which is not a URL ({error}); write https://HOST") from error
+    except UnicodeEncodeError as error:
+        raise FetchError("HF_TOKEN has characters that no token has; copy it again") from error
     except httpx.HTTPError as error:
         raise FetchError(f"cannot fetch {name} from {hub}: {_reason(error)}") from error
     except OSError as error:
@@ -222,6 +226,8 @@ class _Download:
         while (here := part.stat().st_size) < file.size:
             try:
                 self._receive(file, part, here)
+                if part.stat().st_size <= here:  # a mirror's empty answer; without a limit, it would repeat for ever
+                    raise httpx.RemoteProtocolError(f"the answer for {file.path} has no content")
             except httpx.TransportError:
                 failures = 0 if part.stat().st_size > here else failures + 1
                 if failures >= ATTEMPTS:

@@ -269,7 +269,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         findings.append(asdict(finding) | ({"measured": asdict(measured)} if measured else {}))
     if options.report is not None:
         result = {"directory": str(options.directory), "passed": not failures, "findings": findings}
-        options.report.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        try:
+            options.report.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        except OSError as error:
+            err.print(f"cannot write the report {options.report}: {error.strerror}", markup=False, soft_wrap=True)
+            return 1
         err.print(f"report: {options.report}", markup=False, soft_wrap=True)
     out.print(f"{options.directory}: {'verified' if not failures else f'{failures} problems'}", soft_wrap=True)
     return 1 if failures else 0

@@ -160,7 +160,7 @@ def read_scenario(path: Path, **changed: Any) -> Scenario:
         fields = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ScenarioError(f"cannot read the scenario {path}: {error}") from error
-    if not isinstance(fields, dict):
+    if not isinstance(fields, dict) or not all(isinstance(name, str) for name in fields):
         raise ScenarioError(f"the scenario {path} must be a mapping of fields, such as `decode_workers: 4`")
     return make_scenario({**fields, **changed}, f"the scenario {path}")
 

@@ -12,6 +12,8 @@ from typing import Self
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
+MOST_EMPTY = 50
+
 
 @dataclass
 class ModelHub:
@@ -24,6 +26,8 @@ class ModelHub:
     """The connection closes once, after this number of bytes of the file."""
     refuse_after_cut: bool = False
     """After a cut the hub answers 503, so that the client gives up."""
+    empty: set[str] = field(default_factory=set)
+    """Files whose answers have no content; after MOST_EMPTY of them, the hub is down."""
     corrupt: set[str] = field(default_factory=set)
     """Files sent with their first byte changed."""
     ranges: list[tuple[str, str]] = field(default_factory=list)
@@ -96,6 +100,9 @@ class ModelHub:
         headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{etag}"', "Accept-Ranges": "bytes"}
         if path in self.corrupt:
             content = bytes([content[0] ^ 1]) + content[1:]
+        if path in self.empty:
+            content = b""
+            self.down = self.sent.count(path) > MOST_EMPTY
         status, start = 200, 0
         if body:
             self.sent.append(path)

@@ -60,3 +60,11 @@ def test_heads_that_the_model_lacks_are_refused(directory: Path, entry: str, mes
 def test_a_directory_that_cannot_be_used_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "missing")]) == 1
     assert "missing" in capsys.readouterr().err
+
+
+def test_a_list_at_the_end_of_a_card_without_a_line_break(directory: Path) -> None:
+    card = directory / "light-tts.yaml"
+    card.write_text("name: mini\nalignment:\n  - {layer: 0, head: 0, score: 1}", encoding="utf-8")
+    declare(card, HEADS)
+    assert open_model_dir(directory).card.alignment == HEADS
+    assert card.read_text(encoding="utf-8").startswith("name: mini\n# Heads")

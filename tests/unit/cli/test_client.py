@@ -13,10 +13,12 @@ import pytest
 import soundfile
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
+from typer.testing import CliRunner
 
 from cli import say
-from cli.client import ClientError, check_health, list_voices, speak
+from cli.client import Access, ClientError, check_health, list_voices, speak
 from cli.local.ports import free_ports
+from cli.main import app
 from cli.say import make_config, say_to_file
 from gateway.audio.notice import NOTICE
 from lighttts.v1 import tts_pb2, tts_pb2_grpc
@@ -33,6 +35,8 @@ class ScriptedGateway(tts_pb2_grpc.TextToSpeechServicer, tts_pb2_grpc.VoicesServ
     def __init__(self) -> None:
         self.requests: list[tts_pb2.StreamingSynthesizeRequest] = []
         self.refusals = 2
+        self.warning = "clipped"
+        self.description = ""
 
     async def StreamingSynthesize(self, request_iterator, context):  # type: ignore[no-untyped-def]
         self.requests = [request async for request in request_iterator]
@@ -50,11 +54,13 @@ class ScriptedGateway(tts_pb2_grpc.TextToSpeechServicer, tts_pb2_grpc.VoicesServ
             if text == "break":
                 await context.abort_with_status(rpc_status.to_status(to_status(Overloaded("full", retry_after=2.0))))
         yield tts_pb2.StreamingSynthesizeResponse(audio=AudioChunk(last=True, sample_rate=24000))
-        yield tts_pb2.StreamingSynthesizeResponse(warning=tts_pb2.Warning(message="clipped"))
+        yield tts_pb2.StreamingSynthesizeResponse(warning=tts_pb2.Warning(message=self.warning))
         yield tts_pb2.StreamingSynthesizeResponse(finished=tts_pb2.Finished(decode_workers=["decode-1"]))
 
     async def ListVoices(self, request, context):  # type: ignore[no-untyped-def]
-        return tts_pb2.ListVoicesResponse(voices=[tts_pb2.Voice(name="anna")], default_voice="anna")
+        return tts_pb2.ListVoicesResponse(
+            voices=[tts_pb2.Voice(name="anna", description=self.description)], default_voice="anna"
+        )
 
 
 @pytest.fixture
@@ -158,6 +164,7 @@ async def test_an_unreadable_authority_is_reported(monkeypatch: pytest.MonkeyPat
         ("127.0.0.1", "is not an address; write host:port"),
         ("127.0.0.1:99999", "is not an address"),
         ("gateway.invalid:50050", "the host gateway.invalid was not found"),
+        ("gate..way:50050", "the host gate..way was not found"),
     ],
 )
 async def test_a_wrong_address_is_reported(address: str, words: str) -> None:
@@ -182,3 +189,27 @@ def test_a_prompt_needs_recording_and_words(tmp_path: Path) -> None:
     recording.write_bytes(b"RIFF")
     config = make_config(None, recording, "Words.", None, 1.0)
     assert (config.prompt.audio, config.prompt.transcript) == (b"RIFF", "Words.")
+
+
+async def test_brackets_of_a_gateway_s_texts_are_shown(gateway: ScriptedGateway, server: str, tmp_path: Path) -> None:
+    """Rich, which prints the tables, reads brackets as its markup."""
+    gateway.warning = gateway.description = "it has no [laughter] and no [/b]"
+    say_it = ["say", "Hello.", "--out", str(tmp_path / "out.wav"), "--server", server]
+    for arguments in (say_it, ["voices", "--server", server]):
+        result = await asyncio.to_thread(CliRunner().invoke, app, arguments)
+        assert result.exit_code == 0
+        assert "[laughter] and no [/b]" in result.output
+
+
+@pytest.mark.parametrize("arguments", [["\udcff"], ["Hi.", "--voice", "\udcff"], ["Hi.", "--prompt-text", "\udcff"]])
+async def test_a_text_that_is_not_utf_8_is_reported(server: str, tmp_path: Path, arguments: list[str]) -> None:
+    command = ["say", *arguments, "--out", str(tmp_path / "out.wav"), "--server", server]
+    result = await asyncio.to_thread(CliRunner().invoke, app, command)
+    assert result.exit_code == 1
+    assert "is not UTF-8 text" in result.output
+
+
+@pytest.mark.parametrize("key", ["secret\n", "schlüssel"])
+def test_a_key_that_no_header_can_hold_is_reported(key: str) -> None:
+    with pytest.raises(ClientError, match="the API key has a line break"):
+        Access("127.0.0.1:1", key=key)

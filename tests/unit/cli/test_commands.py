@@ -7,7 +7,11 @@ import json
 import shlex
 import shutil
 import socket
+import subprocess
+import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +20,7 @@ import soundfile
 import typer
 from typer.testing import CliRunner
 
+from cli.client import ClientError
 from cli.local.ports import free_ports
 from cli.main import app
 from gateway.auth.keys import KeyRing
@@ -100,6 +105,39 @@ def test_commands_without_a_gateway_show_how_to_start_one(command: list[str]) ->
     result = runner.invoke(app, [*command, "--server", server])
     assert result.exit_code == 1
     assert "light-tts up" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "code"),
+    [
+        (["text", "\udcff"], "TEXT is not UTF-8 text", 1),
+        (["bench", "--text", "\udcff"], "--text is not UTF-8 text", 1),
+        (["bench", "--voice", "\udcff"], "--voices is not UTF-8 text", 1),
+        (["bench", "--api", "openai", "--server", "http://a:b"], "http://a:b is not an address", 1),
+        (["bench", "--seed", str(2**64)], "--seed", 2),
+        (["say", "Hello.", "--seed", str(2**64)], "--seed", 2),
+    ],
+)
+def test_options_that_no_request_can_hold_are_reported(arguments: list[str], message: str, code: int) -> None:
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == code
+    assert message in result.output
+
+
+def test_a_folder_of_logs_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = runner.invoke(app, ["up", "--ports", "free", "--log-dir", str(tmp_path / "file")])
+    assert result.exit_code == 1
+    assert "choose a folder with --log-dir" in result.output
+
+
+def test_up_with_a_wrong_setting_ends_with_a_line_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIGHTTTS_DRAIN_GRACE_SECONDS", "soon")
+    command = [sys.executable, "-c", "from cli.main import main; main()", "up", "--ports", "free"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert "LIGHTTTS_DRAIN_GRACE_SECONDS" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_up_names_a_taken_port() -> None:
@@ -203,3 +241,17 @@ def test_a_file_that_is_no_audio_is_refused(tmp_path: Path, content: bytes | Non
     assert result.exit_code == 1
     assert message in result.output
     assert "Traceback" not in result.output
+
+
+def test_the_demo_shows_brackets_of_its_text(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Rich reads brackets as its markup; the stack is left out, so nothing can be spoken."""
+
+    async def refuse(*_: object) -> None:
+        raise ClientError("nothing is spoken")
+
+    monkeypatch.setattr("cli.demo.Stack", lambda *_: nullcontext(SimpleNamespace(gateway=SimpleNamespace(address=""))))
+    monkeypatch.setattr("cli.demo.say_to_file", refuse)
+    result = runner.invoke(app, ["demo", "--text", "Oh [laughter] no [/b]", "--out", str(tmp_path / "demo.wav")])
+    assert result.exit_code == 1
+    assert "Speaking: “Oh [laughter] no [/b]”" in result.output
+    assert "nothing is spoken" in result.output

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.model.fetch import FetchError, fetch, wait_for
+from cli.model.fetch import ATTEMPTS, FetchError, fetch, wait_for
 from services.common.checkpoint.model_dir import open_model_dir
 from services.common.families import COSYVOICE2, COSYVOICE3
 from tests.support.model_hub import ModelHub
@@ -163,3 +163,22 @@ def test_other_weights_of_the_llm_are_fetched_on_request(tmp_path: Path, monkeyp
         fetch(COSYVOICE3, tmp_path, shown, sleep=lambda seconds: None, variants=("rl",))
         wait_for(tmp_path, 0, shown, variants=("rl",))
     assert (tmp_path / "llm.rl.pt").read_bytes() == files["llm.pt"][::-1]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [("HF_ENDPOINT", "http://hub:port", "which is not a URL"), ("HF_TOKEN", "hf_…", "HF_TOKEN has characters")],
+)
+def test_a_hub_or_a_token_that_cannot_be_used_is_named(
+    variable: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(FetchError, match=message):
+        run(tmp_path)
+
+
+def test_a_hub_that_sends_empty_files_is_given_up(hub: ModelHub, tmp_path: Path) -> None:
+    hub.empty.add("flow.pt")
+    with pytest.raises(FetchError, match=r"the answer for flow\.pt has no content"):
+        run(tmp_path)
+    assert hub.sent.count("flow.pt") == ATTEMPTS

@@ -301,3 +301,9 @@ def test_a_scenario_file_is_read_and_errors_name_the_field(tmp_path: Path) -> No
         make_scenario({"changes": [{"at": 1, "action": "vanish"}]})
     with pytest.raises(ScenarioError, match="cost file"):
         make_scenario({"llm_cost_file": tmp_path / "absent.json"})
+
+
+def test_a_scenario_with_a_number_as_a_field_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "scenario.yaml").write_text("1: x\n", encoding="utf-8")
+    with pytest.raises(ScenarioError, match="must be a mapping of fields"):
+        read_scenario(tmp_path / "scenario.yaml")

@@ -69,3 +69,8 @@ def test_what_is_implausible() -> None:
     for words, changes in bad.items():
         (problem,) = replace(GOOD, **changes).problems()  # type: ignore[arg-type]
         assert words in problem
+
+
+def test_a_report_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "nowhere"), "--report", str(tmp_path / "no" / "report.json")]) == 1
+    assert "cannot write the report" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -132,6 +133,19 @@ async def test_a_dead_worker_is_restarted(make_worker: MakeWorker, events: Event
     assert worker.pid not in (None, first)
     assert events.kinds() == ["starting", "serving", "died", "starting", "serving"]
     assert "SIGKILL" in events.seen[2].detail
+
+
+async def test_a_worker_whose_logs_were_removed_is_restarted_when_they_are_back(
+    make_worker: MakeWorker, events: Events, tmp_path: Path
+) -> None:
+    worker = make_worker(restart_dead=True)
+    await worker.start()
+    shutil.move(tmp_path, f"{tmp_path}-moved")
+    worker.kill()
+    await events.wait_for("died", times=2)
+    assert any("No such file or directory" in event.detail for event in events.seen)
+    shutil.move(f"{tmp_path}-moved", tmp_path)
+    await events.wait_for("serving", times=2)
 
 
 async def test_a_dead_worker_stays_dead_without_restart_dead(make_worker: MakeWorker, events: Events) -> None:

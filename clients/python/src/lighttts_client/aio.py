@@ -158,11 +158,15 @@ class AsyncClient:
             except grpc.aio.AioRpcError as error:
                 failures += 1
                 await self.pause(self.retry.delay(failures, from_rpc_error(error)))
+            except asyncio.CancelledError:
+                self.check_open()
+                raise
 
     async def pause(self, seconds: float) -> None:
         """Wait before an attempt. Raises ConnectionLost if the client has been closed."""
         self.check_open()
         await self._sleep(seconds)
+        self.check_open()
 
     def check_open(self) -> None:
         """Raise ConnectionLost if the client has been closed, which cancels its calls; grpcio reports that as if this

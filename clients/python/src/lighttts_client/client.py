@@ -152,6 +152,10 @@ class Client:
 
     def pause(self, seconds: float) -> None:
         """Wait before an attempt. Raises ConnectionLost if the client has been closed."""
+        self._check_open()
+        self._sleep(seconds)
+        self._check_open()
+
+    def _check_open(self) -> None:
         if self._closed:
             raise ConnectionLost("the client has been closed")
-        self._sleep(seconds)

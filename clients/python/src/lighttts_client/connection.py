@@ -33,6 +33,11 @@ class Connection:
     authority: bytes | None = None
     """With TLS: the PEM certificates of the authorities to trust; None for those that the system trusts."""
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for a key that no header can hold."""
+        if not (self.key.isascii() and self.key.isprintable()):
+            raise ValueError("the API key has a line break or another character that no key has; remove it")
+
     @property
     def address(self) -> str:
         return self.server.removeprefix("https://").removeprefix("http://").rstrip("/")

@@ -26,4 +26,6 @@ class Retry:
         retried = isinstance(error, Unavailable) or (isinstance(error, Overloaded) and hint is not None)
         if not retried or failures >= self.attempts or (hint or 0.0) > self.longest_delay:
             raise error
-        return hint if hint is not None else min(self.first_delay * 2 ** (failures - 1), self.longest_delay)
+        # No float holds 2**1024, and there may be any number of attempts.
+        doubled = self.first_delay * 2.0 ** min(failures - 1, 100)
+        return hint if hint is not None else min(doubled, self.longest_delay)

@@ -1,0 +1,98 @@
+"""The client's calls without a gateway: what ends them, and keys that cannot be sent."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import grpc.aio
+import pytest
+
+from lighttts.v1 import tts_pb2, tts_pb2_grpc
+from lighttts_client import AsyncClient, Client, Connection, ConnectionLost, Retry
+
+NO_GATEWAY = "127.0.0.1:1"
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [lambda client: client.speak("Hi.").read(), lambda client: list(client.conversation()), Client.list_voices],
+    ids=["speak", "conversation", "voices"],
+)
+def test_a_client_that_is_closed_between_two_attempts_says_so(call: Callable[[Client], object]) -> None:
+    client = Client(NO_GATEWAY, sleep=lambda seconds: client.close())
+    with pytest.raises(ConnectionLost, match="the client has been closed"):
+        call(client)
+
+
+@pytest.mark.parametrize(
+    "call", [lambda client: client.speak("Hi.").read(), AsyncClient.list_voices], ids=["speak", "voices"]
+)
+async def test_an_async_client_that_is_closed_between_two_attempts_says_so(
+    call: Callable[[AsyncClient], Awaitable[object]],
+) -> None:
+    async def close(seconds: float) -> None:
+        await client.close()
+
+    client = AsyncClient(NO_GATEWAY, sleep=close)
+    with pytest.raises(ConnectionLost, match="the client has been closed"):
+        await call(client)
+
+
+class SilentVoices(tts_pb2_grpc.VoicesServicer):
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+
+    async def ListVoices(self, request, context):  # type: ignore[no-untyped-def]
+        self.asked.set()
+        await asyncio.Event().wait()
+        return tts_pb2.ListVoicesResponse()
+
+
+async def test_a_client_that_is_closed_under_a_call_does_not_cancel_the_caller_s_task() -> None:
+    voices, server = SilentVoices(), grpc.aio.server()
+    tts_pb2_grpc.add_VoicesServicer_to_server(voices, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    client = AsyncClient(f"127.0.0.1:{port}")
+    listing = asyncio.create_task(client.list_voices())
+    await voices.asked.wait()
+    await client.close()
+    ended = (await asyncio.gather(listing, return_exceptions=True))[0]
+    assert isinstance(ended, ConnectionLost)
+    await server.stop(0)
+
+
+def test_any_number_of_attempts_has_a_wait() -> None:
+    retry = Retry(attempts=10**6)
+    assert retry.delay(5000, ConnectionLost("no gateway")) == retry.longest_delay
+
+
+@pytest.mark.parametrize("key", ["secret\n", "schlüssel"])
+def test_a_key_that_no_header_can_hold_is_refused(key: str) -> None:
+    with pytest.raises(ValueError, match="the API key has a line break"):
+        Connection(NO_GATEWAY, key=key)
+
+
+@pytest.mark.parametrize("program", ["examples/reflection.py", "examples/conversation.py", "clients/python/README.md"])
+def test_a_program_without_a_gateway_ends_with_the_error_of_its_call(program: str, tmp_path: Path) -> None:
+    """A wave file without parameters raises an error of its own when it is closed, which would come last."""
+    text = (ROOT / program).read_text(encoding="utf-8")
+    if program.endswith(".md"):
+        text = text.partition("```python\n")[2].partition("```")[0].replace('"127.0.0.1:50050"', f'"{NO_GATEWAY}"')
+    ended = subprocess.run(
+        [sys.executable, "-c", text],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "LIGHTTTS_SERVER": NO_GATEWAY},
+    )
+    assert ended.returncode == 1
+    assert "wave.Error" not in ended.stderr
+    assert "onnect" in ended.stderr.splitlines()[-1] or "UNAVAILABLE" in ended.stderr

@@ -158,12 +158,13 @@ class KeyRing:
         else:
             log.info("keys read", path=str(self._path), keys=len(self._entries))
 
-    def _stamp(self) -> tuple[int, int, int] | None:
+    def _stamp(self) -> tuple[int, ...] | None:
         try:
             status = os.stat(self._path)
         except OSError:
             return None
-        return status.st_mtime_ns, status.st_size, status.st_ino
+        # ctime: a new owner or mode may make a file readable that was not.
+        return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
 
 
 def _read(path: Path) -> tuple[_Entry, ...]:
@@ -185,3 +186,5 @@ def _read(path: Path) -> tuple[_Entry, ...]:
             for problem in error.errors(include_url=False, include_input=False, include_context=False)
         )
         raise KeyFileError(f"{path}: {problems}") from error
+    except ValueError as error:  # of PyYAML's own conversions, such as for 2027-02-30
+        raise KeyFileError(f"{path} has a value that does not exist: {error}") from error

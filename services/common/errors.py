@@ -35,6 +35,8 @@ times: percent-encoded (three characters for a byte) as text, and in base64 in t
 MAX_NAME_BYTES = 100
 """Longest name of a field, of a quota's subject or of a stage in the details, in bytes."""
 MAX_RETRY_SECONDS = 86_400.0
+_TOO_LARGE = "message larger than max"
+"""In gRPC's own RESOURCE_EXHAUSTED for a message over the limit of one side; our own errors have details instead."""
 MAX_QUOTED_CHARS = 60
 """Longest value of a request that a message repeats."""
 MAX_LISTED_BYTES = 400
@@ -192,6 +194,7 @@ _LEAVES: tuple[type[LightTtsError], ...] = (
     TimedOut,
     Overloaded,
     Unavailable,
+    Unsupported,
 )
 
 
@@ -242,6 +245,8 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> LightTtsError:
     leaf = next((leaf for leaf in _LEAVES if leaf.code == error.code()), Internal)
     if leaf is Unavailable and reason == StateMismatch.reason:
         leaf = StateMismatch
+    if leaf is Overloaded and not reason and _TOO_LARGE in (error.details() or ""):
+        leaf = Internal  # no retry and no other worker helps
     meant = leaf(error.details() or error.code().name, field=field, retry_after=retry_after)
     if isinstance(meant, Overloaded):
         meant.stage = stage

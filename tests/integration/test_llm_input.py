@@ -12,7 +12,7 @@ import grpc.aio
 import numpy as np
 import pytest
 
-from lighttts.v1 import llm_pb2, voice_pb2
+from lighttts.v1 import audio_pb2, llm_pb2, voice_pb2
 from services.llm.engine.backends import NonFiniteLogits, SimulatedBackend
 from services.llm.engine.scheduler import ScheduledSequence
 from tests.support.decode_worker import StartWorker, audio_of
@@ -135,6 +135,25 @@ async def test_bad_input_is_refused_in_clear_words(worker: StartWorker, tmp_path
         again.voice_hash = bad_hash
         assert "need_voice" in (await llm.speak(voice=again)).kinds
         await all_free()
+
+
+async def test_a_conversion_refuses_a_position_that_is_no_number(worker: StartWorker, tmp_path: Path) -> None:
+    gate = asyncio.Event()
+    decode = await worker(gate=gate)
+    position = llm_pb2.GenerateRequest(position=audio_pb2.PlaybackPosition(seconds=math.nan))
+
+    async def until_taken() -> AsyncIterator[llm_pb2.GenerateResponse]:
+        heartbeats = 0
+        async for response in llm.generate(starting(speech_tokens=[1] * 30), voiced(VOICE), position):
+            heartbeats += response.HasField("heartbeat")
+            if heartbeats == 50:
+                gate.set()  # the position has been ignored; let the call end
+            yield response
+
+    async with llm_service(tmp_path, decode.address) as llm:
+        code, error = await refusal(until_taken())
+    assert (code, error.field) == (grpc.StatusCode.INVALID_ARGUMENT, "position.seconds")
+    assert "position nan" in error.message
 
 
 async def until_started(responses: AsyncIterator[llm_pb2.GenerateResponse], spoken: Spoken) -> None:

@@ -12,7 +12,7 @@ import grpc.aio
 import pytest
 
 from lighttts.v1 import audio_pb2, decode_pb2, decode_pb2_grpc
-from services.common.errors import InvalidInput, Overloaded, Unavailable
+from services.common.errors import Internal, InvalidInput, Overloaded, Unavailable
 from services.common.pool import open_channel
 from services.common.server import ServiceServer
 from services.common.settings import ServiceSettings
@@ -66,9 +66,9 @@ def abort(code: grpc.StatusCode) -> Callable[[Any], Any]:
 
 
 @asynccontextmanager
-async def served(end: Callable[[Any], Any]) -> AsyncIterator[tuple[Worker, grpc.aio.Channel]]:
+async def served(end: Callable[[Any], Any], **settings: Any) -> AsyncIterator[tuple[Worker, grpc.aio.Channel]]:
     worker = Worker(end)
-    server = ServiceServer(worker, ServiceSettings(drain_notice_seconds=0))
+    server = ServiceServer(worker, ServiceSettings(drain_notice_seconds=0, **settings))
     try:
         await server.start()
         async with asyncio.timeout(400), open_channel(server.address) as channel:
@@ -129,6 +129,16 @@ async def test_an_error_for_the_client_is_passed_on() -> None:
     async with served(refuse(InvalidInput("speak slower", field="speed"))) as (worker, channel):
         with pytest.raises(InvalidInput, match="speak slower"):
             await read_all(channel, writing(worker), [])
+
+
+async def test_a_message_that_is_too_large_does_not_make_a_worker_full() -> None:
+    async def large() -> AsyncGenerator[Request]:
+        yield Request(tokens=decode_pb2.SpeechTokens(ids=range(10_000)))
+        await asyncio.Event().wait()
+
+    async with served(finish, max_message_bytes=1000) as (_, channel):
+        with pytest.raises(Internal, match="message larger than max"):
+            await read_all(channel, large(), [])
 
 
 async def test_a_worker_that_vanishes_is_lost() -> None:

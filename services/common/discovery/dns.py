@@ -89,7 +89,9 @@ class DnsDiscovery:
             now = loop.time()
             await asyncio.gather(*(self._refresh(records) for records in families if records.due <= now))
             addresses = families[0].hosts | families[1].hosts
-            if addresses != known and any(records.answered for records in families):
+            # At the start, an empty answer of one family does not mean "no workers" while the other one has none.
+            complete = known is not None or all(records.answered for records in families)
+            if addresses != known and (addresses or complete):
                 known = addresses
                 yield frozenset(join_address(host, self._port) for host in addresses)
             await asyncio.sleep(max(0.0, min(records.due for records in families) - loop.time()))

@@ -10,6 +10,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from services.common.voices.sound_file import ForwardFile
 from services.common.watermark.codebook import SAMPLE_RATE, SYMBOLS
 from services.common.watermark.detect import Detection, Found, detect
 
@@ -25,15 +26,17 @@ class BadRecording(ValueError):
 def search(file: Path | BinaryIO, keys: Mapping[int, bytes], longest_seconds: float) -> Detection:
     """Search a recording, its channels mixed. Raises BadRecording, TooShort, and OSError for a path."""
     try:
-        with soundfile.SoundFile(file) as audio:
+        with ForwardFile(file) as audio:
             if audio.channels > MOST_CHANNELS or audio.samplerate > HIGHEST_RATE:
                 raise BadRecording(f"more than {MOST_CHANNELS} channels or {HIGHEST_RATE} Hz")
             most = round(longest_seconds * audio.samplerate)
             # The header of a stream states no length, so the limit applies to what is read.
-            samples = audio.read(most + 1, dtype="float32", always_2d=True)
+            samples = audio.read(min(most + 1, audio.frames), dtype="float32", always_2d=True)
             rate = audio.samplerate
     except soundfile.LibsndfileError as error:
         raise BadRecording(f"not an audio file that can be read ({error.error_string})") from error
+    except TypeError as error:  # soundfile takes a file of this name for samples without a header
+        raise BadRecording("a file *.raw has no header; convert it to WAV") from error
     if len(samples) > most:
         raise BadRecording(f"longer than {longest_seconds:g} seconds; cut it into parts")
     return detect(np.asarray(soxr.resample(samples.mean(axis=1), rate, SAMPLE_RATE)), keys)

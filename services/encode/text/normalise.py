@@ -97,7 +97,7 @@ def _brackets(text: str) -> str:
 
 def _bracket(match: regex.Match[str]) -> str:
     text, start, end = match.string, match.start(), match.end()
-    return "，" if _BEFORE_COMMA.match(text[start - 1 : start]) and _AFTER_COMMA.match(text, end) else ""
+    return "，" if _BEFORE_COMMA.match(text[:start].rstrip(" ")[-1:]) and _AFTER_COMMA.match(text, end) else ""
 
 
 def drop_blanks(text: str) -> str:

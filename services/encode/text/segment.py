@@ -137,6 +137,12 @@ class Segmenter:
         if text[closed].isspace():
             if alone and text[place] == "." and closed == end:
                 return self._after_full_stop(place, final=final)
+            if alone and text[place:closed] == ".)":  # (nuts, fruit, etc.) are good
+                after = text[closed + 1 : closed + 2]
+                if not after and not final:
+                    return None, None
+                if after.islower():
+                    return None, closed
             return closed, None
         ends = glued.ends_sentence(text, place, final=final) if alone and closed == end else False
         if ends is None:

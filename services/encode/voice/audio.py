@@ -17,6 +17,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from services.common.errors import InvalidInput
+from services.common.voices.sound_file import ForwardFile
 from services.encode.voice import containers
 
 _BLOCK = 65536  # frames decoded at a time
@@ -115,7 +116,7 @@ def _sndfile_blocks(data: bytes, limits: AudioLimits, longest: float) -> tuple[i
 
     def read() -> Iterator[Any]:
         try:
-            with soundfile.SoundFile(io.BytesIO(data)) as file:
+            with ForwardFile(io.BytesIO(data)) as file:
                 _check_format(limits, int(file.samplerate), file.channels)
                 yield int(file.samplerate)
                 left = int(longest * file.samplerate) + 1

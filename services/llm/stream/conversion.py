@@ -9,7 +9,7 @@ from lighttts.v1 import audio_pb2, decode_pb2, llm_pb2
 from services.common.engine.event_queue import background
 from services.common.errors import InvalidInput, Overloaded
 from services.common.voices.voice import Voice
-from services.llm.stream import decode_client
+from services.llm.stream import decode_client, requests
 from services.llm.stream.generate_call import GenerateCall, LlmServiceContext
 
 
@@ -65,6 +65,7 @@ class ConversionCall(GenerateCall):
                 elif isinstance(event, decode_client.Started | decode_client.Moved):
                     yield self._started(event)
                 elif isinstance(event, audio_pb2.PlaybackPosition):
+                    requests.check_position(event.seconds)
                     decode.report_position(event.seconds)
                 elif isinstance(event, llm_pb2.TextTokens):
                     raise InvalidInput("a request with speech_tokens takes no text; send one of them", field="text")

@@ -7,7 +7,6 @@ The end of the call, for any reason, frees the engine's resources within a step 
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
@@ -346,8 +345,7 @@ class GenerateCall:
 
     def _on_position(self, seconds: float, handle: Handle) -> None:
         """Once the client reports its position, deadlines use it instead of the clock."""
-        if not math.isfinite(seconds):
-            raise InvalidInput(f"position {seconds} is not a number of seconds", field="position.seconds")
+        requests.check_position(seconds)
         if self._progress.playback_start is not None and not requests.offline(self._start):
             self._progress.playback_start = self._context.engine_clock() - seconds
             self._context.engine.set_play_at(handle, self._progress.playback_start)

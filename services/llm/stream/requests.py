@@ -71,6 +71,12 @@ def check_start(start: llm_pb2.GenerateStart, model: ModelDir, styles: Collectio
             raise InvalidInput("the next sample cannot be negative", field="start.resume.next_sample")
 
 
+def check_position(seconds: float) -> None:
+    """Raise InvalidInput for a playback position that is not a finite number of seconds."""
+    if not math.isfinite(seconds):
+        raise InvalidInput(f"position {seconds} is not a number of seconds", field="position.seconds")
+
+
 def check_origin(resume: llm_pb2.GenerateResume, origin: bytes) -> None:
     """Raise StateMismatch for raw ids of another origin; older peers send none, and theirs are not checked."""
     if resume.origin in (b"", origin):

@@ -133,3 +133,13 @@ async def test_one_address_family_without_answers_does_not_delay_the_other(serve
         assert await anext(sets) == {"127.0.0.1:50053"}
         server.records[NAME] = ["127.0.0.2"]
         assert await anext(sets) == {"127.0.0.2:50053"}
+
+
+async def test_one_family_without_records_does_not_empty_a_list_that_is_not_known_yet(server: DnsServer) -> None:
+    server.records[NAME] = ["127.0.0.1"]
+    server.silent = {"A"}
+    async with asyncio.timeout(400), aclosing(discover(target(server)).watch()) as sets:
+        first = asyncio.ensure_future(anext(sets))
+        await server.asked(NAME, "AAAA", 2)
+        server.silent = set()
+        assert await first == {"127.0.0.1:50053"}

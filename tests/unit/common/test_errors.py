@@ -17,6 +17,7 @@ from services.common.errors import (
     Overloaded,
     PermissionDenied,
     QuotaExceeded,
+    Unsupported,
     from_rpc_error,
     listed,
     quoted,
@@ -97,7 +98,9 @@ def test_a_strange_retry_hint_can_be_passed_on(seconds: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [PermissionDenied("no"), Overloaded("full", stage="decode"), Internal("broken")], ids=lambda e: e.reason
+    "error",
+    [PermissionDenied("no"), Overloaded("full", stage="decode"), Unsupported("too old"), Internal("broken")],
+    ids=lambda e: e.reason,
 )
 def test_an_error_keeps_its_meaning(error: LightTtsError) -> None:
     again = received(error.code, error.message, to_status(error).SerializeToString())

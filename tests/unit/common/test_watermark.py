@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from services.common.watermark.codebook import BLOCK, CELLS, SAMPLE_RATE, SYMBOL
 from services.common.watermark.detect import P_VALUE, TooShort, detect
 from services.common.watermark.embed import Watermark
 from services.common.watermark.keys import KeyFileError, new_line, read_keys
+from services.common.watermark.recording import BadRecording, search
 
 DATA = Path(__file__).parents[2] / "data" / "heldout25"
 KEY, OTHER = b"a key of sixteen", b"sixteen of a key"
@@ -112,6 +114,25 @@ def test_unmarked_audio_and_other_keys_are_not_found(speech: Audio, marked: Audi
 def test_audio_that_is_too_short_is_refused() -> None:
     with pytest.raises(TooShort, match=r"0\.10 s; at least 0\.5 s"):
         detect(np.zeros(SAMPLE_RATE // 10), {1: KEY})
+
+
+def test_a_file_without_a_length_is_searched(tmp_path: Path, marked: Audio) -> None:
+    path = tmp_path / "stream.flac"
+    soundfile.write(path, marked[: 4 * SAMPLE_RATE], SAMPLE_RATE, subtype="PCM_16")
+    data = bytearray(path.read_bytes())
+    data[21] &= 0xF0
+    data[22:26] = bytes(4)  # STREAMINFO's total samples: not known
+    found = search(io.BytesIO(data), {1: KEY}, longest_seconds=10)
+    assert (found.best.payload, found.marked) == (PAYLOAD, True)
+    with pytest.raises(BadRecording, match="longer than 2 seconds"):
+        search(io.BytesIO(data), {1: KEY}, longest_seconds=2)
+
+
+def test_samples_without_a_header_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "samples.raw"
+    path.write_bytes(bytes(SAMPLE_RATE))
+    with pytest.raises(BadRecording, match="no header"):
+        search(path, {1: KEY}, longest_seconds=10)
 
 
 def test_a_payload_has_sixteen_bits() -> None:

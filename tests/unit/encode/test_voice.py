@@ -67,9 +67,14 @@ def lying_wav(claimed_bytes: int) -> bytes:
 
 def flac_bomb() -> bytes:
     """Return ten minutes of silence in a few kilobytes; the header gives one second."""
-    data = bytearray(encoded(np.zeros(600 * 24000, dtype=np.float32), form="FLAC"))
+    return flac_of_length(np.zeros(600 * 24000, dtype=np.float32), 24000)
+
+
+def flac_of_length(samples: NDArray[np.float32], claimed: int) -> bytes:
+    """Return samples as FLAC whose header gives `claimed` samples; 0: an unknown number."""
+    data = bytearray(encoded(samples, form="FLAC"))
     data[21] &= 0xF0
-    data[22:26] = (24000).to_bytes(4, "big")  # STREAMINFO's total samples: one second
+    data[22:26] = claimed.to_bytes(4, "big")  # STREAMINFO's total samples
     return bytes(data)
 
 
@@ -131,6 +136,11 @@ def test_formats_and_rates(form: str, subtype: str | None, rate: int) -> None:
     assert checked.rate == rate
     assert checked.seconds == pytest.approx(4, abs=0.1)
     assert checked.warnings == ()
+
+
+def test_flac_without_a_length_is_read() -> None:
+    samples = read_prompt(flac_of_length(tone(4), 0)).samples
+    np.testing.assert_allclose(samples, tone(4), atol=1e-4)
 
 
 def test_channels_are_mixed_to_mono() -> None:

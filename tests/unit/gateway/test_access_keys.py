@@ -97,6 +97,27 @@ def test_a_changed_file_is_read_again_and_a_broken_one_is_not(tmp_path: Path) ->
     assert keys.caller(OTHER).name == "new-one"
 
 
+def test_a_file_is_read_again_when_it_becomes_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    path = key_file(tmp_path, entry())
+    keys = ring(path, clock)
+    key_file(tmp_path, entry(OTHER, name="new-one"))
+
+    def refuse(*_: object, **__: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as unreadable:
+        unreadable.setattr(Path, "read_text", refuse)
+        clock.now += RECHECK_SECONDS
+        assert keys.caller(KEY).name == "app"
+    written = path.stat()
+    while path.stat().st_ctime_ns == written.st_ctime_ns:  # the clock of file systems has steps of milliseconds
+        path.chmod(0o640)
+    assert path.stat().st_mtime_ns == written.st_mtime_ns
+    clock.now += RECHECK_SECONDS
+    assert keys.caller(OTHER).name == "new-one"
+
+
 @pytest.mark.parametrize("content", [None, "", " \n# nothing", "keys: []", "keys:"])
 def test_a_deleted_or_emptied_file_revokes_all_keys_until_it_has_some(tmp_path: Path, content: str | None) -> None:
     clock = Clock()
@@ -131,6 +152,7 @@ def test_a_deleted_or_emptied_file_revokes_all_keys_until_it_has_some(tmp_path: 
         ("keys: [{name: a, sha256: %s, expires: 2026-01-01T00:00:00}]", "expires"),
         ("keys: [{name: a, sha256: %s, colour: red}]", "colour"),
         ("keys: [{name: a, sha256: %s}, {name: b, sha256: %s}]", "two keys"),
+        ("keys: [{name: a, sha256: %s, expires: 2027-02-30T00:00:00Z}]", "day is out of range"),
         ("keys: {", "not YAML"),
     ],
 )

@@ -9,12 +9,12 @@ from services.encode.text.borders.words import words
 # Names or examples follow these: their full stop never ends a sentence.
 _LEADING = words("""
     mr mrs ms mx dr prof gen col maj capt cmdr lt sgt cpl pvt adm rev fr hon gov sen rep supt messrs mme mlle
-    mt ft e.g i.e cf vs viz approx ca resp incl esp et.al bzw z.b d.h u.a sog
+    mt ft e.g i.e cf vs viz approx ca resp incl esp et.al bzw z.b d.h u.a sog mio mrd inkl zzgl ggf evtl
     """)
 # Numbers follow these. Before anything else they are words, or end a sentence.
 _BEFORE_NUMBERS = words("""
     no nos nr fig figs eq eqs vol vols p pp pg pgs sec secs sect ch chap chaps art arts ref refs tab tabs ex app par
-    para pt ed eds v vv l ll col cols abb s bd aufl tel ext apt ste rm fl op
+    para pt ed eds v vv l ll col cols abb abs s bd aufl tel ext apt ste rm fl op rt rte rs
     """)
 # These may end a sentence, and names may follow them: only a word that begins a sentence decides.
 _TRAILING = words("""
@@ -23,10 +23,13 @@ _TRAILING = words("""
     """)
 # These end a sentence if a capital follows.
 _BEFORE_LOWER_CASE = words(
-    "etc jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thurs fri sat sun"
+    "etc usw jh jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thurs fri sat sun"
 )
 # Also units are abbreviations, after a number.
-_UNITS = words("in ft yd mi oz lb lbs pt qt gal hr hrs min mins sec secs mo yr yrs km cm mm kg mg ml sq cu max avg")
+_UNITS = words(
+    "in ft yd mi oz lb lbs pt qt gal hr hrs min mins sec secs mo mos wk wks yr yrs tsp tbsp km cm mm kg mg ml sq cu max"
+    " avg"
+)
 # These are words as well, so only their capitalised form is an abbreviation.
 _CAPITALISED = words(
     """
@@ -48,10 +51,13 @@ _GERMAN_ARTICLE = regex.compile(r"\b(?:[Dd]er|[Dd]ie|[Dd]as|[Dd]em|[Dd]es|[Zz]um
 _SHORT_NUMBER = regex.compile(r"(?<![\w.,:/-])(?:[1-9]|[12]\d|3[01])$")
 _IN_GERMAN = regex.compile(r"\b[Ii]m [1-9]\d?$")
 _GERMAN_NOUNS = frozenset(
-    ("Jahrhundert", "Stock", "Kapitel", "Quartal", "Semester", "Bezirk", "Obergeschoss", "Lebensjahr")
+    ("Jahrhundert", "Jh", "Stock", "Kapitel", "Quartal", "Semester", "Bezirk", "Obergeschoss", "Lebensjahr")
 )
 """Nouns after `im` and an ordinal; "im 25. Thanks" is English."""
 _GERMAN_DAY = regex.compile(r"\b(?:[Aa]m|[Bb]is|[Aa]b|[Ss]eit) [1-9]\d?$")
+_GERMAN_DATE = regex.compile(
+    r"\b(?:[Aa]m|[Bb]is|[Aa]b|[Ss]eit|[Vv]om|[Zz]um|[Dd]e[rmn]) (?:0?[1-9]|[12]\d|3[01])\.(?:0?[1-9]|1[0-2])$"
+)
 _SHARED_MONTHS = frozenset(("April", "August", "September", "November"))
 _GERMAN_NEXT = regex.compile(r" (\p{L}+)")
 _GERMAN_MONTHS = frozenset(("Januar", "Februar", "März", "Mai", "Juni", "Juli", "Oktober", "Dezember"))
@@ -83,7 +89,7 @@ def word_before(text: str, stop: int) -> str:
         if key in _CAPITALISED and word.islower() and not (key in _LOWER_TOO or key in _UNITS):
             return ""
         return word
-    after_number = text[start - 1 : start] == " " and text[start - 2 : start - 1].isnumeric()
+    after_number = text[start - 1 : start] in {" ", "-"} and text[start - 2 : start - 1].isnumeric()
     return word if key in _UNITS and after_number else ""
 
 
@@ -110,6 +116,8 @@ def _after_number(text: str, stop: int, *, final: bool) -> bool | None:
     """Return whether a full stop that is no abbreviation's ends a sentence; that of a German ordinal ends none."""
     if not text[stop - 1 : stop].isdecimal():
         return True
+    if (dated := _german_date(text, stop, final=final)) is not None:
+        return None if dated == "open" else False
     after_article = _GERMAN_ARTICLE.search(text, max(0, stop - 8), stop) is not None
     if not after_article and _SHORT_NUMBER.search(text, max(0, stop - 4), stop) is None:
         return True
@@ -127,6 +135,16 @@ def _after_number(text: str, stop: int, *, final: bool) -> bool | None:
     if follows.end() == len(text) and not final and any(noun.startswith(word) for noun in nouns):
         return None
     return word not in nouns
+
+
+def _german_date(text: str, stop: int, *, final: bool) -> str | None:
+    """Return "date" if the stop belongs to a date as in `am 24.12. um 18 Uhr`, "open" if later text decides."""
+    if _GERMAN_DATE.search(text, max(0, stop - 12), stop) is None:
+        return None
+    following = text[stop + 1 : stop + 3]
+    if len(following) < 2 and not final:
+        return "open"
+    return "date" if following[:1] == " " and following[1:].islower() else None
 
 
 def _before_word(text: str, word: str, after: str, end: int, *, final: bool) -> bool | None:

@@ -19,7 +19,7 @@ from services.encode.text.protected import PROTECTED, outside_protected
 _UNUSUAL = re.compile(r"""[^A-Za-z0-9 ,.;:!?'"()%$/\n+#-]""")
 _LINE = r"[ ]{0,3}(?:[+-] |\d+\) |(?:- ?){3})"
 _LINE_MARK = re.compile(_LINE)
-_OF_INTEREST = re.compile(rf"#(?![0-9])|\n{_LINE}|\$[A-Za-z][^$]{{0,40}}\$")
+_OF_INTEREST = re.compile(rf"#(?![0-9])| [:;]['-]?[)(DPp]|^[:;]['-]?[)(DPp]|\n{_LINE}|\$[A-Za-z][^$]{{0,40}}\$")
 _CHINESE = re.compile(r"[\u4e00-\u9fff。，！？；：、“”‘’《》（）A-Za-z0-9 ,.;:!?'\"%]+")
 
 _CITATION = regex.compile(r"【[^【】]*†[^【】]*】")
@@ -46,13 +46,23 @@ _MENU = regex.compile(
 _MENU_SIGN = regex.compile(r"[ \t]+>(?=[ \t]+[\"“‘'(]?\p{L})")
 """The signs between the items of a menu: Settings > General. `x > 5` and `revenue > cost` compare."""
 _INNER_BULLET = regex.compile(r"(?<=[^\s]) +[\u2022\u2023\u25cf\u25aa] +(?=[^\s])")
-_FRACTION = regex.compile(r"(\d?)([\u00bc-\u00be\u2150-\u215e\u2189])(\d?)")
+_FRACTION = regex.compile(r"(\d?)([\u00bc-\u00be\u2150-\u215e\u2189])(\d|(?=[A-Za-z]))?")
 _TWO_FRACTIONS = regex.compile(rf"(?<={_FRACTIONS})\s*(?={_FRACTIONS})")
 _FRACTION_SLASH = regex.compile(r"(?<=\d)\u2044(?=\d)")
 _LOW_DIGITS = regex.compile(r"(?<=(\d)?)[\u2080-\u2089]+(?=(\d)?)")
 _HIGH_DIGITS = regex.compile(r"(?<=[⁰¹²³⁴-⁹])(?=[0-9])")
 _WIDE_COLON = regex.compile(r"(?<=[0-9])：(?=[0-9])")
 _WIDE_COMMA = regex.compile(r"(?<=[0-9])，(?=[0-9]{3}(?![0-9]))(?<=[\uff10-\uff19]，)")
+_HAN = regex.compile(r"\p{Han}")
+_EMOTICON = regex.compile(
+    r"(?<!\S)(?:[:;]['’]?-?[)(DPp]|=[)D]|(?<=\b(?:you|u|ya|thanks|thx|ily|much|guys|everyone|night|love|so)\s|[!.]\s)<3+)"
+    r"(?=$|[\s.,!?])"
+)
+_NUMBERED_ITEM = regex.compile(
+    r"(?:(?<=^|[\s。；，：、！？;,:!?])|(?<=(?:^|[\s。；，：、！？;,:!?])[①-⑳]\p{Han}[^。]{0,80}\p{Han})(?<![第图式表步题注例点条项见由与和或到]))"
+    r"[①-⑳]\s?(?=\p{Han})"
+)
+"""The number of an item in a Chinese sentence. One inside a phrase stays: 第①步, 如图①所示."""
 _BLANKS = regex.compile(r"[ \t]{2,}")
 _BLANK_LINES = regex.compile(r"[ \t]*\n[ \t]*(?:\n[ \t]*)*")
 _LOOSE_MARK = regex.compile(r"(?<=\S) +(?=[.,](?:\s|$))")
@@ -66,7 +76,7 @@ def clean(sentence: str) -> str:
     because they are read as powers. Special tokens stay (`PROTECTED`), and none appears that `sentence` does not
     contain. `clean(clean(sentence)) == clean(sentence)`.
     """
-    if not _is_of_interest(sentence) or _CHINESE.fullmatch(sentence) is not None:
+    if not _is_of_interest(sentence) or (_CHINESE.fullmatch(sentence) is not None and " :" not in sentence):
         return sentence
     core = sentence.strip()
     start = sentence.index(core)
@@ -89,7 +99,7 @@ def _cleaned(part: str) -> str:
         text = _plain_characters(text)
     text = drop_unspeakable(text)
     text = without_tags(decoded(text))
-    text = plain_text(plain_formulas(text))
+    text = plain_text(plain_formulas(_EMOTICON.sub("", text)))
     if ">" in text or "<-" in text:
         text = _arrows(text)
     text = _BLANKS.sub(" ", text)
@@ -105,6 +115,7 @@ def _plain_characters(text: str) -> str:
     """Replace the characters whose replacement depends on their neighbours."""
     text = _CITATION.sub("", _KEYCAP.sub("", text))
     text = _TWO_KEYCAPS.sub(r"\1 ", text)
+    text = _NUMBERED_ITEM.sub(_item, text)
     text = _BETWEEN_CIRCLED.sub(", ", text)
     text = _INNER_BULLET.sub(", ", with_answers(text))
     text = _PICTURES.sub(_gap, text)
@@ -117,6 +128,13 @@ def _plain_characters(text: str) -> str:
 def _plain_low(low: regex.Match[str]) -> str:
     """Write index digits plainly, apart from digits on both sides: 1₂3 is three numbers."""
     return f"{', ' if low.group(1) else ''}{normalize('NFKC', low.group())}{', ' if low.group(2) else ''}"
+
+
+def _item(number: regex.Match[str]) -> str:
+    """Write ①打开 as 1、打开."""
+    before = number.string[: number.start()]
+    comma = "，" if before and _HAN.match(before[-1]) is not None else ""
+    return f"{comma}{ord(number.group()[0]) - ord('①') + 1}、"
 
 
 def written_fractions(text: str) -> str:
@@ -150,7 +168,7 @@ def _arrow(arrow: regex.Match[str]) -> str:
 
 
 def _written_fraction(match: regex.Match[str]) -> str:
-    before, char, after = match.groups()
+    before, char, after = match.groups()  # ½mv²: a letter follows
     fraction = normalize("NFKC", char).replace("\u2044", "/")
     fraction += "1" if fraction.endswith("/") else ""
-    return f"{before}{' ' if before else ''}{fraction}{', ' if after else ''}{after}"
+    return f"{before}{' ' if before else ''}{fraction}{' ' if after == '' else ', ' if after else ''}{after or ''}"

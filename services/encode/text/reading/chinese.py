@@ -15,7 +15,7 @@ import regex
 from services.encode.text.reading.chinese_arithmetic import ARITHMETIC, fraction
 from services.encode.text.reading.chinese_names import HOLIDAY, NAMES, RATED_UNIVERSITIES, holiday, named
 from services.encode.text.reading.chinese_numbers import DIGITS, TELEPHONE_DIGITS, TWO, clock, read_plain, two
-from services.encode.text.reading.chinese_ranges import RANGES, SCORES
+from services.encode.text.reading.chinese_ranges import DAYS, RANGES, SCORES
 from services.encode.text.reading.chinese_units import LETTERS, SERVICE_NUMBER, UNITS
 from services.encode.text.reading.chinese_years import YEARS
 from services.encode.text.reading.quick.chinese import read_quickly
@@ -28,7 +28,7 @@ _MONEY = {"$": "美元", "€": "欧元", "£": "英镑", "¥": "元", "US$": "�
 _SCALES = {"k": 10**3, "m": 10**6, "mn": 10**6, "b": 10**9, "bn": 10**9, "t": 10**12, "w": 10**4}
 _CODE_WORDS = (
     r"端口号?|邮编|邮政编码|编号|编码|号码|账号|帐号|卡号|密码|验证码|校验码|提取码|取件码|提货码|状态码|邀请码|兑换码|优惠码|代码|口令|订单号?|单号|工号|学号|"
-    r"房间号?|客房|包厢|房号|门牌号?|座位号?|尾号|身份证号?|车牌号?|航班号?|车次|病历号|流水号|序列号|批号|型号|QQ号?|微信号?|(?<![A-Za-z])(?:ID|PIN码?|ISBN|ISSN|IMEI)|"
+    r"后[四4六6]位|房间号?|客房|包厢|房号|门牌号?|座位号?|尾号|身份证号?|车牌号?|航班号?|车次|病历号|流水号|序列号|批号|型号|QQ号?|微信号?|(?<![A-Za-z])(?:ID|PIN码?|ISBN|ISSN|IMEI)|"
     r"分机号?|转|工单号?|会议号|用户名?|(?<![A-Za-z])HTTP"
 )
 _AFTER_CODE_WORD = regex.compile(rf"(?i:{_CODE_WORDS})[是为]?\s?[:：]?$")
@@ -40,6 +40,9 @@ _WIDE_COLON = regex.compile(r"(?<=\d)：(?=\d)")
 _FIRST_THREE = regex.compile(r"[1-3](?!\d|\.\d)")
 _BLANK = regex.compile(r"(?<=\p{Han}) (?=\d)|(?<=\d) (?=\p{Han})|(?<=\d) (?=[:/] \d)|(?<=\d [:/]) (?=\d)")
 """A blank that is not spoken and keeps the rules from a number: 2024 年, 14 : 30."""
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
+_LISTED = regex.compile(r"(?<=[\p{Han}A-Za-z”’）)]) +(?=[1-9]\d?、(?:\p{Han}|\s*$))")
+"""The blank before an item of a list in one line: 1、打开 2、关闭."""
 _LETTER_PAIR = regex.compile(r"(?<=[A-Za-z])-?(\d{3,})")
 
 
@@ -91,6 +94,25 @@ def _sum(match: Match) -> str:
         value, unit = value / 10**4, "万"
     written = f"{value.normalize():f}" if scale else match["value"].replace(",", "")
     return f"{sign}{written}{match['more'] or unit}{_MONEY[match['currency']]}"
+
+
+def _sums(match: Match) -> str | None:
+    """Write $10-20 as 10到20美元."""
+    if float(match["low"]) >= float(match["high"]):
+        return None
+    return f"{match['low']}到{match['high']}{match['more'] or ''}{_MONEY[match['currency']]}"
+
+
+def _ion(match: Match) -> str:
+    """Read Fe³⁺ and Cl⁻."""
+    charges = digits(match["n"].translate(_SUPERSCRIPTS)) if match["n"] else ""
+    return f"{charges}{'加' if match['sign'] == '⁺' else '负'}"
+
+
+def _raised(match: Match) -> str:
+    """Write 10⁻³ as 10的负3次方."""
+    exponent = match.group().translate(_SUPERSCRIPTS)
+    return f"的{'负' if exponent[0] == '-' else ''}{exponent.lstrip('+-')}次方"
 
 
 def _times(match: Match) -> str:
@@ -214,6 +236,7 @@ BEFORE = RuleSet(
         r"(?<![\d.:A-Za-z-])\d{3,4}(?=室|会议室|教室|病房|包间|包厢|号房|房间(?!里|内)|号病床)",
         lambda match: digits(match.group()),
     ),
+    rule("显卡", r"(?<=(?<![A-Za-z])[RG]TX?[ ])\d{4}(?![\dA-Za-z.]|\s?[元块万])", lambda match: digits(match.group())),
     rule("字母编号", r"(?<![A-Za-z\d])[A-Z]{1,3}-?\d{3,}(?![A-Za-z\d-])", _names),
     rule("季度", r"(?<!\d)(?:19|20)\d\d(?=[Qq][1-4](?!\d))", lambda match: f"{digits(match.group())}年"),
     rule(
@@ -222,7 +245,29 @@ BEFORE = RuleSet(
         _scientific,
         "eE",
     ),
+    rule("离子", r"(?<=[A-Za-z][₀-₉0-9]?|[)）\]])(?P<n>[²³⁴-⁹])?(?P<sign>[⁺⁻])(?![⁰¹²³⁴-⁹])", _ion, "⁺⁻"),
+    rule("高次方", r"(?<=[\dA-Za-z)）])(?:[⁻⁺]?[⁰¹²³⁴-⁹]*[⁰¹⁴-⁹][⁰¹²³⁴-⁹]*|[⁻⁺][²³])(?![⁻⁺])", _raised, "⁰¹²³⁴⁵⁶⁷⁸⁹"),
+    rule(
+        "快捷键",
+        r"(?<![A-Za-z\d])(?P<key>(?i:ctrl|cmd|alt|shift|command|control|option|win|fn))\s?\+\s?(?=[A-Za-z\d])",
+        lambda match: f"{match['key']}加",
+        "+",
+    ),
+    rule("证券代码", r"(?<=[（(])\d{6}(?=[）)]|点S[HZ])", lambda match: digits(match.group())),
+    rule(
+        "长编号",
+        r"(?<![A-Za-z\d-])[A-Z]{1,3}\d{5,}(?:-\d+)+(?![A-Za-z\d-])",
+        lambda match: digits(match.group()).replace("-", "，"),
+        "-",
+    ),
     *ARITHMETIC,
+    rule(
+        "外币范围",
+        rf"(?<![A-Za-z\d])(?P<currency>(?:US|HK)?\$|[€£¥])\s?(?P<low>{_NUMBER}){_DASH}(?:(?P=currency))?(?P<high>{_NUMBER})"
+        r"(?P<more>[万亿千百]+)?(?![\d.A-Za-z]|[-–]\d)(?:元|美元|欧元|英镑|港元|美金)?",
+        _sums,
+        "$€£¥",
+    ),
     rule(
         "外币",
         rf"(?P<sign>(?<![\w\d])[-−])?(?P<currency>(?:US|HK)?\$|[€£¥])\s?(?P<value>{_NUMBER})(?:\s?(?P<scale>(?:thousand|million|billion|trillion)(?![A-Za-z])|(?:bn|mn|[kKmMbBtTwW])(?![A-Za-z])))?(?P<more>[万亿千百]+)?(?:元|美元|欧元|英镑|港元|美金)?",
@@ -238,6 +283,7 @@ BEFORE = RuleSet(
         _time,
         ":",
     ),
+    DAYS,
     *YEARS,
     *LETTERS,
     *RANGES,
@@ -252,9 +298,14 @@ BEFORE = RuleSet(
     ),
     *UNITS,
     rule(
+        "米和秒后的小数",
+        r"(?<=\d[米秒])[1-9]\d(?![\d.%]|\s?[A-Za-z厘毫米公个人次分秒])",
+        lambda match: digits(match.group()),
+    ),
+    rule(
         "月和日",
         r"(?<![\d./])(?P<m>0?[1-9]|1[0-2])/(?P<d>0?[1-9]|[12]\d|3[01])"
-        r"(?:(?=[日号])|(?<=(?:公历|农历|阳历|阴历|日期[是为：:]?)\d\d?/\d\d?)(?![\d./]))",
+        r"(?:(?=[日号])|(?=[之以]?前(?!\d)|当天|截止|开始|[上下]午|早上|晚上|[（(]周)|(?<=(?:公历|农历|阳历|阴历|日期[是为：:]?)\d\d?/\d\d?)(?![\d./]))",
         _month_and_day,
         "/",
     ),
@@ -308,7 +359,7 @@ AFTER = RuleSet(
     ),
 )
 _OF_INTEREST = regex.compile(
-    r"[*√\d%‰¥$€£+=×÷@#/^<>°℃℉±~№\u00b2\u00b3]|(?<=[A-Za-z0-9])\.|\.(?=[A-Za-z0-9])|[-–—~～](?=周|星期)"
+    r"[*√\d%‰¥$€£+=×÷@#/^<>°℃℉±~№\u00b2\u00b3⁰-⁹⁺⁻]|(?<=[A-Za-z0-9])\.|\.(?=[A-Za-z0-9])|[-–—~～](?=周|星期)"
 )
 _OTHER_DIGIT = re.compile(r"[^\D0-9]")
 _CLAUSE = regex.compile(r"[^，。！？；、：“”‘’（）《》【】…\n!?;]+")
@@ -320,7 +371,7 @@ def read_chinese(text: str, wetext: Callable[[str], str] | None) -> str:
     text = _WIDE_COLON.sub(":", text.replace("￥", "¥"))
     if _OF_INTEREST.search(text) is None:
         return text
-    text = _BLANK.sub("", text)
+    text = _BLANK.sub("", _LISTED.sub("，", text))
     if _OTHER_DIGIT.search(text) is not None:
         text = "".join(
             str(unicodedata.decimal(char)) if char > "\x7f" and unicodedata.category(char) == "Nd" else char

@@ -25,7 +25,7 @@ MEASURE = (
     r"|小时|星期|点(?!\d)|分(?!之)|次(?!方|元|函数)|成(?![分为员立功长])|室(?=\d厅))"
 )
 TWO = regex.compile(
-    rf"(?<=[A-Za-z])2(?={MEASURE})"
+    rf"(?<=[A-Za-z])2(?={MEASURE})|(?<=凌晨|[上下]午|早上|晚上|中午|傍晚|今[晚早]|明[晚早])(?P<hour>2)(?=点\d)"
     r"|(?<![\d.:：/点A-Za-z-])(?:(?<=第)2(?=\p{Han})|2(?=(?:到\d\d?)?[月日号楼路级等胎手班栋幢]|室(?!\d厅)|单元|年级|世纪|季度|分之)"
     rf"|(?<![周期十]|第\d{{1,3}}到)2(?P<measure>(?=(?:到\d{{1,3}}(?:\.\d+)?)?{MEASURE}(?!点\d))))"
 )
@@ -87,7 +87,7 @@ def clock(hour: str, minute: str) -> str:
 
 def two(match: regex.Match[str]) -> str:
     """Read 2 before a measure: 两个, but 第二个, 二月."""
-    return "二" if match["measure"] is None else "两"
+    return "二" if match["measure"] is None and match["hour"] is None else "两"
 
 
 @lru_cache(maxsize=8192)

@@ -18,6 +18,8 @@ _ENDS = (
     r"号楼栋单室班月日秒级次股行列排美欧多几余左以之到至期款厘折]))"
 )
 """What may not follow the scores of a match: a word that makes two numbers a range (10-5米)."""
+_MEASURED = regex.compile(r"\s?(?:[杯勺匙寸磅升]|[茶汤]匙|英[寸里尺]|小时|[公千]?[克斤里])")
+_MONTH_AND_DAY = r"(?P<{0}>0?[1-9]|1[0-2])/(?P<{1}>0?[1-9]|[12]\d|3[01])"
 
 
 def _score(match: Match) -> str:
@@ -60,6 +62,20 @@ def _range(match: Match) -> str | None:
     return f"{first}到{last}"
 
 
+def _days(match: Match) -> str | None:
+    """Read 6/7-6/9 as days, and 1/2-3/4 as fractions."""
+    a, b, c, d = (int(match[name]) for name in "abcd")
+    if _MEASURED.match(match.string, match.end()) is not None:
+        return f"{b}分之{a}到{d}分之{c}"
+    return f"{a}月{b}日到{c}月{d}日"
+
+
+DAYS = rule(
+    "日到日",
+    rf"(?<![\d./]){_MONTH_AND_DAY.format('a', 'b')}{_DASH}{_MONTH_AND_DAY.format('c', 'd')}(?![\d./])",
+    _days,
+    "/",
+)
 SCORES = (
     rule(
         "局分",

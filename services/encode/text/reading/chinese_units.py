@@ -14,14 +14,18 @@ _NAMES = {
     "kWh": "千瓦时", "MWh": "兆瓦时", "MW": "兆瓦", "GW": "吉瓦", "mW": "毫瓦", "Wh": "瓦时", "kΩ": "千欧", "Ω": "欧姆",
     "Hz": "赫兹", "kHz": "千赫", "MHz": "兆赫", "GHz": "吉赫", "Pa": "帕", "hPa": "百帕", "kPa": "千帕", "MPa": "兆帕",
     "kJ": "千焦", "cal": "卡", "dB": "分贝", "μm": "微米", "µm": "微米", "kbps": "千比特每秒", "Mbps": "兆比特每秒",
-    "Gbps": "吉比特每秒", "fps": "帧每秒", "bpm": "次每分", "hm²": "公顷",
+    "Gbps": "吉比特每秒",
+    "bp": "个基点", "bps": "个基点", "BP": "个基点",
+    "m/s²": "米每二次方秒", "MB/s": "兆字节每秒", "KB/s": "千字节每秒", "GB/s": "吉字节每秒",
+    "fps": "帧每秒", "bpm": "次每分", "hm²": "公顷",
 }  # fmt: skip
+_INGREDIENTS = "[盐糖油粉精酱醋酒蜜椒姜蒜葱肉菜水奶酵母豆米]"
 _LETTERS = {"g": "克", "V": "伏"}
 """Units that are something else after one digit (5G, 3V3)."""
-_BEFORE_SLASH = {"g": "克", "U": "单位"}
+_BEFORE_SLASH = {"g": "克", "kg": "千克", "W": "瓦", "U": "单位"}
 _PER = {
     "L": "升", "dL": "分升", "mL": "毫升", "kg": "千克", "g": "克", "h": "小时", "min": "分钟", "s": "秒", "d": "天",
-    "kWh": "千瓦时", "m²": "平方米", "m³": "立方米",
+    "kWh": "千瓦时", "m²": "平方米", "m³": "立方米", "cm³": "立方厘米", "cm²": "平方厘米",
 }  # fmt: skip
 
 
@@ -44,7 +48,7 @@ def _pressure(match: Match) -> str:
 
 def _letter_w(match: Match) -> str | None:
     """Read the w of 1.2w as 万 and that of 67W快充 as 瓦; a capital without such a word stays."""
-    if match["watts"] is not None or (match["sum"] or "").startswith("功率"):
+    if match["watts"] is not None or (match["sum"] or "").startswith("功"):
         return "瓦"
     return "万" if match["w"] == "w" or match["sum"] else None
 
@@ -53,7 +57,7 @@ LETTERS = (
     rule("型号中的行数", r"(?<![\d.])(?:360|480|540|720|1080|1440|2160)(?=[pPi](?![A-Za-z]))", lambda m: spelled(m[0])),
     rule(
         "万和瓦",
-        r"(?<=(?P<sum>功率[为是约达]?|年薪|月薪|粉丝|播放量?|阅读量?|点赞量?|浏览量?|存款|营收|房价|预算)?[\d.]*\d)(?P<w>[wW])"
+        r"(?<=(?P<sum>功[率耗][为是约达]?|年薪|月薪|粉丝|播放量?|阅读量?|点赞量?|浏览量?|存款|营收|房价|预算)?[\d.]*\d)(?P<w>[wW])"
         r"(?![A-Za-z\d])(?P<watts>(?=\s?(?:有线|快充|充电|超充|闪充|功率|适配|无线|灯|音响|喇叭|激光|电机|输出|电)))?",
         _letter_w,
         "wW",
@@ -77,11 +81,12 @@ UNITS = (
         r"(?![A-Za-z²³])",
         _unit,
     ),
+    rule("配料的克", rf"(?<={_INGREDIENTS}\d)g(?=[，、；。）)\s]|$)", lambda match: "克", "g"),
     rule("月与月", r"(?<=\d[月日号])/(?=\d+[月日号])", lambda match: "、", "/"),
     rule(
         "每",
         r"(?<=[\d元角分块钱万亿次人转步字方]|[千公毫]?[克米升]|美元|欧元)\s?/\s?"
-        r"(?=[天日月年周次个人名件份斤克公千平小吨张套台晚分秒桶盎度瓶杯袋盒箱包支只条集节课]|立方)",
+        r"(?=[天日月年周次个人名件份斤克公千平小吨张套台晚分秒桶盎度瓶杯袋盒箱包支只条集节课股]|立方)",
         lambda match: "每",
         "/",
     ),
@@ -89,7 +94,7 @@ UNITS = (
 )
 SERVICE_NUMBER = rule(
     "字母前的总机号",
-    r"(?<![\d.])(?:11[01249]|12[02])(?=[A-Z+加减乘除等多])",
+    r"(?<![\d.])(?:11[01249]|12[02])(?=[A-Z+加减乘除等多赫])",
     lambda match: number(match.group()),
     "12",
 )

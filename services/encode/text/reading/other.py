@@ -52,8 +52,12 @@ _GROUP = {
     ",": regex.compile(rf"[1-9]\d{{0,2}}(?:(?:\.\d{{3}})+|({_BLANK})\d{{3}}(?:\1\d{{3}})*)(?:,\d+)?|\d+(?:,\d+)?"),
     ".": regex.compile(rf"[1-9]\d{{0,2}}(?:(?:,\d{{3}})+|({_BLANK})\d{{3}}(?:\1\d{{3}})*)(?:\.\d+)?|\d+(?:\.\d+)?"),
 }
-_NUMERAL = r"(?P<sign>(?<![\w)\]-])[-−])?(?P<number>\d(?:(?:[\d.' ’\u00a0\u2009\u202f:/〜～~–-]|,(?!\s))*\d)?)"
-_MARK = r"(?P<mark>\s?%|\s?°\s?C\b|\s?€)?"
+_NUMERAL = (
+    r"(?P<sign>(?:(?<![\w)\]-])|(?<=[はがもでのを]))[-−])?"
+    r"(?P<number>\d(?:(?:[\d.' ’\u00a0\u2009\u202f:/〜～~–-]|,(?!\s))*\d)?)"
+)
+_MARK = r"(?P<mark>\s?%|\s?°\s?C(?![A-Za-z\d])|\s?€)?"
+_SIGNS = str.maketrans({"℃": "°C"})
 _WRITTEN = regex.compile(_NUMERAL + _MARK)
 _SPACED = regex.compile(r"(?![\p{Han}\p{Hiragana}\p{Katakana}])\p{L}")
 """Letters of scripts with blanks between words."""
@@ -70,6 +74,7 @@ def read_digits(text: str, language: str) -> str:
     name = _SHARED.get(language, language)
     if not has_language(name) or not any(char.isdigit() for char in text):
         return text
+    text = text.translate(_SIGNS)
     text = read_telephones(text, name, lambda digit: _cardinal(digit, name))
     text = read_dates(text, name, lambda value, kind: _said(value, kind, name))
     text = read_sums(text, name, lambda amount: _amount(amount, name), TO.get(name, ""))
@@ -119,7 +124,7 @@ def _read(match: regex.Match[str], language: str) -> str:
         return match.group()
     if match["sign"]:
         minus = _MINUS.get(language)
-        words = f"{minus} {words}" if minus else f"{match['sign']}{words}"
+        words = f"{minus}{'' if language in _UNSPACED else ' '}{words}" if minus else f"{match['sign']}{words}"
     said = {"%": _PERCENT, "€": _EURO}.get(mark, _CELSIUS).get(language) if mark else None
     if mark:
         words += f"{'' if language in _UNSPACED else ' '}{said}" if said else match["mark"]

@@ -41,6 +41,7 @@ _DAYS = {
     "Mon": "Monday", "Tue": "Tuesday", "Tues": "Tuesday", "Wed": "Wednesday", "Thu": "Thursday",
     "Thurs": "Thursday", "Fri": "Friday", "Sat": "Saturday", "Sun": "Sunday",
 }  # fmt: skip
+WEEKDAY_NAMES = frozenset(_DAYS)
 _DAYS |= {name: name for name in _DAYS.values()}
 _DAY = "|".join(sorted(_DAYS, key=len, reverse=True))
 _TO = r"\.?(?:\s?[-–]\s?|—)"
@@ -121,6 +122,12 @@ def _initials(match: Match) -> str:
 
 
 _WEEKDAYS = rf"(?<![\w-])(?P<first>{_DAY}){_TO}(?P<last>{_DAY})(?![\w-])(?:\.(?=,|:|\s+[\da-z]))?"
+_MONTH = rf"(?:{'|'.join(MONTHS)}|(?:Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)\b\.?)"
+_WEEKDAY_BEFORE_DATE = (
+    r"(?<![\w.-])(?P<day>Mon|Tues?|Wed|Thu(?:rs)?|Fri|Sat|Sun)\b\.?(?=,?\s(?:"
+    rf"{_MONTH}\s\d|\d{{1,2}}(?:st|nd|rd|th)?\s{_MONTH}|(?:at\s|@\s?)\d"
+    r"|\d{1,2}(?:[:.]\d\d)?\s?(?:[aApP]\.?[mM]\b|[-–]\s?\d)|\d{1,2}[:/]\d))"
+)
 LEADING = (
     rule("degree", _DEGREES, lambda match: match["letters"].replace(".", ""), "."),
     rule("for example", r"\b(?:[eE]\.g\.|[iI]\.e\.)", _latin, ".", when=r"\.[eg]\."),
@@ -129,6 +136,13 @@ LEADING = (
     rule("way without a stop", rf"\b(?P<word>{'|'.join(_WAYS)}){_END}", _way, words=[*map(str.lower, _WAYS)]),
     rule("versus", r"(?<![\w.'’])vs(?![\w.'’])", lambda match: "versus", words=("vs",)),
     rule("weekdays from and to", _WEEKDAYS, _weekdays, "-–—"),
+    rule(
+        "weekday",
+        _WEEKDAY_BEFORE_DATE,
+        lambda match: _DAYS[match["day"]],
+        words=[name.lower() for name in _DAYS],
+        when=r"\d",
+    ),
     rule("abbreviation", rf"\b(?P<word>{_NAMES})\.", _word, ".", words=[word.lower() for word in _WORDS]),
 )
 WITHOUT_STOP = r"(?:(?<=\bS)t|(?<=\bD)r|(?<=\bM)(?:rs?|t)|(?<=\bA)ve|(?<=\bB)lvd|(?<=\bR)d|(?<=\bP)rof)(?![\w.'’])"

@@ -152,7 +152,11 @@ def _before_month(match: Match) -> str | None:
     if match["last"]:
         words += f" to {ordinal(match['last'])}"
     start = match.start()
-    article = "" if match.string[max(0, start - 4) : start].lower() in ("the ", " the ") else "the "
+    article = (
+        ""
+        if " of " in match.group() or match.string[max(0, start - 4) : start].lower() in ("the ", " the ")
+        else "the "
+    )
     words = f"{article}{words} of {month}"
     if match["short"]:
         if counts(match.string, match.end()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import regex
 
-from services.encode.text.reading.rule import Match
+from services.encode.text.reading.rule import Match, rule
 from services.encode.text.reading.words import cardinal, ordinal
 
 FRACTION = (
@@ -73,3 +73,21 @@ def is_fraction(match: Match) -> bool:
         and (int(over) < int(under) or match["whole"] is None)
         and (match["whole"] is None or int(over) < int(under))
     )
+
+
+def _pressure(match: Match) -> str:
+    unit = " millimeters of mercury" if match["unit"] else ""
+    return f"{cardinal(match['over'])} over {cardinal(match['under'])}{unit}"
+
+
+_PRESSED = "is|was|of|at|reading|readings|measured|around|about|now|usually|today|below|above|under|over"
+PRESSURE = rule(
+    "blood pressure",
+    r"(?<![\w./])(?P<over>\d{2,3})/(?P<under>\d{2,3})(?:(?P<unit>\s?mm\s?Hg\b)|(?![\w/]|[.,]\d)"
+    rf"(?<=\b(?:BP|pressure)(?:\s(?:{_PRESSED})){{0,3}}[:,]?\s\d{{2,3}}/\d{{2,3}}))",
+    _pressure,
+    "/",
+    starts=r"\d",
+    words=("bp", "pressure", "mmhg", "hg"),
+    near="/",
+)

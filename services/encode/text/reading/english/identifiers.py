@@ -206,7 +206,7 @@ CONTEXT_RULES = (
         r"(?![ ]\d{3}(?!\d))",
         _label,
         starts=r"\d",
-        words=(*LABEL_WORDS, "#", "№"),
+        words=(*LABEL_WORDS, "#", "№", "rm", "ste", "rt", "rte"),
     ),
     rule(
         "plan and its paragraph",
@@ -215,6 +215,22 @@ CONTEXT_RULES = (
         "(",
         starts=r"\d",
         near="(",
+    ),
+    rule(
+        "plan",
+        r"(?<![\w.,$€£-])(?P<number>401(?=[kK])|403(?=[bB])|457(?=[bB]))(?P<letter>[kKbB]s?)(?!\w)",
+        lambda match: f"{spelled(match['number'])} {match['letter']}",
+        "kKbB",
+        starts="4",
+        when=r"4(?:01|03|57)[kKbB]",
+    ),
+    rule(
+        "episode",
+        r"(?<!\w)[sS](?P<season>\d{1,2})\s?[eE](?P<episode>\d{1,3})(?!\w)",
+        lambda match: f"season {cardinal(str(int(match['season'])))}, episode {cardinal(str(int(match['episode'])))}",
+        "eE",
+        starts="sS",
+        when=r"[sS]\d{1,2} ?[eE]\d",
     ),
     rule(
         "product",

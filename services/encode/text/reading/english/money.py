@@ -16,6 +16,7 @@ _NAMES: dict[str, tuple[str, str, tuple[str, str] | None]] = {
     "¥": ("yen", "yen", None),
     "￥": ("yen", "yen", None),
     "₹": ("rupee", "rupees", ("paisa", "paise")),
+    "Rs": ("rupee", "rupees", ("paisa", "paise")),
     "₩": ("won", "won", None),
     "₽": ("ruble", "rubles", ("kopeck", "kopecks")),
     "₺": ("lira", "lira", None),
@@ -49,13 +50,13 @@ _SCALES = {
 _PER = {
     "hr": "hour", "h": "hour", "mo": "month", "m": "month", "yr": "year", "y": "year", "wk": "week", "d": "day",
     "min": "minute", "sec": "second", "s": "second", "kg": "kilogram", "lb": "pound", "gb": "gigabyte", "pp": "person",
-    "oz": "ounce", "gal": "gallon", "bbl": "barrel",
+    "oz": "ounce", "gal": "gallon", "bbl": "barrel", "sqft": "square foot", "sqm": "square meter",
 }  # fmt: skip
 CURRENCIES = ("USD", "EUR", "GBP", "JPY", "CNY", "RMB", "INR", "CHF", "CAD", "AUD")
 _CODES = "|".join(CURRENCIES)
 _SYMBOLS = "€£¥￥₹₩₽₺₫฿₪₴₦₱₿"
-_CURRENCY = rf"(?:[${_SYMBOLS}]|{_CODES})"
-_PREFIX = rf"(?:(?:US|CA|C|AU|A|NZ|HK|S|NT|R)?\$|[{_SYMBOLS}]|(?:{_CODES})(?=[\s\d]))"
+_CURRENCY = rf"(?:[${_SYMBOLS}]|{_CODES}|\bRs\b)"
+_PREFIX = rf"(?:(?:US|CA|C|AU|A|NZ|HK|S|NT|R)?\$|[{_SYMBOLS}]|Rs\.?(?=\s?\d)|(?:{_CODES})(?=[\s\d]))"
 _SUFFIX = rf"(?:[{_SYMBOLS}](?!\s?\d)|\$(?![\w])|(?:{_CODES})(?!\w))"
 _SCALE = (
     r"(?:[kKMmBbTt]|[mM][nN]|MM|mm|mil|mio|[bB][nN]|[tT][nN])(?![\w])"
@@ -63,12 +64,12 @@ _SCALE = (
 )
 _ARTICLE = regex.compile(r"(?:^|\s)[Aa]n?\s$")
 _DOLLARS = regex.compile(r"[\s-](?:dollar|euro|pound|buck)s?\b")
-_PER_WHAT = r"(?:\s?/\s?(?P<per>[a-z]{1,12})(?![\w/]))?"
+_PER_WHAT = r"(?:\s?/\s?(?P<per>sq\.?[ ](?:ft|m)\b|[a-z]{1,12})(?![\w/])|/-(?!\w))?"
 
 
 def _name(currency: str) -> tuple[str, str, tuple[str, str] | None]:
-    if currency in _NAMES:
-        return _NAMES[currency]
+    if currency.rstrip(".") in _NAMES:
+        return _NAMES[currency.rstrip(".")]
     country = _COUNTRIES[currency[:-1]]
     return (f"{country} dollar", f"{country} dollars", _CENT)
 
@@ -119,7 +120,7 @@ def _before_noun(words: str, currency: str, match: Match) -> str:
 
 
 def _per(match: Match) -> str:
-    per = match["per"]
+    per = (match["per"] or "").replace(".", "").replace(" ", "")
     return f" per {_PER.get(per, per)}" if per else ""
 
 

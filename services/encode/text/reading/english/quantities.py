@@ -21,7 +21,7 @@ _OF = regex.compile(
 _ODDS = regex.compile(r"\s(?:odds|shot|chance|longshot|outsider|favou?rite|against)\b")
 _EQUATION = regex.compile(r"[=/]|\b(?:equals|times|divided by)\b")
 _RESULT = regex.compile(r"\s*(?:=|equals\b)")
-_SECONDS = regex.compile(r"[1-5]\d\.\d{1,3}")
+_SECONDS = regex.compile(r"[0-5]\d\.\d{1,3}")
 _RUNS = regex.compile(r"\d+|\D")
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
 _YEAR_BEFORE = regex.compile(
@@ -123,7 +123,10 @@ def _ratio(match: Match) -> str:
 
 def _ratio_of_decimals(match: Match) -> str:
     joint = "" if _SECONDS.fullmatch(match["last"]) and match["first"].isdigit() else "to "
-    return f"{amount(match['first']).words()} {joint}{amount(match['last']).words()}"
+    last = match["last"]
+    if not joint and regex.match("0[1-9]", last):
+        joint, last = "oh ", last[1:]
+    return f"{amount(match['first']).words()} {joint}{amount(last).words()}"
 
 
 def _range(match: Match) -> str | None:
@@ -182,6 +185,11 @@ def _number(match: Match) -> str:
 
 def _more(match: Match) -> str:
     return f"{plain(match['value'])} plus"
+
+
+def _charges(match: Match) -> str:
+    charges = f"{cardinal(match['charges'].translate(_SUPERSCRIPTS))} " if match["charges"] else ""
+    return f" {charges}{'plus' if match['sign'] == '⁺' else 'minus'}"
 
 
 def _index(match: Match) -> str:
@@ -343,6 +351,13 @@ RANGES = (
 )
 """Ranges that are read before their sides could be read as numbers of their own."""
 LAST_RESORT = rule("digit by digit", r"\d(?:[.,:/-]?\d)*", _last_resort, needs="0123456789", when=r"\d")
+ION = rule(
+    "ion",
+    r"(?<=\p{L}|\p{L}\d|[)\]])(?P<charges>[²³⁴-⁹])?(?P<sign>[⁺⁻])(?![⁰¹²³⁴-⁹])",
+    _charges,
+    "⁺⁻",
+)
+"""The charges of an ion: Ca²⁺."""
 POWER = rule(
     "power",
     r"(?P<base>(?<![\p{L}\p{N}]|\d\s|\d[.,])(?:(?!(?:km|mm|cm|nm|mi|ft|yd)[²³]|(?<=/)m[²³])\p{L}{1,3}|\d[\d.,]*)|\))(?P<exponent>[⁻⁺]?[⁰¹²³⁴-⁹]+)",

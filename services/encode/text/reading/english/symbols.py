@@ -7,6 +7,7 @@ import unicodedata
 import regex
 
 from services.encode.text.borders.words import words
+from services.encode.text.reading.english.amounts import counts
 from services.encode.text.reading.english.calendar import MONTHS
 from services.encode.text.reading.rule import Match, rule
 from services.encode.text.reading.words import cardinal, label
@@ -17,6 +18,7 @@ _OPERATORS = {
     "!=": "is not equal to",
     "^": "to the power of", "**": "to the power of", "<": "is less than",
     ">": "is greater than",
+    "+=": "plus equals", "-=": "minus equals",
     "<=": "is at most", ">=": "is at least", "≤": "is at most", "≥": "is at least", "≈": "is about",
     "±": "plus or minus", "~": "is about",
 }  # fmt: skip
@@ -25,8 +27,26 @@ _ARITHMETIC = regex.compile(
     r"[=+×÷*^]|\b(?:calculate|compute|equals?|minus|plus|times|subtract|divided|what\s+is|what['’]s|solve)\b",
     regex.IGNORECASE,
 )
-_OPERATED = regex.compile(r"[=×÷^]|\b(?:equals|times|plus|divided\sby|to\sthe\spower\sof)\b")
+_ASKED = regex.compile(r"\b(?:calculate|compute|minus|subtract|what\s+is|what['’]s|solve)\b", regex.IGNORECASE)
+_TERM = r"\d[\d.,]*\p{L}?"
+_TERMS = rf"{_TERM}(?:\s?[-−+]\s?{_TERM})*"
+_BEFORE_TERM = regex.compile(
+    r"(?:(?P<equals>[=≈]|\b(?i:what\sis|what['’]s|calculate|compute|solve)|\b(?:equals|is\sabout))|[×÷^*√+]"
+    rf"|\b(?:times|plus|minus|divided\sby|to\sthe\spower\sof))\s?\(?(?P<terms>{_TERMS})$"
+)
+_AFTER_TERM = regex.compile(
+    rf"{_TERMS}(?:\)+\s?[×*÷^+=\d]|\)*\s?[=÷^≈≠≤≥<>]|\s?[×*]\s?[\d(]"
+    r"|\s(?:equals|squared|cubed|is\s(?:about|not\sequal|at\s(?:most|least)|less|greater))\b"
+    r"|\s(?:times|plus|minus|divided\sby|to\sthe\spower\sof)\s(?:[\d(]|[b-z](?!\p{L})))"
+)
+"""An operator before or after the terms around a dash, which is then a minus: 2-3 times a day is none."""
+_LAST_TERM = regex.compile(r"\d[\d.,]*")
 _FORMULA = regex.compile(r"[=×÷^√≤≥]|\b(?:equals|times|plus|divided\sby|squared|cubed)\b")
+_NUMBERED = (
+    "tracking|order|account|acct|phone|telephone|cell|fax|invoice|confirmation|reference|ref|case|ticket|flight|room|card|"
+    "item|part|serial|model|member|customer|policy|claim|contact|routing|check|license"
+)
+"""What has a number that a single # names: your tracking # is. Before others it begins a comment of code."""
 _IS = regex.compile(r"\b(?:is|are|be|was|were)\s*$")
 _NAME_BEFORE = regex.compile(r"(\p{L}+)[\p{L}\d.-]*$")
 _MODEL = regex.compile(r"\d+(?:\.\d+)?(\p{L})(?!\p{Ll})")
@@ -44,14 +64,17 @@ _PLACES = {
     "p": "page", "pp": "pages", "pg": "page", "pgs": "pages",
     "vol": "volume", "ch": "chapter", "fig": "figure", "figs": "figures", "eq": "equation",
     "sec": "section", "art": "article", "para": "paragraph", "approx": "approximately", "ca": "circa",
+    "apt": "apartment", "rm": "room", "ste": "suite", "rt": "route", "rte": "route", "hwy": "highway",
     "ver": "version", "ed": "edition", "nos": "numbers", "no": "number", "tel": "telephone", "ext": "extension",
 }  # fmt: skip
 
 
 def _operator(match: Match) -> str | None:
     sign = match["sign"]
-    if sign in "-−–/" and not _ARITHMETIC.search(match.string):
-        return " slash " if sign == "/" else None
+    if sign == "/" and not _ARITHMETIC.search(match.string):
+        return " slash "
+    if sign in "-−–" and not (_subtracts(match) or _ASKED.search(match.string)):
+        return None
     words = _OPERATORS[sign]
     if words.startswith("is ") and _IS.search(match.string, max(0, match.start() - 8), match.start()):
         words = words.removeprefix("is ")
@@ -64,7 +87,27 @@ def _minus(match: Match) -> str | None:
     name = _NAME_BEFORE.search(text, max(0, start - 24), start) if model is not None else None
     if model is not None and name is not None and (len(name[1]) > 1 or model[1].isupper()):
         return " "
-    return " minus " if _OPERATED.search(match.string) else None
+    return " minus " if _subtracts(match) else None
+
+
+def _minus_in_formula(match: Match) -> str | None:
+    text = match.string
+    numbers = text[match.start() - 1].isdigit() and text[match.end()].isdigit()
+    return " minus " if _FORMULA.search(text) and not numbers else None
+
+
+def _subtracts(match: Match) -> bool:
+    """Return whether an expression continues on one side of the dash between two numbers: 10-5 = 5."""
+    text, start, end = match.string, match.start(), match.end()
+    if _AFTER_TERM.match(text, end) is not None:
+        return True
+    before, last = _BEFORE_TERM.search(text, max(0, start - 60), start), _LAST_TERM.match(text, end)
+    if before is None or last is None or counts(text, last.end()):
+        return False
+    first = _LAST_TERM.match(before["terms"])
+    if before["equals"] is None or first is None or text[end - 1] == " ":
+        return True
+    return float(first.group().replace(",", "").rstrip(".")) > float(last.group().replace(",", "").rstrip("."))
 
 
 def _compared(match: Match) -> str:
@@ -120,12 +163,28 @@ STAR = rule(
     "*",
 )
 """The star of queries and of names of files."""
+_KEYS = {"ctrl": "Control", "cmd": "Command", "opt": "Option", "win": "Windows"}
+KEYS = rule(
+    "keys",
+    r"(?<!\w)(?P<key>ctrl|control|cmd|command|alt|option|opt|shift|win|windows|super|meta|fn)\s?\+\s?(?=[^\s+.,!?)])",
+    lambda match: f"{_KEYS.get(match['key'].lower(), match['key'])} plus ",
+    "+",
+    flags=regex.IGNORECASE,
+)
+"""Keys that are pressed together: Ctrl+C."""
 OPERAND = r"[\p{N}\p{L})\]|!²³⁰-⁹]"
 RULES = (
+    rule("plus or minus", r"\+/[-−–]\s?(?=[\d.$€£])", lambda match: "±", "+"),
+    rule(
+        "number sign without a number",
+        rf"(?<=\b(?i:{_NUMBERED})\s)\#(?=\s\p{{Ll}}|[:.?]?$|:\s)|(?<=\b(?i:the)\s)\#(?=\sof\b)",
+        lambda match: "number",
+        "#",
+    ),
     rule("number sign", r"(?:(?<!\b[A-Za-z])[\#№]\s?|[\#№])(?=\d)", lambda match: "number ", "#№"),
     rule(
         "abbreviation before a number",
-        r"\b(?P<word>pgs?|pp?|vol|ch|figs?|eq|sec|art|para|approx|ca|ver|ed|nos?|tel|ext)\.:?\s?(?=\d|\(\d)",
+        r"\b(?P<word>pgs?|pp?|vol|ch|figs?|eq|sec|art|para|approx|ca|ver|ed|nos?|tel|ext|apt|rm|ste|rte?|hwy)\.:?\s?(?=\d|\(\d)",
         _place,
         ".",
         when=r"\.:?\s?[\d(]",
@@ -165,24 +224,31 @@ RULES = (
     rule("root", r"√\s?", lambda match: "square root of ", "√"),
     rule("slash before a number", r"(?<=\p{L})/(?=\d)", lambda match: " slash ", "/"),
     rule("equal to a version", r"(?<=\p{L})==(?=\d)", lambda match: " equals ", "="),
+    rule(
+        "value of a name",
+        r"(?<=[\p{L}_][\w.]{0,30})=(?=[\w\"'\[]|[-−.]\d)",
+        lambda match: " equals ",
+        "=",
+    ),
     rule("plus plus", r"(?<=\b[A-Za-z])\+\+", lambda match: " plus plus", "+"),
 )
 ARITHMETIC = (
     rule(
         "spaced operator",
-        rf"(?<={OPERAND})\s+(?P<sign>==|!=|<=|>=|\*\*|[=+*×÷<>≤≥≠≈^±·⋅])\s+(?=[\p{{N}}\p{{L}}(+−$€£√-])",
+        rf"(?<={OPERAND})\s+(?:(?P<sign>[+-]=|==|!=|<=|>=|\*\*|[=+*×÷<>≤≥≠≈^±·⋅])\s+(?=[\p{{N}}\p{{L}}(+−$€£√-]|\.\d)"
+        r"|(?P<sign>==?|!=)\s+(?=[\[{?\"'“]))",
         _operator,
         "=+*×÷<>≤≥≠≈^±·⋅",
     ),
     rule(
         "operator between numbers",
-        r"(?<=[\p{N})])(?P<sign>==|!=|<=|>=|\*\*|[=+*×÷<>≤≥≠^±·⋅])(?=[\p{N}(−√-])",
+        r"(?<=[\p{N})])(?P<sign>==|!=|<=|>=|\*\*|[=+*×÷<>≤≥≠^±·⋅])(?=[\p{N}(−√-]|\.\d)",
         _operator,
         "=+*×÷<>≤≥≠^±·⋅",
     ),
     rule(
         "operator after a letter",
-        r"(?<=(?<![\p{L}\p{N}])\d{0,3}\p{L}[²³]?|\b(?:squared|cubed)|\))(?P<sign>\*\*|[=+*×÷<>≤≥≠^])(?=\p{N}|\p{L}{1,3}(?![\p{L}\p{N}])|\()"
+        r"(?<=(?<![\p{L}\p{N}])\d{0,3}\p{L}[²³]?|\b(?:squared|cubed)|\))(?P<sign>\*\*|[=+*×÷<>≤≥≠^])(?=\p{N}|\.\d|\p{L}{1,3}(?![\p{L}\p{N}])|\()"
         r"|(?<=\p{L}|\p{N})(?P<sign>\^)(?=\p{N}|\p{L}(?![\p{L}\p{N}]))",
         _operator,
         "=+*×÷<>≤≥≠^",
@@ -197,13 +263,17 @@ ARITHMETIC = (
         "minus between letters",
         r"(?:(?<=(?<!\p{L})[\p{L}\d)]|squared|cubed)\s[-−]\s|(?<=squared|cubed|\)|(?<!\p{L})[a-z])[-−])"
         r"(?=\p{L}(?!\p{L})|√|\d)",
-        lambda match: " minus " if _FORMULA.search(match.string) else None,
+        _minus_in_formula,
         "-−",
     ),
     rule("minus", r"(?<=\d)(?P<sign>[-−])(?=\d)", _minus, "-−"),
     rule("minus or divided by", r"(?<=\d)\s(?P<sign>[-−–/])\s(?=\d)", _operator, "-−–/", when=r"\d\s[-−–/]\s\d"),
 )
 REST = (
+    rule("times as a factor", r"(?<=[a-z])×(?=\s(?:\p{L}{2}|a\s)|[.,;:!?)]|$)", lambda match: " times", "×"),
+    rule(
+        "minutes added", r"(?<=[a-z])\+(?=(?:[a-z]+-)?(?:first|second|third|[a-z]+th)\b)", lambda match: " plus ", "+"
+    ),
     rule(
         "by",
         r"(?<=\b(?:milli|centi|kilo)?(?:meters?|feet|inch(?:es)?|pixels?|yards?))\s?[x×]\s?(?=\w)",
@@ -230,6 +300,13 @@ REST = (
         rf"|(?<=\sof\s(?:{'|'.join(MONTHS)}))(?:\s[-–—]\s|[-–])(?=the\s[\w-]+\sof\s(?:{'|'.join(MONTHS)})\b)",
         lambda match: " to ",
         "-–—",
+    ),
+    rule(
+        "speed without a number",
+        r"(?<![\w/])(?P<unit>km/h|m/s)(?![\w²³^/])",
+        lambda match: "kilometers per hour" if match["unit"] == "km/h" else "meters per second",
+        "/",
+        when="km/h|m/s",
     ),
     rule("percent sign", r"(?<![\w%])%(?=\s\p{L})", lambda match: "percent", "%"),
     rule(

@@ -22,7 +22,16 @@ from services.encode.text.reading.english import (
 from services.encode.text.reading.quick.english import read_quickly
 from services.encode.text.reading.rule import RuleSet
 
-WORDS = RuleSet(symbols.STAR, *addresses.RULES, *abbreviations.LEADING, *roman.RULES, units.SQUARE, quantities.POWER)
+WORDS = RuleSet(
+    symbols.STAR,
+    symbols.KEYS,
+    *addresses.RULES,
+    *abbreviations.LEADING,
+    *roman.RULES,
+    units.SQUARE,
+    quantities.ION,
+    quantities.POWER,
+)
 """Rules for sentences with or without digits, tried first."""
 NUMBERS = RuleSet(
     identifiers.STANDARD,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import regex
 
 from services.encode.text.reading.english.amounts import DASH, END, SIGN, amount, number, sign_words
-from services.encode.text.reading.english.fractions import FRACTION, fraction_words
+from services.encode.text.reading.english.fractions import FRACTION, PRESSURE, fraction_words
 from services.encode.text.reading.rule import NUMERIC, Match, rule
 from services.encode.text.reading.words import cardinal
 
@@ -13,7 +13,7 @@ _TABLE = """
 km kilometer|m meter|cm centimeter|mm millimeter|µm micrometer|μm micrometer|nm nanometer|mi mile|ft foot feet|yd yard
 kg kilogram|g gram|mg milligram|µg microgram|μg microgram|mcg microgram|lb pound|lbs pound|oz ounce
 L liter|l liter|ml milliliter|mL milliliter|cl centiliter|cL centiliter|dl deciliter|dL deciliter|gal gallon
-tsp teaspoon|tbsp tablespoon|qt quart|ha hectare
+µL microliter|μL microliter|tsp teaspoon|tbsp tablespoon|Tbsp tablespoon|qt quart|ha hectare
 KB kilobyte|kB kilobyte|MB megabyte|GB gigabyte|TB terabyte|PB petabyte|KiB kibibyte|MiB mebibyte|GiB gibibyte
 TiB tebibyte|kbit kilobit|Mbit megabit|Gbit gigabit|Mb megabit|Gb gigabit
 Hz hertz hertz|kHz kilohertz kilohertz|MHz megahertz megahertz|GHz gigahertz gigahertz|THz terahertz terahertz
@@ -52,7 +52,8 @@ _UNIT = rf"""(?:(?P<area>sq|cu)\.?\s(?P<of>ft|mi|km|m|in|yd)\b\.?
     |(?P<unit>{_NAMES}|(?<=\s)m))"""
 _PER = rf"""(?:\s?/\s?(?P<per>{_NAMES}|m|day|d|hour|minute|second|week|month|year|person|user|page)
     (?P<per_power>[²³]|\^?[23](?!\d))?(?:/(?P<each>day|dose|hour|hr|h|minute|min|week))?(?![\w/]))?"""
-_STOP = r"(?:(?<=(?:lbs?|oz|tsp|tbsp|qt|gal|ft|yd|mi|mins?|secs?|hrs?|wks?|yrs?|mos?))\.(?=,|\s[a-z(]))?"
+_STOP = r"(?:(?<=(?:lbs?|oz|tsp|[tT]bsp|qt|gal|ft|yd|mi|mins?|secs?|hrs?|wks?|yrs?|mos?))\."
+_STOP += r"(?=,|\)|\s[a-z(]|\s\d+(?:\.\d)?\s(?:oz|in)\b))?"
 """The full stop of an abbreviated unit inside a sentence."""
 _OTHER_PER = {"d": "day"}
 _DEGREES = {"C": " Celsius", "F": " Fahrenheit", "K": " Kelvin", None: ""}
@@ -99,7 +100,10 @@ def _measure(match: Match) -> str | None:
     glued = match["blank"] == ""
     if match["unit"] == "s" and glued and _is_no_second(match):
         return None
-    if match["unit"] == "W" and _WEST.match(match.string, match.end()) is not None:
+    if match["unit"] == "W" and (
+        _WEST.match(match.string, match.end()) is not None
+        or _ROAD.search(match.string, max(0, match.start() - 12), match.start()) is not None
+    ):
         return None
     if match["unit"] == "bps" and _INTEREST.search(match.string) and not _BITS.search(match.string):
         return f"{words} basis point{'' if one else 's'}"
@@ -109,6 +113,7 @@ def _measure(match: Match) -> str | None:
 
 _WEST = regex.compile(r"\.?\s(?:[a-z-]+(?:st|nd|rd|th)|\p{Lu}\p{Ll}+)\s(?:Street|Avenue|Boulevard|Road|Drive|Lane)\b")
 """What follows the W of an address: 350 W 42nd Street."""
+_ROAD = regex.compile(r"\b(?:(?:Route|Rte?|Highway|Hwy|Interstate|Exit|route)\.?[ -]|(?:I|US|SR)-)$")
 _INTEREST = regex.compile(r"%|\b(?:rates|interest|yields?|spreads?|Fed|ECB|hikes?)\b")
 _BITS = regex.compile(r"\b(?:data|bit|baud|modem|serial|link|network)\b")
 """Words of a sentence in which bps are hundredths of a percent, and bits."""
@@ -161,8 +166,9 @@ _OPENED = regex.compile(r'(?<![^\s(\[—–-])"')
 _CLOSED = regex.compile(r'(?<=[^\s\d(\[—–-])"')
 _MEASURED = regex.compile(r"\s?(?:wide|long|tall|high|deep|thick|by|x|×)\b|[ -](?:diagonal|diameter)")
 _THING = regex.compile(
-    r"[ -](?!(?:he|she|it|they|we|i|you|who|said|says|asked|and|or|but|so|is|was|are|were|to|at|in|on|of|from|for|with|"
-    r"that|which|as|because|if|when|while|the|an?|his|her|my|your|our|their|then|not)\b)[a-z]",
+    r"[ -](?:[48]K\b|"
+    r"(?!(?:he|she|it|they|we|i|you|who|said|says|asked|and|or|but|so|is|was|are|were|to|at|in|on|of|from|for|with|"
+    r"that|which|as|because|if|when|while|the|an?|his|her|my|your|our|their|then|not)\b)[a-z])",
     regex.IGNORECASE,
 )
 _INCH_MARKS = regex.compile(r"\d[\"”″]")
@@ -189,16 +195,16 @@ def _inches(match: Match) -> str | None:
     return f"{value} inch{'' if single else 'es'}"
 
 
+def _sides(match: Match) -> str:
+    one, many = ("inch", "inches") if match["mark"] in '"”″' else ("foot", "feet")
+    return f"{match['first']} by {match['second']} {many if match['noun'] is None else one}"
+
+
 def _feet(match: Match) -> str:
     feet, inches = match["feet"], match["inches"]
     single = feet == "1" or (not inches and "noun" in match.groupdict() and match["noun"] is not None)
     words = f"{cardinal(feet)} {'foot' if single else 'feet'}"
     return f"{words} {cardinal(inches)} inch{'' if inches == '1' else 'es'}" if inches else words
-
-
-def _pressure(match: Match) -> str:
-    unit = " millimeters of mercury" if match["unit"] else ""
-    return f"{cardinal(match['over'])} over {cardinal(match['under'])}{unit}"
 
 
 def _place(match: Match) -> str:
@@ -222,7 +228,6 @@ _THINGS = (
     "followers|views|users|subscribers|people|likes|downloads|customers|members|visitors|readers|viewers|fans|copies|"
     "employees|jobs|requests|tokens|parameters|samples|steps|shares|streams|plays|records|rows|words|stars|miles"
 )
-_PRESSED = "is|was|of|at|reading|readings|measured|around|about|now|usually|today|below|above|under|over"
 _SCALES = {"k": "thousand", "m": "million", "b": "billion", "bn": "billion", "tn": "trillion"}
 RULES = (
     rule(
@@ -237,6 +242,15 @@ RULES = (
         starts=NUMERIC,
         near="KkMBbt",
         when=r"\d(?:[KkMB]|[ ]?[bt]n)",
+    ),
+    rule(
+        "inches by inches",
+        r"""(?<![\w.,'’′/"])(?P<first>\d+(?:\.\d+)?)(?P<mark>["”″'’′])[xX×](?P<second>\d+(?:\.\d+)?)(?P=mark)(?!\w)"""
+        r"(?P<noun>(?=[ ]\p{L}))?",
+        _sides,
+        "\"”″'’′",
+        starts=r"\d",
+        near="\"”″'’′.",
     ),
     rule(
         "inches",
@@ -273,6 +287,15 @@ RULES = (
         starts=r"\d",
         when=r"\d\s?[xX×]\s?\d",
         near="xX×",
+    ),
+    rule(
+        "times a measure",
+        rf"(?<![\w.,])(?P<count>[1-9]\d?)[x×](?=[1-9]\d*(?:\.\d+)?\s?(?:{_NAMES})(?![\w/]))",
+        lambda match: f"{match['count']} by ",
+        "x×",
+        starts=r"\d",
+        when=r"\d[x×]\d",
+        near="x×",
     ),
     rule(
         "feet and inches",
@@ -332,16 +355,7 @@ RULES = (
         starts=NUMERIC,
         near="°º˚",
     ),
-    rule(
-        "blood pressure",
-        r"(?<![\w./])(?P<over>\d{2,3})/(?P<under>\d{2,3})(?:(?P<unit>\s?mm\s?Hg\b)|(?![\w/]|[.,]\d)"
-        rf"(?<=\b(?:BP|pressure)(?:\s(?:{_PRESSED})){{0,3}}[:,]?\s\d{{2,3}}/\d{{2,3}}))",
-        _pressure,
-        "/",
-        starts=r"\d",
-        words=("bp", "pressure", "mmhg", "hg"),
-        near="/",
-    ),
+    PRESSURE,
     rule(
         "fraction with a unit",
         rf"""(?<![\w.,/]){FRACTION}\s?{_UNIT}(?![\w²³]){_PER}{_STOP}""",
@@ -353,7 +367,8 @@ RULES = (
     ),
     rule(
         "compound with a unit",
-        rf"""{_BOUND}(?P<high>\d{{1,15}})-(?P<unit>(?!(?:s|h|g|l|L|m|V|W)\b)(?:{_NAMES}))(?=\s[a-z])""",
+        rf"""{_BOUND}(?P<high>\d{{1,15}})-(?P<unit>(?!(?:s|h|g|l|L|m|V|W)\b)(?:{_NAMES}))
+        (?:\.(?=\s[a-z]))?(?=\.?\s[a-z]|\)|-(?:old|long|tall|wide|high|deep|thick)\b)""",
         _compound,
         "-",
         starts=r"\d",

@@ -62,7 +62,7 @@ def _words(match: re.Match[str], text: str, code_word: regex.Pattern[str]) -> st
     digits = match["year"] or match["mobile"] or match["whole"]
     if text[max(0, start - 4) : start].rstrip("：是为").endswith(_CALLS):
         return None
-    if text.startswith(_ROOMS, end):
+    if text.startswith(_ROOMS, end) or (len(digits) == 2 and text[start - 1 : start] in ("米", "秒")):
         return None
     if kind == "fraction" and text.startswith(_DAY_NAMES, end):
         return None

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 
 from services.encode.text.borders.words import words
+from services.encode.text.reading.english.abbreviations import WEEKDAY_NAMES
 from services.encode.text.reading.english.amounts import amount, counts
 from services.encode.text.reading.english.calendar import MONTHS, SHORT_MONTHS
 from services.encode.text.reading.english.clock import clock
@@ -83,6 +84,8 @@ _NEVER = frozenset(
         "extension",
         "sq",
         "cu",
+        "Rs",
+        *WEEKDAY_NAMES,
     }
 )  # codespell:ignore
 """Words that give a number of the sentence another reading."""

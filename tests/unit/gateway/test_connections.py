@@ -95,3 +95,31 @@ async def test_a_client_that_has_read_its_answer_stays_connected() -> None:
     await asyncio.sleep(0.05)
     assert not transport.aborted.is_set()
     protocol.connection_lost(None)
+
+
+class Parting(asyncio.Protocol):
+    """Sends more than the sockets hold, and closes."""
+
+    idle = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.write(bytes(2**24))
+        transport.close()
+
+
+async def test_a_connection_that_has_ended_does_not_keep_the_others_from_being_closed() -> None:
+    connections = Connections(10, 10)
+    gates: list[Gate] = []
+
+    def gate() -> Gate:
+        gates.append(Gate(Parting, connections, None, handshake_seconds=60))
+        return gates[-1]
+
+    server = await asyncio.get_running_loop().create_server(gate, HOST, 0)
+    async with server, asyncio.timeout(60):
+        reader, writer = await asyncio.open_connection(HOST, server.sockets[0].getsockname()[1])
+        assert len(await reader.read()) == 2**24
+        writer.close()
+        await until(lambda: gates[0].closed)
+        connections.abort()

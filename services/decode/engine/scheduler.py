@@ -223,7 +223,7 @@ def ready_jobs(
     `kept(stream)` returns the number of its first tokens that need not be computed, `least` is the load's smallest hop.
     """
     jobs = []
-    wanted: dict[int, Demand] = {}  # by stream; computed once, and only if a first hop is ready
+    wanted: list[tuple[Stream, Demand]] = []  # computed once, and only if a first hop is ready
     for stream in streams:
         end = None if stream.closed else next_hop_end(stream, now, audio, least)
         if end is None:
@@ -233,11 +233,10 @@ def ready_jobs(
             stream.ready_since = max(stream.fed_at or stream.arrival, stream.advanced_at)
         longer = None if stream.played is not None or stream.spec.offline else _longer_first_hop_end(stream, end, audio)
         if longer is not None:
-            wanted = wanted or {
-                id(one): demand(one, now, audio, limits, kept, least) for one in streams if not one.closed
-            }
-            others = [one for key, one in wanted.items() if key != id(stream)]
-            if not _lasts(stream, end, now, audio, limits, times, kept, others):
+            wanted = wanted or [
+                (one, demand(one, now, audio, limits, kept, least)) for one in streams if not one.closed
+            ]
+            if not _lasts(stream, end, now, audio, limits, times, kept, wanted):
                 end = longer
         tokens = end - kept(stream)
         due = _deadline(stream, now, audio, limits)
@@ -289,12 +288,12 @@ def _lasts(
     limits: EngineLimits,
     times: ServiceTime,
     kept: Callable[[Stream], int],
-    others: Sequence[Demand],
+    wanted: Sequence[tuple[Stream, Demand]],
 ) -> bool:
     """Whether the audio of a first hop up to `end` lasts until the next hop is decoded, by measured service times.
 
-    Before that one, the engine decodes the hops of `others` whose listeners run dry sooner, in full batches; that one
-    may be in a full batch too.
+    Before that one, the engine decodes the hops that other streams want sooner, in full batches; that one may be in a
+    full batch too.
     """
     policy = stream.spec.hops
     first_s = times.seconds((end - kept(stream),))
@@ -302,11 +301,11 @@ def _lasts(
     frames = new * audio.frames_per_token - (audio.held_frames if stream.done <= stream.prompt else 0)
     lead = frames * audio.frame_samples / audio.sample_rate / stream.spec.speed
     dry = max(now + first_s, stream.spec.play_at or now) + lead
-    before = [one.tokens for one in others if one.deadline < dry]
+    before = [one.tokens for other, one in wanted if other is not stream and one.deadline < dry]
     following = stream.plan.boundary_at_or_after(end + policy.sizes[0]) - end
     batches = -(-len(before) // limits.max_batch)
     others_s = times.seconds(before) + (batches - 1) * times.seconds(()) if before else 0.0
-    together = min(limits.max_batch, 1 + len(others))
+    together = min(limits.max_batch, len(wanted))
     return now + first_s + others_s + times.seconds([following] * together) <= dry
 
 

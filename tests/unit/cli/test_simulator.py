@@ -248,6 +248,16 @@ def test_frozen_llm_workers_are_left_and_a_service_that_is_frozen_as_a_whole_is_
     assert whole.report.first_audio.p99 > 1.0
 
 
+def test_streams_that_begin_together_do_not_run_dry_after_their_first_hops(tmp_path: Path) -> None:
+    """Their first hops have 0.38 s of audio, and twelve hops of the embedded voice take 0.6 s on a CPU."""
+    trace = tmp_path / "burst.txt"
+    trace.write_text("".join(f"{0.003 * number}\n" for number in range(12)))
+    decode = {"decode_max_batch_size": 4, "decode_admission": "off"}
+    load = {"decode_workers": 1, "sentence_seconds": 4.0, "prompt_seconds": 3.32, "decode": decode}
+    report = simulate(make_scenario({**load, "trace": str(trace)})).report
+    assert (report.refused, report.failed, report.streams_with_underrun) == (0, 0, 0)
+
+
 def test_a_frozen_worker_that_is_killed_ends() -> None:
     changes = [{"at": 0.2, "action": "freeze", "count": 2, "seconds": 50.0}, {"at": 0.4, "action": "kill", "count": 2}]
     changes.append({"at": 0.5, "action": "add", "count": 2})

@@ -24,33 +24,44 @@ LINGER_BYTES = 32 * 2**20
 """Most bytes of such a rest: more than a body may have."""
 
 
-class _Reader:
-    """Aborts a connection whose client reads nothing for `seconds` while an answer waits for it.
+class _ReadLimit(asyncio.Protocol):
+    """Aborts a connection whose client reads nothing for `read_seconds` while an answer waits for it.
 
     Without it the answer waits without a limit, and holds its request. A close would wait for the client as well.
     """
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._timer: asyncio.TimerHandle | None = None
+    transport: asyncio.Transport
+    read_seconds: float
+    _unread: asyncio.TimerHandle | None = None
 
-    def wait(self, transport: asyncio.Transport) -> None:
-        """Begin to wait: the transport's buffer is full."""
-        self.stop()
-        left = transport.get_write_buffer_size()
-        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._check, transport, left)
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch()
 
-    def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def resume_writing(self) -> None:
+        self._unwatch()
+        super().resume_writing()
 
-    def _check(self, transport: asyncio.Transport, left: int) -> None:
+    def connection_lost(self, error: Exception | None) -> None:
+        self._unwatch()
+        super().connection_lost(error)
+
+    def _watch(self) -> None:
+        self._unwatch()
+        left = self.transport.get_write_buffer_size()
+        self._unread = asyncio.get_running_loop().call_later(self.read_seconds, self._check, left)
+
+    def _unwatch(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
+    def _check(self, left: int) -> None:
         # A long answer is one write: a client that reads it slowly makes the buffer smaller, but does not empty it.
-        if transport.get_write_buffer_size() < left:
-            self.wait(transport)
+        if self.transport.get_write_buffer_size() < left:
+            self._watch()
         else:
-            transport.abort()
+            self.transport.abort()
 
 
 def with_deadlines(base: type[H11Protocol], header_seconds: float, idle_seconds: float) -> type[H11Protocol]:
@@ -60,13 +71,14 @@ def with_deadlines(base: type[H11Protocol], header_seconds: float, idle_seconds:
     a connection from its start. `idle_seconds`: longest time in which a client reads nothing of an answer.
     """
 
-    class WithDeadlines(base):  # type: ignore[misc, valid-type]  # mypy: the class is a parameter
+    class WithDeadlines(_ReadLimit, base):  # type: ignore[misc, valid-type]  # mypy: the class is a parameter
+        read_seconds = idle_seconds
+
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self._deadline: asyncio.TimerHandle | None = None
             self._lingering: int | None = None
             """Bytes of an answered request's body that may still arrive; None if its body has been read."""
-            self._reader = _Reader(idle_seconds)
 
         @property
         def idle(self) -> bool:
@@ -77,7 +89,7 @@ def with_deadlines(base: type[H11Protocol], header_seconds: float, idle_seconds:
         def _answering(self) -> bool:
             return self.cycle is not None and not self.cycle.response_complete
 
-        def connection_made(self, transport: asyncio.Transport) -> None:
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
             super().connection_made(transport)
             self._expect(header_seconds)
 
@@ -90,14 +102,6 @@ def with_deadlines(base: type[H11Protocol], header_seconds: float, idle_seconds:
             elif self._lingering is not None:
                 self._drop(len(data))
 
-        def pause_writing(self) -> None:
-            super().pause_writing()
-            self._reader.wait(self.transport)
-
-        def resume_writing(self) -> None:
-            self._reader.stop()
-            super().resume_writing()
-
         def on_response_complete(self) -> None:
             super().on_response_complete()
             if self.conn.their_state is h11.SEND_BODY:
@@ -106,7 +110,6 @@ def with_deadlines(base: type[H11Protocol], header_seconds: float, idle_seconds:
 
         def connection_lost(self, error: Exception | None) -> None:
             self._settle()
-            self._reader.stop()
             super().connection_lost(error)
 
         def _drop(self, size: int) -> None:
@@ -141,19 +144,12 @@ def with_budget(budget: Shares, idle_seconds: float) -> type[WebSocketsSansIOPro
     client reads nothing of what waits for it.
     """
 
-    class WithBudget(WebSocketsSansIOProtocol):
+    class WithBudget(_ReadLimit, WebSocketsSansIOProtocol):
+        read_seconds = idle_seconds
+
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self._counted = 0
-            self._reader = _Reader(idle_seconds)
-
-        def pause_writing(self) -> None:
-            super().pause_writing()
-            self._reader.wait(self.transport)
-
-        def resume_writing(self) -> None:
-            self._reader.stop()
-            super().resume_writing()
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
@@ -161,7 +157,6 @@ def with_budget(budget: Shares, idle_seconds: float) -> type[WebSocketsSansIOPro
 
         def connection_lost(self, error: Exception | None) -> None:
             self._count(0)
-            self._reader.stop()
             super().connection_lost(error)
 
         def _count(self, size: int) -> None:

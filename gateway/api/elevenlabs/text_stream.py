@@ -67,7 +67,7 @@ class TextStream:
             self.settings = settings
 
     def feed(self, text: str) -> None:
-        """Add text. Blanks at the begin and text after the end are left out. Raises InvalidInput if too much text
+        """Add text. Blanks at the beginning and text after the end are left out. Raises InvalidInput if too much text
         waits, QuotaExceeded or Overloaded if this gateway holds too many bytes."""
         if self.ended:  # `run` takes no more text, so nothing would give the bytes back
             return

@@ -292,7 +292,7 @@ def _lasts(
 ) -> bool:
     """Whether the audio of a first hop up to `end` lasts until the next hop is decoded, by measured service times.
 
-    Before that one, the engine decodes the hops that other streams want sooner, in full batches; that one may be in a
+    Before that one, the engine decodes the hops that other streams need sooner, in full batches; that one may be in a
     full batch too.
     """
     policy = stream.spec.hops

@@ -56,13 +56,14 @@ for _stage in REFUSING_STAGES:  # an alert cannot see an increase in a series th
     REFUSALS.labels(_stage)
 
 STAGES = ("encode", "first_token", "first_hop", "decode", "delivery")
+_STAGE_SECONDS = {stage: FIRST_AUDIO_STAGE.labels(stage) for stage in STAGES}
 
 
 def observe_first_audio(first: tts_pb2.FirstAudio) -> None:
     """Record the time to a stream's first audio, in total and by stage."""
     TIME_TO_FIRST_AUDIO.observe(first.seconds)
-    for stage in STAGES:
-        FIRST_AUDIO_STAGE.labels(stage).observe(getattr(first, stage))
+    for stage, seconds in _STAGE_SECONDS.items():
+        seconds.observe(getattr(first, stage))
 
 
 @contextlib.contextmanager

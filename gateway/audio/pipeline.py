@@ -39,7 +39,9 @@ class AudioPipeline:
 
     def push(self, pcm: bytes, *, last: bool) -> Encoded:
         """Convert `pcm`, float32 little endian at the model's rate; `last` ends an utterance."""
-        samples = np.nan_to_num(np.frombuffer(pcm, "<f4"), nan=0.0, posinf=1.0, neginf=-1.0)
+        samples = np.frombuffer(pcm, "<f4")
+        if not np.isfinite(samples).all():
+            samples = np.nan_to_num(samples, nan=0.0, posinf=1.0, neginf=-1.0)
         if self._trimmer is not None:
             samples = self._trimmer.push(samples, last=last)
         if self._loudness is not None:

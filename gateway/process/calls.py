@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -65,10 +65,15 @@ class FirstMessage(grpc.aio.ServerInterceptor):
 
         async def stream(messages: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
             requests = _Requests(messages)
-            async with entered(requests) as given, contextlib.aclosing(behaviour(given, context)) as responses:
-                async for response in responses:
-                    with requests.cancelled_after(self._idle_seconds):
+            writes = _WriteLimit(requests, self._idle_seconds)
+            try:
+                async with entered(requests) as given, contextlib.aclosing(behaviour(given, context)) as responses:
+                    async for response in responses:
+                        writes.begin()
                         yield response
+                        writes.end()
+            finally:
+                writes.close()
 
         async def unary(requests: AsyncIterator[Any], context: Any) -> Any:
             async with entered(requests) as given:
@@ -147,34 +152,55 @@ class _Requests:
 
     def __init__(self, messages: AsyncIterator[Any]) -> None:
         self._messages = messages
-        self._taken = 0
+        self.taken = 0
 
     def __aiter__(self) -> _Requests:
         return self
 
     async def __anext__(self) -> Any:
         message = await anext(self._messages)
-        self._taken += 1
+        self.taken += 1
         return message
 
-    @contextlib.contextmanager
-    def cancelled_after(self, seconds: float) -> Iterator[None]:
-        """Cancel the call if the block, the write of a response, takes `seconds` in which no message is taken.
 
-        The write waits without a limit for a client that does not read, and holds the call's messages.
-        """
-        loop, call = asyncio.get_running_loop(), asyncio.current_task()
-        timer: asyncio.TimerHandle
+class _WriteLimit:
+    """Cancels the call if the write of a response takes `seconds` in which no message is taken.
 
-        def check(taken: int) -> None:
-            nonlocal timer
-            if self._taken > taken:
-                timer = loop.call_later(seconds, check, self._taken)
-            elif call is not None:
-                call.cancel()
+    A write waits without a limit for a client that does not read, and holds the call's messages. One timer serves all
+    writes of a call, because most of them end at once.
+    """
 
-        timer = loop.call_later(seconds, check, self._taken)
-        try:
-            yield
-        finally:
-            timer.cancel()
+    def __init__(self, requests: _Requests, seconds: float) -> None:
+        self._requests = requests
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self._call = asyncio.current_task()
+        self._timer: asyncio.TimerHandle | None = None
+        self._quiet_since: float | None = None
+        """Time from which on the write has waited while no message was taken; None between two writes."""
+        self._taken = 0
+
+    def begin(self) -> None:
+        self._quiet_since, self._taken = self._loop.time(), self._requests.taken
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._seconds, self._check)
+
+    def end(self) -> None:
+        self._quiet_since = None
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _check(self) -> None:
+        self._timer = None
+        if self._quiet_since is None:
+            return  # the next write begins another timer
+        now = self._loop.time()
+        if self._requests.taken > self._taken:
+            self._quiet_since, self._taken = now, self._requests.taken
+        left = self._quiet_since + self._seconds - now
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._check)
+        elif self._call is not None:
+            self._call.cancel()

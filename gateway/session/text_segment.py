@@ -32,7 +32,8 @@ log = structlog.get_logger(__name__)
 MOST_WORKERS = 2
 """Encode workers that one text tries."""
 
-_Call: TypeAlias = "grpc.aio.StreamStreamCall[encode_pb2.EncodeTextRequest, encode_pb2.EncodeTextResponse]"
+_OpenCall: TypeAlias = "grpc.aio.StreamStreamCall[encode_pb2.EncodeTextRequest, encode_pb2.EncodeTextResponse]"
+_WholeCall: TypeAlias = "grpc.aio.UnaryStreamCall[encode_pb2.EncodeTextRequest, encode_pb2.EncodeTextResponse]"
 
 
 @dataclass
@@ -121,12 +122,17 @@ class TextSegment:
         on_warning: Callable[[text_pb2.TextWarning], Awaitable[None]],
     ) -> None:
         """Encode on one worker. Raises WorkerLost if another one could encode the text."""
-        metadata = tracing.outgoing(start.request_id)
-        call = encode_pb2_grpc.EncodeStub(worker.channel).EncodeText(metadata=metadata)
-        end, position = CallEnd(call), _Position()
+        metadata, position = tracing.outgoing(start.request_id), _Position()
+        call: _OpenCall | _WholeCall
+        if start.complete:
+            call = _whole_text(worker.channel)(encode_pb2.EncodeTextRequest(start=start), metadata=metadata)
+        else:
+            call = encode_pb2_grpc.EncodeStub(worker.channel).EncodeText(metadata=metadata)
         try:
-            async with aclosing(answers(call, end)) as responses, tasks.group() as group:
-                writer = group.create_task(self._write(call, start))
+            async with aclosing(answers(call, CallEnd(call))) as responses, tasks.group() as group:
+                writer = None
+                if isinstance(call, grpc.aio.StreamStreamCall):
+                    writer = group.create_task(self._write(call, start))
                 async for response in responses:
                     for warning in response.warnings:
                         await on_warning(warning)
@@ -137,7 +143,8 @@ class TextSegment:
                         await on_run(fresh)
                 if self.boundary is None:
                     raise WorkerLost(LossReason.BROKE_PROTOCOL, "an encode worker ended a text before its end")
-                writer.cancel()
+                if writer is not None:
+                    writer.cancel()
         except grpc.aio.AioRpcError as error:
             raise lost_or_refused(error) from error
         finally:
@@ -160,7 +167,7 @@ class TextSegment:
             self._releases.append(run.released)
         return run
 
-    async def _write(self, call: _Call, start: encode_pb2.EncodeTextStart) -> None:
+    async def _write(self, call: _OpenCall, start: encode_pb2.EncodeTextStart) -> None:
         try:
             await call.write(encode_pb2.EncodeTextRequest(start=start))
             while self.boundary is None and (text := await self._read()):
@@ -178,6 +185,21 @@ class TextSegment:
             return item
         self.boundary = item
         return ""
+
+
+def _whole_text(
+    channel: grpc.aio.Channel,
+) -> grpc.aio.UnaryStreamMultiCallable[encode_pb2.EncodeTextRequest, encode_pb2.EncodeTextResponse]:
+    """Return `EncodeText` for a text that one message holds.
+
+    gRPC sends it together with the call. A stream of requests would wait for the call to begin, then write the message
+    in a task of its own, and end the stream.
+    """
+    return channel.unary_stream(
+        "/lighttts.v1.Encode/EncodeText",
+        request_serializer=encode_pb2.EncodeTextRequest.SerializeToString,
+        response_deserializer=encode_pb2.EncodeTextResponse.FromString,
+    )
 
 
 def _avoid(pool: Pool, tried: list[str], lost: WorkerLost | None) -> list[str]:

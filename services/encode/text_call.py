@@ -54,17 +54,24 @@ class TextCall:
     ) -> AsyncGenerator[Iterator[list[Piece]]]:
         """Yield the encoder's steps for each request, for each pause, and for the end of the text."""
         start, encoder = self._start, self._encoder
-        if start.text:
-            metrics.TEXT_CHARACTERS.inc(len(start.text))
-            for begin, end in pairwise((0, *_places(start), len(start.text))):
-                yield encoder.push(start.text[begin:end])
-                if end in start.releases:
-                    yield encoder.pause()
+        metrics.TEXT_CHARACTERS.inc(len(start.text))
+        yield self._first_steps()
         if not start.complete:
             async with aclosing(with_pauses(requests, self._idle_seconds, begun=bool(start.text))) as arriving:
                 async for request in arriving:
                     yield _steps(encoder, request)
-        yield encoder.finish()
+            yield encoder.finish()
+
+    def _first_steps(self) -> Iterator[list[Piece]]:
+        """Yield the steps of the text in start, and of its end: together, because each iterator costs a turn more."""
+        start, encoder = self._start, self._encoder
+        if start.text:
+            for begin, end in pairwise((0, *_places(start), len(start.text))):
+                yield from encoder.push(start.text[begin:end])
+                if end in start.releases:
+                    yield from encoder.pause()
+        if start.complete:
+            yield from encoder.finish()
 
     async def _instruct_ids(self) -> tuple[int, ...]:
         if not self._start.HasField("instruct_text"):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
 
 T = TypeVar("T")
 ResponseT = TypeVar("ResponseT")
+
+Call: TypeAlias = "grpc.aio.StreamStreamCall[Any, ResponseT] | grpc.aio.UnaryStreamCall[Any, ResponseT]"
+"""A client's call with a stream of responses."""
 
 _WRITE_FAILED = "Internal error from Core"
 """grpcio's details when a write failed."""
@@ -52,7 +55,7 @@ class CallEnd:
             self._known.set()
 
 
-async def answers(call: grpc.aio.StreamStreamCall[Any, ResponseT], end: CallEnd) -> AsyncGenerator[ResponseT]:
+async def answers(call: Call[ResponseT], end: CallEnd) -> AsyncGenerator[ResponseT]:
     """Yield every message of the server, even if our writes fail. Raises AioRpcError with the server's status.
 
     It iterates over the call, because the call's `read` drops messages that have already arrived when a write fails.

@@ -77,9 +77,8 @@ class ProgressWatch:
         self._quiet_since = clock()
 
     def await_message(self) -> None:
-        """Start to measure silence: the stream has begun to wait for a message."""
+        """Start to measure silence: the stream has begun to wait for a message. A check that is due stays due."""
         self._quiet_since = self._clock()
-        self._check_due = math.inf
         if self._freeze is not None:
             self._freeze.await_message()
 
@@ -190,8 +189,10 @@ async def _send(call: grpc.aio.StreamStreamCall[RequestT, Any], requests: AsyncG
 async def _responses(
     messages: AsyncIterator[ResponseT], sender: asyncio.Task[None], watch: ProgressWatch
 ) -> AsyncGenerator[ResponseT]:
+    silence = _SilenceCheck(watch)
     try:
-        while (response := await _next(messages, sender, watch)) is not None:
+        while (response := await _next(messages, sender, silence)) is not None:
+            watch.receive()
             if response.WhichOneof("response") == "heartbeat":
                 watch.beat(response.heartbeat)
             else:
@@ -199,42 +200,70 @@ async def _responses(
                 watch.progress()  # after the yield, because time that our own reader takes is not the worker's
     except grpc.aio.AioRpcError as error:
         raise lost_or_refused(error) from error
+    finally:
+        silence.close()
 
 
 async def _next(
-    messages: AsyncIterator[ResponseT], sender: asyncio.Task[None], watch: ProgressWatch
+    messages: AsyncIterator[ResponseT], sender: asyncio.Task[None], silence: _SilenceCheck
 ) -> ResponseT | None:
     """Return the next message, or None at the end. Raises WorkerLost when the worker is silent and may be given up."""
     # The message is awaited here and a timer checks the silence: a task per message would cost more than the message.
-    loop, task = asyncio.get_running_loop(), _current_task()
+    task = _current_task()
     cancels = task.cancelling()
-    loss: Exception | None = None
-    timer: asyncio.TimerHandle
-
-    def check() -> None:
-        nonlocal loss, timer
-        try:
-            timer = loop.call_later(watch.check_silence(), check)
-        except Exception as error:  # noqa: BLE001 - a defect must reach the reader too
-            loss = error
-            task.cancel()
-
-    watch.await_message()
-    timer = loop.call_later(watch.check_silence(), check)
+    silence.begin(task)
     try:
-        response = await anext(messages, None)
+        return await anext(messages, None)
     except asyncio.CancelledError:
-        if loss is not None and task.uncancel() <= cancels:
-            raise loss from None
+        if silence.loss is not None and task.uncancel() <= cancels:
+            raise silence.loss from None
         if task.cancelling() > cancels:
             raise
         if sender.done() and not sender.cancelled():
             sender.result()
         raise WorkerLost(LossReason.DIED, "this side closed the connection") from None
     finally:
-        timer.cancel()
-    watch.receive()
-    return response
+        silence.end()
+
+
+class _SilenceCheck:
+    """Cancels the task that waits for a worker's message when the worker is given up; `loss` is the reason then.
+
+    One timer serves the whole stream. A message does not move it: if it is early, it is set again for the rest.
+    """
+
+    def __init__(self, watch: ProgressWatch) -> None:
+        self.loss: Exception | None = None
+        self._watch = watch
+        self._task: asyncio.Task[Any] | None = None
+        """The task that waits; None between two messages."""
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, task: asyncio.Task[Any]) -> None:
+        self._task = task
+        self._watch.await_message()
+        if self._timer is None:
+            self._set_timer()
+
+    def end(self) -> None:
+        self._task = None
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _set_timer(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._watch.check_silence(), self._check)
+
+    def _check(self) -> None:
+        self._timer = None
+        if self._task is None:
+            return  # the next wait sets the timer again
+        try:
+            self._set_timer()
+        except Exception as error:  # noqa: BLE001 - a defect must reach the reader too
+            self.loss = error
+            self._task.cancel()
 
 
 def _current_task() -> asyncio.Task[Any]:

@@ -280,10 +280,9 @@ class GenerateCall:
             engine.end_text(handle)
 
     def _take_tokens(self, decode: decode_client.DecodeStream, voice: Voice) -> None:
-        events = self._inbox.take()
-        for event in events:
-            self._progress.take(event)
-        if events:
+        tokens = self._inbox.take()
+        if tokens is not None:
+            self._progress.take(tokens)
             self._send_hop(decode, voice)
             self._inbox.wake_after(self._progress.missing(len(voice.speech_tokens)))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 
 from services.common.engine.shell import FailedEvent
 from services.llm.engine.sequence import TokensEvent
@@ -48,12 +49,20 @@ class TokenInbox:
         if event.last or self._received >= self._wanted:
             self._announce()
 
-    def take(self) -> list[TokensEvent]:
-        """Return all tokens that were received and not taken."""
+    def take(self) -> TokensEvent | None:
+        """Return all tokens that were received and not taken, as one event; None if there are none."""
         self._announced = False
         events = [self._events.popleft() for _ in range(len(self._events))]
-        self._taken += sum(len(event.ids) for event in events)
-        return events
+        if not events:
+            return None
+        ids, raw_ids, _, _, aligned, _ = zip(*events, strict=True)
+        joined = events[-1]._replace(
+            ids=tuple(chain.from_iterable(ids)),
+            raw_ids=tuple(chain.from_iterable(raw_ids)),
+            aligned=tuple(chain.from_iterable(aligned)),
+        )
+        self._taken += len(joined.ids)
+        return joined
 
     def wake_after(self, missing: int) -> None:
         """Wake the task when `missing` more speech tokens than it has taken were received."""

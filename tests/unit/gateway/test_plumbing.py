@@ -52,6 +52,40 @@ async def test_a_cancelled_send_adds_nothing() -> None:
     assert await collect(queue) == [2]
 
 
+async def test_senders_add_in_the_order_in_which_they_came() -> None:
+    queue: ClosableQueue[int] = ClosableQueue(1)
+    await queue.send(0)
+    senders = [asyncio.create_task(queue.send(item)) for item in (1, 2, 3)]
+    await asyncio.sleep(0)
+    assert await anext(queue) == 0
+    late = asyncio.create_task(queue.send(4))
+    assert [await anext(queue) for _ in range(4)] == [1, 2, 3, 4]
+    await asyncio.gather(*senders, late)
+
+
+async def test_a_cancelled_sender_leaves_its_room_to_the_next_one() -> None:
+    queue: ClosableQueue[int] = ClosableQueue(1)
+    await queue.send(0)
+    first, second = (asyncio.create_task(queue.send(item)) for item in (1, 2))
+    await asyncio.sleep(0)
+    assert await anext(queue) == 0  # there is room for the first sender, which is cancelled before it continues
+    first.cancel()
+    await asyncio.wait({first, second})
+    assert first.cancelled() and await anext(queue) == 2
+
+
+async def test_an_item_that_is_not_made_leaves_its_room() -> None:
+    queue: ClosableQueue[int] = ClosableQueue(1)
+    await queue.send_made(lambda: None)
+    with pytest.raises(ZeroDivisionError):
+        await queue.send_made(lambda: 1 // 0)
+    await queue.send(1)
+    waiting = [asyncio.create_task(queue.send_made(lambda: None)), asyncio.create_task(queue.send(2))]
+    await asyncio.sleep(0)
+    assert [await anext(queue) for _ in range(2)] == [1, 2]
+    await asyncio.wait(waiting)
+
+
 async def test_an_error_follows_the_items_before_it() -> None:
     queue: ClosableQueue[int] = ClosableQueue(1)
     await queue.send(0)

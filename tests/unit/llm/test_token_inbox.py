@@ -8,12 +8,19 @@ import threading
 import pytest
 
 from services.common.engine.shell import EngineClosed, FailedEvent
+from services.llm.alignment.monotonic import Aligned
 from services.llm.engine.sequence import TokensEvent
 from services.llm.stream.token_inbox import TokenInbox, TokensReady
 
 
 def token(number: int, *, last: bool = False) -> TokensEvent:
     return TokensEvent((number,), (number,), last, "stop" if last else None)
+
+
+def taken_ids(inbox: TokenInbox) -> tuple[int, ...]:
+    taken = inbox.take()
+    assert taken is not None
+    return taken.ids
 
 
 def test_only_the_first_tokens_a_complete_hop_and_the_last_tokens_wake() -> None:
@@ -24,11 +31,11 @@ def test_only_the_first_tokens_a_complete_hop_and_the_last_tokens_wake() -> None
         inbox.receive(token(number, last=number == 59))
         if posts:
             posts.clear()
-            taken = [event.ids[0] for event in inbox.take()]
+            taken = taken_ids(inbox)
             woken.append(taken[-1])
             inbox.wake_after(24)
     assert woken == [0, 24, 48, 59]
-    assert not inbox.take()
+    assert inbox.take() is None
 
 
 def test_tokens_that_came_before_the_wish_wake_at_once() -> None:
@@ -42,7 +49,7 @@ def test_tokens_that_came_before_the_wish_wake_at_once() -> None:
     posts.clear()
     inbox.wake_after(5)
     assert posts == [TokensReady()]
-    assert len(inbox.take()) == 7
+    assert taken_ids(inbox) == tuple(range(1, 8))
 
 
 def test_tokens_without_speech_do_not_count() -> None:
@@ -56,7 +63,16 @@ def test_tokens_without_speech_do_not_count() -> None:
     assert not posts
     inbox.receive(token(1))
     assert posts == [TokensReady()]
-    assert [event.raw_ids for event in inbox.take()] == [(7,), (1,)]
+    taken = inbox.take()
+    assert taken is not None and (taken.ids, taken.raw_ids) == ((1,), (7, 1))
+
+
+def test_taken_tokens_end_as_the_last_event_did() -> None:
+    inbox = TokenInbox(lambda event: None)
+    places = (Aligned(3, 0.5), Aligned(4, 0.9))
+    inbox.receive(TokensEvent((5,), (5,), aligned=places[:1], text_position=3))
+    inbox.receive(TokensEvent((6,), (6, 9), True, "length", places[1:], 4))
+    assert inbox.take() == TokensEvent((5, 6), (5, 6, 9), True, "length", places, 4)
 
 
 def test_a_failure_wakes() -> None:
@@ -82,7 +98,8 @@ def test_no_wake_is_lost_between_the_threads(hop: int) -> None:
     taken: list[int] = []
     while len(taken) < total:
         woken.get(timeout=60)
-        taken += [event.ids[0] for event in inbox.take()]
+        found = inbox.take()
+        taken += () if found is None else found.ids
         inbox.wake_after(hop)
     engine.join()
     assert taken == list(range(total))

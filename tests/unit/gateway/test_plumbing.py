@@ -71,7 +71,8 @@ async def test_a_cancelled_sender_leaves_its_room_to_the_next_one() -> None:
     assert await anext(queue) == 0  # there is room for the first sender, which is cancelled before it continues
     first.cancel()
     await asyncio.wait({first, second})
-    assert first.cancelled() and await anext(queue) == 2
+    assert first.cancelled()
+    assert await anext(queue) == 2
 
 
 async def test_an_item_that_is_not_made_leaves_its_room() -> None:

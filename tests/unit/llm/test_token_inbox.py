@@ -64,7 +64,8 @@ def test_tokens_without_speech_do_not_count() -> None:
     inbox.receive(token(1))
     assert posts == [TokensReady()]
     taken = inbox.take()
-    assert taken is not None and (taken.ids, taken.raw_ids) == ((1,), (7, 1))
+    assert taken is not None
+    assert (taken.ids, taken.raw_ids) == ((1,), (7, 1))
 
 
 def test_taken_tokens_end_as_the_last_event_did() -> None:

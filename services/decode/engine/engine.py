@@ -22,10 +22,10 @@ from services.decode.engine.events import AudioEvent, EngineStats, Observer, OnE
 from services.decode.engine.scheduler import (
     EngineLimits,
     Job,
+    Moment,
     Order,
     Stream,
     deadline,
-    demand,
     pick,
     prompt_to_begin,
     ready_jobs,
@@ -97,7 +97,7 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
         places = [stream.spec.place for stream in live]
         if not needs_place(item.spec.place, places):
             return
-        now, audio = self._clock(), self._backend.format
+        now = self._clock()
         taken = places_taken(places)
         if taken >= self.limits.max_streams:
             raise EngineFull(f"{taken} sessions are open, which is this engine's limit")
@@ -106,12 +106,11 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
             raise EngineFull(f"{queued} sessions wait for audio, which is the queue's limit")
         if not self.limits.admission:
             return
-        least = self._next_least_hop(live)
-        new = demand(item, now, audio, self.limits, self._kept, least)
+        moment = self._moment(now, self._next_least_hop(live))
         why = overload(
             now,
-            [demand(stream, now, audio, self.limits, self._kept, least) for stream in live],
-            new,
+            [moment.demand(stream) for stream in live],
+            moment.demand(item),
             self._times,
             self._extra,
             self.limits.max_batch,
@@ -176,16 +175,19 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
         self._canary_due = True
         with self._thread.lock:
             streams = list(self._live)
-        now, audio = self._clock(), self._backend.format
         self._least_hop = self._next_least_hop(streams)
-        self._ready = ready_jobs(streams, now, audio, self.limits, self._times, self._kept, self._least_hop)
-        self._batch = pick(self._ready, self._order, now, self.limits, self._times)
+        moment = self._moment(self._clock(), self._least_hop)
+        self._ready = ready_jobs(streams, moment)
+        self._batch = pick(self._ready, self._order, moment)
         if not self._batch:
             self._busy_until = None
             self._begin_prompt(streams)
         self._step(self._batch)
         self._beat()
         return bool(self._batch)
+
+    def _moment(self, now: float, least: int = 0) -> Moment:
+        return Moment(now, self._backend.format, self.limits, self._times, self._kept, least)
 
     def _next_least_hop(self, streams: Sequence[Stream]) -> int:
         """Return the smallest hop that leaves time for one more stream; the hops grow before it comes, not after."""
@@ -207,7 +209,7 @@ class DecodeEngine(EngineShell[Stream, AudioEvent, EngineStats]):
     def _begin_prompt(self, streams: Sequence[Stream]) -> None:
         """Compute the prompt of a new voice before the stream's first tokens arrive."""
         now = self._clock()
-        stream = prompt_to_begin(streams, now, self._backend.format, self.limits, self._times, self._kept)
+        stream = prompt_to_begin(streams, self._moment(now))
         if stream is None:
             return
         stream.begun = True

@@ -144,6 +144,34 @@ class Job:
     """Expected duration of that."""
 
 
+@dataclass(frozen=True)
+class Moment:
+    """What the engine knows of itself when it plans."""
+
+    now: float
+    audio: AudioFormat
+    limits: EngineLimits
+    times: ServiceTime
+    kept: Callable[[Stream], int]
+    """Returns the number of a stream's first tokens that need not be computed."""
+    least: int = 0
+    """The load's smallest hop, in tokens."""
+
+    def demand(self, stream: Stream) -> Demand:
+        """Return the stream's demand for admission: its next hop, whether or not its tokens are known yet."""
+        hops, lead = stream.spec.hops.at_least(self.least), stream.lead(self.now, self.audio.sample_rate)
+        end = hops.hop_end(stream.plan, stream.prompt, stream.done, lead, self.audio.held_frames)
+        return Demand(end - self.kept(stream), self.deadline(stream), hops.sizes[0], not stream.spec.offline)
+
+    def deadline(self, stream: Stream) -> float:
+        """Return when the stream's listener runs out of audio; see `Job.deadline`."""
+        if stream.spec.offline:
+            return (stream.ready_since or self.now) + OFFLINE_PATIENCE_S
+        if stream.played is not None:
+            return self.now + stream.lead(self.now, self.audio.sample_rate)
+        return stream.arrival + self.limits.first_audio_s if stream.spec.deadline is None else stream.spec.deadline
+
+
 Order = Callable[[Job], tuple[float, ...]]
 """A sort key: the smallest runs first."""
 
@@ -161,26 +189,26 @@ def deadline(job: Job) -> tuple[float, ...]:
 ORDERS: dict[str, Order] = {"deadline": deadline, "fifo": fifo}
 
 
-def pick(jobs: Sequence[Job], order: Order, now: float, limits: EngineLimits, times: ServiceTime) -> list[Job]:
+def pick(jobs: Sequence[Job], order: Order, moment: Moment) -> list[Job]:
     """Return the next batch: the first jobs in order, as many as do not make the most urgent of them late.
 
     If that one is late in any case, the batch is filled: only throughput helps then. The first hop of a session waits
     while it would make a stream that plays late, whether or not that one is in the batch.
     """
-    ranked = sorted(jobs, key=order)
+    ranked, most, times = sorted(jobs, key=order), moment.limits.max_batch, moment.times
     if order is fifo:
-        return ranked[: limits.max_batch]
+        return ranked[:most]
     playing = sorted((job for job in ranked if not job.stream.begins), key=lambda job: job.deadline)
     batch: list[Job] = []
-    ends = now
+    ends = moment.now
     may_begin = True
     for job in ranked:
-        if len(batch) == limits.max_batch:
+        if len(batch) == most:
             break
         if job.stream.begins and not may_begin:
             continue
-        longer = now + times.seconds(mate.tokens for mate in (*batch, job))
-        if job.stream.begins and _turns_late(playing, batch, ends, longer, limits, times):
+        longer = moment.now + times.seconds(mate.tokens for mate in (*batch, job))
+        if job.stream.begins and _turns_late(playing, batch, ends, longer, moment):
             may_begin = False  # further ones would make the same stream late
             continue
         if any(ends <= mate.deadline < longer for mate in batch):
@@ -190,57 +218,44 @@ def pick(jobs: Sequence[Job], order: Order, now: float, limits: EngineLimits, ti
     return batch
 
 
-def _turns_late(
-    playing: Sequence[Job], batch: Sequence[Job], ends: float, longer: float, limits: EngineLimits, times: ServiceTime
-) -> bool:
+def _turns_late(playing: Sequence[Job], batch: Sequence[Job], ends: float, longer: float, moment: Moment) -> bool:
     """Return whether one of the jobs, ordered by deadline, is late if the batch ends at `longer`, not at `ends`.
 
     Those that are not in the batch run after it, in full batches.
     """
+    times, most = moment.times, moment.limits.max_batch
     shared = times.seconds(())
     after, count = 0.0, 0
     for job in playing:
         own = 0.0
         if job not in batch:
-            after += times.seconds((job.tokens,)) - (shared if count % limits.max_batch else 0.0)
+            after += times.seconds((job.tokens,)) - (shared if count % most else 0.0)
             own, count = after, count + 1
         if ends + own <= job.deadline < longer + own:
             return True
     return False
 
 
-def ready_jobs(
-    streams: Collection[Stream],
-    now: float,
-    audio: AudioFormat,
-    limits: EngineLimits,
-    times: ServiceTime,
-    kept: Callable[[Stream], int],
-    least: int = 0,
-) -> list[Job]:
-    """Return the hops that can run at `now`, in no particular order; set `ready_since` of each stream.
-
-    `kept(stream)` returns the number of its first tokens that need not be computed, `least` is the load's smallest hop.
-    """
+def ready_jobs(streams: Collection[Stream], moment: Moment) -> list[Job]:
+    """Return the hops that can run now, in no particular order; set `ready_since` of each stream."""
     jobs = []
     wanted: list[tuple[Stream, Demand]] = []  # computed once, and only if a first hop is ready
     for stream in streams:
-        end = None if stream.closed else next_hop_end(stream, now, audio, least)
+        end = None if stream.closed else next_hop_end(stream, moment.now, moment.audio, moment.least)
         if end is None:
             stream.ready_since = None
             continue
         if stream.ready_since is None:
             stream.ready_since = max(stream.fed_at or stream.arrival, stream.advanced_at)
-        longer = None if stream.played is not None or stream.spec.offline else _longer_first_hop_end(stream, end, audio)
+        may_grow = stream.played is None and not stream.spec.offline
+        longer = _longer_first_hop_end(stream, end, moment.audio) if may_grow else None
         if longer is not None:
-            wanted = wanted or [
-                (one, demand(one, now, audio, limits, kept, least)) for one in streams if not one.closed
-            ]
-            if not _lasts(stream, end, now, audio, limits, times, kept, wanted):
+            wanted = wanted or [(one, moment.demand(one)) for one in streams if not one.closed]
+            if not _lasts(stream, end, wanted, moment):
                 end = longer
-        tokens = end - kept(stream)
-        due = _deadline(stream, now, audio, limits)
-        jobs.append(Job(stream, end, stream.ended, stream.ready_since, due, tokens, times.seconds((tokens,))))
+        tokens = end - moment.kept(stream)
+        seconds = moment.times.seconds((tokens,))
+        jobs.append(Job(stream, end, stream.ended, stream.ready_since, moment.deadline(stream), tokens, seconds))
     return jobs
 
 
@@ -280,57 +295,28 @@ def _longer_first_hop_end(stream: Stream, end: int, audio: AudioFormat) -> int |
     return longer if longer + audio.lookahead_tokens <= stream.available else None
 
 
-def _lasts(
-    stream: Stream,
-    end: int,
-    now: float,
-    audio: AudioFormat,
-    limits: EngineLimits,
-    times: ServiceTime,
-    kept: Callable[[Stream], int],
-    wanted: Sequence[tuple[Stream, Demand]],
-) -> bool:
+def _lasts(stream: Stream, end: int, wanted: Sequence[tuple[Stream, Demand]], moment: Moment) -> bool:
     """Whether the audio of a first hop up to `end` lasts until the next hop is decoded, by measured service times.
 
     Before that one, the engine decodes the hops that other streams need sooner, in full batches; that one may be in a
     full batch too.
     """
+    audio, times, most = moment.audio, moment.times, moment.limits.max_batch
     policy = stream.spec.hops
-    first_s = times.seconds((end - kept(stream),))
+    first_s = times.seconds((end - moment.kept(stream),))
     new = end - max(stream.prompt, stream.done)
     frames = new * audio.frames_per_token - (audio.held_frames if stream.done <= stream.prompt else 0)
     lead = frames * audio.frame_samples / audio.sample_rate / stream.spec.speed
-    dry = max(now + first_s, stream.spec.play_at or now) + lead
+    dry = max(moment.now + first_s, stream.spec.play_at or moment.now) + lead
     before = [one.tokens for other, one in wanted if other is not stream and one.deadline < dry]
     following = stream.plan.boundary_at_or_after(end + policy.sizes[0]) - end
-    batches = -(-len(before) // limits.max_batch)
+    batches = -(-len(before) // most)
     others_s = times.seconds(before) + (batches - 1) * times.seconds(()) if before else 0.0
-    together = min(limits.max_batch, len(wanted))
-    return now + first_s + others_s + times.seconds([following] * together) <= dry
+    together = min(most, len(wanted))
+    return moment.now + first_s + others_s + times.seconds([following] * together) <= dry
 
 
-def demand(
-    stream: Stream,
-    now: float,
-    audio: AudioFormat,
-    limits: EngineLimits,
-    kept: Callable[[Stream], int],
-    least: int = 0,
-) -> Demand:
-    """Return the stream's demand for admission: its next hop, whether or not its tokens are known yet."""
-    hops, lead = stream.spec.hops.at_least(least), stream.lead(now, audio.sample_rate)
-    end = hops.hop_end(stream.plan, stream.prompt, stream.done, lead, audio.held_frames)
-    return Demand(end - kept(stream), _deadline(stream, now, audio, limits), hops.sizes[0], not stream.spec.offline)
-
-
-def prompt_to_begin(
-    streams: Sequence[Stream],
-    now: float,
-    audio: AudioFormat,
-    limits: EngineLimits,
-    times: ServiceTime,
-    kept: Callable[[Stream], int],
-) -> Stream | None:
+def prompt_to_begin(streams: Sequence[Stream], moment: Moment) -> Stream | None:
     """Return a stream whose voice's prompt an idle engine should compute, while its first tokens are generated.
 
     Return None if there is none, or if this would make the next hop of a stream with another voice late.
@@ -338,14 +324,14 @@ def prompt_to_begin(
     for stream in streams:
         if stream.begun or stream.closed or stream.state is not None:
             continue
-        shared = stream.plan.boundary_at_or_before(stream.prompt - audio.lookahead_tokens)
-        if not stream.spec.voice or shared <= kept(stream):
+        shared = stream.plan.boundary_at_or_before(stream.prompt - moment.audio.lookahead_tokens)
+        if not stream.spec.voice or shared <= moment.kept(stream):
             stream.begun = True
             continue
-        free_at = now + times.seconds((shared,))
+        free_at = moment.now + moment.times.seconds((shared,))
         others = (one for one in streams if not one.closed and one.spec.voice != stream.spec.voice)
-        wanted = [demand(one, now, audio, limits, kept) for one in others]
-        if all(free_at + times.seconds((one.tokens,)) <= one.deadline for one in wanted):
+        wanted = [moment.demand(one) for one in others]
+        if all(free_at + moment.times.seconds((one.tokens,)) <= one.deadline for one in wanted):
             return stream
     return None
 
@@ -364,11 +350,3 @@ def victims(streams: Iterable[Stream], job: Job, now: float, audio: AudioFormat)
     own = job.stream.lead(now, audio.sample_rate) + EVICTION_LEAD_S
     found = [stream for stream in streams if stream.state_bytes and spare(stream) > own]
     return sorted(found, key=spare, reverse=True)
-
-
-def _deadline(stream: Stream, now: float, audio: AudioFormat, limits: EngineLimits) -> float:
-    if stream.spec.offline:
-        return (stream.ready_since or now) + OFFLINE_PATIENCE_S
-    if stream.played is not None:
-        return now + stream.lead(now, audio.sample_rate)
-    return stream.arrival + limits.first_audio_s if stream.spec.deadline is None else stream.spec.deadline

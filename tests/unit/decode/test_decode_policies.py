@@ -18,7 +18,17 @@ from services.decode.engine.admission import Demand, busy_share, late_streams, o
 from services.decode.engine.backends import AudioFormat, CostModel, Hop, SimulatedBackend
 from services.decode.engine.engine import DecodeEngine
 from services.decode.engine.hops import HopPolicy
-from services.decode.engine.scheduler import EngineLimits, Job, Stream, deadline, fifo, pick, ready_jobs, victims
+from services.decode.engine.scheduler import (
+    EngineLimits,
+    Job,
+    Moment,
+    Stream,
+    deadline,
+    fifo,
+    pick,
+    ready_jobs,
+    victims,
+)
 from services.decode.engine.service_time import ExtraWork, ServiceTime
 from services.decode.engine.state import StreamSpec
 from tests.unit.decode import decode_support as support
@@ -32,6 +42,10 @@ def times(base: float = 0.1, per_token: float = 0.004) -> ServiceTime:
     for hops, tokens in ((1, 25), (1, 100), (2, 50), (4, 200)):
         made.observe(hops, tokens, base + per_token * tokens)
     return made
+
+
+def at(now: float, limits: EngineLimits | None = None) -> Moment:
+    return Moment(now, AUDIO, limits or EngineLimits(), times(), lambda _: 0)
 
 
 def stream(name: str = "", **fields: Any) -> Stream:
@@ -93,30 +107,30 @@ def test_streams_are_ordered_by_the_end_of_their_audio_and_offline_work_is_last(
     far = stream("far", done=100, emitted=96000, played=(0.0, 9.2))
     offline = stream("offline", offline=True, fed_at=1.0)
     aged = stream("aged", offline=True, fed_at=-40.0, ready_since=-25.0)
-    jobs = ready_jobs([offline, far, aged, near, new], 10.0, AUDIO, EngineLimits(), times(), lambda state: 0)
+    jobs = ready_jobs([offline, far, aged, near, new], at(10.0))
     assert [one.stream.spec.voice for one in sorted(jobs, key=deadline)] == ["aged", "new", "near", "far", "offline"]
     assert min(jobs, key=fifo).stream.spec.voice == "aged"
 
 
 def test_a_hop_that_takes_longer_must_begin_earlier() -> None:
     quick, slow = job(due=5.0, service=0.2), job(due=5.5, service=2.0)
-    assert pick([quick, slow], deadline, 0.0, EngineLimits(), times()) == [slow]
-    assert pick([replace(quick, ready_since=-1.0), slow], fifo, 0.0, EngineLimits(), times())[0].deadline == 5.0
+    assert pick([quick, slow], deadline, at(0.0, EngineLimits())) == [slow]
+    assert pick([replace(quick, ready_since=-1.0), slow], fifo, at(0.0, EngineLimits()))[0].deadline == 5.0
 
 
 def test_a_batch_grows_until_it_would_be_late() -> None:
     limits = EngineLimits(max_batch=8)
     jobs = [job(due=0.45), *(job(due=5.0) for _ in range(6))]
-    assert len(pick(jobs, deadline, 0.0, limits, times())) == 3  # 0.1 s and 0.1 s more for each
-    assert len(pick(jobs, deadline, 0.4, limits, times())) == 7  # late in any case, so only throughput helps
-    assert len(pick(jobs, fifo, 0.0, limits, times())) == 7
-    assert pick([], deadline, 0.0, limits, times()) == []
+    assert len(pick(jobs, deadline, at(0.0, limits))) == 3  # 0.1 s and 0.1 s more for each
+    assert len(pick(jobs, deadline, at(0.4, limits))) == 7  # late in any case, so only throughput helps
+    assert len(pick(jobs, fifo, at(0.0, limits))) == 7
+    assert pick([], deadline, at(0.0, limits)) == []
 
 
 def test_a_batch_with_a_late_hop_does_not_make_others_late() -> None:
     late, playing = job(due=0.1), job(due=0.55)
     others = [job(due=5.0) for _ in range(5)]
-    chosen = pick([late, playing, *others], deadline, 0.0, EngineLimits(max_batch=8), times())
+    chosen = pick([late, playing, *others], deadline, at(0.0, EngineLimits(max_batch=8)))
     assert chosen[:2] == [late, playing]
     assert len(chosen) == 4  # 0.1 s and 0.1 s more for each
 
@@ -124,10 +138,10 @@ def test_a_batch_with_a_late_hop_does_not_make_others_late() -> None:
 def test_the_first_hop_of_a_session_waits_for_a_stream_that_it_would_make_late() -> None:
     limits, starting = EngineLimits(max_batch=8), replace(job(due=0.0), stream=stream(fed_at=0.0))
     playing = replace(job(due=0.25), stream=stream(played=(0.0, 0.0)))
-    assert pick([starting, playing], deadline, 0.0, limits, times()) == [playing]
-    assert pick([starting, replace(playing, deadline=1.0)], deadline, 0.0, limits, times())[0] is starting
-    assert pick([starting, replace(playing, deadline=-1.0)], deadline, 0.0, limits, times()) != [starting]
-    assert pick([starting], deadline, 0.0, limits, times()) == [starting]
+    assert pick([starting, playing], deadline, at(0.0, limits)) == [playing]
+    assert pick([starting, replace(playing, deadline=1.0)], deadline, at(0.0, limits))[0] is starting
+    assert pick([starting, replace(playing, deadline=-1.0)], deadline, at(0.0, limits)) != [starting]
+    assert pick([starting], deadline, at(0.0, limits)) == [starting]
 
 
 @pytest.mark.parametrize("begun", [{"played": (0.0, 0.0)}, {"admitted": True}, {"resume": b"record"}])
@@ -136,7 +150,7 @@ def test_the_next_hop_of_a_session_that_speaks_does_not_wait(begun: dict[str, An
     one = stream(fed_at=0.0, played=begun.get("played"))
     one.spec = replace(one.spec, place=Place("a", begun.get("admitted", False)), resume=begun.get("resume", b""))
     assert replace(job(due=0.0), stream=one) in pick(
-        [replace(job(due=0.0), stream=one), playing], deadline, 0.0, limits, times()
+        [replace(job(due=0.0), stream=one), playing], deadline, at(0.0, limits)
     )
 
 
@@ -144,9 +158,9 @@ def test_the_first_hop_of_a_session_waits_for_all_streams_that_follow_it() -> No
     """The four end 0.5 s after the batch, all at once: each alone would be early enough."""
     limits, starting = EngineLimits(max_batch=2), replace(job(due=0.0), stream=stream(fed_at=0.0))
     playing = [replace(job(due=0.65), stream=stream(played=(0.0, 0.0))) for _ in range(4)]
-    assert starting not in pick([starting, *playing], deadline, 0.0, limits, times())
-    assert starting in pick([starting, *playing[:2]], deadline, 0.0, limits, times())
-    assert starting in pick([starting, *playing], deadline, 0.6, limits, times()), "they are late in any case"
+    assert starting not in pick([starting, *playing], deadline, at(0.0, limits))
+    assert starting in pick([starting, *playing[:2]], deadline, at(0.0, limits))
+    assert starting in pick([starting, *playing], deadline, at(0.6, limits)), "they are late in any case"
 
 
 class FirstHop:
@@ -159,7 +173,7 @@ class FirstHop:
 
     def ends(self, *others: Stream, known: ServiceTime | None = None, max_batch: int = 1) -> int:
         streams, limits = [self.stream, *others], EngineLimits(max_batch=max_batch)
-        made = ready_jobs(streams, 0.0, self.audio, limits, known or times(), lambda _: 0)
+        made = ready_jobs(streams, Moment(0.0, self.audio, limits, known or times(), lambda _: 0))
         return next(one.end for one in made if one.stream is self.stream)
 
 

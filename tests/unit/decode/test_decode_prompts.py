@@ -8,7 +8,7 @@ import pytest
 
 from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.decode.engine.backends import AudioFormat, CostModel, Hop, SimulatedBackend, SimulatedState
-from services.decode.engine.scheduler import EngineLimits, Stream, prompt_to_begin
+from services.decode.engine.scheduler import EngineLimits, Moment, Stream, prompt_to_begin
 from services.decode.engine.service_time import ServiceTime
 from tests.unit.decode import decode_support as support
 
@@ -69,7 +69,7 @@ def test_a_prompt_that_would_make_another_stream_late_waits_for_its_own_tokens()
 
     def chosen(now: float, *streams: Stream) -> Stream | None:
         kept = {opened: 0, waiting: 50}
-        return prompt_to_begin(streams, now, audio, limits, times, kept.__getitem__)
+        return prompt_to_begin(streams, Moment(now, audio, limits, times, kept.__getitem__))
 
     assert chosen(0.0, opened, waiting) is opened
     assert chosen(0.5, opened, waiting) is None, "0.5 s of prompt and 0.25 s of a hop are more than is left"

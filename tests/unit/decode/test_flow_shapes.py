@@ -17,7 +17,7 @@ from torch import Tensor
 from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.decode.engine.backends import Hop, HopAudio
 from services.decode.engine.hops import HopPolicy
-from services.decode.engine.scheduler import EngineLimits, Stream, deadline, pick, ready_jobs
+from services.decode.engine.scheduler import EngineLimits, Moment, Stream, deadline, pick, ready_jobs
 from services.decode.engine.service_time import ServiceTime
 from services.decode.engine.state import ResumeRecord
 from services.decode.engine.torch_backend import TorchBackend
@@ -104,17 +104,13 @@ def decode(
         named = f"{one.prompt}-{one.plan}"
         spec = support.voice(one.prompt, voice=named, plan=one.plan, hops=one.hops, offline=one.offline)
         streams.append(Stream(spec, now, spec.plan, tokens=[0] * one.tokens, ended=True))
+
+    def kept(one: Stream) -> int:
+        return over.cached_tokens(one.state) if one.state else 0
+
     while streams:
-        jobs = ready_jobs(
-            streams,
-            now,
-            over.format,
-            limits,
-            times,
-            lambda one: over.cached_tokens(one.state) if one.state else 0,
-            least,
-        )
-        batch = pick(jobs, deadline, now, limits, times)
+        moment = Moment(now, over.format, limits, times, kept, least)
+        batch = pick(ready_jobs(streams, moment), deadline, moment)
         for job in batch:
             job.stream.state = job.stream.state or over.open(job.stream.spec)
             if lost:

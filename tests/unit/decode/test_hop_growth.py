@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.decode.engine.admission import BLOCKING_HOPS, HEADROOM, Demand, busy_share, least_hop
 from services.decode.engine.backends import AudioFormat
 from services.decode.engine.hops import HopPolicy
-from services.decode.engine.scheduler import EngineLimits, Stream, deadline, next_hop_end, pick, ready_jobs
+from services.decode.engine.scheduler import EngineLimits, Moment, Stream, deadline, next_hop_end, pick, ready_jobs
 from services.decode.engine.service_time import ExtraWork, ServiceTime
 from tests.unit.decode import decode_support as support
 
@@ -158,10 +158,11 @@ def test_a_stream_waits_exactly_while_tokens_of_its_next_hop_are_missing(one: St
 @given(st.lists(STREAMS, min_size=1, max_size=8), LEAST, TIMES, st.integers(1, 8))
 def test_grown_hops_run_by_deadline(streams: list[Stream], least: int, known: ServiceTime, most: int) -> None:
     limits = EngineLimits(max_batch=most)
-    plain = ready_jobs(streams, 0.0, AUDIO, limits, known, lambda _: 0)
-    jobs = ready_jobs(streams, 0.0, AUDIO, limits, known, lambda _: 0, least)
+    moment = Moment(0.0, AUDIO, limits, known, lambda _: 0, least)
+    plain = ready_jobs(streams, replace(moment, least=0))
+    jobs = ready_jobs(streams, moment)
     assert [(job.stream, job.deadline) for job in jobs] == [(job.stream, job.deadline) for job in plain]
-    batch = pick(jobs, deadline, 0.0, limits, known)
+    batch = pick(jobs, deadline, moment)
     assert bool(jobs) <= len(batch) <= most
     assert batch == sorted(batch, key=deadline)
     left = [deadline(job) for job in jobs if job not in batch and not job.stream.begins]

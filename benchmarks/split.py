@@ -2,10 +2,11 @@
 
     python -m benchmarks.split [--requests 100]
 
-Both engines run simulated backends, so that the transport is compared and not the computing. The same requests go
-alternately both ways: text normalised and tokenised, speech tokens generated, the first hop decoded, until the first
-samples. Over gRPC the time is from the client's call to its first audio chunk, with an open connection and a known
-voice.
+Both engines run simulated backends, so that the transport is compared and not the computing. The same texts go
+alternately each way: text normalised and tokenised, speech tokens generated, the first hop decoded, until the first
+samples. Over gRPC the time ends with the client's first audio chunk, with an open connection and a known voice. It
+begins with the client's call of `Synthesize`, or, in a conversation whose stream is open, with its text. A chain of the
+same calls between four processes that do nothing else (benchmarks.bare_chain) shows what gRPC itself takes.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ import queue
 import statistics
 import tempfile
 import time
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
 import grpc.aio
 
+from benchmarks import bare_chain
 from cli.local.stack import Stack, StackConfig
 from lighttts.v1 import encode_pb2, encode_pb2_grpc, tts_pb2, tts_pb2_grpc, voice_pb2
 from services.common.checkpoint.chunk_plan import ChunkPlan
@@ -110,6 +113,33 @@ async def over_grpc(tts: tts_pb2_grpc.TextToSpeechAsyncStub, seed: int) -> tuple
     raise RuntimeError("a request ended without audio")
 
 
+async def over_stream(tts: tts_pb2_grpc.TextToSpeechAsyncStub, seed: int) -> float:
+    """Return the seconds from the text of a conversation to its first chunk; its stream has been opened before."""
+    config = tts_pb2.SynthesisConfig(voice_name=VOICE, seed=seed)
+    call = tts.StreamingSynthesize()
+    await call.write(tts_pb2.StreamingSynthesizeRequest(config=config))
+    async for response in call:
+        if response.HasField("started"):
+            began = time.perf_counter()
+            await call.write(tts_pb2.StreamingSynthesizeRequest(text=TEXT))
+            await call.write(tts_pb2.StreamingSynthesizeRequest(flush=tts_pb2.Flush()))
+        elif response.HasField("audio"):
+            seconds = time.perf_counter() - began
+            call.cancel()
+            return seconds
+    raise RuntimeError("a conversation ended without audio")
+
+
+@dataclass
+class Times:
+    """Seconds to the first audio of each request, by way."""
+
+    direct: list[float] = field(default_factory=list)
+    requests: list[tuple[float, tts_pb2.FirstAudio]] = field(default_factory=list)
+    streams: list[float] = field(default_factory=list)
+    bare: list[float] = field(default_factory=list)
+
+
 async def measure(requests: int, folder: Path) -> None:
     costs = {"llm": LLM_COSTS, "decode": DECODE_COSTS}
     files = {name: folder / f"{name}.json" for name in costs}
@@ -124,30 +154,41 @@ async def measure(requests: int, folder: Path) -> None:
             requests_of = iter([encode_pb2.EncodeVoiceRequest(header=header)])
             voice = (await encode_pb2_grpc.EncodeStub(channel).EncodeVoice(requests_of)).voice
         direct = Direct(voice, files)
-        together: list[float] = []
-        split: list[tuple[float, tts_pb2.FirstAudio]] = []
+        times = Times()
         try:
-            async with grpc.aio.insecure_channel(stack.gateway.address) as channel:
-                tts = tts_pb2_grpc.TextToSpeechStub(channel)
-                for seed in range(-5, requests):  # the first five are not measured
-                    pair = await asyncio.to_thread(direct.first_audio, abs(seed)), await over_grpc(tts, abs(seed))
-                    if seed >= 0:
-                        together.append(pair[0])
-                        split.append(pair[1])
+            with bare_chain.processes() as chain:
+                await chain.wait_until_served()
+                async with grpc.aio.insecure_channel(stack.gateway.address) as channel:
+                    tts = tts_pb2_grpc.TextToSpeechStub(channel)
+                    for seed in range(-5, requests):
+                        if seed == 0:  # the first five are not measured
+                            times = Times()
+                        times.direct.append(await asyncio.to_thread(direct.first_audio, abs(seed)))
+                        times.requests.append(await over_grpc(tts, abs(seed)))
+                        times.streams.append(await over_stream(tts, abs(seed)))
+                        times.bare.append(await chain.first_audio())
         finally:
             direct.close()
-    report(together, split)
+    report(times)
 
 
-def report(together: list[float], split: list[tuple[float, tts_pb2.FirstAudio]]) -> None:
-    over = [seconds for seconds, _ in split]
-    for name, times in (("engines called directly", together), ("four processes over gRPC", over)):
-        deciles = [1000 * value for value in statistics.quantiles(times, n=10)]
+def report(times: Times) -> None:
+    over = [seconds for seconds, _ in times.requests]
+    rows = {
+        "engines called directly": times.direct,
+        "a request over gRPC": over,
+        "a text on an open stream": times.streams,
+        "bare calls, no work": times.bare,
+    }
+    for name, seconds in rows.items():
+        deciles = [1000 * value for value in statistics.quantiles(seconds, n=10)]
         print(f"{name:<26} p10 {deciles[0]:6.1f}  p50 {deciles[4]:6.1f}  p90 {deciles[8]:6.1f} ms")
-    cost = 1000 * (statistics.median(over) - statistics.median(together))
-    print(f"{'the split costs':<26} {cost:.1f} ms at the median of {len(over)} requests")
-    parts = {stage: 1000 * statistics.median(getattr(first, stage) for _, first in split) for stage in STAGES}
-    print(f"{'by stage, medians':<26} " + "  ".join(f"{stage} {value:.1f}" for stage, value in parts.items()))
+    floor = statistics.median(times.direct)
+    for name, seconds in (("request", over), ("text on an open stream", times.streams)):
+        cost = 1000 * (statistics.median(seconds) - floor)
+        print(f"the split costs {cost:.1f} ms per {name}, at the median of {len(over)}")
+    parts = {stage: 1000 * statistics.median(getattr(first, stage) for _, first in times.requests) for stage in STAGES}
+    print("a request by stage, medians: " + "  ".join(f"{stage} {value:.1f}" for stage, value in parts.items()))
 
 
 def main() -> None:

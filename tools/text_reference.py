@@ -9,13 +9,13 @@ from typing import Any
 
 import yaml
 
-from services.encode.text.reading import chinese
+from services.encode.text.reading.chinese import table as chinese
 from services.encode.text.reading.english import table
 
 CASES = Path(__file__).parents[1] / "tests" / "data" / "text_cases.yaml"
 _LANGUAGES = {"en": "English", "zh": "Chinese", "de": "German", "fr": "French", "es": "Spanish", "it": "Italian",
               "pt": "Portuguese", "nl": "Dutch",
-              "ja": "Japanese", "ru": "Russian", "eu": "Basque, which num2words lacks"}  # fmt: skip
+              "ja": "Japanese", "ko": "Korean", "ru": "Russian", "eu": "Basque, which num2words lacks"}  # fmt: skip
 
 
 def page(current: str) -> str:

@@ -21,12 +21,20 @@ import regex
 from num2words import num2words
 
 from services.encode.text.protected import outside_protected
-from services.encode.text.reading.chinese import read_chinese
+from services.encode.text.reading.chinese.table import read_chinese
 from services.encode.text.reading.english.abbreviations import ABBREVIATIONS
 from services.encode.text.reading.english.table import read_english
 from services.encode.text.reading.other import read_digits
 
-__all__ = ["ABBREVIATIONS", "Language", "Normaliser", "NormaliserName", "language_of", "only_punctuation"]
+__all__ = [
+    "ABBREVIATIONS",
+    "HAN_LANGUAGES",
+    "Language",
+    "Normaliser",
+    "NormaliserName",
+    "language_of",
+    "only_punctuation",
+]
 
 _LOG = logging.getLogger(__name__)
 
@@ -40,13 +48,15 @@ _LONGEST_NUMBER = 15  # digits
 _DIGITS = regex.compile(r"\d+")
 _DROPPED_MARKS = regex.compile(r"[（）【】`]")
 _JOINED_BRACKETS = regex.compile(
-    r"(?<=第|[图表式]|附件|(?<![A-Za-z])[A-Za-z])（(\w{1,4})）|（([们的地得了儿])）"
+    r"(?<=第|[图表式]|附件|(?<![A-Za-z])[A-Za-z])（(\w{1,4})）|（([们的地得了儿])）|（(\w{1,3})）(?=班)"
     r"|(?<=[零一二三四五六七八九十百千万亿\d])（((?:平方|立方)?[千厘分毫]?[米克升]|[万亿]?[美欧港]?元|[只个人岁天年次件棵本页张名台辆吨秒块支]|小时|分钟)）"
 )
 _BRACKETS = regex.compile(r"[（）【】]+")
 _BEFORE_COMMA = regex.compile(r"[\p{L}\p{N}\p{S}%‰”’》]")
 _AFTER_COMMA = regex.compile(r"[\p{L}\p{N}\p{S}“‘《]")
 _LAST_COMMAS = regex.compile(r"[，,、]+$")
+HAN_LANGUAGES = frozenset({"zh", "yue", "ja", "ko"})
+"""Languages whose texts may have Chinese characters and are not read as Chinese for that."""
 _CHINESE = frozenset({"zh", "yue", "cmn", "wuu", "nan", "hak"})
 
 
@@ -91,7 +101,7 @@ def _chinese_marks(text: str) -> str:
 
 def _brackets(text: str) -> str:
     """Write a comma for a bracket between two words: without it 100（20） is 120."""
-    text = _JOINED_BRACKETS.sub(lambda match: match[1] or match[2] or match[3], text)
+    text = _JOINED_BRACKETS.sub(lambda match: match[match.lastindex or 0], text)
     return _BRACKETS.sub(_bracket, text)
 
 

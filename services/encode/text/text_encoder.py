@@ -18,7 +18,7 @@ import regex
 from services.encode.text.frontend import TextFrontend
 from services.encode.text.interleaved import InterleavedEncoder
 from services.encode.text.markup.items import PLAIN, Border, Item, Pause, Text, Warnings
-from services.encode.text.normalise import language_of, only_punctuation
+from services.encode.text.normalise import HAN_LANGUAGES, language_of, only_punctuation
 from services.encode.text.pieces import MAX_CHARACTERS, PLAIN_REQUEST, STEP_CHARACTERS, Piece, TextEncoder, TextRequest
 from services.encode.text.segment import Segmenter
 from services.encode.text.split import Merger, Span, SplitLanguage, utterances, with_final_mark
@@ -31,7 +31,6 @@ TEXTS_MEASURED = 16
 """Texts whose ids are kept."""
 _WIDE = regex.compile(r"[，。！？；、（）《》￥]")
 _LATIN_WORDS = regex.compile(r"\p{Latin}{4}|\p{Latin}\s")
-_HAN_LANGUAGES = frozenset(("zh", "yue", "ja", "ko"))
 
 
 class SentenceEncoder:
@@ -170,7 +169,7 @@ class SentenceEncoder:
         if not language:
             self._language = "zh" if chinese else self._language
             return "zh" if self._is_chinese_without_letters(segment) else self._language
-        if chinese and language not in _HAN_LANGUAGES:
+        if chinese and language not in HAN_LANGUAGES:
             language = "zh"
         self._language = "zh" if language in ("zh", "yue", "ja") else "en"
         return "zh" if language == "yue" else language

@@ -7,6 +7,8 @@ So the size is checked before decoding, and decoding proceeds block by block and
 from __future__ import annotations
 
 import io
+import math
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,6 +24,8 @@ from services.encode.voice import containers
 
 _BLOCK = 65536  # frames decoded at a time
 _WINDOW = 0.02  # seconds per step of the silence detector
+_PADDING = 0.1
+"""Seconds that AAC encoders may add to a recording; a longest prompt is cut by them instead of refused."""
 
 
 @dataclass(frozen=True)
@@ -71,39 +75,49 @@ def read_prompt(data: bytes, limits: AudioLimits = DEFAULT_LIMITS) -> PromptAudi
 
     Raises InvalidInput if it is not audio, too short, too long, too large, silent or sampled below 16 kHz.
     """
-    samples, rate = _decode(data, limits)
+    warnings: list[str] = []
+    samples, rate = _decode(data, limits, warnings)
     if not np.isfinite(samples).all():
         raise _refusal("prompt audio has values that are not numbers (NaN or infinity); export the file again")
-    warnings: list[str] = []
     samples = _check_level(samples, limits, warnings)
-    samples, silence = _trim(samples, rate, limits, warnings)
+    samples, (before, after) = _trim(samples, rate, limits, warnings)
     seconds = len(samples) / rate
     if seconds < limits.min_seconds:
         raise _refusal(
-            f"prompt audio has {seconds:.2g} s of sound; send at least {limits.min_seconds:g} s,"
+            f"prompt audio has {math.floor(seconds * 100) / 100:g} s of sound; send at least {limits.min_seconds:g} s,"
             f" {limits.good_seconds:g} to {limits.max_seconds:g} s is best"
         )
-    if seconds > limits.max_seconds:
+    excess = seconds - limits.max_seconds
+    if excess > _PADDING:
         raise _refusal(f"prompt audio is {seconds:.1f} s long; cut it to {limits.max_seconds:g} s or less")
+    if excess > 0:
+        samples, after = samples[: int(limits.max_seconds * rate)], max(0.0, after - excess)
     if seconds < limits.good_seconds:
         warnings.append(f"the prompt is short ({seconds:.1f} s); {limits.good_seconds:g} s or more give a better voice")
-    return PromptAudio(samples, rate, tuple(warnings), silence)
+    return PromptAudio(samples, rate, tuple(warnings), (before, after))
 
 
-def _decode(data: bytes, limits: AudioLimits) -> tuple[NDArray[np.float32], int]:
+def _decode(data: bytes, limits: AudioLimits, warnings: list[str]) -> tuple[NDArray[np.float32], int]:
     """Return mono samples and their rate; read no more than the longest prompt and the silence around it."""
     if not data:
         raise _refusal("prompt audio is empty; send a WAV, FLAC, MP3 or Ogg file")
     if len(data) > limits.max_bytes:
         raise _refusal(f"prompt audio has {len(data)} bytes; send at most {limits.max_bytes}")
     longest = limits.max_seconds + limits.max_silence_seconds
-    demuxer = containers.demuxer_of(data)
-    if demuxer is None:
-        rate, blocks = _sndfile_blocks(data, limits, longest)
-    else:
-        rate, blocks = containers.blocks(data, demuxer, partial(_check_format, limits), longest)
-    mono = [block.mean(axis=1, dtype=np.float32) for block in blocks]
-    samples = np.concatenate(mono) if mono else np.zeros(0, np.float32)
+    rate, blocks = _blocks(data, limits, longest)
+    mono, power, mixed, channels = [np.zeros(0, np.float32)], np.zeros(limits.max_channels), 0.0, 1
+    for block in blocks:
+        mono.append(block.mean(axis=1, dtype=np.float32))
+        channels = block.shape[1]
+        power[:channels] += np.einsum("nc,nc->c", block, block, dtype=np.float64)
+        mixed += float(np.einsum("n,n->", mono[-1], mono[-1], dtype=np.float64))
+    # Channels without any relation, or one channel that sounds alone, leave twice this power.
+    if mixed < 0.5 * power.sum() / channels**2:
+        loudest = int(power.argmax())
+        warnings.append(f"the channels of the prompt cancel each other; only channel {loudest + 1} was used")
+        _, blocks = _blocks(data, limits, longest)
+        mono = [block[:, min(loudest, block.shape[1] - 1)].copy() for block in blocks]
+    samples = np.concatenate(mono)
     if len(samples) > longest * rate:
         raise _refusal(f"prompt audio is longer than {longest:g} s; cut it to {limits.max_seconds:g} s or less")
     if not len(samples):
@@ -111,10 +125,34 @@ def _decode(data: bytes, limits: AudioLimits) -> tuple[NDArray[np.float32], int]
     return samples, rate
 
 
+def _blocks(data: bytes, limits: AudioLimits, longest: float) -> tuple[int, Iterator[NDArray[np.float32]]]:
+    """Return the rate and the samples [n, channels] in blocks."""
+    demuxer = containers.demuxer_of(data)
+    if demuxer is None:
+        return _sndfile_blocks(_with_length(data), limits, longest)
+    return containers.blocks(data, demuxer, partial(_check_format, limits), longest)
+
+
+def _with_length(data: bytes) -> bytes:
+    """Return a WAV file whose samples have a length in the header: programs that write to a pipe may leave it 0."""
+    riff, size, wave = struct.unpack_from("<4sI4s", data.ljust(12, b"\0"))
+    if (riff, wave) != (b"RIFF", b"WAVE") or size + 8 == len(data):
+        return data
+    place = 12
+    while place + 8 <= len(data):
+        name, length = struct.unpack_from("<4sI", data, place)
+        if name == b"data":
+            # This length stands for all that follows.
+            return data if length else data[: place + 4] + b"\xff" * 4 + data[place + 8 :]
+        place += 8 + length + length % 2
+    return data
+
+
 def _sndfile_blocks(data: bytes, limits: AudioLimits, longest: float) -> tuple[int, Iterator[NDArray[np.float32]]]:
     """Return the rate and the samples [n, channels] in blocks, of a file that libsndfile reads."""
 
     def read() -> Iterator[Any]:
+        seconds_read = 0.0
         try:
             with ForwardFile(io.BytesIO(data)) as file:
                 _check_format(limits, int(file.samplerate), file.channels)
@@ -123,8 +161,9 @@ def _sndfile_blocks(data: bytes, limits: AudioLimits, longest: float) -> tuple[i
                 while left > 0 and len(block := file.read(min(_BLOCK, left), dtype="float32", always_2d=True)):
                     left -= len(block)
                     yield block
+                    seconds_read += len(block) / file.samplerate
         except soundfile.SoundFileError as error:
-            raise _refusal("prompt audio cannot be decoded; send a WAV, FLAC, MP3, Ogg, M4A or WebM file") from error
+            raise containers.undecodable(seconds_read) from error
 
     reading = read()
     return next(reading), reading

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,7 +94,12 @@ class VoiceExtractor:
 
     def speech(self, audio: bytes) -> Speech:
         """Return the speech tokens of a recording, for voice conversion. Raises InvalidInput as `extract` does."""
-        recording = read_prompt(audio, self._limits)
+        try:
+            # All of it is spoken again, so that no length of it is better than another.
+            recording = read_prompt(audio, replace(self._limits, good_seconds=self._limits.min_seconds))
+        except InvalidInput as error:
+            # The request may have a prompt, too, for its voice.
+            raise InvalidInput(error.message.replace("prompt audio", "the recording"), field=error.field) from error
         tokens = self._tokens(resample(recording.samples, recording.rate, TOKEN_RATE))
         if not len(tokens):
             raise InvalidInput("the audio has no speech that the model can use; send another recording", field="audio")

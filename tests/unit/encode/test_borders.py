@@ -203,3 +203,34 @@ def test_a_pause_releases_a_sentence_that_ends_in_a_stop(text: str, released: bo
 def test_ordinals_of_german_ratios_and_colons_before_numbers_end_no_sentence(text: str, expected: int) -> None:
     assert len(sentences(text)) == expected
     assert sentences(*text) == sentences(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a 65-in. TV and a 2-lb. Bag",
+        "a $20/mo. plan",
+        "16 fl. oz. of milk",
+        "it was $3 per lb. of it",
+        "The temp. dropped",
+        'TBD, a.k.a. "The King"',
+        "Pres. Biden and Ps. 23:1 and Cat. 4",
+        "Model No. WH-1000XM5",
+        "drive 20 mi. N of it",
+    ],
+)
+def test_the_stop_of_an_abbreviation_inside_a_sentence_ends_nothing(text: str) -> None:
+    assert sentences(text) == [text]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("He is a temp. She left.", ["He is a temp.", "She left."]),
+        ("my cat. 4 dogs", ["my cat.", "4 dogs"]),
+        ("It measures 65-in. It is.", ["It measures 65-in.", "It is."]),
+        ("The last order? No. Now.", ["The last order?", "No.", "Now."]),
+    ],
+)
+def test_the_stop_of_a_word_like_an_abbreviation_ends_a_sentence(text: str, expected: list[str]) -> None:
+    assert stripped(text) == expected

@@ -80,3 +80,8 @@ def test_plain_text_stays(words: list[str]) -> None:
 @pytest.mark.parametrize("gap", ["😀", " 😀 ", " → ", " ✅✅ ", "👍🏽", " ── "])
 def test_numbers_on_both_sides_of_a_picture_stay_two(gap: str) -> None:
     assert clean(f"10{gap}200") == "10, 200"
+
+
+def test_a_long_run_of_stars_is_cleaned_at_once() -> None:
+    """A pattern that tries every division of the run takes hours."""
+    assert clean(f"Visa {'*' * 4000} and more") == "Visa and more"

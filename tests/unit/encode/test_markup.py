@@ -73,6 +73,12 @@ def test_a_number_without_words_in_its_language_stays(language: str, kind: str, 
         ('<say-as interpret-as="cardinal">1,234</say-as>', ["one thousand, two hundred and thirty-four."]),
         ('<say-as interpret-as="ordinal">21</say-as>', ["twenty-first."]),
         ('<say-as interpret-as="unknown">abc</say-as>', ["abc."]),
+        ('<say-as interpret-as="date" format="yyyymmdd">20240910</say-as>', ["September tenth, twenty twenty-four."]),
+        ('<say-as interpret-as="date">20240910</say-as>', ["September tenth, twenty twenty-four."]),
+        ('<say-as interpret-as="date">????0910</say-as>', ["September tenth."]),
+        ('<say-as interpret-as="date" format="md">09/10</say-as>', ["September tenth."]),
+        ('<say-as interpret-as="date" format="my">9-2024</say-as>', ["September twenty twenty-four."]),
+        ("<say-as interpret-as='time'>1'21\"</say-as>", ["one minute, twenty-one seconds."]),
         ('<phoneme alphabet="ipa" ph="təˈmeɪtoʊ">tomato</phoneme> soup', ["tuh-may-toh soup."]),
         ('<phoneme alphabet="x-arpabet" ph="T AH0 M EY1 T OW0">tomato</phoneme>', ["tuh-may-toh."]),
         ('<phoneme alphabet="ipa" ph="☃">tomato</phoneme>', ["tomato."]),
@@ -86,6 +92,44 @@ def test_elements_of_ssml(inner: str, expected: list[str | float]) -> None:
     assert spoken(text) == expected
     assert spoken(*text) == expected
     assert spoken(f'<?xml version="1.0"?>\n<speak version="1.1" xml:lang="en-US">{inner}</speak>\n') == expected
+
+
+@pytest.mark.parametrize("attribute", ["", ' xml:lang="zh-CN"', ' xml:lang="en-US"'])
+@pytest.mark.parametrize(
+    ("kind", "written", "expected"),
+    [
+        ("digits", "1234", "是一二三四。"),
+        ("telephone", "138-1234", "是幺三八,幺二三四。"),
+        ("cardinal", "10086", "是一万零八十六。"),
+        ("ordinal", "3", "是第3。"),
+        ("duration", "1:05:10", "是1小时5分10秒。"),
+        ("time", "1'21", "是1分21秒。"),
+    ],
+)
+def test_what_is_said_in_chinese_text_is_said_in_chinese(
+    attribute: str, kind: str, written: str, expected: str
+) -> None:
+    text = f'<speak{attribute}>是<say-as interpret-as="{kind}">{written}</say-as></speak>'
+    assert spoken(text, directory=MINI) == spoken(*text, directory=MINI) == [expected]
+
+
+def test_comparisons_between_chinese_words_are_no_tag() -> None:
+    pieces, warnings = encoded("若a<b且b>c", directory=MINI)
+    assert [piece.text for piece in pieces] == ["若a小于b且b大于c。"]
+    assert warnings == []
+
+
+def test_a_chinese_ordinal_after_its_word_has_the_word_once() -> None:
+    text = '<speak>第<say-as interpret-as="ordinal">3</say-as>名</speak>'
+    assert spoken(text, directory=MINI) == ["第3名。"]
+
+
+def test_partial_dates_and_durations_stay_in_other_languages() -> None:
+    assert say_as.read("09/10", "date", "md", "de") == "09/10"
+    assert say_as.read("19/10", "date", "md", "en") == "19/10"  # has no month
+    assert say_as.read("09/10", "date", "md", "zh") == "9月10日"
+    assert say_as.read("2024-09", "date", "ym", "zh") == "2024年9月"
+    assert say_as.read("2:05:10", "duration", "", "de") == "2:05:10"
 
 
 def test_rate_and_volume_become_the_style_of_utterances() -> None:

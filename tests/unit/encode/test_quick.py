@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from services.common.checkpoint.model_dir import open_model_dir
 from services.encode.text.borders.words import words
 from services.encode.text.normalise import Normaliser
-from services.encode.text.reading.chinese import read_by_rules as read_chinese_by_rules
-from services.encode.text.reading.chinese import read_chinese
+from services.encode.text.reading.chinese.table import read_by_rules as read_chinese_by_rules
+from services.encode.text.reading.chinese.table import read_chinese
 from services.encode.text.reading.english.table import read_by_rules, read_english
 from services.encode.text.reading.quick.english import read_quickly
 from services.encode.text.tokenizer import TextTokenizer
@@ -93,6 +93,10 @@ CLAUSE = st.builds(
 @example(["2019至2022年", "2到3次和2到3月"])
 @example(["验证码是：1234", "取件码为：12"])
 @example(["404错误和5.1劳动节", "80、90后"])
+@example(["倒计时12:30", "录音时长1:05", "24:05"])
+@example(["2024款", "2024届", "共2024款"])
+@example(["1208房", "3栋2单元501", "8楼803"])
+@example(["价格199.00元", "2点05分", "2朵花"])
 def test_chinese_sentences_are_read_as_by_the_rules(clauses: list[str]) -> None:
     text = "".join(clauses)
     quick = read_chinese(text, NORMALISER.read_numbers)

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from services.encode.text.normalise import Normaliser
-from services.encode.text.reading.chinese_numbers import read_plain
+from services.encode.text.reading.chinese.numbers import read_plain
 from tests.support.number_words import MONTHS, cardinal, chinese_number, digits, nonzero_digits, number, ordinal, year
 
 NORMALISER = Normaliser("builtin")

@@ -149,6 +149,17 @@ def test_channels_are_mixed_to_mono() -> None:
     np.testing.assert_allclose(folded.samples, left / 2, atol=1e-6)
 
 
+@pytest.mark.parametrize("second", [-1.0, -0.98])
+def test_channels_that_cancel_each_other_are_not_mixed(second: float) -> None:
+    left = tone(4)
+    single = read_prompt(encoded(np.stack([second * left / 2, left], axis=1), subtype="FLOAT"))
+    cancelling = read_prompt(encoded(np.stack([left, second * left], axis=1), subtype="FLOAT"))
+    np.testing.assert_allclose(cancelling.samples, left, atol=1e-6)
+    assert cancelling.warnings == ("the channels of the prompt cancel each other; only channel 1 was used",)
+    np.testing.assert_allclose(single.samples, left, atol=1e-6)
+    assert "only channel 2 was used" in single.warnings[0]
+
+
 def test_a_prompt_in_another_format_makes_nearly_the_same_voice() -> None:
     wav, flac = (
         extractor().extract(encoded(prompt()), TRANSCRIPT),
@@ -198,6 +209,14 @@ def test_a_header_with_too_great_a_length_gives_the_data_that_exists() -> None:
     assert read_prompt(lying_wav(2**31)).seconds == len(prompt()) / 24000
 
 
+@pytest.mark.parametrize("whole", [0, 36, 2**32 - 1])
+def test_a_header_whose_lengths_were_never_filled_in_gives_the_data_that_exists(whole: int) -> None:
+    wav = bytearray(lying_wav(0))
+    wav[36:36] = b"LIST" + struct.pack("<I", 5) + b"INFOx" + b"\0"
+    struct.pack_into("<I", wav, 4, whole)
+    assert read_prompt(bytes(wav)).seconds == len(prompt()) / 24000
+
+
 @pytest.mark.parametrize(
     ("make", "hint"),
     [
@@ -207,6 +226,7 @@ def test_a_header_with_too_great_a_length_gives_the_data_that_exists() -> None:
         (lambda: encoded(prompt())[:44], "no samples"),
         (lambda: lying_wav(0), "no samples"),
         (lambda: encoded(tone(0.1)), "0.1 s of sound; send at least 1 s"),
+        (lambda: encoded(tone(0.9999)), "0.99 s of sound; send at least 1 s"),
         (lambda: encoded(tone(31)), "31.0 s long; cut it to 30 s"),
         (lambda: encoded(tone(70)), "longer than 60 s; cut it to 30 s"),
         (lambda: encoded(tone(4, 8000), 8000), "8000 Hz; send a recording of 16000 Hz or more"),
@@ -252,6 +272,14 @@ def test_a_doubtful_transcript_is_reported() -> None:
     assert check_transcript("今天天气真好，我们一起去公园吧", 3.0) == []
     assert "long for" in check_transcript("今天天气真好，我们一起去公园吧" * 2, 3.0)[0]
     assert "short for" in check_transcript("Good morning to you", 12.0)[0]
+
+
+def test_a_recording_to_convert_is_not_called_a_prompt() -> None:
+    assert extractor().speech(encoded(prompt()[:36000])).warnings == (), "its length is that of the result"
+    for samples, hint in ((tone(31), "the recording is 31.0 s long; cut it"), (tone(0.5), "the recording has 0.5 s")):
+        with pytest.raises(InvalidInput, match=hint) as refusal:
+            extractor().speech(encoded(samples))
+        assert (refusal.value.field, "prompt" in refusal.value.message) == ("audio", False)
 
 
 def test_threads_extract_the_same_voice_at_the_same_time() -> None:

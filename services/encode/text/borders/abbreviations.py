@@ -9,12 +9,13 @@ from services.encode.text.borders.words import words
 # Names or examples follow these: their full stop never ends a sentence.
 _LEADING = words("""
     mr mrs ms mx dr prof gen col maj capt cmdr lt sgt cpl pvt adm rev fr hon gov sen rep supt messrs mme mlle
-    mt ft e.g i.e cf vs viz approx ca resp incl esp et.al bzw z.b d.h u.a sog mio mrd inkl zzgl ggf evtl
+    mt ft e.g i.e a.k.a pres cf vs viz approx ca resp incl esp et.al bzw z.b d.h u.a sog mio mrd inkl zzgl ggf evtl
     """)
 # Numbers follow these. Before anything else they are words, or end a sentence.
 _BEFORE_NUMBERS = words("""
     no nos nr fig figs eq eqs vol vols p pp pg pgs sec secs sect ch chap chaps art arts ref refs tab tabs ex app par
     para pt ed eds v vv l ll col cols abb abs s bd aufl tel ext apt ste rm fl op rt rte rs
+    ver cat ps chs fn
     """)
 # These may end a sentence, and names may follow them: only a word that begins a sentence decides.
 _TRAILING = words("""
@@ -23,7 +24,10 @@ _TRAILING = words("""
     """)
 # These end a sentence if a capital follows.
 _BEFORE_LOWER_CASE = words(
-    "etc usw jh jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thurs fri sat sun"
+    """
+    etc usw jh jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thurs fri sat sun
+    temp avg qty excl bldg govt acct bal reg orig oz lbs tsp tbsp hrs yrs mos
+    """
 )
 # Also units are abbreviations, after a number.
 _UNITS = words(
@@ -33,7 +37,7 @@ _UNITS = words(
 # These are words as well, so only their capitalised form is an abbreviation.
 _CAPITALISED = words(
     """
-    gen col maj adm rev hon gov sen rep mt ft fr no art ex app par pt s st co sq mar sun sat mon wed jan dec
+    gen col maj adm rev hon gov sen rep pres cat mt ft fr no art ex app par pt s st co sq mar sun sat mon wed jan dec
     """
 )
 _LOWER_TOO = words("no art ex app par pt ft sq co")
@@ -66,6 +70,13 @@ _GERMAN_MONTHS = frozenset(("Januar", "Februar", "März", "Mai", "Juni", "Juli",
 _KNOWN = _LEADING | _BEFORE_NUMBERS | _TRAILING | _BEFORE_LOWER_CASE
 _ROMAN = regex.compile(r"[IVXLC]{1,6}")
 _INITIALS = regex.compile(r"(?:\p{Latin}\.)*[\p{Latin}\p{Cyrillic}\p{Greek}]")
+_WAYS = frozenset(("N", "S", "E", "W", "NE", "NW", "SE", "SW"))
+_COMPOUND = regex.compile(r"\d-\p{L}{2,4}$")
+"""The number and the unit of an adjective, which a noun follows: a 65-in. TV."""
+_CODE_NUMBER = regex.compile(
+    r"\b(?:model|part|item|serial|order|invoice|reference|policy|account|tracking|batch|lot) no$", regex.IGNORECASE
+)
+"""The thing whose number has letters: Model No. WH-1000XM5."""
 _NEXT = regex.compile(r"""(\s*)["“‘'«(\[*_]{0,4}([\p{L}\p{N}]?\p{L}*)""")
 _LONGEST = 24
 _LONGEST_WORD = 8
@@ -89,8 +100,13 @@ def word_before(text: str, stop: int) -> str:
         if key in _CAPITALISED and word.islower() and not (key in _LOWER_TOO or key in _UNITS):
             return ""
         return word
-    after_number = text[start - 1 : start] in {" ", "-"} and text[start - 2 : start - 1].isnumeric()
-    return word if key in _UNITS and after_number else ""
+    joint = text[start - 1 : start]
+    counted = (
+        joint == "/"
+        or text[:start].endswith((" per ", " a "))
+        or (joint in {" ", "-"} and text[start - 2 : start - 1].isnumeric())
+    )
+    return word if key in _UNITS and counted else ""
 
 
 def ends_sentence(text: str, stop: int, *, final: bool = False) -> bool | None:
@@ -109,7 +125,7 @@ def ends_sentence(text: str, stop: int, *, final: bool = False) -> bool | None:
         return _is_blank_line(blank)
     if _is_blank_line(blank):
         return True
-    return _before_word(text, word, after, follows.end(), final=final)
+    return _before_word(text, stop, word, after, follows.end(), final=final)
 
 
 def _after_number(text: str, stop: int, *, final: bool) -> bool | None:
@@ -147,7 +163,7 @@ def _german_date(text: str, stop: int, *, final: bool) -> str | None:
     return "date" if following[:1] == " " and following[1:].islower() else None
 
 
-def _before_word(text: str, word: str, after: str, end: int, *, final: bool) -> bool | None:
+def _before_word(text: str, stop: int, word: str, after: str, end: int, *, final: bool) -> bool | None:
     key = word.casefold()
     if key in _LEADING and not (key in _CAPITALISED and word.islower()):
         return False
@@ -156,11 +172,16 @@ def _before_word(text: str, word: str, after: str, end: int, *, final: bool) -> 
     if after[0].islower():
         # "no. it was" is a sentence in careless writing; a number alone makes "no." an abbreviation
         return key in _BEFORE_NUMBERS and key in _LOWER_TOO and not _INITIALS.fullmatch(word)
-    if key in _BEFORE_LOWER_CASE or key in _UNITS:
+    compound = key in _UNITS and _COMPOUND.search(text, max(0, stop - 6), stop) is not None
+    if key in _UNITS and after in _WAYS:  # 20 mi. N of the town
+        return None if end == len(text) and not final else False
+    if (key in _BEFORE_LOWER_CASE or key in _UNITS) and not compound:
         return True
     if key in _BEFORE_NUMBERS and not _INITIALS.fullmatch(word):
         if end == len(text) and not final:
             return None
+        if key == "no" and _CODE_NUMBER.search(text, max(0, stop - 16), stop):
+            return False
         return key in {"no", "nos"} or not (len(after) == 1 or _ROMAN.fullmatch(after))
     if end == len(text) and len(after) <= LONGEST_STARTER and not final:
         return None

@@ -14,7 +14,7 @@ _EMPTY_LINES = regex.compile(
     r"|\[[^\]\n]+\]:[ \t]+<?\S+>?(?:[ \t]+(?:\"[^\"\n]*\"|'[^'\n]*'|\([^()\n]*\)))?)[ \t]*$",
     _M,
 )
-_QUOTE = regex.compile(rf"{_START}(?:>[ \t]?)+(?!=)", _M)
+_QUOTE = regex.compile(rf"{_START}(?:>(?![\d$€£])[ \t]?)+(?!=)", _M)
 _HEADING = regex.compile(rf"{_START}#{{1,6}}[ \t]+(?=\S)", _M)
 _HEADING_END = regex.compile(r"(?<=\S)[ \t]+#+[ \t]*$", _M)
 _BULLET = regex.compile(rf"{_START}(?:[-+*\u2013\u2014](?:[ \t]+\[[ xX]\])?[ \t]+|\[[ xX]\][ \t]+)(?=\S)", _M)
@@ -38,7 +38,12 @@ _STARS = regex.compile(r"\*+")
 _EDGE_LINES = regex.compile(r"(?<![\p{L}\p{N}])_+(?=\S)|(?<=\S)_+(?![\p{L}\p{N}_])|(?<!\S)_+(?!\S)")
 _STRIKE = regex.compile(r"~~+")
 _HIGHLIGHT = regex.compile(r"==(?=[^\s=])([^=\n]+)(?<=[^\s=])==")
+_KEY = regex.compile(r"(?<=\b(?i:press|pressing|hit|dial|enter|the|or)\s)\*(?=[.,;]?(?:\s\p{Ll}{2}|$))")
 _QUERY = regex.compile(r"(?<=(?<![A-Za-z])(?i:select)\s)\*(?![\w*])|(?<=[A-Za-z]\()\*(?=\))")
+_POWER = regex.compile(
+    r"(?<=(?:(?<!\w)\w|\d|\)) )\*\* (?=\d|\(|[b-zB-HJ-Z](?![\w*]))|(?<=\w )(?<!\*\*[^*]*)\*\* (?=\d)(?![^*]*\*\*)"
+)
+"""Two stars that raise to a power: x ** 2, and radius ** 2 unless other stars make text bold."""
 _CLOSING_STAR = regex.compile(r"[\w.,!?]\*")
 _PATTERN = regex.compile(r"\.[a-z]{1,5}\d?(?![\w*])")
 _HAN = regex.compile(r"\p{Han}")
@@ -114,6 +119,10 @@ def _star(stars: regex.Match[str]) -> str:
         return "*" if _CLOSING_STAR.search(text, stars.end()) is None else ""  # *.py
     if single and after.isdigit() and not before.strip() and "*" not in text[stars.end() :]:
         return "*"  # *67
+    if len(stars.group()) == 2 and _POWER.match(text, stars.start()) is not None:
+        return "**"  # x ** 2
+    if single and _KEY.match(text, stars.start()) is not None:
+        return "*"  # press *
     if single and before == " " and after == " ":
         return "*" if text[: stars.start()].strip() and text[stars.end() :].strip() else ""
     return stars.group() if single and _two_operands(stars) else ""

@@ -22,6 +22,13 @@ _LINE_MARK = re.compile(_LINE)
 _OF_INTEREST = re.compile(rf"#(?![0-9])| [:;]['-]?[)(DPp]|^[:;]['-]?[)(DPp]|\n{_LINE}|\$[A-Za-z][^$]{{0,40}}\$")
 _CHINESE = re.compile(r"[\u4e00-\u9fff。，！？；：、“”‘’《》（）A-Za-z0-9 ,.;:!?'\"%]+")
 
+_HIDDEN_DIGITS = regex.compile(
+    r"(?<![\w*•●])(?:(?:[*•●]{4,}+[ -]?+){1,4}+|[xX]{4}(?:[ -]?[xX]{4}){0,3}[ -]|(?:\.{3}|…)(?=[0-9]{4}(?![0-9])))"
+    r"([0-9]{2,6})(?![\w*•●]|[.,:/-][0-9])"
+)
+"""The last digits of a number whose other digits are hidden: ****4242."""
+_CHANGE = regex.compile(r"([▲▼△▽🔺🔻])\ufe0f?[ ]?(?=[$€£¥₹]?[0-9])")
+"""A triangle before a number, which rose or fell by it."""
 _CITATION = regex.compile(r"【[^【】]*†[^【】]*】")
 # Numbers in one character: circled, in brackets, with a full stop; also days, hours and months.
 _CIRCLED = (
@@ -90,13 +97,16 @@ def _is_of_interest(sentence: str) -> bool:
         _UNUSUAL.search(sentence) is not None
         or _LINE_MARK.match(sentence) is not None
         or _OF_INTEREST.search(sentence) is not None
+        or "..." in sentence
+        or "XXXX" in sentence
+        or "xxxx" in sentence
     )
 
 
 def _cleaned(part: str) -> str:
-    text = part
+    text = _HIDDEN_DIGITS.sub(lambda digits: " ".join(digits.group(1)), part)
     if not text.isascii():
-        text = _plain_characters(text)
+        text = _plain_characters(_CHANGE.sub(lambda sign: "+" if sign.group(1) in "▲△🔺" else "\u2212", text))
     text = drop_unspeakable(text)
     text = without_tags(decoded(text))
     text = plain_text(plain_formulas(_EMOTICON.sub("", text)))

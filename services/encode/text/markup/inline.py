@@ -68,7 +68,7 @@ class InlineReader:
         if unit.startswith("<|"):
             return _replaced(self._sounds.control(unit, self._warnings), start, end)
         name = _NAME.match(unit)
-        if name is None:
+        if name is None or not name.group().isascii():  # a<b且b>c
             return [] if unit.startswith("<!") else None
         return self._tag(unit, name.group(1).lower().rstrip(":"), start, end)
 

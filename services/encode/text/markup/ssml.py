@@ -10,6 +10,7 @@ import regex
 from services.common.errors import InvalidInput
 from services.encode.text.markup import say_as, values
 from services.encode.text.markup.items import PLAIN, Border, Item, Style, Text, Warnings, pause
+from services.encode.text.normalise import HAN_LANGUAGES, language_of
 from services.encode.text.pronunciation.phones import Pronouncer
 
 START = regex.compile(
@@ -235,13 +236,21 @@ class _Reader:
         if element.name == "phoneme":
             return self._pronouncer.phoneme(get("ph", ""), get("alphabet", "ipa"), inner, self._warnings)
         kind = get("interpret-as", get("type", ""))
-        read = say_as.read(inner, kind, get("format", ""), element.language.partition("-")[0].lower())
+        before = self.items[-1].text if self.items and isinstance(self.items[-1], Text) else ""
+        read = say_as.read(inner, kind, get("format", ""), self._language_of(element, before))
         if read is None:
             self._warnings.add(
                 "attribute_ignored", f"<say-as interpret-as={kind!r}> is not supported; the text is read as usual"
             )
             return inner
-        return read
+        return read.removeprefix("第") if before.endswith("第") else read
+
+    def _language_of(self, element: _Element, before: str) -> str:
+        """Return the language in which the sentence of an element will be read, without that of its letters."""
+        language = element.language.partition("-")[0].lower()
+        if not language:
+            return "zh" if language_of(self._text.partition(CLOSE)[0]) == "zh" else ""
+        return "zh" if language not in HAN_LANGUAGES and language_of(before) == "zh" else language
 
     def _break(self, element: _Element, end: int) -> None:
         time, strength = element.attributes.get("time"), element.attributes.get("strength", "medium")

@@ -10,6 +10,7 @@ from num2words import CONVERTER_CLASSES, num2words
 
 from services.encode.text.reading.currencies import read_sums, read_telephones
 from services.encode.text.reading.dates import TO, read_dates
+from services.encode.text.reading.korean import read_korean
 from services.encode.text.reading.number_words import has_language
 
 _LONGEST = 15
@@ -46,6 +47,10 @@ _LARGEST_DENOMINATOR = 10
 """Larger ones may be days of a month in Japanese."""
 _OF_TWO = regex.compile(r"(?P<first>[1-9]\d{0,2})(?P<sign>[:/])(?P<last>[1-9]\d{0,2})")
 _TELEPHONE = regex.compile(r"0\d{1,5}(?:[ \u00a0\u202f/-]\d{2,11}){1,5}")
+_POSTAL_CODE = regex.compile(r"(?<![\d-])(\d{3})-(\d{4})(?![\d-])")
+_SCORE = regex.compile(r"(\d{1,3}):(\d{1,3})")
+_SCORES = {"de": "zu", "nl": "tegen"}
+"""Between the numbers of 3:1."""
 _DATE = regex.compile(r"\d{1,2}[/-]\d{1,2}[/-]\d{4}")
 _BLANK = "[ \u00a0\u2009\u202f'’]"
 _GROUP = {
@@ -78,9 +83,17 @@ def read_digits(text: str, language: str) -> str:
     text = read_telephones(text, name, lambda digit: _cardinal(digit, name))
     text = read_dates(text, name, lambda value, kind: _said(value, kind, name))
     text = read_sums(text, name, lambda amount: _amount(amount, name), TO.get(name, ""))
+    if name == "ko":
+        text = read_korean(text)
+    if name == "ja":
+        text = _POSTAL_CODE.sub(lambda match: _spelled(match, name), text)
     if name in ("es", "it", "pt"):
         text = _ORDINAL.sub(lambda match: _ordinal(match, name), text)
     return _WRITTEN.sub(lambda match: _read(match, name), text)
+
+
+def _spelled(match: regex.Match[str], language: str) -> str:
+    return "、".join("".join(_cardinal(digit, language) or digit for digit in run) for run in match.groups())
 
 
 def _ordinal(match: regex.Match[str], language: str) -> str:
@@ -179,6 +192,9 @@ def _parts(written: str, language: str) -> str | None:
         if written == "1/2":
             return _HALF[language]
         return f"{_cardinal(pair[1], language)} {_OVER[language]} {_cardinal(pair[2], language)}"
+    if language in _SCORES and (pair := _SCORE.fullmatch(written)) is not None:
+        first, last = (_cardinal(digits, language) for digits in pair.groups())
+        return f"{first} {_SCORES[language]} {last}"
     if language == "ja" and (pair := _OF_TWO.fullmatch(written)) is not None:
         first, last = (_cardinal(digits, language) for digits in pair.group("first", "last"))
         if pair["sign"] == ":":

@@ -100,6 +100,11 @@ def in_pairs(digits: str) -> str:
     return f"{cardinal(digits[:-2])} {two_digits(digits[-2:])}"
 
 
+def plural(words: str) -> str:
+    """Return a number in the plural: eight -> eights, six -> sixes, thirty -> thirties."""
+    return f"{words[:-1]}ies" if words.endswith("y") else f"{words}es" if words.endswith("x") else f"{words}s"
+
+
 def label(digits: str) -> str:
     """Read the number of a room, a flight, an order: digit by digit from three digits on."""
     return spelled(digits) if len(digits) > 2 or digits[0] == "0" else cardinal(digits)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import regex
 
 from services.encode.text.borders.abbreviations import STARTERS
+from services.encode.text.borders.words import words
+from services.encode.text.reading.english.amounts import UNITS
 from services.encode.text.reading.english.calendar import MONTHS
 from services.encode.text.reading.rule import Match, rule
 
@@ -26,8 +28,15 @@ _WORDS = {
     "Ft": "Fort", "etc": "et cetera", "approx": "approximately", "dept": "department", "Dept": "Department",
     "Ave": "Avenue", "Blvd": "Boulevard", "Rd": "Road", "Inc": "Incorporated", "Ltd": "Limited", "Corp": "Corporation",
     "Co": "Company", "Bros": "Brothers", "est": "established", "min": "minute", "max": "maximum",
+    "Ln": "Lane", "Pkwy": "Parkway", "Pres": "President", "Maj": "Major", "Adm": "Admiral", "Cpl": "Corporal",
+    "Pvt": "Private", "Cmdr": "Commander",
 }  # fmt: skip
-_TITLED = frozenset(["Rev", "Gen", "Sgt", "Capt", "Lt", "Col", "Hon", "Gov", "Sen", "Rep", "Mt", "Ft"])
+_TITLED = words("Rev Gen Sgt Capt Lt Col Hon Gov Sen Rep Mt Ft Pres Maj Adm Cpl Pvt Cmdr")
+INNER = {
+    "incl": "including", "excl": "excluding", "avg": "average", "temp": "temperature", "acct": "account",
+    "bal": "balance", "reg": "regular", "orig": "original",
+}  # fmt: skip
+"""Abbreviations that end with a stop only inside a sentence: a temp. of 5, but: He is a temp."""
 _LATIN = {"e.g.": "for example", "i.e.": "that is", "E.g.": "For example", "I.e.": "That is", "eg.": "for example"}
 _NO_STREETS = frozenset(("Mount", "Mt", "Port", "Fort", "Lake", "Cape", "Point", "Bay", *MONTHS))
 _NUMBERED = regex.compile(r"\d(?:st|nd|rd|th)\s$")
@@ -113,6 +122,24 @@ def _weekdays(match: Match) -> str:
     return f"{_DAYS[match['first']]} to {_DAYS[match['last']]}"
 
 
+def _weekdays_listed(match: Match) -> str:
+    """Read Mon/Wed/Fri as a list, and the names of Fri & Sat in full."""
+    text = _LISTED_DAY.sub(lambda name: _DAYS[name.group(1)], match.group())
+    *first, last = regex.split(r"\s?/\s?", text)
+    return f"{', '.join(first)} and {last}" if first else text
+
+
+def _inner(match: Match) -> str:
+    word = match["word"]
+    name = INNER[word.lower()]
+    return name.capitalize() if word[0].isupper() else name
+
+
+def _months(match: Match) -> str:
+    first, last = (_MONTH_NAMES[match[side].rstrip(".")[:3]] for side in ("first", "last"))
+    return f"{first} {'and' if match['joint'] == '/' else 'to'} {last}"
+
+
 def _latin(match: Match) -> str:
     return _LATIN[match.group()]
 
@@ -122,7 +149,22 @@ def _initials(match: Match) -> str:
 
 
 _WEEKDAYS = rf"(?<![\w-])(?P<first>{_DAY}){_TO}(?P<last>{_DAY})(?![\w-])(?:\.(?=,|:|\s+[\da-z]))?"
+_LISTED_DAY = regex.compile(rf"\b({_DAY})\b\.?")
+_AND = r"(?:\s?[/&]\s?|,\s(?:(?:and|or|&)\s)?|\s(?:and|or|through|to|thru)\s)"
+_WEEKDAY_LIST = rf"(?<![\w.'’-])(?:{_DAY})\b(?:\.?{_AND}(?:{_DAY})\b){{1,6}}(?![\w'’-])(?:\.(?=,|:|\s+[\da-z]))?"
+_WORKDAY = r"(?:Mon|Tues?|Wed|Thu(?:rs)?|Fri)"
+_SINGLE_WEEKDAY = (
+    rf"(?<=\b(?:[cC]losed|[oO]pen|[eE]very|[nN]ext|[lL]ast|[tT]his|[uU]ntil|[tT]ill|[bB]y|[oO]n|EOD|[dD]ue)\s)(?:(?P<day>{_WORKDAY})\b"
+    r"|(?P<day>Sat|Sun)\b(?=[,;:!?)]|\.?$))(?![\w'’-])(?:\.(?=,|:|\s+[\da-z]))?"
+    rf"|(?<![\w.'’-])(?P<day>{_WORKDAY}|Sat|Sun)\b\.?(?=\s(?:morning|afternoon|evening|night)s?\b)"
+    rf"|(?:(?<=^|[;,]\s)(?P<day>{_WORKDAY})|(?<=^|[;,]\s)(?P<day>Sat|Sun)(?=\.?:\s?\d))\.?(?=:)"
+)
+_MONTH_NAMES = {name[:3]: name for name in MONTHS}
 _MONTH = rf"(?:{'|'.join(MONTHS)}|(?:Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)\b\.?)"
+_MONTHS = (
+    rf"(?<![\w.'’-])(?P<first>{_MONTH})(?P<joint>[-–/]|(?<=\b(?:[JFAD]\p{{Ll}}{{2}}|Mar|Sept?|Oct|Nov)\.?)\s[-–]\s)"
+    rf"(?P<last>{_MONTH})(?![\w'’-])"
+)
 _WEEKDAY_BEFORE_DATE = (
     r"(?<![\w.-])(?P<day>Mon|Tues?|Wed|Thu(?:rs)?|Fri|Sat|Sun)\b\.?(?=,?\s(?:"
     rf"{_MONTH}\s\d|\d{{1,2}}(?:st|nd|rd|th)?\s{_MONTH}|(?:at\s|@\s?)\d"
@@ -135,7 +177,17 @@ LEADING = (
     rule("title without a stop", rf"\b(?P<word>{'|'.join(_TITLES)}){_END}", _title, words=[*map(str.lower, _TITLES)]),
     rule("way without a stop", rf"\b(?P<word>{'|'.join(_WAYS)}){_END}", _way, words=[*map(str.lower, _WAYS)]),
     rule("versus", r"(?<![\w.'’])vs(?![\w.'’])", lambda match: "versus", words=("vs",)),
+    rule(
+        "versus in law",
+        r"(?<=\p{Lu}[\p{L}.'’]{1,30}\s)v(?:\.|\b)(?=\s\p{Lu}\p{Ll})",
+        lambda match: "versus",
+        words=("v",),
+    ),
     rule("weekdays from and to", _WEEKDAYS, _weekdays, "-–—"),
+    rule("workdays", r"(?<![\w-])M[-–]F(?=:?,?\s\d)", lambda match: "Monday to Friday", "-–", when=r"M[-–]F:?,?\s\d"),
+    rule("months from and to", _MONTHS, _months, "-–—/"),
+    rule("weekdays", _WEEKDAY_LIST, _weekdays_listed, words=[name.lower() for name in _DAYS]),
+    rule("weekday alone", _SINGLE_WEEKDAY, lambda match: _DAYS[match["day"]], words=[name.lower() for name in _DAYS]),
     rule(
         "weekday",
         _WEEKDAY_BEFORE_DATE,
@@ -143,9 +195,27 @@ LEADING = (
         words=[name.lower() for name in _DAYS],
         when=r"\d",
     ),
+    rule(
+        "abbreviation inside a sentence",
+        rf"\b(?P<word>{'|'.join(INNER)})\.(?=\s[\p{{Ll}}\d$€£~(])",
+        _inner,
+        ".",
+        words=INNER,
+        flags=regex.IGNORECASE,
+    ),
+    rule(
+        "unit after an article",
+        r"(?<=\b(?:a|per)\s)(?P<unit>yr|mo|wk|hr|lb|gal|oz)\b(?:\.(?=,|\)|\s[a-z(]))?",
+        lambda match: UNITS[match["unit"]][0],
+        words=("yr", "mo", "wk", "hr", "lb", "gal", "oz"),
+    ),
+    rule("each", r"(?<=\d\s)ea\b(?:\.(?=[,;)]|\s[a-z(]))?", lambda match: "each", words=("ea",)),
     rule("abbreviation", rf"\b(?P<word>{_NAMES})\.", _word, ".", words=[word.lower() for word in _WORDS]),
 )
 WITHOUT_STOP = r"(?:(?<=\bS)t|(?<=\bD)r|(?<=\bM)(?:rs?|t)|(?<=\bA)ve|(?<=\bB)lvd|(?<=\bR)d|(?<=\bP)rof)(?![\w.'’])"
 """Capitalised abbreviations that the rules read without a stop too, after their first letter."""
 WEEKDAYS = rf"(?:{_DAY}){_TO}(?:{_DAY})"
+LAST_MONTH = rf"[-–/]\s?(?:{'|'.join(_MONTH_NAMES)})"
+"""The end of a range of months."""
+SHORT_WEEKDAY = r"[MTWFS](?:(?<=\bM)on|(?<=\bT)(?:ues?|hu(?:rs)?)|(?<=\bW)ed|(?<=\bF)ri|(?<=\bS)(?:at|un))\b"
 INITIALS = rule("initials", r"\b(?:\p{L}\.){2,}", _initials, ".", when=r"\.[^\W\d_]\.")

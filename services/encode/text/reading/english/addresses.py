@@ -174,6 +174,13 @@ RULES = (
         when="[0-9A-Fa-f:]:[0-9A-Fa-f:]",
     ),
     rule(
+        "unique id",
+        r"(?<![\w-])[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}(?![\w-])",
+        lambda match: ", ".join(map(_hexadecimal, match.group().split("-"))),
+        "-",
+        when="[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-",
+    ),
+    rule(
         "device address",
         r"(?<![\w:-])[0-9A-Fa-f]{2}([:-])[0-9A-Fa-f]{2}(?:\1[0-9A-Fa-f]{2}){4}(?![\w:-])",
         _device,

@@ -7,6 +7,43 @@ from typing import NamedTuple
 
 from services.encode.text.reading.words import LONGEST_NUMBER, cardinal, spelled
 
+_TABLE = """
+km kilometer|m meter|cm centimeter|mm millimeter|µm micrometer|μm micrometer|nm nanometer|mi mile|ft foot feet|yd yard
+kg kilogram|g gram|mg milligram|µg microgram|μg microgram|mcg microgram|lb pound|lbs pound|oz ounce
+L liter|l liter|ml milliliter|mL milliliter|cl centiliter|cL centiliter|dl deciliter|dL deciliter|gal gallon
+µL microliter|μL microliter|tsp teaspoon|tbsp tablespoon|Tbsp tablespoon|qt quart|ha hectare
+KB kilobyte|kB kilobyte|MB megabyte|GB gigabyte|TB terabyte|PB petabyte|KiB kibibyte|MiB mebibyte|GiB gibibyte
+TiB tebibyte|kbit kilobit|Mbit megabit|Gbit gigabit|Mb megabit|Gb gigabit
+Hz hertz hertz|kHz kilohertz kilohertz|MHz megahertz megahertz|GHz gigahertz gigahertz|THz terahertz terahertz
+W watt|kW kilowatt|MW megawatt|GW gigawatt|mW milliwatt|Wh watt_hour|kWh kilowatt_hour|MWh megawatt_hour
+GWh gigawatt_hour|TWh terawatt_hour|V volt|kV kilovolt|mV millivolt|mA milliamp|kA kiloamp|mAh milliamp_hour|Ah amp_hour
+kJ kilojoule|MJ megajoule|kcal kilocalorie|cal calorie|kPa kilopascal|hPa hectopascal|MPa megapascal|Pa pascal
+psi pound_per_square_inch pounds_per_square_inch|dB decibel|Ω ohm|kΩ kiloohm|MΩ megaohm|px pixel|MP megapixel
+s second|sec second|secs second|ms millisecond|µs microsecond|μs microsecond|ns nanosecond|min minute|mins minute|h hour
+hr hour|hrs hour|wk week|wks week|yr year|yrs year|mo month|mos month
+kph kilometer_per_hour kilometers_per_hour|kmh kilometer_per_hour kilometers_per_hour
+mph mile_per_hour miles_per_hour
+kbps kilobit_per_second kilobits_per_second
+Kbps kilobit_per_second kilobits_per_second
+Mbps megabit_per_second megabits_per_second
+Gbps gigabit_per_second gigabits_per_second|bps bit_per_second bits_per_second
+rpm revolution_per_minute revolutions_per_minute|bpm beat_per_minute beats_per_minute
+mmHg millimeter_of_mercury millimeters_of_mercury
+mmol millimole|µmol micromole|μmol micromole|nmol nanomole|mEq milliequivalent|IU international_unit
+fps frame_per_second frames_per_second|ppm part_per_million parts_per_million|ppb part_per_billion parts_per_billion
+sqft square_foot square_feet|sqm square_meter|inHg inch_of_mercury inches_of_mercury|pts point
+MPH mile_per_hour miles_per_hour|KPH kilometer_per_hour kilometers_per_hour|KM kilometer|KG kilogram|LB pound|LBS pound
+RPM revolution_per_minute revolutions_per_minute|BPM beat_per_minute beats_per_minute
+dpi dot_per_inch dots_per_inch|mpg mile_per_gallon miles_per_gallon
+"""
+UNITS: dict[str, tuple[str, str]] = {}
+for _entry in _TABLE.replace("|", "\n").split("\n"):
+    if _entry:
+        _short, _one, *_more = (part.replace("_", " ") for part in _entry.split())
+        UNITS[_short] = (_one, _more[0] if _more else f"{_one}s")
+
+CERTAIN_UNITS = ("km", "cm", "mm", "kg", "mg", "ml", "MB", "GB", "TB", "KB", "kW", "kWh", "MHz", "GHz", "mph")
+"""Units that are nothing else after a number, whatever precedes it."""
 BLANK = "[ \u00a0\u2009\u202f'’]"
 _NAMES = "Chapter|Section|Page|Part|Step|Day|Week|Level|Lesson|Episode|Season|Volume|Version|Windows|Android"
 """Names of things with numbers, which may begin a sentence."""
@@ -89,6 +126,10 @@ class Amount(NamedTuple):
     @property
     def is_one(self) -> bool:
         return self.whole == "1" and not self.fraction
+
+    @property
+    def digits(self) -> str:
+        return f"{self.whole or 0}.{self.fraction or 0}"
 
     def words(self) -> str:
         whole = (

@@ -6,7 +6,7 @@ import regex
 
 from services.encode.text.reading.english.amounts import counts
 from services.encode.text.reading.rule import Match, rule
-from services.encode.text.reading.words import YEARS, cardinal, is_recent, ordinal, two_digits, year
+from services.encode.text.reading.words import YEARS, cardinal, is_recent, ordinal, plural, two_digits, year
 
 MONTHS = (
     "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
@@ -42,8 +42,8 @@ _DECADES = {
     "7": "seventies", "8": "eighties", "9": "nineties",
 }  # fmt: skip
 _OWNER = regex.compile(
-    r"\b(?:the|his|her|their|my|your|our|early|mid|late|these|those|roaring|in|lower|upper|low|high|the (?:over|under))"
-    r"[ -]$",
+    r"\b(?:the|his|her|their|my|your|our|early|mid|late|these|those|roaring|in|lower|upper|lows?|highs?|temp(?:erature)?s|"
+    r"the (?:over|under)):?[ -](?:['’]?\d0['’]?s(?:,\s(?:and\s|or\s)?|\s(?:and|or|to)\s|[-–])){0,3}$",
     regex.IGNORECASE,
 )
 
@@ -189,7 +189,7 @@ def _decade(match: Match) -> str | None:
     digits, apostrophe = match["digits"], match["apostrophe"] or match["inner"]
     if len(digits) == 2:
         if digits[0] in "01" or not (
-            apostrophe or _OWNER.search(match.string, max(0, match.start() - 12), match.start())
+            apostrophe or _OWNER.search(match.string, max(0, match.start() - 40), match.start())
         ):
             return None
         return _DECADES[digits[0]]
@@ -209,11 +209,6 @@ def _decade_words(digits: str) -> str | None:
             return f"{cardinal(century[0])} thousands"
         return f"{cardinal(century)} hundreds"
     return f"{cardinal(century)} {_DECADES[decade]}" if century[1] != "0" or century == "20" else None
-
-
-def _plural(match: Match) -> str:
-    words = cardinal(match["digits"])
-    return f"{words[:-1]}ies" if words.endswith("y") else f"{words}es" if words.endswith("x") else f"{words}s"
 
 
 def _short_year(match: Match) -> str:
@@ -297,6 +292,15 @@ RULES = (
         words=_MONTH_WORDS,
     ),
     rule(
+        "month and short year",
+        rf"\b(?P<month>{_MONTH})(?=\s['’]\d\d(?!\d))",
+        lambda match: _name(match["month"]),
+        "'’",
+        starts="JFMASONDjfasond",
+        words=_MONTH_WORDS,
+        when=r"['’]\d\d",
+    ),
+    rule(
         "years",
         r"(?<![\w.,/$€£-])(?P<first>\d{4})(?P<dash>\s?[-–—]\s?)(?P<last>\d{4}|\d\d)(?![\w]|[.,/-]\d|-)",
         _years,
@@ -328,7 +332,7 @@ RULES = (
         "plural of a number",
         r"(?<=\b(?:sizes?|two|three|four|both|pairs?\sof)\s)(?P<digits>[1-9]\d?)['’]?s"
         r"(?!\w|[ -](?!(?:and|or|in|on|for|from)\b)[a-z])",
-        _plural,
+        lambda match: plural(cardinal(match["digits"])),
         "s",
         starts=r"\d",
         words=("size", "sizes", "two", "three", "four", "both", "pair", "pairs"),

@@ -10,6 +10,7 @@ from services.encode.text.reading.words import cardinal, spelled, two_digits
 _HALF = r"(?:\s?(?P<half{0}>[AaPp])(?:\.\s?[Mm](?!\w)\.?|[Mm]\b))"
 _CLOCK = r"(?P<hour{0}>\d{{1,2}})(?:[:.](?P<minute{0}>[0-5]\d))?"
 _BEFORE = r"(?<![\w:/]|\d[.,]|[$€£¥])"
+_AT = regex.compile(r"\b(?:at|by|until|till|from|since|before|after)\s$", regex.IGNORECASE)
 _O_CLOCK = regex.compile(r"\s?o['’]?clock", regex.IGNORECASE)
 
 
@@ -61,12 +62,38 @@ def _range(match: Match) -> str | None:
     return f"{clock(first[0], first[1], None, first[2])} to {clock(last[0], last[1], None, last[2])}"
 
 
+def _hours_of_a_day(match: Match) -> str | None:
+    """Read 0900 hours; 1400 hours may be a quantity, unless a preposition of time precedes it."""
+    first, last = match["first"], match["last"]
+    before = _AT.search(match.string, max(0, match.start() - 8), match.start())
+    if first[0] != "0" and (before is None or match.string.startswith(" of ", match.end())):
+        return None
+    words = " to ".join(_of_a_day(digits) for digits in (first, last) if digits)
+    unit = match["unit"].strip()
+    return f"{words} {'hours' if unit == 'hrs' else unit}"
+
+
+def _of_a_day(digits: str) -> str:
+    hour, minute = digits[:2], digits[2:]
+    words = spelled(hour) if hour[0] == "0" else cardinal(hour)
+    return f"{words} {'hundred' if minute == '00' else two_digits(minute)}"
+
+
 def _zone(match: Match) -> str:
     sign, hours = ("plus" if match["sign"] == "+" else "minus"), match["hours"]
     words = f" {sign} {cardinal(str(int(hours)))}"
     return f"{words} {cardinal(match['minutes'])}" if match["minutes"] and match["minutes"] != "00" else words
 
 
+HOURS_OF_A_DAY = rule(
+    "hours of a day",
+    r"(?<![\w.,:/$€£-])(?P<first>(?:[01]\d|2[0-3])[0-5]\d)(?:\s?[-–]\s?(?P<last>(?:[01]\d|2[0-3])[0-5]\d))?"
+    r"\s?(?P<unit>hours|hrs|UTC|GMT|Zulu)\b",
+    _hours_of_a_day,
+    starts="012",
+    when=r"\d\d\s?(?:h|UTC|GMT|Z)",
+)
+"""Tried before telephone numbers: 0900-1700 hours."""
 RULES = (
     rule(
         "time zone",
@@ -77,7 +104,7 @@ RULES = (
     ),
     rule(
         "noon",
-        r"(?<=\b(?:noon|midnight))\s?[-–]\s?(?=\d)|(?<=\d\s?[ap]\.?m\.?)\s?[-–]\s?(?=(?:noon|midnight)\b)",
+        r"(?<=\b(?:noon|midnight))\s?[-–]\s?(?=\d)|(?<=\d\s?[ap]\.?m\.?|(?<![\w.,:/-])\d{1,2}(?::\d\d)?)\s?[-–]\s?(?=(?:noon|midnight)\b)",
         lambda match: " to ",
         "-–",
         words=("noon", "midnight"),
@@ -95,7 +122,7 @@ RULES = (
     rule(
         "time",
         rf"""(?<![\w:/]|\d[.,]|[$€£¥])(?P<hour>\d{{1,2}}):(?P<minute>[0-5]\d)(?::(?P<second>[0-5]\d)(?:[.,](?P<fraction>\d+))?)?
-        (?:{_HALF.format("")})?(?!\d|[:/.,]\d)""",
+        (?:{_HALF.format("")}|(?P<half>[ap])|h)?(?!\d|[:/.,]\d|(?<=\d[aph])\w)""",
         _time,
         ":",
         starts=r"\d",

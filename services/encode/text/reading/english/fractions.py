@@ -21,7 +21,7 @@ _RATED = regex.compile(
     |an?(?:\s(?:solid|easy|perfect|strong|strict|generous|mere|full|clear|good|low|high|decent|respectable|impressive))
     |(?:solid|easy|perfect|overall|verdict|score|rating|grade|marks?|quality|taste|service|food|value|design
     |performance|story|plot|acting|graphics|sound|music|difficulty|mood|(?:pain|energy|stress|anxiety)(?:\slevel)?|confidence|satisfaction
-    |comfort|location|cleanliness|style|fit|ambience|atmosphere)(?:\s(?:is|was|of|at|about))?[:,]?)\s$""",
+    |comfort|location|cleanliness|style|fit|(?:UV\s)?index|ambience|atmosphere)(?:\s(?:is|was|of|at|about))?[:,]?)\s$""",
     regex.IGNORECASE | regex.VERBOSE,
 )
 _ARTICLE = regex.compile(r"\b[Aa]n?\s$")
@@ -29,7 +29,8 @@ _BEST_MARKS = frozenset(("5", "10", "20", "100"))
 _OF_THESE = regex.compile(
     r"""\s(?:stars?|points?|marks|people|users|customers|patients|doctors|dentists|students|respondents|voters|women|men
     |children|kids|adults|parents|teachers|reviewers|critics|companies|employees|questions|answers|correct|times|games
-    |matches|tests|cases|would|on\s(?:the\s(?:pain\s)?scale|IMDb|Metacritic|Steam|Goodreads))\b""",
+    |matches|tests|checks|cases|tasks|items|steps|nodes|pods|replicas|containers|servers|instances|hosts|workers|jobs
+    |services|builds|seats|slots|players|would|on\s(?:the\s(?:pain\s)?scale|IMDb|Metacritic|Steam|Goodreads))\b""",
     regex.VERBOSE,
 )
 _WHOLE_FOLLOWS = regex.compile(r"\s(?:of|an?)\b")

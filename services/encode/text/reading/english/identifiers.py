@@ -5,10 +5,9 @@ from __future__ import annotations
 import regex
 
 from services.encode.text.borders.words import words
-from services.encode.text.reading.english.amounts import counts
-from services.encode.text.reading.english.units import CERTAIN_UNITS
+from services.encode.text.reading.english.amounts import CERTAIN_UNITS, counts
 from services.encode.text.reading.rule import Match, rule
-from services.encode.text.reading.words import cardinal, code, grouped, in_pairs, label, spelled, year
+from services.encode.text.reading.words import cardinal, code, grouped, in_pairs, label, plural, spelled, year
 
 _CODES = """
 code codes pin pins passcode passcodes password passwords otp zip zips postcode postcodes ssn iban imei isbn serial
@@ -136,6 +135,10 @@ def _mixed(match: Match) -> str:
     if quantity is not None and not _is_a_name(match):
         return f"{cardinal(quantity['number'])} {quantity['letter']}"
     runs = _RUNS.findall(match.group())
+    if len(runs) == 2 and runs[1] == "s":  # B-52s, 747s
+        return plural(code(runs[0]))
+    if len(runs) == 2 and runs[1] == "ers":  # 49ers
+        return f"{code(runs[0]).removesuffix('e')}ers"
     return " ".join(code(run) if run.isdigit() else run for run in runs)
 
 
@@ -183,6 +186,13 @@ STANDARD = rule(
     when=rf"(?:{'|'.join(STANDARDS)}|/T|SP)[ -]\d\d",
 )
 """Tried before dates: EN 1993-1-1."""
+VULNERABILITY = rule(
+    "vulnerability",
+    r"(?<=\bCVE)-(?P<year>\d{4})-(?P<number>\d{4,7})(?![\w-])",
+    lambda match: f" {year(match['year'])}, {spelled(match['number'])}",
+    "-",
+    when="CVE-",
+)
 CONTEXT_RULES = (
     rule(
         "hexadecimal number",
@@ -207,6 +217,13 @@ CONTEXT_RULES = (
         _label,
         starts=r"\d",
         words=(*LABEL_WORDS, "#", "№", "rm", "ste", "rt", "rte"),
+    ),
+    rule(
+        "standard of a network",
+        r"(?<![\w.,$€£¥-])802\.(?P<point>11|(?:1|3|15)(?=[a-zA-Z]))(?P<letter>[a-zA-Z]{1,3})?(?![\w]|\.\d)",
+        lambda match: f"eight zero two point {cardinal(match['point'])} {match['letter'] or ''}".rstrip(),
+        ".",
+        when=r"802\.",
     ),
     rule(
         "plan and its paragraph",

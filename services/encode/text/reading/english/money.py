@@ -60,11 +60,13 @@ _PREFIX = rf"(?:(?:US|CA|C|AU|A|NZ|HK|S|NT|R)?\$|[{_SYMBOLS}]|Rs\.?(?=\s?\d)|(?:
 _SUFFIX = rf"(?:[{_SYMBOLS}](?!\s?\d)|\$(?![\w])|(?:{_CODES})(?!\w))"
 _SCALE = (
     r"(?:[kKMmBbTt]|[mM][nN]|MM|mm|mil|mio|[bB][nN]|[tT][nN])(?![\w])"
-    r"|\s?(?:hundred|thousand|million|billion|trillion|lakh|crore)s?\b|\s(?:[MKB]|[bt]n)(?!\w)"
+    r"|[\s-]?(?:hundred|thousand|million|billion|trillion|lakh|crore)s?\b|\s(?:[MKB]|[bt]n)(?!\w)"
 )
 _ARTICLE = regex.compile(r"(?:^|\s)[Aa]n?\s$")
+_EACH = regex.compile(r"-(?:an?|per)-\p{L}")
 _DOLLARS = regex.compile(r"[\s-](?:dollar|euro|pound|buck)s?\b")
-_PER_WHAT = r"(?:\s?/\s?(?P<per>sq\.?[ ](?:ft|m)\b|[a-z]{1,12})(?![\w/])|/-(?!\w))?"
+_PER_WHAT = r"(?:\s?/\s?(?P<per>sq\.?[ ](?:ft|m)\b|[a-z]{1,12})(?![\w/])"
+_PER_WHAT += r"(?:(?<=/\s?(?:mo|yr|hr|wk|min|sec|lb|oz|gal|ea))\.(?=,|\)|\s[a-z(]))?|/-(?!\w))?"
 
 
 def _name(currency: str) -> tuple[str, str, tuple[str, str] | None]:
@@ -78,7 +80,7 @@ def sum_words(value: Amount, scale: str | None, currency: str, *, bare: bool = F
     """Read a sum; `bare`: without the name of the currency."""
     one, many, minor = _name(currency)
     if scale:
-        word = scale.strip().lower()
+        word = scale.strip(" \u00a0\u202f\t\n-").lower()
         return f"{value.words()} {_SCALES.get(word, word)}" + ("" if bare else f" {many}")
     cents = value.fraction if len(value.fraction) == 2 and minor else ""
     if not cents:
@@ -102,11 +104,15 @@ def _money(match: Match) -> str | None:
     scale = match["scale"]
     if high is None:
         words += sum_words(low, scale, currency, bare=named)
-        if not named and _ARTICLE.search(match.string, max(0, match.start() - 4), match.start()):
+        joined = (scale or "").startswith("-") or _EACH.match(match.string, match.end()) is not None
+        if not named and (joined or _ARTICLE.search(match.string, max(0, match.start() - 4), match.start())):
             words = _before_noun(words, currency, match)
     else:
         last = amount(high)
         end = match["scale2"]
+        shared = match["again"] and end and not scale and float(low.digits) < float(last.digits)
+        if shared:  # $3.5–$4 million
+            return f"{words}{low.words()} to {sum_words(last, end, currency, bare=named)}{_per(match)}"
         plain = not (low.fraction and len(low.fraction) == 2) and not match["again"] and not (scale and not end)
         words += f"{sum_words(low, scale, currency, bare=plain)} to {sum_words(last, end, currency, bare=named)}"
     return words + _per(match)
@@ -121,7 +127,7 @@ def _before_noun(words: str, currency: str, match: Match) -> str:
 
 def _per(match: Match) -> str:
     per = (match["per"] or "").replace(".", "").replace(" ", "")
-    return f" per {_PER.get(per, per)}" if per else ""
+    return " each" if per == "ea" else f" per {_PER.get(per, per)}" if per else ""
 
 
 def _after(match: Match) -> str | None:
@@ -135,10 +141,24 @@ def _after(match: Match) -> str | None:
 
 def _cents(match: Match) -> str:
     value = amount(match["value"])
-    return f"{value.words()} cent{'' if value.is_one else 's'}"
+    return f"{value.words()} cent{'' if value.is_one else 's'}{_per(match)}"
 
 
 RULES = (
+    rule(
+        "several for a sum",
+        r"(?<![\w.,/-])(?P<count>[2-9]|1\d)/(?=[$€£]\d)",
+        lambda match: f"{match['count']} for ",
+        "/",
+        when=r"\d/[$€£]",
+    ),
+    rule(
+        "sums in a row",
+        r"(?<=[$€£]\d[\d,.]{0,12})\s?/\s?(?=[$€£]\d)",
+        lambda match: " slash ",
+        "/",
+        when=r"/\s?[$€£]",
+    ),
     rule(
         "money",
         rf"""(?P<sign>{SIGN}\s?)?(?<![\w$])(?P<currency>{_PREFIX})\s?(?P<inner>[-−])?
@@ -156,5 +176,5 @@ RULES = (
         starts=NUMERIC,
         when=rf"\d\s?[A-Za-z]{{0,8}}\s?{_CURRENCY}",
     ),
-    rule("cents", rf"""(?<![\w.,]){number("value")}{END}\s?¢""", _cents, "¢", starts=r"\d."),
+    rule("cents", rf"""(?<![\w.,]){number("value")}{END}\s?¢{_PER_WHAT}""", _cents, "¢", starts=r"\d."),
 )

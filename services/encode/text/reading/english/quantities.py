@@ -15,7 +15,7 @@ _PAIRS |= {"24/7/365": "twenty-four seven three sixty-five", "24-7": _PAIRS["24/
 _SHAPES = frozenset(["16:9", "4:3", "21:9", "16:10", "9:16", "3:2", "18:9"])
 _SUFFIX = r"\d(?:[sS][tT]|[nN][dD]|[rR][dD]|[tT][hH])(?!\w)"
 _OF = regex.compile(
-    r"\b(?:step|page|part|slide|chapter|day|round|question|lesson|episode|level|phase|attempt|track|module|stage)\s$",
+    r"\b(?:step|lap|task|page|part|slide|chapter|day|round|question|lesson|episode|level|phase|attempt|track|module|stage)\s$",
     regex.IGNORECASE,
 )
 _ODDS = regex.compile(r"\s(?:odds|shot|chance|longshot|outsider|favou?rite|against)\b")
@@ -26,7 +26,7 @@ _RUNS = regex.compile(r"\d+|\D")
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
 _YEAR_BEFORE = regex.compile(
     r"\b(?:in|since|by|from|until|till|year:?|years|circa|c\.|before|after|during|late|early|mid|summer|spring|winter|fall|autumn|"
-    r"of|between|through|to|and|around|the|class|season|q[1-4]|fy|copyright|vintage|back|est\.?)[ -]\(?$",
+    r"of|between|through|to|and|around|the|class|season|q[1-4]|fy|copyright|vintage|back|est\.?|born|died)[ -]\(?$",
     regex.IGNORECASE,
 )
 
@@ -151,7 +151,8 @@ def _list(match: Match) -> str:
         said["-"] = " "
     elif len(parts) == 3:  # part 10000-20, EN 60601-1
         said["-"] = " to " if _ODDS.match(match.string, match.end()) is not None else ", "
-    return "".join(said.get(part) or plain(part) for part in parts)
+    years = all(len(part) == 4 and is_recent(part) for part in parts[::2])
+    return "".join(said.get(part) or (year(part) if years else plain(part)) for part in parts)
 
 
 def plain(digits: str, *, counted: bool = False) -> str:

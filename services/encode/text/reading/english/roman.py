@@ -17,10 +17,11 @@ _RULERS = (
 )
 _TITLES = r"King|Queen|Pope|Emperor|Empress|Tsar|Czar|Kaiser|Sultan|Pharaoh|Prince|Duke"  # codespell:ignore
 _THINGS = (
-    r"War|Chapter|Part|Act|Scene|Volume|Vol\.|Book|Section|Article|Title|Phase|Type|Class|Stage|Level|Grade|Category|Tier|"
+    r"War|Chapter|Part|Act|Scene|Volume|Vol\.|vol\.|Ch\.|ch\.|Book|Section|Article|Title|Phase|Type|Class|Stage|Level|Grade|Category|Tier|"
     r"Appendix|Annex|Figure|Table|Bowl|Schedule|Step|Round|Unit|Module|Mark|Mk|Apollo|Saturn|Fantasy|Rocky|Episode|Season|"
     r"Lesson|Psalm|Canto|Symphony|Concerto|Sonata|Olympiad|Lambeth|Vatican|Factor|Theft[ ]Auto"
 )
+_ABBREVIATED = {"Vol.": "Volume", "vol.": "volume", "Ch.": "Chapter", "ch.": "chapter"}
 _NUMERAL = r"(?P<numeral>[IVXLC]+)"
 _BEFORE_ONE = regex.compile(r"$|[.,;:!?)]|\s(?:of|and|to|or|in|was|is)\b|['’]s")
 
@@ -52,14 +53,15 @@ def _thing(match: Match) -> str | None:
     value = _certain(match)
     if value is None:
         return None
+    before = _ABBREVIATED.get(match["before"], match["before"])
     if match["last"]:
         last = _value(match["last"])
         if last is None:
             return None
-        return f"{match['before']} {cardinal(str(value))}{match['joint']}{cardinal(str(last))}"
+        return f"{before} {cardinal(str(value))}{match['joint']}{cardinal(str(last))}"
     whole = _value(match["whole"]) if match["whole"] else None
     of = f" of {cardinal(str(whole)) if whole else match['whole']}" if match["whole"] else ""
-    return f"{match['before']} {cardinal(str(value))}{of}"
+    return f"{before} {cardinal(str(value))}{of}"
 
 
 def _century(match: Match) -> str | None:

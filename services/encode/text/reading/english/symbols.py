@@ -51,12 +51,27 @@ _IS = regex.compile(r"\b(?:is|are|be|was|were)\s*$")
 _NAME_BEFORE = regex.compile(r"(\p{L}+)[\p{L}\d.-]*$")
 _MODEL = regex.compile(r"\d+(?:\.\d+)?(\p{L})(?!\p{Ll})")
 """What follows a hyphen in the name of a model: Qwen2.5-72B, i7-13700K; 2x2-3y is none."""
-_TIMES = {"hr": "hour", "min": "minute", "sec": "second"}
+_TIMES = {"wk": "week", "mo": "month", "yr": "year", "hr": "hour", "min": "minute", "sec": "second"}
+_MEASURES = {
+    "L": "liter", "dL": "deciliter", "mL": "milliliter", "ml": "milliliter", "uL": "microliter", "µL": "microliter",
+    "μL": "microliter", "mm³": "cubic millimeter", "kg": "kilogram", "mol": "mole",
+}  # fmt: skip
+_LAST_WORDS = (
+    "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|[a-z]+teen|twenty|thirty|forty|fifty|sixty|seventy|"
+    "eighty|ninety|hundred|thousand|million|billion|[kK]"
+)
+"""The ends of a number that has been read."""
+_MONTHS = "|".join(MONTHS)
+_DAY_WORD = "(?:first|second|third|(?:four|fif|six|seven|eigh|[n]in|ten|eleven|twelf|teen|tie)th)"
+_YEAR_WORDS = (
+    r"(?:ten|eleven|twelve|[a-z]+teen|twenty|two\sthousand)"
+    rf"(?:[\s-](?:and|oh|{_LAST_WORDS.removesuffix('|[kK]')})){{0,4}}"
+)
 _BOOKS = words(
     """
     genesis gen exodus leviticus deuteronomy joshua judges ruth samuel kings chronicles ezra nehemiah esther psalm
     psalms proverbs ecclesiastes isaiah jeremiah lamentations ezekiel daniel hosea joel amos jonah micah zechariah
-    malachi matthew matt mark luke john acts romans corinthians galatians ephesians philippians colossians
+    ps malachi matthew matt mark luke john acts romans corinthians galatians ephesians philippians colossians
     thessalonians timothy titus hebrews james peter jude revelation surah
     """
 )
@@ -66,6 +81,7 @@ _PLACES = {
     "sec": "section", "art": "article", "para": "paragraph", "approx": "approximately", "ca": "circa",
     "apt": "apartment", "rm": "room", "ste": "suite", "rt": "route", "rte": "route", "hwy": "highway",
     "ver": "version", "ed": "edition", "nos": "numbers", "no": "number", "tel": "telephone", "ext": "extension",
+    "vols": "volumes", "chs": "chapters", "fn": "footnote", "cat": "category", "ps": "psalm", "c": "circa",
 }  # fmt: skip
 
 
@@ -129,11 +145,12 @@ def _provision(match: Match) -> str:
 
 def _verses(match: Match) -> str:
     words = f"{cardinal(match['chapter'])} {cardinal(match['first'])}"
-    return f"{words} to {cardinal(match['last'])}" if match["last"] else words
+    words += f" to {cardinal(match['last'])}" if match["last"] else ""
+    return f"{words} {match['half']}" if match["half"] else words
 
 
 def _with(match: Match) -> str:
-    return "without" if match["out"] else "with"
+    return "without" if match["out"] else "within" if match["in"] else "with"
 
 
 def _mathematics(match: Match) -> str:
@@ -158,7 +175,7 @@ MATHEMATICS = {
 GREEK = "αβγδεζηθικλμνξοπρσςτυφχψωΓΔΘΛΞΠΣΦΨΩ"
 STAR = rule(
     "star",
-    r"(?<=\b(?i:select)\s)\*(?![\w*])|(?<=[A-Za-z]\()\*(?=\))|(?<![\w*/])\*(?=\.[a-z]{1,5}\d?(?![\w*]))",
+    r"(?<=\b(?i:press|pressing|hit|dial|enter|the|or)\s)\*(?=[.,;]?(?:\s\p{Ll}{2}|$))|(?<=\b(?i:select)\s)\*(?![\w*])|(?<=[A-Za-z]\()\*(?=\))|(?<![\w*/])\*(?=\.[a-z]{1,5}\d?(?![\w*]))",
     lambda match: "star",
     "*",
 )
@@ -184,14 +201,35 @@ RULES = (
     rule("number sign", r"(?:(?<!\b[A-Za-z])[\#№]\s?|[\#№])(?=\d)", lambda match: "number ", "#№"),
     rule(
         "abbreviation before a number",
-        r"\b(?P<word>pgs?|pp?|vol|ch|figs?|eq|sec|art|para|approx|ca|ver|ed|nos?|tel|ext|apt|rm|ste|rte?|hwy)\.:?\s?(?=\d|\(\d)",
+        r"\b(?P<word>pgs?|pp?|vol|ch|figs?|eq|sec|art|para|approx|ca|ver|ed|nos?|tel|ext|apt|rm|ste|rte?|hwy|vols|chs|fn|(?-i:Cat|Ps)|c(?=\.\s?\d{3,4}(?!\d|[.,]\d)|\.\d{1,3},\d{3}\b))\.:?\s?(?=\d|\(\d)"
+        rf"|(?<=\b(?:{_NUMBERED})\s)(?P<word>no)\.\s(?=[A-Z\d]*-?[A-Z]*\d)",
         _place,
         ".",
-        when=r"\.:?\s?[\d(]",
+        when=r"\.:?\s?[\d(A-Z]",
         flags=regex.IGNORECASE,
     ),
-    rule("pages without a stop", r"(?<![\w.])pp\s(?=\d)", lambda match: "pages ", when=r"pp\s\d"),
-    rule("section sign", r"§+\s?", lambda match: "section ", "§"),
+    rule(
+        "abbreviation without a stop",
+        r"(?<![\w.])(?P<word>pp|[aA]pprox|Apt|[hH]wy|Rte|Ste|Vol)\s(?=\d|(?<=pprox\s)[$€£~])",
+        _place,
+        when=r"(?:pp|pprox|Apt|wy|Rte|Ste|Vol)\s[\d$€£~]",
+    ),
+    rule(
+        "born and died",
+        r"(?<=\(|[,;]\s)(?P<word>[bd])\.\s(?=\d{4}(?!\d)|\d{1,2}\s\p{Lu})",
+        lambda match: "born " if match["word"] == "b" else "died ",
+        ".",
+        when=r"[bd]\.\s\d",
+    ),
+    rule(
+        "minute of a match",
+        r"(?<![\w.,+])(?P<minute>\d{2,3})(?P<mark>['’])?\+(?P<added>\d{1,2})(?(mark)|['’])(?=[\s,.;:)]|$)",
+        lambda match: f"{cardinal(match['minute'])} plus {cardinal(match['added'])}",
+        "+",
+        starts=r"\d",
+        near="+'’",
+    ),
+    rule("section sign", r"§+\s?", lambda match: "sections " if "§§" in match.group() else "section ", "§"),
     rule(
         "parts of a provision",
         r"\b(?P<head>(?:article|section|rule|clause|regulation|paragraph|schedule|act|title)s?\s\d{1,4}[A-Z]?)"
@@ -204,7 +242,7 @@ RULES = (
     rule(
         "verses of a book",
         rf"(?<=\b(?:{'|'.join(sorted(_BOOKS))})\.?\s)(?P<chapter>\d{{1,3}}):(?P<first>[1-9]\d{{0,2}})(?:[-–](?P<last>\d{{1,3}}))?"
-        r"(?!\w|[:.,-]\d|\s?[AaPp]\.?[Mm]\b)",
+        r"(?P<half>[ab])?(?!\w|[:.,-]\d|\s?[AaPp]\.?[Mm]\b)",
         _verses,
         ":",
         starts=r"\d",
@@ -213,7 +251,19 @@ RULES = (
         flags=regex.IGNORECASE,
     ),
     rule("times a power of ten", r"(?<=\d)\s?[×x*·⋅]\s?(?=10\sto\sthe\spower\sof\b)", lambda match: " times ", "×x*·⋅"),
-    rule("paragraph sign", r"¶\s?(?=\d)", lambda match: "paragraph ", "¶"),
+    rule(
+        "paragraph sign",
+        r"¶+\s?(?=\d)",
+        lambda match: "paragraphs " if "¶¶" in match.group() else "paragraph ",
+        "¶",
+    ),
+    rule(
+        "key of a telephone",
+        r"(?<=\b(?i:press|pressing|hit|enter|dial|by|the|or|then)\s)\#(?=[.,;]?$|[.,;]\s|\s(?:key|sign|or|to|for|when|at|and|now)\b)|(?<=,\s)\#(?=\s(?:to|for)\s)"
+        r"|(?<=\b(?i:press|pressing|hit|enter|dial|or)\s\d{1,4})\#(?![\w\#])",
+        lambda match: "hash",
+        "#",
+    ),
     rule("hashtag", r"(?<![\w&#])\#(?=\p{L})", lambda match: "", "#"),
     rule(
         "comparison",
@@ -222,7 +272,12 @@ RULES = (
         "<>≤≥",
     ),
     rule("root", r"√\s?", lambda match: "square root of ", "√"),
-    rule("slash before a number", r"(?<=\p{L})/(?=\d)", lambda match: " slash ", "/"),
+    rule(
+        "slash before a number",
+        r"(?P<lens>(?<=(?<!/)\bf)/(?=\d{1,2}(?:\.\d)?(?!\w)))|(?<=\p{L})(?<!/min)/(?=\d)",
+        lambda match: " " if match["lens"] else " slash ",
+        "/",
+    ),
     rule("equal to a version", r"(?<=\p{L})==(?=\d)", lambda match: " equals ", "="),
     rule(
         "value of a name",
@@ -287,17 +342,29 @@ REST = (
         "".join(MATHEMATICS),
     ),
     rule("Greek letter", r"(?<!\p{Greek})(?P<letter>[α-ωΓ-Ω])(?!\p{Greek})", _greek, GREEK),
-    rule("with and without", r"(?<![\w/])[wW]/(?P<out>o)?(?=\s)", _with, "/"),
+    rule("with and without", r"(?<![\w/])[wW]/(?:(?P<out>o)|(?P<in>in))?(?=\s)", _with, "/"),
     rule("backslash", r"(?<=^|\w|\s)\\(?=\w|\s|$)", lambda match: " ", "\\"),
     rule("and", r"\s?&+\s?", lambda match: " and ", "&"),
     rule("at", r"(?<=\w)\s?@\s?(?=\w)|(?<!\S)@(?!\S)", lambda match: " at ", "@"),
     rule("plus", r"(?<=\w)\+(?![\w+])", lambda match: " plus", "+"),
     rule("plus before a number", r"(?<![\w+])\+(?=\w)", lambda match: "plus ", "+"),
+    rule(
+        "per",
+        r"(?<=\p{L})/(?P<per>day|hour|hr|minute|min|second|sec|week|wk|month|mo|year|yr|person|user|night)\b",
+        lambda match: f" per {_TIMES.get(match['per'], match['per'])}",
+        "/",
+    ),
     rule("per a number", r"(?<=\b(?:cents?|dollars?|euros?|pounds?|pence|yen))/(?=\w)", lambda match: " per ", "/"),
     rule(
+        "per a measure",
+        rf"(?<=\b(?:{_LAST_WORDS}))/(?P<per>{'|'.join(_MEASURES)})(?![\w/])",
+        lambda match: f" per {_MEASURES[match['per']]}",
+        "/",
+    ),
+    rule(
         "dates from and to",
-        rf"(?<=(?:first|second|third|(?:four|fif|six|seven|eigh|[n]in|ten|eleven|twelf|teen|tie)th))(?:\s[-–—]\s|[-–])(?=(?:{'|'.join(MONTHS)})\s)"
-        rf"|(?<=\sof\s(?:{'|'.join(MONTHS)}))(?:\s[-–—]\s|[-–])(?=the\s[\w-]+\sof\s(?:{'|'.join(MONTHS)})\b)",
+        rf"(?<={_DAY_WORD}(?:,\s{_YEAR_WORDS})?)(?:\s[-–—]\s|[-–])(?=(?:[A-Z][a-z]+day,\s)?(?:{_MONTHS})\s)"
+        rf"|(?<=\sof\s(?:{_MONTHS})(?:,\s{_YEAR_WORDS})?)(?:\s[-–—]\s|[-–])(?=(?:[A-Z][a-z]+day,?\s)?the\s[\w-]+\sof\s(?:{_MONTHS})\b)",
         lambda match: " to ",
         "-–—",
     ),
@@ -309,10 +376,4 @@ REST = (
         when="km/h|m/s",
     ),
     rule("percent sign", r"(?<![\w%])%(?=\s\p{L})", lambda match: "percent", "%"),
-    rule(
-        "per",
-        r"(?<=\p{L})/(?P<per>day|hour|hr|minute|min|second|sec|week|month|year|person|user|night)\b",
-        lambda match: f" per {_TIMES.get(match['per'], match['per'])}",
-        "/",
-    ),
 )

@@ -35,6 +35,8 @@ WORDS = RuleSet(
 """Rules for sentences with or without digits, tried first."""
 NUMBERS = RuleSet(
     identifiers.STANDARD,
+    identifiers.VULNERABILITY,
+    clock.HOURS_OF_A_DAY,
     *calendar.RULES[:2],
     *telephone.RULES,
     *symbols.RULES,
@@ -68,6 +70,7 @@ _OPERATORS = frozenset("=+<>×÷√#§^≤≥≠≈±")
 _INNER_STOP = re.compile(  # a stop first, because the search for one character is many times faster
     r"\.(?:\w|"
     + "|".join(rf"(?<=\b[A-Z][a-z]{{{letters}}}\.)" for letters in range(5))
+    + "".join(rf"|(?<={word}\.)" for word in abbreviations.INNER)
     + r"|(?<=vs\.)|(?<=etc\.)|(?<=approx\.)|(?<=dept\.))"
 )
 _CAPITALS = re.compile(  # Roman numerals and abbreviations; a capital first, as the stop above
@@ -77,6 +80,8 @@ _CAPITALS = re.compile(  # Roman numerals and abbreviations; a capital first, as
     f"|{abbreviations.WITHOUT_STOP})"
 )
 _WEEKDAYS = re.compile(abbreviations.WEEKDAYS)
+_LAST_MONTH = re.compile(abbreviations.LAST_MONTH)
+_WEEKDAY = re.compile(abbreviations.SHORT_WEEKDAY)
 _VERSUS = re.compile(r"\bvs\b(?!\.)")
 
 
@@ -119,7 +124,11 @@ def _has_words_for_rules(text: str) -> bool:
         ("." in text and _INNER_STOP.search(text) is not None)
         or _CAPITALS.search(text) is not None
         or ("vs" in text and _VERSUS.search(text) is not None)
+        or " v. " in text
+        or " v " in text
+        or _WEEKDAY.search(text) is not None
         or (("-" in text or "–" in text or "—" in text) and _WEEKDAYS.search(text) is not None)
+        or (("-" in text or "–" in text or "/" in text) and _LAST_MONTH.search(text) is not None)
     )
 
 

@@ -4,59 +4,28 @@ from __future__ import annotations
 
 import regex
 
-from services.encode.text.reading.english.amounts import DASH, END, SIGN, amount, number, sign_words
+from services.encode.text.reading.english.amounts import DASH, END, SIGN, UNITS, amount, number, sign_words
 from services.encode.text.reading.english.fractions import FRACTION, PRESSURE, fraction_words
 from services.encode.text.reading.rule import NUMERIC, Match, rule
-from services.encode.text.reading.words import cardinal
+from services.encode.text.reading.words import cardinal, plural
 
-_TABLE = """
-km kilometer|m meter|cm centimeter|mm millimeter|µm micrometer|μm micrometer|nm nanometer|mi mile|ft foot feet|yd yard
-kg kilogram|g gram|mg milligram|µg microgram|μg microgram|mcg microgram|lb pound|lbs pound|oz ounce
-L liter|l liter|ml milliliter|mL milliliter|cl centiliter|cL centiliter|dl deciliter|dL deciliter|gal gallon
-µL microliter|μL microliter|tsp teaspoon|tbsp tablespoon|Tbsp tablespoon|qt quart|ha hectare
-KB kilobyte|kB kilobyte|MB megabyte|GB gigabyte|TB terabyte|PB petabyte|KiB kibibyte|MiB mebibyte|GiB gibibyte
-TiB tebibyte|kbit kilobit|Mbit megabit|Gbit gigabit|Mb megabit|Gb gigabit
-Hz hertz hertz|kHz kilohertz kilohertz|MHz megahertz megahertz|GHz gigahertz gigahertz|THz terahertz terahertz
-W watt|kW kilowatt|MW megawatt|GW gigawatt|mW milliwatt|Wh watt_hour|kWh kilowatt_hour|MWh megawatt_hour
-GWh gigawatt_hour|TWh terawatt_hour|V volt|kV kilovolt|mV millivolt|mA milliamp|kA kiloamp|mAh milliamp_hour|Ah amp_hour
-kJ kilojoule|MJ megajoule|kcal kilocalorie|cal calorie|kPa kilopascal|hPa hectopascal|MPa megapascal|Pa pascal
-psi pound_per_square_inch pounds_per_square_inch|dB decibel|Ω ohm|kΩ kiloohm|MΩ megaohm|px pixel|MP megapixel
-s second|sec second|secs second|ms millisecond|µs microsecond|μs microsecond|ns nanosecond|min minute|mins minute|h hour
-hr hour|hrs hour|wk week|wks week|yr year|yrs year|mo month|mos month
-kph kilometer_per_hour kilometers_per_hour|kmh kilometer_per_hour kilometers_per_hour
-mph mile_per_hour miles_per_hour
-kbps kilobit_per_second kilobits_per_second
-Kbps kilobit_per_second kilobits_per_second
-Mbps megabit_per_second megabits_per_second
-Gbps gigabit_per_second gigabits_per_second|bps bit_per_second bits_per_second
-rpm revolution_per_minute revolutions_per_minute|bpm beat_per_minute beats_per_minute
-mmHg millimeter_of_mercury millimeters_of_mercury
-mmol millimole|µmol micromole|μmol micromole|nmol nanomole|mEq milliequivalent|IU international_unit
-fps frame_per_second frames_per_second|ppm part_per_million parts_per_million|ppb part_per_billion parts_per_billion
-dpi dot_per_inch dots_per_inch|mpg mile_per_gallon miles_per_gallon
-"""
-UNITS: dict[str, tuple[str, str]] = {}
-for _entry in _TABLE.replace("|", "\n").split("\n"):
-    if _entry:
-        _short, _one, *_more = (part.replace("_", " ") for part in _entry.split())
-        UNITS[_short] = (_one, _more[0] if _more else f"{_one}s")
-
-CERTAIN_UNITS = ("km", "cm", "mm", "kg", "mg", "ml", "MB", "GB", "TB", "KB", "kW", "kWh", "MHz", "GHz", "mph")
-"""Units that are nothing else after a number, whatever precedes it."""
 _LENGTHS = ("km", "m", "cm", "mm", "µm", "μm", "nm", "mi", "ft", "yd")
 _NAMES = "|".join(sorted((regex.escape(unit) for unit in UNITS if unit != "m"), key=len, reverse=True))
 _LENGTH_NAMES = "|".join(sorted(_LENGTHS, key=len, reverse=True))
 _POWERS = {"²": "square", "2": "square", "^2": "square", "³": "cubic", "3": "cubic", "^3": "cubic"}
-_UNIT = rf"""(?:(?P<area>sq|cu)\.?\s(?P<of>ft|mi|km|m|in|yd)\b\.?
+_UNIT = rf"""(?:(?P<area>sq|cu|fl)\.?\s(?P<of>ft|mi|km|m|in|yd|oz)\b
     |(?P<length>{_LENGTH_NAMES})(?P<power>\^?[23](?!\d)|[²³])
     |(?P<unit>{_NAMES}|(?<=\s)m))"""
 _PER = rf"""(?:\s?/\s?(?P<per>{_NAMES}|m|day|d|hour|minute|second|week|month|year|person|user|page)
-    (?P<per_power>[²³]|\^?[23](?!\d))?(?:/(?P<each>day|dose|hour|hr|h|minute|min|week))?(?![\w/]))?"""
-_STOP = r"(?:(?<=(?:lbs?|oz|tsp|[tT]bsp|qt|gal|ft|yd|mi|mins?|secs?|hrs?|wks?|yrs?|mos?))\."
-_STOP += r"(?=,|\)|\s[a-z(]|\s\d+(?:\.\d)?\s(?:oz|in)\b))?"
+    (?P<per_power>[²³]|\^?[23](?!\d))?(?:/(?P<each>day|dose|hour|hr|h|minute|min|week|1\.73\s?m²))?(?![\w/]))?"""
+_STOP = r"(?:(?<=(?:lbs?|oz|pts|tsp|[tT]bsp|qt|gal|(?:sq|cu)\.?\sin|ft|yd|mi|mins?|secs?|hrs?|wks?|yrs?|mos?))\."
+_STOP += r"(?=,|\)|\s[a-z(]|\s[NSEW]{1,2}\b|\s\d+(?:\.\d)?\s(?:oz|in)\b))?"
 """The full stop of an abbreviated unit inside a sentence."""
 _OTHER_PER = {"d": "day"}
+_ONE_INCH = regex.compile(r"(?<![\d.,/-])(?<!\d\s)(?:1|\d{1,2}/\d{1,2})\s?$")
+_AREAS = {"sq": "square", "cu": "cubic", "fl": "fluid"}
 _DEGREES = {"C": " Celsius", "F": " Fahrenheit", "K": " Kelvin", None: ""}
+_WAYS = {"N": " north", "S": " south", "E": " east", "W": " west", None: ""}
 _BOUND = r"(?<![\w.,$€£¥]|\d[.,])"
 _RUN = r"(?=[-−–—+±~≈\d.,'’ \u00a0\u202f\u2009]++"
 """A lookahead, still open: numbers and what is between them, then a unit. It spares most numbers the whole pattern."""
@@ -74,7 +43,7 @@ def _value(match: Match) -> tuple[str, bool]:
 
 def _unit_name(match: Match, one: bool) -> str | None:
     if match["area"]:
-        power = "square" if match["area"] == "sq" else "cubic"
+        power = _AREAS[match["area"]]
         single, many = ("inch", "inches") if match["of"] == "in" else UNITS[match["of"]]
         return f"{power} {single if one else many}"
     if match["length"]:
@@ -91,7 +60,8 @@ def _per(match: Match) -> str:
     if power and per == "s":
         return f" per {name} {'squared' if '2' in power or '²' in power else 'cubed'}"
     each = match["each"]
-    more = f" per {UNITS[each][0] if each in UNITS else each}" if each else ""
+    surface = each is not None and each[0] == "1"
+    more = f" per {'1.73 square meters' if surface else UNITS[each][0] if each in UNITS else each}" if each else ""
     return f" per {_POWERS[power] + ' ' if power else ''}{name}{more}"
 
 
@@ -108,13 +78,13 @@ def _measure(match: Match) -> str | None:
     if match["unit"] == "bps" and _INTEREST.search(match.string) and not _BITS.search(match.string):
         return f"{words} basis point{'' if one else 's'}"
     name = _unit_name(match, one)
-    return f"{words} {name}{_per(match)}"
+    return f"{words}{' plus' if match['more'] else ''} {name}{_per(match)}"
 
 
 _WEST = regex.compile(r"\.?\s(?:[a-z-]+(?:st|nd|rd|th)|\p{Lu}\p{Ll}+)\s(?:Street|Avenue|Boulevard|Road|Drive|Lane)\b")
 """What follows the W of an address: 350 W 42nd Street."""
 _ROAD = regex.compile(r"\b(?:(?:Route|Rte?|Highway|Hwy|Interstate|Exit|route)\.?[ -]|(?:I|US|SR)-)$")
-_INTEREST = regex.compile(r"%|\b(?:rates|interest|yields?|spreads?|Fed|ECB|hikes?)\b")
+_INTEREST = regex.compile(r"%|\b(?:percent|margins?|rates|interest|yields?|spreads?|Fed|ECB|hikes?)\b")
 _BITS = regex.compile(r"\b(?:data|bit|baud|modem|serial|link|network)\b")
 """Words of a sentence in which bps are hundredths of a percent, and bits."""
 
@@ -131,7 +101,8 @@ def _square(match: Match) -> str:
 
 
 def _compound(match: Match) -> str:
-    return f"{cardinal(match['high'])}-{UNITS[match['unit']][0]}"
+    unit = match["unit"]
+    return f"{amount(match['high']).words()}-{'inch' if unit == 'in' else UNITS[unit][0]}"
 
 
 def _fraction(match: Match) -> str:
@@ -139,9 +110,22 @@ def _fraction(match: Match) -> str:
     return f"{fraction_words(match)} {_unit_name(match, not mixed)}{_per(match)}"
 
 
+def _capacity(match: Match) -> str | None:
+    """Read 3.2/16 GB as a part of a whole; 1/2 GB is a fraction."""
+    small = match["over"].isdigit() and match["under"] in ("2", "3", "4", "5", "8")
+    if small or float(match["over"]) > float(match["under"]):
+        return None
+    return f"{amount(match['over']).words()} out of "
+
+
+def _inch(match: Match) -> str:
+    single = _ONE_INCH.search(match.string, max(0, match.start() - 12), match.start()) is not None
+    return "inch" if single else "inches"
+
+
 def _degrees(match: Match) -> str:
     words, one = _value(match)
-    return f"{words} degree{'' if one else 's'}{_DEGREES[match['scale']]}"
+    return f"{words} degree{'' if one else 's'}{_DEGREES[match['scale']]}{_WAYS[match['way']]}"
 
 
 def _percent(match: Match) -> str:
@@ -172,6 +156,11 @@ _THING = regex.compile(
     regex.IGNORECASE,
 )
 _INCH_MARKS = regex.compile(r"\d[\"”″]")
+_SIZED = regex.compile(
+    r"\d[-–]$|\b(?:waist|inseam|chest|hips|height|width|depth|length|diameter|screen|display|TV|monitor|snow|rain)"
+    r"(?:\s(?:is|of|about))?:?\s$",
+    regex.IGNORECASE,
+)
 _FACTOR = regex.compile(r"(?:[x×]|\bby)\s?$")
 
 
@@ -188,7 +177,8 @@ def _inches(match: Match) -> str | None:
     if quotation_is_open(text, match.start(), match["mark"]):
         return None
     noun = _THING.match(text, end) is not None and _MEASURED.match(text, end) is None
-    certain = noun or "/" in value or match["mark"] == "″" or len(_INCH_MARKS.findall(text)) > 1
+    measured = "." in value or _SIZED.search(text, max(0, match.start() - 24), match.start()) is not None
+    certain = noun or measured or "/" in value or match["mark"] == "″" or len(_INCH_MARKS.findall(text)) > 1
     if not (certain or _MEASURED.match(text, end) or _FACTOR.search(text, max(0, match.start() - 4), match.start())):
         return None
     single = value == "1" or noun or ("/" in value and not regex.search(r"[ -]", value))
@@ -211,12 +201,14 @@ def _place(match: Match) -> str:
     words = f"{cardinal(match['degrees'])} degrees {cardinal(match['minutes'])} minutes"
     if match["seconds"]:
         words += f" {amount(match['seconds']).words()} seconds"
-    return words
+    return words + _WAYS[match["way"]]
 
 
 def _size(match: Match) -> str:
     sides = [amount(match[name]).words() for name in ("first", "second", "third") if match[name]]
     words = " by ".join(sides)
+    if match["many"]:  # 2x4s
+        return f"{sides[0]} by {plural(cardinal(match['second']))}"
     return f"{words} {UNITS[match['unit']][1]}" if match["unit"] else words
 
 
@@ -228,20 +220,25 @@ _THINGS = (
     "followers|views|users|subscribers|people|likes|downloads|customers|members|visitors|readers|viewers|fans|copies|"
     "employees|jobs|requests|tokens|parameters|samples|steps|shares|streams|plays|records|rows|words|stars|miles"
 )
+_COUNTED = (
+    "people|users|followers|views|subscribers|customers|downloads|jobs|tokens|parameters|homes|households|voters|viewers|"
+    "visitors|tonnes|barrels|copies"
+)
 _SCALES = {"k": "thousand", "m": "million", "b": "billion", "bn": "billion", "tn": "trillion"}
 RULES = (
     rule(
         "thousands of things",
         rf"""{_BOUND}(?:{number("low")}[-–])?{number("high")}(?:(?P<scale>[KkMB])(?P<more>\+)?(?=\s(?:[a-z]+\s)?(?:{_THINGS})\b)
+        |(?P<scale>m)(?P<more>\+)?(?=\s(?:{_COUNTED})\b)
         |(?P<scale>[ ]?(?:bn|tn))(?P<more>\+)?(?!\w))""",
         lambda match: (
             " to ".join(amount(match[side]).words() for side in ("low", "high") if match[side])
             + f" {_SCALES[match['scale'].strip().lower()]}{' plus' if match['more'] else ''}"
         ),
-        "KkMBn",
+        "KkMBnm",
         starts=NUMERIC,
-        near="KkMBbt",
-        when=r"\d(?:[KkMB]|[ ]?[bt]n)",
+        near="KkMBbtm",
+        when=r"\d(?:[KkMBm]|[ ]?[bt]n)",
     ),
     rule(
         "inches by inches",
@@ -280,6 +277,7 @@ RULES = (
     rule(
         "size",
         rf"""(?<![\w.,])(?P<first>(?!0\d)\d+(?:\.\d+)?)(?:(?P<x>[xX×])|[ ][xX][ ])(?P<second>(?!0\d)\d+(?:\.\d+)?)
+        (?P<many>(?<=(?<!\d)(?:2x(?:[23468]|1[02])|4x4|6x6))s)?
         (?:(?:[xX×]|[ ][xX][ ])(?P<third>\d+(?:\.\d+)?))?(?:\s?(?P<unit>{_LENGTH_NAMES}|px)(?![\w]))?
         (?![\w]|\.\d|\s?=)""",
         _size,
@@ -308,15 +306,15 @@ RULES = (
     ),
     rule(
         "inches with a stop",
-        r"(?<=\d\s?)in\.(?=,|\)|\s(?:of|wide|long|tall|high|deep|thick|by|x|×)\b|(?<=\b(?:x|by)\s[\d.]{1,5}\s?in\.)\s[a-z])",
-        lambda match: "inches",
-        ".",
+        r"(?<=(?P<value>\d[\d./-]{0,7})\s?)in(?:\.(?=,|\)|\s[a-z(])|(?=/(?:hr|hour|day|yr|h)\b)|(?<=\d(?:[-–]|\.|/)\d{1,3}\s?in)(?=\.?$))",
+        _inch,
+        "i",
         near="i",
-        when=r"\d\s?in\.",
+        when=r"\d\s?in(?:[./]|$)",
     ),
     rule(
         "place",
-        r"""(?<![\w.,])(?P<degrees>\d{1,3})°\s?(?P<minutes>\d{1,2})['′’]\s?(?:(?P<seconds>\d{1,2}(?:\.\d+)?)(?:["″”]|''))?""",
+        r"""(?<![\w.,])(?P<degrees>\d{1,3})°\s?(?P<minutes>\d{1,2})['′’]\s?(?:(?P<seconds>\d{1,2}(?:\.\d+)?)(?:["″”]|''))?(?:\s?(?P<way>[NSEW])(?!\w))?""",
         _place,
         "°",
         starts=r"\d",
@@ -349,13 +347,22 @@ RULES = (
     ),
     rule(
         "degrees",
-        rf"""{_RUN}[°º˚])(?P<sign>{SIGN})?{_BOUND}{_RANGE}\s?[°º˚](?:\s?(?P<scale>[CFK])(?!\w))?""",
+        rf"""{_RUN}[°º˚])(?P<sign>{SIGN})?{_BOUND}(?:{number("low", comma=True)}(?:[°º˚][CF]?)?{DASH})?
+        {number("high", comma=True)}{END}\s?[°º˚](?:\s?(?:(?P<scale>[CFK])|(?P<way>[NSEW]))(?!\w))?""",
         _degrees,
         "°º˚",
         starts=NUMERIC,
         near="°º˚",
     ),
     PRESSURE,
+    rule(
+        "part of a capacity",
+        r"(?<![\w.,/$€£])(?P<over>\d{1,6}(?:\.\d{1,3})?)\s?/\s?(?=(?P<under>\d{1,6}(?:\.\d{1,3})?)\s?(?:[KMGTP]i?B|kB)(?![\w/]))",
+        _capacity,
+        "/",
+        starts=r"\d",
+        when=r"\d\s?/\s?\d",
+    ),
     rule(
         "fraction with a unit",
         rf"""(?<![\w.,/]){FRACTION}\s?{_UNIT}(?![\w²³]){_PER}{_STOP}""",
@@ -367,8 +374,8 @@ RULES = (
     ),
     rule(
         "compound with a unit",
-        rf"""{_BOUND}(?P<high>\d{{1,15}})-(?P<unit>(?!(?:s|h|g|l|L|m|V|W)\b)(?:{_NAMES}))
-        (?:\.(?=\s[a-z]))?(?=\.?\s[a-z]|\)|-(?:old|long|tall|wide|high|deep|thick)\b)""",
+        rf"""{_BOUND}(?P<high>\d{{1,15}}(?:\.\d{{1,4}})?)-(?P<unit>(?!(?:s|h|g|l|L|m|V|W)\b)(?:{_NAMES})|in(?=\.?\s(?!a\s)\p{{L}}|\.?\)))
+        (?:\.(?=\s\p{{L}}|\)))?(?=\.?\s\p{{L}}|[),]|-(?:old|long|tall|wide|high|deep|thick)\b)""",
         _compound,
         "-",
         starts=r"\d",
@@ -377,11 +384,12 @@ RULES = (
     ),
     rule(
         "number with a unit",
-        rf"""{_RUN}(?:{_NAMES}|m|sq|cu)(?![A-Za-z]))
-        (?P<sign>{SIGN})?{_BOUND}{_RANGE}(?P<blank>[ \u00a0\u202f\u2009]?){_UNIT}(?![\w²³'’]|-\d){_PER}{_STOP}""",
+        rf"""{_RUN}(?:{_NAMES}|m|sq|cu|fl)(?![A-Za-z]))
+        (?P<sign>{SIGN})?{_BOUND}{_RANGE}(?P<more>\+(?=[ ]))?
+        (?P<blank>[ \u00a0\u202f\u2009]?){_UNIT}(?![\w²³'’]|-\d){_PER}{_STOP}""",
         _measure,
         starts=NUMERIC,
-        when=rf"\d[ \u00a0\u202f\u2009]?(?:{_NAMES}|m|sq|cu)(?![A-Za-z])",
+        when=rf"\d\+?[ \u00a0\u202f\u2009]?(?:{_NAMES}|m|sq|cu|fl)(?![A-Za-z])",
     ),
 )
 SQUARE = rule(

@@ -10,9 +10,10 @@ import re
 
 import regex
 
-from services.encode.text.reading.chinese_names import DAY_NAMES, HOLIDAYS, NAMES, named
-from services.encode.text.reading.chinese_numbers import TELEPHONE_DIGITS, TWO, clock, plain_words, spelled, two
-from services.encode.text.reading.chinese_years import SHORT_YEAR
+from services.encode.text.reading.chinese.names import DAY_NAMES, HOLIDAYS, NAMES, named
+from services.encode.text.reading.chinese.numbers import TELEPHONE_DIGITS, TWO, clock, plain_words, spelled, two
+from services.encode.text.reading.chinese.times import TIMED
+from services.encode.text.reading.chinese.years import NAMED_YEAR, SHORT_YEAR
 
 _ALLOWED = re.compile(r"[\u4e00-\u9fff。，！？；：、“”‘’《》（）\n0-9.:%]*")
 _NUMBER = re.compile(
@@ -26,9 +27,10 @@ _BEGIN = re.compile(r"[0-9.:%]")
 """The first character of what `_NUMBER` matches. The search for one character is many times faster."""
 
 _LONGEST_CODE_WORD = 8
-_ROOMS = ("室", "会议室", "教室", "病房", "包间", "包厢", "号房", "房间", "号病")
+_ROOMS = ("室", "房", "会议室", "教室", "病房", "包间", "包厢", "号房", "号病")
 _DAY_NAMES = (*DAY_NAMES.split("|"), *HOLIDAYS.split("|"))
 _CALLS = ("电话", "热线", "拨", "拨打", "致电")
+_BUILDING = ("单元", "栋", "幢", "号楼", "楼")
 
 
 def read_quickly(text: str, code_word: regex.Pattern[str]) -> str | None:
@@ -55,22 +57,26 @@ def _words(match: re.Match[str], text: str, code_word: regex.Pattern[str]) -> st
     if kind == "other":
         return None
     if kind == "minute":
-        if "比分" in text:
+        if "比分" in text or TIMED.search(text) is not None:
             return None
         return clock(match["hour"], match["minute"])
     start, end = match.span()
     digits = match["year"] or match["mobile"] or match["whole"]
     if text[max(0, start - 4) : start].rstrip("：是为").endswith(_CALLS):
         return None
-    if text.startswith(_ROOMS, end) or (len(digits) == 2 and text[start - 1 : start] in ("米", "秒")):
+    if text.endswith(_BUILDING, 0, start) and len(digits) > 2:
         return None
-    if kind == "fraction" and text.startswith(_DAY_NAMES, end):
+    if text.startswith(_ROOMS, end) or (len(digits) in (2, 3) and text[start - 1 : start] in ("米", "秒")):
+        return None
+    if kind == "fraction" and (match["fraction"] == "00" or text.startswith(_DAY_NAMES, end)):
         return None
     if 2 < len(digits) < 6 and kind != "percent" and (name := NAMES.match(text, start)) is not None:
         return named(name)
     if len(digits) > 1 and code_word.search(text, max(0, start - _LONGEST_CODE_WORD), start) is not None:
         return None if kind != "whole" or text[end : end + 1] in ("年", "月") else spelled(digits)
     if len(digits) == 2 and kind == "whole" and SHORT_YEAR.match(text, start) is not None:
+        return spelled(digits)
+    if len(digits) == 4 and NAMED_YEAR.match(text, start) is not None:
         return spelled(digits)
     if kind == "whole" and len(digits) == 4 and text.startswith(("到", "至"), end):
         return None  # a range of years

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from services.encode.text.borders.words import words
 from services.encode.text.reading.english.abbreviations import WEEKDAY_NAMES
-from services.encode.text.reading.english.amounts import amount, counts
+from services.encode.text.reading.english.amounts import CERTAIN_UNITS, UNITS, amount, counts
 from services.encode.text.reading.english.calendar import MONTHS, SHORT_MONTHS
 from services.encode.text.reading.english.clock import clock
 from services.encode.text.reading.english.identifiers import (
@@ -27,7 +27,7 @@ from services.encode.text.reading.english.identifiers import (
 )
 from services.encode.text.reading.english.money import CURRENCIES, sum_words
 from services.encode.text.reading.english.quantities import is_year, plain
-from services.encode.text.reading.english.units import CERTAIN_UNITS, UNITS, quotation_is_open
+from services.encode.text.reading.english.units import quotation_is_open
 from services.encode.text.reading.words import grouped, label, ordinal, spelled, year
 
 _ALLOWED = re.compile(r"[A-Za-z0-9 .,;:!?'\"()’‘“”…$%#/-]*")
@@ -84,6 +84,26 @@ _NEVER = frozenset(
         "extension",
         "sq",
         "cu",
+        "fl",
+        "approx",
+        "Approx",
+        "Apt",
+        "Hwy",
+        "hwy",
+        "Zulu",
+        "hrs",
+        "Rte",
+        "Ste",
+        "Vol",
+        "v",
+        "ea",
+        "gal",
+        "hr",
+        "lb",
+        "mo",
+        "oz",
+        "wk",
+        "yr",
         "Rs",
         *WEEKDAY_NAMES,
     }
@@ -194,6 +214,8 @@ class _Sentence:
     def whole(self, match: re.Match[str], last: str, after: str) -> str:
         digits, text, end = match["whole"], self._text, match.end()
         word = last.lower()
+        if len(digits) == 4 and after == "hours":
+            raise _OtherError
         if word in _ALL_MONTHS:
             return self._after_month(match)
         if last in PRODUCTS or (after in STATUS_WORDS and digits in STATUSES):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import regex
 
-from services.encode.text.reading.chinese_numbers import spelled
+from services.encode.text.reading.chinese.numbers import spelled
 from services.encode.text.reading.rule import Match, rule
 
 _DASH = r"\s?[-–—~～−]\s?"
@@ -14,8 +14,8 @@ _PAIR = r"\d{1,3}\s?[-–—−]\s?\d{1,3}"
 _EQUALS = regex.compile(r"\s?(?:=|是多少|等于)")
 _ENDS = (
     r"(?!\d|\.\d|\s?(?:[-–—−/:：%‰℃°㎡A-Za-z²³=]|小时|星期|摄氏|的(?!\p{Han}{0,2}(?:比分|成绩|优势|战绩|胜利|失利))|是多少|等于"
-    r"|[个位天条张本家件台辆只块元角分钱人名套层米里斤吨克升度倍岁周种份杯瓶间页集篇句对年届章节课时点万亿千百公厘毫平组项所门步遍"
-    r"号楼栋单室班月日秒级次股行列排美欧多几余左以之到至期款厘折]))"
+    r"|[个位天条张本家件台辆只块元角分钱人名套层米里斤吨克升度倍岁周种份杯瓶间页集篇句对年届章节课时点万亿千百公厘毫组项所门步遍"
+    r"号楼栋单室班月日秒级次股行列排美欧多几余左以之到至期款厘折]|平(?![局手])))"
 )
 """What may not follow the scores of a match: a word that makes two numbers a range (10-5米)."""
 _MEASURED = regex.compile(r"\s?(?:[杯勺匙寸磅升]|[茶汤]匙|英[寸里尺]|小时|[公千]?[克斤里])")
@@ -55,6 +55,8 @@ def _range(match: Match) -> str | None:
     first, last = match["first"], match["last"]
     if len(first) > 1 and first[0] == "0" and "." not in first:
         return None
+    if match.string.startswith("号", match.end()) and float(first) > float(last):
+        return f"{first}杠{last}"  # 中山路12-3号
     if len(first) == 4 and first[0] in "12" and len(last) == 2 and 1 <= int(last) <= 12:
         return None  # 2024-12, which wetext reads as a month
     if _EQUALS.match(match.string, match.end()) or match.string[: match.start()].endswith(("满", "计算")):
@@ -121,7 +123,7 @@ RANGES = (
     ),
     rule(
         "日期到日期",
-        r"(?<=\d\s?[年月日号时点分度岁周季期元米]|周[一二三四五六日]|星期[一二三四五六日])\s?[-–—~～]\s?(?=\d|第|周|星期)",
+        r"(?<=[\d一二三四五六七八九十]\s?[年月日号时点分度岁周季期元米]|周[一二三四五六日天]|星期[一二三四五六日天]|今天|明天|昨天|即日|年[初中底末]|月[初中底末])\s?[-–—~～]\s?(?=\d|第|周[一二三四五六日天]|星期|[今明后次][天日年月晨]|翌日|当[天晚日]|[上下][午周月]|早上|晚上|凌晨|中午|傍晚|夜间|年[底末]|月[底末])",
         lambda match: "到",
         "-–—~～",
     ),

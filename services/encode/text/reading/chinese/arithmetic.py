@@ -26,7 +26,8 @@ _SHOWN = regex.compile(
 """What makes an expression without = more than a range, a score, a path or a name."""
 _DEFINED = regex.compile(r"^[A-Za-z]{2,}\s?[=≈≤≥]\s?[\d.]+\s?[-−]\s?[\d.]+%?$")
 """A name and the range of its values: BMI=18.5-24."""
-_UNIT_AFTER = regex.compile(r"(?:[dmμ]?L|kg|min|[hsd])(?![A-Za-z])")
+_UNIT_BEFORE = regex.compile(r"\d(?:km|kg|mg|mol|mL|[mgL])?$")
+_UNIT_AFTER = regex.compile(r"(?:[dmμ]?L|kg|min|[hsd]|c?m[²³])(?![A-Za-z])")
 _DENOMINATORS = {"2": "二", "100": "百", "1000": "千"}
 
 
@@ -61,7 +62,7 @@ def _expression(match: Match) -> str | None:
             elif not compares and not (_TERM_BEFORE.search(before) and _TERM_AFTER.match(after)):
                 word = found.group()
         elif (sign == "+" and not _is_binary(joined, found)) or (
-            sign == "/" and before[-1:].isdigit() and _UNIT_AFTER.match(after)
+            sign == "/" and _UNIT_BEFORE.search(before) and _UNIT_AFTER.match(after)
         ):
             word = found.group()
         spoken += joined[end : found.start()] + word

@@ -8,24 +8,24 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable
-from decimal import Decimal
 
 import regex
 
-from services.encode.text.reading.chinese_arithmetic import ARITHMETIC, fraction
-from services.encode.text.reading.chinese_names import HOLIDAY, NAMES, RATED_UNIVERSITIES, holiday, named
-from services.encode.text.reading.chinese_numbers import DIGITS, TELEPHONE_DIGITS, TWO, clock, read_plain, two
-from services.encode.text.reading.chinese_ranges import DAYS, RANGES, SCORES
-from services.encode.text.reading.chinese_units import LETTERS, SERVICE_NUMBER, UNITS
-from services.encode.text.reading.chinese_years import YEARS
+from services.encode.text.reading.chinese.arithmetic import ARITHMETIC, fraction
+from services.encode.text.reading.chinese.identifiers import ABBREVIATIONS, ADDRESSES, LETTERED, NUMBERED, WORDED
+from services.encode.text.reading.chinese.money import MONEY
+from services.encode.text.reading.chinese.names import HOLIDAY, NAMES, RATED_UNIVERSITIES, holiday, named
+from services.encode.text.reading.chinese.numbers import DIGITS, TELEPHONE_DIGITS, TWO, read_plain, two
+from services.encode.text.reading.chinese.ranges import DAYS, RANGES, SCORES
+from services.encode.text.reading.chinese.times import DATES, DURATIONS, MONTH_AND_DAY, TIMES
+from services.encode.text.reading.chinese.units import LETTERS, SERVICE_NUMBER, UNITS
+from services.encode.text.reading.chinese.years import YEARS
 from services.encode.text.reading.quick.chinese import read_quickly
 from services.encode.text.reading.rule import Match, RuleSet, rule
 
 _DASH = r"\s?[-–—~～−]\s?"
 _OUTSIDE = r"(?<![\dA-Za-z.,^-])"
 _NUMBER = r"\d+(?:\.\d+)?"
-_MONEY = {"$": "美元", "€": "欧元", "£": "英镑", "¥": "元", "US$": "美元", "HK$": "港元"}
-_SCALES = {"k": 10**3, "m": 10**6, "mn": 10**6, "b": 10**9, "bn": 10**9, "t": 10**12, "w": 10**4}
 _CODE_WORDS = (
     r"端口号?|邮编|邮政编码|编号|编码|号码|账号|帐号|卡号|密码|验证码|校验码|提取码|取件码|提货码|状态码|邀请码|兑换码|优惠码|代码|口令|订单号?|单号|工号|学号|"
     r"后[四4六6]位|房间号?|客房|包厢|房号|门牌号?|座位号?|尾号|身份证号?|车牌号?|航班号?|车次|病历号|流水号|序列号|批号|型号|QQ号?|微信号?|(?<![A-Za-z])(?:ID|PIN码?|ISBN|ISSN|IMEI)|"
@@ -79,30 +79,6 @@ def _joined(match: Match) -> str:
     return regex.sub(r"[,， \u00a0\u202f'’]", "", match.group())
 
 
-def _sum(match: Match) -> str:
-    """Write $1.5M as 150万美元."""
-    value = Decimal(match["value"].replace(",", ""))
-    scale = match["scale"]
-    if scale:
-        word = scale.strip().lower()
-        value *= {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}.get(word) or _SCALES[word]
-    sign = "负" if match["sign"] else ""
-    unit = ""
-    if scale and value >= 10**8:
-        value, unit = value / 10**8, "亿"
-    elif scale and value >= 10**4:
-        value, unit = value / 10**4, "万"
-    written = f"{value.normalize():f}" if scale else match["value"].replace(",", "")
-    return f"{sign}{written}{match['more'] or unit}{_MONEY[match['currency']]}"
-
-
-def _sums(match: Match) -> str | None:
-    """Write $10-20 as 10到20美元."""
-    if float(match["low"]) >= float(match["high"]):
-        return None
-    return f"{match['low']}到{match['high']}{match['more'] or ''}{_MONEY[match['currency']]}"
-
-
 def _ion(match: Match) -> str:
     """Read Fe³⁺ and Cl⁻."""
     charges = digits(match["n"].translate(_SUPERSCRIPTS)) if match["n"] else ""
@@ -113,20 +89,6 @@ def _raised(match: Match) -> str:
     """Write 10⁻³ as 10的负3次方."""
     exponent = match.group().translate(_SUPERSCRIPTS)
     return f"的{'负' if exponent[0] == '-' else ''}{exponent.lstrip('+-')}次方"
-
-
-def _times(match: Match) -> str:
-    return f"{match['first']}到{match['last']}"
-
-
-def _half(match: Match) -> str | None:
-    """Write 3:00 PM as 下午3:00, unless the text has said so before."""
-    said = regex.search(r"[上下]午\s*$|[早晚]上\s*$|中午\s*$", match.string[: match.start()])
-    return match["time"] if said else f"{'上午' if match['half'] in 'aA' else '下午'}{match['time']}"
-
-
-def _time(match: Match) -> str:
-    return clock(match["hour"], match["minute"])
 
 
 def _names(match: Match) -> str:
@@ -156,11 +118,6 @@ def _pages(match: Match) -> str:
     return f"第{match['first']}到{match['last']}页" if match["last"] else f"第{match['first']}页"
 
 
-def _month_and_day(match: Match) -> str:
-    named = match.string[match.end() : match.end() + 1] in ("日", "号")
-    return f"{int(match['m'])}月{int(match['d'])}{'' if named else '日'}"
-
-
 def _number_sign(match: Match) -> str:
     if match.group()[0] in "№#":
         return "编号"
@@ -177,7 +134,7 @@ BEFORE = RuleSet(
     rule("网址开头", r"(?<![A-Za-z])https?://", lambda match: "", "/"),
     rule("首字母", r"(?<![A-Za-z])(?:[A-Z]\.){2,}", lambda match: match.group().replace(".", ""), "."),
     rule("百分号前的空格", r"(?<=\d)\s+(?=[%‰℃°])", lambda match: "", "%‰℃°"),
-    rule("零点", r"(?<![\d:.])0(?=:[0-5]\d(?![\d:]))", lambda match: "00", ":"),
+    *DURATIONS,
     rule("全天候", r"(?<![\d/.])24/7(?![\d/])", lambda match: "24小时7天", "/"),
     rule(
         "编号符号",
@@ -194,17 +151,20 @@ BEFORE = RuleSet(
     rule(
         "查询中的星号", r"(?<=(?<![A-Za-z])(?i:select)\s)\*(?![\w*])|(?<=[A-Za-z]\()\*(?=\))", lambda match: "星号", "*"
     ),
+    *ABBREVIATIONS,
+    rule("词前的点", r"(?<![A-Za-z0-9.)）\]\"”])\.(?=(?:NET|[a-z]{2,5})(?![A-Za-z]))", lambda match: "点", "."),
     rule("网址中的点", r"(?<=[A-Za-z])\.(?=[A-Za-z0-9])|(?<=[A-Za-z0-9])\.(?=[A-Za-z])", lambda match: "点", "."),
     rule("节日", HOLIDAY, holiday, "."),
     rule("两类高校", RATED_UNIVERSITIES.pattern, lambda match: "、", "/"),
     rule("数字名称", NAMES.pattern, named),
     rule("IP 地址", r"(?<![\d.])(?P<host>(?:\d{1,3}\.){3}\d{1,3})(?::(?P<port>\d{1,5}))?(?![\d.])", _address, "."),
     rule(
-        "日期",
-        r"(?<![\d.])(?P<y>[12]\d{3})\.(?P<m>0?[1-9]|1[0-2])\.(?P<d>0?[1-9]|[12]\d|3[01])(?![\d.])",
-        lambda m: f"{m['y']}年{int(m['m'])}月{int(m['d'])}日" if len(m["m"]) == 2 or "日" in m.string else None,
-        ".",
+        "第几页共几页",
+        r"第(?P<page>\d{1,4})/(?P<last>\d{1,4})(?P<of>[页题步集章])",
+        lambda m: f"第{m['page']}{m['of']}，共{m['last']}{m['of']}",
+        "/",
     ),
+    *DATES,
     rule("版本号", r"(?<![\d.])\d+(?:\.\d+){2,}(?!\d|\.\d)", _version, "."),
     rule(
         "千位分隔",
@@ -218,12 +178,18 @@ BEFORE = RuleSet(
         _joined,
         " \u00a0\u202f'’",
     ),
-    rule("国际电话", r"(?<![\dA-Za-z])[（(]?\+\d{1,3}[)）]?(?:[\s-]?[(（]?\d{2,11}[)）]?){1,5}(?!\d)", _telephone, "+"),
+    *NUMBERED,
+    rule(
+        "国际电话",
+        r"(?<![\dA-Za-z])(?:[（(]?\+\d{1,3}[)）]?|00[1-9]\d{1,2}(?=[\s-]))(?:[\s-]?[(（]?\d{2,11}[)）]?){1,5}(?!\d)",
+        _telephone,
+        "+0",
+    ),
     rule("隐去的号码", r"(?<!\d)(?P<first>\d{2,6})\*{2,}(?P<last>\d{2,6})(?!\d)", _hidden, "*"),
-    rule("手机号", r"(?<![\d.])1[3-9]\d[\s-]?\d{4}[\s-]?\d{4}(?![\d.])", _telephone),
+    rule("手机号", r"(?<![\d.]|\d\s)1[3-9]\d[\s-]?\d{4}[\s-]?\d{4}(?![\d.])", _telephone),
     rule(
         "固定电话",
-        r"(?<![\d.])(?:[（(]0\d{2,3}[)）]\s?|0\d{2,3}[\s-])\d{3,4}[\s-]?\d{4}(?:-\d{1,5})?(?!\d)|(?<![\d.-])[48]00[-\s]\d{3}[-\s]?\d{4}(?!\d)|(?<=(?:电话[是为：:]?\s?|热线[是为：:]?\s?|拨打?\s?|致电\s?)(?:\d[\d-]{2,14}[或、和])?)\d{3,8}(?:-\d{3,8})*(?!\d)",
+        r"(?<![\d.]|\d\s)(?:[（(]0\d{2,3}[)）]\s?|0\d{2,3}[\s-])\d{3,4}[\s-]?\d{4}(?:-\d{1,5})?(?!\d)|(?<![\d.-])[48]00[-\s]\d{3}[-\s]?\d{4}(?!\d)|(?<=(?:电话[是为：:]?\s?|热线[是为：:]?\s?|拨打?\s?|致电\s?)(?:\d[\d-]{2,14}[或、和])?)\d{3,8}(?:-\d{3,8})*(?!\d)",
         _telephone,
     ),
     rule(
@@ -233,11 +199,13 @@ BEFORE = RuleSet(
     ),
     rule(
         "房间",
-        r"(?<![\d.:A-Za-z-])\d{3,4}(?=室|会议室|教室|病房|包间|包厢|号房|房间(?!里|内)|号病床)",
+        r"(?<![\d.:A-Za-z-])\d{3,4}(?=室|会议室|教室|病房|包间|包厢|号房|房间(?!里|内)|房(?![间价子租贷源型产屋东客地主改])|号病床)",
         lambda match: digits(match.group()),
     ),
+    *ADDRESSES,
+    *LETTERED,
     rule("显卡", r"(?<=(?<![A-Za-z])[RG]TX?[ ])\d{4}(?![\dA-Za-z.]|\s?[元块万])", lambda match: digits(match.group())),
-    rule("字母编号", r"(?<![A-Za-z\d])[A-Z]{1,3}-?\d{3,}(?![A-Za-z\d-])", _names),
+    rule("字母编号", r"(?<![A-Za-z\d])(?!USD|CNY|RMB|EUR|JPY|HKD|GBP|KRW)[A-Z]{1,3}-?\d{3,}(?![A-Za-z\d-])", _names),
     rule("季度", r"(?<!\d)(?:19|20)\d\d(?=[Qq][1-4](?!\d))", lambda match: f"{digits(match.group())}年"),
     rule(
         "科学记数",
@@ -261,28 +229,9 @@ BEFORE = RuleSet(
         "-",
     ),
     *ARITHMETIC,
-    rule(
-        "外币范围",
-        rf"(?<![A-Za-z\d])(?P<currency>(?:US|HK)?\$|[€£¥])\s?(?P<low>{_NUMBER}){_DASH}(?:(?P=currency))?(?P<high>{_NUMBER})"
-        r"(?P<more>[万亿千百]+)?(?![\d.A-Za-z]|[-–]\d)(?:元|美元|欧元|英镑|港元|美金)?",
-        _sums,
-        "$€£¥",
-    ),
-    rule(
-        "外币",
-        rf"(?P<sign>(?<![\w\d])[-−])?(?P<currency>(?:US|HK)?\$|[€£¥])\s?(?P<value>{_NUMBER})(?:\s?(?P<scale>(?:thousand|million|billion|trillion)(?![A-Za-z])|(?:bn|mn|[kKmMbBtTwW])(?![A-Za-z])))?(?P<more>[万亿千百]+)?(?:元|美元|欧元|英镑|港元|美金)?",
-        _sum,
-        "$€£¥",
-    ),
+    *MONEY,
     *SCORES,
-    rule("上下午", r"(?P<time>\d{1,2}:\d{2})\s?(?P<half>[AaPp])\.?[Mm](?![A-Za-z])\.?", _half, ":"),
-    rule("时间范围", rf"(?P<first>\d{{1,2}}:\d{{2}}){_DASH}(?P<last>\d{{1,2}}:\d{{2}})", _times, ":"),
-    rule(
-        "时刻",
-        r"(?<![\d:：.A-Za-z/-])(?P<hour>[01]?\d|2[0-4]):(?P<minute>[0-5]\d)(?![\d:：A-Za-z]|\.\d|\s?[AaPp]\.?[Mm])",
-        _time,
-        ":",
-    ),
+    *TIMES,
     DAYS,
     *YEARS,
     *LETTERS,
@@ -299,16 +248,10 @@ BEFORE = RuleSet(
     *UNITS,
     rule(
         "米和秒后的小数",
-        r"(?<=\d[米秒])[1-9]\d(?![\d.%]|\s?[A-Za-z厘毫米公个人次分秒])",
+        r"(?:(?<=\d[米秒])[1-9]\d|(?<=\d秒)\d{3})(?![\d.%]|\s?[A-Za-z厘毫米公个人次分秒])",
         lambda match: digits(match.group()),
     ),
-    rule(
-        "月和日",
-        r"(?<![\d./])(?P<m>0?[1-9]|1[0-2])/(?P<d>0?[1-9]|[12]\d|3[01])"
-        r"(?:(?=[日号])|(?=[之以]?前(?!\d)|当天|截止|开始|[上下]午|早上|晚上|[（(]周)|(?<=(?:公历|农历|阳历|阴历|日期[是为：:]?)\d\d?/\d\d?)(?![\d./]))",
-        _month_and_day,
-        "/",
-    ),
+    MONTH_AND_DAY,
     rule(
         "带分数",
         r"(?<![\d./])(?P<whole>\d{1,3})\s(?P<over>\d{1,2})/(?P<under>[1-9]\d?)(?![\d./])",
@@ -323,6 +266,12 @@ BEFORE = RuleSet(
         "/",
     ),
     rule(
+        "字母旁的斜杠",
+        r"(?<=(?<![A-Za-z])[A-Z]{1,4}\d{1,3})/(?=\d{1,3}(?![\d./]))|(?<=(?<![\d./])\d{2,3})/(?=\d{2,3}[A-Z](?![A-Za-z]))|(?<=(?<![\d./])\d{1,2})/(?=\d{1,2}层)",
+        lambda match: "斜杠",
+        "/",
+    ),
+    rule(
         "分数",
         r"(?<![\d./])(?:(?<=[约近过到足占有]|至少|最多|几乎)(?P<over>\d{1,4})/(?P<under>[1-9]\d{0,3})(?![\d./月]|\s?[年日号])"
         r"|(?P<over>\d{1,4})/(?P<under>[1-9]\d{0,3})(?=的|以上|以下|左右)"
@@ -330,7 +279,12 @@ BEFORE = RuleSet(
         fraction,
         "/",
     ),
-    rule("乘号", r"(?<=[\d\p{Han}A-Za-z)）])\s?×\s?(?=[\d(（])|(?<=\d)\s?[*xX]\s?(?=\d)", lambda match: "乘", "*xX×"),
+    rule(
+        "乘号",
+        r"(?<=[\d\p{Han}A-Za-z)）])\s?×\s?(?=[\d(（])|(?<=\d)(?<![A-Za-z]\d{1,4})\s?[*xX]\s?(?=\d)",
+        lambda match: "乘",
+        "*xX×",
+    ),
     rule("度分秒", r"(?<=\d)\s?°\s?(?P<m>\d{1,2})\s?['′](?:\s?(?P<s>\d{1,2})\s?[\"″])?", _degrees, "°"),
     rule("括号后的数字", r"(?<=[（(][\d一二三四五六七八九十]{1,3}[）)])(?=\d)", lambda match: "，", "）)"),
     rule(
@@ -339,10 +293,18 @@ BEFORE = RuleSet(
         lambda match: _OPERATORS[match["sign"]],
         "+=×÷<>≤≥≠",
     ),
+    rule("阶乘", r"(?<=(?<![A-Za-z\d.])(?:\d{1,3}|n))!(?=\s?(?:[=×/÷]|等于))", lambda match: "的阶乘", "!"),
     rule("千分号", rf"(?P<value>{_NUMBER})\s?‰", lambda match: f"千分之{match['value']}", "‰"),
-    rule("比较", r"(?<=\p{Han})\s?(?P<sign>[≤≥<>=])\s?(?=\d)", lambda match: _OPERATORS[match["sign"]], "≤≥<>="),
+    rule(
+        "比较",
+        r"(?:(?<=\p{Han})\s?(?P<sign>=)|(?<![-=<>!])\s?(?P<sign>[≤≥<>]))\s?(?=-?\d|(?<=\d\s?[<>≤≥]\s?)[A-Za-z](?![A-Za-z]))",
+        lambda match: _OPERATORS[match["sign"]],
+        "≤≥<>=",
+    ),
+    rule("约", r"(?<![\w)）%])≈\s?(?=\d)", lambda match: "约", "≈"),
     rule("根号", r"√\s?(?=[\dA-Za-z(])", lambda match: "根号", "√"),
     rule("数字之间的空格", r"(?<=\d)\s(?=\d)", lambda match: "，"),
+    *WORDED,
     rule("二和两", TWO.pattern, two, "2"),
     rule("首零", r"(?<![\d.:：点年/-])0\d+(?![\d:：/-]|\.\d)", lambda match: digits(match.group()), "0"),
     rule("长串数字", r"(?<![\d.])\d{9,}(?!\d|\.\d)", lambda match: digits(match.group())),
@@ -350,7 +312,12 @@ BEFORE = RuleSet(
 )
 """Rules in their order. Their results may hold digits, which wetext reads."""
 AFTER = RuleSet(
-    rule("邮箱符号", r"(?<=[A-Za-z0-9])@(?=[A-Za-z0-9])", lambda match: " at ", "@"),
+    rule(
+        "邮箱符号",
+        rf"(?<=[A-Za-z0-9{DIGITS}])@(?=[A-Za-z0-9{DIGITS}])",
+        lambda match: " at ",
+        "@",
+    ),
     rule(
         "词中的点",
         r"(?<=[A-Za-z0-9零一二三四五六七八九十])\.(?=[A-Za-z0-9零一二三四五六七八九])",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import regex
 
-from services.encode.text.reading.chinese_numbers import MEASURE, number, spelled
+from services.encode.text.reading.chinese.numbers import MEASURE, number, spelled
 from services.encode.text.reading.rule import Match, rule
 
 _NAMES = {
@@ -17,15 +17,19 @@ _NAMES = {
     "Gbps": "吉比特每秒",
     "bp": "个基点", "bps": "个基点", "BP": "个基点",
     "m/s²": "米每二次方秒", "MB/s": "兆字节每秒", "KB/s": "千字节每秒", "GB/s": "吉字节每秒",
-    "fps": "帧每秒", "bpm": "次每分", "hm²": "公顷",
+    "KG": "千克", "Kg": "千克", "KM": "千米", "Km": "千米", "CM": "厘米", "MM": "毫米", "ML": "毫升", "KW": "千瓦",
+    "KWh": "千瓦时", "KWH": "千瓦时", "KV": "千伏", "m/s2": "米每二次方秒", "hm²": "公顷",
+    "fps": "帧每秒", "bpm": "次每分",
 }  # fmt: skip
 _INGREDIENTS = "[盐糖油粉精酱醋酒蜜椒姜蒜葱肉菜水奶酵母豆米]"
+_OPEN_QUOTE = regex.compile(r'(?<!\d)"')
 _LETTERS = {"g": "克", "V": "伏"}
 """Units that are something else after one digit (5G, 3V3)."""
 _BEFORE_SLASH = {"g": "克", "kg": "千克", "W": "瓦", "U": "单位"}
 _PER = {
-    "L": "升", "dL": "分升", "mL": "毫升", "kg": "千克", "g": "克", "h": "小时", "min": "分钟", "s": "秒", "d": "天",
-    "kWh": "千瓦时", "m²": "平方米", "m³": "立方米", "cm³": "立方厘米", "cm²": "平方厘米",
+    "L": "升", "dL": "分升", "mL": "毫升", "kg": "千克", "g": "克", "km": "公里", "h": "小时", "min": "分钟", "s": "秒",
+    "d": "天", "m2": "平方米", "m3": "立方米", "kWh": "千瓦时", "m²": "平方米", "m³": "立方米", "cm³": "立方厘米",
+    "cm²": "平方厘米",
 }  # fmt: skip
 
 
@@ -46,6 +50,16 @@ def _pressure(match: Match) -> str:
     return f"{match['over']}比{match['under']}"
 
 
+def _inches(match: Match) -> str | None:
+    """Leave the mark that closes a quotation."""
+    before = match.string[: match.start()]
+    if match.group().strip() == '"':
+        is_closing = len(_OPEN_QUOTE.findall(before)) % 2 == 1
+    else:
+        is_closing = before.count("“") > before.count("”")
+    return None if is_closing else "英寸"
+
+
 def _letter_w(match: Match) -> str | None:
     """Read the w of 1.2w as 万 and that of 67W快充 as 瓦; a capital without such a word stays."""
     if match["watts"] is not None or (match["sum"] or "").startswith("功"):
@@ -64,14 +78,14 @@ LETTERS = (
     ),
     rule("千和万的范围", r"(?<=\d[kKwW万千])\s?[-–—~～]\s?(?=\d)", lambda match: "到", "-–—~～"),
     rule("多", rf"(?<=(?<![\d.])[1-9]\d*0)\+(?={MEASURE})", lambda match: "多", "+"),
-    rule("加", r"(?<=\d[kKwW万千亿%]?)\+(?=\p{Han}|[，。、；：！？）)”]|$)", lambda match: "加", "+"),
+    rule("加", r"(?<=\d[kKwW万千亿%]?元?)\+(?=\p{Han}|[，。、；：！？）)”]|$)", lambda match: "加", "+"),
 )
 """Letters and signs after a number that are neither units nor names: 1.2w, 10+."""
 UNITS = (
     rule(
         "血压",
         r"(?<![\d./])(?P<over>\d{2,3})/(?P<under>\d{2,3})"
-        r"(?:(?=\s?mmHg)|(?<=血压[是为约：:]{0,2}\d{2,3}/\d{2,3})(?![\d./]))",
+        r"(?:(?=\s?mmHg)|(?<=(?:血压|BP)[是为约：:]{0,2}\s?\d{2,3}/\d{2,3})(?![\d./]))",
         _pressure,
         "/",
     ),
@@ -81,20 +95,33 @@ UNITS = (
         r"(?![A-Za-z²³])",
         _unit,
     ),
-    rule("配料的克", rf"(?<={_INGREDIENTS}\d)g(?=[，、；。）)\s]|$)", lambda match: "克", "g"),
+    rule(
+        "配料的克",
+        rf"(?<={_INGREDIENTS}\d)g(?=[，、；。）)\s]|$)|(?<=(?<![\dA-Za-z.])\d)g(?={_INGREDIENTS})",
+        lambda match: "克",
+        "g",
+    ),
+    rule(
+        "英寸",
+        r"(?<=\d)\s?[\"″”](?=\s?(?:显示[器屏]|屏|电视|平板|笔记本|轮[毂胎圈]|水?管|披萨|蛋糕|自行车|液晶|大屏))",
+        _inches,
+        '"″”',
+    ),
     rule("月与月", r"(?<=\d[月日号])/(?=\d+[月日号])", lambda match: "、", "/"),
+    rule("每百万", r"(?<=元)\s?/\s?(?=\d+\s?[MKmk](?![A-Za-z])|[百千]?万|千)", lambda match: "每", "/"),
+    rule("每百公里", r"(?<=\d)\s?[Ll升]\s?/\s?百公里", lambda match: "升每百公里", "/"),
     rule(
         "每",
-        r"(?<=[\d元角分块钱万亿次人转步字方]|[千公毫]?[克米升]|美元|欧元)\s?/\s?"
+        r"(?<=[\d元角分块钱万亿次人转步字方位%张包箱盒瓶袋片粒支枚颗件]|[千公毫]?[克米升]|美元|欧元)\s?/\s?"
         r"(?=[天日月年周次个人名件份斤克公千平小吨张套台晚分秒桶盎度瓶杯袋盒箱包支只条集节课股]|立方)",
         lambda match: "每",
         "/",
     ),
-    rule("每一单位", rf"(?<=[元角分块钱万亿次人方克吨]){_EACH}", lambda match: f"每{_PER[match['per']]}", "/"),
+    rule("每一单位", rf"(?<=[元角分块钱万亿次人方克吨秒]){_EACH}", lambda match: f"每{_PER[match['per']]}", "/"),
 )
 SERVICE_NUMBER = rule(
     "字母前的总机号",
-    r"(?<![\d.])(?:11[01249]|12[02])(?=[A-Z+加减乘除等多赫])",
+    r"(?<![\d.])(?:11[01249]|12[02])(?=[A-Z+加减乘除等多赫，。、；！？）”]|$)",
     lambda match: number(match.group()),
     "12",
 )

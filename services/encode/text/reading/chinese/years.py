@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import regex
 
-from services.encode.text.reading.chinese_numbers import spelled
+from services.encode.text.reading.chinese.numbers import spelled
 from services.encode.text.reading.rule import Match, rule
 
 _YEAR = r"1\d{3}|20\d\d"
@@ -16,6 +16,12 @@ SHORT_YEAR = regex.compile(
     r"|(?<![\d.])[5-9]0(?=、[0-9]0后)"
 )
 """A year in two digits (24年5月), but not a number of years (工作了24年), and the year of a generation (95后)."""
+
+NAMED_YEAR = regex.compile(
+    r"(?<![\d.,:：/年共有约近达超到至满-])(?:199\d|20[0-4]\d)(?=届|级(?:新生|学生|本科|硕士|博士|研究生|同学)|赛季|财年|学年|年度|考研|高考|中考|国考|春晚|[春夏秋冬]季|春夏|秋冬|秋招|春招|校招"
+    r"|(?![名人个位家支])\p{Han}{0,4}(?:世界杯|欧洲杯|奥运|亚运|世锦赛|锦标赛|博览会|峰会)|双1[12]|双十一|新年|跨年|(?<!2000)[款版](?!式|权|面|商品|产品|游戏|应用))"
+)
+"""A year without the word year before what has one: 2024届."""
 
 
 def _both(match: Match) -> str:
@@ -47,5 +53,6 @@ YEARS = (
         _alone,
         "-–—~～−至到/",
     ),
+    rule("名称中的年份", NAMED_YEAR.pattern, lambda match: spelled(match.group())),
     rule("两位年份", SHORT_YEAR.pattern, lambda match: spelled(match.group()), "年后", starts=r"\d"),
 )

@@ -1,0 +1,1 @@
+"""Rules for Chinese. `table.py` has their order."""

@@ -48,13 +48,6 @@ class ConsentRegistry:
         with self._uploads.hold(caller):
             recording = await self._uploads.receive(parts, "recording")
             stored = voice_id(recording, f"{language} {name}")
-            known = await self._store.owned(caller.owner)
-            if len(known) >= self._uploads.limits.voices and all(record.id != stored for record in known):
-                raise QuotaExceeded(
-                    f"you have {len(known)} consents, which is the limit; delete one first",
-                    retry_after=None,
-                    subject=caller.owner,
-                )
             record = VoiceRecord(
                 id=stored,
                 owner=caller.owner,
@@ -68,9 +61,17 @@ class ConsentRegistry:
             )
             about = _about(record)
             about["consent_sha256"] = await asyncio.to_thread(lambda: hashlib.sha256(recording).hexdigest())
-            async with self._audit.operation("consent created", caller, about, bytes=len(recording)):
-                if not await self._store.add(record, recording):
-                    record = await self._store.get(caller.owner, stored) or record
+            async with self._uploads.turn(caller):
+                known = await self._store.owned(caller.owner)
+                if len(known) >= self._uploads.limits.voices and all(other.id != stored for other in known):
+                    raise QuotaExceeded(
+                        f"you have {len(known)} consents, which is the limit; delete one first",
+                        retry_after=None,
+                        subject=caller.owner,
+                    )
+                async with self._audit.operation("consent created", caller, about, bytes=len(recording)):
+                    if not await self._store.add(record, recording):
+                        record = await self._store.get(caller.owner, stored) or record
         return record
 
     async def owned(self, caller: Caller) -> list[VoiceRecord]:

@@ -29,8 +29,15 @@ class VoiceDeletion:
         self._pools = pools
         self._pending: OrderedDict[str, None] = OrderedDict()
 
+    def expect(self, voice_hash: str) -> None:
+        """Let `retry` evict a voice, should the deletion be cancelled before `evict` has reached every worker."""
+        self._pending[voice_hash] = None
+        while len(self._pending) > MAX_PENDING:
+            self._pending.popitem(last=False)
+
     async def evict(self, voice_hash: str) -> None:
         """Evict a voice here and on every worker. `retry` repeats this for workers that cannot be reached."""
+        self.expect(voice_hash)
         self._memory.evict(voice_hash)
         if self._speech_cache is not None:
             await self._speech_cache.evict(voice_hash)
@@ -40,9 +47,6 @@ class VoiceDeletion:
         if unreached:
             metrics.VOICES_NOT_EVICTED.inc(unreached)
             log.warning("unreached workers may hold a deleted voice; eviction is retried", workers=unreached)
-            self._pending[voice_hash] = None
-            while len(self._pending) > MAX_PENDING:
-                self._pending.popitem(last=False)
         else:
             self._pending.pop(voice_hash, None)
 

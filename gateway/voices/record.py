@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import unicodedata
 from dataclasses import asdict, dataclass
 
 from gateway.voices.consent import Policy, Statement
-from services.common.errors import InvalidInput
+from services.common.errors import InvalidInput, quoted
 
 MAX_TRANSCRIPT_CHARS = 2000
 MAX_DESCRIPTION_CHARS = 500
@@ -79,9 +80,16 @@ class NewVoice:
         check_languages(self.languages)
 
 
+def normal_name(name: str) -> str:
+    """Return the one spelling of a name: an accent may be a part of its letter, or a character behind the letter."""
+    return unicodedata.normalize("NFC", name)
+
+
 def check_name(name: str) -> None:
     """Raises InvalidInput unless `name` can name a voice or a consent."""
-    if not _NAME.fullmatch(name) or is_id(name):
+    # Marks belong to letters, such as the vowels of Hindi, but count as no letters.
+    bare = "".join("_" if unicodedata.category(char).startswith("M") else char for char in name[1:])
+    if not _NAME.fullmatch(name[:1] + bare) or is_id(name):
         raise InvalidInput(
             "a name has 1 to 64 letters, digits, spaces, dots, dashes or underscores, and begins with a letter, digit"
             " or underscore",
@@ -91,8 +99,11 @@ def check_name(name: str) -> None:
 
 def check_languages(languages: tuple[str, ...]) -> None:
     """Raises InvalidInput unless they are language tags."""
-    if len(languages) > MAX_LANGUAGES or not all(_LANGUAGE.fullmatch(name) for name in languages):
-        raise InvalidInput(f"languages are at most {MAX_LANGUAGES} tags like en or zh-CN", field="header.languages")
+    if len(languages) > MAX_LANGUAGES:
+        raise InvalidInput(f"languages has more than {MAX_LANGUAGES} tags; send fewer", field="header.languages")
+    wrong = next((name for name in languages if not _LANGUAGE.fullmatch(name)), None)
+    if wrong is not None:
+        raise InvalidInput(f"{quoted(wrong)} is no language tag; send a tag like en or zh-CN", field="header.languages")
 
 
 def voice_id(audio: bytes, transcript: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -21,7 +22,7 @@ _UNUSABLE = "voices cannot be stored or read"
 _ADD = """
 if redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2]) == 0 then return 0 end
 redis.call('DEL', KEYS[2])
-redis.call('HSET', KEYS[2], ARGV[3], ARGV[4])
+for field = 3, #ARGV, 2 do redis.call('HSET', KEYS[2], ARGV[field], ARGV[field + 1]) end
 return 1
 """
 _KEEP = """
@@ -46,8 +47,11 @@ class RedisStore:
         self._client = client
         self._prefix = prefix
 
-    async def add(self, record: VoiceRecord, audio: bytes) -> bool:
-        return bool(await self._run(_ADD, record.owner, record.id, record.to_json(), AUDIO, audio))
+    async def add(self, record: VoiceRecord, audio: bytes, contents: Mapping[str, bytes] | None = None) -> bool:
+        fields: list[str | bytes] = [AUDIO, audio]
+        for model, content in (contents or {}).items():
+            fields += [_content_name(model), content]
+        return bool(await self._run(_ADD, record.owner, record.id, record.to_json(), *fields))
 
     async def get(self, owner: str, id_: str) -> VoiceRecord | None:
         with reached(_UNUSABLE):
@@ -64,10 +68,10 @@ class RedisStore:
         return await self._field(owner, id_, AUDIO)
 
     async def content(self, owner: str, id_: str, model: str) -> bytes | None:
-        return await self._field(owner, id_, f"content {model}")
+        return await self._field(owner, id_, _content_name(model))
 
     async def keep_content(self, owner: str, id_: str, model: str, content: bytes) -> None:
-        await self._run(_KEEP, owner, id_, f"content {model}", content)
+        await self._run(_KEEP, owner, id_, _content_name(model), content)
 
     async def replace(self, record: VoiceRecord) -> bool:
         return bool(await self._run(_REPLACE, record.owner, record.id, record.to_json()))
@@ -106,3 +110,7 @@ class RedisStore:
 
     def _voice(self, owner: str, id_: str) -> str:
         return f"{self._prefix}voice:{{{owner}}}:{id_}"
+
+
+def _content_name(model: str) -> str:
+    return f"content {model}"

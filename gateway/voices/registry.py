@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 from gateway.auth.caller import Caller
@@ -14,12 +15,12 @@ from gateway.voices.audit import Audit, audit
 from gateway.voices.consent import Policy
 from gateway.voices.consents import ConsentRegistry
 from gateway.voices.deletion import VoiceDeletion
-from gateway.voices.record import NewVoice, VoiceRecord, voice_id
+from gateway.voices.record import NewVoice, VoiceRecord, normal_name, voice_id
 from gateway.voices.resolver import VoiceResolver
 from gateway.voices.store import VoiceStore, find
+from gateway.voices.store import content as stored_content
 from gateway.voices.uploads import Uploads
-from lighttts.v1 import voice_pb2
-from services.common.errors import AlreadyExists, NotFound, QuotaExceeded, quoted
+from services.common.errors import AlreadyExists, NotFound, QuotaExceeded, Unavailable, quoted
 
 CONSENT = "recorded consent"
 """Under this name the recording of a consent is kept among the contents of a voice; the models' names are hashes."""
@@ -61,6 +62,7 @@ class VoiceRegistry:
             return await self._create(caller, new, parts)
 
     async def _create(self, caller: Caller, new: NewVoice, parts: AsyncIterator[bytes]) -> tuple[VoiceRecord, bool]:
+        new = replace(new, name=normal_name(new.name))
         new.check(self._policy, self._now())
         given = new.consent.recording
         # Before the upload: a consent that does not exist makes it useless.
@@ -87,14 +89,29 @@ class VoiceRegistry:
                 consent=given,
             )
             about = _about(record) | {"policy": self._policy} | new.consent.facts()
+            contents = {content.model: content.SerializeToString()}
             if consent is not None:
                 about["consent_sha256"] = await asyncio.to_thread(lambda: hashlib.sha256(consent).hexdigest())
-            async with self._audit.operation("voice created", caller, about, bytes=len(audio)):
-                added = await self._store.add(record, audio)
-                await self._store.keep_content(caller.owner, id_, content.model, content.SerializeToString())
-                if consent is not None:
-                    await self._store.keep_content(caller.owner, id_, CONSENT, consent)
-        return record, not added
+                contents[CONSENT] = consent
+            async with self._uploads.turn(caller):
+                # Again: other uploads of this owner may have ended during the extraction.
+                existing = await self._check_name(caller, new.name, id_)
+                if existing is not None:
+                    return existing, True
+                async with self._audit.operation("voice created", caller, about, bytes=len(audio)):
+                    if await self._store.add(record, audio, contents):
+                        return record, False
+                    return await self._added_elsewhere(caller, record), True
+
+    async def _added_elsewhere(self, caller: Caller, record: VoiceRecord) -> VoiceRecord:
+        """Return what is stored under the id of `record`, which could not be added."""
+        stored = await self._check_name(caller, record.name, record.id)
+        if stored is None:
+            raise Unavailable(
+                "this recording is stored already, but what is stored with it cannot be read; the operator has to"
+                " repair or remove it, see the gateway's log"
+            )
+        return stored
 
     async def owned(self, caller: Caller) -> list[VoiceRecord]:
         """Return the caller's voices, oldest first."""
@@ -119,12 +136,14 @@ class VoiceRegistry:
         record = await find(self._store, caller.owner, name_or_id)
         if record is None:
             raise NotFound(f"you have no voice {quoted(name_or_id)}; ListVoices lists your voices", field="voice")
-        content = await self._store.content(caller.owner, record.id, self._voices.model.model)
+        content = await stored_content(self._store, record, self._voices.model.model)
+        if content is not None:  # without content this model has never used the voice
+            self._voice_deletion.expect(content.voice_hash)
         async with self._audit.operation("voice deleted", caller, _about(record)):
             if not await self._store.delete(caller.owner, record.id):
                 raise NotFound(f"the voice {record.name!r} has just been deleted", field="voice")
-            if content is not None:  # without content this model has never used the voice
-                await self._voice_deletion.evict(voice_pb2.VoiceContent.FromString(content).voice_hash)
+            if content is not None:
+                await self._voice_deletion.evict(content.voice_hash)
         return record
 
     async def _check_name(self, caller: Caller, name: str, id_: str) -> VoiceRecord | None:

@@ -17,6 +17,7 @@ from gateway.voices.deletion import VoiceDeletion
 from gateway.voices.record import VoiceRecord
 from gateway.voices.reference import NamedVoice, PromptVoice
 from gateway.voices.store import VoiceStore, find
+from gateway.voices.store import content as stored_content
 from lighttts.v1 import encode_pb2, encode_pb2_grpc, voice_pb2
 from services.common import tracing
 from services.common.errors import LightTtsError, NotFound, Unavailable, listed, quoted
@@ -225,10 +226,8 @@ class VoiceResolver:
 
     async def _load(self, key: str, record: VoiceRecord) -> voice_pb2.VoiceContent:
         model = self.model.model
-        stored = await self._store.content(record.owner, record.id, model)
-        if stored is not None:
-            content = voice_pb2.VoiceContent.FromString(stored)
-        else:  # registered with another model
+        content = await stored_content(self._store, record, model)
+        if content is None:  # registered with another model
             audio = await self._store.audio(record.owner, record.id)
             if audio is None:
                 raise NotFound(f"the voice {record.name!r} has just been deleted", field="config.voice_name")

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
-from gateway.voices.record import VoiceRecord, is_id
+import structlog
+from google.protobuf.message import DecodeError
+
+from gateway.voices.record import VoiceRecord, is_id, normal_name
+from lighttts.v1 import voice_pb2
+
+log = structlog.get_logger(__name__)
 
 
 class VoiceStore(Protocol):
@@ -14,8 +21,8 @@ class VoiceStore(Protocol):
     of them are added and deleted together.
     """
 
-    async def add(self, record: VoiceRecord, audio: bytes) -> bool:
-        """Store a voice. Return False, without a change, if this owner already has the id."""
+    async def add(self, record: VoiceRecord, audio: bytes, contents: Mapping[str, bytes] | None = None) -> bool:
+        """Store a voice with its contents by name. Return False, without a change, if this owner already has the id."""
 
     async def get(self, owner: str, id_: str) -> VoiceRecord | None:
         """Return the owner's voice with this id."""
@@ -46,5 +53,22 @@ async def find(store: VoiceStore, owner: str, name_or_id: str) -> VoiceRecord | 
     """Find an owner's voice by id or name. If two gateways registered a name at the same time, the newer voice wins."""
     if is_id(name_or_id):
         return await store.get(owner, name_or_id)
-    named = [record for record in await store.owned(owner) if record.name == name_or_id]
+    name = normal_name(name_or_id)
+    named = [record for record in await store.owned(owner) if normal_name(record.name) == name]
     return named[-1] if named else None
+
+
+async def content(store: VoiceStore, record: VoiceRecord, model: str) -> voice_pb2.VoiceContent | None:
+    """Return what a model extracted from a voice's recording; None if that is not stored, or is damaged."""
+    stored = await store.content(record.owner, record.id, model)
+    if stored is None:
+        return None
+    try:
+        found = voice_pb2.VoiceContent.FromString(stored)
+    except DecodeError as error:
+        log.warning("the stored content of a voice is damaged", owner=record.owner, voice=record.id, reason=str(error))
+        return None
+    if found.model != model or not found.voice_hash:
+        log.warning("the stored content of a voice is damaged", owner=record.owner, voice=record.id, reason="not whole")
+        return None
+    return found

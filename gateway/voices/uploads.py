@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 from gateway.auth.caller import Caller
 from gateway.auth.shares import Shares
@@ -34,6 +35,7 @@ class Uploads:
     def __init__(self, limits: UploadLimits) -> None:
         self.limits = limits
         self._running = Shares("voice uploads", limits.at_once, limits.per_key)
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @property
     def held(self) -> int:
@@ -44,6 +46,12 @@ class Uploads:
     def hold(self, caller: Caller) -> Iterator[None]:
         """Hold a place while the block receives a recording and works on it. Raises Overloaded, QuotaExceeded."""
         with self._running.hold(caller):
+            yield
+
+    @contextlib.asynccontextmanager
+    async def turn(self, caller: Caller) -> AsyncIterator[None]:
+        """Hold back the other uploads of the owner while the block compares one with what is stored, and stores it."""
+        async with self._turns.setdefault(caller.owner, asyncio.Lock()):
             yield
 
     async def receive(self, parts: AsyncIterator[bytes], field: str) -> bytes:

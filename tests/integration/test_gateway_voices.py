@@ -15,6 +15,7 @@ import structlog
 from prometheus_client import REGISTRY
 
 from gateway.auth.keys import key_hash
+from gateway.voices.directory_store import DirectoryStore
 from lighttts.compat import riva_tts_pb2, riva_tts_pb2_grpc
 from lighttts.v1 import tts_pb2
 from services.common.errors import Overloaded
@@ -282,6 +283,26 @@ async def test_the_eviction_is_retried_until_the_worker_is_back(tmp_path: Path) 
         await again.start()
         await until(lambda: bool(r.llms[1].evicted))
         await again.close()
+
+
+async def test_workers_evict_a_voice_whose_deletion_the_client_did_not_await(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deleted, delete = asyncio.Event(), DirectoryStore.delete
+
+    async def slow(*arguments: Any) -> bool:
+        await delete(*arguments)
+        deleted.set()
+        await asyncio.Event().wait()
+        return True
+
+    monkeypatch.setattr(DirectoryStore, "delete", slow)
+    async with rig(voices_dir=tmp_path, model_poll_seconds=0.05) as r:
+        await create(r)
+        call = r.voices.DeleteVoice(tts_pb2.DeleteVoiceRequest(voice="Mine"))
+        await deleted.wait()
+        call.cancel()
+        await until(lambda: "hash of hello" in r.encode.evicted and "hash of hello" in r.llm.evicted)
 
 
 async def test_a_deletion_does_not_affect_another_owner_of_the_recording(tmp_path: Path, key_file: Path) -> None:

@@ -90,6 +90,15 @@ async def test_a_deletion_removes_everything_and_drops_later_content(stores: tup
     assert await one.content("team-a", mine.id, "model/../1") is None
 
 
+async def test_a_voice_is_added_with_its_contents(stores: tuple[VoiceStore, VoiceStore]) -> None:
+    one, other = stores
+    mine = record()
+    assert await one.add(mine, AUDIO, {"model 1": b"content", "consent": b"agreed"})
+    assert not await one.add(mine, AUDIO, {"model 1": b"later"})
+    assert [await other.content("team-a", mine.id, name) for name in ("model 1", "consent")] == [b"content", b"agreed"]
+    assert await other.audio("team-a", mine.id) == AUDIO
+
+
 async def test_a_record_is_replaced_only_while_it_is_stored(stores: tuple[VoiceStore, VoiceStore]) -> None:
     one, other = stores
     mine = record()
@@ -134,6 +143,31 @@ async def test_names_that_are_no_safe_paths_are_refused(tmp_path: Path) -> None:
     for owner, id_ in [("..", record().id), ("a/b", record().id), ("team-a", "../x"), ("", "v" + "0" * 32)]:
         with pytest.raises(ValueError, match="no voice can be stored"):
             await store.get(owner, id_)
+
+
+async def test_a_record_is_parsed_again_only_after_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[str | bytes] = []
+    parse = VoiceRecord.from_json
+
+    def counted(text: str | bytes) -> VoiceRecord:
+        parsed.append(text)
+        return parse(text)
+
+    monkeypatch.setattr(VoiceRecord, "from_json", counted)
+    store, other = DirectoryStore(tmp_path), DirectoryStore(tmp_path)
+    first, second = record(), record("second", audio=b"2", created=2.5)
+    await store.add(first, AUDIO)
+    await store.add(second, b"2")
+    for _ in range(3):
+        assert await find(store, "team-a", "second") == second
+    assert len(parsed) == 2
+    await other.replace(replace(first, name="renamed"))
+    assert [voice.name for voice in await store.owned("team-a")] == ["renamed", "second"]
+    assert len(parsed) == 3
+    await other.delete("team-a", first.id)
+    await other.add(first, AUDIO)
+    await store.delete("team-a", second.id)
+    assert await store.owned("team-a") == [first]
 
 
 async def test_leftovers_of_a_crash_are_removed(tmp_path: Path) -> None:

@@ -64,7 +64,8 @@ class Access:
     """API key; empty for none."""
 
     def __post_init__(self) -> None:
-        """Raise ClientError for a key that no header can hold."""
+        """Raise ClientError for an address that no message can hold, and for a key that no header can hold."""
+        check_text("the address of the server", self.server)
         if not (self.key.isascii() and self.key.isprintable()):
             raise ClientError("the API key has a line break or another character that no key has; remove it")
 

@@ -92,7 +92,7 @@ def demo(
 ) -> None:
     """Start all services on free ports, speak one sentence into a WAV file, show the figures and stop everything."""
     try:
-        if not run(run_demo(out_file, text)):
+        if not run_demo(out_file, text):
             err.print("stopped before the end")
             raise typer.Exit(130)
     except (PortError, WorkerError, ClientError) as error:
@@ -100,7 +100,7 @@ def demo(
 
 
 @app.command(
-    epilog=examples("up", "up --decode 3 --ports free", "up --model-dir models/cosyvoice2 --devices cuda:0,cuda:1")
+    epilog=examples("up", "up --ports free --log-dir .run2", "up --model-dir models/cosyvoice2 --devices cuda:0,cuda:1")
 )
 def up(
     decode: Annotated[
@@ -118,14 +118,22 @@ def up(
     host: Annotated[
         str, typer.Option(help="Address the gateway listens on; 0.0.0.0 accepts connections from other machines.")
     ] = HOST,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="The gateway's gRPC port.")] = 50050,
-    http_port: Annotated[int, typer.Option(min=1, max=65535, help="The gateway's HTTP port.")] = 8080,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="The gateway's gRPC port. Default: 50050.")] = None,
+    http_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="The gateway's HTTP port. Default: 8080.")
+    ] = None,
     cosyvoice_port: Annotated[
-        int, typer.Option(min=0, max=65535, help="The gateway's port for clients of CosyVoice; 0 switches it off.")
-    ] = 50000,
+        int | None,
+        typer.Option(
+            min=0, max=65535, help="The gateway's port for clients of CosyVoice; 0 switches it off. Default: 50000."
+        ),
+    ] = None,
     ports: Annotated[
         PortChoice,
-        typer.Option(help="default: the documented ports, from 50050. free: any free ports, for a second stack."),
+        typer.Option(
+            help="default: the documented ports, from 50050. free: any free ports, for a second stack. Ports that "
+            "other options name hold in both cases."
+        ),
     ] = PortChoice.default,
     log_dir: Annotated[Path, typer.Option(help="Folder of the log files, one per process.")] = Path(".run"),
     log_level: Annotated[
@@ -136,9 +144,8 @@ def up(
     named = tuple(device.strip() for device in devices.split(",") if device.strip())
     decode = decode or (2 if named in ((), ("cpu",)) else len(named))
     try:
-        chosen = (
-            free_ports(decode) if ports is PortChoice.free else default_ports(decode, port, http_port, cosyvoice_port)
-        )
+        chosen = free_ports(decode) if ports is PortChoice.free else default_ports(decode)
+        chosen = chosen.with_gateway(port, http_port, cosyvoice_port)
         config = StackConfig(
             model_dir=model_dir, decode_workers=decode, devices=named, gateway_host=host, ports=chosen, log_dir=log_dir
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from pathlib import Path
 
@@ -69,17 +70,22 @@ async def say_to_file(
 
 async def _say_once(server: str | Access, config: tts_pb2.SynthesisConfig, text: str, path: Path) -> Speech:
     wav: soundfile.SoundFile | None = None
+    check_out(path)
 
     def write(audio: audio_pb2.AudioChunk) -> None:
         nonlocal wav
         if wav is None:
-            wav = soundfile.SoundFile(path, "w", audio.sample_rate, channels=1, subtype="PCM_16", format="WAV")
+            # By descriptor: the library states no reason for a file that it cannot open, and takes only UTF-8 names.
+            opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+            wav = soundfile.SoundFile(opened, "w", audio.sample_rate, channels=1, subtype="PCM_16", format="WAV")
             wav.software, wav.comment = SOFTWARE, NOTICE
         wav.buffer_write(audio.pcm, dtype="int16")
 
     try:
         speech = await speak(server, config, text, write)
-    except (OSError, soundfile.LibsndfileError) as error:
+    except OSError as error:
+        raise ClientError(f"cannot write {path}: {error.strerror or error}") from error
+    except soundfile.LibsndfileError as error:
         raise ClientError(f"cannot write {path}: {error}") from error
     finally:
         if wav is not None:
@@ -87,6 +93,16 @@ async def _say_once(server: str | Access, config: tts_pb2.SynthesisConfig, text:
     if wav is None:
         raise ClientError("no audio arrived: the text has no words; send at least one")
     return speech
+
+
+def check_out(path: Path) -> None:
+    """Raise ClientError if no file can be written at `path`, so that a command says so before its work, not after."""
+    if path.is_dir():
+        raise ClientError(f"cannot write {path}: it is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise ClientError(f"cannot write {path}: the folder {path.parent} does not exist; create it")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ClientError(f"cannot write {path}: no permission")
 
 
 def check_speech(text: str, speech: Speech, path: Path) -> None:

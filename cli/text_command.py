@@ -6,17 +6,16 @@ import asyncio
 from pathlib import Path
 from typing import Annotated
 
-import grpc
 import grpc.aio
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from cli.client import Access, ClientError, check_text
+from cli.client import Access, ClientError, check_text, client_error, connect
 from cli.console import examples, fail, out
 from lighttts.v1 import encode_pb2, text_pb2, tts_pb2_grpc
 from services.common.checkpoint.model_dir import ModelDirError, open_model_dir
-from services.common.errors import InvalidInput, from_rpc_error
+from services.common.errors import InvalidInput
 
 MAX_CHARACTERS = 1_000_000
 """A command's own text: a file at most."""
@@ -78,15 +77,12 @@ def read_with(model_dir: Path, written: str, language: str) -> text_pb2.PreviewT
 
 async def _ask(access: Access, request: text_pb2.PreviewTextRequest) -> text_pb2.PreviewTextResponse:
     async with access.open() as channel:
+        await connect(channel, access)
         call = tts_pb2_grpc.TextToSpeechStub(channel).PreviewText(request, metadata=access.metadata, timeout=30)
         try:
             return await call
         except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.UNAVAILABLE:
-                raise ClientError(
-                    f"no gateway at {access.server}; start one with `light-tts up`, or give --model-dir"
-                ) from error
-            raise ClientError(from_rpc_error(error).message) from error
+            raise client_error(error, access) from error
 
 
 def show(answer: text_pb2.PreviewTextResponse) -> None:

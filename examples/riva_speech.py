@@ -5,7 +5,10 @@ import wave
 
 import riva.client
 
-auth = riva.client.Auth(uri=os.environ.get("LIGHTTTS_SERVER", "127.0.0.1:50050"))
+auth = riva.client.Auth(
+    uri=os.environ.get("LIGHTTTS_SERVER", "127.0.0.1:50050"),
+    metadata_args=[["authorization", f"Bearer {os.environ.get('LIGHTTTS_API_KEY', 'none')}"]],
+)
 service = riva.client.SpeechSynthesisService(auth)
 
 with wave.open("riva.wav", "wb") as out:

@@ -11,6 +11,7 @@ from websockets.exceptions import ConnectionClosedOK
 
 PROMPT = Path("models/tiny/prompt_anna.wav")
 URL = os.environ.get("LIGHTTTS_HTTP", "http://127.0.0.1:8080").replace("http", "ws", 1)
+KEY = os.environ.get("LIGHTTTS_API_KEY", "none")
 PROMPT_TEXT = PROMPT.with_suffix(".txt").read_text(encoding="utf-8").strip()
 PROMPT_AUDIO = PROMPT.read_bytes()
 
@@ -29,7 +30,8 @@ async def main() -> None:
         out.setnchannels(1)
         out.setsampwidth(2)
         out.setframerate(24000)
-        async with connect(URL + "/inference_zero_shot_bistream", max_size=None) as connection:
+        address, headers = URL + "/inference_zero_shot_bistream", {"authorization": f"Bearer {KEY}"}
+        async with connect(address, additional_headers=headers, max_size=None) as connection:
             writing = asyncio.create_task(write(connection, "Good morning, Alice. Welcome to London."))
             try:
                 while True:

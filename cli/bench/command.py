@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,13 +15,13 @@ from cli.bench.apis import Api
 from cli.bench.connection import ApiName, open_api
 from cli.bench.generator import offer
 from cli.bench.load import Load, TraceError, read_trace
-from cli.bench.output import EXPLAINED, HEADER, PlotError, as_json, line, plot, table
+from cli.bench.output import EXPLAINED, HEADER, PlotError, as_json, line, plot, require_plots, table
 from cli.bench.prompts import SETS, Prompt, PromptError, read_prompts, with_voices
 from cli.bench.report import Report, Target, report
 from cli.bench.search import largest_held
 from cli.client import Access, ClientError, check_text
 from cli.console import err, examples, fail, out
-from cli.say import MOST_SEED
+from cli.say import MOST_SEED, check_out
 
 RATES = "0.2,0.5,1"
 SERVERS: dict[ApiName, str] = {"grpc": "127.0.0.1:50050", "riva": "127.0.0.1:50050", "openai": "http://127.0.0.1:8080"}
@@ -33,6 +34,13 @@ class Outputs:
     json: Path | None = None
     markdown: Path | None = None
     plot: Path | None = None
+
+    def check(self) -> None:
+        """Raise ClientError or PlotError if a file could not be written; the loads take minutes."""
+        for path in filter(None, (self.json, self.markdown, self.plot)):
+            check_out(path)
+        if self.plot:
+            require_plots()
 
     def write(self, reports: Sequence[Report], name: str) -> None:
         """Write the figures. Raises PlotError and OSError."""
@@ -113,13 +121,17 @@ def bench(
         check_text("--voices", voices)
         if text:
             chosen = with_voices([replace(chosen[0], text=text)], _list(voices))
+        outputs = Outputs(json_file, markdown_file, plot_file)
+        outputs.check()
+        if not math.isfinite(seconds):
+            fail("--seconds must be a finite number")
         base = Load(chosen, seconds, seed=seed)
         loads = _loads(base, rates, streams, trace)
         if find is not None and not loads[0].rate:
             fail("--find searches open loads; give the first one as --rates")
         access = replace(Access.of(server or SERVERS[api]), key=api_key)
         reports = asyncio.run(_run(api, access, model, loads, find))
-        Outputs(json_file, markdown_file, plot_file).write(reports, api)
+        outputs.write(reports, api)
     except (ClientError, PromptError, TraceError, PlotError, OSError) as error:
         fail(str(error))
     except KeyboardInterrupt:

@@ -67,7 +67,8 @@ def _http_error(response: httpx.Response, access: Access) -> ClientError:
 @asynccontextmanager
 async def open_openai(access: Access, model: str) -> AsyncIterator[Api]:
     """Yield a client; it connects at its first request."""
-    url = f"{'https' if access.tls else 'http'}://{access.address}"
+    # OpenAI's own client takes the address with /v1, and `light-tts up` shows it so.
+    url = f"{'https' if access.tls else 'http'}://{access.address.removesuffix('/v1')}"
     headers = {"authorization": f"Bearer {access.key}"} if access.key else {}
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     verify = str(access.authority) if access.authority else True

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
 from cli.bench.report import GAPS_MS, Report, Spread
@@ -27,9 +28,13 @@ def _share(value: float) -> str:
     return f"{value:.0%}" if math.isfinite(value) else "–"
 
 
+def _number(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else "–"
+
+
 COLUMNS: dict[str, Callable[[Report], str]] = {
     "load": lambda one: one.load + ("" if one.valid else " (invalid: the load generator lagged)"),
-    "streams": lambda one: f"{one.offered:.1f}",
+    "streams": lambda one: _number(one.offered, 1),
     "requests": lambda one: str(one.asked),
     "refused": lambda one: str(one.refused),
     "failed": lambda one: str(one.failed),
@@ -41,8 +46,8 @@ COLUMNS: dict[str, Callable[[Report], str]] = {
         f"C{gap}": (lambda one, gap=gap: _share(one.continuity[gap]))  # type: ignore[misc]
         for gap in GAPS_MS
     },
-    "RTF": lambda one: f"{one.real_time_factor:.2f}",
-    "audio s/s": lambda one: f"{one.audio_per_second:.1f}",
+    "RTF": lambda one: _number(one.real_time_factor, 2),
+    "audio s/s": lambda one: _number(one.audio_per_second, 1),
     "lag": lambda one: _ms(one.lag),
 }
 """The table's columns. Times in milliseconds, the three of a column are p50 / p95 / p99."""
@@ -80,7 +85,8 @@ HEADER = LINE.format(*NAMES, "audio s/s", "lag")
 def line(one: Report) -> str:
     """Return the figures of a load under `HEADER`, and below them what went wrong."""
     cells = [one.load, *(COLUMNS[name](one) for name in (*NAMES[1:], "audio s/s", "lag"))]
-    wrong = "" if one.valid else "\n        invalid: this program lagged; use fewer streams, or more machines"
+    wrong = "" if one.asked else "\n        no request was due within --seconds; use more"
+    wrong += "" if one.valid else "\n        invalid: this program lagged; use fewer streams, or more machines"
     return LINE.format(*cells) + wrong + (f"\n        {one.failure}" if one.failure else "")
 
 
@@ -96,15 +102,20 @@ def as_json(reports: Sequence[Report]) -> str:
     return json.dumps([clean(one) for one in found], indent=2) + "\n"
 
 
+def require_plots() -> None:
+    """Raise PlotError if no picture can be drawn."""
+    if find_spec("matplotlib") is None:
+        raise PlotError("pictures need matplotlib: pip install 'light-tts[plot]'")
+
+
 def plot(curves: Mapping[str, Sequence[Report]], path: Path, top: float | None = None) -> None:
     """Draw first audio (p50, p95) and the share of streams with an underrun over the streams offered.
 
     The axis of times ends at `top` seconds. The file's ending chooses the format (.png, .svg, .pdf). Raises PlotError.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise PlotError("pictures need matplotlib: pip install 'light-tts[plot]'") from error
+    require_plots()
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8, 6), layout="constrained")
     times, gaps = figure.subplots(2, 1, sharex=True)
     for colour, (name, reports) in enumerate(curves.items()):

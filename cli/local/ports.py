@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 HOST = "127.0.0.1"
 FREE_RANGE = range(20000, 32000)
@@ -38,6 +38,15 @@ class StackPorts:
     decode: tuple[ServicePorts, ...]
     more_llms: tuple[ServicePorts, ...] = ()
 
+    def with_gateway(self, grpc: int | None, http: int | None, cosyvoice: int | None) -> StackPorts:
+        """Return these ports with other ones for the gateway; None keeps one."""
+        return replace(
+            self,
+            gateway=self.gateway if grpc is None else replace(self.gateway, grpc=grpc),
+            http=self.http if http is None else http,
+            cosyvoice=self.cosyvoice if cosyvoice is None else cosyvoice,
+        )
+
     def named(self) -> Iterator[tuple[str, int]]:
         """Yield every port with its purpose, as shown to users."""
         yield "gateway gRPC", self.gateway.grpc
@@ -53,12 +62,12 @@ class StackPorts:
             yield f"{name} metrics", ports.metrics
 
 
-def default_ports(decode_workers: int, gateway: int = 50050, http: int = 8080, cosyvoice: int = 50000) -> StackPorts:
+def default_ports(decode_workers: int) -> StackPorts:
     """Return the documented ports: 50050, 8080, 50000 for clients, from 50051 for workers, from 9100 for metrics."""
     return StackPorts(
-        gateway=ServicePorts(gateway, 9100),
-        http=http,
-        cosyvoice=cosyvoice,
+        gateway=ServicePorts(50050, 9100),
+        http=8080,
+        cosyvoice=50000,
         encode=ServicePorts(50051, 9101),
         llm=ServicePorts(50052, 9102),
         decode=tuple(ServicePorts(50061 + i, 9111 + i) for i in range(decode_workers)),
@@ -98,6 +107,20 @@ def is_free(port: int) -> bool:
         return True
 
 
+def require_address(host: str) -> None:
+    """Raise PortError unless a server of this machine can listen on `host`, a name or an address."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host.strip("[]"), 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.bind(address)
+    except (OSError, UnicodeError) as error:  # UnicodeError: a label of the name is empty or too long
+        raise PortError(
+            f"no server can listen on --host {host} ({error}); give an address of this machine, or 0.0.0.0 for all"
+        ) from error
+
+
 def require_free(ports: StackPorts) -> None:
     """Raise PortError, which names the ports, if a port is used twice or by another process."""
     named = list(ports.named())
@@ -108,6 +131,6 @@ def require_free(ports: StackPorts) -> None:
     taken = [f"{port} ({name})" for name, port in named if not is_free(port)]
     if taken:
         raise PortError(
-            f"in use on {HOST}: {', '.join(taken)}. Is light-tts running already? Stop the other process, change "
-            "--port, --http-port and --cosyvoice-port, or choose free ports for all services with --ports free"
+            f"in use on {HOST}: {', '.join(taken)}. Is light-tts running already? Stop the other process, or choose "
+            "free ports with --ports free; --port, --http-port and --cosyvoice-port set the gateway's"
         )

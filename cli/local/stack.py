@@ -17,7 +17,7 @@ from typing import Literal, Self
 
 from pydantic import Field
 
-from cli.local.ports import HOST, ServicePorts, StackPorts, free_ports, require_free
+from cli.local.ports import HOST, ServicePorts, StackPorts, free_ports, require_address, require_free
 from cli.local.process import HEALTH_INTERVAL, Worker, WorkerError, WorkerEvent, WorkerSpec, is_serving
 from services.common.end_to_end import GATEWAY_END_TO_END
 from services.common.settings import EMBEDDED_MODEL, Settings
@@ -73,9 +73,10 @@ class StackConfig:
 class Stack:
     """Encode, llm and decode workers and a gateway. Entering starts them all and waits until text can be spoken.
 
-    Raises PortError if a port is in use, and WorkerError if a necessary process does not start or no text can be
-    spoken. Of several llm or decode workers one is enough; the others are restarted as after a crash. Leaving stops
-    every process, also after an error or a cancellation: first the gateway, whose streams need the other processes.
+    Raises PortError if a port is in use or the host is not of this machine, and WorkerError if a necessary process does
+    not start or no text can be spoken. Of several llm or decode workers one is enough; the others are restarted as
+    after a crash. Leaving stops every process, also after an error or a cancellation: first the gateway, whose streams
+    need the other processes.
     """
 
     def __init__(self, config: StackConfig, on_event: Callable[[WorkerEvent], None] = lambda event: None) -> None:
@@ -141,13 +142,17 @@ class Stack:
     @property
     def _gateway_address(self) -> str:
         """Host to reach the gateway from this machine: loopback if it listens on every address."""
-        return HOST if self.config.gateway_host in EVERY_ADDRESS else self.config.gateway_host
+        host = self.config.gateway_host
+        if host in EVERY_ADDRESS:
+            return HOST
+        return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
     def workers(self) -> Iterator[Worker]:
         """Yield every process, the gateway last."""
         yield from (self.encode, *self.llms, *self.decode, self.gateway)
 
     async def __aenter__(self) -> Self:
+        require_address(self.config.gateway_host)
         require_free(self.ports)
         try:
             self.config.log_dir.mkdir(parents=True, exist_ok=True)

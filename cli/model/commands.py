@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from cli.client import ClientError
 from cli.console import err, examples, fail, out, show_finding
 from cli.doctor import examine
 from cli.local.process import module_command
 from cli.model.fetch import FetchError, wait_for
 from cli.model.fetch import fetch as fetch_checkpoint
 from cli.model.progress import DownloadProgress
+from cli.say import check_out
 from services.common.families import FAMILIES, family_named
 from services.common.settings import EMBEDDED_MODEL
 
@@ -97,6 +101,11 @@ def verify(
     also recognise the English texts. The voices are the directory's own, or
     recordings that come with light-tts.
     """
+    if report is not None:
+        try:
+            check_out(report)
+        except ClientError as error:
+            fail(str(error))
     flags = (
         "--device",
         device,
@@ -107,7 +116,7 @@ def verify(
         *(("--report", str(report)) if report is not None else ()),
     )
     command = module_command("cli.model.verify", str(model_dir), *flags)
-    raise typer.Exit(subprocess.run(command, check=False).returncode)  # noqa: S603 - our own module, torch stays there
+    raise typer.Exit(_run_apart(command))
 
 
 def calibrate_alignment(
@@ -124,7 +133,7 @@ def calibrate_alignment(
     """
     flags = ("--device", device, "--texts", str(texts), *(("--dry-run",) if dry_run else ()))
     command = module_command("cli.model.calibrate", str(model_dir), *flags)
-    raise typer.Exit(subprocess.run(command, check=False).returncode)  # noqa: S603 - our own module, torch stays there
+    raise typer.Exit(_run_apart(command))
 
 
 def prepare(
@@ -167,4 +176,24 @@ def prepare(
     flags |= {"--decode-cache-dir": cache_dir} if cache_dir is not None else {}
     words = (str(word) for pair in flags.items() for word in pair)
     command = module_command("services.decode.prepare", *words)
-    raise typer.Exit(subprocess.run(command, check=False).returncode)  # noqa: S603 - our own module, torch stays there
+    raise typer.Exit(_run_apart(command))
+
+
+def _run_apart(command: Sequence[str]) -> int:
+    """Run a module of ours in a process of its own, where torch stays, and return its exit code.
+
+    The process ignores the terminal's Ctrl-C, which reaches both: this one ends it, without a traceback.
+    """
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process = subprocess.Popen(command)  # noqa: S603 - our own module
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        err.print("stopped before the end")
+        return 130
+    finally:
+        process.terminate()
+        process.wait()

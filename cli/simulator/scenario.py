@@ -29,7 +29,7 @@ class ScenarioError(ValueError):
 class Change(BaseModel):
     """Something that happens to workers at a time."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     at: float = Field(ge=0)
     """Seconds after the start of the load."""
@@ -46,7 +46,7 @@ class Change(BaseModel):
 class Scenario(BaseModel):
     """Fields of a scenario file. Times in seconds."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     llm_workers: int = Field(default=1, ge=1)
     decode_workers: int = Field(default=2, ge=1)

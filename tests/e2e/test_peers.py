@@ -86,6 +86,17 @@ async def test_the_page_asks_for_a_key_and_browsers_can_send_one(tmp_path: Path)
         await peers.run(CHECKS / "check_page_key.py", url, "ltts_a-key", folder=tmp_path)
 
 
+@pytest.mark.parametrize("example", ["openai_speech.py", "riva_speech.py", "websocket_bistream.py"])
+async def test_examples_send_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, example: str) -> None:
+    peers.need()
+    (tmp_path / "models").symlink_to(peers.ROOT / "models")
+    (tmp_path / "keys.yaml").write_text(f"keys: [{{name: app, sha256: {key_hash('ltts_a-key')}}}]")
+    monkeypatch.setenv("LIGHTTTS_API_KEY", "ltts_a-key")
+    async with rig(limit_seconds=600, api_keys_file=tmp_path / "keys.yaml") as r:
+        url = f"http://127.0.0.1:{r.gateway.http_port}"
+        await peers.run(EXAMPLES / example, folder=tmp_path, http=url, grpc=r.server.address)
+
+
 @pytest.mark.parametrize(
     ("example", "made"),
     [

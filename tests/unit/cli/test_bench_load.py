@@ -4,18 +4,49 @@ from __future__ import annotations
 
 import asyncio
 import math
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
+from threading import Thread
+from typing import ClassVar
 
 import pytest
 
 from cli.bench.apis import Answer, Api
+from cli.bench.connection import open_api
 from cli.bench.generator import offer
 from cli.bench.load import Load, TraceError, arrivals, read_trace, text_load
 from cli.bench.prompts import SETS, Prompt, PromptError, read_prompts, with_voices
-from cli.client import ClientError, Refused
+from cli.client import Access, ClientError, Refused
 
 PCM = b"\x10\x10" * 24
+
+
+class SpeechHandler(BaseHTTPRequestHandler):
+    paths: ClassVar[list[str]] = []
+
+    def do_POST(self) -> None:
+        self.paths.append(self.path)
+        self.send_response(200)
+        self.send_header("content-length", str(len(PCM)))
+        self.end_headers()
+        self.wfile.write(PCM)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/"])
+async def test_an_address_of_openai_s_api_may_end_in_v1(path: str) -> None:
+    """OpenAI's own client takes it so."""
+    SpeechHandler.paths.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), SpeechHandler) as server:
+        Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        answer = Answer()
+        async with open_api("openai", Access(f"http://127.0.0.1:{server.server_port}{path}")) as api:
+            await api.speak(Prompt("Hi."), 0, answer)
+        server.shutdown()
+    assert SpeechHandler.paths == ["/v1/audio/speech"]
+    assert answer.playback.seconds > 0
 
 
 class FakeServer(Api):

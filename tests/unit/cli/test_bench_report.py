@@ -22,6 +22,12 @@ LOAD = text_load("text", rate=2.0, seconds=10.0)
 RATE = 24_000
 
 
+def test_a_load_without_requests_says_so_and_has_no_figures() -> None:
+    shown = line(report(Run(LOAD, [])))
+    assert "nan" not in shown
+    assert "no request was due within --seconds" in shown
+
+
 def test_a_listener_without_audio_has_an_underrun() -> None:
     playback = Playback()
     for now, seconds in ((10.0, 1.0), (10.5, 1.0), (12.5, 1.0), (13.0, 2.0), (15.503, 1.0), (16.6, 1.0)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -115,6 +116,12 @@ async def test_audio_received_before_a_failure_is_kept(server: str, tmp_path: Pa
 async def test_an_unwritable_file_is_reported(server: str, tmp_path: Path) -> None:
     with pytest.raises(ClientError, match="cannot write"):
         await say_to_file(server, make_config(None, None, None, None, 1.0), "Hello.", tmp_path / "no" / "out.wav")
+
+
+async def test_a_file_s_name_need_not_be_utf_8(server: str, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"\xff.wav")
+    await say_to_file(server, make_config("anna", None, None, None, 1.0), "Hello.", path)
+    assert path.read_bytes().startswith(b"RIFF")
 
 
 async def test_voices_are_listed(server: str) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -21,7 +23,8 @@ import typer
 from typer.testing import CliRunner
 
 from cli.client import ClientError
-from cli.local.ports import free_ports
+from cli.local.ports import FREE_RANGE, PortError, free_ports
+from cli.local.stack import StackConfig
 from cli.main import app
 from gateway.auth.keys import KeyRing
 from services.common.settings import EMBEDDED_MODEL
@@ -116,6 +119,11 @@ def test_commands_without_a_gateway_show_how_to_start_one(command: list[str]) ->
         (["bench", "--api", "openai", "--server", "http://a:b"], "http://a:b is not an address", 1),
         (["bench", "--seed", str(2**64)], "--seed", 2),
         (["say", "Hello.", "--seed", str(2**64)], "--seed", 2),
+        (["voices", "--server", "\udcff"], "the address of the server is not UTF-8 text", 1),
+        (["text", "Hello.", "--server", "127.0.0.1"], "127.0.0.1 is not an address; write host:port", 1),
+        (["bench", "--seconds", "inf"], "--seconds must be a finite number", 1),
+        (["up", "--ports", "free", "--host", "192.0.2.1"], "no server can listen on --host 192.0.2.1", 1),
+        (["demo", "--text", "\udcff"], "--text is not UTF-8 text", 1),
     ],
 )
 def test_options_that_no_request_can_hold_are_reported(arguments: list[str], message: str, code: int) -> None:
@@ -131,9 +139,86 @@ def test_a_folder_of_logs_that_cannot_be_written_is_reported(tmp_path: Path) -> 
     assert "choose a folder with --log-dir" in result.output
 
 
-def test_up_with_a_wrong_setting_ends_with_a_line_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "option", [["say", "Hi.", "--out"], ["demo", "--out"], ["bench", "--json"], ["bench", "--plot"]]
+)
+@pytest.mark.parametrize(
+    ("file", "message"), [("nowhere/a", "the folder {}/nowhere does not exist"), ("", "{}: it is a folder")]
+)
+def test_a_file_that_cannot_be_written_is_reported_before_anything_else(
+    option: list[str], file: str, message: str, tmp_path: Path
+) -> None:
+    """Not after a stack has started, or after a load of minutes; no gateway is there."""
+    server = [] if option[0] == "demo" else ["--server", "127.0.0.1:1"]
+    result = runner.invoke(app, [*option, str(tmp_path / file), *server])
+    assert result.exit_code == 1
+    assert message.format(tmp_path) in result.output
+    assert "Starting" not in result.output
+
+
+def test_a_report_of_verify_that_cannot_be_written_is_reported_before_the_model_is_loaded(tmp_path: Path) -> None:
+    result = runner.invoke(app, ["verify", str(EMBEDDED_MODEL), "--report", str(tmp_path / "nowhere" / "a.json")])
+    assert result.exit_code == 1
+    assert f"the folder {tmp_path / 'nowhere'} does not exist" in result.output
+
+
+def test_pictures_without_matplotlib_are_refused_before_the_load(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("cli.bench.output.find_spec", lambda name: None)
+    result = runner.invoke(app, ["bench", "--server", "127.0.0.1:1", "--plot", str(tmp_path / "a.png")])
+    assert result.exit_code == 1
+    assert "pip install 'light-tts[plot]'" in result.output
+
+
+def test_ports_that_are_named_hold_beside_free_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    stacks: list[StackConfig] = []
+
+    def refuse(config: StackConfig, *_: object) -> None:
+        stacks.append(config)
+        raise PortError("nothing is started")
+
+    monkeypatch.setattr("cli.main.Stack", refuse)
+    named = ["--port", "40001", "--cosyvoice-port", "0"]
+    for ports in ("free", "default"):
+        runner.invoke(app, ["up", "--ports", ports, *named])
+    free, default = (config.ports for config in stacks)
+    assert free is not None
+    assert default is not None
+    assert (free.gateway.grpc, free.cosyvoice) == (default.gateway.grpc, default.cosyvoice) == (40001, 0)
+    assert free.http in FREE_RANGE
+    assert (default.http, default.encode.grpc) == (8080, 50051)
+
+
+def test_ctrl_c_ends_a_command_that_runs_in_a_process_of_its_own_without_a_traceback() -> None:
+    """A terminal sends SIGINT to both processes."""
+    program = """
+import sys, typer, cli.model.commands as commands
+child = "import time; print('computes', flush=True); time.sleep(60)"
+commands.module_command = lambda *_: (sys.executable, "-c", child)
+app = typer.Typer(pretty_exceptions_enable=False)
+commands.add_to(app)
+app()
+"""
+    command = [sys.executable, "-c", program, "verify", "models/tiny"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "computes\n"
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate()
+    assert process.returncode == 130
+    assert errors == "stopped before the end\n"
+
+
+@pytest.mark.parametrize("arguments", [["up", "--ports", "free"], ["demo"]], ids=["up", "demo"])
+def test_a_stack_with_a_wrong_setting_ends_with_a_line_that_names_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str]
+) -> None:
     monkeypatch.setenv("LIGHTTTS_DRAIN_GRACE_SECONDS", "soon")
-    command = [sys.executable, "-c", "from cli.main import main; main()", "up", "--ports", "free"]
+    monkeypatch.chdir(tmp_path)
+    command = [sys.executable, "-c", "from cli.main import main; main()", *arguments]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert "LIGHTTTS_DRAIN_GRACE_SECONDS" in ended.stderr

@@ -33,4 +33,4 @@ def test_a_taken_port_is_named_with_its_use(taken_port: int) -> None:
 
 def test_two_services_on_one_port_are_refused() -> None:
     with pytest.raises(PortError, match="two services would use port 50051"):
-        require_free(default_ports(decode_workers=2, gateway=50051))
+        require_free(default_ports(decode_workers=2).with_gateway(50051, None, None))

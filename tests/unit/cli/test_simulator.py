@@ -313,6 +313,13 @@ def test_a_scenario_file_is_read_and_errors_name_the_field(tmp_path: Path) -> No
         make_scenario({"llm_cost_file": tmp_path / "absent.json"})
 
 
+@pytest.mark.parametrize("field", ["rate", "seconds", "sentence_seconds", "network_seconds"])
+def test_an_endless_load_is_refused(field: str) -> None:
+    """Its sessions would fill the memory."""
+    with pytest.raises(ScenarioError, match=f"{field}: Input should be a finite number"):
+        make_scenario({field: float("inf")})
+
+
 def test_a_scenario_with_a_number_as_a_field_is_refused(tmp_path: Path) -> None:
     (tmp_path / "scenario.yaml").write_text("1: x\n", encoding="utf-8")
     with pytest.raises(ScenarioError, match="must be a mapping of fields"):

@@ -148,5 +148,12 @@ def test_the_addresses_of_every_api_are_named() -> None:
         "ws://127.0.0.1:8080/inference_zero_shot_bistream": "LightTTS, text word by word",
         "127.0.0.1:50000": "CosyVoice: gRPC and HTTP",
     }
-    without = Stack(StackConfig(ports=default_ports(2, cosyvoice=0)))
+    without = Stack(StackConfig(ports=default_ports(2).with_gateway(None, None, 0)))
     assert not any("CosyVoice" in apis for _, apis in without.addresses)
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_an_ipv6_address_is_dialled_in_brackets(host: str) -> None:
+    stack = Stack(StackConfig(ports=default_ports(2), gateway_host=host))
+    assert stack.gateway.address == "[::1]:50050"
+    assert stack.http_url == "http://[::1]:8080"

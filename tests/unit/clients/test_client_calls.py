@@ -7,13 +7,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from inspect import isawaitable
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 import pytest
 
 from lighttts.v1 import tts_pb2, tts_pb2_grpc
-from lighttts_client import AsyncClient, Client, Connection, ConnectionLost, Retry
+from lighttts_client import AsyncClient, Client, Connection, ConnectionLost, InvalidInput, Retry
+from lighttts_client.conversation import ConversationState
 
 NO_GATEWAY = "127.0.0.1:1"
 ROOT = Path(__file__).parents[3]
@@ -40,6 +43,72 @@ async def test_an_async_client_that_is_closed_between_two_attempts_says_so(
         await client.close()
 
     client = AsyncClient(NO_GATEWAY, sleep=close)
+    with pytest.raises(ConnectionLost, match="the client has been closed"):
+        await call(client)
+
+
+HALF = "Good morning \ud83d"
+"""Half of an emoji, as a language model's tokens may end; Python's json reads it so."""
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client: client.speak(HALF).read(),
+        lambda client: client.conversation().text(HALF),
+        lambda client: client.delete_voice(HALF),
+    ],
+    ids=["speak", "conversation", "voice"],
+)
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+async def test_half_of_a_character_is_invalid_input(
+    kind: type[Client | AsyncClient], call: Callable[[Any], Any]
+) -> None:
+    client = kind(NO_GATEWAY)
+
+    async def called() -> None:
+        if isawaitable(pending := call(client)):
+            await pending
+
+    with pytest.raises(InvalidInput, match=r"half of a character \('\\ud83d' at 13\)") as refused:
+        await called()
+    assert refused.value.field in ("text", "voice")
+
+
+async def test_a_conversation_goes_on_after_a_text_that_cannot_be_sent() -> None:
+    talk = ConversationState(tts_pb2.SynthesisConfig(), Retry())
+    requests: asyncio.Queue[Any] = asyncio.Queue()
+    with pytest.raises(InvalidInput):
+        talk.text(HALF)
+    talk.text("Good morning.")
+    talk.open(requests)
+    assert [requests.get_nowait().WhichOneof("request") for _ in range(requests.qsize())] == ["config", "text"]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [lambda client: client.speak("Hi.").read(), lambda client: list(client.conversation()), Client.list_voices],
+    ids=["speak", "conversation", "voices"],
+)
+def test_a_call_of_a_closed_client_says_so(call: Callable[[Client], object]) -> None:
+    client = Client(NO_GATEWAY)
+    client.close()
+    with pytest.raises(ConnectionLost, match="the client has been closed"):
+        call(client)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client: client.speak("Hi.").read(),
+        lambda client: anext(aiter(client.conversation())),
+        AsyncClient.list_voices,
+    ],
+    ids=["speak", "conversation", "voices"],
+)
+async def test_a_call_of_a_closed_async_client_says_so(call: Callable[[AsyncClient], Awaitable[object]]) -> None:
+    client = AsyncClient(NO_GATEWAY)
+    await client.close()
     with pytest.raises(ConnectionLost, match="the client has been closed"):
         await call(client)
 

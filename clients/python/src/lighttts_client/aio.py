@@ -13,7 +13,7 @@ from lighttts.v1 import tts_pb2, tts_pb2_grpc
 from lighttts_client.call_end import CallEnd
 from lighttts_client.connection import OPTIONS, Connection, voice_messages
 from lighttts_client.conversation import ConversationState, Event
-from lighttts_client.errors import ConnectionLost, from_rpc_error
+from lighttts_client.errors import ConnectionLost, check_text, from_rpc_error
 from lighttts_client.retry import Retry
 from lighttts_client.speech import SpeechState
 
@@ -36,6 +36,7 @@ class AsyncSpeech(SpeechState):
     async def __aiter__(self) -> AsyncIterator[AudioChunk]:
         client = self._client
         while True:
+            client.check_open()
             call = client.speech.Synthesize(self.request(), metadata=client.connection.metadata)
             try:
                 async for response in call:
@@ -68,6 +69,7 @@ class AsyncConversation(ConversationState):
     async def __aiter__(self) -> AsyncIterator[Event]:
         client = self._client
         while True:
+            client.check_open()
             requests: asyncio.Queue[Request | None] = asyncio.Queue()
             self.open(requests)
             call = client.speech.StreamingSynthesize(_each(requests), metadata=client.connection.metadata)
@@ -147,12 +149,14 @@ class AsyncClient:
 
     async def delete_voice(self, voice: str) -> None:
         """Delete a registered voice, by name or id."""
+        check_text("voice", voice)
         request = tts_pb2.DeleteVoiceRequest(voice=voice)
         await self._retried(lambda: self._voices.DeleteVoice(request, metadata=self.connection.metadata))
 
     async def _retried(self, call: Callable[[], Awaitable[T]]) -> T:
         failures = 0
         while True:
+            self.check_open()
             try:
                 return await call()
             except grpc.aio.AioRpcError as error:
@@ -166,7 +170,6 @@ class AsyncClient:
         """Wait before an attempt. Raises ConnectionLost if the client has been closed."""
         self.check_open()
         await self._sleep(seconds)
-        self.check_open()
 
     def check_open(self) -> None:
         """Raise ConnectionLost if the client has been closed, which cancels its calls; grpcio reports that as if this

@@ -13,7 +13,7 @@ import grpc
 from lighttts.v1 import tts_pb2, tts_pb2_grpc
 from lighttts_client.connection import OPTIONS, Connection, voice_messages
 from lighttts_client.conversation import ConversationState, Event
-from lighttts_client.errors import ConnectionLost, from_rpc_error
+from lighttts_client.errors import ConnectionLost, check_text, from_rpc_error
 from lighttts_client.retry import Retry
 from lighttts_client.speech import SpeechState
 
@@ -35,6 +35,7 @@ class Speech(SpeechState):
     def __iter__(self) -> Iterator[AudioChunk]:
         client = self._client
         while True:
+            client.check_open()
             call = client.speech.Synthesize(self.request(), metadata=client.connection.metadata)
             try:
                 for response in call:
@@ -64,6 +65,7 @@ class Conversation(ConversationState):
     def __iter__(self) -> Iterator[Event]:
         client = self._client
         while True:
+            client.check_open()
             requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
             self.open(requests)
             call = client.speech.StreamingSynthesize(iter(requests.get, None), metadata=client.connection.metadata)
@@ -138,12 +140,14 @@ class Client:
 
     def delete_voice(self, voice: str) -> None:
         """Delete a registered voice, by name or id."""
+        check_text("voice", voice)
         request = tts_pb2.DeleteVoiceRequest(voice=voice)
         self._retried(lambda: self._voices.DeleteVoice(request, metadata=self.connection.metadata))
 
     def _retried(self, call: Callable[[], T]) -> T:
         failures = 0
         while True:
+            self.check_open()
             try:
                 return call()
             except grpc.RpcError as error:
@@ -152,10 +156,10 @@ class Client:
 
     def pause(self, seconds: float) -> None:
         """Wait before an attempt. Raises ConnectionLost if the client has been closed."""
-        self._check_open()
+        self.check_open()
         self._sleep(seconds)
-        self._check_open()
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise ConnectionLost if the client has been closed."""
         if self._closed:
             raise ConnectionLost("the client has been closed")

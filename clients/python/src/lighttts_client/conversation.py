@@ -23,7 +23,7 @@ from lighttts.v1.tts_pb2 import (
     SynthesisConfig,
     Warning,
 )
-from lighttts_client.errors import LightTtsError
+from lighttts_client.errors import LightTtsError, check_text
 from lighttts_client.retry import Retry
 
 Event: TypeAlias = (
@@ -65,7 +65,8 @@ class ConversationState:
         """Characters of the sent text that have been spoken, as `Spoken` reports them."""
 
     def text(self, text: str) -> None:
-        """Send text, in fragments of any size."""
+        """Send text, in fragments of any size. Raises InvalidInput for half of a character, and sends nothing then."""
+        check_text("text", text)
         self._send(StreamingSynthesizeRequest(text=text))
 
     def flush(self) -> None:

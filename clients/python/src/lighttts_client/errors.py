@@ -94,6 +94,18 @@ _BROKEN = {
 """How gRPC reports a stream that was reset or a connection that ended."""
 
 
+def check_text(field: str, text: str) -> None:
+    """Raise InvalidInput if `text` has surrogates, such as half of an emoji: UTF-8 has no bytes for them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(
+            f"{field} has half of a character ({text[error.start]!a} at {error.start}), which UTF-8 cannot hold; send "
+            "both halves as one character, or drop it",
+            field=field,
+        ) from error
+
+
 def from_rpc_error(error: Any) -> LightTtsError:
     """Return the error of a gRPC call, of `grpc` or of `grpc.aio`."""
     field: str | None = None

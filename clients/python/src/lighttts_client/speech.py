@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lighttts.v1.audio_pb2 import SAMPLE_FORMAT_F32LE, SAMPLE_FORMAT_UNSPECIFIED, AudioChunk, Word
 from lighttts.v1.tts_pb2 import Finished, Started, SynthesisConfig, SynthesizeRequest, SynthesizeResponse
-from lighttts_client.errors import Internal, LightTtsError
+from lighttts_client.errors import Internal, LightTtsError, check_text
 from lighttts_client.retry import Retry
 
 
@@ -36,7 +36,8 @@ class SpeechState:
         return self.started.sample_rate if self.started else 0
 
     def request(self) -> SynthesizeRequest:
-        """Return the request for what is missing."""
+        """Return the request for what is missing. Raises InvalidInput for a text that no request can hold."""
+        check_text("text", self._text)
         request = SynthesizeRequest(config=self._config, text=self._text, start_sample=self.samples)
         if self.started is not None:  # the same speech again: the seed may have been the gateway's choice
             request.config.seed = self.started.seed

@@ -34,6 +34,7 @@ import grpc.aio
 from gateway.server import GatewayService
 from gateway.settings import GatewaySettings
 from lighttts.v1 import audio_pb2, tts_pb2, tts_pb2_grpc
+from services.common.rpc_batches import release_batches
 from services.common.server import ServiceServer
 from services.common.settings import ServiceSettings
 from services.decode.server import DecodeService
@@ -147,6 +148,7 @@ async def serving(
     """Run the four services in this process, with simulated engines of these costs."""
     llm_costs = {"step_s_per_sequence": 0.0, "prefill_s_per_token": 0.0, "tokens_per_text_id": 8.0} | costs["llm"]
     decode_costs = {"stream_s": 0.0, "frame_s": 0.0} | costs["decode"]
+    release_batches()
     (folder / "llm.json").write_text(json.dumps(llm_costs), encoding="utf-8")
     (folder / "decode.json").write_text(json.dumps(decode_costs), encoding="utf-8")
     context = copy_context()

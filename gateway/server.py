@@ -25,6 +25,7 @@ from gateway.auth.keys import KeyFileError, KeyRing
 from gateway.auth.shares import Shares
 from gateway.backends import open_shared
 from gateway.lexicon.registry import LexiconRegistry
+from gateway.process.budgets import body_budget
 from gateway.process.calls import FirstMessage
 from gateway.process.connections import ConnectionLimits
 from gateway.process.deadlines import with_budget
@@ -46,7 +47,6 @@ from lighttts.compat import cosyvoice_pb2_grpc, riva_tts_pb2_grpc
 from lighttts.v1 import tts_pb2_grpc
 from services.common.discovery import discover
 from services.common.end_to_end import GATEWAY_END_TO_END, LLM_END_TO_END
-from services.common.engine.memory import check_caches
 from services.common.errors import LightTtsError
 from services.common.pool import Pool, dialler
 from services.common.start_error import StartError
@@ -70,12 +70,11 @@ class GatewayService:
     )
 
     def __init__(self, settings: GatewaySettings, clock: Callable[[], float] = time.monotonic) -> None:
-        """Create it on the running loop. Raises StartError for a malformed target and for caches beyond the memory.
+        """Create it on the running loop. Raises StartError for a malformed target and for budgets beyond the memory.
 
         `clock` returns seconds; it measures the silence and the stalls of llm workers.
         """
-        results = settings.result_cache_bytes if settings.result_cache == "memory" else 0
-        check_caches({"voice_cache_bytes": settings.voice_cache_bytes, "result_cache_bytes": results})
+        bodies = body_budget(settings)
         encode = _pool("encode", settings.encode_target, "lighttts.v1.Encode", settings)
         llm = _pool("llm", settings.llm_target, "lighttts.v1.Llm", settings, LLM_END_TO_END)
         self._shared = shared = open_shared(settings)
@@ -108,7 +107,7 @@ class GatewayService:
             clock=clock,
         )
         authenticator = Authenticator(_keys(settings))
-        self._bodies = Shares("bytes of requests", settings.body_budget_bytes, settings.body_budget_bytes // 2)
+        self._bodies = Shares("bytes of requests", bodies, bodies // 2)
         self.interceptors: tuple[grpc.aio.ServerInterceptor, ...] = (
             AuthInterceptor(authenticator),
             FirstMessage(shared.quotas, settings.first_message_seconds, settings.idle_seconds, self._bodies),

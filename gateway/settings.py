@@ -22,6 +22,12 @@ CLIENT_SILENCE_MS = 10_000
 noticed before its listener notices. A client may be on a network that stalls for seconds."""
 
 
+def _nothing_or_a_mebibyte(size: int) -> int:
+    if 0 < size < 2**20:
+        raise ValueError("use 0, or at least 1048576 (1 MiB)")
+    return size
+
+
 class GatewaySettings(ServiceSettings):
     """Settings of the gateway, which serves applications over gRPC and HTTP."""
 
@@ -151,9 +157,10 @@ class GatewaySettings(ServiceSettings):
     of a gRPC call, and each part of a voice upload."""
     body_seconds: float = Field(default=60.0, gt=0)
     """Longest duration of a whole HTTP body, and of a WebSocket's prompt, in seconds."""
-    body_budget_bytes: int = Field(default=256 * 2**20, ge=2**20)
+    body_budget_bytes: Annotated[int, AfterValidator(_nothing_or_a_mebibyte)] = Field(default=0, ge=0)
     """Most bytes of HTTP bodies, WebSocket prompts and gRPC messages held at once, over all open requests; one API key
-    may use half of it. Further requests are refused."""
+    may use half of it. Further requests are refused. The memory must hold three times as much beside the caches. 0:
+    256 MiB, or less if the memory is small."""
     max_connections: int = Field(default=1024, ge=1)
     """Most connections of each port at once; less if the process may open few files. At the limit, the oldest
     connection without a request is closed."""

@@ -28,6 +28,7 @@ from services.common import metrics, tracing
 from services.common.checkpoint.model_dir import ModelDirError
 from services.common.end_to_end import EndToEndService, follow
 from services.common.rpc import CallInterceptor, channel_options, registered_methods
+from services.common.rpc_batches import release_batches
 from services.common.settings import ServiceSettings
 from services.common.start_error import StartError
 from services.common.telemetry import configure_logging
@@ -257,6 +258,7 @@ class ServiceServer:
 def run(make_service: Callable[[], Service], settings: ServiceSettings, name: str) -> int:
     """Run a service until a signal stops it, and return the process's exit code."""
     configure_logging(name, settings.worker_name, settings.log_level, settings.log_format)
+    release_batches()
     try:
         if settings.otel_endpoint:
             tracing.configure(name, settings.worker_name, settings.otel_endpoint, settings.otel_ratio)

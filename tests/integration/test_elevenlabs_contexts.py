@@ -74,7 +74,7 @@ async def test_a_flush_that_finds_no_room_fails_its_context_alone() -> None:
         await send(connection, {"text": "It goes on. ", "context_id": "good", "flush": True})
         await until(lambda: bool(r.llm.calls))
         bodies = r.gateway._bodies
-        taken = r.gateway._context.settings.body_budget_bytes - bodies.held - len("word")
+        taken = bodies._total - bodies.held - len("word")
         with bodies.hold(ANONYMOUS, taken):
             await send(connection, {"text": "word", "context_id": "bad", "flush": True})
             error = json.loads(await connection.recv())

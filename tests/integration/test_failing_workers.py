@@ -119,3 +119,12 @@ def test_failures_that_are_far_apart_are_not_evidence() -> None:
     assert not log.add("a")
     assert log.add("a")
     assert not log.add("a"), "the count starts again after an ejection"
+
+
+def test_workers_that_are_gone_are_forgotten() -> None:
+    now = [0.0]
+    log = FailureLog(lambda: now[0])
+    for number in range(100):
+        log.add(f"worker-{number}")
+        now[0] += MEMORY_SECONDS / 10
+    assert len(log) <= 10

@@ -12,24 +12,24 @@ from benchmarks.relay import QUICK, Meter, measure, serving
 
 SLACK = 1.5
 PER_SECOND = {
-    ("messages", "Decode/Decode requests"): 1.4,
-    ("messages", "Decode/Decode responses"): 1.4,
-    ("messages", "Llm/Generate responses"): 1.6,
-    ("messages", "TextToSpeech/Synthesize responses"): 1.8,
-    ("callbacks", "gateway"): 24,
-    ("callbacks", "llm"): 21,
-    ("callbacks", "decode"): 11,
-    ("calls", "gateway"): 779,
-    ("calls", "llm"): 575,
-    ("calls", "decode"): 216,
+    ("messages", "Decode/Decode requests"): 1.3,
+    ("messages", "Decode/Decode responses"): 1.3,
+    ("messages", "Llm/Generate responses"): 1.5,
+    ("messages", "TextToSpeech/Synthesize responses"): 1.6,
+    ("callbacks", "gateway"): 20,
+    ("callbacks", "llm"): 18,
+    ("callbacks", "decode"): 10,
+    ("calls", "gateway"): 604,
+    ("calls", "llm"): 486,
+    ("calls", "decode"): 210,
 }
 FIRST_AUDIO = {
-    ("callbacks", "gateway"): 57,
+    ("callbacks", "gateway"): 49,
     ("callbacks", "encode"): 21,
     ("callbacks", "llm"): 44,
     ("callbacks", "decode"): 17,
-    ("calls", "gateway"): 1999,
-    ("calls", "llm"): 1336,
+    ("calls", "gateway"): 1755,
+    ("calls", "llm"): 1233,
     ("calls", "decode"): 434,
 }
 

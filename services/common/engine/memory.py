@@ -75,7 +75,7 @@ def check_caches(budgets: Mapping[str, int]) -> None:
         names = ", ".join(sorted(budgets, key=budgets.__getitem__, reverse=True))
         largest = max(budgets, key=budgets.__getitem__)
         reason = f"{names} take {gib(needed)} together, and this machine or container has {gib(max(0, room))} for them"
-        raise StartError(f"no room for the caches ({reason}); set LIGHTTTS_{largest.upper()} lower")
+        raise StartError(f"too little memory ({reason}); set LIGHTTTS_{largest.upper()} lower")
 
 
 def resident_memory() -> int:

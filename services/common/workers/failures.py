@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable
 
 MEMORY_SECONDS = 60.0
@@ -22,13 +21,19 @@ class FailureLog:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """`clock` returns seconds."""
         self._clock = clock
-        self._failures: defaultdict[str, list[float]] = defaultdict(list)
+        self._failures: dict[str, list[float]] = {}
 
     def add(self, address: str) -> bool:
         """Add one request's failure at a worker; return whether enough requests failed there to eject the worker."""
         now = self._clock()
-        recent = [at for at in self._failures[address] if now - at < MEMORY_SECONDS]
-        recent.append(now)
+        counting = {one: [at for at in times if now - at < MEMORY_SECONDS] for one, times in self._failures.items()}
+        recent = [*counting.pop(address, []), now]
         eject = len(recent) >= REQUESTS
-        self._failures[address] = [] if eject else recent
+        if not eject:
+            counting[address] = recent
+        self._failures = {one: times for one, times in counting.items() if times}
         return eject
+
+    def __len__(self) -> int:
+        """Return the number of workers with failures that counted at the last `add`."""
+        return len(self._failures)

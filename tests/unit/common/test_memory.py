@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from gateway.process.budgets import body_budget
 from gateway.server import GatewayService
 from gateway.settings import GatewaySettings
 from services.common.checkpoint.model_dir import open_model_dir
@@ -137,6 +138,25 @@ async def test_caches_beyond_the_memory_are_refused() -> None:
         GatewayService(GatewaySettings(result_cache="memory", result_cache_bytes=10**12))
     with pytest.raises(StartError, match="set LIGHTTTS_VOICE_CACHE_BYTES lower"):
         GatewayService(GatewaySettings(voice_cache_bytes=10**12))
+
+
+def test_the_budget_of_open_requests_fits_beside_the_caches(write: Write) -> None:
+    """While requests are decoded, the gateway holds three times their bytes; one key may use half of the budget."""
+    write("proc/meminfo", f"MemTotal: {1024 * 1024} kB\nMemAvailable: {1024 * 1024} kB\n")
+    assert body_budget(GatewaySettings()) == 256 * MIB
+    write("proc/meminfo", f"MemTotal: {512 * 1024} kB\nMemAvailable: {512 * 1024} kB\n")
+    assert body_budget(GatewaySettings()) == 128 * MIB
+    assert body_budget(GatewaySettings(body_budget_bytes=100 * MIB)) == 100 * MIB
+    with pytest.raises(StartError, match="set LIGHTTTS_RESULT_CACHE_BYTES lower"):
+        GatewayService(GatewaySettings(result_cache="memory"))
+    with pytest.raises(StartError, match="set LIGHTTTS_BODY_BUDGET_BYTES lower"):
+        GatewayService(GatewaySettings(body_budget_bytes=256 * MIB))
+    with pytest.raises(StartError, match="set LIGHTTTS_MAX_PROMPT_BYTES lower"):
+        GatewayService(GatewaySettings(max_prompt_bytes=60 * MIB))
+    with pytest.raises(ValueError, match="at least 1048576"):
+        GatewaySettings(body_budget_bytes=1000)
+    recordings = GatewaySettings(result_cache="memory", result_cache_bytes=200 * MIB)
+    assert body_budget(recordings) == (512 - 128 - 200) * MIB // 3
 
 
 def test_what_the_process_holds_leaves_less_for_caches(write: Write) -> None:

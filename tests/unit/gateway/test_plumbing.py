@@ -63,6 +63,36 @@ async def test_senders_add_in_the_order_in_which_they_came() -> None:
     await asyncio.gather(*senders, late)
 
 
+async def test_a_sender_that_comes_while_another_is_admitted_waits() -> None:
+    queue: ClosableQueue[int] = ClosableQueue(1)
+    await queue.send(0)
+    first = asyncio.create_task(queue.send(1))
+    await asyncio.sleep(0)
+    late = asyncio.create_task(queue.send(2))  # it begins before the first one continues
+    assert await anext(queue) == 0
+    assert [await anext(queue) for _ in range(2)] == [1, 2]
+    await asyncio.gather(first, late)
+
+
+async def test_dropped_items_leave_their_room() -> None:
+    queue: ClosableQueue[int] = ClosableQueue(1)
+    await queue.send(0)
+    waiting = asyncio.create_task(queue.send(1))
+    await asyncio.sleep(0)
+    queue.drop_waiting()
+    assert await anext(queue) == 1
+    await waiting
+
+
+async def test_a_closed_queue_keeps_its_first_end_and_takes_nothing_more() -> None:
+    queue: ClosableQueue[int] = ClosableQueue(2)
+    queue.close(Unavailable("gone"))
+    queue.close()
+    await queue.send(1)
+    with pytest.raises(Unavailable):
+        await anext(queue)
+
+
 async def test_a_cancelled_sender_leaves_its_room_to_the_next_one() -> None:
     queue: ClosableQueue[int] = ClosableQueue(1)
     await queue.send(0)

@@ -47,8 +47,8 @@ def read_styles(model: ModelDir, variant: str = "") -> dict[str, Path]:
 def _own_weights(model: ModelDir, variant: str) -> Path:
     family = model.family
     if variant and variant not in family.llm_variants:
-        known = f"{', '.join(family.llm_variants)} or leave it empty" if family.llm_variants else "leave it empty"
-        raise ModelDirError(f"LIGHTTTS_LLM_WEIGHTS is {variant}; for a checkpoint of {family.name} use {known}")
+        advice = f"use {', '.join(family.llm_variants)} or leave it empty" if family.llm_variants else "leave it empty"
+        raise ModelDirError(f"LIGHTTTS_LLM_WEIGHTS is {variant}; for a checkpoint of {family.name} {advice}")
     path = model.path / family.llm_file(variant)
     if not path.is_file():
         command = f"`light-tts fetch {family.name} {model.path} --llm {variant}`"

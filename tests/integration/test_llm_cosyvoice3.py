@@ -17,6 +17,7 @@ import torch
 
 from lighttts.v1 import llm_pb2, voice_pb2
 from services.common.checkpoint.model_dir import CARD, ModelDirError, open_model_dir
+from services.common.settings import EMBEDDED_MODEL
 from services.common.voices.message import to_message
 from services.common.voices.voice import Voice, voice_identity
 from services.llm.styles import read_styles
@@ -138,6 +139,11 @@ async def test_other_weights_are_a_style_of_their_own(
         moved = start_message("any", text_order=llm_pb2.TEXT_ORDER_WHOLE, resume=resume)
         code, error = await refusal(llm.generate(llm_pb2.GenerateRequest(start=moved)))
         assert "of another weights" in error.message
+
+
+def test_a_family_without_other_weights_says_so() -> None:
+    with pytest.raises(ModelDirError, match="for a checkpoint of cosyvoice2 leave it empty"):
+        read_styles(open_model_dir(EMBEDDED_MODEL), "rl")
 
 
 @pytest.mark.parametrize(("weights", "words"), [("rl", "cosyvoice3 .* --llm rl"), ("dpo", "use rl or leave it empty")])

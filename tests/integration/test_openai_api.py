@@ -300,6 +300,17 @@ async def test_the_page_after_a_deleted_consent_is_no_page() -> None:
         assert [each["id"] for each in rest["data"]] == made[1:]
 
 
+async def test_a_wrong_query_and_a_text_in_place_of_a_file_are_named() -> None:
+    async with rig() as r:
+        answer = await r.http.get("/v1/audio/voice_consents", params={"limit": 0})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "limit")
+        form = {"name": "mine", "consent": "true", "audio_sample": "RIFF"}
+        answer = await r.http.post("/v1/audio/voices", data=form)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["param"]) == (400, "audio_sample")
+        assert error["message"] == "audio_sample: send a file, not a text"
+
+
 async def test_a_consent_gets_another_label(tmp_path: Path) -> None:
     async with rig(voices_dir=tmp_path) as r:
         made = (await consent(r)).json()

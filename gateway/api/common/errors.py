@@ -129,8 +129,8 @@ async def _refuse_form(request: Request, error: Exception) -> Response:
         plain = [{key: problem[key] for key in ("type", "loc", "msg")} for problem in first]
         return await request_validation_exception_handler(request, RequestValidationError(plain))
     problem = error.errors()[0]
-    # `loc` begins with the part of the request, such as "body" or "query". After the field's name, it names the variants
-    # of the field's type, in the framework's terms.
+    # `loc` begins with the part of the request, such as "query". After the field's name, it names the variants of the
+    # field's type, in the framework's terms.
     field = next((str(part) for part in problem["loc"][1:]), None)
     message = "send a file, not a text" if "Expected UploadFile" in problem["msg"] else problem["msg"]
     return _answer(request, 400, f"{field or 'the body'}: {message}", field, "invalid_input", {})

@@ -1,4 +1,4 @@
-"""Releases what grpcio allocates for a step of a call (a "batch", such as one read), also when nobody waits for it.
+"""Releases what grpcio allocates for a step of a call (a "batch", such as one read), also when no task waits for it.
 
 A batch's memory holds the message that is sent or received. grpcio frees it in the coroutine that waits for the batch:
 not if that coroutine was cancelled, and not if the batch failed (grpc/grpc issue 43360, in every version up to 1.85).

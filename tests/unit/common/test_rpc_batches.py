@@ -106,8 +106,8 @@ async def test_whoever_waits_gets_messages_and_errors_as_before(batches: Counter
         with pytest.raises(asyncio.InvalidStateError):
             await ended.write(b"late")
     assert batches["begun"] > 0
-    async with grpc.aio.insecure_channel("127.0.0.1:1") as nobody:
-        unary: Any = nobody.unary_unary("/test/Stream")
+    async with grpc.aio.insecure_channel("127.0.0.1:1") as unreachable:
+        unary: Any = unreachable.unary_unary("/test/Stream")
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await unary(b"")
     assert refused.value.code() is grpc.StatusCode.UNAVAILABLE

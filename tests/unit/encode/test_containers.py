@@ -132,7 +132,7 @@ def stating_packets_of_a_fragment(count: int) -> bytes:
 @pytest.mark.parametrize("file", [stating_packets, stating_packets_of_a_fragment])
 def test_a_header_that_states_millions_of_packets_takes_no_memory(file: Callable[[int], bytes]) -> None:
     hostile = file(8_000_000)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is measured from here on
     before = peak_bytes()
     with pytest.raises(InvalidInput, match="prompt audio"):
         read_prompt(hostile)

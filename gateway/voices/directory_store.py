@@ -47,7 +47,7 @@ class DirectoryStore:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._lock = threading.Lock()
-        self._records: LRUCache[str, dict[str, tuple[_Version, VoiceRecord]]] = LRUCache(MOST_KEPT_RECORDS, getsizeof=len)
+        self._known: LRUCache[str, dict[str, tuple[_Version, VoiceRecord]]] = LRUCache(MOST_KEPT_RECORDS, getsizeof=len)
         """Records by owner and id, with the versions of their files: a request that names a voice looks at all of the
         owner's, and to parse a thousand takes 60 ms."""
 
@@ -127,7 +127,7 @@ class DirectoryStore:
         except FileNotFoundError:
             return []
         with self._lock:
-            before = self._records.get(owner, {})
+            before = self._known.get(owner, {})
         found: dict[str, tuple[_Version, VoiceRecord]] = {}
         for name in names:
             version = _version(f"{folder}/{name}/{METADATA}")
@@ -136,7 +136,7 @@ class DirectoryStore:
             if record is not None and version is not None:
                 found[name] = version, record
         with self._lock, contextlib.suppress(ValueError):  # more than the cache takes
-            self._records[owner] = found
+            self._known[owner] = found
         return sorted((record for _, record in found.values()), key=lambda record: record.created)
 
     def _keep(self, folder: Path, name: str, content: bytes) -> bool:
@@ -157,7 +157,7 @@ class DirectoryStore:
                 return False
             _sync(folder.parent)
         with self._lock:
-            self._records.get(folder.parent.name, {}).pop(folder.name, None)
+            self._known.get(folder.parent.name, {}).pop(folder.name, None)
         return True
 
     @contextlib.contextmanager

@@ -105,7 +105,8 @@ def counted_attention(counter: OpCounter, cache: KvCache, batch: Batch, dtype: t
     """Return an attention that counts as one kernel that reads each stream's past in place, and computes nothing."""
     values, scales = cache.stored
     width = cache.layout.heads * cache.layout.head_dim
-    position = 2 * cache.layout.rows * (width * values.element_size() + (0 if scales is None else 4))
+    packed = [values] if scales is None else [values, scales]
+    position = 2 * cache.layout.rows * sum(one.shape[-1] * one.element_size() for one in packed)
 
     def moved(layer: int, q: Tensor, k: Tensor, v: Tensor) -> int:
         return int(batch.starts.sum() + batch.lengths.sum()) * position + tensor_bytes(q, q, k, v)

@@ -53,7 +53,7 @@ class BlockAttention:
             v,
             out,
             values,
-            values if scales is None else scales,
+            values if scales is None else scales.view(torch.int16),  # bits, which the kernel rounds itself
             batch.step,
             batch.starts,
             batch.lengths,
@@ -126,14 +126,17 @@ def _decoded(codes):  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _scales_of(source, at, inside, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
-    """The scale of each frame at `at` [n]: its largest magnitude in all heads, over that of float8_e4m3fn."""
-    most = tl.zeros(at.shape, tl.float32)
-    for head in tl.static_range(HEADS):
-        dims = head * HEAD_DIM + tl.arange(0, HEAD_DIM)
-        x = tl.load(source + at[:, None] + dims[None, :], mask=inside[:, None], other=0.0).to(tl.float32)
-        most = tl.maximum(most, tl.max(tl.abs(x), 1))
-    return tl.maximum(most, 1e-12) * (1.0 / 448.0)
+def _scale_bits(x):  # type: ignore[no-untyped-def]
+    """The bits of the bfloat16 scale of each row of one head [n, d]; see `KvCache._packed`."""
+    scale = tl.maximum(tl.max(tl.abs(x), 1), 1e-12) * (1.0 / 448.0)
+    bits = scale.to(tl.int32, bitcast=True)
+    return (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16  # halves to even
+
+
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def _scales(bits):  # type: ignore[no-untyped-def]
+    """The bits of positive bfloat16 to float32 [n, 1]."""
+    return (bits.to(tl.int32) << 16).to(tl.float32, bitcast=True)[:, None]
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
@@ -214,14 +217,16 @@ def _attend(  # type: ignore[no-untyped-def]
         keys = tl.load(stored + key_at[:, None] * width + dims[None, :], mask=known[:, None], other=0)
         values = tl.load(stored + value_at[:, None] * width + dims[None, :], mask=known[:, None], other=0)
         if SCALED:
-            keys = _decoded(keys) * tl.load(stored_scales + key_at, mask=known, other=0.0)[:, None]
-            values = _decoded(values) * tl.load(stored_scales + value_at, mask=known, other=0.0)[:, None]
+            key_scales = tl.load(stored_scales + key_at * HEADS + head, mask=known, other=0)
+            value_scales = tl.load(stored_scales + value_at * HEADS + head, mask=known, other=0)
+            keys = _decoded(keys) * _scales(key_scales)
+            values = _decoded(values) * _scales(value_scales)
         seen = known[None, :] & (position[None, :] < end[:, None])
         keys, values = keys.to(mine.dtype), values.to(mine.dtype)
         most, total, mixed = _weighted(mine, keys, values, seen, scale, most, total, mixed)
 
-    # The new frames, rounded as they are stored. The program whose tile they are stores them. One stage: with more, the
-    # compiler would copy the rows of all heads, which the scales need, to shared memory ahead.
+    # The new frames, rounded as they are stored. The program whose tile they are stores them. One stage: one or two
+    # iterations are too few to load ahead.
     for begin in tl.range(0, length, KEYS, num_stages=1):
         new = begin + tl.arange(0, KEYS)
         valid = new < length
@@ -234,15 +239,14 @@ def _attend(  # type: ignore[no-untyped-def]
         key_at = (key_plane + block) * SIZE + position % SIZE
         value_at = (value_plane + block) * SIZE + position % SIZE
         if SCALED:
-            key_scales = _scales_of(k, new_at, valid, HEADS, HEAD_DIM)
-            value_scales = _scales_of(v, new_at, valid, HEADS, HEAD_DIM)
-            kept_keys = _encoded(tl.div_rn(keys.to(tl.float32), key_scales[:, None]))
-            kept_values = _encoded(tl.div_rn(values.to(tl.float32), value_scales[:, None]))
-            if head == 0:
-                tl.store(stored_scales + key_at, key_scales, mask=own)
-                tl.store(stored_scales + value_at, value_scales, mask=own)
-            rounded_keys = _decoded(kept_keys) * key_scales[:, None]
-            rounded_values = _decoded(kept_values) * value_scales[:, None]
+            keys, values = keys.to(tl.float32), values.to(tl.float32)
+            key_scales, value_scales = _scale_bits(keys), _scale_bits(values)
+            kept_keys = _encoded(tl.div_rn(keys, _scales(key_scales)))
+            kept_values = _encoded(tl.div_rn(values, _scales(value_scales)))
+            tl.store(stored_scales + key_at * HEADS + head, key_scales.to(tl.int16), mask=own)
+            tl.store(stored_scales + value_at * HEADS + head, value_scales.to(tl.int16), mask=own)
+            rounded_keys = _decoded(kept_keys) * _scales(key_scales)
+            rounded_values = _decoded(kept_values) * _scales(value_scales)
         else:
             kept_keys = keys.to(stored.dtype.element_ty)
             kept_values = values.to(stored.dtype.element_ty)

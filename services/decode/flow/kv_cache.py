@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 FP8_MAX = torch.finfo(torch.float8_e4m3fn).max
+SCALE_TYPE = torch.bfloat16
+"""The largest value of a head is float8's largest one times the scale, within the rounding of this type."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class KvBlockPool:
 
     On a CPU the caches are pages that the system allocates when they are first written: an unused block costs nothing.
     The caches have one spare block and slot, which are never allocated: programs of fixed shape write padding there.
-    Values are stored as `dtype`; float8_e4m3fn has a float32 scale per position and row.
+    Values are stored as `dtype`; float8_e4m3fn has a scale per position, row and head.
     """
 
     def __init__(
@@ -146,7 +148,7 @@ def block_bytes(layouts: Mapping[str, KvLayout], dtype: torch.dtype) -> int:
     values = sum(layout.block_values for layout in layouts.values())
     if dtype != torch.float8_e4m3fn:
         return values * dtype.itemsize
-    return values + sum(4 * layout.block_values // (layout.heads * layout.head_dim) for layout in layouts.values())
+    return values + SCALE_TYPE.itemsize * sum(one.block_values // one.head_dim for one in layouts.values())
 
 
 def slot_bytes(layouts: Mapping[str, KvLayout], dtypes: Mapping[str, torch.dtype]) -> int:
@@ -183,14 +185,15 @@ class KvCache:
         shape = (layout.steps * layout.layers, 2, layout.rows, self.blocks, layout.positions)
         stored = torch.uint8 if self._scaled else dtype  # index operations do not support float8
         self._values = _zeros((*shape, layout.heads * layout.head_dim), stored, device)
-        self._scales = _zeros((*shape, 1), torch.float32, device) if self._scaled else None
+        self._scales = _zeros((*shape, layout.heads), SCALE_TYPE, device) if self._scaled else None
         self._tails: dict[int, Tensor] = {}
 
     @property
     def stored(self) -> tuple[Tensor, Tensor | None]:
-        """All values [steps * layers, 2, rows, blocks, positions, heads * head_dim] and scales [..., 1], for kernels.
+        """All values [steps * layers, 2, rows, blocks, positions, heads * head_dim] and scales [..., heads].
 
-        float8_e4m3fn is stored as the uint8 of its bits, and is the only type with scales.
+        They are for kernels. float8_e4m3fn is stored as the uint8 of its bits, and is the only type with scales. Each
+        head has its own scale, so that a kernel that handles one head needs no values of another.
         """
         return self._values, self._scales
 
@@ -240,12 +243,14 @@ class KvCache:
         return self._tails[layer]
 
     def _packed(self, keys_values: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Convert to the stored type; float8 values come with scales [..., 1]."""
+        """Convert to the stored type; float8 values come with scales [..., heads]."""
         if not self._scaled:
             return keys_values.to(self._dtype), None
+        by_head = keys_values.float().unflatten(-1, (self.layout.heads, self.layout.head_dim))
         # A product, because PyTorch divides by a constant on a CPU and multiplies by its reciprocal on a GPU.
-        scales = keys_values.abs().amax(dim=-1, keepdim=True).float().clamp_min(1e-12) * (1 / FP8_MAX)
-        return (keys_values.float() / scales).to(torch.float8_e4m3fn).view(torch.uint8), scales
+        scales = (by_head.abs().amax(dim=-1).clamp_min(1e-12) * (1 / FP8_MAX)).to(SCALE_TYPE)
+        values = (by_head / scales.float()[..., None]).to(torch.float8_e4m3fn).view(torch.uint8)
+        return values.flatten(-2), scales
 
     def zero_block(self, block: int) -> None:
         self._values[:, :, :, block].zero_()
@@ -256,7 +261,8 @@ class KvCache:
 def _unpacked(values: Tensor, scales: Tensor | None, dtype: torch.dtype) -> Tensor:
     if scales is None:
         return values.to(dtype)
-    return (values.view(torch.float8_e4m3fn).to(scales.dtype) * scales).to(dtype)
+    by_head = values.view(torch.float8_e4m3fn).float().unflatten(-1, (scales.shape[-1], -1))
+    return (by_head * scales.float()[..., None]).to(dtype).flatten(-2)
 
 
 def _pick(values: Tensor, blocks: Tensor | slice) -> Tensor:

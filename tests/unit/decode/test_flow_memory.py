@@ -107,6 +107,16 @@ def test_caches_round_to_their_precision(dtype: torch.dtype, error: float) -> No
     assert not cache.read(0, 0, slice(0, 6), torch.float32).any()
 
 
+def test_the_large_values_of_one_head_do_not_round_away_those_of_another() -> None:
+    layout = KvLayout(layers=1, positions=4, heads=2, head_dim=8)
+    cache = KvBlockPool({"net": layout}, 4, 1, torch.float8_e4m3fn).caches["net"]
+    values = torch.randn(2, 1, 4, 2, 8, generator=torch.Generator().manual_seed(0))
+    values[..., 0, :] *= 1e6
+    cache.write(0, 0, slice(0, 4), values.flatten(-2))
+    read = cache.read(0, 0, slice(0, 1), torch.float32).view(values.shape)
+    assert (read - values)[..., 1, :].abs().max() <= 2**-4 * values[..., 1, :].abs().max()
+
+
 @pytest.mark.parametrize("plan", [ChunkPlan(), ChunkPlan(50, 25), ChunkPlan(40, 25)])
 @pytest.mark.parametrize("prompt", [27, 30, 60, 80])
 def test_a_known_voice_starts_from_its_cached_prompt(prompt: int, plan: ChunkPlan) -> None:

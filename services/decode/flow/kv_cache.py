@@ -246,7 +246,7 @@ class KvCache:
         """Convert to the stored type; float8 values come with scales [..., heads]."""
         if not self._scaled:
             return keys_values.to(self._dtype), None
-        by_head = keys_values.float().unflatten(-1, (self.layout.heads, self.layout.head_dim))
+        by_head = keys_values.float().reshape(*keys_values.shape[:-1], self.layout.heads, self.layout.head_dim)
         # A product, because PyTorch divides by a constant on a CPU and multiplies by its reciprocal on a GPU.
         scales = (by_head.abs().amax(dim=-1).clamp_min(1e-12) * (1 / FP8_MAX)).to(SCALE_TYPE)
         values = (by_head / scales.float()[..., None]).to(torch.float8_e4m3fn).view(torch.uint8)
@@ -261,7 +261,7 @@ class KvCache:
 def _unpacked(values: Tensor, scales: Tensor | None, dtype: torch.dtype) -> Tensor:
     if scales is None:
         return values.to(dtype)
-    by_head = values.view(torch.float8_e4m3fn).float().unflatten(-1, (scales.shape[-1], -1))
+    by_head = values.view(torch.float8_e4m3fn).float().reshape(*scales.shape, -1)
     return (by_head * scales.float()[..., None]).to(dtype).flatten(-2)
 
 

@@ -38,7 +38,8 @@ from services.decode.flow.kv_cache import EMPTY_STATE, KvBlockPool, KvCache
 from services.decode.flow.model import make_front, make_network
 from services.decode.flow.program import EulerProgram, Row, Shape, StepNetwork, Tails, scratch
 from services.decode.flow.solver import Solver, Start
-from services.decode.vocoder.activation import Snake
+from services.decode.vocoder.activation import ConvolveJoin, Snake
+from services.decode.vocoder.conv import Conv
 from services.decode.vocoder.hift import Generator
 from services.decode.vocoder.pitch import PitchPredictor
 from services.decode.vocoder.programs import WindowProgram, WindowShape
@@ -206,25 +207,37 @@ def vocoder_config(family: str, *, channels: int = 512) -> VocoderConfig:
 
 
 @torch.inference_mode()
-def count_vocoder(config: VocoderConfig, streams: int, *, fused: bool = True, context: int = 11) -> OpCounter:
-    """Count the vocoder's program for `streams` streams with one new chunk each and `context` frames on either side."""
+def count_vocoder(config: VocoderConfig, streams: int, *, form: str = "whole", context: int = 11) -> OpCounter:
+    """Count the vocoder's program for `streams` streams with one new chunk each and `context` frames on either side.
+
+    `form` is how a GPU computes the residual blocks' convolutions: "whole" with what follows each in one kernel,
+    "between" with a kernel for what follows, "single" with none.
+    """
     torch.manual_seed(0)
     parts = {"": Generator(config), "m_source.": HarmonicSource(config), "f0_predictor.": PitchPredictor(config)}
     weights = {prefix + key: value for prefix, part in parts.items() for key, value in part.state_dict().items()}
     vocoder, counter = Vocoder(config, weights, Context(context, context)), OpCounter()
 
-    def joined(
-        x: Tensor, bias: Tensor | None, known: Tensor, shortcut: Tensor | None, snake: Snake | None
+    def whole(
+        wave: Tensor, conv: Conv | None, known: Tensor, shortcut: Tensor | None, snake: Snake | None
     ) -> tuple[Tensor, Tensor]:
-        total = x[..., : known.shape[-1]]
-        return total, total
+        return wave, wave
 
-    def moved(x: Tensor, bias: Tensor | None, known: Tensor, shortcut: Tensor | None, snake: Snake | None) -> int:
-        written = [x] * ((shortcut is not None) + (snake is not None))
-        return tensor_bytes(x, bias, known, shortcut, *written)
+    def moved(wave: Tensor, conv: Conv | None, known: Tensor, shortcut: Tensor | None, snake: Snake | None) -> int:
+        written = [wave] * ((shortcut is not None) + (snake is not None))
+        read = () if conv is None else (conv.bias, *([conv.weight] * 2 if form == "whole" else []))
+        return tensor_bytes(wave, known, shortcut, *read, *written)
 
-    if fused:
-        vocoder.generator.join = counter.part("join", 1, moved, joined)
+    kernel = counter.part("convolve" if form == "whole" else "join", 1, moved, whole)
+
+    def between(
+        wave: Tensor, conv: Conv | None, known: Tensor, shortcut: Tensor | None, snake: Snake | None
+    ) -> tuple[Tensor, Tensor]:
+        made = wave if conv is None else conv.without_bias(wave)[..., : known.shape[-1]]
+        return kernel(made, conv, known, shortcut, snake)
+
+    forms: dict[str, ConvolveJoin | None] = {"whole": kernel, "between": between, "single": None}
+    vocoder.generator.convolve = forms[form]
     program = WindowProgram(vocoder, WindowShape(streams, 2 * CHUNK + 2 * context))
     with counter, counter.read_backs_counted():
         program.step()
@@ -285,9 +298,10 @@ def main() -> None:
         print(f"{family}: {', '.join(fronts)} kernels of the front for {', '.join(map(str, options.streams))} streams")
         plain = count_step(flow_config(narrow(estimator)), 1, fused=False, past=1).kernels.total()
         print(f"{family}: {plain} kernels per Euler step without Triton's")
-        counted = [count_vocoder(vocoder_config(family, channels=32), 1, fused=fused) for fused in (False, True)]
-        single, joined = (count.kernels.total() for count in counted)
-        print(f"{family}: {single} kernels of the vocoder's windows without Triton's, {joined} with it")
+        small, forms = vocoder_config(family, channels=32), ("single", "between", "whole")
+        single, between, whole = (count_vocoder(small, 1, form=form).kernels.total() for form in forms)
+        print(f"{family}: {single} kernels of the vocoder's windows without Triton's,")
+        print(f"{family}: {between} with Triton's between its convolutions, {whole} with Triton's convolutions")
         print("streams  states         kernels  megabytes  estimated ms of an Euler step")
         for streams in options.streams:
             for stored in (torch.bfloat16, torch.float8_e4m3fn):

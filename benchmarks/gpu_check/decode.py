@@ -14,13 +14,17 @@ from torch import Tensor
 from benchmarks.decode import made_up_voice
 from benchmarks.gpu_check.check import Check, allow_tf32, name_of
 from services.common.checkpoint.model_dir import open_model_dir
+from services.common.engine.device import first_line
 from services.decode.engine.backends import Hop
 from services.decode.engine.torch_backend import Precision, TorchBackend, TorchState
 from services.decode.estimators.compiled import LARGEST_DIFFERENCE, probe_mel, use_programs
 from services.decode.flow.block_attention import PlainAttention
+from services.decode.flow.program import Record
 from services.decode.flow.programs import CudaGraphs
 from services.decode.flow.solver import Start
-from services.decode.loading import ProgramParts, program_parts, vocoder_join
+from services.decode.loading import ProgramParts, program_parts, vocoder_forms
+from services.decode.vocoder.activation import ConvolveJoin
+from services.decode.vocoder.choice import batch_seconds, fastest_first
 from services.decode.vocoder.programs import VocoderPrograms, use_vocoder_programs
 from services.decode.vocoder.stream import Vocoder
 
@@ -41,7 +45,7 @@ def load_decode(check: Check, compute: torch.dtype, state: torch.dtype, programs
     backend = TorchBackend(open_model_dir(check.checkpoint), check.device, Precision(compute, state), state_bytes)
     backend.warm_up()
     if programs:
-        record = CudaGraphs(torch.device(check.device)) if check.on_gpu else None
+        record = _record(check)
         what = f"programs in {name_of(compute)}"
         parts = _program_parts(check, backend)
         try:
@@ -60,19 +64,31 @@ def load_decode(check: Check, compute: torch.dtype, state: torch.dtype, programs
 
 
 def _record_vocoder(check: Check, backend: TorchBackend, most_streams: int) -> None:
-    record = CudaGraphs(torch.device(check.device)) if check.on_gpu else None
-    vocoder, joins = backend.vocoder, [vocoder_join(), None] if check.on_gpu else [None]
-    for join in joins:
-        what = f"the vocoder's programs{' with the kernel between convolutions' if join else ''}"
-        parts = partial(use_vocoder_programs, vocoder, most_streams, backend.chunk_frames, record, join)
+    """Make the vocoder's programs as a worker does: with the fastest form of its convolutions that works."""
+    vocoder, chunk = backend.vocoder, backend.chunk_frames
+    forms: dict[str, ConvolveJoin | None] = {}
+    if check.on_gpu:
+
+        def leave_out(name: str, error: Exception) -> None:
+            check.expect(f"the vocoder's {name} can be timed", False, first_line(error))
+
+        forms |= fastest_first(vocoder, most_streams, chunk, _record(check), vocoder_forms(), leave_out)
+        check.report("the vocoder's forms, the fastest first", list(forms))
+    for name, form in {**forms, "plain operations": None}.items():
+        what = f"the vocoder's programs with {name}"
+        parts = partial(use_vocoder_programs, vocoder, most_streams, chunk, _record(check), form)
         try:
             seconds = check.seconds(parts)
-        except Exception as error:  # noqa: BLE001 - compilers raise errors of their own types; the next way may work
-            check.expect(f"{what} are used", False, str(error).splitlines()[0])
+        except Exception as error:  # noqa: BLE001 - compilers raise errors of their own types; the next form may work
+            check.expect(f"{what} are used", False, first_line(error))
         else:
             made = len(vocoder.programs) if isinstance(vocoder.programs, VocoderPrograms) else 0
             check.report(f"{what}: number, seconds to prepare", [made, round(seconds, 1)])
             return
+
+
+def _record(check: Check) -> Record | None:
+    return CudaGraphs(torch.device(check.device)) if check.on_gpu else None
 
 
 def _program_parts(check: Check, backend: TorchBackend) -> ProgramParts:
@@ -185,6 +201,7 @@ def decode_speed(check: Check) -> None:
     check.report("vocoder: frames of context, left and right", [context.left, context.right])
     for count in streams:
         _time_hops(check, backend, count)
+    _time_vocoder(check, backend)
     for number in (1, 2):
         batch = Batch.open(backend, 1, f"new voice {number}")
         seconds = check.seconds(lambda batch=batch: batch.hop(FIRST_END))  # type: ignore[misc]
@@ -212,6 +229,16 @@ def _time_hops(check: Check, backend: TorchBackend, streams: int) -> None:
     check.report(f"{streams} streams: streams in real time", round(streams / medians[0], 1))
     if streams == PROFILED_STREAMS:
         _profile(check, batch)
+
+
+def _time_vocoder(check: Check, backend: TorchBackend) -> None:
+    """Time one batch of windows with each form of the vocoder's convolutions."""
+    forms: dict[str, ConvolveJoin | None] = {"plain operations": None, **(vocoder_forms() if check.on_gpu else {})}
+    check.report("vocoder: forms of a batch of windows that are timed", list(forms))
+    for streams in (1, 4, PROFILED_STREAMS) if check.on_gpu else (1,):
+        parts = backend.vocoder, streams, backend.chunk_frames
+        times = [round(1e3 * batch_seconds(*parts, _record(check), form), 2) for form in forms.values()]
+        check.report(f"vocoder: {streams} streams of {backend.chunk_frames} new frames, ms with each form", times)
 
 
 @torch.inference_mode()

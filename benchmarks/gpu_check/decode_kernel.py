@@ -1,10 +1,11 @@
-"""The Triton kernels of decode's flow against the plain operations that they replace.
+"""The Triton kernels of decode against the plain operations that they replace.
 
 On a CPU the plain operations take the kernels' place, so that this step is rehearsed too.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 
@@ -18,6 +19,9 @@ from services.decode.estimators.kernels import Affine, CausalWeights, LayerKerne
 from services.decode.flow.block_attention import Batch, MakeAttention, PlainAttention
 from services.decode.flow.kv_cache import KvCache, KvLayout
 from services.decode.flow.program import Tails
+from services.decode.loading import vocoder_forms
+from services.decode.vocoder.activation import ConvolveJoin, Snake, convolve_join_plain
+from services.decode.vocoder.conv import Conv, zeros_around
 
 FRAMES = 50
 """New frames of each stream, and frames of a block."""
@@ -28,6 +32,10 @@ HEADS = {"cosyvoice2": 8, "cosyvoice3": 16}
 WIDTH, UNITS = 256, 1024
 """Channels of CosyVoice2's estimator, and of its feed-forward."""
 STREAMS = (1, 16)
+VOCODER = {256: 66 * 8, 128: 66 * 40, 64: 66 * 120}
+"""Channels of the vocoder's stages, and columns of a window of 66 frames."""
+VOCODER_ERROR = 2e-6
+"""Relative: several times the error of float32, and less than a hundredth of that of TF32."""
 
 
 @torch.inference_mode()
@@ -41,6 +49,10 @@ def decode_kernel(check: Check) -> None:
                     _attention(check, shape, dtype, stored, allowed, heads, streams, past)
         for streams in STREAMS if check.on_gpu else STREAMS[:1]:
             _layers(check, dtype, allowed, streams)
+    for streams in STREAMS if check.on_gpu else STREAMS[:1]:
+        for channels, columns in VOCODER.items():
+            for taps, dilation in ((3, 5), (11, 1)):
+                _vocoder_convolution(check, streams, channels, columns if check.on_gpu else 50, taps, dilation)
 
 
 def _attention(
@@ -134,3 +146,31 @@ def _layers(check: Check, dtype: torch.dtype, allowed: float, streams: int) -> N
         if dtype == torch.bfloat16:
             times = [check.milliseconds(partial(work, parts)) for parts in (fused, kernels.PLAIN)]
             check.report(f"decode: {shape}, kernel and plain, ms", times)
+
+
+def _vocoder_convolution(check: Check, streams: int, channels: int, columns: int, taps: int, dilation: int) -> None:
+    """Compare each form of a convolution of a residual block with the plain one in float64."""
+    device = torch.device(check.device)
+    torch.manual_seed(0)
+    zeros = zeros_around((taps - 1) * dilation, causal=False)
+    conv = Conv(channels, channels, taps, dilation=dilation, zeros=zeros).to(device).requires_grad_(False)
+    snake = Snake(channels).to(device).requires_grad_(False)
+    end = torch.full((streams, 1), columns - 7, device=device)
+    known = (torch.arange(columns, device=device) < end).float()[:, None]
+    wave, shortcut = torch.randn(2, streams, channels, columns, device=device) * known
+    exact = copy.deepcopy(conv).double(), known, shortcut.double(), copy.deepcopy(snake).double()
+    expected = torch.cat(convolve_join_plain(wave.double(), *exact))
+    forms: dict[str, ConvolveJoin] = {
+        "plain operations": convolve_join_plain,
+        **(vocoder_forms() if check.on_gpu else {}),
+    }
+    shape = f"{streams} streams, {channels} channels, {taps} taps"
+    work = 2e-9 * streams * columns * channels**2 * taps
+    for name, form in forms.items():
+        run = partial(form, wave, conv, known, shortcut, snake)
+        error = relative_error(torch.cat(run()), expected)
+        met = error <= VOCODER_ERROR
+        check.expect(f"decode: vocoder's {name} agrees: {shape}", met, f"relative error {error:.1e}")
+        milliseconds = check.milliseconds(run)
+        times = [milliseconds, round(work / milliseconds, 1)]
+        check.report(f"decode: vocoder's {name}, ms and TFLOP/s: {shape}", times)

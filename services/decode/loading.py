@@ -8,7 +8,7 @@ the fields of `DecodeSettings` that are read here.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,8 @@ from services.decode.flow.estimator import EstimatorNetwork
 from services.decode.flow.model import EstimatorFactory, Flow
 from services.decode.flow.program import StepNetwork
 from services.decode.flow.programs import CudaGraphs
-from services.decode.vocoder.activation import Join
+from services.decode.vocoder.activation import ConvolveJoin
+from services.decode.vocoder.choice import fastest_first
 from services.decode.vocoder.programs import use_vocoder_programs
 
 if TYPE_CHECKING:
@@ -234,28 +235,37 @@ def _record(settings: DecodeSettings, flow: Flow, most_streams: int, device: tor
 
 
 def _record_vocoder(settings: DecodeSettings, backend: TorchBackend, most_streams: int, device: torch.device) -> None:
-    """Record the vocoder's programs with its kernel; without it if that fails; none if that fails too."""
+    """Record the vocoder's programs with its fastest kernels; without those that fail; none if all fails."""
+    parts = (backend.vocoder, most_streams, backend.chunk_frames)
+    forms: Mapping[str, ConvolveJoin] = {}
     if settings.decode_fused_kernels:
-        parts = (backend.vocoder, most_streams, backend.chunk_frames)
         try:
-            use_vocoder_programs(*parts, CudaGraphs(device), vocoder_join())
+            forms = fastest_first(*parts, CudaGraphs(device), vocoder_forms(), _leave_out)
         except ImportError as error:
             replaced("decode_fused_kernels", "the vocoder's plain layers", f"the triton package is missing ({error})")
+    for name, form in forms.items():
+        try:
+            use_vocoder_programs(*parts, CudaGraphs(device), form)
         except Exception as error:  # noqa: BLE001 - drivers and compilers raise errors of their own types
-            replaced("decode_fused_kernels", "the vocoder's plain layers", error)
+            _leave_out(name, error)
         else:
             return
     try:
-        use_vocoder_programs(backend.vocoder, most_streams, backend.chunk_frames, CudaGraphs(device))
+        use_vocoder_programs(*parts, CudaGraphs(device))
     except Exception as error:  # noqa: BLE001 - as above; single kernels work
         replaced("decode_cuda_graphs", "the vocoder's kernels launched one by one", error)
 
 
-def vocoder_join() -> Join:
-    """Return the Triton kernel between the vocoder's convolutions. Raises ImportError without the triton package."""
-    from services.decode.vocoder.activation_kernel import join_fused
+def _leave_out(name: str, error: Exception) -> None:
+    replaced("decode_fused_kernels", f"the vocoder without the {name}", error)
 
-    return join_fused
+
+def vocoder_forms() -> dict[str, ConvolveJoin]:
+    """Return the forms of the vocoder's convolutions that use Triton. Raises ImportError without the triton package."""
+    from services.decode.vocoder.activation_kernel import convolve_then_join
+    from services.decode.vocoder.convolution_kernel import FusedConvolve
+
+    return {"kernel between convolutions": convolve_then_join, "kernel of convolutions": FusedConvolve()}
 
 
 def program_parts(flow: Flow, *, paged: bool = True, fused: bool = True) -> ProgramParts:

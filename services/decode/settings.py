@@ -45,7 +45,7 @@ class DecodeSettings(ModelServiceSettings):
     or Triton, each layer copies them first."""
     decode_fused_kernels: bool = True
     """On a GPU: the graphs use Triton kernels that join the products and convolutions of estimator and vocoder with the
-    operations around them."""
+    operations around them. The start measures whether cuDNN's convolutions or Triton's are faster in the vocoder."""
     decode_compile: bool = False
     """Fuse the estimator's small operations with torch.compile; needs a C++ compiler on a CPU."""
     decode_cpu_step: Literal["joined", "plain"] = "joined"

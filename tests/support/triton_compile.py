@@ -14,7 +14,7 @@ from triton.runtime.jit import (  # type: ignore[import-not-found, import-untype
 
 SHARED = {80: 163, 89: 99, 90: 227, 100: 227}
 """Shared memory in KiB that one program may use, by compute capability."""
-OPTIONS = ("num_warps", "num_stages")
+OPTIONS = ("num_warps", "num_stages", "maxnreg")
 
 Launch = tuple[Any, tuple[Any, ...], dict[str, Any]]
 

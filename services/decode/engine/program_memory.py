@@ -18,6 +18,7 @@ from services.decode.flow.front_program import LARGEST_SCORES
 from services.decode.flow.program import Shape, table_width
 from services.decode.flow.programs import Shapes
 from services.decode.vocoder.context import layer_bound
+from services.decode.vocoder.conv import PADDED
 from services.decode.vocoder.programs import window_shapes
 
 FLOAT = torch.float32.itemsize
@@ -38,6 +39,7 @@ def program_bytes(model: ModelDir, dtype: torch.dtype, most_streams: int) -> int
     estimator = max(estimator_bytes(flow, shape, dtype) for shape in shapes)
     windows = window_shapes(most_streams, frames, layer_bound(model.vocoder))
     vocoder = max(window_bytes(model.vocoder, one.streams * one.frames) for one in windows)
+    vocoder += weight_bytes(model.vocoder)
     return inputs + estimator + SCORES_HELD * LARGEST_SCORES * FLOAT + vocoder
 
 
@@ -66,3 +68,15 @@ def window_bytes(config: VocoderConfig, frames: int) -> int:
     source = config.hop * (config.nb_harmonics + 1) * 4
     pitch = config.f0_channels * 8  # of 8 bytes
     return frames * (WAVES_HELD * widest + source + pitch) * FLOAT
+
+
+def weight_bytes(config: VocoderConfig) -> int:
+    """The weights of the residual blocks' convolutions in the order and the two parts of a kernel (`conv.py`)."""
+    values = 0
+    blocks = list(zip(config.resblock_kernels, config.resblock_dilations, strict=True))
+    sources = zip(config.source_kernels, config.source_dilations, strict=True)
+    for stage, source in enumerate(sources):
+        width = config.base_channels // 2 ** (stage + 1)
+        padded = width + -width % PADDED
+        values += padded**2 * sum(2 * len(dilations) * taps for taps, dilations in (source, *blocks))
+    return 2 * values * FLOAT

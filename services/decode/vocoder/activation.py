@@ -1,6 +1,7 @@
-"""What lies between two convolutions of a residual block, as one part: bias, end of the window, shortcut and snake.
+"""A convolution of a residual block as one part with what follows it: end of the window, shortcut and snake.
 
-The plain form is several operations. `activation_kernel` has the same part as one Triton kernel.
+The plain form is several operations. `activation_kernel` has the same part as cuDNN's convolution and a Triton kernel,
+`convolution_kernel` as one Triton kernel.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+
+from services.decode.vocoder.conv import Conv
 
 
 class Snake(nn.Module):
@@ -33,27 +36,25 @@ class Snake(nn.Module):
         return torch.addcmul(x, wave.square_(), self.reciprocal)
 
 
-class Join(Protocol):
-    """Joins the operations between two convolutions."""
+class ConvolveJoin(Protocol):
+    """A convolution, joined with the operations between it and the next one."""
 
     def __call__(
-        self, x: Tensor, bias: Tensor | None, known: Tensor, shortcut: Tensor | None, snake: Snake | None
+        self, wave: Tensor, conv: Conv | None, known: Tensor, shortcut: Tensor | None, snake: Snake | None
     ) -> tuple[Tensor, Tensor]:
-        """Return (x + bias) * known + shortcut, [B, C, n], and its snake.
+        """Return conv(wave) * known + shortcut, [B, C, n], and its snake.
 
-        `x` [B, C, n or more] has one more column for each that is left out, `known` is [B, 1, n]; without `bias`, x is
-        zero where `known` is. The sum may be anything if there is no shortcut, the snake if `snake` is None.
+        `wave` [B, C, n] is zero where `known` [B, 1, n] is; without `conv`, it takes the place of the first product.
+        The sum may be anything if there is no shortcut, the snake if `snake` is None.
         """
         ...
 
 
-def join_plain(
-    x: Tensor, bias: Tensor | None, known: Tensor, shortcut: Tensor | None, snake: Snake | None
+def convolve_join_plain(
+    wave: Tensor, conv: Conv | None, known: Tensor, shortcut: Tensor | None, snake: Snake | None
 ) -> tuple[Tensor, Tensor]:
-    """The reference of `Join`."""
-    total = x[..., : known.shape[-1]]
-    if bias is not None:
-        total = (total + bias[:, None]) * known
+    """The reference of `ConvolveJoin`."""
+    total = wave if conv is None else conv(wave) * known
     if shortcut is not None:
         total = total + shortcut
     return total, total if snake is None else snake(total)

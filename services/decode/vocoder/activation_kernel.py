@@ -1,4 +1,6 @@
-"""`activation.Join` as one Triton kernel, for CUDA: a column is read and written once instead of five times.
+"""`activation.ConvolveJoin` as cuDNN's convolution and one Triton kernel for what follows, for CUDA.
+
+The kernel reads and writes a column once, instead of five times.
 
 This module needs the triton package. Triton compiles annotations too, so only compile-time constants have one.
 """
@@ -11,15 +13,17 @@ import triton.language as tl  # type: ignore[import-not-found, import-untyped, u
 from torch import Tensor
 
 from services.decode.vocoder.activation import Snake
+from services.decode.vocoder.conv import Conv
 
 COLUMNS = 1024
 """Columns of one program."""
 
 
-def join_fused(
-    x: Tensor, bias: Tensor | None, known: Tensor, shortcut: Tensor | None, snake: Snake | None
+def convolve_then_join(
+    wave: Tensor, conv: Conv | None, known: Tensor, shortcut: Tensor | None, snake: Snake | None
 ) -> tuple[Tensor, Tensor]:
-    """See `activation.Join`."""
+    """See `activation.ConvolveJoin`."""
+    x, bias = (wave, None) if conv is None else (conv.without_bias(wave), conv.bias)
     x = x.contiguous()
     streams, channels, columns = x.shape[0], x.shape[1], known.shape[-1]
     shape = (streams, channels, columns)
@@ -76,17 +80,23 @@ def _join(  # type: ignore[no-untyped-def]
         value += tl.load(shortcut + row * columns + column, mask=inside, other=0.0)
         tl.store(total + row * columns + column, value, mask=inside)
     if SNAKE:
-        angle = value * tl.load(alpha + channel)
-        # sin² repeats after pi: the rest after whole turns, exact to float32, and sin's series up to half of pi.
-        turns = tl.floor(angle * 0.3183098861837907 + 0.5)
-        rest = angle - turns * 3.140625
-        rest = rest - turns * 9.67502593994140625e-4
-        rest = rest - turns * 1.509957990978376e-7
-        square = rest * rest
-        series = -2.505210838544172e-8 * square + 2.7557319223985893e-6
-        series = series * square - 1.984126984126984e-4
-        series = series * square + 8.333333333333333e-3
-        series = series * square - 0.16666666666666666
-        sine = rest + rest * square * series
-        value += sine * sine * tl.load(reciprocal + channel)
+        value = snaked(value, tl.load(alpha + channel), tl.load(reciprocal + channel))
         tl.store(wave + row * columns + column, value, mask=inside)
+
+
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def snaked(value, alpha, reciprocal):  # type: ignore[no-untyped-def]
+    """Return value + sin(alpha * value)^2 * reciprocal."""
+    angle = value * alpha
+    # sin² repeats after pi: the rest after whole turns, exact to float32, and sin's series up to half of pi.
+    turns = tl.floor(angle * 0.3183098861837907 + 0.5)
+    rest = angle - turns * 3.140625
+    rest = rest - turns * 9.67502593994140625e-4
+    rest = rest - turns * 1.509957990978376e-7
+    square = rest * rest
+    series = -2.505210838544172e-8 * square + 2.7557319223985893e-6
+    series = series * square - 1.984126984126984e-4
+    series = series * square + 8.333333333333333e-3
+    series = series * square - 0.16666666666666666
+    sine = rest + rest * square * series
+    return value + sine * sine * reciprocal

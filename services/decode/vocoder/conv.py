@@ -6,8 +6,12 @@ output into another order, while its two-dimensional ones over this order do not
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+PADDED = 64
+"""`ordered_parts` has zeros up to a multiple of this, so that a kernel reads whole tiles and aligned rows."""
 
 
 def by_columns(x: Tensor) -> Tensor:
@@ -31,13 +35,17 @@ class Conv(nn.Conv1d):
             return self._by_columns(input)
         return super().forward(F.pad(input, self._pad) if any(self._pad) else input)
 
+    @property
+    def left(self) -> int:
+        """The number of zeros before the input."""
+        return max(int(self.padding[0]), self._pad[0])
+
     def without_bias(self, input: Tensor) -> Tensor:
         """The convolution without its bias; if all zeros lie on the left, more columns follow the result's.
 
         These cost less than a copy of the input with zeros on one side.
         """
-        left = max(int(self.padding[0]), self._pad[0])
-        return F.conv1d(input, self.weight, None, self.stride, left, self.dilation)
+        return F.conv1d(input, self.weight, None, self.stride, self.left, self.dilation)
 
     def _by_columns(self, input: Tensor) -> Tensor:
         columns = input.mT
@@ -66,3 +74,16 @@ class RepeatUp(Conv):
 def zeros_around(reach: int, *, causal: bool) -> tuple[int, int]:
     """The zeros that keep the length of a convolution over `reach` more columns than one."""
     return (reach, 0) if causal else (reach // 2, reach // 2)
+
+
+def ordered_parts(weight: Tensor) -> Tensor:
+    """[outputs, inputs, taps] of float32 -> two parts, [2, taps, outputs, inputs] in multiples of PADDED.
+
+    Their sum is the weight. The first part has the nearest numbers of TF32, and the second the rests, of which TF32
+    holds all but the last bit. So the products of the parts of two numbers, without that of their rests, add up to the
+    numbers' product, but for at most 2^-21 of it.
+    """
+    outputs, inputs, _ = weight.shape
+    by_tap = F.pad(weight.permute(2, 0, 1), (0, -inputs % PADDED, 0, -outputs % PADDED)).contiguous()
+    nearest = ((by_tap.view(torch.int32) + 0x1000) & -0x2000).view(torch.float32)
+    return torch.stack((nearest, by_tap - nearest))

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from services.common.checkpoint.vocoder_config import VocoderConfig
-from services.decode.vocoder.activation import Join, Snake
+from services.decode.vocoder.activation import ConvolveJoin, Snake
 from services.decode.vocoder.conv import Conv, RepeatUp, by_columns, zeros_around
 
 _MAX_MAGNITUDE = 100.0
@@ -38,13 +38,13 @@ class ResBlock(nn.Module):
         self.activations1 = nn.ModuleList(Snake(channels) for _ in dilations)
         self.activations2 = nn.ModuleList(Snake(channels) for _ in dilations)
 
-    def forward(self, x: Tensor, known: Tensor | None = None, join: Join | None = None) -> Tensor:
+    def forward(self, x: Tensor, known: Tensor | None = None, convolve: ConvolveJoin | None = None) -> Tensor:
         """[B, C, n] -> [B, C, n]; both are zero where `known` [B, 1, n] is zero.
 
-        `join` computes what is between the convolutions of a window that has `known`.
+        `convolve` computes each convolution and what follows it, in a window that has `known`.
         """
-        if known is not None and join is not None:
-            return self._joined(x, known, join)
+        if known is not None and convolve is not None:
+            return self._joined(x, known, convolve)
         layers = zip(self.activations1, self.convs1, self.activations2, self.convs2, strict=True)
         for snake1, conv1, snake2, conv2 in layers:
             inner = conv1(snake1(x))
@@ -54,14 +54,14 @@ class ResBlock(nn.Module):
                 x = torch.addcmul(x, conv2(snake2(inner.mul_(known))), known)
         return x
 
-    def _joined(self, x: Tensor, known: Tensor, join: Join) -> Tensor:
+    def _joined(self, x: Tensor, known: Tensor, convolve: ConvolveJoin) -> Tensor:
         convs1, convs2 = (cast("list[Conv]", [*convs]) for convs in (self.convs1, self.convs2))
         first, inside = (cast("list[Snake]", [*snakes]) for snakes in (self.activations1, self.activations2))
         layers = zip(convs1, inside, convs2, [*first[1:], None], strict=True)
-        _, wave = join(x, None, known, None, first[0])
+        _, wave = convolve(x, None, known, None, first[0])
         for conv1, snake2, conv2, snake1 in layers:
-            _, inner = join(conv1.without_bias(wave), conv1.bias, known, None, snake2)
-            x, wave = join(conv2.without_bias(inner), conv2.bias, known, x, snake1)
+            _, inner = convolve(wave, conv1, known, None, snake2)
+            x, wave = convolve(inner, conv2, known, x, snake1)
         return x
 
 
@@ -121,8 +121,8 @@ class Generator(nn.Module):
     def __init__(self, config: VocoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.join: Join | None = None
-        """Another way to compute what is between the convolutions, for mels of which `frames` are known."""
+        self.convolve: ConvolveJoin | None = None
+        """Another way to compute the residual blocks' convolutions, for mels of which `frames` are known."""
         base, bins, causal = config.base_channels, config.istft_n_fft + 2, config.causal
         ahead = config.conv_pre_look_right
         behind = 0 if causal else ahead
@@ -173,11 +173,12 @@ class Generator(nn.Module):
             if here is None:
                 x = by_columns(x) + self.source_resblocks[stage](down)
             else:
-                x = torch.addcmul(self.source_resblocks[stage](down.mul_(here), here, self.join), by_columns(x), here)
+                source_part = self.source_resblocks[stage](down.mul_(here), here, self.convolve)
+                x = torch.addcmul(source_part, by_columns(x), here)
             blocks = self.resblocks[stage * kinds : (stage + 1) * kinds]
-            total = blocks[0](x, here, self.join)
+            total = blocks[0](x, here, self.convolve)
             for block in blocks[1:]:
-                total = total + block(x, here, self.join)
+                total = total + block(x, here, self.convolve)
             x = total / kinds
         x = self.conv_post(F.leaky_relu(x, 0.01))
         half = config.istft_n_fft // 2 + 1

@@ -22,9 +22,9 @@ from torch import Tensor
 from services.decode.flow.program import Record
 from services.decode.flow.programs import device_in_force
 from services.decode.flow.upload import uploaded
-from services.decode.vocoder.activation import Join
+from services.decode.vocoder.activation import ConvolveJoin
 from services.decode.vocoder.pitch import accumulate, cycles_per_frame
-from services.decode.vocoder.stream import Context, Spoken, Vocoder, VocoderState, Window
+from services.decode.vocoder.stream import Context, Spoken, Vocoder, Window
 
 log = logging.getLogger(__name__)
 
@@ -217,41 +217,44 @@ class VocoderPrograms:
 
 @torch.inference_mode()
 def use_vocoder_programs(
-    vocoder: Vocoder, most_streams: int, chunk_frames: int, record: Record | None, join: Join | None = None
+    vocoder: Vocoder, most_streams: int, chunk_frames: int, record: Record | None, convolve: ConvolveJoin | None = None
 ) -> None:
     """Compute windows of up to `most_streams` streams as programs, recorded by `record`.
 
-    Makes all of them now. Raises RuntimeError if they give other samples, or whatever the recording or `join` raises.
+    Makes all of them now. `convolve` computes the residual blocks' convolutions. Raises RuntimeError if the programs
+    give other samples, or whatever the recording or `convolve` raises.
     """
-    vocoder.generator.join = join
+    vocoder.generator.convolve = convolve
     try:
         _use(vocoder, most_streams, chunk_frames, record)
     except Exception:
-        vocoder.programs = vocoder.generator.join = None
+        vocoder.programs = vocoder.generator.convolve = None
         raise
 
 
 def _use(vocoder: Vocoder, most_streams: int, chunk_frames: int, record: Record | None) -> None:
     programs = VocoderPrograms(vocoder, most_streams=most_streams, chunk_frames=chunk_frames, record=record)
+    streams = max(2, min(most_streams, STREAMS[-1]))  # kernels may have other tiles for many streams
     with device_in_force(vocoder.device):
+        expected = _probe(vocoder, streams, chunk_frames)
         torch.cuda.empty_cache()  # recordings need their own memory and cannot use what the allocator has cached
         programs.prepare()
         torch.cuda.empty_cache()  # memory of the runs before the recordings
-        expected = _probe(vocoder, chunk_frames)
         vocoder.programs = programs
-        difference = float((_probe(vocoder, chunk_frames) - expected).abs().max())
+        difference = float((_probe(vocoder, streams, chunk_frames) - expected).abs().max())
         if not difference <= LARGEST_DIFFERENCE:  # NaN too
             raise RuntimeError(f"its samples differ from the plain ones by up to {difference:.2g}")
 
 
-def _probe(vocoder: Vocoder, chunk_frames: int) -> Tensor:
-    """Samples of two streams of a random mel, in a first, a middle and a last hop of different lengths."""
+def _probe(vocoder: Vocoder, streams: int, chunk_frames: int) -> Tensor:
+    """Samples of streams of a random mel, in a first, a middle and a last hop; one stream's have other lengths."""
     generator = torch.Generator("cpu").manual_seed(0)
     mel = torch.randn(2 * chunk_frames + 20, vocoder.config.in_channels, generator=generator).to(vocoder.device) - 5.0
-    states: list[VocoderState] = [vocoder.open(seed) for seed in (0, 1)]
+    first, *others = [vocoder.open(seed) for seed in range(streams)]
     samples, cuts = [], [chunk_frames - 15, 2 * chunk_frames - 15, len(mel)]
     for begin, end in zip([0, *cuts], cuts, strict=False):
-        hops = [(state, mel[begin:end], end == len(mel)) for state in states[:1]]
-        hops += [(states[1], mel[begin : end - 7], False)] if end < len(mel) else [(states[1], mel[begin:], True)]
+        last = end == len(mel)
+        piece = mel[begin : end if last else end - 7]
+        hops = [(first, mel[begin:end], last), *((state, piece, last) for state in others)]
         samples += vocoder.append_all(hops)
     return torch.cat(samples)

@@ -24,13 +24,15 @@ from services.decode.flow.model import make_network
 from services.decode.flow.program import EulerProgram, Shape, scratch
 from services.decode.flow.solver import Solver, Start
 from services.decode.vocoder.activation import Snake
-from services.decode.vocoder.activation_kernel import join_fused
+from services.decode.vocoder.activation_kernel import convolve_then_join
+from services.decode.vocoder.conv import Conv
+from services.decode.vocoder.convolution_kernel import FusedConvolve
 from tests.support.triton_compile import Launch, Launches, compile_for
 
 if TYPE_CHECKING:
     from services.common.checkpoint.flow_config import UNetConfig
 
-KERNELS = {"_attend", "_product", "_convolve", "_modulate", "_rotate", "_join"}
+KERNELS = {"_attend", "_product", "_convolve", "_modulate", "_rotate", "_join", "_convolve_join"}
 CPU = torch.device("cpu")
 SHAPES = (Shape(1, 50, 4), Shape(10, 50, 4))
 """Few streams, whose tiles are small, and many."""
@@ -52,13 +54,16 @@ def launch_all(estimator: UNetConfig | DiTConfig, computed: torch.dtype, stored:
             program.step()
 
 
-def launch_joins() -> None:
-    """The vocoder's part between convolutions: before a block's first one, inside, and at its end."""
-    x, known, bias, snake = torch.zeros(2, 64, 300), torch.ones(2, 1, 300), torch.zeros(64), Snake(64)
-    for last in (snake, None):
-        join_fused(x, bias, known, x, last)
-    join_fused(x, bias, known, None, snake)
-    join_fused(x, None, known, None, snake)
+def launch_vocoder() -> None:
+    """The convolutions of the vocoder's blocks: before a block's first one, inside, at its end, and in narrow tiles."""
+    convolve, conv, snake = FusedConvolve(), Conv(64, 64, 3, zeros=(1, 1)), Snake(64)
+    for streams, columns in ((2, 300), (16, 1100)):
+        x, known = torch.zeros(streams, 64, columns), torch.ones(streams, 1, columns)
+        for form in (convolve_then_join, convolve):
+            for last in (snake, None):
+                form(x, conv, known, x, last)
+            form(x, conv, known, None, snake)
+            form(x, None, known, None, snake)
 
 
 def kind_of(launch: Launch) -> tuple[Any, ...]:
@@ -74,7 +79,7 @@ if __name__ == "__main__":
     launches = Launches()
     launch_all(UNET, computed, stored)
     launch_all(DiTConfig(width=64, depth=1, heads=16, head_dim=64, ff_mult=2), computed, stored)
-    launch_joins()
+    launch_vocoder()
     assert set(launches.by_name) == KERNELS
     wanted = launches.variants
     if sys.argv[3] == "kinds":

@@ -20,6 +20,7 @@ from services.decode.engine.program_memory import (
     estimator_bytes,
     input_bytes,
     program_bytes,
+    weight_bytes,
     window_bytes,
 )
 from services.decode.engine.torch_backend import Precision, TorchBackend
@@ -29,6 +30,8 @@ from services.decode.flow.kv_cache import pool_bytes
 from services.decode.flow.program import Shape
 from services.decode.loading import load_backend
 from services.decode.settings import DecodeSettings
+from services.decode.vocoder.conv import Conv, ordered_parts
+from services.decode.vocoder.hift import Generator
 from services.decode.vocoder.programs import WindowProgram, WindowShape
 from tests.support.logs import capture_logs
 from tests.unit.decode import decode_support as support
@@ -167,6 +170,14 @@ def test_programs_hold_no_more_than_computed(family: str) -> None:
         run = WindowProgram(made.vocoder, window)
         taken, counted = held(run.step), window_bytes(model.vocoder, window.streams * window.frames)
         assert counted / 6 <= taken <= counted, (window, taken / counted)
+
+
+def test_the_vocoders_weights_for_its_kernel_are_counted() -> None:
+    model = support.mini()
+    generator = Generator(model.vocoder)
+    blocks = [*generator.source_resblocks, *generator.resblocks]
+    convs = [module for block in blocks for module in block.modules() if isinstance(module, Conv)]
+    assert weight_bytes(model.vocoder) == sum(ordered_parts(conv.weight).nbytes for conv in convs)
 
 
 def test_more_streams_need_more_memory() -> None:

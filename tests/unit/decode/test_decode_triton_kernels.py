@@ -12,7 +12,18 @@ pytestmark = pytest.mark.system
 
 
 @pytest.mark.parametrize(
-    "part", ["attention", "tiles", "past_of_others", "products", "modulations", "convolutions", "joins", "step"]
+    "part",
+    [
+        "attention",
+        "tiles",
+        "past_of_others",
+        "products",
+        "modulations",
+        "convolutions",
+        "joins",
+        "vocoder_convolutions",
+        "step",
+    ],
 )
 def test_they_compute_what_their_plain_twins_compute(part: str) -> None:
     run_with_triton("tests.unit.decode.kernels_interpreted", part, TRITON_INTERPRET="1")

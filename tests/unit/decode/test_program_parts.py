@@ -87,7 +87,7 @@ def test_graphs_of_plain_operations_replace_those_of_kernels_that_cannot_be_reco
         monkeypatch.setitem(sys.modules, f"services.decode.estimators.{name}", module)
     monkeypatch.setattr(loading, "use_programs", record)
     monkeypatch.setattr(loading, "use_vocoder_programs", lambda *parts: None)
-    monkeypatch.setattr(loading, "vocoder_join", lambda: None)
+    monkeypatch.setattr(loading, "vocoder_forms", dict)
     monkeypatch.setattr(loading, "CudaGraphs", lambda device: "graphs")
     monkeypatch.setattr(loading, "TorchBackend", lambda *arguments: support.mini_backend())
     with capture_logs() as lines:

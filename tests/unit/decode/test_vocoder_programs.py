@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cache
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -14,15 +12,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from benchmarks.op_count import OpCounter
-from services.decode import loading
 from services.decode.engine.hops import HopPolicy
 from services.decode.flow.program import Record
-from services.decode.settings import DecodeSettings
-from services.decode.vocoder.activation import Snake, join_plain
+from services.decode.vocoder.activation import Snake, convolve_join_plain
 from services.decode.vocoder.build import build_vocoder
+from services.decode.vocoder.conv import Conv
 from services.decode.vocoder.programs import VocoderPrograms, use_vocoder_programs, window_shapes
 from services.decode.vocoder.stream import Context, Vocoder, VocoderState
-from tests.support.logs import capture_logs
 from tests.unit.decode import decode_support as support
 
 SAME = 1e-5
@@ -205,19 +201,30 @@ def test_programs_that_fail_or_give_other_samples_are_not_used(vocoder: Vocoder)
         use_vocoder_programs(vocoder, 2, CHUNK, refuse)
     assert vocoder.programs is None
 
-    def wrong(
-        x: Tensor, bias: Tensor | None, known: Tensor, shortcut: Tensor | None, snake: Snake | None
-    ) -> tuple[Tensor, Tensor]:
-        total, wave = join_plain(x, bias, known, shortcut, snake)
-        return total, 1.1 * wave
-
     with pytest.raises(RuntimeError, match="differ from the plain ones"):
         use_vocoder_programs(vocoder, 1, CHUNK, None, wrong)
     assert vocoder.programs is None
-    assert vocoder.generator.join is None
+    assert vocoder.generator.convolve is None
+
+    def wrong_for_many(
+        wave: Tensor, conv: Conv | None, known: Tensor, shortcut: Tensor | None, snake: Snake | None
+    ) -> tuple[Tensor, Tensor]:
+        form = wrong if wave.shape[0] > 2 else convolve_join_plain
+        return form(wave, conv, known, shortcut, snake)
+
+    with pytest.raises(RuntimeError, match="differ from the plain ones"):
+        use_vocoder_programs(vocoder, 3, CHUNK, None, wrong_for_many)
     use_vocoder_programs(vocoder, 2, CHUNK, None)
     assert vocoder.programs is not None
     assert vocoder.programs.unprepared == 0
+
+
+def wrong(
+    wave: Tensor, conv: Conv | None, known: Tensor, shortcut: Tensor | None, snake: Snake | None
+) -> tuple[Tensor, Tensor]:
+    """A form of the convolutions with a defect."""
+    total, after = convolve_join_plain(wave, conv, known, shortcut, snake)
+    return total, 1.1 * after
 
 
 def test_a_program_that_fails_changes_no_stream(vocoder: Vocoder) -> None:
@@ -241,46 +248,6 @@ def test_a_program_that_fails_changes_no_stream(vocoder: Vocoder) -> None:
     assert difference([made], [plain_one_shot(20)]) <= SAME
 
 
-@pytest.mark.parametrize(
-    ("missing", "broken", "ways", "settings"),
-    [
-        (False, [], ["kernel"], []),
-        (True, [], [None], ["decode_fused_kernels"]),
-        (False, ["kernel"], ["kernel", None], ["decode_fused_kernels"]),
-        (False, ["kernel", None], ["kernel", None], ["decode_fused_kernels", "decode_cuda_graphs"]),
-    ],
-    ids=["both work", "no triton", "the kernel fails", "both fail"],
-)
-def test_the_vocoder_runs_without_its_kernel_or_its_graphs_where_they_fail(
-    missing: bool,
-    broken: list[str | None],
-    ways: list[str | None],
-    settings: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    tried: list[str | None] = []
-
-    def use(vocoder: Vocoder, most: int, chunk: int, record: object, join: str | None = None) -> None:
-        tried.append(join)
-        if join in broken:
-            raise TypeError("no such instruction")
-
-    def kernel() -> str:
-        if missing:
-            raise ModuleNotFoundError("No module named 'triton'")
-        return "kernel"
-
-    monkeypatch.setattr(loading, "use_vocoder_programs", use)
-    monkeypatch.setattr(loading, "vocoder_join", kernel)
-    monkeypatch.setattr(loading, "CudaGraphs", lambda device: "graphs")
-    backend: Any = SimpleNamespace(vocoder=plain(), chunk_frames=CHUNK)
-    with capture_logs() as lines:
-        loading._record_vocoder(DecodeSettings(), backend, 4, torch.device("cuda"))
-    assert tried == ways
-    assert [line["setting"] for line in lines] == settings
-    assert ["no such instruction" in line["reason"] for line in lines] == [not missing] * len(lines)
-
-
 def plain_one_shot(frames: int) -> Tensor:
     programs, plain().programs = plain().programs, None
     try:
@@ -291,13 +258,13 @@ def plain_one_shot(frames: int) -> Tensor:
 
 @BOTH
 def test_joined_operations_give_the_samples_of_single_ones(family: str) -> None:
-    """As on a GPU, where one kernel computes what is between two convolutions; the plain form of that part here."""
+    """As on a GPU, where kernels compute convolutions and what is between them; the plain form of that part here."""
     over, streams = programmed(family), [[25, 9], [31]]
-    over.generator.join = join_plain
+    over.generator.convolve = convolve_join_plain
     try:
         made = spoken(over, streams)
     finally:
-        over.generator.join = None
+        over.generator.convolve = None
     assert difference(made, spoken(plain(family), streams)) <= SAME
 
 

@@ -194,6 +194,8 @@ class Bench:
         prefill = PREFILL_SIZES if programs else ()
         options = TorchOptions(args.int8_kv, kernels, programs, REQUEST_TOKENS, prefill, cpu_graph=cpu_graph)
         self.clock = clock
+        self.excluded = 0.0
+        """Seconds so far that do not count as time of a step."""
         self.backend = TorchBackend(model, options=options)
         self.backend.reserve(self.limits.num_blocks, self.limits.block_size)
 
@@ -202,7 +204,14 @@ class Bench:
         program = self.backend.latest_program
         if program is None:
             return "-"
-        with mock.patch.object(program, "replay", return_value=None):
+
+        def advance() -> None:
+            """End a step as the device does, so that the next run continues this one."""
+            start = self.clock()
+            program.advance()
+            self.excluded += self.clock() - start
+
+        with mock.patch.object(program, "replay", advance):
             return f"{np.percentile(self.decode(batch, steps), 10) * 1e3:.2f}"
 
     def replay_ms(self, steps: int = 50) -> str:
@@ -243,14 +252,14 @@ class Bench:
         return sequence
 
     def _step(self, scheduler: Scheduler) -> float:
-        start = self.clock()
+        start = self.clock() - self.excluded
         work = scheduler.schedule(self.num_steps)
         tokens = self.backend.step(work)
         for item, drawn in zip(work, tokens, strict=True):
             item.sequence.computed += item.count + max(0, len(drawn) - 1)
             # An end-of-speech id counts as speech id 0 here, so that the batch keeps its size.
             item.sequence.accept_all([token % self.model_dir.llm.speech_tokens for token in drawn])
-        return (self.clock() - start) / max(map(len, tokens))
+        return (self.clock() - self.excluded - start) / max(map(len, tokens))
 
 
 def fit(results: list[tuple[int, float]], prefill: float) -> CostModel:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.op_count import OpCounter, tensor_bytes
-from services.llm.model.decode_program import DecodeProgram, ProgramInput
+from services.llm.model.decode_program import DecodeInputs, DecodeProgram, ProgramInput
 from services.llm.model.kernels import PLAIN, StepKernels
 from services.llm.model.kv_cache import KVCache, StepBatch
 from services.llm.model.model import SpeechLM
@@ -65,7 +65,16 @@ def count_step(model: SpeechLM, batch: int, *, int8_kv: bool = False, positions:
     program = DecodeProgram(model, cache, bans, batch, width, kernels)
     sampling = SamplingRow(0, positions, 1.0, 0.8, 25, 1.0, range(10))
     blocks = [range(row * width, (row + 1) * width) for row in range(batch)]
-    inputs = [ProgramInput(config.text_vocab + 5, positions - 1, own, 0, sampling, 10) for own in blocks]
+    code, position = config.text_vocab + 5, positions - 1
+    inputs = DecodeInputs(
+        sequences=range(batch),
+        codes=[code] * batch,
+        positions=[position] * batch,
+        draws=[sampling.position] * batch,
+        bans=[0] * batch,
+        blocks=blocks,
+        complete=lambda row: ProgramInput(position, blocks[row], 0, sampling, 10),
+    )
     replay = program.replay
 
     def counted() -> None:

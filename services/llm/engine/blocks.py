@@ -17,11 +17,11 @@ class BlockAllocator:
 
     def shortage(self, blocks: list[int], slots: int) -> int:
         """Return how many free blocks are missing for `blocks` to grow to `slots` slots; 0 if there are enough."""
-        return max(0, self._missing(blocks, slots) - len(self._free))
+        return max(0, -(-slots // self.block_size) - len(blocks) - len(self._free))
 
     def grow(self, blocks: list[int], slots: int) -> None:
         """Extend `blocks` to hold `slots` slots. Raises MemoryError if `shortage` is not 0."""
-        missing = self._missing(blocks, slots)
+        missing = -(-slots // self.block_size) - len(blocks)
         if missing > len(self._free):
             raise MemoryError(f"{missing} K/V blocks are needed, {len(self._free)} are free")
         for _ in range(missing):
@@ -31,6 +31,3 @@ class BlockAllocator:
         """Free all of `blocks` and empty the list, so that no block can be freed twice."""
         self._free.extend(reversed(blocks))
         blocks.clear()
-
-    def _missing(self, blocks: list[int], slots: int) -> int:
-        return max(0, -(-slots // self.block_size) - len(blocks))

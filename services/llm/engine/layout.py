@@ -40,7 +40,8 @@ class InputCodes:
 
     def __init__(self, config: LlmConfig) -> None:
         self._first_special = config.text_vocab
-        self._first_speech = config.text_vocab + 2
+        self.first_speech = config.text_vocab + 2
+        """The code of speech id 0; the others follow."""
         # CosyVoice3 has no llm_embedding: sos and task are rows V and V+2 of speech_embedding (spec section 9).
         rows = config.special.prompt_rows
         first = self._first_special if rows is None else self.speech(config.speech_tokens)
@@ -48,7 +49,7 @@ class InputCodes:
         self.sos, self.task = first + sos, first + task
 
     def speech(self, speech_id: int) -> int:
-        return self._first_speech + speech_id
+        return self.first_speech + speech_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,9 @@ class Layout(Protocol):
 
     def accept(self, token: int) -> Outcome:
         """Append the sampled (or forced, or replayed) token and the inputs that follow it."""
+
+    def accept_speech(self, tokens: Ids[int]) -> FinishReason | None:
+        """Append 1 to `steps_until_change` speech ids as `accept` does one by one; return the finish of the last."""
 
 
 @dataclass(frozen=True)
@@ -168,9 +172,14 @@ class WholeText:
     def accept(self, token: int) -> Outcome:
         if token >= self._config.speech_tokens:
             return _STOPPED
-        self._decoded += 1
-        self.inputs.append(self._codes.speech(token))
-        return Outcome(spoken=True, finish="length") if self._decoded >= self._max_length else _SPOKEN
+        finish = self.accept_speech((token,))
+        return _SPOKEN if finish is None else Outcome(spoken=True, finish=finish)
+
+    def accept_speech(self, tokens: Ids[int]) -> FinishReason | None:
+        self._decoded += len(tokens)
+        first = self._codes.first_speech
+        self.inputs.extend([first + token for token in tokens])
+        return "length" if self._decoded >= self._max_length else None
 
 
 class InterleavedText:
@@ -232,21 +241,30 @@ class InterleavedText:
     def accept(self, token: int) -> Outcome:
         config = self._config
         if self._state == "final" and token >= config.speech_tokens:
-            return Outcome(spoken=False, finish="stop")
-        if token == config.fill:
-            self._next_fill = self._decoded + self._speech_block + 1
-            # The fill id is never fed; `_pending` keeps the last inputs, which upstream feeds again at the end.
-            self._state = "collecting"
-        else:
-            self._clear()
-            self._hold([self._codes.speech(token)])
-            self._feed()
-        self._decoded += 1
-        self._last = token
-        full = self._decoded >= self._rule.ceiling or self._reach() >= self._rule.max_slots
-        if not full:
-            self._advance()
-        return Outcome(spoken=token != config.fill, finish="length" if full else None)
+            return _STOPPED
+        if token != config.fill:
+            return Outcome(spoken=True, finish=self.accept_speech((token,)))
+        self._next_fill = self._decoded + self._speech_block + 1
+        # The fill id is never fed; `_pending` keeps the last inputs, which upstream feeds again at the end.
+        self._state = "collecting"
+        return Outcome(spoken=False, finish=self._decode((token,)))
+
+    def accept_speech(self, tokens: Ids[int]) -> FinishReason | None:
+        *before, last = [self._codes.first_speech + token for token in tokens]
+        self.inputs.extend(before)
+        self._clear()
+        self._hold([last])
+        self._feed()
+        return self._decode(tokens)
+
+    def _decode(self, tokens: Ids[int]) -> FinishReason | None:
+        """Count decoded tokens, then place the text that may follow the last of them."""
+        self._decoded += len(tokens)
+        self._last = tokens[-1]
+        if self._decoded >= self._rule.ceiling or self._reach() >= self._rule.max_slots:
+            return "length"
+        self._advance()
+        return None
 
     def _advance(self) -> None:
         while self._state == "collecting":

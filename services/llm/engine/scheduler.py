@@ -76,7 +76,7 @@ class EngineLimits:
         return self.total_tokens // self.block_size
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ScheduledSequence:
     """Feed the inputs `start` to `start + count` of `sequence`; if `samples`, sample a token after the last of them."""
 
@@ -111,7 +111,7 @@ class Scheduler:
     def paused(self) -> list[Sequence]:
         """Sequences that could run and did not in the latest step, because they are far ahead."""
         idle = (sequence for sequence in (*self.waiting, *self.running) if sequence not in self._active)
-        return [sequence for sequence in idle if sequence.runnable and self._pauses(sequence)]
+        return [sequence for sequence in idle if sequence.runnable and _far_ahead(sequence, self._latest)]
 
     def add(self, sequence: Sequence) -> None:
         insort(self.waiting, sequence, key=self._order)
@@ -137,13 +137,13 @@ class Scheduler:
 
         If all of them decode, each may sample up to `num_steps` tokens.
         """
-        self._latest = self._latest_due()
+        self._latest = latest = self._latest_due()
         # Fixed for the step: a caller may cancel a sequence meanwhile.
-        self._active = {sequence for sequence in self.running if sequence.runnable and not self._pauses(sequence)}
+        self._active = {sequence for sequence in self.running if sequence.runnable and not _far_ahead(sequence, latest)}
         self._admit()
         batch: list[ScheduledSequence] = []
         prefill_left = self.limits.prefill_tokens
-        before = self.preemptions
+        before, decoding = self.preemptions, num_steps > 1
         for sequence in sorted(self._active, key=self._order):
             if self.preemptions > before and sequence not in self.running:  # preempted by one before it in this loop
                 continue
@@ -154,17 +154,20 @@ class Scheduler:
             if self._reserve(sequence, sequence.computed + count):
                 prefill_left -= count if pending > 1 else 0
                 batch.append(ScheduledSequence(sequence, sequence.computed, count, samples=count == pending))
-        decoding = num_steps > 1 and all(scheduled.samples and scheduled.count == 1 for scheduled in batch)
-        return [self._with_steps(scheduled, num_steps) for scheduled in batch] if decoding else batch
+                decoding = decoding and pending == 1
+        if decoding:
+            for scheduled in batch:
+                scheduled.num_steps = self._steps(scheduled.sequence, num_steps)
+        return batch
 
-    def _with_steps(self, scheduled: ScheduledSequence, num_steps: int) -> ScheduledSequence:
-        """Allow up to `num_steps` tokens if there are free blocks for them; no sequence is preempted for this."""
-        sequence = scheduled.sequence
-        num_steps = min(num_steps, sequence.max_steps)
-        if self.allocator.shortage(sequence.blocks, sequence.computed + num_steps):
-            return scheduled
-        self.allocator.grow(sequence.blocks, sequence.computed + num_steps)
-        return ScheduledSequence(sequence, scheduled.start, scheduled.count, scheduled.samples, num_steps)
+    def _steps(self, sequence: Sequence, most: int) -> int:
+        """Return how many tokens it may sample, and give it blocks for them; no sequence is preempted for this."""
+        num_steps = min(most, sequence.max_steps)
+        slots = sequence.computed + num_steps
+        if self.allocator.shortage(sequence.blocks, slots):
+            return 1
+        self.allocator.grow(sequence.blocks, slots)
+        return num_steps
 
     def _admit(self) -> None:
         """Give waiting sequences blocks for their inputs and the first token, as long as there is room."""
@@ -172,7 +175,7 @@ class Scheduler:
         if self._since_admission < self.limits.admission_interval and self._active:
             return
         for sequence in self.waiting.copy():
-            if not sequence.runnable or self._pauses(sequence):
+            if not sequence.runnable or _far_ahead(sequence, self._latest):
                 continue
             slots = sequence.pending + 1
             while len(self.running) >= self.limits.max_running or self.allocator.shortage([], slots):
@@ -207,9 +210,6 @@ class Scheduler:
         urgent = any(sequence.runnable and not _far_ahead(sequence, latest) for sequence in everyone)
         return latest if urgent else math.inf
 
-    def _pauses(self, sequence: Sequence) -> bool:
-        return _far_ahead(sequence, self._latest)
-
     def _last_idle(self) -> Sequence | None:
         """The last in order of the running sequences that take no part in this step."""
         idle = (sequence for sequence in self.running if sequence not in self._active)
@@ -224,4 +224,4 @@ class Scheduler:
 
 
 def _far_ahead(sequence: Sequence, latest: float) -> bool:
-    return latest < sequence.due < math.inf
+    return latest != math.inf and latest < sequence.due < math.inf

@@ -199,11 +199,15 @@ class Sequence:
             self.layout.end_text()
 
     def accept_all(self, tokens: Ids[int], aligned: Ids[Aligned] = ()) -> TokensEvent:
-        """Append the next tokens and return their event. Only the last of them may end the sequence.
+        """Append the next tokens, `max_steps` at most, and return their event. Only the last may be other than speech.
 
         `aligned`: the text id of each token, or none at all.
         """
-        before, spoken = len(self.decoded), [self._append(token) for token in tokens]
+        before = len(self.decoded)
+        if tokens and max(tokens) < self.model.llm.speech_tokens:  # nearly always, and in fewer calls
+            spoken = self._append_speech(tokens)
+        else:
+            spoken = [self._append(token) for token in tokens]
         raw_ids = tuple(self.decoded[before:])
         ids = tuple(itertools.compress(tokens, spoken))
         places = tuple(itertools.compress(aligned, spoken)) if aligned else ()
@@ -225,6 +229,17 @@ class Sequence:
         self.decoded.append(token)
         spoken = outcome.spoken and not self._too_silent(token)
         self.spoken += spoken
+        return spoken
+
+    def _append_speech(self, tokens: Ids[int]) -> Ids[bool]:
+        """Append speech ids; return which are to be spoken."""
+        self.finish_reason = self.layout.accept_speech(tokens)
+        self.decoded.extend(tokens)
+        if self.model.llm.special.silent.isdisjoint(tokens):
+            self.silent_run, spoken = 0, [True] * len(tokens)
+        else:
+            spoken = [not self._too_silent(token) for token in tokens]
+        self.spoken += sum(spoken)
         return spoken
 
     def _too_silent(self, token: int) -> bool:

@@ -3,14 +3,15 @@
 A CUDA graph replays kernels with the addresses and shapes they had when it was recorded. So all inputs of a step (ids,
 positions, block tables, sampling) are in two tensors that the host fills and copies at once; rows that a step does not
 use read and write a spare block. A step ends by updating these tensors for the next step, as if the sampled tokens were
-speech. So several steps run without the host, whose work is needed once for all of them. Without CUDA the same program
+speech. So several steps run without the host, whose work is needed once for all of them. After them the updated tensors
+are copied back, and the next run of a sequence, which keeps its row, starts from them. Without CUDA the same program
 runs as ordinary operations.
 """
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,12 +32,13 @@ MAX_TOP_K = 64
 """Largest top_k that a program supports."""
 MAX_STEPS = 16
 """Most steps in one run."""
+_STATE = [columns.CODE, columns.POSITION, columns.DRAW]
+"""Columns whose values are those of `DecodeInputs`."""
 
 
 class ProgramInput(NamedTuple):
-    """Input of one sequence, and how its next token is sampled."""
+    """Where the input of one sequence is, and how its next token is sampled."""
 
-    code: int
     position: int
     blocks: Sequence[int]
     """The sequence's blocks, including those of the following positions."""
@@ -45,10 +47,20 @@ class ProgramInput(NamedTuple):
     window_size: int
     """Number of ids in `sampling.window` once that many are decoded."""
 
-    @property
-    def fits(self) -> bool:
-        """Whether its sampling fits the program's fixed shapes."""
-        return self.sampling.top_k <= MAX_TOP_K and self.window_size <= columns.WINDOW_SIZE
+
+class DecodeInputs(NamedTuple):
+    """Inputs of a run of a `DecodeProgram`: one entry of each list per sequence."""
+
+    sequences: Sequence[Hashable]
+    """Each is itself from run to run; its sampling options never change."""
+    codes: Sequence[int]
+    positions: Sequence[int]
+    draws: Sequence[int]
+    """The number of ids that each has decoded."""
+    bans: Sequence[int]
+    blocks: Sequence[Sequence[int]]
+    complete: Callable[[int], ProgramInput]
+    """Return how an entry is sampled. Called for those that do not continue the latest run, which are few."""
 
 
 class Program(abc.ABC):
@@ -80,7 +92,6 @@ class Program(abc.ABC):
         self._tables: list[list[int]] = [[] for _ in range(size)]
         self._drawn = torch.zeros(size, dtype=torch.int64, device=bans.device)
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._filled = 0
         for row in range(size):
             self._clear(row)
         self._copy_inputs()  # `record` runs steps before the first sequence: zeros would be no valid input
@@ -173,12 +184,6 @@ class Program(abc.ABC):
         self._host_floats.numpy()[row] = sampling.temperature, sampling.top_p, sampling.repeats
         self._set_table(numbers, row, item.blocks)
 
-    def _clear_rows(self, count: int) -> None:
-        """Clear the rows from `count` on that hold sequences of an earlier run."""
-        for row in range(count, self._filled):
-            self._clear(row)
-        self._filled = count
-
     def _set_table(self, numbers: NDArray[np.int64], row: int, blocks: Sequence[int]) -> None:
         if self._tables[row] != blocks:  # rare: a block lasts many steps
             self._tables[row] = list(blocks)
@@ -213,9 +218,16 @@ class DecodeProgram(Program):
         self.step_queries = self.queries.new_zeros((MAX_STEPS, *self.queries.shape))
         """The queries of each step of the latest run."""
         self._tokens = torch.zeros((MAX_STEPS, size), dtype=torch.int64, device=bans.device)
-        self._rows = torch.arange(size, device=bans.device)
+        self._all_rows = torch.arange(size, device=bans.device)
         self._codes = InputCodes(model.config)
-        self._launched: tuple[int, int] | None = None
+        self._row_of: dict[Hashable, int] = {}
+        """The row of each sequence of the latest run; sequences that have ended stay here until the next run."""
+        self._free = list(reversed(range(size)))
+        """The other rows."""
+        self._rows: list[int] = []
+        """The rows of the latest run in the order of its inputs."""
+        self._forgotten = False
+        self._launched: int | None = None
 
     @classmethod
     def device_bytes(cls, size: int, width: int, queries: int) -> int:
@@ -223,14 +235,14 @@ class DecodeProgram(Program):
 
     @property
     def nbytes(self) -> int:
-        return super().nbytes + sum(one.nbytes for one in (self._tokens, self.step_queries, self._rows))
+        return super().nbytes + sum(one.nbytes for one in (self._tokens, self.step_queries, self._all_rows))
 
-    def run(self, inputs: Sequence[ProgramInput], num_steps: int = 1) -> list[list[int]]:
+    def run(self, inputs: DecodeInputs, num_steps: int = 1) -> list[list[int]]:
         """`launch`, then `read`."""
         self.launch(inputs, num_steps)
         return self.read()
 
-    def launch(self, inputs: Sequence[ProgramInput], num_steps: int = 1) -> None:
+    def launch(self, inputs: DecodeInputs, num_steps: int = 1) -> None:
         """Start `num_steps` steps (at most `MAX_STEPS`), feeding each sampled token back. `read` must follow.
 
         A sequence samples `num_steps` ids even after one that is not speech. Without blocks for them it writes into the
@@ -238,21 +250,30 @@ class DecodeProgram(Program):
         """
         if self._launched is not None:  # a step failed before it read the ids; the host's tensors may be in use
             self.read()
-        self._fill(inputs)
+        new = self._place(inputs.sequences)
+        self._fill(inputs, new)
         self._copy_inputs()
         for step in range(num_steps):
             self.replay()
             self._tokens[step].copy_(self._drawn)
             if self._aligner is not None:
                 self.step_queries[step].copy_(self.queries)
-        self._launched = (len(inputs), num_steps)
+        self._host_integers.copy_(self._integers, non_blocking=True)
+        self._launched = num_steps
 
     def read(self) -> list[list[int]]:
         """Wait for the launched steps; return [inputs, num_steps] ids."""
-        count, num_steps = self._launched or (0, 0)
-        self._launched = None
-        ids: list[list[int]] = self._tokens[:num_steps, :count].T.tolist()
-        return ids
+        num_steps, self._launched = self._launched or 0, None
+        ids: list[list[int]] = self._tokens[:num_steps].T.tolist()
+        return [ids[row] for row in self._rows]
+
+    def run_queries(self) -> Tensor:
+        """Return the queries of the latest run, [steps or more, inputs, width]."""
+        return self.step_queries if self._aligner is None else self.step_queries[:, self._rows]
+
+    def forget(self) -> None:
+        """Let no sequence continue the latest run: its ids were not used, so others may follow."""
+        self._forgotten = True
 
     def _run(self) -> None:
         numbers = self._integers
@@ -262,7 +283,7 @@ class DecodeProgram(Program):
             blocks=numbers[:, columns.BLOCK],
             offsets=numbers[:, columns.OFFSET],
             opened=numbers[:, columns.OPENED],
-            last=self._rows,
+            last=self._all_rows,
             decode_table=numbers[:, columns.TABLE :],
             decode_lengths=numbers[:, columns.LENGTH],
             block_size=self._cache.block_size,
@@ -272,15 +293,51 @@ class DecodeProgram(Program):
         self._sample(self._model(batch, self._cache, self._kernels))
         if batch.tap is not None:
             self.queries.copy_(batch.tap.summed())
-        speech = self._codes.speech(0)
-        self._kernels.advance(numbers, self._drawn, self._cache.block_size, self._spare, speech)
+        self.advance()
 
-    def _fill(self, inputs: Sequence[ProgramInput]) -> None:
-        integers, size = self._host_integers.numpy(), self._cache.block_size
-        for row, item in enumerate(inputs):
-            position = item.position
-            block, offset = item.blocks[position // size], position % size
-            opened = self._spare if offset else block
-            integers[row, : columns.DRAW] = (item.code, position, block, offset, opened, position + 1)
-            self._fill_row(row, item)
-        self._clear_rows(len(inputs))
+    def advance(self) -> None:
+        """Make the sampled ids the inputs of the next step, which ends a step."""
+        self._kernels.advance(
+            self._integers, self._drawn, self._cache.block_size, self._spare, self._codes.first_speech
+        )
+
+    def _place(self, sequences: Sequence[Hashable]) -> list[int]:
+        """Give each sequence its row of the latest run or a free one; return the indices of those without one before.
+
+        So the rows of most sequences need no work, whichever others join, leave or change places.
+        """
+        present = set(sequences)
+        for left in [sequence for sequence in self._row_of if sequence not in present]:
+            row = self._row_of.pop(left)
+            self._clear(row)
+            self._free.append(row)
+        new = [i for i, sequence in enumerate(sequences) if sequence not in self._row_of]
+        for i in new:
+            self._row_of[sequences[i]] = self._free.pop()
+        self._rows = [self._row_of[sequence] for sequence in sequences]
+        return new
+
+    def _fill(self, inputs: DecodeInputs, new: Sequence[int]) -> None:
+        """Write the inputs into the host's tensors, which hold what the latest run left.
+
+        A sequence that has the same state there as here continues that run: its sampling options are the same, and its
+        window holds the ids that it has decoded. So its row needs a look at its blocks and a new ban at most.
+        """
+        numbers, rows, size = self._host_integers.numpy(), np.array(self._rows), self._cache.block_size
+        state = np.array((inputs.codes, inputs.positions, inputs.draws, inputs.bans)).T
+        changed = (numbers[rows[:, None], _STATE] != state[:, : len(_STATE)]).any(axis=1) | self._forgotten
+        changed[new] = True
+        self._forgotten = False
+        for i in changed.nonzero()[0].tolist():
+            self._fill_row(self._rows[i], inputs.complete(i))
+        tables = self._tables
+        for i in [i for i, row in enumerate(self._rows) if tables[row] != inputs.blocks[i]]:
+            self._set_table(numbers[self._rows[i]], self._rows[i], inputs.blocks[i])
+        codes, positions, draws, bans = state.T
+        offsets = positions % size
+        blocks = numbers[rows, columns.TABLE + positions // size]
+        opened = np.where(offsets == 0, blocks, self._spare)
+        # In the order of the columns.
+        numbers[rows, : columns.BAN + 1] = np.array(
+            (codes, positions, blocks, offsets, opened, positions + 1, draws, bans)
+        ).T

@@ -30,7 +30,7 @@ class PrefillInput(NamedTuple):
 
     codes: Sequence[int]
     row: ProgramInput
-    """`row.position` is the position of the first code; `row.code` is not used."""
+    """`row.position` is the position of the first code."""
 
     @property
     def tiles(self) -> int:
@@ -53,6 +53,7 @@ class PrefillProgram(Program):
         """`tokens` is a multiple of `TILE`; a row of the program is a tile."""
         super().__init__(model, cache, bans, tokens // TILE, width, kernels, aligner)
         self._host_tokens, self._device_tokens = self._twice((5, tokens), torch.int64)
+        self._filled = 0
         self._decoding = torch.zeros((0, width), dtype=torch.int64, device=bans.device)
         self._clear_tokens()
         self._copy_tokens()
@@ -113,7 +114,9 @@ class PrefillProgram(Program):
                 self._fill_row(tile, item.row)
                 numbers[tile, columns.CODE] = begin + count - 1
             row += item.tiles
-        self._clear_rows(row)
+        for unused in range(row, self._filled):
+            self._clear(unused)
+        self._filled = row
         return firsts
 
     def _clear_tokens(self) -> None:

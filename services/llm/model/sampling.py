@@ -6,17 +6,23 @@ same on all devices and in all batches, so that a moved, preempted or resumed se
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from services.llm.engine.sequence import Sequence as EngineSequence
 
 _MASK32 = 0xFFFFFFFF
 ID_BITS = 20
 """Speech vocabularies have far fewer ids than 2^20."""
 LARGEST_UNIFORM = 1 - 2**-24
+LEAST_TEMPERATURE = 1e-6
+"""Lower temperatures count as this one, which draws the most probable id: logits divided by them would overflow."""
 NOT_FINITE = -1
 """Returned instead of an id if the logits contain NaN or infinity."""
 
@@ -35,6 +41,20 @@ class SamplingRow:
     """The drawn id is replaced when it occurs at least this often in `window`; infinity turns the rule off."""
     window: Sequence[int]
     """The last decoded ids."""
+
+    @classmethod
+    def of(cls, sequence: EngineSequence) -> SamplingRow:
+        """Return how `sequence` samples its next token."""
+        sampling, options = sequence.sampling, sequence.request.sampling
+        return cls(
+            seed=options.seed,
+            position=len(sequence.decoded),
+            temperature=max(options.temperature, LEAST_TEMPERATURE),
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            repeats=sampling.win_size * sampling.tau_r if options.ras else math.inf,
+            window=sequence.decoded[-sampling.win_size :],
+        )
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,8 +15,9 @@ from services.common.engine.thread import current_device
 from services.llm.alignment.aligner import Aligner
 from services.llm.engine.backends import NonFiniteLogits
 from services.llm.engine.scheduler import ScheduledSequence
+from services.llm.model.columns import WINDOW_SIZE
 from services.llm.model.cpu_graph.sampling import sample_rows
-from services.llm.model.decode_program import MAX_STEPS, DecodeProgram, ProgramInput
+from services.llm.model.decode_program import MAX_STEPS, MAX_TOP_K, DecodeInputs, DecodeProgram, ProgramInput
 from services.llm.model.kernels import PLAIN, StepKernels
 from services.llm.model.kv_cache import KVCache, SequenceInput, build_batch, kv_cache_bytes, read_buffer_bytes
 from services.llm.model.model import SpeechLM
@@ -32,9 +32,6 @@ log = logging.getLogger(__name__)
 BAN_KINDS = 16
 """Most different sets of allowed special ids that a checkpoint's layouts may use."""
 DrawFactory = Callable[[Sequence[SamplingRow], torch.device], Draw]
-
-LEAST_TEMPERATURE = 1e-6
-"""Lower temperatures count as this one, which draws the most probable id: logits divided by them would overflow."""
 
 
 @dataclass(frozen=True)
@@ -206,26 +203,34 @@ class TorchBackend:
         if self._cache is None:
             raise RuntimeError("call reserve() before the first step")
         with current_device(self.device):
-            return self._step(batch, self._cache)
+            try:
+                return self._step(batch, self._cache)
+            except Exception:  # the engine runs the sequences again, one by one, and their tokens may be other ones
+                for programs in self._programs.values():
+                    for program in programs.decode:
+                        program.forget()
+                raise
 
     def _step(self, batch: Sequence[ScheduledSequence], cache: KVCache) -> list[Sequence[int]]:
         tokens: list[Sequence[int]] = [()] * len(batch)
-        launched: list[tuple[DecodeProgram, Iterable[int]]] = []
+        launched: list[tuple[DecodeProgram, list[int]]] = []
         rest: dict[str, list[int]] = {}
-        for style in dict.fromkeys(scheduled.sequence.request.style for scheduled in batch):
-            chosen = [i for i, scheduled in enumerate(batch) if scheduled.sequence.request.style == style]
-            program, inputs = self._program(style, {i: batch[i] for i in chosen})
+        for i, scheduled in enumerate(batch):
+            rest.setdefault(scheduled.sequence.request.style, []).append(i)
+        for style, chosen in rest.items():
+            program, where = self._program(style, chosen, batch)
             if program is not None:
                 self.latest_program = program
-                num_steps = min(MAX_STEPS, max(batch[i].num_steps for i in inputs))
-                program.launch(list(inputs.values()), num_steps)
-                launched.append((program, inputs))
-            rest[style] = [i for i in chosen if i not in inputs]
+                decoding = [batch[i] for i in where]
+                num_steps = min(MAX_STEPS, max([scheduled.num_steps for scheduled in decoding]))
+                program.launch(self._decode_inputs(decoding), num_steps)
+                launched.append((program, where))
+                rest[style] = sorted(set(chosen).difference(where))
         # The device decodes while the host prepares the prompts.
         for style, left in rest.items():
             self._prefill(style, left, batch, tokens, cache)
         for program, where in launched:
-            self._store(tokens, batch, where, program.read(), program.step_queries)
+            self._store(tokens, batch, where, program.read(), program.run_queries())
         return tokens
 
     def _prefill(
@@ -240,7 +245,7 @@ class TorchBackend:
         programs = self._programs[style].prefill
         inputs = {i: self._prefill_input(batch[i]) for i in left} if programs else {}
         most = programs[-1].size if programs else 0
-        fitting = [i for i, item in inputs.items() if self._fits(batch[i], item.row) and item.tiles <= most]
+        fitting = [i for i, item in inputs.items() if self._fits(batch[i]) and item.tiles <= most]
         while fitting:
             taken, tiles = [], 0
             for i in fitting:
@@ -260,23 +265,32 @@ class TorchBackend:
             self._store(tokens, batch, [left[i] for i in sampled], [[token] for token in ids], queries[None])
 
     def _program(
-        self, style: str, batch: Mapping[int, ScheduledSequence]
-    ) -> tuple[DecodeProgram | None, dict[int, ProgramInput]]:
-        """Return the smallest program for the decoding sequences, and their inputs by their index in the step."""
+        self, style: str, chosen: Sequence[int], batch: Sequence[ScheduledSequence]
+    ) -> tuple[DecodeProgram | None, list[int]]:
+        """Return the smallest program for those of `chosen` that decode, and which these are."""
         programs = self._programs[style].decode
         if not programs:
-            return None, {}
-        inputs = {
-            i: self._program_input(scheduled)
-            for i, scheduled in batch.items()
-            if scheduled.count == 1 and scheduled.samples
-        }
-        inputs = {i: item for i, item in inputs.items() if self._fits(batch[i], item)}
-        return next(((program, inputs) for program in programs if 0 < len(inputs) <= program.size), (None, {}))
+            return None, []
+        where = [i for i in chosen if batch[i].count == 1 and batch[i].samples and self._fits(batch[i])]
+        return next(((program, where) for program in programs if 0 < len(where) <= program.size), (None, []))
 
-    def _fits(self, scheduled: ScheduledSequence, item: ProgramInput) -> bool:
+    def _fits(self, scheduled: ScheduledSequence) -> bool:
         """Whether the sequence fits the fixed shapes of programs."""
-        return item.fits and len(scheduled.sequence.layout.inputs) <= self._options.program_tokens
+        sampling, inputs = scheduled.sequence.sampling, scheduled.sequence.layout.inputs
+        small = sampling.top_k <= MAX_TOP_K and sampling.win_size <= WINDOW_SIZE
+        return small and len(inputs) <= self._options.program_tokens
+
+    def _decode_inputs(self, batch: Sequence[ScheduledSequence]) -> DecodeInputs:
+        sequences = [scheduled.sequence for scheduled in batch]
+        return DecodeInputs(
+            sequences=sequences,
+            codes=[scheduled.sequence.layout.inputs[scheduled.start] for scheduled in batch],
+            positions=[scheduled.start for scheduled in batch],
+            draws=[len(sequence.decoded) for sequence in sequences],
+            bans=[self._ban_kind(sequence.layout.constraint().allowed) for sequence in sequences],
+            blocks=[sequence.blocks for sequence in sequences],
+            complete=lambda i: self._program_input(batch[i]),
+        )
 
     def _prefill_input(self, scheduled: ScheduledSequence) -> PrefillInput:
         codes = scheduled.sequence.layout.inputs[scheduled.start : scheduled.start + scheduled.count]
@@ -285,8 +299,8 @@ class TorchBackend:
     def _program_input(self, scheduled: ScheduledSequence) -> ProgramInput:
         sequence = scheduled.sequence
         ban = self._ban_kind(sequence.layout.constraint().allowed) if scheduled.samples else 0
-        code, window = sequence.layout.inputs[scheduled.start], sequence.sampling.win_size
-        return ProgramInput(code, scheduled.start, sequence.blocks, ban, _sampling_row(scheduled), window)
+        window = sequence.sampling.win_size
+        return ProgramInput(scheduled.start, sequence.blocks, ban, SamplingRow.of(sequence), window)
 
     def _run(
         self, style: str, batch: Sequence[ScheduledSequence], cache: KVCache
@@ -315,7 +329,7 @@ class TorchBackend:
     def _sample(self, model: SpeechLM, batch: Sequence[ScheduledSequence], hidden: Tensor) -> list[int]:
         if not batch:
             return []
-        rows = [_sampling_row(scheduled) for scheduled in batch]
+        rows = [SamplingRow.of(scheduled.sequence) for scheduled in batch]
         banned = self._bans[[self._ban_kind(scheduled.sequence.layout.constraint().allowed) for scheduled in batch]]
         if self._draw is None and self.device.type == "cpu":
             return sample_rows(model.logits(hidden), rows, banned)
@@ -328,7 +342,7 @@ class TorchBackend:
         self,
         tokens: list[Sequence[int]],
         batch: Sequence[ScheduledSequence],
-        where: Iterable[int],
+        where: Sequence[int],
         drawn: Sequence[Sequence[int]],
         queries: Tensor,
     ) -> None:
@@ -336,15 +350,18 @@ class TorchBackend:
 
         queries [steps or more, sequences or more, width]
         """
-        where = list(where)
+        speech = self._config.speech_tokens
         for i, row in zip(where, drawn, strict=True):
-            forced = batch[i].sequence.layout.constraint().forced
-            # A program's tokens after an id that is not speech are dropped: that id is never fed.
-            ends = next((k for k, token in enumerate(row, 1) if token >= self._config.speech_tokens), len(row))
-            tokens[i] = row[: min(ends, batch[i].num_steps)] if forced is None else (forced,)
-            if NOT_FINITE in row[:ends]:
+            scheduled = batch[i]
+            ids = row
+            if max(row) >= speech:
+                # A program's tokens after an id that is not speech are dropped: that id is never fed.
+                ids = row[: next(k for k, token in enumerate(row, 1) if token >= speech)]
+            if NOT_FINITE in ids:
                 name = str(self._dtype).removeprefix("torch.")
                 raise NonFiniteLogits(f"the model's logits in {name} are not finite; a wider precision may help")
+            forced = scheduled.sequence.layout.constraint().forced
+            tokens[i] = ids[: scheduled.num_steps] if forced is None else (forced,)
         if self._aligner.heads and self._cache is not None and where:
             counts = [len(tokens[i]) for i in where]
             self._aligner.align([batch[i] for i in where], counts, queries, self._cache)
@@ -376,16 +393,3 @@ def _rows(parts: Sequence[Tensor], chosen: Sequence[int]) -> Tensor:
 def _sequence_input(scheduled: ScheduledSequence) -> SequenceInput:
     sequence, start = scheduled.sequence, scheduled.start
     return SequenceInput(sequence.layout.inputs[start : start + scheduled.count], start, sequence.blocks)
-
-
-def _sampling_row(scheduled: ScheduledSequence) -> SamplingRow:
-    sequence, sampling, options = scheduled.sequence, scheduled.sequence.sampling, scheduled.sequence.request.sampling
-    return SamplingRow(
-        seed=options.seed,
-        position=len(sequence.decoded),
-        temperature=max(options.temperature, LEAST_TEMPERATURE),
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        repeats=sampling.win_size * sampling.tau_r if options.ras else math.inf,
-        window=sequence.decoded[-sampling.win_size :],
-    )

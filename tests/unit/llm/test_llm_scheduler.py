@@ -78,6 +78,16 @@ def test_a_long_prompt_does_not_stall_a_running_stream(mini_dir: ModelDir) -> No
     assert chunks == [20, 20, 20, 20, 17]
 
 
+def test_a_step_that_feeds_a_prompt_samples_one_token_per_sequence(mini_dir: ModelDir) -> None:
+    """So a new utterance waits for one step of the others at most."""
+    bench = Bench(mini_dir, EngineLimits())
+    running = bench.add(utterance(5))
+    bench.step()
+    assert [scheduled.num_steps for scheduled in bench.scheduler.schedule(8)] == [8]
+    new = bench.add(LONG)
+    assert {each.sequence: each.num_steps for each in bench.scheduler.schedule(8)} == {running: 1, new: 1}
+
+
 def test_waiting_requests_gather_between_admissions(mini_dir: ModelDir) -> None:
     bench = Bench(mini_dir, EngineLimits(admission_interval=4))
     bench.add(utterance(1))

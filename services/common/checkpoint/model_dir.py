@@ -93,6 +93,8 @@ class SplitConfig:
     min_length: int = 60
     merge_length: int = 20
     comma_split: bool = False
+    longest: int = 0
+    """Longest sentence that the checkpoint speaks reliably; a longer one is divided. 0: any length. Not of the spec."""
 
 
 @dataclass(frozen=True)

@@ -132,6 +132,8 @@ class Segmenter:
         if self._in_table_row():
             return None, end
         if wide:
+            if text[place:closed] == "、" and text[place - 1 : place].isdecimal() and text[closed].isdecimal():
+                return None, end  # the numbers of a list are read together: 11:9、8:11、11:6
             return closed, None
         alone = end == place + 1
         if text[closed].isspace():

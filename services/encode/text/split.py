@@ -18,6 +18,19 @@ _MARKS = {
     for comma_split in (False, True)
 }
 QUOTES = '"”'
+_PAUSE = re.compile(r",(?=\s)|[，、—–](?!$)| (?=\()")
+_CLAUSE, _PHRASE = (
+    re.compile(rf" (?=(?:{words})\b)", re.IGNORECASE)
+    for words in (
+        "and|but|or|nor|so|yet|because|although|though|unless|until|since|while|whereas|if|when|where|who|whose|which|that|"
+        "than|as|before|after",
+        "to|in|on|at|with|without|for|from|into|of|by|over|under|about|through|during|between|behind|against",
+    )
+)
+_PLACES = (_PAUSE, _CLAUSE, _PHRASE, re.compile(" "))
+"""Where a sentence may be divided, the best places first; the words are English."""
+_NEAR = (0.4, 0.3, 0.2, 1.0)
+"""For each of them: how far from the wanted place it may be, as a part of the sentence."""
 _FINAL_MARKS = TERMINATORS["zh"] + TERMINATORS["en"]
 
 
@@ -73,6 +86,30 @@ def utterances(
 def _in_name(text: str, mark: int) -> bool:
     around = text[mark - 1 : mark] + text[mark + 1 : mark + 2]
     return len(around) == 2 and around.isascii() and around.isalnum()
+
+
+def shortened(text: str, longest: int, length: Callable[[str], int]) -> list[str]:
+    """Divide an utterance that is longer than `longest` into parts of similar length; joined, they are `text`.
+
+    A part ends at a pause, before a clause or before a phrase, if there is one not too far from the wanted place, or
+    else between two words. A word that is longer than `longest` stays whole.
+    """
+    count = -(-length(text) // longest) if longest else 1
+    if count < 2:
+        return [text]
+    wanted = len(text) * (count // 2) / count
+    for places, near in zip(_PLACES, _NEAR, strict=True):
+        ends = [place.start() + (not place.group().isspace()) for place in places.finditer(text, 1)]
+        ends = [end for end in ends if text[:end].strip() and text[end:].strip()]
+        best = min(ends, key=lambda end: abs(end - wanted), default=None)
+        if best is not None and abs(best - wanted) <= near * len(text):
+            return [part for half in (text[:best], text[best:]) for part in shortened(half, longest, length)]
+    return [text]
+
+
+def as_sentence(part: str, language: SplitLanguage) -> str:
+    """Return a part of a divided sentence as a sentence: with a full stop, also in place of a pause."""
+    return with_final_mark(part.rstrip(" ,，、—–"), language)
 
 
 class Merger:

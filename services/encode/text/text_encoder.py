@@ -21,7 +21,7 @@ from services.encode.text.markup.items import PLAIN, Border, Item, Pause, Text, 
 from services.encode.text.normalise import HAN_LANGUAGES, language_of, only_punctuation
 from services.encode.text.pieces import MAX_CHARACTERS, PLAIN_REQUEST, STEP_CHARACTERS, Piece, TextEncoder, TextRequest
 from services.encode.text.segment import Segmenter
-from services.encode.text.split import Merger, Span, SplitLanguage, utterances, with_final_mark
+from services.encode.text.split import Merger, Span, SplitLanguage, as_sentence, shortened, utterances, with_final_mark
 from services.encode.text.text_input import TextInput
 from services.encode.text.words import Word, WordIds, divided, mapped, moved, placed, word_ids
 
@@ -30,7 +30,7 @@ __all__ = ["MAX_CHARACTERS", "STEP_CHARACTERS", "InterleavedEncoder", "Piece", "
 TEXTS_MEASURED = 16
 """Texts whose ids are kept."""
 _WIDE = regex.compile(r"[，。！？；、（）《》￥]")
-_LATIN_WORDS = regex.compile(r"\p{Latin}{4}|\p{Latin}\s")
+_LATIN_WORDS = regex.compile(r"\p{Latin}{2}[ \t]+\p{Ll}{2}|(?<!\p{L})\p{Ll}{4}")
 
 
 class SentenceEncoder:
@@ -144,11 +144,25 @@ class SentenceEncoder:
             text += "，" if self._language == "zh" else ","
         elif not text.endswith(("…", ",", "，")):
             text = with_final_mark(text, self._language)
-        parts = list(utterances(text, self._language, self._frontend.split.comma_split, whole_names=True))
+        parts, spoken = self._parts(text)
         if not self._request.words:
-            return zip(parts, repeat(()), strict=False)
+            return zip(spoken, repeat(()), strict=False)
         words = self._words(core, read, span.start + segment.index(core), rules)
-        return zip(parts, divided(text, moved(words, len(blank)), parts), strict=True)
+        return zip(spoken, divided(text, moved(words, len(blank)), parts), strict=True)
+
+    def _parts(self, text: str) -> tuple[list[str], list[str]]:
+        """Return the parts of a text that are spoken on their own: as they are in it, and as they are spoken."""
+        split = self._frontend.split
+        parts: list[str] = []
+        spoken: list[str] = []
+        for utterance in utterances(text, self._language, split.comma_split, whole_names=True):
+            *before, last = shortened(utterance, split.longest, self._length)
+            parts += [*before, last]
+            spoken += [*(as_sentence(part, self._language) for part in before), last]
+        return parts, spoken
+
+    def _length(self, text: str) -> int:
+        return len(text) if self._language == "zh" else len(self._ids(text))
 
     def _words(self, written: str, read: str, start: int, rules: str) -> list[Word]:
         """Return the words of a sentence, which begins at `start` in the text that the segmenter got."""
@@ -179,7 +193,7 @@ class SentenceEncoder:
         return (
             not segment.isascii()
             and _WIDE.search(segment) is not None
-            and _LATIN_WORDS.search(segment) is None
+            and (segment.endswith("、") or _LATIN_WORDS.search(segment) is None)
             and self._frontend.speaks("zh")
         )
 

@@ -49,7 +49,7 @@ def test_the_embedded_voice_opens() -> None:
     assert (model.vocoder.nb_harmonics, model.vocoder.hop) == (32, 480)
     assert [voice.name for voice in model.card.voices] == ["anna", "hugo", "slt", "rms"]
     assert len({voice.audio for voice in model.card.voices}) == 2
-    assert model.card.split == SplitConfig(max_length=1, min_length=0, merge_length=0)
+    assert model.card.split == SplitConfig(max_length=1, min_length=0, merge_length=0, longest=29)
     assert model.card.text_streaming == "interleaved"
 
 
@@ -95,7 +95,7 @@ def test_a_folder_that_is_no_model_directory_is_refused(tmp_path: Path) -> None:
         ("light-tts.yaml", "nmae: x", "light-tts.yaml: unknown keys nmae"),  # codespell:ignore
         ("light-tts.yaml", "text_streaming: words", "text_streaming must be 'interleaved' or 'sentence'"),
         ("light-tts.yaml", "languages: en", r"languages must be a list: \[en\]"),
-        ("light-tts.yaml", "split: {longest: 3}", "light-tts.yaml: missing or malformed entry"),
+        ("light-tts.yaml", "split: {shortest: 3}", "light-tts.yaml: missing or malformed entry"),
         ("light-tts.yaml", "voices: [{name: x}]", r"light-tts.yaml: missing or malformed entry \(KeyError"),
         (
             "light-tts.yaml",

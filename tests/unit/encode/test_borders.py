@@ -32,6 +32,7 @@ def stripped(text: str) -> list[str]:
         ("Name: John\nAge: 30", ["Name:", "John", "Age: 30"]),
         ("(a) first\n(b) second", ["(a) first", "(b) second"]),
         ("（1）打开\n（二）关闭", ["（1）打开", "（二）关闭"]),
+        ("2. Two\n   a. Sub one\n   b. Sub two\nii. Next", ["2. Two", "a. Sub one", "b. Sub two", "ii. Next"]),
         ("第1章\n第2章\n\n第3章", ["第1章", "第2章", "第3章"]),
         ("| a. B | c |\n|---|---|\n| d? E | f |\nText", ["| a. B | c |", "|---|---|", "| d? E | f |", "Text"]),
         ("```\ncode here\n```\nText", ["```\ncode here".partition("\n")[0], "code here", "```", "Text"]),
@@ -65,6 +66,7 @@ def test_a_wrapped_line_ends_nothing(text: str) -> None:
         ("It works.Really?Yes!Now go.", ["It works.", "Really?", "Yes!", "Now go."]),
         ("Done (at last).Then more", ["Done (at last).", "Then more"]),
         ("好!我是", ["好!", "我是"]),
+        ("1、打开2、关闭", ["1、", "打开2、", "关闭"]),
     ],
 )
 def test_a_mark_that_touches_the_next_sentence_ends_one(text: str, expected: list[str]) -> None:
@@ -82,6 +84,9 @@ def test_a_mark_that_touches_the_next_sentence_ends_one(text: str, expected: lis
         "version 3.Beta",
         "mail John.Smith@example.com",
         "it costs 3.50, or 1.5.2",
+        "600519.SH和00700.HK",
+        "比分11:9、8:11、11:6",
+        "101、102、103室",
     ],
 )
 def test_names_addresses_and_numbers_stay_whole(text: str) -> None:
@@ -132,7 +137,7 @@ PARTS = [
     ": ", ":",
     "---", "[", "]", "(", ")", "<", ">", "/", "<b>", "</b>", "<|", "|>", '"', "**", "Mr.", "U.S.", "No.", "etc.",
     "Jan.", "5 ft.", "J.", "e.g.", "The", "Then", "Army", "com", "PDF", "of", "word", "London", "Londoncome", "12",
-    "3", "天", "第", "é", "http://x.y/",
+    "3", "天", "第", "、", "a. ", "é", "http://x.y/",
 ]  # fmt: skip
 
 
@@ -217,6 +222,8 @@ def test_ordinals_of_german_ratios_and_colons_before_numbers_end_no_sentence(tex
         "Pres. Biden and Ps. 23:1 and Cat. 4",
         "Model No. WH-1000XM5",
         "drive 20 mi. N of it",
+        "under Fed. R. Civ. P. 12",
+        "in Bldg. 5, see 1 Cor. 13:4",
     ],
 )
 def test_the_stop_of_an_abbreviation_inside_a_sentence_ends_nothing(text: str) -> None:

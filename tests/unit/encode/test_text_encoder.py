@@ -192,6 +192,15 @@ def test_numbers_among_chinese_marks_are_read_in_chinese() -> None:
     result = run(SentenceEncoder(frontend()), ["0086，013。"])
     assert isinstance(result, list)
     assert [piece.text for piece in result] == ["零零八六，零一三。"]
+    result = run(SentenceEncoder(one_sentence_pieces()), ["Claude 0086、GPT-4、"])
+    assert isinstance(result, list)
+    assert [piece.text for piece in result] == ["Claude零零八六、", " GPT 4、"]
+    result = run(SentenceEncoder(frontend()), ["Python 013，CUDA 0086。"])
+    assert isinstance(result, list)
+    assert [piece.text for piece in result] == ["Python零一三，CUDA零零八六。"]
+    result = run(SentenceEncoder(frontend()), ["Room 013，floor 3。"])
+    assert isinstance(result, list)
+    assert [piece.text for piece in result] == ["Room zero one three，floor three。"]
 
 
 def test_an_enumeration_keeps_its_marks() -> None:

@@ -185,7 +185,7 @@ def test_a_card_names_voices_with_their_prompts_and_their_former_names(tmp_path:
     assert (voices["anna"].transcript, voices["hugo"].transcript) == ("Sentence 1.", "Sentence 2.")
     assert soundfile.info(voices["hugo"].audio).duration == pytest.approx(130 / 50)
     assert (card.languages, card.text_streaming) == (("en",), "interleaved")
-    assert card.split == SplitConfig(max_length=1, min_length=0, merge_length=0)
+    assert card.split == SplitConfig(max_length=1, min_length=0, merge_length=0, longest=29)
     assert [head.score for head in card.alignment] == pytest.approx([0.905, 0.905])
     sentences = (folder / "heldout25.txt").read_text(encoding="utf-8").splitlines()
     assert (len(sentences), sentences[0]) == (25, "The truth will out.")

@@ -15,12 +15,12 @@ _LEADING = words("""
 _BEFORE_NUMBERS = words("""
     no nos nr fig figs eq eqs vol vols p pp pg pgs sec secs sect ch chap chaps art arts ref refs tab tabs ex app par
     para pt ed eds v vv l ll col cols abb abs s bd aufl tel ext apt ste rm fl op rt rte rs
-    ver cat ps chs fn
+    ver cat ps chs fn cor gal eph heb deut eccl prov isa jer bldg
     """)
 # These may end a sentence, and names may follow them: only a word that begins a sentence decides.
 _TRAILING = words("""
     st sr jr inc ltd co corp bros llc plc dept univ assn ave blvd rd ln hwy sq esq ph.d m.d b.a m.a b.sc m.sc ll.b
-    d.d.s r.n u.s u.k u.n e.u d.c a.m p.m a.d b.c b.c.e c.e n.b p.s al est gov
+    d.d.s r.n u.s u.k u.n e.u d.c a.m p.m a.d b.c b.c.e c.e n.b p.s al est gov fed civ crim cir
     """)
 # These end a sentence if a capital follows.
 _BEFORE_LOWER_CASE = words(

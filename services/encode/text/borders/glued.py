@@ -8,7 +8,7 @@ from services.encode.text.borders.abbreviations import STARTERS, word_before
 from services.encode.text.borders.words import words
 
 _DIGITS = regex.compile(r"\d\d$")
-_NEXT_WORD = regex.compile(r"\p{Lu}\p{L}*")
+_NEXT_WORD = regex.compile(r"\p{Lu}[\p{L}--\p{Han}]*", regex.V1)
 _BEFORE = regex.compile(r"\S*$")
 _LONGEST_WORD = 30
 _WINDOW = 80
@@ -17,6 +17,7 @@ _NAMES = words("""
     com net org edu gov mil int info biz io ai app dev co uk us de fr it es nl eu cn jp kr ru br in au ca ch at be me tv
     js ts py rb go rs java cs cpp html htm css php pdf txt doc docx xls xlsx ppt pptx csv tsv json xml yaml yml zip tar
     gz rar exe dll md rtf png jpg jpeg gif bmp svg mp mov avi wav flac ogg aac iso img bin bat sh sql db log cfg ini
+    hk sz bj
     """)
 _STARTERS = STARTERS | words("go me us be")
 """Of the names, those that begin a sentence in title case, before a blank."""

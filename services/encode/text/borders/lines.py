@@ -11,7 +11,7 @@ LINE_ENDS = "\n\r\u2028\u2029\x0b\x0c\x85"
 _BULLETS = "-*+•◦‣▪▫●○·–—→✓✔✗☐☑"
 _STARTS_ITEM = regex.compile(
     rf"[{regex.escape(_BULLETS)}][ \t]|\d{{1,3}}[.)、．][ \t\p{{L}}]|\((?:\d{{1,3}}|[a-zA-Z]|[ivx]{{2,4}})\)"
-    r"|[a-zA-Z]\)[ \t]|[①-⑳]|[（(](?:\d{1,3}|[一二三四五六七八九十]{1,3})[）)]"
+    r"|[a-zA-Z]\)[ \t]|(?:[a-z]|[ivx]{2,4})\.[ \t]+\p{Lu}|[①-⑳]|[（(](?:\d{1,3}|[一二三四五六七八九十]{1,3})[）)]"
 )
 _STARTS_BLOCK = regex.compile(r"#{1,6}[ \t]|```|~~~|\||[-=*_]{3}|>[ \t]")
 _ITEM_NUMBER = regex.compile(r"[ \t]*(?:\d{1,3}|[a-zA-Z]|[ivxIVX]{1,4})\.")

@@ -50,7 +50,7 @@ _LIMITS = regex.compile(
     rf"\\(sum|prod|int|lim|bigcup|bigcap|max|min)(?![A-Za-z])\s*_\s*(?:\{{{_INNER}\}}|(\w))(?:\s*\^\s*(?:\{{{_INNER}\}}|(\w|\\infty)))?"
 )
 _INDEX = regex.compile(rf"_\s*(?:\{{{_INNER}\}}|(\d+|[^\s\d{{}}\\(−-]|\\[A-Za-z]+))")
-_COMMAND = regex.compile(r"\\([A-Za-z]+)\s?")
+_COMMAND = regex.compile(r"\\([A-Za-z]+)(?:\s(?![=+<>-]))?")
 _NUMBER = regex.compile(r"[1-9]\d{0,3}")
 _ATOM = regex.compile(r"[-−]?(?:\w|\d+(?:\.\d+)?)")
 _HIGH = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -86,7 +86,8 @@ def _plain(written: str) -> str:
             break
         text = inner
     text = _COMMAND.sub(lambda command: _COMMANDS.get(command.group(1), f" {command.group(1)} "), text)
-    return _BLANKS.sub(" ", text.replace("{", " ").replace("}", " ").replace("\\", " ").replace("$", " ")).strip()
+    text = text.replace("{", " ").replace("}", " ").replace("\\", " ").replace("$", " ")
+    return _BLANKS.sub(" ", text).replace(" ^", "^").strip()
 
 
 _ESCAPED = regex.compile(r"\\([%$#&_])")

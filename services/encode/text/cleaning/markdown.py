@@ -6,14 +6,16 @@ import regex
 
 _M = regex.MULTILINE
 _START = r"^[ \t]*"
-# Whole lines without text: rules, underlines of headings, fences with their language, rows of dashes in tables, and the
-# definitions of reference links.
+# Whole lines without text: rules, underlines of headings, fences with their language, rows of dashes in tables, the
+# times of subtitles, and the definitions of reference links.
 _EMPTY_LINES = regex.compile(
     rf"{_START}(?:(?:[-*_=~][ \t]*){{3,}}|(?:`{{3,}}|~{{3,}})[ \t]*[\w+#.-]*"
     r"|\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-*:?[ \t]*)+"
+    r"|\d{1,2}:\d\d:\d\d[.,]\d{3}[ \t]+-->[ \t]+\d{1,2}:\d\d:\d\d[.,]\d{3}"
     r"|\[[^\]\n]+\]:[ \t]+<?\S+>?(?:[ \t]+(?:\"[^\"\n]*\"|'[^'\n]*'|\([^()\n]*\)))?)[ \t]*$",
     _M,
 )
+_LYRICS = regex.compile(rf"{_START}\[\d{{1,2}}:\d\d[.:]\d{{2,3}}\][ \t]*", _M)
 _QUOTE = regex.compile(rf"{_START}(?:>(?![\d$€£])[ \t]?)+(?!=)", _M)
 _HEADING = regex.compile(rf"{_START}#{{1,6}}[ \t]+(?=\S)", _M)
 _HEADING_END = regex.compile(r"(?<=\S)[ \t]+#+[ \t]*$", _M)
@@ -32,7 +34,9 @@ _TASK = regex.compile(rf"{_START}[-+*][ \t]+\[[xX]\][ \t]+", _M)
 _LETTER_LINK = regex.compile(r"!?\[(\p{L}{1,4})\]\((?=[^()\s]*[/.#:])[^()\s]*\)")
 _REFERENCE = regex.compile(r"!?\[([^\[\]]+)\]\[[^\[\]]*\]")
 _FOOTNOTE = regex.compile(r"\[\^[^\[\]\s]+\]:?")
-_ADDRESS = regex.compile(r"<((?:https?://|mailto:)?[^\s<>@]+(?:@|://|\.)[^\s<>]+)>")
+_ADDRESS = regex.compile(
+    r"<((?:https?://|mailto:)[^\s<>]+|[^\s<>@]+@[^\s<>]+|(?:[A-Za-z\d-]+\.)+[A-Za-z]{2,}(?:/[^\s<>]*)?)>"
+)
 _ESCAPE = regex.compile(r"\\([!\"#$%&'()*+,./:;<=>?@\[\]^_`{|}~-])")
 _STARS = regex.compile(r"\*+")
 _EDGE_LINES = regex.compile(r"(?<![\p{L}\p{N}])_+(?=\S)|(?<=\S)_+(?![\p{L}\p{N}_])|(?<!\S)_+(?!\S)")
@@ -92,6 +96,7 @@ def _lines(text: str) -> str:
         text = _ROW.sub(_row, text)
         text = _INNER_BAR.sub(", ", text)
     if "[" in text:
+        text = _LYRICS.sub("", text)
         text = _FOOTNOTE.sub("", text)
         text = _LINK.sub(r"\1", text)
         text = _REFERENCE.sub(r"\1", text)

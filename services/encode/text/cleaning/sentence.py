@@ -23,11 +23,12 @@ _OF_INTEREST = re.compile(rf"#(?![0-9])| [:;]['-]?[)(DPp]|^[:;]['-]?[)(DPp]|\n{_
 _CHINESE = re.compile(r"[\u4e00-\u9fff。，！？；：、“”‘’《》（）A-Za-z0-9 ,.;:!?'\"%]+")
 
 _HIDDEN_DIGITS = regex.compile(
-    r"(?<![\w*•●])(?:(?:[*•●]{4,}+[ -]?+){1,4}+|[xX]{4}(?:[ -]?[xX]{4}){0,3}[ -]|(?:\.{3}|…)(?=[0-9]{4}(?![0-9])))"
+    r"(?<![\w*•●])(?:(?:[*•●]{4,}+[ -]?+){1,4}+|(?:\(?(?:[*•●]{2,4}|[xX]{2,4})\)?[ -]){2}"
+    r"|[xX]{4}(?:[ -]?[xX]{4}){0,3}[ -]|(?:\.{3}|…)(?=[0-9]{4}(?![0-9])))"
     r"([0-9]{2,6})(?![\w*•●]|[.,:/-][0-9])"
 )
 """The last digits of a number whose other digits are hidden: ****4242."""
-_CHANGE = regex.compile(r"([▲▼△▽🔺🔻])\ufe0f?[ ]?(?=[$€£¥₹]?[0-9])")
+_CHANGE = regex.compile(r"([▲▼△▽🔺🔻↑↓])\ufe0f?[ ]?(?=[$€£¥₹]?[0-9])")
 """A triangle before a number, which rose or fell by it."""
 _CITATION = regex.compile(r"【[^【】]*†[^【】]*】")
 # Numbers in one character: circled, in brackets, with a full stop; also days, hours and months.
@@ -58,11 +59,11 @@ _TWO_FRACTIONS = regex.compile(rf"(?<={_FRACTIONS})\s*(?={_FRACTIONS})")
 _FRACTION_SLASH = regex.compile(r"(?<=\d)\u2044(?=\d)")
 _LOW_DIGITS = regex.compile(r"(?<=(\d)?)[\u2080-\u2089]+(?=(\d)?)")
 _HIGH_DIGITS = regex.compile(r"(?<=[⁰¹²³⁴-⁹])(?=[0-9])")
-_WIDE_COLON = regex.compile(r"(?<=[0-9])：(?=[0-9])")
+_WIDE_COLON = regex.compile(r"(?<=[0-9])(?<!(?:[A-Za-z]|[图表式例题问答注录案])[0-9]{1,2})：(?=[0-9])")
 _WIDE_COMMA = regex.compile(r"(?<=[0-9])，(?=[0-9]{3}(?![0-9]))(?<=[\uff10-\uff19]，)")
 _HAN = regex.compile(r"\p{Han}")
 _EMOTICON = regex.compile(
-    r"(?<!\S)(?:[:;]['’]?-?[)(DPp]|=[)D]|(?<=\b(?:you|u|ya|thanks|thx|ily|much|guys|everyone|night|love|so)\s|[!.]\s)<3+)"
+    r"(?<!\S)(?:[:;]['’]?-?[)(DPp]|=[)D]|(?<=\b(?:you|u|ya|thanks|thx|ily|much|guys|everyone|night|love|so|xoxo|hugs|bye|babe|bestie|friends|family|cute|omg|4?ever)\s|[!.]\s|<3\s)<3+)"
     r"(?=$|[\s.,!?])"
 )
 _NUMBERED_ITEM = regex.compile(
@@ -98,15 +99,15 @@ def _is_of_interest(sentence: str) -> bool:
         or _LINE_MARK.match(sentence) is not None
         or _OF_INTEREST.search(sentence) is not None
         or "..." in sentence
-        or "XXXX" in sentence
-        or "xxxx" in sentence
+        or "XX" in sentence
+        or "xx" in sentence
     )
 
 
 def _cleaned(part: str) -> str:
     text = _HIDDEN_DIGITS.sub(lambda digits: " ".join(digits.group(1)), part)
     if not text.isascii():
-        text = _plain_characters(_CHANGE.sub(lambda sign: "+" if sign.group(1) in "▲△🔺" else "\u2212", text))
+        text = _plain_characters(_CHANGE.sub(lambda sign: "+" if sign.group(1) in "▲△🔺↑" else "\u2212", text))
     text = drop_unspeakable(text)
     text = without_tags(decoded(text))
     text = plain_text(plain_formulas(_EMOTICON.sub("", text)))

@@ -41,6 +41,9 @@ _SUM = regex.compile(
     rf"(?:\s(?P<scale>{_SCALE})\s(?P<currency>[€$£¥])|\s?(?P<currency>US\$|[$£¥]))(?!\w|\s?\d)"
 )
 _SCALES = {"Mio.": "Millionen", "Mrd.": "Milliarden"}
+_ONE_SCALE = {"Mio.": "Million", "Mrd.": "Milliarde"}
+_ONE_MILLION = {"de": "eine", "fr": "un", "es": "un", "it": "un", "pt": "um", "nl": "een"}
+_GERMAN_SCALE = regex.compile(r"(?P<one>(?<![\d.,])1)?(?<=\d)\s(?P<scale>Mio|Mrd)\.(?!\s?[€$£¥])")
 _PLUS = {
     "de": "plus", "fr": "plus", "es": "más", "it": "più", "pt": "mais", "nl": "plus", "pl": "plus", "cs": "plus",
     "sv": "plus", "da": "plus", "no": "pluss", "fi": "plus", "ru": "плюс", "uk": "плюс", "tr": "artı",
@@ -51,12 +54,37 @@ _TELEPHONE = regex.compile(
     rf"(?<![0-9A-Za-z+])\+(?:[1-9]\d{{0,2}}(?:{_BETWEEN}?\(\d{{1,5}}\){_BETWEEN}?\d{{1,11}})?(?:{_BETWEEN}{{1,2}}\d{{1,11}}){{1,6}}"
     r"|[1-9]\d{7,14})(?![A-Za-z\d]|[.,]\d)"
 )
+_CODE_WORDS = {
+    "de": r"PIN|TAN|PLZ|(?:\w+)?[Cc]ode|Passwort|(?:Kunden|Bestell|Rechnungs|Auftrags|Vorgangs|Buchungs)nummer",
+    "fr": r"[Cc]ode(?:\s(?:PIN|postal|secret|de\s\w+))?|PIN|"
+    r"mot\sde\spasse|numéro\sde\s(?:commande|client|dossier)",  # codespell:ignore
+    "es": r"[Cc]ódigo(?:\s(?:PIN|postal|de\s\w+))?|PIN|[Cc]ontraseña|"
+    r"número\sde\s(?:pedido|cliente|reserva)",  # codespell:ignore
+    "it": r"[Cc]odice(?:\s(?:PIN|postale|di\s\w+))?|PIN|CAP|[Pp]assword|"
+    r"numero\s(?:d['’]ordine|cliente)",  # codespell:ignore
+    "pt": r"[Cc]ódigo(?:\s(?:PIN|postal|de\s\w+))?|PIN|CEP|[Ss]enha|número\sdo\spedido",
+    "nl": r"PIN|(?:\w+)?code|[Ww]achtwoord|(?:bestel|klant|order)nummer",
+    "ru": r"[Кк]од(?:\sподтверждения)?|ПИН(?:-код)?|[Пп]ароль|[Ии]ндекс|[Нн]омер\sзаказа",
+    "ja": r"コード|番号|パスワード",
+    "ko": r"코드|번호|비밀번호",
+}
+_IS = r"(?:\s(?:ist|lautet|est|es|è|é|is)|は|는|은)?\s?:?\s?"
+_CODES = {
+    language: regex.compile(rf"(?<=(?<!\p{{L}})(?:{words}){_IS})\d{{3,8}}(?![\d%€$]|[.,:/-]\d|\s\d)")
+    if language not in ("ja", "ko")
+    else regex.compile(rf"(?<=(?:{words}){_IS})\d{{3,8}}(?![\d%]|[.,:/-]\d|\s\d)")
+    for language, words in _CODE_WORDS.items()
+}
+"""A number after the word that makes it a code: PIN 4711."""
+_ACCOUNT = regex.compile(r"(?<![\w-])[A-Z]{2}\d\d(?:\s?[A-Z0-9]{4}){2,7}(?:\s?[A-Z0-9]{1,3})?(?![\w-])")
 _SHORTEST = 8
 """Digits of a telephone number with the code of its country."""
 
 
 def read_sums(text: str, language: str, number: Say, to: str) -> str:
     """Return the text with its sums of money in words; `to` is the word between the ends of a range."""
+    if language == "de":
+        text = _GERMAN_SCALE.sub(_german_scale, text)
     names = _NAMES.get(language)
     if names is None or not any(sign in text for sign in "$£¥₩€"):
         return text
@@ -73,10 +101,14 @@ def read_sums(text: str, language: str, number: Say, to: str) -> str:
             words = [number(amount), number(last)] if last else [number(amount)]
             if None in words:
                 return match.group()
+            if amount == "1" and scale and language in _ONE_MILLION:
+                words = [_ONE_MILLION[language]]
+                scale = _ONE_SCALE.get(scale, scale)
             if amount == "1" and not last and not scale:
                 return one
             said = f"{blank}{to}{blank}".join(word for word in words if word)
-            scaled = f" {_SCALES.get(scale, scale)} {_OF.get(language, '')}" if scale else blank
+            of = "d'" if language == "fr" and many.startswith("e") else _OF.get(language, "")
+            scaled = f" {_SCALES.get(scale, scale)} {of}" if scale else blank
             return f"{said}{scaled}{many}"
         whole = number(regex.sub(r"[.,]", "", cents["whole"]))
         units = one if cents["whole"] == "1" else f"{whole} {many}"
@@ -84,6 +116,31 @@ def read_sums(text: str, language: str, number: Say, to: str) -> str:
         return match.group() if whole is None else f"{units}{_CENTS[language]}{number(few)}" if few else units
 
     return _SUM.sub(read, text)
+
+
+def _german_scale(match: Match) -> str:
+    scale = f"{match['scale']}."
+    return f"eine {_ONE_SCALE[scale]}" if match["one"] else f" {_SCALES[scale]}"
+
+
+def read_codes(text: str, language: str, digit: Say) -> str:
+    """Return the text with codes and postal codes in words, digit by digit."""
+    if language not in _CODES:
+        return text
+    blank = "" if language == "ja" else " "
+    return _CODES[language].sub(lambda match: blank.join(digit(char) or char for char in match.group()), text)
+
+
+def read_accounts(text: str, language: str, digit: Say) -> str:
+    """Return the text with the digits of its IBANs in words, group by group."""
+    blank, comma = ("", "、") if language == "ja" else (" ", ", ")
+
+    def read(match: Match) -> str:
+        if sum(map(str.isdigit, match.group())) < _SHORTEST:
+            return match.group()
+        return comma.join(blank.join(digit(char) or char for char in group) for group in match.group().split())
+
+    return _ACCOUNT.sub(read, text)
 
 
 def read_telephones(text: str, language: str, digit: Say) -> str:

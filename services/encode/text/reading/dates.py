@@ -33,6 +33,15 @@ _DAY_AND_MONTH = regex.compile(
 _GERMAN_ONES = regex.compile(
     r"(?<![\w.,:/-])(?<!(?:Nummer|Nr\.|Seite|Kapitel|Teil|Platz|Version)\s)1(?=\s(?:(?P<feminine>Stunde|Minute|Sekunde|Woche|Million|Milliarde|Person|Tonne)"
     r"|Uhr|Euro|Dollar|Cent|Pfund|Franken|Prozent|Kilometer|Meter|Zentimeter|Liter|Kilogramm|Kilo|Gramm|Grad|Tag|Monat|Jahr)\b)"
+    r"|(?<=(?:^|[,;(:–]\s?|\n|(?<!\p{L})\p{Ll}+\s))1(?=\s(?!(?:Das|Der|Die|Den|Dem|Eine?|E[sr]|"
+    r"Sie|Wir|Ich|Und|I[mn]|Am|Mio|Mrd)\b)"  # codespell:ignore
+    r"(?P<noun>\p{Lu}\p{Ll}+|[ET]L)(?!\p{L}))"
+)
+_GERMAN_FEMININE = regex.compile(
+    r".*(?:ung|heit|keit|schaft|ion|tät|(?<!Aug|End|Käs|Jung|Kund|"
+    r"Nam|Gebäud|Erb|Gemüs|Interess|Getreid)e)"  # codespell:ignore
+    r"|.*(?:[Zz]wiebel|[Tt]afel|[Nn]udel|[Rr]egel|[Ss]tadt|[Nn]acht|[Hh]and|[Zz]ahl|Frau|[Aa]rt|Zeit|[Aa]rbeit|[Aa]ntwort|[Kk]artoffel|[Ss]chüssel"
+    r"|[Gg]abel|Mail|Datei|Tür|Bank|[Ff]ahrt|[Nn]ummer|Feier|[Gg]urke|Packung|Messerspitze|Knolle|Mutter|Tochter|Schwester|Katze)"
 )
 _GERMAN_ARTICLE = regex.compile(r"\b(?:der|Der|die|das)\s+$")
 
@@ -160,6 +169,10 @@ def _german_days(text: str, calendar: _Calendar, say: Say) -> str:
     )
 
 
+def _german_one(match: Match) -> str:
+    return "eine" if match["feminine"] or _GERMAN_FEMININE.fullmatch(match["noun"] or "") else "ein"
+
+
 def _german_day_and_month(match: Match, calendar: _Calendar, say: Say) -> str:
     """Read am 24.12., and keep the stop at the end of the sentence."""
     before = match.string[max(0, match.start() - 24) : match.start()]
@@ -180,7 +193,7 @@ def _german_ordinals(text: str, say: Say) -> str:
         ordinal,
         text,
     )
-    text = regex.sub(r"(?<![\w.,])([1-9]0)er\b", lambda match: f"{say(int(match[1]), 'cardinal')}er", text)
+    text = regex.sub(r"(?<![\w.,])([1-9]\d?)er(?![\p{L}\d])", lambda match: f"{say(int(match[1]), 'cardinal')}er", text)
     return regex.sub(r"(?<![\w.,])([12]\d\d0)er\b", lambda match: f"{say(int(match[1]), 'year')}er", text)
 
 
@@ -232,5 +245,5 @@ def _times(text: str, language: str, say: Say) -> str:
         )
     if language == "de":
         text = regex.sub(_CLOCK.format(mark=r"\.") + r"\s?Uhr\b", time, text)
-        return _GERMAN_ONES.sub(lambda match: "eine" if match["feminine"] else "ein", text)
+        return _GERMAN_ONES.sub(_german_one, text)
     return text

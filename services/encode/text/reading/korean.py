@@ -14,10 +14,13 @@ _TENS = ("", "열", "스물", "서른", "마흔", "쉰", "예순", "일흔", "�
 _COUNTERS = (
     r"(?:시간|시(?![가-힣]*즌|리즈|장|험|민|행|도)|개(?![월년국소교사구시도점층항])|명(?![령예절])|살(?![균인])|번째|마리|잔(?![액고여])"
     r"|권(?![한리역])|장(?![관소치기애비])|병(?![원사실])|송이|켤레|그루|사람|가지(?!고)|군데|달(?![러성력])|벌(?![금칙])|그릇|조각|배(?![송우경터달치포열])"
-    r"|곳|건(?![물강설축])|편(?![의지안리도])|골(?![프목])|바퀴|쌍|끼|대(?![학중통표책한로선회]))"
+    r"|곳|건(?![물강설축])|편(?![의지안리도])|골(?![프목])|바퀴|쌍|끼|대(?![학중통표책한로선회]|\s?\d)|큰술|작은술|컵|스푼|봉지|캔|줄)"
 )
 _COUNTED = regex.compile(rf"(?<![\d.,:/~〜–-])(?P<number>[1-9]\d?)\s?(?P<counter>{_COUNTERS})")
 _CLOCK = regex.compile(r"(?<![\d.,:/-])(?P<hour>[01]?\d|2[0-4]):(?P<minute>[0-5]\d)(?![\d:]|\.\d)")
+_MONTH = regex.compile(r"(?<![\d.,])0?(?P<number>6|10)\s?월(?!드)")
+_MONTHS = {"6": "유월", "10": "시월"}
+"""Months whose names are not the numeral and the word for month."""
 _LAST_NATIVE_HOUR = 12
 
 
@@ -46,5 +49,6 @@ def _clock(match: regex.Match[str]) -> str:
 
 
 def read_korean(text: str) -> str:
-    """Return the text with times of day and counted things in words."""
+    """Return the text with times of day, counted things and the irregular months in words."""
+    text = _MONTH.sub(lambda match: _MONTHS[match["number"]], text)
     return _COUNTED.sub(_counted, _CLOCK.sub(_clock, text))

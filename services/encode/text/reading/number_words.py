@@ -1,10 +1,22 @@
-"""Whole numbers as words of a language, by num2words, which has faults in some languages."""
+"""Whole numbers as words of a language, by num2words, which has faults in some languages; Roman numerals."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 
+import regex
 from num2words import CONVERTER_CLASSES, num2words
+
+_ROMAN = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100}
+_VALID_ROMAN = regex.compile(r"(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})")
+
+
+def roman_value(numeral: str) -> int | None:
+    """Return the value of a Roman numeral below 100; None if it is written wrongly."""
+    if not _VALID_ROMAN.fullmatch(numeral):
+        return None
+    values = [_ROMAN[char] for char in numeral]
+    return sum(-value if value < after else value for value, after in zip(values, [*values[1:], 0], strict=True))
 
 
 @lru_cache(maxsize=256)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
 import regex
 from num2words import CONVERTER_CLASSES, num2words
 
-from services.encode.text.reading.currencies import read_sums, read_telephones
+from services.encode.text.reading.currencies import read_accounts, read_codes, read_sums, read_telephones
 from services.encode.text.reading.dates import TO, read_dates
 from services.encode.text.reading.korean import read_korean
+from services.encode.text.reading.measures import and_a_half, fraction, read_measures
 from services.encode.text.reading.number_words import has_language
+from services.encode.text.reading.romance import read_romance
+from services.encode.text.reading.russian import read_russian
 
 _LONGEST = 15
+_NAMED_DECIMALS = 3
+"""Decimals up to which Russian names the fraction: tenths, hundredths, thousandths."""
 _SHARED = {"nb": "no", "nn": "no", "iw": "he", "in": "id", "kk": "kz"}
 """Subtags of languages that the library has under another name."""
 _DECIMAL_POINT = frozenset(("en", "zh", "ja", "ko", "th", "he", "am", "bn", "kn", "te", "cy"))  # codespell:ignore
@@ -46,11 +52,17 @@ _FRACTION = regex.compile(r"([1-9]\d{0,2})/([1-9]\d{0,2})")
 _LARGEST_DENOMINATOR = 10
 """Larger ones may be days of a month in Japanese."""
 _OF_TWO = regex.compile(r"(?P<first>[1-9]\d{0,2})(?P<sign>[:/])(?P<last>[1-9]\d{0,2})")
-_TELEPHONE = regex.compile(r"0\d{1,5}(?:[ \u00a0\u202f/-]\d{2,11}){1,5}")
+_TELEPHONE = regex.compile(r"0\d{1,5}(?:(?:[ \u00a0\u202f/-]| [/-] )\d{2,11}){1,5}")
 _POSTAL_CODE = regex.compile(r"(?<![\d-])(\d{3})-(\d{4})(?![\d-])")
 _SCORE = regex.compile(r"(\d{1,3}):(\d{1,3})")
 _SCORES = {"de": "zu", "nl": "tegen"}
 """Between the numbers of 3:1."""
+_WAVE = regex.compile(r"(?<=\d\s?(?:°C|%|[度円人年月日時分도원명년월일시분]))\s?[~〜～]\s?(?=[-−$¥₩]?\d)")
+"""A range whose first number has a unit: -3℃~8℃."""
+_JAPANESE_SCORE = regex.compile(
+    r"(?<![\w.,-])(\d{1,2})-(\d{1,2})(?=(?:で|の)?(?:勝|敗|負|引き分け|逆転))"
+    r"|(?<=[\p{Han}\p{Katakana}])(\d{1,2})-(\d{1,2})(?=(?![人回時分日月年個本枚階歳点円%])[\p{Han}\p{Katakana}]{2})"
+)
 _DATE = regex.compile(r"\d{1,2}[/-]\d{1,2}[/-]\d{4}")
 _BLANK = "[ \u00a0\u2009\u202f'’]"
 _GROUP = {
@@ -77,15 +89,27 @@ _ORDINAL = regex.compile(
 def read_digits(text: str, language: str) -> str:
     """Return the text with digits as words of `language`, or `text` itself if there are no words for it."""
     name = _SHARED.get(language, language)
-    if not has_language(name) or not any(char.isdigit() for char in text):
+    if not has_language(name):
+        return text
+    if name in ("fr", "es", "it", "pt"):
+        text = read_romance(text, name, lambda value, kind: _said(value, kind, name))
+    if not any(char.isdigit() for char in text):
         return text
     text = text.translate(_SIGNS)
+    text = read_codes(text, name, lambda char: _cardinal(char, name))
+    text = read_accounts(text, name, lambda char: _cardinal(char, name) if char.isdigit() else char)
     text = read_telephones(text, name, lambda digit: _cardinal(digit, name))
+    if name in ("ja", "ko"):
+        text = _WAVE.sub(TO[name], text)
+    text = read_measures(text, name)
+    if name == "ru":
+        text = read_russian(text, lambda amount: _amount(amount, name))
     text = read_dates(text, name, lambda value, kind: _said(value, kind, name))
     text = read_sums(text, name, lambda amount: _amount(amount, name), TO.get(name, ""))
     if name == "ko":
         text = read_korean(text)
     if name == "ja":
+        text = _JAPANESE_SCORE.sub(lambda score: "対".join(filter(None, score.groups())), text)
         text = _POSTAL_CODE.sub(lambda match: _spelled(match, name), text)
     if name in ("es", "it", "pt"):
         text = _ORDINAL.sub(lambda match: _ordinal(match, name), text)
@@ -163,6 +187,8 @@ def _number(written: str, decimal: str, language: str) -> str | None:
     words = _cardinal(digits, language)
     if not fraction or words is None:
         return words
+    if language == "ru" and len(fraction) <= _NAMED_DECIMALS:
+        return str(num2words(Decimal(f"{digits}.{fraction}"), lang=language))
     point = _point(language)
     decimals = [_cardinal(digit, language) for digit in fraction]
     if not point or None in decimals:
@@ -185,13 +211,20 @@ def _euros(written: str, decimal: str, language: str, words: str | None) -> tupl
 def _parts(written: str, language: str) -> str | None:
     """Read a range, a fraction or a telephone number, or else each run of digits, as of a date or a time."""
     if (pair := _RANGE.fullmatch(written)) is not None and language in TO and int(pair[1]) < int(pair[2]):
-        first, last = (_cardinal(digits, language) for digits in pair.groups())
+        first, last = (_number(digits, ",", language) for digits in pair.groups())
         blank = "" if language in _UNSPACED else " "
+        if language == "ru":  # 2-3 рубля
+            return f"{first}-{last}"
         return None if first is None or last is None else f"{first}{blank}{TO[language]}{blank}{last}"
     if (pair := _FRACTION.fullmatch(written)) is not None and language in _OVER:
         if written == "1/2":
             return _HALF[language]
-        return f"{_cardinal(pair[1], language)} {_OVER[language]} {_cardinal(pair[2], language)}"
+        part = fraction(pair[1], pair[2], language, _cardinal(pair[1], language) or pair[1])
+        return part or f"{_cardinal(pair[1], language)} {_OVER[language]} {_cardinal(pair[2], language)}"
+    if written.endswith(" 1/2") and (whole := written[:-4]).isdigit():
+        half = and_a_half(whole, language, _cardinal(whole, language) or whole)
+        if half is not None:
+            return half
     if language in _SCORES and (pair := _SCORE.fullmatch(written)) is not None:
         first, last = (_cardinal(digits, language) for digits in pair.groups())
         return f"{first} {_SCORES[language]} {last}"
@@ -205,9 +238,24 @@ def _parts(written: str, language: str) -> str | None:
         blank, comma = ("", "、") if language == "ja" else (" ", ", ")
         groups = [[_cardinal(digit, language) or digit for digit in run] for run in regex.findall(r"\d+", written)]
         return comma.join(map(blank.join, groups))
+    if language == "ko" and (pair := _OF_TWO.fullmatch(written)) is not None:
+        first, last = (_cardinal(digits, language) for digits in pair.group("first", "last"))
+        if pair["sign"] == ":":
+            return f"{first} 대 {last}"
+        if int(pair["first"]) < int(pair["last"]) <= _LARGEST_DENOMINATOR:
+            return f"{last} 분의 {first}"
     words = []
     for part in _RUNS.findall(written):
-        said = _cardinal(part, language) if part.isdigit() else ", " if part.strip() == "," else " "
+        named = language == "de" and len(part) == 4 and "1100" <= part < "2000"  # 1989/90
+        said = (
+            _said(int(part), "year", language)
+            if named
+            else _cardinal(part, language)
+            if part.isdigit()
+            else ", "
+            if part.strip() == ","
+            else " "
+        )
         if said is None:
             return None
         words.append(said)

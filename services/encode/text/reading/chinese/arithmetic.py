@@ -99,3 +99,39 @@ ARITHMETIC = (
         "+÷-−×",
     ),
 )
+SLASHES = (
+    rule(
+        "带分数",
+        r"(?<![\d./])(?P<whole>\d{1,3})\s(?P<over>\d{1,2})/(?P<under>[1-9]\d?)(?![\d./])",
+        lambda match: f"{match['whole']}又{fraction(match)}" if int(match["over"]) < int(match["under"]) else None,
+        "/",
+    ),
+    rule(
+        "小数与斜杠",
+        r"(?<![\d./])(?P<first>\d+\.\d+%?)/(?P<last>\d+(?:\.\d+)?%?)(?![\d./])"
+        r"|(?<![\d./])(?P<first>\d+%?)/(?P<last>\d+\.\d+%?)(?![\d./]|\s?英寸)",
+        lambda match: f"{match['first']}斜杠{match['last']}",
+        "/",
+    ),
+    rule(
+        "两个尺寸",
+        r"(?<![\d./])(?P<first>[1-9]\d{2,3})/(?P<last>[1-9]\d{2,3})(?=\s?(?:mm|cm|毫米|厘米))",
+        lambda match: f"{match['first']}斜杠{match['last']}",
+        "/",
+    ),
+    rule(
+        "字母旁的斜杠",
+        r"(?<=(?<![A-Za-z])[A-Z]{1,4}\d{1,3})/(?=\d{1,3}(?![\d./]))|(?<=(?<![\d./])\d{2,3})/(?=\d{2,3}[A-Z](?![A-Za-z]))|(?<=(?<![\d./])\d{1,2})/(?=\d{1,2}层)",
+        lambda match: "斜杠",
+        "/",
+    ),
+    rule(
+        "分数",
+        r"(?<![\d./])(?:(?<=[约近过到足占有]|至少|最多|几乎)(?P<over>\d{1,4})/(?P<under>[1-9]\d{0,3})(?![\d./月]|\s?[年日号])"
+        r"|(?P<over>\d{1,4})/(?P<under>[1-9]\d{0,3})(?=的|以上|以下|左右)"
+        r"|(?P<over>\d{1,4})/(?P<under>[1-9]\d{1,3})(?![\d./]|\s?[年月日号]))",
+        fraction,
+        "/",
+    ),
+)
+"""Fractions, and numbers with a slash that are none."""

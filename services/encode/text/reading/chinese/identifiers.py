@@ -17,9 +17,13 @@ _READ_BY_WETEXT = words(
     """
 )
 """Units that wetext reads after digits. It reads the first letter of any other word as a unit, too: 3.5 sonnet."""
+_SMALL = {
+    "I": "一", "II": "二", "III": "三", "IV": "四", "V": "五", "VI": "六", "VII": "七", "VIII": "八", "IX": "九",
+    "X": "十", "XI": "十一", "XII": "十二",
+}  # fmt: skip
 _DIGIT = regex.compile(r"\d")
 _LETTER = regex.compile("[A-Za-z]")
-_BUILDING = r"(?:\d单元|\d[栋幢]|\d号楼|[A-Z][座栋]|\d楼)"
+_BUILDING = r"(?:\d单元|\d[栋幢]|\d号楼|[A-Z][座栋]|[\d一二三四五六七八九十]楼)"
 """What stands before the number of a flat."""
 
 
@@ -47,6 +51,10 @@ def _against(match: Match) -> str:
     return f"{_number(match['first'])}{match['sign'].replace('.', '')}{_number(match['last'])}"
 
 
+def _roman(match: Match) -> str:
+    return f"{_SMALL[match['from']]}到" if match["from"] else _SMALL[match.group()]
+
+
 ABBREVIATIONS = (
     rule(
         "缩写的点",
@@ -55,9 +63,34 @@ ABBREVIATIONS = (
         lambda match: match.group().replace(".", ""),
         ".",
     ),
+    rule("答案的点", r"(?<=(?<![\dA-Za-z.])\d{1,3})\.\s?(?=[A-H](?![A-Za-z\d]))", lambda match: "、", "."),
 )
 """A full stop would be read as the end of a sentence."""
+_NUMERAL = r"(?:I{1,3}|IV|VI{0,3}|IX|XI{0,2})"
+ROMAN = (
+    rule(
+        "罗马数字",
+        rf"(?<=第){_NUMERAL}(?=[章部卷季节篇期集届类级型])"
+        rf"|(?<![A-Za-z\d])(?:(?![VX](?!I)){_NUMERAL}(?=[型期级类度])|(?P<from>{_NUMERAL})\s?[-~～]\s?(?={_NUMERAL}[型期级类度]))",
+        _roman,
+        "IVX",
+    ),
+)
 NUMBERED = (
+    rule(
+        "卡号",
+        r"(?<![\d.A-Za-z-]|\d[ ])\d{4}(?:[ ]\d{4}){3,4}(?:[ ]\d{1,3})?(?![\d.%]|[ ]\d)",
+        lambda match: _each(match).replace(" ", "，"),
+        " ",
+    ),
+    rule("十六进制", r"(?<![A-Za-z\d])0[xX][\dA-Fa-f]{1,16}(?![A-Za-z\d])", _each),
+    rule("里程桩", r"(?<=(?<![A-Za-z\d])K\d{1,4})\+(?=\d{1,3}(?!\d))", lambda match: "加", "+"),
+    rule("楼号", r"(?<=\d)\#(?=[楼栋幢库线机炉塔房门单])", lambda match: "号", "#"),
+    rule(
+        "案号",
+        r"(?<=[〔\[【（(](?:19|20)\d\d[〕\]】）)]\p{Han}{1,2}(?:\d{2,4})?\p{Han}{1,4})\d{3,6}(?=号)",
+        _each,
+    ),
     rule("车牌", rf"(?<=[{_PROVINCES}][A-Z][·•‧]?)[A-Z\d]{{5,6}}(?![A-Za-z\d])", _each),
     rule(
         "漏洞编号",
@@ -79,6 +112,15 @@ NUMBERED = (
         "-",
     ),
 )
+_TESTED = regex.compile(r"抗[体原]|抗-|检[测验]|Ig[AGM]|HB|HIV|HCV|尿|血|阳性|阴性|核酸|免疫组化")
+RESULTS = (
+    rule(
+        "阴阳性",
+        r"(?<=[A-Za-z]{2}|[体原白血糖酸素菌毒s])[（(](?P<sign>\++|[-－−])[）)]",
+        lambda match: ("阳性" if match["sign"][0] == "+" else "阴性") if _TESTED.search(match.string) else None,
+        "+-－−",
+    ),
+)
 ADDRESSES = (
     rule("门牌", rf"(?<={_BUILDING})\d{{3,4}}{COUNTED.replace('号', '')}(?![A-Za-z层])", _each),
     rule("航班", r"(?<![A-Za-z\d.])(?:3U|9C|8L|9H|5J|7C)\d{3,4}(?![A-Za-z\d.])", _each),
@@ -91,9 +133,16 @@ ADDRESSES = (
         r"\d{3,5}(?:-\d{1,3})*(?::(?:19|20)\d\d)?(?![\d-]|\.\d)",
         lambda match: _each(match).replace("-", "杠").replace(":", "，"),
     ),
-    rule("文号中的年份", r"(?<=[〔\[【（(])(?:19|20)\d\d(?=[〕\]】）)]\d{1,4}号)", _each),
+    rule(
+        "括号中的年份",
+        r"(?<=[〔\[【（(])(?:19|20)\d\d(?=[〕\]】）)])"
+        r"|(?<=[（(][^（）()\d]{2,24}[，,]\s?)(?:19[5-9]\d|20[0-2]\d)(?=[）)；;])",
+        _each,
+    ),
 )
 LETTERED = (
+    rule("有一说一", r"(?<![A-Za-z\d])[uU]1[sS]1(?![A-Za-z\d])", lambda match: "有一说一"),
+    rule("店型", r"(?<![\dA-Za-z.])4[sS](?=店)", lambda match: "四S"),
     rule(
         "英文名后的年份",
         rf"(?<=[A-Za-z]{{2}}\s?)(?<!(?:USD|CNY|RMB|EUR|JPY|HKD|GBP|KRW)\s?)(?:199\d|20[0-4]\d)(?<!2000){COUNTED}(?![A-Za-z+~～–—])",

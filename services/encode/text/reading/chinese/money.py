@@ -11,6 +11,7 @@ _NAMES = {
     "CA$": "加元", "S$": "新加坡元", "NZ$": "新西兰元", "R$": "雷亚尔", "€": "欧元", "£": "英镑", "¥": "元",
     "CN¥": "元", "JP¥": "日元", "₩": "韩元", "฿": "泰铢", "₽": "卢布", "₹": "卢比", "₫": "越南盾",
 }  # fmt: skip
+_CODES = {"USD": "美元", "EUR": "欧元", "JPY": "日元", "GBP": "英镑", "HKD": "港元", "CNY": "元", "RMB": "元"}
 _SIGNS = "$€£¥₩฿₽₹₫"
 _CURRENCY = r"(?P<currency>(?<![A-Za-z])(?:US|HK|NT|AU?|CA?|S|NZ|R)\$|(?<![A-Za-z])(?:CN|JP)¥|[$€£¥₩฿₽₹₫])"
 _NAMED = r"元|美元|欧元|英镑|港元|港币|美金|日元|韩元|澳元|加元|新台币"
@@ -62,5 +63,10 @@ MONEY = (
         rf"(?P<sign>(?<![\w\d])[-−])?{_CURRENCY}\s?(?P<value>{_NUMBER})(?:\s?(?P<scale>(?:thousand|million|billion|trillion)(?![A-Za-z])|(?:bn|mn|[kKmMbBtTwW])(?![A-Za-z])))?(?P<more>[万亿千百]+)?(?:{_NAMED})?",
         _sum,
         _SIGNS,
+    ),
+    rule(
+        "外币在后",
+        rf"(?<=(?<![A-Za-z\d.])[\d.]*\d[万亿]?)\s?(?:(?P<currency>[{_SIGNS}])(?!\s?\d)|(?P<currency>{'|'.join(_CODES)})(?![A-Za-z/]))",
+        lambda match: _CODES.get(match["currency"]) or _NAMES[match["currency"]],
     ),
 )

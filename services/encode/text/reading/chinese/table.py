@@ -11,11 +11,19 @@ from collections.abc import Callable
 
 import regex
 
-from services.encode.text.reading.chinese.arithmetic import ARITHMETIC, fraction
-from services.encode.text.reading.chinese.identifiers import ABBREVIATIONS, ADDRESSES, LETTERED, NUMBERED, WORDED
+from services.encode.text.reading.chinese.arithmetic import ARITHMETIC, SLASHES
+from services.encode.text.reading.chinese.identifiers import (
+    ABBREVIATIONS,
+    ADDRESSES,
+    LETTERED,
+    NUMBERED,
+    RESULTS,
+    ROMAN,
+    WORDED,
+)
 from services.encode.text.reading.chinese.money import MONEY
 from services.encode.text.reading.chinese.names import HOLIDAY, NAMES, RATED_UNIVERSITIES, holiday, named
-from services.encode.text.reading.chinese.numbers import DIGITS, TELEPHONE_DIGITS, TWO, read_plain, two
+from services.encode.text.reading.chinese.numbers import DIGITS, TELEPHONE_DIGITS, TWO, number, read_plain, two
 from services.encode.text.reading.chinese.ranges import DAYS, RANGES, SCORES
 from services.encode.text.reading.chinese.times import DATES, DURATIONS, MONTH_AND_DAY, TIMES
 from services.encode.text.reading.chinese.units import LETTERS, SERVICE_NUMBER, UNITS
@@ -27,8 +35,8 @@ _DASH = r"\s?[-–—~～−]\s?"
 _OUTSIDE = r"(?<![\dA-Za-z.,^-])"
 _NUMBER = r"\d+(?:\.\d+)?"
 _CODE_WORDS = (
-    r"端口号?|邮编|邮政编码|编号|编码|号码|账号|帐号|卡号|密码|验证码|校验码|提取码|取件码|提货码|状态码|邀请码|兑换码|优惠码|代码|口令|订单号?|单号|工号|学号|"
-    r"后[四4六6]位|房间号?|客房|包厢|房号|门牌号?|座位号?|尾号|身份证号?|车牌号?|航班号?|车次|病历号|流水号|序列号|批号|型号|QQ号?|微信号?|(?<![A-Za-z])(?:ID|PIN码?|ISBN|ISSN|IMEI)|"
+    r"端口号?|邮编|邮政编码|编号|编码|号码|账号|帐号|卡号|密码|验证码|校验码|动态码|短信码|识别码|核销码|提取码|取件码|提货码|状态码|邀请码|兑换码|优惠码|代码|口令|订单号?|单号|工号|学号|"
+    r"后[四4六6]位|房间号?|客房|包厢|房号|门牌号?|座位号?|尾号|身份证号?|车牌号?|航班号?|车次|病历号|会员号|合同号|保单号|发票号|流水号|序列号|批号|型号|QQ号?|微信号?|(?<![A-Za-z])(?:ID|PIN码?|ISBN|ISSN|IMEI)|"
     r"分机号?|转|工单号?|会议号|用户名?|(?<![A-Za-z])HTTP"
 )
 _AFTER_CODE_WORD = regex.compile(rf"(?i:{_CODE_WORDS})[是为]?\s?[:：]?$")
@@ -36,12 +44,21 @@ _OPERATORS = {
     "+": "加", "=": "等于", "×": "乘以", "÷": "除以", "<": "小于", ">": "大于", "≤": "小于等于",
     "≥": "大于等于", "≠": "不等于",
 }  # fmt: skip
-_WIDE_COLON = regex.compile(r"(?<=\d)：(?=\d)")
+_WIDE_COLON = regex.compile(r"(?<=\d)(?<!(?:[A-Za-z]|[图表式例题问答注录案])\d{1,2})：(?=\d)")
+_MINUS = regex.compile(r"(?<=\p{Han})−(?=\d)")
+"""wetext reads only the hyphen before a number as a minus."""
+_RATIO = regex.compile(r"(?<=\d)\s?∶\s?(?=\d)")
+_SERVICE_DIGITS = 5
+"""Digits of 12,345, which wetext without the comma reads as the number of a service."""
+_ALONE = regex.compile(r"(?:^|[\p{Han}：，。、（(\s])$")
+_ENDS = regex.compile(r"$|[\s，。、；！？）)]|(?![万亿千])\p{Han}")
 _FIRST_THREE = regex.compile(r"[1-3](?!\d|\.\d)")
 _BLANK = regex.compile(r"(?<=\p{Han}) (?=\d)|(?<=\d) (?=\p{Han})|(?<=\d) (?=[:/] \d)|(?<=\d [:/]) (?=\d)")
 """A blank that is not spoken and keeps the rules from a number: 2024 年, 14 : 30."""
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
-_LISTED = regex.compile(r"(?<=[\p{Han}A-Za-z”’）)]) +(?=[1-9]\d?、(?:\p{Han}|\s*$))")
+_LISTED = regex.compile(
+    r"(?<=[\p{Han}A-Za-z”’）)]) +(?=[1-9]\d?(?:、|[.．]\s?)\p{Han})|(?<=[\p{Han}”’）)]) +(?=[1-9]\d?、\s*$)"
+)
 """The blank before an item of a list in one line: 1、打开 2、关闭."""
 _LETTER_PAIR = regex.compile(r"(?<=[A-Za-z])-?(\d{3,})")
 
@@ -76,7 +93,9 @@ def _version(match: Match) -> str:
 
 
 def _joined(match: Match) -> str:
-    return regex.sub(r"[,， \u00a0\u202f'’]", "", match.group())
+    joined = regex.sub(r"[,， \u00a0\u202f'’]", "", match.group())
+    read = len(joined) == _SERVICE_DIGITS and _ALONE.search(match.string, 0, match.start()) is not None
+    return number(joined) if read and _ENDS.match(match.string, match.end()) is not None else joined
 
 
 def _ion(match: Match) -> str:
@@ -151,7 +170,9 @@ BEFORE = RuleSet(
     rule(
         "查询中的星号", r"(?<=(?<![A-Za-z])(?i:select)\s)\*(?![\w*])|(?<=[A-Za-z]\()\*(?=\))", lambda match: "星号", "*"
     ),
+    rule("小数点开头", r"(?<![\dA-Za-z.])\.(?=\d)", lambda match: "0.", "."),
     *ABBREVIATIONS,
+    *ROMAN,
     rule("词前的点", r"(?<![A-Za-z0-9.)）\]\"”])\.(?=(?:NET|[a-z]{2,5})(?![A-Za-z]))", lambda match: "点", "."),
     rule("网址中的点", r"(?<=[A-Za-z])\.(?=[A-Za-z0-9])|(?<=[A-Za-z0-9])\.(?=[A-Za-z])", lambda match: "点", "."),
     rule("节日", HOLIDAY, holiday, "."),
@@ -179,9 +200,10 @@ BEFORE = RuleSet(
         " \u00a0\u202f'’",
     ),
     *NUMBERED,
+    *RESULTS,
     rule(
         "国际电话",
-        r"(?<![\dA-Za-z])(?:[（(]?\+\d{1,3}[)）]?|00[1-9]\d{1,2}(?=[\s-]))(?:[\s-]?[(（]?\d{2,11}[)）]?){1,5}(?!\d)",
+        r"(?<![\dA-Za-z]|\d[-\s])(?:[（(]?\+\d{1,3}[)）]?|00[1-9]\d{1,2}(?=[\s-]))(?:[\s-]?[(（]?\d{2,11}[)）]?){1,5}(?!\d)",
         _telephone,
         "+0",
     ),
@@ -189,13 +211,13 @@ BEFORE = RuleSet(
     rule("手机号", r"(?<![\d.]|\d\s)1[3-9]\d[\s-]?\d{4}[\s-]?\d{4}(?![\d.])", _telephone),
     rule(
         "固定电话",
-        r"(?<![\d.]|\d\s)(?:[（(]0\d{2,3}[)）]\s?|0\d{2,3}[\s-])\d{3,4}[\s-]?\d{4}(?:-\d{1,5})?(?!\d)|(?<![\d.-])[48]00[-\s]\d{3}[-\s]?\d{4}(?!\d)|(?<=(?:电话[是为：:]?\s?|热线[是为：:]?\s?|拨打?\s?|致电\s?)(?:\d[\d-]{2,14}[或、和])?)\d{3,8}(?:-\d{3,8})*(?!\d)",
+        r"(?<![\d.]|\d\s)(?:[（(]0\d{2,3}[)）]\s?|0\d{2,3}[\s-])\d{3,4}[\s-]?\d{4}(?:-\d{1,5})?(?!\d)|(?<![\d.-])(?:[48]00[-\s]\d{3}[-\s]?\d{4}|86-\d{2,3}-\d{7,8})(?!\d)|(?<=(?:电话[是为：:]?\s?|热线[是为：:]?\s?|拨打?\s?|致电\s?)(?:\d[\d-]{2,14}[或、和])?)\d{3,8}(?:-\d{3,8})*(?!\d)",
         _telephone,
     ),
     rule(
         "号码",
-        rf"(?P<before>(?i:{_CODE_WORDS})\s?[是为]?\s?[:：]?\s?[【\#]?(?:[A-Z]{{1,2}})?)(?P<number>\d{{2,}}(?:-\d+|\s\d{{3,}}(?![\d.:A-Za-z%\p{{Han}}]))*|\d(?:-\d+){{2,}})(?![\d.%]|[:：]\d|年|月)",
-        lambda match: match["before"] + digits(regex.sub(r"[-\s]", "，", match["number"])),
+        rf"(?P<before>(?i:{_CODE_WORDS})\s?[是为]?\s?[:：]?\s?[【\#]?(?:[A-Z]{{1,2}}(?:-(?=\d+-\d))?)?)(?P<number>\d{{2,}}(?:-\d+|\s\d{{3,}}(?![\d.:A-Za-z%\p{{Han}}]))*|\d(?:-\d+){{2,}})(?![\d.%]|[:：]\d|年|月)",
+        lambda match: match["before"].removesuffix("-") + digits(regex.sub(r"[-\s]", "，", match["number"])),
     ),
     rule(
         "房间",
@@ -221,7 +243,11 @@ BEFORE = RuleSet(
         lambda match: f"{match['key']}加",
         "+",
     ),
-    rule("证券代码", r"(?<=[（(])\d{6}(?=[）)]|点S[HZ])", lambda match: digits(match.group())),
+    rule(
+        "证券代码",
+        r"(?<=[（(])\d{6}(?=[）)])|(?<![\dA-Za-z.])\d{4,6}(?=点(?:S[HZ]|HK|BJ)(?![A-Za-z]))",
+        lambda match: digits(match.group()),
+    ),
     rule(
         "长编号",
         r"(?<![A-Za-z\d-])[A-Z]{1,3}\d{5,}(?:-\d+)+(?![A-Za-z\d-])",
@@ -236,9 +262,21 @@ BEFORE = RuleSet(
     *YEARS,
     *LETTERS,
     *RANGES,
+    rule(
+        "字母后的涨跌",
+        r"(?<=(?<![A-Za-z])[A-Z]{2,6})(?=[-－−+]\d+(?:\.\d+)?%)",
+        lambda match: " ",
+        "%",
+    ),
     rule("字母与数字之间的加号", r"(?<=[A-Za-z])\+{1,2}(?=\d)", lambda match: "加" * len(match[0]), "+"),
     rule("字母与数字之间的连字符", r"(?<=[A-Za-z](?:\d+(?:\.\d+)?)?)[-－](?=\d)", lambda match: " ", "-－"),
     rule("乘方", r"(?<=[\dA-Za-z)）])\^\(?(?P<sign>[-−])?(?P<exponent>\d{1,3})\)?", _power, "^"),
+    rule(
+        "字母次方",
+        r"(?<=[\dA-Za-z)）])\^\(?(?P<exponent>[a-z])\)?(?![A-Za-z\d])",
+        lambda match: f"的{match['exponent']}次方",
+        "^",
+    ),
     rule(
         "数的平方",
         r"(?<=(?<![A-Za-z\d.])\d+)[²³](?![A-Za-z\d])",
@@ -252,33 +290,7 @@ BEFORE = RuleSet(
         lambda match: digits(match.group()),
     ),
     MONTH_AND_DAY,
-    rule(
-        "带分数",
-        r"(?<![\d./])(?P<whole>\d{1,3})\s(?P<over>\d{1,2})/(?P<under>[1-9]\d?)(?![\d./])",
-        lambda match: f"{match['whole']}又{fraction(match)}" if int(match["over"]) < int(match["under"]) else None,
-        "/",
-    ),
-    rule(
-        "小数与斜杠",
-        r"(?<![\d./])(?P<first>\d+\.\d+%?)/(?P<last>\d+(?:\.\d+)?%?)(?![\d./])"
-        r"|(?<![\d./])(?P<first>\d+%?)/(?P<last>\d+\.\d+%?)(?![\d./]|\s?英寸)",
-        lambda match: f"{match['first']}斜杠{match['last']}",
-        "/",
-    ),
-    rule(
-        "字母旁的斜杠",
-        r"(?<=(?<![A-Za-z])[A-Z]{1,4}\d{1,3})/(?=\d{1,3}(?![\d./]))|(?<=(?<![\d./])\d{2,3})/(?=\d{2,3}[A-Z](?![A-Za-z]))|(?<=(?<![\d./])\d{1,2})/(?=\d{1,2}层)",
-        lambda match: "斜杠",
-        "/",
-    ),
-    rule(
-        "分数",
-        r"(?<![\d./])(?:(?<=[约近过到足占有]|至少|最多|几乎)(?P<over>\d{1,4})/(?P<under>[1-9]\d{0,3})(?![\d./月]|\s?[年日号])"
-        r"|(?P<over>\d{1,4})/(?P<under>[1-9]\d{0,3})(?=的|以上|以下|左右)"
-        r"|(?P<over>\d{1,4})/(?P<under>[1-9]\d{1,3})(?![\d./]|\s?[年月日号]))",
-        fraction,
-        "/",
-    ),
+    *SLASHES,
     rule(
         "乘号",
         r"(?<=[\d\p{Han}A-Za-z)）])\s?×\s?(?=[\d(（])|(?<=\d)(?<![A-Za-z]\d{1,4})\s?[*xX]\s?(?=\d)",
@@ -301,6 +313,7 @@ BEFORE = RuleSet(
         lambda match: _OPERATORS[match["sign"]],
         "≤≥<>=",
     ),
+    rule("省略号旁的加号", r"(?<=…)\+(?=\d)|(?<=\d)\+(?=…)", lambda match: "加", "…"),
     rule("约", r"(?<![\w)）%])≈\s?(?=\d)", lambda match: "约", "≈"),
     rule("根号", r"√\s?(?=[\dA-Za-z(])", lambda match: "根号", "√"),
     rule("数字之间的空格", r"(?<=\d)\s(?=\d)", lambda match: "，"),
@@ -335,7 +348,8 @@ _READ_BY_WETEXT = regex.compile(r"[\d%‰¥$€£°℃℉±×÷=]")
 
 def read_chinese(text: str, wetext: Callable[[str], str] | None) -> str:
     """Return the sentence with numbers in Chinese words. Without `wetext` only what the rules read changes."""
-    text = _WIDE_COLON.sub(":", text.replace("￥", "¥"))
+    text = _MINUS.sub("-", text)
+    text = _RATIO.sub("比", _WIDE_COLON.sub(":", text.replace("￥", "¥")))
     if _OF_INTEREST.search(text) is None:
         return text
     text = _BLANK.sub("", _LISTED.sub("，", text))

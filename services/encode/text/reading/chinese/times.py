@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import regex
 
+from services.encode.text.reading.chinese.names import COUNTED
 from services.encode.text.reading.chinese.numbers import TELEPHONE_DIGITS, clock, spelled
 from services.encode.text.reading.rule import Match, rule
 
@@ -82,7 +83,9 @@ def _month_and_day(match: Match) -> str:
 DURATIONS = (
     rule(
         "时长",
-        rf"(?:(?<={_LASTS}[是为约达共：:]{{0,2}}\s?)(?P<h>\d{{1,3}}):(?P<m>[0-5]?\d)|(?<=(?:{TIMED.pattern})[是为约达共：:]{{0,2}}\s?)(?P<m>\d{{1,3}}))"
+        rf"(?:(?<={_LASTS}[是为约达共：:]{{0,2}}\s?)(?P<h>\d{{1,3}}):(?P<m>[0-5]?\d)|(?<=(?:{TIMED.pattern})[是为约达共：:]{{0,2}}\s?)(?P<m>\d{{1,3}})"
+        rf"|(?<={_LASTS}[是为约达共：:]{{0,2}}\s?)(?P<m>2[5-9]|[3-9]\d|1\d\d)"
+        r"|(?<![\d:.])(?P<m>[0-5]?\d)(?=:[0-5]\d\.\d{1,3}(?!\d)))"
         r":(?P<s>[0-5]\d)(?P<f>\.\d+)?(?![\d:]|[-–—~～]\d)",
         _duration,
         ":",
@@ -113,6 +116,17 @@ DATES = (
         r"(?<![\d./-])(?P<m>0[1-9]|1[0-2])[-/](?P<d>0[1-9]|[12]\d|3[01])\s(?=\d{1,2}:\d\d)",
         lambda match: f"{_month_and_day(match)}，",
         ":",
+    ),
+    rule(
+        "八位日期",
+        rf"(?<![\d.A-Za-z-])(?P<y>19\d\d|20[0-4]\d)(?P<m>0[1-9]|1[0-2])(?P<d>0[1-9]|[12]\d|3[01])(?:[日号](?!\d)|{COUNTED}(?![A-Za-z]))",
+        lambda match: f"{match['y']}年{int(match['m'])}月{int(match['d'])}日",
+    ),
+    rule(
+        "星期后的日期",
+        r"(?<=(?:周|星期)[一二三四五六日天]\s?[（(])(?P<m>0?[1-9]|1[0-2])[-/.](?P<d>0?[1-9]|[12]\d|3[01])(?=[）)])",
+        _month_and_day,
+        "-/.",
     ),
     rule(
         "三个数字与斜杠",

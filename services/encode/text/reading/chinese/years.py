@@ -18,6 +18,7 @@ SHORT_YEAR = regex.compile(
 """A year in two digits (24年5月), but not a number of years (工作了24年), and the year of a generation (95后)."""
 
 NAMED_YEAR = regex.compile(
+    r"(?<=（)(?:19|20)\d\d(?=）)|(?<=《)(?:1\d|20)\d\d(?=》)|(?<=（[^（）\d]{2,24}，)(?:19[5-9]\d|20[0-2]\d)(?=[）；])|"
     r"(?<![\d.,:：/年共有约近达超到至满-])(?:199\d|20[0-4]\d)(?=届|级(?:新生|学生|本科|硕士|博士|研究生|同学)|赛季|财年|学年|年度|考研|高考|中考|国考|春晚|[春夏秋冬]季|春夏|秋冬|秋招|春招|校招"
     r"|(?![名人个位家支])\p{Han}{0,4}(?:世界杯|欧洲杯|奥运|亚运|世锦赛|锦标赛|博览会|峰会)|双1[12]|双十一|新年|跨年|(?<!2000)[款版](?!式|权|面|商品|产品|游戏|应用))"
 )
@@ -31,7 +32,7 @@ def _both(match: Match) -> str:
 def _alone(match: Match) -> str | None:
     """Read two rising years without the word year, unless both are round, as in 1500-2000."""
     first, last = match["first"], match["last"]
-    if not first < last if len(last) == 4 else int(last) != int(first[2:]) + 1:
+    if not int(first) < int(last) if len(last) == 4 else int(last) != int(first[2:]) + 1:
         return None
     if first.endswith("00") and last.endswith("00"):
         return None
@@ -49,6 +50,7 @@ YEARS = (
         "不带年字的年份范围",
         rf"(?<![\dA-Za-z.,^/-])(?P<first>{_YEAR})\s?[-–—~～−至到/]{{1,2}}\s?(?P<last>{_YEAR}|\d\d)(?={_SPAN})"
         r"|(?<=[（(])(?P<first>1\d{3}|20\d\d)\s?[-–—~～−至到]{1,2}\s?(?P<last>1\d{3}|20\d\d)(?=[）)])"
+        r"|(?<=[朝代国][（(])(?P<first>[1-9]\d\d)\s?[-–—~～−至到]{1,2}\s?(?P<last>1\d{3})(?=[）)])"
         r"|(?<![\dA-Za-z.,^/-])(?P<first>1[89]\d\d|20\d\d)\s?[-–—~～−]{1,2}\s?(?P<last>1[89]\d\d|20\d\d)(?=[、，。；）]|$)",
         _alone,
         "-–—~～−至到/",

@@ -45,6 +45,11 @@ _NAME_BEFORE = regex.compile(r"(\p{Lu}[\p{Ll}'’]+)\s$")
 _CAPITALISED = regex.compile(r"\s\p{Lu}\p{Ll}")
 _WAYS = {"Ave": "Avenue", "Blvd": "Boulevard", "Rd": "Road"}
 _TITLES = {"Mr": "Mister", "Mrs": "Missus", "Dr": "Doctor", "Prof": "Professor", "Mt": "Mount"}
+_STREETS = "St|Street|Ave|Avenue|Blvd|Boulevard|Rd|Road|Dr|Drive|Ln|Lane|Way|Pkwy|Parkway|Ct|Court|Pl|Place"
+_WAYS_OF = {
+    "N": "North", "S": "South", "E": "East", "W": "West", "NE": "Northeast", "NW": "Northwest", "SE": "Southeast",
+    "SW": "Southwest",
+}  # fmt: skip
 _NO_WAYS = frozenset(("Maria", "Verum", "Caesar"))
 _DAYS = {
     "Mon": "Monday", "Tue": "Tuesday", "Tues": "Tuesday", "Wed": "Wednesday", "Thu": "Thursday",
@@ -140,6 +145,11 @@ def _months(match: Match) -> str:
     return f"{first} {'and' if match['joint'] == '/' else 'to'} {last}"
 
 
+def _month(match: Match) -> str:
+    """Read in Jan. and from Jan. through Mar., and keep the stop at the end of the sentence."""
+    return _MONTH_NAMES[match["month"][:3]] + ("." if match["stop"] and match.end() == len(match.string) else "")
+
+
 def _latin(match: Match) -> str:
     return _LATIN[match.group()]
 
@@ -165,6 +175,13 @@ _MONTHS = (
     rf"(?<![\w.'’-])(?P<first>{_MONTH})(?P<joint>[-–/]|(?<=\b(?:[JFAD]\p{{Ll}}{{2}}|Mar|Sept?|Oct|Nov)\.?)\s[-–]\s)"
     rf"(?P<last>{_MONTH})(?![\w'’-])"
 )
+_SHORT = "Jan|Feb|Mar(?![ ]del)|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec"
+_MONTH_ALONE = (
+    rf"(?<=\b(?:[iI]n|[sS]ince|[eE]arly|[mM]id|[lL]ate|[uU]ntil|[tT]ill)[ -])(?P<month>{_SHORT})\b(?P<stop>\.)?"
+    r"(?![\w'’-])|(?<=\b(?:[lL]ast|[nN]ext|[tT]his|[bB]y|through|Through|thru|Thru|[fF]rom|[tT]o|[oO]f|[aA]nd)[ ])"
+    rf"(?P<month>(?:{_SHORT})(?=\.)|Feb|Aug|Sept|Oct|Nov|Dec)\b(?P<stop>\.)?(?![\w'’-])"
+    rf"|(?<!\w)(?P<month>{_SHORT})\.(?P<stop>(?!))?(?=\s(?:through|thru|to|and)\s(?:{_SHORT}|May))"
+)
 _WEEKDAY_BEFORE_DATE = (
     r"(?<![\w.-])(?P<day>Mon|Tues?|Wed|Thu(?:rs)?|Fri|Sat|Sun)\b\.?(?=,?\s(?:"
     rf"{_MONTH}\s\d|\d{{1,2}}(?:st|nd|rd|th)?\s{_MONTH}|(?:at\s|@\s?)\d"
@@ -173,6 +190,27 @@ _WEEKDAY_BEFORE_DATE = (
 LEADING = (
     rule("degree", _DEGREES, lambda match: match["letters"].replace(".", ""), "."),
     rule("for example", r"\b(?:[eE]\.g\.|[iI]\.e\.)", _latin, ".", when=r"\.[eg]\."),
+    rule(
+        "direction",
+        rf"(?<=^|\d\S*\s|,\s|\b(?:on|onto|at|to|of|and|from|near|off|along|down|up|take)\s)(?P<way>[NSEW][EW]?)\.?"
+        rf"(?=\s(?:\p{{Lu}}[\p{{Ll}}'’]+|\d{{1,3}}(?:st|nd|rd|th))\s(?:\p{{Lu}}\p{{Ll}}+\s)?(?:{_STREETS})\b)",
+        lambda match: _WAYS_OF[match["way"]],
+        "NSEW",
+        words=_STREETS.lower().split("|"),
+    ),
+    rule(
+        "century after an ordinal",
+        r"(?<=\d(?:st|nd|rd|th)[ -])c(?:\.(?!$)|(?=\.$))",
+        lambda match: "century",
+        ".",
+        when=r"(?:st|nd|rd|th)[ -]c\.",
+    ),
+    rule(
+        "floor",
+        r"(?<=\d(?:st|nd|rd|th)[ ])[Ff]l\b\.?(?=$|[,;)]|\s)",
+        lambda match: "Floor" if match.group()[0] == "F" else "floor",
+        words=("fl",),
+    ),
     rule("street or saint", rf"\bSt(?:\.|{_END})", _street, words=("st",)),
     rule("title without a stop", rf"\b(?P<word>{'|'.join(_TITLES)}){_END}", _title, words=[*map(str.lower, _TITLES)]),
     rule("way without a stop", rf"\b(?P<word>{'|'.join(_WAYS)}){_END}", _way, words=[*map(str.lower, _WAYS)]),
@@ -186,6 +224,7 @@ LEADING = (
     rule("weekdays from and to", _WEEKDAYS, _weekdays, "-–—"),
     rule("workdays", r"(?<![\w-])M[-–]F(?=:?,?\s\d)", lambda match: "Monday to Friday", "-–", when=r"M[-–]F:?,?\s\d"),
     rule("months from and to", _MONTHS, _months, "-–—/"),
+    rule("month alone", _MONTH_ALONE, _month, words=[*map(str.lower, _MONTH_NAMES), "sept"]),
     rule("weekdays", _WEEKDAY_LIST, _weekdays_listed, words=[name.lower() for name in _DAYS]),
     rule("weekday alone", _SINGLE_WEEKDAY, lambda match: _DAYS[match["day"]], words=[name.lower() for name in _DAYS]),
     rule(
@@ -217,5 +256,9 @@ WITHOUT_STOP = r"(?:(?<=\bS)t|(?<=\bD)r|(?<=\bM)(?:rs?|t)|(?<=\bA)ve|(?<=\bB)lvd
 WEEKDAYS = rf"(?:{_DAY}){_TO}(?:{_DAY})"
 LAST_MONTH = rf"[-–/]\s?(?:{'|'.join(_MONTH_NAMES)})"
 """The end of a range of months."""
+SHORT_MONTH = (
+    r"[JFMASOND](?:(?<=J)(?:an|u[nl])|(?<=F)eb|(?<=M)ar|(?<=A)(?:pr|ug)|(?<=S)ept?|(?<=O)ct|(?<=N)ov|(?<=D)ec)"
+)
+SHORT_MONTH += r"\b"
 SHORT_WEEKDAY = r"[MTWFS](?:(?<=\bM)on|(?<=\bT)(?:ues?|hu(?:rs)?)|(?<=\bW)ed|(?<=\bF)ri|(?<=\bS)(?:at|un))\b"
 INITIALS = rule("initials", r"\b(?:\p{L}\.){2,}", _initials, ".", when=r"\.[^\W\d_]\.")

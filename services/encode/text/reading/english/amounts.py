@@ -30,6 +30,8 @@ Gbps gigabit_per_second gigabits_per_second|bps bit_per_second bits_per_second
 rpm revolution_per_minute revolutions_per_minute|bpm beat_per_minute beats_per_minute
 mmHg millimeter_of_mercury millimeters_of_mercury
 mmol millimole|µmol micromole|μmol micromole|nmol nanomole|mEq milliequivalent|IU international_unit
+µIU micro_international_unit|μIU micro_international_unit|mIU milli_international_unit|bp basis_point
+kts knot|µF microfarad|μF microfarad|nF nanofarad|pF picofarad
 fps frame_per_second frames_per_second|ppm part_per_million parts_per_million|ppb part_per_billion parts_per_billion
 sqft square_foot square_feet|sqm square_meter|inHg inch_of_mercury inches_of_mercury|pts point
 MPH mile_per_hour miles_per_hour|KPH kilometer_per_hour kilometers_per_hour|KM kilometer|KG kilogram|LB pound|LBS pound
@@ -67,6 +69,11 @@ END = r"(?!\d|[.,]\d)"
 SIGN = r"(?:(?<![\w.,)\]%°$€£¥/-])[-−–+±~≈])"
 DASH = r"\s?[-–—−]\s?"
 SIGNS = {"-": "minus ", "−": "minus ", "–": "minus ", "+": "plus ", "±": "plus or minus ", "~": "about ", "≈": "about "}
+THINGS = (
+    "followers|views|users|subscribers|people|likes|downloads|customers|members|visitors|readers|viewers|fans|copies|"
+    "employees|jobs|requests|tokens|parameters|samples|steps|shares|streams|plays|records|rows|words|stars|miles"
+)
+"""Nouns after 5K and 2M, whose letters are a thousand and a million."""
 _BLANKS = str.maketrans(dict.fromkeys(" \u00a0\u2009\u202f'’"))
 _NOUN = re.compile(r"[ -]([a-z]+)")
 _NOT_NOUNS = frozenset(

@@ -26,7 +26,7 @@ _AFTER_YEAR = r"(?!\d|[.,:/-]\d|\s?[%‰°])"
 _NO_MORE = r"(?![\d]|[-/.,:]\d)"
 _WEEKDAY = regex.compile(
     r"\b(?:(?:Mon|Tues?|Wed(?:nes)?|Thu(?:rs)?|Fri|Sat(?:ur)?|Sun)(?:day)?|on|by|due|until|till|since|from|before|after|"
-    r"dated?|born|between)[.,]?\s+(?:the\s+)?$",
+    r"dated?|born|between|(?:week|weekend|month)\sof)[.,]?\s+(?:the\s+)?$",
     regex.IGNORECASE,
 )
 _SLASHED = regex.compile(r"(?<![\d/.-])(\d{1,2})/(\d{1,2})/(?:\d{4}|\d{2})(?![\d/])")
@@ -42,7 +42,7 @@ _DECADES = {
     "7": "seventies", "8": "eighties", "9": "nineties",
 }  # fmt: skip
 _OWNER = regex.compile(
-    r"\b(?:the|his|her|their|my|your|our|early|mid|late|these|those|roaring|in|lower|upper|lows?|highs?|temp(?:erature)?s|"
+    r"\b(?:the|his|her|their|my|your|our|early|mid|late|these|those|roaring|in|lower|upper|tonight|today|tomorrow|lows?|highs?|temp(?:erature)?s|"
     r"the (?:over|under)):?[ -](?:['’]?\d0['’]?s(?:,\s(?:and\s|or\s)?|\s(?:and|or|to)\s|[-–])){0,3}$",
     regex.IGNORECASE,
 )
@@ -299,6 +299,13 @@ RULES = (
         starts="JFMASONDjfasond",
         words=_MONTH_WORDS,
         when=r"['’]\d\d",
+    ),
+    rule(
+        "quarters from and to",
+        r"(?<=\b(?:Q[1-4]|H[12]|FY\d\d))\s?[-–]\s?(?=(?:Q[1-4]|H[12]|FY\d\d|(?<=FY\d\d.)\d\d)\b)",
+        lambda match: " to ",
+        "-–",
+        when=r"\b(?:Q[1-4]|H[12]|FY\d\d)\s?[-–]",
     ),
     rule(
         "years",

@@ -11,6 +11,13 @@ _HALF = r"(?:\s?(?P<half{0}>[AaPp])(?:\.\s?[Mm](?!\w)\.?|[Mm]\b))"
 _CLOCK = r"(?P<hour{0}>\d{{1,2}})(?:[:.](?P<minute{0}>[0-5]\d))?"
 _BEFORE = r"(?<![\w:/]|\d[.,]|[$€£¥])"
 _AT = regex.compile(r"\b(?:at|by|until|till|from|since|before|after)\s$", regex.IGNORECASE)
+_LASTS = regex.compile(
+    r"\b(?:(?:timer|countdown|duration|length|runtime|pace|record|best|elapsed|remaining)(?:\s(?:is|was|of|set\sto|set\sfor|for))?:?"
+    r"|took|takes|lasted|lasts|ran|finish(?:ed|es)?\sin|won\sin|in|for|a\stime\sof|time\sof|total\stime:?)\s$",
+    regex.IGNORECASE,
+)
+_LEFT = regex.compile(r"\s(?:left|remaining|elapsed|long|ago)\b")
+_ZONE = regex.compile(r"\s?(?:Z|UTC|GMT|[ECMP][SD]?T|CEST|CET|BST|[+-]\d)")
 _O_CLOCK = regex.compile(r"\s?o['’]?clock", regex.IGNORECASE)
 
 
@@ -34,12 +41,36 @@ def _time(match: Match) -> str | None:
     text, end = match.string, match.end()
     if int(hour) > 59 and second is not None:
         return None
+    if second is not None and match["half"] is None and minute is not None and _is_duration(match):
+        return _lasts(int(hour), int(minute), second, match["fraction"])
     words = clock(hour, minute, second, match["half"])
     if match["fraction"]:
         words = words.rsplit(" ", 1)[0] + f" point {spelled(match['fraction'])} seconds"
     if words.endswith(" o'clock") and _O_CLOCK.match(text, end):
         words = words.removesuffix(" o'clock")
     return words
+
+
+def _is_duration(match: Match) -> bool:
+    text, start, end = match.string, match.start(), match.end()
+    if match["fraction"] and match["hour"][0] != "0":
+        return True
+    return _LEFT.match(text, end) is not None or (
+        _LASTS.search(text, max(0, start - 30), start) is not None and _ZONE.match(text, end) is None
+    )
+
+
+def _lasts(hours: int, minutes: int, second: str, fraction: str | None) -> str:
+    """Read 2:00:35 as a length of time."""
+    parts = [
+        f"{cardinal(str(value))} {name}{'' if value == 1 else 's'}"
+        for value, name in ((hours, "hour"), (minutes, "minute"))
+        if value
+    ]
+    seconds = cardinal(str(int(second))) + (f" point {spelled(fraction)}" if fraction else "")
+    if int(second) or fraction or not parts:
+        parts.append(f"{seconds} second{'' if seconds == 'one' else 's'}")
+    return " ".join(parts)
 
 
 def _hour(match: Match) -> str | None:
@@ -128,6 +159,14 @@ RULES = (
         starts=r"\d",
         when=r"\d:\d",
         near=":",
+    ),
+    rule(
+        "hour with a letter",
+        r"(?<=(?:\bat|@)\s?)(?P<hour>1[0-2]|[1-9])(?P<half>[ap])"
+        r"(?:(?<=@\s?\d{1,2}[ap])(?![\w'’]|\.\w)|(?=[,;)]|$|\s(?:on|for|today|tomorrow|tonight|sharp|with|and|or)\b))",
+        lambda match: clock(match["hour"], None, None, match["half"]),
+        starts=r"\d",
+        when=r"(?:at|@) ?\d{1,2}[ap]\b",
     ),
     rule(
         "hour",

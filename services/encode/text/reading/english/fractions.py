@@ -92,3 +92,80 @@ PRESSURE = rule(
     words=("bp", "pressure", "mmhg", "hg"),
     near="/",
 )
+
+
+def _overs(match: Match) -> str | None:
+    """Read 187/5 as a score of cricket."""
+    if match.group() == "24/7" or _CRICKET.search(match.string) is None:
+        return None
+    return f"{cardinal(match['runs'])} for {cardinal(match['wickets'])}"
+
+
+def _cups(match: Match) -> str:
+    count = match["count"]
+    return f"{count} cup{'' if count == '1' or ('/' in count and ' ' not in count and '-' not in count) else 's'}"
+
+
+def _age(match: Match) -> str:
+    return "-year-old" if _ARTICLE_OF_AGE.search(match.string, 0, match.start()) else " years old"
+
+
+_CRICKET = regex.compile(r"\d\s(?:runs|overs?|ov|wickets?|wkts?)\b|\b(?:innings|T20I?|ODI|cricket|IPL|all\sout)\b")
+_ARTICLE_OF_AGE = regex.compile(r"\b(?:[Aa]n?|[Tt]he)\s\d{1,3}$")
+_MEASURED = (
+    r"cups?|c\.|hours?|hrs?|minutes?|mins?|days?|weeks?|inch(?:es)?|in\.|pounds?|lbs?|ounces?|oz|miles?|tsp|[tT]bsp|"
+    r"teaspoons?|tablespoons?"
+)
+RULES = (
+    rule(
+        "score of cricket",
+        r"(?<![\w./$€£-])(?P<runs>[1-9]\d{1,2})/(?P<wickets>\d)(?![\w/]|[.,]\d)",
+        _overs,
+        "/",
+        starts=r"\d",
+        near="/",
+    ),
+    rule(
+        "odds",
+        r"(?<=\b[oO]dds\s(?:(?:are|is|of|at|were|now|on)\s)?)(?P<over>\d{1,3})/(?P<under>\d{1,2})(?![\w/]|[.,]\d)",
+        lambda match: (
+            None if match["over"] == match["under"] else f"{cardinal(match['over'])} to {cardinal(match['under'])}"
+        ),
+        "/",
+        starts=r"\d",
+        words=("odds",),
+    ),
+    rule(
+        "mixed number to a number",
+        rf"(?<![\w.,/$-]){FRACTION}(?:\s[-–]\s?|[-–])(?=[1-9]\d?(?:[ -]\d/\d|/\d)?\s?(?:{_MEASURED})(?!\w))",
+        lambda match: f"{fraction_words(match)} to " if is_fraction(match) else None,
+        "/",
+        starts=r"\d",
+        near="/",
+    ),
+    rule(
+        "cups",
+        r"(?<![\w.,/])(?P<count>\d{1,2}(?:[ -]\d/\d|/\d|\.\d)?)\s?c\.(?=\s(?:\(|[a-z]))",
+        _cups,
+        ".",
+        starts=r"\d",
+        when=r"\d\s?c\.",
+    ),
+    rule(
+        "age",
+        r"(?<=(?<![\d.,])\d{1,3})[ -]?(?:y/o|y\.o\b\.?|yo(?![\w/-]))(?!\w)",
+        _age,
+        "y",
+        when=r"\d[ -]?y(?:/o|\.o|o\b)",
+    ),
+    rule(
+        "interval of doses",
+        r"\b[qQ]\.?\s?(?P<low>\d{1,2})(?:-(?P<high>\d{1,2}))?\s?h(?:rs?)?\b\.?(?!\w)",
+        lambda match: (
+            f"every {cardinal(match['low'])}{' to ' + cardinal(match['high']) if match['high'] else ''} hours"
+        ),
+        "h",
+        when=r"[qQ]\.?\s?\d",
+    ),
+)
+"""Tried before other numbers, as their slashes and dashes are no division, date or range."""

@@ -62,6 +62,13 @@ _GROUPED = regex.compile(r"[1-9]\d{0,2}(?:\.\d{3}){2,}")  # 1.234.567
 _QUANTITY = regex.compile(r"(?P<number>[1-9]\d{2,3})(?P<letter>[kKMBCF])|(?P<number>[1-9]\d{2,4})(?P<letter>m)")
 """Thousands, billions, meters, degrees: 128k, 405B, 1500m, 180C. A Boeing 747B and 221B Baker Street are none."""
 _STREET = regex.compile(r"\s(?:\p{Lu}\p{Ll}+\s){1,2}(?:Street|St|Road|Rd|Avenue|Ave|Lane|Drive|Boulevard|Way)\b")
+_VEHICLE = regex.compile(r"\b(?:flight|train|bus)\s(?-i:[A-Z]{2}\s)?$", regex.IGNORECASE)
+AIRLINES = words("AA AC AF AS AY BA CA CX CZ DL EK EY FR HA IB JL KE KL LH LX MU NH NK NZ QF QR SK SQ TK UA VS WN")
+_AIRLINES = "|".join(sorted(AIRLINES))
+_FLYING = regex.compile(
+    r"\b(?:flights?|gate|delayed|boards|boarding|departs?|departing|arriv(?:es?|ing)|landed|terminal|ETD|nonstop|airport)\b"
+)
+_LEAVES = regex.compile(r"\s(?:departs|arrives|leaves|boards|lands|runs|stops|takes|returns)\b")
 _RUNS = regex.compile(r"\d+|\D+")
 _COUNTED = regex.compile(r"(?:orders?|cases?|units?|numbers?|parts?|items?|line|lot|batch)\s*$", regex.IGNORECASE)
 COUNTED_WORDS = frozenset(
@@ -107,8 +114,13 @@ def _label(match: Match) -> str | None:
         numbers.isdigit() and _THINGS_COUNTED.search(match.string, max(0, match.start() - 30), match.start())
     ):
         return None
-    if counts(match.string, match.end()) and (
-        len(numbers) < 5 or _COUNTED.search(match.string, max(0, match.start() - 8), match.start())
+    if (
+        counts(match.string, match.end())
+        and not (
+            _LEAVES.match(match.string, match.end())
+            and _VEHICLE.search(match.string, max(0, match.start() - 16), match.start())
+        )
+        and (len(numbers) < 5 or _COUNTED.search(match.string, max(0, match.start() - 8), match.start()))
     ):
         return None
     return _NUMBERS.sub(lambda number: label(number.group()), _INNER_DASH.sub(_joint, numbers))
@@ -203,12 +215,28 @@ CONTEXT_RULES = (
         near="xX",
     ),
     rule(
+        "code in groups",
+        r"(?<![\w.,:/-]|\d[ ])(?P<numbers>\d{2}(?:[ ]\d\d){1,3}|\d{3}(?:[ ]\d{3}){1,2}|\d{4}[ ]\d{4})"
+        rf"(?![\w]|[.,:/-]\d|{UNIT_FOLLOWS}|[ ]\d)",
+        lambda match: grouped(match["numbers"].split(" ")) if _names(match, CODE_WORDS) else None,
+        starts=r"\d",
+        words=CODE_WORDS,
+        when=r"\d \d",
+    ),
+    rule(
         "code",
         r"(?<![\w.,:/]|\d-)(?P<numbers>\d+(?:-\d+)*(?:(?:,?\s+(?:and|or)|,)\s+\d+(?:-\d+)*(?![\w]|[.,:/]\d|\s?%))*)"
         rf"(?![\w]|[.,:/]\d|{UNIT_FOLLOWS}|[ ]\d{{3}}(?!\d))",
         _code,
         starts=r"\d",
         words=(*CODE_WORDS, "post", "sort", "end", "ends", "ending", "four", "phone"),
+    ),
+    rule(
+        "flight of an airline",
+        rf"(?<=(?<![\w-])(?:{_AIRLINES})[ ])(?P<number>\d{{3,4}})(?![\w-]|[.,:/]\d|{UNIT_FOLLOWS})",
+        lambda match: spelled(match["number"]) if _FLYING.search(match.string) else None,
+        starts=r"\d",
+        when=rf"\b(?:{_AIRLINES}) \d",
     ),
     rule(
         "label",

@@ -41,7 +41,8 @@ _NAMES: dict[str, tuple[str, str, tuple[str, str] | None]] = {
 }
 _COUNTRIES = {
     "US": "US", "CA": "Canadian", "C": "Canadian", "AU": "Australian", "A": "Australian", "NZ": "New Zealand",
-    "HK": "Hong Kong", "S": "Singapore", "NT": "Taiwan",
+    "HK": "Hong Kong", "S": "Singapore", "NT": "Taiwan", "USD": "US", "CAD": "Canadian", "AUD": "Australian",
+    "NZD": "New Zealand", "HKD": "Hong Kong", "SGD": "Singapore",
 }  # fmt: skip
 _SCALES = {
     "k": "thousand", "m": "million", "mn": "million", "mm": "million", "mil": "million", "mio": "million",
@@ -56,17 +57,27 @@ CURRENCIES = ("USD", "EUR", "GBP", "JPY", "CNY", "RMB", "INR", "CHF", "CAD", "AU
 _CODES = "|".join(CURRENCIES)
 _SYMBOLS = "€£¥￥₹₩₽₺₫฿₪₴₦₱₿"
 _CURRENCY = rf"(?:[${_SYMBOLS}]|{_CODES}|\bRs\b)"
-_PREFIX = rf"(?:(?:US|CA|C|AU|A|NZ|HK|S|NT|R)?\$|[{_SYMBOLS}]|Rs\.?(?=\s?\d)|(?:{_CODES})(?=[\s\d]))"
+_PREFIX = rf"(?:(?:(?:US|CA|AU|NZ|HK)D?|SGD|C|A|S|NT|R)?\$|[{_SYMBOLS}]|Rs\.?(?=\s?\d)"
+_PREFIX += rf"|(?<!/)(?!INR\s\d\.\d(?!\d))(?:{_CODES})(?=[\s\d]))"  # EUR/USD 1.08; INR 2.3 is a test of the blood
 _SUFFIX = rf"(?:[{_SYMBOLS}](?!\s?\d)|\$(?![\w])|(?:{_CODES})(?!\w))"
 _SCALE = (
     r"(?:[kKMmBbTt]|[mM][nN]|MM|mm|mil|mio|[bB][nN]|[tT][nN])(?![\w])"
     r"|[\s-]?(?:hundred|thousand|million|billion|trillion|lakh|crore)s?\b|\s(?:[MKB]|[bt]n)(?!\w)"
 )
+_INTEREST = regex.compile(
+    r"%|\b(?:percent|margins?|rates|interest|yields?|spreads?|Fed|ECB|hikes?|curve|Treasur(?:y|ies)|bonds?|basis)\b"
+)
+_BITS = regex.compile(r"\b(?:data|bit|baud|modem|serial|link|network)\b")
 _ARTICLE = regex.compile(r"(?:^|\s)[Aa]n?\s$")
 _EACH = regex.compile(r"-(?:an?|per)-\p{L}")
 _DOLLARS = regex.compile(r"[\s-](?:dollar|euro|pound|buck)s?\b")
 _PER_WHAT = r"(?:\s?/\s?(?P<per>sq\.?[ ](?:ft|m)\b|[a-z]{1,12})(?![\w/])"
 _PER_WHAT += r"(?:(?<=/\s?(?:mo|yr|hr|wk|min|sec|lb|oz|gal|ea))\.(?=,|\)|\s[a-z(]))?|/-(?!\w))?"
+
+
+def is_about_interest(text: str) -> bool:
+    """Return whether bp and bps are hundredths of a percent in this sentence, and not bits or pairs of bases."""
+    return _INTEREST.search(text) is not None and _BITS.search(text) is None
 
 
 def _name(currency: str) -> tuple[str, str, tuple[str, str] | None]:

@@ -26,7 +26,8 @@ _RUNS = regex.compile(r"\d+|\D")
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
 _YEAR_BEFORE = regex.compile(
     r"\b(?:in|since|by|from|until|till|year:?|years|circa|c\.|before|after|during|late|early|mid|summer|spring|winter|fall|autumn|"
-    r"of|between|through|to|and|around|the|class|season|q[1-4]|fy|copyright|vintage|back|est\.?|born|died)[ -]\(?$",
+    r"of|between|through|to|and|around|the|class|season|q[1-4]|fy|copyright|vintage|back|est\.?|born|died|"
+    r"a\.?d\.?)[ -]\(?$",
     regex.IGNORECASE,
 )
 
@@ -170,6 +171,8 @@ def is_year(digits: str, text: str, start: int, *, counted: bool) -> bool:
         return False
     if counted:  # in 2023 sales rose, the 2020 elections
         return is_recent(digits) and _YEAR_BEFORE_NOUN.search(text, max(0, start - 8), start) is not None
+    if text[max(0, start - 2) : start] == " (" and text[start + 4 : start + 5] == ")":  # A Tale of Two Cities (1859)
+        return True
     return digits >= "1900" or _YEAR_BEFORE.search(text, max(0, start - 12), start) is not None
 
 
@@ -359,6 +362,7 @@ ION = rule(
     "⁺⁻",
 )
 """The charges of an ion: Ca²⁺."""
+TIMES_TEN = rule("times ten", r"(?<=\d)\s?[x×]\s?(?=10[⁻⁰¹²³⁴-⁹])", lambda match: " times ", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 POWER = rule(
     "power",
     r"(?P<base>(?<![\p{L}\p{N}]|\d\s|\d[.,])(?:(?!(?:km|mm|cm|nm|mi|ft|yd)[²³]|(?<=/)m[²³])\p{L}{1,3}|\d[\d.,]*)|\))(?P<exponent>[⁻⁺]?[⁰¹²³⁴-⁹]+)",

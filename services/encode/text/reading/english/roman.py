@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import regex
 
+from services.encode.text.reading.number_words import roman_value
 from services.encode.text.reading.rule import Match, rule
 from services.encode.text.reading.words import cardinal, ordinal
 
-_VALUES = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100}
-_VALID = regex.compile(r"(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})")
 _RULERS = (
     r"Louis|Henry|Elizabeth|Charles|George|Edward|Richard|William|James|Philip|Felipe|Francis|Frederick|Friedrich|Paul|"
     r"Benedict|Pius|Leo|Gregory|Clement|Innocent|Urban|Alexander|Catherine|Napoleon|Nicholas|Peter|Ivan|Ferdinand|Alfonso|"
@@ -19,27 +18,28 @@ _TITLES = r"King|Queen|Pope|Emperor|Empress|Tsar|Czar|Kaiser|Sultan|Pharaoh|Prin
 _THINGS = (
     r"War|Chapter|Part|Act|Scene|Volume|Vol\.|vol\.|Ch\.|ch\.|Book|Section|Article|Title|Phase|Type|Class|Stage|Level|Grade|Category|Tier|"
     r"Appendix|Annex|Figure|Table|Bowl|Schedule|Step|Round|Unit|Module|Mark|Mk|Apollo|Saturn|Fantasy|Rocky|Episode|Season|"
-    r"Lesson|Psalm|Canto|Symphony|Concerto|Sonata|Olympiad|Lambeth|Vatican|Factor|Theft[ ]Auto"
+    r"Lesson|Psalm|Canto|Symphony|Concerto|Sonata|Olympiad|Lambeth|Vatican|Factor|Theft[ ]Auto|"
+    r"Diablo|Civilization|Civ|GTA|WrestleMania|"
+    r"CHAPTER|PART|BOOK|ACT|SCENE|VOLUME|SECTION|ARTICLE|TITLE|APPENDIX|PSALM|CANTO|EPISODE|LETTER|LESSON|PHASE"
 )
 _ABBREVIATED = {"Vol.": "Volume", "vol.": "volume", "Ch.": "Chapter", "ch.": "chapter"}
 _NUMERAL = r"(?P<numeral>[IVXLC]+)"
-_BEFORE_ONE = regex.compile(r"$|[.,;:!?)]|\s(?:of|and|to|or|in|was|is)\b|['’]s")
-
-
-def _value(numeral: str) -> int | None:
-    if not _VALID.fullmatch(numeral):
-        return None
-    values = [_VALUES[char] for char in numeral]
-    return sum(-value if value < after else value for value, after in zip(values, [*values[1:], 0], strict=True))
+AFTER_ONE = (
+    "of|and|to|or|in|was|is|died|ruled|reigned|became|succeeded|abdicated|married|had|met|ordered|founded|signed"
+)
+"""Words before which a single I is a number after a word that has numbers."""
+_BEFORE_ONE = regex.compile(rf"$|[.,;:!?)]|\s(?:{AFTER_ONE})\b|['’]s")
 
 
 def _certain(match: Match) -> int | None:
     numeral = match["numeral"]
-    if numeral == "I" and (match["before"].endswith("War") or match.groupdict().get("last")):
+    if numeral == "I" and (
+        match["before"].isupper() or match["before"].endswith("War") or match.groupdict().get("last")
+    ):
         return 1
     if numeral in ("I", "C", "L") and not (numeral == "I" and _BEFORE_ONE.match(match.string, match.end())):
         return None
-    return _value(numeral)
+    return roman_value(numeral)
 
 
 def _ruler(match: Match) -> str | None:
@@ -55,22 +55,22 @@ def _thing(match: Match) -> str | None:
         return None
     before = _ABBREVIATED.get(match["before"], match["before"])
     if match["last"]:
-        last = _value(match["last"])
+        last = roman_value(match["last"])
         if last is None:
             return None
         return f"{before} {cardinal(str(value))}{match['joint']}{cardinal(str(last))}"
-    whole = _value(match["whole"]) if match["whole"] else None
+    whole = roman_value(match["whole"]) if match["whole"] else None
     of = f" of {cardinal(str(whole)) if whole else match['whole']}" if match["whole"] else ""
     return f"{before} {cardinal(str(value))}{of}"
 
 
 def _century(match: Match) -> str | None:
-    value = _value(match["numeral"])
+    value = roman_value(match["numeral"])
     return None if not value else f"{ordinal(str(value))} {match['after']}"
 
 
 def _sequel(match: Match) -> str | None:
-    value = _value(match["numeral"])
+    value = roman_value(match["numeral"])
     return None if not value else cardinal(str(value))
 
 

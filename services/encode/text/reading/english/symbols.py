@@ -51,10 +51,12 @@ _IS = regex.compile(r"\b(?:is|are|be|was|were)\s*$")
 _NAME_BEFORE = regex.compile(r"(\p{L}+)[\p{L}\d.-]*$")
 _MODEL = regex.compile(r"\d+(?:\.\d+)?(\p{L})(?!\p{Ll})")
 """What follows a hyphen in the name of a model: Qwen2.5-72B, i7-13700K; 2x2-3y is none."""
+_DECIMAL_BEFORE = regex.compile(r"\.\d+$")
 _TIMES = {"wk": "week", "mo": "month", "yr": "year", "hr": "hour", "min": "minute", "sec": "second"}
 _MEASURES = {
     "L": "liter", "dL": "deciliter", "mL": "milliliter", "ml": "milliliter", "uL": "microliter", "µL": "microliter",
-    "μL": "microliter", "mm³": "cubic millimeter", "kg": "kilogram", "mol": "mole",
+    "μL": "microliter", "mm³": "cubic millimeter", "cubic millimeters": "cubic millimeter", "kg": "kilogram",
+    "mol": "mole",
 }  # fmt: skip
 _LAST_WORDS = (
     "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|[a-z]+teen|twenty|thirty|forty|fifty|sixty|seventy|"
@@ -71,15 +73,18 @@ _BOOKS = words(
     """
     genesis gen exodus leviticus deuteronomy joshua judges ruth samuel kings chronicles ezra nehemiah esther psalm
     psalms proverbs ecclesiastes isaiah jeremiah lamentations ezekiel daniel hosea joel amos jonah micah zechariah
-    ps malachi matthew matt mark luke john acts romans corinthians galatians ephesians philippians colossians
-    thessalonians timothy titus hebrews james peter jude revelation surah
+    mt mk lk jn quran koran ps malachi matthew matt mark luke john acts romans corinthians galatians ephesians
+    philippians colossians thessalonians timothy titus hebrews james peter jude revelation surah
     """
 )
+_SHORT_BOOKS = "cor|rom|gal|eph|phil|col|heb|rev|isa|jer|prov|eccl|deut|lev|josh|tim|pet"
+"""Names of books that are other words without a stop."""
 _PLACES = {
     "p": "page", "pp": "pages", "pg": "page", "pgs": "pages",
     "vol": "volume", "ch": "chapter", "fig": "figure", "figs": "figures", "eq": "equation",
     "sec": "section", "art": "article", "para": "paragraph", "approx": "approximately", "ca": "circa",
-    "apt": "apartment", "rm": "room", "ste": "suite", "rt": "route", "rte": "route", "hwy": "highway",
+    "apt": "apartment", "rm": "room", "bldg": "building", "fl": "floor",
+    "ste": "suite", "rt": "route", "rte": "route", "hwy": "highway",
     "ver": "version", "ed": "edition", "nos": "numbers", "no": "number", "tel": "telephone", "ext": "extension",
     "vols": "volumes", "chs": "chapters", "fn": "footnote", "cat": "category", "ps": "psalm", "c": "circa",
 }  # fmt: skip
@@ -102,7 +107,7 @@ def _minus(match: Match) -> str | None:
     model = _MODEL.match(text, end) if match["sign"] == "-" else None
     name = _NAME_BEFORE.search(text, max(0, start - 24), start) if model is not None else None
     if model is not None and name is not None and (len(name[1]) > 1 or model[1].isupper()):
-        return " "
+        return ", " if _DECIMAL_BEFORE.search(text, max(0, start - 6), start) else " "
     return " minus " if _subtracts(match) else None
 
 
@@ -198,10 +203,10 @@ RULES = (
         lambda match: "number",
         "#",
     ),
-    rule("number sign", r"(?:(?<!\b[A-Za-z])[\#№]\s?|[\#№])(?=\d)", lambda match: "number ", "#№"),
+    rule("number sign", r"(?:(?<!\b[A-Za-z])[\#№]\s?|[\#№])(?=\d)(?!\d+\p{L}{3})", lambda match: "number ", "#№"),
     rule(
         "abbreviation before a number",
-        r"\b(?P<word>pgs?|pp?|vol|ch|figs?|eq|sec|art|para|approx|ca|ver|ed|nos?|tel|ext|apt|rm|ste|rte?|hwy|vols|chs|fn|(?-i:Cat|Ps)|c(?=\.\s?\d{3,4}(?!\d|[.,]\d)|\.\d{1,3},\d{3}\b))\.:?\s?(?=\d|\(\d)"
+        r"\b(?<!\b(?:Civ|Crim|App|Evid)\.\s)(?P<word>pgs?|pp?|bldg|fl|vol|ch|figs?|eq|sec|art|para|approx|ca|ver|ed|nos?|tel|ext|apt|rm|ste|rte?|hwy|vols|chs|fn|(?-i:Cat|Ps)|c(?=\.\s?\d{3,4}(?!\d|[.,]\d)|\.\d{1,3},\d{3}\b))\.:?\s?(?=\d|\(\d)"
         rf"|(?<=\b(?:{_NUMBERED})\s)(?P<word>no)\.\s(?=[A-Z\d]*-?[A-Z]*\d)",
         _place,
         ".",
@@ -241,12 +246,12 @@ RULES = (
     ),
     rule(
         "verses of a book",
-        rf"(?<=\b(?:{'|'.join(sorted(_BOOKS))})\.?\s)(?P<chapter>\d{{1,3}}):(?P<first>[1-9]\d{{0,2}})(?:[-–](?P<last>\d{{1,3}}))?"
+        rf"(?<=\b(?:(?:{'|'.join(sorted(_BOOKS))})\.?|(?:{_SHORT_BOOKS})\.)\s)(?P<chapter>\d{{1,3}}):(?P<first>[1-9]\d{{0,2}})(?:[-–](?P<last>\d{{1,3}}))?"
         r"(?P<half>[ab])?(?!\w|[:.,-]\d|\s?[AaPp]\.?[Mm]\b)",
         _verses,
         ":",
         starts=r"\d",
-        words=_BOOKS,
+        words=_BOOKS | frozenset(_SHORT_BOOKS.split("|")),
         near=":",
         flags=regex.IGNORECASE,
     ),
@@ -264,13 +269,14 @@ RULES = (
         lambda match: "hash",
         "#",
     ),
-    rule("hashtag", r"(?<![\w&#])\#(?=\p{L})", lambda match: "", "#"),
+    rule("hashtag", r"(?<![\w&#])\#(?=\p{L}|\d+\p{L}{3})", lambda match: "", "#"),
     rule(
         "comparison",
-        r"(?<![\p{L}\p{N}<>=)])(?P<sign><=|>=|[<>≤≥])(?:(?<=^\s*[<>≤≥]=?)\s)?(?=[\d$€£.−-])",
+        r"(?<![\p{L}\p{N}<>=)])(?P<sign><=|>=|[<>≤≥])(?:(?<=(?:^|[,;(:])\s*[<>≤≥]=?)\s)?(?=[\d$€£.−-])",
         _compared,
         "<>≤≥",
     ),
+    rule("about", r"(?<![\w.)\]~])[~≈](?=\d+(?:\.\d+)?[A-Za-z])", lambda match: "about ", "~≈"),
     rule("root", r"√\s?", lambda match: "square root of ", "√"),
     rule(
         "slash before a number",
@@ -278,7 +284,18 @@ RULES = (
         lambda match: " " if match["lens"] else " slash ",
         "/",
     ),
-    rule("equal to a version", r"(?<=\p{L})==(?=\d)", lambda match: " equals ", "="),
+    rule(
+        "equal to a version",
+        r"(?<=\p{L})==(?=\d)|(?<=\p{L}{2})(?P<sign>[<>]=)(?=\d)",
+        lambda match: " equals " if match["sign"] is None else f" {_COMPARED[match['sign']]} ",
+        "=",
+    ),
+    rule(
+        "symbol of a share",
+        r"(?<![\w$=:/])\$(?!(?:PATH|HOME|USER|PWD|SHELL|LANG|TERM|TMP)\b)(?=[A-Z]{1,5}(?![\w$-]))",
+        lambda match: "",
+        "$",
+    ),
     rule(
         "value of a name",
         r"(?<=[\p{L}_][\w.]{0,30})=(?=[\w\"'\[]|[-−.]\d)",
@@ -310,8 +327,9 @@ ARITHMETIC = (
     ),
     rule(
         "minus before a letter",
-        r"(?:(?<=[(=^<>≤≥+×÷]\s?)[-−]\s?|(?<=,\s?)[-−])(?=\p{L}(?!\p{L}))",
-        lambda match: "minus " if match.string[match.start() - 1] == "(" else " minus ",
+        r"(?:(?<=[(=^<>≤≥+×÷]\s?)[-−]\s?|(?<=,\s?)[-−])(?=\p{L}(?!\p{L})|(?:log|ln|sin|cos|tan|exp|max|min)\b)"
+        r"|(?<=\bequals\s+)[-−]\s?(?=(?:log|ln|sin|cos|tan|exp|max|min)\b)",
+        lambda match: "minus " if match.string[match.start() - 1] in "( " else " minus ",
         "-−",
     ),
     rule(
@@ -341,6 +359,13 @@ REST = (
         _mathematics,
         "".join(MATHEMATICS),
     ),
+    rule(
+        "per a measure",
+        rf"(?<=\b(?:{_LAST_WORDS}|squared|cubed|cells|copies|colonies))/"
+        rf"(?P<per>{'|'.join(_MEASURES).replace(' ', '[ ]')})(?![\w/])",
+        lambda match: f" per {_MEASURES[match['per']]}",
+        "/",
+    ),
     rule("Greek letter", r"(?<!\p{Greek})(?P<letter>[α-ωΓ-Ω])(?!\p{Greek})", _greek, GREEK),
     rule("with and without", r"(?<![\w/])[wW]/(?:(?P<out>o)|(?P<in>in))?(?=\s)", _with, "/"),
     rule("backslash", r"(?<=^|\w|\s)\\(?=\w|\s|$)", lambda match: " ", "\\"),
@@ -350,17 +375,11 @@ REST = (
     rule("plus before a number", r"(?<![\w+])\+(?=\w)", lambda match: "plus ", "+"),
     rule(
         "per",
-        r"(?<=\p{L})/(?P<per>day|hour|hr|minute|min|second|sec|week|wk|month|mo|year|yr|person|user|night)\b",
+        r"(?<=\p{L})/(?P<per>day|hour|hr|minute|min|second|sec|week|wk|month|mo|year|yr|person|user|night|serving|tablet|dose|bottle|token|query)\b",
         lambda match: f" per {_TIMES.get(match['per'], match['per'])}",
         "/",
     ),
     rule("per a number", r"(?<=\b(?:cents?|dollars?|euros?|pounds?|pence|yen))/(?=\w)", lambda match: " per ", "/"),
-    rule(
-        "per a measure",
-        rf"(?<=\b(?:{_LAST_WORDS}))/(?P<per>{'|'.join(_MEASURES)})(?![\w/])",
-        lambda match: f" per {_MEASURES[match['per']]}",
-        "/",
-    ),
     rule(
         "dates from and to",
         rf"(?<={_DAY_WORD}(?:,\s{_YEAR_WORDS})?)(?:\s[-–—]\s|[-–])(?=(?:[A-Z][a-z]+day,\s)?(?:{_MONTHS})\s)"

@@ -11,6 +11,7 @@ from services.encode.text.reading.english import (
     addresses,
     calendar,
     clock,
+    fractions,
     identifiers,
     money,
     quantities,
@@ -30,12 +31,14 @@ WORDS = RuleSet(
     *roman.RULES,
     units.SQUARE,
     quantities.ION,
+    quantities.TIMES_TEN,
     quantities.POWER,
 )
 """Rules for sentences with or without digits, tried first."""
 NUMBERS = RuleSet(
     identifiers.STANDARD,
     identifiers.VULNERABILITY,
+    *fractions.RULES,
     clock.HOURS_OF_A_DAY,
     *calendar.RULES[:2],
     *telephone.RULES,
@@ -64,9 +67,9 @@ REST = RuleSet(*symbols.REST, quantities.INDEX, abbreviations.INITIALS)
 _DIGIT = re.compile(r"\d")
 _OTHER_DIGIT = re.compile(r"(?![0-9])\d")
 _SIGN = re.compile(
-    "[" + re.escape("&@+%*=<>§¶√№#/\\^×÷²³¹⁰⁴⁵⁶⁷⁸⁹⁻⁺≤≥≠≈±" + "".join(symbols.MATHEMATICS) + symbols.GREEK) + "]"
+    "[" + re.escape("$&@+%*=<>§¶√№#/\\^×÷²³¹⁰⁴⁵⁶⁷⁸⁹⁻⁺≤≥≠≈±" + "".join(symbols.MATHEMATICS) + symbols.GREEK) + "]"
 )
-_OPERATORS = frozenset("=+<>×÷√#§^≤≥≠≈±")
+_OPERATORS = frozenset("$=+<>×÷√#§^≤≥≠≈±")
 _INNER_STOP = re.compile(  # a stop first, because the search for one character is many times faster
     r"\.(?:\w|"
     + "|".join(rf"(?<=\b[A-Z][a-z]{{{letters}}}\.)" for letters in range(5))
@@ -75,13 +78,15 @@ _INNER_STOP = re.compile(  # a stop first, because the search for one character 
 )
 _CAPITALS = re.compile(  # Roman numerals and abbreviations; a capital first, as the stop above
     r"[IVXLCSDMABRP](?:(?<=[IVXLC])"
-    r"(?:[IVXLC]{1,6}(?![\w-])|(?<=[a-z] [VX])(?![\w-])|(?<=[a-z] I)(?=[.,;:!?]|$| (?:of|and|to|or|in|was|is)\b)"
+    rf"(?:[IVXLC]{{1,6}}(?![\w-])|(?<=[a-zA-Z] [VX])(?![\w-])|(?<=[a-z] I)(?=[.,;:!?]|$| (?:{roman.AFTER_ONE})\b)"
+    r"|(?<=[A-Z]{2} I)(?![\w-])"
     r"|(?= century)|(?<=War I)(?![\w-]|['’](?:m|d|ll|ve)\b))"
     f"|{abbreviations.WITHOUT_STOP})"
 )
 _WEEKDAYS = re.compile(abbreviations.WEEKDAYS)
 _LAST_MONTH = re.compile(abbreviations.LAST_MONTH)
 _WEEKDAY = re.compile(abbreviations.SHORT_WEEKDAY)
+_MONTH = re.compile(abbreviations.SHORT_MONTH)
 _VERSUS = re.compile(r"\bvs\b(?!\.)")
 
 
@@ -127,6 +132,7 @@ def _has_words_for_rules(text: str) -> bool:
         or " v. " in text
         or " v " in text
         or _WEEKDAY.search(text) is not None
+        or _MONTH.search(text) is not None
         or (("-" in text or "–" in text or "—" in text) and _WEEKDAYS.search(text) is not None)
         or (("-" in text or "–" in text or "/" in text) and _LAST_MONTH.search(text) is not None)
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import regex
 
-from services.encode.text.reading.english.amounts import DASH, END, SIGN, UNITS, amount, number, sign_words
+from services.encode.text.reading.english.amounts import DASH, END, SIGN, THINGS, UNITS, amount, number, sign_words
 from services.encode.text.reading.english.fractions import FRACTION, PRESSURE, fraction_words
+from services.encode.text.reading.english.money import is_about_interest
 from services.encode.text.reading.rule import NUMERIC, Match, rule
 from services.encode.text.reading.words import cardinal, plural
 
@@ -16,17 +17,17 @@ _POWERS = {"²": "square", "2": "square", "^2": "square", "³": "cubic", "3": "c
 _UNIT = rf"""(?:(?P<area>sq|cu|fl)\.?\s(?P<of>ft|mi|km|m|in|yd|oz)\b
     |(?P<length>{_LENGTH_NAMES})(?P<power>\^?[23](?!\d)|[²³])
     |(?P<unit>{_NAMES}|(?<=\s)m))"""
-_PER = rf"""(?:\s?/\s?(?P<per>{_NAMES}|m|day|d|hour|minute|second|week|month|year|person|user|page)
+_PER = rf"""(?:\s?/\s?(?P<per>{_NAMES}|m|day|d|hour|minute|second|week|month|year|person|user|page|serving|tablet)
     (?P<per_power>[²³]|\^?[23](?!\d))?(?:/(?P<each>day|dose|hour|hr|h|minute|min|week|1\.73\s?m²))?(?![\w/]))?"""
 _STOP = r"(?:(?<=(?:lbs?|oz|pts|tsp|[tT]bsp|qt|gal|(?:sq|cu)\.?\sin|ft|yd|mi|mins?|secs?|hrs?|wks?|yrs?|mos?))\."
 _STOP += r"(?=,|\)|\s[a-z(]|\s[NSEW]{1,2}\b|\s\d+(?:\.\d)?\s(?:oz|in)\b))?"
 """The full stop of an abbreviated unit inside a sentence."""
-_OTHER_PER = {"d": "day"}
 _ONE_INCH = regex.compile(r"(?<![\d.,/-])(?<!\d\s)(?:1|\d{1,2}/\d{1,2})\s?$")
 _AREAS = {"sq": "square", "cu": "cubic", "fl": "fluid"}
 _DEGREES = {"C": " Celsius", "F": " Fahrenheit", "K": " Kelvin", None: ""}
+_SIGNED = regex.compile(r"\d\s[-−](?=[\d.])")
 _WAYS = {"N": " north", "S": " south", "E": " east", "W": " west", None: ""}
-_BOUND = r"(?<![\w.,$€£¥]|\d[.,])"
+_BOUND = r"(?<![\w.,$€£¥]|\d[.,/])"
 _RUN = r"(?=[-−–—+±~≈\d.,'’ \u00a0\u202f\u2009]++"
 """A lookahead, still open: numbers and what is between them, then a unit. It spares most numbers the whole pattern."""
 _RANGE = rf"(?:{number('low', comma=True)}{DASH})?{number('high', comma=True)}{END}"
@@ -36,8 +37,9 @@ def _value(match: Match) -> tuple[str, bool]:
     """Return the words of a number or a range, and whether it is one."""
     words = sign_words(match["sign"])
     low, high = match["low"], amount(match["high"])
-    if low:
-        words += f"{amount(low).words()} to "
+    if low:  # FTSE 100 -0.3% is no range
+        signed = _SIGNED.search(match.group()) is not None and float(amount(low).digits) > float(high.digits)
+        words += f"{amount(low).words()} {'minus' if signed else 'to'} "
     return words + high.words(), high.is_one and not low
 
 
@@ -55,7 +57,7 @@ def _per(match: Match) -> str:
     per = match["per"]
     if not per:
         return ""
-    name = UNITS[per][0] if per in UNITS else _OTHER_PER.get(per, per)
+    name = UNITS[per][0] if per in UNITS else "day" if per == "d" else per
     power = match["per_power"]
     if power and per == "s":
         return f" per {name} {'squared' if '2' in power or '²' in power else 'cubed'}"
@@ -75,18 +77,17 @@ def _measure(match: Match) -> str | None:
         or _ROAD.search(match.string, max(0, match.start() - 12), match.start()) is not None
     ):
         return None
-    if match["unit"] == "bps" and _INTEREST.search(match.string) and not _BITS.search(match.string):
+    if match["unit"] in ("bp", "bps") and is_about_interest(match.string):
         return f"{words} basis point{'' if one else 's'}"
+    if match["unit"] == "bp":
+        return None
     name = _unit_name(match, one)
     return f"{words}{' plus' if match['more'] else ''} {name}{_per(match)}"
 
 
 _WEST = regex.compile(r"\.?\s(?:[a-z-]+(?:st|nd|rd|th)|\p{Lu}\p{Ll}+)\s(?:Street|Avenue|Boulevard|Road|Drive|Lane)\b")
 """What follows the W of an address: 350 W 42nd Street."""
-_ROAD = regex.compile(r"\b(?:(?:Route|Rte?|Highway|Hwy|Interstate|Exit|route)\.?[ -]|(?:I|US|SR)-)$")
-_INTEREST = regex.compile(r"%|\b(?:percent|margins?|rates|interest|yields?|spreads?|Fed|ECB|hikes?)\b")
-_BITS = regex.compile(r"\b(?:data|bit|baud|modem|serial|link|network)\b")
-"""Words of a sentence in which bps are hundredths of a percent, and bits."""
+_ROAD = regex.compile(r"\b(?:(?:Route|Rte?|Highway|Hwy|Interstate|Exit|route)\.?[ -]|(?:I|[A-Z]{2})-)$")
 
 
 def _is_no_second(match: Match) -> bool:
@@ -209,16 +210,13 @@ def _size(match: Match) -> str:
     words = " by ".join(sides)
     if match["many"]:  # 2x4s
         return f"{sides[0]} by {plural(cardinal(match['second']))}"
-    return f"{words} {UNITS[match['unit']][1]}" if match["unit"] else words
+    unit = match["unit"]
+    return f"{words} {'inches' if unit.startswith('in') else UNITS[unit][1]}" if unit else words
 
 
 _HEIGHTS = (
     "ceilings?|walls?|doors?|fences?|gates?|tables?|ladders?|boards?|shelf|shelves|sheets?|trees?|cables?|cords?|ropes?|"
     "poles?|drops?|waves?|section|sections|trailers?|couch|sofa|bed"
-)
-_THINGS = (
-    "followers|views|users|subscribers|people|likes|downloads|customers|members|visitors|readers|viewers|fans|copies|"
-    "employees|jobs|requests|tokens|parameters|samples|steps|shares|streams|plays|records|rows|words|stars|miles"
 )
 _COUNTED = (
     "people|users|followers|views|subscribers|customers|downloads|jobs|tokens|parameters|homes|households|voters|viewers|"
@@ -228,7 +226,7 @@ _SCALES = {"k": "thousand", "m": "million", "b": "billion", "bn": "billion", "tn
 RULES = (
     rule(
         "thousands of things",
-        rf"""{_BOUND}(?:{number("low")}[-–])?{number("high")}(?:(?P<scale>[KkMB])(?P<more>\+)?(?=\s(?:[a-z]+\s)?(?:{_THINGS})\b)
+        rf"""{_BOUND}(?:{number("low")}[-–])?{number("high")}(?:(?P<scale>[KkMB])(?P<more>\+)?(?=\s(?:[a-z]+\s)?(?:{THINGS})\b)
         |(?P<scale>m)(?P<more>\+)?(?=\s(?:{_COUNTED})\b)
         |(?P<scale>[ ]?(?:bn|tn))(?P<more>\+)?(?!\w))""",
         lambda match: (
@@ -251,7 +249,7 @@ RULES = (
     ),
     rule(
         "inches",
-        r"""(?<![\w.,'’′/]|\d['′]\s)(?P<value>\d+(?:\.\d+)?(?:[ -]\d+/\d+|/\d+)?)(?P<mark>["”″])(?!\w)""",
+        r"""(?<![\w.,'’′/]|\d['′’]\s)(?P<value>\d+(?:\.\d+)?(?:[ -]\d+/\d+|/\d+)?)(?P<mark>["”″])(?!\w)""",
         _inches,
         '"”″',
         starts=r"\d",
@@ -275,10 +273,20 @@ RULES = (
         near="'’′f",
     ),
     rule(
+        "times a measure",
+        rf"(?<![\w.,])(?P<count>[1-9]\d?)\s?[x×]\s?(?=(?!(?:[23468]|1[02])s\b)[1-9]\d*(?:\.\d+)?\s?(?:{_NAMES})(?![\w/]))",
+        lambda match: f"{match['count']} by ",
+        "x×",
+        starts=r"\d",
+        when=r"\d\s?[x×]\s?\d",
+        near="x× ",
+    ),
+    rule(
         "size",
         rf"""(?<![\w.,])(?P<first>(?!0\d)\d+(?:\.\d+)?)(?:(?P<x>[xX×])|[ ][xX][ ])(?P<second>(?!0\d)\d+(?:\.\d+)?)
         (?P<many>(?<=(?<!\d)(?:2x(?:[23468]|1[02])|4x4|6x6))s)?
-        (?:(?:[xX×]|[ ][xX][ ])(?P<third>\d+(?:\.\d+)?))?(?:\s?(?P<unit>{_LENGTH_NAMES}|px)(?![\w]))?
+        (?:(?:[xX×]|[ ][xX][ ])(?P<third>\d+(?:\.\d+)?))?
+        (?:\s?(?P<unit>{_LENGTH_NAMES}|px|(?(third)in(?:\.(?=[,;)])|(?=\.?(?:$|[,;)])))|(?!)))(?![\w]))?
         (?![\w]|\.\d|\s?=)""",
         _size,
         "xX×",
@@ -287,22 +295,13 @@ RULES = (
         near="xX×",
     ),
     rule(
-        "times a measure",
-        rf"(?<![\w.,])(?P<count>[1-9]\d?)[x×](?=[1-9]\d*(?:\.\d+)?\s?(?:{_NAMES})(?![\w/]))",
-        lambda match: f"{match['count']} by ",
-        "x×",
-        starts=r"\d",
-        when=r"\d[x×]\d",
-        near="x×",
-    ),
-    rule(
         "feet and inches",
-        r"""(?<![\w.,])(?P<feet>\d{1,3})(?:(?<!\d\d)['′]\s?(?P<inches>\d{1,2})(?:["”″]|'')|\s?ft\.?\s(?P<inches>\d{1,2})\s?in\b\.?)""",
+        r"""(?<![\w.,])(?P<feet>\d{1,3})(?:(?<!\d\d)['′’]\s?(?P<inches>\d{1,2})(?:["”″]|'')|\s?ft\.?\s(?P<inches>\d{1,2})\s?in\b\.?)""",
         _feet,
-        "'′f",
+        "'′’f",
         starts=r"\d",
-        when=r"\d['′]\s?\d|\dft|\d\sft",
-        near="'′f",
+        when=r"\d['′’]\s?\d|\dft|\d\sft",
+        near="'′’f",
     ),
     rule(
         "inches with a stop",

@@ -27,6 +27,7 @@ _BEGIN = re.compile(r"[0-9.:%]")
 """The first character of what `_NUMBER` matches. The search for one character is many times faster."""
 
 _LONGEST_CODE_WORD = 8
+_LONGEST_CASE = 12
 _ROOMS = ("室", "房", "会议室", "教室", "病房", "包间", "包厢", "号房", "号病")
 _DAY_NAMES = (*DAY_NAMES.split("|"), *HOLIDAYS.split("|"))
 _CALLS = ("电话", "热线", "拨", "拨打", "致电")
@@ -68,6 +69,10 @@ def _words(match: re.Match[str], text: str, code_word: regex.Pattern[str]) -> st
         return None
     if text.startswith(_ROOMS, end) or (len(digits) in (2, 3) and text[start - 1 : start] in ("米", "秒")):
         return None
+    if (kind == "fraction" and text[start - 1 : start] == "（") or (
+        text[end : end + 1] == "号" and "）" in text[max(0, start - _LONGEST_CASE) : start]
+    ):
+        return None  # 周二（12.3）, and the number of a case: （2023）民终123号
     if kind == "fraction" and (match["fraction"] == "00" or text.startswith(_DAY_NAMES, end)):
         return None
     if 2 < len(digits) < 6 and kind != "percent" and (name := NAMES.match(text, start)) is not None:

@@ -17,6 +17,7 @@ from services.encode.text.reading.english.amounts import CERTAIN_UNITS, UNITS, a
 from services.encode.text.reading.english.calendar import MONTHS, SHORT_MONTHS
 from services.encode.text.reading.english.clock import clock
 from services.encode.text.reading.english.identifiers import (
+    AIRLINES,
     CODE_WORDS,
     COUNTED_WORDS,
     LABEL_WORDS,
@@ -69,6 +70,7 @@ _NEVER = frozenset(
     {
         *CURRENCIES,
         *STANDARDS,
+        *AIRLINES,
         "x",
         "X",
         "BC",

@@ -15,7 +15,7 @@ ARGS ?=
 WORKERS ?= 2
 # How often a test that failed is run again at once; those that still fail run once more in a new process. `.ci/run` sets
 # 2, so that one test that depends on chance does not stop a change. The summary lists such tests as RERUN or FAILED, and
-# each of them is a fault to mend.
+# each of them is a fault to fix.
 RERUNS ?= 0
 # Duration of `make fuzz` (5 if empty) and `make soak` (10 if empty).
 MINUTES ?=
@@ -59,8 +59,8 @@ TRAINING := .tools/training/.ready
 # Debian's package with WordNet, unpacked without being installed.
 WORDNET := .tools/wordnet/.ready
 
-.PHONY: help setup protos demo run test fuzz soak parity mutate full-size gpu-check gpu-env image-sizes faults test-system debian chart images push images-check
-.PHONY: voice voice-report cluster-test release lint lint-protos format keep-protos clean
+.PHONY: help setup protos demo run test fuzz soak parity mutate full-size gpu-check gpu-env image-sizes faults test-system debian chart upgrade-test images push images-check
+.PHONY: voice voice-report cluster-test release lint lint-protos lint-workflows format keep-protos clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -97,7 +97,7 @@ faults: setup protos ## Kill, freeze and drain llm and decode workers while utte
 soak: setup protos ## Run clients of all APIs, hostile ones and faults together, and print what processes hold (MINUTES=10)
 	@$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10) $(ARGS)
 
-full-size: setup protos ## Prove the 0.5B layout: random weights, written, loaded and spoken with (ARGS="--family cosyvoice3"; 5 GB disk, 8 GB memory)
+full-size: setup protos ## Check the 0.5B layout: write random weights, load them and speak with them (ARGS="--family cosyvoice3"; 5 GB disk, 8 GB memory)
 	@$(BIN)/python -m benchmarks.full_size $(ARGS)
 
 gpu-check: setup protos ## Check and measure everything that needs a GPU (ARGS="kernel stack"; "--device cpu --tiny" rehearses)
@@ -116,7 +116,7 @@ gpu-env: setup ## Install the packages of the CUDA images into .tools/gpu-env (6
 image-sizes: setup protos ## Print the estimated size of the CUDA images by layer (GPU_PYTHON=PATH: another environment than that of gpu-env)
 	@$(BIN)/python -m tools.image_sizes $(if $(GPU_PYTHON),--python $(GPU_PYTHON))
 
-voice: setup protos $(TRAINING) $(WORDNET) ## Make the embedded voice, or go on making it (ARGS=--quick: every stage in three minutes; training/README.md)
+voice: setup protos $(TRAINING) $(WORDNET) ## Make the embedded voice, or continue a run (ARGS=--quick: every stage in three minutes; training/README.md)
 	@.tools/training/bin/python -m training $(ARGS)
 
 voice-report: setup protos $(TRAINING) ## Measure a voice with the whole stack (MODEL=models/tiny): recognisers, DNSMOS, work, first audio
@@ -203,7 +203,7 @@ clean: ## Remove everything that was generated, .venv included
 	@rm -rf .venv .tools lighttts build clients/python/build clients/python/src/*.egg-info .run gpu_check_out demo.wav *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# pip's words go to a log; people see one line per large download, and the log's end when something fails.
+# pip's output goes to a log; the terminal shows one line per large download, and the log's end if something fails.
 .venv/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "light-tts needs Python 3.11 or newer; '$(PYTHON)' is" \

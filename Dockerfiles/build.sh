@@ -8,7 +8,7 @@
 #   TENSORRT    yes puts TensorRT into decode's CUDA variant
 #   PLATFORMS   platforms of the gateway and of the CPU variant: linux/amd64,linux/arm64 (podman or buildah, with binfmt
 #               handlers for foreign ones; default: this machine's). The CUDA variant is built for this machine's alone
-#   EXTRAS      extras of all images (default: k8s,redis,otel; aac is the other)
+#   EXTRAS      extras of all images (default: k8s,redis,otel; aac and c2pa are the others)
 #   BUILD_FLAGS further arguments of every build, such as an index: --build-arg PIP_EXTRA_INDEX_URL=...
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -49,13 +49,6 @@ def flop_counter() -> FlopCounterMode:
     )
 
 
-def count_flops(work: Callable[[], object]) -> int:
-    """Return the floating-point operations of the matrix products, convolutions and attentions of `work`."""
-    with flop_counter() as counter:
-        work()
-    return int(counter.get_total_flops())
-
-
 def _attention_flops(query: Any, key: Any, value: Any, *rest: object, **options: object) -> int:
     """The form that torch's counter needs: from shapes [batch, heads, positions, width] to operations."""
     return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Audio lost, repeated and late when workers are killed under load: ours beside what other servers do, simulated.
+"""Audio lost, repeated and late when workers are killed under load: ours and the ways of other servers, simulated.
 
     python -m benchmarks.lost_audio [--costs guided-cpu] [--plot FILE]
 

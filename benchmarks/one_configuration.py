@@ -1,4 +1,4 @@
-"""First audio and underruns over the load: the default settings beside fixed profiles, simulated at the costs of a GPU.
+"""First audio and underruns over the load: the default settings and fixed profiles, simulated at the costs of a GPU.
 
     python -m benchmarks.one_configuration [--costs hopper] [--plot FILE]
 
@@ -120,7 +120,7 @@ def summary(loads: Sequence[float], found: Mapping[str, Sequence[Report]]) -> st
         ratio = ours.first_audio.p95 / found[best][index].first_audio.p95
         lines.append(
             f"load {load:g}: p95 {ratio:.2f} times that of the best fixed profile ({best}); streams refused or with an"
-            f" underrun {_lost(ours):.1%} beside {_lost(found[best][index]):.1%}"
+            f" underrun {_lost(ours):.1%} against {_lost(found[best][index]):.1%}"
         )
     return "\n".join(lines)
 

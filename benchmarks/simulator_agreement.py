@@ -34,7 +34,7 @@ from services.decode.engine.backends import CostModel
 TEXT = "And who is this person you are speaking of, and why did they not come to the house when we asked them to?"
 LLM_COSTS = {"step_s": 0.008, "step_s_per_sequence": 0.0001, "prefill_s_per_token": 1e-5, "tokens_per_text_id": 8.0}
 DECODE_COSTS = CostModel(batch_s=0.02, stream_s=0.006, frame_s=0.0001, holdback_frames=7)
-"""Costs that are long beside the messages of this machine, whose processes share few cores."""
+"""Costs that are long compared with the messages of this machine, whose processes share few cores."""
 WORKERS = 2
 PROMPT_SECONDS = 3.0
 LIMITS = {"decode_max_streams": 512, "decode_max_queue": 512}

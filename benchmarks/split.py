@@ -141,6 +141,7 @@ class Times:
 
 
 async def measure(requests: int, folder: Path) -> None:
+    """Run the stack, the chain and the engines; print the times of as many requests each way."""
     costs = {"llm": LLM_COSTS, "decode": DECODE_COSTS}
     files = {name: folder / f"{name}.json" for name in costs}
     for name, file in files.items():
@@ -149,27 +150,38 @@ async def measure(requests: int, folder: Path) -> None:
     for name, file in files.items():
         flags[name] += (f"--{name}-backend", "simulated", f"--{name}-cost-file", str(file))
     async with Stack(StackConfig(decode_workers=1, log_dir=folder, flags=flags)) as stack:
-        async with grpc.aio.insecure_channel(stack.encode.address) as channel:
-            header = encode_pb2.EncodeVoiceHeader(bundled_voice=VOICE)
-            requests_of = iter([encode_pb2.EncodeVoiceRequest(header=header)])
-            voice = (await encode_pb2_grpc.EncodeStub(channel).EncodeVoice(requests_of)).voice
-        direct = Direct(voice, files)
-        times = Times()
+        direct = Direct(await voice_content(stack.encode.address), files)
         try:
             with bare_chain.processes() as chain:
                 await chain.wait_until_served()
                 async with grpc.aio.insecure_channel(stack.gateway.address) as channel:
                     tts = tts_pb2_grpc.TextToSpeechStub(channel)
-                    for seed in range(-5, requests):
-                        if seed == 0:  # the first five are not measured
-                            times = Times()
-                        times.direct.append(await asyncio.to_thread(direct.first_audio, abs(seed)))
-                        times.requests.append(await over_grpc(tts, abs(seed)))
-                        times.streams.append(await over_stream(tts, abs(seed)))
-                        times.bare.append(await chain.first_audio())
+                    await alternate(5, direct, tts, chain)  # not measured
+                    times = await alternate(requests, direct, tts, chain)
         finally:
             direct.close()
     report(times)
+
+
+async def voice_content(encode_address: str) -> voice_pb2.VoiceContent:
+    """Return the content of VOICE from an encode worker."""
+    async with grpc.aio.insecure_channel(encode_address) as channel:
+        header = encode_pb2.EncodeVoiceHeader(bundled_voice=VOICE)
+        messages = iter([encode_pb2.EncodeVoiceRequest(header=header)])
+        return (await encode_pb2_grpc.EncodeStub(channel).EncodeVoice(messages)).voice
+
+
+async def alternate(
+    requests: int, direct: Direct, tts: tts_pb2_grpc.TextToSpeechAsyncStub, chain: bare_chain.Chain
+) -> Times:
+    """Return the times of as many requests each way, one way after the other for each seed."""
+    times = Times()
+    for seed in range(requests):
+        times.direct.append(await asyncio.to_thread(direct.first_audio, seed))
+        times.requests.append(await over_grpc(tts, seed))
+        times.streams.append(await over_stream(tts, seed))
+        times.bare.append(await chain.first_audio())
+    return times
 
 
 def report(times: Times) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import importlib.metadata
+import os
 import signal
 import sys
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -54,11 +57,35 @@ def show_finding(finding: Finding) -> None:
         out.print(f"     → {finding.remedy}", markup=False, soft_wrap=True)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number of things in words."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def fail(message: str) -> NoReturn:
     """Print an error and end the command with status 1."""
     err.print("[bold red]error:[/] ", end="")
     err.print(message, markup=False, soft_wrap=True)
     raise typer.Exit(1)
+
+
+_FAILED_WRITES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What a full or broken disk answers; a closed pipe is handled by the libraries that print."""
+
+
+@contextlib.contextmanager
+def output_errors() -> Iterator[None]:
+    """End the process with status 1 and one line if the block cannot print, for example to a file on a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FAILED_WRITES:
+            raise
+        with contextlib.suppress(OSError):
+            err.print(f"error: the output cannot be written: {error.strerror}", markup=False, soft_wrap=True)
+        for number in (1, 2):  # what is left in a buffer would fail again while the interpreter ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+        sys.exit(1)
 
 
 def run(main: Coroutine[Any, Any, None]) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from cli.client import check_text
 from cli.console import err, run, show_event
 from cli.local.stack import Stack, StackConfig
-from cli.say import check_out, make_config, say_to_file, show_speech
+from cli.say import check_wav, make_config, say_to_file, show_speech
 
 SENTENCE = "Hello, this is the tiny voice speaking."
 SEED = 1
@@ -20,7 +20,7 @@ def demo(path: Path, text: str = SENTENCE, decode_workers: int = 2) -> bool:
     Return False if a signal stopped it. Raises ClientError, PortError or WorkerError.
     """
     check_text("--text", text)
-    check_out(path)
+    check_wav(path)
     with tempfile.TemporaryDirectory(prefix="light-tts-demo-") as logs:
         # Settings that are not valid end the process here, outside of a task.
         stack = Stack(StackConfig(decode_workers=decode_workers, log_dir=Path(logs)), show_event)

@@ -33,8 +33,8 @@ def detect_file(
 ) -> None:
     """Search a recording for the watermark of this system's speech. Exits with 0 if it is there, with 1 if not.
 
-    A mark that is not found proves nothing: the recording may be too short, or too much changed. docs/marking.md says
-    what the mark survives.
+    A mark that is not found proves nothing: the recording may be too short, or
+    too much changed. docs/marking.md says what the mark survives.
     """
     try:
         found = search(file, read_keys(keys), LONGEST_SECONDS)

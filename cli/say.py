@@ -21,6 +21,7 @@ SECONDS_PER_CHARACTER = (0.02, 0.5)
 """Least and most plausible duration, in any language and at any speed."""
 QUIETEST_PEAK = 0.01
 """Audio with a smaller peak counts as silent; full scale is 1."""
+OTHER_FORMATS = (".aac", ".flac", ".m4a", ".mp3", ".mp4", ".ogg", ".opus", ".pcm", ".raw", ".webm")
 RETRY_SECONDS = 1.0
 """Interval between attempts while no gateway or no worker is available."""
 
@@ -70,7 +71,7 @@ async def say_to_file(
 
 async def _say_once(server: str | Access, config: tts_pb2.SynthesisConfig, text: str, path: Path) -> Speech:
     wav: soundfile.SoundFile | None = None
-    check_out(path)
+    check_wav(path)
 
     def write(audio: audio_pb2.AudioChunk) -> None:
         nonlocal wav
@@ -103,6 +104,15 @@ def check_out(path: Path) -> None:
         raise ClientError(f"cannot write {path}: the folder {path.parent} does not exist; create it")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise ClientError(f"cannot write {path}: no permission")
+
+
+def check_wav(path: Path) -> None:
+    """Raise ClientError if no file can be written at `path`, or if its name promises another format than WAV."""
+    if path.suffix.lower() in OTHER_FORMATS:
+        raise ClientError(
+            f"cannot write {path}: this command writes WAV files only; name it {path.with_suffix('.wav')}"
+        )
+    check_out(path)
 
 
 def check_speech(text: str, speech: Speech, path: Path) -> None:

@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from cli.access import LOCAL, ApiKey, Authority, Server, Tls, access
 from cli.client import Access, ClientError, check_text, client_error, connect
 from cli.console import examples, fail, out
 from lighttts.v1 import encode_pb2, text_pb2, tts_pb2_grpc
@@ -41,16 +42,18 @@ def text(
     model_dir: Annotated[
         Path | None, typer.Option(help="Read with this model directory, without a gateway.", exists=True)
     ] = None,
-    server: Annotated[
-        str, typer.Option(envvar="LIGHTTTS_SERVER", help="gRPC address of the gateway: host:port or https://host:port.")
-    ] = "127.0.0.1:50050",
+    server: Server = LOCAL,
+    tls: Tls = False,
+    ca: Authority = None,
+    api_key: ApiKey = "",
 ) -> None:
     """Show the sentences of a text, how they are read, and their token ids. Nothing is spoken."""
     try:
         check_text("TEXT", written)
         check_text("--language", language)
         if model_dir is None:
-            answer = asyncio.run(_ask(Access.of(server), text_pb2.PreviewTextRequest(text=written, language=language)))
+            request = text_pb2.PreviewTextRequest(text=written, language=language)
+            answer = asyncio.run(_ask(access(server, tls, ca, api_key), request))
         else:
             answer = read_with(model_dir, written, language)
     except (ClientError, InvalidInput, ModelDirError) as error:
@@ -75,14 +78,14 @@ def read_with(model_dir: Path, written: str, language: str) -> text_pb2.PreviewT
     return text_pb2.PreviewTextResponse(utterances=[previewed(frontend, piece) for piece in pieces], warnings=warnings)
 
 
-async def _ask(access: Access, request: text_pb2.PreviewTextRequest) -> text_pb2.PreviewTextResponse:
-    async with access.open() as channel:
-        await connect(channel, access)
-        call = tts_pb2_grpc.TextToSpeechStub(channel).PreviewText(request, metadata=access.metadata, timeout=30)
+async def _ask(gateway: Access, request: text_pb2.PreviewTextRequest) -> text_pb2.PreviewTextResponse:
+    async with gateway.open() as channel:
+        await connect(channel, gateway)
+        call = tts_pb2_grpc.TextToSpeechStub(channel).PreviewText(request, metadata=gateway.metadata, timeout=30)
         try:
             return await call
         except grpc.aio.AioRpcError as error:
-            raise client_error(error, access) from error
+            raise client_error(error, gateway) from error
 
 
 def show(answer: text_pb2.PreviewTextResponse) -> None:

@@ -24,7 +24,7 @@ WORD_SECONDS = 0.05
 FRAME_SECONDS = 0.02
 ANSWERS = (
     "Good morning, Alice. Welcome to London.",
-    "This is a rather long answer that nobody wants to hear to its end.",
+    "This is a rather long answer that the caller does not hear to its end.",
 )
 
 

@@ -23,7 +23,7 @@ from gateway.auth.admission import Admission
 from gateway.auth.authentication import Authenticator, AuthInterceptor
 from gateway.auth.keys import KeyFileError, KeyRing
 from gateway.auth.shares import Shares
-from gateway.backends import open_shared
+from gateway.backends import Shared, open_shared
 from gateway.lexicon.registry import LexiconRegistry
 from gateway.process.budgets import body_budget
 from gateway.process.calls import FirstMessage
@@ -77,42 +77,16 @@ class GatewayService:
         bodies = body_budget(settings)
         encode = _pool("encode", settings.encode_target, "lighttts.v1.Encode", settings)
         llm = _pool("llm", settings.llm_target, "lighttts.v1.Llm", settings, LLM_END_TO_END)
-        self._shared = shared = open_shared(settings)
-        memory = VoiceContentCache(settings.voice_cache_bytes)
-        speech_cache = None if shared.speech_cache is None else shared.speech_cache.store
-        voice_deletion = VoiceDeletion(memory, speech_cache, (encode, llm))
-        aliases = Aliases(settings.voice_aliases, FOREIGN_VOICES)
-        voices = VoiceResolver(
-            encode, shared.store, memory, voice_deletion, default_voice=settings.default_voice, aliases=aliases
-        )
         self._settings = settings
-        admission = Admission(settings.max_sessions)
-        uploads = Uploads(_upload_limits(settings))
-        audit = Audit(shared.audit)
-        consents = ConsentRegistry(shared.consents, shared.quotas, uploads, audit)
-        policy = settings.consent_policy
-        registry = VoiceRegistry(shared.store, voices, shared.quotas, uploads, voice_deletion, consents, audit, policy)
-        lexicon = LexiconRegistry(shared.lexicons, shared.quotas, settings.max_lexicon_entries)
-        self._context = GatewayContext(
-            settings,
-            voices,
-            encode,
-            llm,
-            admission,
-            shared.quotas,
-            registry,
-            lexicon,
-            shared.speech_cache,
-            _credentials(settings),
-            clock=clock,
-        )
+        self._shared = open_shared(settings)
+        self._context = _context(settings, self._shared, encode, llm, clock)
         authenticator = Authenticator(_keys(settings))
         self._bodies = Shares("bytes of requests", bodies, bodies // 2)
         self.interceptors: tuple[grpc.aio.ServerInterceptor, ...] = (
             AuthInterceptor(authenticator),
-            FirstMessage(shared.quotas, settings.first_message_seconds, settings.idle_seconds, self._bodies),
+            FirstMessage(self._shared.quotas, settings.first_message_seconds, settings.idle_seconds, self._bodies),
         )
-        self.health = GatewayHealth(admission, encode, llm, settings.health_grace_seconds, clock)
+        self.health = GatewayHealth(self._context.admission, encode, llm, settings.health_grace_seconds, clock)
         app = create_app(self._context, self.health, authenticator, self._bodies)
         limit = settings.max_prompt_bytes
         self._http = HttpServer(
@@ -239,6 +213,36 @@ class GatewayService:
             log.exception("the refresh of model and voices failed")
             return False
         return True
+
+
+def _context(
+    settings: GatewaySettings, shared: Shared, encode: Pool, llm: Pool, clock: Callable[[], float]
+) -> GatewayContext:
+    memory = VoiceContentCache(settings.voice_cache_bytes)
+    speech_cache = None if shared.speech_cache is None else shared.speech_cache.store
+    voice_deletion = VoiceDeletion(memory, speech_cache, (encode, llm))
+    aliases = Aliases(settings.voice_aliases, FOREIGN_VOICES)
+    voices = VoiceResolver(
+        encode, shared.store, memory, voice_deletion, default_voice=settings.default_voice, aliases=aliases
+    )
+    uploads = Uploads(_upload_limits(settings))
+    audit = Audit(shared.audit)
+    consents = ConsentRegistry(shared.consents, shared.quotas, uploads, audit)
+    policy = settings.consent_policy
+    registry = VoiceRegistry(shared.store, voices, shared.quotas, uploads, voice_deletion, consents, audit, policy)
+    return GatewayContext(
+        settings,
+        voices,
+        encode,
+        llm,
+        Admission(settings.max_sessions),
+        shared.quotas,
+        registry,
+        LexiconRegistry(shared.lexicons, shared.quotas, settings.max_lexicon_entries),
+        shared.speech_cache,
+        _credentials(settings),
+        clock=clock,
+    )
 
 
 def _keys(settings: GatewaySettings) -> KeyRing | None:

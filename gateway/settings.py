@@ -159,7 +159,7 @@ class GatewaySettings(ServiceSettings):
     """Longest duration of a whole HTTP body, and of a WebSocket's prompt, in seconds."""
     body_budget_bytes: Annotated[int, AfterValidator(_nothing_or_a_mebibyte)] = Field(default=0, ge=0)
     """Most bytes of HTTP bodies, WebSocket prompts and gRPC messages held at once, over all open requests; one API key
-    may use half of it. Further requests are refused. The memory must hold three times as much beside the caches. 0:
+    may use half of it. Further requests are refused. The memory must hold three times as much, and the caches. 0:
     256 MiB, or less if the memory is small."""
     max_connections: int = Field(default=1024, ge=1)
     """Most connections of each port at once; less if the process may open few files. At the limit, the oldest

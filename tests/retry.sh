@@ -13,6 +13,6 @@ if [ "$status" -eq "$failed" ] && [ "$times" -gt 0 ]; then
   echo "Tests failed. They run again, in a new process."
   "$@" --last-failed --last-failed-no-failures none --maxfail 1
   status=$?
-  [ "$status" -ne 0 ] || echo "All of them passed this time. Each test that the first summary lists as FAILED is a fault to mend." >&2
+  [ "$status" -ne 0 ] || echo "All of them passed this time. Each test that the first summary lists as FAILED is a fault to fix." >&2
 fi
 exit "$status"

@@ -41,7 +41,7 @@ class Plan:
     minutes: float | None = None
     """Most minutes that each stage trains, in this run."""
     workers: int = 0
-    """Processes beside each stage that make its batches."""
+    """Processes, in addition to each stage's own, that make its batches."""
     records: bool = True
     """On a GPU, repeat steps from a recording (`recorded.py`)."""
     check_words: bool = False

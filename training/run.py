@@ -139,7 +139,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
         "--rate", type=float, default=1.0, metavar="FACTOR", help="factor of the learning rates; below 1 to go on well"
     )
     parser.add_argument(
-        "--workers", type=int, help="processes beside a GPU that speak, or make batches; all cores but two"
+        "--workers", type=int, help="processes that speak, or make batches; default: 0 on a CPU, else all cores but two"
     )
     parser.add_argument("--plain-steps", action="store_true", help="on a GPU, launch each step's kernels one by one")
     parser.add_argument("--start", type=Path, help="model directory whose weights flow, vocoder and lm start from")
@@ -156,7 +156,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
     device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
     work = Work(given.work / "quick" if given.quick else given.work)
     share = plan.batch_share * given.batch
-    # A CPU's cores train; beside a GPU they make batches.
+    # A CPU's cores train; with a GPU they make batches.
     workers = given.workers if given.workers is not None else 0 if device == "cpu" else max(1, cores() - 2)
     plan = replace(plan, rounds=given.rounds or plan.rounds, minutes=given.minutes, batch_share=share, workers=workers)
     return Options(work, plan, given.wordnet, torch.device(device), stages, given.start)

@@ -1,4 +1,4 @@
-"""Measures faster ways to run a step on a CPU, each beside the single operations in one run.
+"""Measures faster ways to run a step on a CPU, each next to the single operations in one run.
 
   python -m benchmarks.cpu_prototypes                  the embedded voice
   python -m benchmarks.cpu_prototypes --full-size      the 0.5B layout with random weights

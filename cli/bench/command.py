@@ -112,8 +112,8 @@ def bench(
 ) -> None:
     """Send loads to a running server and print what listeners would receive, one line per load.
 
-    Every time counts from the instant at which a request was due. A load in which this program itself was late is
-    marked as invalid.
+    Every time counts from the instant at which a request was due. A load in
+    which this program itself was late is marked as invalid.
     """
     try:
         chosen = with_voices(read_prompts(prompts), _list(voices))

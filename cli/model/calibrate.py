@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 import torch
 
-from cli.console import err, out
+from cli.console import err, out, output_errors
 from cli.model.verify import CHINESE, SENTENCES, Pipeline
 from services.common.checkpoint.model_dir import CARD, AlignmentHead, ModelDir, ModelDirError, open_model_dir
 from services.common.errors import InvalidInput
@@ -110,4 +110,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with output_errors():
+        sys.exit(main())

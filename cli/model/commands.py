@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import typer
 
 from cli.client import ClientError
-from cli.console import err, examples, fail, out, show_finding
+from cli.console import counted, err, examples, fail, out, show_finding
 from cli.doctor import examine
 from cli.local.process import module_command
 from cli.model.fetch import FetchError, wait_for
@@ -50,7 +50,7 @@ def doctor(
         failures += finding.level == "fail"
         show_finding(finding)
     if failures:
-        fail(f"{failures} problems must be fixed before light-tts can run")
+        fail(f"{counted(failures, 'problem')} must be fixed before light-tts can run")
 
 
 def fetch(

@@ -14,14 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import structlog
+import torch
 from numpy.typing import NDArray
 
-from cli.console import err, out, show_finding
+from cli.console import counted, err, out, output_errors, show_finding
 from cli.finding import Finding
 from cli.model.checkpoint import examine_checkpoint
 from cli.model.recognition import Recogniser, recogniser_for
 from services.common.checkpoint.chunk_plan import ChunkPlan
 from services.common.checkpoint.model_dir import BundledVoice, ModelDir, ModelDirError, open_model_dir
+from services.common.engine.device import first_line
 from services.common.engine.shell import FailedEvent
 from services.common.errors import InvalidInput
 from services.common.settings import EMBEDDED_MODEL
@@ -96,11 +98,25 @@ class Measured:
             yield "the recogniser did not recognise it"
 
 
+def working_device(name: str) -> torch.device:
+    """Return the device of that name. Raises StartError if it is absent or does not work: an engine would use the CPU
+    instead, and its results would prove nothing about the device."""
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except Exception as error:  # torch without CUDA raises AssertionError, drivers many types
+        raise StartError(
+            f"--device {name} cannot be used here: {first_line(error)}; `light-tts doctor` lists the devices"
+        ) from error
+    return device
+
+
 class Pipeline:
     """Text front end, llm and decode of one directory."""
 
     def __init__(self, model: ModelDir, device: str, weights: str) -> None:
-        """Raises ModelDirError or StartError."""
+        """Raises ModelDirError, and StartError for a device that is absent or fails."""
+        wanted = working_device(device)
         self._model = model
         self.frontend = TextFrontend(model, Normaliser())
         self._extractor = VoiceExtractor(model, self.frontend)
@@ -109,6 +125,8 @@ class Pipeline:
         backend = load_backend(DecodeSettings(model_dir=model.path, device=device), model)
         if not isinstance(backend, TorchBackend):
             raise StartError("verify needs the torch backend; unset LIGHTTTS_DECODE_BACKEND")
+        if backend.device.type != wanted.type:
+            raise StartError(f"--device {device}: decoding failed there, so nothing was computed on it; see above")
         self._decode = backend
 
     def close(self) -> None:
@@ -275,9 +293,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             err.print(f"cannot write the report {options.report}: {error.strerror}", markup=False, soft_wrap=True)
             return 1
         err.print(f"report: {options.report}", markup=False, soft_wrap=True)
-    out.print(f"{options.directory}: {'verified' if not failures else f'{failures} problems'}", soft_wrap=True)
+    out.print(f"{options.directory}: {counted(failures, 'problem') if failures else 'verified'}", soft_wrap=True)
     return 1 if failures else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with output_errors():
+        sys.exit(main())

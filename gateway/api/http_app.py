@@ -8,11 +8,15 @@ from fastapi import APIRouter, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.types import Receive, Scope, Send
 
 from gateway.api import page
 from gateway.api.common.body import TEXT_BYTES, BodyLimit, BodyLimits
 from gateway.api.common.errors import ELEVENLABS_SPEECH, add_error_handlers, error_response
 from gateway.api.common.middleware import RequestId, RequestLine
+from gateway.api.common.provenance import HEADER as PROVENANCE
+from gateway.api.common.response import RATE_HEADER
+from gateway.api.common.warnings import HEADER as WARNING
 from gateway.api.common.websocket import error_frame
 from gateway.api.cosyvoice import http as cosyvoice_http
 from gateway.api.elevenlabs import http as elevenlabs
@@ -33,8 +37,10 @@ from gateway.auth.shares import Shares
 from gateway.process.health import GatewayHealth
 from gateway.session.context import GatewayContext
 from gateway.settings import GatewaySettings
+from services.common.errors import NotFound
 from services.common.metrics import exposition
 from services.common.single_flight import SingleFlight
+from services.common.telemetry import REQUEST_ID_KEY
 
 _TEXT_ROUTES = ("/inference_sft", "/inference_instruct", preview.PATH, lexicon.PATH)
 _FORM_ROUTES = ("/inference_zero_shot", "/inference_cross_lingual", "/inference_instruct2")
@@ -122,11 +128,21 @@ def _application(
             allow_origins=list(context.settings.cors_origins),
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
+            expose_headers=[RATE_HEADER, WARNING, PROVENANCE, "retry-after", REQUEST_ID_KEY],
         )
     app.add_middleware(RequestLine)
     add_error_handlers(app)
     for router in routers:
         app.include_router(router)
+    otherwise = app.router.default
+
+    async def unknown(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":  # the framework would answer 403, as if the key were wrong
+            await refuse(NotFound("there is no WebSocket at this path; docs/api.md lists them"), scope, receive, send)
+        else:
+            await otherwise(scope, receive, send)
+
+    app.router.default = unknown
     return app
 
 

@@ -1,4 +1,4 @@
-"""Sample layouts: services exchange 32-bit floats, most clients want 16-bit integers."""
+"""Sample layouts: services exchange 32-bit floats, most clients expect 16-bit integers."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from services.common.errors import LightTtsError, Overloaded, Unavailable
 
 
 class Admitted(Protocol):
-    """A running session, as admission sees it."""
+    """The part of a running session that admission uses."""
 
     def retire(self) -> None:
         """Ask the client to reconnect elsewhere, in a pause of the speech."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ResultStore(Protocol):
-    """A cache: a result may be evicted at any time. No method raises because of the store itself."""
+    """A cache: a result may be evicted at any time. `get` and `put` do not raise because of the store itself."""
 
     async def get(self, key: ResultKey) -> bytes | None:
         """Return the result stored under `key`."""
@@ -25,7 +25,7 @@ class ResultStore(Protocol):
         """Store a finished result."""
 
     async def evict(self, voice_hash: str) -> None:
-        """Evict all results of a voice."""
+        """Evict all results of a voice. Raises Unavailable: they may still be there."""
 
     def holds(self, voice_hash: str) -> bool:
         """Return whether this process keeps results of a voice; results in another store do not count."""
@@ -75,7 +75,7 @@ class RedisResults:
                 await pipeline.execute()
 
     async def evict(self, voice_hash: str) -> None:
-        with contextlib.suppress(Unavailable), reached("results cannot be evicted"):
+        with reached("cached speech of the voice cannot be removed"):
             await self._client.delete(self._name(voice_hash))
 
     def holds(self, voice_hash: str) -> bool:

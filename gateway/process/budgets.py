@@ -15,7 +15,7 @@ COPIES = 3
 
 
 def body_budget(settings: GatewaySettings) -> int:
-    """Return the most bytes of all open requests: as set, or what fits beside the caches.
+    """Return the most bytes of all open requests: as set, or what fits in addition to the caches.
 
     Raises StartError if the caches and the requests would not fit into the memory.
     """

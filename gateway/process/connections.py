@@ -51,7 +51,7 @@ class ConnectionLimits:
 
 def listen(host: str, port: int) -> socket.socket:
     """Return a listening socket; `::` accepts IPv4 too, as in gRPC. Raises OSError."""
-    host = host.strip("[]")  # gRPC wants brackets around IPv6, sockets do not
+    host = host.strip("[]")  # gRPC needs brackets around an IPv6 address, sockets refuse them
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=host == "::")
 

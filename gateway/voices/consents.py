@@ -19,10 +19,13 @@ from gateway.voices.audit import Audit
 from gateway.voices.record import VoiceRecord, check_languages, check_name, is_id, voice_id
 from gateway.voices.store import VoiceStore
 from gateway.voices.uploads import Uploads
-from services.common.errors import NotFound, QuotaExceeded, quoted
+from services.common.errors import InvalidInput, NotFound, QuotaExceeded, quoted
+from services.common.voices.sound_file import is_recording
 
 PREFIX = "cons_"
 """Begins the ids of consents."""
+CHECKED_SECONDS = 60.0
+"""Of a recording are decoded, to see that it is one."""
 
 
 class ConsentRegistry:
@@ -47,6 +50,11 @@ class ConsentRegistry:
         await self._quotas.spend(caller)
         with self._uploads.hold(caller):
             recording = await self._uploads.receive(parts, "recording")
+            if not await asyncio.to_thread(is_recording, recording, CHECKED_SECONDS):
+                raise InvalidInput(
+                    "the recording cannot be decoded; send a whole WAV, FLAC, MP3, Ogg, M4A or WebM file",
+                    field="recording",
+                )
             stored = voice_id(recording, f"{language} {name}")
             record = VoiceRecord(
                 id=stored,

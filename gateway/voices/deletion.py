@@ -10,6 +10,7 @@ import structlog
 from gateway import metrics
 from gateway.cache.store import ResultStore
 from gateway.voices.content_cache import VoiceContentCache
+from services.common.errors import Unavailable
 from services.common.pool import Pool
 from services.common.voices.deletion import evict_on_all_workers
 
@@ -35,19 +36,28 @@ class VoiceDeletion:
         while len(self._pending) > MAX_PENDING:
             self._pending.popitem(last=False)
 
-    async def evict(self, voice_hash: str) -> None:
-        """Evict a voice here and on every worker. `retry` repeats this for workers that cannot be reached."""
-        self.expect(voice_hash)
-        self._memory.evict(voice_hash)
+    async def evict_results(self, voice_hash: str) -> None:
+        """Evict the results of a voice. Raises Unavailable: results may still be there."""
         if self._speech_cache is not None:
             await self._speech_cache.evict(voice_hash)
+
+    async def evict(self, voice_hash: str) -> None:
+        """Evict a voice here and on every worker. `retry` repeats this for what cannot be reached."""
+        self.expect(voice_hash)
+        self._memory.evict(voice_hash)
+        results_left = False
+        try:
+            await self.evict_results(voice_hash)
+        except Unavailable:
+            results_left = True
+            log.warning("the result cache may hold speech of a deleted voice; eviction is retried")
         unreached = 0
         for pool in self._pools:
             unreached += await evict_on_all_workers(pool, voice_hash)
         if unreached:
             metrics.VOICES_NOT_EVICTED.inc(unreached)
             log.warning("unreached workers may hold a deleted voice; eviction is retried", workers=unreached)
-        else:
+        if not unreached and not results_left:
             self._pending.pop(voice_hash, None)
 
     async def retry(self) -> None:

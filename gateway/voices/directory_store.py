@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -34,6 +35,9 @@ LEFT_OVER_SECONDS = 3600.0
 MOST_KEPT_RECORDS = 20_000
 """Records in memory, of all owners."""
 METADATA, AUDIO = "voice.json", "audio"
+LOCK = ".lock"
+"""File in an owner's folder."""
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 _OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -51,8 +55,15 @@ class DirectoryStore:
         """Records by owner and id, with the versions of their files: a request that names a voice looks at all of the
         owner's, and to parse a thousand takes 60 ms."""
 
-    async def add(self, record: VoiceRecord, audio: bytes, contents: Mapping[str, bytes] | None = None) -> bool:
-        return await self._do(lambda: self._add(record, audio, contents or {}))
+    async def add(
+        self,
+        record: VoiceRecord,
+        audio: bytes,
+        contents: Mapping[str, bytes] | None = None,
+        *,
+        unique_name: bool = False,
+    ) -> bool:
+        return await self._do(lambda: self._add(record, audio, contents or {}, unique_name))
 
     async def get(self, owner: str, id_: str) -> VoiceRecord | None:
         return await self._do(lambda: _read_record(self._folder(owner, id_)))
@@ -97,7 +108,7 @@ class DirectoryStore:
                 "voices cannot be stored or read now; the operator has to check the voice directory"
             ) from error
 
-    def _add(self, record: VoiceRecord, audio: bytes, contents: Mapping[str, bytes]) -> bool:
+    def _add(self, record: VoiceRecord, audio: bytes, contents: Mapping[str, bytes], unique_name: bool) -> bool:
         folder = self._folder(record.owner, record.id)
         folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self._staged() as staged:
@@ -106,15 +117,15 @@ class DirectoryStore:
             _write(staged / METADATA, record.to_json().encode())
             for model, content in contents.items():
                 _write(staged / _content_name(model), content)
-            try:
-                staged.rename(folder)
-            except OSError as error:
-                if error.errno in (
-                    errno.ENOTEMPTY,
-                    errno.EEXIST,
-                ):  # another gateway added it first, or it existed already
+            with _locked(folder.parent) if unique_name else contextlib.nullcontext():
+                if unique_name and any(other.name == record.name for other in self._owned(record.owner)):
                     return False
-                raise
+                try:
+                    staged.rename(folder)
+                except OSError as error:
+                    if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another gateway added it, or it existed
+                        return False
+                    raise
             _sync(folder.parent)
         return True
 
@@ -180,6 +191,22 @@ class DirectoryStore:
 def _content_name(model: str) -> str:
     # Hashed: a model's name comes from another process and must not become part of a path.
     return f"content-{hashlib.sha256(model.encode()).hexdigest()[:16]}"
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold back other gateways that enter a block for this folder; a gateway that crashes in it holds none back."""
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            log.warning("the file system of the voice directory has no locks", path=str(folder), reason=str(error))
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _read(path: Path) -> bytes | None:

@@ -20,9 +20,15 @@ _UNUSABLE = "voices cannot be stored or read"
 
 # Each script is atomic: a record never exists without its recording, nor a recording without its record.
 _ADD = """
+if ARGV[3] ~= '' then
+  for _, stored in ipairs(redis.call('HVALS', KEYS[1])) do
+    local readable, record = pcall(cjson.decode, stored)
+    if readable and type(record) == 'table' and record.name == ARGV[3] then return 0 end
+  end
+end
 if redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2]) == 0 then return 0 end
 redis.call('DEL', KEYS[2])
-for field = 3, #ARGV, 2 do redis.call('HSET', KEYS[2], ARGV[field], ARGV[field + 1]) end
+for field = 4, #ARGV, 2 do redis.call('HSET', KEYS[2], ARGV[field], ARGV[field + 1]) end
 return 1
 """
 _KEEP = """
@@ -47,8 +53,15 @@ class RedisStore:
         self._client = client
         self._prefix = prefix
 
-    async def add(self, record: VoiceRecord, audio: bytes, contents: Mapping[str, bytes] | None = None) -> bool:
-        fields: list[str | bytes] = [AUDIO, audio]
+    async def add(
+        self,
+        record: VoiceRecord,
+        audio: bytes,
+        contents: Mapping[str, bytes] | None = None,
+        *,
+        unique_name: bool = False,
+    ) -> bool:
+        fields: list[str | bytes] = [record.name if unique_name else "", AUDIO, audio]
         for model, content in (contents or {}).items():
             fields += [_content_name(model), content]
         return bool(await self._run(_ADD, record.owner, record.id, record.to_json(), *fields))

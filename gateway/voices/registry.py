@@ -99,12 +99,13 @@ class VoiceRegistry:
                 if existing is not None:
                     return existing, True
                 async with self._audit.operation("voice created", caller, about, bytes=len(audio)):
-                    if await self._store.add(record, audio, contents):
+                    if await self._store.add(record, audio, contents, unique_name=True):
                         return record, False
                     return await self._added_elsewhere(caller, record), True
 
     async def _added_elsewhere(self, caller: Caller, record: VoiceRecord) -> VoiceRecord:
-        """Return what is stored under the id of `record`, which could not be added."""
+        """Return what is stored under the id of `record`, which could not be added. Raises AlreadyExists if another
+        voice has its name."""
         stored = await self._check_name(caller, record.name, record.id)
         if stored is None:
             raise Unavailable(
@@ -123,21 +124,23 @@ class VoiceRegistry:
         """Return one of the caller's voices. Raises NotFound."""
         record = await find(self._store, caller.owner, name_or_id)
         if record is None:
-            raise NotFound(f"you have no voice {quoted(name_or_id)}; ListVoices lists your voices", field="voice")
+            raise NotFound(f"you have no voice {quoted(name_or_id)}; list your voices for their names", field="voice")
         audit.info("voice read", key=caller.name, owner=caller.owner, **_about(record))
         return record
 
     async def delete(self, caller: Caller, name_or_id: str) -> VoiceRecord:
-        """Delete a voice permanently. Raises NotFound."""
+        """Delete a voice permanently. Raises NotFound, and Unavailable if nothing was deleted."""
         with self._audit.refusals("voice deletion refused", caller, name_or_id):
             return await self._delete(caller, name_or_id)
 
     async def _delete(self, caller: Caller, name_or_id: str) -> VoiceRecord:
         record = await find(self._store, caller.owner, name_or_id)
         if record is None:
-            raise NotFound(f"you have no voice {quoted(name_or_id)}; ListVoices lists your voices", field="voice")
+            raise NotFound(f"you have no voice {quoted(name_or_id)}; list your voices for their names", field="voice")
         content = await stored_content(self._store, record, self._voices.model.model)
         if content is not None:  # without content this model has never used the voice
+            # Before the voice: after an error, the caller's next attempt still finds it, and evicts again.
+            await self._voice_deletion.evict_results(content.voice_hash)
             self._voice_deletion.expect(content.voice_hash)
         async with self._audit.operation("voice deleted", caller, _about(record)):
             if not await self._store.delete(caller.owner, record.id):

@@ -21,8 +21,16 @@ class VoiceStore(Protocol):
     of them are added and deleted together.
     """
 
-    async def add(self, record: VoiceRecord, audio: bytes, contents: Mapping[str, bytes] | None = None) -> bool:
-        """Store a voice with its contents by name. Return False, without a change, if this owner already has the id."""
+    async def add(
+        self,
+        record: VoiceRecord,
+        audio: bytes,
+        contents: Mapping[str, bytes] | None = None,
+        *,
+        unique_name: bool = False,
+    ) -> bool:
+        """Store a voice with its contents by name. Return False, without a change, if this owner already has the id,
+        or with `unique_name` the name; of gateways that add one name at the same time, one succeeds."""
 
     async def get(self, owner: str, id_: str) -> VoiceRecord | None:
         """Return the owner's voice with this id."""
@@ -50,7 +58,7 @@ class VoiceStore(Protocol):
 
 
 async def find(store: VoiceStore, owner: str, name_or_id: str) -> VoiceRecord | None:
-    """Find an owner's voice by id or name. If two gateways registered a name at the same time, the newer voice wins."""
+    """Find an owner's voice by id or name. Earlier versions could store a name twice; then the newer voice is found."""
     if is_id(name_or_id):
         return await store.get(owner, name_or_id)
     name = normal_name(name_or_id)

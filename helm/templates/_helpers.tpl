@@ -81,8 +81,17 @@ annotations:
 {{- default (printf "%s-tls" (include "light-tts.fullname" .)) .Values.tls.existingSecret }}
 {{- end }}
 
+{{/* Charts of one parent share this list: some expect names in it, others objects with a name. */}}
+{{- define "light-tts.pullSecretNames" -}}
+{{- $names := list }}
+{{- range .Values.global.imagePullSecrets }}
+{{- if kindIs "map" . }}{{ $names = append $names .name }}{{ else }}{{ $names = append $names . }}{{ end }}
+{{- end }}
+{{- dict "names" $names | toJson }}
+{{- end }}
+
 {{- define "light-tts.pullSecrets" -}}
-{{- with .Values.global.imagePullSecrets }}
+{{- with (include "light-tts.pullSecretNames" . | fromJson).names }}
 imagePullSecrets:
   {{- range . }}
   - name: {{ . }}

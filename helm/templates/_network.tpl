@@ -45,9 +45,11 @@ spec:
               {{- include "light-tts.selector" (dict "root" $root "name" .) | nindent 14 }}
         {{- end }}
       {{- end }}
-    {{- if and $root.Values.metrics.enabled (ne .name "single") }}
+    {{- $single := eq .name "single" }}
+    {{- /* The single pod has its metrics on the HTTP port, which is open to all without gatewayFrom. */}}
+    {{- if and $root.Values.metrics.enabled (or (not $single) (and $policy.gatewayFrom $policy.metricsFrom)) }}
     - ports:
-        - port: metrics
+        - port: {{ ternary "http" "metrics" $single }}
       from:
         {{- if $policy.metricsFrom }}
         {{- toYaml $policy.metricsFrom | nindent 8 }}

@@ -1,6 +1,7 @@
 {{/* Pods wait forever for missing Secrets, so an installation checks in the cluster that they exist. */}}
 
-{{/* The Secrets that the values name: a list of {path, secret, keys} in JSON, under "wanted". */}}
+{{/* The Secrets that the values name: a list of {path, secret, keys} in JSON, under "wanted". " or " separates the names
+that a key may have. */}}
 {{- define "light-tts.namedSecrets" -}}
 {{- $values := .Values }}
 {{- $wanted := list
@@ -10,8 +11,8 @@
 {{- if $values.tls.enabled }}
 {{- $wanted = append $wanted (dict "path" "tls.existingSecret" "secret" $values.tls.existingSecret "keys" (list "tls.crt" "tls.key" "ca.crt")) }}
 {{- end }}
-{{- range $values.global.imagePullSecrets }}
-{{- $wanted = append $wanted (dict "path" "global.imagePullSecrets" "secret" . "keys" (list ".dockerconfigjson")) }}
+{{- range (include "light-tts.pullSecretNames" . | fromJson).names }}
+{{- $wanted = append $wanted (dict "path" "global.imagePullSecrets" "secret" . "keys" (list ".dockerconfigjson or .dockercfg")) }}
 {{- end }}
 {{- $gateway := $values.gateway }}
 {{- if not $values.single.enabled }}
@@ -45,7 +46,9 @@
 {{- $path := .path }}
 {{- $secret := .secret }}
 {{- range .keys }}
-{{- if not (hasKey $data .) }}
+{{- $found := false }}
+{{- range splitList " or " . }}{{ if hasKey $data . }}{{ $found = true }}{{ end }}{{ end }}
+{{- if not $found }}
 {{- fail (printf "%s names the Secret %s, which has no key %s: it has %s." $path $secret . (keys $data | sortAlpha | join ", " | default "none")) }}
 {{- end }}
 {{- end }}

@@ -55,7 +55,7 @@ class _Batch(Awaitable[None]):
     steps: Coroutine[Any, Any, None]
     """grpcio's coroutine."""
     cancelled = staticmethod(bool)
-    """Returns False: grpcio tells a cancelled future nothing."""
+    """Returns False: grpcio would leave a cancelled future without a result."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.ended: asyncio.Future[None] = asyncio.Future(loop=loop)

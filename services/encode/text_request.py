@@ -1,4 +1,4 @@
-"""Checks how a client wants its text read, and shows what was made of it."""
+"""Checks the options with which a client's text is read, and shows how it was read."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class TextRequests:
         self._lock = threading.Lock()
 
     def checked(self, start: encode_pb2.EncodeTextStart, lexicon: Lexicon) -> TextRequest:
-        """Return the checked wishes of a call. `lexicon`: of the deployment. Raises InvalidInput."""
+        """Return the checked options of a call. `lexicon`: of the deployment. Raises InvalidInput."""
         return TextRequest(
             language=primary_subtag(start.language),
             lexicon=self._lexicon(start, lexicon),

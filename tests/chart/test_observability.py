@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.helm import CHART, ROOT, VERSIONS, helm
+from tests.support.helm import CHART, ROOT, VERSIONS, Helm, helm
 from tests.support.metric_names import OUTSIDE, names_in, registered
 from tools.dashboards.__main__ import BOARDS, write
 
@@ -127,3 +127,22 @@ def test_alerts_fire_and_keep_quiet() -> None:
     for command in (["check", "rules", str(CHART / "files" / "alerts.yaml")], ["test", "rules", str(ALERT_TESTS)]):
         done = subprocess.run(["promtool", *command], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.system
+def test_prometheus_reaches_the_metrics_of_a_single_pod_whose_port_is_closed(newest_helm: Helm) -> None:
+    """The single pod has its metrics on the port of the HTTP API."""
+
+    def sources(*settings: str) -> list[Any]:
+        objects = newest_helm.render("values-single-gpu.yaml", *settings)
+        (policy,) = [each for each in objects if each["kind"] == "NetworkPolicy"]
+        return [rule.get("from") for rule in policy["spec"]["ingress"] if {"port": "http"} in rule["ports"]]
+
+    applications: list[Any] = [{"podSelector": {"matchLabels": {"a": "b"}}}]
+    prometheus: list[Any] = [{"namespaceSelector": {}}]
+    closed = f"networkPolicy.gatewayFrom={json.dumps(applications)}"
+    scraped = f"networkPolicy.metricsFrom={json.dumps(prometheus)}"
+    assert sources() == sources(scraped) == [None], "open to all"
+    (only_applications,) = sources(closed)
+    assert sources(closed, scraped) == [only_applications, prometheus]
+    assert sources(closed, scraped, "metrics.enabled=false") == [only_applications]

@@ -155,3 +155,12 @@ def test_a_secret_that_is_not_there_is_refused_with_its_path(
         assert "names the Secret" not in said
     else:
         assert sentence in said
+
+
+@pytest.mark.parametrize("key", [".dockerconfigjson", ".dockercfg"])
+def test_a_pull_secret_of_either_type_is_there(each_helm: Helm, tmp_path: Path, key: str) -> None:
+    with lookup_api(secrets({"pull": (key,), "empty": ()}), tmp_path) as kubeconfig:
+        said = each_helm.ask_cluster(kubeconfig, "values-cpu.yaml", 'global.imagePullSecrets=["pull"]')
+        refused = each_helm.ask_cluster(kubeconfig, "values-cpu.yaml", 'global.imagePullSecrets=[{"name":"empty"}]')
+    assert "names the Secret" not in said
+    assert "the Secret empty, which has no key .dockerconfigjson or .dockercfg: it has none." in refused

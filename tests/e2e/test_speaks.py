@@ -86,7 +86,7 @@ async def test_every_process_reports_itself_ready_to_prometheus(stack: Stack) ->
 
 
 async def test_text_to_speech_is_understood(stack: Stack, numbers: range, figure: Figure) -> None:
-    """The whole way, both bundled voices by turns, the sentence's number as its seed."""
+    """The whole way, both bundled voices alternately, the sentence's number as its seed."""
     two_at_once = asyncio.Semaphore(2)
     recogniser = Recogniser()
 
@@ -103,7 +103,7 @@ async def test_text_to_speech_is_understood(stack: Stack, numbers: range, figure
 async def test_an_utterance_survives_its_decode_worker_which_is_left_out_until_it_serves_again(stack: Stack) -> None:
     undisturbed = await say(stack, LONG, seed=3)
     (last,) = await served_by(stack, 1)
-    turn = next(worker for worker in stack.decode if worker.name != last)  # two workers, by turns
+    turn = next(worker for worker in stack.decode if worker.name != last)  # two workers, alternately
     try:
         disturbed = await say(stack, LONG, seed=3, on_first_chunk=turn.kill)
         assert any("moved to another worker" in warning for warning in disturbed.speech.warnings)

@@ -79,7 +79,7 @@ async def idle(worker: Worker) -> Page:
 
 async def test_workers_count_an_utterance_that_moved(stack: Stack) -> None:
     (last,) = await served_by(stack, 1)
-    lost = next(worker for worker in stack.decode if worker.name != last)  # two workers, by turns
+    lost = next(worker for worker in stack.decode if worker.name != last)  # two workers, alternately
     went_on = next(worker for worker in stack.decode if worker.name == last)
     llm_before, decode_before = await idle(stack.llm), await idle(went_on)
     try:

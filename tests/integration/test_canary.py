@@ -229,4 +229,5 @@ async def test_a_failed_process_waits_for_the_scrape_that_shows_its_counter() ->
 
 async def test_a_failed_process_without_a_scraper_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SCRAPES, "count", 0)
-    await until_scraped(1000.0)
+    async with asyncio.timeout(60):
+        await until_scraped(1000.0)

@@ -12,12 +12,13 @@ import httpx
 import pytest
 import structlog
 
+from gateway.api.common.audio_upload import as_wav
 from gateway.voices.audit import AUDIT_FOLDER, DirectoryTrail
 from lighttts.v1 import tts_pb2
 from tests.support.fake_stages import Rig, rig
 
 AUDIO = b"RIFF a recording"
-AGREED = b"RIFF I agree"
+AGREED = as_wav(b"I agree." * 100, 16_000)
 STATEMENT = {"consent_given_by": "Ada Lovelace", "consent_given_on": "2026-01-02"}
 
 

@@ -16,7 +16,7 @@ import pytest
 import uvicorn
 from google.protobuf import json_format
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
 from gateway.auth.keys import key_hash
@@ -293,3 +293,14 @@ async def test_a_socket_without_a_first_frame_or_a_recording_is_closed() -> None
             await send(connection, *frames)
             (error,) = of(await rest(connection), "error")
             assert (error["reason"], words in error["message"]) == ("TIMED_OUT", True)
+
+
+@pytest.mark.parametrize("path", ["/v1/conversations", "/v1/audio/speech", "/"])
+async def test_a_path_without_a_socket_is_not_found(path: str) -> None:
+    """Not forbidden, as if the key were wrong."""
+    async with rig() as r:
+        with pytest.raises(InvalidStatus) as refusal:
+            async with connect(f"ws://127.0.0.1:{r.gateway.http_port}{path}", proxy=None):
+                pass
+        assert refusal.value.response.status_code == 404
+        assert b"no WebSocket at this path" in refusal.value.response.body

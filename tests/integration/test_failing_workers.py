@@ -11,10 +11,11 @@ import pytest
 
 from services.common.errors import Internal
 from services.common.workers.failures import MEMORY_SECONDS, FailureLog
-from tests.integration.test_gateway_failover import TEXT, expected, refused, synthesize
+from tests.integration.test_gateway_failover import TEXT, refused
 from tests.integration.test_llm_moves import first_worker, two_workers
 from tests.support.decode_worker import DecodeWorker, StartWorker, audio_of
 from tests.support.fake_stages import Rig, Script, rig, samples
+from tests.support.gateway_speech import expected, synthesize
 from tests.support.llm import Spoken, all_free, all_serving, llm_service, metric, refusal
 
 BROKEN = Internal("out of memory")
@@ -88,7 +89,7 @@ async def test_an_internal_error_of_an_llm_worker_moves_the_utterance() -> None:
     async with rig(llms=2, llm_max_moves=0) as r:
         r.llms[0].scripts = {0: Script(fail_at_hop=1, error=BROKEN)}
         while not r.llms[0].calls:
-            assert np.array_equal(samples(await synthesize(r)), expected(TEXT))
+            assert np.array_equal(samples(await synthesize(r, TEXT)), expected(TEXT))
 
 
 async def test_the_client_gets_an_internal_error_after_two_workers_failed() -> None:
@@ -99,7 +100,7 @@ async def test_the_client_gets_an_internal_error_after_two_workers_failed() -> N
             assert (error.code(), error.details()) == (grpc.StatusCode.INTERNAL, "out of memory")
         assert sum(len(llm.calls) for llm in r.llms) == 3 * 2
         script_every_call(r, Script())
-        await asyncio.gather(*(synthesize(r) for _ in range(3)))
+        await asyncio.gather(*(synthesize(r, TEXT) for _ in range(3)))
         assert [len(llm.calls) for llm in r.llms] == [3, 3, 3], "none of them was ejected"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import Any
 
 import grpc
 import grpc.aio
@@ -13,26 +12,11 @@ import pytest
 
 from gateway.session.turn import utterance_seed
 from lighttts.v1 import audio_pb2, llm_pb2, tts_pb2
-from tests.support.fake_stages import Conversation, Rig, Script, chunks, ids_of, rig, samples, speech, until
+from tests.support.fake_stages import Conversation, Script, chunks, ids_of, rig, samples, speech, until
+from tests.support.gateway_speech import SEED, config, expected, synthesize
 
-SEED = 7
 HOP_SECONDS = 0.04
 Status = grpc.StatusCode
-
-
-def config(**fields: Any) -> tts_pb2.SynthesisConfig:
-    return tts_pb2.SynthesisConfig(seed=SEED, format=audio_pb2.SAMPLE_FORMAT_F32LE, **fields)
-
-
-def expected(*sentences: str, turn: int = 0) -> np.ndarray[Any, np.dtype[np.float32]]:
-    return np.concatenate(
-        [speech(ids_of(text), utterance_seed(SEED, turn, number)) for number, text in enumerate(sentences)]
-    )
-
-
-async def synthesize(r: Rig, text: str, configuration: tts_pb2.SynthesisConfig, start_sample: int = 0) -> list[Any]:
-    request = tts_pb2.SynthesizeRequest(config=configuration, text=text, start_sample=start_sample)
-    return [getattr(response, response.WhichOneof("event") or "") async for response in r.tts.Synthesize(request)]
 
 
 async def test_started_reports_the_limits() -> None:

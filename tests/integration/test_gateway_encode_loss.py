@@ -10,26 +10,16 @@ import grpc.aio
 import numpy as np
 import pytest
 
-from gateway.session.turn import utterance_seed
-from lighttts.v1 import audio_pb2, tts_pb2
+from lighttts.v1 import tts_pb2
 from services.common.errors import Internal, Overloaded
 from services.common.server import ServiceServer
 from services.common.settings import ServiceSettings
 from tests.support.fake_encode import FakeEncode
-from tests.support.fake_stages import Conversation, Rig, ids_of, rig, samples, speech, until
+from tests.support.fake_stages import Conversation, Rig, rig, samples, until
+from tests.support.gateway_speech import config, expected
 from tests.support.llm import metric
 
-SEED = 7
 FIRST, SECOND = "One two three.", " Four five six."
-
-
-def config() -> tts_pb2.SynthesisConfig:
-    return tts_pb2.SynthesisConfig(seed=SEED, format=audio_pb2.SAMPLE_FORMAT_F32LE)
-
-
-def expected() -> np.ndarray[Any, np.dtype[np.float32]]:
-    texts = enumerate((FIRST, SECOND))
-    return np.concatenate([speech(ids_of(text), utterance_seed(SEED, 0, number)) for number, text in texts])
 
 
 async def speak(r: Rig) -> list[Any]:
@@ -57,7 +47,7 @@ async def test_another_worker_gets_the_text_of_a_lost_one(runs: int, whole_sente
         saved.whole_sentences = whole_sentences  # its runs differ from those that were received
         while not lossy.texts:  # the first turn of the pool is random
             events = await speak(r)
-        assert np.array_equal(samples(events), expected())
+        assert np.array_equal(samples(events), expected(FIRST, SECOND))
         assert "".join(saved.texts[-1]) == FIRST + SECOND
 
 
@@ -74,7 +64,7 @@ async def test_text_that_arrives_after_the_loss_is_encoded_too() -> None:
         await until(lambda: bool(saved.texts))
         await client.text("three." + SECOND)
         await client.end()
-        assert np.array_equal(samples(await client.rest()), expected())
+        assert np.array_equal(samples(await client.rest()), expected(FIRST, SECOND))
         assert len(lossy.texts) == len(saved.texts) == 1
 
 
@@ -85,7 +75,7 @@ async def test_the_only_worker_is_used_again_after_a_restart() -> None:
         speaking = asyncio.create_task(speak(r))
         await until(lambda: bool(r.encode.texts) and not r.encode.open_texts)
         r.encode.lose_text_after = None
-        assert np.array_equal(samples(await speaking), expected())
+        assert np.array_equal(samples(await speaking), expected(FIRST, SECOND))
 
 
 async def test_text_of_a_session_that_has_begun_waits_for_the_only_worker_to_start_again() -> None:
@@ -102,7 +92,7 @@ async def test_text_of_a_session_that_has_begun_waits_for_the_only_worker_to_sta
         again = ServiceServer(FakeEncode(), ServiceSettings(host=server.settings.host, port=server.port))
         try:
             await again.start()
-            assert np.array_equal(samples(await client.rest()), expected())
+            assert np.array_equal(samples(await client.rest()), expected(FIRST, SECOND))
         finally:
             await again.close()
 
@@ -145,5 +135,5 @@ async def test_another_worker_releases_text_where_the_lost_one_did() -> None:
         lossy.lose_text_after = 2
         while not lossy.texts:  # the first turn of the pool is random
             events = await speak(r)
-        assert np.array_equal(samples(events), expected())
+        assert np.array_equal(samples(events), expected(FIRST, SECOND))
         assert saved.releases[-1] == [14]

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 
-from gateway.session.turn import utterance_seed
 from lighttts.v1 import audio_pb2, llm_pb2, tts_pb2
 from services.common.errors import InvalidInput, Overloaded, Unavailable
 from tests.support.clock import ManualClock
@@ -24,26 +23,12 @@ from tests.support.fake_stages import (
     ids_of,
     rig,
     samples,
-    speech,
     until,
 )
+from tests.support.gateway_speech import config, expected, synthesize
 
-SEED = 7
 TEXT = "A long sentence, it is."
 Status = grpc.StatusCode
-
-
-def config() -> tts_pb2.SynthesisConfig:
-    return tts_pb2.SynthesisConfig(seed=SEED, format=audio_pb2.SAMPLE_FORMAT_F32LE)
-
-
-def expected(text: str, number: int = 0) -> np.ndarray[Any, np.dtype[np.float32]]:
-    return speech(ids_of(text), utterance_seed(SEED, 0, number))
-
-
-async def synthesize(r: Rig, text: str = TEXT) -> list[Any]:
-    call = r.tts.Synthesize(tts_pb2.SynthesizeRequest(config=config(), text=text))
-    return [getattr(response, response.WhichOneof("event") or "") async for response in call]
 
 
 async def refused(r: Rig, text: str = TEXT) -> grpc.aio.AioRpcError:
@@ -56,12 +41,6 @@ def first_of_each(r: Rig, **script: Any) -> None:
     """Directs the first call of every worker, whichever gets it."""
     for llm in r.llms:
         llm.scripts[0] = Script(**script)
-
-
-def by_calls(r: Rig) -> tuple[FakeLlm, FakeLlm]:
-    """The worker that was called first, and the other one."""
-    first, other = sorted(r.llms, key=lambda llm: -len(llm.calls))
-    return first, other
 
 
 @pytest.mark.parametrize("hop", range(4))
@@ -85,7 +64,7 @@ async def test_another_worker_continues_where_the_first_one_was_lost(hop: int, e
         if end in limits:
             tasks.create_task(give_up(r, hop, clock))
         while not r.llms[0].calls:  # the first turn of the pool is random
-            events = await synthesize(r)
+            events = await synthesize(r, TEXT)
         assert np.array_equal(samples(events), expected(TEXT))
         (lost,), went_on = r.llms[0].calls, r.llms[1].calls[-1]
         await until(lambda: lost.cancelled.is_set() or lost.ended.is_set())
@@ -113,7 +92,7 @@ async def test_repeated_audio_is_dropped() -> None:
     async with rig(llms=2) as r:
         for llm in r.llms:
             llm.scripts = {0: Script(fail_at_hop=2, error=Unavailable("gone"), repeat_samples=100)}
-        events = await synthesize(r)
+        events = await synthesize(r, TEXT)
         assert np.array_equal(samples(events), expected(TEXT))
 
 
@@ -124,7 +103,7 @@ async def test_a_slow_worker_is_kept() -> None:
         first_of_each(r, beats_at_hop=1, beating_steps=True)
         for llm in r.llms:
             llm.scripts[1] = Script(beats_at_hop=1, beating_state=waiting)
-        calls = [asyncio.create_task(synthesize(r)) for _ in range(4)]
+        calls = [asyncio.create_task(synthesize(r, TEXT)) for _ in range(4)]
         await clock.advance_until(
             lambda: all(len(llm.calls) == 2 and all(c.beats > 30 for c in llm.calls) for llm in r.llms)
         )
@@ -140,7 +119,7 @@ async def test_all_sessions_share_one_failover_budget() -> None:
     clock = ManualClock()
     async with rig(llms=2, clock=clock, llm_stall_seconds=1.0) as r:
         first_of_each(r, beats_at_hop=1)
-        calls = [asyncio.create_task(synthesize(r)) for _ in range(2)]
+        calls = [asyncio.create_task(synthesize(r, TEXT)) for _ in range(2)]
         await until(lambda: all(llm.calls and llm.calls[0].beats for llm in r.llms))
         await clock.advance_until(lambda: any(llm.calls[0].cancelled.is_set() for llm in r.llms))
         kept = next(llm.calls[0] for llm in r.llms if not llm.calls[0].cancelled.is_set())
@@ -156,7 +135,7 @@ async def test_a_full_worker_is_skipped_and_a_full_pool_is_reported() -> None:
     async with rig(llms=2) as r:
         r.llms[0].scripts = {n: Script(refusal=Overloaded("128 wait")) for n in range(9)}
         while not r.llms[0].calls:
-            assert np.array_equal(samples(await synthesize(r)), expected(TEXT))
+            assert np.array_equal(samples(await synthesize(r, TEXT)), expected(TEXT))
         r.llms[1].scripts = {n: Script(refusal=Overloaded("128 wait")) for n in range(9)}
         error = await refused(r)
         assert error.code() == Status.RESOURCE_EXHAUSTED
@@ -188,7 +167,7 @@ async def test_an_utterance_that_no_worker_can_speak_ends_after_its_moves() -> N
 async def test_the_only_worker_is_used_again_when_it_serves_again() -> None:
     async with rig() as r:
         r.llm.scripts[0] = Script(stop_at_hop=2)
-        assert np.array_equal(samples(await synthesize(r)), expected(TEXT))
+        assert np.array_equal(samples(await synthesize(r, TEXT)), expected(TEXT))
         assert len(r.llm.calls) == 2
 
 
@@ -205,7 +184,7 @@ async def test_a_worker_that_cannot_serve_is_not_ejected() -> None:
         r.llm.scripts[0] = Script(fail_at_hop=2, error=Unavailable("no decode worker"))
         error = await refused(r)
         assert (error.code(), error.details()) == (Status.UNAVAILABLE, "no decode worker")
-        assert np.array_equal(samples(await synthesize(r)), expected(TEXT))
+        assert np.array_equal(samples(await synthesize(r, TEXT)), expected(TEXT))
         assert len(r.llm.calls) == 2
 
 
@@ -220,7 +199,7 @@ async def test_a_killed_worker_loses_neither_the_current_nor_the_next_utterance(
         spoken = next(n for n, llm in enumerate(r.llms) if llm.calls[0].ids == ids_of("One is long."))
         await r.llm_servers[spoken].close()
         release.set()
-        both = np.concatenate([expected("One is long."), expected(" Two is also long.", 1)])
+        both = expected("One is long.", " Two is also long.")
         assert np.array_equal(samples(await client.rest()), both)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from typing import Any
 
 import grpc
 import grpc.aio
@@ -14,27 +13,13 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from gateway.session.turn import utterance_seed
 from lighttts.v1 import audio_pb2, llm_pb2, tts_pb2
 from services.common.errors import Internal, InvalidInput, NotFound, Unavailable
 from tests.support.fake_encode import VOICES, FakeEncode
-from tests.support.fake_stages import Conversation, Rig, Script, ids_of, rig, samples, speech, until
+from tests.support.fake_stages import Conversation, Rig, Script, rig, samples, until
+from tests.support.gateway_speech import config, expected, synthesize
 
-SEED = 7
 Status = grpc.StatusCode
-
-
-def config(**fields: Any) -> tts_pb2.SynthesisConfig:
-    return tts_pb2.SynthesisConfig(seed=SEED, format=audio_pb2.SAMPLE_FORMAT_F32LE, **fields)
-
-
-def expected(text: str) -> np.ndarray[Any, np.dtype[np.float32]]:
-    return speech(ids_of(text), utterance_seed(SEED, 0, 0))
-
-
-async def synthesize(r: Rig, text: str, configuration: tts_pb2.SynthesisConfig) -> list[Any]:
-    call = r.tts.Synthesize(tts_pb2.SynthesizeRequest(config=configuration, text=text))
-    return [getattr(response, response.WhichOneof("event") or "") async for response in call]
 
 
 async def refused(r: Rig, text: str, configuration: tts_pb2.SynthesisConfig) -> grpc.aio.AioRpcError:

@@ -13,12 +13,11 @@ import pytest_asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.session.turn import utterance_seed
 from lighttts.v1 import audio_pb2, llm_pb2, tts_pb2
 from services.common.workers.call_end import CallEnd
-from tests.support.fake_stages import Conversation, Rig, chunks, ids_of, rig, samples, speech
+from tests.support.fake_stages import Conversation, Rig, chunks, ids_of, rig, samples
+from tests.support.gateway_speech import expected
 
-SEED = 7
 SENTENCES = ("One is here.", " Two follows it at once, as it should! No.", " Three is the last one.")
 TEXT = "".join(SENTENCES)
 METHOD = "/lighttts.v1.TextToSpeech/StreamingSynthesize"
@@ -29,10 +28,6 @@ ANSWERS = {
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 Request = tts_pb2.StreamingSynthesizeRequest
-
-
-def expected(*sentences: str) -> np.ndarray[Any, np.dtype[np.float32]]:
-    return np.concatenate([speech(ids_of(text), utterance_seed(SEED, 0, n)) for n, text in enumerate(sentences)])
 
 
 async def is_unharmed(r: Rig) -> None:

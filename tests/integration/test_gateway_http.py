@@ -222,8 +222,17 @@ async def test_models_metrics_and_request_ids() -> None:
         metrics = (await r.http.get("/metrics")).text
         assert "lighttts_gateway_time_to_first_audio_seconds_count" in metrics
         assert "lighttts_gateway_sessions_active 0.0" in metrics
-        missing = await r.http.get("/nothing")
-        assert (missing.status_code, missing.json()) == (404, {"message": "Not Found"})
+
+
+async def test_a_path_or_a_method_that_is_not_served_is_named() -> None:
+    """Clients of OpenAI get such an answer if their base URL has no /v1."""
+    async with rig() as r:
+        missing = await r.http.post("/audio/speech", json={})
+        assert missing.status_code == 404
+        assert missing.json()["message"].startswith("nothing is served at '/audio/speech'; ")
+        wrong = await r.http.put("/v1/audio/speech", json={})
+        assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
+        assert wrong.json()["error"]["message"].startswith("'/v1/audio/speech' does not take PUT; ")
 
 
 @pytest.mark.parametrize("name", ["port", "http_port"])

@@ -73,6 +73,17 @@ async def test_configured_origins_are_served(allowed: str) -> None:
         assert await opens(r, STRANGER)
 
 
+async def test_a_page_of_a_configured_origin_can_read_the_headers_of_an_answer() -> None:
+    """A browser hides all others from it."""
+    async with rig(cors_origins=(STRANGER,)) as r:
+        body = {"input": "Hi.", "voice": "anna", "instructions": "Whisper."}
+        answer = await r.http.post("/v1/audio/speech", json=body, headers={"origin": STRANGER})
+        shown = {name.strip() for name in answer.headers["access-control-expose-headers"].split(",")}
+        own = {name for name in answer.headers if name.startswith("x-")}
+        assert {"x-sample-rate", "x-synthetic-speech"} <= own <= shown
+        assert {"retry-after", "x-light-tts-warning"} <= shown
+
+
 async def test_a_page_behind_tls_of_a_proxy_is_the_same_site() -> None:
     async with rig(allowed_hosts=("tts.example",)) as r:
         assert await post(r, origin="https://tts.example", host="tts.example") == 200

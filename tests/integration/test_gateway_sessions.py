@@ -11,24 +11,8 @@ from prometheus_client import REGISTRY
 
 from gateway.session.turn import utterance_seed
 from lighttts.v1 import audio_pb2, llm_pb2, tts_pb2
-from tests.support.fake_stages import Conversation, Rig, Script, chunks, ids_of, rig, samples, speech, until
-
-SEED = 7
-
-
-def config(**fields: Any) -> tts_pb2.SynthesisConfig:
-    return tts_pb2.SynthesisConfig(seed=SEED, format=audio_pb2.SAMPLE_FORMAT_F32LE, **fields)
-
-
-def expected(*sentences: str, turn: int = 0) -> np.ndarray[Any, np.dtype[np.float32]]:
-    return np.concatenate(
-        [speech(ids_of(text), utterance_seed(SEED, turn, number)) for number, text in enumerate(sentences)]
-    )
-
-
-async def synthesize(r: Rig, text: str, **fields: Any) -> list[Any]:
-    call = r.tts.Synthesize(tts_pb2.SynthesizeRequest(config=config(**fields), text=text))
-    return [getattr(response, response.WhichOneof("event") or "") async for response in call]
+from tests.support.fake_stages import Conversation, Script, chunks, ids_of, rig, samples, speech, until
+from tests.support.gateway_speech import SEED, config, expected, synthesize
 
 
 async def test_a_text_is_spoken_in_order_and_numbered_without_gap() -> None:
@@ -59,7 +43,9 @@ async def test_options_reach_the_llm() -> None:
     async with rig() as r:
         sampling = llm_pb2.SamplingOptions(top_k=5, max_seconds=3)
         priority = audio_pb2.Urgency.PRIORITY_OFFLINE
-        await synthesize(r, "One.", speed=1.5, style="calm", sampling=sampling, priority=priority, voice_name="anna")
+        await synthesize(
+            r, "One.", config(speed=1.5, style="calm", sampling=sampling, priority=priority, voice_name="anna")
+        )
         start = r.llm.calls[0].start
         assert (start.speed, start.style, start.sampling, start.voice_hash) == (1.5, "calm", sampling, "hash of anna")
         assert start.urgency.priority == priority

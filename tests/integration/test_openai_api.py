@@ -13,6 +13,7 @@ import httpx
 import pytest
 import soundfile
 
+from gateway.api.common.audio_upload import as_wav
 from lighttts.v1 import llm_pb2
 from services.common.errors import Internal, Unavailable
 from tests.support.fake_stages import Rig, Script, rig, until
@@ -234,6 +235,7 @@ async def test_a_registered_voice_takes_precedence_over_openai_s_name() -> None:
         ({"consent": "cons_0"}, 404, "consent"),
         ({"consent": f"cons_{'0' * 32}"}, 404, "consent"),
         ({"consent": "false"}, 400, "consent"),
+        ({"consent": "not yet"}, 400, "consent"),
         ({"consent": None}, 400, "consent"),
         ({"audio": b"BAD"}, 400, "audio_sample"),
         ({"audio": b""}, 400, "audio_sample"),
@@ -261,7 +263,10 @@ async def test_a_voice_without_transcript_speaks_with_its_timbre() -> None:
         assert r.llm.calls[-1].start.prompt_use == llm_pb2.PROMPT_USE_ZERO_SHOT
 
 
-async def consent(r: Rig, audio: bytes = b"RIFF I agree", **fields: str) -> httpx.Response:
+AGREED = as_wav(b"I agree." * 100, 16_000)
+
+
+async def consent(r: Rig, audio: bytes = AGREED, **fields: str) -> httpx.Response:
     form = {"name": "Ada", "language": "en-US"} | fields
     return await r.http.post("/v1/audio/voice_consents", data=form, files={"recording": ("a.wav", audio, "audio/wav")})
 
@@ -271,7 +276,7 @@ async def test_a_recorded_consent_is_kept_with_the_voice(tmp_path: Path) -> None
         made = (await consent(r)).json()
         assert set(made) == {"id", "object", "created_at", "language", "name"}
         assert (made["object"], made["language"], made["name"]) == ("audio.voice_consent", "en-US", "Ada")
-        other = (await consent(r, b"RIFF another", name="Bob")).json()
+        other = (await consent(r, as_wav(b"another." * 100, 16_000), name="Bob")).json()
         page = (await r.http.get("/v1/audio/voice_consents", params={"limit": 1})).json()
         assert (page["data"], page["has_more"]) == ([made], True)
         rest = (await r.http.get("/v1/audio/voice_consents", params={"after": page["last_id"]})).json()
@@ -282,14 +287,14 @@ async def test_a_recorded_consent_is_kept_with_the_voice(tmp_path: Path) -> None
         assert deleted.json() == {"id": made["id"], "object": "audio.voice_consent", "deleted": True}
         assert (await r.http.get(f"/v1/audio/voice_consents/{made['id']}")).status_code == 404
         folder = tmp_path / "anonymous" / voice["id"]
-        assert b"RIFF I agree" in [path.read_bytes() for path in folder.iterdir()], "it stays with the voice"
+        assert AGREED in [path.read_bytes() for path in folder.iterdir()], "it stays with the voice"
         await r.http.delete(f"/v1/audio/voices/{voice['id']}")
         assert not folder.exists()
 
 
 async def test_the_page_after_a_deleted_consent_is_no_page() -> None:
     async with rig() as r:
-        made = [(await consent(r, b"RIFF %d" % number)).json()["id"] for number in range(2)]
+        made = [(await consent(r, as_wav(b"%d" % number * 1000, 16_000))).json()["id"] for number in range(2)]
         await r.http.delete(f"/v1/audio/voice_consents/{made[0]}")
         for after in (made[0], "cons_unknown"):
             answer = await r.http.get("/v1/audio/voice_consents", params={"after": after})
@@ -311,6 +316,25 @@ async def test_a_wrong_query_and_a_text_in_place_of_a_file_are_named() -> None:
         assert error["message"] == "audio_sample: send a file, not a text"
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "words"),
+    [
+        ("speech", {"content": b'{"input": "Hi.",}', "headers": {"content-type": "application/json"}}, "not JSON: "),
+        ("speech", {"content": b'{"input": "Hi."}'}, "with the header Content-Type: application/json"),
+        ("speech", {"data": {"input": "Hi."}}, "with the header Content-Type: application/json"),
+        ("speech", {"json": ["Hi."]}, "not a JSON object"),
+        ("voices", {"json": {"name": "mine", "consent": True}}, "send its fields as multipart/form-data"),
+    ],
+    ids=["damaged", "no type", "form", "list", "JSON"],
+)
+async def test_a_body_of_the_wrong_kind_is_named_as_a_whole(path: str, body: dict[str, Any], words: str) -> None:
+    async with rig() as r:
+        answer = await r.http.post(f"/v1/audio/{path}", **body)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["param"]) == (400, None)
+        assert words in error["message"]
+
+
 async def test_a_consent_gets_another_label(tmp_path: Path) -> None:
     async with rig(voices_dir=tmp_path) as r:
         made = (await consent(r)).json()
@@ -327,9 +351,17 @@ async def test_a_consent_gets_another_label(tmp_path: Path) -> None:
         assert (await r.http.get(url)).json() == renamed.json()
 
 
+NO_RECORDINGS = (b"I agree to this use of my voice.", AGREED[:44], b"fLaC" + AGREED, b"\0\0\0\x20ftypM4A " + AGREED)
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
-    [({"name": "/"}, "name"), ({"language": "in English"}, "language"), ({"audio": b""}, "recording")],
+    [
+        ({"name": "/"}, "name"),
+        ({"language": "in English"}, "language"),
+        ({"audio": b""}, "recording"),
+        *(({"audio": audio}, "recording") for audio in NO_RECORDINGS),
+    ],
 )
 async def test_bad_consents_are_refused_by_name(fields: dict[str, Any], param: str) -> None:
     async with rig() as r:

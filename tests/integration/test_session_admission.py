@@ -11,32 +11,18 @@ import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 
-from gateway.session.turn import utterance_seed
 from gateway.utterance.recent_refusal import RecentRefusal
 from lighttts.compat import riva_common_pb2, riva_tts_pb2, riva_tts_pb2_grpc
 from lighttts.v1 import audio_pb2, tts_pb2
 from services.common.errors import Overloaded, from_rpc_error
-from tests.support.fake_stages import Conversation, Rig, Script, ids_of, rig, samples, speech, until
+from tests.support.fake_stages import Conversation, Rig, Script, rig, samples, until
+from tests.support.gateway_speech import config, expected, synthesize
 
-SEED = 7
 LONG = 600.0
 """Seconds that no test lasts."""
 TEXT = "One. Two. Three."
 FULL = Overloaded("every decode worker is full; try again shortly", retry_after=2.0, stage="decode")
 Status = grpc.StatusCode
-
-
-def config() -> tts_pb2.SynthesisConfig:
-    return tts_pb2.SynthesisConfig(seed=SEED, format=audio_pb2.SAMPLE_FORMAT_F32LE)
-
-
-async def synthesize(r: Rig, text: str = TEXT) -> list[Any]:
-    call = r.tts.Synthesize(tts_pb2.SynthesizeRequest(config=config(), text=text))
-    return [getattr(response, response.WhichOneof("event") or "") async for response in call]
-
-
-def expected(sentences: list[str]) -> Any:
-    return np.concatenate([speech(ids_of(one), utterance_seed(SEED, 0, n)) for n, one in enumerate(sentences)])
 
 
 def refusals(stage: str) -> float:
@@ -48,7 +34,7 @@ async def test_a_new_session_is_refused_with_the_name_of_the_full_stage_and_a_hi
         r.llm.scripts = {0: Script(refusal=FULL)}
         before = refusals("decode")
         with pytest.raises(grpc.aio.AioRpcError) as refusal:
-            await synthesize(r)
+            await synthesize(r, TEXT)
         error = from_rpc_error(refusal.value)
         assert isinstance(error, Overloaded)
         assert (error.stage, error.message, error.retry_after) == ("decode", FULL.message, 2.0)
@@ -58,7 +44,7 @@ async def test_a_new_session_is_refused_with_the_name_of_the_full_stage_and_a_hi
 
 async def refused(r: Rig) -> Overloaded:
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
-        await synthesize(r)
+        await synthesize(r, TEXT)
     error = from_rpc_error(refusal.value)
     assert isinstance(error, Overloaded)
     return error
@@ -79,7 +65,7 @@ async def test_a_refusal_holds_for_the_next_new_session_without_a_call_to_a_work
         assert (len(r.encode.texts), len(r.llm.calls)) == (texts, 2)
         held.set()
         await speaking
-        assert np.array_equal(samples(await synthesize(r)), expected(["One.", " Two.", " Three."])), "there is room"
+        assert np.array_equal(samples(await synthesize(r, TEXT)), expected("One.", " Two.", " Three.")), "there is room"
 
 
 async def test_a_refusal_ends_and_does_not_concern_other_priorities() -> None:
@@ -100,7 +86,7 @@ async def test_a_full_gateway_is_a_stage_too() -> None:
         await first.next_of(tts_pb2.Started)
         before = refusals("gateway")
         with pytest.raises(grpc.aio.AioRpcError) as refusal:
-            await synthesize(r)
+            await synthesize(r, TEXT)
         error = from_rpc_error(refusal.value)
         assert isinstance(error, Overloaded)
         assert error.stage == "gateway"
@@ -114,8 +100,8 @@ async def test_no_sentence_of_an_admitted_session_is_refused(stage: str) -> None
     async with rig() as r:
         full = Script(refusal=Overloaded(f"every {stage} worker is full", stage=stage))
         r.llm.scripts = dict.fromkeys((1, 2, 4, 5), full)
-        audio = samples(await synthesize(r))
-        assert np.array_equal(audio, expected(["One.", " Two.", " Three."]))
+        audio = samples(await synthesize(r, TEXT))
+        assert np.array_equal(audio, expected("One.", " Two.", " Three."))
         places = [call.start.place for call in r.llm.calls]
         assert [place.admitted for place in places] == [False] + [True] * 6
         assert places[0].session
@@ -135,7 +121,7 @@ async def test_an_admitted_session_that_waits_too_long_ends_with_the_refusal() -
     async with rig(session_patience_seconds=0) as r:
         r.llm.scripts = {1: Script(refusal=FULL)}
         with pytest.raises(grpc.aio.AioRpcError) as refusal:
-            await synthesize(r)
+            await synthesize(r, TEXT)
         assert refusal.value.code() == Status.RESOURCE_EXHAUSTED
 
 

@@ -16,10 +16,11 @@ from lighttts.v1 import audio_pb2, llm_pb2
 from services.common.errors import InvalidInput, LightTtsError, NotFound, StateMismatch, Unavailable
 from tests.integration.test_decode_service import decode_service, responses, start, tokens
 from tests.integration.test_decode_service import refusal as decode_refusal
-from tests.integration.test_gateway_failover import TEXT, config, expected, first_of_each
+from tests.integration.test_gateway_failover import TEXT, first_of_each
 from tests.integration.test_llm_moves import first_worker, two_workers
 from tests.support.decode_worker import StartWorker, audio_of
 from tests.support.fake_stages import Conversation, Rig, Script, rig, samples, until
+from tests.support.gateway_speech import config, expected
 from tests.support.llm import Spoken, all_free, llm_service, refusal
 
 LATER = 9
@@ -154,7 +155,7 @@ async def test_an_utterance_that_was_not_heard_starts_again() -> None:
         await client.end()
         await until(lambda: len(r.llm.calls) == 4)
         release.set()
-        both = np.concatenate([expected("One is long."), expected(" Two is also long.", 1)])
+        both = expected("One is long.", " Two is also long.")
         assert np.array_equal(samples(await client.rest()), both)
         starts = [call.start for call in r.llm.calls[1:]]
         assert [start.HasField("resume") for start in starts] == [False, True, False]

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from gateway.api.common.audio_upload import as_wav
+from gateway.cache.store import MemoryResults
 from gateway.voices.directory_store import METADATA, DirectoryStore
+from gateway.voices.record import VoiceRecord, voice_id
 from services.common.errors import Unavailable
 from tests.support.fake_stages import Rig, rig, until
 
-RECORDING = b"RIFF a recording"
+RECORDING = as_wav(b"recorded" * 100, 16_000)
 
 
 async def create(r: Rig, name: str, recording: bytes = RECORDING, **fields: str) -> httpx.Response:
@@ -101,12 +105,12 @@ async def test_a_voice_never_exists_without_its_recorded_consent(
 
     monkeypatch.setattr(DirectoryStore, "keep_content", fails)
     async with rig(voices_dir=tmp_path) as r:
-        form, files = {"name": "Ada", "language": "en"}, {"recording": ("a.wav", b"RIFF I agree", "audio/wav")}
+        form, files = {"name": "Ada", "language": "en"}, {"recording": ("a.wav", RECORDING, "audio/wav")}
         consent = (await r.http.post("/v1/audio/voice_consents", data=form, files=files)).json()["id"]
-        answer = await create(r, "Mine", consent=consent)
+        answer = await create(r, "Mine", b"RIFF another", consent=consent)
         assert answer.status_code == 200, answer.text
         voice = answer.json()["id"]
-        assert b"RIFF I agree" in [path.read_bytes() for path in stored(tmp_path, f"{voice}/*")]
+        assert RECORDING in [path.read_bytes() for path in stored(tmp_path, f"{voice}/*")]
 
 
 @pytest.mark.parametrize("damaged", [b"", b"\x0a\xff\xff", b"\x0a\x03abc"])
@@ -152,3 +156,40 @@ async def test_names_with_marks_are_names_in_each_spelling(tmp_path: Path, writt
             answer = await create(r, refused)
             assert answer.status_code == 400
             assert re.search("letters, digits", told(answer.json()))
+
+
+async def test_of_two_gateways_that_register_a_name_at_once_the_later_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other gateway stores its voice after this one has looked for the name."""
+    add = DirectoryStore.add
+
+    async def second(self: DirectoryStore, record: VoiceRecord, *rest: Any, **named: Any) -> bool:
+        assert await add(DirectoryStore(tmp_path), replace(record, id=voice_id(b"other", "")), b"other")
+        return await add(self, record, *rest, **named)
+
+    monkeypatch.setattr(DirectoryStore, "add", second)
+    async with rig(voices_dir=tmp_path) as r:
+        answer = await create(r, "Mine")
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"], error["param"]) == (409, "already_exists", "name")
+        assert "another voice named 'Mine'" in error["message"]
+        assert await names(r) == ["Mine"]
+
+
+async def test_a_voice_whose_cached_speech_cannot_be_removed_is_not_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unreachable(*_: Any) -> None:
+        raise Unavailable("cached speech of the voice cannot be removed now; try again shortly", retry_after=1.0)
+
+    async with rig(voices_dir=tmp_path, result_cache="memory") as r:
+        await create(r, "Mine")
+        with monkeypatch.context() as broken:
+            broken.setattr(MemoryResults, "evict", unreachable)
+            answer = await r.http.delete("/v1/audio/voices/Mine")
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+            assert "cached speech of the voice cannot be removed" in answer.json()["error"]["message"]
+        assert await names(r) == ["Mine"]
+        assert (await r.http.delete("/v1/audio/voices/Mine")).status_code == 200
+        assert await names(r) == []

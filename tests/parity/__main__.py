@@ -23,7 +23,7 @@ __all__ = ["checks"]
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.parity", description=__doc__.splitlines()[0])
-    parser.add_argument("directory", type=Path, metavar="DIR", help="a model directory with golden arrays beside it")
+    parser.add_argument("directory", type=Path, metavar="DIR", help="a model directory with its golden arrays")
     directory: Path = parser.parse_args(arguments).directory
     if not directory.is_dir():
         sys.stderr.write(f"{directory} is not a folder\n")

@@ -1,4 +1,4 @@
-"""A folder of golden vectors: a checkpoint in official format, arrays beside it, tolerances in its README.
+"""A folder of golden vectors: a checkpoint in official format, arrays next to it, tolerances in its README.
 
 Nothing about sizes is known here. Whatever a check reads it asks this class for, which says plainly what is absent.
 """

@@ -1,4 +1,4 @@
-"""The page in headless Chromium, for the checks beside this module."""
+"""The page in headless Chromium, for the checks in this folder."""
 
 from __future__ import annotations
 

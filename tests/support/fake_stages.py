@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -339,9 +339,6 @@ async def _serve(stack: AsyncExitStack, service: Any, settings: ServiceSettings)
     stack.push_async_callback(server.close)
     await server.start()
     return server
-
-
-Sender = Callable[[tts_pb2.StreamingSynthesizeRequest], Awaitable[None]]
 
 
 class Conversation:

@@ -17,10 +17,11 @@ from tests.support.fake_stages import Rig
 
 @asynccontextmanager
 async def second_gateway(first: Rig, **settings: Any) -> AsyncIterator[Rig]:
-    """Run it within the first one's rig. The channel is the second gateway's; the HTTP client stays the first one's."""
-    targets = first.server.settings.model_dump(include={"encode_target", "llm_target"})
+    """Run it within the first one's rig, with the same registered voices. The channel is the second gateway's; the HTTP
+    client stays the first one's."""
+    shared = first.server.settings.model_dump(include={"encode_target", "llm_target", "voices_dir"})
     options: dict[str, Any] = {"drain_notice_seconds": 0, "http_port": 0, "port": 0, "cosyvoice_port": "off"}
-    gateway_settings = GatewaySettings(**(options | targets | settings))
+    gateway_settings = GatewaySettings(**(options | shared | settings))
     gateway = GatewayService(gateway_settings)
     server = ServiceServer(gateway, gateway_settings)
     async with AsyncExitStack() as stack:

@@ -14,7 +14,7 @@ from triton.runtime.jit import (  # type: ignore[import-not-found, import-untype
 
 SHARED = {80: 163, 89: 99, 90: 227, 100: 227}
 """Shared memory in KiB that one program may use, by compute capability."""
-OPTIONS = ("num_warps", "num_stages", "maxnreg")
+OPTIONS = ("num_warps", "num_stages", "maxnreg", "launch_pdl")
 
 Launch = tuple[Any, tuple[Any, ...], dict[str, Any]]
 
@@ -38,8 +38,8 @@ class Launches:
         self.variants[kernel.__name__, *sorted(constants.items())] = launch
 
 
-def compile_for(capability: int, launch: Launch) -> None:
-    """Compile a launch. Raises AssertionError if its shared memory exceeds that of a GPU of this capability."""
+def compile_for(capability: int, launch: Launch) -> str:
+    """Compile a launch; return its PTX. Raises AssertionError if it needs more shared memory than such a GPU has."""
     kernel, arguments, keywords = launch
     constants = {name: value for name, value in keywords.items() if name not in OPTIONS}
     if "LIBDEVICE" in constants:
@@ -57,3 +57,5 @@ def compile_for(capability: int, launch: Launch) -> None:
     )
     assert made.asm["cubin"], (kernel.__name__, capability)
     assert made.metadata.shared <= 1024 * SHARED[capability], (kernel.__name__, capability, made.metadata.shared)
+    ptx: str = made.asm["ptx"]
+    return ptx

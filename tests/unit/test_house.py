@@ -37,7 +37,7 @@ ENGINE_MAY_IMPORT = {"torch", "triton", "numpy", "onnx", "onnxruntime"} | {
         "engine.thread",
     )
 }
-"""Beside the standard library and the service's own modules. Triton comes with torch's CUDA builds: kernels use it."""
+"""In addition to the standard library and the service's own modules. Triton is a part of torch's CUDA builds."""
 
 
 def python_files(*folders: str) -> list[Path]:

@@ -129,7 +129,8 @@ class NetworkPolicy(Values):
     gateway_from: list[Object] = []
     """Peers that may connect to the gateway; empty: all."""
     metrics_from: list[Object] = []
-    """Peers that may scrape metrics; empty: every pod of the cluster."""
+    """Peers that may scrape metrics; empty: every pod of the cluster. The single pod has its metrics on its HTTP port,
+    which is closed by gatewayFrom to all but its peers and those named here."""
     api_server_ports: list[Annotated[int, Field(ge=1, le=65535)]] = Field([443, 6443], min_length=1)
     """Ports of the API server, which the gateway and llm pods watch. minikube has 8443, MicroK8s 16443."""
     extra_egress: list[Object] = []
@@ -230,6 +231,10 @@ class Tls(Values):
     """Plaintext port for health checks only: the kubelet has no certificate."""
 
 
+class NamedSecret(Values):
+    name: str
+
+
 class Global(Values):
     """Values that are shared with other charts. Names that this chart does not use are ignored."""
 
@@ -237,8 +242,8 @@ class Global(Values):
 
     image_registry: str = ""
     """Replaces the registry of all images."""
-    image_pull_secrets: list[str] = []
-    """Names of the Secrets with which nodes pull images."""
+    image_pull_secrets: list[str | NamedSecret] = []
+    """Names of the Secrets with which nodes pull images, as texts or as objects {name: ...}."""
 
 
 class Tests(Values):
@@ -266,6 +271,8 @@ class LoadGenerator(Values):
 
 
 class ChartValues(Values):
+    enabled: Literal[True] = True
+    """For the condition `light-tts.enabled` of a parent chart; this chart alone cannot be disabled."""
     global_: Global = Field(Global(), alias="global")
     name_override: str = ""
     """Replaces the chart's name in labels and names; it cannot change later."""

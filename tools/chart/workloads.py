@@ -245,7 +245,8 @@ class GatewayPorts(ContainerPorts):
     http: int = Field(8080, ge=1, le=65535)
     """HTTP and WebSocket port."""
     cosyvoice: int = Field(0, ge=0, le=65535)
-    """Port for clients of CosyVoice, over gRPC and HTTP, never with TLS. They expect 50000; 0 switches it off."""
+    """Port for clients of CosyVoice, over gRPC and HTTP; 0 switches it off. They expect 50000 without TLS, but the port
+    needs TLS if gateway.tls is set."""
 
 
 class ServicePorts(Values):

@@ -46,7 +46,7 @@ def of_tensors(tensors: tuple[Tensor, ...], chunk: int | None) -> Windows:
 
 @dataclass(frozen=True)
 class Given:
-    """What the estimator knows: mu and cond [B, 2n, bins], speaker [B, bins], and the context of its pass."""
+    """The estimator's conditions: mu and cond [B, 2n, bins], speaker [B, bins], and the context of its pass."""
 
     mu: Tensor
     speaker: Tensor

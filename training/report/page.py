@@ -1,4 +1,4 @@
-"""The report as one HTML page, with samples and pictures beside it."""
+"""The report as one HTML page, with samples and pictures next to it."""
 
 from __future__ import annotations
 

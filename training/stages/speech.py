@@ -73,7 +73,7 @@ def run(
 ) -> None:
     """Add shards until the set has `hours`, or all sentences are spoken.
 
-    Beside a GPU, `plan.workers` processes take the shards in their order. Shard k has the same sentences always.
+    With a GPU, `plan.workers` processes take the shards in their order. Shard k has the same sentences always.
     """
     store = Store(work.speech)
     missing = _missing(work, plan, len(sentences))

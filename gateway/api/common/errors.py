@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from gateway import metrics
-from services.common.errors import LightTtsError
+from services.common.errors import LightTtsError, quoted
 from services.common.telemetry import current_request_id
 
 API = "http"
@@ -115,8 +115,11 @@ async def _refuse_request(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     metrics.ERRORS.labels(API, f"HTTP_{error.status_code}").inc()
-    reason = HTTPStatus(error.status_code).name.lower()
-    return _answer(request, error.status_code, str(error.detail), None, reason, dict(error.headers or {}))
+    status, headers = HTTPStatus(error.status_code), dict(error.headers or {})
+    message = str(error.detail)
+    if message == status.phrase:  # of the framework, which says no more
+        message = _ROUTE_ERRORS.get(status, message).format(method=request.method, path=quoted(request.url.path))
+    return _answer(request, status, message, None, status.name.lower(), headers)
 
 
 async def _refuse_form(request: Request, error: Exception) -> Response:
@@ -128,12 +131,25 @@ async def _refuse_form(request: Request, error: Exception) -> Response:
         first = error.errors()[:MAX_PROBLEMS]
         plain = [{key: problem[key] for key in ("type", "loc", "msg")} for problem in first]
         return await request_validation_exception_handler(request, RequestValidationError(plain))
+    field, message = _first_problem(request, error)
+    return _answer(request, 400, message, field, "invalid_input", {})
+
+
+def _first_problem(request: Request, error: RequestValidationError) -> tuple[str | None, str]:
+    """Return the field that is wrong, None for the whole body, and what is wrong with it."""
     problem = error.errors()[0]
+    is_json = request.headers.get("content-type", "").startswith("application/json")
+    if problem["type"] == "json_invalid":
+        return None, f"the body is not JSON: {problem['ctx']['error']}, at character {problem['loc'][-1] + 1}"
+    if problem["loc"] == ("body",):
+        return None, "the body is not a JSON object; send one, with the header Content-Type: application/json"
+    if problem["type"] == "missing" and problem["loc"][0] == "body" and is_json and not isinstance(error.body, dict):
+        return None, "the body is JSON, but a form is needed; send its fields as multipart/form-data"
     # `loc` begins with the part of the request, such as "query". After the field's name, it names the variants of the
     # field's type, in the framework's terms.
-    field = next((str(part) for part in problem["loc"][1:]), None)
+    field = str(problem["loc"][1])
     message = "send a file, not a text" if "Expected UploadFile" in problem["msg"] else problem["msg"]
-    return _answer(request, 400, f"{field or 'the body'}: {message}", field, "invalid_input", {})
+    return field, f"{field}: {message}"
 
 
 async def _fail(request: Request, error: Exception) -> Response:
@@ -168,3 +184,7 @@ _ELEVENLABS_STATUS = {
     ("timed_out", None): "input_timeout_exceeded",
 }
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_ROUTE_ERRORS = {
+    HTTPStatus.NOT_FOUND: "nothing is served at {path}; docs/api.md lists the paths, such as /v1/audio/speech",
+    HTTPStatus.METHOD_NOT_ALLOWED: "{path} does not take {method}; docs/api.md lists the paths and their methods",
+}

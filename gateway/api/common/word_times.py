@@ -1,4 +1,4 @@
-"""Times of words and of characters, in seconds of the audio, for doors that report them."""
+"""Times of words and of characters, in seconds of the audio, for the APIs that report them."""
 
 from __future__ import annotations
 

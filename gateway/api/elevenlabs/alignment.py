@@ -42,7 +42,7 @@ class TextAlignment:
     """Gives the characters of a stream's text their times, piece by piece, as the audio is sent.
 
     A piece ends with a word whose end is known. `relative`: the times of each piece count from the end of the piece
-    before, as ElevenLabs' WebSocket has them, so that their spans add up; otherwise from the stream's begin.
+    before, as ElevenLabs' WebSocket has them, so that their spans add up; otherwise from the stream's start.
     """
 
     def __init__(self, *, relative: bool) -> None:

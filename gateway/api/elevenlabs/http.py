@@ -93,7 +93,7 @@ def router(context: GatewayContext, models: Models) -> APIRouter:
 
 
 async def _lines(session: Events, *, text: str) -> AsyncGenerator[bytes]:
-    """Yield a session as lines of JSON. Times count from the begin of the audio."""
+    """Yield a session as lines of JSON. Times count from the start of the audio."""
     alignment = TextAlignment(relative=False)
     alignment.add(text)
     async for audio, characters in aligned_audio(session, alignment):

@@ -223,9 +223,9 @@ class _Connection:
         self._running[task] = name
         # Not in the task: if the client disconnects early, the task is cancelled before its first step.
         task.add_done_callback(lambda _: stream.release())
-        task.add_done_callback(self._forget)
+        task.add_done_callback(self._drop)
 
-    def _forget(self, task: asyncio.Task[None]) -> None:
+    def _drop(self, task: asyncio.Task[None]) -> None:
         """Drop a context whose task has ended."""
         name = self._running.pop(task)
         if (context := self._open.get(name)) is not None and context.task is task:

@@ -28,8 +28,12 @@ from services.common.errors import InvalidInput, LightTtsError
 MAX_BATCH_TEXTS = 64
 BATCH_AT_ONCE = 4
 """Most texts of one batch that are spoken at the same time."""
-FIELDS = {"audio": "prompt_wav", "transcript": "prompt_text", "voice_name": "voice", "style": "tts_model_name"} | {
-    "language": "language"
+FIELDS = {
+    "audio": "prompt_wav",
+    "transcript": "prompt_text",
+    "voice_name": "voice",
+    "style": "tts_model_name",
+    "language": "language",
 }
 
 

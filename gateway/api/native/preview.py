@@ -10,7 +10,7 @@ from pydantic import AliasChoices, BaseModel, Field
 from gateway.api.common.errors import OPENAI_ERRORS
 from gateway.api.common.fields import named_as
 from gateway.api.common.json_body import JsonFields, JsonRoute
-from gateway.lexicon.record import ALPHABETS
+from gateway.lexicon.record import LexiconRecord
 from gateway.preview import preview
 from gateway.session.context import GatewayContext
 from lighttts.v1 import lexicon_pb2, text_pb2
@@ -28,9 +28,7 @@ class Pronunciation(JsonFields):
     alphabet: Alphabet = ""
 
     def message(self) -> lexicon_pb2.LexiconEntry:
-        return lexicon_pb2.LexiconEntry(
-            phrase=self.phrase, pronunciation=self.pronunciation, alphabet=ALPHABETS[self.alphabet]
-        )
+        return LexiconRecord(self.phrase, self.pronunciation, self.alphabet).message()
 
 
 class PreviewRequest(JsonFields):

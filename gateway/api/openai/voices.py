@@ -15,7 +15,7 @@ from gateway.session.context import GatewayContext
 from gateway.voices.consent import Statement
 from gateway.voices.consents import PREFIX as CONSENT_PREFIX
 from gateway.voices.record import NewVoice, VoiceRecord
-from services.common.errors import InvalidInput
+from services.common.errors import InvalidInput, quoted
 
 PART_BYTES = 64 * 1024
 FIELDS = {
@@ -29,7 +29,7 @@ FIELDS = {
     "description": "description",
     "voice": "voice",
 }
-_REFUSED_CONSENT = ("", "false", "0", "no", "off")
+_AGREED, _REFUSED = ("true", "1", "yes", "on"), ("", "false", "0", "no", "off")
 
 
 class VoiceName(BaseModel):
@@ -88,15 +88,11 @@ def router(context: GatewayContext) -> APIRouter:
             raise InvalidInput("type is audio_sample; voices are made from recordings only", field="type")
         if audio_sample is None:
             raise InvalidInput("audio_sample is missing; send a recording as a file", field="audio_sample")
+        agreed, recording = _consent(consent.strip())
         new = NewVoice(
             name=name,
             transcript=ref_text,
-            consent=Statement(
-                consent.strip().lower() not in _REFUSED_CONSENT,
-                consent_given_by,
-                consent_given_on,
-                consent.strip() if consent.strip().startswith(CONSENT_PREFIX) else "",
-            ),
+            consent=Statement(agreed, consent_given_by, consent_given_on, recording),
             description=description,
         )
         with named_as(FIELDS):
@@ -113,6 +109,19 @@ def router(context: GatewayContext) -> APIRouter:
         return DeletedVoice(id=record.id)
 
     return routes
+
+
+def _consent(text: str) -> tuple[bool, str]:
+    """Return whether the text states a consent, and the id of a recorded one. Raises InvalidInput for other words: a
+    form has texts only, and a refusal in any language must not count as a consent."""
+    if text.startswith(CONSENT_PREFIX):
+        return True, text
+    if text.lower() not in _AGREED + _REFUSED:
+        raise InvalidInput(
+            f"consent is {quoted(text)}; send true if the person recorded has agreed, or the id of a recorded consent",
+            field="consent",
+        )
+    return text.lower() in _AGREED, ""
 
 
 def _registered(record: VoiceRecord) -> Voice:

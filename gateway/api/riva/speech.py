@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -79,11 +79,8 @@ class RivaServicer(riva_tts_pb2_grpc.RivaSpeechSynthesisServicer):
                         trailers.take(event)
                         match event:
                             case audio_pb2.AudioChunk():
-                                words = timed_words(event, after=before, finished=True)
-                                timings = _timings(words, stretch.speaking.text, stretch.speaking_from)
-                                for start in range(0, max(len(event.pcm), len(timings)), PART_BYTES):
-                                    part = event.pcm[start : start + PART_BYTES]
-                                    yield _response(stretch.speaking, part, timings if not start else ())
+                                for response in stretch.responses(event, before):
+                                    yield response
                             case tts_pb2.Mark():
                                 stretch.mark()
                             case tts_pb2.Finished():
@@ -140,6 +137,13 @@ class _Stretch:
     def speaking(self) -> Request:
         """The request whose audio is sent now; it stays the last one while the encoder holds the end of its audio."""
         return self._unspoken[0] if self._unspoken else self._speaking
+
+    def responses(self, chunk: audio_pb2.AudioChunk, before: float) -> Iterator[Response]:
+        """Yield a chunk in messages of at most PART_BYTES. `before`: seconds of the audio of earlier sessions."""
+        words = timed_words(chunk, after=before, finished=True)
+        timings = _timings(words, self.speaking.text, self.speaking_from)
+        for start in range(0, max(len(chunk.pcm), len(timings)), PART_BYTES):
+            yield _response(self.speaking, chunk.pcm[start : start + PART_BYTES], timings if not start else ())
 
     def mark(self) -> None:
         """Record that the audio of one more request has been sent."""

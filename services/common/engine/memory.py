@@ -65,7 +65,7 @@ def check_room(what: str, needed: int, free: int, *, setting: str, where: str) -
 
 
 def check_caches(budgets: Mapping[str, int]) -> None:
-    """Raise StartError if caches, which fill up over time, would not fit beside what this process holds now.
+    """Raise StartError if caches, which fill up over time, would not fit in addition to what this process holds now.
 
     `budgets` maps the names of settings to bytes.
     """

@@ -54,7 +54,7 @@ class Pool:
 
     A worker can be leased while discovery lists it, its standard health watch reports SERVING and no failure was
     reported recently. A worker that discovery no longer lists gets no new leases and keeps its channel until its last
-    lease is released. Everything runs on the event loop that calls `start`; only `lease`, `ask_all` and `close` wait.
+    lease is released. Everything runs on the event loop that calls `start`; only `lease`, `call_all` and `close` wait.
     """
 
     def __init__(
@@ -183,10 +183,10 @@ class Pool:
             await check_health(channel, self._service, seconds)
             return True
 
-        answers = await self.ask_all(check, only=addresses)
+        answers = await self.call_all(check, only=addresses)
         return {address for address, answer in answers.items() if answer is True}
 
-    async def ask_all(
+    async def call_all(
         self, call: Callable[[grpc.aio.Channel], Awaitable[T]], *, only: Collection[str] | None = None
     ) -> dict[str, T | grpc.aio.AioRpcError]:
         """Make one concurrent call to every worker, healthy or not, and return each answer or failure by address.
@@ -194,18 +194,18 @@ class Pool:
         `only` selects workers by address. `call` sets its own timeout. An exception other than AioRpcError is raised
         after all calls have ended.
         """
-        asked = [
+        called = [
             (worker, worker.channel) for worker in self._workers.values() if only is None or worker.address in only
         ]
-        for worker, _ in asked:  # keeps their channels open
+        for worker, _ in called:  # keeps their channels open
             worker.begin_lease()
         try:
-            answers = await asyncio.gather(*(call(channel) for _, channel in asked), return_exceptions=True)
+            answers = await asyncio.gather(*(call(channel) for _, channel in called), return_exceptions=True)
         finally:
-            for worker, channel in asked:
+            for worker, channel in called:
                 self._end_lease(worker, channel)
         outcomes: dict[str, T | grpc.aio.AioRpcError] = {}
-        for (worker, _), answer in zip(asked, answers, strict=True):
+        for (worker, _), answer in zip(called, answers, strict=True):
             if isinstance(answer, BaseException) and not isinstance(answer, grpc.aio.AioRpcError):
                 raise answer
             outcomes[worker.address] = answer

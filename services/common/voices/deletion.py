@@ -45,7 +45,7 @@ async def evict_on_all_workers(pool: Pool, voice_hash: str, timeout_seconds: flo
         return int(answer.unreached)
 
     unreached = 0
-    for address, outcome in (await pool.ask_all(evict)).items():
+    for address, outcome in (await pool.call_all(evict)).items():
         if isinstance(outcome, grpc.aio.AioRpcError):
             log.warning("voice eviction failed on a worker", peer=address, reason=outcome.details())
             unreached += 1

@@ -91,7 +91,7 @@ class Liveness:
         self._of(address, now).add_pause(silence, now)
 
     def _of(self, address: str, now: float) -> _Messages:
-        if address not in self._messages:  # a good moment to forget workers that are gone
+        if address not in self._messages:  # only here the table grows, so old entries go here
             oldest = now - 2 * PAUSE_MEMORY_SECONDS
             self._messages = {one: past for one, past in self._messages.items() if past.since > oldest}
             self._messages[address] = _Messages(now)

@@ -6,23 +6,16 @@ So the size is checked before decoding, and decoding proceeds block by block and
 
 from __future__ import annotations
 
-import io
 import math
-import struct
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 
 from services.common.errors import InvalidInput
-from services.common.voices.sound_file import ForwardFile
-from services.encode.voice import containers
+from services.common.voices import sound_file
 
-_BLOCK = 65536  # frames decoded at a time
 _WINDOW = 0.02  # seconds per step of the silence detector
 _PADDING = 0.1
 """Seconds that AAC encoders may add to a recording; a longest prompt is cut by them instead of refused."""
@@ -104,7 +97,7 @@ def _decode(data: bytes, limits: AudioLimits, warnings: list[str]) -> tuple[NDAr
     if len(data) > limits.max_bytes:
         raise _refusal(f"prompt audio has {len(data)} bytes; send at most {limits.max_bytes}")
     longest = limits.max_seconds + limits.max_silence_seconds
-    rate, blocks = _blocks(data, limits, longest)
+    rate, blocks = sound_file.blocks(data, partial(_check_format, limits), longest)
     mono, power, mixed, channels = [np.zeros(0, np.float32)], np.zeros(limits.max_channels), 0.0, 1
     for block in blocks:
         mono.append(block.mean(axis=1, dtype=np.float32))
@@ -115,7 +108,7 @@ def _decode(data: bytes, limits: AudioLimits, warnings: list[str]) -> tuple[NDAr
     if mixed < 0.5 * power.sum() / channels**2:
         loudest = int(power.argmax())
         warnings.append(f"the channels of the prompt cancel each other; only channel {loudest + 1} was used")
-        _, blocks = _blocks(data, limits, longest)
+        _, blocks = sound_file.blocks(data, partial(_check_format, limits), longest)
         mono = [block[:, min(loudest, block.shape[1] - 1)].copy() for block in blocks]
     samples = np.concatenate(mono)
     if len(samples) > longest * rate:
@@ -123,50 +116,6 @@ def _decode(data: bytes, limits: AudioLimits, warnings: list[str]) -> tuple[NDAr
     if not len(samples):
         raise _refusal("prompt audio has no samples; the file may be truncated, send it again")
     return samples, rate
-
-
-def _blocks(data: bytes, limits: AudioLimits, longest: float) -> tuple[int, Iterator[NDArray[np.float32]]]:
-    """Return the rate and the samples [n, channels] in blocks."""
-    demuxer = containers.demuxer_of(data)
-    if demuxer is None:
-        return _sndfile_blocks(_with_length(data), limits, longest)
-    return containers.blocks(data, demuxer, partial(_check_format, limits), longest)
-
-
-def _with_length(data: bytes) -> bytes:
-    """Return a WAV file whose samples have a length in the header: programs that write to a pipe may leave it 0."""
-    riff, size, wave = struct.unpack_from("<4sI4s", data.ljust(12, b"\0"))
-    if (riff, wave) != (b"RIFF", b"WAVE") or size + 8 == len(data):
-        return data
-    place = 12
-    while place + 8 <= len(data):
-        name, length = struct.unpack_from("<4sI", data, place)
-        if name == b"data":
-            # This length stands for all that follows.
-            return data if length else data[: place + 4] + b"\xff" * 4 + data[place + 8 :]
-        place += 8 + length + length % 2
-    return data
-
-
-def _sndfile_blocks(data: bytes, limits: AudioLimits, longest: float) -> tuple[int, Iterator[NDArray[np.float32]]]:
-    """Return the rate and the samples [n, channels] in blocks, of a file that libsndfile reads."""
-
-    def read() -> Iterator[Any]:
-        seconds_read = 0.0
-        try:
-            with ForwardFile(io.BytesIO(data)) as file:
-                _check_format(limits, int(file.samplerate), file.channels)
-                yield int(file.samplerate)
-                left = int(longest * file.samplerate) + 1
-                while left > 0 and len(block := file.read(min(_BLOCK, left), dtype="float32", always_2d=True)):
-                    left -= len(block)
-                    yield block
-                    seconds_read += len(block) / file.samplerate
-        except soundfile.SoundFileError as error:
-            raise containers.undecodable(seconds_read) from error
-
-    reading = read()
-    return next(reading), reading
 
 
 def _check_format(limits: AudioLimits, rate: int, channels: int) -> None:

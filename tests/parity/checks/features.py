@@ -33,7 +33,7 @@ def _features(golden: Golden) -> Arrays:
         return golden.arrays("features.npz")
     sibling: Path = golden.path.resolve().parent / _SIBLING / "features.npz"
     if not sibling.is_file():
-        raise Absent("features.npz is neither in this folder nor beside it")
+        raise Absent("features.npz is neither in this folder nor next to it")
     return Arrays(sibling)
 
 

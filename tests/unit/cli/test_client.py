@@ -17,9 +17,9 @@ from grpc_status import rpc_status
 from typer.testing import CliRunner
 
 from cli import say
+from cli.app import app
 from cli.client import Access, ClientError, check_health, list_voices, speak
 from cli.local.ports import free_ports
-from cli.main import app
 from cli.say import make_config, say_to_file
 from gateway.audio.notice import NOTICE
 from lighttts.v1 import tts_pb2, tts_pb2_grpc

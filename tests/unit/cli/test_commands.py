@@ -22,10 +22,10 @@ import soundfile
 import typer
 from typer.testing import CliRunner
 
+from cli.app import app
 from cli.client import ClientError
 from cli.local.ports import FREE_RANGE, PortError, free_ports
 from cli.local.stack import StackConfig
-from cli.main import app
 from gateway.auth.keys import KeyRing
 from services.common.settings import EMBEDDED_MODEL
 from services.common.watermark.embed import Watermark
@@ -121,6 +121,9 @@ def test_commands_without_a_gateway_show_how_to_start_one(command: list[str]) ->
         (["say", "Hello.", "--seed", str(2**64)], "--seed", 2),
         (["voices", "--server", "\udcff"], "the address of the server is not UTF-8 text", 1),
         (["text", "Hello.", "--server", "127.0.0.1"], "127.0.0.1 is not an address; write host:port", 1),
+        (["say", "Hello.", "--out", "hello.MP3"], "this command writes WAV files only; name it hello.wav", 1),
+        (["demo", "--out", "hello.ogg"], "this command writes WAV files only; name it hello.wav", 1),
+        (["text", "Hello.", "--api-key", "two\nlines"], "the API key has a line break", 1),
         (["bench", "--seconds", "inf"], "--seconds must be a finite number", 1),
         (["up", "--ports", "free", "--host", "192.0.2.1"], "no server can listen on --host 192.0.2.1", 1),
         (["demo", "--text", "\udcff"], "--text is not UTF-8 text", 1),
@@ -178,7 +181,7 @@ def test_ports_that_are_named_hold_beside_free_ones(monkeypatch: pytest.MonkeyPa
         stacks.append(config)
         raise PortError("nothing is started")
 
-    monkeypatch.setattr("cli.main.Stack", refuse)
+    monkeypatch.setattr("cli.app.Stack", refuse)
     named = ["--port", "40001", "--cosyvoice-port", "0"]
     for ports in ("free", "default"):
         runner.invoke(app, ["up", "--ports", ports, *named])
@@ -274,6 +277,7 @@ def test_doctor_names_a_missing_directory(tmp_path: Path) -> None:
     result = runner.invoke(app, ["doctor", str(tmp_path / "nowhere")])
     assert result.exit_code == 1
     assert "does not exist" in result.output
+    assert "1 problem must be fixed" in result.output
 
 
 def test_a_key_is_made_for_the_gateway_s_own_file(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a lost worker costs a listener: ours beside the ways of other servers, in the simulator."""
+"""What a lost worker costs a listener: our way and those of other servers, in the simulator."""
 
 from __future__ import annotations
 

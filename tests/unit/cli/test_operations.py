@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import typer
 
-from cli.main import app
+from cli.app import app
 from services.llm.settings import LlmSettings
 from tests.support.helm import ROOT
 from tools.chart.schema import SERVICES

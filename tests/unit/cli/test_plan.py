@@ -12,8 +12,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from cli.app import app
 from cli.bench.report import Target
-from cli.main import app
 from cli.simulator.plan import WITHIN, Bounds, Need, Plan, largest, make_plan
 from cli.simulator.plan_command import SERVICES, text
 from cli.simulator.scenario import ScenarioError, make_scenario

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import gateway.metrics
 import services.llm.metrics
-from cli.main import app
+from cli.app import app
 from cli.simulator.plan import Need, Plan
 from cli.simulator.plan_command import SERVICES
 from cli.simulator.prometheus import QUERIES, PrometheusError, measured, read_live

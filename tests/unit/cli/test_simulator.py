@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 from typer.testing import CliRunner
 
-from cli.main import app
+from cli.app import app
 from cli.simulator.network import Call
 from cli.simulator.scenario import ScenarioError, make_scenario, read_scenario
 from cli.simulator.simulation import Result, simulate

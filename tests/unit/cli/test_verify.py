@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cli.model import verify as module
+from cli.model.calibrate import main as calibrate
 from cli.model.verify import Measured, main
 from services.common.settings import EMBEDDED_MODEL
 
@@ -74,3 +75,17 @@ def test_what_is_implausible() -> None:
 def test_a_report_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "nowhere"), "--report", str(tmp_path / "no" / "report.json")]) == 1
     assert "cannot write the report" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", ["meta:x", "cuda:99"], ids=["no-device", "absent"])
+def test_a_device_that_cannot_be_used_is_named_and_not_replaced(
+    device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, report = verified(EMBEDDED_MODEL, tmp_path, monkeypatch, "--device", device)
+    assert (status, report["passed"]) == (1, False)
+    assert f"--device {device} cannot be used here" in capsys.readouterr().out
+
+
+def test_calibration_on_an_absent_device_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert calibrate([str(EMBEDDED_MODEL), "--dry-run", "--device", "cuda:99"]) == 1
+    assert "--device cuda:99 cannot be used here" in capsys.readouterr().err

@@ -15,7 +15,7 @@ import grpc.aio
 import pytest
 
 from lighttts.v1 import tts_pb2, tts_pb2_grpc
-from lighttts_client import AsyncClient, Client, Connection, ConnectionLost, InvalidInput, Retry
+from lighttts_client import AsyncClient, Client, Connection, ConnectionLost, InvalidInput, NotFound, Retry
 from lighttts_client.conversation import ConversationState
 
 NO_GATEWAY = "127.0.0.1:1"
@@ -165,3 +165,41 @@ def test_a_program_without_a_gateway_ends_with_the_error_of_its_call(program: st
     assert ended.returncode == 1
     assert "wave.Error" not in ended.stderr
     assert "onnect" in ended.stderr.splitlines()[-1] or "UNAVAILABLE" in ended.stderr
+
+
+class ForgetfulVoices(tts_pb2_grpc.VoicesServicer):
+    """Deletes a voice, and loses the connection before it answers."""
+
+    def __init__(self, *ends: grpc.StatusCode) -> None:
+        self.ends = list(ends)
+
+    async def DeleteVoice(self, request, context):  # type: ignore[no-untyped-def]
+        await context.abort(self.ends.pop(0), "no answer")
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+async def test_a_deletion_whose_answer_was_lost_is_done_when_the_voice_is_gone(
+    kind: type[Client | AsyncClient],
+) -> None:
+    voices, server = ForgetfulVoices(grpc.StatusCode.UNAVAILABLE, *[grpc.StatusCode.NOT_FOUND] * 2), grpc.aio.server()
+    tts_pb2_grpc.add_VoicesServicer_to_server(voices, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    client = kind(f"127.0.0.1:{port}", retry=Retry(first_delay=0.0))
+
+    async def delete() -> None:
+        if isinstance(client, AsyncClient):
+            await client.delete_voice("mine")
+        else:
+            await asyncio.to_thread(client.delete_voice, "mine")
+
+    await delete()
+    with pytest.raises(NotFound):
+        await delete()
+    if isawaitable(closing := client.close()):
+        await closing
+    await server.stop(None)
+
+
+def test_a_connection_that_a_program_logs_does_not_show_its_key() -> None:
+    assert "secret" not in repr(Connection(NO_GATEWAY, key="secret"))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from gateway.cache.key import ResultKey
-from gateway.cache.store import MemoryResults
+from gateway.cache.store import MemoryResults, RedisResults
+from gateway.redis_client import connect
 from gateway.voices.content_cache import VoiceContentCache
+from gateway.voices.deletion import VoiceDeletion
 from lighttts.v1 import voice_pb2
+from services.common.errors import Unavailable
 
 
 def content(voice_hash: str) -> voice_pb2.VoiceContent:
@@ -64,3 +69,31 @@ def test_a_voice_cache_without_room_stays_empty() -> None:
     cache = VoiceContentCache(0)
     cache.put("name a", content("a"))
     assert not cache.holds("a")
+
+
+async def test_an_eviction_from_an_unreachable_redis_is_no_success() -> None:
+    client = connect("redis://127.0.0.1:1")
+    with pytest.raises(Unavailable, match="cached speech of the voice cannot be removed"):
+        await RedisResults(client, "", 60).evict("mine")
+    await client.aclose()
+
+
+async def test_results_that_could_not_be_evicted_are_evicted_later() -> None:
+    """The store fails after the voice was deleted; results may have been stored meanwhile."""
+
+    class Failing(MemoryResults):
+        reachable = False
+
+        async def evict(self, voice_hash: str) -> None:
+            if not self.reachable:
+                raise Unavailable("not now")
+            await super().evict(voice_hash)
+
+    results = Failing(1000)
+    await results.put(ResultKey("mine", "a"), b"speech")
+    deletion = VoiceDeletion(VoiceContentCache(1000), results, ())
+    await deletion.evict("mine")
+    assert deletion.holds("mine")
+    results.reachable = True
+    await deletion.retry()
+    assert not deletion.holds("mine")

@@ -15,7 +15,7 @@ import pytest
 import structlog
 from typer.testing import CliRunner
 
-from cli.main import app
+from cli.app import app
 from gateway.auth.caller import Caller, bind_source
 from gateway.redis_client import connect
 from gateway.voices.audit import AUDIT_FOLDER, Audit, AuditTrail, DirectoryTrail, RedisTrail

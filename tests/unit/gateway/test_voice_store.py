@@ -120,6 +120,19 @@ async def test_one_of_many_concurrent_adds_succeeds_and_is_complete(stores: tupl
     assert await stores[0].audio("team-a", mine.id) == AUDIO
 
 
+async def test_one_of_many_voices_that_are_added_with_one_name_at_once_is_stored(
+    stores: tuple[VoiceStore, VoiceStore],
+) -> None:
+    voices = [record("é 你", audio=bytes([number])) for number in range(10)]
+    adding = (stores[n % 2].add(voice, AUDIO, unique_name=True) for n, voice in enumerate(voices))
+    assert sum(await asyncio.gather(*adding)) == 1
+    (stored,) = await stores[0].owned("team-a")
+    assert await stores[0].add(record("other"), AUDIO, unique_name=True)
+    assert await stores[0].add(record("é 你", owner="team-b"), AUDIO, unique_name=True)
+    await stores[1].delete("team-a", stored.id)
+    assert await stores[0].add(voices[0], AUDIO, unique_name=True)
+
+
 async def test_the_newer_of_two_voices_with_one_name_wins(stores: tuple[VoiceStore, VoiceStore]) -> None:
     store, _ = stores
     newer = record(audio=b"newer", created=2.5)

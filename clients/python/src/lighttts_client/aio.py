@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -13,7 +14,8 @@ from lighttts.v1 import tts_pb2, tts_pb2_grpc
 from lighttts_client.call_end import CallEnd
 from lighttts_client.connection import OPTIONS, Connection, voice_messages
 from lighttts_client.conversation import ConversationState, Event
-from lighttts_client.errors import ConnectionLost, check_text, from_rpc_error
+from lighttts_client.errors import ConnectionLost, LightTtsError, NotFound, check_text, from_rpc_error
+from lighttts_client.responses import responses
 from lighttts_client.retry import Retry
 from lighttts_client.speech import SpeechState
 
@@ -39,9 +41,10 @@ class AsyncSpeech(SpeechState):
             client.check_open()
             call = client.speech.Synthesize(self.request(), metadata=client.connection.metadata)
             try:
-                async for response in call:
-                    if (chunk := self.take(response)) is not None:
-                        yield chunk
+                async with aclosing(responses(call)) as answer:
+                    async for response in answer:
+                        if (chunk := self.take(response)) is not None:
+                            yield chunk
                 if self.finished is not None:
                     return
                 delay = self.failed(ConnectionLost("the speech ended before its end"))
@@ -50,8 +53,6 @@ class AsyncSpeech(SpeechState):
             except asyncio.CancelledError:
                 client.check_open()
                 raise
-            finally:
-                call.cancel()
             await client.pause(delay)
 
     async def read(self) -> bytes:
@@ -75,9 +76,10 @@ class AsyncConversation(ConversationState):
             call = client.speech.StreamingSynthesize(_each(requests), metadata=client.connection.metadata)
             end = CallEnd(call)
             try:
-                async for response in call:
-                    if (event := self.take(response)) is not None:
-                        yield event
+                async with aclosing(responses(call)) as answer:
+                    async for response in answer:
+                        if (event := self.take(response)) is not None:
+                            yield event
                 if self.finished is not None:
                     return
                 delay = self.failed(ConnectionLost("the stream ended before its end"))
@@ -88,7 +90,6 @@ class AsyncConversation(ConversationState):
                 raise
             finally:
                 self.close()
-                call.cancel()
             await client.pause(delay)
 
 
@@ -151,17 +152,26 @@ class AsyncClient:
         """Delete a registered voice, by name or id."""
         check_text("voice", voice)
         request = tts_pb2.DeleteVoiceRequest(voice=voice)
-        await self._retried(lambda: self._voices.DeleteVoice(request, metadata=self.connection.metadata))
+        lost: list[LightTtsError] = []
+        try:
+            await self._retried(lambda: self._voices.DeleteVoice(request, metadata=self.connection.metadata), lost)
+        except NotFound:
+            if not lost:  # otherwise an attempt whose answer was lost has deleted it
+                raise
 
-    async def _retried(self, call: Callable[[], Awaitable[T]]) -> T:
+    async def _retried(self, call: Callable[[], Awaitable[T]], lost: list[LightTtsError] | None = None) -> T:
+        """Call until there is an answer. `lost` gets the errors of attempts that may have been carried out."""
         failures = 0
         while True:
             self.check_open()
             try:
                 return await call()
-            except grpc.aio.AioRpcError as error:
+            except grpc.aio.AioRpcError as rpc_error:
                 failures += 1
-                await self.pause(self.retry.delay(failures, from_rpc_error(error)))
+                error = from_rpc_error(rpc_error)
+                if lost is not None and isinstance(error, ConnectionLost):
+                    lost.append(error)
+                await self.pause(self.retry.delay(failures, error))
             except asyncio.CancelledError:
                 self.check_open()
                 raise

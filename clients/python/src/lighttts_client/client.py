@@ -13,7 +13,7 @@ import grpc
 from lighttts.v1 import tts_pb2, tts_pb2_grpc
 from lighttts_client.connection import OPTIONS, Connection, voice_messages
 from lighttts_client.conversation import ConversationState, Event
-from lighttts_client.errors import ConnectionLost, check_text, from_rpc_error
+from lighttts_client.errors import ConnectionLost, LightTtsError, NotFound, check_text, from_rpc_error
 from lighttts_client.retry import Retry
 from lighttts_client.speech import SpeechState
 
@@ -142,17 +142,26 @@ class Client:
         """Delete a registered voice, by name or id."""
         check_text("voice", voice)
         request = tts_pb2.DeleteVoiceRequest(voice=voice)
-        self._retried(lambda: self._voices.DeleteVoice(request, metadata=self.connection.metadata))
+        lost: list[LightTtsError] = []
+        try:
+            self._retried(lambda: self._voices.DeleteVoice(request, metadata=self.connection.metadata), lost)
+        except NotFound:
+            if not lost:  # otherwise an attempt whose answer was lost has deleted it
+                raise
 
-    def _retried(self, call: Callable[[], T]) -> T:
+    def _retried(self, call: Callable[[], T], lost: list[LightTtsError] | None = None) -> T:
+        """Call until there is an answer. `lost` gets the errors of attempts that may have been carried out."""
         failures = 0
         while True:
             self.check_open()
             try:
                 return call()
-            except grpc.RpcError as error:
+            except grpc.RpcError as rpc_error:
                 failures += 1
-                self.pause(self.retry.delay(failures, from_rpc_error(error)))
+                error = from_rpc_error(rpc_error)
+                if lost is not None and isinstance(error, ConnectionLost):
+                    lost.append(error)
+                self.pause(self.retry.delay(failures, error))
 
     def pause(self, seconds: float) -> None:
         """Wait before an attempt. Raises ConnectionLost if the client has been closed."""

@@ -28,8 +28,8 @@ class Connection:
 
     server: str = field(default_factory=lambda: os.environ.get("LIGHTTTS_SERVER", "127.0.0.1:50050"))
     """host:port, or https://host:port for TLS."""
-    key: str = field(default_factory=lambda: os.environ.get("LIGHTTTS_API_KEY", ""))
-    """API key; empty for none."""
+    key: str = field(default_factory=lambda: os.environ.get("LIGHTTTS_API_KEY", ""), repr=False)
+    """API key; empty for none. It is not printed, because programs log their objects."""
     authority: bytes | None = None
     """With TLS: the PEM certificates of the authorities to trust; None for those that the system trusts."""
 

@@ -140,6 +140,7 @@ async def _serve(stack: Stack) -> None:
     err.print(f"Starting encode, llm, {workers} and the gateway (logs: {logs}):")
     async with stack:
         server = "" if stack.ports.gateway.grpc == 50050 else f" --server {stack.gateway.address}"
+        server += " --tls" if stack.secure else ""
         show_serving(stack.addresses, f'{PROGRAM} say "Good morning, Alice, welcome to London."{server}')
         try:
             await asyncio.Event().wait()

@@ -6,6 +6,7 @@ import random
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 HOST = "127.0.0.1"
 FREE_RANGE = range(20000, 32000)
@@ -76,23 +77,22 @@ def default_ports(decode_workers: int) -> StackPorts:
 
 def free_ports(decode_workers: int, llm_workers: int = 1) -> StackPorts:
     """Return ports on which no process listens now. Raises PortError if there are too few."""
-    wanted = 6 + 2 * (decode_workers + llm_workers)
-    candidates = random.sample(FREE_RANGE, len(FREE_RANGE))
-    found = []
-    for port in candidates:
-        if is_free(port):
-            found.append(port)
-        if len(found) == wanted:
-            break
-    else:
-        raise PortError(
-            f"fewer than {wanted} ports are free in {FREE_RANGE.start}-{FREE_RANGE.stop - 1} of {HOST}; stop a server"
-        )
-    http, cosyvoice, *rest = found
+    http, cosyvoice, *rest = choose_free(6 + 2 * (decode_workers + llm_workers))
     pairs = [ServicePorts(*rest[i : i + 2]) for i in range(0, len(rest), 2)]
     gateway, encode, llm, *workers = pairs
     more_llms, decode = tuple(workers[: llm_workers - 1]), tuple(workers[llm_workers - 1 :])
     return StackPorts(gateway, http, cosyvoice, encode, llm, decode, more_llms)
+
+
+def choose_free(wanted: int) -> list[int]:
+    """Return so many ports on which no process listens now. Raises PortError if there are too few."""
+    candidates = random.sample(FREE_RANGE, len(FREE_RANGE))
+    found = list(islice(filter(is_free, candidates), wanted))
+    if len(found) < wanted:
+        raise PortError(
+            f"fewer than {wanted} ports are free in {FREE_RANGE.start}-{FREE_RANGE.stop - 1} of {HOST}; stop a server"
+        )
+    return found
 
 
 def is_free(port: int) -> bool:

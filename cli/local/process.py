@@ -52,6 +52,8 @@ class WorkerSpec:
     address: str
     metrics_port: int
     log_file: Path
+    health: str = ""
+    """Where it answers health checks without TLS; empty: at `address`."""
 
 
 Kind = Literal["starting", "serving", "warned", "died", "stopped"]
@@ -79,6 +81,7 @@ class Worker:
         self.spec = spec
         self.name = spec.name
         self.address = spec.address
+        self.health = spec.health or spec.address
         self._on_event = on_event
         self._start_timeout = start_timeout
         self._restart_dead = restart_dead
@@ -162,7 +165,7 @@ class Worker:
     async def _until_serving(self) -> None:
         started = time.monotonic()
         clock = StartClock(started, processor_seconds(self.pid))
-        while not await is_serving(self.address):
+        while not await is_serving(self.health):
             if self.pid is None:
                 raise WorkerError(f"{self.name} ended while starting ({self._ending()}).\n{self._log_tail()}")
             if clock.seconds(time.monotonic(), processor_seconds(self.pid)) > self._start_timeout:

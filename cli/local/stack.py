@@ -17,7 +17,7 @@ from typing import Literal, Self
 
 from pydantic import Field
 
-from cli.local.ports import HOST, ServicePorts, StackPorts, free_ports, require_address, require_free
+from cli.local.ports import HOST, ServicePorts, StackPorts, choose_free, free_ports, require_address, require_free
 from cli.local.process import HEALTH_INTERVAL, Worker, WorkerError, WorkerEvent, WorkerSpec, is_serving
 from services.common.end_to_end import GATEWAY_END_TO_END
 from services.common.settings import EMBEDDED_MODEL, Settings
@@ -35,12 +35,15 @@ STOP_MARGIN = 5.0
 """Seconds a process may take to stop after its streams have ended, before it is killed."""
 
 
-class _Draining(Settings):
-    """Settings of every process that the stack reads too, because it waits for the end of the processes."""
+class _Shared(Settings):
+    """Settings of the processes that the stack reads too: it waits for their start and their end."""
 
     drain_grace_seconds: float = Field(default=5.0, ge=0)
     """Shorter than the services' own default, because someone who presses Ctrl-C waits for it."""
     drain_notice_seconds: float = Field(default=1.0, ge=0)
+    public_tls_cert: Path | None = None
+    tls_cert: Path | None = None
+    """With either certificate, gRPC ports need TLS and perhaps a certificate of the client."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +85,13 @@ class Stack:
     def __init__(self, config: StackConfig, on_event: Callable[[WorkerEvent], None] = lambda event: None) -> None:
         self.config = config
         self.ports = config.ports or free_ports(config.decode_workers, config.llm_workers)
-        draining = _Draining.from_command_line([])
-        self._drain_grace = draining.drain_grace_seconds if config.drain_grace is None else config.drain_grace
-        self._stop_grace = draining.drain_notice_seconds + self._drain_grace + STOP_MARGIN
+        shared = _Shared.from_command_line([])
+        self._drain_grace = shared.drain_grace_seconds if config.drain_grace is None else config.drain_grace
+        self._stop_grace = shared.drain_notice_seconds + self._drain_grace + STOP_MARGIN
+        self.secure = shared.public_tls_cert is not None
+        """Whether applications reach the gateway with TLS."""
+        self._health_ports = self.secure or shared.tls_cert is not None
+        """Whether processes answer health checks at ports of their own, because their gRPC ports need TLS."""
         decode_target = _target(self.ports.decode)
         llm_ports = (self.ports.llm, *self.ports.more_llms)
         to_encode = ("--encode-target", _target([self.ports.encode]))
@@ -117,7 +124,7 @@ class Stack:
     @property
     def http_url(self) -> str:
         """Base URL of the gateway's HTTP APIs."""
-        return f"http://{self._gateway_address}:{self.ports.http}"
+        return f"http{'s' * self.secure}://{self._gateway_address}:{self.ports.http}"
 
     @property
     def cosyvoice_address(self) -> str:
@@ -191,7 +198,7 @@ class Stack:
     async def _until_end_to_end(self) -> None:
         """Wait until the gateway reports that text can be spoken. Raises WorkerError."""
         started = time.monotonic()
-        while not await is_serving(self.gateway.address, GATEWAY_END_TO_END):
+        while not await is_serving(self.gateway.health, GATEWAY_END_TO_END):
             if time.monotonic() - started > self.config.start_timeout:
                 raise WorkerError(
                     f"every service has started, but no text could be spoken within {self.config.start_timeout:.0f} s;"
@@ -209,13 +216,19 @@ class Stack:
             "--log-format": "json",
             "--drain-grace-seconds": self._drain_grace,
         }
+        host = self._gateway_address if module == "gateway" else HOST
+        health = ""
+        if self._health_ports:
+            [port] = choose_free(1)
+            common["--health-port"], health = port, f"{host}:{port}"
         return WorkerSpec(
             name=name,
             module=module,
             flags=(*(str(part) for pair in common.items() for part in pair), *flags),
-            address=f"{self._gateway_address if module == 'gateway' else HOST}:{ports.grpc}",
+            address=f"{host}:{ports.grpc}",
             metrics_port=ports.metrics,
             log_file=self.config.log_dir / f"{name}.log",
+            health=health,
         )
 
 

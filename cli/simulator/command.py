@@ -14,7 +14,7 @@ from cli.console import examples, fail, out
 if TYPE_CHECKING:
     from cli.simulator.simulation import Result
 
-MISSING = "the simulator needs torch and greenlet: pip install 'light-tts[simulator]'"
+PACKAGES = ("torch", "greenlet")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -40,8 +40,8 @@ def simulate(
     try:
         from cli.simulator.scenario import ScenarioError, read_scenario
         from cli.simulator.simulation import simulate as run
-    except ImportError as error:
-        fail(f"{MISSING} ({error})")
+    except ModuleNotFoundError as error:
+        fail_without(error)
     changed = {} if seed is None else {"seed": seed}
     try:
         loads = [{"rate": float(one)} for one in rates.split(",")] if rates else [{}]
@@ -55,6 +55,13 @@ def simulate(
             fail(str(error))
         out.print(line(result.report), soft_wrap=True, markup=False)
         out.print(summary(result), soft_wrap=True, markup=False)
+
+
+def fail_without(error: ModuleNotFoundError) -> NoReturn:
+    """End the command if one of the simulator's packages is missing; raise the error of any other module again."""
+    if error.name not in PACKAGES:
+        raise error
+    fail(f"the simulator needs {' and '.join(PACKAGES)}: pip install 'light-tts[simulator]' ({error})")
 
 
 def quiet() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.console import err, examples, fail, out
-from cli.simulator.command import MISSING, quiet
+from cli.simulator.command import fail_without, quiet
 
 if TYPE_CHECKING:
     from cli.simulator.plan import Plan
@@ -68,8 +68,8 @@ def plan(
         from cli.simulator.plan import Need, make_plan
         from cli.simulator.prometheus import PrometheusError, measured, read_live
         from cli.simulator.scenario import ScenarioError
-    except ImportError as error:
-        fail(f"{MISSING} ({error})")
+    except ModuleNotFoundError as error:
+        fail_without(error)
     files = {
         service: given or SERVICES / service / "costs" / f"{costs}.json"
         for service, given in (("llm", llm_costs), ("decode", decode_costs))

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
 from typer.testing import CliRunner
 
 from cli.app import app
 from cli.bench.report import Target
+from cli.simulator.command import fail_without
 from cli.simulator.plan import WITHIN, Bounds, Need, Plan, largest, make_plan
 from cli.simulator.plan_command import SERVICES, text
 from cli.simulator.scenario import ScenarioError, make_scenario
@@ -156,3 +158,11 @@ def test_the_kv_cache_limits_no_llm_worker_of_a_search() -> None:
     """A plan states how large the cache must be, so the search for streams must not end at its default size."""
     limits = engine_limits(make_scenario(NEED.scenario(1.0)).llm_settings)
     assert limits.total_tokens >= limits.max_running * limits.max_request_tokens
+
+
+def test_only_a_missing_package_is_reported_as_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit):
+        fail_without(ModuleNotFoundError("No module named 'greenlet'", name="greenlet"))
+    assert "pip install 'light-tts[simulator]'" in capsys.readouterr().err
+    with pytest.raises(ModuleNotFoundError, match="ours"):
+        fail_without(ModuleNotFoundError("No module named 'ours'", name="ours"))

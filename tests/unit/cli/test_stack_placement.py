@@ -39,6 +39,20 @@ def test_devices_are_assigned_round_robin_and_shared(
     assert flag(stack.llm.spec.flags, "--llm-memory-fraction") == llm_share
 
 
+@pytest.mark.parametrize(("name", "scheme"), [("PUBLIC_TLS_CERT", "https"), ("TLS_CERT", "http"), ("", "http")])
+def test_with_certificates_health_is_checked_at_ports_without_tls(
+    name: str, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name:
+        monkeypatch.setenv(f"LIGHTTTS_{name}", "/tls/tls.crt")
+    stack = Stack(StackConfig(decode_workers=1))
+    for worker in stack.workers():
+        port = flag(worker.spec.flags, "--health-port")
+        assert worker.health == (worker.address if port is None else f"127.0.0.1:{port}")
+        assert (worker.health != worker.address) == bool(name)
+    assert stack.http_url == f"{scheme}://127.0.0.1:{stack.ports.http}"
+
+
 def stand_in(worker: Worker, *flags: str) -> None:
     """Replace a worker by a process that only answers health checks, or with `--fail` one that ends at once."""
     port = worker.address.rpartition(":")[2]

@@ -84,6 +84,25 @@ async def test_errors_logged_by_a_serving_worker_are_shown(make_worker: MakeWork
     assert [event.detail for event in events.seen if event.kind == "warned"] == ["error NO SUCH DEVICE device=cuda:1"]
 
 
+async def test_a_worker_whose_port_needs_tls_is_checked_at_another_port(tmp_path: Path, events: Events) -> None:
+    ports = free_ports(1)
+    spec = WorkerSpec(
+        name="fake",
+        module="tests.unit.cli.fake_service",
+        flags=("--port", str(ports.http)),
+        address=f"127.0.0.1:{ports.gateway.grpc}",
+        metrics_port=0,
+        log_file=tmp_path / "fake.log",
+        health=f"127.0.0.1:{ports.http}",
+    )
+    worker = Worker(spec, events, start_timeout=60.0, restart_dead=False)
+    try:
+        await worker.start()
+    finally:
+        await worker.stop(grace=0)
+    assert [event.detail.split()[1] for event in events.seen if event.kind == "serving"] == [spec.address]
+
+
 async def test_a_worker_serves_and_stops(make_worker: MakeWorker, events: Events) -> None:
     worker = make_worker()
     await worker.start()

@@ -17,14 +17,16 @@ from services.common.checkpoint.model_dir import open_model_dir
 from services.common.engine.device import first_line
 from services.decode.engine.backends import Hop
 from services.decode.engine.torch_backend import Precision, TorchBackend, TorchState
-from services.decode.estimators.compiled import LARGEST_DIFFERENCE, probe_mel, use_programs
+from services.decode.estimators.choice import CAPABILITY, EARLY, LATE, steps_seconds
+from services.decode.estimators.compiled import LARGEST_DIFFERENCE, ProgramParts, probe_mel, use_programs
 from services.decode.flow.block_attention import PlainAttention
+from services.decode.flow.estimator import EstimatorNetwork
 from services.decode.flow.program import Record
 from services.decode.flow.programs import CudaGraphs
 from services.decode.flow.solver import Start
-from services.decode.loading import ProgramParts, program_parts, vocoder_forms
+from services.decode.loading import launched, launched_fastest, program_parts, vocoder_forms
 from services.decode.vocoder.activation import ConvolveJoin
-from services.decode.vocoder.choice import batch_seconds, fastest_first
+from services.decode.vocoder.choice import batch_seconds, fastest_forms
 from services.decode.vocoder.programs import VocoderPrograms, use_vocoder_programs
 from services.decode.vocoder.stream import Vocoder
 
@@ -47,7 +49,7 @@ def load_decode(check: Check, compute: torch.dtype, state: torch.dtype, programs
     if programs:
         record = _record(check)
         what = f"programs in {name_of(compute)}"
-        parts = _program_parts(check, backend)
+        parts = _program_parts(check, backend, programs)
         try:
             seconds = check.seconds(
                 lambda: use_programs(backend.flow, programs, record, parts.attention, parts.network)
@@ -72,7 +74,7 @@ def _record_vocoder(check: Check, backend: TorchBackend, most_streams: int) -> N
         def leave_out(name: str, error: Exception) -> None:
             check.expect(f"the vocoder's {name} can be timed", False, first_line(error))
 
-        forms |= fastest_first(vocoder, most_streams, chunk, _record(check), vocoder_forms(), leave_out)
+        forms |= fastest_forms(vocoder, most_streams, chunk, _record(check), vocoder_forms(), leave_out)
         check.report("the vocoder's forms, the fastest first", list(forms))
     for name, form in {**forms, "plain operations": None}.items():
         what = f"the vocoder's programs with {name}"
@@ -91,17 +93,19 @@ def _record(check: Check) -> Record | None:
     return CudaGraphs(torch.device(check.device)) if check.on_gpu else None
 
 
-def _program_parts(check: Check, backend: TorchBackend) -> ProgramParts:
+def _program_parts(check: Check, backend: TorchBackend, most_streams: int) -> ProgramParts:
     """Return the kernels that a worker would use here; report those that a GPU should have and has not."""
     if not check.on_gpu:
         return ProgramParts()
-    flow = backend.flow
-    with torch.cuda.device(check.device):
+    flow, device = backend.flow, torch.device(check.device)
+    with torch.cuda.device(device):
         parts = program_parts(flow)
+        fastest, *others = launched_fastest(flow, parts, most_streams, device)
     name = f"{name_of(flow.solver.estimator.dtype)}: "
     check.expect(f"{name}attention reads the blocks in place", parts.attention is not PlainAttention)
     check.expect(f"{name}the fused layers are used", parts.network is not None)
-    return parts
+    check.report(f"{name}kernels of the Euler steps are launched", EARLY if others else LATE)
+    return fastest
 
 
 @dataclass(frozen=True)
@@ -201,6 +205,7 @@ def decode_speed(check: Check) -> None:
     check.report("vocoder: frames of context, left and right", [context.left, context.right])
     for count in streams:
         _time_hops(check, backend, count)
+    _time_launches(check, backend)
     _time_vocoder(check, backend)
     for number in (1, 2):
         batch = Batch.open(backend, 1, f"new voice {number}")
@@ -229,6 +234,29 @@ def _time_hops(check: Check, backend: TorchBackend, streams: int) -> None:
     check.report(f"{streams} streams: streams in real time", round(streams / medians[0], 1))
     if streams == PROFILED_STREAMS:
         _profile(check, batch)
+
+
+def _time_launches(check: Check, backend: TorchBackend) -> None:
+    """Time the Euler steps of a hop with their kernels launched one after the other, and early."""
+    flow, programs = backend.flow, backend.flow.programs
+    parts = ProgramParts()
+    if programs is not None and not isinstance(programs.network, EstimatorNetwork):
+        parts = ProgramParts(programs.attention, programs.network)
+    forms = {LATE: launched(parts, early=False)}
+    if check.on_gpu and torch.cuda.get_device_capability(check.device) >= CAPABILITY:
+        forms[EARLY] = launched(parts, early=True)
+    for streams in (1, 4, PROFILED_STREAMS) if check.on_gpu else (1,):
+        expected = None
+        for name, form in forms.items():
+            what = f"{streams} streams: Euler steps of a hop after one chunk, kernels launched {name}"
+            try:
+                seconds, mels = steps_seconds(flow, form, streams, _record(check))
+            except Exception as error:  # noqa: BLE001 - drivers and compilers raise errors of their own types
+                check.expect(f"{what}: they run", False, first_line(error))
+                continue
+            check.report(f"{what}, ms", round(1e3 * seconds, 2))
+            expected = mels[0] if expected is None else expected
+            check.expect(f"{what}: the mel is always the same", all(torch.equal(mel, expected) for mel in mels))
 
 
 def _time_vocoder(check: Check, backend: TorchBackend) -> None:

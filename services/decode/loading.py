@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,17 +24,17 @@ from services.common.start_error import StartError
 from services.decode.engine.backends import AudioFormat, Backend, CostModel, SimulatedBackend
 from services.decode.engine.scheduler import EngineLimits
 from services.decode.engine.torch_backend import Precision, TorchBackend
-from services.decode.estimators.compiled import compile_estimator, use_programs
+from services.decode.estimators.choice import CAPABILITY, fastest_launch
+from services.decode.estimators.compiled import ProgramParts, compile_estimator, use_programs
 from services.decode.estimators.cpu_step import JoinedEstimator, use_cpu_step
-from services.decode.estimators.fused import fused_network
+from services.decode.estimators.fused import fused_network, with_kernels
 from services.decode.estimators.tensorrt import tensorrt_estimator
-from services.decode.flow.block_attention import MakeAttention, PlainAttention
+from services.decode.flow.block_attention import PlainAttention
 from services.decode.flow.estimator import EstimatorNetwork
 from services.decode.flow.model import EstimatorFactory, Flow
-from services.decode.flow.program import StepNetwork
 from services.decode.flow.programs import CudaGraphs
 from services.decode.vocoder.activation import ConvolveJoin
-from services.decode.vocoder.choice import fastest_first
+from services.decode.vocoder.choice import fastest_forms
 from services.decode.vocoder.programs import use_vocoder_programs
 
 if TYPE_CHECKING:
@@ -210,22 +210,17 @@ def _joins_operations(settings: DecodeSettings, device: torch.device) -> bool:
     return wanted and precision_name(settings, device) == "float32"
 
 
-@dataclass(frozen=True)
-class ProgramParts:
-    """What programs run: the plain attention and network, or others that give the same result."""
-
-    attention: MakeAttention = PlainAttention
-    network: StepNetwork | None = None
-
-
 def _record(settings: DecodeSettings, flow: Flow, most_streams: int, device: torch.device) -> None:
     """Record programs with the kernels that work here; without them if that fails; none if that fails too."""
     parts = program_parts(flow, paged=settings.decode_paged_kernel, fused=settings.decode_fused_kernels)
-    if parts != ProgramParts():
+    for form in launched_fastest(flow, parts, most_streams, device) if parts != ProgramParts() else []:
         try:
-            use_programs(flow, most_streams, CudaGraphs(device), parts.attention, parts.network)
+            use_programs(flow, most_streams, CudaGraphs(device), form.attention, form.network)
         except Exception as error:  # noqa: BLE001 - drivers and compilers raise errors of their own types
-            replaced("decode_paged_kernel, decode_fused_kernels", "graphs of plain operations", error)
+            if form is parts:
+                replaced("decode_paged_kernel, decode_fused_kernels", "graphs of plain operations", error)
+            else:
+                _report_late(error)
         else:
             return
     try:
@@ -234,13 +229,42 @@ def _record(settings: DecodeSettings, flow: Flow, most_streams: int, device: tor
         replaced("decode_cuda_graphs", "kernels launched one by one", error)
 
 
+def launched_fastest(flow: Flow, parts: ProgramParts, most_streams: int, device: torch.device) -> list[ProgramParts]:
+    """Return `parts` and, before it if that is faster here, the same kernels launched early; see `early_launch`."""
+    try:
+        if torch.cuda.get_device_capability(device) < CAPABILITY:
+            return [parts]
+        early, record = launched(parts, early=True), CudaGraphs(device)
+        return fastest_launch(flow, parts, early, most_streams, record, lambda name, error: _report_late(error))
+    except Exception as error:  # noqa: BLE001 - as above; kernels launched one after the other work
+        _report_late(error)
+    return [parts]
+
+
+def _report_late(error: Exception) -> None:
+    log.warning("the Euler steps' kernels are launched one after the other", extra={"reason": first_line(error)})
+
+
+def launched(parts: ProgramParts, *, early: bool) -> ProgramParts:
+    """Return the kernels of `parts`, launched early or one after the other."""
+    if parts.attention is not PlainAttention:
+        from services.decode.estimators.attention_kernel import EARLY_ATTENTION, BlockAttention
+
+        parts = replace(parts, attention=EARLY_ATTENTION if early else BlockAttention)
+    if parts.network is not None:
+        from services.decode.estimators.layer_kernels import FUSED, FUSED_EARLY
+
+        parts = replace(parts, network=with_kernels(parts.network, FUSED_EARLY if early else FUSED))
+    return parts
+
+
 def _record_vocoder(settings: DecodeSettings, backend: TorchBackend, most_streams: int, device: torch.device) -> None:
     """Record the vocoder's programs with its fastest kernels; without those that fail; none if all fails."""
     parts = (backend.vocoder, most_streams, backend.chunk_frames)
     forms: Mapping[str, ConvolveJoin] = {}
     if settings.decode_fused_kernels:
         try:
-            forms = fastest_first(*parts, CudaGraphs(device), vocoder_forms(), _leave_out)
+            forms = fastest_forms(*parts, CudaGraphs(device), vocoder_forms(), _leave_out)
         except ImportError as error:
             replaced("decode_fused_kernels", "the vocoder's plain layers", f"the triton package is missing ({error})")
     for name, form in forms.items():

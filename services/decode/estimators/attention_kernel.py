@@ -13,12 +13,14 @@ This module needs the triton package. Triton compiles annotations too, so only c
 from __future__ import annotations
 
 from functools import cache as remembered
+from functools import partial
 
 import torch
 import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
 import triton.language as tl  # type: ignore[import-not-found, import-untyped, unused-ignore]
 from torch import Tensor
 
+from services.decode.estimators.early_launch import after_previous, launch_options
 from services.decode.flow.block_attention import Batch
 from services.decode.flow.kv_cache import KvCache
 
@@ -33,9 +35,12 @@ UNSPECIALISED = ["layer", "stored_blocks", "frames", "streams", "table_row"]
 class BlockAttention:
     """The attention of one step; see `block_attention.MakeAttention`."""
 
-    def __init__(self, cache: KvCache, batch: Batch, dtype: torch.dtype) -> None:
-        """`batch` must consist of columns of one table, as in a program, or of tensors with equal strides."""
-        self._cache, self._batch = cache, batch
+    def __init__(self, cache: KvCache, batch: Batch, dtype: torch.dtype, *, early: bool = False) -> None:
+        """`batch` must consist of columns of one table, as in a program, or of tensors with equal strides.
+
+        With `early`, kernels are launched as `early_launch` describes.
+        """
+        self._cache, self._batch, self._launch = cache, batch, launch_options(early)
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Store k and v, then attend. q, k and v may be parts of one product; their last two strides are dense."""
@@ -77,8 +82,12 @@ class BlockAttention:
             SCALED=scales is not None,
             num_warps=4,
             num_stages=1 if scales is not None else 2,  # the fastest of a sweep on an H100
+            **self._launch,
         )
         return out
+
+
+EARLY_ATTENTION = partial(BlockAttention, early=True)
 
 
 def fits(head_dim: int) -> bool:
@@ -182,7 +191,9 @@ def _attend(  # type: ignore[no-untyped-def]
     TILE: tl.constexpr,  # noqa: N803
     KEYS: tl.constexpr,  # noqa: N803
     SCALED: tl.constexpr,  # noqa: N803
+    EARLY: tl.constexpr,  # noqa: N803
 ):
+    after_previous(EARLY)
     first = tl.program_id(0) * TILE
     head = tl.program_id(1)
     row = tl.program_id(2)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,6 +31,14 @@ LARGEST_DIFFERENCE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 
 The coarsest precision counts, of the computation or of what the cache keeps: a difference in the last bit of a float32
 value is enough to round it the other way when it is kept in fewer bits.
 """
+
+
+@dataclass(frozen=True)
+class ProgramParts:
+    """What programs run: the plain attention and network, or others that give the same result."""
+
+    attention: MakeAttention = PlainAttention
+    network: StepNetwork | None = None
 
 
 def probe_mel(flow: Flow) -> Tensor:
@@ -63,7 +71,7 @@ def compile_estimator(flow: Flow) -> None:
 
     Raises RuntimeError if there is no compiler, it fails, or its code gives another result.
     """
-    network, expected, plain = _network(flow), probe_mel(flow), flow.solver
+    network, expected, plain = network_of(flow), probe_mel(flow), flow.solver
     # A second structure over the same weights, so that the first one stays as it is.
     compiled = copy.deepcopy(network, {id(weight): weight for weight in network.parameters()})
     compiled.compile_parts()
@@ -93,7 +101,7 @@ def use_programs(
     expected = probe_mel(flow)
     cache = flow.pool.caches["estimator"]
     ratio = flow.config.mel_frames_per_token
-    parts = (flow.solver, network or _network(flow), cache, ratio)
+    parts = (flow.solver, network or network_of(flow), cache, ratio)
     programs = Programs(*parts, most_streams=most_streams, record=record, attention=attention)
     with device_in_force(flow.device):
         torch.cuda.empty_cache()  # recordings need their own memory and cannot use what the allocator has cached
@@ -133,7 +141,8 @@ def _report_fronts(error: Exception) -> None:
     log.warning("the encoder's kernels are launched one by one", extra={"reason": lines[0]})
 
 
-def _network(flow: Flow) -> EstimatorNetwork:
+def network_of(flow: Flow) -> EstimatorNetwork:
+    """Return the network of the flow's steps. Raises RuntimeError if a graph replaces it."""
     if not isinstance(flow.solver.estimator, EstimatorNetwork):
         raise RuntimeError("an exported graph replaces the estimator")
     return flow.solver.estimator

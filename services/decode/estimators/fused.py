@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from typing import cast
+
 from services.decode.estimators.fused_dit import FusedDiT
 from services.decode.estimators.fused_unet import FusedUNet
 from services.decode.estimators.kernels import PLAIN, LayerKernels
@@ -17,3 +20,10 @@ def fused_network(network: object, kernels: LayerKernels = PLAIN) -> StepNetwork
     if isinstance(network, DiT):
         return FusedDiT(network, kernels)
     raise ValueError(f"no kernels fuse the layers of {type(network).__name__}")
+
+
+def with_kernels(network: StepNetwork, kernels: LayerKernels) -> StepNetwork:
+    """Return the same step with other kernels; it shares the weights. `network` is a result of `fused_network`."""
+    other = copy.copy(cast(FusedUNet | FusedDiT, network))
+    other.kernels = kernels
+    return other

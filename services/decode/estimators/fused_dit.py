@@ -41,13 +41,13 @@ class FusedDiT:
     """The network of a program; see `flow.program.StepNetwork`. Shares most of its weights with the plain network."""
 
     def __init__(self, network: DiT, kernels: LayerKernels = PLAIN) -> None:
-        self._network, self._kernels = network, kernels
+        self._network, self.kernels = network, kernels
         self._blocks = [_Block(cast(DiTBlock, block)) for block in network.transformer_blocks]
         self._velocity = Affine(network.proj_out.weight, network.proj_out.bias)
 
     def __call__(self, x: Tensor, time_terms: list[Tensor], frames: FixedContext) -> Tensor:
         """Like `DiT.forward`."""
-        kernels = self._kernels
+        kernels = self.kernels
         rotary = self._network.rotary_embed(frames.positions(x))
         x = self._network.input_embed(x, frames)
         for index, block in enumerate(self._blocks):

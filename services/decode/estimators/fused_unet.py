@@ -91,7 +91,7 @@ class FusedUNet:
     """The network of a program; see `flow.program.StepNetwork`. Shares most of its weights with the plain network."""
 
     def __init__(self, network: UNet, kernels: LayerKernels = PLAIN) -> None:
-        self._kernels = kernels
+        self.kernels = kernels
         down, up = network.down_blocks[0], network.up_blocks[0]
         self._down, self._up = _Stage.of(down), _Stage.of(up)
         self._middle = [_Stage.of(stage) for stage in network.mid_blocks]
@@ -103,7 +103,7 @@ class FusedUNet:
 
     def __call__(self, x: Tensor, time_terms: list[Tensor], frames: FixedContext) -> Tensor:
         """Like `UNet.forward`."""
-        kernels, terms = self._kernels, iter(time_terms)
+        kernels, terms = self.kernels, iter(time_terms)
         x = skip = self._down(x, next(terms), frames, kernels)
         x = self._after_down(x, frames, kernels)
         for stage in self._middle:

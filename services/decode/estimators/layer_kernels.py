@@ -6,11 +6,14 @@ compile-time constants have one.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
 import triton.language as tl  # type: ignore[import-not-found, import-untyped, unused-ignore]
 from torch import Tensor, nn
 
+from services.decode.estimators.early_launch import after_previous, launch_options
 from services.decode.estimators.kernels import Affine, CausalWeights, Gelu, LayerKernels, Shortcut
 from services.decode.flow.program import Tails
 
@@ -30,6 +33,7 @@ def fused_product(
     gelu: Gelu | None = None,
     gate: Tensor | None = None,
     residual: Tensor | None = None,
+    early: bool = False,
 ) -> Tensor:
     """See `kernels.Product`."""
     x = x.contiguous()
@@ -60,6 +64,7 @@ def fused_product(
         CHUNK=chunk,
         num_warps=4,
         num_stages=3,
+        **launch_options(early),
     )
     return out
 
@@ -87,6 +92,7 @@ def fused_convolve(
     norm: nn.LayerNorm | None = None,
     term: Tensor | None = None,
     shortcut: Shortcut | None = None,
+    early: bool = False,
 ) -> Tensor:
     """See `kernels.Convolve`. A program holds all channels of a few frames, for the norm."""
     x = x.contiguous()
@@ -124,33 +130,49 @@ def fused_convolve(
         CHUNK=32,  # four stages of it were faster on an H100 than two of 64; more of 64 do not fit every GPU
         num_warps=4,
         num_stages=2 if x.element_size() > 2 else 4,
+        **launch_options(early),
     )
     return out
 
 
-def fused_modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+def fused_modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float, *, early: bool = False) -> Tensor:
     """See `kernels.Modulate`."""
     x, width = x.contiguous(), x.shape[2]
     out = torch.empty_like(x)
     rows = x.shape[0] * x.shape[1]
-    _modulate[(rows,)](x, shift, scale, out, eps, WIDTH=width, PADDED=triton.next_power_of_2(width))
+    padded = triton.next_power_of_2(width)
+    _modulate[(rows,)](x, shift, scale, out, eps, WIDTH=width, PADDED=padded, **launch_options(early))
     return out
 
 
-def fused_rotate(qkv: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def fused_rotate(qkv: Tensor, rotary: tuple[Tensor, Tensor], *, early: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """See `kernels.Rotate`. Turns the queries and keys where they are."""
     qkv = qkv.contiguous()
     rows, frames, _, heads, head_dim = qkv.shape
     cos, sin = (wave.contiguous() for wave in rotary)
     half = head_dim // 2
     _rotate[(rows * frames, 2)](
-        qkv, cos, sin, WIDTH=heads * head_dim, HALF=half, PADDED=triton.next_power_of_2(half), num_warps=1
+        qkv,
+        cos,
+        sin,
+        WIDTH=heads * head_dim,
+        HALF=half,
+        PADDED=triton.next_power_of_2(half),
+        num_warps=1,
+        **launch_options(early),
     )
     q, k, v = qkv.unbind(2)
     return q, k, v
 
 
 FUSED = LayerKernels(fused_product, fused_convolve, fused_modulate, fused_rotate)
+FUSED_EARLY = LayerKernels(
+    partial(fused_product, early=True),
+    partial(fused_convolve, early=True),
+    partial(fused_modulate, early=True),
+    partial(fused_rotate, early=True),
+)
+"""The same kernels, launched as `early_launch` describes."""
 
 
 @triton.jit(do_not_specialize=["rows"])  # type: ignore[untyped-decorator, unused-ignore]
@@ -176,7 +198,9 @@ def _product(  # type: ignore[no-untyped-def]
     ROWS: tl.constexpr,  # noqa: N803
     COLUMNS: tl.constexpr,  # noqa: N803
     CHUNK: tl.constexpr,  # noqa: N803
+    EARLY: tl.constexpr,  # noqa: N803
 ):
+    after_previous(EARLY)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     in_rows, in_columns = row < rows, column < OUTPUTS
@@ -261,7 +285,9 @@ def _convolve(  # type: ignore[no-untyped-def]
     SHORT_INPUTS: tl.constexpr,  # noqa: N803
     ROWS: tl.constexpr,  # noqa: N803
     CHUNK: tl.constexpr,  # noqa: N803
+    EARLY: tl.constexpr,  # noqa: N803
 ):
+    after_previous(EARLY)
     LEFT: tl.constexpr = TAPS - 1
     row = tl.program_id(1).to(tl.int64)
     frame = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -318,7 +344,17 @@ def _convolve(  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _modulate(x, shift, scale, out, eps, WIDTH: tl.constexpr, PADDED: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
+def _modulate(  # type: ignore[no-untyped-def]
+    x,
+    shift,
+    scale,
+    out,
+    eps,
+    WIDTH: tl.constexpr,  # noqa: N803
+    PADDED: tl.constexpr,  # noqa: N803
+    EARLY: tl.constexpr,  # noqa: N803
+):
+    after_previous(EARLY)
     row = tl.program_id(0).to(tl.int64) * WIDTH
     channel = tl.arange(0, PADDED)
     known = channel < WIDTH
@@ -331,7 +367,16 @@ def _modulate(x, shift, scale, out, eps, WIDTH: tl.constexpr, PADDED: tl.constex
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _rotate(qkv, cos, sin, WIDTH: tl.constexpr, HALF: tl.constexpr, PADDED: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
+def _rotate(  # type: ignore[no-untyped-def]
+    qkv,
+    cos,
+    sin,
+    WIDTH: tl.constexpr,  # noqa: N803
+    HALF: tl.constexpr,  # noqa: N803
+    PADDED: tl.constexpr,  # noqa: N803
+    EARLY: tl.constexpr,  # noqa: N803
+):
+    after_previous(EARLY)
     frame = tl.program_id(0).to(tl.int64)
     pair = tl.arange(0, PADDED)
     known = pair < HALF

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import logging
-import math
-import time
 from collections.abc import Callable, Mapping
 
 import torch
 
+from services.decode.engine.fastest import Seconds, fastest_first, least_seconds
 from services.decode.flow.program import Record
 from services.decode.flow.programs import device_in_force
 from services.decode.vocoder.activation import ConvolveJoin
 from services.decode.vocoder.programs import WindowProgram, window_shapes
 from services.decode.vocoder.stream import Vocoder, Window
 
-log = logging.getLogger(__name__)
 
-REPEATS = 5
-"""Batches that are timed for each form; the least time counts."""
-
-Seconds = Callable[[Callable[[], None]], float]
-"""Returns the seconds of a call."""
-
-
-def fastest_first(
+def fastest_forms(
     vocoder: Vocoder,
     most_streams: int,
     chunk_frames: int,
@@ -33,23 +23,12 @@ def fastest_first(
     leave_out: Callable[[str, Exception], None],
     seconds: Seconds | None = None,
 ) -> dict[str, ConvolveJoin]:
-    """Return the forms that work here, the fastest first; those for which memory is lacking now are last.
+    """Return the forms that work here, the fastest first; see `fastest_first`."""
 
-    `leave_out` learns the name of a form that fails, and its error. `seconds` measures instead of the device's clock.
-    """
-    times: dict[str, float] = {}
-    for name, form in forms.items():
-        try:
-            times[name] = batch_seconds(vocoder, most_streams, chunk_frames, record, form, seconds)
-        except torch.OutOfMemoryError:
-            times[name] = math.inf  # smaller batches may have a program all the same
-        except Exception as error:  # noqa: BLE001 - drivers and compilers raise errors of their own types
-            leave_out(name, error)
-    order = sorted(times, key=lambda name: times[name])
-    measured = {name: round(1e3 * times[name], 2) for name in order if times[name] < math.inf}
-    if measured:
-        log.info("the vocoder's convolutions measured", extra={"fastest": order[0], "milliseconds": measured})
-    return {name: forms[name] for name in order}
+    def measure(form: ConvolveJoin) -> float:
+        return batch_seconds(vocoder, most_streams, chunk_frames, record, form, seconds)
+
+    return fastest_first("the vocoder's convolutions", forms, measure, leave_out)
 
 
 @torch.inference_mode()
@@ -78,22 +57,6 @@ def batch_seconds(
                 program.record(record)
             program.fill([Window(vocoder.open(seed), mel, 0, shape.frames, 0) for seed in range(shape.streams)])
             program.step()
-            clock = seconds or _device_seconds(vocoder.device)
-            return min(clock(program.step) for _ in range(REPEATS))
+            return least_seconds(program.step, vocoder.device, seconds)
     finally:
         vocoder.generator.convolve = before
-
-
-def _device_seconds(device: torch.device) -> Seconds:
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-    def seconds(work: Callable[[], None]) -> float:
-        wait()
-        begin = time.perf_counter()
-        work()
-        wait()
-        return time.perf_counter() - begin
-
-    return seconds

@@ -89,6 +89,7 @@ def test_graphs_of_plain_operations_replace_those_of_kernels_that_cannot_be_reco
     monkeypatch.setattr(loading, "use_vocoder_programs", lambda *parts: None)
     monkeypatch.setattr(loading, "vocoder_forms", dict)
     monkeypatch.setattr(loading, "CudaGraphs", lambda device: "graphs")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     monkeypatch.setattr(loading, "TorchBackend", lambda *arguments: support.mini_backend())
     with capture_logs() as lines:
         loading._warm(DecodeSettings(), support.mini(), torch.device("cuda"), None)

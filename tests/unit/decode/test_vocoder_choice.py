@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from services.decode import loading
+from services.decode.engine import fastest
 from services.decode.settings import DecodeSettings
-from services.decode.vocoder import choice
 from services.decode.vocoder.activation import ConvolveJoin, Snake, convolve_join_plain
 from services.decode.vocoder.build import build_vocoder
-from services.decode.vocoder.choice import batch_seconds, fastest_first
+from services.decode.vocoder.choice import batch_seconds, fastest_forms
 from services.decode.vocoder.conv import Conv
 from services.decode.vocoder.programs import WindowProgram
 from services.decode.vocoder.stream import Context, Vocoder, Window
@@ -61,7 +61,7 @@ def clock(*seconds: float) -> Callable[[Callable[[], None]], float]:
 
 
 def first_choice(vocoder: Vocoder, forms: dict[str, ConvolveJoin], *seconds: float) -> list[str]:
-    return list(fastest_first(vocoder, 2, CHUNK, None, forms, loading._leave_out, clock(*seconds)))
+    return list(fastest_forms(vocoder, 2, CHUNK, None, forms, loading._leave_out, clock(*seconds)))
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_the_faster_form_comes_first_and_the_log_has_both_times(
     between: float, whole: float, order: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The least time of each counts: others may share the card."""
-    monkeypatch.setattr(choice, "REPEATS", 2)
+    monkeypatch.setattr(fastest, "REPEATS", 2)
     over, forms = vocoder(), {BETWEEN: Form(), WHOLE: Form()}
     with capture_logs() as lines:
         assert first_choice(over, {**forms}, 0.9, between, whole, 0.9) == order
@@ -84,7 +84,7 @@ def test_the_faster_form_comes_first_and_the_log_has_both_times(
 
 
 def test_a_form_that_raises_is_left_out_and_one_without_memory_is_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choice, "REPEATS", 1)
+    monkeypatch.setattr(fastest, "REPEATS", 1)
     forms: dict[str, ConvolveJoin] = {
         "large": Form(torch.OutOfMemoryError("out of memory")),
         BETWEEN: Form(),
@@ -106,7 +106,7 @@ def test_the_batch_that_is_timed_has_a_chunk_of_every_stream(monkeypatch: pytest
         fill(program, windows)
 
     monkeypatch.setattr(WindowProgram, "fill", filled)
-    assert batch_seconds(vocoder(), 3, CHUNK, None, None, clock(*[1.0] * choice.REPEATS)) == 1.0
+    assert batch_seconds(vocoder(), 3, CHUNK, None, None, clock(*[1.0] * fastest.REPEATS)) == 1.0
     assert frames == [[11 + 14 + CHUNK] * 3]
 
 
@@ -127,7 +127,7 @@ def test_the_fastest_form_that_gives_the_plain_samples_is_used(
     reason: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(loading, "fastest_first", lambda *parts: forms)
+    monkeypatch.setattr(loading, "fastest_forms", lambda *parts: forms)
     monkeypatch.setattr(loading, "vocoder_forms", lambda: forms)
     monkeypatch.setattr(loading, "CudaGraphs", lambda device: None)
     over = vocoder()

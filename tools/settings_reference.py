@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 from services.common.settings import EMBEDDED_MODEL, ModelServiceSettings, ServiceSettings
+from tools.arguments import path_to_write
 from tools.chart.schema import CHART_OWNED, SERVICES
 
 INTRODUCTION = """\
@@ -78,4 +78,4 @@ def main(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(path_to_write(__doc__))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import yaml
 
 from services.encode.text.reading.chinese import table as chinese
 from services.encode.text.reading.english import table
+from tools.arguments import path_to_write
 
 CASES = Path(__file__).parents[1] / "tests" / "data" / "text_cases.yaml"
 _LANGUAGES = {"en": "English", "zh": "Chinese", "de": "German", "fr": "French", "es": "Spanish", "it": "Italian",
@@ -79,7 +79,7 @@ def _cell(text: str) -> str:
 
 
 def main() -> None:
-    path = Path(sys.argv[1])
+    path = path_to_write(__doc__)
     path.write_text(page(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 

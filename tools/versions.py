@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import tomllib
 from pathlib import Path
+
+from tools.arguments import path_to_write
 
 _ROOT = Path(__file__).parents[1]
 
@@ -63,4 +64,4 @@ def main(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(path_to_write(__doc__))

@@ -6,7 +6,6 @@ types in `tools.chart.values`, as the schema does. A comment begins with `# --`,
 
 from __future__ import annotations
 
-import sys
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 import yaml
 from pydantic.fields import FieldInfo
 
+from tools.arguments import path_to_write
 from tools.chart.values import ChartValues
 from tools.chart.workloads import Affinity, Resources, UpdateStrategy, Values, Workload
 
@@ -165,4 +165,4 @@ def main(chart: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(path_to_write(__doc__))

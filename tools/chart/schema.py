@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from services.common.settings import ServiceSettings
 from services.decode.settings import DecodeSettings
 from services.encode.settings import EncodeSettings
 from services.llm.settings import LlmSettings
+from tools.arguments import path_to_write
 from tools.chart.values import ChartValues
 
 SERVICES: dict[str, type[ServiceSettings]] = {
@@ -96,4 +96,4 @@ def main(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(path_to_write(__doc__))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
+from tools.arguments import path_to_write
 from tools.dashboards import gpu, pool, time, user
 from tools.dashboards.grafana import to_json
 
@@ -19,4 +19,4 @@ def write(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]))
+    write(path_to_write(__doc__))

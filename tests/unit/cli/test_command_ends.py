@@ -13,8 +13,10 @@ MAIN = "from cli.main import main; main()"
 
 
 def test_ctrl_c_during_the_imports_ends_a_command_without_a_traceback() -> None:
+    """Whether or not the tests themselves run in the background, where shells let processes ignore Ctrl-C."""
     program = f"""
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 class Slow:
     def find_spec(self, name, path, target=None):
         if name == "typer":

@@ -155,6 +155,8 @@ class Turn:
                     self._context = boundary.context
                     self.changes -= 1
         except LightTtsError as error:
+            if self._open is not None:  # without the end of its text, its audio would not end either
+                self._open.parts.close(error)
             self._order.close(error)
         else:
             self._order.close()

@@ -202,6 +202,9 @@ def _warm(
         if backend.flow.pool.blocks:
             _record(settings, backend.flow, most, device)
         _record_vocoder(settings, backend, most, device)
+        if backend.device.type == "cuda":
+            # After an illegal access, a GPU refuses all work of the process, also that of what replaces a kernel.
+            torch.cuda.synchronize(backend.device)
     return backend
 
 

@@ -111,6 +111,6 @@ class LlmSettings(ModelServiceSettings):
     decode_stall_seconds: float = Field(default=15.0, gt=0)
     """Seconds without an engine step after which a decode worker counts as hung and its utterance moves."""
     decode_max_moves: int = Field(default=3, ge=0)
-    """Largest number of moves of one utterance; after them it fails."""
+    """Largest number of moves of one utterance; after them it fails. Leaving a worker that drains does not count."""
     decode_patience_seconds: float = Field(default=30.0, ge=0)
     """Longest wait in seconds of an utterance of an admitted session for a decode worker; then the utterance fails."""

@@ -107,6 +107,15 @@ async def test_two_workers_are_tried_and_the_error_has_plain_words() -> None:
         assert sum(len(encode.texts) for encode in r.encodes) == 2
 
 
+async def test_an_utterance_whose_text_cannot_be_encoded_further_ends_with_the_error() -> None:
+    async with rig(encodes=3, interleaved_text=True) as r:
+        for encode in r.encodes:
+            encode.lose_text_after = 1  # "One " is spoken already, and no worker is left for the rest of the sentence
+        error = await refused(r)
+        assert error.details() == "the encode workers were lost while they read this text; try again"
+        await until(lambda: all(call.cancelled.is_set() for llm in r.llms for call in llm.calls))
+
+
 async def test_a_lost_only_worker_is_reported_in_plain_words() -> None:
     async with rig(worker_wait_seconds=0, session_patience_seconds=0) as r:
         r.encode.lose_text_after = 1

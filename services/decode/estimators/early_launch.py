@@ -24,6 +24,10 @@ from __future__ import annotations
 import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
 import triton.language as tl  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
+# Triton 3.2, that of torch 2.6, has neither: there a launch with `early` fails, and the others work.
+_wait = getattr(tl.extra.cuda, "gdc_wait", None)
+_let_next = getattr(tl.extra.cuda, "gdc_launch_dependents", None)
+
 
 def launch_options(early: bool) -> dict[str, bool]:
     """Return what the launch of a kernel that calls `after_previous(EARLY)` is given in addition."""
@@ -34,5 +38,5 @@ def launch_options(early: bool) -> dict[str, bool]:
 def after_previous(EARLY: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803 - Triton's spelling of constants
     """Wait for the kernel before this one, then let the next one start. The first statement of a kernel."""
     if EARLY:
-        tl.extra.cuda.gdc_wait()
-        tl.extra.cuda.gdc_launch_dependents()
+        _wait()
+        _let_next()

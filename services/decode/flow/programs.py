@@ -189,6 +189,8 @@ class CudaGraphs:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
+        self._latest: torch.cuda.CUDAGraph | None = None
+        """Kept, because PyTorch refuses to record into a pool whose graphs are all gone, as after a measurement."""
         with device_in_force(device):
             self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
@@ -221,5 +223,8 @@ class CudaGraphs:
             with contextlib.suppress(RuntimeError):  # the error of the step is more specific
                 graph.capture_end()
             raise
-        graph.capture_end()
+        else:
+            graph.capture_end()
+        finally:
+            self._latest = graph
         return graph

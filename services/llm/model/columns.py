@@ -17,8 +17,8 @@ TABLE = WINDOW + WINDOW_SIZE
 """The first of the sequence's blocks; the last column always holds the spare block."""
 TEMPERATURE, TOP_P, REPEATS = range(3)
 """Columns of the floats."""
-EMPTY = (0, 0, 0, 0, 1, 1)
-"""The columns from `DRAW` to `RING` of a row without a sequence: its top_k and window size are 1."""
+EMPTY = (0, 0, 0, 1, 1)
+"""The columns from `BAN` to `RING` of a row without a sequence: its top_k and window size are 1."""
 
 
 def advance(numbers: Tensor, drawn: Tensor, block_size: int, spare: int, speech_code: int) -> None:

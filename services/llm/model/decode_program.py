@@ -86,6 +86,8 @@ class Program(abc.ABC):
         self._aligner = aligner if aligner is not None and aligner.heads else None
         self._model, self._cache, self._bans, self._kernels = model, cache, bans, kernels
         self._spare = cache.keys.shape[1] - 1
+        self._idle = (0, 0, self._spare, 0, self._spare, 1, 0)
+        """The columns of a row without a sequence that every step changes."""
         count = columns.TABLE + width + 1  # the last one stays the spare block, for positions beyond the width
         self._host_integers, self._integers = self._twice((size, count), torch.int64)
         self._host_floats, self._floats = self._twice((size, 3), torch.float32)
@@ -193,8 +195,8 @@ class Program(abc.ABC):
     def _clear(self, row: int) -> None:
         """Let a row feed id 0 into the spare block; its sampled token is never read."""
         numbers = self._host_integers.numpy()[row]
-        numbers[: columns.DRAW] = (0, 0, self._spare, 0, self._spare, 1)
-        numbers[columns.DRAW : columns.WINDOW] = columns.EMPTY
+        numbers[: columns.ADVANCED] = self._idle
+        numbers[columns.BAN : columns.WINDOW] = columns.EMPTY
         numbers[columns.WINDOW : columns.TABLE] = -1
         numbers[columns.TABLE :] = self._spare
         self._host_floats.numpy()[row] = 1.0, 1.0, np.inf
@@ -324,6 +326,8 @@ class DecodeProgram(Program):
         window holds the ids that it has decoded. So its row needs a look at its blocks and a new ban at most.
         """
         numbers, rows, size = self._host_integers.numpy(), np.array(self._rows), self._cache.block_size
+        # Free rows would go on where the latest run left them, and read ever more positions.
+        numbers[self._free, : columns.ADVANCED] = self._idle
         state = np.array((inputs.codes, inputs.positions, inputs.draws, inputs.bans)).T
         changed = (numbers[rows[:, None], _STATE] != state[:, : len(_STATE)]).any(axis=1) | self._forgotten
         changed[new] = True

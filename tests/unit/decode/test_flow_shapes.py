@@ -239,19 +239,32 @@ def test_shapes_without_memory_run_without(caplog: pytest.LogCaptureFixture) -> 
 
 
 class Cuda:
-    """A replacement of `torch.cuda` that records the device of every call; the current one is 0 at first."""
+    """A replacement of `torch.cuda` that records the device of every call; the current one is 0 at first.
+
+    Like PyTorch, it refuses to record into a memory pool whose graphs are all gone.
+    """
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.device, self.capturing = 0, False
         self.happened: list[tuple[str, int]] = []
+        self.graphs: dict[object, int] = {}
+        """The number of graphs of each memory pool."""
         cuda = self
 
         class Graph:
             def capture_begin(self, pool: object, capture_error_mode: str) -> None:
                 cuda.note("capture")
+                if cuda.graphs.get(pool) == 0:
+                    raise RuntimeError("it->second->use_count > 0 INTERNAL ASSERT FAILED")
+                self.pool = pool
+                cuda.graphs[pool] = cuda.graphs.get(pool, 0) + 1
 
             def capture_end(self) -> None:
                 cuda.note("captured")
+
+            def __del__(self) -> None:
+                if hasattr(self, "pool"):
+                    cuda.graphs[self.pool] -= 1
 
             def replay(self) -> None:
                 cuda.note("replay")
@@ -306,6 +319,28 @@ def test_graphs_are_recorded_and_replayed_on_their_own_device(monkeypatch: pytes
     with pytest.raises(torch.OutOfMemoryError):
         graphs(failing)
     assert cuda.happened[-1] == ("captured", 1)  # an open capture would break all later operations
+
+
+def test_graphs_are_recorded_after_those_of_a_measurement_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = Cuda(monkeypatch)
+    graphs = CudaGraphs(torch.device("cuda:1"))
+    graphs(lambda: None)
+    graphs(lambda: None)()
+    assert list(cuda.graphs.values()) == [1]  # the others are gone
+
+
+def test_smaller_programs_are_recorded_after_the_largest_found_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = Cuda(monkeypatch)
+    graphs = CudaGraphs(torch.device("cuda:1"))
+
+    def large() -> None:
+        if cuda.happened[-1][0] == "capture":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        graphs(large)
+    graphs(lambda: None)()
+    assert cuda.happened[-1] == ("replay", 1)
 
 
 def test_programs_are_prepared_with_their_device_in_force(monkeypatch: pytest.MonkeyPatch) -> None:

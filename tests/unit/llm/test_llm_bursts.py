@@ -21,7 +21,7 @@ from services.llm.engine.sequence import Request, SamplingOptions
 from services.llm.engine.sequence import Sequence as EngineSequence
 from services.llm.model.decode_program import DecodeInputs, DecodeProgram, ProgramInput
 from services.llm.model.kernels import PLAIN, StepKernels
-from services.llm.model.kv_cache import KVCache
+from services.llm.model.kv_cache import KVCache, StepBatch
 from services.llm.model.model import SpeechLM
 from services.llm.model.sampling import SamplingBatch, SamplingRow
 from services.llm.model.torch_backend import TorchBackend, TorchOptions
@@ -235,6 +235,26 @@ def test_a_sequence_continues_only_with_the_state_that_the_program_left(
     following = DecodeInputs(["a", "b"], [643, 642], [1, 1], [1, 1], [0, 0], [[0], [1]], complete)
     program.run(following._replace(**change))
     assert [call.args[0] for call in complete.call_args_list] == filled
+
+
+@torch.inference_mode()
+def test_rows_without_a_sequence_read_few_positions_however_many_runs_there_were(mini_model: SpeechLM) -> None:
+    """On a GPU such a row would cost as much as a sequence of all these positions."""
+    lengths: list[list[int]] = []
+
+    def attend(query: Tensor, layer: int, batch: StepBatch, cache: KVCache) -> Tensor:
+        lengths.append(batch.decode_lengths.tolist())
+        return PLAIN.attend(query, layer, batch, cache)
+
+    cache = KVCache(mini_model.config, 8, 4, torch.device("cpu"), torch.float32)
+    bans = torch.zeros((1, mini_model.speech_embedding.num_embeddings), dtype=torch.bool)
+    program = DecodeProgram(mini_model, cache, bans, 3, 6, StepKernels(attend=attend))
+    sampling, blocks, steps = SamplingRow(1, 0, 1.0, 0.8, 5, 9.0, ()), list(range(6)), 4
+    for start in range(0, 5 * steps, steps):
+        item = ProgramInput(start, blocks, 0, sampling, 5)
+        program.run(DecodeInputs(["a"], [5], [start], [start], [0], [blocks], lambda i, item=item: item), steps)  # type: ignore[misc]
+    longest = sorted(max(row) for row in zip(*lengths, strict=True))
+    assert longest == [steps, steps, 5 * steps]
 
 
 def test_nothing_of_a_failed_step_is_continued(

@@ -262,11 +262,16 @@ def _time_launches(check: Check, backend: TorchBackend) -> None:
 def _time_vocoder(check: Check, backend: TorchBackend) -> None:
     """Time one batch of windows with each form of the vocoder's convolutions."""
     forms: dict[str, ConvolveJoin | None] = {"plain operations": None, **(vocoder_forms() if check.on_gpu else {})}
-    check.report("vocoder: forms of a batch of windows that are timed", list(forms))
     for streams in (1, 4, PROFILED_STREAMS) if check.on_gpu else (1,):
         parts = backend.vocoder, streams, backend.chunk_frames
-        times = [round(1e3 * batch_seconds(*parts, _record(check), form), 2) for form in forms.values()]
-        check.report(f"vocoder: {streams} streams of {backend.chunk_frames} new frames, ms with each form", times)
+        for name, form in forms.items():
+            what = f"vocoder: {streams} streams of {backend.chunk_frames} new frames with {name}"
+            try:
+                seconds = batch_seconds(*parts, _record(check), form)
+            except Exception as error:  # noqa: BLE001 - drivers and compilers raise errors of their own types
+                check.expect(f"{what}: they run", False, first_line(error))
+            else:
+                check.report(f"{what}, ms", round(1e3 * seconds, 2))
 
 
 @torch.inference_mode()

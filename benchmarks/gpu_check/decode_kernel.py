@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from benchmarks.gpu_check.check import Check, name_of
 from benchmarks.gpu_check.kernel import ALLOWED, relative_error
+from services.common.engine.precision import forbid_tf32
 from services.decode.estimators import kernels
 from services.decode.estimators.kernels import Affine, CausalWeights, LayerKernels, Shortcut
 from services.decode.flow.block_attention import Batch, MakeAttention, PlainAttention
@@ -41,6 +42,7 @@ VOCODER_ERROR = 2e-6
 @torch.inference_mode()
 def decode_kernel(check: Check) -> None:
     """Compare attention over the blocks, products and convolutions at every precision; report times in bfloat16."""
+    forbid_tf32()  # as in a worker
     for dtype, allowed in ALLOWED.items():
         for stored in (dtype, torch.float8_e4m3fn):
             for family, heads in HEADS.items():

@@ -21,12 +21,14 @@ This module needs the triton package. Triton compiles annotations too, so only c
 
 from __future__ import annotations
 
+from typing import Any
+
 import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
 import triton.language as tl  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
 # Triton 3.2, that of torch 2.6, has neither: there a launch with `early` fails, and the others work.
-_wait = getattr(tl.extra.cuda, "gdc_wait", None)
-_let_next = getattr(tl.extra.cuda, "gdc_launch_dependents", None)
+_wait: Any = getattr(tl.extra.cuda, "gdc_wait", None)
+_let_next: Any = getattr(tl.extra.cuda, "gdc_launch_dependents", None)
 
 
 def launch_options(early: bool) -> dict[str, bool]:

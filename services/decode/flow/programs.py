@@ -222,6 +222,9 @@ class CudaGraphs:
         except BaseException:
             with contextlib.suppress(RuntimeError):  # the error of the step is more specific
                 graph.capture_end()
+            with contextlib.suppress(RuntimeError, AttributeError):
+                # Up to torch 2.11 `capture_end` leaves this out if it raises; `empty_cache` would fail from then on.
+                torch._C._cuda_endAllocateToPool(self._device.index, self._pool)
             raise
         else:
             graph.capture_end()

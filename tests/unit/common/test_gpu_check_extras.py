@@ -1,4 +1,4 @@
-"""The steps of the GPU check that need what a machine may lack: the MPS daemon (a stand-in here), and torchaudio."""
+"""The steps of the GPU check that need what a machine may lack: TF32, the MPS daemon (stand-ins here), torchaudio."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from benchmarks.gpu_check import decode, decode_kernel
 from benchmarks.gpu_check.check import TINY, Check
 from benchmarks.gpu_check.extras.features import features, read_wave
 from benchmarks.gpu_check.extras.mps import CONTROL, FOLDERS, MpsUnavailable, loads, mps, mps_daemon
 from benchmarks.gpu_check.results import read_record
 from benchmarks.gpu_check.stack import LOADS
 from benchmarks.gpu_check.steps import STEPS
+from tests.support.tf32 import EmulatedTF32, torch_defaults
 
 STAND_IN = """#!/bin/sh
 test -d "$CUDA_MPS_PIPE_DIRECTORY" && test -d "$CUDA_MPS_LOG_DIRECTORY" || exit 9
@@ -117,3 +121,24 @@ def test_the_prepared_script_names_steps_that_exist(tmp_path: Path) -> None:
     assert len({call[0] for call in checks}) == len(checks)  # each has a folder of its own
     assert sum(float(call[call.index("--limit") + 1]) for call in checks) <= 540 - 30  # the rest is for the llm
     assert ["-m", "benchmarks.llm", "--device", "cuda:0"] in [call[1:5] for call in calls]
+
+
+def test_the_vocoder_kernels_are_compared_with_convolutions_of_float32(
+    check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU torch's convolutions run in TF32 unless that is forbidden, as it is in a worker."""
+    monkeypatch.setattr(decode_kernel, "VOCODER", {64: 50})
+    monkeypatch.setattr(decode_kernel, "HEADS", {})
+    with torch_defaults(), EmulatedTF32():
+        decode_kernel.decode_kernel(check)
+    assert not check.failures
+
+
+def test_a_form_of_the_vocoder_that_fails_does_not_end_the_step(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*parts: object) -> float:
+        raise RuntimeError("no such instruction")
+
+    monkeypatch.setattr(decode, "batch_seconds", fail)
+    backend: Any = SimpleNamespace(vocoder=None, chunk_frames=50)
+    decode._time_vocoder(check, backend)
+    assert check.failures == ["vocoder: 1 streams of 50 new frames with plain operations: they run"]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -21,11 +20,10 @@ from services.decode.engine.scheduler import EngineLimits, Moment, Stream, deadl
 from services.decode.engine.service_time import ServiceTime
 from services.decode.engine.state import ResumeRecord
 from services.decode.engine.torch_backend import TorchBackend
-from services.decode.estimators.compiled import use_programs
 from services.decode.flow.kv_cache import KvState
 from services.decode.flow.model import Flow, FlowHop
 from services.decode.flow.program import Record, Shape
-from services.decode.flow.programs import BLOCKS, CudaGraphs, Programs, Shapes
+from services.decode.flow.programs import BLOCKS, Programs, Shapes
 from tests.unit.decode import decode_support as support
 
 MODEL = support.mini()
@@ -236,132 +234,3 @@ def test_shapes_without_memory_run_without(caplog: pytest.LogCaptureFixture) -> 
 
     with pytest.raises(RuntimeError, match="out of memory"):
         programs_of(flow, 2, none).prepare()
-
-
-class Cuda:
-    """A replacement of `torch.cuda` that records the device of every call; the current one is 0 at first.
-
-    Like PyTorch, it refuses to record into a memory pool whose graphs are all gone.
-    """
-
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.device, self.capturing = 0, False
-        self.happened: list[tuple[str, int]] = []
-        self.graphs: dict[object, int] = {}
-        """The number of graphs of each memory pool."""
-        cuda = self
-
-        class Graph:
-            def capture_begin(self, pool: object, capture_error_mode: str) -> None:
-                cuda.note("capture")
-                if cuda.graphs.get(pool) == 0:
-                    raise RuntimeError("it->second->use_count > 0 INTERNAL ASSERT FAILED")
-                self.pool = pool
-                cuda.graphs[pool] = cuda.graphs.get(pool, 0) + 1
-
-            def capture_end(self) -> None:
-                cuda.note("captured")
-
-            def __del__(self) -> None:
-                if hasattr(self, "pool"):
-                    cuda.graphs[self.pool] -= 1
-
-            def replay(self) -> None:
-                cuda.note("replay")
-
-        class Streams:
-            def __init__(self) -> None:
-                cuda.note("stream")
-
-            def wait_stream(self, other: object) -> None:
-                cuda.note("wait")
-
-        for name, stand_in in (("CUDAGraph", Graph), ("Stream", Streams), ("current_stream", Streams)):
-            patch.setattr(torch.cuda, name, stand_in)
-        for name in ("graph_pool_handle", "synchronize", "empty_cache"):
-            patch.setattr(torch.cuda, name, lambda name=name: self.note(name))
-        patch.setattr(torch.cuda, "device", self.use)
-        patch.setattr(torch.cuda, "stream", self.on)
-
-    def note(self, what: str) -> None:
-        self.happened.append((what, self.device))
-
-    @contextmanager
-    def use(self, device: torch.device) -> Iterator[None]:
-        before, self.device = self.device, device.index
-        try:
-            yield
-        finally:
-            self.device = before
-
-    @contextmanager
-    def on(self, stream: object) -> Iterator[None]:
-        yield
-
-
-def test_graphs_are_recorded_and_replayed_on_their_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    cuda = Cuda(monkeypatch)
-    graphs = CudaGraphs(torch.device("cuda:1"))
-    replays = [graphs(lambda: cuda.note("run")) for _ in range(3)]
-    for replay in replays:
-        replay()
-    assert {device for what, device in cuda.happened if what != "graph_pool_handle"} == {1}
-    assert cuda.device == 0
-    names = [what for what, _ in cuda.happened]
-    assert [names.count(what) for what in ("run", "capture", "captured", "replay")] == [6, 3, 3, 3]
-    assert "empty_cache" not in names  # the eager parts would allocate all their memory again
-
-    def failing() -> None:
-        cuda.note("run")
-        if cuda.happened[-2][0] == "capture":
-            raise torch.OutOfMemoryError("CUDA out of memory")
-
-    with pytest.raises(torch.OutOfMemoryError):
-        graphs(failing)
-    assert cuda.happened[-1] == ("captured", 1)  # an open capture would break all later operations
-
-
-def test_graphs_are_recorded_after_those_of_a_measurement_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    cuda = Cuda(monkeypatch)
-    graphs = CudaGraphs(torch.device("cuda:1"))
-    graphs(lambda: None)
-    graphs(lambda: None)()
-    assert list(cuda.graphs.values()) == [1]  # the others are gone
-
-
-def test_smaller_programs_are_recorded_after_the_largest_found_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    cuda = Cuda(monkeypatch)
-    graphs = CudaGraphs(torch.device("cuda:1"))
-
-    def large() -> None:
-        if cuda.happened[-1][0] == "capture":
-            raise torch.OutOfMemoryError("CUDA out of memory")
-
-    with pytest.raises(torch.OutOfMemoryError):
-        graphs(large)
-    graphs(lambda: None)()
-    assert cuda.happened[-1] == ("replay", 1)
-
-
-def test_programs_are_prepared_with_their_device_in_force(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = TorchBackend(MODEL, state_bytes=8 * support.mini_backend().flow.pool.block_bytes)
-    cuda = Cuda(monkeypatch)
-
-    def record(run: Callable[[], None]) -> Callable[[], None]:
-        cuda.note("record")
-        return run
-
-    monkeypatch.setattr(Programs, "prepare", lambda self: record(lambda: None))
-    monkeypatch.setattr(Programs, "prepare_fronts", lambda self, *parts: record(lambda: None))
-    use_programs(made.flow, 1, record)
-    assert cuda.happened == [
-        ("empty_cache", 0),
-        ("record", 0),
-        ("record", 0),
-        ("empty_cache", 0),
-    ]  # a CPU has no current device
-    cuda.happened.clear()
-    monkeypatch.setattr("services.decode.estimators.compiled.probe_mel", lambda flow: torch.zeros(1))
-    made.flow.device = torch.device("cuda:1")
-    use_programs(made.flow, 1, record)
-    assert cuda.happened == [("empty_cache", 1), ("record", 1), ("record", 1), ("empty_cache", 1)]

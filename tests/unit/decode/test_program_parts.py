@@ -95,3 +95,24 @@ def test_graphs_of_plain_operations_replace_those_of_kernels_that_cannot_be_reco
         loading._warm(DecodeSettings(), support.mini(), torch.device("cuda"), None)
     assert recorded == [()]
     assert [line["instead"] for line in lines] == ["graphs of plain operations"]
+
+
+def test_a_gpu_that_a_kernel_has_broken_is_not_taken_for_one_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA reports an illegal access at every later call: all that replaces the kernel fails too, and is left out."""
+
+    def broken(*arguments: object) -> Any:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    gpu, backend = torch.device("cuda"), support.mini_backend()
+    for name in ("use_programs", "use_vocoder_programs"):
+        monkeypatch.setattr(loading, name, broken)
+    monkeypatch.setattr(loading, "vocoder_forms", dict)
+    monkeypatch.setattr(loading, "fastest_forms", lambda *parts: {})
+    monkeypatch.setattr(loading, "CudaGraphs", lambda device: "graphs")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    monkeypatch.setattr(torch.cuda, "synchronize", broken)
+    monkeypatch.setattr(backend, "device", gpu)
+    monkeypatch.setattr(loading, "TorchBackend", lambda *arguments: backend)
+    with capture_logs() as lines, pytest.raises(RuntimeError, match="illegal memory access"):
+        loading._warm(DecodeSettings(), support.mini(), gpu, None)
+    assert [line["setting"] for line in lines][-2:] == ["decode_cuda_graphs"] * 2

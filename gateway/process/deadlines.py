@@ -24,7 +24,7 @@ LINGER_BYTES = 32 * 2**20
 """Most bytes of such a rest: more than a body may have."""
 
 
-class _ReadLimit(asyncio.Protocol):
+class ReadLimit(asyncio.Protocol):
     """Aborts a connection whose client reads nothing for `read_seconds` while an answer waits for it.
 
     Without it the answer waits without a limit, and holds its request. A close would wait for the client as well.
@@ -71,7 +71,7 @@ def with_deadlines(base: type[H11Protocol], header_seconds: float, idle_seconds:
     a connection from its start. `idle_seconds`: longest time in which a client reads nothing of an answer.
     """
 
-    class WithDeadlines(_ReadLimit, base):  # type: ignore[misc, valid-type]  # mypy: the class is a parameter
+    class WithDeadlines(ReadLimit, base):  # type: ignore[misc, valid-type]  # mypy: the class is a parameter
         read_seconds = idle_seconds
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -144,7 +144,7 @@ def with_budget(budget: Shares, idle_seconds: float) -> type[WebSocketsSansIOPro
     client reads nothing of what waits for it.
     """
 
-    class WithBudget(_ReadLimit, WebSocketsSansIOProtocol):
+    class WithBudget(ReadLimit, WebSocketsSansIOProtocol):
         read_seconds = idle_seconds
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -18,6 +18,8 @@ from typing import cast
 
 import structlog
 
+from gateway.process.deadlines import ReadLimit
+
 log = structlog.get_logger(__name__)
 
 _HEAD_BYTES = 9
@@ -29,6 +31,10 @@ _NO_ERROR = bytes(4)
 _MARK_BYTES = 8
 _NAME = "lighttts-client"
 """Begins the names of the relay's sockets."""
+READ_SECONDS = 15.0
+"""Longest time in which a client reads nothing of what waits for it. The gRPC server gives a client up earlier, for a
+PING without an answer (gateway.settings.CLIENT_SILENCE_MS). A relay that waits for the client reads nothing from the
+server either, so it does not learn of it."""
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 """The first bytes of a client, before its frames."""
 
@@ -154,30 +160,35 @@ class _End(asyncio.Protocol):
     """One end of a connection: the other end writes what this one reads, and pauses it when its buffer is full."""
 
     other: _End | None = None
-    transport: asyncio.Transport | None = None
+    transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
 
     def write(self, data: bytes) -> None:
-        if self.transport is not None:
-            self.transport.write(data)
+        self.transport.write(data)
+
+    def close(self) -> None:
+        """Close the connection when everything has been written to it."""
+        self.transport.close()
 
     def pause_writing(self) -> None:
-        if self.other is not None and self.other.transport is not None:
+        if self.other is not None:
             self.other.transport.pause_reading()
 
     def resume_writing(self) -> None:
-        if self.other is not None and self.other.transport is not None:
+        if self.other is not None:
             self.other.transport.resume_reading()
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self.other is not None and self.other.transport is not None:
-            self.other.transport.close()
+        if self.other is not None:
+            self.other.close()
 
 
-class ClientEnd(_End):
+class ClientEnd(ReadLimit, _End):
     """The client's end of a connection."""
+
+    read_seconds = READ_SECONDS
 
     def __init__(self, relays: Relays) -> None:
         self._relays = relays
@@ -256,9 +267,14 @@ class ClientEnd(_End):
         self._mark = _frame(_PING, _ACK, mark)
         return _frame(_GOAWAY, 0, _LAST_STREAM + _NO_ERROR) + _frame(_PING, 0, mark)
 
+    def close(self) -> None:
+        self.streams.clear()  # the server has ended them
+        if not self.transport.is_closing():
+            super().close()
+            self._watch()  # a client that reads nothing does not let the connection close
+
     def abort(self) -> None:
-        if self.transport is not None:
-            self.transport.abort()
+        self.transport.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._connecting is not None:

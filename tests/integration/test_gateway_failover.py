@@ -188,6 +188,17 @@ async def test_a_worker_that_cannot_serve_is_not_ejected() -> None:
         assert len(r.llm.calls) == 2
 
 
+@pytest.mark.parametrize(("behind", "calls"), [("no decode worker is serving", 1), ("", 3)])
+async def test_a_new_session_awaits_a_missing_decode_service_at_one_worker_only(behind: str, calls: int) -> None:
+    async with rig(llms=3, behind=behind) as r:
+        for llm in r.llms:
+            llm.scripts[0] = Script(refusal=Unavailable("no decode worker"))
+        await until(lambda: bool(r.gateway.unable()) == bool(behind))
+        error = await refused(r)
+        assert (error.code(), error.details()) == (Status.UNAVAILABLE, "no decode worker")
+        assert sum(len(llm.calls) for llm in r.llms) == calls
+
+
 async def test_a_killed_worker_loses_neither_the_current_nor_the_next_utterance() -> None:
     async with rig(llms=2) as r:
         release = asyncio.Event()

@@ -278,7 +278,13 @@ async def test_no_healthy_worker_is_unavailable_with_a_retry_hint(start_worker: 
                 async with pool.lease(exclude={tried.address}, wait_seconds=seconds):
                     pass
             assert caught.value.retry_after is not None
-        assert value("refusals_total") == 2
+        assert value("refusals_total") == 0, "a worker is healthy: that it refused this lease is no outage"
+        await tried.report(NOT_SERVING)
+        await until(lambda: state(pool, tried) is WorkerState.NOT_SERVING)
+        with pytest.raises(Unavailable, match="2 not serving"):
+            async with pool.lease(wait_seconds=0):
+                pass
+        assert value("refusals_total") == 1
 
 
 async def test_a_worker_without_the_named_service_is_not_used(start_worker: StartWorker) -> None:

@@ -118,6 +118,7 @@ class Pool:
         if self._discovering is not None or self._closed:
             raise RuntimeError(f"the pool {self._name!r} has already been started")
         WORKERS_KNOWN.labels(self._name).set(0)
+        REFUSALS.labels(self._name)  # an alert cannot see an increase in a series that appears with its first event
         self._discovering = self._spawn(self._discover(), "discovery")
         if isinstance(self._dial, Renewing):
             self._renewing = self._spawn(self._renew(self._dial), "renewal")
@@ -251,7 +252,8 @@ class Pool:
             return Unavailable(
                 f"this process is stopping and uses no {self._name} workers", retry_after=RETRY_AFTER_SECONDS
             )
-        REFUSALS.labels(self._name).inc()
+        if not self._pickable()[0]:  # not if the workers that are healthy are full or refused the stream
+            REFUSALS.labels(self._name).inc()
         states = Counter(
             "tried before" if worker.pickable and worker.address in exclude else worker.state.value
             for worker in self._workers.values()

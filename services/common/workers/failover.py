@@ -65,8 +65,8 @@ class MovePolicy:
     stall_seconds: float = 15.0
     """Longest time with heartbeats but without an engine step before the engine counts as hung."""
     max_moves: int = 3
-    """Moves one stream may make before it fails. Workers that were full or have other weights do not count, nor does
-    the one move after an internal error."""
+    """Moves one stream may make before it fails. Workers that were full, have other weights or drain do not count, nor
+    does the one move after an internal error."""
     patience_seconds: float = 30.0
     """Longest time that a stream of an admitted session waits in line for a worker before it fails."""
     frozen_seconds: float = 0.3
@@ -76,7 +76,7 @@ class MovePolicy:
 
 _NOT_NOW = {LossReason.FULL, LossReason.REFUSED}
 """Answers of a live worker. The stream does not try the worker again until another worker has delivered audio."""
-_NOT_MOVES = {LossReason.FULL, LossReason.FAILED, LossReason.STATE_MISMATCH}
+_NOT_MOVES = {LossReason.FULL, LossReason.FAILED, LossReason.STATE_MISMATCH, LossReason.DRAINING}
 """Losses that do not count against `max_moves`; each has a bound of its own."""
 WAITING_IN_LINE = Gauge(
     "lighttts_streams_waiting_in_line", "Streams of admitted sessions that wait for a place at a worker.", ["stage"]
@@ -342,6 +342,9 @@ class Failover:
         if loss.reason is LossReason.FULL and loss.stage not in ("", self._stage) and not self._admitted:
             self._count_outcome("failed")
             raise Overloaded(loss.detail, retry_after=loss.retry_after, stage=loss.stage)
+        if loss.reason is LossReason.REFUSED and not self._admitted and not self._pool.serves_end_to_end:
+            self._count_outcome("failed")  # a service behind the worker is away; at each other one it is awaited again
+            raise self._last
         if self._count > self.policy.max_moves:
             self._count_outcome("failed")
             raise Unavailable(f"{self._count} {self._stage} workers lost this utterance; {detail}", retry_after=1.0)

@@ -231,9 +231,10 @@ async def _connect(namespace: str) -> AsyncIterator[_Source]:
         else:
             loader = await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
             namespace = namespace or loader.current_context["context"].get("namespace", "default")
+        made = client.ApiClient(configuration)  # reads the certificate of the cluster's authority
     except (config.ConfigException, OSError) as error:
-        raise _SourceError(f"neither a pod of a cluster nor a kubeconfig ({error})") from error
-    async with client.ApiClient(configuration) as api_client:
+        raise _SourceError(f"neither the service account of a pod nor a kubeconfig can be used ({error})") from error
+    async with made as api_client:
         yield _Source(client.DiscoveryV1Api(api_client), namespace.strip())
 
 

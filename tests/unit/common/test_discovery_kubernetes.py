@@ -278,10 +278,16 @@ async def test_in_a_pod_the_mounted_token_and_certificate_are_used(
     monkeypatch.setattr(f"{loader}.SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
     monkeypatch.setattr(f"{loader}.SERVICE_CERT_FILENAME", str(certificate))
     monkeypatch.setattr(discovery_module, "NAMESPACE_FILE", tmp_path / "namespace")
+    whole = certificate.read_text()
     async with KubeApi(context) as api:
         api.rights = {"of-the-pod": frozenset({"list", "watch"})}
         monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
         monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(api.port))
         await api.put(endpoint_slice("a", "decode", [endpoint("10.0.0.1", "one")]))
+        certificate.write_text(whole[:300])  # for example, while it is replaced
         async with watching("kubernetes:///decode:grpc") as sets:
-            assert await anext(sets) == {"10.0.0.1:50061"}
+            first = asyncio.ensure_future(anext(sets))
+            await asyncio.sleep(0.2)
+            assert not first.done()
+            certificate.write_text(whole)
+            assert await first == {"10.0.0.1:50061"}

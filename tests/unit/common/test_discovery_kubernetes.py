@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import ssl
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
@@ -267,6 +267,13 @@ def certificate(tmp_path: Path) -> Path:
     return path
 
 
+def damaged(file: Path) -> Callable[[], object]:
+    """Cut the end off; return a function that writes it whole again."""
+    whole = file.read_text()
+    file.write_text(whole[:300])
+    return lambda: file.write_text(whole)
+
+
 async def test_in_a_pod_the_mounted_token_and_certificate_are_used(
     certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,16 +285,15 @@ async def test_in_a_pod_the_mounted_token_and_certificate_are_used(
     monkeypatch.setattr(f"{loader}.SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
     monkeypatch.setattr(f"{loader}.SERVICE_CERT_FILENAME", str(certificate))
     monkeypatch.setattr(discovery_module, "NAMESPACE_FILE", tmp_path / "namespace")
-    whole = certificate.read_text()
     async with KubeApi(context) as api:
         api.rights = {"of-the-pod": frozenset({"list", "watch"})}
         monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
         monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(api.port))
         await api.put(endpoint_slice("a", "decode", [endpoint("10.0.0.1", "one")]))
-        certificate.write_text(whole[:300])  # for example, while it is replaced
+        restore = damaged(certificate)  # for example, while it is replaced
         async with watching("kubernetes:///decode:grpc") as sets:
             first = asyncio.ensure_future(anext(sets))
             await asyncio.sleep(0.2)
             assert not first.done()
-            certificate.write_text(whole)
+            restore()
             assert await first == {"10.0.0.1:50061"}

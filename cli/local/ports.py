@@ -85,7 +85,7 @@ def free_ports(decode_workers: int, llm_workers: int = 1) -> StackPorts:
 
 
 def choose_free(wanted: int) -> list[int]:
-    """Return so many ports on which no process listens now. Raises PortError if there are too few."""
+    """Return `wanted` ports on which no process listens now. Raises PortError if there are too few."""
     candidates = random.sample(FREE_RANGE, len(FREE_RANGE))
     found = list(islice(filter(is_free, candidates), wanted))
     if len(found) < wanted:

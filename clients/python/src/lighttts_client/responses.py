@@ -36,4 +36,4 @@ async def responses(call: Call[T_co]) -> AsyncGenerator[T_co]:
         if reading is not None:
             await asyncio.wait({reading})
             if not reading.cancelled():
-                reading.exception()  # its caller has left, so nobody else asks for it
+                reading.exception()  # its caller is gone: no other code retrieves the error
